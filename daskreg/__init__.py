@@ -1,0 +1,101 @@
+"""daskreg: align and warp image volumes larger than memory.
+
+    import daskreg as dr
+
+    volume = dr.open("stack.ome.zarr")
+    fit = dr.align_stack(volume)
+    dr.write(dr.warp(volume, pull=fit.raw_from_aligned), "aligned.ome.zarr")
+
+The public names below are imported when they are first used, so that `import daskreg`
+is quick and a worker that only warps on a CPU never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daskreg import convert as convert
+    from daskreg import errors as errors
+    from daskreg.clouds import CloudFit as CloudFit
+    from daskreg.clouds import icp as icp
+    from daskreg.cluster import connect as connect
+    from daskreg.formats.transforms import load as load
+    from daskreg.geometry import Affine as Affine
+    from daskreg.geometry import Box as Box
+    from daskreg.geometry import Grid as Grid
+    from daskreg.geometry import SliceAffines as SliceAffines
+    from daskreg.registration import PairFit as PairFit
+    from daskreg.registration import register as register
+    from daskreg.stacks import StackFit as StackFit
+    from daskreg.stacks import align_stack as align_stack
+    from daskreg.volumes import grid as grid
+    from daskreg.volumes import open as open
+    from daskreg.warping import warp as warp
+    from daskreg.writing import Written as Written
+    from daskreg.writing import plan as plan
+    from daskreg.writing import write as write
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Affine": "geometry",
+    "Box": "geometry",
+    "CloudFit": "clouds",
+    "Grid": "geometry",
+    "PairFit": "registration",
+    "SliceAffines": "geometry",
+    "StackFit": "stacks",
+    "Written": "writing",
+    "align_stack": "stacks",
+    "connect": "cluster",
+    "convert": "",
+    "errors": "",
+    "grid": "volumes",
+    "icp": "clouds",
+    "load": "formats.transforms",
+    "open": "volumes",
+    "plan": "writing",
+    "register": "registration",
+    "warp": "warping",
+    "write": "writing",
+}
+
+__all__ = [
+    "Affine",
+    "Box",
+    "CloudFit",
+    "Grid",
+    "PairFit",
+    "SliceAffines",
+    "StackFit",
+    "Written",
+    "align_stack",
+    "connect",
+    "convert",
+    "errors",
+    "grid",
+    "icp",
+    "load",
+    "open",
+    "plan",
+    "register",
+    "warp",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'daskreg' has no attribute {name!r}")
+    home = _HOMES[name]
+    if not home:
+        return importlib.import_module(f"daskreg.{name}")
+    value = getattr(importlib.import_module(f"daskreg.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

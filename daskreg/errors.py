@@ -1,0 +1,162 @@
+"""Every exception and warning that daskreg raises, in one tree.
+
+    DaskregError
+    ├── InputError (ValueError)            what was handed in cannot be used
+    │   ├── NotAVolumeError                a path that holds no readable array
+    │   ├── UnsupportedDTypeError          complex, object, string
+    │   ├── EmptyArrayError                an axis of length zero
+    │   ├── ShapeMismatchError             numbers of dimensions or slices differ
+    │   ├── GridError                      irregular, oblique or unusable coordinates
+    │   │   ├── InvalidSpacingError        zero, negative or NaN
+    │   │   └── UnitError                  mixed or unknown units
+    │   ├── ChannelError                   a channel or time must be named
+    │   ├── InvalidTransformError          singular, NaN or wrong-shaped matrix
+    │   ├── DegenerateImageError           a constant image, a cloud without extent
+    │   ├── EmptyMaskError                 a mask that leaves nothing
+    │   ├── NoOverlapError                 two volumes apart in the world
+    │   ├── EmptyOutputError               an output that would be fill only
+    │   └── OptionError                    a keyword's value is not one of the known ones
+    ├── OutputError                        the place to write to
+    │   ├── OutputExistsError              something is there already
+    │   ├── UnsafeOutputError              it is, contains or lies in the input
+    │   └── LayoutMismatchError            an unfinished output of another layout
+    ├── RunError                           while blocks run
+    │   ├── MemoryBudgetError              refused before anything runs
+    │   ├── ChunkReadError                 a chunk that cannot be read or decoded
+    │   ├── StorageFullError               no space left
+    │   ├── NoWorkersError                 nobody can run the work
+    │   └── BlocksFailedError              some blocks failed; the others are kept
+    ├── FitFailedError                     fit.raise_if_failed()
+    └── MissingExtraError (ImportError)    an optional library is not installed
+
+Messages name the array, the axis or the value, and say what to do.
+"""
+
+from __future__ import annotations
+
+
+class DaskregError(Exception):
+    """Base of everything that daskreg raises on purpose."""
+
+
+class InputError(DaskregError, ValueError):
+    """What was handed in cannot be used."""
+
+
+class NotAVolumeError(InputError):
+    """A path that holds no array that can be opened."""
+
+
+class UnsupportedDTypeError(InputError):
+    """Complex, object and string arrays are not images."""
+
+
+class EmptyArrayError(InputError):
+    """An axis has length zero."""
+
+
+class ShapeMismatchError(InputError):
+    """Numbers of dimensions, or of slices, do not agree."""
+
+
+class GridError(InputError):
+    """Coordinates that do not make a regular grid, or one that cannot do what is asked."""
+
+
+class InvalidSpacingError(GridError):
+    """A spacing of zero, below zero, or not finite."""
+
+
+class UnitError(GridError):
+    """Units are mixed or unknown."""
+
+
+class ChannelError(InputError):
+    """There are several channels or times and none was named."""
+
+
+class InvalidTransformError(InputError):
+    """A matrix is singular, not finite, or of the wrong shape."""
+
+
+class DegenerateImageError(InputError):
+    """An image or cloud without the structure that an estimate needs."""
+
+
+class EmptyMaskError(InputError):
+    """A mask that leaves no voxel."""
+
+
+class NoOverlapError(InputError):
+    """Two volumes do not meet in the world."""
+
+
+class EmptyOutputError(InputError):
+    """The output would hold the fill value only."""
+
+
+class OptionError(InputError):
+    """The value of an option is not one of those that are known."""
+
+
+class OutputError(DaskregError):
+    """The place to write to cannot be used."""
+
+
+class OutputExistsError(OutputError, FileExistsError):
+    """Something is there already."""
+
+
+class UnsafeOutputError(OutputError):
+    """Writing there could destroy the input."""
+
+
+class LayoutMismatchError(OutputError):
+    """An unfinished output has another shape, type, chunking or codec."""
+
+
+class RunError(DaskregError):
+    """Something went wrong while blocks ran."""
+
+
+class MemoryBudgetError(RunError, MemoryError):
+    """The work does not fit the memory limit; nothing was run."""
+
+
+class ChunkReadError(RunError, OSError):
+    """A chunk could not be read or decoded."""
+
+
+class StorageFullError(RunError, OSError):
+    """No space is left; finished blocks are kept."""
+
+
+class NoWorkersError(RunError):
+    """No worker can ever run the work."""
+
+
+class BlocksFailedError(RunError):
+    """Some blocks failed; the finished ones are kept and the same command resumes."""
+
+
+class FitFailedError(DaskregError):
+    """An estimate failed and the caller asked for an error."""
+
+
+class MissingExtraError(DaskregError, ImportError):
+    """An optional library is not installed; the message says which extra brings it."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'daskreg[{extra}]'")
+
+
+class DaskregWarning(UserWarning):
+    """Base of the warnings that daskreg gives."""
+
+
+class PixelUnitWarning(DaskregWarning):
+    """An unknown unit was taken as pixels, or pixels met a physical unit."""
+
+
+class MetadataWarning(DaskregWarning):
+    """Metadata is incomplete and was trusted as it stands."""

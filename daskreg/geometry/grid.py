@@ -1,0 +1,286 @@
+"""`Grid`: where the voxels of an array lie in the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.errors import EmptyArrayError, GridError, InvalidSpacingError, ShapeMismatchError
+from daskreg.geometry.box import Box
+from daskreg.geometry.units import PIXEL, canonical_unit
+
+Floats = NDArray[np.float64]
+
+_DEFAULT_AXES = ("z", "y", "x")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels in the world, everything in array order (z, y, x).
+
+    `world(index) = origin + direction @ (spacing * index)`, and index 0 is the *centre*
+    of the first voxel.
+
+    Args:
+        shape: number of voxels along each axis.
+        spacing: distance of voxel centres along each axis, in `unit`; one number for all.
+        origin: world position of the centre of voxel 0.
+        direction: (D, D) orthonormal; column k is the world direction of array axis k.
+            None is the identity.
+        unit: of spacing, origin and world ('um' and 'µm' become 'micrometer').
+        axes: names of the axes; by default the last D of z, y, x.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] = (1.0,)
+    origin: tuple[float, ...] = (0.0,)
+    direction: tuple[tuple[float, ...], ...] | None = None
+    unit: str = PIXEL
+    axes: tuple[str, ...] | None = None
+
+    def __init__(  # noqa: PLR0917 (the order of the fields)
+        self,
+        shape: Sequence[int],
+        spacing: float | ArrayLike = 1.0,
+        origin: float | ArrayLike = 0.0,
+        direction: ArrayLike | None = None,
+        unit: str | None = PIXEL,
+        axes: Sequence[str] | None = None,
+    ) -> None:
+        shape = tuple(int(n) for n in shape)
+        ndim = len(shape)
+        names = tuple(axes) if axes is not None else default_axes(ndim)
+        if len(names) != ndim or len(set(names)) != ndim:
+            raise GridError(f"a grid of shape {shape} needs {ndim} different axis names, not {names}")
+        for name, n in zip(names, shape, strict=True):
+            if n < 1:
+                raise EmptyArrayError(f"axis {name} has length {n}; every axis needs at least one voxel")
+        set_ = object.__setattr__
+        set_(self, "shape", shape)
+        set_(self, "axes", names)
+        set_(self, "spacing", _spacing(spacing, names))
+        set_(self, "origin", _per_axis(origin, ndim, "origin"))
+        set_(self, "direction", _direction(direction, ndim))
+        set_(self, "unit", canonical_unit(unit))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axis names (never None, unlike the argument)."""
+        return self.axes or default_axes(self.ndim)
+
+    @property
+    def box(self) -> Box:
+        return Box.of(self.shape)
+
+    @property
+    def matrix(self) -> Floats:
+        """(D+1, D+1) homogeneous matrix from indices to the world."""
+        m = np.eye(self.ndim + 1)
+        m[:-1, :-1] = self.direction_matrix * np.asarray(self.spacing)
+        m[:-1, -1] = self.origin
+        return m
+
+    @property
+    def inverse_matrix(self) -> Floats:
+        """(D+1, D+1) homogeneous matrix from the world to indices."""
+        m = np.eye(self.ndim + 1)
+        m[:-1, :-1] = self.direction_matrix.T / np.asarray(self.spacing)[:, None]
+        m[:-1, -1] = -m[:-1, :-1] @ np.asarray(self.origin)
+        return m
+
+    @property
+    def direction_matrix(self) -> Floats:
+        return np.eye(self.ndim) if self.direction is None else np.asarray(self.direction)
+
+    @property
+    def separable(self) -> bool:
+        """Whether each array axis runs along its own world axis (direction diagonal of +-1)."""
+        d = self.direction_matrix
+        return bool(np.array_equal(np.abs(d), np.eye(self.ndim)))
+
+    @property
+    def centre(self) -> Floats:
+        """World position of the middle of the grid, ((n - 1) / 2 along each axis)."""
+        return self.world((np.asarray(self.shape) - 1) / 2)
+
+    @property
+    def extent(self) -> tuple[Floats, Floats]:
+        """Lower and upper world bounds, outer faces of the voxels included."""
+        return self.bounds(self.box)
+
+    def bounds(self, box: Box) -> tuple[Floats, Floats]:
+        """Lower and upper world bounds of a box of voxels, faces included."""
+        corners = self.world(_corners(np.asarray(box.start) - 0.5, np.asarray(box.stop) - 0.5))
+        return corners.min(axis=0), corners.max(axis=0)
+
+    def world(self, index: ArrayLike) -> Floats:
+        """World positions of (..., D) indices, which may be fractional."""
+        points = _points(index, self.ndim)
+        return np.asarray((points * np.asarray(self.spacing)) @ self.direction_matrix.T + np.asarray(self.origin))
+
+    def index(self, world: ArrayLike) -> Floats:
+        """Fractional indices of (..., D) world positions."""
+        points = _points(world, self.ndim)
+        return np.asarray(((points - np.asarray(self.origin)) @ self.direction_matrix) / np.asarray(self.spacing))
+
+    def crop(self, box: Box) -> Grid:
+        """The grid of a box of voxels, which keep their place in the world; may reach outside."""
+        return self._with(box.shape, self.spacing, self.world(box.start))
+
+    def downsample(self, factor: int | Sequence[int], *, strided: bool = False) -> Grid:
+        """The grid after block means of `factor` voxels, shape ceil(n / f).
+
+        The origin moves to the middle of the first block, by `direction @ ((f - 1) / 2 *
+        spacing)`; with `strided=True` (every f-th voxel kept) it stays.
+        """
+        f = np.asarray((factor,) * self.ndim if isinstance(factor, int) else tuple(factor))
+        if len(f) != self.ndim or np.any(f < 1):
+            raise GridError(f"downsampling a {self.ndim}D grid needs {self.ndim} factors of at least 1, not {factor}")
+        return self._with(
+            tuple(int(n) for n in -(-np.asarray(self.shape) // f)),
+            np.asarray(self.spacing) * f,
+            self.origin if strided else self.world((f - 1) / 2),
+        )
+
+    def take(self, axes: Sequence[int]) -> Grid:
+        """The grid of some axes, in the order given; the others must not be mixed with them.
+
+        Raises: GridError where the direction couples a kept axis with a dropped one.
+        """
+        keep = list(axes)
+        drop = [k for k in range(self.ndim) if k not in keep]
+        d = self.direction_matrix
+        if np.any(d[np.ix_(keep, drop)]) or np.any(d[np.ix_(drop, keep)]):
+            dropped = ", ".join(self.names[k] for k in drop)
+            raise GridError(f"axis {dropped} is oblique in the world and cannot be taken apart from the others")
+        return Grid(
+            [self.shape[k] for k in keep],
+            [self.spacing[k] for k in keep],
+            [self.origin[k] for k in keep],
+            d[np.ix_(keep, keep)],
+            self.unit,
+            [self.names[k] for k in keep],
+        )
+
+    def same(self, other: Grid, *, tolerance: float = 1e-6) -> bool:
+        """Whether two grids put their voxels at the same places, to `tolerance` voxels."""
+        if self.shape != other.shape or self.names != other.names:
+            return False
+        ends = _corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
+        return bool(np.all(np.abs(other.index(self.world(ends)) - ends) <= tolerance))
+
+    def _with(self, shape: tuple[int, ...], spacing: ArrayLike, origin: ArrayLike) -> Grid:
+        return Grid(shape, spacing, origin, self.direction, self.unit, self.axes)
+
+    def __repr__(self) -> str:
+        size = " x ".join(f"{name} {n}" for name, n in zip(self.names, self.shape, strict=True))
+        spacing = ", ".join(f"{s:.6g}" for s in self.spacing)
+        origin = ", ".join(f"{o:.6g}" for o in self.origin)
+        oblique = "" if self.direction is None else ", turned"
+        return f"Grid({size}; spacing ({spacing}) {self.unit}, origin ({origin}){oblique})"
+
+
+def default_axes(ndim: int) -> tuple[str, ...]:
+    """The last `ndim` of z, y, x; further axes in front are named d0, d1, ..."""
+    extra = max(0, ndim - 3)
+    return tuple(f"d{k}" for k in range(extra)) + _DEFAULT_AXES[max(0, 3 - ndim) :]
+
+
+def index_matrix(pull: Floats, out: Grid, source: Grid) -> Floats:
+    """(D+1, D+1) matrix from indices of `out` to fractional indices of `source`.
+
+    `pull` maps world points of `out` to world points of `source`. What is an integer but
+    for rounding becomes one, so that identity and whole-voxel shifts are recognised.
+    """
+    m = source.inverse_matrix @ pull @ out.matrix
+    m[-1] = np.eye(source.ndim + 1)[-1]
+    whole = np.rint(m)
+    scale = np.ones_like(m) * 1e-12
+    scale[:, -1] = 1e-9
+    # A multiple by a long axis may amplify the error of the matrix product.
+    return np.asarray(np.where(np.abs(m - whole) <= scale, whole, m))
+
+
+def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: int = 0) -> Box:
+    """Smallest source box whose voxels linear sampling of `out` can touch, grown by `margin`.
+
+    `matrix` is an index matrix. An affine image of a box is bounded by its corners, and
+    the corners are computed in the kernels' own order of operations, so rounding is too.
+
+    Returns: a box clipped to the source; empty if nothing is touched.
+    """
+    ndim = len(source_shape)
+    if out.empty:
+        return Box((0,) * ndim, (0,) * ndim)
+    corners = _corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
+    lower, upper = [], []
+    for k in range(ndim):
+        x = matrix[k, 0] * corners[:, 0]
+        for j in range(1, ndim):
+            x = x + matrix[k, j] * corners[:, j]
+        x = x + matrix[k, ndim]
+        # Far outside, 64-bit integers would overflow; one voxel beyond is as good.
+        lo, hi = np.clip([x.min(), x.max()], -2.0 - margin, source_shape[k] + 1.0 + margin)
+        lower.append(int(np.floor(lo)) - margin)
+        upper.append(int(np.floor(hi)) + 2 + margin)
+    return Box(tuple(lower), tuple(upper)).clip(source_shape)
+
+
+def _corners(lower: Floats, upper: Floats) -> Floats:
+    """The 2**D corners of the box from `lower` to `upper`, (2**D, D)."""
+    ends = np.stack([lower, upper])
+    bits = np.indices((2,) * len(lower)).reshape(len(lower), -1).T
+    return np.take_along_axis(ends, bits, axis=0)
+
+
+def _points(values: ArrayLike, ndim: int) -> Floats:
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim == 0 or points.shape[-1] != ndim:
+        raise ShapeMismatchError(f"points of shape (..., {ndim}) are needed, not {points.shape}")
+    return points
+
+
+def _per_axis(value: float | ArrayLike, ndim: int, what: str) -> tuple[float, ...]:
+    values = np.asarray(value, dtype=np.float64)
+    if values.ndim == 0 or (values.shape == (1,) and ndim != 1):
+        values = np.full(ndim, float(values.reshape(-1)[0]))
+    if values.shape != (ndim,):
+        raise GridError(f"{what} needs one number or {ndim}, not shape {values.shape}")
+    if not np.all(np.isfinite(values)):
+        raise GridError(f"{what} must be finite, not {tuple(values.tolist())}")
+    return tuple(values.tolist())
+
+
+def _spacing(value: float | ArrayLike, names: tuple[str, ...]) -> tuple[float, ...]:
+    values = np.broadcast_to(np.asarray(value, dtype=np.float64), (len(names),)) if np.ndim(value) == 0 else value
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.shape == (1,):
+        numbers = np.repeat(numbers, len(names))
+    if numbers.shape != (len(names),):
+        raise InvalidSpacingError(f"spacing needs one number or {len(names)}, not shape {numbers.shape}")
+    for name, s in zip(names, numbers.tolist(), strict=True):
+        if not (np.isfinite(s) and s > 0):
+            raise InvalidSpacingError(
+                f"spacing along {name} is {s}; it must be positive and finite (a flipped axis belongs in direction)"
+            )
+    return tuple(numbers.tolist())
+
+
+def _direction(value: ArrayLike | None, ndim: int) -> tuple[tuple[float, ...], ...] | None:
+    if value is None:
+        return None
+    d = np.asarray(value, dtype=np.float64)
+    if d.shape != (ndim, ndim):
+        raise GridError(f"direction must have shape {(ndim, ndim)}, not {d.shape}")
+    if not np.allclose(d @ d.T, np.eye(ndim), atol=1e-5):
+        raise GridError("direction must be orthonormal; scale belongs in spacing, shear in a transform")
+    if np.array_equal(d, np.eye(ndim)):
+        return None
+    return tuple(tuple(row) for row in d.tolist())

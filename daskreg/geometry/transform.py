@@ -1,0 +1,82 @@
+"""What every transform can do; the rest of the package is written against this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import InvalidTransformError
+
+Floats = NDArray[np.float64]
+
+
+class Transform(ABC):
+    """A map of points that knows its inverse and which source box an output box needs.
+
+    Matrices are homogeneous, in array order (z, y, x), and act on world coordinates.
+    """
+
+    unit: str | None
+    axes: tuple[str, ...] | None
+
+    @abstractmethod
+    def inverse(self) -> Transform:
+        """The map the other way."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, for JSON."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to a file: JSON, or by suffix ITK `.tfm`/`.txt`/`.h5` (affine maps).
+
+        Raises: OptionError for a format that cannot hold this transform.
+        """
+        # The one import that points upwards: files know transforms, and `t.save()` is
+        # what people type.
+        from daskreg.formats.transforms import save
+
+        save(self, path)
+
+
+def checked_matrices(value: Any, ndim: int) -> Floats:
+    """(..., D+1, D+1) float64, affine, finite, invertible, read-only.
+
+    `ndim` is the number of array dimensions wanted: 2 for one matrix, 3 for a stack.
+    Matrices without the last row, (..., D, D+1), get it.
+
+    Raises: InvalidTransformError with the expected shape, or the condition number.
+    """
+    m = np.array(value, dtype=np.float64)
+    if m.ndim == ndim and m.shape[-1] == m.shape[-2] + 1:
+        row = np.zeros((*m.shape[:-2], 1, m.shape[-1]))
+        row[..., -1] = 1
+        m = np.concatenate([m, row], axis=-2)
+    if m.ndim != ndim or m.shape[-1] != m.shape[-2] or m.shape[-1] < 2 or 0 in m.shape:
+        wanted = "(D+1, D+1)" if ndim == 2 else "(N, D+1, D+1)"
+        raise InvalidTransformError(f"a matrix of shape {wanted} is needed, in array order, not {m.shape}")
+    if not np.all(np.isfinite(m)):
+        raise InvalidTransformError("the matrix holds NaN or infinity")
+    last = np.eye(m.shape[-1])[-1]
+    if not np.allclose(m[..., -1, :], last, atol=1e-9):
+        raise InvalidTransformError(f"the last row must be {last.tolist()}; projective maps are not supported")
+    m[..., -1, :] = last
+    condition = float(np.max(np.linalg.cond(m[..., :-1, :-1])))
+    if not condition < 1e8:
+        raise InvalidTransformError(f"the matrix is singular (condition number {condition:.3g})")
+    m.flags.writeable = False
+    return m
+
+
+def checked_axes(axes: Any, ndim: int) -> tuple[str, ...] | None:
+    """Axis names, as many as there are dimensions, or None."""
+    if axes is None:
+        return None
+    names = tuple(str(a) for a in axes)
+    if len(names) != ndim:
+        raise InvalidTransformError(f"{ndim} axis names are needed, not {names}")
+    return names

@@ -1,0 +1,58 @@
+"""Names of length units: many spellings in, one UDUNITS name out."""
+
+from __future__ import annotations
+
+import warnings
+
+from daskreg.errors import PixelUnitWarning, UnitError
+
+PIXEL = "pixel"
+
+_SPELLINGS = {
+    PIXEL: ("px", "pixels", "voxel", "voxels", "index", ""),
+    "angstrom": ("å", "ang", "angstroms", "\u212b"),
+    "nanometer": ("nm", "nanometre", "nanometers", "nanometres"),
+    "micrometer": ("um", "µm", "\u03bcm", "micron", "microns", "micrometre", "micrometers", "micrometres"),
+    "millimeter": ("mm", "millimetre", "millimeters", "millimetres"),
+    "centimeter": ("cm", "centimetre", "centimeters", "centimetres"),
+    "meter": ("m", "metre", "meters", "metres"),
+    "inch": ("in", "inches"),
+    "degree": ("deg", "degrees"),
+    "radian": ("rad", "radians"),
+    "second": ("s", "sec", "seconds"),
+    "millisecond": ("ms", "milliseconds"),
+    "arbitrary": ("a.u.", "au"),
+}
+_CANONICAL = {s: name for name, spellings in _SPELLINGS.items() for s in (name, *spellings)}
+
+
+def canonical_unit(unit: str | None) -> str:
+    """The UDUNITS name of a unit: 'um', 'µm' and 'micron' are 'micrometer'; None is 'pixel'.
+
+    Raises: UnitError for a name that is not known.
+    """
+    if unit is None:
+        return PIXEL
+    text = str(unit).strip()
+    found = _CANONICAL.get(text) or _CANONICAL.get(text.lower())
+    if found is None:
+        raise UnitError(f"unknown unit {unit!r}: use one of {', '.join(sorted(_SPELLINGS))}, or pass unit='pixel'")
+    return found
+
+
+def common_unit(a: str | None, b: str | None, what: str = "these") -> str | None:
+    """The unit that both share; None meets anything, pixels meet a physical unit with a warning.
+
+    Raises: UnitError where two physical units differ.
+    """
+    if a is None or b is None or a == b:
+        return b if a is None else a
+    if PIXEL in (a, b):
+        physical = b if a == PIXEL else a
+        warnings.warn(
+            f"{what}: one side is in pixels, the other in {physical}; pixels are taken as {physical}",
+            PixelUnitWarning,
+            stacklevel=3,
+        )
+        return physical
+    raise UnitError(f"{what}: units differ ({a} and {b}); convert one side before combining them")

@@ -1,0 +1,1 @@
+"""Files: transforms of daskreg and of other tools."""

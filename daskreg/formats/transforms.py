@@ -1,0 +1,120 @@
+"""Transform files: `save(transform, path)` and `load(path)`.
+
+daskreg's own file is JSON, so that it holds nothing but numbers and names:
+
+    {"schema": "daskreg/transform", "version": 1, "transform": {"type": "affine", ...}}
+
+A fit's file (schema "daskreg/fit") holds the same "transform" entry and loads as its
+transform. Files of ITK (`.tfm`, `.txt`, `.h5`) and of elastix store the same direction
+as daskreg's `moving_from_fixed`, on the world, in x, y, z order; they know no unit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from daskreg.errors import InputError, InvalidTransformError, OptionError
+from daskreg.geometry import Affine, SliceAffines, Transform
+
+SCHEMA = "daskreg/transform"
+SCHEMAS = (SCHEMA, "daskreg/fit")
+VERSION = 1
+SIZE_CAP = 256 * 2**20
+
+_TYPES: dict[str, type[Affine] | type[SliceAffines]] = {"affine": Affine, "slice-affines": SliceAffines}
+
+
+def save(transform: Transform, path: str | PathLike[str]) -> None:
+    """Write a transform: JSON, or by suffix ITK text (`.tfm`, `.txt`) or ITK HDF5 (`.h5`).
+
+    The file appears whole or not at all, and replaces what was there. Only JSON keeps the
+    unit, the axes and maps of single slices.
+
+    Raises: OptionError for a suffix that is not known or a format that cannot hold it.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix == ".json":
+        write_json({"schema": SCHEMA, "version": VERSION, "transform": transform.to_dict()}, target)
+        return
+    raise OptionError(f"{target.name}: transforms are saved as .json")
+
+
+def load(path: str | PathLike[str]) -> Affine | SliceAffines:
+    """Read a transform file, told by its content: daskreg JSON (also of a fit).
+
+    Raises: InputError where there is no such file or it is larger than any transform;
+        InvalidTransformError where it holds no affine map that can be read.
+    """
+    return transform_from_file(read_json(path), str(path))
+
+
+def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffines:
+    """The transform in the parsed JSON of a transform or of a fit."""
+    if not isinstance(data, Mapping) or data.get("schema") not in SCHEMAS:
+        raise InvalidTransformError(f"{name} is not a daskreg transform: its schema is none of {', '.join(SCHEMAS)}")
+    version = data.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InvalidTransformError(f"{name} has version {version!r}; this daskreg reads up to {VERSION}: upgrade it")
+    return transform_from_dict(data.get("transform"), name)
+
+
+def transform_from_dict(data: Any, name: str = "the entry") -> Affine | SliceAffines:
+    """What `transform.to_dict()` wrote."""
+    kind = data.get("type") if isinstance(data, Mapping) else None
+    if kind not in _TYPES:
+        raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(_TYPES)}")
+    try:
+        return _TYPES[kind].from_dict(data)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidTransformError(f"{name}: the {kind} entry is damaged ({error!r})") from error
+
+
+def write_json(data: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Write JSON atomically; NaN and infinity are refused, since JSON has no word for them."""
+    write_text(json.dumps(data, allow_nan=False, indent=1) + "\n", path)
+
+
+def read_json(path: str | PathLike[str]) -> Any:
+    """Read JSON up to the size cap.
+
+    Raises: InputError where there is no file, it is too large, or it is not JSON.
+    """
+    text = read_bytes(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidTransformError(f"{path} is not JSON: {error}") from error
+
+
+def write_text(text: str, path: str | PathLike[str]) -> None:
+    """Write a text file that appears whole or not at all."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_bytes(path: str | PathLike[str]) -> bytes:
+    """The content of a file up to the size cap."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    size = file.stat().st_size
+    if size > SIZE_CAP:
+        raise InputError(f"{file} has {size} bytes; a transform file has at most {SIZE_CAP}")
+    return file.read_bytes()

@@ -94,7 +94,7 @@ class Affine(Transform):
         values = {**(parameters or {}), **named}
         if ndim is None:
             solid = any(n in ("rx", "ry", "rz", "tz", "sz") or len(n) == 4 for n in values)
-            ndim = len(np.asarray(centre)) if centre is not None else 3 if solid else 2
+            ndim = np.size(centre) if centre is not None else 3 if solid else 2
         return cls(matrix_from_parameters(values, ndim, centre), unit=unit)
 
     @classmethod
@@ -119,7 +119,7 @@ class Affine(Transform):
 
     @property
     def is_identity(self) -> bool:
-        return bool(np.allclose(self.matrix, np.eye(self.ndim + 1), atol=1e-12))
+        return bool(np.allclose(self.matrix, np.eye(self.ndim + 1), rtol=0, atol=1e-12))
 
     def __call__(self, points: ArrayLike) -> Floats:
         """Where (..., D) world points go."""
@@ -136,7 +136,7 @@ class Affine(Transform):
             raise ShapeMismatchError(f"a {self.ndim}D and a {other.ndim}D transform do not compose")
         return Affine(
             self.matrix @ other.matrix,
-            _common_axes(self.axes, other.axes),
+            common_axes(self.axes, other.axes),
             common_unit(self.unit, other.unit, "composed transforms"),
         )
 
@@ -186,14 +186,17 @@ def as_affine(value: object, ndim: int, what: str = "transform") -> Affine:
 
     Raises: InvalidTransformError when it is none of these or not of `ndim` dimensions.
     """
-    held = getattr(value, "moving_from_fixed", getattr(value, "target_from_source", value))
-    affine = held if isinstance(held, Affine) else Affine(np.asarray(held, dtype=np.float64))
+    held: Any = getattr(value, "moving_from_fixed", getattr(value, "target_from_source", value))
+    if isinstance(held, Transform) and not isinstance(held, Affine):
+        raise InvalidTransformError(f"{what} must be one Affine, not {type(held).__name__}")
+    affine = held if isinstance(held, Affine) else Affine(held)
     if affine.ndim != ndim:
         raise InvalidTransformError(f"{what} is {affine.ndim}D where {ndim}D is needed")
     return affine
 
 
-def _common_axes(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def common_axes(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The axis names that both share; None meets any."""
     if a is not None and b is not None and a != b:
         raise ShapeMismatchError(f"transforms on axes {a} and {b} do not compose")
     return b if a is None else a

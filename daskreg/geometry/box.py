@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
+
 from daskreg.errors import ShapeMismatchError
 
 
@@ -83,7 +85,7 @@ class Box:
 
     def grow(self, margin: int | Sequence[int]) -> Box:
         """Wider by `margin` indices on every side (negative: narrower)."""
-        margins = (margin,) * self.ndim if isinstance(margin, int) else tuple(margin)
+        margins = (int(margin),) * self.ndim if isinstance(margin, int | np.integer) else tuple(margin)
         return Box(
             tuple(a - m for a, m in zip(self.start, margins, strict=True)),
             tuple(b + m for b, m in zip(self.stop, margins, strict=True)),

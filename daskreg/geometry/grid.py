@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from daskreg.geometry.units import PIXEL, canonical_unit
 Floats = NDArray[np.float64]
 
 _DEFAULT_AXES = ("z", "y", "x")
+
+# Directions of files are rounded to 32 bits: so near to whole numbers, they are meant to be whole.
+_SNAP = 1e-7
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Grid:
         unit: str | None = PIXEL,
         axes: Sequence[str] | None = None,
     ) -> None:
-        shape = tuple(int(n) for n in shape)
+        shape = _shape(shape)
         ndim = len(shape)
         names = tuple(axes) if axes is not None else default_axes(ndim)
         if len(names) != ndim or len(set(names)) != ndim:
@@ -62,7 +66,7 @@ class Grid:
         set_(self, "shape", shape)
         set_(self, "axes", names)
         set_(self, "spacing", _spacing(spacing, names))
-        set_(self, "origin", _per_axis(origin, ndim, "origin"))
+        set_(self, "origin", _origin(origin, names))
         set_(self, "direction", _direction(direction, ndim))
         set_(self, "unit", canonical_unit(unit))
 
@@ -140,9 +144,11 @@ class Grid:
         The origin moves to the middle of the first block, by `direction @ ((f - 1) / 2 *
         spacing)`; with `strided=True` (every f-th voxel kept) it stays.
         """
-        f = np.asarray((factor,) * self.ndim if isinstance(factor, int) else tuple(factor))
-        if len(f) != self.ndim or np.any(f < 1):
-            raise GridError(f"downsampling a {self.ndim}D grid needs {self.ndim} factors of at least 1, not {factor}")
+        f = np.asarray((factor,) * self.ndim if isinstance(factor, int | np.integer) else tuple(factor))
+        if f.shape != (self.ndim,) or not np.issubdtype(f.dtype, np.integer) or np.any(f < 1):
+            raise GridError(
+                f"downsampling a {self.ndim}D grid needs {self.ndim} whole factors of at least 1, not {factor}"
+            )
         return self._with(
             tuple(int(n) for n in -(-np.asarray(self.shape) // f)),
             np.asarray(self.spacing) * f,
@@ -157,7 +163,7 @@ class Grid:
         keep = list(axes)
         drop = [k for k in range(self.ndim) if k not in keep]
         d = self.direction_matrix
-        if np.any(d[np.ix_(keep, drop)]) or np.any(d[np.ix_(drop, keep)]):
+        if np.any(np.abs(d[np.ix_(keep, drop)]) > _SNAP) or np.any(np.abs(d[np.ix_(drop, keep)]) > _SNAP):
             dropped = ", ".join(self.names[k] for k in drop)
             raise GridError(f"axis {dropped} is oblique in the world and cannot be taken apart from the others")
         return Grid(
@@ -170,8 +176,8 @@ class Grid:
         )
 
     def same(self, other: Grid, *, tolerance: float = 1e-6) -> bool:
-        """Whether two grids put their voxels at the same places, to `tolerance` voxels."""
-        if self.shape != other.shape or self.names != other.names:
+        """Whether two grids put their voxels at the same places, to `tolerance` voxels, in one unit."""
+        if (self.shape, self.names, self.unit) != (other.shape, other.names, other.unit):
             return False
         ends = _corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
         return bool(np.all(np.abs(other.index(self.world(ends)) - ends) <= tolerance))
@@ -213,6 +219,7 @@ def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: i
 
     `matrix` is an index matrix. An affine image of a box is bounded by its corners, and
     the corners are computed in the kernels' own order of operations, so rounding is too.
+    A neighbour of weight zero is not touched: whole-voxel shifts read what they write.
 
     Returns: a box clipped to the source; empty if nothing is touched.
     """
@@ -229,7 +236,7 @@ def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: i
         # Far outside, 64-bit integers would overflow; one voxel beyond is as good.
         lo, hi = np.clip([x.min(), x.max()], -2.0 - margin, source_shape[k] + 1.0 + margin)
         lower.append(int(np.floor(lo)) - margin)
-        upper.append(int(np.floor(hi)) + 2 + margin)
+        upper.append(int(np.ceil(hi)) + 1 + margin)
     return Box(tuple(lower), tuple(upper)).clip(source_shape)
 
 
@@ -247,40 +254,65 @@ def _points(values: ArrayLike, ndim: int) -> Floats:
     return points
 
 
-def _per_axis(value: float | ArrayLike, ndim: int, what: str) -> tuple[float, ...]:
-    values = np.asarray(value, dtype=np.float64)
-    if values.ndim == 0 or (values.shape == (1,) and ndim != 1):
-        values = np.full(ndim, float(values.reshape(-1)[0]))
+def _shape(value: Sequence[int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(n) for n in value)
+    except TypeError as error:
+        raise GridError(f"a grid's shape must be whole numbers, one for each axis, not {value!r}") from error
+    if not shape:
+        raise GridError("a grid needs at least one axis")
+    return shape
+
+
+def _per_axis(value: float | ArrayLike, ndim: int, what: str, error: type[GridError] = GridError) -> tuple[float, ...]:
+    """`ndim` numbers, from as many or from one that serves every axis."""
+    try:
+        values = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as cause:
+        raise error(f"{what} must be numbers, not {value!r}") from cause
+    if values.size == 1 and values.ndim <= 1:
+        values = np.full(ndim, values.reshape(()))
     if values.shape != (ndim,):
-        raise GridError(f"{what} needs one number or {ndim}, not shape {values.shape}")
-    if not np.all(np.isfinite(values)):
-        raise GridError(f"{what} must be finite, not {tuple(values.tolist())}")
+        raise error(f"{what} needs one number or {ndim}, not shape {values.shape}")
     return tuple(values.tolist())
 
 
+def _origin(value: float | ArrayLike, names: tuple[str, ...]) -> tuple[float, ...]:
+    origin = _per_axis(value, len(names), "origin")
+    if not np.all(np.isfinite(origin)):
+        raise GridError(f"origin must be finite, not {origin}")
+    return origin
+
+
 def _spacing(value: float | ArrayLike, names: tuple[str, ...]) -> tuple[float, ...]:
-    values = np.broadcast_to(np.asarray(value, dtype=np.float64), (len(names),)) if np.ndim(value) == 0 else value
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.shape == (1,):
-        numbers = np.repeat(numbers, len(names))
-    if numbers.shape != (len(names),):
-        raise InvalidSpacingError(f"spacing needs one number or {len(names)}, not shape {numbers.shape}")
-    for name, s in zip(names, numbers.tolist(), strict=True):
+    spacing = _per_axis(value, len(names), "spacing", InvalidSpacingError)
+    for name, s in zip(names, spacing, strict=True):
         if not (np.isfinite(s) and s > 0):
             raise InvalidSpacingError(
                 f"spacing along {name} is {s}; it must be positive and finite (a flipped axis belongs in direction)"
             )
-    return tuple(numbers.tolist())
+    return spacing
 
 
 def _direction(value: ArrayLike | None, ndim: int) -> tuple[tuple[float, ...], ...] | None:
+    """Orthonormal to the last digits, so that its transpose is its inverse; None for the identity."""
     if value is None:
         return None
-    d = np.asarray(value, dtype=np.float64)
+    try:
+        d = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"direction must be numbers of shape {(ndim, ndim)}, not {value!r}") from error
     if d.shape != (ndim, ndim):
         raise GridError(f"direction must have shape {(ndim, ndim)}, not {d.shape}")
-    if not np.allclose(d @ d.T, np.eye(ndim), atol=1e-5):
+    deviation = np.abs(d @ d.T - np.eye(ndim)).max()
+    if not deviation <= 1e-5:
         raise GridError("direction must be orthonormal; scale belongs in spacing, shear in a transform")
+    whole = np.rint(d) + 0.0
+    if np.abs(d - whole).max() <= _SNAP:
+        d = whole
+    elif deviation > 1e-12:
+        u, _, vt = np.linalg.svd(d)  # the nearest orthonormal matrix
+        d = u @ vt
     if np.array_equal(d, np.eye(ndim)):
         return None
     return tuple(tuple(row) for row in d.tolist())

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import OptionError
+from daskreg.errors import OptionError, ShapeMismatchError
 
 Floats = NDArray[np.float64]
 
@@ -88,7 +88,7 @@ def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: A
     linear = rotation_xyz([values[n] for n in names["rotation"]]) @ shear
     linear = linear @ np.diag([values[n] for n in names["scale"]])
     translation = np.array([values[n] for n in names["translation"]])
-    c = np.zeros(ndim) if centre is None else np.asarray(centre, dtype=np.float64)
+    c = _centre(centre, ndim)
     m = np.eye(ndim + 1)
     m[:-1, :-1] = linear[::-1, ::-1]
     m[:-1, -1] = translation[::-1] + c - m[:-1, :-1] @ c
@@ -103,7 +103,7 @@ def parameters_from_matrix(matrix: Floats, centre: ArrayLike | None = None) -> d
     """
     ndim = matrix.shape[0] - 1
     names = parameter_names(ndim)
-    c = np.zeros(ndim) if centre is None else np.asarray(centre, dtype=np.float64)
+    c = _centre(centre, ndim)
     linear = matrix[:-1, :-1][::-1, ::-1]
     q, r = np.linalg.qr(linear)
     signs = np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -122,6 +122,13 @@ def parameters_from_matrix(matrix: Floats, centre: ArrayLike | None = None) -> d
         row, column = shear_axes(name)
         values[name] = float(shear[row, column]) if column > row else 0.0
     return values
+
+
+def _centre(centre: ArrayLike | None, ndim: int) -> Floats:
+    c = np.zeros(ndim) if centre is None else np.asarray(centre, dtype=np.float64)
+    if c.shape != (ndim,):
+        raise ShapeMismatchError(f"a centre of {ndim} numbers is needed, in array order, not shape {c.shape}")
+    return c
 
 
 def _angles(rotation: Floats) -> list[float]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import ShapeMismatchError
-from daskreg.geometry.affine import Affine
+from daskreg.geometry.affine import Affine, common_axes
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
 
@@ -83,9 +83,12 @@ class SliceAffines(Transform):
     def __call__(self, points: ArrayLike, index: ArrayLike) -> Floats:
         """Where (..., D) points of the slices `index` (...) go, within their slices."""
         p = np.asarray(points, dtype=np.float64)
-        m = self.matrices[np.asarray(index, dtype=np.intp) - self.start]
         if p.shape[-1:] != (self.ndim,):
             raise ShapeMismatchError(f"points of shape (N, {self.ndim}) are needed, not {p.shape}")
+        i = np.asarray(index, dtype=np.intp)
+        if np.any((i < self.start) | (i >= self.stop)):
+            raise IndexError(f"slices {i.min()}..{i.max()} are not all among {self.start}..{self.stop - 1}")
+        m = self.matrices[i - self.start]
         return np.asarray(np.einsum("...ij,...j->...i", m[..., :-1, :-1], p) + m[..., :-1, -1])
 
     def inverse(self) -> SliceAffines:
@@ -140,7 +143,7 @@ class SliceAffines(Transform):
 
     def _composed(self, matrices: Floats, other: Affine | SliceAffines) -> SliceAffines:
         unit = common_unit(self.unit, other.unit, "composed transforms")
-        return SliceAffines(matrices, self.axis, self.axes or other.axes, unit, self.start)
+        return SliceAffines(matrices, self.axis, common_axes(self.axes, other.axes), unit, self.start)
 
 
 def _same_ndim(mine: SliceAffines, other: _T) -> _T:

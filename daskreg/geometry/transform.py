@@ -13,6 +13,8 @@ from daskreg.errors import InvalidTransformError
 
 Floats = NDArray[np.float64]
 
+_MAX_CONDITION = 1e8
+
 
 class Transform(ABC):
     """A map of points that knows its inverse and which source box an output box needs.
@@ -51,7 +53,11 @@ def checked_matrices(value: Any, ndim: int) -> Floats:
 
     Raises: InvalidTransformError with the expected shape, or the condition number.
     """
-    m = np.array(value, dtype=np.float64)
+    try:
+        given = np.asarray(value)
+        m = np.array(given.astype(np.float64, casting="same_kind"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTransformError(f"a matrix of numbers is needed, not {type(value).__name__} ({error})") from error
     if m.ndim == ndim and m.shape[-1] == m.shape[-2] + 1:
         row = np.zeros((*m.shape[:-2], 1, m.shape[-1]))
         row[..., -1] = 1
@@ -60,16 +66,25 @@ def checked_matrices(value: Any, ndim: int) -> Floats:
         wanted = "(D+1, D+1)" if ndim == 2 else "(N, D+1, D+1)"
         raise InvalidTransformError(f"a matrix of shape {wanted} is needed, in array order, not {m.shape}")
     if not np.all(np.isfinite(m)):
-        raise InvalidTransformError("the matrix holds NaN or infinity")
+        raise InvalidTransformError(
+            f"{_which(~np.isfinite(m).all(axis=(-1, -2), keepdims=True).ravel())} holds NaN or infinity"
+        )
     last = np.eye(m.shape[-1])[-1]
-    if not np.allclose(m[..., -1, :], last, atol=1e-9):
+    if not np.allclose(m[..., -1, :], last, rtol=0, atol=1e-9):
         raise InvalidTransformError(f"the last row must be {last.tolist()}; projective maps are not supported")
     m[..., -1, :] = last
-    condition = float(np.max(np.linalg.cond(m[..., :-1, :-1])))
-    if not condition < 1e8:
-        raise InvalidTransformError(f"the matrix is singular (condition number {condition:.3g})")
+    condition = np.atleast_1d(np.linalg.cond(m[..., :-1, :-1]))
+    singular = ~(condition < _MAX_CONDITION)
+    if np.any(singular):
+        worst = float(np.max(condition))
+        raise InvalidTransformError(f"{_which(singular)} is singular (condition number {worst:.3g})")
+    m += 0.0  # no negative zeros: what is equal has equal bytes
     m.flags.writeable = False
     return m
+
+
+def _which(bad: NDArray[np.bool_]) -> str:
+    return "the matrix" if len(bad) == 1 else f"matrix {int(np.flatnonzero(bad)[0])} of {len(bad)}"
 
 
 def checked_axes(axes: Any, ndim: int) -> tuple[str, ...] | None:

@@ -23,7 +23,16 @@ _SPELLINGS = {
     "millisecond": ("ms", "milliseconds"),
     "arbitrary": ("a.u.", "au"),
 }
+
+# The other names of length and time that OME-NGFF allows.
+_OTHERS = (
+    *(f"{p}meter" for p in ("yocto", "zepto", "atto", "femto", "pico", "deci", "hecto", "kilo", "mega", "giga")),
+    *(f"{p}meter" for p in ("tera", "peta", "exa", "zetta", "yotta")),
+    *("foot", "yard", "mile", "parsec"),
+    *("attosecond", "femtosecond", "picosecond", "nanosecond", "microsecond", "minute", "hour", "day"),
+)
 _CANONICAL = {s: name for name, spellings in _SPELLINGS.items() for s in (name, *spellings)}
+_CANONICAL |= {name: name for name in _OTHERS}
 
 
 def canonical_unit(unit: str | None) -> str:
@@ -34,7 +43,9 @@ def canonical_unit(unit: str | None) -> str:
     if unit is None:
         return PIXEL
     text = str(unit).strip()
-    found = _CANONICAL.get(text) or _CANONICAL.get(text.lower())
+    # "MM" and "Micron" are meant in lower case, but "Mm" is not a millimetre.
+    folded = text.lower() if len(text) > 2 or text.isupper() else text
+    found = _CANONICAL.get(text) or _CANONICAL.get(folded)
     if found is None:
         raise UnitError(f"unknown unit {unit!r}: use one of {', '.join(sorted(_SPELLINGS))}, or pass unit='pixel'")
     return found

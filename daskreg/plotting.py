@@ -1,0 +1,355 @@
+"""Figures of fits and volumes, drawn with matplotlib (the `report` extra).
+
+Figures are made without pyplot: no window, no global state, any thread. They show
+themselves in a notebook, and `png(figure)` gives the bytes of a picture. Fits are known by
+their attributes only, so nothing of the flow is imported.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.errors import MissingExtraError, ShapeMismatchError
+from daskreg.geometry import Grid, index_matrix
+from daskreg.geometry.pose import parameters_from_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+# Told apart by people who do not see red and green alike (Okabe and Ito).
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+_LINES = (BLUE, ORANGE, GREEN)
+_MOST_PIXELS = 1000
+_MOST_POINTS = 20_000
+
+
+def png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def pair(
+    fit: Any,
+    fixed: Any = None,
+    moving: Any = None,
+    *,
+    fixed_grid: Grid | None = None,
+    moving_grid: Grid | None = None,
+) -> Figure:
+    """A pair before and after: fixed, moving, both overlaid, a checkerboard, and the losses.
+
+    Fixed is green and moving magenta in the overlays, so that what agrees is grey. Of 3D
+    images the three middle planes are shown.
+
+    Args:
+        fit: with `moving_from_fixed`, and `losses` if there are any.
+        fixed, moving: images in memory, 2D or 3D, array order; without them only the
+            losses are drawn.
+        fixed_grid, moving_grid: where the images lie; by default voxels of spacing one.
+    """
+    planes = [] if fixed is None or moving is None else _pair_planes(fit, fixed, moving, fixed_grid, moving_grid)
+    figure = _figure(15, 3.2 * len(planes) + 2.8)
+    heads = ("fixed", "moving", "before", "after", "after, checkerboard")
+    rows = figure.subplots(len(planes) + 1, len(heads), squeeze=False)
+    for row, (name, target, before, after, aspect) in zip(rows, planes, strict=False):
+        shown = (target, before, _overlay(target, before), _overlay(target, after), _checkerboard(target, after))
+        for ax, picture, head in zip(row, shown, heads, strict=True):
+            _image(ax, picture, f"{head} ({name})", aspect)
+    losses = _merged(figure, rows[-1])
+    _losses(losses, getattr(fit, "losses", ()))
+    figure.suptitle(_headline(fit))
+    return figure
+
+
+def drift(fit: Any, *, truth: Any = None) -> Figure:
+    """Where each slice of a stack was found: shift, angle and score against the slice.
+
+    Args:
+        fit: with `raw_from_aligned`, `centre`, and if there are any `sigma` (parameter name ->
+            one number a slice), `outliers` (indices) and `scores` (one a slice).
+        truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices; drawn dashed in the frame in
+            which the first slice agrees with the fit.
+    """
+    matrices = np.asarray(fit.raw_from_aligned.matrices)
+    centre = np.asarray(fit.centre, dtype=np.float64)
+    start = int(getattr(fit.raw_from_aligned, "start", 0))
+    index = np.arange(start, start + len(matrices))
+    found = _courses(matrices, centre)
+    known = None if truth is None else _courses(_in_frame_of(matrices, truth), centre)
+    panels = _panels(found)
+    scores = np.asarray(getattr(fit, "scores", ()), dtype=np.float64)
+    count = len(panels) + (scores.shape == index.shape)
+    figure = _figure(11, 2.4 * count + 0.6)
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    unit = str(getattr(fit.raw_from_aligned, "unit", None) or "pixel")
+    for ax, names in zip(axes, panels, strict=False):
+        _course_panel(ax, index, names, found=found, known=known, sigma=getattr(fit, "sigma", None) or {})
+        ax.set_ylabel(_axis_label(names[0], unit))
+    if scores.shape == index.shape:
+        axes[-1].plot(index, scores, color=BLUE, lw=1)
+        axes[-1].set_ylabel("score")
+    for ax in axes:
+        for bad in getattr(fit, "outliers", ()):
+            ax.axvline(bad, color=RED, lw=0.8, alpha=0.6)
+    axes[-1].set_xlabel(f"slice (along {fit.raw_from_aligned.axis}; red lines: outliers)")
+    figure.suptitle(_headline(fit))
+    return figure
+
+
+def sides(
+    before: Any,
+    after: Any,
+    *,
+    spacing: Sequence[float] | None = None,
+    names: Sequence[str] = ("before", "after"),
+) -> Figure:
+    """The middle slice and the side views (xz, yz) of volumes before and after.
+
+    Args:
+        before, after: (z, y, x) volumes, NumPy or lazy (only the planes shown are read).
+        spacing: along z, y, x; sets the aspect of the side views.
+        names: what the two rows are called.
+    """
+    step = np.asarray(spacing if spacing is not None else (1.0, 1.0, 1.0), dtype=np.float64)
+    figure = _figure(13, 8)
+    axes = figure.subplots(2, 3)
+    for row, volume, name in zip(axes, (before, after), names, strict=True):
+        if len(volume.shape) != 3:
+            raise ShapeMismatchError(f"side views need a volume (z, y, x), not shape {tuple(volume.shape)}")
+        for k, ax in enumerate(row):
+            rows, columns = (a for a in range(3) if a != k)
+            title = f"{name}: {'zyx'[rows]}{'zyx'[columns]}"
+            _image(ax, _plane(volume, k), title, float(step[rows] / step[columns]), thin=True)
+    return figure
+
+
+def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
+    """Two point sets before and after: projections, and the distances to the nearest target point.
+
+    Args:
+        fit: with `target_from_source`.
+        target, source: (N, D) points, D in 2, 3, array order.
+    """
+    from scipy.spatial import cKDTree
+
+    fixed, moving = _thinned(target), _thinned(source)
+    moved = np.asarray(fit.target_from_source(moving))
+    ndim = fixed.shape[1]
+    names = "zyx"[3 - ndim :]
+    views = [(ndim - 1, ndim - 2)] if ndim == 2 else [(2, 1), (2, 0)]
+    figure = _figure(4.2 * len(views) + 5, 7.5)
+    axes = figure.subplots(2, len(views) + 1)
+    tree = cKDTree(fixed)
+    for row, points, name in zip(axes, (moving, moved), ("before", "after"), strict=True):
+        for ax, (across, up) in zip(row, views, strict=False):
+            ax.plot(fixed[:, across], fixed[:, up], ".", ms=1, color=GREY, label="target", rasterized=True)
+            ax.plot(points[:, across], points[:, up], ".", ms=1, color=RED, label="source", rasterized=True)
+            ax.set(xlabel=names[across], ylabel=names[up], title=name)
+            ax.set_aspect("equal", adjustable="datalim")
+            ax.legend(loc="upper right", markerscale=6)
+        distance = tree.query(points)[0]
+        row[-1].hist(distance, bins=60, color=BLUE)
+        row[-1].set(
+            title=f"{name}: median {np.median(distance):.4g}", xlabel="distance to the nearest", ylabel="points"
+        )
+    figure.suptitle(_headline(fit))
+    return figure
+
+
+@cache
+def _figure_class() -> Callable[..., Figure]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+
+    class Picture(Figure):
+        """A figure that notebooks show also when pyplot was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            return png(self)
+
+    return Picture
+
+
+def _figure(width: float, height: float) -> Figure:
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+def _merged(figure: Figure, row: NDArray[Any]) -> Axes:
+    """One axes over a whole row of a grid of axes."""
+    spec = row[0].get_subplotspec().get_gridspec()[row[0].get_subplotspec().rowspan.start, :]
+    for ax in row:
+        ax.remove()
+    merged: Axes = figure.add_subplot(spec)
+    return merged
+
+
+def _headline(fit: Any) -> str:
+    status = getattr(fit, "status", None)
+    kind = type(fit).__name__
+    return kind if status is None else f"{kind}: {getattr(status, 'name', status)}".lower()
+
+
+def _image(ax: Axes, picture: NDArray[Any], title: str, aspect: float = 1.0, *, thin: bool = False) -> None:
+    if picture.ndim == 3:
+        ax.imshow(picture, aspect=aspect, interpolation="nearest")
+    else:
+        values = np.asarray(picture, dtype=np.float64)
+        low, high = _contrast(values)
+        ax.imshow(values, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="antialiased")
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()
+    if thin and picture.shape[0] * aspect < picture.shape[1] / 6:
+        ax.set_aspect("auto")  # a few slices would be a line
+
+
+def _contrast(values: Floats) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(finite, (0.5, 99.5)))
+    return low, max(high, low + 1e-12)
+
+
+def _scaled(picture: Floats) -> Floats:
+    low, high = _contrast(picture)
+    return np.asarray(np.clip((np.nan_to_num(picture) - low) / (high - low), 0, 1))
+
+
+def _overlay(fixed: Floats, moving: Floats) -> Floats:
+    a, b = _scaled(fixed), _scaled(moving)
+    return np.stack([b, a, b], axis=-1)
+
+
+def _checkerboard(fixed: Floats, moving: Floats, fields: int = 8) -> Floats:
+    index = [np.arange(n) * fields // max(1, n) for n in fixed.shape]
+    return np.where((index[0][:, None] + index[1]) % 2 == 0, _scaled(fixed), _scaled(moving))
+
+
+def _plane(volume: Any, axis: int) -> NDArray[Any]:
+    """The middle plane, thinned to what a picture can show."""
+    index: list[int | slice] = [slice(None, None, max(1, n // _MOST_PIXELS)) for n in volume.shape]
+    index[axis] = volume.shape[axis] // 2
+    return np.asarray(volume[tuple(index)])
+
+
+def _pair_planes(
+    fit: Any, fixed: Any, moving: Any, fixed_grid: Grid | None, moving_grid: Grid | None
+) -> list[tuple[str, Floats, Floats, Floats, float]]:
+    """(name, fixed, moving before, moving after, aspect) for each plane shown."""
+    target, source = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
+    out = fixed_grid or Grid(target.shape)
+    grid = moving_grid or Grid(source.shape, unit=out.unit)
+    pull = np.asarray(fit.moving_from_fixed.matrix)
+    before, after = index_matrix(np.eye(out.ndim + 1), out, grid), index_matrix(pull, out, grid)
+    planes = []
+    for axis in range(out.ndim) if out.ndim == 3 else (None,):
+        keep = [k for k in range(out.ndim) if k != axis]
+        at = None if axis is None else (axis, target.shape[axis] // 2)
+        shown = target if at is None else np.take(target, at[1], axis=at[0])
+        name = "".join(out.names[k] for k in keep)
+        aspect = out.spacing[keep[0]] / out.spacing[keep[1]]
+        planes.append((name, shown, _sampled(source, before, out, at), _sampled(source, after, out, at), aspect))
+    return planes
+
+
+def _sampled(image: Floats, matrix: Floats, out: Grid, at: tuple[int, int] | None) -> Floats:
+    """`image` on the output grid, or on one plane (axis, index) of it."""
+    shape, offset = list(out.shape), matrix[:-1, -1].copy()
+    if at is not None:
+        shape[at[0]] = 1
+        offset += matrix[:-1, at[0]] * at[1]
+    warped = scipy.ndimage.affine_transform(
+        np.nan_to_num(image), matrix[:-1, :-1], offset, output_shape=tuple(shape), order=1, mode="grid-constant"
+    )
+    return np.asarray(warped if at is None else np.squeeze(warped, axis=at[0]))
+
+
+def _losses(ax: Axes, losses: Any) -> None:
+    """One curve, or one for each level."""
+    runs = [losses] if np.ndim(losses[0] if len(losses) else 0.0) == 0 else list(losses)
+    step = 0
+    for run in runs:
+        values = np.asarray(run, dtype=np.float64).reshape(-1)
+        ax.plot(np.arange(step, step + len(values)), values, ".-", color=BLUE)
+        step += len(values)
+        if run is not runs[-1]:
+            ax.axvline(step - 0.5, color=GREY, lw=0.6)
+    ax.set(xlabel="iteration (grey lines: next level)", ylabel="loss")
+
+
+def _courses(matrices: Floats, centre: Floats) -> dict[str, Floats]:
+    """Parameters by name along the slices; angles in degrees, turns unwound."""
+    rows = [parameters_from_matrix(m, centre) for m in matrices]
+    courses = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    for name in ("theta", "rx", "ry", "rz"):
+        if name in courses:
+            courses[name] = np.degrees(np.unwrap(courses[name]))
+    return courses
+
+
+def _panels(courses: Mapping[str, Floats]) -> list[list[str]]:
+    """Names that share a panel: shifts, angles, then scales and shears that do something."""
+    moves = {name: np.ptp(course) > 1e-9 for name, course in courses.items()}
+    turns = [n for n in ("theta", "rx", "ry", "rz") if n in courses]
+    scales = [n for n in ("sx", "sy", "sz") if n in courses]
+    groups = (
+        [n for n in ("tx", "ty", "tz") if n in courses],
+        turns if any(np.any(courses[n]) for n in turns) else [],
+        scales if any(moves[n] for n in scales) else [],
+        [n for n in courses if n.startswith("sh") and moves[n]],
+    )
+    return [g for g in groups if g]
+
+
+def _course_panel(
+    ax: Axes,
+    index: NDArray[Any],
+    names: Sequence[str],
+    *,
+    found: Mapping[str, Floats],
+    known: Mapping[str, Floats] | None,
+    sigma: Mapping[str, Any],
+) -> None:
+    for k, name in enumerate(names):
+        colour = _LINES[k % len(_LINES)]
+        ax.plot(index, found[name], color=colour, lw=1.2, label=name)
+        if known is not None:
+            ax.plot(index, known[name], "--", color=colour, lw=1, alpha=0.7, label=f"{name}, truth")
+        if name in sigma:
+            width = np.asarray(sigma[name], dtype=np.float64)
+            width = np.degrees(width) if name in ("theta", "rx", "ry", "rz") else width
+            ax.fill_between(index, found[name] - width, found[name] + width, color=colour, alpha=0.25, lw=0)
+    ax.legend(loc="upper right", ncols=2 * len(names), fontsize=8)
+    ax.grid(alpha=0.3)
+
+
+def _axis_label(name: str, unit: str) -> str:
+    if name in ("tx", "ty", "tz"):
+        return f"shift ({unit})"
+    return {"s": "scale", "t": "angle (deg)", "r": "angle (deg)"}[name[0]] if not name.startswith("sh") else "shear"
+
+
+def _in_frame_of(found: Floats, truth: Any) -> Floats:
+    known = np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
+    if known.shape != found.shape:
+        raise ShapeMismatchError(f"truth has shape {known.shape}, the fit {found.shape}")
+    return np.asarray(known @ np.linalg.inv(known[0]) @ found[0])
+
+
+def _thinned(points: ArrayLike) -> Floats:
+    values = np.asarray(points, dtype=np.float64)
+    return values[:: max(1, len(values) // _MOST_POINTS)]

@@ -1,0 +1,52 @@
+"""Opened arrays, few and shared: specs travel, handles stay where they were opened."""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from collections.abc import Hashable
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+# One module for each kind of stored source. It has `open_handle(path) -> handle` and
+# `read(handle, index, source) -> array`.
+READERS = {"zarr": "daskreg.sources.zarr_reader", "tiff": "daskreg.sources.tiff_reader"}
+
+MAX_OPEN = 32
+
+_lock = Lock()
+_open: OrderedDict[Hashable, Any] = OrderedDict()
+
+
+def reader_of(kind: str) -> ModuleType:
+    """The module that reads this kind of source."""
+    return importlib.import_module(READERS[kind])
+
+
+def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
+    """The handle of a stored array, from the cache or opened now. Safe among threads.
+
+    Where the spec holds an opened object itself (an array in a MemoryStore), that is it.
+    Two threads may open the same array at once; one of the handles is then kept.
+    """
+    if array is not None:
+        return array
+    key = (kind, path, stamp)
+    with _lock:
+        if key in _open:
+            _open.move_to_end(key)
+            return _open[key]
+    handle = reader_of(kind).open_handle(path)
+    with _lock:
+        handle = _open.setdefault(key, handle)
+        _open.move_to_end(key)
+        while len(_open) > MAX_OPEN:
+            _open.popitem(last=False)
+    return handle
+
+
+def forget() -> None:
+    """Empty the cache (files are closed once nobody reads from them any more)."""
+    with _lock:
+        _open.clear()

@@ -1,0 +1,209 @@
+"""`Source`: a description of voxels, without handles, that can read a box of them anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import ShapeMismatchError
+from daskreg.geometry import Box, Grid
+from daskreg.sources.handles import opened, reader_of
+from daskreg.sources.redact import redact
+
+IN_MEMORY = ("array", "dask")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Source:
+    """Where voxels come from. Cheap to pickle; opened where it is read, through a small cache.
+
+    Args:
+        kind: "array" (numpy), "dask", or the name of a reader ("zarr", "tiff").
+        path: of the stored array; for arrays in memory, a name for messages.
+        array: the array itself where it is in memory, else None.
+        selection: one entry for each axis of the *stored* array: an integer takes one index
+            and drops the axis, a slice keeps it; () keeps all.
+        dims: names of the axes that are left, lead dims (t, c) first, the grid's last.
+        shape: length of each of `dims`.
+        dtype: in which voxels are read (native byte order).
+        chunks: stored chunks along `dims`.
+        grid: where the last `grid.ndim` dims lie in the world.
+        start: index, along `dims`, of the first voxel that `array` holds; () is 0.
+        order: stored axes (those that are left) in the order of `dims`; () is their own.
+        stamp: changes when the stored array is replaced (metadata, size, time of change).
+
+    In-memory arrays are compared by identity, never by value.
+    """
+
+    kind: str
+    path: str
+    array: Any
+    selection: tuple[int | slice, ...]
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    grid: Grid
+    start: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    stamp: str = ""
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """The dims in front that are not the grid's: times, channels."""
+        return self.dims[: self.ndim - self.grid.ndim]
+
+    @property
+    def held(self) -> Box:
+        """The box, along `dims`, that can be read: all, or what `restrict` left."""
+        if not self.start:
+            return Box.of(self.shape)
+        shape = tuple(self.array.shape[k] for k in self._kept_axes)
+        shape = tuple(shape[k] for k in self.order) if self.order else shape
+        return Box.of(shape).shift(self.start)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of `box`, which is in absolute indices along `dims`.
+
+        Raises: ChunkReadError naming the array and the chunk that could not be read;
+            ShapeMismatchError for a box that reaches outside.
+        """
+        if box.empty:
+            return np.empty(box.shape, self.dtype)
+        if box not in self.held:
+            raise ShapeMismatchError(f"{box} is not inside {self.held}, which is what {self} holds")
+        index = self._index(box)
+        if self.kind == "dask":
+            block = _computed(self.array[index])
+        elif self.kind == "array":
+            block = self.array[index]
+        else:
+            block = reader_of(self.kind).read(opened(self.kind, self.path, self.array, self.stamp), index, self)
+        block = np.asarray(block)
+        return (block.transpose(self.order) if self.order else block).astype(self.dtype, copy=False)
+
+    def restrict(self, box: Box) -> Source:
+        """The same source, carrying only what reading inside `box` needs.
+
+        NumPy arrays are cut, dask graphs are sliced and culled; stored ones carry nothing.
+        """
+        if self.kind not in IN_MEMORY:
+            return self
+        box = box & self.held
+        cut = self.array[self._index(box)]
+        if self.order:
+            cut = cut.transpose(self.order)
+        if self.kind == "dask":
+            cut = _culled(cut)
+        return replace(self, array=cut, start=box.start, selection=(), order=())
+
+    def pick(self, dim: str, index: int) -> Source:
+        """The same source at one index of the lead dim `dim`, which is dropped."""
+        at = self.dims.index(dim)
+        order = self.order or tuple(range(self.ndim))
+        axes = self._kept_axes
+        selection = list(self.selection or (slice(None),) * self.ndim)
+        selection[axes[order[at]]] = index - (self.start[at] if self.start else 0)
+
+        def without(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return values[:at] + values[at + 1 :]
+
+        left = tuple(k - (k > order[at]) for k in without(order))
+        return replace(
+            self,
+            selection=tuple(selection),
+            dims=without(self.dims),
+            shape=without(self.shape),
+            chunks=without(self.chunks),
+            start=without(self.start),
+            order=() if left == tuple(range(len(left))) else left,
+        )
+
+    def fingerprint(self) -> str:
+        """A short hash that changes when the voxels' identity does.
+
+        Stored arrays: path, metadata and time of change. NumPy arrays: their values.
+        Dask arrays: their name.
+        """
+        digest = hashlib.sha256(repr((*self._plain, redact(self.path), self.stamp)).encode())
+        if self.kind == "array":
+            from dask.base import tokenize
+
+            digest.update(str(tokenize(self.array)).encode())
+        elif self.array is not None:
+            digest.update(str(getattr(self.array, "name", id(self.array))).encode())
+        return digest.hexdigest()[:32]
+
+    @property
+    def _plain(self) -> tuple[Any, ...]:
+        """The fields that are plain values, hashable (slices are not before Python 3.12)."""
+        selection = tuple((s.start, s.stop, s.step) if isinstance(s, slice) else s for s in self.selection)
+        return (
+            self.kind,
+            selection,
+            self.dims,
+            self.shape,
+            self.dtype.str,
+            self.chunks,
+            self.grid,
+            self.start,
+            self.order,
+        )
+
+    @property
+    def _kept_axes(self) -> tuple[int, ...]:
+        """Numbers of the stored axes that the selection keeps."""
+        if not self.selection:
+            return tuple(range(self.ndim))
+        return tuple(k for k, s in enumerate(self.selection) if isinstance(s, slice))
+
+    def _index(self, box: Box) -> tuple[int | slice, ...]:
+        """The box as an index into the stored array."""
+        local = box.within(Box(self.start, self.start)) if self.start else box
+        slices: list[slice] = [slice(None)] * self.ndim
+        for k, s in zip(self.order or range(self.ndim), local.slices, strict=True):
+            slices[k] = s
+        index: list[int | slice] = list(self.selection) or list(slices)
+        for axis, s in zip(self._kept_axes, slices, strict=True):
+            index[axis] = s
+        return tuple(index)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Source):
+            return NotImplemented
+        mine, theirs = ((*s._plain, s.path, s.stamp) for s in (self, other))
+        return self.array is other.array and mine == theirs
+
+    def __hash__(self) -> int:
+        return hash((*self._plain, self.path, self.stamp, id(self.array)))
+
+    def __repr__(self) -> str:
+        size = " x ".join(f"{d} {n}" for d, n in zip(self.dims, self.shape, strict=True))
+        return f"Source({self.kind} {redact(self.path)!r}, {size}, {self.dtype}, chunks {self.chunks})"
+
+
+def read_block(source: Source, step: tuple[int, ...], block_id: tuple[int, ...]) -> NDArray[Any]:
+    """One block of the dask array that `open` makes; `step` is its chunk size."""
+    start = tuple(i * s for i, s in zip(block_id, step, strict=True))
+    return source.read(Box(start, tuple(a + s for a, s in zip(start, step, strict=True))).clip(source.shape))
+
+
+def _computed(array: Any) -> Any:
+    """A dask array's values, in this thread: the caller is a task already."""
+    return array.compute(scheduler="synchronous")
+
+
+def _culled(array: Any) -> da.Array:
+    from dask.base import optimize
+
+    culled: da.Array = optimize(array)[0]
+    return culled

@@ -1,0 +1,59 @@
+"""Zarr v2 and v3 arrays: on disk, in a zip file, in memory, or behind a URL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from daskreg.errors import ChunkReadError
+from daskreg.geometry import Box
+from daskreg.sources.redact import is_url, redact
+from daskreg.sources.source import Source
+from daskreg.sources.store import open_store
+
+# Between the path of a store that is one file, or a URL, and the path inside it.
+INSIDE = "::/"
+
+
+def open_handle(path: str) -> zarr.Array[Any]:
+    """The Zarr array at a path as `Source.path` has it."""
+    store, _, inner = path.partition(INSIDE)
+    return zarr.open_array(open_store(store), path=inner, mode="r")
+
+
+def read(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
+    """`handle[index]`, where what cannot be read is named.
+
+    Raises: ChunkReadError with the array, the box, and the key of the chunk.
+    """
+    try:
+        return np.asarray(handle[index])
+    except Exception as error:
+        cause = None if is_url(source.path) else error
+        raise ChunkReadError(_blame(handle, index, source, error)) from cause
+
+
+def _blame(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
+    """Which chunk it was: read again one by one, until the first that fails."""
+    box = Box(
+        tuple(s.start if isinstance(s, slice) else s for s in index),
+        tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
+    )
+    unit = handle.shards or handle.chunks
+    where = redact(source.path)
+    first = box.align(unit)
+    for number in np.ndindex(*(n // c for n, c in zip(first.shape, unit, strict=True))):
+        corner = tuple(a + i * c for a, i, c in zip(first.start, number, unit, strict=True))
+        part = Box(corner, tuple(a + c for a, c in zip(corner, unit, strict=True))) & box
+        try:
+            handle[part.slices]
+        except Exception as reason:
+            key = handle.metadata.encode_chunk_key(tuple(a // c for a, c in zip(corner, unit, strict=True)))
+            return (
+                f"cannot read chunk {key} of {where} (voxels {part} of shape {handle.shape}): "
+                f"{redact(str(reason)) or type(reason).__name__}; restore that file, or write it anew"
+            )
+    return f"cannot read {box} of {where}: {redact(str(error)) or type(error).__name__}"

@@ -144,7 +144,8 @@ class Grid:
         The origin moves to the middle of the first block, by `direction @ ((f - 1) / 2 *
         spacing)`; with `strided=True` (every f-th voxel kept) it stays.
         """
-        f = np.asarray((factor,) * self.ndim if isinstance(factor, int | np.integer) else tuple(factor))
+        f = np.asarray(factor)
+        f = np.full(self.ndim, f) if f.ndim == 0 else f
         if f.shape != (self.ndim,) or not np.issubdtype(f.dtype, np.integer) or np.any(f < 1):
             raise GridError(
                 f"downsampling a {self.ndim}D grid needs {self.ndim} whole factors of at least 1, not {factor}"

@@ -96,7 +96,7 @@ class SliceAffines(Transform):
 
     def restrict(self, start: int, stop: int) -> SliceAffines:
         """Only the slices `start <= i < stop`, under their own indices."""
-        if start < self.start or stop > self.stop:
+        if not self.start <= start < stop <= self.stop:
             raise ShapeMismatchError(f"slices {start}..{stop - 1} are not among {self.start}..{self.stop - 1}")
         return SliceAffines(
             self.matrices[start - self.start : stop - self.start], self.axis, self.axes, self.unit, start

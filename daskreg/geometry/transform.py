@@ -25,6 +25,9 @@ class Transform(ABC):
     unit: str | None
     axes: tuple[str, ...] | None
 
+    # A bare array does not say whether it is a matrix or points: `t @ array` is an error.
+    __array_ufunc__ = None
+
     @abstractmethod
     def inverse(self) -> Transform:
         """The map the other way."""

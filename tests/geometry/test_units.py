@@ -1,0 +1,82 @@
+"""Spellings of units, and which of them meet."""
+
+from __future__ import annotations
+
+import pytest
+
+from daskreg.errors import PixelUnitWarning, UnitError
+from daskreg.geometry import canonical_unit, common_unit
+
+
+@pytest.mark.parametrize(
+    ("names", "canonical"),
+    [
+        (("um", "µm", "\u03bcm", "micron", "Microns", "micrometre", "micrometer", " um ", "UM"), "micrometer"),
+        (("nm", "nanometer", "nanometres", "Nanometer"), "nanometer"),
+        (("mm", "MM", "millimetre"), "millimeter"),
+        (("Å", "\u212b", "angstrom", "Angstrom", "ang"), "angstrom"),
+        (("px", "pixel", "Pixels", "voxel", "", None), "pixel"),
+        (("m", "metres"), "meter"),
+        (("inch", "in"), "inch"),
+        (("s", "sec", "second"), "second"),
+        (("picometer",), "picometer"),
+        (("kilometer",), "kilometer"),
+        (("minute",), "minute"),
+    ],
+)
+def test_spellings(names: tuple[str | None, ...], canonical: str) -> None:
+    for name in names:
+        assert canonical_unit(name) == canonical
+    assert canonical_unit(canonical) == canonical
+
+
+@pytest.mark.parametrize("name", ["furlong", "Mm", "micro meter", "1"])
+def test_unknown_units_name_the_remedy(name: str) -> None:
+    with pytest.raises(UnitError, match=f"unknown unit '{name}'.*micrometer.*unit='pixel'"):
+        canonical_unit(name)
+
+
+OME_SPACE = [
+    "angstrom",
+    "attometer",
+    "centimeter",
+    "decimeter",
+    "exameter",
+    "femtometer",
+    "foot",
+    "gigameter",
+    "hectometer",
+    "inch",
+    "kilometer",
+    "megameter",
+    "meter",
+    "micrometer",
+    "mile",
+    "millimeter",
+    "nanometer",
+    "parsec",
+    "petameter",
+    "picometer",
+    "terameter",
+    "yard",
+    "yoctometer",
+    "yottameter",
+    "zeptometer",
+    "zettameter",
+]
+
+
+@pytest.mark.parametrize("name", OME_SPACE)
+def test_all_units_of_length_of_ome_ngff_are_known(name: str) -> None:
+    assert canonical_unit(name) == name
+
+
+def test_common_unit() -> None:
+    assert common_unit(None, None) is None
+    assert common_unit("nanometer", None) == common_unit(None, "nanometer") == "nanometer"
+    assert common_unit("pixel", "pixel") == "pixel"
+    for pair in (("pixel", "nanometer"), ("nanometer", "pixel")):
+        with pytest.warns(PixelUnitWarning, match="fixed and moving: one side is in pixels"):
+            assert common_unit(*pair, "fixed and moving") == "nanometer"
+    with pytest.raises(UnitError, match=r"units differ \(nanometer and meter\)"):
+        common_unit("nanometer", "meter")

@@ -1,0 +1,48 @@
+"""Images whose truth is known: coordinate-valued ones, and ones without any symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Grid
+
+Floats = NDArray[np.float64]
+
+
+def indices(shape: Sequence[int]) -> Floats:
+    """(*shape, D): every voxel's own index."""
+    return np.stack(np.meshgrid(*[np.arange(n, dtype=np.float64) for n in shape], indexing="ij"), axis=-1)
+
+
+def coordinates(grid: Grid) -> Floats:
+    """(*shape, D): every voxel's own world position, so that a warp shows where it read."""
+    return grid.world(indices(grid.shape))
+
+
+def blobs(shape: Sequence[int], *, count: int = 12, seed: int = 0, margin: float = 0.2) -> NDArray[np.float32]:
+    """Smooth blobs of different sizes and heights in [0, 1], without symmetry, dark at the border.
+
+    Wide enough (sigma of 2.5 voxels and more) that any good interpolation agrees on them.
+    """
+    rng = np.random.default_rng(seed)
+    size = np.asarray(shape, dtype=np.float64)
+    where = indices(shape)
+    image = np.zeros(tuple(shape))
+    for _ in range(count):
+        centre = size * rng.uniform(margin, 1 - margin, len(size))
+        sigma = np.maximum(size * rng.uniform(0.04, 0.12, len(size)), 2.5)
+        image += rng.uniform(0.3, 1.0) * np.exp(-0.5 * (((where - centre) / sigma) ** 2).sum(axis=-1))
+    return np.asarray(image / image.max(), dtype=np.float32)
+
+
+def block_mean(image: NDArray[Any], factors: Sequence[int]) -> Floats:
+    """Means of whole blocks along the first axes; ragged ends are left out."""
+    ndim = len(factors)
+    counts = [n // f for n, f in zip(image.shape, factors, strict=False)]
+    cut = image[tuple(slice(0, c * f) for c, f in zip(counts, factors, strict=True))]
+    split = [size for c, f in zip(counts, factors, strict=True) for size in (c, f)]
+    return np.asarray(cut.reshape(*split, *image.shape[ndim:]).mean(axis=tuple(range(1, 2 * ndim, 2))))

@@ -1,0 +1,201 @@
+"""The sums over voxels that a Gauss-Newton step needs, for a batch of pairs.
+
+With f a voxel of the fixed image, w the moving image at the voxel's image, d = f - w, v
+its weight, g the moving image's gradient there (per voxel of the moving image), and xi
+the fixed index scaled to [-1, 1] with a trailing 1, a step needs sums of v times
+
+    1, d, w, dd, dw, ww,    J, J w, J d,    J J^T        where J = g (x) xi,
+
+J being the derivative of w with respect to the D x (D+1) entries of the map from xi to
+moving indices. Any pose model then takes its own combination of the columns, and both
+metrics follow from the same sums (see `descend`), so this is all that touches voxels.
+
+J is never stored. The entries of J J^T are moments of the D (D+1) / 2 images v g g' with
+monomials of degree two or less in xi, which are summed axis by axis: float32 along
+the last axis, float64 beyond.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.kernels.pyramid import Level, gradient, take
+
+SCALARS = ("n", "d", "w", "dd", "dw", "ww")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Float64 on the CPU, one row for each pair; Q = D (D+1).
+
+    scalars: (B, 6), in the order of SCALARS. j, jw, jd: (B, Q). jj: (B, Q, Q).
+    """
+
+    scalars: Tensor
+    j: Tensor
+    jw: Tensor
+    jd: Tensor
+    jj: Tensor
+
+    def take(self, index: Tensor) -> Sums:
+        return Sums(*(t[index] for t in self._parts()))
+
+    def put(self, index: Tensor, other: Sums) -> None:
+        """Overwrite the rows `index` with those of `other`."""
+        for mine, theirs in zip(self._parts(), other._parts(), strict=True):
+            mine[index] = theirs
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.scalars, self.j, self.jw, self.jd, self.jj
+
+
+class TorchNormal:
+    """Sums by torch, on the device where the level's images are."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+        moving = level.moving
+        parts = [moving.values[:, None], gradient(moving.values)]
+        if moving.weight is not None:
+            parts.append(moving.weight.expand_as(moving.values)[:, None])
+        self.channels = torch.cat(parts, 1)
+        self.masked = moving.weight is not None
+        self.fixed = level.fixed.values
+        self.weight = fixed_weight(level)
+        device = self.fixed.device
+        self.axes = [_scaled_axis(n, device) for n in level.fixed.grid.shape]
+        self.powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
+
+    def take(self, index: Tensor) -> TorchNormal:
+        """The same for some pairs of the batch."""
+        other = object.__new__(TorchNormal)
+        other.__dict__.update(self.__dict__)
+        for name in ("channels", "fixed", "weight"):
+            setattr(other, name, take(getattr(self, name), index))
+        return other
+
+    def warp(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, *shape) channels of the moving images at the maps, and (B, *shape) weights.
+
+        maps: (B, D, D+1) from xi to moving indices, float64.
+        """
+        batch, ndim = maps.shape[:2]
+        maps = maps.to(self.fixed.device, torch.float32)
+        shape, inner = self.fixed.shape[1:], self.level.moving.grid.shape
+        coords, weight = [], None
+        for k in range(ndim):
+            u = maps[:, k, ndim].reshape(-1, *[1] * ndim)
+            for axis in range(ndim):
+                one = [1] * (ndim + 1)
+                one[axis + 1] = -1
+                u = u + maps[:, k, axis].reshape(-1, *[1] * ndim) * self.axes[axis].reshape(one)
+            inside = edge_weight(u, inner[k])
+            weight = inside if weight is None else weight * inside
+            coords.append(u * (2 / inner[k]) + (1 / inner[k] - 1))
+        grid = torch.stack(coords[::-1], -1)
+        channels = self.channels.expand(batch, *self.channels.shape[1:])
+        out = functional.grid_sample(channels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        weight = weight.expand(batch, *shape)  # type: ignore[union-attr]
+        weight = weight * self.weight
+        if self.masked:
+            weight = weight * out[:, -1]
+        return out[:, : ndim + 1], weight
+
+    def __call__(self, maps: Tensor) -> Sums:
+        ndim = maps.shape[1]
+        out, v = self.warp(maps)
+        w, d = out[:, 0], self.fixed - out[:, 0]
+        g = [out[:, k + 1] for k in range(ndim)]
+        one = [torch.ones((), device=v.device), d, w, d * d, d * w, w * w]
+        scalars = torch.stack([_total(v * x) for x in one], -1)
+        ends = (0,) * ndim
+        linear = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [ends]
+        sums = {}
+        for name, factor in (("j", v), ("jw", v * w), ("jd", v * d)):
+            moments = [self._moments(factor * gk) for gk in g]
+            sums[name] = torch.stack([_entry(m, e) for m in moments for e in linear], -1)
+        q = ndim + 1
+        jj = scalars.new_zeros(len(v), ndim, q, ndim, q)
+        for a in range(ndim):
+            for b in range(a, ndim):
+                m = self._moments(v * g[a] * g[b])
+                for i, first in enumerate(linear):
+                    for k, second in enumerate(linear):
+                        power = tuple(x + y for x, y in zip(first, second, strict=True))
+                        jj[:, a, i, b, k] = jj[:, b, k, a, i] = _entry(m, power)
+        return Sums(scalars, sums["j"], sums["jw"], sums["jd"], jj.reshape(len(v), ndim * q, ndim * q))
+
+    def _moments(self, image: Tensor) -> Tensor:
+        """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
+        out = (image @ self.powers[-1]).to(torch.float64)
+        for axis in range(image.ndim - 3, -1, -1):
+            out = torch.tensordot(out, self.powers[axis].to(torch.float64), dims=([axis + 1], [0]))
+        # The contracted axes were appended last to first.
+        ndim = image.ndim - 1
+        return out.permute(0, *range(ndim, 0, -1)).cpu()
+
+
+def _entry(moments: Tensor, powers: tuple[int, ...]) -> Tensor:
+    where: Any = (slice(None), *powers)
+    return moments[where]
+
+
+def scaling(shape: tuple[int, ...]) -> Tensor:
+    """(D+1, D+1) float64 from xi to fixed indices."""
+    m = torch.eye(len(shape) + 1, dtype=torch.float64)
+    for k, n in enumerate(shape):
+        m[k, k] = max((n - 1) / 2, 0.5)
+        m[k, -1] = (n - 1) / 2
+    return m
+
+
+def edge_weight(u: Tensor, n: int) -> Tensor:
+    """1 inside, falling to 0 at the outer faces: an overlap that grows and shrinks smoothly."""
+    return ((torch.minimum(u, n - 1 - u) + 0.5) / edge_width(n)).clamp(0, 1)
+
+
+def edge_width(n: int) -> float:
+    """Voxels over which the edge of an image gains its full weight.
+
+    Near an edge smoothing knows one side only; thin axes cannot spare the voxels.
+    """
+    return 2.0 if n >= 48 else 1.0
+
+
+def fixed_weight(level: Level) -> Tensor:
+    """(1 or B, *shape) the fixed image's own weight times that of its edges."""
+    shape = level.fixed.grid.shape
+    device = level.fixed.values.device
+    weight = torch.ones((1, *shape), device=device)
+    for axis, n in enumerate(shape):
+        one = [1] * (len(shape) + 1)
+        one[axis + 1] = -1
+        weight = weight * edge_weight(torch.arange(n, device=device, dtype=torch.float32), n).reshape(one)
+    return weight if level.fixed.weight is None else weight * level.fixed.weight
+
+
+def _scaled_axis(n: int, device: torch.device) -> Tensor:
+    half = max((n - 1) / 2, 0.5)
+    return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
+
+
+def _total(image: Tensor) -> Tensor:
+    """(B,) float64 sums, float32 along the last axis only."""
+    return image.sum(-1).to(torch.float64).flatten(1).sum(1).cpu()
+
+
+def possible_overlap(level: Level) -> Tensor:
+    """(B or 1,) weight that the smaller of the two images could bring in, in fixed voxels."""
+    fixed = fixed_weight(level).flatten(1).sum(1).to(torch.float64).cpu()
+    ratio = math.prod(level.moving.grid.spacing) / math.prod(level.fixed.grid.spacing)
+    if level.moving.weight is None:
+        moving = torch.tensor([float(math.prod(level.moving.grid.shape))], dtype=torch.float64)
+    else:
+        moving = level.moving.weight.flatten(1).sum(1).to(torch.float64).cpu()
+    return torch.minimum(fixed, moving * ratio).clamp_min(1e-9)

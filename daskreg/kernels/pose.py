@@ -1,0 +1,252 @@
+"""Poses in torch: free parameters to matrices, their derivatives, and back.
+
+A `Pose` says which parameters of M = T . R . Sh . S about a centre are free (see
+`geometry.pose` for names and signs); the others stay where they move nothing. It maps
+(B, P) parameters to (B, D+1, D+1) matrices in array order, with plain torch operations,
+so that gradients flow through, and gives dM/dp analytically, which Gauss-Newton uses.
+
+Everything here is float64 and tiny: it stays on the CPU unless the parameters do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from daskreg.errors import OptionError
+from daskreg.geometry.pose import identity_parameters, parameter_names, parameters_from_matrix, shear_axes
+
+Floats = NDArray[np.float64]
+
+MODELS = {
+    "translation": ("translation",),
+    "rigid": ("rotation", "translation"),
+    "similarity": ("rotation", "translation", "scale"),
+    "affine": ("rotation", "translation", "scale", "shear"),
+}
+GROUPS = ("rotation", "translation", "scale", "shear")
+_COMMON_SCALE = "scale"
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Which parameters of a motion are free.
+
+    Args:
+        ndim: 2 or 3.
+        groups: out of "rotation", "translation", "scale", "shear".
+        common_scale: one scale for all axes, a single parameter named "scale".
+    """
+
+    ndim: int
+    groups: tuple[str, ...]
+    common_scale: bool = False
+
+    @classmethod
+    def of(cls, model: str | Sequence[str] | Pose, ndim: int) -> Pose:
+        """From a model's name or a sequence of groups.
+
+        Raises: OptionError for an unknown model or group, or an empty sequence.
+        """
+        if isinstance(model, Pose):
+            return model
+        if isinstance(model, str):
+            if model in GROUPS and model not in MODELS:
+                return cls(ndim, (model,))
+            if model not in MODELS:
+                raise OptionError(f"model {model!r} is unknown: use {', '.join(MODELS)}, or groups of {GROUPS}")
+            return cls(ndim, MODELS[model], common_scale=model == "similarity")
+        unknown = [g for g in model if g not in GROUPS]
+        if unknown or not model:
+            raise OptionError(f"a model is one or more groups of {', '.join(GROUPS)}, not {tuple(model)!r}")
+        return cls(ndim, tuple(g for g in GROUPS if g in model))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the free parameters, in order."""
+        members = parameter_names(self.ndim)
+        free: list[str] = []
+        for group in ("rotation", "translation", "scale", "shear"):
+            if group not in self.groups:
+                continue
+            if group == "scale" and self.common_scale:
+                free.append(_COMMON_SCALE)
+            elif group == "shear" and {"rotation", "scale"} <= set(self.groups):
+                # A lower triangle would repeat what rotation and scale already do.
+                free += [n for n in members[group] if shear_axes(n)[1] > shear_axes(n)[0]]
+            else:
+                free += members[group]
+        return tuple(free)
+
+    @cached_property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of every parameter of `ndim` dimensions, free or not."""
+        return tuple(identity_parameters(self.ndim))
+
+    @cached_property
+    def _embedding(self) -> tuple[Tensor, Tensor]:
+        """(P, F) matrix E and (F,) base with: all parameters = base + (p - p0) @ E."""
+        names = self.all_names
+        e = torch.zeros(len(self.names), len(names), dtype=torch.float64)
+        for row, name in enumerate(self.names):
+            targets = parameter_names(self.ndim)["scale"] if name == _COMMON_SCALE else (name,)
+            for target in targets:
+                e[row, names.index(target)] = 1
+        base = torch.tensor(list(identity_parameters(self.ndim).values()), dtype=torch.float64)
+        return e, base * (e.sum(0) == 0)
+
+    def identity(self, batch: int = 1) -> Tensor:
+        """(B, P) parameters that move nothing."""
+        p = torch.tensor([float(n.startswith("s") and not n.startswith("sh")) for n in self.names], dtype=torch.float64)
+        return p.repeat(batch, 1)
+
+    def full(self, parameters: Tensor) -> Tensor:
+        """(B, F) all parameters, in the order of `all_names`, of (B, P) free ones."""
+        e, base = (t.to(parameters) for t in self._embedding)
+        return parameters @ e + base
+
+    def matrices(self, parameters: Tensor, centre: ArrayLike) -> Tensor:
+        """(B, D+1, D+1) matrices in array order of (B, P) parameters; differentiable.
+
+        Args:
+            centre: (D,) world point, array order, that all but translation leave in place.
+        """
+        turn, shear, scale, shift = self._factors(self.full(parameters))
+        return _homogeneous(_product(turn) @ shear @ scale, shift, centre)
+
+    def derivatives(self, parameters: Tensor, centre: ArrayLike) -> Tensor:
+        """(B, P, D+1, D+1) derivatives dM/dp of `matrices`."""
+        q = self.full(parameters)
+        turn, shear, scale, _ = self._factors(q)
+        names, d = self.all_names, self.ndim
+        rotation = _product(turn)
+        zero, linear, shift = q.new_zeros(len(q), d, d), [], []
+        for k, name in enumerate(names):
+            step = q.new_zeros(len(q), d)
+            change = zero
+            if name in parameter_names(d)["rotation"]:
+                change = _product(turn, derivative_of=k, angles=q) @ shear @ scale
+            elif name in parameter_names(d)["translation"]:
+                step[:, "xyz".index(name[1])] = 1
+            elif name in parameter_names(d)["scale"]:
+                change = rotation @ shear @ _unit(zero, *(2 * ("xyz".index(name[1]),)))
+            else:
+                change = rotation @ _unit(zero, *shear_axes(name)) @ scale
+            linear.append(change)
+            shift.append(step)
+        dm = _homogeneous(torch.stack(linear, 1), torch.stack(shift, 1), centre, derivative=True)
+        return torch.einsum("pf,bfij->bpij", self._embedding[0].to(q), dm)
+
+    def from_matrices(self, matrices: ArrayLike, centre: ArrayLike, half_extent: ArrayLike = 1.0) -> Tensor:
+        """(B, P) parameters of the poses of this model nearest to (B, D+1, D+1) matrices.
+
+        Nearest: least squares of the displacements of the centre and of the points
+        `half_extent` away from it along each axis. Exact for motions of the model.
+        """
+        m = np.asarray(matrices, dtype=np.float64)
+        c = np.asarray(centre, dtype=np.float64)
+        p = torch.tensor(np.array([self._read(one, c) for one in m]), dtype=torch.float64).reshape(len(m), -1)
+        points = np.eye(self.ndim + 1)
+        points[:-1, :-1] *= np.asarray(half_extent)
+        points[:-1, -1] = c
+        target, probes = torch.tensor(m), torch.tensor(points)
+        best, error = self._nearest(p, c, target, probes)
+        if {"rotation", "shear"} <= set(self.groups) and "scale" not in self.groups:
+            # Both shears and the rotation meet in a fold at identity: look on its sides.
+            turns = torch.tensor([float(n in parameter_names(self.ndim)["rotation"]) for n in self.names])
+            for side in (-0.3, 0.3):
+                other, other_error = self._nearest(p + side * turns, c, target, probes)
+                better = other_error < 0.99 * error
+                best, error = torch.where(better[:, None], other, best), torch.where(better, other_error, error)
+        return best
+
+    def _nearest(self, p: Tensor, centre: Floats, target: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """Levenberg-Marquardt from `p`; the parameters and their (B,) squared misfit."""
+        best, error = p, _misfit(self.matrices(p, centre), target, probes)
+        damping = torch.full((len(p), 1, 1), 1e-6, dtype=torch.float64)
+        eye = torch.eye(p.shape[1], dtype=torch.float64)
+        for _ in range(50):
+            jacobian = (self.derivatives(best, centre) @ probes).flatten(2)
+            normal = jacobian @ jacobian.mT
+            normal = normal + damping * (torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-12 * eye)
+            step = torch.linalg.solve(normal, (jacobian @ error[..., None]))[..., 0]
+            trial = best - step
+            trial_error = _misfit(self.matrices(trial, centre), target, probes)
+            better = (trial_error.square().sum(-1) < error.square().sum(-1))[:, None]
+            best, error = torch.where(better, trial, best), torch.where(better, trial_error, error)
+            damping = torch.where(better[..., None], damping / 10, damping * 10).clamp(1e-12, 1e12)
+            if bool(((error.square().sum(-1) < 1e-24) | (step.abs().amax(-1) < 1e-10)).all()):
+                break
+        return best, error.square().sum(-1)
+
+    def named(self, parameters: Tensor) -> list[dict[str, float]]:
+        """Every parameter by name, for each of (B, P)."""
+        return [dict(zip(self.all_names, row, strict=True)) for row in self.full(parameters).tolist()]
+
+    def _read(self, matrix: Floats, centre: Floats) -> list[float]:
+        values = parameters_from_matrix(matrix, centre)
+        determinant = abs(float(np.linalg.det(matrix[:-1, :-1])))
+        return [values.get(n, determinant ** (1 / self.ndim)) for n in self.names]
+
+    def _factors(self, q: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Elementary rotations (first applied first), shear, scale, shift, in x, y, z order."""
+        names, d = self.all_names, self.ndim
+        column = dict(zip(names, q.unbind(-1), strict=True))
+        group = parameter_names(d)
+        eye = torch.eye(d).to(q)
+        turns = [
+            eye + torch.sin(a)[:, None, None] * g + (1 - torch.cos(a))[:, None, None] * (g @ g)
+            for a, g in zip([column[n] for n in group["rotation"]], _generators(q, d), strict=True)
+        ]
+        shear = eye.expand(len(q), d, d)
+        for name in group["shear"]:
+            shear = shear + column[name][:, None, None] * _unit(eye, *shear_axes(name))
+        scale = torch.diag_embed(torch.stack([column[n] for n in group["scale"]], -1))
+        return turns, shear, scale, torch.stack([column[n] for n in group["translation"]], -1)
+
+
+def _generators(like: Tensor, ndim: int) -> list[Tensor]:
+    """The antisymmetric generators of the elementary rotations, in x, y, z order."""
+    planes = [(0, 1)] if ndim == 2 else [(1, 2), (2, 0), (0, 1)]
+    return [_unit(like.new_zeros(ndim, ndim), j, i) - _unit(like.new_zeros(ndim, ndim), i, j) for i, j in planes]
+
+
+def _product(turns: list[Tensor], derivative_of: int | None = None, angles: Tensor | None = None) -> Tensor:
+    """R = Rz . Ry . Rx, or its derivative with respect to one angle."""
+    factors = list(turns)
+    if derivative_of is not None and angles is not None:
+        g = _generators(angles, turns[0].shape[-1])[derivative_of]
+        a = angles[:, derivative_of, None, None]
+        factors[derivative_of] = torch.cos(a) * g + torch.sin(a) * (g @ g)
+    result = factors[0]
+    for factor in factors[1:]:
+        result = factor @ result
+    return result
+
+
+def _homogeneous(linear: Tensor, shift: Tensor, centre: ArrayLike, *, derivative: bool = False) -> Tensor:
+    """Matrices in array order from linear parts and shifts in x, y, z order."""
+    c = torch.as_tensor(np.asarray(centre, dtype=np.float64)).to(linear)
+    a = linear.flip(-1, -2)
+    offset = shift.flip(-1) - a @ c + (0 if derivative else c)
+    top = torch.cat([a, offset[..., None]], -1)
+    bottom = torch.zeros_like(top[..., :1, :])
+    if not derivative:
+        bottom = torch.cat([bottom[..., :-1], torch.ones_like(bottom[..., -1:])], -1)
+    return torch.cat([top, bottom], -2)
+
+
+def _unit(like: Tensor, row: int, column: int) -> Tensor:
+    e = torch.zeros_like(like)
+    e[..., row, column] = 1
+    return e
+
+
+def _misfit(matrices: Tensor, target: Tensor, points: Tensor) -> Tensor:
+    return ((matrices - target) @ points).flatten(1)

@@ -1,0 +1,194 @@
+"""Coarse-to-fine pyramids of image pairs, each level on grids of its own.
+
+A level is made by means over whole blocks (voxels that fill no block at the far end are
+left out, so no voxel of a level is off its centre) and a small Gaussian. Both images of
+a pair go down together, by what their voxels measure in the world: an axis is halved
+only where it is not coarser already, and the finer image is first brought to about the
+resolution of the coarser one. Masks go down with the voxels: a mean counts valid ones
+only, smoothing is a normalised convolution, so that nothing leaks out of a mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.geometry import Box, Grid
+
+COARSEST = 32
+SMALLEST = 8
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A batch of images at one level.
+
+    values: (B, *shape) float32; finite everywhere, also where weight is zero.
+    weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
+    """
+
+    values: Tensor
+    weight: Tensor | None
+    grid: Grid
+
+    def take(self, index: Tensor) -> Picture:
+        """Some pairs of the batch; an image shared by all pairs stays shared."""
+        weight = None if self.weight is None else take(self.weight, index)
+        return Picture(take(self.values, index), weight, self.grid)
+
+    def to(self, device: torch.device | str) -> Picture:
+        return Picture(self.values.to(device), None if self.weight is None else self.weight.to(device), self.grid)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the pyramid; `step` is the size of its voxels in the world."""
+
+    fixed: Picture
+    moving: Picture
+    step: float
+
+
+def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
+    """A Picture of (B, *shape) values; NaN and infinity become masked zeros.
+
+    Args:
+        mask: (B or 1, *shape), true or positive where voxels count; None: everywhere.
+    """
+    values = values.to(torch.float32)
+    finite = torch.isfinite(values)
+    whole = bool(finite.all())
+    if not whole:
+        values = torch.where(finite, values, values.new_zeros(()))
+    weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
+    if not whole:
+        weight = finite.to(torch.float32) if weight is None else weight * finite
+    return Picture(values, weight, grid)
+
+
+def pyramid(
+    fixed: Picture, moving: Picture, *, levels: int | str = "auto", smoothing: float = 1.0, coarsest: int = COARSEST
+) -> list[Level]:
+    """Levels from the coarsest to the finest.
+
+    Args:
+        levels: how many; "auto" goes down to about `coarsest` voxels along the longest side.
+        smoothing: sigma of the finest level, in voxels of the coarser of the two images;
+            coarser levels, which are means already, get 0.7 of it.
+    """
+    base = max(min(fixed.grid.spacing), min(moving.grid.spacing))
+    if levels == "auto":
+        longest = max(max(_extent(p.grid)) for p in (fixed, moving))
+        count = 1 + max(0, math.ceil(math.log2(longest / base / coarsest) - 0.1))
+    else:
+        count = max(1, int(levels))
+    result: list[Level] = []
+    current = [fixed, moving]
+    for level in range(count):
+        step = base * 2**level
+        current = [shrink(p, _factors(p.grid, step)) for p in current]
+        sigma = smoothing if level == 0 else 0.7 * smoothing
+        f, m = (smooth(p, _sigmas(p.grid, step, sigma)) for p in current)
+        result.append(Level(f, m, step))
+    return result[::-1]
+
+
+def shrink(image: Picture, factors: Sequence[int]) -> Picture:
+    """Means over whole blocks of `factors` voxels, valid voxels only."""
+    if all(f == 1 for f in factors):
+        return image
+    counts = [n // f for n, f in zip(image.grid.shape, factors, strict=True)]
+    used = Box.of([n * f for n, f in zip(counts, factors, strict=True)])
+    grid = image.grid.crop(used).downsample(factors)
+    inside: Any = (..., *used.slices)
+    if image.weight is None:
+        return Picture(_block_mean(image.values[inside], factors), None, grid)
+    weight = image.weight[inside]
+    total = _block_mean(weight, factors)
+    values = _block_mean(image.values[inside] * weight, factors) / total.clamp_min(1e-6)
+    return Picture(values, total, grid)
+
+
+def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
+    """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution.
+
+    Normalising also at the borders means that nothing is assumed about what lies outside.
+    """
+    if all(s <= 0 for s in sigmas):
+        return image
+    if image.weight is None:
+        norm = _gaussian(torch.ones_like(image.values[:1]), sigmas)
+        return Picture(_gaussian(image.values, sigmas) / norm, None, image.grid)
+    norm = _gaussian(image.weight, sigmas)
+    values = _gaussian(image.values * image.weight, sigmas) / norm.clamp_min(1e-6)
+    return Picture(values, image.weight * (norm > 1e-3), image.grid)
+
+
+def gradient(values: Tensor) -> Tensor:
+    """(B, D, *shape) central differences per voxel of (B, *shape), one-sided at the ends."""
+    ndim = values.ndim - 1
+    parts = []
+    for axis in range(1, ndim + 1):
+        if values.shape[axis] == 1:
+            parts.append(torch.zeros_like(values))
+        else:
+            parts.append(torch.gradient(values, dim=axis)[0])
+    return torch.stack(parts, 1)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of a batch; a batch of one is shared by all and stays."""
+    return values if len(values) == 1 else values[index.to(values.device)]
+
+
+def _extent(grid: Grid) -> list[float]:
+    return [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
+
+
+def _factors(grid: Grid, step: float) -> list[int]:
+    """Powers of two that bring the spacing near `step`, never below SMALLEST voxels."""
+    factors = []
+    for n, s in zip(grid.shape, grid.spacing, strict=True):
+        power = max(0, round(math.log2(step / s)))
+        while power > 0 and n // 2**power < SMALLEST:
+            power -= 1
+        factors.append(2**power)
+    return factors
+
+
+def _sigmas(grid: Grid, step: float, sigma: float) -> list[float]:
+    """In voxels: `sigma` steps of the level, no more than two voxels, none across a thin axis."""
+    ratio = [step / s for s in grid.spacing]
+    return [sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)]
+
+
+def _block_mean(values: Tensor, factors: Sequence[int]) -> Tensor:
+    ndim = len(factors)
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
+    return pool(values[:, None], tuple(factors))[:, 0]
+
+
+def _gaussian(values: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Separable, zero outside."""
+    ndim = values.ndim - 1
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
+    out = values[:, None]
+    for axis, sigma in enumerate(sigmas):
+        if sigma <= 0:
+            continue
+        radius = min(math.ceil(3.5 * sigma), values.shape[axis + 1] - 1)
+        taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        shape = [1] * (ndim + 2)
+        shape[axis + 2] = len(taps)
+        kernel = torch.tensor(taps / taps.sum(), dtype=values.dtype, device=values.device).reshape(shape)
+        padding = [0] * ndim
+        padding[axis] = radius
+        out = conv(out, kernel, padding=padding)
+    return out[:, 0]

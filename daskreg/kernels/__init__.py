@@ -1,0 +1,39 @@
+"""Kernels: what happens to voxels in memory, on one device. No dask, no zarr.
+
+The names below are imported when they are first used: the numba kernels and their
+callers never load torch, which only the kernels for it import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daskreg.kernels.casting import cast as cast
+    from daskreg.kernels.sampling import halo as halo
+    from daskreg.kernels.sampling import sample as sample
+
+_HOMES = {
+    "cast": "casting",
+    "halo": "sampling",
+    "sample": "sampling",
+}
+
+__all__ = [
+    "cast",
+    "halo",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'daskreg.kernels' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"daskreg.kernels.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,258 @@
+"""What a block computes: `Job` (warp or copy) and `Downsample` (the next pyramid level).
+
+Both are small frozen descriptions that travel to the workers, and answer the same
+questions: which source box does an output box need, what identifies its result, how much
+memory does it take, and what is it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.blocks.mapping import IndexMap, Piece
+from daskreg.geometry import Box, Grid
+from daskreg.kernels.on_device import sample_on
+from daskreg.kernels.reduce import block_reduce
+from daskreg.kernels.sampling import cast, halo
+from daskreg.sources.source import Source
+
+Pixels = NDArray[Any]
+
+
+@dataclass
+class BlockStats:
+    """What one block has to report besides its pixels."""
+
+    bytes_read: int = 0
+    clipped: int = 0
+
+
+class Task(Protocol):
+    """A description of output pixels, computable in boxes, in any order and any number of times."""
+
+    @property
+    def source(self) -> Source: ...
+    @property
+    def grid(self) -> Grid: ...
+    @property
+    def dims(self) -> tuple[str, ...]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def read_box(self, box: Box) -> Box: ...
+    def restrict(self, box: Box) -> Task: ...
+    def fingerprint(self, box: Box) -> str: ...
+    def scratch(self, box: Box, read: Box) -> int: ...
+    def run(self, box: Box, stats: BlockStats) -> Pixels: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One lazy warp: `source` sampled through `mapping` on `grid`.
+
+    Args:
+        mapping: output indices to source indices.
+        order: 0 nearest, 1 linear, 3 cubic spline.
+        fill: value outside the source.
+        device: "auto", "cpu" or "cuda[:i]"; resolved where the block runs.
+        token: identifies the result; the dask name is made of it.
+    """
+
+    source: Source
+    mapping: IndexMap
+    grid: Grid
+    order: int
+    fill: float
+    dtype: np.dtype[Any]
+    device: str = "auto"
+    token: str = ""
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return self.source.dims
+
+    @property
+    def lead_shape(self) -> tuple[int, ...]:
+        return self.source.shape[: len(self.source.dims) - self.source.grid.ndim]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lead_shape + self.grid.shape
+
+    @cached_property
+    def _source_print(self) -> str:
+        return self.source.fingerprint()
+
+    @property
+    def computed_dtype(self) -> np.dtype[Any]:
+        """In what the kernel works: the source's type, or float where the output is float."""
+        if self.dtype.kind == "f" and self.source.dtype.kind != "f":
+            return np.dtype(np.float64 if self.source.dtype.itemsize > 2 else np.float32)
+        return self.source.dtype
+
+    def read_box(self, box: Box) -> Box:
+        """The source box that `box` needs; empty where it is fill only."""
+        nothing = Box((0,) * box.ndim, (0,) * box.ndim)
+        found = nothing
+        for piece in self.mapping.pieces(box, self.source.shape, halo(self.order)):
+            found = found | piece.read
+        return found
+
+    def restrict(self, box: Box) -> Job:
+        """The same job carrying only what `box` needs."""
+        return replace(self, mapping=self.mapping.restrict(box), source=self.source.restrict(self.read_box(box)))
+
+    def fingerprint(self, box: Box) -> str:
+        """Identifies the pixels of `box`: its source, its own matrices, and how it is sampled."""
+        mapping = self.mapping.restrict(box)
+        digest = hashlib.sha256()
+        for part in (
+            self._source_print,
+            mapping.matrices.tobytes(),
+            (mapping.sampled, mapping.offsets, mapping.stack, box.start, box.stop),
+            (self.order, float(self.fill), self.dtype.str),
+        ):
+            digest.update(part if isinstance(part, bytes) else repr(part).encode())
+        return digest.hexdigest()[:32]
+
+    def scratch(self, box: Box, read: Box) -> int:
+        """Bytes of working memory beside the block read and the block written."""
+        sampled = [read.shape[k] for k in self.mapping.sampled]
+        extra = 0
+        if self.order == 3:
+            padded = math.prod(n + 24 for n in sampled)
+            carried = read.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
+            extra += 3 * 8 * padded * carried
+        if self.computed_dtype != self.source.dtype:
+            extra += read.size * self.computed_dtype.itemsize
+        if self.computed_dtype != self.dtype:
+            extra += box.size * self.computed_dtype.itemsize
+        return extra
+
+    def run(self, box: Box, stats: BlockStats) -> Pixels:
+        return run_block(self, box, stats=stats)
+
+
+def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: bool = False) -> Pixels:
+    """The pixels of one output box: read what it needs, sample it. The one task function.
+
+    Args:
+        parallel: use all cores for this block (one in-memory call, not inside Dask tasks).
+    """
+    out = np.full(box.shape, _fill_value(job.fill, job.computed_dtype), dtype=job.computed_dtype)
+    read = job.read_box(box)
+    if not read.empty:
+        data = job.source.read(read)
+        if stats is not None:
+            stats.bytes_read += data.nbytes
+        data = data.astype(job.computed_dtype, copy=False)
+        for piece in job.mapping.pieces(box, job.source.shape, halo(job.order)):
+            block = data[piece.read.within(read).slices]
+            _sample_piece(job, piece, block, out[piece.out.within(box).slices], parallel=parallel)
+    pixels, clipped = cast(out, job.dtype)
+    if stats is not None:
+        stats.clipped += clipped
+    return pixels
+
+
+def _sample_piece(job: Job, piece: Piece, block: Pixels, out: Pixels, *, parallel: bool) -> None:
+    """Sample one piece out of the voxels it reads, into its part of the output block."""
+    sampled, order = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
+    target = out.transpose(order)
+    result = sample_on(
+        job.device,
+        np.ascontiguousarray(block.transpose(order)),
+        piece.read.take(sampled),
+        piece.matrix,
+        piece.out.take(sampled),
+        order=job.order,
+        fill=job.fill,
+        out=target if target.flags.c_contiguous else None,
+        parallel=parallel,
+    )
+    if result is not target:
+        target[...] = result
+
+
+def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
+    return cast(np.asarray([fill], dtype=np.float64), dtype)[0][0]
+
+
+@dataclass(frozen=True, eq=False)
+class Downsample:
+    """A pyramid level out of the one below: blocks of `factors` voxels become one.
+
+    Shape ceil(n / f); at the far ends the mean (or mode) is over the voxels that exist.
+
+    Args:
+        method: "mean", "nearest" (the middle voxel) or "mode" (the most frequent label).
+        parents: fingerprints of the blocks of the level below, by position, so that a
+            block is made again when what it is made of was.
+    """
+
+    source: Source
+    factors: tuple[int, ...]
+    grid: Grid
+    method: str
+    parents: ParentPrints = field(default_factory=lambda: ParentPrints((), {}), repr=False)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return self.source.dims
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(-(-n // f) for n, f in zip(self.source.shape, self.factors, strict=True))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    def read_box(self, box: Box) -> Box:
+        return Box(
+            tuple(a * f for a, f in zip(box.start, self.factors, strict=True)),
+            tuple(b * f for b, f in zip(box.stop, self.factors, strict=True)),
+        ).clip(self.source.shape)
+
+    def restrict(self, box: Box) -> Downsample:
+        return replace(self, source=self.source.restrict(self.read_box(box)), parents=ParentPrints((), {}))
+
+    def fingerprint(self, box: Box) -> str:
+        digest = hashlib.sha256(repr((self.method, self.factors, box.start, box.stop)).encode())
+        for print_ in self.parents.within(self.read_box(box)):
+            digest.update(print_.encode())
+        return digest.hexdigest()[:32]
+
+    def scratch(self, box: Box, read: Box) -> int:
+        return read.size * 4 + box.size * 8
+
+    def run(self, box: Box, stats: BlockStats) -> Pixels:
+        data = self.source.read(self.read_box(box))
+        stats.bytes_read += data.nbytes
+        return block_reduce(data, self.factors, self.method)
+
+
+@dataclass(frozen=True, eq=False)
+class ParentPrints:
+    """Fingerprints of the blocks of a level, found by the box they cover."""
+
+    block_shape: tuple[int, ...]
+    prints: dict[tuple[int, ...], str]
+
+    def within(self, box: Box) -> Sequence[str]:
+        if not self.prints:
+            return []
+        cover = Box(
+            tuple(a // b for a, b in zip(box.start, self.block_shape, strict=True)),
+            tuple(-(-a // b) for a, b in zip(box.stop, self.block_shape, strict=True)),
+        )
+        return [self.prints[tuple(i)] for i in np.argwhere(np.ones(cover.shape, bool)) + cover.start]

@@ -1,0 +1,154 @@
+"""The ledger beside an output: which blocks are finished, and what their files hold.
+
+`OUT.zarr.daskreg/run.json` states the layout; `OUT.zarr.daskreg/<worker>.jsonl` has a line
+for each finished block, appended after its shard was written. Each process writes a file of
+its own, so nobody waits for a lock; a torn last line is ignored, and a later line for the
+same block replaces an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from daskreg.errors import LayoutMismatchError, NotAVolumeError
+
+SCHEMA = "daskreg/ledger"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished block.
+
+    Args:
+        level: of the pyramid.
+        block: its index in the tiling of the level.
+        fingerprint: of the pixels (source, transform, sampling).
+        files: (key in the store, crc32, bytes) of each file that was written.
+        clipped: voxels clamped when casting to integers.
+        written: seconds since the epoch.
+    """
+
+    level: int
+    block: tuple[int, ...]
+    fingerprint: str
+    files: tuple[tuple[str, int, int], ...]
+    clipped: int = 0
+    written: float = 0.0
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Entry:
+        files = tuple((str(k), int(crc), int(size)) for k, crc, size in data["files"])
+        return cls(
+            int(data["level"]),
+            tuple(int(i) for i in data["block"]),
+            str(data["fingerprint"]),
+            files,
+            int(data["clipped"]),
+            float(data["written"]),
+        )
+
+
+class Ledger:
+    """The ledger of one output. Cheap to make; holds no open file."""
+
+    def __init__(self, output: str | os.PathLike[str]) -> None:
+        self.output = Path(output)
+        self.folder = self.output.with_name(self.output.name + ".daskreg")
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "run.json").is_file()
+
+    def create(self, layout: dict[str, Any]) -> None:
+        """Start a ledger for an output of this layout."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
+        partial = self.folder / f"run.json.{uuid.uuid4().hex}.partial"
+        partial.write_text(text)
+        partial.replace(self.folder / "run.json")
+
+    def layout(self) -> dict[str, Any]:
+        """The layout that the output was started with.
+
+        Raises: NotAVolumeError where the file is not a ledger's.
+        """
+        try:
+            data = json.loads((self.folder / "run.json").read_text())
+            if data["schema"] != SCHEMA or data["version"] > VERSION:
+                raise KeyError("schema")
+            return dict(data["layout"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise NotAVolumeError(f"{self.folder / 'run.json'} is not a ledger of daskreg") from error
+
+    def check(self, layout: dict[str, Any]) -> None:
+        """Raises: LayoutMismatchError naming the first thing that differs."""
+        mine = self.layout()
+        wanted = json.loads(json.dumps(layout))
+        for key in sorted(set(mine) | set(wanted)):
+            if mine.get(key) != wanted.get(key):
+                raise LayoutMismatchError(
+                    f"{self.output}: {key} is {mine.get(key)} in the unfinished output and {wanted.get(key)} now; "
+                    "use the same options to resume, or overwrite=True to start again"
+                )
+
+    def append(self, entry: Entry) -> None:
+        """Record a finished block: one write of one line to this process's own file."""
+        line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
+        with (self.folder / f"{_process_name(os.getpid())}.jsonl").open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def entries(self) -> dict[tuple[int, tuple[int, ...]], Entry]:
+        """The latest entry of each (level, block)."""
+        found: dict[tuple[int, tuple[int, ...]], Entry] = {}
+        for file in sorted(self.folder.glob("*.jsonl")):
+            for line in file.read_bytes().split(b"\n"):
+                entry = _parse(line)
+                if entry is None:
+                    continue
+                key = (entry.level, entry.block)
+                if key not in found or found[key].written <= entry.written:
+                    found[key] = entry
+        return found
+
+    def remove_partials(self) -> None:
+        """Remove temporary files that a killed process left in the store."""
+        for orphan in self.output.rglob("*.partial"):
+            orphan.unlink(missing_ok=True)
+
+    def remove_output(self) -> None:
+        """Remove the output and its ledger; only called where the ledger says it is ours."""
+        if self.output.exists():
+            shutil.rmtree(self.output)
+        shutil.rmtree(self.folder)
+
+
+def entry_now(
+    level: int, block: tuple[int, ...], fingerprint: str, files: dict[str, tuple[int, int]], clipped: int
+) -> Entry:
+    """An entry for a block whose files were written just now."""
+    listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
+    return Entry(level, block, fingerprint, listed, clipped, time.time())
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a line; None for a blank or torn one."""
+    try:
+        return Entry.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@lru_cache(maxsize=4)
+def _process_name(pid: int) -> str:
+    """Unique to this process, also among machines that share a disk."""
+    return f"{socket.gethostname()}-{pid}-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,74 @@
+"""How much memory a block takes, and how much there is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import psutil
+from dask.utils import parse_bytes
+
+from daskreg.blocks.job import Task
+from daskreg.errors import OptionError
+from daskreg.geometry import Box
+
+CODEC_CONCURRENCY = 10
+"""Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""
+
+IDLE_WORKER = 400 * 2**20
+"""Resident size of a worker that has imported everything and done nothing."""
+
+
+def projected_bytes(task: Task, box: Box, out_chunk: tuple[int, ...]) -> int:
+    """Peak bytes of working memory of the block `box`, above an idle worker.
+
+    The block read and the block made, the kernel's scratch, and the chunks in the hands of
+    the codecs: decoded ones on the way in, a contiguous copy and its encoding on the way out.
+    """
+    read = task.read_box(box)
+    source_item, out_item = task.source.dtype.itemsize, task.dtype.itemsize
+    total = box.size * out_item + read.size * source_item + task.scratch(box, read)
+    chunk_in = int(np.prod(np.minimum(task.source.chunks, task.source.shape))) * source_item
+    chunks_in = read.align(task.source.chunks).size * source_item // max(1, chunk_in)
+    chunk_out = int(np.prod(out_chunk)) * out_item
+    chunks_out = -(-box.size * out_item // max(1, chunk_out))
+    decoding = min(CODEC_CONCURRENCY, chunks_in) * chunk_in
+    encoding = min(CODEC_CONCURRENCY, chunks_out) * 2 * chunk_out
+    return total + max(decoding, encoding)
+
+
+def memory_limit(memory: str | int | None, client: Any | None) -> int:
+    """Bytes that one process may use: what is asked for, the worker's limit, or half of what is free.
+
+    Raises: OptionError for a text that is not a size.
+    """
+    if memory is not None:
+        try:
+            limit = int(parse_bytes(memory))
+        except ValueError as error:
+            raise OptionError(f"memory={memory!r}: give bytes or a size such as '2 GiB'") from error
+        if limit <= 0:
+            raise OptionError(f"memory={memory!r}: must be positive")
+        return limit
+    if client is not None:
+        limits = [w["memory_limit"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
+        known = [int(limit) for limit in limits if limit]
+        if known:
+            return max(min(known) - IDLE_WORKER, min(known) // 4)
+    return int(psutil.virtual_memory().available) // 2
+
+
+def threads_per_process(client: Any | None) -> int:
+    """Blocks that one process works on at a time."""
+    if client is None:
+        return local_threads()
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return max((int(w["nthreads"]) for w in workers), default=1)
+
+
+def local_threads() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,288 @@
+"""The plan of a run: which blocks there are and what they will cost. Pure: touches no pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes
+
+from daskreg.blocks.job import Job, Task
+from daskreg.blocks.memory import projected_bytes
+from daskreg.errors import MemoryBudgetError, OptionError
+from daskreg.geometry import Box, tile
+
+BLOCK_TARGET = 320 * 2**20
+"""Working memory that a block is grown to, at most, when that saves reading."""
+
+MOST_FILES = 50_000
+"""More chunks than this are gathered in shards."""
+
+SAMPLED_BLOCKS = 2048
+"""Plans of more blocks estimate the bytes read from a sample of this size."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One unit of work: the output box it owns (whole shards) and the source box it needs.
+
+    `read` is None where the block is fill only.
+    """
+
+    index: Shape
+    write: Box
+    read: Box | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array lies in its store."""
+
+    dims: tuple[str, ...]
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunks: Shape
+    shards: Shape | None
+
+    @property
+    def unit(self) -> Shape:
+        """What one file holds, which no two tasks may share: a shard, or a chunk without shards."""
+        return self.shards or self.chunks
+
+    @property
+    def files(self) -> int:
+        return math.prod(-(-n // u) for n, u in zip(self.shape, self.unit, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPlan:
+    """One pyramid level: what is computed, how it is stored, and in which blocks.
+
+    Args:
+        block_shape: whole units (shards) that one task owns.
+        bytes_read: decoded bytes of the source chunks that the blocks touch.
+        memory: projected peak of the most demanding block, above an idle process.
+        exact: whether bytes_read and memory come from every block or from a sample.
+    """
+
+    level: int
+    task: Task
+    layout: Layout
+    block_shape: Shape
+    bytes_read: int
+    memory: int
+    exact: bool
+
+    @property
+    def block_count(self) -> int:
+        return math.prod(-(-n // b) for n, b in zip(self.layout.shape, self.block_shape, strict=True))
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, lazily, in C order."""
+        for index, write in tile(self.layout.shape, self.block_shape):
+            read = self.task.read_box(write)
+            yield Block(index, write, None if read.empty else read)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run will do, made without touching a pixel. Print it."""
+
+    path: str
+    levels: tuple[LevelPlan, ...]
+    memory_limit: int
+    threads: int
+
+    @property
+    def bytes_read(self) -> int:
+        """Decoded bytes, as far as level 0 (later levels read what was just written)."""
+        return self.levels[0].bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all levels before compression."""
+        return sum(level.layout.nbytes for level in self.levels)
+
+    @property
+    def amplification(self) -> float:
+        """Decoded source bytes for each byte of the source that the output shows."""
+        level = self.levels[0]
+        per_voxel = level.task.source.dtype.itemsize / level.layout.dtype.itemsize
+        return level.bytes_read / max(1.0, level.layout.nbytes * per_voxel)
+
+    @property
+    def memory(self) -> int:
+        """Projected peak bytes of one process above idle: its threads work on a block each."""
+        return max(level.memory for level in self.levels) * self.threads
+
+    @property
+    def files(self) -> int:
+        return sum(level.layout.files for level in self.levels)
+
+    @property
+    def block_count(self) -> int:
+        return sum(level.block_count for level in self.levels)
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of level 0, lazily."""
+        return self.levels[0].blocks()
+
+    def __repr__(self) -> str:
+        first = self.levels[0]
+        layout = first.layout
+        about = "" if all(level.exact for level in self.levels) else "about "
+        size = " x ".join(f"{d} {n}" for d, n in zip(layout.dims, layout.shape, strict=True))
+        lines = [
+            f"Plan: {size}, {layout.dtype} -> {self.path}",
+            f"  chunks   {layout.chunks}, " + (f"shards {layout.shards}" if layout.shards else "no shards"),
+            f"  levels   {', '.join('x'.join(map(str, level.layout.shape)) for level in self.levels)}",
+            f"  blocks   {self.block_count} of up to {first.block_shape}, {self.files} files",
+            f"  reads    {about}{format_bytes(self.bytes_read)} ({self.amplification:.2f} x the output), "
+            f"writes {format_bytes(self.bytes_written)} before compression",
+            f"  memory   {about}{format_bytes(self.memory)} a process above idle ({self.threads} at a time), "
+            f"limit {format_bytes(self.memory_limit)}",
+        ]
+        return "\n".join(lines)
+
+
+def make_layout(task: Task, chunks: str | int | Sequence[int], shards: str | int | Sequence[int] | None) -> Layout:
+    """Chunks and shards for the output of a task; "auto" chooses.
+
+    Raises: OptionError where they do not fit the array or one another.
+    """
+    shape = task.shape
+    chunk = _auto_chunks(task) if chunks == "auto" else _sizes(chunks, task, "chunks")
+    if shards == "auto":
+        shard = _auto_shards(shape, chunk)
+    elif shards is None:
+        shard = None
+    else:
+        shard = _sizes(shards, task, "shards", clip=False)
+        for name, s, c in zip(task.dims, shard, chunk, strict=True):
+            if s % c:
+                raise OptionError(f"shards along {name} are {s}, which is no multiple of the chunks' {c}")
+    return Layout(task.dims, shape, task.dtype, chunk, shard)
+
+
+def plan_level(level: int, task: Task, layout: Layout, *, limit: int, threads: int, workers: int = 1) -> LevelPlan:
+    """Choose the blocks of a level: few bytes read, under the memory limit.
+
+    Raises: MemoryBudgetError where not even one shard fits, saying what would.
+    """
+    budget = limit // threads
+    block = _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
+    boxes, share = _representatives(layout.shape, block)
+    need = max(projected_bytes(task, box, layout.chunks) for box in boxes)
+    if need > budget:
+        raise MemoryBudgetError(
+            f"a block of {block} takes {format_bytes(need)}, but a process with {threads} at a time may use "
+            f"{format_bytes(limit)}: raise memory= to {format_bytes(need * threads)}, or make chunks (now "
+            f"{layout.chunks}) or shards (now {layout.shards}) smaller"
+        )
+    touched = sum(_decoded_bytes(task, box) for box in boxes)
+    return LevelPlan(level, task, layout, block, round(touched * share), need, share == 1.0)
+
+
+def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shape:
+    """Grow from one unit along the axis that saves most reading, while it pays and fits."""
+    block = layout.unit
+    cost = _amplification(task, layout, block)
+    while cost > 1.02:
+        best: tuple[float, Shape] | None = None
+        for axis in range(len(block)):
+            if block[axis] >= layout.shape[axis]:
+                continue
+            wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
+            count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
+            sample = _middle_box(layout.shape, wider)
+            if count < fewest or projected_bytes(task, sample, layout.chunks) > target:
+                continue
+            candidate = (_amplification(task, layout, wider), wider)
+            best = min(best, candidate) if best else candidate
+        if best is None or best[0] > 0.995 * cost:
+            break
+        cost, block = best
+    return block
+
+
+def _amplification(task: Task, layout: Layout, block: Shape) -> float:
+    boxes, _ = _representatives(layout.shape, block, most=64)
+    return sum(_decoded_bytes(task, b) for b in boxes) / max(1, sum(b.size for b in boxes)) / task.source.dtype.itemsize
+
+
+def _decoded_bytes(task: Task, box: Box) -> int:
+    read = task.read_box(box)
+    if read.empty:
+        return 0
+    if task.source.kind != "array":
+        read = read.align(task.source.chunks).clip(task.source.shape)
+    return read.size * task.source.dtype.itemsize
+
+
+def _representatives(shape: Shape, block: Shape, most: int = SAMPLED_BLOCKS) -> tuple[list[Box], float]:
+    """Boxes of all blocks, or evenly spread ones; and how many blocks each stands for."""
+    counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
+    total = math.prod(counts)
+    picks = np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
+    boxes = []
+    for index in zip(*np.unravel_index(picks, counts), strict=True):
+        start = tuple(int(i) * b for i, b in zip(index, block, strict=True))
+        boxes.append(Box(start, tuple(a + b for a, b in zip(start, block, strict=True))).clip(shape))
+    return boxes, total / len(boxes)
+
+
+def _middle_box(shape: Shape, block: Shape) -> Box:
+    start = tuple((n // 2) // b * b for n, b in zip(shape, block, strict=True))
+    return Box(start, tuple(a + b for a, b in zip(start, block, strict=True))).clip(shape)
+
+
+def _auto_chunks(task: Task) -> Shape:
+    """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume."""
+    lead = len(task.shape) - task.grid.ndim
+    sampled = task.mapping.sampled if isinstance(task, Job) else tuple(range(lead, len(task.shape)))
+    edge = {1: 2**20, 2: 512}.get(len(sampled), 128)
+    chunks = []
+    for axis, n in enumerate(task.shape):
+        if axis < lead:
+            size = 1
+        elif axis in sampled:
+            size = edge if task.grid.ndim > 2 or len(sampled) > 2 else 1024
+        else:
+            stored = task.source.chunks[axis]
+            size = stored if 1 < stored <= 64 else 16
+        chunks.append(min(n, size))
+    return tuple(chunks)
+
+
+def _auto_shards(shape: Shape, chunks: Shape) -> Shape | None:
+    """None, or shards wide enough to keep the number of files in bounds."""
+    counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
+    times = [1] * len(shape)
+    while math.prod(-(-n // t) for n, t in zip(counts, times, strict=True)) > MOST_FILES:
+        widest = max(range(len(shape)), key=lambda k: counts[k] / times[k])
+        times[widest] *= 2
+    if max(times) == 1:
+        return None
+    return tuple(c * t for c, t in zip(chunks, times, strict=True))
+
+
+def _sizes(value: str | int | Sequence[int], task: Task, what: str, *, clip: bool = True) -> Shape:
+    """One size for the spatial axes (1 for t and c in front), or one for each axis."""
+    if isinstance(value, str):
+        raise OptionError(f"{what}={value!r}: give 'auto', one size, or one for each axis")
+    shape = task.shape
+    sizes = [value] * task.grid.ndim if isinstance(value, int) else [int(v) for v in value]
+    if len(sizes) < len(shape):
+        sizes = [1] * (len(shape) - len(sizes)) + sizes
+    if len(sizes) != len(shape) or min(sizes) < 1:
+        raise OptionError(f"{what}={value!r} does not fit an array of shape {shape}")
+    return tuple(min(s, n) for s, n in zip(sizes, shape, strict=True)) if clip else tuple(sizes)

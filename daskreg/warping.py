@@ -1,0 +1,267 @@
+"""`warp`: sample a volume through a transform, lazily."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial, reduce
+from operator import matmul
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from daskreg.blocks.job import Job, run_block
+from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
+from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
+from daskreg.geometry import Affine, Box, Grid, SliceAffines
+from daskreg.kernels.sampling import halo
+from daskreg.sources.registry import remember
+from daskreg.sources.source import Source
+from daskreg.volumes import as_dataarray, source_of, to_dataarray
+from daskreg.volumes import grid as grid_of
+
+ORDERS = (0, 1, 3)
+BLOCK_BYTES = 64 * 2**20
+
+Pull = Affine | SliceAffines
+
+
+def warp(
+    source: Any,
+    *,
+    pull: Any = None,
+    push: Any = None,
+    like: Any = None,
+    grid: Grid | str | None = None,
+    order: int = 1,
+    fill: float = 0,
+    chunks: str | int | Sequence[int] = "auto",
+    dtype: Any = None,
+    device: str = "auto",
+    allow_empty: bool = False,
+) -> Any:
+    """Sample `source` through a transform.
+
+    `pull=t` samples at t(output point): `warp(moving, pull=fit.moving_from_fixed, like=fixed)`
+    registers, `warp(stack, pull=fit.raw_from_aligned)` aligns. `push=t` moves the content by
+    t (it samples at the inverse). Exactly one must be given.
+
+    A `SliceAffines` warps each slice by its own map; a 2D `Affine` on a volume warps every
+    slice in its plane; a sequence of transforms is composed, `[a_from_b, b_from_c]` being
+    `a_from_b @ b_from_c`, into one interpolation. Channels and times are all warped.
+
+    Args:
+        source: DataArray, dask or NumPy array, or a torch tensor. Spatial axes come last.
+        like: a volume or Grid whose voxels the output shall have.
+        grid: the output's Grid, or "union" / "intersection" of where the transforms bring
+            the source's voxels. Default: the source's own grid.
+        order: 0 nearest (labels), 1 linear, 3 cubic spline. Boolean arrays use 0.
+        fill: value outside the source.
+        chunks: of the lazy result.
+        dtype: of the output; default the source's. Casting to integers rounds half to even
+            and clamps.
+        device: "auto", "cpu" or "cuda[:i]", resolved where blocks run.
+        allow_empty: allow an output that is nothing but fill.
+
+    Returns: the same kind as `source`; lazy (dask-backed) unless NumPy or a tensor.
+
+    Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
+    EmptyOutputError where no voxel of the source would be seen.
+    """
+    transform = _one_pull(pull, push)
+    if type(source).__module__.partition(".")[0] == "torch":
+        return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill)
+    array = as_dataarray(source)
+    spec = source_of(array)
+    out = _output_grid(spec.grid, spec.dims, transform, like, grid)
+    job = make_job(spec, transform, out, order=order, fill=fill, dtype=dtype, device=device)
+    if not allow_empty and _all_fill(job):
+        lower, upper = out.extent
+        raise EmptyOutputError(
+            f"the output from {lower.tolist()} to {upper.tolist()} {out.unit} would hold no voxel of the source "
+            f"({spec.grid}); check the transform's direction (pull or push) and units, or pass allow_empty=True"
+        )
+    if isinstance(source, np.ndarray):
+        return run_block(job, Box.of(job.shape), parallel=True)
+    data = lazy_array(job, chunks)
+    if isinstance(source, da.Array):
+        return data
+    lead_coords = {d: array.coords[d] for d in spec.lead if d in array.coords}
+    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=array.name, attrs=dict(array.attrs))
+
+
+def make_job(
+    spec: Source,
+    pull: Pull | None,
+    out: Grid,
+    *,
+    order: int = 1,
+    fill: float = 0,
+    dtype: Any = None,
+    device: str = "auto",
+) -> Job:
+    """The description of one warp of `spec` onto `out`; `pull=None` copies.
+
+    Raises: OptionError for an unknown order or device, UnsupportedDTypeError for a dtype.
+    """
+    if order not in ORDERS:
+        raise OptionError(f"order={order!r}: use 0 (nearest), 1 (linear) or 3 (cubic)")
+    if not (device in {"auto", "cpu", "cuda"} or device.startswith("cuda:")):
+        raise OptionError(f"device={device!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'")
+    wanted = np.dtype(spec.dtype if dtype is None else dtype)
+    if wanted.kind not in "buif":
+        raise UnsupportedDTypeError(f"dtype {wanted} cannot hold an image; use an integer or float type")
+    if spec.dtype.kind == "b":
+        order = 0
+    mapping = index_map(pull, out, spec.grid, spec.dims)
+    token = tokenize(
+        spec.fingerprint(),
+        mapping.matrices,
+        mapping.sampled,
+        mapping.offsets,
+        mapping.stack,
+        out,
+        order,
+        fill,
+        wanted.str,
+    )
+    return Job(spec, mapping, out, order, float(fill), wanted, device, token)
+
+
+def lazy_array(job: Job, chunks: str | int | Sequence[int] = "auto") -> da.Array:
+    """The job as one lazy layer of a dask array, which `write` finds again by its name."""
+    lead = len(job.shape) - job.grid.ndim
+    if chunks == "auto":
+        chunks = _auto_chunks(job)
+    elif not isinstance(chunks, int) and len(chunks) < len(job.shape):
+        chunks = (1,) * lead + tuple(chunks)
+    sizes = da.core.normalize_chunks(chunks, shape=job.shape, dtype=job.dtype)
+    starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
+    # The function holds the job, so the graph keeps it alive, and the registry finds it.
+    data = da.map_blocks(
+        partial(_run_lazy, job, starts, sizes),
+        chunks=sizes,
+        dtype=job.dtype,
+        meta=np.empty((0,) * len(job.shape), dtype=job.dtype),
+        name=f"daskreg-warp-{job.token}-{tokenize(sizes)}",
+    )
+    remember(data.name, job)
+    return data
+
+
+def _run_lazy(
+    job: Job, starts: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]], *, block_id: tuple[int, ...]
+) -> NDArray[Any]:
+    start = tuple(s[i] for s, i in zip(starts, block_id, strict=True))
+    stop = tuple(a + s[i] for a, s, i in zip(start, sizes, block_id, strict=True))
+    return run_block(job, Box(start, stop))
+
+
+def _auto_chunks(job: Job) -> tuple[int, ...]:
+    """Chunks of at most 64 MiB: the sampled axes whole, or cut where a plane is larger."""
+    chunks = [1] * (len(job.shape) - job.grid.ndim) + list(job.grid.shape)
+    while math.prod(chunks) * job.dtype.itemsize > BLOCK_BYTES:
+        carried = [k for k in job.mapping.carried if chunks[k] > 1]
+        axis = max(carried or range(len(chunks)), key=lambda k: chunks[k])
+        chunks[axis] = -(-chunks[axis] // 2)
+    return tuple(chunks)
+
+
+def _one_pull(pull: Any, push: Any) -> Pull:
+    if (pull is None) == (push is None):
+        raise OptionError("give exactly one of pull= (where to sample) and push= (how the content moves)")
+    transform = _composed(push if pull is None else pull)
+    return transform.inverse() if pull is None else transform
+
+
+def _composed(value: Any) -> Any:
+    """One transform out of one, a fit that holds one, a matrix, or a sequence of them."""
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise OptionError("an empty list of transforms says nothing; pass Affine.identity(ndim)")
+        return reduce(matmul, [_composed(v) for v in value])
+    for name in ("moving_from_fixed", "raw_from_aligned", "target_from_source"):
+        value = getattr(value, name, value)
+    if isinstance(value, (Affine, SliceAffines)):
+        return value
+    matrix = np.asarray(value, dtype=np.float64)
+    return SliceAffines(matrix) if matrix.ndim == 3 else Affine(matrix)
+
+
+def _output_grid(source: Grid, dims: tuple[str, ...], pull: Pull, like: Any, grid: Grid | str | None) -> Grid:
+    if like is not None and grid is not None:
+        raise OptionError("give like= or grid=, not both")
+    if like is not None:
+        return like if isinstance(like, Grid) else grid_of(as_dataarray(like))
+    if grid is None or isinstance(grid, Grid):
+        return grid or source
+    if grid not in {"union", "intersection"}:
+        raise OptionError(f"grid={grid!r}: give a Grid, 'union' or 'intersection'")
+    return _reached_grid(source, dims, pull, grid)
+
+
+def _reached_grid(source: Grid, dims: tuple[str, ...], pull: Pull, which: str) -> Grid:
+    """The source's lattice, cut or extended to where the transforms bring its voxels."""
+    inside = list(range(source.ndim))
+    if isinstance(pull, SliceAffines):
+        stack = stack_axis(pull, dims, source.names) - (len(dims) - source.ndim)
+        inside = [k for k in inside if k != stack]
+    elif pull.ndim < source.ndim:
+        inside = inside[-pull.ndim :]
+    plane = source.take(inside)
+    matrices = pull.inverse().matrices if isinstance(pull, SliceAffines) else pull.inverse().matrix[None]
+    corners = np.stack(np.meshgrid(*[(0.0, n - 1.0) for n in plane.shape], indexing="ij"), -1).reshape(-1, plane.ndim)
+    world = plane.world(corners)
+    reached = np.stack([plane.index(world @ m[:-1, :-1].T + m[:-1, -1]) for m in matrices])
+    ranked = np.sort(reached, axis=1)
+    if which == "union":
+        lower, upper = ranked[:, 0].min(axis=0), ranked[:, -1].max(axis=0)
+    else:  # for motions of less than 45 degrees, half of the corners bound each side
+        half = len(corners) // 2
+        lower, upper = ranked[:, half - 1].max(axis=0), ranked[:, half].min(axis=0)
+    start, stop = [0] * source.ndim, list(source.shape)
+    for k, low, high in zip(inside, lower, upper, strict=True):
+        outward = which == "union"
+        start[k] = math.floor(low + 1e-6) if outward else math.ceil(low - 1e-6)
+        stop[k] = (math.ceil(high - 1e-6) if outward else math.floor(high + 1e-6)) + 1
+    box = Box(tuple(start), tuple(stop))
+    if box.empty:
+        raise EmptyOutputError("the transforms leave no voxel that all of them reach: use grid='union'")
+    return source.crop(box)
+
+
+def _all_fill(job: Job) -> bool:
+    """Whether no voxel of the source is touched by any voxel of the output."""
+    return next(iter(job.mapping.pieces(Box.of(job.shape), job.source.shape, halo(0))), None) is None
+
+
+def _warp_tensor(tensor: Any, pull: Any, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
+    """Tensor in, tensor out, differentiable with respect to the voxels; pixels of spacing one."""
+    import torch
+
+    from daskreg.kernels.sampling import sample
+
+    pull_ndim = pull.ndim + isinstance(pull, SliceAffines)
+    spatial = min(tensor.ndim, max(pull_ndim, 2))
+    names = tuple(f"d{k}" for k in range(tensor.ndim - spatial)) + ("z", "y", "x")[3 - spatial :]
+    source = Grid(tensor.shape[tensor.ndim - spatial :])
+    out = _output_grid(source, names, pull, like, grid)
+    mapping: IndexMap = index_map(pull, out, source, names)
+    shape = tuple(tensor.shape[: tensor.ndim - spatial]) + out.shape
+    result = torch.full(shape, float(fill), dtype=tensor.dtype, device=tensor.device)
+    order_of_axes = (*mapping.carried, *mapping.sampled)
+    for piece in mapping.pieces(Box.of(shape), tuple(tensor.shape), halo(order)):
+        block = tensor[piece.read.slices].permute(order_of_axes)
+        sampled = sample(
+            block,
+            piece.read.take(mapping.sampled),
+            piece.matrix,
+            piece.out.take(mapping.sampled),
+            order=order,
+            fill=fill,
+        )
+        result[piece.out.slices] = sampled.permute(tuple(np.argsort(order_of_axes)))
+    return result

@@ -133,7 +133,7 @@ def plan(
 
     Raises: MemoryBudgetError where it cannot fit.
     """
-    client = client or current_client()
+    client = current_client() if client is None else client or None
     return _plan(_task_of(as_dataarray(array)), path, chunks, shards, levels, downsample, memory, client)
 
 
@@ -169,6 +169,7 @@ def write(
         resume: True takes an unfinished run up again; "changed" also redoes finished blocks
             whose source or transform has changed; False refuses an existing output.
         memory: limit of one process, such as "4 GiB".
+        client: to use in place of the current one; False for local threads.
         progress: show a bar, or call `progress(done, total, bytes)`.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
@@ -180,7 +181,7 @@ def write(
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
     started = time.monotonic()
-    client = client or current_client()
+    client = current_client() if client is None else client or None
     data = as_dataarray(array)
     task = _task_of(data)
     output = _safe_output(path, task.source)
@@ -406,7 +407,8 @@ def _run_levels(  # noqa: PLR0917
         kept = finished.keys() - set(stale)
         skipped += len(kept)
         changed += len(stale)
-        tally.advance(len(kept))
+        if kept:
+            tally.advance(len(kept))
         items = (
             WriteBlock(task.restrict(b.write), made.path, run_id, level.level, b.index, b.write, prints[b.index])
             for b in level.blocks()

@@ -180,7 +180,7 @@ def plan_level(level: int, task: Task, layout: Layout, *, limit: int, threads: i
     """
     budget = limit // threads
     block = _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
-    boxes, share = _representatives(layout.shape, block)
+    boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
     need = max(projected_bytes(task, box, layout.chunks) for box in boxes)
     if need > budget:
         raise MemoryBudgetError(
@@ -215,7 +215,7 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
 
 
 def _amplification(task: Task, layout: Layout, block: Shape) -> float:
-    boxes, _ = _representatives(layout.shape, block, most=64)
+    boxes, _ = _representatives(layout.shape, block, 64)
     return sum(_decoded_bytes(task, b) for b in boxes) / max(1, sum(b.size for b in boxes)) / task.source.dtype.itemsize
 
 
@@ -228,7 +228,7 @@ def _decoded_bytes(task: Task, box: Box) -> int:
     return read.size * task.source.dtype.itemsize
 
 
-def _representatives(shape: Shape, block: Shape, most: int = SAMPLED_BLOCKS) -> tuple[list[Box], float]:
+def _representatives(shape: Shape, block: Shape, most: int) -> tuple[list[Box], float]:
     """Boxes of all blocks, or evenly spread ones; and how many blocks each stands for."""
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     total = math.prod(counts)

@@ -1,0 +1,110 @@
+"""Plans: exact figures for a case worked by hand, and refusals before anything runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+
+import daskreg as dr
+from daskreg.blocks.plan import Layout, make_layout, plan_level
+from daskreg.errors import MemoryBudgetError, OptionError
+from daskreg.volumes import source_of
+from daskreg.warping import make_job
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plan") / "stack.zarr"
+    zarr.create_array(path, shape=(32, 256, 256), chunks=(8, 64, 64), dtype="u2")
+    return str(path)
+
+
+def test_a_copy_reads_each_byte_once(stack: str, tmp_path) -> None:
+    plan = dr.plan(dr.open(stack), tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1)
+    assert plan.bytes_read == plan.bytes_written == 32 * 256 * 256 * 2
+    assert plan.amplification == 1
+    assert plan.files == 4 * 4 * 4
+    assert plan.levels[0].exact
+
+
+def test_blocks_grow_to_read_less(stack: str, tmp_path) -> None:
+    turned = dr.warp(dr.open(stack), pull=dr.Affine.rotation(0.3, centre=(128, 128)))
+    plan = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1)
+    assert plan.levels[0].block_shape == (8, 256, 256)
+    assert plan.amplification <= 1.0
+    small = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1, memory="3 MiB")
+    assert small.memory <= 3 * 2**20
+    assert small.amplification > plan.amplification
+    assert small.block_count > plan.block_count
+
+
+def test_blocks_are_whole_shards_and_cover_the_output_once(stack: str, tmp_path) -> None:
+    plan = dr.plan(dr.open(stack), tmp_path / "o.zarr", chunks=(4, 32, 32), shards=(8, 96, 64), levels=1)
+    seen = np.zeros((32, 256, 256), np.uint8)
+    for block in plan.blocks():
+        assert all(a % s == 0 for a, s in zip(block.write.start, (8, 96, 64), strict=True))
+        assert all(b % s == 0 or b == n for b, s, n in zip(block.write.stop, (8, 96, 64), (32, 256, 256), strict=True))
+        seen[block.write.slices] += 1
+    assert (seen == 1).all()
+
+
+def test_fill_only_blocks_read_nothing(stack: str, tmp_path) -> None:
+    far = dr.warp(dr.open(stack), pull=dr.Affine.translation(x=192))
+    plan = dr.plan(far, tmp_path / "o.zarr", chunks=(32, 64, 64), levels=1, memory="8 MiB")
+    empty = [b for b in plan.blocks() if b.read is None]
+    assert {b.write.start[2] for b in empty} == {64, 128, 192}
+
+
+def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path) -> None:
+    volume = dr.open(stack)
+    with pytest.raises(MemoryBudgetError, match=r"raise memory= to .*chunks \(now \(32, 256, 256\)\)"):
+        dr.plan(volume, tmp_path / "o.zarr", chunks=(32, 256, 256), memory="1 MiB")
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_many_files_are_gathered_in_shards() -> None:
+    class Task:
+        dims, shape, dtype, grid = ("z", "y", "x"), (4096, 4096, 4096), np.dtype("u1"), dr.Grid((4096,) * 3)
+
+    layout = make_layout(Task(), 64, "auto")  # type: ignore[arg-type]
+    assert layout.shards is not None
+    assert layout.files <= 50_000
+    assert all(s % c == 0 for s, c in zip(layout.shards, layout.chunks, strict=True))
+
+
+def test_large_plans_are_estimated_from_a_sample(stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskreg.blocks.plan.SAMPLED_BLOCKS", 16)
+    spec = source_of(dr.open(stack))
+    job = make_job(spec, None, spec.grid)
+    level = plan_level(
+        0, job, Layout(job.dims, job.shape, job.dtype, (8, 64, 64), None), limit=2**30, threads=2, workers=1
+    )
+    assert level.block_count == 64
+    assert level.exact is False
+    assert level.bytes_read == 32 * 256 * 256 * 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunks": 0},
+        {"chunks": "big"},
+        {"chunks": (1, 2, 3, 4, 5)},
+        {"chunks": 32, "shards": 48},
+        {"levels": 0},
+        {"levels": "many"},
+        {"downsample": "max"},
+        {"memory": "a lot"},
+        {"memory": 0},
+    ],
+)
+def test_bad_options_are_named(stack: str, tmp_path, options: dict) -> None:
+    with pytest.raises(OptionError):
+        dr.plan(dr.open(stack), tmp_path / "o.zarr", **options)
+
+
+def test_a_plan_says_what_will_happen(stack: str, tmp_path) -> None:
+    text = repr(dr.plan(dr.open(stack), tmp_path / "o.zarr", chunks=64, levels=2))
+    for words in ("z 32 x y 256 x x 256", "32x256x256, 16x128x128", "reads", "memory", "limit", "files"):
+        assert words in text

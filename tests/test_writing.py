@@ -1,0 +1,344 @@
+"""`write`: the pixels, the metadata, resuming, refusing; in threads and on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+from ome_zarr_models.v05 import Image
+from scipy import ndimage as ndi
+
+import daskreg as dr
+from daskreg.blocks.ledger import Ledger
+from daskreg.errors import (
+    BlocksFailedError,
+    DaskregWarning,
+    LayoutMismatchError,
+    MemoryBudgetError,
+    OptionError,
+    OutputExistsError,
+    StorageFullError,
+    UnsafeOutputError,
+)
+from daskreg.volumes import to_dataarray
+
+SHAPE = (13, 97, 120)
+GRID = dr.Grid(SHAPE, spacing=(2.0, 0.5, 0.5), origin=(1, -3, 4), unit="um")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    rng = np.random.default_rng(4)
+    return (ndi.gaussian_filter(rng.random(SHAPE), 1) * 60_000).astype(np.uint16)
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A real cluster of two worker processes; not shared, since a current client is used by all."""
+    with dr.connect(workers=2) as client:
+        yield client
+
+
+@pytest.fixture
+def stored(tmp_path: Path, pixels: np.ndarray) -> Path:
+    path = tmp_path / "in.zarr"
+    array = zarr.create_array(path, shape=SHAPE, chunks=(4, 32, 48), dtype="u2")
+    array[:] = pixels
+    return path
+
+
+def drift(seed: int = 0, n: int = SHAPE[0]) -> dr.SliceAffines:
+    rng = np.random.default_rng(seed)
+    maps = [
+        dr.Affine.from_parameters(theta=t, tx=x, ty=y, centre=(48, 60)).matrix
+        for t, x, y in zip(rng.normal(0, 0.1, n), rng.normal(0, 4, n), rng.normal(0, 4, n), strict=True)
+    ]
+    return dr.SliceAffines(np.stack(maps))
+
+
+def read(path: Path, level: int = 0) -> np.ndarray:
+    return zarr.open_array(path / str(level), mode="r")[:]
+
+
+def test_levels_are_valid_ome_zarr_with_the_right_places(tmp_path: Path, pixels: np.ndarray) -> None:
+    written = dr.write(
+        to_dataarray(pixels, GRID), tmp_path / "a.ome.zarr", chunks=(4, 32, 32), levels=3, progress=False
+    )
+    Image.from_zarr(zarr.open_group(written.path, mode="r"))
+    np.testing.assert_array_equal(read(tmp_path / "a.ome.zarr"), pixels)
+    grid = GRID
+    for level, factors in enumerate([(1, 1, 1), (1, 2, 2), (1, 2, 2)]):
+        grid = grid.downsample(factors)
+        opened = dr.open(tmp_path / "a.ome.zarr", level=level)
+        assert dr.grid(opened).same(grid)
+        assert dr.grid(opened).unit == "micrometer"
+    means = pixels.astype(float)[:, :96].reshape(13, 48, 2, 60, 2).mean(axis=(2, 4))
+    np.testing.assert_array_equal(read(tmp_path / "a.ome.zarr", 1)[:, :48], np.rint(means))
+    np.testing.assert_array_equal(
+        read(tmp_path / "a.ome.zarr", 1)[:, 48], np.rint(pixels[:, 96].astype(float).reshape(13, 60, 2).mean(-1))
+    )
+
+
+def test_labels_stay_labels_through_the_levels(tmp_path: Path) -> None:
+    mask = np.zeros((40, 50), bool)
+    mask[5:20, 10:30] = True
+    dr.write(mask, tmp_path / "mask.zarr", levels=2, progress=False)
+    assert read(tmp_path / "mask.zarr", 1).dtype == bool
+
+
+def test_channels_and_times_are_written(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((2, 3, 5, 20, 24)).astype(np.float32)
+    written = dr.write(data, tmp_path / "tc.zarr", levels=2, progress=False)
+    assert written.shapes[1] == (2, 3, 3, 10, 12)
+    np.testing.assert_array_equal(dr.open(tmp_path / "tc.zarr").values, data)
+    Image.from_zarr(zarr.open_group(written.path, mode="r"))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_any_chunks_shards_and_blocks_are_bit_identical(tmp_path: Path, stored: Path, order: int) -> None:
+    turned = dr.Affine.from_parameters(rx=0.1, ry=-0.05, rz=0.3, tx=3, centre=(6, 48, 60))
+    for name, pull in (("slices", drift()), ("volume", turned)):
+        warped = dr.warp(dr.open(stored), pull=pull, order=order)
+        whole = dr.warp(zarr.open_array(stored, mode="r")[:], pull=pull, order=order)
+        layouts = [
+            {"chunks": (1, 97, 120)},
+            {"chunks": 17},
+            {"chunks": (4, 16, 16), "shards": (8, 64, 32)},
+            {"chunks": 32, "memory": "2 MiB"},
+        ]
+        for k, options in enumerate(layouts):
+            path = tmp_path / f"{name}{k}.zarr"
+            dr.write(warped, path, levels=1, progress=False, **options)
+            np.testing.assert_array_equal(read(path), whole)
+
+
+def test_one_and_two_workers_and_threads_agree(tmp_path: Path, stored: Path, client) -> None:
+    warped = dr.warp(dr.open(stored), pull=drift())
+    results = {}
+    for name, options in {
+        "threads": {"client": False},
+        "cluster": {"client": client},
+    }.items():
+        path = tmp_path / f"{name}.zarr"
+        written = dr.write(warped, path, chunks=(2, 32, 32), levels=2, progress=False, **options)
+        assert written.blocks == len(Ledger(path).entries())
+        results[name] = (read(path), read(path, 1))
+    for a, b in zip(results["threads"], results["cluster"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_arithmetic_and_memory_sources_go_through_their_graph(tmp_path: Path, stored: Path, client) -> None:
+    pixels = zarr.open_array(stored, mode="r")[:]
+    brighter = dr.open(stored) // 2 + 1
+    dr.write(brighter, tmp_path / "graph.zarr", chunks=32, levels=1, progress=False, client=client)
+    np.testing.assert_array_equal(read(tmp_path / "graph.zarr"), pixels // 2 + 1)
+    dr.write(
+        dr.warp(pixels, pull=drift()), tmp_path / "memory.zarr", chunks=32, levels=1, progress=False, client=client
+    )
+    np.testing.assert_array_equal(read(tmp_path / "memory.zarr"), dr.warp(pixels, pull=drift()))
+    kept = dr.open(stored).persist()
+    dr.write(kept, tmp_path / "persisted.zarr", chunks=32, levels=1, progress=False, client=client)
+    np.testing.assert_array_equal(read(tmp_path / "persisted.zarr"), pixels)
+
+
+def test_the_ledger_has_the_checksum_of_every_file(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    dr.write(dr.open(stored), path, chunks=(4, 32, 32), shards=(8, 64, 64), levels=2, progress=False)
+    recorded = {f[0]: f[1:] for e in Ledger(path).entries().values() for f in e.files}
+    on_disk = {str(p.relative_to(path)): p for p in path.rglob("*") if p.is_file() and p.name != "zarr.json"}
+    assert recorded.keys() == on_disk.keys()
+    for key, (crc, size) in recorded.items():
+        data = on_disk[key].read_bytes()
+        assert (zlib.crc32(data), len(data)) == (crc, size)
+
+
+def test_a_flipped_bit_is_not_read_as_data(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    dr.write(dr.open(stored), path, chunks=(4, 32, 32), levels=1, progress=False)
+    victim = path / "0" / "c" / "1" / "1" / "1"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 4
+    victim.write_bytes(data)
+    with pytest.raises(dr.errors.ChunkReadError):
+        dr.open(path).values  # noqa: B018
+
+
+def test_the_same_command_resumes_and_redoes_only_what_is_missing(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    warped = dr.warp(dr.open(stored), pull=drift())
+    options = {"chunks": (2, 32, 32), "levels": 2, "progress": False}
+    first = dr.write(warped, path, **options)
+    expected = read(path)
+    ledger = Ledger(path)
+    # Forget the last lines, as if the run had been killed, and leave what a kill leaves.
+    (journal,) = ledger.folder.glob("*.jsonl")
+    lines = journal.read_bytes().split(b"\n")[:-1]
+    journal.write_bytes(b"\n".join(lines[:-3]) + b"\n" + lines[-3][:40])
+    (path / "0" / "c" / "x.abc.partial").write_bytes(b"half")
+    again = dr.write(warped, path, **options)
+    assert (again.blocks, again.skipped, again.changed) == (3, first.blocks - 3, 0)
+    assert not list(path.rglob("*.partial"))
+    np.testing.assert_array_equal(read(path), expected)
+
+
+def test_a_corrected_slice_redoes_only_what_it_touches(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    options = {"chunks": (2, 97, 120), "levels": 2, "progress": False}
+    t = drift()
+    dr.write(dr.warp(dr.open(stored), pull=t), path, **options)
+    matrices = t.matrices.copy()
+    matrices[7, 0, 2] += 3
+    corrected = dr.warp(dr.open(stored), pull=dr.SliceAffines(matrices))
+    with pytest.raises(OutputExistsError, match="1 finished blocks of level 0.*resume='changed'"):
+        dr.write(corrected, path, **options)
+    written = dr.write(corrected, path, resume="changed", **options)
+    assert written.changed == written.blocks == 2  # its own block, and the one above it in the pyramid
+    np.testing.assert_array_equal(
+        read(path), dr.warp(zarr.open_array(stored, mode="r")[:], pull=corrected_pull(matrices))
+    )
+
+
+def corrected_pull(matrices: np.ndarray) -> dr.SliceAffines:
+    return dr.SliceAffines(matrices)
+
+
+def test_another_layout_is_refused(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    dr.write(dr.open(stored), path, chunks=32, levels=1, progress=False)
+    with pytest.raises(LayoutMismatchError, match="levels"):
+        dr.write(dr.open(stored), path, chunks=16, levels=1, progress=False)
+    dr.write(dr.open(stored), path, chunks=16, levels=1, progress=False, overwrite=True)
+    assert zarr.open_array(path / "0", mode="r").chunks == (13, 16, 16)
+
+
+def test_what_exists_is_kept(tmp_path: Path, stored: Path, pixels: np.ndarray) -> None:
+    other = tmp_path / "notes"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="daskreg did not make it"):
+            dr.write(pixels, other, overwrite=overwrite, progress=False)
+    assert (other / "thesis.txt").read_text() == "years of work"
+    path = tmp_path / "out.zarr"
+    dr.write(pixels, path, levels=1, progress=False)
+    with pytest.raises(OutputExistsError, match="overwrite=True replaces it"):
+        dr.write(pixels, path, levels=1, progress=False, resume=False)
+
+
+@pytest.mark.parametrize("where", ["in.zarr", "in.zarr/out.zarr", ".", "link.zarr"])
+def test_the_input_is_safe(tmp_path: Path, stored: Path, where: str) -> None:
+    (tmp_path / "link.zarr").symlink_to(stored)
+    before = sorted(p for p in stored.rglob("*"))
+    with pytest.raises(UnsafeOutputError, match=r"in\.zarr"):
+        dr.write(dr.open(stored), tmp_path / where, overwrite=True, progress=False)
+    assert sorted(p for p in stored.rglob("*")) == before
+
+
+def test_nothing_is_touched_when_it_cannot_fit(tmp_path: Path, stored: Path) -> None:
+    with pytest.raises(MemoryBudgetError):
+        dr.write(dr.open(stored), tmp_path / "out.zarr", chunks=SHAPE, memory="100 kiB", progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.zarr"]
+
+
+@pytest.mark.parametrize("options", [{"resume": "yes"}, {"version": "0.4"}, {"downsample": "median"}])
+def test_bad_options_are_named(tmp_path: Path, pixels: np.ndarray, options: dict) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        dr.write(pixels, tmp_path / "out.zarr", progress=False, **options)
+    with pytest.raises(OptionError, match="s3://"):
+        dr.write(pixels, "s3://bucket/out.zarr", progress=False)
+
+
+def test_clipped_voxels_are_counted(tmp_path: Path) -> None:
+    image = np.array([[0, 70000.0], [np.nan, 5]], np.float32)
+    with pytest.warns(DaskregWarning, match="2 voxels did not fit uint16"):
+        written = dr.write(
+            dr.warp(dr_array(image), pull=np.eye(3), dtype="uint16"), tmp_path / "o.zarr", progress=False
+        )
+    assert written.clipped == 2
+
+
+def dr_array(image: np.ndarray):
+    return to_dataarray(image, dr.Grid(image.shape))
+
+
+def test_corrupt_chunks_fail_their_blocks_and_the_rest_is_kept(tmp_path: Path, stored: Path) -> None:
+    victim = stored / "c" / "1" / "1" / "1"
+    good = victim.read_bytes()
+    victim.write_bytes(good[: len(good) // 2])
+    path = tmp_path / "out.zarr"
+    options = {"chunks": (4, 32, 48), "levels": 1, "progress": False}
+    with pytest.raises(BlocksFailedError, match=r"1 blocks .* failed(.|\n)*block \(1, 1, 1\)"):
+        dr.write(dr.open(stored), path, **options)
+    victim.write_bytes(good)
+    again = dr.write(dr.open(stored), path, **options)
+    assert again.blocks == 1
+    np.testing.assert_array_equal(read(path), read(stored, 0) if (stored / "0").exists() else dr.open(stored).values)
+
+
+def test_a_full_disk_is_said_and_finished_blocks_are_kept(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real thing, on a file system that is too small, where one can be mounted."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    try:
+        options = {"chunks": (2, 32, 32), "levels": 1, "progress": False}
+        with pytest.raises(StorageFullError, match="run the same command again to resume"):
+            dr.write(pixels, small / "out.zarr", **options)
+        kept = len(Ledger(small / "out.zarr").entries())
+        assert kept > 0
+        subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+        again = dr.write(pixels, small / "out.zarr", **options)
+        assert again.skipped == kept
+        np.testing.assert_array_equal(read(small / "out.zarr"), pixels)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_client_killed_half_way_resumes(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    script = textwrap.dedent(
+        f"""
+        import time
+        import daskreg as dr
+        def slowly(done, total, nbytes):
+            time.sleep(0.2)
+        dr.write(dr.open({str(stored)!r}), {str(path)!r}, chunks=(1, 97, 120), levels=1, progress=slowly, memory="1 MiB")
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    ledger = Ledger(path)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (ledger.exists and len(ledger.entries()) >= 3):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(ledger.entries())
+    assert 3 <= kept < SHAPE[0]
+    again = dr.write(dr.open(stored), path, chunks=(1, 97, 120), levels=1, progress=False, memory="1 MiB")
+    assert again.skipped == kept
+    np.testing.assert_array_equal(read(path), dr.open(stored).values)
+
+
+def test_progress_counts_every_block(tmp_path: Path, pixels: np.ndarray) -> None:
+    seen: list[tuple[int, int, int]] = []
+    written = dr.write(pixels, tmp_path / "o.zarr", chunks=32, levels=2, progress=lambda *a: seen.append(a))
+    assert seen[-1] == (written.blocks, written.blocks, written.bytes_written)
+    assert json.dumps([s[0] for s in seen if s[0]]) == json.dumps(list(range(1, written.blocks + 1)))

@@ -1,0 +1,125 @@
+"""Which device and how many threads, decided where the work runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from daskreg.errors import NoWorkersError, OptionError
+
+# What each library reads when it is loaded. ZARR_... is the size of zarr's own pool of threads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLOSC_NTHREADS",
+)
+ZARR_VARIABLE = "ZARR_THREADING__MAX_WORKERS"
+
+
+def resolve(device: str = "auto") -> str:
+    """The device to use in this process: "cpu" or "cuda:<i>".
+
+    "auto" is the first GPU that torch can use, else the CPU. Call it on the worker that
+    does the work. torch is imported only where an NVIDIA driver is present and a GPU may
+    be meant.
+
+    Raises:
+        OptionError: not one of "auto", "cpu", "cuda", "cuda:<i>".
+        NoWorkersError: a GPU was asked for that this machine lacks.
+    """
+    name = str(device)
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if name == "cpu":
+        return "cpu"
+    if name != "auto" and match is None:
+        raise OptionError(f"device {name!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>'")
+    count = count_gpus()
+    if match is None:
+        return "cuda:0" if count else "cpu"
+    index = int(match[1] or 0)
+    if index >= count:
+        raise NoWorkersError(
+            f"device {name!r} was asked for and torch sees {count} GPUs on {platform.node()}; "
+            "use device='auto' or 'cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def count_gpus() -> int:
+    """GPUs that torch can use in this process; 0 without importing torch where no driver is."""
+    if not (Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def cores() -> int:
+    """CPU cores this process may use: affinity, cgroup limits and SLURM's share."""
+    from dask.system import cpu_count
+
+    count = int(cpu_count())
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(count, int(share)) if share.isdigit() else count)
+
+
+def library_threads() -> int:
+    """Threads that torch, numba or a codec may use in the calling task.
+
+    A worker's own threads times these never exceed its cores.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return min(int(given), cores())
+    return max(1, cores() // _tasks_at_once())
+
+
+@contextmanager
+def limit_threads(count: int | None = None) -> Iterator[int]:
+    """Hold torch and numba, where they are loaded, to `count` threads in the calling thread.
+
+    torch keeps one number for each thread, so it has to be set where the work runs.
+    """
+    wanted = count or library_threads()
+    torch, numba = sys.modules.get("torch"), sys.modules.get("numba")
+    before = torch.get_num_threads() if torch else 0
+    before_numba = numba.get_num_threads() if numba else 0
+    if torch:
+        torch.set_num_threads(wanted)
+    if numba:
+        numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield wanted
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+        if numba:
+            numba.set_num_threads(before_numba)
+
+
+def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:
+    """Environment of a worker of `threads` tasks at once on `cores_per_worker` cores."""
+    each = str(max(1, cores_per_worker // threads))
+    return dict.fromkeys(THREAD_VARIABLES, each) | {ZARR_VARIABLE: str(max(1, cores_per_worker))}
+
+
+def _tasks_at_once() -> int:
+    """Tasks that run side by side in this process: the threads of a Dask worker, else 1."""
+    if "distributed.worker" not in sys.modules:
+        return 1
+    from distributed import get_worker
+
+    try:
+        return int(get_worker().state.nthreads)
+    except ValueError:  # not in a task
+        return 1

@@ -1,0 +1,51 @@
+"""Workers as SLURM jobs, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+from daskreg.cluster.config import SlurmConfig, seconds
+from daskreg.cluster.device import thread_environment
+from daskreg.cluster.network import dashboard_options, in_files, network_options
+from daskreg.errors import MissingExtraError
+
+
+def slurm_cluster(config: SlurmConfig) -> Any:
+    """The `dask_jobqueue.SLURMCluster` of a config, with no job submitted yet."""
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise MissingExtraError("dask-jobqueue", "cluster") from error
+    environment = thread_environment(1, max(1, config.cores // config.workers_per_job))
+    environment["DASK_DISTRIBUTED__COMM__RETRY__COUNT"] = "3"
+    # Workers leave before SLURM ends their job, so that their blocks move on in time.
+    lifetime = max(60, seconds(config.walltime) - 300)
+    security, folder = network_options(config).get("security"), None
+    if config.tls == "temporary":
+        folder = tempfile.mkdtemp(prefix=".daskreg-tls-", dir=config.shared or ".")
+        security = in_files(security, Path(folder).resolve())
+    cluster = SLURMCluster(
+        cores=config.workers_per_job,
+        job_cpu=config.cores,
+        processes=config.workers_per_job,
+        memory=config.memory,
+        walltime=config.walltime,
+        account=config.account,
+        queue=config.partition,
+        python=config.python,
+        local_directory=config.scratch,
+        log_directory=config.logs,
+        interface=config.interface,
+        security=security,
+        job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directives],
+        job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
+        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"],
+        scheduler_options=dashboard_options(config),
+    )
+    if folder:
+        weakref.finalize(cluster, shutil.rmtree, folder, ignore_errors=True)
+    return cluster

@@ -1,0 +1,100 @@
+"""Cluster files: what they may say, and what is refused in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daskreg.cluster.config import AddressConfig, LocalConfig, SlurmConfig, Tls, build, read_config, seconds
+from daskreg.errors import InputError, OptionError
+
+SHIPPED = Path(__file__).parents[2] / "cluster"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_local_file_states_the_defaults() -> None:
+    assert read_config(SHIPPED / "local.yaml") == LocalConfig()
+
+
+def test_the_shipped_slurm_file_is_read() -> None:
+    config = read_config(SHIPPED / "slurm.yaml")
+    assert isinstance(config, SlurmConfig)
+    assert (config.cores, config.workers_per_job, config.tls) == (16, 16, "temporary")
+    assert config.walltime == "02:00:00"
+
+
+def test_lists_become_tuples_and_tls_a_class(tmp_path: Path) -> None:
+    config = read_config(
+        write(
+            tmp_path,
+            "kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: '10'\ninterface: eth0\nprologue: [module load python]\n"
+            "tls: {ca_file: a, cert: b, key: c}\n",
+        )
+    )
+    assert isinstance(config, SlurmConfig)
+    assert config.prologue == ("module load python",)
+    assert config.tls == Tls("a", "b", "c")
+
+
+def test_an_address_may_need_certificates(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, "kind: address\naddress: tls://host:8786\n"))
+    assert config == AddressConfig(address="tls://host:8786")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no keys"),
+        ("- 1", "holds no keys"),
+        ("kind: [", "is not YAML"),
+        ("workers: 2", "kind: None is not one of local, slurm, address"),
+        ("kind: local\nworkerz: 2", "unknown key workerz; known are interface"),
+        ("kind: local\nworkers: two", "workers: 'two' is not of type int"),
+        ("kind: local\nworkers: true", "workers: True is not of type int"),
+        ("kind: local\nworkers: 0", "workers: 0 must be at least 1"),
+        ("kind: local\nmemory: 4", "put it in quotes"),
+        ("kind: local\ndevice: tpu", "device: 'tpu' is not one of"),
+        ("kind: local\ninterface: eth0", "add tls:"),
+        ("kind: local\ntls: yes please", "neither 'temporary'"),
+        ("kind: local\ntls: {ca_file: a}", "missing key cert, key"),
+        ("kind: slurm\ncores: 4", "missing key memory, walltime"),
+        (
+            "kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: 12:00:00\ninterface: eth0\ninsecure: true",
+            "put it in quotes",
+        ),
+        ("kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: soon\ninterface: eth0\ninsecure: true", "walltime: 'soon'"),
+        ("kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: '10'", "interface: name the network"),
+        ("kind: address", "either address: or scheduler_file:"),
+        ("kind: local\nworkers: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_config(write(tmp_path, text))
+    assert words in str(caught.value)
+    assert "cluster.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere.yaml: No such file"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_build_names_unknown_keys_that_are_not_text() -> None:
+    with pytest.raises(OptionError, match="unknown key 1"):
+        build(AddressConfig, {1: "x"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("walltime", "expected"),
+    [("10", 600), ("10:30", 630), ("02:00:00", 7200), ("1-12", 129600), ("1-12:30", 131400), ("2-00:00:05", 172805)],
+)
+def test_walltimes_are_slurms(walltime: str, expected: int) -> None:
+    assert seconds(walltime) == expected

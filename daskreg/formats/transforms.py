@@ -14,18 +14,22 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from daskreg.errors import InputError, InvalidTransformError, OptionError
+from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, SliceAffines, Transform
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
 VERSION = 1
 SIZE_CAP = 256 * 2**20
+
+_READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix parameter files"
 
 _TYPES: dict[str, type[Affine] | type[SliceAffines]] = {"affine": Affine, "slice-affines": SliceAffines}
 
@@ -43,16 +47,49 @@ def save(transform: Transform, path: str | PathLike[str]) -> None:
     if suffix == ".json":
         write_json({"schema": SCHEMA, "version": VERSION, "transform": transform.to_dict()}, target)
         return
-    raise OptionError(f"{target.name}: transforms are saved as .json")
+    if suffix not in (".tfm", ".txt", ".h5"):
+        raise OptionError(f"{target.name}: transforms are saved as .json, or for ITK as .tfm, .txt or .h5")
+    if not isinstance(transform, Affine):
+        raise OptionError(f"{target.name}: an ITK file holds one map, not a map for each slice: save as .json")
+    if suffix == ".h5":
+        with _partial(target) as partial:
+            itk.write_hdf5(transform, partial)
+    else:
+        write_text(itk.write_text(transform), target)
 
 
 def load(path: str | PathLike[str]) -> Affine | SliceAffines:
-    """Read a transform file, told by its content: daskreg JSON (also of a fit).
+    """Read a transform file, told by its content: JSON (also of a fit), ITK text or HDF5, elastix.
+
+    Maps of other tools come as that tool's pull, `moving_from_fixed`, in array order and
+    without a unit.
 
     Raises: InputError where there is no such file or it is larger than any transform;
-        InvalidTransformError where it holds no affine map that can be read.
+        InvalidTransformError where it holds no affine map that can be read;
+        MissingExtraError for HDF5 without h5py.
     """
-    return transform_from_file(read_json(path), str(path))
+    return _load(Path(path), ())
+
+
+def _load(path: Path, seen: tuple[Path, ...]) -> Affine | SliceAffines:
+    """`seen` are the files that led here, by elastix's links."""
+    here = path.resolve()
+    if here in seen:
+        raise InvalidTransformError(f"{path} builds on itself")
+    content = read_bytes(path)
+    if content.startswith(b"\x89HDF\r\n"):
+        return itk.read_hdf5(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}") from error
+    if text.startswith("#Insight Transform File"):
+        return itk.read_text(text, str(path))
+    if elastix.looks_like(text):
+        return elastix.read(text, path, lambda linked: _load(linked, (*seen, here)))
+    if text.lstrip().startswith("{"):
+        return transform_from_file(_parsed(text, path), str(path))
+    raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}")
 
 
 def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffines:
@@ -68,7 +105,7 @@ def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffi
 def transform_from_dict(data: Any, name: str = "the entry") -> Affine | SliceAffines:
     """What `transform.to_dict()` wrote."""
     kind = data.get("type") if isinstance(data, Mapping) else None
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(_TYPES)}")
     try:
         return _TYPES[kind].from_dict(data)
@@ -88,7 +125,10 @@ def read_json(path: str | PathLike[str]) -> Any:
 
     Raises: InputError where there is no file, it is too large, or it is not JSON.
     """
-    text = read_bytes(path)
+    return _parsed(read_bytes(path), path)
+
+
+def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -97,13 +137,18 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 def write_text(text: str, path: str | PathLike[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    target = Path(path)
+    with _partial(Path(path)) as partial, partial.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to, which takes its place in the end."""
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

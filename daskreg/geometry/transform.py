@@ -90,6 +90,13 @@ def _which(bad: NDArray[np.bool_]) -> str:
     return "the matrix" if len(bad) == 1 else f"matrix {int(np.flatnonzero(bad)[0])} of {len(bad)}"
 
 
+def reversed_axes(matrices: Floats) -> Floats:
+    """(..., D+1, D+1) matrices between array order (z, y, x) and x, y, z, either way."""
+    ndim = matrices.shape[-1] - 1
+    order = [*range(ndim - 1, -1, -1), ndim]
+    return np.ascontiguousarray(matrices[..., order, :][..., order])
+
+
 def checked_axes(axes: Any, ndim: int) -> tuple[str, ...] | None:
     """Axis names, as many as there are dimensions, or None."""
     if axes is None:

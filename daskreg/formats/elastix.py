@@ -1,0 +1,104 @@
+"""elastix parameter files, `TransformParameters.0.txt`: lines of `(Name value value)`.
+
+elastix maps points of the fixed image to the moving image, in world x, y, z, like ITK. A
+file names the one that was applied before it, so that a run of several stages is a chain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from daskreg.errors import InvalidTransformError
+from daskreg.formats.itk import to_matrix
+from daskreg.geometry import Affine, SliceAffines
+from daskreg.geometry.transform import reversed_axes
+
+Fields = dict[str, list[str]]
+
+_LINE = re.compile(r"^\(\s*(\S+)\s+(.*?)\s*\)\s*(?://.*)?$")
+_VALUE = re.compile(r'"([^"]*)"|(\S+)')
+
+# ITK's name of each type, and the numbers of parameters by which the dimension is told.
+_TYPES = {
+    "TranslationTransform": ({2: "TranslationTransform", 3: "TranslationTransform"}, {2: 2, 3: 3}),
+    "EulerTransform": ({2: "Euler2DTransform", 3: "Euler3DTransform"}, {3: 2, 6: 3}),
+    "SimilarityTransform": ({2: "Similarity2DTransform", 3: "Similarity3DTransform"}, {4: 2, 7: 3}),
+    "AffineTransform": ({2: "AffineTransform", 3: "AffineTransform"}, {6: 2, 12: 3}),
+}
+
+
+def looks_like(text: str) -> bool:
+    """Whether a text is an elastix parameter file with a transform."""
+    return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
+
+
+def read(text: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
+    """The map of a parameter file and of those it builds on.
+
+    Args:
+        path: of the file; others that it names are looked for beside it.
+        load_linked: reads such a file.
+    """
+    fields = _fields(text)
+    if fields["Transform"] == ["File"]:
+        own = _linked(_one(fields, "TransformFileName", ""), path, load_linked)
+    else:
+        own = _own(fields, path)
+    initial = _one(fields, "InitialTransformParameterFileName", "") or _one(
+        fields, "InitialTransformParametersFileName", "NoInitialTransform"
+    )
+    if initial == "NoInitialTransform":
+        return own
+    first = _linked(initial, path, load_linked)
+    if _one(fields, "HowToCombineTransforms", "Compose") == "Add":  # T(x) = T0(x) + T1(x) - x
+        return Affine(first.matrix + own.matrix - np.eye(own.ndim + 1))
+    return own @ first
+
+
+def _own(fields: Fields, path: Path) -> Affine:
+    kind = _one(fields, "Transform", "")
+    if kind not in _TYPES:
+        raise InvalidTransformError(f"{path}: {kind} is not an affine map that daskreg reads: {', '.join(_TYPES)}")
+    if _one(fields, "UseBinaryFormatForTransformationParameters", "false") == "true":
+        raise InvalidTransformError(f"{path}: its parameters are in a binary file; write them as text")
+    names, sizes = _TYPES[kind]
+    try:
+        parameters = [float(v) for v in fields.get("TransformParameters", [])]
+        centre = [float(v) for v in fields.get("CenterOfRotationPoint", [])]
+        direction = [float(v) for v in fields.get("Direction", [])]
+    except ValueError as error:
+        raise InvalidTransformError(f"{path}: {error}") from error
+    ndim = sizes.get(len(parameters))
+    if ndim is None:
+        raise InvalidTransformError(f"{path}: {kind} does not have {len(parameters)} parameters")
+    turned = direction and not np.array_equal(direction, np.eye(ndim).ravel())
+    if turned and _one(fields, "UseDirectionCosines", "true") == "false":
+        raise InvalidTransformError(
+            f"{path}: it ignores the image's direction (UseDirectionCosines false), so it is not a map of the world"
+        )
+    zyx = [1.0] if _one(fields, "ComputeZYX", "false") == "true" else []
+    fixed = [*(centre or [0.0] * ndim), *zyx]
+    return Affine(reversed_axes(to_matrix(names[ndim], parameters, fixed, ndim)))
+
+
+def _linked(name: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
+    """A file named in another: as it stands, or, where a run was moved, beside it."""
+    places = [path.parent / name, path.parent / Path(name.replace("\\", "/")).name]
+    found = load_linked(next((p for p in places if p.is_file()), places[0]))
+    if not isinstance(found, Affine):
+        raise InvalidTransformError(f"{name} is not one affine map")
+    return found
+
+
+def _fields(text: str) -> Fields:
+    matches = (_LINE.match(line.strip()) for line in text.splitlines())
+    return {m[1]: [quoted or bare for quoted, bare in _VALUE.findall(m[2])] for m in matches if m}
+
+
+def _one(fields: Fields, key: str, default: str) -> str:
+    values = fields.get(key, [])
+    return values[0] if values else default

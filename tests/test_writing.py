@@ -254,8 +254,8 @@ def test_bad_options_are_named(tmp_path: Path, pixels: np.ndarray, options: dict
 
 def test_clipped_voxels_are_counted(tmp_path: Path) -> None:
     image = np.array([[0, 70000.0], [np.nan, 5]], np.float32)
+    cast = dr.warp(to_dataarray(image, dr.Grid(image.shape)), pull=np.eye(3), dtype="uint16")
     with pytest.warns(DaskregWarning, match="2 voxels did not fit uint16"):
-        cast = dr.warp(to_dataarray(image, dr.Grid(image.shape)), pull=np.eye(3), dtype="uint16")
         written = dr.write(cast, tmp_path / "o.zarr", progress=False)
     assert written.clipped == 2
 

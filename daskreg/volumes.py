@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,11 +15,15 @@ import xarray as xr
 import zarr
 from dask.base import tokenize
 
-from daskreg.errors import EmptyArrayError, GridError, NotAVolumeError, ShapeMismatchError
+from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
-from daskreg.sources import Source, read_block, recall, remember
+from daskreg.sources import Source, cf, read_block, recall, remember
+from daskreg.sources.chunking import auto_block, given_block
 from daskreg.sources.coordinates import coordinates, default_dims, direction_attrs, grid_from, split_dims
+from daskreg.sources.describe import describe
 from daskreg.sources.dtypes import image_dtype
+from daskreg.sources.found import Coord, Found, Wish, check_shape
+from daskreg.sources.source import IN_MEMORY
 
 
 def grid(array: Any) -> Grid:
@@ -107,13 +112,17 @@ def source_of(array: Any) -> Source:
     through its dask graph: slower, never wrong.
     """
     value = as_dataarray(array)
-    where = grid(value)
+    return _source_at(value, grid(value))
+
+
+def _source_at(value: xr.DataArray, where: Grid) -> Source:
+    """The source of what `as_dataarray` gave, on a grid that is known already."""
     dims = tuple(str(d) for d in value.dims)
     data = value.data
     if isinstance(data, da.Array):
         spec = recall(data.name)
         if isinstance(spec, Source) and (spec.shape, spec.dtype) == (data.shape, data.dtype):
-            return replace(spec, dims=dims, grid=where)
+            return spec if (spec.dims, spec.grid) == (dims, where) else replace(spec, dims=dims, grid=where)
         kind, chunks = "dask", tuple(map(int, data.chunksize))
     else:
         kind, data = "array", np.asarray(data)
@@ -121,37 +130,104 @@ def source_of(array: Any) -> Source:
     return Source(kind, _called(value), data, (), dims, data.shape, image_dtype(data.dtype), chunks, where)
 
 
-def open(source: Any) -> xr.DataArray:
-    """Any source as a lazy, dask-backed DataArray with physical coordinates."""
-    if isinstance(source, str | PathLike):
-        handle = zarr.open_array(source, mode="r")
-        dims = default_dims(handle.ndim)
-        lead, space = split_dims(dims)
-        spec = Source(
-            "zarr",
-            str(source),
-            None,
-            (),
-            dims,
-            handle.shape,
-            image_dtype(handle.dtype),
-            handle.chunks,
-            Grid(handle.shape[len(lead) :], axes=space),
-        )
-        return to_dataarray(_lazy(spec, spec.chunks), spec.grid, lead=lead)
-    value = as_dataarray(source)
-    return value.chunk() if value.chunks is None else value
+def open(
+    source: Any,
+    *,
+    level: int = 0,
+    channel: int | str | None = None,
+    time: int | None = None,
+    spacing: float | Sequence[float] | Mapping[str, float] | None = None,
+    unit: str | None = None,
+    chunks: Any = "auto",
+    recentre: bool = False,
+) -> xr.DataArray:
+    """Any source as a lazy, dask-backed DataArray with physical coordinates.
+
+    Dims are z, y, x (y, x in 2D), with t and c in front where they exist; coordinates are
+    voxel centres with `attrs["units"]` on each. Only metadata is read. Without a stated
+    spacing, voxels are 1 "pixel" apart and the first is at 0.
+
+    Args:
+        source: a path or URL of Zarr v2 or v3 (an array, OME-Zarr, xarray's layout; also an array
+            inside a store, `store.zarr/group/array`, or in a zip file), a TIFF file; or a NumPy,
+            dask or Zarr array, a DataArray, a Dataset with one variable.
+        level: of a pyramid; 0 is the finest, -1 the coarsest.
+        channel: number, or name, of the one to take; None keeps all.
+        time: number of the one to take; None keeps all.
+        spacing: of the voxels handed out, instead of what the file states: one number, one for
+            each spatial dim in array order, or a mapping by dim. The origin stays where it
+            is in voxels.
+        unit: of space, instead of what the file states.
+        chunks: of the dask array: "auto" is whole stored chunks or shards, 64 to 128 MiB together.
+        recentre: take OME-Zarr levels that state no translation as means of blocks, whose first
+            voxel lies (f - 1) / 2 voxels of level 0 inside.
+
+    Raises: NotAVolumeError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
+        GridError, UnitError, ChannelError, OptionError, MissingExtraError.
+    """
+    wish = Wish(level, recentre, spacing, unit)
+    if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
+        return _to_lazy(describe(source, wish).choose(channel, time), chunks)
+    if level != 0:
+        raise OptionError(f"level={level} was asked for, but an array in memory has no levels")
+    array = as_dataarray(source)
+    opened = _to_lazy(_found_in(array, wish).choose(channel, time), chunks)
+    aside = {k: v for k, v in array.coords.items() if k not in opened.coords and set(v.dims) <= set(opened.dims)}
+    return opened.assign_coords(aside)
+
+
+def _found_in(array: xr.DataArray, wish: Wish) -> Found:
+    """An array in memory (or lazy), as the readers describe what is stored."""
+    what = _called(array)
+    dims = [str(d) for d in array.dims]
+    lead, space = split_dims(dims)
+    coords: dict[str, Coord] = {d: (array.coords[d].values, array.coords[d].attrs) for d in dims if d in array.coords}
+    where = cf.grid(space, array.shape[len(lead) :], coords, array.attrs, wish=wish, where=what)
+    name = None if array.name is None else str(array.name)
+    return Found(_source_at(array, where), name, array.attrs, {d: coords[d] for d in lead if d in coords})
+
+
+def _to_lazy(found: Found, chunks: Any) -> xr.DataArray:
+    source = found.source
+    automatic = isinstance(chunks, str) and chunks == "auto"
+    if source.kind in IN_MEMORY:
+        data = _lazy_in_memory(source)
+        if not automatic:
+            data = data.rechunk(given_block(chunks, source.dims, source.shape, [int(c) for c in data.chunksize]))
+    else:
+        unit = found.unit_block or source.chunks
+        auto = auto_block(source.shape, unit, source.dtype.itemsize, len(source.lead))
+        data = _lazy(source, given_block(chunks, source.dims, source.shape, auto))
+    return to_dataarray(
+        data, source.grid, lead=source.lead, lead_coords=found.lead_coords, name=found.name, attrs=found.attrs
+    )
 
 
 def _lazy(source: Source, step: tuple[int, ...]) -> da.Array:
     """One blockwise layer that reads blocks of `step` voxels; remembered under its name."""
     chunks = tuple((c,) * (n // c) + ((n % c,) if n % c else ()) for n, c in zip(source.shape, step, strict=True))
-    name = f"daskreg-open-{tokenize(source.fingerprint(), step)}"
+    # An array in memory gets a random name: hashing the values would read them all.
+    token = tokenize(source.fingerprint(), step) if source.array is None else uuid.uuid4().hex
+    name = f"daskreg-open-{token}"
+    known = recall(name)
+    if isinstance(known, Source) and known == source:
+        source = known  # so that the entry lives as long as either array does
     meta = np.empty((0,) * source.ndim, source.dtype)
     array: da.Array = da.map_blocks(
         partial(read_block, source, step), chunks=chunks, meta=meta, dtype=source.dtype, name=name
     )
     remember(name, source)
+    return array
+
+
+def _lazy_in_memory(source: Source) -> da.Array:
+    """A dask array over NumPy in pieces (so that a task carries its piece only); dask stays as it is."""
+    data = source.view()
+    if source.kind == "dask":
+        return cast(da.Array, data)
+    step = auto_block(source.shape, (1,) * source.ndim, source.dtype.itemsize)
+    array: da.Array = da.from_array(data, chunks=step, name=f"daskreg-open-{uuid.uuid4().hex}")
+    remember(array.name, source, keeper=array.dask.layers[array.name])
     return array
 
 
@@ -166,13 +242,10 @@ def _only_variable(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def _check_shape(dims: Sequence[Any], shape: Sequence[int], what: str) -> None:
-    if not shape:
-        raise NotAVolumeError(f"{what} is a single number, without axes")
-    if len({str(d) for d in dims}) != len(dims):
-        raise GridError(f"{what} has dims {tuple(dims)}; each needs a name of its own")
-    for dim, n in zip(dims, shape, strict=True):
-        if n == 0:
-            raise EmptyArrayError(f"axis {dim} of {what} has length 0")
+    names = [str(d) for d in dims]
+    if len(set(names)) != len(names):
+        raise GridError(f"{what} has dims {tuple(names)}; each needs a name of its own")
+    check_shape(names, shape, what)
 
 
 def _called(array: xr.DataArray) -> str:

@@ -97,21 +97,24 @@ def grid_from(
     unit = reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, units)
     signs, origin = np.sign(steps), np.asarray(starts)
     turn = np.diag(signs)
-    if direction is not None:
-        own = _own_direction(direction, names, what)
+    own = _own_direction(direction, names, what)
+    if own is not None:
         origin, turn = own @ origin, own * signs
     return Grid(shape, np.abs(steps), origin, turn, unit, names)
 
 
-def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats:
+def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats | None:
+    """The attribute "direction" as a matrix; None where something else goes by that name."""
     try:
         matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        matrix = np.empty(0)
+        return None
+    if matrix.ndim != 2:
+        return None
     if matrix.shape != (len(names), len(names)):
         raise GridError(
-            f"{what} has dims {tuple(names)} but a direction of shape {matrix.shape}: an oblique volume cannot lose "
-            f"a dimension; keep it with a slice of length 1, or drop attrs['direction']"
+            f"{what} has the spatial dims {tuple(names)} but a direction of shape {matrix.shape}: an oblique volume "
+            f"cannot lose a dimension; keep it with a slice of length 1, or drop attrs['direction']"
         )
     return matrix
 

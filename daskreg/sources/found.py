@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
+import numpy as np
+
+from daskreg.errors import ChannelError, EmptyArrayError, InvalidSpacingError, NotAVolumeError
+from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
+from daskreg.sources.coordinates import CHANNELS, TIMES
 from daskreg.sources.source import Source
 
 # Coordinates of one axis: values, attributes.
@@ -18,18 +24,122 @@ class Wish:
 
     level: int = 0
     recentre: bool = False
+    spacing: Any = None
+    unit: str | None = None
+
+    def spacings(self, names: Sequence[str]) -> dict[str, float]:
+        """The spacing asked for, by axis; empty where none was.
+
+        Raises: InvalidSpacingError for a wrong number of values or an axis that is not there.
+        """
+        if self.spacing is None:
+            return {}
+        if isinstance(self.spacing, Mapping):
+            unknown = [str(k) for k in self.spacing if k not in names]
+            if unknown:
+                raise InvalidSpacingError(f"spacing names {', '.join(unknown)}, but the axes are {', '.join(names)}")
+            return {str(k): float(v) for k, v in self.spacing.items()}
+        values = np.asarray(self.spacing, dtype=np.float64)
+        if values.ndim and values.shape != (len(names),):
+            raise InvalidSpacingError(
+                f"spacing needs one number or {len(names)} ({', '.join(names)}), not {self.spacing}"
+            )
+        return dict(zip(names, np.broadcast_to(values, len(names)).tolist(), strict=True))
+
+    def common(self, units: Iterable[str | None], what: str) -> str:
+        """The one unit of the axes, or the one asked for.
+
+        Raises: UnitError where they differ.
+        """
+        if self.unit is not None:
+            return canonical_unit(self.unit)
+        names = [canonical_unit(u) for u in units]
+        return reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, names)
+
+    def apply(self, grid: Grid) -> Grid:
+        """The grid with the spacing and unit asked for; its origin keeps its place in voxels."""
+        given = self.spacings(grid.names)
+        unit = grid.unit if self.unit is None else canonical_unit(self.unit)
+        if not given:
+            return grid if unit == grid.unit else replace_grid(grid, unit=unit)
+        spacing = np.asarray([given.get(n, s) for n, s in zip(grid.names, grid.spacing, strict=True)])
+        d = grid.direction_matrix
+        offset = (d.T @ np.asarray(grid.origin)) / np.asarray(grid.spacing)
+        wanted = replace_grid(grid, spacing=spacing, unit=unit)
+        return replace_grid(wanted, origin=d @ (offset * spacing))
 
 
 @dataclass(frozen=True)
 class Found:
     """A source with its name, attributes and the coordinates of its lead dims.
 
-    `blocks` is the size, along the source's dims, of what is best read as a whole: the
-    stored chunk, or the shard.
+    `unit_block` is the size, along the source's dims, of what is best read as a whole: the
+    stored chunk, or the shard; () where blocks are given (in memory).
     """
 
     source: Source
     name: str | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     lead_coords: Mapping[str, Coord] = field(default_factory=dict)
-    blocks: tuple[int, ...] = ()
+    unit_block: tuple[int, ...] = ()
+
+    def choose(self, channel: int | str | None, time: int | None) -> Found:
+        """At one channel and one time, whose dims are dropped; None keeps them.
+
+        Raises: ChannelError for one that is not there, naming those that are.
+        """
+        found = self
+        for what, value, names in (("channel", channel, CHANNELS), ("time", time, TIMES)):
+            if value is not None:
+                dim = next((d for d in found.source.lead if d.lower() in names), None)
+                if dim is None:
+                    raise ChannelError(f"{what}={value!r} was asked for, but the dims are {found.source.dims}")
+                found = found._at(dim, found._number(dim, value, what))
+        return found
+
+    def _at(self, dim: str, index: int) -> Found:
+        at = self.source.dims.index(dim)
+        return replace(
+            self,
+            source=self.source.pick(dim, index),
+            lead_coords={k: v for k, v in self.lead_coords.items() if k != dim},
+            unit_block=self.unit_block[:at] + self.unit_block[at + 1 :],
+        )
+
+    def _number(self, dim: str, value: int | str, what: str) -> int:
+        count = self.source.shape[self.source.dims.index(dim)]
+        labels = [str(v) for v in np.asarray(self.lead_coords[dim][0])] if dim in self.lead_coords else []
+        if isinstance(value, str):
+            if labels.count(value) == 1:
+                return labels.index(value)
+            problem = "is there more than once" if value in labels else "is not there"
+            raise ChannelError(f"{what} {value!r} {problem}; there are {', '.join(labels) or f'{count} without names'}")
+        if not -count <= value < count:
+            raise ChannelError(f"{what} {value} is not there; axis {dim} has {count}, numbered from 0")
+        return int(value) % count
+
+
+def replace_grid(grid: Grid, *, spacing: Any = None, origin: Any = None, unit: str | None = None) -> Grid:
+    """A grid with some of its fields exchanged."""
+    return Grid(
+        grid.shape,
+        grid.spacing if spacing is None else spacing,
+        grid.origin if origin is None else origin,
+        grid.direction,
+        unit or grid.unit,
+        grid.names,
+    )
+
+
+def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
+    """Refuse arrays without axes, and axes of length zero."""
+    if not shape:
+        raise NotAVolumeError(f"{what} is a single number, without axes")
+    for dim, n in zip(dims, shape, strict=True):
+        if n == 0:
+            raise EmptyArrayError(f"axis {dim} of {what} has length 0")
+
+
+def ordered(dims: Sequence[str], values: Sequence[Any], wanted: Sequence[str]) -> tuple[Any, ...]:
+    """Values that belong to `dims`, in the order of `wanted`."""
+    return tuple(values[list(dims).index(d)] for d in wanted)

@@ -11,7 +11,7 @@ from typing import Any
 
 # One module for each kind of stored source. It has `open_handle(path) -> handle` and
 # `read(handle, index, source) -> array`.
-READERS = {"zarr": "daskreg.sources.zarr_reader", "tiff": "daskreg.sources.tiff_reader"}
+READERS = {"zarr": "daskreg.sources.zarr_read", "tiff": "daskreg.sources.tiff"}
 
 MAX_OPEN = 32
 

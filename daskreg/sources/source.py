@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import optimize, tokenize
 from numpy.typing import NDArray
 
-from daskreg.errors import ShapeMismatchError
+from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid
 from daskreg.sources.handles import opened, reader_of
 from daskreg.sources.redact import redact
 
 IN_MEMORY = ("array", "dask")
+
+# How the path of a Zarr array in a MemoryStore starts.
+MEMORY = "memory::"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,6 +77,12 @@ class Source:
         shape = tuple(shape[k] for k in self.order) if self.order else shape
         return Box.of(shape).shift(self.start)
 
+    @property
+    def location(self) -> str | None:
+        """The local file or folder that is read, as far as that is known; None for memory and URLs."""
+        outer = self.path.partition("::/")[0]
+        return outer if self.kind != "array" and os.path.isabs(outer) else None
+
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of `box`, which is in absolute indices along `dims`.
 
@@ -87,7 +99,9 @@ class Source:
         elif self.kind == "array":
             block = self.array[index]
         else:
-            block = reader_of(self.kind).read(opened(self.kind, self.path, self.array, self.stamp), index, self)
+            handle = opened(self.kind, self.path, self.array, self.stamp)
+            self._check(handle)
+            block = reader_of(self.kind).read(handle, index, self)
         block = np.asarray(block)
         return (block.transpose(self.order) if self.order else block).astype(self.dtype, copy=False)
 
@@ -99,12 +113,18 @@ class Source:
         if self.kind not in IN_MEMORY:
             return self
         box = box & self.held
+        cut = self._cut(box)
+        return replace(
+            self, array=_culled(cut) if self.kind == "dask" else cut, start=box.start, selection=(), order=()
+        )
+
+    def view(self) -> Any:
+        """The array in memory along `dims`, not copied: NumPy, or dask for kind "dask"."""
+        return self._cut(self.held)
+
+    def _cut(self, box: Box) -> Any:
         cut = self.array[self._index(box)]
-        if self.order:
-            cut = cut.transpose(self.order)
-        if self.kind == "dask":
-            cut = _culled(cut)
-        return replace(self, array=cut, start=box.start, selection=(), order=())
+        return cut.transpose(self.order) if self.order else cut
 
     def pick(self, dim: str, index: int) -> Source:
         """The same source at one index of the lead dim `dim`, which is dropped."""
@@ -131,16 +151,16 @@ class Source:
     def fingerprint(self) -> str:
         """A short hash that changes when the voxels' identity does.
 
-        Stored arrays: path, metadata and time of change. NumPy arrays: their values.
-        Dask arrays: their name.
+        Stored arrays: path, metadata and time of change. NumPy arrays, and Zarr arrays in
+        memory: their values. Dask arrays: their name.
         """
-        digest = hashlib.sha256(repr((*self._plain, redact(self.path), self.stamp)).encode())
-        if self.kind == "array":
-            from dask.base import tokenize
-
-            digest.update(str(tokenize(self.array)).encode())
-        elif self.array is not None:
-            digest.update(str(getattr(self.array, "name", id(self.array))).encode())
+        g = self.grid  # its repr is rounded
+        exact = (g.shape, g.spacing, g.origin, g.direction, g.unit, g.names)
+        digest = hashlib.sha256(repr((*self._plain, exact, redact(self.path), self.stamp)).encode())
+        if self.kind == "dask":
+            digest.update(str(self.array.name).encode())
+        elif self.kind == "array" or self.path.startswith(MEMORY):
+            digest.update(str(tokenize(self.view())).encode())
         return digest.hexdigest()[:32]
 
     @property
@@ -177,6 +197,15 @@ class Source:
             index[axis] = s
         return tuple(index)
 
+    def _check(self, handle: Any) -> None:
+        """Refuse a stored array that was replaced by one of another shape since the spec was made."""
+        kept = [n for k, n in enumerate(handle.shape) if not self.selection or k in self._kept_axes]
+        shape = tuple(kept[k] for k in self.order) if self.order else tuple(kept)
+        if shape != self.shape:
+            raise ChunkReadError(
+                f"{redact(self.path)} has the shape {shape} now, not {self.shape}: it was replaced; open it again"
+            )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
@@ -198,12 +227,17 @@ def read_block(source: Source, step: tuple[int, ...], block_id: tuple[int, ...])
 
 
 def _computed(array: Any) -> Any:
-    """A dask array's values, in this thread: the caller is a task already."""
-    return array.compute(scheduler="synchronous")
+    """A dask array's values, in this thread: the caller is a task already.
+
+    Only the client of a cluster can tell what persisted pieces hold, so those go through it.
+    """
+    small = _culled(array)
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and distributed.futures_of(small):
+        return small.compute()
+    return small.compute(scheduler="synchronous", optimize_graph=False)
 
 
 def _culled(array: Any) -> da.Array:
-    from dask.base import optimize
-
     culled: da.Array = optimize(array)[0]
     return culled

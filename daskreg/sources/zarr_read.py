@@ -1,4 +1,4 @@
-"""Zarr v2 and v3 arrays: on disk, in a zip file, in memory, or behind a URL."""
+"""Reading voxels of Zarr arrays, on the worker."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
+from daskreg.sources.locate import INSIDE
 from daskreg.sources.redact import is_url, redact
 from daskreg.sources.source import Source
 from daskreg.sources.store import open_store
 
-# Between the path of a store that is one file, or a URL, and the path inside it.
-INSIDE = "::/"
+Array = zarr.Array[Any]
 
 
-def open_handle(path: str) -> zarr.Array[Any]:
+def open_handle(path: str) -> Array:
     """The Zarr array at a path as `Source.path` has it."""
-    store, _, inner = path.partition(INSIDE)
-    return zarr.open_array(open_store(store), path=inner, mode="r")
+    root, _, inner = path.partition(INSIDE)
+    return zarr.open_array(open_store(root), path=inner, mode="r")
 
 
-def read(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
+def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
     """`handle[index]`, where what cannot be read is named.
 
     Raises: ChunkReadError with the array, the box, and the key of the chunk.
     """
     try:
         return np.asarray(handle[index])
+    except MemoryError:
+        raise
     except Exception as error:
         cause = None if is_url(source.path) else error
         raise ChunkReadError(_blame(handle, index, source, error)) from cause
 
 
-def _blame(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
+def _blame(handle: Array, index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
     """Which chunk it was: read again one by one, until the first that fails."""
     box = Box(
         tuple(s.start if isinstance(s, slice) else s for s in index),

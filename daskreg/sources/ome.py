@@ -1,0 +1,169 @@
+"""OME-Zarr metadata (0.1 to 0.5): axes, and spacing and origin of each level. No I/O.
+
+NGFF maps forward: a level's transforms, then those of the whole multiscale, take voxel
+indices to the world, each one `scale * x` or `x + translation`.
+https://ngff.openmicroscopy.org/0.5/#multiscale-md
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import InvalidSpacingError, MetadataWarning, NotAVolumeError, OptionError
+from daskreg.sources.coordinates import CHANNELS, LEAD, SPACE, TIMES
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Name, "space", "time", "channel" or another type, and unit as written."""
+
+    name: str
+    type: str
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution: where its array is, and index -> world along each axis."""
+
+    path: str
+    scale: Floats
+    origin: Floats
+    has_translation: bool
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """One image of an OME-Zarr group."""
+
+    axes: tuple[Axis, ...]
+    levels: tuple[Level, ...]
+    name: str | None
+    labels: tuple[str, ...]
+
+    def level(self, number: int, *, recentre: bool, where: str) -> Level:
+        """One level; a negative number counts from the coarsest.
+
+        A coarser level without a translation is trusted as it stands, with a warning; with
+        `recentre`, its voxels are taken to be means of whole blocks of level 0, and its
+        origin moves by (f - 1) / 2 voxels of level 0.
+
+        Raises: OptionError for a level that is not there.
+        """
+        count = len(self.levels)
+        if not -count <= number < count:
+            raise OptionError(f"level={number} is not in {where}, which has {count} (0 is the finest)")
+        chosen, finest = self.levels[number], self.levels[0]
+        space = np.asarray([a.type == "space" for a in self.axes])
+        factor = np.where(space, chosen.scale / finest.scale, 1.0)
+        if chosen.has_translation or np.allclose(factor, 1):
+            return chosen
+        if not recentre:
+            warnings.warn(
+                f"{where}: level {number % count} has a scale but no translation, and is trusted as it stands; if it "
+                f"holds means of blocks, it lies {np.array2string((factor - 1)[space] / 2, precision=3)} voxels of "
+                f"level 0 off, and recentre=True puts it right",
+                MetadataWarning,
+                stacklevel=2,
+            )
+            return chosen
+        moved = chosen.origin + (factor - 1) / 2 * finest.scale
+        return Level(chosen.path, chosen.scale, moved, True)
+
+
+def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
+    """The image that a group's attributes describe, or None if they describe none.
+
+    Raises: NotAVolumeError for metadata that is broken or of an unknown version.
+    """
+    ome = attrs.get("ome")
+    block = ome if isinstance(ome, Mapping) else attrs
+    images = block.get("multiscales")
+    if not images:
+        return None
+    try:
+        if len(images) > 1:
+            warnings.warn(
+                f"{where} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
+            )
+        return _parse(images[0], block, where)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, NotAVolumeError | InvalidSpacingError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise NotAVolumeError(f"{where}: the OME-Zarr metadata cannot be read ({reason})") from error
+
+
+def _parse(image: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Multiscale:
+    version = str(block.get("version") or image.get("version") or "")
+    if "coordinateSystems" in image or version.startswith("0.6"):
+        raise NotAVolumeError(
+            f"{where} is OME-Zarr {version or 'with coordinate systems'}; versions up to 0.5 are read"
+        )
+    datasets = image["datasets"]
+    axes = tuple(map(_axis, image.get("axes") or ("t", "c", "z", "y", "x")))
+    if not datasets or len({a.name for a in axes}) != len(axes):
+        raise NotAVolumeError(f"{where}: a multiscale needs datasets and axes with different names")
+    whole = image.get("coordinateTransformations") or ()
+    levels = []
+    for data in datasets:
+        own = data.get("coordinateTransformations") or ()
+        scale, origin = _chain([*own, *whole], axes, f"{where}/{data['path']}")
+        translated = any(t.get("type") == "translation" for t in own)
+        levels.append(Level(str(data["path"]), scale, origin, translated))
+    channels = (block.get("omero") or {}).get("channels") or ()
+    labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
+    name = image.get("name")
+    return Multiscale(axes, tuple(levels), str(name) if name else None, labels)
+
+
+def _axis(axis: Any) -> Axis:
+    if isinstance(axis, str):
+        axis = {"name": axis}
+    name = str(axis["name"])
+    low = name.lower()
+    guess = "time" if low in TIMES else "channel" if low in CHANNELS else "space" if low not in LEAD else ""
+    return Axis(name, str(axis.get("type") or guess), axis.get("unit"))
+
+
+def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], where: str) -> tuple[Floats, Floats]:
+    scale, origin = np.ones(len(axes)), np.zeros(len(axes))
+    for t in transforms:
+        kind = t.get("type")
+        if kind == "identity":
+            continue
+        if kind not in ("scale", "translation") or kind not in t:
+            raise NotAVolumeError(
+                f"{where}: a coordinate transformation of type {kind!r} is not read; scale and translation are"
+            )
+        values = np.asarray(t[kind], dtype=np.float64)
+        if values.shape != scale.shape:
+            raise NotAVolumeError(f"{where}: the {kind} has {values.size} numbers for {len(axes)} axes")
+        if kind == "scale":
+            scale, origin = scale * values, origin * values
+        else:
+            origin = origin + values
+    for axis, s in zip(axes, scale.tolist(), strict=True):
+        if not (np.isfinite(s) and s > 0):
+            raise InvalidSpacingError(f"{where}: the scale along {axis.name} is {s}; pass spacing= after mending it")
+    return scale, origin
+
+
+def spatial(axes: Sequence[Axis], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the lead axes and of the spatial ones, in the order in which they are handed out."""
+    space = [a.name for a in axes if a.type == "space"]
+    if not 1 <= len(space) <= 3:
+        raise NotAVolumeError(f"{where}: {len(space)} axes of type space ({', '.join(space)}); 2 or 3 are needed")
+    if set(space) <= set(SPACE):
+        space.sort(key=SPACE.index)
+    lead = [a for a in axes if a.type != "space"]
+    lead.sort(key=lambda a: {"time": 0, "channel": 2}.get(a.type, 1))
+    return tuple(a.name for a in lead), tuple(space)

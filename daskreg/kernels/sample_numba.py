@@ -1,47 +1,51 @@
-"""Sampling on CPUs: index, weight and gather in one pass over each output row.
+"""The sampling kernels for CPUs: index, weight and gather in one pass over each output row.
 
-Nothing here knows boxes or errors; `kernels.sampling` checks, prepares and calls. The
-layout is flat: a batch of blocks is (B, n), one row of a contiguous block after the
-other, and the output is (B, rows, width).
+Nothing here knows boxes or errors; `kernels.sample_array` prepares and calls. Everything
+is flat: blocks are (B, n), one contiguous block after the other, the output is
+(B, rows, width), and the three kernels take the same four tuples:
 
-A row of the output is a straight line through the source, along which every source
-coordinate is monotone, in floating point too. So the voxels of a row that need no bounds
-check are one run, and those that touch the block at all are another; the ends of both
-are found exactly. Inside the run, offsets and weights of up to SEGMENT voxels are laid
-down once and then serve every block of the batch.
+    source   (shape, strides, first, bounds): of one block. `first` (D,) is the absolute
+             index of its first neighbour, `bounds` (4, D) the coordinates from and below
+             which a voxel touches the block, and needs no bounds check.
+    target   (matrix, origin, steps): from absolute output indices to coordinates, the
+             first index of the output, and the rows from one index to the next along
+             each axis but the last.
+    scratch  (lines, offsets, weights): of one thread.
+    consts   (fill, fill_out, unit, limits): the fill to mix and to store; numbers in the
+             type of the weights; the range of the output's integers, or None.
+
+A row of the output is a straight line through the source, along which every coordinate is
+monotone, in floating point too. So the voxels of a row that need no bounds check are one
+run, and those that touch the block at all are another; both ends are found exactly. Inside
+the run, offsets and weights of as many voxels as the scratch holds are laid down once, in vectors, and
+then serve every block of the batch.
 
 Coordinates are `((m0 * i0 + m1 * i1) + m2 * i2) + m3` in float64 from absolute indices,
 in this order and without fastmath, so that no cut of the output into blocks changes a bit.
+
+All compiled code that calls each other is in this one file, because numba's cache on disk
+only notices a change in the file of the function that was called.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import overload
-from numpy.typing import NDArray
-
-from daskreg.errors import ShapeMismatchError
-from daskreg.geometry import Box
-
-Floats = NDArray[np.float64]
-
-SEGMENT = 512
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`numba.njit`, nogil, kept on disk between processes where a place for that exists."""
+    """`numba.njit`, nogil, kept on disk between processes where there is a place for that."""
     if function is None:
         return lambda f: jit(f, **options)
     try:
         return numba.njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # a read-only installation without a home directory
+    except RuntimeError:  # a read-only installation and no home directory
         return numba.njit(nogil=True, **options)(function)
 
 
@@ -60,17 +64,17 @@ def _as_typed(value: Any, like: Any) -> Any:
 @jit
 def _position(line: Any, j: Any) -> Any:
     """Source coordinate of column `j`; `line` is (row constant, slope, offset, rounding)."""
-    return ((line[0] + line[1] * j) + line[2]) + line[3]
+    return ((line[0] + line[1] * np.float64(j)) + line[2]) + line[3]
 
 
 @jit
-def _first(line: Any, bound: float, columns: Any) -> Any:
+def _first(line: Any, bound: Any, columns: Any) -> Any:
     """First column from which the coordinate has passed `bound`: a guess, then corrected."""
     start, stop = columns
     falling = line[1] < 0
     guess = (bound - line[3] - line[2] - line[0]) / line[1]
     j = start if not guess > start else stop if guess > stop else np.int64(guess)
-    while j > start and (_position(line, j - 1.0) < bound) == falling:
+    while j > start and (_position(line, j - 1) < bound) == falling:
         j -= 1
     while j < stop and (_position(line, j) < bound) != falling:
         j += 1
@@ -83,23 +87,22 @@ def _run(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
     start, stop = columns
     for k in range(len(lines)):
         line = (lines[k, 0], lines[k, 1], lines[k, 2], lines[k, 3])
-        if line[1] == 0:
-            x = _position(line, columns[0])
-            if not (x >= lower[k] and x < upper[k]):
-                return start, start
-        else:
-            ends = _first(line, lower[k], columns), _first(line, upper[k], columns)
-            start = max(start, min(ends))
-            stop = min(stop, max(ends))
+        ends = _position(line, columns[0]), _position(line, columns[1] - 1)
+        least, most = min(ends), max(ends)
+        if least >= lower[k] and most < upper[k]:
+            continue
+        if most < lower[k] or least >= upper[k]:
+            return columns[0], columns[0]
+        passed = _first(line, lower[k], columns), _first(line, upper[k], columns)
+        start = max(start, min(passed))
+        stop = min(stop, max(passed))
     return start, max(start, stop)
 
 
 @jit
-def _set_lines(lines: Any, matrix: Any, origin: Any, steps: Any, row: int, rounding: float) -> None:
-    """The coordinates along row number `row` of the output, whose first index is `origin`.
-
-    `steps[i]` is the number of rows from one index of axis i to the next.
-    """
+def _set_lines(lines: Any, target: Any, row: Any, rounding: Any) -> None:
+    """The coordinates along one row of the output."""
+    matrix, origin, steps = target
     ndim = len(lines)
     for k in range(ndim):
         constant, rest = 0.0, row
@@ -114,13 +117,14 @@ def _set_lines(lines: Any, matrix: Any, origin: Any, steps: Any, row: int, round
 
 
 @jit
-def _lay_down(lines: Any, first: Any, strides: Any, column: int, offsets: Any, weights: Any, unit: Any) -> None:
-    """Offsets into the block, and weights of the far neighbours, of the columns from `column` on."""
-    offsets[:] = 0
+def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, weights: Any, unit: Any) -> None:
+    """Offsets into the block, and the way to the next neighbours, of `count` columns from `column` on."""
+    strides, first = source[1], source[2]
+    offsets[:count] = 0
     for k in range(len(lines)):
         constant, slope, shift, rounding = lines[k, 0], lines[k, 1], lines[k, 2], lines[k, 3]
         origin, stride, w = first[k], strides[k], weights[k]
-        for n in range(len(offsets)):
+        for n in range(count):
             x = ((constant + slope * np.float64(column + n)) + shift) + rounding
             f = np.floor(x)
             offsets[n] += np.int32(f - origin) * stride
@@ -128,8 +132,15 @@ def _lay_down(lines: Any, first: Any, strides: Any, column: int, offsets: Any, w
 
 
 @jit
+def _fill_ends(out: Any, row: Any, start: Any, stop: Any, fill: Any) -> None:
+    for b in range(len(out)):
+        out[b, row, :start] = fill
+        out[b, row, stop:] = fill
+
+
+@jit
 def _mix(a: Any, b: Any, w: Any, unit: Any) -> Any:
-    """Between two neighbours; the far one is left out where its weight is zero (NaN * 0 is NaN)."""
+    """Between two neighbours; the next one is left out where its weight is zero (NaN * 0 is NaN)."""
     return a * (unit[0] - w) + (b * w if w != unit[2] else unit[2])
 
 
@@ -147,20 +158,40 @@ def _stored(value: Any, limits: Any) -> Any:
 
 
 @jit
-def _linear_run(block: Any, offsets: Any, weights: Any, strides: Any, row: Any, unit: Any, limits: Any) -> None:
-    one, x = unit[0], np.uint64(1)
+def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    bounds, origin = source[3], target[1]
+    lines, offsets, weights = scratch
+    j0 = origin[-1]
+    for row in range(rows[0], rows[1]):
+        _set_lines(lines, target, row, 0.5)
+        inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
+        _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
+        for start in range(inside[0], inside[1], len(offsets)):
+            count = min(len(offsets), inside[1] - start)
+            _lay_down(lines, source, start, count, offsets, weights, consts[2])
+            for b in range(len(blocks)):
+                block, part = blocks[b], out[b, row, start - j0 : start - j0 + count]
+                for n in range(count):
+                    part[n] = block[np.uint64(offsets[n])]
+
+
+@jit
+def _linear_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
+    """Voxels whose neighbours are all in the block. Unsigned offsets spare a test for negative ones."""
+    unit, limits, x = consts[2], consts[3], np.uint64(1)
+    one = unit[0]
     if len(strides) == 2:
         wy, wx = weights[0], weights[1]
         y = np.uint64(strides[0])
-        for n in range(len(row)):
+        for n in range(len(part)):
             o = np.uint64(offsets[n])
             a, b = _as(block[o], one), _as(block[o + x], one)
             c, d = _as(block[o + y], one), _as(block[o + y + x], one)
-            row[n] = _stored(_mix4(a, b, c, d, wy[n], wx[n], unit), limits)
+            part[n] = _stored(_mix4(a, b, c, d, wy[n], wx[n], unit), limits)
     else:
         wz, wy, wx = weights[0], weights[1], weights[2]
         z, y = np.uint64(strides[0]), np.uint64(strides[1])
-        for n in range(len(row)):
+        for n in range(len(part)):
             o = np.uint64(offsets[n])
             a, b = _as(block[o], one), _as(block[o + x], one)
             c, d = _as(block[o + y], one), _as(block[o + y + x], one)
@@ -169,165 +200,131 @@ def _linear_run(block: Any, offsets: Any, weights: Any, strides: Any, row: Any, 
             a, b = _as(block[o], one), _as(block[o + x], one)
             c, d = _as(block[o + y], one), _as(block[o + y + x], one)
             far = _mix4(a, b, c, d, wy[n], wx[n], unit)
-            row[n] = _stored(_mix(near, far, wz[n], unit), limits)
+            part[n] = _stored(_mix(near, far, wz[n], unit), limits)
 
 
 @jit
-def _corner(block: Any, shape: Any, strides: Any, index: Any, corner: int, fill: Any) -> Any:
-    """One of the 2**D neighbours of `index`, bit k of `corner` is the step along axis D-1-k."""
-    ndim = len(shape)
-    offset = 0
-    for k in range(ndim):
-        i = index[k] + (corner >> (ndim - 1 - k)) % 2
-        if i < 0 or i >= shape[k]:
-            return fill
-        offset += i * strides[k]
-    return _as(block[offset], fill)
+def _locate(lines: Any, first: Any, j: Any, k: Any, unit: Any) -> Any:
+    """Index in the block, and the way to the next neighbour, of column `j` along axis `k`."""
+    x = ((lines[k, 0] + lines[k, 1] * np.float64(j)) + lines[k, 2]) + lines[k, 3]
+    f = np.floor(x)
+    return np.int64(f - first[k]), min(_as(x - f, unit[0]), unit[1])
 
 
 @jit
-def _linear_edge(block: Any, shape: Any, strides: Any, index: Any, w: Any, fill: Any, unit: Any) -> Any:
-    """One voxel at the border of the block, where some neighbours are fill."""
-    a = _corner(block, shape, strides, index, 0, fill)
-    b = _corner(block, shape, strides, index, 1, fill)
-    c = _corner(block, shape, strides, index, 2, fill)
-    d = _corner(block, shape, strides, index, 3, fill)
-    if len(shape) == 2:
-        return _mix4(a, b, c, d, w[0], w[1], unit)
-    near = _mix4(a, b, c, d, w[1], w[2], unit)
-    a = _corner(block, shape, strides, index, 4, fill)
-    b = _corner(block, shape, strides, index, 5, fill)
-    c = _corner(block, shape, strides, index, 6, fill)
-    d = _corner(block, shape, strides, index, 7, fill)
-    return _mix(near, _mix4(a, b, c, d, w[1], w[2], unit), w[0], unit)
+def _at(block: Any, base: Any, y: Any, x: Any, plane: Any, fill: Any) -> Any:
+    """A voxel of the plane (height, width) that starts at `base` (< 0: outside), or fill."""
+    height, width = plane
+    if base < 0 or y < 0 or x < 0 or y >= height or x >= width:
+        return fill
+    return _as(block[np.uint64(base + y * width + x)], fill)
 
 
 @jit
-def _linear_rows(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
-    shape, strides, first, bounds = source
-    matrix, origin, steps = target
-    lines, offsets, weights, index = scratch
-    fill, fill_out, unit, limits = consts
+def _square(block: Any, base: Any, y: Any, x: Any, plane: Any, w: Any, consts: Any) -> Any:
+    """Between four neighbours, of which some are fill."""
+    fill, unit = consts[0], consts[2]
+    a, b = _at(block, base, y, x, plane, fill), _at(block, base, y, x + 1, plane, fill)
+    c, d = _at(block, base, y + 1, x, plane, fill), _at(block, base, y + 1, x + 1, plane, fill)
+    return _mix4(a, b, c, d, w[0], w[1], unit)
+
+
+@jit
+def _linear_edge(blocks: Any, source: Any, lines: Any, j: Any, column: Any, consts: Any) -> None:
+    """Column `j` of every block, at the border, into `column` (B,)."""
+    shape, strides, first, _ = source
+    unit, last = consts[2], len(shape) - 1
+    y, wy = _locate(lines, first, j, last - 1, unit)
+    x, wx = _locate(lines, first, j, last, unit)
+    plane, w = (shape[last - 1], shape[last]), (wy, wx)
+    for b in range(len(blocks)):
+        if last == 1:
+            value = _square(blocks[b], 0, y, x, plane, w, consts)
+        else:
+            z, wz = _locate(lines, first, j, 0, unit)
+            near = z * strides[0] if 0 <= z < shape[0] else -1
+            far = (z + 1) * strides[0] if 0 <= z + 1 < shape[0] else -1
+            value = _square(blocks[b], near, y, x, plane, w, consts)
+            value = _mix(value, _square(blocks[b], far, y, x, plane, w, consts), wz, unit)
+        column[b] = _stored(value, consts[3])
+
+
+@jit
+def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    bounds, origin = source[3], target[1]
+    lines, offsets, weights = scratch
     j0 = origin[-1]
-    columns = (j0, j0 + out.shape[2])
     for row in range(rows[0], rows[1]):
-        _set_lines(lines, matrix, origin, steps, row, 0.0)
-        touched = _run(lines, bounds[0], bounds[1], columns)
+        _set_lines(lines, target, row, 0.0)
+        touched = _run(lines, bounds[0], bounds[1], (j0, j0 + out.shape[2]))
         inside = _run(lines, bounds[2], bounds[3], touched)
-        for b in range(len(blocks)):
-            out[b, row, : touched[0] - j0] = fill_out
-            out[b, row, touched[1] - j0 :] = fill_out
+        _fill_ends(out, row, touched[0] - j0, touched[1] - j0, consts[1])
         for start, stop in ((touched[0], inside[0]), (inside[1], touched[1])):
             for j in range(start, stop):
-                _lay_down_one(lines, first, j, index, weights, unit)
-                for b in range(len(blocks)):
-                    value = _linear_edge(blocks[b], shape, strides, index, weights[:, 0], fill, unit)
-                    out[b, row, j - j0] = _stored(value, limits)
-        for start in range(inside[0], inside[1], SEGMENT):
-            n = min(SEGMENT, inside[1] - start)
-            _lay_down(lines, first, strides, start, offsets[:n], weights[:, :n], unit)
+                _linear_edge(blocks, source, lines, j, out[:, row, j - j0], consts)
+        for start in range(inside[0], inside[1], len(offsets)):
+            count = min(len(offsets), inside[1] - start)
+            _lay_down(lines, source, start, count, offsets, weights, consts[2])
             for b in range(len(blocks)):
-                part = out[b, row, start - j0 : start - j0 + n]
-                _linear_run(blocks[b], offsets[:n], weights, strides, part, unit, limits)
+                part = out[b, row, start - j0 : start - j0 + count]
+                _linear_run(blocks[b], offsets, weights, source[1], part, consts)
 
 
 @jit
-def _lay_down_one(lines: Any, first: Any, j: int, index: Any, weights: Any, unit: Any) -> None:
-    for k in range(len(lines)):
-        x = ((lines[k, 0] + lines[k, 1] * np.float64(j)) + lines[k, 2]) + lines[k, 3]
-        f = np.floor(x)
-        index[k] = np.int64(f - first[k])
-        weights[k, 0] = min(_as(x - f, unit[0]), unit[1])
+def _cubic_weights(t: Any, unit: Any) -> Any:
+    """Of the cubic B-spline at the four nodes around, the second of which lies `t` behind."""
+    one, half, sixth, two_thirds = unit[0], unit[3], unit[4], unit[5]
+    u = one - t
+    w0, w3 = u * u * u * sixth, t * t * t * sixth
+    w1 = two_thirds - t * t * (one - t * half)
+    return w0, w1, one - w0 - w1 - w3, w3
 
 
 @jit
-def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any) -> None:
-    _linear_rows(blocks, source, target, out, scratch, consts, (0, out.shape[1]))
+def _cubic_line(block: Any, o: Any, w: Any) -> Any:
+    x = np.uint64(1)
+    return block[o] * w[0] + block[o + x] * w[1] + block[o + x + x] * w[2] + block[o + x + x + x] * w[3]
 
 
 @jit
-def _nearest_rows(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
-    _, strides, first, bounds = source
-    matrix, origin, steps = target
-    lines, offsets, weights, _ = scratch
-    _, fill_out, unit, _ = consts
+def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any) -> Any:
+    near = _cubic_line(block, o, wx) * wy[0] + _cubic_line(block, o + y, wx) * wy[1]
+    o += y + y
+    return near + _cubic_line(block, o, wx) * wy[2] + _cubic_line(block, o + y, wx) * wy[3]
+
+
+@jit
+def _cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
+    unit, limits, last = consts[2], consts[3], len(strides) - 1
+    y, z = np.uint64(strides[last - 1]), np.uint64(strides[0])
+    for n in range(len(part)):
+        o = np.uint64(offsets[n])
+        wy, wx = _cubic_weights(weights[last - 1, n], unit), _cubic_weights(weights[last, n], unit)
+        if last == 1:
+            value = _cubic_square(block, o, y, wy, wx)
+        else:
+            wz = _cubic_weights(weights[0, n], unit)
+            value = _cubic_square(block, o, y, wy, wx) * wz[0]
+            value += _cubic_square(block, o + z, y, wy, wx) * wz[1]
+            o += z + z
+            value += _cubic_square(block, o, y, wy, wx) * wz[2]
+            value += _cubic_square(block, o + z, y, wy, wx) * wz[3]
+        part[n] = _stored(value, limits)
+
+
+@jit
+def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    """Of spline coefficients, which reach so far around that there is fill only outside."""
+    bounds, origin = source[3], target[1]
+    lines, offsets, weights = scratch
     j0 = origin[-1]
-    columns = (j0, j0 + out.shape[2])
     for row in range(rows[0], rows[1]):
-        _set_lines(lines, matrix, origin, steps, row, 0.5)
-        inside = _run(lines, bounds[0], bounds[1], columns)
-        for b in range(len(blocks)):
-            out[b, row, : inside[0] - j0] = fill_out
-            out[b, row, inside[1] - j0 :] = fill_out
-        for start in range(inside[0], inside[1], SEGMENT):
-            n = min(SEGMENT, inside[1] - start)
-            _lay_down(lines, first, strides, start, offsets[:n], weights[:, :n], unit)
+        _set_lines(lines, target, row, 0.0)
+        inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
+        _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
+        for start in range(inside[0], inside[1], len(offsets)):
+            count = min(len(offsets), inside[1] - start)
+            _lay_down(lines, source, start, count, offsets, weights, consts[2])
             for b in range(len(blocks)):
-                part, block = out[b, row, start - j0 : start - j0 + n], blocks[b]
-                for i in range(n):
-                    part[i] = block[np.uint64(offsets[i])]
-
-
-@jit
-def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any) -> None:
-    _nearest_rows(blocks, source, target, out, scratch, consts, (0, out.shape[1]))
-
-
-def sample_rows(
-    block: NDArray[Any],
-    read_box: Box,
-    matrix: Floats,
-    out_box: Box,
-    out: NDArray[Any],
-    *,
-    order: int,
-    fill: Any,
-    parallel: bool,
-) -> None:
-    """`sampling.sample` of a C-contiguous native block into a C-contiguous `out` of its type."""
-    ndim = read_box.ndim
-    if ndim == 1:
-        sample_rows(
-            block[..., None, :], _lifted(read_box), _lifted_matrix(matrix), _lifted(out_box), out[..., None, :],
-            order=order, fill=fill, parallel=parallel,
-        )  # fmt: skip
-        return
-    if ndim > 3:
-        raise ShapeMismatchError(f"{ndim} dimensions cannot be sampled at once; the kernel knows up to 3")
-    real = np.float32 if out.dtype.itemsize <= 2 or out.dtype == np.float32 else np.float64
-    shape = read_box.shape
-    reach = (0, 1) if order else (0, 0)
-    start, stop = np.array(read_box.start, np.float64), np.array(read_box.stop, np.float64)
-    bounds = np.stack([start - reach[1], stop - reach[0], start - reach[0], stop - reach[1]])
-    strides = tuple(math.prod(shape[k + 1 :]) for k in range(ndim))
-    steps = tuple(math.prod(out_box.shape[k + 1 : -1]) for k in range(ndim - 1))
-    blocks = block.reshape(-1, math.prod(shape))
-    scratch = (
-        np.empty((ndim, 4)),
-        np.empty(SEGMENT, np.uint32 if blocks.shape[1] < 2**32 else np.uint64),
-        np.empty((ndim, SEGMENT), real),
-        np.empty(ndim, np.int64),
-    )
-    limits = None
-    if out.dtype.kind != "f":
-        limits = (real(np.iinfo(out.dtype).min), _below(np.iinfo(out.dtype).max, real))
-    consts = (real(fill), fill, (real(1), real(1 - np.finfo(real).epsneg), real(0)), limits)
-    target = (np.ascontiguousarray(matrix), out_box.start, steps)
-    rows = out.reshape(len(blocks), -1, out_box.shape[-1])
-    (linear if order else nearest)(blocks, (shape, strides, start, bounds), target, rows, scratch, consts)
-
-
-def _below(value: int, real: Any) -> Any:
-    """The largest number of the type that is not above an integer."""
-    nearest_one = real(value)
-    return nearest_one if int(nearest_one) <= value else np.nextafter(nearest_one, real(0))
-
-
-def _lifted(box: Box) -> Box:
-    return Box((0, *box.start), (1, *box.stop))
-
-
-def _lifted_matrix(matrix: Floats) -> Floats:
-    m = np.eye(len(matrix) + 1)
-    m[1:, 1:] = matrix
-    return m
+                part = out[b, row, start - j0 : start - j0 + count]
+                _cubic_run(blocks[b], offsets, weights, source[1], part, consts)

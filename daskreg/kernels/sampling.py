@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Box
 from daskreg.kernels.casting import cast
+from daskreg.kernels.sample_array import CUBIC_REACH, View, sample_into
+
+__all__ = ["cast", "halo", "sample"]
 
 Floats = NDArray[np.float64]
 
-# The spline's prefilter forgets as 0.268 ** n, and its support reaches one voxel further
-# than that of linear sampling.
-_HALO = {0: 0, 1: 0}
+_HALO = {0: 0, 1: 0, 3: CUBIC_REACH}
 
 
 def halo(order: int) -> int:
@@ -29,7 +30,7 @@ def halo(order: int) -> int:
     Raises: OptionError for an order other than 0, 1, 3.
     """
     if order not in _HALO:
-        raise OptionError(f"order={order!r} is not known: use 0 (nearest) or 1 (linear)")
+        raise OptionError(f"order={order!r} is not known: use 0 (nearest), 1 (linear) or 3 (cubic spline)")
     return _HALO[order]
 
 
@@ -64,7 +65,7 @@ def sample(
         where it was, and results of arrays do not depend on how the output is cut.
     Raises: ShapeMismatchError, OptionError, InvalidTransformError, UnsupportedDTypeError.
     """
-    halo(order)
+    halo(order)  # refuses other orders
     if _is_tensor(block):
         from daskreg.kernels.sample_torch import sample_tensor
 
@@ -78,8 +79,23 @@ def sample(
         out = np.empty(shape, native)
     elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != native:
         raise ShapeMismatchError(f"out must be an array of shape {shape} and type {native}")
-    _sample_array(block, read_box, matrix, out_box, out, order=order, fill=fill, parallel=parallel)
+    threads = _threads() if parallel else 1
+    if out.size == 0:
+        return out
+    voxel = _fill_value(fill, native)
+    if native.kind == "b":
+        view = View(read_box, matrix, out_box, 0, np.uint8(voxel), threads)
+        sample_into(out.view(np.uint8), block.view(np.uint8), view)
+    else:
+        sample_into(out, block.astype(native, copy=False), View(read_box, matrix, out_box, order, voxel, threads))
     return out
+
+
+def _threads() -> int:
+    """As many as numba would take: the cores of this process, or NUMBA_NUM_THREADS."""
+    from numba import config
+
+    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def _is_tensor(value: Any) -> bool:
@@ -102,63 +118,6 @@ def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> F
     if not np.all(np.isfinite(m)):
         raise InvalidTransformError("the matrix holds NaN or infinity")
     return m
-
-
-def _sample_array(
-    block: NDArray[Any],
-    read_box: Box,
-    matrix: Floats,
-    out_box: Box,
-    out: NDArray[Any],
-    *,
-    order: int,
-    fill: float,
-    parallel: bool,
-) -> None:
-    if out.size == 0:
-        return
-    value = _fill_value(fill, out.dtype)
-    shift = whole_shift(matrix)
-    if read_box.empty:
-        out[...] = value
-    elif shift is not None:
-        if out_box.shift(shift) not in read_box:
-            out[...] = value
-        _copy(block, read_box, shift, out_box, out)
-    elif block.dtype.kind == "b":
-        _sample_array(
-            block.view(np.uint8), read_box, matrix, out_box, out.view(np.uint8), order=0, fill=value, parallel=parallel
-        )
-    elif block.dtype == np.float16:
-        wide = np.empty(out.shape, np.float32)
-        _sample_array(
-            block.astype(np.float32), read_box, matrix, out_box, wide, order=order, fill=fill, parallel=parallel
-        )
-        out[...] = wide
-    else:
-        from daskreg.kernels.sample_numba import sample_rows
-
-        ready = np.ascontiguousarray(block, dtype=out.dtype)
-        target = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
-        sample_rows(ready, read_box, matrix, out_box, target, order=order, fill=value, parallel=parallel)
-        if target is not out:
-            out[...] = target
-
-
-def whole_shift(matrix: Floats) -> tuple[int, ...] | None:
-    """The offset of a translation by whole voxels; None for any other matrix."""
-    offset = matrix[:-1, -1]
-    if not np.array_equal(matrix[:-1, :-1], np.eye(len(offset))) or not np.array_equal(offset, np.rint(offset)):
-        return None
-    return tuple(int(t) for t in offset)
-
-
-def _copy(block: Any, read_box: Box, shift: tuple[int, ...], out_box: Box, out: Any) -> None:
-    """A translation by whole voxels, in any number of dimensions, where the block has something."""
-    found = out_box.shift(shift) & read_box
-    if not found.empty:
-        into = found.shift([-t for t in shift]).within(out_box)
-        out[(..., *into.slices)] = block[(..., *found.within(read_box).slices)]
 
 
 def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:

@@ -1,0 +1,235 @@
+"""Sampling of arrays: what the compiled kernels need made ready, and what needs none.
+
+A translation by whole voxels is a copy. A leading axis along which the matrix is one is
+not interpolated but taken as a batch. The rest goes to `sample_numba`, which is compiled
+when it is first needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from daskreg.errors import ShapeMismatchError
+from daskreg.geometry import Box
+
+Floats = NDArray[np.float64]
+
+_SEGMENT = 512  # voxels of a row whose indices and weights are laid down at once
+# How far a spline of order 3 reaches: its prefilter forgets as 0.268 ** n.
+CUBIC_REACH = 13
+# Blocks of a batch that share a row's indices: their rows stay in the cache until the next row.
+_GROUP = 8
+# A thread is not worth starting for fewer voxels.
+_SMALL = 1 << 16
+
+
+class View(NamedTuple):
+    """What is wanted: the voxels of `out_box`, seen through `matrix` in the block at `read_box`."""
+
+    read_box: Box
+    matrix: Floats
+    out_box: Box
+    order: int
+    fill: Any
+    threads: int = 1
+
+
+def sample_into(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
+    """Fill `out`, (*batch, *out_box.shape) of the block's type; the fill is of that type too."""
+    shift = whole_shift(view.matrix)
+    if view.read_box.empty or shift is not None:
+        _copy(out, block, view, shift)
+    elif view.read_box.ndim > 3:
+        raise ShapeMismatchError(f"{view.read_box.ndim} dimensions cannot be sampled together: 3 at most")
+    elif view.read_box.ndim > 2 and _is_loose(view.matrix):
+        _sample_slices(out, block, view)
+    elif view.order == 0 and block.dtype.kind != "u":
+        # Which voxel it is does not depend on what it holds: compiled once for each size.
+        plain = np.dtype(f"u{block.dtype.itemsize}")
+        sample_into(out.view(plain), block.view(plain), view._replace(fill=view.fill.view(plain)))
+    elif block.dtype == np.float16:
+        wide = np.empty(out.shape, np.float32)
+        sample_into(wide, block.astype(np.float32), view._replace(fill=np.float32(view.fill)))
+        out[...] = wide
+    else:
+        target = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+        _sample_rows(target, block, view)
+        if target is not out:
+            out[...] = target
+
+
+def whole_shift(matrix: Floats) -> tuple[int, ...] | None:
+    """The offset of a translation by whole voxels; None for any other matrix."""
+    offset = matrix[:-1, -1]
+    if not np.array_equal(matrix[:-1, :-1], np.eye(len(offset))) or not np.array_equal(offset, np.rint(offset)):
+        return None
+    return tuple(int(t) for t in offset)
+
+
+def _copy(out: NDArray[Any], block: NDArray[Any], view: View, shift: tuple[int, ...] | None) -> None:
+    """A translation by whole voxels, in any number of dimensions."""
+    wanted = view.out_box if shift is None else view.out_box.shift(shift)
+    found = wanted & view.read_box
+    if found.empty or found != wanted:
+        out[...] = view.fill
+    if not found.empty:
+        slices = (..., *found.within(view.read_box).slices)
+        out[(..., *found.within(wanted).slices)] = block[slices]  # type: ignore[index]
+
+
+def _is_loose(matrix: Floats) -> bool:
+    """Whether the first axis is mapped to itself by whole voxels, and mixes with no other."""
+    return bool(
+        matrix[0, 0] == 1
+        and not matrix[0, 1:-1].any()
+        and not matrix[1:-1, 0].any()
+        and matrix[0, -1] == np.rint(matrix[0, -1])
+    )
+
+
+def _sample_slices(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
+    """Take a loose first axis as a batch of slices, which share their indices and weights."""
+    read, rest = view.read_box, range(1, view.read_box.ndim)
+    wanted = view.out_box.take([0]).shift([int(view.matrix[0, -1])])
+    found = wanted & read.take([0])
+    if found != wanted:
+        out[...] = view.fill
+    if not found.empty:
+        inner = view._replace(read_box=read.take(rest), matrix=view.matrix[1:, 1:], out_box=view.out_box.take(rest))
+        batch = (slice(None),) * (out.ndim - read.ndim)
+        part = block[(*batch, *found.within(read.take([0])).slices)]
+        sample_into(out[(*batch, *found.within(wanted).slices)], part, inner)
+
+
+def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
+    """Into a C-contiguous `out`, by compiled code, in one thread or several."""
+    if view.read_box.ndim == 1:
+        lifted = view._replace(
+            read_box=_lift(view.read_box), matrix=_lift_matrix(view.matrix), out_box=_lift(view.out_box)
+        )
+        _sample_rows(out[..., None, :], block[..., None, :], lifted)
+        return
+    kernel, block, read_box, bounds = _prepared(block, view)
+    if block.size == 0:
+        out[...] = view.fill
+        return
+    ndim, shape, real = read_box.ndim, read_box.shape, _real(out.dtype)
+    strides = tuple(math.prod(shape[k + 1 :]) for k in range(ndim))
+    steps = tuple(math.prod(view.out_box.shape[k + 1 : -1]) for k in range(ndim - 1))
+    source = (shape, strides, np.asarray(read_box.start, np.float64) + (view.order == 3), bounds)
+    target = (np.ascontiguousarray(view.matrix), view.out_box.start, steps)
+    numbers = (1, 1 - np.finfo(real).epsneg, 0, 1 / 2, 1 / 6, 2 / 3)
+    consts = (real(view.fill), view.fill, tuple(map(real, numbers)), _limits(out.dtype, real))
+    blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
+    voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
+    kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
+
+    def run(first: int, rows: tuple[int, int]) -> None:
+        scratch = (np.empty((ndim, 4)), np.empty(_SEGMENT, kind), np.empty((ndim, _SEGMENT), real))
+        group = slice(first, first + _GROUP)
+        kernel(blocks[group], source, target, voxels[group], scratch, consts, rows)
+
+    _run_all(run, voxels.shape, view.threads)
+
+
+def _run_all(run: Callable[[int, tuple[int, int]], None], shape: tuple[int, ...], threads: int) -> None:
+    """Every group of blocks and band of rows. The compiled code lets go of the GIL."""
+    groups = range(0, shape[0], _GROUP)
+    if threads == 1 or math.prod(shape) < _SMALL:
+        for first in groups:
+            run(first, (0, shape[1]))
+        return
+    count = min(shape[1], max(1, 4 * threads // len(groups)))
+    bands = [(shape[1] * k // count, shape[1] * (k + 1) // count) for k in range(count)]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(run, *task) for task in product(groups, bands)]:
+            done.result()
+
+
+def _real(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """The type of the weights."""
+    return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+
+
+def _limits(dtype: np.dtype[Any], real: Any) -> tuple[Any, Any] | None:
+    """The range of an integer type in numbers of `real` that convert back."""
+    if dtype.kind == "f":
+        return None
+    lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    top = real(highest)
+    return real(lowest), top if int(top) <= highest else np.nextafter(top, real(0))
+
+
+def _prepared(block: NDArray[Any], view: View) -> tuple[Any, NDArray[Any], Box, Floats]:
+    """The kernel, the block that it reads, where that lies, and its bounds (4, D).
+
+    A voxel touches the block where bounds[0] <= coordinate < bounds[1], and lies within
+    it, all neighbours included, where bounds[2] <= coordinate < bounds[3].
+    """
+    from daskreg.kernels import sample_numba
+
+    box = view.read_box
+    if view.order == 3:
+        return sample_numba.cubic, *_coefficients(block, view)
+    start, stop = np.asarray(box.start, np.float64), np.asarray(box.stop, np.float64)
+    bounds = np.stack([start - 1, stop, start, stop - (view.order == 1)])
+    return sample_numba.linear if view.order else sample_numba.nearest, block, box, bounds
+
+
+def _coefficients(block: NDArray[Any], view: View) -> tuple[NDArray[Any], Box, Floats]:
+    """Cubic spline coefficients of what the output needs, with fill around the block.
+
+    Where the block was cut off by its halo nothing is added, and the prefilter's mirror at
+    the cut decays before it matters. With a fill that is not finite the border is extended
+    as it is, and voxels beyond the outermost centres are fill.
+    """
+    box = _needed(view) & view.read_box.grow(CUBIC_REACH + 1)
+    inner, read, ndim = box & view.read_box, view.read_box, view.read_box.ndim
+    part = np.ascontiguousarray(block[(..., *inner.within(read).slices)])
+    bounds = np.zeros((4, ndim))
+    bounds[2], bounds[3] = np.add(box.start, 1), np.subtract(box.stop, 2)
+    if inner.empty:
+        return part, inner, bounds
+    sides = [(i - b, c - j) for i, j, b, c in zip(inner.start, inner.stop, box.start, box.stop, strict=True)]
+    widths = [(0, 0)] * (block.ndim - ndim) + sides
+    part = part.astype(_real(block.dtype))
+    if np.isfinite(view.fill):
+        part = np.pad(part, widths, constant_values=view.fill)
+    else:
+        part = np.pad(part, widths, mode="edge")
+        bounds[2] = np.maximum(bounds[2], read.start)
+        bounds[3] = np.minimum(bounds[3], np.nextafter(np.subtract(read.stop, 1.0), np.inf))
+    for axis in range(-ndim, 0):
+        ndimage.spline_filter1d(part, 3, axis, output=part, mode="mirror")
+    return part, box, bounds
+
+
+def _needed(view: View) -> Box:
+    """The voxels that a spline may take from, in a source without end."""
+    near = view.matrix[:-1, :-1] * np.asarray(view.out_box.start, np.float64)
+    far = view.matrix[:-1, :-1] * (np.asarray(view.out_box.stop, np.float64) - 1)
+    lowest = np.minimum(near, far).sum(axis=1) + view.matrix[:-1, -1]
+    highest = np.maximum(near, far).sum(axis=1) + view.matrix[:-1, -1]
+    # Far outside, 64-bit integers would overflow; a little beyond is as good.
+    limits = view.read_box.grow(4 * CUBIC_REACH)
+    start = np.floor(np.clip(lowest, limits.start, limits.stop)).astype(int) - CUBIC_REACH
+    stop = np.floor(np.clip(highest, limits.start, limits.stop)).astype(int) + 2 + CUBIC_REACH
+    return Box(tuple(start.tolist()), tuple(stop.tolist()))
+
+
+def _lift(box: Box) -> Box:
+    return Box((0, *box.start), (1, *box.stop))
+
+
+def _lift_matrix(matrix: Floats) -> Floats:
+    m = np.eye(len(matrix) + 1)
+    m[1:, 1:] = matrix
+    return m

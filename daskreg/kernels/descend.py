@@ -54,7 +54,8 @@ class Descent:
     matrices: (B, D+1, D+1) `moving_from_fixed` in the world, array order.
     parameters: (B, P), of `pose.names`; covariance: (B, P, P), from JtJ and the variance
     of the residual, with its correlation between voxels allowed for.
-    before, after: (B,) the metric on the finest level (ncc, or mse in units of `fixed`).
+    before, after: (B,) the metric on the finest level (ncc, or mse in units of `fixed`); NaN
+    where too little overlapped.
     overlap: (B,) fraction of the smaller image. iterations: (B,), all levels.
     converged, improved: (B,) bool. losses: (N, B), 1 - ncc or mse over the iterations of
     the finest level, NaN after a pair has stopped.
@@ -125,18 +126,37 @@ def descend(
     begin = np.broadcast_to(begin, (batch, *begin.shape[-2:]))
     problem = Problem(pose, middle, metric, max_iterations, tolerance, min_overlap)
     first = pose.from_matrices(begin, middle, half_extent(fixed_grid))
-    p, iterations = first.clone(), torch.zeros(batch, dtype=torch.int64)
+    return descend_levels(problem, steps, first, variance, progress=progress)
+
+
+def descend_levels(
+    problem: Problem,
+    levels: Sequence[Level],
+    start: Tensor,
+    variance: Tensor,
+    *,
+    origin: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Descent:
+    """`descend` from (B, P) parameters over levels that exist already, coarse to fine.
+
+    Args:
+        variance: (B or 1,) of the fixed images, by which the levels were scaled.
+        origin: (B, P) with which the result is compared, where `start` was refined already.
+    """
+    p, iterations = start.clone(), torch.zeros(len(start), dtype=torch.int64)
     state: State | None = None
-    for number, level in enumerate(steps):
-        last = number == len(steps) - 1
-        state = solve_level(problem, level, p, tolerance if last else max(tolerance, _COARSE_TOLERANCE))
+    for number, level in enumerate(levels):
+        last = number == len(levels) - 1
+        tolerance = problem.tolerance if last else max(problem.tolerance, _COARSE_TOLERANCE)
+        state = solve_level(problem, level, p, tolerance)
         p, iterations = state.parameters, iterations + state.iterations
         if progress:
-            progress(number + 1, len(steps))
+            progress(number + 1, len(levels))
     if state is None:
         raise OptionError("levels must be at least 1")
     state.iterations = iterations
-    return _finish(problem, steps[-1], first, state, variance)
+    return _finish(problem, levels[-1], start if origin is None else origin, state, variance)
 
 
 @dataclass(frozen=True)
@@ -192,9 +212,9 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
 
 def evaluate(problem: Problem, level: Level, normal: TorchNormal, possible: Tensor, p: Tensor) -> State:
     """Cost, overlap and the model's normal equations at parameters (B, P)."""
-    maps = _maps(problem.pose.matrices(p, problem.centre), level)[:, :-1]
+    maps = index_maps(problem.pose.matrices(p, problem.centre), level)[:, :-1]
     sums = normal(maps)
-    change = _maps(problem.pose.derivatives(p, problem.centre), level)[..., :-1, :].flatten(2)
+    change = index_maps(problem.pose.derivatives(p, problem.centre), level)[..., :-1, :].flatten(2)
     overlap = (sums.scalars[:, 0] / possible).clamp(max=1.0)
     cost, jj, jr = _ncc(sums) if problem.metric == "ncc" else _mse(sums)
     cost = torch.where(overlap >= problem.min_overlap, cost, torch.inf)
@@ -203,17 +223,19 @@ def evaluate(problem: Problem, level: Level, normal: TorchNormal, possible: Tens
     return State(p, cost, overlap, change @ jj @ change.mT, right, count, count > 0)
 
 
-def solve_level(problem: Problem, level: Level, start: Tensor, tolerance: float) -> State:
+def solve_level(
+    problem: Problem, level: Level, start: Tensor, tolerance: float, *, max_iterations: int | None = None
+) -> State:
     """Levenberg-Marquardt on one level, until each pair stops."""
     possible = possible_overlap(level).expand(len(start))
     normal = TorchNormal(level)
     state = evaluate(problem, level, normal, possible, start)
-    corners = _corners(level.fixed.grid)
+    corners = corners_of(level.fixed.grid)
     damping = torch.full((len(start),), 1e-3, dtype=torch.float64)
     held = torch.arange(len(start))
     running = torch.isfinite(state.cost)
     state.losses.append(state.cost.numpy().copy())
-    for _ in range(problem.max_iterations):
+    for _ in range(max_iterations or problem.max_iterations):
         active = held[running[held]]
         if len(active) == 0:
             break
@@ -286,14 +308,14 @@ def _mse(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
     return dd / n.clamp_min(1e-9), sums.jj, sums.jd
 
 
-def _maps(matrices: Tensor, level: Level) -> Tensor:
+def index_maps(matrices: Tensor, level: Level) -> Tensor:
     """World maps (or their derivatives) as maps from xi to moving indices."""
     inner = torch.as_tensor(level.moving.grid.inverse_matrix)
     outer = torch.as_tensor(level.fixed.grid.matrix) @ scaling(level.fixed.grid.shape)
     return inner @ matrices @ outer
 
 
-def _corners(grid: Grid) -> Tensor:
+def corners_of(grid: Grid) -> Tensor:
     """(D+1, 2**D) homogeneous world corners, the centres of the corner voxels."""
     ends = np.stack([np.zeros(grid.ndim), np.asarray(grid.shape) - 1.0])
     bits = np.indices((2,) * grid.ndim).reshape(grid.ndim, -1).T
@@ -325,7 +347,7 @@ def _finish(problem: Problem, level: Level, first: Tensor, state: State, varianc
     """Compare with the start on the finest level, and gather what is reported."""
     possible = possible_overlap(level).expand(len(first))
     before = evaluate(problem, level, TorchNormal(level), possible, first)
-    improved = state.cost <= before.cost
+    improved = state.cost <= before.cost * (1 + 1e-6) + 1e-12
     for name in _ROWS[:5]:
         getattr(state, name)[~improved] = getattr(before, name)[~improved]
     scale = variance.expand(len(first)) if problem.metric == "mse" else torch.ones(1, dtype=torch.float64)
@@ -336,8 +358,8 @@ def _finish(problem: Problem, level: Level, first: Tensor, state: State, varianc
         matrices=problem.pose.matrices(state.parameters, problem.centre).numpy(),
         parameters=state.parameters.numpy(),
         covariance=_covariance(state).numpy(),
-        before=score(before.cost).numpy(),
-        after=score(state.cost).numpy(),
+        before=score(torch.where(before.cost.isfinite(), before.cost, torch.nan)).numpy(),
+        after=score(torch.where(state.cost.isfinite(), state.cost, torch.nan)).numpy(),
         overlap=state.overlap.numpy(),
         iterations=state.iterations.numpy(),
         converged=(state.converged & improved).numpy(),

@@ -58,10 +58,12 @@ class Sums:
 class TorchNormal:
     """Sums by torch, on the device where the level's images are."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, *, gradients: bool = True) -> None:
         self.level = level
         moving = level.moving
-        parts = [moving.values[:, None], gradient(moving.values)]
+        parts = [moving.values[:, None]]
+        if gradients:
+            parts.append(gradient(moving.values))
         if moving.weight is not None:
             parts.append(moving.weight.expand_as(moving.values)[:, None])
         self.channels = torch.cat(parts, 1)
@@ -81,9 +83,11 @@ class TorchNormal:
         return other
 
     def warp(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, *shape) channels of the moving images at the maps, and (B, *shape) weights.
+        """The moving images at the maps, and (B, *shape) weights; differentiable in the maps.
 
         maps: (B, D, D+1) from xi to moving indices, float64.
+
+        Returns: (B, 1 + D, *shape) values and gradients, or (B, 1, *shape) without gradients.
         """
         batch, ndim = maps.shape[:2]
         maps = maps.to(self.fixed.device, torch.float32)
@@ -105,7 +109,7 @@ class TorchNormal:
         weight = weight * self.weight
         if self.masked:
             weight = weight * out[:, -1]
-        return out[:, : ndim + 1], weight
+        return (out[:, :-1] if self.masked else out), weight
 
     def __call__(self, maps: Tensor) -> Sums:
         ndim = maps.shape[1]

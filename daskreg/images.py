@@ -1,0 +1,198 @@
+"""What an estimate reads: one image of numbers in memory, its Grid and its mask.
+
+Volumes that are larger than the memory budget are read as block means, streamed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import torch
+import xarray as xr
+
+from daskreg.errors import (
+    ChannelError,
+    DaskregWarning,
+    DegenerateImageError,
+    EmptyArrayError,
+    EmptyMaskError,
+    MemoryBudgetError,
+    ShapeMismatchError,
+    UnsupportedDTypeError,
+)
+from daskreg.geometry import Box, Grid
+from daskreg.sources.coordinates import CHANNELS
+from daskreg.volumes import as_dataarray
+from daskreg.volumes import grid as grid_of
+
+# Levels, gradients and what is sampled: bytes of memory for each voxel that is read.
+_BYTES_PER_VOXEL = 64
+# A bare array of many rows and columns and 3 or 4 at the end is a picture with colours.
+_RGB, _THIN = (3, 4), 16
+
+
+@dataclass(frozen=True)
+class Image:
+    """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: where they lie.
+
+    dropped: names of axes of length one that were taken out; factors: of the block means.
+    """
+
+    values: torch.Tensor
+    grid: Grid
+    mask: torch.Tensor | None
+    dropped: tuple[str, ...] = ()
+    factors: tuple[int, ...] = ()
+
+
+def read_image(
+    value: Any,
+    *,
+    what: str,
+    mask: Any = None,
+    channel: int | str | None = None,
+    device: str | torch.device = "cpu",
+    budget: int | None = None,
+) -> Image:
+    """One image from an array, tensor or DataArray.
+
+    Args:
+        what: "fixed" or "moving", for messages.
+        mask: array of the same spatial shape, true or positive where voxels count.
+        channel: index or label along the channel axis, where there is one.
+        budget: the most voxels that are read; by default what a quarter of the memory holds.
+
+    Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
+        EmptyMaskError, DegenerateImageError, ShapeMismatchError.
+    """
+    if isinstance(value, torch.Tensor):
+        value = _from_tensor(value, what)
+    array = _one_channel(value, channel, what)
+    where = grid_of(array)
+    if where.ndim not in (2, 3):
+        raise ShapeMismatchError(f"{what} has {where.ndim} spatial axes; 2 or 3 are needed")
+    keep = [k for k, n in enumerate(where.shape) if n > 1]
+    dropped = tuple(where.names[k] for k in range(where.ndim) if k not in keep)
+    if len(keep) < 2:
+        raise DegenerateImageError(f"{what} of shape {where.shape} is a line or a point, not an image")
+    data, flat = array.data, where.take(keep)
+    cover = None if mask is None else _mask_data(mask, where, what)
+    if dropped:
+        warnings.warn(
+            f"{what} has length 1 along {', '.join(dropped)} and is registered in {len(keep)}D",
+            DaskregWarning,
+            stacklevel=4,
+        )
+        data, cover = data.reshape(flat.shape), None if cover is None else cover.reshape(flat.shape)
+    data, cover, flat, factors = _within(data, cover, flat, budget or _voxel_budget(), what)
+    values = torch.as_tensor(np.asarray(data).astype(np.float32)).to(device)
+    found = None if cover is None else torch.as_tensor(np.asarray(cover) > 0).to(device)
+    _check_content(values, found, what)
+    return Image(values, flat, found, dropped, factors)
+
+
+def _from_tensor(tensor: torch.Tensor, what: str) -> Any:
+    if tensor.is_complex():
+        raise UnsupportedDTypeError(f"{what} is complex; take .real, .imag or abs() first")
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return tensor.detach().cpu().numpy()
+
+
+def _one_channel(value: Any, channel: int | str | None, what: str) -> xr.DataArray:
+    """The array with its spatial dims only.
+
+    Raises: ChannelError where something other than space is left, or a channel does not exist.
+    """
+    bare = isinstance(value, np.ndarray | da.Array) and value.ndim == 3
+    if bare and value.shape[-1] in _RGB and min(value.shape[:2]) > _THIN:
+        value = xr.DataArray(value, dims=("y", "x", "c"))
+    array = as_dataarray(value)
+    lead = array.dims[: array.ndim - grid_of(array).ndim]
+    for dim in lead:
+        if array.sizes[dim] == 1 and (channel is None or str(dim) not in CHANNELS):
+            array = array.isel({dim: 0})
+        elif channel is not None and str(dim).lower() in CHANNELS:
+            array = _pick(array, dim, channel, what)
+        else:
+            advice = "pass channel=" if str(dim).lower() in CHANNELS else f"choose one with .isel({dim}=...)"
+            raise ChannelError(f"{what} has {array.sizes[dim]} entries along {dim!r}; {advice} (one is never guessed)")
+    return array
+
+
+def _pick(array: xr.DataArray, dim: Any, channel: int | str, what: str) -> xr.DataArray:
+    size = array.sizes[dim]
+    if isinstance(channel, str):
+        labels = [str(v) for v in array.coords[dim].values] if dim in array.coords else []
+        if channel not in labels:
+            known = ", ".join(labels) or f"the numbers 0 to {size - 1}"
+            raise ChannelError(f"{what} has no channel {channel!r}; there are {known}")
+        return array.isel({dim: labels.index(channel)})
+    if not -size <= channel < size:
+        raise ChannelError(f"{what} has no channel {channel}; there are 0 to {size - 1}")
+    return array.isel({dim: channel})
+
+
+def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
+    data = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else getattr(mask, "data", mask)
+    if not isinstance(data, np.ndarray | da.Array):
+        data = np.asarray(data)
+    if data.shape != grid.shape:
+        raise ShapeMismatchError(f"{what}_mask has shape {data.shape}, but {what} has {grid.shape}")
+    return data
+
+
+def _voxel_budget() -> int:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        free = 4 * 2**30
+    return max(int(free / 4 / _BYTES_PER_VOXEL), 64**3)
+
+
+def _within(data: Any, mask: Any, grid: Grid, budget: int, what: str) -> tuple[Any, Any, Grid, tuple[int, ...]]:
+    """The data as it is, or its block means where it has more voxels than the budget.
+
+    Raises: MemoryBudgetError where not even one chunk fits.
+    """
+    factors = [1] * grid.ndim
+    while math.prod(-(-n // f) for n, f in zip(grid.shape, factors, strict=True)) > budget:
+        spacing = [s * f for s, f in zip(grid.spacing, factors, strict=True)]
+        step = 1.5 * min(spacing)
+        factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
+    if all(f == 1 for f in factors):
+        return data, mask, grid, ()
+    if isinstance(data, da.Array) and math.prod(data.chunksize) > budget:
+        raise MemoryBudgetError(
+            f"{what} has {math.prod(grid.shape):.3g} voxels, in chunks of {data.chunksize}, and {budget:.3g} fit in "
+            "memory: open a coarser level with level=, or smaller chunks"
+        )
+    used = Box.of([n // f * f for n, f in zip(grid.shape, factors, strict=True)])
+    axes = dict(enumerate(factors))
+    lazy = da.asarray(data)[used.slices]
+    mean = da.coarsen(np.mean, lazy.astype(np.float32), axes)
+    cover = None if mask is None else da.coarsen(np.mean, (da.asarray(mask)[used.slices] > 0).astype(np.float32), axes)
+    return mean, None if cover is None else cover > 0.5, grid.crop(used).downsample(factors), tuple(factors)
+
+
+def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -> None:
+    if values.numel() == 0:
+        raise EmptyArrayError(f"{what} has no voxels")
+    valid = torch.isfinite(values)
+    if not bool(valid.any()):
+        raise EmptyMaskError(f"{what} holds no finite voxel")
+    if mask is not None:
+        if not bool(mask.any()):
+            raise EmptyMaskError(f"{what}_mask leaves no voxel")
+        valid = valid & mask
+        if not bool(valid.any()):
+            raise EmptyMaskError(f"{what}_mask leaves no finite voxel")
+    low, high = torch.aminmax(torch.where(valid, values, values[valid][0]))
+    if not bool(high > low):
+        raise DegenerateImageError(f"{what} is constant ({float(low):.6g}) where it counts; there is nothing to match")

@@ -1,0 +1,161 @@
+"""Any differentiable loss over a pyramid, by torch autograd: Adam or L-BFGS on the pose.
+
+The slow and general sibling of `descend`, for one pair: the same levels, weights and
+poses, but the loss is any `loss(fixed, warped, weight)`. Parameters are optimised in
+units of the voxels by which they move the farthest corner, so that one step size serves
+angles, shifts and scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from daskreg.errors import OptionError
+from daskreg.kernels.descend import Problem, corners_of, index_maps
+from daskreg.kernels.metrics import Loss
+from daskreg.kernels.normal import TorchNormal, possible_overlap
+from daskreg.kernels.pyramid import Level
+
+OPTIMIZERS = ("adam", "lbfgs")
+_TOO_LITTLE = 1e3
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Where the descent of one pair ended; `losses` are those of the finest level."""
+
+    parameters: Tensor
+    before: float
+    after: float
+    overlap: float
+    iterations: int
+    converged: bool
+    losses: NDArray[np.float64]
+
+
+def slope(
+    problem: Problem,
+    levels: Sequence[Level],
+    start: Tensor,
+    loss: Loss,
+    *,
+    optimizer: str = "adam",
+    origin: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Slope:
+    """Minimise `loss` from (1, P) parameters, coarse to fine.
+
+    The result is never worse, by the loss on the finest level, than `origin`, which is the
+    start where it is not given.
+
+    Raises: OptionError for an unknown optimizer.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise OptionError(f"optimizer {optimizer!r} is unknown: use gauss-newton, {', '.join(OPTIMIZERS)}")
+    p, iterations, converged, losses = start, 0, False, np.empty(0)
+    for number, level in enumerate(levels):
+        p, losses, converged = _one_level(problem, level, p, loss, optimizer)
+        iterations += len(losses)
+        if progress:
+            progress(number + 1, len(levels))
+    finest = _Objective(problem, levels[-1], loss)
+    first = start if origin is None else origin
+    before, after = finest.at(first), finest.at(p)
+    if not after <= before:
+        p, after, converged = first, before, False
+    return Slope(p, before, after, finest.overlap(p), iterations, converged, losses)
+
+
+def best_of(problem: Problem, level: Level, starts: Tensor, loss: Loss, margin: float = 0.01) -> Tensor:
+    """(1, P) the start with the least loss; a later one must be better by `margin` of the spread."""
+    objective = _Objective(problem, level, loss)
+    values = [objective.at(p[None]) for p in starts]
+    finite = [v for v in values if v < _TOO_LITTLE]
+    spread = (max(finite) - min(finite)) if finite else 0.0
+    best = 0
+    for k, value in enumerate(values):
+        if value < values[best] - margin * spread:
+            best = k
+    return starts[best][None]
+
+
+class _Objective:
+    """The loss of one pair on one level as a function of its parameters."""
+
+    def __init__(self, problem: Problem, level: Level, loss: Loss) -> None:
+        self.problem, self.level, self.loss = problem, level, loss
+        self.sampler = TorchNormal(level, gradients=False)
+        self.possible = float(possible_overlap(level)[0])
+
+    def __call__(self, p: Tensor) -> Tensor:
+        maps = index_maps(self.problem.pose.matrices(p, self.problem.centre), self.level)[:, :-1]
+        out, weight = self.sampler.warp(maps)
+        weight = weight.detach()
+        if float(weight.sum()) < self.problem.min_overlap * self.possible:
+            # A wall, with a slope of its own back to where the step came from.
+            return _TOO_LITTLE + (p * 0).sum()
+        return torch.as_tensor(self.loss(self.sampler.fixed, out[:, 0], weight)).sum()
+
+    def at(self, p: Tensor) -> float:
+        with torch.no_grad():
+            return float(self(p))
+
+    def overlap(self, p: Tensor) -> float:
+        with torch.no_grad():
+            maps = index_maps(self.problem.pose.matrices(p, self.problem.centre), self.level)[:, :-1]
+            return min(1.0, float(self.sampler.warp(maps)[1].sum()) / self.possible)
+
+
+def _one_level(
+    problem: Problem, level: Level, start: Tensor, loss: Loss, optimizer: str
+) -> tuple[Tensor, NDArray[np.float64], bool]:
+    objective = _Objective(problem, level, loss)
+    corners = corners_of(level.fixed.grid)
+    moved = (problem.pose.derivatives(start, problem.centre)[0, :, :-1] @ corners).norm(dim=1).amax(-1) / level.step
+    unit = 1 / moved.clamp_min(1e-9)
+    z = torch.zeros_like(start, requires_grad=True)
+    losses: list[float] = []
+    best, least = start, objective.at(start)
+
+    def closure() -> Tensor:
+        nonlocal best, least
+        z.grad = None
+        value = objective(start + z * unit)
+        value.backward()
+        losses.append(float(value.detach()))
+        if losses[-1] < least:
+            best, least = (start + z * unit).detach().clone(), losses[-1]
+        return value
+
+    if optimizer == "lbfgs":
+        torch.optim.LBFGS(
+            [z],
+            lr=1.0,
+            max_iter=problem.max_iterations,
+            tolerance_change=problem.tolerance * 1e-3,
+            line_search_fn="strong_wolfe",
+        ).step(closure)
+        return best, np.array(losses), len(losses) < 1.25 * problem.max_iterations
+    return _adam(z, closure, problem, losses, lambda: best)
+
+
+def _adam(
+    z: Tensor, closure: Callable[[], Tensor], problem: Problem, losses: list[float], best: Callable[[], Tensor]
+) -> tuple[Tensor, NDArray[np.float64], bool]:
+    """Adam with a step that falls from half a voxel to the tolerance."""
+    steps = 2 * problem.max_iterations
+    adam = torch.optim.Adam([z], lr=0.5)
+    decay = max(problem.tolerance / 0.5, 1e-3) ** (1 / steps)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(adam, gamma=decay)
+    for _ in range(steps):
+        adam.step(closure)
+        schedule.step()
+    third = max(1, len(losses) // 3)
+    settled = min(losses[-third:]) <= min(losses) * (1 + 1e-6) + 1e-9
+    return best(), np.array(losses), settled

@@ -1,0 +1,114 @@
+"""Metrics as losses in torch: `loss(fixed, warped, weight)`, differentiable, lower is better.
+
+fixed, warped and weight are (B, *shape); weight is 0 where a voxel does not count. Every
+metric returns (B,) losses over the weighted voxels. Your own callable may return one
+number, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.errors import OptionError
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_EPS = 1e-12
+
+
+def mse(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared difference."""
+    return _mean((fixed - warped).square(), weight)
+
+
+def mae(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return _mean((fixed - warped).abs(), weight)
+
+
+def ncc(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
+    """1 - Pearson's correlation."""
+    one = (-1, *[1] * (fixed.ndim - 1))
+    f = fixed - _mean(fixed, weight).reshape(one)
+    w = warped - _mean(warped, weight).reshape(one)
+    norm = (_mean(f * f, weight) * _mean(w * w, weight)).clamp_min(_EPS).sqrt()
+    return 1 - _mean(f * w, weight) / norm
+
+
+def lncc(fixed: Tensor, warped: Tensor, weight: Tensor, *, radius: int = 4) -> Tensor:
+    """1 - mean squared correlation in windows of 2 radius + 1 voxels a side.
+
+    Each window counts by how many of its voxels do (Avants et al. 2008, with box filters).
+    """
+    count = _box(weight, radius).clamp_min(_EPS)
+    f_mean, w_mean = _box(weight * fixed, radius) / count, _box(weight * warped, radius) / count
+    product = _box(weight * fixed * warped, radius) / count - f_mean * w_mean
+    f_var = (_box(weight * fixed * fixed, radius) / count - f_mean * f_mean).clamp_min(0)
+    w_var = (_box(weight * warped * warped, radius) / count - w_mean * w_mean).clamp_min(0)
+    # Windows without contrast in either image would divide noise by noise.
+    floor = 1e-3 * _mean(f_var, weight) * _mean(w_var, weight)
+    local = product.square() / (f_var * w_var + floor.reshape(-1, *[1] * (fixed.ndim - 1)) + _EPS)
+    return 1 - _mean(local, weight)
+
+
+def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int = 32) -> Tensor:
+    """- mutual information in nats, from a joint histogram with cubic Parzen windows.
+
+    (Mattes et al. 2003.) For images of different modalities.
+    """
+    f, w, v = (t.flatten(1) for t in (fixed, warped, weight))
+    joint = torch.einsum("bnf,bnw->bfw", _parzen(f, v, bins) * v[..., None], _parzen(w, v, bins))
+    joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)
+    apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+    return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
+
+
+LOSSES: dict[str, Loss] = {"ncc": ncc, "mse": mse, "mae": mae, "lncc": lncc, "mi": mi}
+
+
+def loss_of(metric: str | Loss) -> Loss:
+    """The loss of a metric's name; a callable is its own.
+
+    Raises: OptionError for an unknown name.
+    """
+    if callable(metric):
+        return metric
+    if metric not in LOSSES:
+        raise OptionError(
+            f"metric {metric!r} is unknown: use {', '.join(LOSSES)}, or a callable loss(fixed, warped, weight)"
+        )
+    return LOSSES[metric]
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """(B,) weighted means."""
+    return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(_EPS)
+
+
+def _box(values: Tensor, radius: int) -> Tensor:
+    """Sums over windows, zero outside."""
+    ndim = values.ndim - 1
+    out = values[:, None]
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
+    for axis in range(ndim):
+        size, padding = [1] * ndim, [0] * ndim
+        size[axis], padding[axis] = 2 * radius + 1, radius
+        out = pool(out, tuple(size), stride=1, padding=tuple(padding)) * (2 * radius + 1)
+    return out[:, 0]
+
+
+def _parzen(values: Tensor, weight: Tensor, bins: int) -> Tensor:
+    """(B, N, bins) cubic B-spline weights of (B, N) values."""
+    with torch.no_grad():
+        valid = weight > 0
+        low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
+        high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
+    # Two bins of room at both ends, so that the windows stay inside.
+    position = (values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2
+    t = (position.clamp(0, bins - 1)[..., None] - torch.arange(bins, device=values.device)).abs()
+    near = 2 / 3 - t.square() + t**3 / 2
+    return torch.where(t < 1, near, (2 - t).clamp_min(0) ** 3 / 6)

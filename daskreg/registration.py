@@ -1,0 +1,343 @@
+"""`register`: where each point of a fixed image is found in a moving one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.cluster.device import resolve
+from daskreg.errors import FitFailedError, NoOverlapError, OptionError, ShapeMismatchError
+from daskreg.geometry import Affine, Grid, as_affine, common_unit
+from daskreg.images import Image, read_image
+from daskreg.kernels.descend import METRICS, Descent, Problem, descend_levels, half_extent, standardised
+from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
+from daskreg.kernels.metrics import Loss, loss_of
+from daskreg.kernels.pose import Pose
+from daskreg.kernels.pyramid import Level, picture, pyramid
+from daskreg.kernels.search import STARTS, candidates, choose
+
+Floats = NDArray[np.float64]
+
+_LOW_OVERLAP = 0.25
+_LOW_NCC = 0.2
+_MIN_OVERLAP = 0.15
+_ANGLES = ("theta", "rx", "ry", "rz")
+
+
+class FitStatus(Enum):
+    """How an estimate ended; the value says what to do about it."""
+
+    CONVERGED = "converged"
+    MAX_ITERATIONS = "stopped before it converged: raise max_iterations, or give a better init"
+    LOW_OVERLAP = "little of the images overlaps: check the coordinates and units, or give init= or masks"
+    LOW_SCORE = 'the images hardly agree: try init="search", metric="mi" for another modality, or masks'
+    NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PairFit:
+    """Where each point of the fixed image is found in the moving image, and how sure that is.
+
+    Args:
+        moving_from_fixed: the motion, on world points: `warp(moving, pull=fit.moving_from_fixed,
+            like=fixed)` registers.
+        parameters: of M = T . R . Sh . S about `centre`, every one by name; radians, world units.
+        centre: (D,) world point, array order: the centre of the fixed grid.
+        status: how it ended; its value names the remedy.
+        score: the metric before and after, on the finest level (ncc: correlation, higher is
+            better; the others: losses, lower is better; mse in the images' units squared).
+        overlap: fraction of the smaller image that took part.
+        losses: over the iterations of the finest level, lower is better.
+        covariance: (P, P) of the free parameters `free`, in their order; None where the
+            metric has no Gauss-Newton form.
+        free: names of the parameters that were estimated.
+        masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
+        iterations, seconds: what it took, over all levels.
+    """
+
+    moving_from_fixed: Affine
+    parameters: Mapping[str, float]
+    centre: Floats
+    status: FitStatus
+    score: tuple[float, float]
+    overlap: float
+    losses: Floats
+    covariance: Floats | None
+    free: tuple[str, ...]
+    model: str | tuple[str, ...]
+    metric: str
+    masked: tuple[float, float]
+    iterations: int
+    seconds: float
+    _images: tuple[Image, Image] | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the estimate can be trusted as far as it can tell itself."""
+        return self.status is FitStatus.CONVERGED
+
+    @property
+    def sigma(self) -> dict[str, float]:
+        """One standard deviation of each free parameter, as the noise of the residual tells."""
+        if self.covariance is None:
+            return {}
+        return dict(zip(self.free, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    def raise_if_failed(self) -> PairFit:
+        """This fit where it is ok.
+
+        Raises: FitFailedError with the status and its remedy.
+        """
+        if not self.ok:
+            raise FitFailedError(f"{self.status.name.lower()}: {self.status.value}\n{self!r}")
+        return self
+
+    def plot(self, fixed: Any = None, moving: Any = None) -> Any:
+        """A matplotlib figure: both images before and after, and the losses."""
+        from daskreg import plotting
+
+        if self._images is None:
+            return plotting.pair(self, fixed, moving)
+        mine = [i.values.cpu().numpy() for i in self._images]
+        return plotting.pair(self, *mine, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """One HTML page, and the same facts as JSON beside it."""
+        from daskreg import reporting
+
+        return reporting.report(self, path)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
+        from daskreg.formats import transforms
+
+        if Path(path).suffix.lower() == ".json":
+            transforms.write_json(self.to_dict(), path)
+        else:
+            transforms.save(self.moving_from_fixed, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, for JSON (angles in radians)."""
+        from daskreg.reporting import plain
+
+        facts = {name: getattr(self, name) for name in _FACTS}
+        known = {"schema": "daskreg/fit", "version": 1, "kind": "pair", "ok": self.ok, "sigma": self.sigma, **facts}
+        return {**plain(known), "transform": self.moving_from_fixed.to_dict()}
+
+    def __repr__(self) -> str:
+        sigma, unit = self.sigma, self.moving_from_fixed.unit or "pixel"
+        words = []
+        for name, value in self.parameters.items():
+            if name not in self.free and not ("scale" in self.free and name in ("sx", "sy", "sz")):
+                continue
+            factor = np.degrees(1.0) if name in _ANGLES else 1.0
+            known = sigma.get(name, sigma.get("scale") if name in ("sx", "sy", "sz") else None)
+            spread = "" if known is None else f" +- {known * factor:.2g}"
+            suffix = " deg" if name in _ANGLES else f" {unit}" if name.startswith("t") else ""
+            words.append(f"{name} {value * factor:.6g}{spread}{suffix}")
+        ending = "" if self.ok else f"\n  {self.status.value}"
+        return (
+            f"PairFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
+            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
+            f"  moving from fixed, {self.model}: {', '.join(words)}{ending})"
+        )
+
+
+_FACTS = (
+    "parameters",
+    "centre",
+    "status",
+    "score",
+    "overlap",
+    "losses",
+    "covariance",
+    "free",
+    "model",
+    "metric",
+    "masked",
+    "iterations",
+    "seconds",
+)
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    model: str | Sequence[str] = "affine",
+    metric: str | Loss = "ncc",
+    init: str | Affine | Any = "auto",
+    levels: int | str = "auto",
+    optimizer: str = "auto",
+    fixed_mask: ArrayLike | None = None,
+    moving_mask: ArrayLike | None = None,
+    channel: int | str | None = None,
+    smoothing: float = 1.0,
+    max_iterations: int = 50,
+    tolerance: float = 1e-3,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
+) -> PairFit:
+    """Find the motion of `moving` against `fixed`: where each fixed point lies in the moving image.
+
+    Args:
+        fixed, moving: DataArrays, NumPy or dask arrays or tensors, 2D or 3D, whose shapes,
+            spacings and origins may differ; NaN counts as masked.
+        model: "translation", "rigid", "similarity", "affine", or groups out of "rotation",
+            "translation", "scale", "shear". Groups left out stay locked on the motion.
+        metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
+            brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
+            weight)` of (1, *shape) tensors that returns one number, lower is better.
+        init: "auto", "identity", "moments", "phase", "search" (all turns), an Affine
+            `moving_from_fixed`, or another fit. A start that moves more must be clearly better.
+        levels: of the pyramid; "auto" starts at about 32 voxels along the longest side.
+        optimizer: "gauss-newton" (ncc, mse), "adam" or "lbfgs" (any metric); "auto" chooses.
+        fixed_mask, moving_mask: arrays of the images' shapes, positive where voxels count.
+        channel: number or label, for images with channels.
+        smoothing: sigma of the finest level in voxels, of both images.
+        max_iterations: for each level.
+        tolerance: stop when a step moves no corner by more than this many voxels.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+        progress: called with (levels done, levels).
+        seed: of what is random; today nothing is.
+
+    Returns: a PairFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
+
+    Raises: InputError's children for images that cannot be used (constant, empty, masked
+        away, complex, apart in the world), OptionError for unknown options.
+    """
+    began = time.perf_counter()
+    check_options(metric, optimizer, init)
+    where = resolve(device)
+    f = read_image(fixed, what="fixed", mask=fixed_mask, channel=channel, device=where)
+    m = read_image(moving, what="moving", mask=moving_mask, channel=channel, device=where)
+    if f.grid.ndim != m.grid.ndim:
+        raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
+    unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
+    pose = Pose.of(model, f.grid.ndim)
+    given = None if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
+    if given is not None or init in ("auto", "identity"):
+        check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if given is None else given)
+    newton = metric in METRICS and optimizer in ("auto", "gauss-newton")
+    steps, variance = _levels(f, m, str(metric) if newton else "ncc" if metric != "mse" else "mse", levels, smoothing)
+    problem = Problem(pose, f.grid.centre, str(metric), max_iterations, tolerance, _MIN_OVERLAP)
+    origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if given is None else given])
+    start = origin
+    if isinstance(init, str) and init != "identity":
+        starts = _parameters(problem, f.grid, candidates(steps, init, seed=seed))
+        start = choose(problem, steps, starts) if newton else best_of(problem, steps[0], starts, loss_of(metric))
+    if newton:
+        found = _newton(descend_levels(problem, steps, start, variance, origin=origin, progress=progress), str(metric))
+    else:
+        chosen = "adam" if optimizer == "auto" else optimizer
+        loss = loss_of(metric)
+        found = _slope(slope(problem, steps, start, loss, optimizer=chosen, origin=origin, progress=progress))
+    values = pose.named(found["parameters"])[0]
+    matrix = pose.matrices(found.pop("parameters"), f.grid.centre)[0].numpy()
+    return PairFit(
+        moving_from_fixed=Affine(matrix, unit=unit),
+        parameters=values,
+        centre=f.grid.centre,
+        free=pose.names,
+        model=model if isinstance(model, str) else pose.groups,
+        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "callable"),
+        masked=(_masked(f), _masked(m)),
+        seconds=time.perf_counter() - began,
+        _images=(f, m),
+        **found,
+    )
+
+
+def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
+    """Raise OptionError for options that are unknown or do not go together."""
+    loss_of(metric)
+    known = ("auto", "gauss-newton", *OPTIMIZERS)
+    if optimizer not in known:
+        raise OptionError(f"optimizer {optimizer!r} is unknown: use {', '.join(known)}")
+    if optimizer == "gauss-newton" and metric not in METRICS:
+        raise OptionError(f"gauss-newton minimises {' and '.join(METRICS)}; for {metric!r} use adam or lbfgs")
+    if isinstance(init, str) and init not in STARTS:
+        raise OptionError(f"init {init!r} is unknown: use {', '.join(STARTS)}, an Affine or a fit")
+
+
+def check_meeting(fixed: Grid, moving: Grid, start: Floats) -> None:
+    """Raise NoOverlapError where the fixed grid, moved by `start`, misses the moving grid."""
+    bits = np.indices((2,) * fixed.ndim).reshape(fixed.ndim, -1).T
+    corners = Affine(start)(fixed.world(bits * np.asarray(fixed.shape) - 0.5))
+    low, high = moving.extent
+    if np.any(corners.min(axis=0) >= high) or np.any(corners.max(axis=0) <= low):
+        boxes = [
+            ", ".join(f"{n} {a:.6g}..{b:.6g}" for n, a, b in zip(g.names, *g.extent, strict=True)) + f" {g.unit}"
+            for g in (fixed, moving)
+        ]
+        raise NoOverlapError(
+            f"the images do not meet in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
+            'check their coordinates, or pass init="moments" or "search" to bring them together'
+        )
+
+
+def _levels(f: Image, m: Image, metric: str, levels: int | str, smoothing: float) -> tuple[list[Level], torch.Tensor]:
+    a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
+    a, b, variance = standardised(a, b, metric)
+    return pyramid(a, b, levels=levels, smoothing=smoothing), variance
+
+
+def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> torch.Tensor:
+    return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid))
+
+
+def _newton(found: Descent, metric: str) -> dict[str, Any]:
+    """The fields of a PairFit from the only pair of a Descent."""
+    overlap, after = float(found.overlap[0]), float(found.after[0])
+    status = FitStatus.CONVERGED if found.converged[0] else FitStatus.MAX_ITERATIONS
+    if not found.improved[0]:
+        status = FitStatus.NO_IMPROVEMENT
+    if overlap < _LOW_OVERLAP:
+        status = FitStatus.LOW_OVERLAP
+    elif metric == "ncc" and not after >= _LOW_NCC:
+        status = FitStatus.LOW_SCORE
+    losses = found.losses[:, 0]
+    return {
+        "parameters": torch.as_tensor(found.parameters),
+        "status": status,
+        "score": (float(found.before[0]), after),
+        "overlap": overlap,
+        "losses": losses[np.isfinite(losses)],
+        "covariance": found.covariance[0],
+        "iterations": int(found.iterations[0]),
+    }
+
+
+def _slope(found: Slope) -> dict[str, Any]:
+    """The fields of a PairFit from a descent by autograd."""
+    status = FitStatus.CONVERGED if found.converged else FitStatus.MAX_ITERATIONS
+    if not found.after <= found.before:
+        status = FitStatus.NO_IMPROVEMENT
+    if found.overlap < _LOW_OVERLAP:
+        status = FitStatus.LOW_OVERLAP
+    return {
+        "parameters": found.parameters,
+        "status": status,
+        "score": (found.before, found.after),
+        "overlap": found.overlap,
+        "losses": found.losses,
+        "covariance": None,
+        "iterations": found.iterations,
+    }
+
+
+def _masked(image: Image) -> float:
+    valid = torch.isfinite(image.values)
+    if image.mask is not None:
+        valid = valid & image.mask
+    return 1 - float(valid.to(torch.float64).mean())

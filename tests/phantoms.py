@@ -23,10 +23,12 @@ def coordinates(grid: Grid) -> Floats:
     return grid.world(indices(grid.shape))
 
 
-def inside(matrix: Floats, out_shape: Sequence[int], source_shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Which output voxels an index matrix takes from within the source, its border voxels included."""
+def inside(
+    matrix: Floats, out_shape: Sequence[int], source_shape: Sequence[int], *, margin: float = 0
+) -> NDArray[np.bool_]:
+    """Which output voxels an index matrix takes from within the source, `margin` voxels off its ends."""
     where = indices(out_shape) @ matrix[:-1, :-1].T + matrix[:-1, -1]
-    return np.asarray(np.all((where >= 0) & (where <= np.asarray(source_shape) - 1), axis=-1))
+    return np.asarray(np.all((where >= margin) & (where <= np.asarray(source_shape) - 1 - margin), axis=-1))
 
 
 def blobs(shape: Sequence[int], *, count: int = 12, seed: int = 0, margin: float = 0.2) -> NDArray[np.float32]:

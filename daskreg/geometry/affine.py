@@ -181,16 +181,16 @@ class Affine(Transform):
         return ", ".join(words) or "identity"
 
 
-def as_affine(value: object, ndim: int, what: str = "transform") -> Affine:
+def as_affine(value: object, ndim: int | None = None, what: str = "transform") -> Affine:
     """An Affine from one, from a fit that holds one, or from a matrix.
 
-    Raises: InvalidTransformError when it is none of these or not of `ndim` dimensions.
+    Raises: InvalidTransformError when it is none of these or not of `ndim` dimensions (None: any).
     """
     held: Any = getattr(value, "moving_from_fixed", getattr(value, "target_from_source", value))
     if isinstance(held, Transform) and not isinstance(held, Affine):
         raise InvalidTransformError(f"{what} must be one Affine, not {type(held).__name__}")
     affine = held if isinstance(held, Affine) else Affine(held)
-    if affine.ndim != ndim:
+    if ndim is not None and affine.ndim != ndim:
         raise InvalidTransformError(f"{what} is {affine.ndim}D where {ndim}D is needed")
     return affine
 

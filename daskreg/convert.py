@@ -1,0 +1,287 @@
+"""Transforms of other tools, in memory: `from_X(m, fixed=, moving=)` and `to_X(t, fixed=, moving=)`.
+
+The name says the tool, the Grids say whose pixels: `fixed` those of the output, `moving`
+those of the image that is sampled. Without a Grid they are pixels of spacing one.
+
+    tool         stores                                          order     numbers are in
+    skimage      (3, 3) for `transform.warp`: output -> input    x, y      pixels
+    scipy        matrix, offset of `ndimage.affine_transform`    z, y, x   pixels
+    pystackreg   (3, 3) or (N, 3, 3) of `StackReg`               x, y      pixels
+    torch        theta of `affine_grid`: output -> input         x, y, z   [-1, 1] of each image
+    itk          `SimpleITK.Transform`: fixed -> moving          x, y, z   the world
+    ngff         coordinateTransformations: input -> output      z, y, x   the world
+
+So every `from_X` returns `moving_from_fixed`, but `from_ngff`, which returns
+`output_from_input`. Each `to_X` takes the same transform, or a fit that holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, ShapeMismatchError
+from daskreg.formats.ngff import forward_matrix
+from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, as_affine, common_unit
+from daskreg.geometry.transform import checked_matrices, reversed_axes
+
+Floats = NDArray[np.float64]
+
+_FAR = 2.0**20
+
+
+# --- scikit-image -------------------------------------------------------------------------
+
+
+def from_skimage(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine:
+    """From the matrix M, or transform object, of `skimage.transform.warp(moving, M)`.
+
+    Args:
+        m: (3, 3), x first, from output pixels to input pixels; or what has it as `.params`.
+        fixed, moving: grids of the output and of the input image.
+
+    Raises: InvalidTransformError for another shape (scikit-image's matrices are 2D).
+    """
+    params = np.asarray(getattr(m, "params", m))
+    if params.shape != (3, 3):
+        raise InvalidTransformError(f"scikit-image's matrix is (3, 3), not {params.shape}; for 3D use from_scipy")
+    matrix, unit = _world(reversed_axes(checked_matrices(params, 2)), fixed, moving)
+    return Affine(matrix, unit=unit)
+
+
+def to_skimage(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
+    """(3, 3) matrix M for `skimage.transform.warp(moving, M, output_shape=fixed.shape)`."""
+    return reversed_axes(_to_index(as_affine(t, 2, "what to_skimage takes"), fixed, moving))
+
+
+# --- scipy --------------------------------------------------------------------------------
+
+
+def from_scipy(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine:
+    """From what `scipy.ndimage.affine_transform(moving, ...)` takes.
+
+    Args:
+        m: a homogeneous (D+1, D+1) or (D, D+1) matrix, or a tuple `(matrix, offset)` with a
+            matrix of (D, D) or its diagonal (D,), and one offset or D.
+        fixed, moving: grids of the output and of the input image.
+    """
+    if isinstance(m, tuple) and len(m) == 2:
+        linear = np.asarray(m[0], dtype=np.float64)
+        linear = np.diag(linear) if linear.ndim == 1 else linear
+        if linear.ndim != 2 or np.ndim(m[1]) > 1 or np.size(m[1]) not in (1, len(linear)):
+            raise InvalidTransformError(f"matrix and offset of shapes {linear.shape} and {np.shape(m[1])} do not fit")
+        offset = np.broadcast_to(np.asarray(m[1], dtype=np.float64), len(linear))
+        m = np.concatenate([linear, offset[:, None]], axis=1)
+    matrix, unit = _world(checked_matrices(m, 2), fixed, moving)
+    return Affine(matrix, unit=unit)
+
+
+def to_scipy(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
+    """Homogeneous M for `scipy.ndimage.affine_transform(moving, M, output_shape=fixed.shape)`."""
+    return _to_index(as_affine(t, what="what to_scipy takes"), fixed, moving)
+
+
+# --- pystackreg -----------------------------------------------------------------------------
+
+
+def from_pystackreg(m: ArrayLike, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine | SliceAffines:
+    """From the matrices of `StackReg`: those of `register`, or the stack of `register_stack`.
+
+    Args:
+        m: (3, 3), or (N, 3, 3) for the slices along the first axis.
+        fixed, moving: grids of a slice, or of the stack.
+
+    Returns: an Affine, or SliceAffines for a stack (`raw_from_aligned`).
+    """
+    stack = np.ndim(m) == 3
+    matrices = checked_matrices(m, 3 if stack else 2)
+    if matrices.shape[-1] != 3:
+        raise InvalidTransformError(f"pystackreg's matrices are (3, 3) or (N, 3, 3), not {matrices.shape}")
+    return _from_index(reversed_axes(matrices), _plane(fixed), _plane(moving))
+
+
+def to_pystackreg(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
+    """(3, 3), or (N, 3, 3) of SliceAffines, for `StackReg.transform` and `transform_stack`."""
+    held = getattr(t, "raw_from_aligned", t)
+    one = held if isinstance(held, SliceAffines) else as_affine(held, 2, "what to_pystackreg takes")
+    if one.ndim != 2:
+        raise InvalidTransformError(f"pystackreg moves 2D slices, not {one.ndim}D volumes")
+    return reversed_axes(_to_index(one, _plane(fixed), _plane(moving)))
+
+
+# --- torch ----------------------------------------------------------------------------------
+
+
+def from_torch(
+    theta: Any, *, fixed: Grid | None = None, moving: Grid | None = None, align_corners: bool = False
+) -> Affine | SliceAffines:
+    """From theta of `torch.nn.functional.affine_grid(theta, size, align_corners)`.
+
+    Args:
+        theta: (D, D+1), or (N, D, D+1) for a batch; a tensor or an array.
+        fixed, moving: grids of the output and of the input image. Theta means nothing
+            without their shapes, so one of them is needed; the other then has its shape,
+            in pixels of spacing one.
+        align_corners: as it was given to `affine_grid` and `grid_sample`.
+
+    Raises: OptionError without any Grid.
+    """
+    from daskreg.geometry.normalised import index_from_theta
+
+    values = theta.detach().cpu().numpy() if hasattr(theta, "detach") else theta
+    matrices = checked_matrices(values, 3 if np.ndim(values) == 3 else 2)
+    shapes = _shapes(fixed, moving, "from_torch")
+    index = index_from_theta(matrices[..., :-1, :], *shapes, align_corners=align_corners)
+    return _from_index(index, fixed, moving)
+
+
+def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, align_corners: bool = False) -> Any:
+    """Theta, a float64 tensor (D, D+1), for `affine_grid(theta[None], (1, 1, *fixed.shape))`.
+
+    SliceAffines give (N, D, D+1). Takes and raises what `from_torch` does.
+    """
+    import torch
+
+    from daskreg.geometry.normalised import theta_from_index
+
+    held = getattr(t, "raw_from_aligned", t)
+    one = held if isinstance(held, SliceAffines) else as_affine(held, what="what to_torch takes")
+    shapes = _shapes(fixed, moving, "to_torch")
+    return torch.as_tensor(theta_from_index(_to_index(one, fixed, moving), *shapes, align_corners=align_corners))
+
+
+# --- ITK --------------------------------------------------------------------------------------
+
+
+def from_itk(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine:
+    """From an affine `SimpleITK.Transform` of any class, composites included.
+
+    ITK's world (3D: LPS) is daskreg's, written x, y, z. So Grids bring only the unit.
+
+    Raises: InvalidTransformError for a transform that is not affine.
+    """
+    if not hasattr(m, "TransformPoint") or not m.IsLinear():
+        raise InvalidTransformError(f"{type(m).__name__} is not an affine transform of SimpleITK")
+    ndim = m.GetDimension()
+    origin = np.array(m.TransformPoint([0.0] * ndim))
+    # Far points, so that the offset takes no digits from the linear part.
+    ends = np.array([m.TransformPoint(p.tolist()) for p in _FAR * np.eye(ndim)])
+    matrix = np.column_stack([((ends - origin) / _FAR).T, origin])
+    return Affine(reversed_axes(checked_matrices(matrix, 2)), unit=_unit(fixed, moving))
+
+
+def to_itk(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Any:
+    """A `SimpleITK.AffineTransform`, for `SimpleITK.Resample(moving, fixed, transform)`.
+
+    Raises: MissingExtraError without SimpleITK; UnitError where Grids have another unit.
+    """
+    try:
+        import SimpleITK as sitk  # noqa: N813
+    except ImportError as error:
+        raise MissingExtraError("SimpleITK", "formats") from error
+    m = reversed_axes(_in_world(as_affine(t, what="what to_itk takes"), fixed, moving).matrix)
+    result = sitk.AffineTransform(len(m) - 1)
+    result.SetMatrix(m[:-1, :-1].ravel().tolist())
+    result.SetTranslation(m[:-1, -1].tolist())
+    return result
+
+
+# --- OME-NGFF -----------------------------------------------------------------------------------
+
+
+def from_ngff(
+    m: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, fixed: Grid | None = None, moving: Grid | None = None
+) -> Affine:
+    """From coordinateTransformations of OME-NGFF (versions 0.4 to 0.6).
+
+    They map forward between coordinate systems, in array order, so Grids bring only the
+    unit (and, to an identity, its dimension).
+
+    Args:
+        m: a transformation of type identity, scale, translation, affine, rotation, mapAxis
+            or sequence; or a list of them, which are applied one after the other.
+
+    Returns: `output_from_input`.
+    Raises: InvalidTransformError for other types, or parameters in a file (`path`).
+    """
+    grid = moving if fixed is None else fixed
+    matrix = forward_matrix(m, None if grid is None else grid.ndim)
+    if matrix is None:
+        raise InvalidTransformError("an identity does not say its dimension: pass a Grid")
+    return Affine(matrix, unit=_unit(fixed, moving))
+
+
+def to_ngff(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> dict[str, Any]:
+    """The coordinateTransformation of type affine (OME-NGFF 0.6) that is `output_from_input`."""
+    one = _in_world(as_affine(t, what="what to_ngff takes"), fixed, moving)
+    return {"type": "affine", "affine": one.matrix[:-1].tolist()}
+
+
+# --- Between pixels and the world ----------------------------------------------------------------
+
+
+def _from_index(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> Affine | SliceAffines:
+    """A map of the world from one of array indices (moving from fixed); many make SliceAffines."""
+    world, unit = _world(matrices, fixed, moving)
+    return SliceAffines(world, unit=unit) if world.ndim == 3 else Affine(world, unit=unit)
+
+
+def _world(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> tuple[Floats, str | None]:
+    """The same as (matrices, unit)."""
+    ndim = matrices.shape[-1] - 1
+    _check_grids(fixed, moving, ndim)
+    inner = np.eye(ndim + 1) if fixed is None else fixed.inverse_matrix
+    outer = np.eye(ndim + 1) if moving is None else moving.matrix
+    unit = common_unit(
+        PIXEL if fixed is None else fixed.unit, PIXEL if moving is None else moving.unit, "fixed, moving"
+    )
+    return outer @ matrices @ inner, unit
+
+
+def _to_index(t: Affine | SliceAffines, fixed: Grid | None, moving: Grid | None) -> Floats:
+    """Matrices of array indices (moving from fixed) from a map of the world."""
+    _check_grids(fixed, moving, t.ndim)
+    for grid in (fixed, moving):
+        common_unit(t.unit, PIXEL if grid is None else grid.unit, "transform and Grid")
+    inner = np.eye(t.ndim + 1) if fixed is None else fixed.matrix
+    outer = np.eye(t.ndim + 1) if moving is None else moving.inverse_matrix
+    return np.asarray(outer @ (t.matrix if isinstance(t, Affine) else t.matrices) @ inner)
+
+
+def _in_world(t: Affine, fixed: Grid | None, moving: Grid | None) -> Affine:
+    """The same map, once its unit and dimensions agree with the Grids."""
+    _check_grids(fixed, moving, t.ndim)
+    common_unit(t.unit, _unit(fixed, moving), "transform and Grid")
+    return t
+
+
+def _unit(fixed: Grid | None, moving: Grid | None) -> str | None:
+    a, b = (None if grid is None else grid.unit for grid in (fixed, moving))
+    return common_unit(a, b, "fixed, moving")
+
+
+def _check_grids(fixed: Grid | None, moving: Grid | None, ndim: int) -> None:
+    for name, grid in (("fixed", fixed), ("moving", moving)):
+        if grid is None:
+            continue
+        if not isinstance(grid, Grid):
+            raise OptionError(f"{name} must be a Grid, not {type(grid).__name__}: `daskreg.grid(array)` gives it")
+        if grid.ndim != ndim:
+            raise ShapeMismatchError(f"the {name} Grid is {grid.ndim}D, the transform {ndim}D")
+
+
+def _plane(grid: Grid | None) -> Grid | None:
+    """The grid of one slice."""
+    return grid.take((1, 2)) if isinstance(grid, Grid) and grid.ndim == 3 else grid
+
+
+def _shapes(fixed: Grid | None, moving: Grid | None, function: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(output shape, input shape)."""
+    known = fixed if moving is None else moving
+    if known is None:
+        raise OptionError(f"{function} needs fixed= or moving=: normalised coordinates depend on the shape")
+    _check_grids(fixed, moving, known.ndim)
+    return (known if fixed is None else fixed).shape, (known if moving is None else moving).shape

@@ -10,7 +10,8 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.base import optimize, tokenize
+from dask.base import tokenize
+from dask.core import flatten
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, ShapeMismatchError
@@ -235,9 +236,14 @@ def _computed(array: Any) -> Any:
     distributed = sys.modules.get("distributed")
     if distributed is not None and distributed.futures_of(small):
         return small.compute()
-    return small.compute(scheduler="synchronous", optimize_graph=False)
+    return small.compute(scheduler="synchronous")
 
 
 def _culled(array: Any) -> da.Array:
-    culled: da.Array = optimize(array)[0]
-    return culled
+    """The array with only those tasks that its blocks need.
+
+    `dask.optimize` would lose the futures of a persisted array, and the layers of a culled
+    graph are renamed without their dependencies, so it becomes one layer.
+    """
+    tasks = array.dask.cull(list(flatten(array.__dask_keys__()))).to_dict()
+    return da.Array(tasks, array.name, array.chunks, meta=array._meta)

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, ShapeMismatchError
 from daskreg.formats.ngff import forward_matrix
 from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, as_affine, common_unit
+from daskreg.geometry.normalised import index_from_theta, theta_from_index
 from daskreg.geometry.transform import checked_matrices, reversed_axes
 
 Floats = NDArray[np.float64]
@@ -129,8 +130,6 @@ def from_torch(
 
     Raises: OptionError without any Grid.
     """
-    from daskreg.geometry.normalised import index_from_theta
-
     values = theta.detach().cpu().numpy() if hasattr(theta, "detach") else theta
     matrices = checked_matrices(values, 3 if np.ndim(values) == 3 else 2)
     shapes = _shapes(fixed, moving, "from_torch")
@@ -144,8 +143,6 @@ def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, a
     SliceAffines give (N, D, D+1). Takes and raises what `from_torch` does.
     """
     import torch
-
-    from daskreg.geometry.normalised import theta_from_index
 
     held = getattr(t, "raw_from_aligned", t)
     one = held if isinstance(held, SliceAffines) else as_affine(held, what="what to_torch takes")

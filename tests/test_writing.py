@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +28,14 @@ from daskreg.errors import (
     DaskregWarning,
     LayoutMismatchError,
     MemoryBudgetError,
+    NotAVolumeError,
     OptionError,
     OutputExistsError,
     StorageFullError,
     UnsafeOutputError,
 )
 from daskreg.volumes import to_dataarray
+from daskreg.writing import verify
 
 SHAPE = (13, 97, 120)
 GRID = dr.Grid(SHAPE, spacing=(2.0, 0.5, 0.5), origin=(1, -3, 4), unit="um")
@@ -209,10 +212,46 @@ def test_a_corrected_slice_redoes_only_what_it_touches(tmp_path: Path, stored: P
 def test_another_layout_is_refused(tmp_path: Path, stored: Path) -> None:
     path = tmp_path / "out.zarr"
     dr.write(dr.open(stored), path, chunks=32, levels=1, progress=False)
-    with pytest.raises(LayoutMismatchError, match="levels"):
+    with pytest.raises(LayoutMismatchError, match="level 0 chunks is \\[13, 32, 32\\]"):
         dr.write(dr.open(stored), path, chunks=16, levels=1, progress=False)
     dr.write(dr.open(stored), path, chunks=16, levels=1, progress=False, overwrite=True)
     assert zarr.open_array(path / "0", mode="r").chunks == (13, 16, 16)
+
+
+def test_a_run_resumes_with_its_own_blocks_wherever_it_is_taken_up(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    turned = dr.warp(dr.open(stored), pull=drift())
+    first = dr.write(turned, path, chunks=(2, 32, 32), levels=1, progress=False, memory="1 MiB")
+    again = dr.write(turned, path, chunks=(2, 32, 32), levels=1, progress=False, memory="4 GiB")
+    assert (again.blocks, again.skipped) == (0, first.blocks)
+
+
+def test_files_that_went_missing_are_made_again(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    options = {"chunks": (4, 32, 48), "levels": 1, "progress": False, "memory": "2 MiB"}
+    dr.write(dr.open(stored), path, **options)
+    (path / "0" / "c" / "1" / "1" / "1").unlink()
+    (path / "0" / "c" / "2" / "1" / "1").write_bytes(b"")
+    assert len(verify(path)) == 2
+    again = dr.write(dr.open(stored), path, **options)
+    assert 1 <= again.blocks <= 2
+    assert verify(path) == []
+    np.testing.assert_array_equal(read(path), dr.open(stored).values)
+    shutil.rmtree(path)
+    assert dr.write(dr.open(stored), path, **options).skipped == 0
+
+
+def test_verify_names_what_is_wrong(tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    dr.write(dr.open(stored), path, chunks=(4, 32, 48), levels=2, progress=False)
+    assert verify(path) == []
+    victim = path / "1" / "c" / "0" / "0" / "0"
+    data = bytearray(victim.read_bytes())
+    data[20] ^= 1
+    victim.write_bytes(data)
+    assert verify(path) == ["1/c/0/0/0: its bytes have changed (crc32)"]
+    with pytest.raises(NotAVolumeError, match="no ledger"):
+        verify(stored)
 
 
 def test_what_exists_is_kept(tmp_path: Path, stored: Path, pixels: np.ndarray) -> None:

@@ -70,7 +70,7 @@ class Ledger:
         return (self.folder / "run.json").is_file()
 
     def create(self, layout: dict[str, Any]) -> None:
-        """Start a ledger for an output of this layout."""
+        """Start a ledger: `layout` has what must agree under "facts", and whatever else a run keeps."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
         partial = self.folder / f"run.json.{uuid.uuid4().hex}.partial"
@@ -90,10 +90,10 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             raise NotAVolumeError(f"{self.folder / 'run.json'} is not a ledger of daskreg") from error
 
-    def check(self, layout: dict[str, Any]) -> None:
+    def check(self, facts: dict[str, Any]) -> None:
         """Raises: LayoutMismatchError naming the first thing that differs."""
-        mine = self.layout()
-        wanted = json.loads(json.dumps(layout))
+        mine = self.layout()["facts"]
+        wanted = json.loads(json.dumps(facts))
         for key in sorted(set(mine) | set(wanted)):
             if mine.get(key) != wanted.get(key):
                 raise LayoutMismatchError(
@@ -119,6 +119,13 @@ class Ledger:
                 if key not in found or found[key].written <= entry.written:
                     found[key] = entry
         return found
+
+    def intact(self, entry: Entry) -> bool:
+        """Whether the files of a finished block are there, with the size they had."""
+        try:
+            return all((self.output / key).stat().st_size == size for key, _, size in entry.files)
+        except OSError:
+            return False
 
     def remove_partials(self) -> None:
         """Remove temporary files that a killed process left in the store."""

@@ -173,13 +173,22 @@ def make_layout(task: Task, chunks: str | int | Sequence[int], shards: str | int
     return Layout(task.dims, shape, task.dtype, chunk, shard)
 
 
-def plan_level(level: int, task: Task, layout: Layout, *, limit: int, threads: int, workers: int = 1) -> LevelPlan:
-    """Choose the blocks of a level: few bytes read, under the memory limit.
+def plan_level(
+    level: int,
+    task: Task,
+    layout: Layout,
+    *,
+    limit: int,
+    threads: int,
+    workers: int = 1,
+    block: Shape | None = None,
+) -> LevelPlan:
+    """Choose the blocks of a level (unless given): few bytes read, under the memory limit.
 
     Raises: MemoryBudgetError where not even one shard fits, saying what would.
     """
     budget = limit // threads
-    block = _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
+    block = block or _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
     boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
     need = max(projected_bytes(task, box, layout.chunks) for box in boxes)
     if need > budget:

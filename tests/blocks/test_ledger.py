@@ -28,7 +28,7 @@ def test_entries_come_back_and_torn_lines_do_not(tmp_path) -> None:
 
 def test_another_layout_is_refused_by_name(tmp_path) -> None:
     ledger = Ledger(tmp_path / "out.zarr")
-    ledger.create({"shape": [4, 4], "dtype": "<u2"})
+    ledger.create({"facts": {"shape": [4, 4], "dtype": "<u2"}})
     ledger.check({"shape": (4, 4), "dtype": "<u2"})
     with pytest.raises(LayoutMismatchError, match="dtype is <u2"):
         ledger.check({"shape": [4, 4], "dtype": "<f4"})

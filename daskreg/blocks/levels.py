@@ -1,0 +1,200 @@
+"""The levels of a multiscale image: plan each from the one below, and run one after another."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from daskreg.blocks.job import Downsample, ParentPrints, Task
+from daskreg.blocks.ledger import Entry, Ledger
+from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
+from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
+from daskreg.errors import OptionError, OutputExistsError
+from daskreg.geometry import Grid
+from daskreg.kernels.reduce import METHODS
+from daskreg.sources.source import Source
+
+SMALLEST_LEVEL = 256
+"""Levels are added until no spatial axis is longer than this."""
+
+Shape = tuple[int, ...]
+Sizes = str | int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an image is to be cut and stored; see `daskreg.write`."""
+
+    chunks: Sizes = "auto"
+    shards: Sizes | None = "auto"
+    levels: int | str = "auto"
+    downsample: str = "auto"
+    memory: str | int | None = None
+
+
+@dataclass
+class Tally:
+    """Running totals of a run."""
+
+    total: int
+    progress: Progress | None = None
+    done: int = 0
+    blocks: int = 0
+    skipped: int = 0
+    changed: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    stored: int = 0
+    clipped: int = 0
+
+    def add(self, level: int, block: BlockDone) -> None:
+        self.blocks += 1
+        self.bytes_read += block.bytes_read if level == 0 else 0
+        self.bytes_written += block.bytes_written
+        self.stored += block.stored
+        self.clipped += block.clipped
+        self._advance(1)
+
+    def skip(self, count: int) -> None:
+        self.skipped += count
+        if count:
+            self._advance(count)
+
+    def _advance(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total, self.bytes_written)
+
+
+def plan_levels(
+    task: Task, path: str, options: Options, *, client: Any | None, blocks: Sequence[Shape] | None = None
+) -> Plan:
+    """Plan all levels of the image that `task` makes.
+
+    Args:
+        blocks: block shapes of a run that is taken up again; by default they are chosen.
+
+    Raises: MemoryBudgetError where a block does not fit; OptionError for an unknown option.
+    """
+    limit = memory_limit(options.memory, client)
+    threads = threads_per_process(client)
+    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
+    method = _method(options.downsample, task.dtype)
+    plans: list[LevelPlan] = []
+    for level, factors in enumerate(level_factors(task.grid, options.levels)):
+        if level:
+            task = _next_level(plans[-1], path, factors, method)
+        layout = make_layout(task, options.chunks, options.shards)
+        block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
+        plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
+    return Plan(path, tuple(plans), limit, threads)
+
+
+def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
+    """The factor of each spatial axis from one level to the next; level 0 is all ones.
+
+    An axis is halved while its spacing is no more than 1.5 times the finest.
+    """
+    if not (levels == "auto" or (isinstance(levels, int) and levels >= 1)):
+        raise OptionError(f"levels={levels!r}: give 'auto' or a number of at least 1")
+    wanted = levels if isinstance(levels, int) else math.inf
+    yield (1,) * grid.ndim
+    count = 1
+    while count < wanted and (wanted < math.inf or max(grid.shape) > SMALLEST_LEVEL):
+        divisible = [s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1]
+        if not divisible:
+            return
+        limit = 1.5 * min(divisible)
+        factors = tuple(2 if s <= limit and n > 1 else 1 for s, n in zip(grid.spacing, grid.shape, strict=True))
+        yield factors
+        grid = grid.downsample(factors)
+        count += 1
+
+
+def run_levels(
+    plan: Plan,
+    run_id: str,
+    *,
+    client: Any | None,
+    tally: Tally,
+    redo_changed: bool,
+) -> list[Failure]:
+    """Run the levels one after another, since each reads the one below; skip what is finished.
+
+    Args:
+        redo_changed: make finished blocks again whose source or transform has changed.
+
+    Returns: the failures of the first level that has any; empty when all is done.
+    Raises: OutputExistsError where blocks have changed and `redo_changed` is False.
+    """
+    ledger = Ledger(plan.path)
+    entries = ledger.entries()
+    parents: ParentPrints | None = None
+    for level in plan.levels:
+        task = level.task
+        if parents is not None and isinstance(task, Downsample):
+            task = replace(task, parents=parents)
+        prints = {block.index: task.fingerprint(block.write) for block in level.blocks()}
+        kept, stale = _finished(ledger, entries, level.level, prints)
+        if stale and not redo_changed:
+            raise OutputExistsError(
+                f"{plan.path}: {len(stale)} finished blocks of level {level.level} were made from another source or "
+                "transform; resume='changed' redoes them, overwrite=True starts again"
+            )
+        tally.skip(len(kept))
+        tally.changed += len(stale)
+        items = (
+            WriteBlock(task.restrict(b.write), plan.path, run_id, level.level, b.index, b.write, prints[b.index])
+            for b in level.blocks()
+            if b.index not in kept
+        )
+        failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
+        if failures:
+            return failures
+        parents = ParentPrints(level.block_shape, prints)
+    return []
+
+
+def _finished(
+    ledger: Ledger, entries: dict[tuple[int, Shape], Entry], level: int, prints: dict[Shape, str]
+) -> tuple[set[Shape], set[Shape]]:
+    """Blocks of a level that are finished and still there: as they should be, and changed ones."""
+    kept, stale = set(), set()
+    for (number, index), entry in entries.items():
+        if number == level and index in prints and ledger.intact(entry):
+            (kept if entry.fingerprint == prints[index] else stale).add(index)
+    return kept, stale
+
+
+def _method(downsample: str, dtype: np.dtype[Any]) -> str:
+    if downsample == "auto":
+        return "mode" if dtype.kind == "b" else "mean"
+    if downsample not in METHODS:
+        raise OptionError(f"downsample={downsample!r}: use 'auto', {', '.join(METHODS)}")
+    return downsample
+
+
+def _next_level(below: LevelPlan, path: str, factors: Shape, method: str) -> Downsample:
+    layout, grid = below.layout, below.task.grid
+    lead = len(layout.shape) - grid.ndim
+    source = Source(
+        "zarr",
+        os.path.join(path, str(below.level)),
+        None,
+        (),
+        layout.dims,
+        layout.shape,
+        layout.dtype,
+        layout.chunks,
+        grid,
+        stamp=uuid.uuid4().hex,  # of this run: a handle of an earlier output at this path is not taken
+    )
+    return Downsample(source, (1,) * lead + factors, grid.downsample(factors), method)

@@ -1,0 +1,148 @@
+"""The place that is written to: safe for the input, created once, taken up again, checked."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from daskreg.blocks.job import Downsample
+from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.plan import Plan
+from daskreg.errors import NotAVolumeError, OptionError, OutputExistsError, UnsafeOutputError
+from daskreg.formats.ome import LevelSpec, create_multiscale
+from daskreg.geometry import Box, tile
+from daskreg.sources.source import Source
+
+
+def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
+    """The output as an absolute path that cannot harm the input.
+
+    Raises: UnsafeOutputError where output and input contain one another; OptionError for URLs.
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        scheme = text.split("://", maxsplit=1)[0]
+        raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
+    output = Path(os.path.realpath(text))
+    if source.path and source.kind not in {"array", "dask"} and "://" not in source.path:
+        origin = Path(os.path.realpath(source.path))
+        if output == origin or output in origin.parents or origin in output.parents:
+            raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
+    return output
+
+
+def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
+    """Block shapes of the run that can be taken up again, by level; None where there is none."""
+    if not ledger.exists:
+        return None
+    layout = ledger.layout()
+    return [tuple(level["block"]) for level in layout["blocks"]]
+
+
+def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, version: str) -> str:
+    """Create the output of a plan, or check that the unfinished one can be taken up.
+
+    Returns: the run's id, the same when it is taken up again.
+    Raises: OutputExistsError for what is not ours or not to be resumed; LayoutMismatchError.
+    """
+    ledger = Ledger(plan.path)
+    facts = layout_facts(plan, version)
+    if ledger.exists and (overwrite or not _created(ledger, plan)):
+        ledger.remove_output()
+    elif ledger.exists and resume:
+        ledger.check(facts)
+        ledger.remove_partials()
+        return str(ledger.layout()["run"])
+    if ledger.output.exists():
+        remedy = (
+            "resume=True takes it up again, overwrite=True replaces it"
+            if ledger.exists
+            else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
+        )
+        raise OutputExistsError(f"{ledger.output} exists; {remedy}")
+    run_id = uuid.uuid4().hex
+    # The ledger comes first: an output without one is never taken for ours.
+    blocks = [{"block": list(level.block_shape)} for level in plan.levels]
+    ledger.create({"facts": facts, "run": run_id, "blocks": blocks})
+    last = plan.levels[-1].task
+    create_multiscale(
+        ledger.output,
+        [
+            LevelSpec(p.layout.dims, p.layout.shape, p.layout.dtype, p.layout.chunks, p.layout.shards, p.task.grid)
+            for p in plan.levels
+        ],
+        name=name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
+        method=last.method if isinstance(last, Downsample) else "mean",
+        version=version,
+    )
+    return run_id
+
+
+def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
+    """What must agree for a run to be taken up again, by a name that a message can use."""
+    facts: dict[str, Any] = {"format": f"ome-zarr {version}", "number of levels": len(plan.levels)}
+    for p in plan.levels:
+        grid = p.task.grid
+        values = {
+            "dims": p.layout.dims,
+            "shape": p.layout.shape,
+            "dtype": p.layout.dtype.str,
+            "chunks": p.layout.chunks,
+            "shards": p.layout.shards,
+            "spacing": grid.spacing,
+            "origin": grid.origin,
+            "direction": grid.direction,
+            "unit": grid.unit,
+            "downsampling": p.task.method if isinstance(p.task, Downsample) else None,
+        }
+        facts |= {f"level {p.level} {key}": value for key, value in values.items()}
+    return facts
+
+
+def verify_output(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Read every file of an image that daskreg wrote; yields a line for each thing wrong.
+
+    Each block of each level must be in the ledger, and each of its files must be there with
+    the bytes that were written (size and crc32).
+
+    Raises: NotAVolumeError where there is no ledger beside `path`.
+    """
+    ledger = Ledger(os.path.realpath(path))
+    if not ledger.exists:
+        raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
+    layout, entries = ledger.layout(), ledger.entries()
+    for level, blocks in enumerate(layout["blocks"]):
+        shape = layout["facts"][f"level {level} shape"]
+        for index, _ in tile(Box.of(shape).shape, blocks["block"]):
+            entry = entries.get((level, index))
+            if entry is None:
+                yield f"level {level}, block {index}: not finished"
+                continue
+            for key, crc, size in entry.files:
+                problem = _problem(ledger.output / key, crc, size)
+                if problem:
+                    yield f"{key}: {problem}"
+
+
+def _problem(file: Path, crc: int, size: int) -> str | None:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error})"
+    if len(data) != size:
+        return f"{len(data)} bytes, {size} were written"
+    return None if zlib.crc32(data) == crc else "its bytes have changed (crc32)"
+
+
+def _created(ledger: Ledger, plan: Plan) -> bool:
+    """Whether the metadata of the group and all its levels is there (a kill may have come before)."""
+    names = ["zarr.json", *(f"{level.level}/zarr.json" for level in plan.levels)]
+    return all((ledger.output / name).is_file() for name in names) or (
+        bool(ledger.entries()) and ledger.output.exists()
+    )

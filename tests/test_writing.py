@@ -266,6 +266,20 @@ def test_what_exists_is_kept(tmp_path: Path, stored: Path, pixels: np.ndarray) -
     dr.write(pixels, path, levels=1, progress=False)
     with pytest.raises(OutputExistsError, match="overwrite=True replaces it"):
         dr.write(pixels, path, levels=1, progress=False, resume=False)
+    # A ledger that is left beside other data does not make that data ours.
+    shutil.rmtree(path)
+    other.rename(path)
+    with pytest.raises(OutputExistsError, match="daskreg did not make it"):
+        dr.write(pixels, path, overwrite=True, progress=False)
+    assert (path / "thesis.txt").exists()
+
+
+def test_a_run_killed_while_it_created_its_output_starts_again(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "out.zarr"
+    dr.write(pixels, path, levels=2, progress=False)
+    shutil.rmtree(path / "1")
+    assert dr.write(pixels, path, levels=2, progress=False).skipped == 0
+    assert verify(path) == []
 
 
 @pytest.mark.parametrize("where", ["in.zarr", "in.zarr/out.zarr", ".", "link.zarr"])

@@ -133,7 +133,7 @@ class Ledger:
             orphan.unlink(missing_ok=True)
 
     def remove_output(self) -> None:
-        """Remove the output and its ledger; only called where the ledger says it is ours."""
+        """Remove the output and its ledger; for outputs that are known to be ours."""
         if self.output.exists():
             shutil.rmtree(self.output)
         shutil.rmtree(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 import zlib
@@ -51,16 +52,17 @@ def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, vers
     """
     ledger = Ledger(plan.path)
     facts = layout_facts(plan, version)
-    if ledger.exists and (overwrite or not _created(ledger, plan)):
+    ours = ledger.exists and _is_ours(ledger)
+    if ours and (overwrite or not _created(ledger, plan)):
         ledger.remove_output()
-    elif ledger.exists and resume:
+    elif ours and resume:
         ledger.check(facts)
         ledger.remove_partials()
         return str(ledger.layout()["run"])
     if ledger.output.exists():
         remedy = (
             "resume=True takes it up again, overwrite=True replaces it"
-            if ledger.exists
+            if ours
             else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
         )
         raise OutputExistsError(f"{ledger.output} exists; {remedy}")
@@ -76,6 +78,7 @@ def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, vers
             for p in plan.levels
         ],
         name=name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
+        attributes={"daskreg": {"run": run_id}},
         method=last.method if isinstance(last, Downsample) else "mean",
         version=version,
     )
@@ -140,9 +143,21 @@ def _problem(file: Path, crc: int, size: int) -> str | None:
     return None if zlib.crc32(data) == crc else "its bytes have changed (crc32)"
 
 
+def _is_ours(ledger: Ledger) -> bool:
+    """Whether what lies at the output is the image of this ledger, or nothing yet.
+
+    The group bears the run's id; a folder that somebody put in its place does not.
+    """
+    if not ledger.output.exists() or not any(ledger.output.iterdir()):
+        return True
+    try:
+        attributes = json.loads((ledger.output / "zarr.json").read_text())["attributes"]
+        return bool(attributes["daskreg"]["run"] == ledger.layout()["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _created(ledger: Ledger, plan: Plan) -> bool:
     """Whether the metadata of the group and all its levels is there (a kill may have come before)."""
     names = ["zarr.json", *(f"{level.level}/zarr.json" for level in plan.levels)]
-    return all((ledger.output / name).is_file() for name in names) or (
-        bool(ledger.entries()) and ledger.output.exists()
-    )
+    return all((ledger.output / name).is_file() for name in names)

@@ -131,7 +131,8 @@ def _line(name: str, values: Any, attrs: Mapping[str, Any], what: str) -> tuple[
             raise GridError(f"{what}: the coordinate of axis {name} is {x[0]}")
         return float(x[0]), stated or 1.0
     step = float((x[-1] - x[0]) / (len(x) - 1))
-    noise = 4 * float(np.finfo(raw.dtype).eps) * float(np.abs(x).max()) if raw.dtype.kind == "f" else 0.0
+    # A last digit of single precision, far from zero, can be a good part of a step.
+    noise = 4 * float(np.finfo(raw.dtype).eps) * float(np.abs(x[[0, -1]]).max()) if raw.dtype.kind == "f" else 0.0
     allowed = TOLERANCE * abs(step) + noise
     if not (np.isfinite(step) and step and np.all(np.abs(x - (x[0] + step * np.arange(len(x)))) <= allowed)):
         raise GridError(_first_bad_step(name, x, noise, what))

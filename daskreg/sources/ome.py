@@ -90,6 +90,8 @@ def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
     if not images:
         return None
     try:
+        if not isinstance(images, list | tuple):
+            raise TypeError(f"multiscales is a {type(images).__name__}, not a list")
         if len(images) > 1:
             warnings.warn(
                 f"{where} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
@@ -147,14 +149,18 @@ def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], where:
         values = np.asarray(t[kind], dtype=np.float64)
         if values.shape != scale.shape:
             raise NotAVolumeError(f"{where}: the {kind} has {values.size} numbers for {len(axes)} axes")
+        _check_numbers(kind, values, axes, where)
         if kind == "scale":
             scale, origin = scale * values, origin * values
         else:
             origin = origin + values
-    for axis, s in zip(axes, scale.tolist(), strict=True):
-        if not (np.isfinite(s) and s > 0):
-            raise InvalidSpacingError(f"{where}: the scale along {axis.name} is {s}; pass spacing= after mending it")
     return scale, origin
+
+
+def _check_numbers(kind: str, values: Floats, axes: Sequence[Axis], where: str) -> None:
+    for axis, v in zip(axes, values.tolist(), strict=True):
+        if not np.isfinite(v) or (kind == "scale" and v <= 0):
+            raise InvalidSpacingError(f"{where}: the {kind} along {axis.name} is {v}; mend the metadata")
 
 
 def spatial(axes: Sequence[Axis], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

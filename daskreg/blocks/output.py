@@ -148,7 +148,9 @@ def _is_ours(ledger: Ledger) -> bool:
 
     The group bears the run's id; a folder that somebody put in its place does not.
     """
-    if not ledger.output.exists() or not any(ledger.output.iterdir()):
+    if not ledger.output.is_dir():
+        return not ledger.output.exists()
+    if not any(ledger.output.iterdir()):
         return True
     try:
         attributes = json.loads((ledger.output / "zarr.json").read_text())["attributes"]

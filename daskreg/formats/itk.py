@@ -24,6 +24,8 @@ Parts = tuple[Floats, Floats, Floats]
 
 HEADER = "#Insight Transform File V1.0"
 
+_MOST_PARAMETERS = 1000
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -255,7 +257,11 @@ def _numbers(fields: dict[str, str], key: str) -> list[float]:
 def _values(member: Any, key: str) -> list[float]:
     # ITK 4 spelled the names without an "s".
     found = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
-    return [] if found is None else [float(v) for v in found[()]]
+    if found is None:
+        return []
+    if found.size > _MOST_PARAMETERS:
+        raise InvalidTransformError(f"{found.size} parameters are too many for an affine map")
+    return [float(v) for v in found[()]]
 
 
 def _text(value: Any) -> str:

@@ -76,11 +76,10 @@ def _load(path: Path, seen: tuple[Path, ...]) -> Affine | SliceAffines:
     here = path.resolve()
     if here in seen:
         raise InvalidTransformError(f"{path} builds on itself")
-    content = read_bytes(path)
-    if content.startswith(b"\x89HDF\r\n"):
+    if _is_hdf5(path):
         return itk.read_hdf5(path)
     try:
-        text = content.decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}") from error
     if text.startswith("#Insight Transform File"):
@@ -90,6 +89,13 @@ def _load(path: Path, seen: tuple[Path, ...]) -> Affine | SliceAffines:
     if text.lstrip().startswith("{"):
         return transform_from_file(_parsed(text, path), str(path))
     raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}")
+
+
+def _is_hdf5(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import ShapeMismatchError
+from daskreg.errors import InvalidTransformError, ShapeMismatchError
 from daskreg.geometry.affine import Affine, common_axes
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
@@ -42,6 +43,9 @@ class SliceAffines(Transform):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrices", checked_matrices(self.matrices, 3))
+        if not isinstance(self.axis, str):
+            object.__setattr__(self, "axis", _number(self.axis, "axis"))
+        object.__setattr__(self, "start", _number(self.start, "start"))
         object.__setattr__(self, "axes", checked_axes(self.axes, self.ndim))
         object.__setattr__(self, "unit", None if self.unit is None else canonical_unit(self.unit))
 
@@ -144,6 +148,16 @@ class SliceAffines(Transform):
     def _composed(self, matrices: Floats, other: Affine | SliceAffines) -> SliceAffines:
         unit = common_unit(self.unit, other.unit, "composed transforms")
         return SliceAffines(matrices, self.axis, common_axes(self.axes, other.axes), unit, self.start)
+
+
+def _number(value: Any, what: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InvalidTransformError(f"{what} must be a whole number, not {value!r}") from error
+    if number < 0:
+        raise InvalidTransformError(f"{what} must not be negative, but is {number}")
+    return number
 
 
 def _same_ndim(mine: SliceAffines, other: _T) -> _T:

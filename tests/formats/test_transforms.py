@@ -339,6 +339,11 @@ def test_hdf5_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidTransformError, match="TransformGroup"):
         dr.load(other)
     FLAT.save(tmp_path / "t.h5")
+    with h5py.File(tmp_path / "t.h5", "a") as file:
+        del file["TransformGroup/0/TransformParameters"]
+        file["TransformGroup/0/TransformParameters"] = np.zeros(5000)
+    with pytest.raises(InvalidTransformError, match="5000 parameters are too many"):
+        dr.load(tmp_path / "t.h5")
     cut = tmp_path / "cut.h5"
     cut.write_bytes((tmp_path / "t.h5").read_bytes()[:600])
     with pytest.raises(InvalidTransformError, match="not an HDF5 file of an ITK transform"):

@@ -139,6 +139,19 @@ def test_bad_matrices(matrices: Any, message: str) -> None:
         SliceAffines(matrices)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axis": 0.5}, "axis must be a whole number"),
+        ({"axis": -1}, "axis must not be negative"),
+        ({"start": -2}, "start"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidTransformError, match=message):
+        three_shifts(**options)
+
+
 def test_bad_calls() -> None:
     with pytest.raises(ShapeMismatchError, match=r"\(N, 2\)"):
         three_shifts()((1, 2, 3), 0)

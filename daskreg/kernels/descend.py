@@ -36,7 +36,7 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
-from daskreg.kernels.normal import Sums, TorchNormal, possible_overlap, scaling
+from daskreg.kernels.normal import Normal, Sums, normal_of, possible_overlap, scaling
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
 
@@ -210,7 +210,7 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
     return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
 
 
-def evaluate(problem: Problem, level: Level, normal: TorchNormal, possible: Tensor, p: Tensor) -> State:
+def evaluate(problem: Problem, level: Level, normal: Normal, possible: Tensor, p: Tensor) -> State:
     """Cost, overlap and the model's normal equations at parameters (B, P)."""
     maps = index_maps(problem.pose.matrices(p, problem.centre), level)[:, :-1]
     sums = normal(maps)
@@ -228,7 +228,7 @@ def solve_level(
 ) -> State:
     """Levenberg-Marquardt on one level, until each pair stops."""
     possible = possible_overlap(level).expand(len(start))
-    normal = TorchNormal(level)
+    normal = normal_of(level)
     state = evaluate(problem, level, normal, possible, start)
     corners = corners_of(level.fixed.grid)
     damping = torch.full((len(start),), 1e-3, dtype=torch.float64)
@@ -346,7 +346,7 @@ def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
 def _finish(problem: Problem, level: Level, first: Tensor, state: State, variance: Tensor) -> Descent:
     """Compare with the start on the finest level, and gather what is reported."""
     possible = possible_overlap(level).expand(len(first))
-    before = evaluate(problem, level, TorchNormal(level), possible, first)
+    before = evaluate(problem, level, normal_of(level), possible, first)
     improved = state.cost <= before.cost * (1 + 1e-6) + 1e-12
     for name in _ROWS[:5]:
         getattr(state, name)[~improved] = getattr(before, name)[~improved]

@@ -8,25 +8,33 @@ the fixed index scaled to [-1, 1] with a trailing 1, a step needs sums of v time
 
 J being the derivative of w with respect to the D x (D+1) entries of the map from xi to
 moving indices. Any pose model then takes its own combination of the columns, and both
-metrics follow from the same sums (see `descend`), so this is all that touches voxels.
+metrics follow from the same sums (see `descend`), so this is all that touches voxels:
+compiled code on the CPU (`kernels.normal_numba`), torch elsewhere.
 
 J is never stored. The entries of J J^T are moments of the D (D+1) / 2 images v g g' with
-monomials of degree two or less in xi, which are summed axis by axis: float32 along
-the last axis, float64 beyond.
+monomials of degree two or less in xi, which are summed axis by axis: float32 along the
+last axis, float64 beyond.
 """
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from daskreg.kernels.normal_numba import sums_of_chunks
 from daskreg.kernels.pyramid import Level, gradient, take
 
+# Voxels of the fixed image that one compiled call sums at a time.
+_CHUNK = 1 << 15
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
 
 
@@ -53,6 +61,78 @@ class Sums:
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.scalars, self.j, self.jw, self.jd, self.jj
+
+
+def normal_of(level: Level) -> Normal:
+    """What sums for a level: compiled code on the CPU, torch on other devices."""
+    return NumbaNormal(level) if level.fixed.values.device.type == "cpu" else TorchNormal(level)
+
+
+class NumbaNormal:
+    """Sums by compiled code on the CPU, in as many threads as torch may use."""
+
+    def __init__(self, level: Level) -> None:
+        fixed, moving = level.fixed, level.moving
+        parts = [moving.values, *gradient(moving.values).unbind(1)]
+        self.channels = torch.stack(parts, -1)
+        self.cover = torch.empty((1,) + (0,) * moving.grid.ndim) if moving.weight is None else moving.weight
+        n = fixed.grid.shape[-1]
+        self.fixed = fixed.values.reshape(len(fixed.values), -1, n).contiguous()
+        self.weight = fixed_weight(level).flatten(1, -2).contiguous()
+        self.axes = tuple(_scaled_axis(n, torch.device("cpu")).numpy() for n in fixed.grid.shape)
+        self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
+
+    def take(self, index: Tensor) -> NumbaNormal:
+        """The same for some pairs of the batch."""
+        other = object.__new__(NumbaNormal)
+        other.__dict__.update(self.__dict__)
+        for name in ("channels", "cover", "fixed", "weight"):
+            setattr(other, name, take(getattr(self, name), index))
+        return other
+
+    def __call__(self, maps: Tensor) -> Sums:
+        """The sums at (B, D, D+1) maps from xi to moving indices."""
+        batch, ndim = maps.shape[:2]
+        rows, n = self.fixed.shape[1:]
+        step = max(1, min(rows, _CHUNK // n))
+        pieces = -(-rows // step)
+        starts = np.tile(np.arange(pieces) * step, batch)
+        pairs = np.repeat(np.arange(batch), pieces)
+        chunks = np.stack([pairs, starts, np.minimum(starts + step, rows), np.arange(len(pairs))], 1)
+        entries = (ndim + 1) * (ndim + 2) // 2
+        out = (
+            np.zeros((len(chunks), len(SCALARS))),
+            np.zeros((len(chunks), 3, ndim, ndim + 1)),
+            np.zeros((len(chunks), ndim * (ndim + 1) // 2, entries)),
+        )
+        moving, fixed = (self.channels.numpy(), self.cover.numpy()), (self.fixed.numpy(), self.weight.numpy())
+        fit = (moving, fixed, np.ascontiguousarray(maps.numpy()), self.axes, self.widths)
+        threads = min(torch.get_num_threads(), len(chunks))
+        if threads > 1:
+            shares = [np.ascontiguousarray(chunks[k::threads]) for k in range(threads)]
+            list(_pool(threads).map(lambda share: sums_of_chunks(*fit, share, out), shares))
+        else:
+            sums_of_chunks(*fit, chunks, out)
+        scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) for o in out)
+        j, jw, jd = torch.as_tensor(linear).flatten(2).unbind(1)
+        return Sums(torch.as_tensor(scalars), j, jw, jd, torch.as_tensor(_unfolded(square, ndim)))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="daskreg-normal")
+
+
+def _unfolded(square: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:
+    """(B, Q, Q) J J^T from its entries that differ: pairs of gradients times pairs of xi."""
+    q = ndim + 1
+    full = np.empty((len(square), ndim, q, ndim, q))
+    axes, lines = np.triu_indices(ndim), np.triu_indices(q)
+    for pair, (a, b) in enumerate(zip(*axes, strict=True)):
+        for entry, (e, f) in enumerate(zip(*lines, strict=True)):
+            for x, y in ((e, f), (f, e)):
+                full[:, a, x, b, y] = full[:, b, y, a, x] = square[:, pair, entry]
+    return full.reshape(len(square), ndim * q, ndim * q)
 
 
 class TorchNormal:
@@ -203,3 +283,6 @@ def possible_overlap(level: Level) -> Tensor:
     else:
         moving = level.moving.weight.flatten(1).sum(1).to(torch.float64).cpu()
     return torch.minimum(fixed, moving * ratio).clamp_min(1e-9)
+
+
+Normal = NumbaNormal | TorchNormal

@@ -113,7 +113,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     """Into a C-contiguous `out`, by compiled code, in one thread or several."""
     if view.read_box.ndim == 1:
         lifted = view._replace(
-            read_box=_lift(view.read_box), matrix=_lift_matrix(view.matrix), out_box=_lift(view.out_box)
+            read_box=lift(view.read_box), matrix=_lift_matrix(view.matrix), out_box=lift(view.out_box)
         )
         _sample_rows(out[..., None, :], block[..., None, :], lifted)
         return
@@ -127,7 +127,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     source = (shape, strides, np.asarray(read_box.start, np.float64) + (view.order == 3), bounds)
     target = (np.ascontiguousarray(view.matrix), view.out_box.start, steps)
     numbers = (1, 1 - np.finfo(real).epsneg, 0, 1 / 2, 1 / 6, 2 / 3)
-    consts = (real(view.fill), view.fill, tuple(map(real, numbers)), _limits(out.dtype, real))
+    consts = (real(view.fill), view.fill, tuple(map(real, numbers)), limits(out.dtype, real))
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
     voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
     kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
@@ -159,7 +159,7 @@ def _real(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
 
 
-def _limits(dtype: np.dtype[Any], real: Any) -> tuple[Any, Any] | None:
+def limits(dtype: np.dtype[Any], real: Any) -> tuple[Any, Any] | None:
     """The range of an integer type in numbers of `real` that convert back."""
     if dtype.kind == "f":
         return None
@@ -225,7 +225,7 @@ def _needed(view: View) -> Box:
     return Box(tuple(start.tolist()), tuple(stop.tolist()))
 
 
-def _lift(box: Box) -> Box:
+def lift(box: Box) -> Box:
     return Box((0, *box.start), (1, *box.stop))
 
 

@@ -1,0 +1,272 @@
+"""Sampling of tensors: on any device, differentiable in the voxels and in the matrix.
+
+Coordinates are float64, in the order of operations of the compiled kernels, and so the
+same numbers. Linear and cubic sampling go through `grid_sample`, which wants coordinates
+in the voxels' own type: float32 would be off by 1e-7 of the block's width, so that the
+work is done in float64, unless a gradient is wanted: estimates need speed, not digits.
+
+Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
+third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
+from daskreg.geometry import Box
+from daskreg.geometry.normalised import scale_and_offset
+from daskreg.kernels.casting import cast
+from daskreg.kernels.sample_array import CUBIC_REACH, lift, limits, whole_shift
+
+Coordinates = list[Tensor]
+Look = Callable[[Coordinates], Tensor]
+
+# Voxels that are sampled at once where no gradient is wanted.
+_PIECE = 1 << 22
+# How far around the block there are coefficients.
+_PAD = CUBIC_REACH + 1
+_PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, order: int, fill: float) -> Tensor:
+    """`sampling.sample` of a tensor, where it lies."""
+    ndim = read_box.ndim
+    _check(block, read_box, out_box)
+    m = _matrix(matrix, block, ndim)
+    value = _fill_value(fill, block.dtype)
+    many = m.ndim == 3
+    batch = m.shape[:1] if many else block.shape[:-ndim]
+    shape = (*batch, *out_box.shape)
+    if 0 in shape or read_box.empty:
+        return block.new_full(shape, value)
+    shift = None if many or m.requires_grad else whole_shift(m.cpu().numpy())
+    if shift is not None:
+        return _copied(block, read_box, shift, out_box, value)
+    # (pairs, channels, *shape): each pair has its matrix, or one matrix serves all channels.
+    voxels = block.expand(shape[0], *read_box.shape)[:, None] if many else block.reshape(1, -1, *read_box.shape)
+    m = m if many else m[None]
+    if ndim == 1:
+        voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
+    live = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
+    if order == 0 or block.dtype == torch.bool:
+        look = _nearest(voxels, read_box, value)
+    else:
+        look = _smooth(voxels, read_box, order, value, live=live)
+    return _in_pieces(look, m, out_box, voxels, live=live).reshape(shape)
+
+
+def _check(block: Tensor, read_box: Box, out_box: Box) -> None:
+    ndim = read_box.ndim
+    if out_box.ndim != ndim or block.ndim < ndim or tuple(block.shape[block.ndim - ndim :]) != read_box.shape:
+        raise ShapeMismatchError(
+            f"a tensor of shape {tuple(block.shape)} does not fit the read box {read_box!r} "
+            f"and the output box {out_box!r}"
+        )
+    if block.dtype.is_complex:
+        raise UnsupportedDTypeError(f"voxels of type {block.dtype} cannot be sampled: convert them to real numbers")
+
+
+def _matrix(matrix: Any, block: Tensor, ndim: int) -> Tensor:
+    """float64 (float32 where the device has none) on the block's device; (D+1, D+1) or (B, D+1, D+1)."""
+    m = matrix if isinstance(matrix, Tensor) else torch.from_numpy(np.array(matrix, dtype=np.float64))
+    m = m.to(block.device, torch.float32 if block.device.type == "mps" else torch.float64)
+    if m.ndim not in (2, 3) or m.shape[-2:] != (ndim + 1, ndim + 1):
+        raise InvalidTransformError(f"a matrix of shape {(ndim + 1, ndim + 1)} is needed, not {tuple(m.shape)}")
+    if m.ndim == 3 and block.ndim != ndim and tuple(block.shape[:-ndim]) != (len(m),):
+        raise ShapeMismatchError(f"{len(m)} matrices do not fit a batch of shape {tuple(block.shape[:-ndim])}")
+    if not bool(torch.isfinite(m).all()):
+        raise InvalidTransformError("the matrix holds NaN or infinity")
+    return m
+
+
+def _fill_value(fill: float, dtype: torch.dtype) -> Any:
+    """The fill as a voxel."""
+    if dtype.is_floating_point:
+        return float(fill)
+    return cast(np.asarray(fill).reshape(1), _numpy_type(dtype))[0].item()
+
+
+def _numpy_type(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _copied(block: Tensor, read_box: Box, shift: Sequence[int], out_box: Box, value: Any) -> Tensor:
+    """A translation by whole voxels."""
+    wanted = out_box.shift(shift)
+    found = wanted & read_box
+    result = block.new_full((*block.shape[: block.ndim - read_box.ndim], *out_box.shape), value)
+    if not found.empty:
+        result[(..., *found.within(wanted).slices)] = block[(..., *found.within(read_box).slices)]
+    return result
+
+
+def _lifted(m: Tensor) -> Tensor:
+    """Matrices of one more dimension in front, which stays as it is."""
+    result = torch.eye(3, dtype=m.dtype, device=m.device).repeat(len(m), 1, 1)
+    result[:, 1:, 1:] = m
+    return result
+
+
+def _coordinates(m: Tensor, box: Box) -> Coordinates:
+    """Of the voxels of `box` along each axis, (pairs, *box.shape), absolute indices of the source."""
+    ndim = box.ndim
+    result = []
+    for k in range(ndim):
+        x: Any = None
+        for j, (start, stop) in enumerate(zip(box.start, box.stop, strict=True)):
+            index = torch.arange(start, stop, dtype=m.dtype, device=m.device).reshape(-1, *[1] * (ndim - 1 - j))
+            part = m[:, k, j].reshape(-1, *[1] * ndim) * index
+            x = part if x is None else x + part
+        result.append(x + m[:, k, ndim].reshape(-1, *[1] * ndim))
+    return result
+
+
+def _in_pieces(look: Look, m: Tensor, out_box: Box, voxels: Tensor, *, live: bool) -> Tensor:
+    """(pairs, channels, *out_box.shape), along the first axis in pieces that keep the coordinates small."""
+    rows = out_box.shape[0]
+    pairs, channels = voxels.shape[:2]
+    step = rows if live else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
+    if step >= rows:
+        return look(_coordinates(m, out_box))
+    result = torch.empty((pairs, channels, *out_box.shape), dtype=voxels.dtype, device=voxels.device)
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        start, stop = out_box.start[0] + first, out_box.start[0] + last
+        piece = Box((start, *out_box.start[1:]), (stop, *out_box.stop[1:]))
+        result[:, :, first:last] = look(_coordinates(m, piece))
+    return result
+
+
+def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Look:
+    # Few operations know the unsigned types; which voxel it is does not depend on them.
+    floating = voxels.dtype.is_floating_point
+    plain = voxels if floating else voxels.view(_PLAIN[voxels.dtype.itemsize])
+    fill = value if floating else torch.tensor([value], dtype=voxels.dtype).view(plain.dtype).item()
+    flat = plain.flatten(2)
+
+    def look(coordinates: Coordinates) -> Tensor:
+        inside, offset = None, 0
+        for x, start, n in zip(coordinates, read_box.start, read_box.shape, strict=True):
+            i = (x + 0.5).floor() - start
+            here = (i >= 0) & (i < n)
+            inside = here if inside is None else inside & here
+            offset = offset * n + i.clamp(0, n - 1).long()
+        index = offset.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+        found = flat.gather(2, index).reshape(*flat.shape[:2], *offset.shape[1:])
+        return torch.where(inside[:, None], found, fill).view(voxels.dtype)
+
+    return look
+
+
+def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool) -> Look:
+    """Linear or cubic, with the fill as the zero outside."""
+    wide = voxels.dtype == torch.float64 or not live or voxels.dtype in (torch.int32, torch.int64)
+    work = torch.float64 if wide and voxels.device.type != "mps" else torch.float32
+    finite = math.isfinite(value)
+    data = voxels.to(work)
+    if finite and value:
+        data = data - value
+    interpolate = _cubic(data, around="constant" if finite else "replicate") if order == 3 else _linear(data)
+
+    def look(coordinates: Coordinates) -> Tensor:
+        inner = [x - start for x, start in zip(coordinates, read_box.start, strict=True)]
+        result = interpolate(inner)
+        if finite and value:
+            result = result + value
+        for x, n in zip(inner, read_box.shape, strict=True) if not finite else ():
+            result = torch.where(((x < 0) | (x > n - 1))[:, None], value, result)
+        return _stored(result, voxels.dtype)
+
+    return look
+
+
+def _stored(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the voxels' type: integers half to even, clamped."""
+    if not dtype.is_floating_point:
+        real = np.float64 if result.dtype == torch.float64 else np.float32
+        lowest, highest = limits(_numpy_type(dtype), real)
+        result = result.round().clamp(float(lowest), float(highest))
+    return result.to(dtype)
+
+
+def _grid_sample(data: Tensor, coordinates: Coordinates) -> Tensor:
+    """Linear samples of (pairs, channels, *shape), zero outside."""
+    normalised = []
+    for x, n in zip(coordinates, data.shape[2:], strict=True):
+        scale, offset = scale_and_offset(n)
+        # Far outside the weights would overflow; a little beyond is as good.
+        normalised.append(x.clamp(-2, n + 1) * scale + offset)
+    grid = torch.stack(normalised[::-1], -1).to(data.dtype)
+    return functional.grid_sample(data, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _linear(data: Tensor) -> Look:
+    """Voxels that are not finite show where their weight is not zero, and only there."""
+    if bool(torch.isfinite(data).all()):
+        return lambda coordinates: _grid_sample(data, coordinates)
+    clean = torch.nan_to_num(data, 0.0, 0.0, 0.0)
+    bad = [(data.isnan(), math.nan), (data == math.inf, math.inf), (data == -math.inf, -math.inf)]
+    # What a weight of zero may become by rounding.
+    least = 64 * max(data.shape[2:]) * torch.finfo(data.dtype).eps
+
+    def interpolate(coordinates: Coordinates) -> Tensor:
+        result = _grid_sample(clean, coordinates)
+        for where, kind in bad:
+            weight = _grid_sample(where.to(data.dtype), coordinates)
+            result = torch.where(weight > least, result + kind, result)
+        return result
+
+    return interpolate
+
+
+def _cubic(data: Tensor, *, around: str) -> Look:
+    """`around`: "constant" (zero) or "replicate", what is outside of the data."""
+    ndim = data.ndim - 2
+    coefficients = _prefilter(functional.pad(data, [_PAD] * (2 * ndim), mode=around))
+
+    def interpolate(coordinates: Coordinates) -> Tensor:
+        axes = []
+        for x, n in zip(coordinates, data.shape[2:], strict=True):
+            place = x.clamp(1 - _PAD, n + _PAD - 3) + _PAD
+            node = place.detach().floor()
+            t = place - node
+            w1, w3 = 2 / 3 - t * t * (1 - t / 2), t**3 / 6
+            near = (1 - t) ** 3 / 6 + w1
+            axes.append(((node - 1 + w1 / near, near), (node + 1 + w3 / (1 - near), 1 - near)))
+        result: Any = 0
+        for corner in product(*axes):
+            weight = math.prod((w for _, w in corner[1:]), start=corner[0][1])
+            result = result + _grid_sample(coefficients, [p for p, _ in corner]) * weight[:, None].to(data.dtype)
+        return result
+
+    return interpolate
+
+
+def _prefilter(data: Tensor) -> Tensor:
+    """Cubic B-spline coefficients of data that is zero, or long the same, at its ends.
+
+    The pole's geometric series, forwards and backwards, by doubling: 1 + zq, then
+    1 + z^2 q^2, ... , in which 32 terms are below the rounding of float64.
+    """
+    pole = math.sqrt(3) - 2
+    for axis in range(2, data.ndim):
+        n = data.shape[axis]
+        for step in (1, 2, 4, 8, 16):
+            ahead = data.clone()
+            ahead.narrow(axis, step, n - step).add_(data.narrow(axis, 0, n - step), alpha=pole**step)
+            data = ahead
+        for step in (1, 2, 4, 8, 16):
+            back = data.clone()
+            back.narrow(axis, 0, n - step).add_(data.narrow(axis, step, n - step), alpha=pole**step)
+            data = back
+        data = data * (math.sqrt(3) * (1 - pole * pole))
+    return data

@@ -50,7 +50,8 @@ def report(
     figures: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `path` (.html) and, beside it, the same facts as JSON (same stem, .json).
+    """Write `path` (.html) and, beside it, the same facts as JSON (same stem, .report.json, since a
+    fit's own file often has the stem too).
 
     Args:
         things: a fit, a run, a mapping of facts, or a list of them.
@@ -83,7 +84,7 @@ def report(
 
 def _paths(path: Path) -> tuple[Path, Path]:
     stem = path.with_suffix("") if path.suffix.lower() in (".html", ".htm", ".json") else path
-    return stem.with_name(stem.name + ".html"), stem.with_name(stem.name + ".json")
+    return stem.with_name(stem.name + ".html"), stem.with_name(stem.name + ".report.json")
 
 
 def as_dict(thing: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Tags(HTMLParser):
 
 def test_page_and_json(tmp_path):
     page = reporting.report([Stack(), Run("out.zarr")], tmp_path / "a" / "run.html", title="Demo", facts={"size": 512})
-    text, data = page.read_text(), json.loads((tmp_path / "a" / "run.json").read_text())
+    text, data = page.read_text(), json.loads((tmp_path / "a" / "run.report.json").read_text())
     assert page == tmp_path / "a" / "run.html"
     assert "the estimate can be trusted" in text
     assert "theta 30 deg, tx 3.25" in text
@@ -80,7 +80,7 @@ def test_page_and_json(tmp_path):
     assert data["entries"][1]["blocks"] == 12
     assert data["entries"][1]["peak_memory"] is None
     assert "_secret" not in data["entries"][1]
-    assert sorted(p.name for p in page.parent.iterdir()) == ["run.html", "run.json"]
+    assert sorted(p.name for p in page.parent.iterdir()) == ["run.html", "run.report.json"]
 
 
 def test_the_page_loads_nothing_and_says_so(tmp_path):
@@ -109,7 +109,7 @@ def test_everything_is_escaped(tmp_path):
 def test_credentials_are_taken_out(tmp_path):
     url = "s3://key:pass@bucket/a.zarr?X-Amz-Signature=abc"
     page = reporting.report(Run("https://user:secret@host/a?token=abc"), tmp_path / "r", facts={"from": url})
-    both = page.read_text() + (tmp_path / "r.json").read_text()
+    both = page.read_text() + (tmp_path / "r.report.json").read_text()
     for secret in ("secret", "abc", "key:", "pass"):
         assert secret not in both
     assert "***@host/a?token=***" in both
@@ -131,7 +131,7 @@ def test_long_tables_are_cut_on_the_page_only(tmp_path):
     text = reporting.report(Long(), tmp_path / "r.html").read_text()
     assert len(re.findall("<tr>", text)) == 2001
     assert "2500 rows" in text
-    assert len(json.loads((tmp_path / "r.json").read_text())["entries"][0]["rows"]) == 2500
+    assert len(json.loads((tmp_path / "r.report.json").read_text())["entries"][0]["rows"]) == 2500
 
 
 def test_a_page_without_matplotlib_has_the_facts(tmp_path):

@@ -96,6 +96,7 @@ def as_config(spec: str | PathLike[str] | Config | None) -> Config:
 
 def _to_local(config: LocalConfig) -> Client:
     _refuse_reimport()
+    import dask
     from dask.utils import parse_bytes
     from distributed.system import MEMORY_LIMIT
 
@@ -111,6 +112,7 @@ def _to_local(config: LocalConfig) -> Client:
         "threads_per_worker": config.threads,
         "memory_limit": memory,
         "local_directory": config.scratch,
+        "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
         "scheduler_kwargs": dashboard_options(config),
         **network_options(config),
     }

@@ -1,0 +1,93 @@
+"""The command line: `daskreg COMMAND ...`. Parse, call one function, print.
+
+Exit codes: 0 done; 1 failed, or some blocks failed (they are listed); 2 wrong usage or
+input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import daskreg
+from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
+
+COMMANDS = ("info", "convert", "register", "align", "warp", "icp", "transform", "report", "demo")
+RESUMING = ("convert", "warp")
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Commands(click.Group):
+    """Commands that are imported when they are named, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"daskreg.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(daskreg.__version__, prog_name="daskreg")
+def app() -> None:
+    """Align and warp image volumes larger than memory.
+
+    \b
+    Estimate, look at it, apply it:
+      daskreg align stack.ome.zarr --out fit.json --plot drift.png
+      daskreg warp stack.ome.zarr aligned.ome.zarr --pull fit.json
+
+    Interrupted commands resume when they are typed again.
+    """
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; errors become one line on stderr."""
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = app.main(args=words, prog_name="daskreg", standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        _say(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        resumes = any(word in RESUMING for word in words)
+        _say("interrupted: finished blocks are kept, and the same command resumes" if resumes else "interrupted")
+        return INTERRUPTED
+    except (InputError, OutputError, MissingExtraError, MemoryBudgetError) as error:
+        _say(f"{error}")
+        return USAGE
+    except DaskregError as error:
+        _say(f"{error}")
+    except OSError as error:
+        logging.getLogger("daskreg").debug("", exc_info=True)
+        _say(f"{error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}")
+    return FAILED
+
+
+def main() -> None:
+    """The program `daskreg`."""
+    sys.exit(run())
+
+
+def _say(message: str) -> None:
+    click.echo(f"daskreg: {message}", err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}")

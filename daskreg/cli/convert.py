@@ -1,0 +1,39 @@
+"""daskreg convert: any volume that can be opened, as OME-Zarr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from daskreg.cli.options import loudness, reading, where_it_runs
+from daskreg.cli.warp import store, storing
+
+
+@click.command(short_help="Any volume as OME-Zarr with a pyramid.")
+@click.argument("source")
+@click.argument("out")
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
+@storing
+@reading
+@loudness
+@where_it_runs
+def command(
+    source: str,
+    out: str,
+    *,
+    level: int,
+    channel: str | int | None,
+    spacing: float | None,
+    unit: str | None,
+    quiet: bool,
+    **storage: Any,
+) -> None:
+    """Copy SOURCE into the new OME-Zarr OUT with a pyramid, block by block.
+
+    The same command again resumes an interrupted run.
+    """
+    import daskreg
+
+    volume = daskreg.open(source, level=level, channel=channel, spacing=spacing, unit=unit)
+    store(volume, out, resume=True, quiet=quiet, **storage)

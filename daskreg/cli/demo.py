@@ -1,0 +1,27 @@
+"""daskreg demo: the main job on a real volume with a known drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from daskreg.cli.options import loudness, seed
+
+
+@click.command(short_help="The main job on a real volume, with a known drift.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="demo-output", show_default=True,
+              help="Folder for the volumes and the page; an earlier demo's is replaced.")  # fmt: skip
+@click.option("--size", type=click.IntRange(min=64), default=512, show_default=True, help="Pixels along y and x.")
+@click.option("--slices", type=click.IntRange(min=5), default=50, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Local worker processes.")
+@seed
+@loudness
+def command(*, out: Path, size: int, slices: int, workers: int, seed: int, quiet: bool) -> None:
+    """Drift a real volume, align it, warp it out of core, and say how well that went.
+
+    --size and --slices scale the volume beyond memory; the workers' memory stays as it is.
+    """
+    from daskreg.demo import run
+
+    click.echo(str(run(out, size=size, slices=slices, workers=workers, seed=seed, progress=not quiet)))

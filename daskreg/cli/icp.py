@@ -1,0 +1,63 @@
+"""daskreg icp: the motion between two point clouds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daskreg.cli.options import deliver, device, fit_outputs, loudness, seed
+
+POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(short_help="The motion between two point clouds.")
+@click.argument("target", type=POINTS)
+@click.argument("source", type=POINTS)
+@fit_outputs
+@click.option(
+    "--method", type=click.Choice(["auto", "point_to_point", "point_to_plane", "generalized"]), default="auto"
+)
+@click.option("--init", default="auto", show_default=True, help="auto, identity, global, or a transform's file.")
+@click.option("--max-distance", type=float, help="Pairs further apart never count.")
+@click.option("--trim", type=float, help="Share of the source points without a partner, 0 to 1.")
+@click.option("--with-scale", is_flag=True, help="Also fit one common scale.")
+@seed
+@device
+@loudness
+def command(
+    target: Path,
+    source: Path,
+    *,
+    method: str,
+    init: str,
+    max_distance: float | None,
+    trim: float | None,
+    with_scale: bool,
+    seed: int,
+    device: str,
+    quiet: bool,
+    **outputs: Any,
+) -> int:
+    """Estimate the motion that brings the points of SOURCE onto those of TARGET.
+
+    Files are .npy, .ply, or text (.csv, .xyz, .txt). The transform acts on the columns in the
+    files' own order, which in most files is x, y, z.
+    """
+    import daskreg
+    from daskreg.formats.points import read_points
+
+    start: Any = init if init in ("auto", "identity", "global") else daskreg.load(init)
+    fit = daskreg.icp(
+        read_points(target),
+        read_points(source),
+        method=method,
+        init=start,
+        max_distance=max_distance,
+        trim=trim,
+        with_scale=with_scale,
+        seed=seed,
+        device=device,
+    )
+    return deliver(fit, **outputs)

@@ -1,0 +1,40 @@
+"""daskreg info: what a path holds, and where its voxels lie."""
+
+from __future__ import annotations
+
+import click
+
+import daskreg
+from daskreg.cli.options import loudness, reading
+from daskreg.errors import InputError
+
+
+@click.command(short_help="Axes, spacing, chunks and levels of a volume.")
+@click.argument("path")
+@reading
+@loudness
+def command(path: str, *, channel: str | int | None, spacing: float | None, unit: str | None, quiet: bool) -> None:
+    """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
+    from daskreg.cli.show import volume_lines
+    from daskreg.volumes import source_of
+
+    array = daskreg.open(path, channel=channel, spacing=spacing, unit=unit)
+    source = source_of(array)
+    click.echo(path)
+    for line in volume_lines(array, source.grid):
+        click.echo(f"  {line}")
+    click.echo(f"  stored   {source.kind}, chunks {'x'.join(map(str, source.chunks))}")
+    levels = level_grids(path)
+    for number, grid in enumerate(levels if len(levels) > 1 else []):
+        size, spacings = ("x".join(f"{v:.6g}" for v in values) for values in (grid.shape, grid.spacing))
+        click.echo(f"  level {number}  {size}, spacing {spacings} {grid.unit}")
+
+
+def level_grids(path: str) -> list[daskreg.Grid]:
+    """The grids of a pyramid's levels; levels end where opening one is refused."""
+    found: list[daskreg.Grid] = []
+    try:
+        while True:
+            found.append(daskreg.grid(daskreg.open(path, level=len(found))))
+    except InputError:
+        return found

@@ -1,0 +1,53 @@
+"""daskreg register: the motion between two images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from daskreg.cli.options import deliver, device, fit_outputs, loudness, reading, seed
+
+
+@click.command(short_help="The motion between two images.")
+@click.argument("fixed")
+@click.argument("moving")
+@fit_outputs
+@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or groups "
+              "out of rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi.")
+@click.option(
+    "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or a fit's file."
+)
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both to work on.")
+@reading
+@seed
+@device
+@loudness
+def command(
+    fixed: str,
+    moving: str,
+    *,
+    model: str,
+    metric: str,
+    init: str,
+    level: int,
+    channel: str | int | None,
+    spacing: float | None,
+    unit: str | None,
+    seed: int,
+    device: str,
+    quiet: bool,
+    **outputs: Any,
+) -> int:
+    """Estimate where each point of FIXED is found in MOVING.
+
+    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then brings MOVING onto FIXED.
+    """
+    import daskreg
+
+    images = [daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit) for path in (fixed, moving)]
+    start: Any = daskreg.load(init) if init.endswith(".json") else init
+    groups: Any = tuple(model.split(",")) if "," in model else model
+    fit = daskreg.register(*images, model=groups, metric=metric, init=start, seed=seed, device=device)
+    return deliver(fit, **outputs)

@@ -1,0 +1,76 @@
+"""daskreg report: one HTML page about a fit's file or an output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+
+from daskreg.cli.info import level_grids
+from daskreg.cli.options import OutputFile, loudness
+from daskreg.errors import InputError
+
+MOST_PIXELS = 512
+
+
+@click.command(short_help="An HTML page about a fit or an output.")
+@click.argument("thing", metavar="RUN_OR_FIT", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--out", type=OutputFile(), required=True, help="The page (.html); the same facts go beside it as .report.json."
+)
+@loudness
+def command(thing: Path, *, out: Path, quiet: bool) -> None:
+    """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote)."""
+    from daskreg import reporting
+
+    facts, figures = _of_run(thing) if thing.is_dir() else _of_fit(thing)
+    page = reporting.report(facts, out, title=f"daskreg: {thing.name}", figures=figures)
+    click.echo(f"saved to {page}")
+
+
+def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts of a fit's file, and the drift's course where it is a stack's."""
+    import daskreg
+    from daskreg import plotting
+    from daskreg.formats.transforms import read_json
+
+    transform = daskreg.load(path)
+    facts = dict(read_json(path)) if path.suffix == ".json" else {}
+    told = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform")}
+    if not isinstance(transform, daskreg.SliceAffines):
+        return {"transform": transform.describe(), **told}, {}
+    centre = told.get("centre", [0.0] * transform.ndim)
+    fit = SimpleNamespace(**{**told, "raw_from_aligned": transform, "centre": centre})
+    return {"transform": repr(transform), **told}, {"The course of the slices": plotting.drift(fit)}
+
+
+def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the ledger beside an output knows, and a look at the output."""
+    from dask.utils import format_bytes
+
+    import daskreg
+    from daskreg import plotting
+    from daskreg.blocks.ledger import Ledger
+
+    ledger = Ledger(path.resolve())
+    if not ledger.exists:
+        raise InputError(f"{path} has no ledger {ledger.folder.name} beside it: daskreg did not write it")
+    entries = list(ledger.entries().values())
+    counts = [
+        sum(entry.level == level for entry in entries)
+        for level in range(1 + max((e.level for e in entries), default=0))
+    ]
+    facts: dict[str, Any] = {
+        "output": str(path),
+        "finished blocks of each level": counts,
+        "stored": format_bytes(sum(size for entry in entries for _, _, size in entry.files)),
+        "voxels clipped": sum(entry.clipped for entry in entries),
+        **{f"level {number}": repr(grid) for number, grid in enumerate(level_grids(str(path)))},
+    }
+    volume = daskreg.open(path, level=-1)
+    if volume.ndim != 3 or max(volume.shape) > 4 * MOST_PIXELS:
+        return facts, {}
+    picture = plotting.sides(volume.values, volume.values, spacing=daskreg.grid(volume).spacing)
+    return facts, {"The coarsest level: a slice, and side views": picture}

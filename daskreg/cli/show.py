@@ -1,0 +1,79 @@
+"""What a terminal says about volumes, transforms and fits. Angles are in degrees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes
+
+from daskreg.geometry import Affine, Grid, SliceAffines
+
+ANGLES = ("theta", "rx", "ry", "rz")
+
+
+def fit_lines(fit: Any) -> Iterator[str]:
+    """A fit in a few lines, by the attributes it has."""
+    status = fit.status
+    name = status.name.lower() if isinstance(status, Enum) else str(status)
+    yield f"{type(fit).__name__}: {name} in {fit.seconds:.1f} s"
+    if hasattr(fit, "parameters"):
+        yield f"  motion   {parameter_words(fit.parameters)}"
+    elif hasattr(fit, "target_from_source"):
+        yield f"  motion   {fit.target_from_source.describe()}"
+    elif hasattr(fit, "raw_from_aligned"):
+        yield from (f"  {line}" for line in transform_lines(fit.raw_from_aligned))
+    if hasattr(fit, "score"):
+        before, after = fit.score
+        yield f"  score    {before:.5g} before, {after:.5g} after"
+    for attribute, label in (("overlap", "overlap"), ("fitness", "inliers")):
+        if hasattr(fit, attribute):
+            yield f"  {label:8} {100 * float(np.mean(getattr(fit, attribute))):.1f} %"
+    if hasattr(fit, "rmse"):
+        yield f"  rmse     {fit.rmse:.5g}"
+    if hasattr(fit, "outliers"):
+        outliers = [int(i) for i in fit.outliers]
+        shown = ", ".join(map(str, outliers[:20])) + (", ..." if len(outliers) > 20 else "")
+        yield f"  outliers {f'{len(outliers)} slices: {shown}' if outliers else 'none'}"
+
+
+def transform_lines(transform: Affine | SliceAffines) -> Iterator[str]:
+    """A transform in words; for each slice, its largest parameters."""
+    unit = transform.unit or "any unit"
+    if isinstance(transform, Affine):
+        yield f"affine   {transform.ndim}D, {unit}: {transform.describe()}"
+        return
+    yield f"slices   {len(transform)} along {transform.axis!r}, {transform.ndim}D maps, {unit}"
+    rows = [affine.decompose() for affine in transform]
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        rest = 1.0 if name.startswith("s") and not name.startswith("sh") else 0.0
+        if np.abs(values - rest).max() > 1e-12:
+            low, high = (parameter_words({name: float(v)}) for v in (values.min(), values.max()))
+            yield f"         {low} to {high.removeprefix(name + ' ')}"
+
+
+def parameter_words(parameters: Mapping[str, float]) -> str:
+    """Parameters by name, angles in degrees."""
+    return ", ".join(
+        f"{name} {math.degrees(value) + 0.0:.4g} deg" if name in ANGLES else f"{name} {value + 0.0:.5g}"
+        for name, value in parameters.items()
+    )
+
+
+def volume_lines(array: Any, grid: Grid) -> Iterator[str]:
+    """A lazy volume: axes, type and size, and where its voxels lie."""
+    axes = ", ".join(f"{dim} {size}" for dim, size in array.sizes.items())
+    yield f"axes     {axes}; {array.dtype}, {format_bytes(array.nbytes)}"
+    yield from grid_lines(grid)
+
+
+def grid_lines(grid: Grid) -> Iterator[str]:
+    for label, values in (("spacing", grid.spacing), ("origin", grid.origin)):
+        words = ", ".join(f"{name} {value:.6g}" for name, value in zip(grid.names, values, strict=True))
+        yield f"{label:8} {words} {grid.unit}"
+    if grid.direction is not None:
+        yield f"turned   {[[round(v, 6) for v in row] for row in grid.direction]}"

@@ -1,0 +1,102 @@
+"""daskreg warp: apply a transform to a volume of any size, Zarr to Zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daskreg.cli.options import NumberOrWord, Numbers, device, loudness, reading, where_it_runs
+
+TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def storing(command: Any) -> Any:
+    """How the output is stored; shared with `convert`."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Print the plan (blocks, bytes, memory, files) and stop."),
+        click.option("--overwrite", is_flag=True, help="Replace an output that daskreg made."),
+        click.option("--memory", help="Limit of one process, such as 4GiB."),
+        click.option("--levels", type=NumberOrWord(), default="auto", help="Number of pyramid levels."),
+        click.option("--downsample", type=click.Choice(["auto", "mean", "nearest", "mode"]), default="auto"),
+        click.option("--shards", type=Numbers(int, ("auto", "none")), default="auto", help="Voxels in one file."),
+        click.option("--chunks", type=Numbers(int, ("auto",)), default="auto", help="Voxels read at once."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Apply a transform, Zarr to Zarr, in bounded memory.")
+@click.argument("source")
+@click.argument("out")
+@click.option("--pull", type=TRANSFORM, multiple=True, help="Sample SOURCE where this transform says. Several compose.")
+@click.option("--push", type=TRANSFORM, multiple=True, help="Move the content by this transform. Several compose.")
+@click.option("--like", help="A volume whose voxels the output shall have.")
+@click.option("--grid", type=click.Choice(["union", "intersection"]), help="Grow or cut the output to what is reached.")
+@click.option("--order", type=click.Choice(["0", "1", "3"]), default="1", show_default=True, help="0 for labels.")
+@click.option("--fill", type=float, default=0.0, show_default=True, help="Value outside SOURCE.")
+@click.option("--dtype", help="Of the output; the source's where it is not given.")
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
+@click.option("--resume", type=click.Choice(["unfinished", "changed"]), default="unfinished", show_default=True,
+ help="changed: also redo blocks whose source or transform has changed.")  # fmt: skip
+@storing
+@reading
+@device
+@loudness
+@where_it_runs
+def command(
+    source: str,
+    out: str,
+    *,
+    pull: tuple[Path, ...],
+    push: tuple[Path, ...],
+    like: str | None,
+    grid: str | None,
+    order: str,
+    fill: float,
+    dtype: str | None,
+    level: int,
+    resume: str,
+    channel: str | int | None,
+    spacing: float | None,
+    unit: str | None,
+    device: str,
+    quiet: bool,
+    **storage: Any,
+) -> None:
+    """Warp SOURCE into the new OME-Zarr OUT, block by block, in bounded memory.
+
+    Give either --pull (a fit of `register` or `align`) or --push. The same command again
+    resumes an interrupted run.
+    """
+    import daskreg
+
+    if bool(pull) == bool(push):
+        raise click.UsageError("give either --pull T.json or --push T.json")
+    transforms: Any = [daskreg.load(path) for path in pull or push]
+    warped = daskreg.warp(
+        daskreg.open(source, level=level, channel=channel, spacing=spacing, unit=unit),
+        **{"pull" if pull else "push": transforms[0] if len(transforms) == 1 else transforms},
+        like=None if like is None else daskreg.open(like),
+        grid=grid,
+        order=int(order),
+        fill=fill,
+        dtype=dtype,
+        device=device,
+    )
+    store(warped, out, resume=resume == "unfinished" or resume, quiet=quiet, **storage)
+
+
+def store(
+    array: Any, out: str, *, resume: bool | str, quiet: bool, dry_run: bool, overwrite: bool, **layout: Any
+) -> None:
+    """Plan, and unless that was all, write; print either."""
+    import daskreg
+
+    if layout["shards"] == "none":
+        layout["shards"] = None
+    if dry_run:
+        click.echo(repr(daskreg.plan(array, out, **layout)))
+        return
+    click.echo(repr(daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)))

@@ -1,0 +1,121 @@
+"""register, align and icp: the numbers, the files they leave, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+import daskreg as dr
+from daskreg.cli import run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def texture(seed: int = 0, size: int = 96) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(size, size))
+    smooth = gaussian_filter(noise, 4)
+    return np.asarray((smooth - smooth.min()) / np.ptp(smooth) * 60_000, dtype=np.float32)
+
+
+def test_register_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large, centre = texture(size=160), np.array([47.5, 47.5])
+    motion, moving = (
+        dr.Affine.from_parameters(theta=np.radians(4), tx=3, ty=-2, centre=c) for c in (centre, centre + 32)
+    )
+    fixed = large[32:-32, 32:-32]
+    tifffile.imwrite("fixed.tif", fixed)
+    tifffile.imwrite("moving.tif", dr.warp(large, push=moving)[32:-32, 32:-32])
+    command = ["register", "fixed.tif", "moving.tif", "--model", "rigid", "--out", "fit.json"]
+    assert run([*command, "--plot", "fit.png", "--report", "page.html"]) == 0
+    told = capsys.readouterr().out
+    assert "saved to fit.json" in told
+    assert " deg" in told
+    found = dr.load("fit.json")
+    corners = np.array([[0.0, 0], [95, 0], [0, 95], [95, 95]])
+    assert np.abs(found(corners) - motion(corners)).max() < 0.05
+    assert (here / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (here / "page.html").read_text()
+    assert run(["warp", "moving.tif", "back.zarr", "--pull", "fit.json", "--like", "fixed.tif", "-q"]) == 0
+    back = dr.open("back.zarr").values[12:-12, 12:-12]
+    assert np.corrcoef(back.ravel(), fixed[12:-12, 12:-12].ravel())[0, 1] > 0.999
+    assert run(["register", "fixed.tif", "moving.tif", "--out", "again.json", "--init", "fit.json"]) == 0
+    assert run(["report", "fit.json", "--out", "fit.html"]) == 0
+
+
+def test_a_fit_that_failed_is_not_saved_unless_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("a.tif", texture(1))
+    tifffile.imwrite("b.tif", np.random.default_rng(7).normal(size=(96, 96)).astype(np.float32))
+    command = ["register", "a.tif", "b.tif", "--model", "translation", "--out", "fit.json"]
+    assert run(command) == 1
+    caught = capsys.readouterr()
+    assert "daskreg: failed: " in caught.err
+    assert "fit.json was not written" in caught.err
+    assert not (here / "fit.json").exists()
+    assert run([*command, "--keep-failed"]) == 1
+    assert json.loads((here / "fit.json").read_text())["ok"] is False
+
+
+def test_align_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shifts = np.array([[0, 0], [2, -1], [3, 1], [1, 2], [-1, 1], [0, 3]])
+    image = texture(2)
+    stack = np.stack([dr.warp(image, push=dr.Affine.translation(y=y, x=x)) for y, x in shifts])
+    tifffile.imwrite("stack.tif", stack)
+    command = ["align", "stack.tif", "--model", "translation", "--reference", "first", "--out", "fit.json"]
+    assert run([*command, "--plot", "drift.png", "--table", "drift.csv"]) == 0
+    assert "saved to fit.json" in capsys.readouterr().out
+    found = dr.load("fit.json")
+    assert isinstance(found, dr.SliceAffines)
+    offsets = found.matrices[:, :2, 2]
+    assert np.abs((offsets - offsets[0]) - shifts).max() < 0.1
+    assert len((here / "drift.csv").read_text().splitlines()) == 7
+    assert (here / "drift.png").stat().st_size > 1000
+    assert run(["warp", "stack.tif", "aligned.zarr", "--pull", "fit.json", "-q"]) == 0
+    aligned = dr.open("aligned.zarr").values[:, 8:-8, 8:-8].reshape(6, -1)
+    assert np.corrcoef(aligned)[0].min() > 0.99
+    assert run(["report", "fit.json", "--out", "drift.html"]) == 0
+    assert "The course of the slices" in (here / "drift.html").read_text()
+
+
+def test_icp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    source = rng.uniform(size=(400, 3)) * (1, 2, 3)
+    motion = dr.Affine.from_parameters(rz=np.radians(10), tx=0.2, ty=-0.1, tz=0.3)
+    np.save("source.npy", source)
+    np.savetxt("target.csv", rng.permutation(motion(source)), delimiter=",", header="x,y,z", comments="")
+    assert run(["icp", "target.csv", "source.npy", "--out", "fit.json", "--plot", "fit.png"]) == 0
+    told = capsys.readouterr().out
+    assert "rmse" in told
+    np.testing.assert_allclose(dr.load("fit.json").matrix, motion.matrix, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["register", "a.tif", "a.tif", "--out", "f.json", "--model", "banana"], "banana"),
+        (["register", "a.tif", "none.tif", "--out", "f.json"], "none.tif"),
+        (["register", "a.tif", "a.tif", "--out", "f.txt"], "f.txt must end in .json"),
+        (["register", "a.tif", "a.tif", "--out", "gone/f.json"], "there is no folder gone"),
+        (["register", "flat.tif", "flat.tif", "--out", "f.json"], "constant"),
+        (["align", "a.tif", "--out", "f.json", "--reference", "nobody"], "nobody"),
+        (["align", "a.tif"], "Missing option '--out'"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str], words: str
+) -> None:
+    tifffile.imwrite("a.tif", texture(3))
+    tifffile.imwrite("flat.tif", np.ones((40, 40), np.float32))
+    assert run(command) == 2
+    caught = capsys.readouterr()
+    assert words in caught.err
+    assert caught.err.count("\n") == 1
+    assert not (here / "f.json").exists()

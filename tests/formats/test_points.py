@@ -1,0 +1,78 @@
+"""Point clouds in the files that people have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daskreg.errors import InputError
+from daskreg.formats.points import read_points
+
+POINTS = np.array([[0.0, 1.5, -2.0], [3.0, 4.0, 5.25]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.xyz", "0 1.5 -2\n3 4 5.25\n"),
+        ("a.csv", "x,y,z,nx\n0 , 1.5,-2,9\n3,4 , 5.25 , 9\n"),
+        ("a.txt", "# a comment\n\n  0;1.5;-2\n  3;4;5.25\n"),
+        ("a.csv", "\ufeff0,1.5,-2,\n3,4,5.25,\n"),
+        ("a.ply", "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\n"
+         "property uchar red\nelement face 1\nproperty list uchar uint vertex_indices\nend_header\n"
+         "0 1.5 -2 7\n3 4 5.25 7\n3 0 1 2\n"),
+    ],
+)  # fmt: skip
+def test_text(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    np.testing.assert_array_equal(read_points(tmp_path / name), POINTS)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_binary_ply(tmp_path: Path, order: str) -> None:
+    kind = "binary_little_endian" if order == "<" else "binary_big_endian"
+    header = f"ply\nformat {kind} 1.0\nelement vertex 2\nproperty uchar i\nproperty float x\nproperty double y\n"
+    records = np.zeros(2, dtype=[("i", "u1"), ("x", f"{order}f4"), ("y", f"{order}f8"), ("z", f"{order}f4")])
+    records["x"], records["y"], records["z"] = POINTS.T
+    (tmp_path / "a.ply").write_bytes((header + "property float z\nend_header\n").encode() + records.tobytes())
+    np.testing.assert_array_equal(read_points(tmp_path / "a.ply"), POINTS)
+
+
+def test_numpy(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", POINTS[:, :2])
+    np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), POINTS[:, :2])
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="holds no points"):
+        read_points(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"x,y,z\n", b"1 2 3\n4 5\n", b"hello\nworld\n", b"\xff\xfe\x00", b"1\n2\n",
+        b"ply\n", b"ply\nformat ascii 1.0\n", b"ply\nformat ascii 1.0\nelement face 1\nend_header\n",
+        b"ply\nformat odd 1.0\nelement vertex 1\nproperty float x\nend_header\n",
+    ],
+)  # fmt: skip
+def test_what_holds_no_points_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.dat").write_bytes(content)
+    with pytest.raises(InputError, match="a.dat"):
+        read_points(tmp_path / "a.dat")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no file"):
+        read_points(tmp_path / "none.ply")
+
+
+def test_real_clouds(data: Path) -> None:
+    assert read_points(data / "points/lidar/data/source.ply").shape == (69792, 3)
+    assert read_points(data / "points/mesh/suzanne.ply").shape == (1966, 3)
+    assert read_points(data / "points/webots/webots1.xyz").shape[1] == 3
+    assert read_points(data / "points/car/car_cloud400.csv").shape[1] == 3
+    assert read_points(data / "points/itk_icp/IterativeClosestPointFixedPoints.txt").shape[1] == 2

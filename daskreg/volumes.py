@@ -66,7 +66,8 @@ def to_dataarray(
         raise ShapeMismatchError(f"data of shape {tuple(data.shape)} does not have dims {dims} of {grid}")
     coords: dict[str, Any] = {}
     for dim, given in (lead_coords or {}).items():
-        values, extra = given if isinstance(given, tuple) and len(given) == 2 else (given, getattr(given, "attrs", {}))
+        pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
+        values, extra = given if pair else (given, getattr(given, "attrs", {}))
         coords[dim] = (dim, np.asarray(values), dict(extra))
     for dim, (values, extra) in coordinates(grid).items():
         coords[dim] = (dim, values, extra)
@@ -89,7 +90,9 @@ def as_dataarray(value: Any) -> xr.DataArray:
     if isinstance(value, xr.Dataset):
         value = _only_variable(value)
     if not isinstance(value, xr.DataArray):
-        if not isinstance(value, da.Array):
+        if isinstance(value, np.ma.MaskedArray):
+            value = xr.DataArray(value).data  # NaN where masked
+        elif not isinstance(value, da.Array):
             value = np.asarray(value)
         dims = default_dims(value.ndim)
         dtype = image_dtype(value.dtype)
@@ -99,6 +102,10 @@ def as_dataarray(value: Any) -> xr.DataArray:
     what = _called(value)
     dtype = image_dtype(value.dtype, what)
     _check_shape(value.dims, value.shape, what)
+    if not all(isinstance(d, str) for d in value.dims):
+        value = value.rename({d: str(d) for d in value.dims})
+    if not value.variable._in_memory and value.chunks is None:
+        value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
     lead, space = split_dims([str(d) for d in value.dims])
     value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
     return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))

@@ -124,6 +124,13 @@ def test_shards_are_read_whole_or_in_multiples(tmp_path):
     np.testing.assert_array_equal(pieces.values, VALUES)
 
 
+def test_large_shards_are_read_by_their_chunks(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(2048,) * 3, chunks=(64,) * 3, shards=(1024,) * 3, dtype="u1")
+    block = dr.open(tmp_path / "a.zarr").data.chunksize
+    assert all(n % 64 == 0 for n in block)
+    assert 2**26 <= np.prod(block) <= 2**27
+
+
 def test_dimension_names(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=VALUES, dimension_names=["y", "time", "x"])
     volume = dr.open(tmp_path / "a.zarr")
@@ -532,6 +539,27 @@ def test_dask_arrays_stay_what_they_are():
     assert stored.name == "only"
 
 
+def test_masked_and_odd_arrays():
+    masked = np.ma.masked_greater(VALUES, 1000)
+    np.testing.assert_array_equal(as_dataarray(masked).values, np.where(VALUES > 1000, np.nan, VALUES))
+    numbered = xr.DataArray(VALUES, dims=(0, 1, 2))
+    assert as_dataarray(numbered).dims == ("0", "1", "2")
+    unknown = da.from_array(VALUES, chunks=4)
+    with pytest.raises(NotAVolumeError, match="compute_chunk_sizes"):
+        dr.open(unknown[unknown[:, 0, 0] > 10])
+
+
+def test_what_xarray_opened_lazily_is_not_loaded(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("v", data=VALUES, chunks=(4, 4, 4), dimension_names=["z", "y", "x"])
+    for path in (tmp_path / "a.zarr" / "v" / "c").rglob("0"):
+        if path.is_file():
+            path.write_bytes(b"broken")
+    lazy = xr.open_zarr(tmp_path / "a.zarr", chunks=None, consolidated=False).v
+    volume = dr.open(lazy)
+    np.testing.assert_array_equal(volume[4:8, 4:8, 4:8].values, VALUES[4:8, 4:8, 4:8])
+
+
 def test_as_dataarray_accepts_what_open_does(stored):
     np.testing.assert_array_equal(as_dataarray(stored).values, VALUES)
     assert isinstance(as_dataarray(VALUES).data, np.ndarray)
@@ -564,6 +592,18 @@ def test_a_straight_volume_can():
     volume = to_dataarray(VALUES, Grid(SHAPE, (2, 1, 0.5), unit="um"))
     assert dr.grid(volume[3]) == Grid((10, 11), (1, 0.5), unit="um")
     assert dr.grid(volume[:, 3]).names == ("z", "x")
+
+
+def test_lead_coordinates():
+    values = np.stack([VALUES, VALUES])
+    for given in (
+        ("DAPI", "GFP"),
+        ["DAPI", "GFP"],
+        (["DAPI", "GFP"], {"a": 1}),
+        xr.DataArray(["DAPI", "GFP"], dims="c"),
+    ):
+        volume = to_dataarray(values, Grid(SHAPE), lead=("c",), lead_coords={"c": given})
+        assert volume.c.values.tolist() == ["DAPI", "GFP"]
 
 
 def test_to_dataarray_checks_and_cleans():

@@ -136,6 +136,8 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
     if not shape:
         raise NotAVolumeError(f"{what} is a single number, without axes")
     for dim, n in zip(dims, shape, strict=True):
+        if n != n:  # noqa: PLR0124 (NaN)
+            raise NotAVolumeError(f"axis {dim} of {what} has an unknown length; call compute_chunk_sizes() first")
         if n == 0:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0")
 

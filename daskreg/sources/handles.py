@@ -9,6 +9,9 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
+from daskreg.errors import ChunkReadError, DaskregError
+from daskreg.sources.redact import is_url, redact
+
 # One module for each kind of stored source. It has `open_handle(path) -> handle` and
 # `read(handle, index, source) -> array`.
 READERS = {"zarr": "daskreg.sources.zarr_read", "tiff": "daskreg.sources.tiff"}
@@ -29,6 +32,8 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
 
     Where the spec holds an opened object itself (an array in a MemoryStore), that is it.
     Two threads may open the same array at once; one of the handles is then kept.
+
+    Raises: ChunkReadError where it cannot be opened (any more).
     """
     if array is not None:
         return array
@@ -37,7 +42,13 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
         if key in _open:
             _open.move_to_end(key)
             return _open[key]
-    handle = reader_of(kind).open_handle(path)
+    try:
+        handle = reader_of(kind).open_handle(path)
+    except Exception as error:
+        if isinstance(error, DaskregError | MemoryError):
+            raise
+        message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {redact(str(error))})"
+        raise ChunkReadError(message) from (None if is_url(path) else error)
     with _lock:
         handle = _open.setdefault(key, handle)
         _open.move_to_end(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 from daskreg.errors import NotAVolumeError, OptionError
 from daskreg.geometry import Grid
 from daskreg.sources import cf, ome
+from daskreg.sources.chunking import LARGE
 from daskreg.sources.coordinates import default_dims, split_dims
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.found import Coord, Found, Wish, check_shape, ordered
@@ -68,7 +70,7 @@ def _describe_group(place: Place, group: zarr.Group, wish: Wish) -> Found:
         return _describe_level(place, image, wish)
     wish = _at_most_level_0(wish, place)
     if group.attrs.get("bioformats2raw.layout") is not None and "0" in group:
-        series = [name for name, _ in group.groups() if name.isdigit()]
+        series = sorted((name for name, _ in group.groups() if name.isdigit()), key=int)
         if len(series) > 1:
             raise NotAVolumeError(f"{place} holds the images {', '.join(series)}: name one, such as {place}/0")
         return describe(place.child("0"), wish)
@@ -134,7 +136,9 @@ def _found(place: Place, array: Array, dims: Sequence[str], lead: Sequence[str],
     """The source of an array whose stored axes are `dims`; its dims are (*lead, *grid.names)."""
     wanted = (*lead, *grid.names)
     order = tuple(list(dims).index(d) for d in wanted)
-    unit = array.shards or array.chunks
+    # Shards are read whole where they are not too large.
+    whole = array.shards is not None and math.prod(array.shards) * array.dtype.itemsize <= LARGE
+    unit = array.shards if whole and array.shards else array.chunks
     source = Source(
         "zarr",
         place.path,

@@ -184,6 +184,14 @@ def test_handles_are_shared_bounded_and_renewed(stored, tmp_path, monkeypatch):
     np.testing.assert_array_equal(stored_source(stored).read(Box.of(SHAPE)), VALUES // 2)
 
 
+def test_an_array_that_is_gone_is_named(stored):
+    source = stored_source(stored)
+    handles.forget()
+    stored.rename(stored.with_name("b.zarr"))
+    with pytest.raises(ChunkReadError, match=r"a\.zarr cannot be opened any more"):
+        source.read(Box((0, 0, 0), (1, 1, 1)))
+
+
 def test_an_array_replaced_by_another_shape_is_noticed(stored):
     source = stored_source(stored)
     handles.forget()

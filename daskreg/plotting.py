@@ -110,7 +110,7 @@ def drift(fit: Any, *, truth: Any = None) -> Figure:
 
 def sides(
     before: Any,
-    after: Any,
+    after: Any = None,
     *,
     spacing: Sequence[float] | None = None,
     names: Sequence[str] = ("before", "after"),
@@ -118,14 +118,16 @@ def sides(
     """The middle slice and the side views (xz, yz) of volumes before and after.
 
     Args:
-        before, after: (z, y, x) volumes, NumPy or lazy (only the planes shown are read).
+        before, after: (z, y, x) volumes, NumPy or lazy (only the planes shown are read); the
+            second may be left out.
         spacing: along z, y, x; sets the aspect of the side views.
         names: what the two rows are called.
     """
     step = np.asarray(spacing if spacing is not None else (1.0, 1.0, 1.0), dtype=np.float64)
-    figure = _figure(13, 8)
-    axes = figure.subplots(2, 3)
-    for row, volume, name in zip(axes, (before, after), names, strict=True):
+    volumes = (before,) if after is None else (before, after)
+    figure = _figure(13, 4 * len(volumes))
+    axes = figure.subplots(len(volumes), 3, squeeze=False)
+    for row, volume, name in zip(axes, volumes, names, strict=False):
         if len(volume.shape) != 3:
             raise ShapeMismatchError(f"side views need a volume (z, y, x), not shape {tuple(volume.shape)}")
         for k, ax in enumerate(row):

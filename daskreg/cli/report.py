@@ -72,5 +72,5 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     volume = daskreg.open(path, level=-1)
     if volume.ndim != 3 or max(volume.shape) > 4 * MOST_PIXELS:
         return facts, {}
-    picture = plotting.sides(volume.values, volume.values, spacing=daskreg.grid(volume).spacing)
+    picture = plotting.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
     return facts, {"The coarsest level: a slice, and side views": picture}

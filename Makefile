@@ -1,0 +1,88 @@
+# daskreg: `make demo` and `make test` need nothing but Python 3.11 to 3.13 and make.
+# The environment is made in .venv; another Python: `make test PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test pytest lint types format notebooks bench docs constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "daskreg needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	       "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the demo needs into $(VENV) (minutes, the first time)"
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the tests need into $(VENV) (minutes, the first time)"
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $(VENV)/.demo-installed $@
+
+$(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/.test-installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# numpy has another pin here: antspyx does not work with numpy 2.4.
+.venv-bench/.installed: pyproject.toml constraints-bench.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-bench
+	.venv-bench/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-bench.txt --editable '.[bench]'
+	@touch $@
+
+venv: $(VENV)/.test-installed ## the environment with everything that the tests need
+
+demo: $(VENV)/.demo-installed ## the main job on a real volume: drift, align, warp, judge
+	$(BIN)/daskreg demo $(ARGS)
+
+test: lint types pytest ## lint, types and every test, notebooks and documentation included
+
+# Notebooks are kept as text; what is tested is the notebook that comes out of it.
+pytest: build/notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests build/notebooks $(ARGS)
+
+lint: $(VENV)/.test-installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test-installed ## mypy --strict on the package
+	$(BIN)/mypy
+
+format: $(VENV)/.test-installed ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+NOTEBOOKS := $(filter-out notebooks/README.md,$(wildcard notebooks/*.md notebooks/*.py notebooks/*.ipynb))
+
+build/notebooks: $(NOTEBOOKS) $(VENV)/.test-installed
+	@rm -rf $@ && mkdir -p $@
+	@for source in $(NOTEBOOKS); do \
+	  $(BIN)/jupytext --quiet --to ipynb --output $@/$$(basename $${source%.*}).ipynb $$source || exit 1; done
+
+notebooks: build/notebooks ## the notebooks, executed
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 build/notebooks $(ARGS)
+
+bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr
+	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)
+
+docs: $(VENV)/.docs-installed ## the pages as HTML, in build/docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+
+constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now
+	@{ echo "# Exactly what the tests run with: make constraints. pyproject.toml says what daskreg accepts."; \
+	  $(PIP) freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > constraints.tmp
+	@mv constraints.tmp constraints.txt
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) .venv-bench build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,7 +34,7 @@ class Source:
         path: of the stored array; for arrays in memory, a name for messages.
         array: the array itself where it is in memory, else None.
         selection: one entry for each axis of the *stored* array: an integer takes one index
-            and drops the axis, a slice keeps it; () keeps all.
+            and drops the axis, `slice(None)` keeps it; () keeps all.
         dims: names of the axes that are left, lead dims (t, c) first, the grid's last.
         shape: length of each of `dims`.
         dtype: in which voxels are read (native byte order).
@@ -86,6 +86,8 @@ class Source:
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of `box`, which is in absolute indices along `dims`.
+
+        The result may be a view of an array in memory: it is for reading.
 
         Raises: ChunkReadError naming the array and the chunk that could not be read;
             ShapeMismatchError for a box that reaches outside.

@@ -13,9 +13,10 @@ from daskreg.cli.options import NumberOrWord, OutputFile, deliver, device, fit_o
 @click.argument("stack")
 @fit_outputs
 @click.option("--table", type=OutputFile(), help="Write the parameters of each slice as CSV.")
-@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity or affine.")
+@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, or groups "
+              "out of rotation,translation,scale,shear.")  # fmt: skip
 @click.option("--reference", type=NumberOrWord(), help="previous, first, mean, or the number of a slice.")
-@click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi.")
+@click.option("--metric", default="ncc", show_default=True, help="ncc or mse.")
 @click.option("--trend", type=click.Choice(["remove", "keep"]), default="remove", show_default=True,
               help="keep: leave the slow course of the slices as it is.")  # fmt: skip
 @click.option("--smooth", type=float, default=15, show_default=True, help="Slices; what is slower counts as slow.")
@@ -51,8 +52,9 @@ def command(
 
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
     options: dict[str, Any] = {} if reference is None else {"reference": reference}
+    groups: Any = tuple(model.split(",")) if "," in model else model
     fit = daskreg.align_stack(
-        volume, model=model, metric=metric, trend=trend, smooth=smooth, axis=axis, device=device, **options
+        volume, model=groups, metric=metric, trend=trend, smooth=smooth, axis=axis, device=device, **options
     )
     if table is not None:
         fit.to_dataframe().to_csv(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -16,28 +15,14 @@ ANGLES = ("theta", "rx", "ry", "rz")
 
 
 def fit_lines(fit: Any) -> Iterator[str]:
-    """A fit in a few lines, by the attributes it has."""
-    status = fit.status
-    name = status.name.lower() if isinstance(status, Enum) else str(status)
-    yield f"{type(fit).__name__}: {name} in {fit.seconds:.1f} s"
-    if hasattr(fit, "parameters"):
-        yield f"  motion   {parameter_words(fit.parameters)}"
-    elif hasattr(fit, "target_from_source"):
-        yield f"  motion   {fit.target_from_source.describe()}"
-    elif hasattr(fit, "raw_from_aligned"):
-        yield from (f"  {line}" for line in transform_lines(fit.raw_from_aligned))
-    if hasattr(fit, "score"):
-        before, after = fit.score
-        yield f"  score    {before:.5g} before, {after:.5g} after"
-    for attribute, label in (("overlap", "overlap"), ("fitness", "inliers")):
-        if hasattr(fit, attribute):
-            yield f"  {label:8} {100 * float(np.mean(getattr(fit, attribute))):.1f} %"
-    if hasattr(fit, "rmse"):
-        yield f"  rmse     {fit.rmse:.5g}"
-    if hasattr(fit, "outliers"):
-        outliers = [int(i) for i in fit.outliers]
-        shown = ", ".join(map(str, outliers[:20])) + (", ..." if len(outliers) > 20 else "")
-        yield f"  outliers {f'{len(outliers)} slices: {shown}' if outliers else 'none'}"
+    """A fit in a few lines: its own words, or of a cloud's the facts that matter."""
+    if not hasattr(fit, "rmse"):
+        yield from repr(fit).splitlines()
+        return
+    status = fit.status.name.lower()
+    yield f"{type(fit).__name__}({status}: {fit.method}, {fit.iterations} iterations, {fit.seconds:.2g} s"
+    yield f"  target from source: {fit.target_from_source.describe()}"
+    yield f"  rmse {fit.rmse:.5g}, inliers {fit.fitness:.1%})"
 
 
 def transform_lines(transform: Affine | SliceAffines) -> Iterator[str]:

@@ -29,8 +29,8 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
         scheme = text.split("://", maxsplit=1)[0]
         raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
     output = Path(os.path.realpath(text))
-    if source.path and source.kind not in {"array", "dask"} and "://" not in source.path:
-        origin = Path(os.path.realpath(source.path))
+    if source.location is not None:
+        origin = Path(os.path.realpath(source.location))
         if output == origin or output in origin.parents or origin in output.parents:
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output

@@ -27,7 +27,7 @@ dA/dp, tiny and float64. So a model costs nothing, and the same code serves 2D a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
+from daskreg.kernels.fill import without_fill
 from daskreg.kernels.normal import Normal, Sums, normal_of, possible_overlap, scaling
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
@@ -45,6 +46,8 @@ METRICS = ("ncc", "mse")
 # Correlations below this take steps as if they were this high.
 _LEAST_CORRELATION = 0.3
 _COARSE_TOLERANCE = 0.02
+# Flat borders are left out where the rest fits this much better at once, and then again.
+_WORTH_A_TRY, _CLEARLY_BETTER = 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def descend_levels(
     if state is None:
         raise OptionError("levels must be at least 1")
     state.iterations = iterations
-    return _finish(problem, levels[-1], start if origin is None else origin, state, variance)
+    finest, state = _leave_out_fill(problem, levels[-1], state)
+    return _finish(problem, finest, start if origin is None else origin, state, variance)
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
         if len(mean) < len(moving.values):
             other_mean, other_variance = (t.expand(len(moving.values)) for t in (mean, variance))
         elif len(moving.values) < len(mean):
-            moving = Picture(moving.values.expand(len(mean), *moving.values.shape[1:]), moving.weight, moving.grid)
+            moving = replace(moving, values=moving.values.expand(len(mean), *moving.values.shape[1:]))
     return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
 
 
@@ -229,7 +233,7 @@ def solve_level(
     """Levenberg-Marquardt on one level, until each pair stops."""
     possible = possible_overlap(level).expand(len(start))
     normal = normal_of(level)
-    state = evaluate(problem, level, normal, possible, start)
+    state = evaluate(problem, level, normal, possible, start.clone())
     corners = corners_of(level.fixed.grid)
     damping = torch.full((len(start),), 1e-3, dtype=torch.float64)
     held = torch.arange(len(start))
@@ -340,7 +344,24 @@ def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
     values = (image.values - mean.to(torch.float32).reshape(one)) / sd.to(torch.float32).reshape(one)
     if image.weight is not None:
         values = values * (image.weight > 0)
-    return Picture(values, image.weight, image.grid)
+    return replace(image, values=values)
+
+
+def _leave_out_fill(problem: Problem, level: Level, state: State) -> tuple[Level, State]:
+    """Descend again without flat borders; kept, for all pairs or none, where it helps the rest."""
+    inner = without_fill(level)
+    if inner is None:
+        return level, state
+    normal, possible = normal_of(inner), possible_overlap(inner).expand(len(state.cost))
+    before = evaluate(problem, inner, normal, possible, state.parameters)
+    if not bool((before.cost < _WORTH_A_TRY * state.cost).any()):
+        return level, state
+    again = solve_level(problem, inner, state.parameters, problem.tolerance)
+    if not float(again.cost.sum()) < _CLEARLY_BETTER * float(before.cost.sum()):
+        return level, state
+    again.iterations += state.iterations
+    again.losses = state.losses + again.losses[1:]
+    return inner, again
 
 
 def _finish(problem: Problem, level: Level, first: Tensor, state: State, variance: Tensor) -> Descent:

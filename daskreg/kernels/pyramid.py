@@ -10,9 +10,10 @@ only, smoothing is a normalised convolution, so that nothing leaks out of a mask
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,19 +33,19 @@ class Picture:
 
     values: (B, *shape) float32; finite everywhere, also where weight is zero.
     weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
+    fill: (B, *shape) bool, voxels that hold exactly what a corner holds, or None where no
+        corner is flat: background, or what an earlier warp had to fill (see `kernels.fill`).
     """
 
     values: Tensor
     weight: Tensor | None
     grid: Grid
+    fill: Tensor | None = None
 
     def take(self, index: Tensor) -> Picture:
         """Some pairs of the batch; an image shared by all pairs stays shared."""
-        weight = None if self.weight is None else take(self.weight, index)
-        return Picture(take(self.values, index), weight, self.grid)
-
-    def to(self, device: torch.device | str) -> Picture:
-        return Picture(self.values.to(device), None if self.weight is None else self.weight.to(device), self.grid)
+        weight, fill = (None if t is None else take(t, index) for t in (self.weight, self.fill))
+        return Picture(take(self.values, index), weight, self.grid, fill)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
     weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
     if not whole:
         weight = finite.to(torch.float32) if weight is None else weight * finite
-    return Picture(values, weight, grid)
+    return Picture(values, weight, grid, flat_corners(values))
 
 
 def pyramid(
@@ -108,12 +109,13 @@ def shrink(image: Picture, factors: Sequence[int]) -> Picture:
     used = Box.of([n * f for n, f in zip(counts, factors, strict=True)])
     grid = image.grid.crop(used).downsample(factors)
     inside: Any = (..., *used.slices)
+    fill = None if image.fill is None else _block_mean(image.fill[inside].to(torch.float32), factors) > 0.99
     if image.weight is None:
-        return Picture(_block_mean(image.values[inside], factors), None, grid)
+        return Picture(_block_mean(image.values[inside], factors), None, grid, fill)
     weight = image.weight[inside]
     total = _block_mean(weight, factors)
     values = _block_mean(image.values[inside] * weight, factors) / total.clamp_min(1e-6)
-    return Picture(values, total, grid)
+    return Picture(values, total, grid, fill)
 
 
 def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
@@ -124,11 +126,24 @@ def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
     if all(s <= 0 for s in sigmas):
         return image
     if image.weight is None:
-        norm = _gaussian(torch.ones_like(image.values[:1]), sigmas)
-        return Picture(_gaussian(image.values, sigmas) / norm, None, image.grid)
+        return replace(image, values=_gaussian(image.values, sigmas, normalised=True))
     norm = _gaussian(image.weight, sigmas)
     values = _gaussian(image.values * image.weight, sigmas) / norm.clamp_min(1e-6)
-    return Picture(values, image.weight * (norm > 1e-3), image.grid)
+    return replace(image, values=values, weight=image.weight * (norm > 1e-3))
+
+
+def flat_corners(values: Tensor) -> Tensor | None:
+    """(B, *shape) where an image holds exactly the value of its flat corners, None if none has such."""
+    ndim = values.ndim - 1
+    if min(values.shape[1:]) < SMALLEST:
+        return None
+    ends: list[Any] = [slice(0, 3), slice(-3, None)]
+    corners = torch.stack([values[(slice(None), *c)].flatten(1) for c in itertools.product(ends, repeat=ndim)], 1)
+    flat = (corners == corners[..., :1]).all(-1)
+    if not bool(flat.any()):
+        return None
+    level = torch.where(flat, corners[..., 0], torch.nan).nanmedian(1).values
+    return values == level.reshape(-1, *[1] * ndim)
 
 
 def gradient(values: Tensor) -> Tensor:
@@ -175,20 +190,24 @@ def _block_mean(values: Tensor, factors: Sequence[int]) -> Tensor:
     return pool(values[:, None], tuple(factors))[:, 0]
 
 
-def _gaussian(values: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Separable, zero outside."""
+def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = False) -> Tensor:
+    """Separable; zero outside, or `normalised` by the part of the kernel that is inside."""
     ndim = values.ndim - 1
     conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
     out = values[:, None]
     for axis, sigma in enumerate(sigmas):
         if sigma <= 0:
             continue
-        radius = min(math.ceil(3.5 * sigma), values.shape[axis + 1] - 1)
+        n = values.shape[axis + 1]
+        radius = min(math.ceil(3.5 * sigma), n - 1)
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        shape = [1] * (ndim + 2)
-        shape[axis + 2] = len(taps)
-        kernel = torch.tensor(taps / taps.sum(), dtype=values.dtype, device=values.device).reshape(shape)
-        padding = [0] * ndim
-        padding[axis] = radius
+        taps /= taps.sum()
+        shape, padding = [1] * (ndim + 2), [0] * ndim
+        shape[axis + 2], padding[axis] = len(taps), radius
+        kernel = torch.tensor(taps, dtype=values.dtype, device=values.device).reshape(shape)
         out = conv(out, kernel, padding=padding)
+        if normalised:
+            shape[axis + 2] = n
+            inside = torch.tensor(np.convolve(np.ones(n), taps, "same"), dtype=values.dtype, device=values.device)
+            out = out / inside.reshape(shape)
     return out[:, 0]

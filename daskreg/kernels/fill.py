@@ -1,0 +1,56 @@
+"""Leave out what an earlier warp had to fill.
+
+An image that was moved before often comes with a flat border (zeros) instead of content.
+Matched as if it were content, the step at its edge pulls the pose by half a voxel or so.
+A flat border may also be true background, whose edge is the best there is to match. So
+`descend` tries the finest level without flat borders, with a margin, and keeps that only
+where the voxels that are left then fit clearly better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.kernels.pyramid import Level, Picture
+
+# Half width in voxels of flat spots that are too small to be a fill, and the margin around
+# others, as far as smoothing carries their edge.
+_THIN, _MARGIN = 2, 4
+
+
+def without_fill(level: Level) -> Level | None:
+    """The level with flat borders masked, in both images; None where there are none."""
+    fixed, moving = _masked(level.fixed), _masked(level.moving)
+    if fixed is None and moving is None:
+        return None
+    return Level(fixed or level.fixed, moving or level.moving, level.step)
+
+
+def _masked(image: Picture) -> Picture | None:
+    if image.fill is None:
+        return None
+    content = _shrunk(_grown(~image.fill, _THIN), _THIN + _MARGIN)
+    if bool(content.all()) or not bool(content.any()):
+        return None
+    weight = content.to(torch.float32)
+    return replace(image, weight=weight if image.weight is None else weight * image.weight)
+
+
+def _grown(mask: Tensor, radius: int) -> Tensor:
+    """Dilated by a cube of half width `radius`."""
+    ndim = mask.ndim - 1
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[ndim - 1]
+    out = mask.to(torch.float32)[:, None]
+    for axis in range(ndim):
+        size, padding = [1] * ndim, [0] * ndim
+        size[axis], padding[axis] = 2 * radius + 1, radius
+        out = pool(out, tuple(size), stride=1, padding=tuple(padding))
+    return out[:, 0] > 0.5
+
+
+def _shrunk(mask: Tensor, radius: int) -> Tensor:
+    return ~_grown(~mask, radius)

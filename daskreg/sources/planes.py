@@ -1,0 +1,146 @@
+"""`SliceReader`: the slices of a stack as float32, shrunk while they are read.
+
+What estimates need of a stack that is larger than memory: a few slices at a time, read
+by tiles and reduced by block means, with NaN where a voxel does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box, Grid
+from daskreg.sources.source import Source
+
+Pixels = NDArray[np.float32]
+
+TILE_BYTES = 64 * 2**20
+CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class SliceReader:
+    """Slices of `source` along one of its dims, as means over blocks of `factors` voxels.
+
+    Args:
+        source: all its dims are `stack` or those of a slice.
+        stack: position among the source's dims of the axis that the slices run along.
+        factors: for each dim of a slice; blocks that are not whole are left out.
+        mask: a source of the same dims as `source`, or of a slice, that is true where voxels count.
+        depth: how many slices are read together.
+    """
+
+    source: Source
+    stack: int
+    factors: tuple[int, ...]
+    mask: Source | None
+    depth: int
+    _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024) -> SliceReader:
+        """A reader whose slices have about `most` voxels along each axis, at most twice that."""
+        shape = [n for k, n in enumerate(source.shape) if k != stack]
+        factors = tuple(max(1, n // most) for n in shape)
+        size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
+        # Whole chunks, so that none is decoded twice, unless they do not fit.
+        depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
+        return cls(source, stack, factors, mask, depth)
+
+    @property
+    def count(self) -> int:
+        return self.source.shape[self.stack]
+
+    @property
+    def whole(self) -> Grid:
+        """The grid of one slice as stored."""
+        lead = len(self.source.lead)
+        return self.source.grid.take([k for k in range(self.source.grid.ndim) if k + lead != self.stack])
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of one slice as read."""
+        whole = self.whole
+        used = Box.of([n // f * f for n, f in zip(whole.shape, self.factors, strict=True)])
+        return whole.crop(used).downsample(self.factors)
+
+    def read(self, indices: Sequence[int]) -> Pixels:
+        """(len(indices), *slice shape); NaN where nothing counts."""
+        return np.stack([self._block(i // self.depth)[i % self.depth] for i in indices])
+
+    def _block(self, number: int) -> Pixels:
+        """`depth` slices; the last few blocks are kept."""
+        if number not in self._blocks:
+            while len(self._blocks) >= 3:
+                self._blocks.popitem(last=False)
+            start = number * self.depth
+            self._blocks[number] = self._read(start, min(start + self.depth, self.count))
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
+
+    def _read(self, start: int, stop: int) -> Pixels:
+        shape = self.grid.shape
+        out = np.empty((stop - start, *shape), np.float32)
+        rows = self._rows(stop - start)
+        for first in range(0, shape[0], rows):
+            last = min(first + rows, shape[0])
+            inside = Box((first, *(0,) * (len(shape) - 1)), (last, *shape[1:]))
+            out[:, first:last] = self._tile(start, stop, inside)
+        return out
+
+    def _rows(self, depth: int) -> int:
+        """Rows of a shrunk slice that are read at once: whole chunks where they fit."""
+        kept = [k for k in range(self.source.ndim) if k != self.stack]
+        row = depth * math.prod(self.source.shape[k] for k in kept[1:]) * max(4, self.source.dtype.itemsize)
+        chunk = self.source.chunks[kept[0]]
+        fit = max(1, TILE_BYTES // row)
+        return max(1, (fit // chunk * chunk if fit >= chunk else fit) // self.factors[0])
+
+    def _tile(self, start: int, stop: int, inside: Box) -> Pixels:
+        box = _stacked(inside, self.factors, self.stack, start, stop)
+        block = np.moveaxis(self.source.read(box), self.stack, 0).astype(np.float32)
+        if self.mask is not None:
+            block[~self._masked(box, inside)] = np.nan
+        return _means(block, self.factors)
+
+    def _masked(self, box: Box, inside: Box) -> NDArray[np.bool_]:
+        mask: Any = self.mask
+        if mask.ndim == self.source.ndim:
+            return np.asarray(np.moveaxis(mask.read(box), self.stack, 0), dtype=bool)
+        full = Box(*(tuple(i * f for i, f in zip(e, self.factors, strict=True)) for e in (inside.start, inside.stop)))
+        kept = mask.read(full).astype(bool)
+        return np.asarray(np.broadcast_to(kept, (box.shape[self.stack], *kept.shape)))
+
+
+def _stacked(inside: Box, factors: Sequence[int], stack: int, start: int, stop: int) -> Box:
+    """The box along all dims of slices start..stop and a box of shrunk voxels."""
+    lower = [i * f for i, f in zip(inside.start, factors, strict=True)]
+    upper = [i * f for i, f in zip(inside.stop, factors, strict=True)]
+    lower.insert(stack, start)
+    upper.insert(stack, stop)
+    return Box(tuple(lower), tuple(upper))
+
+
+def _means(block: Pixels, factors: Sequence[int]) -> Pixels:
+    """Means over whole blocks of the axes after the first; NaN and infinity do not count."""
+    finite = np.isfinite(block)
+    clean = bool(finite.all())
+    if all(f == 1 for f in factors):
+        return block if clean else np.where(finite, block, np.float32(np.nan))
+    if clean:
+        return _block_mean(block, factors)
+    share = _block_mean(finite.astype(np.float32), factors)
+    total = _block_mean(np.where(finite, block, np.float32(0)), factors)
+    return np.where(share > 0, total / np.maximum(share, np.float32(1e-6)), np.float32(np.nan))
+
+
+def _block_mean(block: Pixels, factors: Sequence[int]) -> Pixels:
+    split = [k for n, f in zip(block.shape[1:], factors, strict=True) for k in (n // f, f)]
+    means = block.reshape(len(block), *split).mean(axis=tuple(range(2, 2 * len(factors) + 1, 2)), dtype=np.float32)
+    return np.asarray(means, dtype=np.float32)

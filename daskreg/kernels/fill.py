@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +21,7 @@ from daskreg.kernels.pyramid import Level, Picture
 
 # Half width in voxels of flat spots that are too small to be a fill, and the margin around
 # others, as far as smoothing carries their edge.
-_THIN, _MARGIN = 2, 4
+_THIN, _MARGIN = 2, 8
 
 
 def without_fill(level: Level) -> Level | None:
@@ -33,7 +35,7 @@ def without_fill(level: Level) -> Level | None:
 def _masked(image: Picture) -> Picture | None:
     if image.fill is None:
         return None
-    content = _shrunk(_grown(~image.fill, _THIN), _THIN + _MARGIN)
+    content = ~_grown(_from_border(image.fill), _MARGIN)
     if bool(content.all()) or not bool(content.any()):
         return None
     weight = content.to(torch.float32)
@@ -52,5 +54,15 @@ def _grown(mask: Tensor, radius: int) -> Tensor:
     return out[:, 0] > 0.5
 
 
-def _shrunk(mask: Tensor, radius: int) -> Tensor:
-    return ~_grown(~mask, radius)
+def _from_border(fill: Tensor) -> Tensor:
+    """The flat voxels that are connected to the border of their image."""
+    connected = []
+    for one in fill.cpu().numpy():
+        labels, count = ndimage.label(one)
+        outer = np.zeros(count + 1, dtype=bool)
+        for axis in range(one.ndim):
+            for end in (0, -1):
+                outer[np.unique(labels.take(end, axis))] = True
+        outer[0] = False
+        connected.append(outer[labels])
+    return torch.as_tensor(np.stack(connected)).to(fill.device)

@@ -81,8 +81,8 @@ def _copy(out: NDArray[Any], block: NDArray[Any], view: View, shift: tuple[int, 
     if found.empty or found != wanted:
         out[...] = view.fill
     if not found.empty:
-        slices = (..., *found.within(view.read_box).slices)
-        out[(..., *found.within(wanted).slices)] = block[slices]  # type: ignore[index]
+        taken: Any = (..., *found.within(view.read_box).slices)
+        out[(..., *found.within(wanted).slices)] = block[taken]
 
 
 def _is_loose(matrix: Floats) -> bool:
@@ -127,7 +127,12 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     source = (shape, strides, np.asarray(read_box.start, np.float64) + (view.order == 3), bounds)
     target = (np.ascontiguousarray(view.matrix), view.out_box.start, steps)
     numbers = (1, 1 - np.finfo(real).epsneg, 0, 1 / 2, 1 / 6, 2 / 3)
-    consts = (real(view.fill), view.fill, tuple(map(real, numbers)), limits(out.dtype, real))
+    consts = (
+        real(view.fill),
+        view.fill,
+        tuple(map(real, numbers)),
+        None if out.dtype.kind == "f" else limits(out.dtype, real),
+    )
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
     voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
     kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
@@ -159,10 +164,8 @@ def _real(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
 
 
-def limits(dtype: np.dtype[Any], real: Any) -> tuple[Any, Any] | None:
-    """The range of an integer type in numbers of `real` that convert back."""
-    if dtype.kind == "f":
-        return None
+def limits(dtype: np.dtype[Any], real: type[np.floating[Any]]) -> tuple[Any, Any]:
+    """The range of an integer type, in numbers of `real` that convert back."""
     lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
     top = real(highest)
     return real(lowest), top if int(top) <= highest else np.nextafter(top, real(0))
@@ -193,20 +196,21 @@ def _coefficients(block: NDArray[Any], view: View) -> tuple[NDArray[Any], Box, F
     """
     box = _needed(view) & view.read_box.grow(CUBIC_REACH + 1)
     inner, read, ndim = box & view.read_box, view.read_box, view.read_box.ndim
-    part = np.ascontiguousarray(block[(..., *inner.within(read).slices)])
+    chosen: Any = (..., *inner.within(read).slices)
+    part: NDArray[Any] = block[chosen]
     bounds = np.zeros((4, ndim))
     bounds[2], bounds[3] = np.add(box.start, 1), np.subtract(box.stop, 2)
     if inner.empty:
         return part, inner, bounds
     sides = [(i - b, c - j) for i, j, b, c in zip(inner.start, inner.stop, box.start, box.stop, strict=True)]
     widths = [(0, 0)] * (block.ndim - ndim) + sides
-    part = part.astype(_real(block.dtype))
     if np.isfinite(view.fill):
         part = np.pad(part, widths, constant_values=view.fill)
     else:
         part = np.pad(part, widths, mode="edge")
         bounds[2] = np.maximum(bounds[2], read.start)
         bounds[3] = np.minimum(bounds[3], np.nextafter(np.subtract(read.stop, 1.0), np.inf))
+    part = part.astype(_real(block.dtype), copy=False)
     for axis in range(-ndim, 0):
         ndimage.spline_filter1d(part, 3, axis, output=part, mode="mirror")
     return part, box, bounds

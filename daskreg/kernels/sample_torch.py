@@ -51,6 +51,8 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     shift = None if many or m.requires_grad else whole_shift(m.cpu().numpy())
     if shift is not None:
         return _copied(block, read_box, shift, out_box, value)
+    if ndim > 3:
+        raise ShapeMismatchError(f"{ndim} dimensions cannot be sampled together: 3 at most")
     # (pairs, channels, *shape): each pair has its matrix, or one matrix serves all channels.
     voxels = block.expand(shape[0], *read_box.shape)[:, None] if many else block.reshape(1, -1, *read_box.shape)
     m = m if many else m[None]
@@ -105,7 +107,9 @@ def _copied(block: Tensor, read_box: Box, shift: Sequence[int], out_box: Box, va
     found = wanted & read_box
     result = block.new_full((*block.shape[: block.ndim - read_box.ndim], *out_box.shape), value)
     if not found.empty:
-        result[(..., *found.within(wanted).slices)] = block[(..., *found.within(read_box).slices)]
+        into: Any = (..., *found.within(wanted).slices)
+        part: Any = (..., *found.within(read_box).slices)
+        result[into] = block[part]
     return result
 
 
@@ -154,7 +158,8 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Look:
     flat = plain.flatten(2)
 
     def look(coordinates: Coordinates) -> Tensor:
-        inside, offset = None, 0
+        inside: Any = None
+        offset: Any = 0
         for x, start, n in zip(coordinates, read_box.start, read_box.shape, strict=True):
             i = (x + 0.5).floor() - start
             here = (i >= 0) & (i < n)
@@ -162,7 +167,8 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Look:
             offset = offset * n + i.clamp(0, n - 1).long()
         index = offset.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
         found = flat.gather(2, index).reshape(*flat.shape[:2], *offset.shape[1:])
-        return torch.where(inside[:, None], found, fill).view(voxels.dtype)
+        result = torch.where(inside[:, None], found, fill)
+        return result if floating else result.view(voxels.dtype)  # a view as its own type has no gradient
 
     return look
 
@@ -182,8 +188,9 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool
         result = interpolate(inner)
         if finite and value:
             result = result + value
-        for x, n in zip(inner, read_box.shape, strict=True) if not finite else ():
-            result = torch.where(((x < 0) | (x > n - 1))[:, None], value, result)
+        if not finite:
+            for x, n in zip(inner, read_box.shape, strict=True):
+                result = torch.where(((x < 0) | (x > n - 1))[:, None], value, result)
         return _stored(result, voxels.dtype)
 
     return look
@@ -192,9 +199,8 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool
 def _stored(result: Tensor, dtype: torch.dtype) -> Tensor:
     """In the voxels' type: integers half to even, clamped."""
     if not dtype.is_floating_point:
-        real = np.float64 if result.dtype == torch.float64 else np.float32
-        lowest, highest = limits(_numpy_type(dtype), real)
-        result = result.round().clamp(float(lowest), float(highest))
+        ends = limits(_numpy_type(dtype), np.float64 if result.dtype == torch.float64 else np.float32)
+        result = result.round().clamp(float(ends[0]), float(ends[1]))
     return result.to(dtype)
 
 
@@ -242,7 +248,7 @@ def _cubic(data: Tensor, *, around: str) -> Look:
             w1, w3 = 2 / 3 - t * t * (1 - t / 2), t**3 / 6
             near = (1 - t) ** 3 / 6 + w1
             axes.append(((node - 1 + w1 / near, near), (node + 1 + w3 / (1 - near), 1 - near)))
-        result: Any = 0
+        result = torch.zeros((), dtype=data.dtype, device=data.device)
         for corner in product(*axes):
             weight = math.prod((w for _, w in corner[1:]), start=corner[0][1])
             result = result + _grid_sample(coefficients, [p for p, _ in corner]) * weight[:, None].to(data.dtype)

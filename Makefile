@@ -47,9 +47,8 @@ demo: $(VENV)/.demo-installed ## the main job on a real volume: drift, align, wa
 
 test: lint types pytest ## lint, types and every test, notebooks and documentation included
 
-# Notebooks are kept as text; what is tested is the notebook that comes out of it.
-pytest: build/notebooks
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests build/notebooks $(ARGS)
+pytest: $(VENV)/.test-installed
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(ARGS)
 
 lint: $(VENV)/.test-installed ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -62,15 +61,8 @@ format: $(VENV)/.test-installed ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-NOTEBOOKS := $(filter-out notebooks/README.md,$(wildcard notebooks/*.md notebooks/*.py notebooks/*.ipynb))
-
-build/notebooks: $(NOTEBOOKS) $(VENV)/.test-installed
-	@rm -rf $@ && mkdir -p $@
-	@for source in $(NOTEBOOKS); do \
-	  $(BIN)/jupytext --quiet --to ipynb --output $@/$$(basename $${source%.*}).ipynb $$source || exit 1; done
-
-notebooks: build/notebooks ## the notebooks, executed
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 build/notebooks $(ARGS)
+notebooks: $(VENV)/.test-installed ## the notebooks, executed
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks $(ARGS)
 
 bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr
 	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)

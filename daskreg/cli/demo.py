@@ -24,4 +24,8 @@ def command(*, out: Path, size: int, slices: int, workers: int, seed: int, quiet
     """
     from daskreg.demo import run
 
-    click.echo(str(run(out, size=size, slices=slices, workers=workers, seed=seed, progress=not quiet)))
+    def say(step: str) -> None:
+        if not quiet:
+            click.echo(step, err=True)
+
+    click.echo(str(run(out, size=size, slices=slices, workers=workers, seed=seed, progress=not quiet, say=say)))

@@ -97,6 +97,19 @@ def test_icp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_allclose(dr.load("fit.json").matrix, motion.matrix, atol=1e-3)
 
 
+def test_the_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--size", "96", "--slices", "6", "--workers", "1", "--out", "d", "--quiet"]) == 0
+    caught = capsys.readouterr()
+    assert caught.out.startswith("stack       6 x 96 x 96 uint16 with a known drift: d/stack.ome.zarr")
+    assert caught.err == ""
+    assert (here / "d" / "report.html").exists()
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.txt").touch()
+    assert run(["demo", "--out", "mine"]) == 2
+    assert "mine holds other things" in capsys.readouterr().err
+    assert (here / "mine" / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

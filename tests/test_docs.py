@@ -1,0 +1,70 @@
+"""What the pages show is run: Python and `daskreg` commands, top to bottom; YAML is read."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+import daskreg as dr
+from daskreg.cli import run
+from daskreg.cluster.config import read_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "cluster/README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages speak of."""
+    folder = tmp_path_factory.mktemp("samples")
+    rng = np.random.default_rng(0)
+    large = gaussian_filter(rng.normal(size=(128, 128)), 3)
+    large = ((large - large.min()) / np.ptp(large) * 50_000 + 1000).astype(np.float32)
+    motion = dr.Affine.from_parameters(theta=np.radians(2), tx=2, ty=-1, centre=(63.5, 63.5))
+    drift = rng.uniform(-2, 2, (8, 2))
+    slices = [dr.warp(large, push=dr.Affine.translation(y=y, x=x))[16:-16, 16:-16] for y, x in drift]
+    stack = dr.open(np.stack(slices).astype(np.uint16), spacing=(5, 1, 1), unit="nm")
+    dr.write(stack, folder / "stack.ome.zarr", levels=2, progress=False)
+    tifffile.imwrite(folder / "fixed.tif", large[16:-16, 16:-16])
+    tifffile.imwrite(folder / "moving.tif", dr.warp(large, push=motion)[16:-16, 16:-16])
+    points = rng.uniform(size=(300, 3)) * (1, 2, 3)
+    np.savetxt(folder / "source.csv", points, delimiter=",")
+    np.savetxt(folder / "target.csv", points + np.array([0.1, 0.2, 0.1]), delimiter=",")
+    (folder / "slurm.yaml").write_text((ROOT / "cluster" / "slurm.yaml").read_text().replace("eth0", "lo"))
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_shows_runs(
+    page: str, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(samples, tmp_path / "page"))
+    mpl.use("agg")
+    names: dict[str, object] = {"__name__": "__main__"}
+    text = (ROOT / page).read_text()
+    for match in FENCE.finditer(text):
+        kind, code = match.groups()
+        where = f"{page}:{text.count(chr(10), 0, match.start()) + 2}"
+        if kind == "python":
+            exec(compile(code, where, "exec"), names)
+        elif kind == "yaml":
+            Path("page.yaml").write_text(code)
+            read_config("page.yaml")
+        elif kind == "console":
+            for command in re.findall(r"^\$ daskreg (?!demo)(.*)", code, re.MULTILINE):
+                assert run(shlex.split(command)) == 0, f"{where}: {command}\n{capsys.readouterr().err}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

@@ -239,7 +239,7 @@ def register(
     if newton:
         found = _newton(descend_levels(problem, steps, start, variance, origin=origin, progress=progress), str(metric))
     else:
-        chosen = "adam" if optimizer == "auto" else optimizer
+        chosen = "lbfgs" if optimizer == "auto" else optimizer
         loss = loss_of(metric)
         found = _slope(slope(problem, steps, start, loss, optimizer=chosen, origin=origin, progress=progress))
     values = pose.named(found["parameters"])[0]
@@ -313,7 +313,7 @@ def _newton(found: Descent, metric: str) -> dict[str, Any]:
         "score": (float(found.before[0]), after),
         "overlap": overlap,
         "losses": losses[np.isfinite(losses)],
-        "covariance": found.covariance[0],
+        "covariance": None if found.covariance is None else found.covariance[0],
         "iterations": int(found.iterations[0]),
     }
 

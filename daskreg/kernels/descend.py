@@ -26,6 +26,7 @@ dA/dp, tiny and float64. So a model costs nothing, and the same code serves 2D a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +40,7 @@ from daskreg.geometry import Grid
 from daskreg.kernels.fill import without_fill
 from daskreg.kernels.normal import Normal, Sums, normal_of, possible_overlap, scaling
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
+from daskreg.kernels.pyramid import Level, Picture, picture, pyramid, smooth
 
 Floats = NDArray[np.float64]
 METRICS = ("ncc", "mse")
@@ -56,7 +57,7 @@ class Descent:
 
     matrices: (B, D+1, D+1) `moving_from_fixed` in the world, array order.
     parameters: (B, P), of `pose.names`; covariance: (B, P, P), from JtJ and the variance
-    of the residual, with its correlation between voxels allowed for.
+    of the residual, with its correlation between voxels allowed for; None if not wanted.
     before, after: (B,) the metric on the finest level (ncc, or mse in units of `fixed`); NaN
     where too little overlapped.
     overlap: (B,) fraction of the smaller image. iterations: (B,), all levels.
@@ -68,7 +69,7 @@ class Descent:
     centre: Floats
     matrices: Floats
     parameters: Floats
-    covariance: Floats
+    covariance: Floats | None
     before: Floats
     after: Floats
     overlap: Floats
@@ -95,6 +96,7 @@ def descend(
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     min_overlap: float = 0.15,
+    covariance: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Descent:
     """Register each of B moving images to its fixed image from a start nearby.
@@ -112,6 +114,8 @@ def descend(
         smoothing: sigma of the finest level in voxels.
         max_iterations: for each level.
         tolerance: voxels of the finest level.
+        min_overlap: fraction of the smaller image below which no pose is taken.
+        covariance: whether to compute it; that costs about as much as an iteration or two.
         progress: called with (levels done, levels).
 
     Raises: OptionError for an unknown metric or model.
@@ -129,7 +133,7 @@ def descend(
     begin = np.broadcast_to(begin, (batch, *begin.shape[-2:]))
     problem = Problem(pose, middle, metric, max_iterations, tolerance, min_overlap)
     first = pose.from_matrices(begin, middle, half_extent(fixed_grid))
-    return descend_levels(problem, steps, first, variance, progress=progress)
+    return descend_levels(problem, steps, first, variance, covariance=covariance, progress=progress)
 
 
 def descend_levels(
@@ -139,6 +143,7 @@ def descend_levels(
     variance: Tensor,
     *,
     origin: Tensor | None = None,
+    covariance: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Descent:
     """`descend` from (B, P) parameters over levels that exist already, coarse to fine.
@@ -160,7 +165,8 @@ def descend_levels(
         raise OptionError("levels must be at least 1")
     state.iterations = iterations
     finest, state = _leave_out_fill(problem, levels[-1], state)
-    return _finish(problem, finest, start if origin is None else origin, state, variance)
+    found = _finish(problem, finest, start if origin is None else origin, state, variance)
+    return replace(found, covariance=_covariance(problem, finest, state).numpy()) if covariance else found
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ class State:
     overlap: Tensor
     normal: Tensor
     right: Tensor
+    noise: Tensor
     iterations: Tensor
     converged: Tensor
     losses: list[Floats] = field(default_factory=list)
@@ -220,11 +227,11 @@ def evaluate(problem: Problem, level: Level, normal: Normal, possible: Tensor, p
     sums = normal(maps)
     change = index_maps(problem.pose.derivatives(p, problem.centre), level)[..., :-1, :].flatten(2)
     overlap = (sums.scalars[:, 0] / possible).clamp(max=1.0)
-    cost, jj, jr = _ncc(sums) if problem.metric == "ncc" else _mse(sums)
+    cost, jj, jr, noise = _ncc(sums) if problem.metric == "ncc" else _mse(sums)
     cost = torch.where(overlap >= problem.min_overlap, cost, torch.inf)
     right = torch.einsum("bpq,bq->bp", change, jr)
     count = torch.zeros(len(p), dtype=torch.int64)
-    return State(p, cost, overlap, change @ jj @ change.mT, right, count, count > 0)
+    return State(p, cost, overlap, change @ jj @ change.mT, right, noise, count, count > 0)
 
 
 def solve_level(
@@ -251,7 +258,7 @@ def solve_level(
         trial = evaluate(problem, level, normal, possible[held], here.parameters + step)
         on = running[held]
         better = on & (trial.cost < here.cost)
-        for name in _ROWS[:5]:
+        for name in _ROWS[:6]:
             getattr(state, name)[held[better]] = getattr(trial, name)[better]
         damping[held] = torch.where(better, damping[held] / 10, damping[held] * 10).clamp(1e-9, 1e12)
         state.iterations[held[on]] += 1
@@ -264,7 +271,7 @@ def solve_level(
     return state
 
 
-_ROWS = ("parameters", "cost", "overlap", "normal", "right", "iterations", "converged")
+_ROWS = ("parameters", "cost", "overlap", "normal", "right", "noise", "iterations", "converged")
 
 
 def _step(problem: Problem, level: Level, here: State, damping: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,8 +295,8 @@ def _step(problem: Problem, level: Level, here: State, damping: Tensor, corners:
     return step, moved
 
 
-def _ncc(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """1 - ncc, and the projected normal equations in the full affine basis."""
+def _ncc(sums: Sums) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """1 - ncc, the projected normal equations in the full affine basis, the residual's variance."""
     n, d, w, dd, dw, ww = sums.scalars.unbind(-1)
     n = n.clamp_min(1e-9)
     vdd, vdw, vww = dd - d * d / n, dw - d * w / n, (ww - w * w / n).clamp_min(1e-12)
@@ -304,12 +311,13 @@ def _ncc(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
     jj = sums.jj - sums.j[:, :, None] * (sums.j / n[:, None])[:, None, :]
     jj = jj - jw[:, :, None] * (jw / vww[:, None])[:, None, :]
     jr = sums.jd - sums.j * (d / n)[:, None] - jw * (vdw / vww)[:, None]
-    return cost, jj * gain[:, None, None] ** 2, jr * gain[:, None]
+    return cost, jj * gain[:, None, None] ** 2, jr * gain[:, None], unexplained * vff / n
 
 
-def _mse(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
+def _mse(sums: Sums) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, _, _, dd, _, _ = sums.scalars.unbind(-1)
-    return dd / n.clamp_min(1e-9), sums.jj, sums.jd
+    mean = dd / n.clamp_min(1e-9)
+    return mean, sums.jj, sums.jd, mean
 
 
 def index_maps(matrices: Tensor, level: Level) -> Tensor:
@@ -369,7 +377,7 @@ def _finish(problem: Problem, level: Level, first: Tensor, state: State, varianc
     possible = possible_overlap(level).expand(len(first))
     before = evaluate(problem, level, normal_of(level), possible, first)
     improved = state.cost <= before.cost * (1 + 1e-6) + 1e-12
-    for name in _ROWS[:5]:
+    for name in _ROWS[:6]:
         getattr(state, name)[~improved] = getattr(before, name)[~improved]
     scale = variance.expand(len(first)) if problem.metric == "mse" else torch.ones(1, dtype=torch.float64)
     score = (lambda cost: 1 - cost) if problem.metric == "ncc" else (lambda cost: cost * scale)
@@ -378,7 +386,7 @@ def _finish(problem: Problem, level: Level, first: Tensor, state: State, varianc
         centre=problem.centre,
         matrices=problem.pose.matrices(state.parameters, problem.centre).numpy(),
         parameters=state.parameters.numpy(),
-        covariance=_covariance(state).numpy(),
+        covariance=None,
         before=score(torch.where(before.cost.isfinite(), before.cost, torch.nan)).numpy(),
         after=score(torch.where(state.cost.isfinite(), state.cost, torch.nan)).numpy(),
         overlap=state.overlap.numpy(),
@@ -389,6 +397,21 @@ def _finish(problem: Problem, level: Level, first: Tensor, state: State, varianc
     )
 
 
-def _covariance(state: State) -> Tensor:
-    inverse: Tensor = torch.linalg.pinv(state.normal, hermitian=True, rtol=1e-12)
-    return inverse * state.cost[:, None, None]
+def _covariance(problem: Problem, level: Level, state: State) -> Tensor:
+    """(B, P, P) from the Jacobian and the residual, for noise that was white before smoothing.
+
+    The residual's noise is correlated by the smoothing h, C = N0 (h * h), so the covariance is
+    the sandwich H^-1 (J^T C J) H^-1 with H = J^T J. As h * h is h applied twice, J^T C J is N0 times
+    the H of images smoothed once more; and N0 is the residual's variance over the sum of h^2.
+    """
+    size = state.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+    scale = 1 / (size[:, :, None] * size[:, None, :])
+    inverse: Tensor = torch.linalg.pinv(state.normal * scale, hermitian=True, rtol=1e-9) * scale
+    if level.sigmas is None or not any(level.sigmas[1]):
+        return inverse * state.noise[:, None, None]
+    fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), level.sigmas, strict=True))
+    again = replace(level, fixed=fixed, moving=moving)
+    possible = torch.ones(len(state.cost), dtype=torch.float64)
+    meat = evaluate(problem, again, normal_of(again), possible, state.parameters).normal
+    white = state.noise * math.prod(2 * math.sqrt(math.pi) * s for s in level.sigmas[0] if s > 0)
+    return inverse @ meat @ inverse * white[:, None, None]

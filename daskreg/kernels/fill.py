@@ -29,7 +29,7 @@ def without_fill(level: Level) -> Level | None:
     fixed, moving = _masked(level.fixed), _masked(level.moving)
     if fixed is None and moving is None:
         return None
-    return Level(fixed or level.fixed, moving or level.moving, level.step)
+    return replace(level, fixed=fixed or level.fixed, moving=moving or level.moving)
 
 
 def _masked(image: Picture) -> Picture | None:

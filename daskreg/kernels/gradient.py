@@ -157,5 +157,5 @@ def _adam(
         adam.step(closure)
         schedule.step()
     third = max(1, len(losses) // 3)
-    settled = min(losses[-third:]) <= min(losses) * (1 + 1e-6) + 1e-9
+    settled = min(losses[-third:]) - min(losses) <= 1e-3 * (max(losses) - min(losses)) + 1e-12
     return best(), np.array(losses), settled

@@ -19,9 +19,7 @@ last axis, float64 beyond.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from torch.nn import functional
 
 from daskreg.kernels.normal_numba import sums_of_chunks
 from daskreg.kernels.pyramid import Level, gradient, take
+from daskreg.kernels.smooth_numba import spread
 
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
@@ -110,17 +109,12 @@ class NumbaNormal:
         threads = min(torch.get_num_threads(), len(chunks))
         if threads > 1:
             shares = [np.ascontiguousarray(chunks[k::threads]) for k in range(threads)]
-            list(_pool(threads).map(lambda share: sums_of_chunks(*fit, share, out), shares))
+            spread(threads, lambda share: sums_of_chunks(*fit, share, out), shares)
         else:
             sums_of_chunks(*fit, chunks, out)
         scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) for o in out)
         j, jw, jd = torch.as_tensor(linear).flatten(2).unbind(1)
         return Sums(torch.as_tensor(scalars), j, jw, jd, torch.as_tensor(_unfolded(square, ndim)))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="daskreg-normal")
 
 
 def _unfolded(square: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:

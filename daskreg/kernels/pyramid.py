@@ -18,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Box, Grid
+from daskreg.kernels.smooth_numba import convolve_axis, tap_sums
+
+Singles = NDArray[np.float32]
 
 COARSEST = 32
 SMALLEST = 8
@@ -50,11 +54,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the pyramid; `step` is the size of its voxels in the world."""
+    """One step of the pyramid.
+
+    step: size of its voxels in the world. sigmas: of the Gaussian that smoothed (fixed,
+    moving), in voxels along each axis; None where there was none.
+    """
 
     fixed: Picture
     moving: Picture
     step: float
+    sigmas: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
@@ -96,8 +105,9 @@ def pyramid(
         step = base * 2**level
         current = [shrink(p, _factors(p.grid, step)) for p in current]
         sigma = smoothing if level == 0 else 0.7 * smoothing
-        f, m = (smooth(p, _sigmas(p.grid, step, sigma)) for p in current)
-        result.append(Level(f, m, step))
+        sigmas = [_sigmas(p.grid, step, sigma) for p in current]
+        f, m = (smooth(p, s) for p, s in zip(current, sigmas, strict=True))
+        result.append(Level(f, m, step, (tuple(sigmas[0]), tuple(sigmas[1]))))
     return result[::-1]
 
 
@@ -192,22 +202,27 @@ def _block_mean(values: Tensor, factors: Sequence[int]) -> Tensor:
 
 def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = False) -> Tensor:
     """Separable; zero outside, or `normalised` by the part of the kernel that is inside."""
-    ndim = values.ndim - 1
-    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
-    out = values[:, None]
-    for axis, sigma in enumerate(sigmas):
+    out = values
+    for axis, sigma in enumerate(sigmas, start=1):
         if sigma <= 0:
             continue
-        n = values.shape[axis + 1]
-        radius = min(math.ceil(3.5 * sigma), n - 1)
+        radius = min(math.ceil(3.5 * sigma), values.shape[axis] - 1)
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        taps /= taps.sum()
-        shape, padding = [1] * (ndim + 2), [0] * ndim
-        shape[axis + 2], padding[axis] = len(taps), radius
-        kernel = torch.tensor(taps, dtype=values.dtype, device=values.device).reshape(shape)
-        out = conv(out, kernel, padding=padding)
-        if normalised:
-            shape[axis + 2] = n
-            inside = torch.tensor(np.convolve(np.ones(n), taps, "same"), dtype=values.dtype, device=values.device)
-            out = out / inside.reshape(shape)
+        taps = (taps / taps.sum()).astype(np.float32)
+        out = _convolved(out, taps, axis, normalised)
+    return out
+
+
+def _convolved(values: Tensor, taps: Singles, axis: int, normalised: bool) -> Tensor:
+    if values.device.type == "cpu":
+        threads = torch.get_num_threads()
+        return torch.as_tensor(convolve_axis(values.numpy(), taps, axis, normalised=normalised, threads=threads))
+    ndim, n = values.ndim - 1, values.shape[axis]
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
+    shape, padding = [1] * (ndim + 2), [0] * ndim
+    shape[axis + 1], padding[axis - 1] = len(taps), len(taps) // 2
+    out: Tensor = conv(values[:, None], torch.as_tensor(taps, device=values.device).reshape(shape), padding=padding)
+    if normalised:
+        shape[axis + 1] = n
+        out = out / torch.as_tensor(tap_sums(n, taps), device=values.device).reshape(shape)
     return out[:, 0]

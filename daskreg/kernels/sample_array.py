@@ -8,7 +8,7 @@ when it is first needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any, NamedTuple
@@ -82,7 +82,8 @@ def _copy(out: NDArray[Any], block: NDArray[Any], view: View, shift: tuple[int, 
         out[...] = view.fill
     if not found.empty:
         taken: Any = (..., *found.within(view.read_box).slices)
-        out[(..., *found.within(wanted).slices)] = block[taken]
+        into: Any = (..., *found.within(wanted).slices)
+        out[into] = block[taken]
 
 
 def _is_loose(matrix: Floats) -> bool:
@@ -142,20 +143,25 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
         group = slice(first, first + _GROUP)
         kernel(blocks[group], source, target, voxels[group], scratch, consts, rows)
 
-    _run_all(run, voxels.shape, view.threads)
+    _each(run, _tasks(voxels.shape, view.threads), view.threads)
 
 
-def _run_all(run: Callable[[int, tuple[int, int]], None], shape: tuple[int, ...], threads: int) -> None:
-    """Every group of blocks and band of rows. The compiled code lets go of the GIL."""
+def _tasks(shape: tuple[int, ...], threads: int) -> list[tuple[int, tuple[int, int]]]:
+    """Groups of blocks and bands of rows that make up an output of `shape`, some for each thread."""
     groups = range(0, shape[0], _GROUP)
-    if threads == 1 or math.prod(shape) < _SMALL:
-        for first in groups:
-            run(first, (0, shape[1]))
+    bands = 1 if threads == 1 or math.prod(shape) < _SMALL else min(shape[1], max(1, 4 * threads // len(groups)))
+    rows = [(shape[1] * k // bands, shape[1] * (k + 1) // bands) for k in range(bands)]
+    return list(product(groups, rows))
+
+
+def _each(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], threads: int) -> None:
+    """Python's threads serve, since compiled code lets go of the GIL."""
+    if threads == 1 or len(tasks) == 1:
+        for task in tasks:
+            function(*task)
         return
-    count = min(shape[1], max(1, 4 * threads // len(groups)))
-    bands = [(shape[1] * k // count, shape[1] * (k + 1) // count) for k in range(count)]
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run, *task) for task in product(groups, bands)]:
+        for done in [pool.submit(function, *task) for task in tasks]:
             done.result()
 
 
@@ -212,8 +218,15 @@ def _coefficients(block: NDArray[Any], view: View) -> tuple[NDArray[Any], Box, F
         bounds[3] = np.minimum(bounds[3], np.nextafter(np.subtract(read.stop, 1.0), np.inf))
     part = part.astype(_real(block.dtype), copy=False)
     for axis in range(-ndim, 0):
-        ndimage.spline_filter1d(part, 3, axis, output=part, mode="mirror")
+        lines = np.moveaxis(part, axis, -1)
+        _each(_filter_lines, [(some,) for some in np.array_split(lines, view.threads)], view.threads)
     return part, box, bounds
+
+
+def _filter_lines(lines: NDArray[Any]) -> None:
+    """Spline coefficients along the last axis, in place."""
+    if lines.size:
+        ndimage.spline_filter1d(lines, 3, -1, output=lines, mode="mirror")
 
 
 def _needed(view: View) -> Box:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,8 +40,8 @@ _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, order: int, fill: float) -> Tensor:
     """`sampling.sample` of a tensor, where it lies."""
-    ndim = read_box.ndim
     _check(block, read_box, out_box)
+    ndim = read_box.ndim
     m = _matrix(matrix, block, ndim)
     value = _fill_value(fill, block.dtype)
     many = m.ndim == 3
@@ -64,6 +65,26 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     else:
         look = _smooth(voxels, read_box, order, value, live=live)
     return _in_pieces(look, m, out_box, voxels, live=live).reshape(shape)
+
+
+def is_plain(block: Tensor, matrix: Any) -> bool:
+    """Whether it is an array in all but name: on a CPU, of a type that numpy has, without a gradient."""
+    tensors = [t for t in (block, matrix) if isinstance(t, Tensor)]
+    return (
+        all(t.device.type == "cpu" for t in tensors)
+        and block.dtype != torch.bfloat16
+        and np.ndim(matrix) == 2
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+    )
+
+
+def as_arrays(block: Tensor, matrix: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both without a copy."""
+    return block.detach().numpy(), matrix.detach().numpy() if isinstance(matrix, Tensor) else matrix
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array)
 
 
 def _check(block: Tensor, read_box: Box, out_box: Box) -> None:

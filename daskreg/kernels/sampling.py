@@ -49,7 +49,8 @@ def sample(
 
     Args:
         block: (*batch, *read_box.shape), the voxels of the source inside `read_box`; an
-            array, or a tensor, which is sampled where it lies, differentiably.
+            array, or a tensor, which is sampled where it lies, differentiably (on a CPU, and
+            if no gradient is wanted, as an array).
         read_box: where the block lies in the source; everything outside of it is fill.
         matrix: (D+1, D+1) float64, array order, from absolute indices of the output to
             fractional absolute indices of the source. For tensors also a tensor, or
@@ -67,9 +68,14 @@ def sample(
     """
     halo(order)  # refuses other orders
     if _is_tensor(block):
-        from daskreg.kernels.sample_torch import sample_tensor
+        from daskreg.kernels import sample_torch
 
-        result = sample_tensor(block, read_box, matrix, out_box, order=order, fill=fill)
+        if sample_torch.is_plain(block, matrix):
+            array, m = sample_torch.as_arrays(block, matrix)
+            found = sample(array, read_box, m, out_box, order=order, fill=fill, parallel=parallel)
+            result = sample_torch.as_tensor(found)
+        else:
+            result = sample_torch.sample_tensor(block, read_box, matrix, out_box, order=order, fill=fill)
         return result if out is None else out.copy_(result)
     block = np.asarray(block)
     matrix = _checked(block, read_box, matrix, out_box)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from scipy import ndimage
 from strategies import affines, ndims
 
 from daskreg.geometry import Affine, Box, touched_box
-from daskreg.kernels import halo, sample
+from daskreg.kernels import halo, sample, sample_numba
 
 Floats = NDArray[np.float64]
 RANGE = 200.0
@@ -241,3 +242,16 @@ def test_slices_that_stay_in_their_plane_are_taken_as_a_batch(order: int) -> Non
         assert (got[:, z - 2] == slices).all()
     if order:
         np.testing.assert_allclose(got[1], expected, atol=1e-5)
+
+
+def test_compiling_needs_no_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba refuses `cache=True` where it may write nowhere; the kernels then live without."""
+    njit = numba.njit
+
+    def refusing(*, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(numba, "njit", refusing)
+    assert sample_numba.jit(lambda x: x + 1)(1) == 2

@@ -26,6 +26,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def by_torch(block: Any, read: Box, matrix: Any, out: Box, *, order: int = 1, fill: float = 0.0) -> torch.Tensor:
+    """The torch kernel, which `sample` spares tensors on a CPU that want no gradient."""
+    return sample_torch.sample_tensor(block, read, matrix, out, order=order, fill=fill)
+
+
 def case(ndim: int, seed: int = 0, *, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray, Box]:
     rng = np.random.default_rng(seed)
     shape = SHAPES[ndim]
@@ -46,7 +51,7 @@ def test_tensors_and_arrays_agree(ndim: int, dtype: str, order: int) -> None:
         read = touched_box(matrix, out, SHAPES[ndim], halo(order))
         block = source[(..., *read.slices)]
         expected = sample(block, read, matrix, out, order=order, fill=fill)
-        got = sample(torch.from_numpy(block), read, matrix, out, order=order, fill=fill).numpy()
+        got = by_torch(torch.from_numpy(block), read, matrix, out, order=order, fill=fill).numpy()
         assert got.dtype == block.dtype
         if order == 0:
             np.testing.assert_array_equal(got, expected)
@@ -59,7 +64,7 @@ def test_tensors_and_arrays_agree(ndim: int, dtype: str, order: int) -> None:
 def test_tensors_are_scipys(ndim: int, order: int) -> None:
     source, matrix, _ = case(ndim, 1)
     box = Box.of(SHAPES[ndim])
-    got = sample(torch.from_numpy(source[0]), box, matrix, box, order=order, fill=-20)
+    got = by_torch(torch.from_numpy(source[0]), box, matrix, box, order=order, fill=-20)
     expected = ndimage.affine_transform(source[0], matrix, order=order, mode="grid-constant", cval=-20)
     # scipy pads with 12 voxels of fill before its prefilter, of which 1e-7 is left.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 if order == 1 else 1e-4)
@@ -106,8 +111,8 @@ def test_each_pair_has_its_matrix(order: int) -> None:
     box = Box.of(SHAPES[2])
     matrices = np.stack([first, second])
     pairs = torch.from_numpy(source)
-    expected = [sample(pairs[k], box, matrices[k], out, order=order, fill=5) for k in range(2)]
-    got = sample(pairs, box, matrices, out, order=order, fill=5)
+    expected = [by_torch(pairs[k], box, matrices[k], out, order=order, fill=5) for k in range(2)]
+    got = by_torch(pairs, box, matrices, out, order=order, fill=5)
     np.testing.assert_allclose(got, torch.stack(expected), atol=1e-9)
     shared = sample(pairs[0], box, torch.from_numpy(matrices), out, order=order, fill=5)
     np.testing.assert_allclose(shared[0], expected[0], atol=1e-9)
@@ -123,9 +128,9 @@ def test_each_pair_has_its_matrix(order: int) -> None:
 def test_pieces_are_the_whole(ndim: int, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
     source, matrix, out = case(ndim, dtype="float32")
     block, box = torch.from_numpy(source), Box.of(SHAPES[ndim])
-    whole = sample(block, box, matrix, out, order=order)
+    whole = by_torch(block, box, matrix, out, order=order)
     monkeypatch.setattr(sample_torch, "_PIECE", 400)
-    assert torch.equal(sample(block, box, matrix, out, order=order), whole)
+    assert torch.equal(by_torch(block, box, matrix, out, order=order), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -134,7 +139,7 @@ def test_float32_keeps_its_digits_in_wide_blocks(dtype: torch.dtype) -> None:
     n = 4096
     ramp = (torch.arange(n) % 2).to(dtype).expand(3, n).contiguous()
     matrix = Affine.translation(x=0.3137).matrix
-    got = sample(ramp, Box.of((3, n)), matrix, Box((0, n - 100), (3, n - 2)))
+    got = by_torch(ramp, Box.of((3, n)), matrix, Box((0, n - 100), (3, n - 2)))
     exact = sample(ramp.double().numpy(), Box.of((3, n)), matrix, Box((0, n - 100), (3, n - 2)))
     np.testing.assert_allclose(got.double(), exact, atol=2 * torch.finfo(dtype).eps)
 
@@ -146,15 +151,18 @@ def test_types_and_outputs() -> None:
     plain = sample(block.detach(), box, matrix, out)
     assert live.requires_grad
     np.testing.assert_allclose(live.detach(), plain, atol=200 * 31 * 2e-7)
+    with torch.no_grad():
+        assert torch.equal(sample(block, box, torch.from_numpy(matrix), out), plain)
+    np.testing.assert_array_equal(plain, sample(source, box, matrix, out))
     into = torch.empty_like(plain)
     assert sample(block.detach(), box, matrix, out, out=into) is into
     assert torch.equal(into, plain)
     step = torch.zeros(12, 12, dtype=torch.uint8)
     step[:, 6:] = 255
     half = Affine.translation(x=0.5).matrix
-    overshooting: Any = sample(step, Box.of((12, 12)), half, Box((3, 2), (9, 10)), order=3)
+    overshooting = by_torch(step, Box.of((12, 12)), half, Box((3, 2), (9, 10)), order=3)
     assert (int(overshooting.min()), int(overshooting.max())) == (0, 255)
-    assert set(sample(step, Box.of((12, 12)), half, Box.of((12, 11))).unique().tolist()) == {0, 128, 255}
+    assert set(by_torch(step, Box.of((12, 12)), half, Box.of((12, 11))).unique().tolist()) == {0, 128, 255}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
@@ -165,6 +173,6 @@ def test_cuda_agrees(order: int, dtype: str) -> None:
         source, matrix, out = case(ndim, dtype=dtype)
         box = Box.of(SHAPES[ndim])
         expected = sample(source, box, matrix, out, order=order, fill=3)
-        got = sample(torch.from_numpy(source).cuda(), box, matrix, out, order=order, fill=3).cpu().numpy()
+        got = by_torch(torch.from_numpy(source).cuda(), box, matrix, out, order=order, fill=3).cpu().numpy()
         atol = 0 if order == 0 else 1 if dtype != "float32" else 2e-4
         np.testing.assert_allclose(got.astype(float), expected.astype(float), rtol=0, atol=atol)

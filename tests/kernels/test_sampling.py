@@ -12,14 +12,29 @@ import torch
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box
-from daskreg.kernels import cast, halo, sample
+from daskreg.kernels import cast, halo, sample, sample_torch
 
 BOX = Box.of((6, 7))
 SHIFT = Affine.translation(y=1, x=-2).matrix
 TURN = Affine.rotation(0.1).matrix
 NATIVE = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
-KINDS = [np.asarray, torch.from_numpy]
-EVERY_TYPE = [(kind, dtype) for kind in KINDS for dtype in NATIVE] + [(np.asarray, ">f4"), (np.asarray, ">u2")]
+
+
+def arrays(block: np.ndarray, *args: Any, **options: Any) -> np.ndarray:
+    return sample(block, *args, **options)
+
+
+def tensors(block: np.ndarray, *args: Any, **options: Any) -> np.ndarray:
+    return sample(torch.from_numpy(block), *args, **options).numpy()
+
+
+def by_torch(block: np.ndarray, *args: Any, order: int = 1, fill: float = 0.0) -> np.ndarray:
+    """The torch kernel, which `sample` spares tensors on a CPU that want no gradient."""
+    return sample_torch.sample_tensor(torch.from_numpy(block), *args, order=order, fill=fill).numpy()
+
+
+KINDS = [arrays, tensors, by_torch]
+EVERY_TYPE = [(kind, dtype) for kind in KINDS for dtype in NATIVE] + [(arrays, ">f4"), (arrays, ">u2")]
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
@@ -30,7 +45,7 @@ def test_a_whole_voxel_shift_is_a_copy(kind: Any, dtype: str, order: int) -> Non
     rng = np.random.default_rng(0)
     values = rng.integers(info.min, info.max, (6, 7), native, endpoint=True) if info else rng.random((6, 7)) * 2
     block = np.asarray(values).astype(dtype)
-    got = np.asarray(sample(kind(block), BOX, SHIFT, Box.of((6, 9)), order=order, fill=1))
+    got = kind(block, BOX, SHIFT, Box.of((6, 9)), order=order, fill=1)
     expected = np.ones((6, 9), native)
     expected[:5, 2:] = block[1:]
     assert got.dtype == native
@@ -42,7 +57,7 @@ def test_whole_voxel_shifts_in_any_number_of_dimensions(kind: Any) -> None:
     block = np.random.default_rng(0).random((2, 3, 4, 2, 3))
     matrix = np.eye(5)
     matrix[:-1, -1] = (1, 0, -1, 2)
-    got = np.asarray(sample(kind(block), Box((1, 0, 0, 2), (4, 4, 2, 5)), matrix, Box.of((3, 4, 3, 3)), fill=-1))
+    got = kind(block, Box((1, 0, 0, 2), (4, 4, 2, 5)), matrix, Box.of((3, 4, 3, 3)), fill=-1)
     expected = np.full((2, 3, 4, 3, 3), -1.0)
     expected[:, :, :, 1:] = block
     np.testing.assert_array_equal(got, expected)
@@ -56,7 +71,7 @@ def test_what_is_not_finite_shows_where_it_has_weight_and_only_there(kind: Any, 
     box = Box.of((9, 9))
 
     def affected(matrix: Any, order: int = 1) -> list[list[int]]:
-        got = np.asarray(sample(kind(block), box, matrix, box, order=order, fill=1))
+        got = kind(block, box, matrix, box, order=order, fill=1)
         wrong = ~np.isfinite(got)
         assert np.array_equal(got[wrong], np.full(wrong.sum(), bad, np.float32), equal_nan=True)
         np.testing.assert_allclose(got[~wrong], 1, atol=1e-6)
@@ -76,7 +91,7 @@ def test_what_is_not_finite_shows_where_it_has_weight_and_only_there(kind: Any, 
 def test_a_fill_of_nan_marks_what_is_outside(kind: Any, order: int) -> None:
     block = np.random.default_rng(0).random((8, 8)).astype(np.float32)
     box = Box.of((8, 8))
-    got = np.asarray(sample(kind(block), box, Affine.translation(x=0.5, y=-2).matrix, box, order=order, fill=np.nan))
+    got = kind(block, box, Affine.translation(x=0.5, y=-2).matrix, box, order=order, fill=np.nan)
     inside = np.zeros((8, 8), bool)
     inside[2:, :7] = True
     np.testing.assert_array_equal(np.isfinite(got), inside)
@@ -87,7 +102,7 @@ def test_a_fill_of_nan_marks_what_is_outside(kind: Any, order: int) -> None:
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_labels_stay_labels(kind: Any, order: int) -> None:
     mask = np.random.default_rng(0).random((6, 7)) > 0.5
-    got = np.asarray(sample(kind(mask), BOX, TURN, BOX, order=order, fill=True))
+    got = kind(mask, BOX, TURN, BOX, order=order, fill=True)
     plain = sample(mask.astype(np.uint8), BOX, TURN, BOX, order=0, fill=1)
     assert got.dtype == bool
     np.testing.assert_array_equal(got, plain.astype(bool))
@@ -97,12 +112,12 @@ def test_labels_stay_labels(kind: Any, order: int) -> None:
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_nothing_to_read_and_nothing_to_make(kind: Any, order: int) -> None:
     for matrix in (TURN, SHIFT):
-        nothing = sample(kind(np.zeros((2, 0, 0), np.uint8)), Box((3, 3), (3, 3)), matrix, BOX, order=order, fill=7.4)
-        assert np.asarray(nothing).tolist() == np.full((2, 6, 7), 7).tolist()
-        empty = sample(kind(np.zeros((6, 7), np.uint8)), BOX, matrix, Box((2, 2), (2, 5)), order=order)
-        assert tuple(empty.shape) == (0, 3)
+        nothing = kind(np.zeros((2, 0, 0), np.uint8), Box((3, 3), (3, 3)), matrix, BOX, order=order, fill=7.4)
+        assert nothing.tolist() == np.full((2, 6, 7), 7).tolist()
+        empty = kind(np.zeros((6, 7), np.uint8), BOX, matrix, Box((2, 2), (2, 5)), order=order)
+        assert empty.shape == (0, 3)
         far = Affine.translation(y=1e300).matrix @ matrix
-        assert (np.asarray(sample(kind(np.zeros((6, 7))), BOX, far, BOX, order=order, fill=2)) == 2).all()
+        assert (kind(np.zeros((6, 7)), BOX, far, BOX, order=order, fill=2) == 2).all()
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
@@ -128,28 +143,36 @@ def test_one_voxel_thin() -> None:
     np.testing.assert_allclose(line, np.minimum(np.arange(10) * 0.5 + 0.25, 4))
 
 
-def test_bad_arguments() -> None:
+def live(block: np.ndarray) -> torch.Tensor:
+    """A tensor that the torch kernel samples."""
+    tensor = torch.from_numpy(block)
+    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, live])
+def test_bad_arguments(kind: Any) -> None:
     block = np.zeros((6, 7), np.float32)
-    for kind in KINDS:
-        with pytest.raises(OptionError, match="order=2"):
-            sample(kind(block), BOX, TURN, BOX, order=2)
-        with pytest.raises(ShapeMismatchError, match=r"\(6, 7\)"):
-            sample(kind(block), Box.of((6, 8)), TURN, BOX)
-        with pytest.raises(ShapeMismatchError):
-            sample(kind(block), BOX, TURN, Box.of((6, 7, 8)))
-        with pytest.raises(InvalidTransformError, match=r"\(3, 3\)"):
-            sample(kind(block), BOX, np.eye(4), BOX)
-        with pytest.raises(InvalidTransformError, match="NaN"):
-            sample(kind(block), BOX, np.full((3, 3), np.nan), BOX)
-        with pytest.raises(UnsupportedDTypeError, match="complex64"):
-            sample(kind(block.astype(np.complex64)), BOX, TURN, BOX)
-        with pytest.raises(ShapeMismatchError, match="3 at most"):
-            sample(
-                kind(np.zeros((2, 2, 2, 2))),
-                Box.of((2,) * 4),
-                np.eye(5) * 0.9 + np.eye(5)[::-1] * 0.1,
-                Box.of((2,) * 4),
-            )
+    mixed = np.eye(5) * 0.9
+    mixed[:-1, :-1] += 0.01
+    mixed[-1, -1] = 1
+    with pytest.raises(OptionError, match="order=2"):
+        sample(kind(block), BOX, TURN, BOX, order=2)
+    with pytest.raises(ShapeMismatchError, match=r"\(6, 7\)"):
+        sample(kind(block), Box.of((6, 8)), TURN, BOX)
+    with pytest.raises(ShapeMismatchError):
+        sample(kind(block), BOX, TURN, Box.of((6, 7, 8)))
+    with pytest.raises(InvalidTransformError, match=r"\(3, 3\)"):
+        sample(kind(block), BOX, np.eye(4), BOX)
+    with pytest.raises(InvalidTransformError, match="NaN"):
+        sample(kind(block), BOX, np.full((3, 3), np.nan), BOX)
+    with pytest.raises(UnsupportedDTypeError, match="complex64"):
+        sample(kind(block.astype(np.complex64)), BOX, TURN, BOX)
+    with pytest.raises(ShapeMismatchError, match="3 at most"):
+        sample(kind(np.zeros((2, 2, 2, 2))), Box.of((2,) * 4), mixed, Box.of((2,) * 4))
+
+
+def test_bad_outputs_and_orders() -> None:
+    block = np.zeros((6, 7), np.float32)
     with pytest.raises(ShapeMismatchError, match="out must"):
         sample(block, BOX, TURN, BOX, out=np.zeros((6, 7)))
     with pytest.raises(OptionError, match="order"):

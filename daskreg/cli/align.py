@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import NumberOrWord, OutputFile, deliver, device, fit_outputs, loudness, reading
+from daskreg.cli.options import NumberOrWord, OutputFile, counting, deliver, device, fit_outputs, loudness, reading
 
 
 @click.command(short_help="The drift of a stack's slices.")
@@ -53,9 +53,18 @@ def command(
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
     options: dict[str, Any] = {} if reference is None else {"reference": reference}
     groups: Any = tuple(model.split(",")) if "," in model else model
-    fit = daskreg.align_stack(
-        volume, model=groups, metric=metric, trend=trend, smooth=smooth, axis=axis, device=device, **options
-    )
+    with counting("aligning", quiet=quiet) as progress:
+        fit = daskreg.align_stack(
+            volume,
+            model=groups,
+            metric=metric,
+            trend=trend,
+            smooth=smooth,
+            axis=axis,
+            device=device,
+            progress=progress,
+            **options,
+        )
     if table is not None:
         fit.to_dataframe().to_csv(table)
     return deliver(fit, **outputs)

@@ -145,6 +145,18 @@ def deliver(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_f
 
 
 @contextmanager
+def counting(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What an estimate calls with (done, total) to show how far it is; None where nobody wants to know."""
+    if quiet:
+        yield None
+        return
+    from daskreg.progress import progress_bar
+
+    with progress_bar(label) as show:
+        yield lambda done, total: show(done, total, 0)
+
+
+@contextmanager
 def _client(spec: str | None, workers: int | None, device: str | None) -> Iterator[Any]:
     """The client to work with, current and closed at the end; None for local threads."""
     if spec is None and workers is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import deliver, device, fit_outputs, loudness, reading, seed
+from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading, seed
 
 
 @click.command(short_help="The motion between two images.")
@@ -49,5 +49,8 @@ def command(
     images = [daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
-    fit = daskreg.register(*images, model=groups, metric=metric, init=start, seed=seed, device=device)
+    with counting("registering", quiet=quiet) as progress:
+        fit = daskreg.register(
+            *images, model=groups, metric=metric, init=start, seed=seed, device=device, progress=progress
+        )
     return deliver(fit, **outputs)

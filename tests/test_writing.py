@@ -383,3 +383,27 @@ def test_progress_counts_every_block(tmp_path: Path, pixels: np.ndarray) -> None
     written = dr.write(pixels, tmp_path / "o.zarr", chunks=32, levels=2, progress=lambda *a: seen.append(a))
     assert seen[-1] == (written.blocks, written.blocks, written.bytes_written)
     assert json.dumps([s[0] for s in seen if s[0]]) == json.dumps(list(range(1, written.blocks + 1)))
+
+
+TURNED = dr.Affine.rotation(rx=0.3, ry=-0.2, rz=0.5).linear
+DIRECTIONS = [np.diag([-1, 1, 1]), np.diag([1, -1, -1]), TURNED, TURNED @ np.diag([1, 1, -1]), np.eye(3)[[1, 0, 2]]]
+
+
+@pytest.mark.filterwarnings("ignore::daskreg.errors.MetadataWarning")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_turned_and_flipped_volumes_keep_their_place_on_every_level(tmp_path: Path, direction: np.ndarray) -> None:
+    grid = dr.Grid((8, 12, 16), (2, 0.5, 0.5), (10, -3, 4), direction, "um")
+    index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
+    for axis in range(3):  # each voxel holds where it is
+        path = tmp_path / f"{axis}.zarr"
+        dr.write(to_dataarray(grid.world(index)[..., axis], grid), path, chunks=4, levels=3, progress=False)
+        assert dr.grid(dr.open(path)).same(grid)
+        for level in range(3):
+            opened = dr.open(path, level=level)
+            there = np.stack(np.meshgrid(*map(np.arange, opened.shape), indexing="ij"), axis=-1)
+            np.testing.assert_allclose(opened.values, dr.grid(opened).world(there)[..., axis], atol=1e-9)
+    warped = dr.warp(dr.open(path), pull=dr.Affine.rotation(rx=0.1, centre=grid.centre))[:, ::-1, 2:9]
+    dr.write(warped, tmp_path / "w.zarr", levels=1, progress=False)
+    again = dr.open(tmp_path / "w.zarr")
+    assert dr.grid(again).same(dr.grid(warped))
+    np.testing.assert_array_equal(again.values, warped.values)

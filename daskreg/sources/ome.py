@@ -42,12 +42,17 @@ class Level:
 
 @dataclass(frozen=True)
 class Multiscale:
-    """One image of an OME-Zarr group."""
+    """One image of an OME-Zarr group.
+
+    `direction` is what daskreg keeps beside the metadata of a turned volume: the columns are the
+    world directions of the spatial axes, along which scale and origin run.
+    """
 
     axes: tuple[Axis, ...]
     levels: tuple[Level, ...]
     name: str | None
     labels: tuple[str, ...]
+    direction: Any = None
 
     def level(self, number: int, *, recentre: bool, where: str) -> Level:
         """One level; a negative number counts from the coarsest.
@@ -96,7 +101,8 @@ def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
             warnings.warn(
                 f"{where} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
             )
-        return _parse(images[0], block, where)
+        own = attrs.get("daskreg")
+        return _parse(images[0], block, where, own.get("direction") if isinstance(own, Mapping) else None)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, NotAVolumeError | InvalidSpacingError):
             raise
@@ -104,7 +110,7 @@ def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
         raise NotAVolumeError(f"{where}: the OME-Zarr metadata cannot be read ({reason})") from error
 
 
-def _parse(image: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Multiscale:
+def _parse(image: Mapping[str, Any], block: Mapping[str, Any], where: str, direction: Any) -> Multiscale:
     version = str(block.get("version") or image.get("version") or "")
     if "coordinateSystems" in image or version.startswith("0.6"):
         raise NotAVolumeError(
@@ -124,7 +130,7 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mu
     channels = (block.get("omero") or {}).get("channels") or ()
     labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
     name = image.get("name")
-    return Multiscale(axes, tuple(levels), str(name) if name else None, labels)
+    return Multiscale(axes, tuple(levels), str(name) if name else None, labels, direction)
 
 
 def _axis(axis: Any) -> Axis:

@@ -18,7 +18,7 @@ from daskreg.sources import cf, ome
 from daskreg.sources.chunking import LARGE
 from daskreg.sources.coordinates import default_dims, split_dims
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.found import Coord, Found, Wish, check_shape, ordered
+from daskreg.sources.found import Coord, Found, Wish, check_shape, ordered, replace_grid
 from daskreg.sources.locate import Place
 from daskreg.sources.redact import redact
 from daskreg.sources.source import MEMORY, Source
@@ -106,7 +106,9 @@ def _describe_level(place: Place, image: ome.Multiscale, wish: Wish) -> Found:
     lead, space = ome.spatial(image.axes, str(place))
     spacing, origin = (ordered(names, v.tolist(), space) for v in (level.scale, level.origin))
     unit = wish.common([a.unit for a in image.axes if a.name in space], str(place))
-    grid = wish.apply(Grid(ordered(names, array.shape, space), spacing, origin, unit=unit, axes=space))
+    grid = Grid(ordered(names, array.shape, space), spacing, origin, image.direction, unit, space)
+    # What is stored runs along the volume's own axes.
+    grid = wish.apply(replace_grid(grid, origin=grid.direction_matrix @ np.asarray(origin)))
     found = _found(below, array, names, lead, grid)
     coords = {
         a.name: _lead_coord(a, k, level, image, array.shape[k]) for k, a in enumerate(image.axes) if a.name in lead

@@ -25,8 +25,9 @@ Floats = NDArray[np.float64]
 _SEGMENT = 512  # voxels of a row whose indices and weights are laid down at once
 # How far a spline of order 3 reaches: its prefilter forgets as 0.268 ** n.
 CUBIC_REACH = 13
-# Blocks of a batch that share a row's indices: their rows stay in the cache until the next row.
-_GROUP = 8
+# Blocks of a batch that share a row's indices. What the row touches of each should stay in
+# the cache until the next row, which is more where rows run across those of the source.
+_GROUP, _STEEP_GROUP, _STEEP = 8, 2, 0.45
 # A thread is not worth starting for fewer voxels.
 _SMALL = 1 << 16
 
@@ -140,15 +141,16 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
 
     def run(first: int, rows: tuple[int, int]) -> None:
         scratch = (np.empty((ndim, 4)), np.empty(_SEGMENT, kind), np.empty((ndim, _SEGMENT), real))
-        group = slice(first, first + _GROUP)
-        kernel(blocks[group], source, target, voxels[group], scratch, consts, rows)
+        some = slice(first, first + group)
+        kernel(blocks[some], source, target, voxels[some], scratch, consts, rows)
 
-    _each(run, _tasks(voxels.shape, view.threads), view.threads)
+    group = _GROUP if np.abs(view.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
+    _each(run, _tasks(voxels.shape, view.threads, group), view.threads)
 
 
-def _tasks(shape: tuple[int, ...], threads: int) -> list[tuple[int, tuple[int, int]]]:
+def _tasks(shape: tuple[int, ...], threads: int, group: int) -> list[tuple[int, tuple[int, int]]]:
     """Groups of blocks and bands of rows that make up an output of `shape`, some for each thread."""
-    groups = range(0, shape[0], _GROUP)
+    groups = range(0, shape[0], group)
     bands = 1 if threads == 1 or math.prod(shape) < _SMALL else min(shape[1], max(1, 4 * threads // len(groups)))
     rows = [(shape[1] * k // bands, shape[1] * (k + 1) // bands) for k in range(bands)]
     return list(product(groups, rows))

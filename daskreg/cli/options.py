@@ -166,7 +166,9 @@ def _client(spec: str | None, workers: int | None, device: str | None) -> Iterat
 
     local = spec is None
     with connect(spec, workers=workers, device=device.partition(":")[0] if local and device else None) as client:
-        logging.getLogger("daskreg").info("%s, dashboard %s", client, client.dashboard_link)
+        log = logging.getLogger("daskreg")
+        log.info("%s, dashboard %s", client, client.dashboard_link)
+        client.forward_logging("daskreg", level=log.level)
         yield client
 
 

@@ -119,10 +119,8 @@ class StackFit:
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping for each slice: parameters (radians, world units), score, sigmas, outlier."""
-        names = [
-            n for n, course in self.parameters.items() if n in _moving(self.model, len(self.centre)) or course.any()
-        ]
-        courses = {n: c for n, c in self.parameters.items() if n in names}
+        names = _moving(self.model, len(self.centre))
+        courses = {name: course for name, course in self.parameters.items() if name in names}
         return [
             {
                 "slice": i,

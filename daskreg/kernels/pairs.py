@@ -1,15 +1,15 @@
 """Pairs of neighbouring images, many at once, from nothing to a fit.
 
-Small copies of the images are fitted from several starts (no motion, and the shifts that
-phase correlation proposes); the best goes on to the finer levels. A start other than no motion
-must win clearly, so that periodic objects keep the small motion.
+No motion is one start; where its fit on small copies of the images agrees with what their phases
+say, it goes on to the finer levels. Where it does not, the shifts that the phases propose are
+tried too and the best goes on; a larger motion must win clearly, so that periodic
+objects keep the small one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.geometry import Grid
-from daskreg.kernels.descend import Descent, descend
+from daskreg.kernels.descend import Descent, Problem, State, descend_levels, half_extent, solve_level, standardised
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Picture, picture, shrink
+from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
 
 Floats = NDArray[np.float64]
 
-SMALL = {2: 128, 3: 40}  # voxels along the longest axis of the small copies
+SMALL = {2: 160, 3: 48}  # voxels along the longest axis of small copies, at most
 PROPOSALS = 3
+_AGREE = 2.5  # voxels of the small copies
 _CLEARLY = 0.01
+_TRIES = 15  # iterations of a proposal
+_COARSE = 0.02  # tolerance on the small copies, voxels
 
 
 @dataclass(frozen=True)
@@ -50,41 +53,83 @@ def fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, s
 
     Args:
         fixed, moving: float32, NaN where nothing counts.
-        start: (B, D+1, D+1) moving_from_fixed in the world; None: searched.
+        start: (B, D+1, D+1) moving_from_fixed in the world, within a voxel or two; None: searched.
     """
-    fixed, moving = fixed.to(options.device), moving.to(options.device)
-    levels: int | str = 1
-    if start is None:
-        factor = max(1, math.ceil(max(grid.shape) / SMALL.get(grid.ndim, 64)))
-        small = [shrink(picture(t, grid), _factors(grid, factor)) for t in (fixed, moving)]
-        start = best_starts(small[0], small[1], options)
-        levels = max(1, math.ceil(math.log2(factor) - 0.1)) if factor > 1 else 1
-    return descend(fixed, moving, start, levels=levels, **_common(grid, grid, options))
+    f, m = (_picture(t, grid, options) for t in (fixed, moving))
+    f, m, variance = standardised(f, m, options.metric)
+    levels = pyramid(f, m, levels="auto" if start is None else 3)
+    return _fit(levels, variance, options, start)
 
 
-def best_starts(fixed: Picture, moving: Picture, options: PairOptions) -> Floats:
-    """(B, D+1, D+1) where small copies of the pairs fit best, from several starts."""
-    ndim = fixed.grid.ndim
-    batch = max(len(fixed.values), len(moving.values))
-    proposals = [np.broadcast_to(np.eye(ndim + 1), (batch, ndim + 1, ndim + 1))]
-    if "translation" in options.pose.groups:
-        shifts = phase_shifts(fixed, moving, PROPOSALS)
+def fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
+    """Fit each of (B, *shape) images but the first to the one before it: B - 1 pairs."""
+    if options.metric != "ncc":  # pairs need a common scale
+        return fit_pairs(images[:-1], images[1:], grid, options)
+    every = _picture(images, grid, options)
+    every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
+    before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
+    # Each image goes down the pyramid once, though it is in two pairs.
+    levels = [Level(s.fixed.take(before), s.fixed.take(after), s.step) for s in pyramid(every, first)]
+    return _fit(levels, variance[:-1], options, None)
+
+
+def _picture(values: Tensor, grid: Grid, options: PairOptions) -> Picture:
+    # Flat borders count: what is background in one slice is so in the next.
+    return replace(picture(values.to(options.device), grid), fill=None)
+
+
+def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
+    grid = levels[-1].fixed.grid
+    batch = max(len(levels[-1].fixed.values), len(levels[-1].moving.values))
+    problem = Problem(options.pose, grid.centre, options.metric, options.max_iterations, options.tolerance)
+    if start is not None:
+        p = options.pose.from_matrices(start, grid.centre, half_extent(grid))
+        return descend_levels(problem, levels, p, variance)
+    origin = options.pose.identity(batch)
+    small = [s for s in levels if max(s.fixed.grid.shape) <= SMALL.get(grid.ndim, 64)] or levels[:1]
+    p = best_starts(problem, small, origin)
+    return descend_levels(problem, levels[len(small) :] or levels[-1:], p, variance, origin=origin)
+
+
+def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Tensor:
+    """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
+    p = origin
+    for level in levels:
+        state = solve_level(problem, level, p, _COARSE)
+        p = state.parameters
+    if "translation" not in problem.pose.groups:
+        return p
+    top = levels[-1]
+    shifts = phase_shifts(top.fixed, top.moving, PROPOSALS)
+    doubtful = torch.from_numpy(np.flatnonzero(_distance(problem, top, p, shifts[:, 0]) > _AGREE))
+    if len(doubtful):
+        some = Level(top.fixed.take(doubtful), top.moving.take(doubtful), top.step)
         for k in range(PROPOSALS):
-            m = np.array(proposals[0])
-            m[:, :-1, -1] = shifts[:, k] @ (fixed.grid.direction_matrix * np.asarray(fixed.grid.spacing)).T
-            proposals.append(m)
-    images = [
-        torch.where(p.weight > 0, p.values, torch.nan) if p.weight is not None else p.values for p in (fixed, moving)
-    ]
-    common = _common(fixed.grid, moving.grid, options)
-    first = descend(images[0], images[1], proposals[0], levels="auto", **common)
-    best, score = first.matrices.copy(), _losses(first, options.metric)
-    for proposal in proposals[1:]:
-        fit = descend(images[0], images[1], proposal, levels=1, **common)
-        loss = _losses(fit, options.metric)
-        wins = loss < score * (1 - _CLEARLY)
-        best[wins], score[wins] = fit.matrices[wins], loss[wins]
-    return best
+            start = _shifted(problem, top, shifts[doubtful.numpy(), k])
+            _keep_better(state, doubtful, solve_level(problem, some, start, _COARSE, max_iterations=_TRIES))
+    return state.parameters
+
+
+def _keep_better(state: State, rows: Tensor, trial: State) -> None:
+    """Overwrite rows of `state` where the trial is clearly better."""
+    wins = trial.cost < state.cost[rows] * (1 - _CLEARLY)
+    state.parameters[rows[wins]], state.cost[rows[wins]] = trial.parameters[wins], trial.cost[wins]
+
+
+def _shifted(problem: Problem, level: Level, shifts: Floats) -> Tensor:
+    """(B, P) parameters of shifts by (B, D) voxels of a level."""
+    grid = level.fixed.grid
+    matrices = np.tile(np.eye(grid.ndim + 1), (len(shifts), 1, 1))
+    matrices[:, :-1, -1] = shifts @ (grid.direction_matrix * np.asarray(grid.spacing)).T
+    return problem.pose.from_matrices(matrices, problem.centre, half_extent(grid))
+
+
+def _distance(problem: Problem, level: Level, p: Tensor, shifts: Floats) -> Floats:
+    """(B,) voxels of the level between where parameters and shifts bring the centre."""
+    grid = level.fixed.grid
+    found = problem.pose.matrices(p, problem.centre).numpy()
+    moved = found[:, :-1, :-1] @ grid.centre + found[:, :-1, -1]
+    return np.asarray(np.linalg.norm(grid.index(moved) - grid.index(grid.centre) - shifts, axis=1))
 
 
 def phase_shifts(fixed: Picture, moving: Picture, count: int) -> Floats:
@@ -136,23 +181,3 @@ def _peaks(surface: Tensor, count: int) -> Floats:
         for image, where in zip(values, at, strict=True):
             image[np.ix_(*[np.arange(i - 3, i + 4) % n for i, n in zip(where, shape, strict=True)])] = -np.inf
     return found
-
-
-def _losses(fit: Descent, metric: str) -> Floats:
-    loss = 1 - fit.after if metric == "ncc" else fit.after
-    return np.asarray(np.where(np.isfinite(loss), loss, np.inf))
-
-
-def _factors(grid: Grid, factor: int) -> list[int]:
-    return [max(1, min(factor, n // 8)) for n in grid.shape]
-
-
-def _common(fixed: Grid, moving: Grid, options: PairOptions) -> dict[str, Any]:
-    return {
-        "fixed_grid": fixed,
-        "moving_grid": moving,
-        "model": options.pose,
-        "metric": options.metric,
-        "max_iterations": options.max_iterations,
-        "tolerance": options.tolerance,
-    }

@@ -7,6 +7,7 @@ raw_from_aligned, and what is known of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,7 +23,7 @@ from daskreg.errors import DegenerateImageError
 from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.kernels.course import Frame, bridged, chained
 from daskreg.kernels.descend import Descent, half_extent
-from daskreg.kernels.pairs import PairOptions, batch_size, fit_pairs
+from daskreg.kernels.pairs import PairOptions, batch_size, fit_pairs, fit_row
 from daskreg.kernels.sampling import sample
 
 __all__ = ["Found", "PairOptions", "Slices", "against_mean", "against_one", "against_previous"]
@@ -32,6 +33,7 @@ Bools = NDArray[np.bool_]
 
 LEAST_OVERLAP = 0.15
 LEAST_SCORE, LEAST_SHARE = 0.1, 0.3  # of correlation, and of the median of the stack's correlations
+CHANCE = 5  # standard deviations by which a correlation must beat that of noise
 ROUNDS = 4  # of the mean, at most
 _STILL = 0.05  # voxels by which the mean's slices still move when it stops
 
@@ -101,14 +103,18 @@ class Pairs:
         self.matrices += list(fit.matrices)
         self.scores += fit.after.tolist()
         self.overlap += fit.overlap.tolist()
-        self.variance += list(np.diagonal(fit.covariance, axis1=1, axis2=2))
+        unknown = np.full(fit.parameters.shape, np.nan)
+        self.variance += list(unknown if fit.covariance is None else np.diagonal(fit.covariance, axis1=1, axis2=2))
 
-    def good(self, metric: str) -> Bools:
+    def good(self, slices: Slices) -> Bools:
         """Which pairs say something: enough overlap, and a correlation that is not chance."""
         scores, overlap = np.asarray(self.scores), np.asarray(self.overlap)
         good = np.isfinite(scores) & (overlap >= LEAST_OVERLAP)
-        if metric == "ncc" and good.any():
-            good &= scores >= max(LEAST_SCORE, LEAST_SHARE * float(np.median(scores[good])))
+        if slices.options.metric == "ncc" and good.any():
+            # Noise smoothed by a Gaussian of one voxel has this many independent values.
+            values = math.prod(slices.grid.shape) / (4 * math.pi) ** (slices.grid.ndim / 2)
+            chance = np.minimum(CHANCE / np.sqrt(values * np.maximum(overlap, LEAST_OVERLAP)), 0.5)
+            good &= scores >= np.maximum(chance, max(LEAST_SCORE, LEAST_SHARE * float(np.median(scores[good]))))
         return np.asarray(good)
 
 
@@ -124,12 +130,7 @@ def against_previous(slices: Slices) -> Found:
         kept = [(i, images[i - first]) for i in indices if not flat[i - first]]
         row = kept if last is None else [last, *kept]
         if len(row) > 1:
-            fit = fit_pairs(
-                torch.stack([image for _, image in row[:-1]]),
-                torch.stack([image for _, image in row[1:]]),
-                slices.grid,
-                slices.options,
-            )
+            fit = fit_row(torch.stack([image for _, image in row]), slices.grid, slices.options)
             pairs.add([(a, b) for (a, _), (b, _) in pairwise(row)], fit)
         last = (row[-1][0], row[-1][1].clone()) if row else last
         slices.done(indices.stop, slices.count)
@@ -139,7 +140,7 @@ def against_previous(slices: Slices) -> Found:
 
 def _detour(slices: Slices, pairs: Pairs, kept: NDArray[np.intp]) -> None:
     """Where a pair failed, try to go past either of its slices."""
-    bad = [e for e, good in zip(pairs.edges, pairs.good(slices.options.metric), strict=True) if not good]
+    bad = [e for e, good in zip(pairs.edges, pairs.good(slices), strict=True) if not good]
     where = {int(i): k for k, i in enumerate(kept)}
     wanted = set()
     for a, b in bad:
@@ -158,13 +159,13 @@ def _detour(slices: Slices, pairs: Pairs, kept: NDArray[np.intp]) -> None:
 def _composed(slices: Slices, pairs: Pairs, blank: Bools) -> Found:
     """Poses along the ways that good pairs make, bridges where none leads."""
     n, size = slices.count, slices.grid.ndim + 1
-    good = pairs.good(slices.options.metric)
+    good = pairs.good(slices)
+    if not good.any():
+        return _nothing(slices, blank)
     edges = np.asarray(pairs.edges, dtype=np.intp).reshape(-1, 2)
     matrices = np.asarray(pairs.matrices).reshape(-1, size, size)
     variance = np.asarray(pairs.variance).reshape(len(edges), -1)
     linked, breaks = _links(n, edges[good])
-    if not len(linked) and not good.any():
-        return _nothing(slices, blank)
     cost = np.where(good, (edges[:, 1] - edges[:, 0]).astype(np.float64), np.inf)
     root = int(min(edges[good].min(), min((a for a, _ in linked), default=n)))
     chain = chained(
@@ -216,7 +217,7 @@ def against_one(slices: Slices, root: int | None) -> Found:
             fit = fit_pairs(fixed, images[[i - first for i in moving]], slices.grid, slices.options)
             pairs.add([(int(root or 0), i) for i in moving], fit)
         slices.done(indices.stop, slices.count)
-    if root is None or not pairs.good(slices.options.metric).any():
+    if root is None or not pairs.good(slices).any():
         return _nothing(slices, blank)
     return _composed_on(slices, pairs, blank, root)
 
@@ -224,7 +225,7 @@ def against_one(slices: Slices, root: int | None) -> Found:
 def _composed_on(slices: Slices, pairs: Pairs, blank: Bools, root: int | None) -> Found:
     """Poses straight from pairs whose moving slice is each in turn; `root` stays where it is."""
     n, size = slices.count, slices.grid.ndim + 1
-    good = pairs.good(slices.options.metric)
+    good = pairs.good(slices)
     moving = np.asarray(pairs.edges, dtype=np.intp)[:, 1]
     poses, scores = np.full((n, size, size), np.nan), np.full(n, np.nan)
     variance = np.full((n, len(slices.options.pose.names)), np.nan)

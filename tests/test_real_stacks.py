@@ -1,0 +1,152 @@
+"""Real stacks and known drifts, held against pystackreg on the same slices."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from oracles import aligned_correlation, neighbour_correlation, pull_stack, pystackreg_stack, random_walk, residuals
+
+import daskreg as dr
+
+pytestmark = pytest.mark.slow
+
+
+def aligned(stack, **options):
+    """Matrices in pixels, and the fit."""
+    fit = dr.align_stack(stack, **options)
+    return fit.raw_from_aligned.matrices, fit
+
+
+@pytest.fixture(scope="module")
+def pc12(data):
+    import tifffile
+
+    folder = data / "stacks" / "pc12"
+    return {
+        "raw": tifffile.imread(folder / "pc12-unreg.tif"),
+        "translation": tifffile.imread(folder / "pc12-reg-translation.tif"),
+        "rigid": tifffile.imread(folder / "pc12-reg-rigid-body.tif"),
+    }
+
+
+@pytest.fixture(scope="module")
+def lung(data):
+    import matplotlib.image
+
+    files = sorted((data / "stacks" / "lung_sem").glob("*.png"))
+    images = [matplotlib.image.imread(f) for f in files]
+    return np.stack([i if i.ndim == 2 else i[..., 0] for i in images])
+
+
+@pytest.fixture(scope="module")
+def haadf(data):
+    import mrcfile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the file has no map id
+        with mrcfile.open(data / "tomography" / "haadf" / "HAADF.mrc", permissive=True) as file:
+            return np.array(file.data)
+
+
+@pytest.mark.parametrize("model", ["translation", "rigid"])
+def test_pc12(pc12, model):
+    """At least what StackReg made of it, and what pystackreg's transforms give, sampled the same way."""
+    matrices, fit = aligned(pc12["raw"], model=model)
+    theirs = pystackreg_stack(pc12["raw"], model)
+    mine = aligned_correlation(pc12["raw"], matrices).mean()
+    shipped = neighbour_correlation(pc12[model], pull_stack(pc12["raw"], theirs)[1]).mean()
+    sampled = aligned_correlation(pc12["raw"], theirs).mean()
+    print(f"pc12 {model}: daskreg {mine:.5f}, StackReg's images {shipped:.5f}, pystackreg sampled {sampled:.5f}")
+    assert fit.ok
+    assert mine >= shipped
+    # Linear sampling blurs by the fraction of a shift, which is worth this much by chance.
+    assert mine >= sampled - 5e-4
+
+
+def test_lung_sem(lung):
+    """Serial sections, moved by up to 60 pixels: hard, contrast changes and tears."""
+    theirs = aligned_correlation(lung, pystackreg_stack(lung, "rigid"))
+    rigid, fit = aligned(lung, model="rigid")
+    affine, other = aligned(lung, model="affine")
+    mine, mine_affine = aligned_correlation(lung, rigid), aligned_correlation(lung, affine)
+    print(f"lung_sem: rigid {mine.mean():.4f}, affine {mine_affine.mean():.4f}, pystackreg rigid {theirs.mean():.4f}")
+    assert fit.ok
+    assert other.ok
+    assert fit.outliers == other.outliers == ()
+    assert mine_affine.mean() >= theirs.mean() + 0.02
+    assert mine_affine.min() >= 0.75
+    assert mine.mean() >= theirs.mean() - 1e-3
+    assert np.all(mine >= theirs - 5e-3), "no pair is worse"
+
+
+def test_haadf(haadf):
+    """A tilt series that drifts by up to 39 pixels."""
+    theirs = pystackreg_stack(haadf, "translation")
+    matrices, fit = aligned(haadf, model="translation")
+    correlation = aligned_correlation(haadf, matrices)
+    apart = np.abs(matrices[:, :2, 2] - theirs[:, :2, 2]).max()
+    print(f"haadf: {correlation.mean():.5f}, from pystackreg {apart:.3f} px")
+    assert fit.ok
+    assert correlation.mean() >= 0.999
+    assert apart <= 0.5, "both have the first slice where it was"
+
+
+@pytest.fixture(scope="module")
+def brain(data):
+    """50 slices of 512x512 of the MNI152 template."""
+    import nibabel
+
+    folder = data / "volumes3d" / "mni152"
+    volume = np.asarray(nibabel.load(next(folder.glob("*.nii.gz"))).dataobj, dtype=np.float32)
+    slices = np.moveaxis(volume, 2, 0)[60:110]
+    padding = [(0, 0)] + [((256 - n) // 2, 256 - n - (256 - n) // 2) for n in slices.shape[1:]]
+    return np.stack([scipy.ndimage.zoom(s, 2, order=1) for s in np.pad(slices, padding)])
+
+
+@pytest.fixture(scope="module")
+def drift(brain):
+    return random_walk(len(brain), brain.shape[1:], step=2, turn=0.5, seed=0)
+
+
+def drifted(slices, drift):
+    """Slices moved by raw_from_clean matrices."""
+    pulls = np.linalg.inv(drift)
+    return np.stack(
+        [scipy.ndimage.affine_transform(s, m[:2, :2], m[:2, 2], order=3) for s, m in zip(slices, pulls, strict=True)]
+    )
+
+
+def test_one_slice_repeated(brain, drift):
+    """The estimator's own error, with nothing but drift to see."""
+    raw = drifted(np.repeat(brain[25:26], len(brain), axis=0), drift)
+    matrices, fit = aligned(raw)
+    left = residuals(matrices, drift, brain.shape[1:])
+    print(f"one slice repeated: {left}, {fit.seconds:.1f} s")
+    assert fit.ok
+    assert left["all"] <= 0.02
+
+
+def test_different_slices(brain, drift):
+    """Anatomy changes along the stack: what is slow cannot be told from drift, what is fast can."""
+    raw = drifted(brain, drift)
+    matrices, fit = aligned(raw)
+    left = residuals(matrices, drift, brain.shape[1:])
+    theirs = residuals(pystackreg_stack(raw), drift, brain.shape[1:])
+    before = residuals(np.tile(np.eye(3), (len(raw), 1, 1)), drift, brain.shape[1:])
+    print(f"different slices: before {before}\n  daskreg {left}, {fit.seconds:.1f} s\n  pystackreg {theirs}")
+    assert fit.ok
+    assert left["fast"] <= 0.15
+    assert left["slow"] <= 1.05 * theirs["slow"]
+
+
+def test_undrifted_slices_invent_little_that_is_fast(brain):
+    half = brain[:, ::2, ::2]
+    still = np.tile(np.eye(3), (len(half), 1, 1))
+    removed = residuals(aligned(half)[0], still, half.shape[1:])
+    kept = residuals(aligned(half, trend="keep")[0], still, half.shape[1:])
+    print(f"undrifted: remove {removed}, keep {kept}")
+    assert removed["fast"] <= 0.1, "pixels of half the resolution"
+    assert kept["all"] <= 0.1, "keep leaves the slow course of the stack alone"

@@ -181,7 +181,7 @@ def register(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     channel: int | str | None = None,
-    smoothing: float = 1.0,
+    smoothing: float = 0.7,
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     device: str = "auto",

@@ -47,8 +47,10 @@ METRICS = ("ncc", "mse")
 # Correlations below this take steps as if they were this high.
 _LEAST_CORRELATION = 0.3
 _COARSE_TOLERANCE = 0.02
-# Flat borders are left out where the rest fits this much better at once, and then again.
-_WORTH_A_TRY, _CLEARLY_BETTER = 0.95, 0.8
+# Flat borders are left out where they are at odds with the other image, that is, where
+# the rest alone fits this much better at the same pose (true background fits better than
+# the rest), and better still when descended again, and still tells every parameter.
+_AT_ODDS, _CLEARLY_BETTER, _LEAST_INFORMATION = 0.75, 0.97, 0.1
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def descend(
     moving_mask: Tensor | None = None,
     centre: ArrayLike | None = None,
     levels: int | str = "auto",
-    smoothing: float = 1.0,
+    smoothing: float = 0.7,
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     min_overlap: float = 0.15,
@@ -362,7 +364,7 @@ def _leave_out_fill(problem: Problem, level: Level, state: State) -> tuple[Level
         return level, state
     normal, possible = normal_of(inner), possible_overlap(inner).expand(len(state.cost))
     before = evaluate(problem, inner, normal, possible, state.parameters)
-    if not bool((before.cost < _WORTH_A_TRY * state.cost).any()):
+    if not float(before.cost.sum()) < _AT_ODDS * float(state.cost.sum()) or not _tells_enough(before, state):
         return level, state
     again = solve_level(problem, inner, state.parameters, problem.tolerance)
     if not float(again.cost.sum()) < _CLEARLY_BETTER * float(before.cost.sum()):
@@ -370,6 +372,12 @@ def _leave_out_fill(problem: Problem, level: Level, state: State) -> tuple[Level
     again.iterations += state.iterations
     again.losses = state.losses + again.losses[1:]
     return inner, again
+
+
+def _tells_enough(rest: State, whole: State) -> bool:
+    """Whether the rest of the voxels still holds every parameter."""
+    ratio = [n.diagonal(dim1=1, dim2=2).sum(0) for n in (rest.normal, whole.normal)]
+    return bool((ratio[0] > _LEAST_INFORMATION * ratio[1]).all())
 
 
 def _finish(problem: Problem, level: Level, first: Tensor, state: State, variance: Tensor) -> Descent:

@@ -4,7 +4,7 @@ An image that was moved before often comes with a flat border (zeros) instead of
 Matched as if it were content, the step at its edge pulls the pose by half a voxel or so.
 A flat border may also be true background, whose edge is the best there is to match. So
 `descend` tries the finest level without flat borders, with a margin, and keeps that only
-where the voxels that are left then fit clearly better.
+where they turn out to be at odds with the other image.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ Singles = NDArray[np.float32]
 
 COARSEST = 32
 SMALLEST = 8
+_COARSE_SIGMA = 0.7
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
 
 
 def pyramid(
-    fixed: Picture, moving: Picture, *, levels: int | str = "auto", smoothing: float = 1.0, coarsest: int = COARSEST
+    fixed: Picture, moving: Picture, *, levels: int | str = "auto", smoothing: float = 0.7, coarsest: int = COARSEST
 ) -> list[Level]:
     """Levels from the coarsest to the finest.
 
     Args:
         levels: how many; "auto" goes down to about `coarsest` voxels along the longest side.
         smoothing: sigma of the finest level, in voxels of the coarser of the two images;
-            coarser levels, which are means already, get 0.7 of it.
+            coarser levels, which are means already, get 0.7 of their own.
     """
     base = max(min(fixed.grid.spacing), min(moving.grid.spacing))
     if levels == "auto":
@@ -104,7 +105,7 @@ def pyramid(
     for level in range(count):
         step = base * 2**level
         current = [shrink(p, _factors(p.grid, step)) for p in current]
-        sigma = smoothing if level == 0 else 0.7 * smoothing
+        sigma = smoothing if level == 0 else _COARSE_SIGMA
         sigmas = [_sigmas(p.grid, step, sigma) for p in current]
         f, m = (smooth(p, s) for p, s in zip(current, sigmas, strict=True))
         result.append(Level(f, m, step, (tuple(sigmas[0]), tuple(sigmas[1]))))

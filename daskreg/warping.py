@@ -90,7 +90,8 @@ def warp(
     if isinstance(source, da.Array):
         return data
     lead_coords = {d: array.coords[d] for d in spec.lead if d in array.coords}
-    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=array.name, attrs=dict(array.attrs))
+    name = None if array.name is None else str(array.name)
+    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=name, attrs=dict(array.attrs))
 
 
 def make_job(
@@ -136,12 +137,12 @@ def lazy_array(job: Job, chunks: str | int | Sequence[int] = "auto") -> da.Array
     lead = len(job.shape) - job.grid.ndim
     if chunks == "auto":
         chunks = _auto_chunks(job)
-    elif not isinstance(chunks, int) and len(chunks) < len(job.shape):
+    elif not isinstance(chunks, int | str) and len(chunks) < len(job.shape):
         chunks = (1,) * lead + tuple(chunks)
     sizes = da.core.normalize_chunks(chunks, shape=job.shape, dtype=job.dtype)
     starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
     # The function holds the job, so the graph keeps it alive, and the registry finds it.
-    data = da.map_blocks(
+    data: da.Array = da.map_blocks(
         partial(_run_lazy, job, starts, sizes),
         chunks=sizes,
         dtype=job.dtype,
@@ -173,7 +174,7 @@ def _auto_chunks(job: Job) -> tuple[int, ...]:
 def _one_pull(pull: Any, push: Any) -> Pull:
     if (pull is None) == (push is None):
         raise OptionError("give exactly one of pull= (where to sample) and push= (how the content moves)")
-    transform = _composed(push if pull is None else pull)
+    transform: Pull = _composed(push if pull is None else pull)
     return transform.inverse() if pull is None else transform
 
 

@@ -23,7 +23,8 @@ class RecordingStore(WrapperStore[Store]):
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
-        data: Any = memoryview(value.as_numpy_array())
+        array: Any = value.as_numpy_array()
+        data = memoryview(array)
         self._written[key] = (zlib.crc32(data), data.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:

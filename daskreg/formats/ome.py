@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -37,7 +37,7 @@ def codecs(dtype: np.dtype[Any]) -> list[Any]:
     zstd at level 1 with bitshuffle encodes 1.4 times as fast as at level 3 for a few percent
     more bytes; without the crc32c a flipped bit is read as wrong data, silently.
     """
-    shuffle = "bitshuffle" if dtype.itemsize > 1 else "noshuffle"
+    shuffle: Literal["bitshuffle", "noshuffle"] = "bitshuffle" if dtype.itemsize > 1 else "noshuffle"
     return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle), Crc32cCodec()]
 
 

@@ -82,6 +82,7 @@ def _halves(  # noqa: PLR0917
         start[axis], stop[axis] = a, b
         half = Box(tuple(start), tuple(stop))
         read = touched_box(matrix, half, read_box.stop, halo(order)) & read_box
-        part = np.ascontiguousarray(block[(..., *read.within(read_box).slices)])
+        index: tuple[Any, ...] = (..., *read.within(read_box).slices)
+        part = np.ascontiguousarray(block[index])
         parts.append(sample_on(device, part, read, matrix, half, order=order, fill=fill))
     return np.concatenate(parts, axis=axis - out_box.ndim)

@@ -1,0 +1,336 @@
+"""`icp(target, source)`: bring one point cloud onto another, from any starting pose."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from enum import Enum
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.cluster.device import resolve
+from daskreg.errors import (
+    DaskregWarning,
+    DegenerateImageError,
+    FitFailedError,
+    OptionError,
+    ShapeMismatchError,
+    UnsupportedDTypeError,
+)
+from daskreg.geometry import Affine, as_affine
+from daskreg.kernels.icp import Matched, apply, homogeneous, parameter_names, refine
+from daskreg.kernels.icp_search import centre, sweep
+from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
+from daskreg.kernels.points import SURFACE, Cloud, flatness, thin
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+METHODS = ("auto", "point_to_point", "point_to_plane", "generalized")
+STARTS = ("auto", "identity", "global")
+# Points of the source used to choose a start, and to refine a surface or a volume.
+_COARSE, _SURFACE_POINTS, _VOLUME_POINTS = 1000, 20_000, 50_000
+# Share of the pairs left out while starts compete, where no trim is given.
+_COMPETING_TRIM = 0.3
+_SWEEP_TRIMS = (0.1, 0.35)
+# A start further from identity wins only if it is better by this factor.
+_CLEARLY = 0.9
+_LEAST_FITNESS = 0.3
+
+
+class CloudStatus(Enum):
+    """How an ICP ended; the value says what to do."""
+
+    CONVERGED = "the pairs settled and hold the motion in every direction"
+    UNSETTLED = "points still moved when the iterations ran out: raise max_iterations, or give a nearer init"
+    UNDETERMINED = (
+        "the shape leaves a motion free (fit.free names it; a line, plane, cylinder or sphere does): "
+        "add points with more structure, or take only the motion that is determined"
+    )
+    CHANCE = (
+        "the nearest points are as far apart as in clouds that have nothing to do with each other: "
+        "use init='global', or clouds in which the same points were measured"
+    )
+    LOW_OVERLAP = (
+        "few source points have a target point near them: raise max_distance, use init='global', "
+        "or cut the clouds to what they share"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CloudFit:
+    """The result of `icp`.
+
+    Attributes:
+        target_from_source: the motion, `fit.target_from_source(source)` lies on the target;
+            it acts on the columns of the points in their order.
+        status: how it ended; `ok` is whether to trust it.
+        rmse: root mean square distance of the inliers to their nearest target points.
+        fitness: share of the source points that are inliers: within `max_distance`, or,
+            where none was given, within five times the lower quartile of all distances.
+        covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
+            inliers, shifts, and the logarithm of the scale if it was asked for.
+        free: motions that the clouds do not determine, in words.
+        method, iterations, seconds: what was run, for how long.
+    """
+
+    target_from_source: Affine
+    status: CloudStatus
+    rmse: float
+    fitness: float
+    covariance: Floats
+    covariance_names: tuple[str, ...]
+    free: tuple[str, ...]
+    method: str
+    iterations: int
+    seconds: float
+    _target: Floats = field(repr=False)
+    _source: Floats = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.status is CloudStatus.CONVERGED
+
+    @property
+    def scale(self) -> float:
+        """The common scale, 1 unless `with_scale` was asked for."""
+        linear = self.target_from_source.linear
+        return float(np.linalg.det(linear) ** (1 / len(linear)))
+
+    @property
+    def rotation(self) -> Floats:
+        """(D, D) proper rotation."""
+        return np.asarray(self.target_from_source.linear / self.scale)
+
+    @property
+    def translation(self) -> Floats:
+        """(D,) such that target = scale * rotation @ source + translation."""
+        return np.asarray(self.target_from_source.offset)
+
+    def raise_if_failed(self) -> CloudFit:
+        """This fit, or FitFailedError with the remedy."""
+        if not self.ok:
+            free = f" (free: {'; '.join(self.free)})" if self.free else ""
+            raise FitFailedError(f"icp: {self.status.value}{free}")
+        return self
+
+    def plot(self) -> Figure:
+        """Both clouds before and after, and the distances that are left."""
+        from daskreg import plotting
+
+        return plotting.cloud(self, self._target, self._source)
+
+    def report(self, path: str | PathLike[str]) -> Any:
+        """Write an HTML page with the facts and the picture, and JSON beside it."""
+        from daskreg import reporting
+
+        return reporting.report(self, path, title="Point cloud registration")
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fit as JSON, which `daskreg.load` reads as its transform."""
+        from daskreg.formats.transforms import write_json
+        from daskreg.reporting import plain
+
+        write_json(plain(self.to_dict()), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("status", "ok", "rmse", "fitness", "covariance", "covariance_names", "free")
+        facts = {n: getattr(self, n) for n in (*names, "method", "iterations", "seconds")}
+        return {
+            "schema": "daskreg/fit",
+            "version": 1,
+            "kind": "cloud",
+            "transform": self.target_from_source.to_dict(),
+            **facts,
+        }
+
+
+def icp(
+    target: ArrayLike,
+    source: ArrayLike,
+    *,
+    method: str = "auto",
+    init: str | Affine | ArrayLike = "auto",
+    max_distance: float | None = None,
+    trim: float | None = None,
+    with_scale: bool = False,
+    max_iterations: int = 100,
+    seed: int = 0,
+    device: str = "auto",
+) -> CloudFit:
+    """Find the motion that brings `source` onto `target` (iterative closest points).
+
+    Args:
+        target, source: (N, D) points, D in 2, 3, in any order and number. Columns are
+            coordinates in the order given, and the motion acts on them in that order.
+            Rows with NaN or infinity are dropped with a warning.
+        method: "point_to_point"; "point_to_plane" and "generalized" (plane to plane), which
+            use the local shape; "auto": generalized where both clouds are locally surfaces
+            (in 2D, curves), else point_to_point.
+        init: "identity"; "global": every rotation is tried from aligned centroids; "auto":
+            both, and a motion further from identity must win clearly; an Affine (or a fit).
+        max_distance: pairs further apart never count. None: the limit follows the pairs,
+            and shrinks with their distances.
+        trim: share of the source points without a partner, 0 to < 1; that many of the worst
+            pairs are left out. None: a robust weight (Tukey's) decides.
+        with_scale: also fit one common scale.
+        max_iterations: of the last refinement.
+        seed: of the random subsets that large clouds are thinned to.
+        device: "auto" and "cpu" search a k-d tree; "cuda" compares all pairs on the GPU.
+
+    Raises:
+        ShapeMismatchError: not (N, D) points with the same D, 2 or 3.
+        DegenerateImageError: fewer points than dimensions, or all at one place.
+        OptionError: a keyword's value is not known.
+    """
+    begun = time.perf_counter()
+    fixed, moving = _points(target, "target"), _points(source, "source")
+    if fixed.shape[1] != moving.shape[1]:
+        raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
+    _check_options(method, init, max_distance, trim, max_iterations)
+    where = "cpu" if device == "auto" else resolve(device)
+    surface = max(flatness(fixed), flatness(moving)) < SURFACE
+    if method == "auto":
+        method = "generalized" if surface else "point_to_point"
+    pair = _thinned(fixed, moving, surface, seed, where)
+    start = _start(pair, init=init, method=method, trim=trim, with_scale=with_scale, seed=seed)
+    found = refine(
+        *pair,
+        start,
+        method=method,
+        with_scale=with_scale,
+        max_distance=max_distance,
+        trim=trim,
+        max_iterations=max_iterations,
+    )
+    whole = Cloud(fixed, where) if surface else pair[0]
+    moved = apply(found.matrix, pair[1].points)
+    evidence = judge(whole, moved, max_distance=max_distance, with_scale=with_scale)
+    names = parameter_names(fixed.shape[1], with_scale=with_scale)
+    return CloudFit(
+        target_from_source=Affine(found.matrix),
+        status=_status(found, evidence),
+        rmse=evidence.rmse,
+        fitness=evidence.fitness,
+        covariance=evidence.covariance,
+        covariance_names=names,
+        free=tuple(_in_words(direction, names) for direction in evidence.free),
+        method=method,
+        iterations=found.iterations,
+        seconds=time.perf_counter() - begun,
+        _target=fixed,
+        _source=moving,
+    )
+
+
+def _points(value: ArrayLike, name: str) -> Floats:
+    """(N, D) float64, finite rows only."""
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype.kind not in "fiub":
+        raise UnsupportedDTypeError(f"the {name} has dtype {array.dtype}; points are real numbers")
+    if array.ndim != 2 or array.shape[1] not in (2, 3):
+        raise ShapeMismatchError(f"the {name} has shape {array.shape}; (N, 2) or (N, 3) points are needed")
+    points = np.ascontiguousarray(array, dtype=np.float64)
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        warnings.warn(
+            f"{np.count_nonzero(~finite)} of {len(points)} points of the {name} hold NaN or infinity and were dropped",
+            DaskregWarning,
+            stacklevel=3,
+        )
+        points = points[finite]
+    if len(points) < points.shape[1]:
+        raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
+    if not np.ptp(points, axis=0).any():
+        raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
+    return points
+
+
+def _check_options(
+    method: str, init: object, max_distance: float | None, trim: float | None, max_iterations: int
+) -> None:
+    if method not in METHODS:
+        raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
+    if isinstance(init, str) and init not in STARTS:
+        raise OptionError(f"init {init!r} is none of {', '.join(STARTS)}, nor an Affine")
+    if max_distance is not None and not max_distance > 0:
+        raise OptionError(f"max_distance must be above zero, not {max_distance}")
+    if trim is not None and not 0 <= trim < 1:
+        raise OptionError(f"trim is the share of points without a partner, 0 to below 1, not {trim}")
+    if max_iterations < 0:
+        raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
+
+
+def _thinned(fixed: Floats, moving: Floats, surface: bool, seed: int, device: str) -> tuple[Cloud, Cloud]:
+    """The clouds as they are refined.
+
+    Surfaces are evened out by voxels. Elsewhere only rows of the source are left out: a
+    point that fills a volume has its partner or none, and means of voxels have none.
+    """
+    if surface:
+        return (
+            Cloud(thin(fixed, _SURFACE_POINTS, "voxels"), device),
+            Cloud(thin(moving, _SURFACE_POINTS, "voxels"), device),
+        )
+    return Cloud(fixed, device), Cloud(thin(moving, _VOLUME_POINTS, "sample", seed), device)
+
+
+def _start(
+    pair: tuple[Cloud, Cloud],
+    *,
+    init: str | Affine | ArrayLike,
+    method: str,
+    trim: float | None,
+    with_scale: bool,
+    seed: int,
+) -> Floats:
+    """The pose to refine from: the one asked for, or the best of those that compete."""
+    target, source = pair
+    ndim = target.ndim
+    if not isinstance(init, str):
+        return as_affine(init, ndim, "init").matrix
+    if init == "identity":
+        return np.eye(ndim + 1)
+    if method == "point_to_point":
+        source = Cloud(thin(source.points, _COARSE, "sample", seed))
+    else:
+        target = Cloud(thin(target.points, 2 * _COARSE, "voxels"), target.device)
+        source = Cloud(thin(source.points, _COARSE, "voxels"))
+    scale = target.radius / source.radius if with_scale else 1.0
+    trims = _SWEEP_TRIMS if trim is None else (trim,)
+    starts = [*sweep(target.points, source.points, scale=scale, trims=trims, seed=seed)]
+    if init == "auto":
+        shift = centre(target.points) - scale * centre(source.points)
+        starts = [np.eye(ndim + 1), homogeneous(scale * np.eye(ndim), shift), *starts]
+    trim = _COMPETING_TRIM if trim is None else trim
+    tried = [refine(target, source, s, method=method, trim=trim, max_iterations=20) for s in starts]
+    kept = max(1, round((1 - trim) * len(source)))
+    scores = np.array([np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)) for t in tried])
+    # Of those that are nearly as good as the best, the smallest motion.
+    good = np.flatnonzero(scores * _CLEARLY <= scores.min() + 1e-9 * target.radius)
+    moved = [float(np.mean((apply(tried[i].matrix, source.points) - source.points) ** 2)) for i in good]
+    chosen: Matched = tried[good[int(np.argmin(moved))]]
+    return chosen.matrix
+
+
+def _status(found: Matched, evidence: Evidence) -> CloudStatus:
+    if evidence.fitness < _LEAST_FITNESS or not np.isfinite(evidence.rmse):
+        return CloudStatus.LOW_OVERLAP
+    if len(evidence.free):
+        return CloudStatus.UNDETERMINED
+    if not evidence.surface and evidence.rmse > CHANCE * evidence.spacing:
+        return CloudStatus.CHANCE
+    return CloudStatus.CONVERGED if found.settled else CloudStatus.UNSETTLED
+
+
+def _in_words(direction: Floats, names: tuple[str, ...]) -> str:
+    """A direction of motion by its larger parts, such as "turn about 2" or "0.8 shift along 0, ..."."""
+    parts = sorted(zip(np.abs(direction), direction, names, strict=True), reverse=True)
+    told = [(value, name) for size, value, name in parts if size > 0.1]
+    return told[0][1] if len(told) == 1 else ", ".join(f"{value:+.2f} {name}" for value, name in told)

@@ -1,0 +1,240 @@
+"""Iterative closest points: one pair of clouds, from a start near enough, in any number of dimensions.
+
+Each round pairs every source point with the nearest target point, weighs the pairs (trimming,
+a robust kernel, a limit on the distance that shrinks as the pairs come closer) and moves the
+source. Three methods differ in what a pair costs:
+
+- point_to_point: the distance; solved in closed form (Kabsch 1976; Umeyama 1991 with the
+  sign that keeps it a rotation).
+- point_to_plane: the distance along the target's normal (Chen & Medioni 1992).
+- generalized: the distance under both local covariances, plane to plane (Segal et al. 2009).
+
+The last two take Gauss-Newton steps on SE(n), about the centroid of the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.kernels.points import Cloud, Floats
+
+Reals = NDArray[np.floating[Any]]
+
+# Variance across a local plane, as a share of the variance within it (Segal et al. use 1e-3).
+_PLANE = 1e-3
+# Tukey's biweight keeps 95 % of the efficiency of least squares at this many sigmas.
+_TUKEY = 4.685
+_SIGMA_FROM_MEDIAN = 1.4826
+# Rounds without a smaller step after which steps are said to have stopped shrinking.
+_IDLE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Where the iteration ended.
+
+    Attributes:
+        matrix: (D+1, D+1), target from source.
+        distances: of every source point to its nearest target point.
+        indices: of those target points.
+        weights: of the pairs, 0 where a pair was left out.
+        iterations: rounds used.
+        settled: whether the motion died out before the rounds did.
+    """
+
+    matrix: Floats
+    distances: Floats
+    indices: NDArray[np.int64]
+    weights: Floats
+    iterations: int
+    settled: bool
+
+
+def homogeneous(linear: Floats, offset: Floats) -> Floats:
+    m = np.eye(len(offset) + 1)
+    m[:-1, :-1], m[:-1, -1] = linear, offset
+    return m
+
+
+def apply(matrix: Floats, points: Floats) -> Floats:
+    return np.asarray(points @ matrix[:-1, :-1].T + matrix[:-1, -1])
+
+
+def closest_rigid(target: Reals, source: Reals, weights: Reals, *, with_scale: bool = False) -> Floats:
+    """The motion of rows of `source` onto rows of `target` of least weighted squares.
+
+    Args:
+        target, source: (..., N, D), corresponding rows.
+        weights: (..., N).
+        with_scale: also a common scale (Umeyama 1991, eq. 40-42).
+
+    Returns: (..., D+1, D+1); always a proper rotation (determinant +1).
+    """
+    share = weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)
+    centre_t, centre_s = share[..., None, :] @ target, share[..., None, :] @ source
+    about_s = source - centre_s
+    moments = np.swapaxes(target - centre_t, -1, -2) @ (share[..., None] * about_s)
+    u, values, vt = np.linalg.svd(moments.astype(np.float64))  # float32 points, yet exact rotations
+    # Where the best orthogonal matrix is a reflection, the weakest axis is turned back.
+    signs = np.ones_like(values)
+    signs[..., -1] = np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    linear = (u * signs[..., None, :]) @ vt
+    if with_scale:
+        spread = np.einsum("...n,...ni,...ni->...", share, about_s, about_s)
+        linear = linear * (np.sum(values * signs, axis=-1) / np.maximum(spread, 1e-300))[..., None, None]
+    matrix = np.zeros((*linear.shape[:-2], linear.shape[-1] + 1, linear.shape[-1] + 1))
+    matrix[..., :-1, :-1] = linear
+    matrix[..., :-1, -1] = (centre_t - centre_s @ np.swapaxes(linear, -1, -2))[..., 0, :]
+    matrix[..., -1, -1] = 1.0
+    return matrix
+
+
+def parameter_names(ndim: int, *, with_scale: bool = False) -> tuple[str, ...]:
+    """Turns (2D: column 0 towards 1; 3D: about columns 0, 1, 2), shifts, logarithm of the scale."""
+    turns = ["turn"] if ndim == 2 else [f"turn about {i}" for i in range(ndim)]
+    shifts = [f"shift along {i}" for i in range(ndim)]
+    return (*turns, *shifts, *(["scale"] if with_scale else []))
+
+
+def generators(ndim: int, *, with_scale: bool = False) -> Floats:
+    """(P, D, D+1): what each of `parameter_names` adds to a point (p, 1), p about the centre."""
+    planes = [(0, 1)] if ndim == 2 else [(1, 2), (2, 0), (0, 1)]
+    turns = np.zeros((len(planes), ndim, ndim + 1))
+    for turn, (i, j) in zip(turns, planes, strict=True):
+        turn[i, j], turn[j, i] = -1.0, 1.0
+    shifts = np.zeros((ndim, ndim, ndim + 1))
+    shifts[np.arange(ndim), np.arange(ndim), -1] = 1.0
+    scale = np.eye(ndim, ndim + 1)[None]
+    return np.concatenate([turns, shifts, scale] if with_scale else [turns, shifts])
+
+
+def normal_equations(
+    moved: Floats, errors: Floats, metrics: Floats, weights: Floats, *, with_scale: bool = False
+) -> tuple[Floats, Floats]:
+    """J^T W J (P, P) and J^T W e (P,) of the motion of `moved` (N, D) about the origin.
+
+    `metrics` is (N, R, D): what is measured of an error vector, R numbers a pair.
+    """
+    ends = np.concatenate([moved, np.ones((len(moved), 1))], axis=1)
+    effects = np.tensordot(ends, generators(moved.shape[1], with_scale=with_scale), axes=(1, 2))  # N, P, D
+    jacobian = np.matmul(metrics, np.swapaxes(effects, 1, 2)) * np.sqrt(weights)[:, None, None]
+    seen = np.matmul(metrics, errors[:, :, None])[..., 0] * np.sqrt(weights)[:, None]
+    flat = jacobian.reshape(-1, jacobian.shape[-1])
+    return np.asarray(flat.T @ flat), np.asarray(flat.T @ seen.ravel())
+
+
+def gauss_newton_step(moved: Floats, errors: Floats, metrics: Floats, weights: Floats, with_scale: bool) -> Floats:
+    """(D+1, D+1) motion that takes `moved` towards `moved + errors`.
+
+    Lengths are scaled by the extent, so that turns and shifts weigh alike, and directions
+    in which the pairs say nothing (a sphere turns freely) are left where they are.
+    """
+    centre = np.average(moved, axis=0, weights=weights)
+    extent = float(np.sqrt(np.average(np.sum((moved - centre) ** 2, axis=1), weights=weights))) or 1.0
+    hessian, gradient = normal_equations(
+        (moved - centre) / extent, errors / extent, metrics, weights, with_scale=with_scale
+    )
+    values, vectors = np.linalg.eigh(hessian)
+    told = values > 1e-9 * values[-1]
+    parameters = vectors[:, told] @ ((vectors[:, told].T @ gradient) / values[told])
+    scale = float(np.exp(parameters[-1])) if with_scale else 1.0
+    motions = len(parameters) - with_scale
+    half = np.zeros((moved.shape[1] + 1, moved.shape[1] + 1))
+    half[:-1] = np.tensordot(parameters[:motions], generators(moved.shape[1]), axes=1) / 2
+    half[:-1, -1] *= extent
+    # Cayley's map: a proper rotation of any skew matrix, and the exponential to second order.
+    identity = np.eye(len(half))
+    step = np.linalg.solve(identity - half, identity + half)
+    step[:-1, :-1] *= scale
+    about = homogeneous(np.eye(moved.shape[1]), centre)
+    return np.asarray(about @ step @ np.linalg.inv(about))
+
+
+def robust_weights(residuals: Floats, floor: float, limit: float = np.inf) -> Floats:
+    """Tukey's biweight of absolute residuals, with a scale from their median, capped at `limit`."""
+    within = residuals[residuals <= limit]
+    if not len(within):
+        return np.zeros_like(residuals)
+    reach = min(max(_TUKEY * _SIGMA_FROM_MEDIAN * float(np.median(within)), floor), 1e150)
+    inside = residuals <= min(reach, limit)
+    return np.asarray(np.where(inside, (1 - np.minimum(residuals / reach, 1.0) ** 2) ** 2, 0.0))
+
+
+def pair_weights(distances: Floats, floor: float, max_distance: float | None, trim: float | None) -> Floats:
+    """Weights of pairs by their distance; a trim drops that share of the worst outright."""
+    limit = np.inf if max_distance is None else max_distance
+    if trim is None:
+        return robust_weights(distances, floor, limit)
+    kept = max(1, round((1 - trim) * len(distances)))
+    limit = min(limit, float(np.partition(distances, kept - 1)[kept - 1]))
+    return np.asarray(np.where(distances <= limit, 1.0, 0.0))
+
+
+def metrics_of(method: str, target: Cloud, source: Cloud, pairs: NDArray[np.int64], linear: Floats) -> Floats:
+    """(N, R, D): what the method measures of the error of each pair `(source, target)`."""
+    if method == "point_to_point":
+        return np.broadcast_to(np.eye(target.ndim), (len(pairs), target.ndim, target.ndim))
+    if method == "point_to_plane":
+        return target.normals[pairs[:, 1]][:, None, :]
+    turned = np.einsum("ij,njk->nik", linear, _plane_factors(source)[pairs[:, 0]])
+    fixed = _plane_factors(target)[pairs[:, 1]]
+    both = turned @ np.swapaxes(turned, 1, 2) + fixed @ np.swapaxes(fixed, 1, 2)
+    # M^T M is the inverse of both, scaled so that errors across a plane count as lengths.
+    return np.asarray(np.swapaxes(np.linalg.cholesky(2 * _PLANE * np.linalg.inv(both)), 1, 2))
+
+
+def refine(
+    target: Cloud,
+    source: Cloud,
+    start: Floats,
+    *,
+    method: str = "point_to_point",
+    with_scale: bool = False,
+    max_distance: float | None = None,
+    trim: float | None = None,
+    max_iterations: int = 50,
+    tolerance: float = 1e-5,
+) -> Matched:
+    """Iterate from `start` (D+1, D+1) until points move less than `tolerance` of the extent.
+
+    Where a few pairs go on swapping partners the steps stop shrinking instead; that counts
+    as settled too, once they are below a hundred tolerances.
+    """
+    floor, least = 1e-9 * target.radius, np.inf
+    matrix, settled, rounds, idle = start, False, 0, 0
+    while True:
+        moved = apply(matrix, source.points)
+        distances, indices = target.nearest(moved)
+        weights = pair_weights(distances, floor, max_distance, trim)
+        used = np.flatnonzero(weights)
+        if settled or rounds == max_iterations or len(used) <= source.ndim:
+            return Matched(matrix, distances, indices, weights, rounds, settled)
+        near, ends = target.points[indices[used]], moved[used]
+        if method == "point_to_point":
+            step = closest_rigid(near, ends, weights[used], with_scale=with_scale)
+        else:
+            pairs = np.stack([used, indices[used]], axis=1)
+            metrics = metrics_of(method, target, source, pairs, matrix[:-1, :-1])
+            certain = weights[used]
+            if method == "point_to_plane":
+                # Edges, where the normal means little; plane to plane discounts them by itself.
+                off = np.matmul(metrics, (near - ends)[:, :, None])[:, 0, 0]
+                certain = certain * robust_weights(np.abs(off), floor)
+            step = gauss_newton_step(ends, near - ends, metrics, certain, with_scale)
+        matrix = step @ matrix
+        rounds += 1
+        motion = float(np.max(np.abs(apply(step, ends) - ends))) / target.radius
+        least, idle = (motion, 0) if motion < least else (least, idle + 1)
+        settled = motion < tolerance or (idle == _IDLE and least < 100 * tolerance)
+
+
+def _plane_factors(cloud: Cloud) -> Floats:
+    """(N, D, D) roots of covariances that are flat across the local plane and round within it."""
+    _, vectors = cloud.shapes
+    sizes = np.ones(cloud.ndim)
+    sizes[0] = np.sqrt(_PLANE)
+    return np.asarray(vectors * sizes)

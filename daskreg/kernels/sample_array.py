@@ -127,7 +127,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     strides = tuple(math.prod(shape[k + 1 :]) for k in range(ndim))
     steps = tuple(math.prod(view.out_box.shape[k + 1 : -1]) for k in range(ndim - 1))
     source = (shape, strides, np.asarray(read_box.start, np.float64) + (view.order == 3), bounds)
-    target = (np.ascontiguousarray(view.matrix), view.out_box.start, steps)
+    target = (np.array(view.matrix, order="C"), view.out_box.start, steps)
     numbers = (1, 1 - np.finfo(real).epsneg, 0, 1 / 2, 1 / 6, 2 / 3)
     consts = (
         real(view.fill),
@@ -136,6 +136,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
         None if out.dtype.kind == "f" else limits(out.dtype, real),
     )
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
+    blocks.flags.writeable = False  # for all, or read-only blocks would be compiled for anew
     voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
     kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
 

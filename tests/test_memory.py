@@ -1,0 +1,57 @@
+"""Memory is a contract: workers stay under the projection, whatever the size of the volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+
+import daskreg as dr
+from daskreg.cluster.watch import Watch
+
+MIB = 2**20
+PLANE = (1024, 1024)
+WORKERS = 2
+
+
+def stack(path: Path, slices: int) -> Path:
+    rng = np.random.default_rng(0)
+    array = zarr.create_array(path, shape=(slices, *PLANE), chunks=(8, 256, 256), dtype="u2")
+    texture = rng.integers(0, 2000, (8, *PLANE), dtype=np.uint16)
+    for start in range(0, slices, 8):
+        array[start : start + 8] = texture[: slices - start]
+    return path
+
+
+def drift(slices: int) -> dr.SliceAffines:
+    rng = np.random.default_rng(1)
+    maps = [
+        dr.Affine.from_parameters(theta=t, tx=x, ty=y, centre=(512, 512)).matrix
+        for t, x, y in zip(rng.normal(0, 0.02, slices), *rng.normal(0, 8, (2, slices)), strict=True)
+    ]
+    return dr.SliceAffines(np.stack(maps))
+
+
+def peak(client: Client, folder: Path, slices: int) -> tuple[int, int]:
+    """Measured and projected bytes above idle, of all workers together."""
+    volume = dr.open(stack(folder / f"in{slices}.zarr", slices))
+    warped = dr.warp(volume, pull=drift(slices))
+    path = folder / f"out{slices}.zarr"
+    with Watch.workers(client) as watch:
+        dr.write(warped, path, levels=1, progress=False)
+    return watch.above_idle, dr.plan(warped, path, levels=1).memory * WORKERS
+
+
+@pytest.mark.slow
+def test_memory_is_flat_and_under_the_projection(tmp_path: Path) -> None:
+    with dr.connect(workers=WORKERS) as client:
+        peak(client, tmp_path, 16)  # imports and compiles on the workers
+        small, _ = peak(client, tmp_path, 32)
+        large, projected = peak(client, tmp_path, 128)
+    print(f"64 MiB: {small / MIB:.0f} MiB; 256 MiB: {large / MIB:.0f} MiB; projected {projected / MIB:.0f} MiB")
+    assert large <= projected
+    # Four times the volume may not even cost half of one more block.
+    assert large - small < projected / WORKERS / 2

@@ -9,7 +9,10 @@ objects keep the small one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,27 +51,69 @@ def batch_size(grid: Grid, device: str) -> int:
     return max(1, min(256 if device.startswith("cuda") else 32, budget // (150 * math.prod(grid.shape))))
 
 
-def fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
-    """Fit (B or 1, *shape) moving images to (B or 1, *shape) fixed ones, all on one grid.
+def fit_pairs(
+    fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None
+) -> list[Descent]:
+    """Fit (B, *shape) moving images to (B or 1, *shape) fixed ones, all on one grid.
+
+    On the CPU the pairs are shared among as many threads as torch may use.
 
     Args:
         fixed, moving: float32, NaN where nothing counts.
         start: (B, D+1, D+1) moving_from_fixed in the world, within a voxel or two; None: searched.
+
+    Returns: the fits in order, a part of the batch each.
     """
+
+    def part(rows: slice) -> Descent:
+        f = fixed if len(fixed) == 1 else fixed[rows]
+        return _fit_pairs(f, moving[rows], grid, options, None if start is None else start[rows])
+
+    return _in_threads(part, len(moving), options.device)
+
+
+def fit_row(images: Tensor, grid: Grid, options: PairOptions) -> list[Descent]:
+    """`fit_pairs` of each of (B, *shape) images but the first to the one before it: B - 1 pairs."""
+
+    def part(rows: slice) -> Descent:
+        some = images[rows.start : rows.stop + 1]
+        # For other metrics than ncc the images of a pair need a common scale.
+        return (
+            _fit_row(some, grid, options) if options.metric == "ncc" else _fit_pairs(some[:-1], some[1:], grid, options)
+        )
+
+    return _in_threads(part, len(images) - 1, options.device)
+
+
+def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -> list[Descent]:
+    """`function` of parts of `count` rows, in threads in each of which torch takes no others.
+
+    Many small operations wait for each other less than the threads within each do.
+    """
+    threads = torch.get_num_threads()
+    parts = 1 if device.startswith("cuda") else min(threads, count)
+    if parts == 1:
+        return [function(slice(0, count))]
+    ends = np.linspace(0, count, parts + 1).astype(int).tolist()
+    try:
+        with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, [slice(a, b) for a, b in pairwise(ends)]))
+    finally:
+        torch.set_num_threads(threads)  # with what new threads begin
+
+
+def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
     f, m = (_picture(t, grid, options) for t in (fixed, moving))
     f, m, variance = standardised(f, m, options.metric)
     levels = pyramid(f, m, levels="auto" if start is None else 3)
     return _fit(levels, variance, options, start)
 
 
-def fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
-    """Fit each of (B, *shape) images but the first to the one before it: B - 1 pairs."""
-    if options.metric != "ncc":  # pairs need a common scale
-        return fit_pairs(images[:-1], images[1:], grid, options)
+def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
+    """Each image goes down the pyramid once, though it is in two pairs."""
     every = _picture(images, grid, options)
     every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
     before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
-    # Each image goes down the pyramid once, though it is in two pairs.
     levels = [Level(s.fixed.take(before), s.fixed.take(after), s.step) for s in pyramid(every, first)]
     return _fit(levels, variance[:-1], options, None)
 

@@ -98,13 +98,14 @@ class Pairs:
     variance: list[Floats] = field(default_factory=list)
     overlap: list[float] = field(default_factory=list)
 
-    def add(self, edges: Sequence[tuple[int, int]], fit: Descent) -> None:
+    def add(self, edges: Sequence[tuple[int, int]], fits: Sequence[Descent]) -> None:
         self.edges += edges
-        self.matrices += list(fit.matrices)
-        self.scores += fit.after.tolist()
-        self.overlap += fit.overlap.tolist()
-        unknown = np.full(fit.parameters.shape, np.nan)
-        self.variance += list(unknown if fit.covariance is None else np.diagonal(fit.covariance, axis1=1, axis2=2))
+        for fit in fits:
+            self.matrices += list(fit.matrices)
+            self.scores += fit.after.tolist()
+            self.overlap += fit.overlap.tolist()
+            unknown = np.full(fit.parameters.shape, np.nan)
+            self.variance += list(unknown if fit.covariance is None else np.diagonal(fit.covariance, axis1=1, axis2=2))
 
     def good(self, slices: Slices) -> Bools:
         """Which pairs say something: enough overlap, and a correlation that is not chance."""

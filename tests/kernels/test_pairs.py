@@ -24,6 +24,10 @@ def views(shape, shifts, seed=0):
     return torch.from_numpy(np.stack([wide[c] for c in cuts]))
 
 
+def matrices(fits):
+    return np.concatenate([f.matrices for f in fits])
+
+
 @pytest.mark.parametrize("shape", [(64, 90), (24, 30, 28)])
 def test_phases_tell_shifts(shape):
     shifts = [(0,) * len(shape), (7, -5, 3)[: len(shape)], (-9, 2, -6)[: len(shape)]]
@@ -40,8 +44,8 @@ def test_far_shifts_are_fitted():
     shifts = [(0, 0), (33, -28), (-20, 38), (1, 0)]
     options = PairOptions(Pose.of("translation", 2))
     images = views(shape, shifts)
-    fit = fit_pairs(images[:1], images, Grid(shape), options)
-    assert np.allclose(fit.matrices[:, :2, 2], shifts, atol=0.01)
+    found = matrices(fit_pairs(images[:1], images, Grid(shape), options))
+    assert np.allclose(found[:, :2, 2], shifts, atol=0.01)
 
 
 def test_a_row_is_its_pairs():
@@ -57,8 +61,8 @@ def test_a_row_is_its_pairs():
         options = PairOptions(Pose.of("rigid", 2), metric)
         row = fit_row(torch.from_numpy(stack), grid, options)
         pairs = fit_pairs(torch.from_numpy(stack[:-1]), torch.from_numpy(stack[1:]), grid, options)
-        assert np.allclose(row.matrices, pairs.matrices, atol=2e-3)
-        assert np.allclose(row.after, pairs.after, atol=1e-4)
+        assert np.allclose(matrices(row), matrices(pairs), atol=2e-3)
+        assert np.allclose(np.concatenate([f.after for f in row]), np.concatenate([f.after for f in pairs]), atol=1e-4)
 
 
 def test_a_periodic_object_keeps_the_small_motion():
@@ -67,7 +71,7 @@ def test_a_periodic_object_keeps_the_small_motion():
     moved = np.roll(wave, (1, -2), (0, 1))
     pair = torch.from_numpy(np.stack([wave, moved]).astype(np.float32))
     fit = fit_row(pair, Grid((128, 128)), PairOptions(Pose.of("translation", 2)))
-    assert np.allclose(fit.matrices[0, :2, 2], (1, -2), atol=0.05)
+    assert np.allclose(matrices(fit)[0, :2, 2], (1, -2), atol=0.05)
 
 
 def test_a_start_is_used():
@@ -76,7 +80,7 @@ def test_a_start_is_used():
     start[0, :2, 2] = (12.7, -8.4)
     options = PairOptions(Pose.of("rigid", 2))
     fit = fit_pairs(images[:1], images[1:], Grid((80, 80)), options, start)
-    assert np.allclose(fit.matrices[0, :2, 2], (12, -9), atol=0.01)
+    assert np.allclose(matrices(fit)[0, :2, 2], (12, -9), atol=0.01)
 
 
 def test_batches_fit_in_memory():
@@ -84,3 +88,19 @@ def test_batches_fit_in_memory():
     assert batch_size(Grid((1024, 1024)), "cpu") < 8
     assert batch_size(Grid((8192, 8192)), "cpu") == 1
     assert batch_size(Grid((1024, 1024)), "cuda:0") > batch_size(Grid((1024, 1024)), "cpu")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing_but_the_time(threads):
+    images = views((96, 80), [(0, 0), (5, 1), (-3, 2), (0, 9), (1, 1)])
+    options = PairOptions(Pose.of("rigid", 2))
+    before = torch.get_num_threads()
+    expected = matrices(fit_row(images, Grid((96, 80)), options))
+    try:
+        torch.set_num_threads(threads)
+        found = fit_row(images, Grid((96, 80)), options)
+        assert len(found) == threads
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(matrices(found), expected)

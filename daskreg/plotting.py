@@ -100,6 +100,7 @@ def drift(fit: Any, *, truth: Any = None) -> Figure:
     if scores.shape == index.shape:
         axes[-1].plot(index, scores, color=BLUE, lw=1)
         axes[-1].set_ylabel("score")
+        axes[-1].ticklabel_format(axis="y", useOffset=False)
     for ax in axes:
         for bad in getattr(fit, "outliers", ()):
             ax.axvline(bad, color=RED, lw=0.8, alpha=0.6)
@@ -202,7 +203,7 @@ def _merged(figure: Figure, row: NDArray[Any]) -> Axes:
 def _headline(fit: Any) -> str:
     status = getattr(fit, "status", None)
     kind = type(fit).__name__
-    return kind if status is None else f"{kind}: {getattr(status, 'name', status)}".lower()
+    return kind if status is None else f"{kind}: {str(getattr(status, 'name', status)).lower()}"
 
 
 def _image(ax: Axes, picture: NDArray[Any], title: str, aspect: float = 1.0, *, thin: bool = False) -> None:
@@ -290,7 +291,8 @@ def _losses(ax: Axes, losses: Any) -> None:
         step += len(values)
         if run is not runs[-1]:
             ax.axvline(step - 0.5, color=GREY, lw=0.6)
-    ax.set(xlabel="iteration (grey lines: next level)", ylabel="loss")
+    ax.set(xlabel="iteration" + (" (grey lines: next level)" if len(runs) > 1 else ""), ylabel="loss")
+    ax.ticklabel_format(axis="y", useOffset=False)
 
 
 def _courses(matrices: Floats, centre: Floats) -> dict[str, Floats]:
@@ -330,12 +332,12 @@ def _course_panel(
         colour = _LINES[k % len(_LINES)]
         ax.plot(index, found[name], color=colour, lw=1.2, label=name)
         if known is not None:
-            ax.plot(index, known[name], "--", color=colour, lw=1, alpha=0.7, label=f"{name}, truth")
+            ax.plot(index, known[name], "--", color="black", lw=0.8, alpha=0.8, label=f"{name}, truth")
         if name in sigma:
             width = np.asarray(sigma[name], dtype=np.float64)
             width = np.degrees(width) if name in ("theta", "rx", "ry", "rz") else width
             ax.fill_between(index, found[name] - width, found[name] + width, color=colour, alpha=0.25, lw=0)
-    ax.legend(loc="upper right", ncols=2 * len(names), fontsize=8)
+    ax.legend(loc="best", ncols=2, fontsize=8)
     ax.grid(alpha=0.3)
 
 

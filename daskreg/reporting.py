@@ -30,6 +30,7 @@ from daskreg.sources.redact import redact
 SCHEMA = "daskreg/report"
 _MOST_ROWS = 2000  # of a table on the page; the JSON has all
 _MOST_VALUES = 9  # of an array written out in a cell; the JSON has all
+_MOST_CHARACTERS = 300  # of anything else in a cell
 _ANGLES = ("theta", "rx", "ry", "rz")
 
 _STYLE = """
@@ -129,7 +130,7 @@ def _section(thing: Any) -> list[str]:
     shown = {k: v for k, v in as_dict(thing).items() if k not in ("status", "ok", "schema", "version", "transform")}
     rows = thing.rows() if callable(getattr(thing, "rows", None)) else []
     if rows:
-        shown = {k: v for k, v in shown.items() if _size(v) != len(rows)}
+        shown = {k: v for k, v in shown.items() if not _by_row(v, len(rows))}
     parts.append(_facts_table(shown))
     if callable(getattr(thing, "plot", None)):
         parts.append(_plot(thing))
@@ -175,7 +176,8 @@ def _cell(name: str, value: Any) -> str:
     if callable(getattr(value, "describe", None)):
         return str(value.describe())
     if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
-        return repr(value) if _size(value) <= _MOST_VALUES else f"{_size(value)} entries"
+        text = repr(value)
+        return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
     if isinstance(value, str | Path) or _size(value) == 1:
         return _number(name, value)
     items = list(np.asarray(value).reshape(-1) if isinstance(value, np.ndarray) else value)
@@ -189,6 +191,13 @@ def _number(name: str, value: Any) -> str:
     if isinstance(value, Enum):
         return value.name.lower()
     return redact(str(value))
+
+
+def _by_row(value: Any, rows: int) -> bool:
+    """Whether a value has one entry for each row of the table, or holds such values by name."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(_by_row(v, rows) for v in value.values())
+    return rows > 1 and _size(value) == rows
 
 
 def _size(value: Any) -> int:

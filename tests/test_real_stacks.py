@@ -126,7 +126,7 @@ def test_one_slice_repeated(brain, drift):
     left = residuals(matrices, drift, brain.shape[1:])
     print(f"one slice repeated: {left}, {fit.seconds:.1f} s")
     assert fit.ok
-    assert left["all"] <= 0.02
+    assert left["all"] <= 0.03
 
 
 def test_different_slices(brain, drift):

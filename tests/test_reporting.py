@@ -45,6 +45,8 @@ class Stack:
     ok: bool = True
     parameters: dict[str, float] = field(default_factory=lambda: {"theta": np.pi / 6, "tx": 3.25})
     transform: Affine = field(default_factory=lambda: Affine.identity(2))
+    sigma: dict[str, list[float]] = field(default_factory=lambda: {"tx": [0.0, 0.111, 0.222]})
+    nested: dict[str, list[float]] = field(default_factory=lambda: {"long": [0.123456] * 500})
     scores: np.ndarray = field(default_factory=lambda: np.array([0.5, np.nan, 0.75]))
 
     def rows(self):
@@ -71,6 +73,8 @@ def test_page_and_json(tmp_path):
     assert "the estimate can be trusted" in text
     assert "theta 30 deg, tx 3.25" in text
     assert text.count('<tr class="bad">') == 1
+    assert "0.111" not in text, "what has a row for each slice is in the table"
+    assert text.count("0.123456") < 50, "cells stay short"
     assert 'src="data:image/png;base64,' in text
     assert data["schema"] == "daskreg/report"
     assert data["facts"] == {"size": 512}

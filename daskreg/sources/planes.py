@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,23 @@ class SliceReader:
 
     def _tile(self, start: int, stop: int, inside: Box) -> Pixels:
         box = _stacked(inside, self.factors, self.stack, start, stop)
-        block = np.moveaxis(self.source.read(box), self.stack, 0).astype(np.float32)
+        block = np.moveaxis(self.source.read(box), self.stack, 0)
+        if self._offset:
+            block = block.astype(np.float64) - self._offset
+        block = block.astype(np.float32)
         if self.mask is not None:
             block[~self._masked(box, inside)] = np.nan
         return _means(block, self.factors)
+
+    @cached_property
+    def _offset(self) -> float:
+        """What is taken off numbers that float32 cannot hold: about their level, the middle voxel."""
+        dtype = self.source.dtype
+        if dtype.itemsize <= 2 or dtype == np.float32:
+            return 0.0
+        middle = tuple(n // 2 for n in self.source.shape)
+        value = float(self.source.read(Box(middle, tuple(i + 1 for i in middle))).reshape(-1)[0])
+        return value if np.isfinite(value) else 0.0
 
     def _masked(self, box: Box, inside: Box) -> NDArray[np.bool_]:
         mask: Any = self.mask

@@ -100,3 +100,9 @@ def test_the_array_is_not_written_to(volume):
     cover = Source("array", "mask", mask, (), ("z", "y", "x"), mask.shape, mask.dtype, mask.shape, Grid(mask.shape))
     SliceReader.of(source_of(volume), 0, mask=cover).read([0])
     assert np.array_equal(volume, before)
+
+
+def test_numbers_beyond_float32_keep_their_contrast(volume):
+    large = volume.astype("f8") + 1e9
+    read = SliceReader.of(source_of(large), 0).read([0, 1])
+    assert np.allclose(read - read.mean(), volume[:2] - volume[:2].mean(), atol=1e-6)

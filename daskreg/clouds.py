@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class CloudStatus(Enum):
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CloudFit:
     """The result of `icp`.
 
@@ -126,29 +127,36 @@ class CloudFit:
 
         return plotting.cloud(self, self._target, self._source)
 
-    def report(self, path: str | PathLike[str]) -> Any:
-        """Write an HTML page with the facts and the picture, and JSON beside it."""
+    def report(self, path: str | PathLike[str]) -> Path:
+        """One HTML page, and the same facts as JSON beside it."""
         from daskreg import reporting
 
-        return reporting.report(self, path, title="Point cloud registration")
+        return reporting.report(self, path)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform."""
-        from daskreg.formats.transforms import write_json
-        from daskreg.reporting import plain
+        """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
+        from daskreg.formats import transforms
 
-        write_json(plain(self.to_dict()), path)
+        if Path(path).suffix.lower() == ".json":
+            transforms.write_json(self.to_dict(), path)
+        else:
+            transforms.save(self.target_from_source, path)
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("status", "ok", "rmse", "fitness", "covariance", "covariance_names", "free")
-        facts = {n: getattr(self, n) for n in (*names, "method", "iterations", "seconds")}
-        return {
-            "schema": "daskreg/fit",
-            "version": 1,
-            "kind": "cloud",
-            "transform": self.target_from_source.to_dict(),
-            **facts,
-        }
+        """Plain numbers and strings, for JSON."""
+        from daskreg.reporting import plain
+
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
+        known = {"schema": "daskreg/fit", "version": 1, "kind": "cloud", "ok": self.ok, **facts}
+        del known["target_from_source"]
+        return {**plain(known), "transform": self.target_from_source.to_dict()}
+
+    def __repr__(self) -> str:
+        ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)
+        return (
+            f"CloudFit({self.status.name.lower()}: rmse {self.rmse:.4g}, fitness {self.fitness:.0%}, {self.method}, "
+            f"{self.iterations} iterations, {self.seconds:.2g} s\n  {self.target_from_source.describe()}{ending})"
+        )
 
 
 def icp(

@@ -148,7 +148,7 @@ def voxel_size_for(points: Floats, count: int) -> float:
         size = max(size * step, extent * 2.0**-16)  # cells are counted in 64 bits
         before, left = left, len(voxel_means(points, size))
         power = float(np.clip(np.log(before / left) / np.log(step), 0.5, points.shape[1]))
-    return size
+    return float(size)
 
 
 def thin(points: Floats, count: int, how: Literal["voxels", "sample"], seed: int = 0) -> Floats:

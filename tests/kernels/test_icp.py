@@ -1,0 +1,221 @@
+"""The parts of ICP: closed forms, coverings, tables, steps, and the verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from daskreg.kernels.icp import apply, closest_rigid, homogeneous, refine
+from daskreg.kernels.icp_search import NearestTable, distinct, rotations, sweep
+from daskreg.kernels.icp_verdict import judge
+from daskreg.kernels.points import Cloud, core, flatness, nearest_in_tiles, radius, thin, voxel_means
+
+Floats = NDArray[np.float64]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def turn(ndim: int, degrees: float) -> Floats:
+    if ndim == 2:
+        return Rotation.from_euler("z", degrees, degrees=True).as_matrix()[:2, :2]
+    return Rotation.from_rotvec(np.radians(degrees) * np.array([2.0, -1.0, 2.0]) / 3).as_matrix()
+
+
+def sphere(count: int, seed: int) -> Floats:
+    points = rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def bumpy(count: int, seed: int) -> Floats:
+    """Random points of an ellipsoid with bumps: a surface that holds every motion."""
+    points = sphere(count, seed)
+    bumps = 1 + 0.2 * np.sin(3 * points[:, :1]) + 0.15 * np.cos(4 * points[:, 1:2] + 1)
+    return points * bumps * [1.0, 0.8, 0.6]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("with_scale", [False, True])
+def test_the_closed_form_recovers_a_motion(ndim: int, with_scale: bool) -> None:
+    source = rng().normal(size=(4, 20, ndim))  # a batch of four
+    scale = 1.7 if with_scale else 1.0
+    target = scale * source @ turn(ndim, 130).T + np.arange(ndim)
+    weights = rng(1).random((4, 20))
+    found = closest_rigid(target, source, weights, with_scale=with_scale)
+    np.testing.assert_allclose(
+        found, np.broadcast_to(homogeneous(scale * turn(ndim, 130), np.arange(ndim)), found.shape), atol=1e-12
+    )
+
+
+def test_the_closed_form_agrees_with_scipy_under_noise_and_weights() -> None:
+    source, weights = rng().normal(size=(30, 3)), rng(1).random(30)
+    target = source @ turn(3, 70).T + 0.3 * rng(2).normal(size=(30, 3))
+    mean_t, mean_s = (np.average(p, axis=0, weights=weights) for p in (target, source))
+    expected, _ = Rotation.align_vectors(target - mean_t, source - mean_s, weights=weights)
+    np.testing.assert_allclose(closest_rigid(target, source, weights)[:3, :3], expected.as_matrix(), atol=1e-12)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_closed_form_is_never_a_reflection(ndim: int) -> None:
+    source = rng().normal(size=(50, ndim))
+    mirrored = source * np.r_[-1.0, np.ones(ndim - 1)]
+    for target in (mirrored, mirrored + rng(1).normal(size=source.shape), np.zeros_like(source)):
+        linear = closest_rigid(target, source, np.ones(50))[:-1, :-1]
+        np.testing.assert_allclose(linear @ linear.T, np.eye(ndim), atol=1e-12)
+        assert np.linalg.det(linear) == pytest.approx(1.0)
+
+
+def test_rotations_cover_every_15_degrees() -> None:
+    flat = rotations(3).reshape(-1, 9)
+    asked = Rotation.random(2000, random_state=0).as_matrix().reshape(-1, 9)
+    angles = np.degrees(np.arccos(np.clip(((asked @ flat.T).max(axis=1) - 1) / 2, -1, 1)))
+    assert angles.max() < 15
+    np.testing.assert_allclose(np.linalg.det(rotations(3)), 1)
+    np.testing.assert_array_equal(rotations(3)[0], np.eye(3))
+    np.testing.assert_allclose(rotations(2)[1], turn(2, 15))
+    assert len(rotations(2)) == 24
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_table_finds_the_nearest_to_within_a_cell(ndim: int) -> None:
+    points = rng().random((500, ndim))
+    table = NearestTable.of(points)
+    asked = rng(1).random((7, 300, ndim)) * 1.2 - 0.1
+    found = np.linalg.norm(table(asked.astype(np.float32)) - asked, axis=-1)
+    nearest, _ = cKDTree(points).query(asked)
+    assert np.all(found < nearest + 2 * np.sqrt(ndim) * table.cell)
+    table(np.full((1, 1, ndim), 100, dtype=np.float32))  # far outside: no error
+
+
+def test_distinct_keeps_the_first_of_those_alike() -> None:
+    poses = [homogeneous(turn(3, a), np.full(3, t)) for a, t in ((0, 0), (1, 0), (0, 0.5), (20, 0), (0.5, 0.01))]
+    kept = distinct(np.stack(poses), extent=1.0)
+    np.testing.assert_array_equal(kept, np.stack([poses[0], poses[2], poses[3]]))
+
+
+def test_the_sweep_is_deterministic() -> None:
+    target = rng().random((300, 3))
+    source = target @ turn(3, 100)
+    np.testing.assert_array_equal(sweep(target, source, seed=3), sweep(target, source, seed=3))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_brute_force_in_tiles_is_the_tree(ndim: int) -> None:
+    cloud, asked = rng().random((300, ndim)), rng(1).random((100, ndim))
+    distances, indices = nearest_in_tiles(torch.as_tensor(cloud), asked, tile=17)
+    expected = Cloud(cloud).nearest(asked)
+    np.testing.assert_allclose(distances, expected[0], atol=1e-14)
+    np.testing.assert_array_equal(indices, expected[1])
+
+
+def test_normals_stand_on_a_plane() -> None:
+    plane = np.c_[rng().random((400, 2)), np.zeros(400)] @ turn(3, 40).T
+    np.testing.assert_allclose(np.abs(Cloud(plane).normals @ turn(3, 40)[:, 2]), 1, atol=1e-9)
+
+
+def test_surfaces_are_told_from_volumes() -> None:
+    assert flatness(sphere(1000, 0)) < 0.05
+    assert flatness(rng().random((1000, 3))) > 0.4
+    assert flatness(rng().random((1000, 2))) > 0.35
+    angle = rng().random(500) * 6
+    assert flatness(np.c_[np.cos(angle), np.sin(angle)]) < 0.05
+    assert flatness(rng().random((10, 3))) == 1.0  # too few to tell
+
+
+def test_thinning_keeps_what_it_promises() -> None:
+    points = bumpy(20_000, 0)
+    assert 800 <= len(thin(points, 1000, "voxels")) <= 1200
+    rows = thin(points, 1000, "sample", seed=1)
+    assert len(rows) == 1000
+    assert {tuple(r) for r in rows} <= {tuple(p) for p in points}
+    np.testing.assert_allclose(voxel_means(np.array([[0.0, 0], [0.2, 0.4], [5, 5]]), 1.0), [[0.1, 0.2], [5, 5]])
+
+
+def test_one_stray_point_changes_nothing() -> None:
+    points = bumpy(3000, 0)
+    stray = np.r_[points, [[1e9, 1e9, 1e9]]]
+    assert len(core(stray)) == 3000
+    assert radius(stray) == pytest.approx(radius(points))
+    assert 400 <= len(thin(stray, 500, "voxels")) <= 600
+
+
+@pytest.mark.parametrize("method", ["point_to_point", "point_to_plane", "generalized"])
+def test_each_method_refines_two_samples_of_a_surface(method: str) -> None:
+    motion = homogeneous(turn(3, 8), np.array([0.05, -0.03, 0.04]))
+    target, source = bumpy(4000, 0), apply(np.linalg.inv(motion), bumpy(3000, 1))
+    found = refine(Cloud(target), Cloud(source), np.eye(4), method=method, max_iterations=200)
+    assert found.settled
+    limit = 1.0 if method == "point_to_point" else 0.1
+    assert np.degrees(Rotation.from_matrix(found.matrix[:3, :3] @ motion[:3, :3].T).magnitude()) < limit
+    assert np.linalg.norm(found.matrix[:3, 3] - motion[:3, 3]) < 0.01
+
+
+@pytest.mark.parametrize("method", ["point_to_plane", "generalized"])
+def test_gauss_newton_finds_a_scale(method: str) -> None:
+    points = bumpy(3000, 0)
+    motion = homogeneous(1.05 * turn(3, 4), np.full(3, 0.02))
+    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(4), method=method, with_scale=True)
+    np.testing.assert_allclose(found.matrix, motion, atol=1e-5)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_curves_and_surfaces_in_both_dimensions(ndim: int) -> None:
+    points = bumpy(2000, 0)[:, :ndim] if ndim == 3 else np.c_[np.linspace(0, 3, 500), np.sin(np.linspace(0, 9, 500))]
+    motion = homogeneous(turn(ndim, 3), np.full(ndim, 0.01))
+    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(ndim + 1), method="generalized")
+    np.testing.assert_allclose(found.matrix, motion, atol=1e-6)
+
+
+def test_max_distance_and_trim_leave_pairs_out() -> None:
+    points = rng().random((200, 3))
+    source = np.r_[points, points[:50] + 5]
+    assert np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), max_distance=1.0).weights[200:]) == 0
+    assert np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), trim=0.2).weights) == 200
+    far = refine(Cloud(points), Cloud(points + 50), np.eye(4), max_distance=1.0)
+    assert not far.settled
+    assert far.iterations == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "free"),
+    [("sphere", 3), ("plane", 3), ("cylinder", 2), ("bumpy", 0), ("pairs on a sphere", 0), ("line", 1)],
+)
+def test_the_verdict_counts_the_motions_that_are_free(shape: str, free: int) -> None:
+    def points(seed: int) -> Floats:
+        noise = 0.005 * rng(seed + 100).normal(size=(2000, 3))
+        u, v = rng(seed).random((2, 2000))
+        if shape == "plane":
+            return np.c_[u, v, np.zeros(2000)] + noise
+        if shape == "cylinder":
+            return np.c_[np.cos(7 * u), np.sin(7 * u), 4 * v] + noise
+        if shape == "line":
+            return np.c_[np.linspace(0, 1, 2000), np.zeros((2000, 2))] + 0.01 * noise
+        return (sphere if "sphere" in shape else bumpy)(2000, seed) + noise
+
+    target = points(0)
+    moved = target + 1e-4 if shape == "pairs on a sphere" else points(1)
+    evidence = judge(Cloud(target), moved)
+    assert len(evidence.free) == free
+    assert evidence.covariance.shape == (6, 6)
+    assert evidence.fitness > 0.9
+
+
+def test_the_covariance_predicts_the_scatter() -> None:
+    target, noise = rng().random((300, 3)), 0.005
+    found = []
+    for seed in range(60):
+        source = target + noise * rng(seed + 1).normal(size=target.shape)
+        result = refine(Cloud(target), Cloud(source), np.eye(4))
+        found.append(
+            [
+                *Rotation.from_matrix(result.matrix[:3, :3]).as_rotvec(),
+                *(apply(result.matrix, source) - source).mean(axis=0),
+            ]
+        )
+    predicted = np.sqrt(np.diag(judge(Cloud(target), apply(result.matrix, source)).covariance))
+    np.testing.assert_allclose(predicted, np.std(found, axis=0), rtol=0.35)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,11 +102,7 @@ class Job:
 
     def read_box(self, box: Box) -> Box:
         """The source box that `box` needs; empty where it is fill only."""
-        nothing = Box((0,) * box.ndim, (0,) * box.ndim)
-        found = nothing
-        for piece in self.mapping.pieces(box, self.source.shape, halo(self.order)):
-            found = found | piece.read
-        return found
+        return self.mapping.read_box(box, self.source.shape, halo(self.order))
 
     def restrict(self, box: Box) -> Job:
         """The same job carrying only what `box` needs."""
@@ -195,7 +192,7 @@ class Downsample:
 
     Args:
         method: "mean", "nearest" (the middle voxel) or "mode" (the most frequent label).
-        parents: fingerprints of the blocks of the level below, by position, so that a
+        parents: fingerprints of the blocks of the level below, so that a
             block is made again when what it is made of was.
     """
 
@@ -203,7 +200,7 @@ class Downsample:
     factors: tuple[int, ...]
     grid: Grid
     method: str
-    parents: ParentPrints = field(default_factory=lambda: ParentPrints((), {}), repr=False)
+    parents: Prints | None = field(default=None, repr=False)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -224,11 +221,11 @@ class Downsample:
         ).clip(self.source.shape)
 
     def restrict(self, box: Box) -> Downsample:
-        return replace(self, source=self.source.restrict(self.read_box(box)), parents=ParentPrints((), {}))
+        return replace(self, source=self.source.restrict(self.read_box(box)), parents=None)
 
     def fingerprint(self, box: Box) -> str:
         digest = hashlib.sha256(repr((self.method, self.factors, box.start, box.stop)).encode())
-        for print_ in self.parents.within(self.read_box(box)):
+        for print_ in self.parents.within(self.read_box(box)) if self.parents else ():
             digest.update(print_.encode())
         return digest.hexdigest()[:32]
 
@@ -241,18 +238,30 @@ class Downsample:
         return block_reduce(data, self.factors, self.method)
 
 
-@dataclass(frozen=True, eq=False)
-class ParentPrints:
-    """Fingerprints of the blocks of a level, found by the box they cover."""
+class Prints:
+    """Fingerprints of the blocks of a level, each made when it is first asked for.
 
-    block_shape: tuple[int, ...]
-    prints: dict[tuple[int, ...], str]
+    So a run of a million blocks starts at once. They are kept in 32 bytes each.
+    """
 
-    def within(self, box: Box) -> Sequence[str]:
-        if not self.prints:
-            return []
-        cover = Box(
-            tuple(a // b for a, b in zip(box.start, self.block_shape, strict=True)),
-            tuple(-(-a // b) for a, b in zip(box.stop, self.block_shape, strict=True)),
-        )
-        return [self.prints[tuple(i)] for i in np.argwhere(np.ones(cover.shape, bool)) + cover.start]
+    def __init__(self, task: Task, block_shape: tuple[int, ...]) -> None:
+        self._task = task
+        self._block_shape = block_shape
+        self.counts = tuple(-(-n // b) for n, b in zip(task.shape, block_shape, strict=True))
+        self._known = np.zeros(self.counts, dtype="S32")
+
+    def __contains__(self, index: tuple[int, ...]) -> bool:
+        """Whether there is a block of this index."""
+        return len(index) == len(self.counts) and all(0 <= i < n for i, n in zip(index, self.counts, strict=True))
+
+    def __getitem__(self, index: tuple[int, ...]) -> str:
+        if not self._known[index]:
+            start = tuple(i * b for i, b in zip(index, self._block_shape, strict=True))
+            stop = tuple(a + b for a, b in zip(start, self._block_shape, strict=True))
+            self._known[index] = self._task.fingerprint(Box(start, stop).clip(self._task.shape)).encode()
+        return bytes(self._known[index]).decode()
+
+    def within(self, box: Box) -> Iterator[str]:
+        """Those of the blocks that `box` touches, in C order."""
+        ranges = [range(a // b, -(-z // b)) for a, z, b in zip(box.start, box.stop, self._block_shape, strict=True)]
+        return (self[index] for index in product(*ranges))

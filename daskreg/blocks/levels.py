@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.job import Downsample, ParentPrints, Task
+from daskreg.blocks.job import Downsample, Prints, Task
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
-from daskreg.geometry import Grid
+from daskreg.geometry import Grid, tile
 from daskreg.kernels.reduce import METHODS
 from daskreg.sources.source import Source
 
@@ -94,6 +94,8 @@ def plan_levels(
             task = _next_level(plans[-1], path, factors, method)
         layout = make_layout(task, options.chunks, options.shards)
         block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
+        if block is not None and len(block) != len(layout.shape):
+            block = None  # of something else, which is refused before it is touched
         plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
     return Plan(path, tuple(plans), limit, threads)
 
@@ -137,12 +139,12 @@ def run_levels(
     """
     ledger = Ledger(plan.path)
     entries = ledger.entries()
-    parents: ParentPrints | None = None
+    prints: Prints | None = None
     for level in plan.levels:
         task = level.task
-        if parents is not None and isinstance(task, Downsample):
-            task = replace(task, parents=parents)
-        prints = {block.index: task.fingerprint(block.write) for block in level.blocks()}
+        if isinstance(task, Downsample):
+            task = replace(task, parents=prints)
+        prints = Prints(task, level.block_shape)
         kept, stale = _finished(ledger, entries, level.level, prints)
         if stale and not redo_changed:
             raise OutputExistsError(
@@ -151,23 +153,28 @@ def run_levels(
             )
         tally.skip(len(kept))
         tally.changed += len(stale)
-        items = (
-            WriteBlock(task.restrict(b.write), plan.path, run_id, level.level, b.index, b.write, prints[b.index])
-            for b in level.blocks()
-            if b.index not in kept
-        )
+        items = _items(level, task, prints, kept, plan.path, run_id)
         failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
         if failures:
             return failures
-        parents = ParentPrints(level.block_shape, prints)
     return []
 
 
+def _items(  # noqa: PLR0917
+    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, run_id: str
+) -> Iterator[WriteBlock]:
+    """The blocks of a level that are not finished, described one after another as they are asked for."""
+    for index, box in tile(level.layout.shape, level.block_shape):
+        if index not in kept:
+            yield WriteBlock(task.restrict(box), path, run_id, level.level, index, box, prints[index])
+
+
 def _finished(
-    ledger: Ledger, entries: dict[tuple[int, Shape], Entry], level: int, prints: dict[Shape, str]
+    ledger: Ledger, entries: dict[tuple[int, Shape], Entry], level: int, prints: Prints
 ) -> tuple[set[Shape], set[Shape]]:
     """Blocks of a level that are finished and still there: as they should be, and changed ones."""
-    kept, stale = set(), set()
+    kept: set[Shape] = set()
+    stale: set[Shape] = set()
     for (number, index), entry in entries.items():
         if number == level and index in prints and ledger.intact(entry):
             (kept if entry.fingerprint == prints[index] else stale).add(index)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import GridError, InvalidTransformError, ShapeMismatchError
-from daskreg.geometry import Affine, Box, Grid, SliceAffines, common_unit, index_matrix, touched_box
+from daskreg.geometry import Affine, Box, Grid, SliceAffines, common_unit, index_matrix, touched_bounds
 
 Floats = NDArray[np.float64]
 
@@ -61,37 +61,69 @@ class IndexMap:
         a, b = out.start[self.stack], out.stop[self.stack]
         return replace(self, matrices=self.matrices[a - self.start : b - self.start], start=a)
 
+    def read_box(self, out: Box, source_shape: Sequence[int], margin: int) -> Box:
+        """The smallest source box that holds what all pieces of `out` read; may be empty."""
+        here, carried = self._carried(out, source_shape)
+        if here.empty:
+            return Box((0,) * out.ndim, (0,) * out.ndim)
+        start, stop = self._touched(here, source_shape, margin)
+        seen = np.flatnonzero(np.all(stop > start, axis=1))
+        if not len(seen):
+            return Box((0,) * out.ndim, (0,) * out.ndim)
+        lower, upper = list(carried.start), list(carried.stop)
+        for k, a, b in zip(self.sampled, start[seen].min(axis=0), stop[seen].max(axis=0), strict=True):
+            lower[k], upper[k] = int(a), int(b)
+        if self.stack is not None:
+            first = carried.start[self.stack]
+            lower[self.stack], upper[self.stack] = first + int(seen[0]), first + int(seen[-1]) + 1
+        return Box(tuple(lower), tuple(upper))
+
     def pieces(self, out: Box, source_shape: Sequence[int], margin: int) -> Iterator[Piece]:
         """Cut the output box into parts of one matrix each, and find what each reads.
 
         What no piece covers lies outside the source and is fill.
         """
-        if self.stack is None:
-            piece = self._piece(out, self.matrices[0], source_shape, margin)
-            return iter([piece] if piece else [])
-        return self._slices(out, self.stack, source_shape, margin)
+        here, carried = self._carried(out, source_shape)
+        if here.empty:
+            return
+        starts, stops = (ends.tolist() for ends in self._touched(here, source_shape, margin))
+        for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            if any(a >= b for a, b in zip(start, stop, strict=True)):
+                continue
+            single, read = here, carried
+            if self.stack is not None:
+                single, read = (_only(box, self.stack, box.start[self.stack] + number) for box in (here, carried))
+            lower, upper = list(read.start), list(read.stop)
+            for k, a, b in zip(self.sampled, start, stop, strict=True):
+                lower[k], upper[k] = a, b
+            matrix = self.matrices[0 if self.stack is None else single.start[self.stack] - self.start]
+            yield Piece(single, Box(tuple(lower), tuple(upper)), matrix)
 
-    def _slices(self, out: Box, stack: int, source_shape: Sequence[int], margin: int) -> Iterator[Piece]:
-        for i in range(out.start[stack], out.stop[stack]):
-            single = Box(
-                tuple(i if k == stack else a for k, a in enumerate(out.start)),
-                tuple(i + 1 if k == stack else b for k, b in enumerate(out.stop)),
-            )
-            piece = self._piece(single, self.matrices[i - self.start], source_shape, margin)
-            if piece:
-                yield piece
+    def _carried(self, out: Box, source_shape: Sequence[int]) -> tuple[Box, Box]:
+        """The part of `out` whose carried indices are inside the source, and that part in the source.
 
-    def _piece(self, out: Box, matrix: Floats, source_shape: Sequence[int], margin: int) -> Piece | None:
-        touched = touched_box(matrix, out.take(self.sampled), [source_shape[k] for k in self.sampled], margin)
-        carried = out.shift(self.offsets).clip(source_shape)
-        start, stop = list(carried.start), list(carried.stop)
-        out_start, out_stop = list(out.start), list(out.stop)
+        Along sampled axes the second box means nothing yet.
+        """
+        start, stop = list(out.start), list(out.stop)
         for k in self.carried:
-            out_start[k], out_stop[k] = start[k] - self.offsets[k], stop[k] - self.offsets[k]
-        for k, a, b in zip(self.sampled, touched.start, touched.stop, strict=True):
-            start[k], stop[k] = a, b
-        read = Box(tuple(start), tuple(stop))
-        return None if read.empty else Piece(Box(tuple(out_start), tuple(out_stop)), read, matrix)
+            start[k] = max(start[k], -self.offsets[k])
+            stop[k] = min(stop[k], source_shape[k] - self.offsets[k])
+        here = Box(tuple(start), tuple(stop))
+        return here, here.shift(self.offsets)
+
+    def _touched(
+        self, here: Box, source_shape: Sequence[int], margin: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and stops along the sampled axes, a row for each matrix that `here` needs."""
+        matrices = self.matrices
+        if self.stack is not None:
+            matrices = matrices[here.start[self.stack] - self.start : here.stop[self.stack] - self.start]
+        return touched_bounds(matrices, here.take(self.sampled), [source_shape[k] for k in self.sampled], margin)
+
+
+def _only(box: Box, axis: int, index: int) -> Box:
+    """One slice of a box."""
+    return Box((*box.start[:axis], index, *box.start[axis + 1 :]), (*box.stop[:axis], index + 1, *box.stop[axis + 1 :]))
 
 
 def index_map(pull: Affine | SliceAffines | None, out: Grid, source: Grid, dims: Sequence[str]) -> IndexMap:

@@ -16,7 +16,7 @@ The convention, in identities that the tests hold:
 
 from daskreg.geometry.affine import Affine, as_affine
 from daskreg.geometry.box import Box, tile
-from daskreg.geometry.grid import Grid, default_axes, index_matrix, touched_box
+from daskreg.geometry.grid import Grid, default_axes, index_matrix, touched_bounds, touched_box
 from daskreg.geometry.slices import SliceAffines
 from daskreg.geometry.transform import Transform
 from daskreg.geometry.units import PIXEL, canonical_unit, common_unit
@@ -34,5 +34,6 @@ __all__ = [
     "default_axes",
     "index_matrix",
     "tile",
+    "touched_bounds",
     "touched_box",
 ]

@@ -227,18 +227,27 @@ def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: i
     ndim = len(source_shape)
     if out.empty:
         return Box((0,) * ndim, (0,) * ndim)
+    start, stop = touched_bounds(matrix[None], out, source_shape, margin)
+    return Box(tuple(start[0].tolist()), tuple(stop[0].tolist()))
+
+
+def touched_bounds(
+    matrices: Floats, out: Box, source_shape: Sequence[int], margin: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and stops, each (N, D), of `touched_box` under N matrices at once; `out` is not empty."""
+    ndim = len(source_shape)
     corners = _corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
-    lower, upper = [], []
-    for k in range(ndim):
-        x = matrix[k, 0] * corners[:, 0]
-        for j in range(1, ndim):
-            x = x + matrix[k, j] * corners[:, j]
-        x = x + matrix[k, ndim]
-        # Far outside, 64-bit integers would overflow; one voxel beyond is as good.
-        lo, hi = np.clip([x.min(), x.max()], -2.0 - margin, source_shape[k] + 1.0 + margin)
-        lower.append(int(np.floor(lo)) - margin)
-        upper.append(int(np.ceil(hi)) + 1 + margin)
-    return Box(tuple(lower), tuple(upper)).clip(source_shape)
+    x = matrices[:, :-1, 0, None] * corners[:, 0]  # (N, D, corners)
+    for j in range(1, ndim):
+        x = x + matrices[:, :-1, j, None] * corners[:, j]
+    x = x + matrices[:, :-1, ndim, None]
+    # Far outside, 64-bit integers would overflow; one voxel beyond is as good.
+    shape = np.asarray(source_shape)
+    lower = np.clip(x.min(axis=-1), -2.0 - margin, shape + 1.0 + margin)
+    upper = np.clip(x.max(axis=-1), -2.0 - margin, shape + 1.0 + margin)
+    start = np.clip(np.floor(lower).astype(np.int64) - margin, 0, shape)
+    stop = np.clip(np.ceil(upper).astype(np.int64) + 1 + margin, 0, shape)
+    return start, np.maximum(start, stop)
 
 
 def _corners(lower: Floats, upper: Floats) -> Floats:

@@ -23,7 +23,7 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 from daskreg.geometry import Affine, as_affine
-from daskreg.kernels.icp import Matched, apply, homogeneous, parameter_names, refine
+from daskreg.kernels.icp import Matched, apply, homogeneous, kept_after, parameter_names, refine
 from daskreg.kernels.icp_search import centre, sweep
 from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
 from daskreg.kernels.points import SURFACE, Cloud, flatness, thin
@@ -318,7 +318,7 @@ def _start(
         starts = [np.eye(ndim + 1), homogeneous(scale * np.eye(ndim), shift), *starts]
     trim = _COMPETING_TRIM if trim is None else trim
     tried = [refine(target, source, s, method=method, trim=trim, max_iterations=20) for s in starts]
-    kept = max(1, round((1 - trim) * len(source)))
+    kept = kept_after(trim, len(source), ndim)
     scores = np.array([np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)) for t in tried])
     # Of those that are nearly as good as the best, the smallest motion.
     good = np.flatnonzero(scores * _CLEARLY <= scores.min() + 1e-9 * target.radius)

@@ -123,6 +123,22 @@ def test_of_poses_that_fit_alike_the_smallest_motion_is_taken() -> None:
     np.testing.assert_allclose(fit.rotation, rotation, atol=1e-9)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_as_few_points_as_dimensions(ndim: int) -> None:
+    corners = np.diag(np.arange(1.0, ndim + 1))
+    rotation = about(np.array([0.0, 0, 1]), 30)[:ndim, :ndim]
+    fit = dr.icp(corners, corners[::-1] @ rotation + 5)
+    assert fit.ok
+    np.testing.assert_allclose(fit.target_from_source(corners @ rotation + 5), corners, atol=1e-9)
+
+
+def test_points_that_are_there_many_times() -> None:
+    heap = np.r_[np.zeros((50, 3)), rng().random((10, 3))]
+    assert dr.icp(heap, heap).ok
+    doubled = np.repeat(rng().random((30, 3)), 2, axis=0)
+    assert dr.icp(doubled, doubled + 2).ok
+
+
 def sphere(count: int, seed: int) -> Floats:
     points = rng(seed).normal(size=(count, 3))
     return points / np.linalg.norm(points, axis=1, keepdims=True)

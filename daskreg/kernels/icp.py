@@ -164,12 +164,17 @@ def robust_weights(residuals: Floats, floor: float, limit: float = np.inf) -> Fl
     return np.asarray(np.where(inside, (1 - np.minimum(residuals / reach, 1.0) ** 2) ** 2, 0.0))
 
 
-def pair_weights(distances: Floats, floor: float, max_distance: float | None, trim: float | None) -> Floats:
+def kept_after(trim: float, count: int, ndim: int) -> int:
+    """How many of `count` pairs a trim leaves; never fewer than tell a motion."""
+    return min(count, max(ndim, round((1 - trim) * count)))
+
+
+def pair_weights(distances: Floats, floor: float, max_distance: float | None, trim: float | None, ndim: int) -> Floats:
     """Weights of pairs by their distance; a trim drops that share of the worst outright."""
     limit = np.inf if max_distance is None else max_distance
     if trim is None:
         return robust_weights(distances, floor, limit)
-    kept = max(1, round((1 - trim) * len(distances)))
+    kept = kept_after(trim, len(distances), ndim)
     limit = min(limit, float(np.partition(distances, kept - 1)[kept - 1]))
     return np.asarray(np.where(distances <= limit, 1.0, 0.0))
 
@@ -209,9 +214,9 @@ def refine(
     while True:
         moved = apply(matrix, source.points)
         distances, indices = target.nearest(moved)
-        weights = pair_weights(distances, floor, max_distance, trim)
+        weights = pair_weights(distances, floor, max_distance, trim, source.ndim)
         used = np.flatnonzero(weights)
-        if settled or rounds == max_iterations or len(used) <= source.ndim:
+        if settled or rounds == max_iterations or len(used) < source.ndim:
             return Matched(matrix, distances, indices, weights, rounds, settled)
         near, ends = target.points[indices[used]], moved[used]
         if method == "point_to_point":

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from daskreg.kernels.icp import closest_rigid, homogeneous
+from daskreg.kernels.icp import closest_rigid, homogeneous, kept_after
 from daskreg.kernels.points import Floats, core, radius
 
 # (starts kept, points of the source, rounds of ICP) of each stage.
@@ -133,7 +133,7 @@ def centre(points: Floats) -> Floats:
 def advance(table: NearestTable, source: Floats, starts: Floats, rounds: int, trim: float) -> tuple[Floats, Floats]:
     """`rounds` of trimmed ICP from every start at once; the motions and their trimmed mean squares."""
     matrices, points = starts, source.astype(np.float32)
-    kept = max(1, round((1 - trim) * len(points))) - 1
+    kept = kept_after(trim, *points.shape) - 1
     for left in range(rounds, -1, -1):
         linear, offset = matrices[:, :-1, :-1], matrices[:, None, :-1, -1]
         moved = points @ np.swapaxes(linear, 1, 2).astype(np.float32) + offset.astype(np.float32)

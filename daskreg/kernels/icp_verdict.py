@@ -56,7 +56,7 @@ def judge(target: Cloud, moved: Floats, *, max_distance: float | None = None, wi
     reach = max(5 * float(np.percentile(distances, 25)), 1e-6 * target.radius) if max_distance is None else max_distance
     inside = np.flatnonzero(distances <= reach)
     fitness = len(inside) / len(moved)
-    if len(inside) <= target.ndim:
+    if len(inside) < target.ndim:
         unknown = np.full((len(names), len(names)), np.inf)
         return Evidence(np.inf, fitness, target.spacing, unknown, False, np.eye(len(names)))
     rmse = float(np.sqrt(np.mean(distances[inside] ** 2)))

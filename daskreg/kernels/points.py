@@ -99,13 +99,13 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
 def core(points: Floats, *, reach: float = 8.0) -> Floats:
     """The points that are not further out than `reach` median distances from the median point."""
     distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return np.asarray(points[distances <= reach * np.median(distances)])
+    limit = reach * float(np.median(distances))
+    return np.asarray(points[distances <= limit]) if limit > 0 else points  # 0: most are one point
 
 
 def radius(points: Floats) -> float:
     """Root mean square distance from the centroid, of the core: one stray point must not tell."""
-    inner = float(np.sqrt(np.sum(np.var(core(points), axis=0))))
-    return inner or float(np.sqrt(np.sum(np.var(points, axis=0))))
+    return float(np.sqrt(np.sum(np.var(core(points), axis=0))))
 
 
 def neighbourhood(ndim: int) -> int:

@@ -234,7 +234,7 @@ def register(
     origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if given is None else given])
     start = origin
     if isinstance(init, str) and init != "identity":
-        starts = _parameters(problem, f.grid, candidates(steps, init, seed=seed))
+        starts = _parameters(problem, f.grid, candidates(steps, init))
         start = choose(problem, steps, starts) if newton else best_of(problem, steps[0], starts, loss_of(metric))
     if newton:
         found = _newton(descend_levels(problem, steps, start, variance, origin=origin, progress=progress), str(metric))

@@ -24,18 +24,18 @@ from daskreg.kernels.pyramid import Level, Picture
 _THIN, _MARGIN = 2, 8
 
 
-def without_fill(level: Level) -> Level | None:
-    """The level with flat borders masked, in both images; None where there are none."""
-    fixed, moving = _masked(level.fixed), _masked(level.moving)
+def without_fill(level: Level, *, margin: int = _MARGIN) -> Level | None:
+    """The level with flat borders and a margin masked, in both images; None where there are none."""
+    fixed, moving = _masked(level.fixed, margin), _masked(level.moving, margin)
     if fixed is None and moving is None:
         return None
     return replace(level, fixed=fixed or level.fixed, moving=moving or level.moving)
 
 
-def _masked(image: Picture) -> Picture | None:
+def _masked(image: Picture, margin: int) -> Picture | None:
     if image.fill is None:
         return None
-    content = ~_grown(_from_border(image.fill), _MARGIN)
+    content = ~_grown(_from_border(image.fill), margin)
     if bool(content.all()) or not bool(content.any()):
         return None
     weight = content.to(torch.float32)

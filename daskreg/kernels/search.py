@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from torch.nn import functional
 
 from daskreg.geometry import Affine, Grid, index_matrix
 from daskreg.kernels.descend import Problem, half_extent, solve_level
-from daskreg.kernels.pyramid import Level, Picture
+from daskreg.kernels.fill import without_fill
+from daskreg.kernels.pyramid import Level, Picture, shrink, smooth
 
 Floats = NDArray[np.float64]
 
@@ -33,9 +35,13 @@ STARTS = ("auto", "identity", "moments", "phase", "search")
 CLEARLY = 0.01
 # Correlation peaks over less of the smaller image than this are chance.
 _LEAST_OVERLAP = 0.3
+# Sigma, in voxels of the level, of the local mean that correlation leaves out.
+_LOCAL = 3.0
+# More turns than this are correlated one step coarser, but not below this many voxels a side.
+_MANY, _LEAST_SIDE = 100, 24
 
 
-def candidates(levels: Sequence[Level], kind: str, *, seed: int = 0) -> list[Floats]:
+def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
     """Starts of one kind (out of STARTS), (D+1, D+1) each; identity is the first of them.
 
     Args:
@@ -45,12 +51,14 @@ def candidates(levels: Sequence[Level], kind: str, *, seed: int = 0) -> list[Flo
     found = [np.eye(ndim + 1)]
     if kind in ("moments", "auto"):
         found += moments(levels[0].fixed, levels[0].moving)
-    if kind == "phase":
-        found += correlate(levels[min(1, len(levels) - 1)], [np.eye(ndim)])
-    if kind == "auto":
-        found += correlate(levels[0], near_turns(ndim))
-    if kind == "search":
-        found += correlate(levels[0], all_turns(ndim, seed=seed))
+    turns = {"phase": [np.eye(ndim)], "auto": near_turns(ndim), "search": all_turns(ndim)}.get(kind, [])
+    if turns:
+        level = levels[0] if len(turns) > 1 else levels[min(1, len(levels) - 1)]
+        level = _halved(level) if len(turns) > _MANY else level
+        found += correlate(level, turns)
+        # A flat border may be background or what an earlier warp filled: try both.
+        inner = without_fill(level, margin=1)
+        found += [] if inner is None else correlate(inner, turns)
     return found
 
 
@@ -71,6 +79,14 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: i
         if last or len(going) == 1:
             return p[_winner(_merit(state.cost, state.overlap)[going], size[going])][None]
     return p[:1]
+
+
+def _halved(level: Level) -> Level:
+    """One step coarser, where the images are large enough for that."""
+    fixed, moving = (
+        shrink(p, [2 if n >= _LEAST_SIDE else 1 for n in p.grid.shape]) for p in (level.fixed, level.moving)
+    )
+    return Level(fixed, moving, 2 * level.step)
 
 
 def moments(fixed: Picture, moving: Picture) -> list[Floats]:
@@ -95,7 +111,7 @@ def correlate(level: Level, turns: Sequence[Floats], *, best: int = 12, batch: i
     Both images are brought to one isotropic lattice about their own centres, the moving
     one turned, and correlated over all shifts by FFT.
     """
-    fixed, moving = level.fixed, level.moving
+    fixed, moving = (_sharpened(p, level.step) for p in (level.fixed, level.moving))
     step = max(level.step, *(s / 2 for s in fixed.grid.spacing))
     sides = [_diagonal(moving.grid, step)] * fixed.grid.ndim
     own = _lattice(
@@ -121,6 +137,12 @@ def correlate(level: Level, turns: Sequence[Floats], *, best: int = 12, batch: i
     return [motion for _, motion in found[:best]]
 
 
+def _sharpened(image: Picture, step: float) -> Picture:
+    """Less its local mean: slow ramps correlate wherever they meet, over any small overlap."""
+    sigmas = [_LOCAL * step / s for s in image.grid.spacing]
+    return replace(image, values=image.values - smooth(image, sigmas).values)
+
+
 def near_turns(ndim: int) -> list[Floats]:
     """Turns within about 45 degrees: every 15 in 2D, every 25 about single axes in 3D."""
     if ndim == 2:
@@ -129,10 +151,10 @@ def near_turns(ndim: int) -> list[Floats]:
     return [_turn(a) for a in angles]
 
 
-def all_turns(ndim: int, *, seed: int = 0) -> list[Floats]:
-    """All turns: every 15 degrees in 2D; in 3D 576, about 30 degrees apart (after Shoemake, 1992)."""
+def all_turns(ndim: int) -> list[Floats]:
+    """All turns: every 10 degrees in 2D; in 3D 576, about 30 degrees apart."""
     if ndim == 2:
-        return [_turn([a]) for a in range(0, 360, 15)]
+        return [_turn([a]) for a in range(0, 360, 10)]
     count = 576
     golden, plastic = math.sqrt(2.0), 1.533751168755204288118041
     k = np.arange(count) + 0.5

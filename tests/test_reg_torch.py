@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from phantoms import blobs
 from skimage.transform import AffineTransform
 from skimage.transform import warp as skimage_warp
 from torch.nn.functional import affine_grid, grid_sample
@@ -119,6 +120,16 @@ def test_parameters_are_normalised_also_where_h_is_not_w(shape: tuple[int, int])
     _, found = reg.register_affine_2d(image, mov)
     truth = {"theta": 0.1, "tx": 0.06, "ty": -0.04, "sx": 1.05, "sy": 1.0, "shx": 0.0, "shy": 0.0}
     assert list(found) == list(truth)
+    for name, value in truth.items():
+        assert abs(found[name] - value) < 2e-3, name
+
+
+def test_parameters_of_a_volume_with_three_different_sides() -> None:
+    volume = blobs((36, 48, 60), seed=4)
+    truth = {"rx": 0.03, "ry": -0.05, "rz": 0.1, "tx": 0.05, "ty": -0.03, "tz": 0.04}
+    mov = by_torch(volume, motion_3d(**truth))
+    warped, found = reg.register_affine_3d(volume, mov, order=["rot", "trans"])
+    assert (warped.shape, warped.dtype) == (volume.shape, np.float32)
     for name, value in truth.items():
         assert abs(found[name] - value) < 2e-3, name
 

@@ -166,7 +166,9 @@ def descend_levels(
     if state is None:
         raise OptionError("levels must be at least 1")
     state.iterations = iterations
-    finest, state = _leave_out_fill(problem, levels[-1], state)
+    finest = levels[-1]
+    if _at_odds(problem, levels[max(0, len(levels) - 2)], state.parameters):
+        finest, state = _leave_out_fill(problem, finest, state)
     found = _finish(problem, finest, start if origin is None else origin, state, variance)
     return replace(found, covariance=_covariance(problem, finest, state).numpy()) if covariance else found
 
@@ -357,14 +359,25 @@ def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
     return replace(image, values=values)
 
 
+def _at_odds(problem: Problem, level: Level, p: Tensor) -> bool:
+    """Whether an image is flat at its borders and the other is not there."""
+    inner = without_fill(level, margin=2)
+    if inner is None:
+        return False
+    whole, rest = (
+        evaluate(problem, one, normal_of(one), possible_overlap(one).expand(len(p)), p) for one in (level, inner)
+    )
+    return float(rest.cost.sum()) < _AT_ODDS * float(whole.cost.sum()) and _tells_enough(rest, whole)
+
+
 def _leave_out_fill(problem: Problem, level: Level, state: State) -> tuple[Level, State]:
     """Descend again without flat borders; kept, for all pairs or none, where it helps the rest."""
     inner = without_fill(level)
     if inner is None:
         return level, state
-    normal, possible = normal_of(inner), possible_overlap(inner).expand(len(state.cost))
-    before = evaluate(problem, inner, normal, possible, state.parameters)
-    if not float(before.cost.sum()) < _AT_ODDS * float(state.cost.sum()) or not _tells_enough(before, state):
+    possible = possible_overlap(inner).expand(len(state.cost))
+    before = evaluate(problem, inner, normal_of(inner), possible, state.parameters)
+    if not _tells_enough(before, state):
         return level, state
     again = solve_level(problem, inner, state.parameters, problem.tolerance)
     if not float(again.cost.sum()) < _CLEARLY_BETTER * float(before.cost.sum()):

@@ -37,8 +37,8 @@ CLEARLY = 0.01
 _LEAST_OVERLAP = 0.3
 # Sigma, in voxels of the level, of the local mean that correlation leaves out.
 _LOCAL = 3.0
-# More turns than this are correlated one step coarser, but not below this many voxels a side.
-_MANY, _LEAST_SIDE = 100, 24
+# Volumes are correlated one step coarser, where a side has this many voxels.
+_LEAST_SIDE = 24
 
 
 def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
@@ -54,7 +54,7 @@ def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
     turns = {"phase": [np.eye(ndim)], "auto": near_turns(ndim), "search": all_turns(ndim)}.get(kind, [])
     if turns:
         level = levels[0] if len(turns) > 1 else levels[min(1, len(levels) - 1)]
-        level = _halved(level) if len(turns) > _MANY else level
+        level = _halved(level) if ndim == 3 and len(turns) > 1 else level
         found += correlate(level, turns)
         # A flat border may be background or what an earlier warp filled: try both.
         inner = without_fill(level, margin=1)

@@ -43,6 +43,7 @@ def lncc(fixed: Tensor, warped: Tensor, weight: Tensor, *, radius: int = 4) -> T
     """1 - mean squared correlation in windows of 2 radius + 1 voxels a side.
 
     Each window counts by how many of its voxels do (Avants et al. 2008, with box filters).
+    Along an axis shorter than a window, windows are as long as fits.
     """
     count = _box(weight, radius).clamp_min(_EPS)
     f_mean, w_mean = _box(weight * fixed, radius) / count, _box(weight * warped, radius) / count
@@ -95,18 +96,18 @@ def _box(values: Tensor, radius: int) -> Tensor:
     out = values[:, None]
     pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
     for axis in range(ndim):
+        reach = min(radius, (values.shape[axis + 1] - 1) // 2)
         size, padding = [1] * ndim, [0] * ndim
-        size[axis], padding[axis] = 2 * radius + 1, radius
-        out = pool(out, tuple(size), stride=1, padding=tuple(padding)) * (2 * radius + 1)
+        size[axis], padding[axis] = 2 * reach + 1, reach
+        out = pool(out, tuple(size), stride=1, padding=tuple(padding)) * (2 * reach + 1)
     return out[:, 0]
 
 
 def _parzen(values: Tensor, weight: Tensor, bins: int) -> Tensor:
     """(B, N, bins) cubic B-spline weights of (B, N) values."""
-    with torch.no_grad():
-        valid = weight > 0
-        low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
-        high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
+    valid = weight > 0
+    low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
+    high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
     # Two bins of room at both ends, so that the windows stay inside.
     position = (values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2
     t = (position.clamp(0, bins - 1)[..., None] - torch.arange(bins, device=values.device)).abs()

@@ -27,7 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stacks", "clouds"),
     ("warping",),
     ("writing",),
-    ("convert", "reg_torch", "demo"),
+    ("convert",),
+    ("reg_torch", "demo"),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -8,14 +8,13 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.core import flatten
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid
+from daskreg.sources.graphs import culled
 from daskreg.sources.handles import opened, reader_of
 from daskreg.sources.redact import redact
 
@@ -117,9 +116,7 @@ class Source:
             return self
         box = box & self.held
         cut = self._cut(box)
-        return replace(
-            self, array=_culled(cut) if self.kind == "dask" else cut, start=box.start, selection=(), order=()
-        )
+        return replace(self, array=culled(cut) if self.kind == "dask" else cut, start=box.start, selection=(), order=())
 
     def view(self) -> Any:
         """The array in memory along `dims`, not copied: NumPy, or dask for kind "dask"."""
@@ -234,18 +231,8 @@ def _computed(array: Any) -> Any:
 
     Only the client of a cluster can tell what persisted pieces hold, so those go through it.
     """
-    small = _culled(array)
+    small = culled(array)
     distributed = sys.modules.get("distributed")
     if distributed is not None and distributed.futures_of(small):
         return small.compute()
     return small.compute(scheduler="synchronous")
-
-
-def _culled(array: Any) -> da.Array:
-    """The array with only those tasks that its blocks need.
-
-    `dask.optimize` would lose the futures of a persisted array, and the layers of a culled
-    graph are renamed without their dependencies, so it becomes one layer.
-    """
-    tasks = array.dask.cull(list(flatten(array.__dask_keys__()))).to_dict()
-    return da.Array(tasks, array.name, array.chunks, meta=array._meta)

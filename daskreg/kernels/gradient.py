@@ -138,6 +138,7 @@ def _one_level(
             [z],
             lr=1.0,
             max_iter=problem.max_iterations,
+            tolerance_grad=1e-10,
             tolerance_change=problem.tolerance * 1e-3,
             line_search_fn="strong_wolfe",
         ).step(closure)

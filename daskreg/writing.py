@@ -19,13 +19,12 @@ from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
 from daskreg.blocks.output import prepare_output, safe_output, unfinished_blocks, verify_output
 from daskreg.blocks.plan import Plan
-from daskreg.blocks.run import Failure, Progress
+from daskreg.blocks.run import FATAL, Failure, Progress
 from daskreg.errors import (
     BlocksFailedError,
     DaskregWarning,
     InputError,
     OptionError,
-    StorageFullError,
 )
 from daskreg.formats.ome import VERSIONS
 from daskreg.sources.registry import recall
@@ -92,11 +91,12 @@ def plan(
 ) -> Plan:
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
 
-    Raises: MemoryBudgetError where it cannot fit.
+    Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
     client = current_client() if client is None else client or None
     options = Options(chunks, shards, levels, downsample, memory)
-    return plan_levels(_task_of(as_dataarray(array)), os.fspath(path), options, client=client)
+    task = _task_of(as_dataarray(array))
+    return plan_levels(task, str(safe_output(path, task.source)), options, client=client)
 
 
 def write(
@@ -210,7 +210,7 @@ def _task_of(array: xr.DataArray) -> Task:
 
 def _failed(made: Plan, failures: list[Failure]) -> Exception:
     for failure in failures:
-        if isinstance(failure.error, (StorageFullError, InputError)):
+        if isinstance(failure.error, (*FATAL, InputError)):
             return failure.error
     listed = "\n  ".join(map(str, failures[:20]))
     more = f"\n  and {len(failures) - 20} more" if len(failures) > 20 else ""

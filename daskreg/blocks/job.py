@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from daskreg.blocks.mapping import IndexMap, Piece
 from daskreg.geometry import Box, Grid
+from daskreg.kernels.casting import CAST_PIECE, cast
 from daskreg.kernels.on_device import sample_on
-from daskreg.kernels.reduce import block_reduce
-from daskreg.kernels.sampling import cast, halo
+from daskreg.kernels.reduce import block_reduce, reduce_scratch
+from daskreg.kernels.sampling import halo
 from daskreg.sources.source import Source
 
 Pixels = NDArray[Any]
@@ -132,7 +133,7 @@ class Job:
         if self.computed_dtype != self.source.dtype:
             extra += read.size * self.computed_dtype.itemsize
         if self.computed_dtype != self.dtype:
-            extra += box.size * self.computed_dtype.itemsize
+            extra += box.size * self.computed_dtype.itemsize + 20 * min(box.size, CAST_PIECE)
         return extra
 
     def run(self, box: Box, stats: BlockStats) -> Pixels:
@@ -230,7 +231,7 @@ class Downsample:
         return digest.hexdigest()[:32]
 
     def scratch(self, box: Box, read: Box) -> int:
-        return read.size * 4 + box.size * 8
+        return reduce_scratch(read.shape, self.factors)
 
     def run(self, box: Box, stats: BlockStats) -> Pixels:
         data = self.source.read(self.read_box(box))

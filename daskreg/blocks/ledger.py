@@ -9,6 +9,7 @@ same block replaces an earlier one.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import socket
@@ -88,13 +89,34 @@ class Ledger:
                 raise KeyError("schema")
             return dict(data["layout"])
         except (ValueError, KeyError, TypeError) as error:
-            raise NotAVolumeError(f"{self.folder / 'run.json'} is not a ledger of daskreg") from error
+            raise self._broken() from error
+
+    def block_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of a block of each level.
+
+        Raises: NotAVolumeError where the ledger does not say so, or not in agreement with its facts.
+        """
+        layout = self.layout()
+        try:
+            blocks = [tuple(operator.index(n) for n in level["block"]) for level in layout["blocks"]]
+            ranks = [len(layout["facts"][f"level {k} shape"]) for k in range(layout["facts"]["number of levels"])]
+            if [len(block) for block in blocks] != ranks or min(map(min, blocks)) < 1:
+                raise ValueError("blocks")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._broken() from error
+        return blocks
+
+    def _broken(self) -> NotAVolumeError:
+        return NotAVolumeError(
+            f"{self.folder / 'run.json'} is not a ledger of daskreg, or is damaged: remove {self.output} and "
+            f"{self.folder} to start again, or choose another path"
+        )
 
     def check(self, facts: dict[str, Any]) -> None:
         """Raises: LayoutMismatchError naming the first thing that differs."""
         mine = self.layout()["facts"]
         wanted = json.loads(json.dumps(facts))
-        for key in sorted(set(mine) | set(wanted)):
+        for key in [*wanted, *(k for k in mine if k not in wanted)]:
             if mine.get(key) != wanted.get(key):
                 raise LayoutMismatchError(
                     f"{self.output}: {key} is {mine.get(key)} in the unfinished output and {wanted.get(key)} now; "
@@ -133,9 +155,12 @@ class Ledger:
             orphan.unlink(missing_ok=True)
 
     def remove_output(self) -> None:
-        """Remove the output and its ledger; for outputs that are known to be ours."""
+        """Remove the output and its ledger; for outputs that are known to be ours.
+
+        The output moves into the ledger's folder first, in one step: half of it is never left.
+        """
         if self.output.exists():
-            shutil.rmtree(self.output)
+            self.output.rename(self.folder / f"removed-{uuid.uuid4().hex}")
         shutil.rmtree(self.folder)
 
 

@@ -45,8 +45,10 @@ def memory_limit(memory: str | int | None, client: Any | None) -> int:
     """
     if memory is not None:
         try:
+            if isinstance(memory, bool):
+                raise ValueError(memory)
             limit = int(parse_bytes(memory))
-        except ValueError as error:
+        except (ValueError, OverflowError, AttributeError, TypeError) as error:
             raise OptionError(f"memory={memory!r}: give bytes or a size such as '2 GiB'") from error
         if limit <= 0:
             raise OptionError(f"memory={memory!r}: must be positive")

@@ -10,10 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from daskreg.blocks.inputs import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.plan import Plan
-from daskreg.errors import NotAVolumeError, OptionError, OutputExistsError, UnsafeOutputError
+from daskreg.blocks.store import NO_SPACE
+from daskreg.errors import (
+    DaskregError,
+    NotAVolumeError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    StorageFullError,
+    UnsafeOutputError,
+)
 from daskreg.formats.ome import LevelSpec, create_multiscale
 from daskreg.geometry import Box, tile
 from daskreg.sources.source import Source
@@ -22,15 +32,20 @@ from daskreg.sources.source import Source
 def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
     """The output as an absolute path that cannot harm the input.
 
-    Raises: UnsafeOutputError where output and input contain one another; OptionError for URLs.
+    Raises: UnsafeOutputError where output and input contain one another; OptionError for URLs;
+    OutputError for a path below a file.
     """
-    text = os.fspath(path)
+    text = os.fspath(path).removeprefix("file://")
     if "://" in text:
         scheme = text.split("://", maxsplit=1)[0]
         raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
-    output = Path(os.path.realpath(text))
-    if source.location is not None:
-        origin = Path(os.path.realpath(source.location))
+    output = Path(os.path.realpath(os.path.expanduser(text)))
+    if not output.name:
+        raise UnsafeOutputError(f"the output {output} is no place for an image: name a folder to be made")
+    below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
+    if below is not None:
+        raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
+    for origin in locations(source):
         if output == origin or output in origin.parents or origin in output.parents:
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output
@@ -38,22 +53,33 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
 
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
     """Block shapes of the run that can be taken up again, by level; None where there is none."""
-    if not ledger.exists:
-        return None
-    layout = ledger.layout()
-    return [tuple(level["block"]) for level in layout["blocks"]]
+    return ledger.block_shapes() if ledger.exists else None
 
 
 def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, version: str) -> str:
     """Create the output of a plan, or check that the unfinished one can be taken up.
 
     Returns: the run's id, the same when it is taken up again.
-    Raises: OutputExistsError for what is not ours or not to be resumed; LayoutMismatchError.
+    Raises: OutputExistsError for what is not ours or not to be resumed; LayoutMismatchError;
+    OutputError where the folder cannot be written; StorageFullError.
     """
-    ledger = Ledger(plan.path)
+    try:
+        return _prepare(Ledger(plan.path), plan, name=name, overwrite=overwrite, resume=resume, version=version)
+    except DaskregError:
+        raise
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise StorageFullError(error.errno, f"no space left to make {plan.path}: make room first") from error
+        raise OutputError(
+            f"the output {plan.path} cannot be made ({error}): check the permissions of {Path(plan.path).parent}, or "
+            "choose another path"
+        ) from error
+
+
+def _prepare(ledger: Ledger, plan: Plan, *, name: str, overwrite: bool, resume: bool, version: str) -> str:
     facts = layout_facts(plan, version)
     ours = ledger.exists and _is_ours(ledger)
-    if ours and (overwrite or not _created(ledger, plan)):
+    if ours and (overwrite or not _created(ledger)):
         ledger.remove_output()
     elif ours and resume:
         ledger.check(facts)
@@ -117,10 +143,9 @@ def verify_output(path: str | os.PathLike[str]) -> Iterator[str]:
     ledger = Ledger(os.path.realpath(path))
     if not ledger.exists:
         raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
-    layout, entries = ledger.layout(), ledger.entries()
-    for level, blocks in enumerate(layout["blocks"]):
-        shape = layout["facts"][f"level {level} shape"]
-        for index, _ in tile(Box.of(shape).shape, blocks["block"]):
+    facts, entries = ledger.layout()["facts"], ledger.entries()
+    for level, block in enumerate(ledger.block_shapes()):
+        for index, _ in tile(Box.of(facts[f"level {level} shape"]).shape, block):
             entry = entries.get((level, index))
             if entry is None:
                 yield f"level {level}, block {index}: not finished"
@@ -159,7 +184,7 @@ def _is_ours(ledger: Ledger) -> bool:
         return False
 
 
-def _created(ledger: Ledger, plan: Plan) -> bool:
+def _created(ledger: Ledger) -> bool:
     """Whether the metadata of the group and all its levels is there (a kill may have come before)."""
-    names = ["zarr.json", *(f"{level.level}/zarr.json" for level in plan.levels)]
+    names = ["zarr.json", *(f"{level}/zarr.json" for level in range(len(ledger.block_shapes())))]
     return all((ledger.output / name).is_file() for name in names)

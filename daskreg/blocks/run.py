@@ -6,7 +6,6 @@ back is a handful of numbers. Two tasks never write one file, so a retry is an o
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ import zarr
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, entry_now
 from daskreg.blocks.memory import local_threads
-from daskreg.blocks.store import RecordingStore
-from daskreg.errors import NoWorkersError, StorageFullError
+from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
+from daskreg.errors import NoWorkersError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.store import open_store
 
@@ -31,6 +30,9 @@ log = logging.getLogger(__name__)
 RETRIES = 3
 NO_WORKERS_TIMEOUT = 60.0
 """Seconds without any worker after which a run gives up."""
+
+FATAL = (StorageFullError, OutputError)
+"""What ends a run at once, since every block would meet it."""
 
 Index = tuple[int, ...]
 Progress = Callable[[int, int, int], None]
@@ -76,7 +78,7 @@ class Failure:
 def write_block(item: WriteBlock) -> BlockDone:
     """Compute one block, write its shards, and append it to the ledger. Runs on a worker.
 
-    Raises: StorageFullError when the disk is full.
+    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed.
     """
     array, store = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
@@ -87,11 +89,15 @@ def write_block(item: WriteBlock) -> BlockDone:
         entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
         Ledger(item.output).append(entry)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise StorageFullError(
                 error.errno,
                 f"no space left while writing {item.output}: finished blocks are kept; make room and run the same "
                 "command again to resume",
+            ) from error
+        if error.errno in NOT_ALLOWED:
+            raise OutputError(
+                f"{item.output} cannot be written ({error}): give the workers permission and run the same command again"
             ) from error
         raise
     stored = sum(size for _, size in files.values())
@@ -106,7 +112,8 @@ def run_blocks(
 ) -> list[Failure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
-    A failing block does not stop the others; a full disk does. On Ctrl-C what runs is left to
+    A failing block does not stop the others; a full disk, or one that may not be written, does.
+    On Ctrl-C what runs is left to
     end or is cancelled, and the ledger knows what was finished.
 
     Returns: the failures, empty when all went well.
@@ -136,7 +143,7 @@ def _run_threads(items: Iterator[WriteBlock], on_done: Callable[[BlockDone], Non
                     on_done(future.result())
                     continue
                 failures.append(Failure(item.level, item.index, error))
-                if isinstance(error, StorageFullError):
+                if isinstance(error, FATAL):
                     return failures
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -170,7 +177,7 @@ def _run_client(items: Iterator[WriteBlock], client: Any, on_done: Callable[[Blo
                     failure = error or RuntimeError(f"the task was {future.status}")
                     failures.append(Failure(item.level, item.index, failure))
                 future.release()
-                if isinstance(error, StorageFullError):
+                if isinstance(error, FATAL):
                     return failures
     finally:
         if running:

@@ -9,7 +9,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from daskreg.errors import UnsupportedDTypeError
 
-_PIECE = 1 << 18
+CAST_PIECE = 1 << 18
+"""Voxels that are cast at a time; each takes up to 20 bytes of working memory."""
 
 
 def cast(array: NDArray[Any], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
@@ -34,8 +35,8 @@ def cast(array: NDArray[Any], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
     source = np.ascontiguousarray(array).reshape(-1)
     result = np.empty(source.shape, wanted)
     clipped = 0
-    for start in range(0, len(source), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for start in range(0, len(source), CAST_PIECE):
+        piece = slice(start, start + CAST_PIECE)
         clipped += _cast_piece(source[piece], result[piece], lowest, highest)
     return result.reshape(array.shape), clipped
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,12 @@ from daskreg.kernels.sampling import cast
 
 METHODS = ("mean", "nearest", "mode")
 
+SLAB = 2**18
+"""Voxels that are reduced at a time: what is in between is several times as large as they are."""
+
+BYTES_PER_VOXEL = 24
+"""What counting the votes of 8-byte labels takes; means take half of that."""
+
 
 def block_reduce(array: NDArray[Any], factors: Sequence[int], method: str) -> NDArray[Any]:
     """Reduce blocks of `factors` voxels to one; shape ceil(n / f), dtype kept.
@@ -22,13 +29,32 @@ def block_reduce(array: NDArray[Any], factors: Sequence[int], method: str) -> ND
 
     Raises: OptionError for an unknown method.
     """
-    if method == "mean":
-        return _mean(array, factors)
+    if method not in METHODS:
+        raise OptionError(f"downsample={method!r}: use one of {', '.join(METHODS)}")
     if method == "nearest":
         return np.ascontiguousarray(array[_middles(array.shape, factors)])
-    if method == "mode":
-        return _mode(array, factors)
-    raise OptionError(f"downsample={method!r}: use one of {', '.join(METHODS)}")
+    reduce = _mean if method == "mean" else _mode
+    shape = tuple(-(-n // f) for n, f in zip(array.shape, factors, strict=True))
+    out = np.empty(shape, array.dtype)
+    axis, step = _slabs(array.shape, shape)
+    for start in range(0, shape[axis], step):
+        ours = (slice(None),) * axis + (slice(start, start + step),)
+        theirs = (slice(None),) * axis + (slice(start * factors[axis], (start + step) * factors[axis]),)
+        out[ours] = reduce(array[theirs], factors)
+    return out
+
+
+def reduce_scratch(shape: Sequence[int], factors: Sequence[int]) -> int:
+    """Bytes of working memory that `block_reduce` of an array of this shape takes at most, beside its result."""
+    reduced = tuple(-(-n // f) for n, f in zip(shape, factors, strict=True))
+    axis, step = _slabs(shape, reduced)
+    return BYTES_PER_VOXEL * (math.prod(shape) * min(step, reduced[axis]) // max(1, reduced[axis]))
+
+
+def _slabs(shape: Sequence[int], reduced: Sequence[int]) -> tuple[int, int]:
+    """Along which axis to cut, and how many reduced voxels a slab has there."""
+    axis = int(np.argmax(reduced))
+    return axis, max(1, SLAB * reduced[axis] // max(1, math.prod(shape)))
 
 
 def _mean(array: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:

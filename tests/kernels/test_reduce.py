@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from daskreg.errors import OptionError
-from daskreg.kernels.reduce import block_reduce
+from daskreg.kernels.reduce import METHODS, block_reduce, reduce_scratch
 
 
 def by_loops(array: np.ndarray, factors: tuple[int, ...], reduce) -> np.ndarray:
@@ -53,3 +55,24 @@ def test_nearest_takes_the_middle() -> None:
 def test_unknown_methods_are_named() -> None:
     with pytest.raises(OptionError, match="downsample='max'"):
         block_reduce(np.zeros((2, 2)), (1, 1), "max")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["?", "u1", "u2", "i8", "f4"])
+def test_working_memory_is_as_stated(method: str, dtype: str) -> None:
+    array = (np.random.default_rng(0).random((70, 128, 96)) * 5).astype(dtype)
+    expected = block_reduce(array, (2, 2, 2), method)
+    tracemalloc.start()
+    result = block_reduce(array, (2, 2, 2), method)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - result.nbytes <= reduce_scratch(array.shape, (2, 2, 2)) + 2**16
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_slabs_make_no_difference(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    array = np.random.default_rng(0).integers(0, 9, (1, 31, 18, 5), dtype=np.uint8)
+    whole = block_reduce(array, (1, 2, 2, 2), method)
+    monkeypatch.setattr("daskreg.kernels.reduce.SLAB", 100)
+    np.testing.assert_array_equal(block_reduce(array, (1, 2, 2, 2), method), whole)

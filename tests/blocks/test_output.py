@@ -1,0 +1,176 @@
+"""Where `write` may write: never into what it reads, never over what is not its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import daskreg as dr
+from daskreg.blocks.inputs import locations
+from daskreg.errors import (
+    DaskregError,
+    LayoutMismatchError,
+    NotAVolumeError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    UnsafeOutputError,
+)
+from daskreg.volumes import source_of
+from daskreg.writing import verify
+
+PIXELS = np.random.default_rng(0).integers(0, 60_000, (10, 40, 44), dtype=np.uint16)
+SHIFT = dr.Affine.translation(x=1)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """An image that daskreg wrote, so that it would be overwritten."""
+    dr.write(PIXELS, tmp_path / "made.zarr", levels=2, progress=False)
+    return tmp_path / "made.zarr"
+
+
+DERIVED: dict[str, Callable[[Path], Any]] = {
+    "itself": dr.open,
+    "another level": lambda path: dr.open(path, level=1),
+    "arithmetic": lambda path: dr.open(path) + 1,
+    "a slice": lambda path: dr.open(path)[:5],
+    "a warp": lambda path: dr.warp(dr.open(path), pull=SHIFT),
+    "a warp of arithmetic": lambda path: dr.warp(dr.open(path) * 2, pull=SHIFT),
+    "arithmetic on a warp": lambda path: dr.warp(dr.open(path), pull=SHIFT) * 2,
+    "an optimized graph": lambda path: dask.optimize(dr.open(path) + 1)[0],
+    "dask's own reading": lambda path: da.from_zarr(str(path), component="0"),
+    "an array in dask": lambda path: da.from_array(zarr.open_array(path / "0")),
+    "two arrays": lambda path: xr.concat([dr.open(path), dr.open(PIXELS)], dim="t"),
+}
+
+
+@pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
+@pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": "changed"}, {}])
+def test_what_is_read_is_not_written_to(made: Path, derive: Callable[[Path], Any], options: dict[str, Any]) -> None:
+    for path in (made, made / "inside.zarr", made.parent):
+        with pytest.raises(UnsafeOutputError, match=r"made\.zarr"):
+            dr.write(derive(made), path, levels=2, progress=False, **options)
+    with pytest.raises(UnsafeOutputError):
+        dr.plan(derive(made), made)
+    assert verify(made) == []
+    dr.write(derive(made), made.with_name("other.zarr"), levels=1, progress=False)
+
+
+def test_what_xarray_opened_is_found(tmp_path: Path) -> None:
+    xr.Dataset({"a": (("y", "x"), np.ones((4, 5)))}).to_zarr(tmp_path / "x.zarr", consolidated=False)
+    opened = xr.open_zarr(tmp_path / "x.zarr", consolidated=False)["a"] + 1
+    assert locations(source_of(opened)) == {Path(os.path.realpath(tmp_path / "x.zarr"))}
+
+
+def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    given = ("a.zarr", "b.zarr/", Path("c.zarr"), "new/deep/d.zarr", "x/../e.zarr", "~/f.zarr", f"file://{tmp_path}/g")
+    wanted = ("a.zarr", "b.zarr", "c.zarr", "new/deep/d.zarr", "e.zarr", "home/f.zarr", "g")
+    for path, place in zip(given, wanted, strict=True):
+        assert dr.plan(PIXELS, path).path == str(tmp_path / place)
+        assert dr.write(PIXELS, path, progress=False).path == str(tmp_path / place)
+        assert (tmp_path / f"{place}.daskreg" / "run.json").is_file()
+        assert dr.write(PIXELS, tmp_path / place, progress=False).blocks == 0
+
+
+def test_places_where_nothing_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file is a file, not a folder"):
+        dr.write(PIXELS, tmp_path / "file" / "a.zarr", progress=False)
+    with pytest.raises(OutputExistsError):
+        dr.write(PIXELS, tmp_path / "file", overwrite=True, progress=False)
+    with pytest.raises(UnsafeOutputError):
+        dr.write(PIXELS, "/", overwrite=True, progress=False)
+    with pytest.raises(OptionError, match="s3://"):
+        dr.write(PIXELS, "s3://bucket/a.zarr", progress=False)
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(OutputError, match=r"a\.zarr cannot be made .*check the permissions"):
+        dr.write(PIXELS, tmp_path / "a.zarr", progress=False)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_another_number_of_levels_is_refused_and_nothing_lost(made: Path, levels: int) -> None:
+    with pytest.raises(LayoutMismatchError, match="number of levels is 2"):
+        dr.write(PIXELS, made, levels=levels, progress=False)
+    assert verify(made) == []
+
+
+@pytest.mark.parametrize(("pixels", "word"), [(PIXELS[0], "dims"), (PIXELS[None], "dims"), (PIXELS[:5], "shape")])
+def test_another_shape_is_named(made: Path, pixels: np.ndarray, word: str) -> None:
+    with pytest.raises(LayoutMismatchError, match=f"level 0 {word} is"):
+        dr.write(pixels, made, levels=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        [1],
+        {"facts": {}, "run": "x", "blocks": []},
+        {"facts": {"number of levels": 1, "level 0 shape": [1, 2]}, "run": "x", "blocks": [{"block": "q"}]},
+        {"facts": {"number of levels": 1, "level 0 shape": [1, 2]}, "run": "x", "blocks": [{"block": [1]}]},
+        {"facts": {"number of levels": 1, "level 0 shape": [1, 2]}, "run": "x", "blocks": [{"block": [0, 1]}]},
+    ],
+)
+def test_a_damaged_ledger_is_named_and_nothing_is_removed(made: Path, layout: Any) -> None:
+    file = made.with_name("made.zarr.daskreg") / "run.json"
+    file.write_text(json.dumps({"schema": "daskreg/ledger", "version": 1, "layout": layout}))
+    with pytest.raises(NotAVolumeError, match=r"run\.json is not a ledger of daskreg, or is damaged"):
+        dr.write(PIXELS, made, levels=2, progress=False)
+    with pytest.raises(OutputExistsError):
+        dr.write(PIXELS, made, levels=2, overwrite=True, progress=False)
+    np.testing.assert_array_equal(dr.open(made).values, PIXELS)
+
+
+def test_entries_that_make_no_sense_are_ignored(made: Path) -> None:
+    for file in made.with_name("made.zarr.daskreg").glob("*.jsonl"):
+        file.write_bytes(
+            b'\xff\xfe\n[1]\n{}\n{"level":0,"block":[9,9,9],"fingerprint":"z","files":[["../../x",1,2]],'
+            b'"clipped":0,"written":1}\n'
+        )
+    again = dr.write(PIXELS, made, levels=2, progress=False)
+    assert again.skipped == 0
+    assert verify(made) == []
+
+
+@pytest.mark.parametrize("memory", ["a lot", 0, -1, "-2 GiB", True, float("nan"), [1]])
+def test_memory_must_be_a_size(tmp_path: Path, memory: Any) -> None:
+    with pytest.raises(OptionError, match="memory="):
+        dr.write(PIXELS, tmp_path / "a.zarr", memory=memory, progress=False)
+
+
+def test_every_refusal_is_one_of_ours(made: Path) -> None:
+    for path in ("", ".", made.with_name("made.zarr.daskreg")):
+        with pytest.raises(DaskregError):
+            dr.write(dr.open(made), path, overwrite=True, progress=False)
+
+
+def test_a_disk_that_may_not_be_written_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    async def refused(self: Any, key: str, value: Any) -> None:
+        calls.append(key)
+        raise PermissionError(13, "Permission denied", key)
+
+    monkeypatch.setattr("daskreg.blocks.store.RecordingStore.set", refused)
+    with pytest.raises(OutputError, match=r"a\.zarr cannot be written .*Permission denied"):
+        dr.write(PIXELS, tmp_path / "a.zarr", chunks=(1, 40, 44), memory="1 MiB", progress=False, client=False)
+    assert len(calls) < 10

@@ -63,7 +63,7 @@ def test_pc12(pc12, model):
     assert fit.ok
     assert mine >= shipped
     # Linear sampling blurs by the fraction of a shift, which is worth this much by chance.
-    assert mine >= sampled - 5e-4
+    assert mine >= sampled - 1e-4
 
 
 def test_lung_sem(lung):
@@ -78,7 +78,7 @@ def test_lung_sem(lung):
     assert fit.outliers == other.outliers == ()
     assert mine_affine.mean() >= theirs.mean() + 0.02
     assert mine_affine.min() >= 0.75
-    assert mine.mean() >= theirs.mean() - 1e-3
+    assert mine.mean() >= theirs.mean()
     assert np.all(mine >= theirs - 5e-3), "no pair is worse"
 
 
@@ -126,7 +126,7 @@ def test_one_slice_repeated(brain, drift):
     left = residuals(matrices, drift, brain.shape[1:])
     print(f"one slice repeated: {left}, {fit.seconds:.1f} s")
     assert fit.ok
-    assert left["all"] <= 0.03
+    assert left["all"] <= 0.02
 
 
 def test_different_slices(brain, drift):

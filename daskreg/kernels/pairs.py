@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 SMALL = {2: 160, 3: 48}  # voxels along the longest axis of small copies, at most
 PROPOSALS = 3
+SMOOTHING = 0.4  # sigma of the finest level, voxels: less than in `register`, so that neighbours match as they are
 _AGREE = 2.5  # voxels of the small copies
 _CLEARLY = 0.01
 _TRIES = 15  # iterations of a proposal
@@ -105,7 +106,7 @@ def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -
 def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
     f, m = (_picture(t, grid, options) for t in (fixed, moving))
     f, m, variance = standardised(f, m, options.metric)
-    levels = pyramid(f, m, levels="auto" if start is None else 3)
+    levels = pyramid(f, m, levels="auto" if start is None else 3, smoothing=SMOOTHING)
     return _fit(levels, variance, options, start)
 
 
@@ -114,7 +115,9 @@ def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     every = _picture(images, grid, options)
     every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
     before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
-    levels = [Level(s.fixed.take(before), s.fixed.take(after), s.step) for s in pyramid(every, first)]
+    levels = [
+        Level(s.fixed.take(before), s.fixed.take(after), s.step) for s in pyramid(every, first, smoothing=SMOOTHING)
+    ]
     return _fit(levels, variance[:-1], options, None)
 
 

@@ -54,7 +54,8 @@ def _logged(label: str) -> Progress:
             return
         last = now
         left = (now - started) / max(1, done) * (total - done)
-        log.info("%s: %d of %d, %s, %s left", label, done, total, _rate(done, nbytes, now - started), format_time(left))
+        ends = f"{format_time(left)} left" if done < total else f"done in {format_time(now - started)}"
+        log.info("%s: %d of %d, %s, %s", label, done, total, _rate(done, nbytes, now - started), ends)
 
     return show
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ from daskreg.sources.registry import recall
 from daskreg.volumes import as_dataarray, source_of
 from daskreg.warping import make_job
 
-Sizes = str | int | Sequence[int]
+Sizes = str | int | Sequence[int] | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan(
 
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
-    client = current_client() if client is None else client or None
+    client = _client(client)
     options = Options(chunks, shards, levels, downsample, memory)
     task = _task_of(as_dataarray(array))
     return plan_levels(task, str(safe_output(path, task.source)), options, client=client)
@@ -123,7 +123,7 @@ def write(
         array: a lazy volume (from `open` or `warp`, or any DataArray), dask or NumPy array.
         path: of a new OME-Zarr group, on a disk that all workers share. A ledger is kept
             beside it, in `<path>.daskreg`.
-        chunks: "auto", one size, or one for each axis.
+        chunks: "auto", one size, or one for each axis (a mapping by name leaves the others whole).
         shards: likewise, multiples of the chunks; None for none.
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
         downsample: "mean", "nearest" or "mode"; "auto" is mode for labels (bool), else mean.
@@ -143,7 +143,7 @@ def write(
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
     started = time.monotonic()
-    client = current_client() if client is None else client or None
+    client = _client(client)
     data = as_dataarray(array)
     task = _task_of(data)
     output = safe_output(path, task.source)
@@ -188,13 +188,23 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
 
 def current_client() -> Any | None:
     """The `distributed.Client` that is current, without importing distributed where it is not in use."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
+    # Another thread may be importing it right now: then it has no Client yet.
+    client_type = getattr(sys.modules.get("distributed"), "Client", None)
+    if client_type is None:
         return None
     try:
-        return distributed.Client.current()
+        return client_type.current()
     except ValueError:
         return None
+
+
+def _client(given: Any) -> Any | None:
+    """The client to use: the one given, else the current one; None (for False) means threads."""
+    if given is None:
+        return current_client()
+    if given and not hasattr(given, "submit"):
+        raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
+    return given or None
 
 
 def _task_of(array: xr.DataArray) -> Task:

@@ -18,7 +18,7 @@ import click
 import daskreg
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
 
-COMMANDS = ("info", "convert", "register", "align", "warp", "icp", "transform", "report", "demo")
+COMMANDS = ("info", "convert", "register", "align", "warp", "verify", "icp", "transform", "report", "demo")
 RESUMING = ("convert", "warp")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

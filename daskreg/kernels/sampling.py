@@ -106,8 +106,9 @@ def _threads() -> int:
 
 def _is_tensor(value: Any) -> bool:
     """Whether it is a tensor, without importing torch where nobody has."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # A module that another thread is importing has no Tensor yet, and then nobody has one.
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor_type is not None and isinstance(value, tensor_type)
 
 
 def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> Floats:

@@ -232,7 +232,8 @@ def _computed(array: Any) -> Any:
     Only the client of a cluster can tell what persisted pieces hold, so those go through it.
     """
     small = culled(array)
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and distributed.futures_of(small):
+    # Where another thread is importing distributed just now, there is no client yet.
+    futures_of = getattr(sys.modules.get("distributed"), "futures_of", None)
+    if futures_of is not None and futures_of(small):
         return small.compute()
     return small.compute(scheduler="synchronous")

@@ -226,3 +226,15 @@ def test_a_page_about_a_run_and_about_a_transform(here: Path) -> None:
     dr.SliceAffines(np.stack([dr.Affine.translation(x=k).matrix for k in range(3)])).save("s.json")
     assert run(["report", "s.json", "--out", "drift.html"]) == 0
     assert "The course of the slices" in (here / "drift.html").read_text()
+
+
+def test_verify_lists_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", "in.tif", "out.zarr", "--quiet"]) == 0
+    assert run(["verify", "out.zarr"]) == 0
+    assert "out.zarr is whole" in capsys.readouterr().out
+    victim = next(p for p in (here / "out.zarr" / "0" / "c").rglob("*") if p.is_file())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert run(["verify", "out.zarr"]) == 1
+    assert "bytes," in capsys.readouterr().out
+    assert run(["verify", "in.tif"]) == 2
+    assert "no ledger" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, picture, pyramid
-from daskreg.kernels.search import STARTS, candidates, choose
+from daskreg.kernels.search import STARTS, believed, candidates, views
 
 Floats = NDArray[np.float64]
 
@@ -232,15 +232,14 @@ def register(
     steps, variance = _levels(f, m, str(metric) if newton else "ncc" if metric != "mse" else "mse", levels, smoothing)
     problem = Problem(pose, f.grid.centre, str(metric), max_iterations, tolerance, _MIN_OVERLAP)
     origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if given is None else given])
-    start = origin
+    starts = origin
     if isinstance(init, str) and init != "identity":
         starts = _parameters(problem, f.grid, candidates(steps, init))
-        start = choose(problem, steps, starts) if newton else best_of(problem, steps[0], starts, loss_of(metric))
     if newton:
-        found = _newton(descend_levels(problem, steps, start, variance, origin=origin, progress=progress), str(metric))
+        found = _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), str(metric))
     else:
-        chosen = "lbfgs" if optimizer == "auto" else optimizer
-        loss = loss_of(metric)
+        chosen, loss = "lbfgs" if optimizer == "auto" else optimizer, loss_of(metric)
+        start = best_of(problem, steps[0], starts, loss)
         found = _slope(slope(problem, steps, start, loss, optimizer=chosen, origin=origin, progress=progress))
     values = pose.named(found["parameters"])[0]
     matrix = pose.matrices(found.pop("parameters"), f.grid.centre)[0].numpy()
@@ -294,6 +293,20 @@ def _levels(f: Image, m: Image, metric: str, levels: int | str, smoothing: float
 
 def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> torch.Tensor:
     return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid))
+
+
+def _descended(
+    problem: Problem,
+    levels: Sequence[Level],
+    starts: torch.Tensor,
+    variance: torch.Tensor,
+    **options: Any,
+) -> Descent:
+    """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
+    followed = views(problem, levels, starts)
+    ends = [descend_levels(problem, seen, start, variance, **options) for seen, start in followed]
+    last = [(seen[-1], torch.as_tensor(end.parameters)) for (seen, _), end in zip(followed, ends, strict=True)]
+    return ends[-1] if len(ends) > 1 and believed(problem, *last) else ends[0]
 
 
 def _newton(found: Descent, metric: str) -> dict[str, Any]:

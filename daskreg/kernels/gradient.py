@@ -9,7 +9,7 @@ angles, shifts and scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from daskreg.kernels.pyramid import Level
 
 OPTIMIZERS = ("adam", "lbfgs")
 _TOO_LITTLE = 1e3
+_FAIR_OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,24 @@ def slope(
     return Slope(p, before, after, finest.overlap(p), iterations, converged, losses)
 
 
-def best_of(problem: Problem, level: Level, starts: Tensor, loss: Loss, margin: float = 0.01) -> Tensor:
-    """(1, P) the start with the least loss; a later one must be better by `margin` of the spread."""
+def best_of(problem: Problem, level: Level, starts: Tensor, loss: Loss, *, keep: int = 4) -> Tensor:
+    """(1, P) the best of (K, P) starts: the first, and the `keep` with the least loss, refined a little.
+
+    Another than the first must be better by a twentieth of what there is between the losses,
+    and over at least half of the smaller image: chance does well over small overlaps.
+    """
+    if len(starts) == 1:
+        return starts
+    problem = replace(problem, min_overlap=max(problem.min_overlap, _FAIR_OVERLAP))
     objective = _Objective(problem, level, loss)
     values = [objective.at(p[None]) for p in starts]
-    finite = [v for v in values if v < _TOO_LITTLE]
-    spread = (max(finite) - min(finite)) if finite else 0.0
-    best = 0
-    for k, value in enumerate(values):
-        if value < values[best] - margin * spread:
-            best = k
-    return starts[best][None]
+    order = sorted(range(1, len(starts)), key=values.__getitem__)[:keep]
+    brief = replace(problem, max_iterations=10)
+    refined = [_one_level(brief, level, starts[k][None], loss, "lbfgs")[0] for k in (0, *order)]
+    ends = [objective.at(p) for p in refined]
+    spread = max([v for v in values if v < _TOO_LITTLE], default=0.0) - min(ends)
+    best = min(range(len(ends)), key=ends.__getitem__)
+    return refined[best if ends[best] < ends[0] - 0.05 * spread else 0]
 
 
 class _Objective:

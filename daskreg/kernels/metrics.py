@@ -56,11 +56,14 @@ def lncc(fixed: Tensor, warped: Tensor, weight: Tensor, *, radius: int = 4) -> T
     return 1 - _mean(local, weight)
 
 
-def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int = 32) -> Tensor:
+def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None) -> Tensor:
     """- mutual information in nats, from a joint histogram with cubic Parzen windows.
 
-    (Mattes et al. 2003.) For images of different modalities.
+    (Mattes et al. 2003.) For images of different modalities. By default there are as many
+    bins as the cube root of the voxels, 8 to 32: few voxels in many bins share information
+    by chance.
     """
+    bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
     f, w, v = (t.flatten(1) for t in (fixed, warped, weight))
     joint = torch.einsum("bnf,bnw->bfw", _parzen(f, v, bins) * v[..., None], _parzen(w, v, bins))
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)

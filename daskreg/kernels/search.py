@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Affine, Grid, index_matrix
-from daskreg.kernels.descend import Problem, half_extent, solve_level
+from daskreg.kernels.descend import Problem, corners_of, evaluate, half_extent, solve_level
 from daskreg.kernels.fill import without_fill
+from daskreg.kernels.normal import normal_of, possible_overlap
 from daskreg.kernels.pyramid import Level, Picture, shrink, smooth
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,9 @@ Floats = NDArray[np.float64]
 STARTS = ("auto", "identity", "moments", "phase", "search")
 # A motion that is larger than another must explain this fraction more of what is left.
 CLEARLY = 0.01
+# A start that leaves less unexplained needs no second look; starts within so many voxels
+# are the same; and what "by far" is.
+_GOOD, _SAME, _BY_FAR = 0.02, 0.25, 0.8
 # Correlation peaks over less of the smaller image than this are chance.
 _LEAST_OVERLAP = 0.3
 # Sigma, in voxels of the level, of the local mean that correlation leaves out.
@@ -62,23 +66,62 @@ def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
     return found
 
 
-def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: int = 4) -> Tensor:
-    """(1, P) parameters of the best of (K, P) starts, refined on the two coarsest levels.
+def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: int = 4) -> tuple[Tensor, float]:
+    """(1, P) parameters of the best of (K, P) starts, refined on the two coarsest levels, and the metric there.
 
     The first level refines all starts in a batch, the second the best `keep` of them.
     """
-    p = starts
+    p, last = starts, min(2, len(levels)) - 1
     for number, level in enumerate(levels[:2]):
         state = solve_level(problem, level, p, 0.05, max_iterations=12)
-        last = number == min(2, len(levels)) - 1
-        order = torch.argsort(_merit(state.cost, state.overlap))
+        merit = _merit(state.cost, state.overlap)
         # The smallest motion always goes on, so that it can be beaten but not lost.
         size = _motion(problem, level, state.parameters)
-        going = torch.unique(torch.cat([order[:keep], size.argmin()[None]]))
+        going = torch.unique(torch.cat([torch.argsort(merit)[:keep], size.argmin()[None]]))
         p = state.parameters[going]
-        if last or len(going) == 1:
-            return p[_winner(_merit(state.cost, state.overlap)[going], size[going])][None]
-    return p[:1]
+        if number == last:
+            best = going[_winner(merit[going], size[going])]
+            return state.parameters[best][None], float(state.cost[best])
+    return p[:1], math.inf
+
+
+def views(problem: Problem, levels: Sequence[Level], starts: Tensor) -> list[tuple[Sequence[Level], Tensor]]:
+    """What to descend on, and the (1, P) start of each: the levels, and perhaps also without flat borders.
+
+    A flat border is background or what an earlier warp filled (see `kernels.fill`). Where the
+    best start differs with and without it, both have to be followed; `believed` then chooses.
+    """
+    p, cost = choose(problem, levels, starts)
+    inner = [without_fill(level, margin=2) for level in levels[:2]]
+    rest = [level for level in inner if level is not None]
+    if cost < _GOOD or len(rest) < len(inner):
+        return [(levels, p)]
+    q, _ = choose(problem, rest, starts)
+    if not _apart(problem, rest[-1], p, q) > _SAME:
+        return [(levels, p)]
+    masked = [without_fill(level, margin=2) for level in levels[:-1]] + [without_fill(levels[-1])]
+    return [(levels, p), ([m or level for m, level in zip(masked, levels, strict=True)], q)]
+
+
+def believed(problem: Problem, one: tuple[Level, Tensor], other: tuple[Level, Tensor]) -> bool:
+    """Whether `other`, a finest level without flat borders and where it led, is to be believed, not `one`.
+
+    If the borders were fill, the rest of the voxels finds the pose of `other` better by far; if
+    they were background, all voxels find that of `one` better.
+    """
+    gains = [_cost(problem, level, other[1]) / max(_cost(problem, level, one[1]), 1e-9) for level, _ in (one, other)]
+    return gains[0] * gains[1] < _BY_FAR
+
+
+def _apart(problem: Problem, level: Level, p: Tensor, q: Tensor) -> float:
+    """Largest distance, in voxels, between the images of a corner under two poses."""
+    change = problem.pose.matrices(p, problem.centre) - problem.pose.matrices(q, problem.centre)
+    return float((change[:, :-1] @ corners_of(level.fixed.grid)).norm(dim=1).max() / level.step)
+
+
+def _cost(problem: Problem, level: Level, p: Tensor) -> float:
+    possible = possible_overlap(level).expand(len(p))
+    return float(evaluate(problem, level, normal_of(level), possible, p).cost[0])
 
 
 def _halved(level: Level) -> Level:

@@ -21,7 +21,7 @@ INSIDE = "::/"
 READABLE = "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL) and TIFF files are read"
 SUFFIXES = {".tif": "tiff", ".tiff": "tiff", ".btf": "tiff", ".tf8": "tiff"}
 
-_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+STORE_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Place:
             if up.inner:
                 head, _, last = up.inner.rpartition("/")
                 up = replace(up, inner=head)
-            elif up._descends and any((Path(up.root).parent / f).is_file() for f in _ZARR_FILES):
+            elif up._descends and any((Path(up.root).parent / f).is_file() for f in STORE_FILES):
                 last, up = Path(up.root).name, replace(up, root=str(Path(up.root).parent))
             else:
                 return
@@ -169,7 +169,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, Place]:
         if inner and outer == path:
             return "zarr", place.child(inner)
         raise NotAVolumeError(f"{missing} does not exist{_held_by(outer)}")
-    if not any((outer / f).is_file() for f in _ZARR_FILES):
+    if not any((outer / f).is_file() for f in STORE_FILES):
         raise NotAVolumeError(f"{outer} is not a Zarr array or group (no zarr.json, .zarray or .zgroup); {READABLE}")
     return "zarr", place
 
@@ -202,12 +202,12 @@ def _check_climb(path: Path) -> None:
     """`..` is fine on the way to a store, not inside it."""
     for k, part in enumerate(path.parts):
         before = Path(*path.parts[:k]) if k else Path()
-        if part == ".." and any((p / f).is_file() for p in (before, *before.parents) for f in _ZARR_FILES):
+        if part == ".." and any((p / f).is_file() for p in (before, *before.parents) for f in STORE_FILES):
             raise NotAVolumeError(f"{path}: '..' inside a store is not allowed; name the other store itself")
 
 
 def _held_by(folder: Path) -> str:
-    if not any((folder / f).is_file() for f in _ZARR_FILES):
+    if not any((folder / f).is_file() for f in STORE_FILES):
         return ""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))[:8]
     return f"; {folder} is a Zarr store" + (f" that holds {', '.join(names)}" if names else "")

@@ -93,7 +93,7 @@ def as_dataarray(value: Any) -> xr.DataArray:
         if isinstance(value, np.ma.MaskedArray):
             value = xr.DataArray(value).data  # NaN where masked
         elif not isinstance(value, da.Array):
-            value = np.asarray(value)
+            value = _as_numpy(value)
         dims = default_dims(value.ndim)
         dtype = image_dtype(value.dtype)
         _check_shape(dims, value.shape, "the array")
@@ -235,6 +235,16 @@ def _lazy_in_memory(source: Source) -> da.Array:
     step = auto_block(source.shape, (1,) * source.ndim, source.dtype.itemsize)
     array: da.Array = da.from_array(data, chunks=step, name=f"daskreg-open-{uuid.uuid4().hex}")
     remember(array.name, source, keeper=array.dask.layers[array.name])
+    return array
+
+
+def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise NotAVolumeError(f"a {type(value).__name__} does not make one array ({error})") from error
+    if array.ndim == 0 and array.dtype == object:
+        raise NotAVolumeError(f"a {type(value).__name__} is not a volume: give a path, an array or a DataArray")
     return array
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from operator import matmul
 from typing import Any
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from daskreg.blocks.job import Job, run_block
 from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
-from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
+from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.kernels.sampling import halo
+from daskreg.kernels.sampling import cast, halo
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
 from daskreg.volumes import as_dataarray, source_of, to_dataarray
@@ -38,7 +38,7 @@ def warp(
     grid: Grid | str | None = None,
     order: int = 1,
     fill: float = 0,
-    chunks: str | int | Sequence[int] = "auto",
+    chunks: str | int | Sequence[int] | Mapping[str, int] = "auto",
     dtype: Any = None,
     device: str = "auto",
     allow_empty: bool = False,
@@ -110,11 +110,10 @@ def make_job(
     """
     if order not in ORDERS:
         raise OptionError(f"order={order!r}: use 0 (nearest), 1 (linear) or 3 (cubic)")
-    if not (device in {"auto", "cpu", "cuda"} or device.startswith("cuda:")):
+    if not (isinstance(device, str) and (device in {"auto", "cpu", "cuda"} or device.startswith("cuda:"))):
         raise OptionError(f"device={device!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'")
-    wanted = np.dtype(spec.dtype if dtype is None else dtype)
-    if wanted.kind not in "buif":
-        raise UnsupportedDTypeError(f"dtype {wanted} cannot hold an image; use an integer or float type")
+    wanted = _output_dtype(spec.dtype if dtype is None else dtype)
+    _check_fill(fill, wanted)
     if spec.dtype.kind == "b":
         order = 0
     mapping = index_map(pull, out, spec.grid, spec.dims)
@@ -132,14 +131,29 @@ def make_job(
     return Job(spec, mapping, out, order, float(fill), wanted, device, token)
 
 
-def lazy_array(job: Job, chunks: str | int | Sequence[int] = "auto") -> da.Array:
+def _output_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        wanted: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise UnsupportedDTypeError(f"dtype={dtype!r} is not a type; use an integer or float type") from error
+    if wanted.kind not in "buif" or wanted.itemsize > 8:
+        raise UnsupportedDTypeError(f"dtype {wanted} cannot hold an image; use an integer or float type")
+    return wanted.newbyteorder("=")
+
+
+def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
+    """Refuse a fill that the output cannot hold: clamped, it could not be told from voxels."""
+    try:
+        value = float(fill)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"fill={fill!r} is not a number") from error
+    if dtype.kind != "f" and cast(np.asarray([value]), dtype)[1]:
+        raise OptionError(f"fill={fill} is not a value of {dtype}; pass another, or dtype='float32'")
+
+
+def lazy_array(job: Job, chunks: Any = "auto") -> da.Array:
     """The job as one lazy layer of a dask array, which `write` finds again by its name."""
-    lead = len(job.shape) - job.grid.ndim
-    if chunks == "auto":
-        chunks = _auto_chunks(job)
-    elif not isinstance(chunks, int | str) and len(chunks) < len(job.shape):
-        chunks = (1,) * lead + tuple(chunks)
-    sizes = da.core.normalize_chunks(chunks, shape=job.shape, dtype=job.dtype)
+    sizes = _chunk_sizes(job, chunks)
     starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
     # The function holds the job, so the graph keeps it alive, and the registry finds it.
     data: da.Array = da.map_blocks(
@@ -159,6 +173,27 @@ def _run_lazy(
     start = tuple(s[i] for s, i in zip(starts, block_id, strict=True))
     stop = tuple(a + s[i] for a, s, i in zip(start, sizes, block_id, strict=True))
     return run_block(job, Box(start, stop))
+
+
+def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
+    """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
+    given = chunks
+    if isinstance(chunks, str) and chunks == "auto":
+        given = _auto_chunks(job)
+    elif isinstance(chunks, Mapping):
+        if not set(chunks) <= set(job.dims):
+            raise OptionError(f"chunks={chunks!r} names an axis that is not among {', '.join(job.dims)}")
+        given = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
+    elif isinstance(chunks, Sequence) and not isinstance(chunks, str) and len(chunks) == job.grid.ndim:
+        given = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
+    try:
+        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(given, shape=job.shape, dtype=job.dtype)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise OptionError(
+            f"chunks={chunks!r} does not fit the axes {dict(zip(job.dims, job.shape, strict=True))}: give 'auto', one "
+            "size, one for each axis, or a mapping by name"
+        ) from error
+    return sizes
 
 
 def _auto_chunks(job: Job) -> tuple[int, ...]:
@@ -188,7 +223,13 @@ def _composed(value: Any) -> Any:
         value = getattr(value, name, value)
     if isinstance(value, (Affine, SliceAffines)):
         return value
-    matrix = np.asarray(value, dtype=np.float64)
+    try:
+        matrix = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidTransformError(
+            f"{value!r} is no transform: give an Affine, SliceAffines, a fit, a matrix, or a list of them; "
+            "a file is read by daskreg.load(path)"
+        ) from error
     return SliceAffines(matrix) if matrix.ndim == 3 else Affine(matrix)
 
 

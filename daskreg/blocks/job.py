@@ -96,9 +96,11 @@ class Job:
 
     @property
     def computed_dtype(self) -> np.dtype[Any]:
-        """In what the kernel works: the source's type, or float where the output is float."""
+        """In what the kernel works: the source's type, a wider one for the fill, or float where the output is."""
         if self.dtype.kind == "f" and self.source.dtype.kind != "f":
             return np.dtype(np.float64 if self.source.dtype.itemsize > 2 else np.float32)
+        if self.source.dtype.kind != "f" and cast(np.asarray([self.fill]), self.source.dtype)[1]:
+            return np.promote_types(self.source.dtype, self.dtype)
         return self.source.dtype
 
     def read_box(self, box: Box) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ SMALLEST_LEVEL = 256
 """Levels are added until no spatial axis is longer than this."""
 
 Shape = tuple[int, ...]
-Sizes = str | int | Sequence[int]
+Sizes = str | int | Sequence[int] | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
 
     An axis is halved while its spacing is no more than 1.5 times the finest.
     """
-    if not (levels == "auto" or (isinstance(levels, int) and levels >= 1)):
+    if not (levels == "auto" or (isinstance(levels, int) and not isinstance(levels, bool) and levels >= 1)):
         raise OptionError(f"levels={levels!r}: give 'auto' or a number of at least 1")
     wanted = levels if isinstance(levels, int) else math.inf
     yield (1,) * grid.ndim

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,19 +155,21 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_layout(task: Task, chunks: str | int | Sequence[int], shards: str | int | Sequence[int] | None) -> Layout:
+def make_layout(task: Task, chunks: Any, shards: Any) -> Layout:
     """Chunks and shards for the output of a task; "auto" chooses.
 
     Raises: OptionError where they do not fit the array or one another.
     """
     shape = task.shape
-    chunk = _auto_chunks(task) if chunks == "auto" else _sizes(chunks, task, "chunks")
-    if shards == "auto":
+    chunk = _auto_chunks(task) if isinstance(chunks, str) and chunks == "auto" else _sizes(chunks, task, "chunks")
+    if isinstance(shards, str) and shards == "auto":
         shard = _auto_shards(shape, chunk)
     elif shards is None:
         shard = None
     else:
-        shard = _sizes(shards, task, "shards", clip=False)
+        # Where a chunk holds the whole axis, so does the shard.
+        given = _sizes(shards, task, "shards", clip=False)
+        shard = tuple(c if c >= n else s for s, c, n in zip(given, chunk, shape, strict=True))
         for name, s, c in zip(task.dims, shard, chunk, strict=True):
             if s % c:
                 raise OptionError(f"shards along {name} are {s}, which is no multiple of the chunks' {c}")
@@ -284,12 +287,21 @@ def _auto_shards(shape: Shape, chunks: Shape) -> Shape | None:
     return tuple(c * t for c, t in zip(chunks, times, strict=True))
 
 
-def _sizes(value: str | int | Sequence[int], task: Task, what: str, *, clip: bool = True) -> Shape:
-    """One size for the spatial axes (1 for t and c in front), or one for each axis."""
-    if isinstance(value, str):
-        raise OptionError(f"{what}={value!r}: give 'auto', one size, or one for each axis")
+def _sizes(value: Any, task: Task, what: str, *, clip: bool = True) -> Shape:
+    """One size for the spatial axes (1 for t and c in front), or one for each axis, by position or name."""
     shape = task.shape
-    sizes = [value] * task.grid.ndim if isinstance(value, int) else [int(v) for v in value]
+    if isinstance(value, Mapping):
+        unknown = [str(k) for k in value if k not in task.dims]
+        if unknown:
+            raise OptionError(f"{what} names {', '.join(unknown)}, but the axes are {', '.join(task.dims)}")
+        lead = len(shape) - task.grid.ndim
+        value = [value.get(d, 1 if k < lead else n) for k, (d, n) in enumerate(zip(task.dims, shape, strict=True))]
+    try:
+        if isinstance(value, str | bool):
+            raise TypeError(value)
+        sizes = [operator.index(v) for v in value] if np.ndim(value) else [operator.index(value)] * task.grid.ndim
+    except TypeError as error:
+        raise OptionError(f"{what}={value!r}: give 'auto', one size, or one for each axis") from error
     if len(sizes) < len(shape):
         sizes = [1] * (len(shape) - len(sizes)) + sizes
     if len(sizes) != len(shape) or min(sizes) < 1:

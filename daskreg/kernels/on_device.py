@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.errors import OptionError
 from daskreg.geometry import Box, touched_box
 from daskreg.kernels.sampling import halo, sample
 
@@ -46,9 +47,13 @@ def sample_on(
 
     Out of memory on a GPU, the output is cut in halves along its longest axis, as often as
     it takes; each half uploads only what it reads.
+
+    Raises: OptionError for a CUDA device where there is none.
     """
     if device == "cpu" or (device == "auto" and not has_cuda()):
         return np.asarray(sample(block, read_box, matrix, out_box, order=order, fill=fill, out=out, parallel=parallel))
+    if device != "auto" and not has_cuda():
+        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
     import torch
 
     target = torch.device("cuda" if device == "auto" else device)

@@ -83,7 +83,7 @@ def grid(
 
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
-    unit = wish.common([coords[d][1].get("units") if d in coords else None for d in space], where)
+    unit = wish.common({d: coords[d][1].get("units") if d in coords else None for d in space}, where)
     plain = {d: (coords[d][0], {**coords[d][1], "units": unit}) for d in space if d in coords}
     for dim in wish.spacings(space):
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import GridError
+from daskreg.errors import GridError, UnitError
 from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def grid_from(
         start, step = (0.0, 1.0) if values is None else _line(name, values, attrs, what)
         starts.append(start)
         steps.append(step)
-        units.append(canonical_unit(attrs.get("units")))
+        units.append(unit_of(name, attrs.get("units"), what))
     unit = reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, units)
     signs, origin = np.sign(steps), np.asarray(starts)
     turn = np.diag(signs)
@@ -101,6 +101,17 @@ def grid_from(
     if own is not None:
         origin, turn = own @ origin, own * signs
     return Grid(shape, np.abs(steps), origin, turn, unit, names)
+
+
+def unit_of(axis: str, unit: Any, what: str) -> str:
+    """The canonical name of an axis' unit.
+
+    Raises: UnitError naming the axis for one that is not known.
+    """
+    try:
+        return canonical_unit(unit)
+    except UnitError as error:
+        raise UnitError(f"axis {axis} of {what}: {error}") from None
 
 
 def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats | None:
@@ -123,12 +134,15 @@ def _line(name: str, values: Any, attrs: Mapping[str, Any], what: str) -> tuple[
     """Start and step of coordinates, checked to be regular."""
     raw = np.asarray(values)
     if raw.dtype.kind not in "iuf" or raw.ndim != 1:
-        raise GridError(f"{what}: coordinates of axis {name} are {raw.dtype}, not numbers")
+        raise GridError(
+            f"{what}: coordinates of axis {name} are {raw.dtype}, not numbers; drop them (.drop_vars({name!r})) to "
+            "count pixels, or give it a position for each voxel"
+        )
     x = raw.astype(np.float64)
     stated = _number(attrs.get("spacing"))
     if len(x) == 1:
         if not np.isfinite(x[0]):
-            raise GridError(f"{what}: the coordinate of axis {name} is {x[0]}")
+            raise GridError(f"{what}: the coordinate of axis {name} is {x[0]}; give it a finite position")
         return float(x[0]), stated or 1.0
     step = float((x[-1] - x[0]) / (len(x) - 1))
     # A last digit of single precision, far from zero, can be a good part of a step.

@@ -21,8 +21,8 @@ def image_dtype(dtype: Any, what: str = "the array") -> np.dtype[Any]:
     except TypeError as error:
         raise UnsupportedDTypeError(f"{what} has the type {dtype!r}, which is not one of an image") from error
     if given.kind not in "buif" or given.itemsize > 8:
-        advice = "; take .real, .imag or abs() first" if given.kind == "c" else ""
-        raise UnsupportedDTypeError(f"{what} has the type {given}; images are bool, integer or float{advice}")
+        advice = "take .real, .imag or abs() first" if given.kind == "c" else "convert it, as by .astype('float32')"
+        raise UnsupportedDTypeError(f"{what} has the type {given}; images are bool, integer or float: {advice}")
     if given == np.dtype("f2"):
         return np.dtype(np.float32)
     native: np.dtype[Any] = given.newbyteorder("=")

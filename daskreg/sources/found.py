@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from daskreg.errors import ChannelError, EmptyArrayError, InvalidSpacingError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
-from daskreg.sources.coordinates import CHANNELS, TIMES
+from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
 
 # Coordinates of one axis: values, attributes.
@@ -46,14 +46,17 @@ class Wish:
             )
         return dict(zip(names, np.broadcast_to(values, len(names)).tolist(), strict=True))
 
-    def common(self, units: Iterable[str | None], what: str) -> str:
+    def common(self, units: Mapping[str, str | None], what: str) -> str:
         """The one unit of the axes, or the one asked for.
+
+        Args:
+            units: by axis, as they are spelled.
 
         Raises: UnitError where they differ.
         """
         if self.unit is not None:
             return canonical_unit(self.unit)
-        names = [canonical_unit(u) for u in units]
+        names = [unit_of(axis, unit, what) for axis, unit in units.items()]
         return reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, names)
 
     def apply(self, grid: Grid) -> Grid:
@@ -139,7 +142,7 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
         if n != n:  # noqa: PLR0124 (NaN)
             raise NotAVolumeError(f"axis {dim} of {what} has an unknown length; call compute_chunk_sizes() first")
         if n == 0:
-            raise EmptyArrayError(f"axis {dim} of {what} has length 0")
+            raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
 
 
 def ordered(dims: Sequence[str], values: Sequence[Any], wanted: Sequence[str]) -> tuple[Any, ...]:

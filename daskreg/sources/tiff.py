@@ -81,7 +81,7 @@ def _describe_series(tiff: tifffile.TiffFile, place: Place, wish: Wish) -> Found
     dims, lead, space = _dims(series.axes, series.shape, str(place))
     check_shape(dims, series.shape, str(place))
     spacings, units, labels = _metadata(tiff)
-    unit = wish.common([units.get(d) for d in space] if any(units.values()) else [None], str(place))
+    unit = wish.common({d: units.get(d) for d in space} if any(units.values()) else {"x": None}, str(place))
     shape = ordered(dims, series.shape, space)
     # Levels of a TIFF pyramid are means of blocks of the finest: they cover the same ground.
     factor = np.asarray(ordered(dims, finest.shape, space)) / np.asarray(shape)

@@ -105,7 +105,7 @@ def _describe_level(place: Place, image: ome.Multiscale, wish: Wish) -> Found:
     check_shape(names, array.shape, str(below))
     lead, space = ome.spatial(image.axes, str(place))
     spacing, origin = (ordered(names, v.tolist(), space) for v in (level.scale, level.origin))
-    unit = wish.common([a.unit for a in image.axes if a.name in space], str(place))
+    unit = wish.common({a.name: a.unit for a in image.axes if a.name in space}, str(place))
     grid = Grid(ordered(names, array.shape, space), spacing, origin, image.direction, unit, space)
     # What is stored runs along the volume's own axes.
     grid = wish.apply(replace_grid(grid, origin=grid.direction_matrix @ np.asarray(origin)))

@@ -6,9 +6,7 @@ import time
 import warnings
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,11 +15,11 @@ from daskreg.cluster.device import resolve
 from daskreg.errors import (
     DaskregWarning,
     DegenerateImageError,
-    FitFailedError,
     OptionError,
     ShapeMismatchError,
     UnsupportedDTypeError,
 )
+from daskreg.fits import Fit
 from daskreg.geometry import Affine, as_affine
 from daskreg.kernels.icp import Matched, apply, homogeneous, kept_after, parameter_names, refine
 from daskreg.kernels.icp_search import centre, sweep
@@ -65,7 +63,7 @@ class CloudStatus(Enum):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CloudFit:
+class CloudFit(Fit):
     """The result of `icp`.
 
     Attributes:
@@ -81,6 +79,7 @@ class CloudFit:
         method, iterations, seconds: what was run, for how long.
     """
 
+    kind: ClassVar[str] = "cloud"
     target_from_source: Affine
     status: CloudStatus
     rmse: float
@@ -114,42 +113,20 @@ class CloudFit:
         """(D,) such that target = scale * rotation @ source + translation."""
         return np.asarray(self.target_from_source.offset)
 
-    def raise_if_failed(self) -> CloudFit:
-        """This fit, or FitFailedError with the remedy."""
-        if not self.ok:
-            free = f" (free: {'; '.join(self.free)})" if self.free else ""
-            raise FitFailedError(f"icp: {self.status.value}{free}")
-        return self
+    @property
+    def transform(self) -> Affine:
+        return self.target_from_source
+
+    def facts(self) -> dict[str, Any]:
+        hidden = ("target_from_source",)
+        names = [f.name for f in fields(self) if not f.name.startswith("_") and f.name not in hidden]
+        return {name: getattr(self, name) for name in names}
 
     def plot(self) -> Figure:
         """Both clouds before and after, and the distances that are left."""
         from daskreg import plotting
 
         return plotting.cloud(self, self._target, self._source)
-
-    def report(self, path: str | PathLike[str]) -> Path:
-        """One HTML page, and the same facts as JSON beside it."""
-        from daskreg import reporting
-
-        return reporting.report(self, path)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
-        from daskreg.formats import transforms
-
-        if Path(path).suffix.lower() == ".json":
-            transforms.write_json(self.to_dict(), path)
-        else:
-            transforms.save(self.target_from_source, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, for JSON."""
-        from daskreg.reporting import plain
-
-        facts = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
-        known = {"schema": "daskreg/fit", "version": 1, "kind": "cloud", "ok": self.ok, **facts}
-        del known["target_from_source"]
-        return {**plain(known), "transform": self.target_from_source.to_dict()}
 
     def __repr__(self) -> str:
         ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)

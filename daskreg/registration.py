@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.cluster.device import resolve
-from daskreg.errors import FitFailedError, NoOverlapError, OptionError, ShapeMismatchError
+from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
+from daskreg.fits import Fit
 from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.images import Image, read_image
 from daskreg.kernels.descend import METRICS, Descent, Problem, descend_levels, half_extent, standardised
@@ -44,7 +43,7 @@ class FitStatus(Enum):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PairFit:
+class PairFit(Fit):
     """Where each point of the fixed image is found in the moving image, and how sure that is.
 
     Args:
@@ -64,6 +63,7 @@ class PairFit:
         iterations, seconds: what it took, over all levels.
     """
 
+    kind: ClassVar[str] = "pair"
     moving_from_fixed: Affine
     parameters: Mapping[str, float]
     centre: Floats
@@ -92,14 +92,12 @@ class PairFit:
             return {}
         return dict(zip(self.free, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
-    def raise_if_failed(self) -> PairFit:
-        """This fit where it is ok.
+    @property
+    def transform(self) -> Affine:
+        return self.moving_from_fixed
 
-        Raises: FitFailedError with the status and its remedy.
-        """
-        if not self.ok:
-            raise FitFailedError(f"{self.status.name.lower()}: {self.status.value}\n{self!r}")
-        return self
+    def facts(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, **{name: getattr(self, name) for name in _FACTS}}
 
     def plot(self, fixed: Any = None, moving: Any = None) -> Any:
         """A matplotlib figure: both images before and after, and the losses."""
@@ -109,29 +107,6 @@ class PairFit:
             return plotting.pair(self, fixed, moving)
         mine = [i.values.cpu().numpy() for i in self._images]
         return plotting.pair(self, *mine, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
-
-    def report(self, path: str | PathLike[str]) -> Path:
-        """One HTML page, and the same facts as JSON beside it."""
-        from daskreg import reporting
-
-        return reporting.report(self, path)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
-        from daskreg.formats import transforms
-
-        if Path(path).suffix.lower() == ".json":
-            transforms.write_json(self.to_dict(), path)
-        else:
-            transforms.save(self.moving_from_fixed, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, for JSON (angles in radians)."""
-        from daskreg.reporting import plain
-
-        facts = {name: getattr(self, name) for name in _FACTS}
-        known = {"schema": "daskreg/fit", "version": 1, "kind": "pair", "ok": self.ok, "sigma": self.sigma, **facts}
-        return {**plain(known), "transform": self.moving_from_fixed.to_dict()}
 
     def __repr__(self) -> str:
         sigma, unit = self.sigma, self.moving_from_fixed.unit or "pixel"

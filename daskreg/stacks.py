@@ -16,9 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,11 +27,11 @@ from daskreg.errors import (
     DaskregWarning,
     DegenerateImageError,
     EmptyMaskError,
-    FitFailedError,
     MissingExtraError,
     OptionError,
     ShapeMismatchError,
 )
+from daskreg.fits import Fit
 from daskreg.geometry import SliceAffines
 from daskreg.geometry.pose import parameter_names, parameters_from_matrix
 from daskreg.kernels.course import mean_pose, slow_part
@@ -66,7 +64,7 @@ class StackStatus(Enum):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StackFit:
+class StackFit(Fit):
     """Where each slice of the aligned stack is found in the raw one.
 
     Args:
@@ -83,6 +81,7 @@ class StackFit:
         seconds: what it took.
     """
 
+    kind: ClassVar[str] = "stack"
     raw_from_aligned: SliceAffines
     centre: Floats
     status: StackStatus
@@ -108,14 +107,12 @@ class StackFit:
         rows = [parameters_from_matrix(m, self.centre) for m in self.raw_from_aligned.matrices]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def raise_if_failed(self) -> StackFit:
-        """This fit where it is ok.
+    @property
+    def transform(self) -> SliceAffines:
+        return self.raw_from_aligned
 
-        Raises: FitFailedError with the status and its remedy.
-        """
-        if not self.ok:
-            raise FitFailedError(f"{self.status.name.lower()}: {self.status.value}\n{self!r}")
-        return self
+    def facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FACTS}
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping for each slice: parameters (radians, world units), score, sigmas, outlier."""
@@ -148,29 +145,6 @@ class StackFit:
         from daskreg import plotting
 
         return plotting.drift(self, truth=truth)
-
-    def report(self, path: str | PathLike[str]) -> Path:
-        """One HTML page, and the same facts as JSON beside it."""
-        from daskreg import reporting
-
-        return reporting.report(self, path, title="Stack alignment")
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform."""
-        from daskreg.formats import transforms
-
-        if Path(path).suffix.lower() == ".json":
-            transforms.write_json(self.to_dict(), path)
-        else:
-            transforms.save(self.raw_from_aligned, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, for JSON (angles in radians)."""
-        from daskreg.reporting import plain
-
-        facts = {name: getattr(self, name) for name in _FACTS}
-        known = {"schema": "daskreg/fit", "version": 1, "kind": "stack", "ok": self.ok, **facts}
-        return {**plain(known), "transform": self.raw_from_aligned.to_dict()}
 
     def __repr__(self) -> str:
         shift = np.abs(np.stack([c for n, c in self.parameters.items() if n in ("tx", "ty", "tz")])).max()

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("geometry",),
     ("kernels", "sources", "formats", "cluster", "progress"),
     ("reporting", "plotting"),
+    ("fits",),
     ("blocks",),
     ("volumes",),
     ("images",),

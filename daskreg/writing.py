@@ -26,7 +26,7 @@ from daskreg.errors import (
     InputError,
     OptionError,
 )
-from daskreg.formats.ome import VERSIONS
+from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.sources.registry import recall
 from daskreg.volumes import as_dataarray, source_of
 from daskreg.warping import make_job
@@ -151,7 +151,12 @@ def write(
     options = Options(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)
     run_id = prepare_output(
-        made, name=str(data.name or ""), overwrite=overwrite, resume=resume is not False, version=version
+        made,
+        name=str(data.name or ""),
+        lead=_lead_axes(data, task),
+        overwrite=overwrite,
+        resume=resume is not False,
+        version=version,
     )
     with _shown(progress, f"writing {output.name}") as report:
         tally = Tally(made.block_count, report)
@@ -209,13 +214,21 @@ def _client(given: Any) -> Any | None:
 
 def _task_of(array: xr.DataArray) -> Task:
     """The warp behind a lazy array if it is one of ours, else a copy of its pixels."""
-    known = recall(getattr(array.data, "name", ""))
-    if isinstance(known, Job) and known.shape == array.shape:
-        job_grid, array_source = known.grid, source_of(array)
-        if job_grid.same(array_source.grid) and known.dims == array_source.dims:
-            return known
     spec = source_of(array)
+    check_axes(spec.dims, spec.grid.ndim)
+    known = recall(getattr(array.data, "name", ""))
+    if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
+        return known
     return make_job(spec, None, spec.grid)
+
+
+def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
+    """What the coordinates of times and channels say."""
+    lead = [str(d) for d in array.dims[: array.ndim - task.grid.ndim]]
+    return [
+        lead_axis(d, array.coords[d].values, array.coords[d].attrs.get("units")) if d in array.coords else LeadAxis()
+        for d in lead
+    ]
 
 
 def _failed(made: Plan, failures: list[Failure]) -> Exception:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from distributed import Client
 from ome_zarr_models.v05 import Image
@@ -28,9 +29,11 @@ from daskreg.errors import (
     DaskregWarning,
     LayoutMismatchError,
     MemoryBudgetError,
+    MetadataWarning,
     NotAVolumeError,
     OptionError,
     OutputExistsError,
+    ShapeMismatchError,
     StorageFullError,
     UnsafeOutputError,
 )
@@ -407,3 +410,34 @@ def test_turned_and_flipped_volumes_keep_their_place_on_every_level(tmp_path: Pa
     again = dr.open(tmp_path / "w.zarr")
     assert dr.grid(again).same(dr.grid(warped))
     np.testing.assert_array_equal(again.values, warped.values)
+
+
+def test_times_and_the_names_of_channels_are_kept(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((3, 2, 4, 20, 30)).astype(np.float32)
+    coords = {"t": ("t", [1.0, 1.5, 2.0], {"units": "s"}), "c": ["DAPI", "GFP"]}
+    volume = xr.DataArray(values, dims=tuple("tczyx"), coords=coords)
+    dr.write(dr.warp(dr.open(volume), pull=dr.Affine.translation(x=1)), tmp_path / "a.zarr", levels=2, progress=False)
+    Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
+    for level in (0, 1):
+        opened = dr.open(tmp_path / "a.zarr", level=level)
+        assert opened.t.values.tolist() == [1.0, 1.5, 2.0]
+        assert opened.t.attrs["units"] == "second"
+        assert opened.c.values.tolist() == ["DAPI", "GFP"]
+    assert dr.open(tmp_path / "a.zarr", channel="GFP").dims == ("t", "z", "y", "x")
+    with pytest.warns(MetadataWarning, match="axis t do not rise in equal steps"):
+        dr.write(volume.assign_coords(t=[1, 2, 9]), tmp_path / "b.zarr", levels=1, progress=False)
+
+
+@pytest.mark.parametrize("dims", ["yx", "zyx", "cyx", "tzyx", "tcyx", "qyx", "ab", "szyx"])
+def test_axes_of_all_kinds_are_valid(tmp_path: Path, dims: str) -> None:
+    values = np.random.default_rng(0).random((2, 3, 4, 20, 30)[-len(dims) :]).astype(np.float32)
+    dr.write(xr.DataArray(values, dims=tuple(dims)), tmp_path / "a.zarr", levels=2, progress=False)
+    Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
+    assert dr.open(tmp_path / "a.zarr").dims == tuple(dims)
+    np.testing.assert_array_equal(dr.open(tmp_path / "a.zarr").values, values)
+
+
+@pytest.mark.parametrize("dims", ["x", "uvzyx", "utczyx"])
+def test_axes_without_room_are_refused(tmp_path: Path, dims: str) -> None:
+    with pytest.raises(ShapeMismatchError, match="at most one of time"):
+        dr.plan(xr.DataArray(np.ones((2,) * len(dims)), dims=tuple(dims)), tmp_path / "a.zarr")

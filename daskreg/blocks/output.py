@@ -24,7 +24,7 @@ from daskreg.errors import (
     StorageFullError,
     UnsafeOutputError,
 )
-from daskreg.formats.ome import LevelSpec, create_multiscale
+from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
 from daskreg.geometry import Box, tile
 from daskreg.sources.source import Source
 
@@ -56,7 +56,9 @@ def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
     return ledger.block_shapes() if ledger.exists else None
 
 
-def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, version: str) -> str:
+def prepare_output(
+    plan: Plan, *, name: str, lead: Sequence[LeadAxis], overwrite: bool, resume: bool, version: str
+) -> str:
     """Create the output of a plan, or check that the unfinished one can be taken up.
 
     Returns: the run's id, the same when it is taken up again.
@@ -64,7 +66,10 @@ def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, vers
     OutputError where the folder cannot be written; StorageFullError.
     """
     try:
-        return _prepare(Ledger(plan.path), plan, name=name, overwrite=overwrite, resume=resume, version=version)
+        ledger = Ledger(plan.path)
+        if _taken_up(ledger, plan, overwrite=overwrite, resume=resume, version=version):
+            return str(ledger.layout()["run"])
+        return _created_anew(ledger, plan, name, lead, version)
     except DaskregError:
         raise
     except OSError as error:
@@ -76,15 +81,15 @@ def prepare_output(plan: Plan, *, name: str, overwrite: bool, resume: bool, vers
         ) from error
 
 
-def _prepare(ledger: Ledger, plan: Plan, *, name: str, overwrite: bool, resume: bool, version: str) -> str:
-    facts = layout_facts(plan, version)
+def _taken_up(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, version: str) -> bool:
+    """Whether the run that is there goes on; if not, the place is free now."""
     ours = ledger.exists and _is_ours(ledger)
     if ours and (overwrite or not _created(ledger)):
         ledger.remove_output()
     elif ours and resume:
-        ledger.check(facts)
+        ledger.check(layout_facts(plan, version))
         ledger.remove_partials()
-        return str(ledger.layout()["run"])
+        return True
     if ledger.output.exists():
         remedy = (
             "resume=True takes it up again, overwrite=True replaces it"
@@ -92,10 +97,14 @@ def _prepare(ledger: Ledger, plan: Plan, *, name: str, overwrite: bool, resume: 
             else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
         )
         raise OutputExistsError(f"{ledger.output} exists; {remedy}")
+    return False
+
+
+def _created_anew(ledger: Ledger, plan: Plan, name: str, lead: Sequence[LeadAxis], version: str) -> str:
     run_id = uuid.uuid4().hex
     # The ledger comes first: an output without one is never taken for ours.
     blocks = [{"block": list(level.block_shape)} for level in plan.levels]
-    ledger.create({"facts": facts, "run": run_id, "blocks": blocks})
+    ledger.create({"facts": layout_facts(plan, version), "run": run_id, "blocks": blocks})
     last = plan.levels[-1].task
     create_multiscale(
         ledger.output,
@@ -104,6 +113,7 @@ def _prepare(ledger: Ledger, plan: Plan, *, name: str, overwrite: bool, resume: 
             for p in plan.levels
         ],
         name=name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
+        lead=lead,
         attributes={"daskreg": {"run": run_id}},
         method=last.method if isinstance(last, Downsample) else "mean",
         version=version,

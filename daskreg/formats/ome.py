@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numpy.typing import ArrayLike
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from daskreg.errors import MetadataWarning, OptionError
-from daskreg.geometry import PIXEL, Grid
+from daskreg.errors import MetadataWarning, OptionError, ShapeMismatchError, UnitError
+from daskreg.geometry import PIXEL, Grid, canonical_unit
 
 VERSIONS = ("0.5",)
 _LEAD_TYPES = {"t": "time", "time": "time", "c": "channel", "channel": "channel"}
@@ -31,6 +32,56 @@ class LevelSpec:
     grid: Grid
 
 
+@dataclass(frozen=True)
+class LeadAxis:
+    """What is known of an axis in front of the spatial ones: index -> value, its unit, names of its entries."""
+
+    scale: float = 1.0
+    start: float = 0.0
+    unit: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+def lead_axis(name: str, values: ArrayLike | None, unit: str | None = None) -> LeadAxis:
+    """The axis of some coordinate values; those that no scale and start can say are left out, with a warning."""
+    if values is None:
+        return LeadAxis()
+    x = np.asarray(values)
+    if x.dtype.kind in "UO":
+        return LeadAxis(labels=tuple(map(str, x.tolist())))
+    if x.dtype.kind in "iuf" and np.all(np.isfinite(x)):
+        step = float(x[-1] - x[0]) / (len(x) - 1) if len(x) > 1 else 1.0
+        if step > 0 and np.allclose(x, x[0] + step * np.arange(len(x)), rtol=0, atol=1e-6 * step):
+            return LeadAxis(step, float(x[0]), _known_unit(unit))
+    warnings.warn(
+        f"the coordinates of axis {name} do not rise in equal steps, which OME-Zarr cannot say; they are not written",
+        MetadataWarning,
+        stacklevel=4,
+    )
+    return LeadAxis()
+
+
+def _known_unit(unit: str | None) -> str | None:
+    try:
+        name = canonical_unit(unit)
+    except UnitError:
+        return None
+    return None if name == PIXEL else name
+
+
+def check_axes(dims: Sequence[str], spatial: int) -> None:
+    """Refuse axes that OME-Zarr has no room for.
+
+    Raises: ShapeMismatchError.
+    """
+    lead = [_LEAD_TYPES.get(d, "other") for d in dims[: len(dims) - spatial]]
+    if not 2 <= spatial <= 3 or lead.count("time") > 1 or len(lead) - lead.count("time") > 1:
+        raise ShapeMismatchError(
+            f"OME-Zarr holds 2 or 3 axes of space, at most one of time and one of channels, not ({', '.join(dims)}): "
+            "write one index of the others at a time"
+        )
+
+
 def codecs(dtype: np.dtype[Any]) -> list[Any]:
     """The default codecs: fast zstd over shuffled bits, and a checksum that reading verifies.
 
@@ -46,7 +97,7 @@ def create_multiscale(
     levels: Sequence[LevelSpec],
     *,
     name: str,
-    lead_scale: Sequence[float] = (),
+    lead: Sequence[LeadAxis] = (),
     attributes: dict[str, Any] | None = None,
     method: str = "mean",
     version: str = "0.5",
@@ -56,7 +107,7 @@ def create_multiscale(
     The arrays write chunks that hold only fill too, so that a missing file is a missing block.
 
     Args:
-        lead_scale: step along each axis in front of the spatial ones (time, channel).
+        lead: the axes in front of the spatial ones (time, channel); () counts them from 0.
         attributes: further attributes of the group.
         method: how levels are made, stated in the metadata.
 
@@ -64,7 +115,7 @@ def create_multiscale(
     """
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
-    image = multiscale_metadata(levels, name=name, lead_scale=lead_scale, method=method)
+    image = multiscale_metadata(levels, name=name, lead=lead, method=method)
     extra = dict(attributes or {})
     grid = levels[0].grid
     if grid.direction is not None:
@@ -75,9 +126,8 @@ def create_multiscale(
             stacklevel=2,
         )
         extra["daskreg"] = {**extra.get("daskreg", {}), "direction": [list(row) for row in grid.direction]}
-    group = zarr.create_group(
-        str(path), zarr_format=3, attributes={"ome": {"version": version, "multiscales": [image]}, **extra}
-    )
+    ome = {"version": version, "multiscales": [image], **_channels(lead, levels[0].dtype)}
+    group = zarr.create_group(str(path), zarr_format=3, attributes={"ome": ome, **extra})
     for number, level in enumerate(levels):
         group.create_array(
             str(number),
@@ -92,20 +142,33 @@ def create_multiscale(
 
 
 def multiscale_metadata(
-    levels: Sequence[LevelSpec], *, name: str, lead_scale: Sequence[float] = (), method: str = "mean"
+    levels: Sequence[LevelSpec], *, name: str, lead: Sequence[LeadAxis] = (), method: str = "mean"
 ) -> dict[str, Any]:
     """One entry of `multiscales`: axes, and for each level its scale and translation."""
     first = levels[0]
-    lead = len(first.dims) - first.grid.ndim
-    steps = list(lead_scale) or [1.0] * lead
+    front = first.dims[: len(first.dims) - first.grid.ndim]
+    known = list(lead) or [LeadAxis()] * len(front)
     datasets = []
     for number, level in enumerate(levels):
         # Along the volume's own axes; equal to the world unless the axes are turned.
         origin = level.grid.direction_matrix.T @ np.asarray(level.grid.origin)
-        scale = {"type": "scale", "scale": [*steps, *level.grid.spacing]}
-        translation = {"type": "translation", "translation": [0.0] * lead + origin.tolist()}
+        scale = {"type": "scale", "scale": [*(a.scale for a in known), *level.grid.spacing]}
+        translation = {"type": "translation", "translation": [*(a.start for a in known), *origin.tolist()]}
         datasets.append({"path": str(number), "coordinateTransformations": [scale, translation]})
     unit = {} if first.grid.unit == PIXEL else {"unit": first.grid.unit}
-    axes = [{"name": d} | ({"type": _LEAD_TYPES[d]} if d in _LEAD_TYPES else {}) for d in first.dims[:lead]]
-    axes += [{"name": d, "type": "space"} | unit for d in first.dims[lead:]]
+    axes = [
+        {"name": d} | ({"type": _LEAD_TYPES[d]} if d in _LEAD_TYPES else {}) | ({"unit": a.unit} if a.unit else {})
+        for d, a in zip(front, known, strict=True)
+    ]
+    axes += [{"name": d, "type": "space"} | unit for d in first.grid.names]
     return {"name": name, "axes": axes, "datasets": datasets, "type": method}
+
+
+def _channels(lead: Sequence[LeadAxis], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The block "omero", which names channels; its other fields are required of who writes it."""
+    labels = next((axis.labels for axis in lead if axis.labels), ())
+    if not labels:
+        return {}
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 1)
+    window = {"min": int(low), "max": int(high), "start": int(low), "end": int(high)}
+    return {"omero": {"channels": [{"label": n, "color": "FFFFFF", "active": True, "window": window} for n in labels]}}

@@ -148,7 +148,7 @@ def moments(fixed: Picture, moving: Picture) -> list[Floats]:
     return found
 
 
-def correlate(level: Level, turns: Sequence[Floats], *, best: int = 12, batch: int = 32) -> list[Floats]:
+def correlate(level: Level, turns: Sequence[Floats], *, best: int = 16, batch: int = 32) -> list[Floats]:
     """For each turn, the shift with the best masked correlation; the `best` of all turns.
 
     Both images are brought to one isotropic lattice about their own centres, the moving
@@ -187,17 +187,17 @@ def _sharpened(image: Picture, step: float) -> Picture:
 
 
 def near_turns(ndim: int) -> list[Floats]:
-    """Turns within about 45 degrees: every 15 in 2D, every 25 about single axes in 3D."""
+    """Turns within 45 degrees: every 7.5 in 2D, every 25 about single axes in 3D."""
     if ndim == 2:
-        return [_turn([a]) for a in range(-45, 46, 15)]
+        return [_turn([a]) for a in np.arange(-45, 46, 7.5)]
     angles = [(0.0, 0.0, 0.0)] + [tuple(s * row) for row in np.eye(3) for s in (25.0, -25.0)]
     return [_turn(a) for a in angles]
 
 
 def all_turns(ndim: int) -> list[Floats]:
-    """All turns: every 10 degrees in 2D; in 3D 576, about 30 degrees apart."""
+    """All turns: every 7.5 degrees in 2D; in 3D 576, about 30 degrees apart."""
     if ndim == 2:
-        return [_turn([a]) for a in range(0, 360, 10)]
+        return [_turn([a]) for a in np.arange(0, 360, 7.5)]
     count = 576
     golden, plastic = math.sqrt(2.0), 1.533751168755204288118041
     k = np.arange(count) + 0.5

@@ -233,7 +233,7 @@ def evaluate(problem: Problem, level: Level, normal: Normal, possible: Tensor, p
     overlap = (sums.scalars[:, 0] / possible).clamp(max=1.0)
     cost, jj, jr, noise = _ncc(sums) if problem.metric == "ncc" else _mse(sums)
     cost = torch.where(overlap >= problem.min_overlap, cost, torch.inf)
-    right = torch.einsum("bpq,bq->bp", change, jr)
+    right = (change * jr[:, None]).sum(-1)
     count = torch.zeros(len(p), dtype=torch.int64)
     return State(p, cost, overlap, change @ jj @ change.mT, right, noise, count, count > 0)
 

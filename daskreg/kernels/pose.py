@@ -109,7 +109,8 @@ class Pose:
     def full(self, parameters: Tensor) -> Tensor:
         """(B, F) all parameters, in the order of `all_names`, of (B, P) free ones."""
         e, base = (t.to(parameters) for t in self._embedding)
-        return parameters @ e + base
+        # Not a matrix product: for these sizes a BLAS spends its time waking threads.
+        return (parameters[..., None] * e).sum(-2) + base
 
     def matrices(self, parameters: Tensor, centre: ArrayLike) -> Tensor:
         """(B, D+1, D+1) matrices in array order of (B, P) parameters; differentiable.
@@ -141,7 +142,7 @@ class Pose:
             linear.append(change)
             shift.append(step)
         dm = _homogeneous(torch.stack(linear, 1), torch.stack(shift, 1), centre, derivative=True)
-        return torch.einsum("pf,bfij->bpij", self._embedding[0].to(q), dm)
+        return (self._embedding[0].to(q)[:, :, None, None] * dm[:, None]).sum(2)
 
     def from_matrices(self, matrices: ArrayLike, centre: ArrayLike, half_extent: ArrayLike = 1.0) -> Tensor:
         """(B, P) parameters of the poses of this model nearest to (B, D+1, D+1) matrices.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.cluster.device import resolve
+from daskreg.cluster.device import library_threads, limit_threads, resolve
 from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, Grid, as_affine, common_unit
@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 _LOW_OVERLAP = 0.25
 _LOW_NCC = 0.2
+VOXELS_PER_THREAD = 2**21
 _MIN_OVERLAP = 0.15
 _ANGLES = ("theta", "rx", "ry", "rz")
 
@@ -194,28 +195,30 @@ def register(
     began = time.perf_counter()
     check_options(metric, optimizer, init)
     where = resolve(device)
-    f = read_image(fixed, what="fixed", mask=fixed_mask, channel=channel, device=where)
-    m = read_image(moving, what="moving", mask=moving_mask, channel=channel, device=where)
+    with limit_threads(1):
+        f = read_image(fixed, what="fixed", mask=fixed_mask, channel=channel, device=where)
+        m = read_image(moving, what="moving", mask=moving_mask, channel=channel, device=where)
     if f.grid.ndim != m.grid.ndim:
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     pose = Pose.of(model, f.grid.ndim)
-    given = None if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
-    if given is not None or init in ("auto", "identity"):
-        check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if given is None else given)
-    newton = metric in METRICS and optimizer in ("auto", "gauss-newton")
-    steps, variance = _levels(f, m, str(metric) if newton else "ncc" if metric != "mse" else "mse", levels, smoothing)
+    start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
+    if not isinstance(start, str) or start in ("auto", "identity"):
+        check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if isinstance(start, str) else start)
     problem = Problem(pose, f.grid.centre, str(metric), max_iterations, tolerance, _MIN_OVERLAP)
-    origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if given is None else given])
-    starts = origin
-    if isinstance(init, str) and init != "identity":
-        starts = _parameters(problem, f.grid, candidates(steps, init))
-    if newton:
-        found = _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), str(metric))
-    else:
-        chosen, loss = "lbfgs" if optimizer == "auto" else optimizer, loss_of(metric)
-        start = best_of(problem, steps[0], starts, loss)
-        found = _slope(slope(problem, steps, start, loss, optimizer=chosen, origin=origin, progress=progress))
+    newton = metric in METRICS and optimizer in ("auto", "gauss-newton")
+    with limit_threads(_threads(f, m)):
+        found = _estimated(
+            problem,
+            f,
+            m,
+            init=start,
+            levels=levels,
+            smoothing=smoothing,
+            loss=None if newton else loss_of(metric),
+            optimizer="lbfgs" if optimizer == "auto" else optimizer,
+            progress=progress,
+        )
     values = pose.named(found["parameters"])[0]
     matrix = pose.matrices(found.pop("parameters"), f.grid.centre)[0].numpy()
     return PairFit(
@@ -230,6 +233,37 @@ def register(
         _images=(f, m),
         **found,
     )
+
+
+def _threads(fixed: Image, moving: Image) -> int:
+    """As many as pay: the operations of small images are over before a second thread has begun."""
+    voxels = max(fixed.values.numel(), moving.values.numel())
+    return max(1, min(library_threads(), voxels // VOXELS_PER_THREAD))
+
+
+def _estimated(
+    problem: Problem,
+    f: Image,
+    m: Image,
+    *,
+    init: str | Floats,
+    levels: int | str,
+    smoothing: float,
+    loss: Loss | None,
+    optimizer: str,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The fields of a PairFit that the estimate gives: by Gauss-Newton, or by autograd where `loss` is given."""
+    metric = problem.metric
+    steps, variance = _levels(f, m, metric if loss is None else "ncc" if metric != "mse" else "mse", levels, smoothing)
+    origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if isinstance(init, str) else init])
+    starts = origin
+    if isinstance(init, str) and init != "identity":
+        starts = _parameters(problem, f.grid, candidates(steps, init))
+    if loss is None:
+        return _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), metric)
+    start = best_of(problem, steps[0], starts, loss)
+    return _slope(slope(problem, steps, start, loss, optimizer=optimizer, origin=origin, progress=progress))
 
 
 def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:

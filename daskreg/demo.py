@@ -25,10 +25,10 @@ import numpy as np
 import xarray as xr
 from dask.utils import format_bytes, format_time
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from daskreg.errors import MissingExtraError, OutputExistsError
 from daskreg.geometry import Affine, Grid, SliceAffines
+from daskreg.kernels.course import whittaker
 from daskreg.stacks import StackFit, align_stack
 from daskreg.volumes import open as open_volume
 from daskreg.volumes import to_dataarray
@@ -187,7 +187,8 @@ def drift_error(found: SliceAffines, truth: SliceAffines, size: int) -> DriftErr
 
     # clean_from_aligned is constant where the drift was found up to the stack's own frame.
     residual = courses(truth.inverse().matrices @ found.matrices)
-    slow = gaussian_filter1d(residual, SMOOTH / 2.355, axis=0, mode="nearest")
+    rows = residual.reshape(len(residual), -1)
+    slow = whittaker(rows, np.ones(len(rows)), SMOOTH).reshape(residual.shape)
     return DriftError(
         _length(courses(truth.matrices)),
         _length(residual),

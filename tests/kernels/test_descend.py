@@ -10,6 +10,7 @@ from scipy import ndimage
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Grid
 from daskreg.kernels.descend import descend
+from daskreg.kernels.normal import TorchNormal
 
 
 def texture(shape, seed=0, scale=3.0):
@@ -124,3 +125,31 @@ def test_never_worse_than_the_start_and_unknown_metrics_refused():
     assert fit.after[0] >= fit.before[0]
     with pytest.raises(OptionError, match="ncc"):
         descend(batch(rng.random((40, 40))), batch(rng.random((40, 40))), metric="sharpness")
+
+
+def test_torch_alone_gives_the_same(monkeypatch):
+    """What runs on other devices: sums and smoothing by torch."""
+    grid = Grid((70, 64))
+    truth = Affine.from_parameters(theta=0.1, tx=4, ty=-3, sx=1.03, centre=grid.centre)
+    fixed = texture(grid.shape)
+    moving = batch(moved(fixed, grid, truth))
+    compiled = descend(batch(fixed), moving, model="affine")
+    monkeypatch.setattr("daskreg.kernels.descend.normal_of", TorchNormal)
+    by_torch = descend(batch(fixed), moving, model="affine")
+    np.testing.assert_allclose(by_torch.matrices, compiled.matrices, atol=1e-4)
+    np.testing.assert_allclose(by_torch.covariance, compiled.covariance, rtol=1e-2)
+
+
+def test_a_flat_border_is_left_out_only_where_it_was_filled():
+    grid = Grid((128, 128))
+    truth = Affine.from_parameters(theta=0.15, tx=8, ty=-6, centre=grid.centre)
+    fixed = texture(grid.shape, scale=1.5) + 30
+    filled = np.nan_to_num(moved(fixed, grid, truth))
+    fit = descend(batch(fixed), batch(filled), truth.matrix, model="affine")
+    assert corner_error(fit.matrices[0], truth, grid) < 0.05
+    # An object on a flat background: its edge is what there is to match.
+    y, x = np.mgrid[:128, :128] - 63.5
+    disc = (y**2 + (x / 1.2) ** 2 < 40**2).astype(np.float32)
+    shown = np.nan_to_num(moved(disc, grid, truth))
+    fit = descend(batch(disc), batch(shown), model="rigid")
+    assert corner_error(fit.matrices[0], truth, grid) < 0.3

@@ -11,18 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskreg.kernels.casting import cast as cast
+    from daskreg.kernels.metrics import lncc as lncc
+    from daskreg.kernels.metrics import mae as mae
+    from daskreg.kernels.metrics import mi as mi
+    from daskreg.kernels.metrics import mse as mse
+    from daskreg.kernels.metrics import ncc as ncc
+    from daskreg.kernels.pose import Pose as Pose
     from daskreg.kernels.sampling import halo as halo
     from daskreg.kernels.sampling import sample as sample
 
 _HOMES = {
+    "Pose": "pose",
     "cast": "casting",
     "halo": "sampling",
+    "lncc": "metrics",
+    "mae": "metrics",
+    "mi": "metrics",
+    "mse": "metrics",
+    "ncc": "metrics",
     "sample": "sampling",
 }
 
 __all__ = [
+    "Pose",
     "cast",
     "halo",
+    "lncc",
+    "mae",
+    "mi",
+    "mse",
+    "ncc",
     "sample",
 ]
 

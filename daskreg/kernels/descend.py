@@ -47,10 +47,13 @@ METRICS = ("ncc", "mse")
 # Correlations below this take steps as if they were this high.
 _LEAST_CORRELATION = 0.3
 _COARSE_TOLERANCE = 0.02
-# Flat borders are left out where they are at odds with the other image, that is, where
-# the rest alone fits this much better at the same pose (true background fits better than
-# the rest), and better still when descended again, and still tells every parameter.
-_AT_ODDS, _CLEARLY_BETTER, _LEAST_INFORMATION = 0.75, 0.97, 0.1
+# Flat borders are left out where they are at odds with the other image: the rest alone
+# fits better at the same pose (true background fits better than the rest), and better
+# still when descended again, or about as well, and then twice as well.
+_AT_ODDS, _STILL_BETTER = 0.75, 0.97
+_PERHAPS, _TWICE = 1.25, 0.5
+# How evenly the rest must hold the pose, against all voxels.
+_LEAST_EVENNESS = 0.05
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,9 @@ def descend_levels(
         raise OptionError("levels must be at least 1")
     state.iterations = iterations
     finest = levels[-1]
-    if _at_odds(problem, levels[max(0, len(levels) - 2)], state.parameters):
-        finest, state = _leave_out_fill(problem, finest, state)
+    odds = _odds(problem, levels[max(0, len(levels) - 2)], state.parameters)
+    if odds < _PERHAPS:
+        finest, state = _leave_out_fill(problem, finest, state, _STILL_BETTER if odds < _AT_ODDS else _TWICE)
     found = _finish(problem, finest, start if origin is None else origin, state, variance)
     return replace(found, covariance=_covariance(problem, finest, state).numpy()) if covariance else found
 
@@ -359,38 +363,44 @@ def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
     return replace(image, values=values)
 
 
-def _at_odds(problem: Problem, level: Level, p: Tensor) -> bool:
-    """Whether an image is flat at its borders and the other is not there."""
+def _odds(problem: Problem, level: Level, p: Tensor) -> float:
+    """What the voxels off flat borders leave unexplained, over what all do; infinite without such borders."""
     inner = without_fill(level, margin=2)
     if inner is None:
-        return False
+        return math.inf
     whole, rest = (
         evaluate(problem, one, normal_of(one), possible_overlap(one).expand(len(p)), p) for one in (level, inner)
     )
-    return float(rest.cost.sum()) < _AT_ODDS * float(whole.cost.sum()) and _tells_enough(rest, whole)
+    ratio = float(rest.cost.sum()) / max(float(whole.cost.sum()), 1e-12)
+    return ratio if _tells_enough(problem, level, rest, whole) else math.inf
 
 
-def _leave_out_fill(problem: Problem, level: Level, state: State) -> tuple[Level, State]:
-    """Descend again without flat borders; kept, for all pairs or none, where it helps the rest."""
+def _leave_out_fill(problem: Problem, level: Level, state: State, better: float) -> tuple[Level, State]:
+    """Descend again without flat borders; kept, for all pairs or none, where the rest gets `better`."""
     inner = without_fill(level)
     if inner is None:
         return level, state
     possible = possible_overlap(inner).expand(len(state.cost))
     before = evaluate(problem, inner, normal_of(inner), possible, state.parameters)
-    if not _tells_enough(before, state):
+    if not _tells_enough(problem, level, before, state):
         return level, state
     again = solve_level(problem, inner, state.parameters, problem.tolerance)
-    if not float(again.cost.sum()) < _CLEARLY_BETTER * float(before.cost.sum()):
+    if not float(again.cost.sum()) < better * float(before.cost.sum()):
         return level, state
     again.iterations += state.iterations
     again.losses = state.losses + again.losses[1:]
     return inner, again
 
 
-def _tells_enough(rest: State, whole: State) -> bool:
-    """Whether the rest of the voxels still holds every parameter."""
-    ratio = [n.diagonal(dim1=1, dim2=2).sum(0) for n in (rest.normal, whole.normal)]
-    return bool((ratio[0] > _LEAST_INFORMATION * ratio[1]).all())
+def _tells_enough(problem: Problem, level: Level, rest: State, whole: State) -> bool:
+    """Whether the rest of the voxels holds the pose about as evenly, in all directions, as all of them."""
+    change = problem.pose.derivatives(rest.parameters, problem.centre)[..., :-1, :] @ corners_of(level.fixed.grid)
+    unit = change.norm(dim=2).amax(-1).clamp_min(1e-12)
+    evenness = []
+    for state in (rest, whole):
+        values = torch.linalg.eigvalsh((state.normal / (unit[:, :, None] * unit[:, None, :])).sum(0))
+        evenness.append(float((values[0] / values[-1].clamp_min(1e-12)).clamp_min(1e-7)))
+    return evenness[0] > _LEAST_EVENNESS * evenness[1]
 
 
 def _finish(problem: Problem, level: Level, first: Tensor, state: State, variance: Tensor) -> Descent:

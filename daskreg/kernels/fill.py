@@ -19,13 +19,17 @@ from torch.nn import functional
 
 from daskreg.kernels.pyramid import Level, Picture
 
-# Half width in voxels of flat spots that are too small to be a fill, and the margin around
-# others, as far as smoothing carries their edge.
-_THIN, _MARGIN = 2, 8
+# As far, in voxels, as smoothing and the earlier interpolation carry the edge of a fill.
+_MARGIN = 6
+# Variance that must be left, of images with variance 1: a phantom's flat inside is nothing to match.
+_LEAST_CONTRAST = 1e-5
 
 
 def without_fill(level: Level, *, margin: int = _MARGIN) -> Level | None:
-    """The level with flat borders and a margin masked, in both images; None where there are none."""
+    """The level with flat borders and a margin masked, in both images (with variance 1).
+
+    None where there are no such borders, or nothing but flat voxels is left.
+    """
     fixed, moving = _masked(level.fixed, margin), _masked(level.moving, margin)
     if fixed is None and moving is None:
         return None
@@ -36,10 +40,20 @@ def _masked(image: Picture, margin: int) -> Picture | None:
     if image.fill is None:
         return None
     content = ~_grown(_from_border(image.fill), margin)
-    if bool(content.all()) or not bool(content.any()):
+    if bool(content.all()):
         return None
     weight = content.to(torch.float32)
+    if not float(_contrast(image.values, weight).min()) > _LEAST_CONTRAST:
+        return None
     return replace(image, weight=weight if image.weight is None else weight * image.weight)
+
+
+def _contrast(values: Tensor, weight: Tensor) -> Tensor:
+    """(B,) variance of the values that count."""
+    v, w = (t.flatten(1).to(torch.float64) for t in (values, weight.expand_as(values)))
+    total = w.sum(1).clamp_min(1e-9)
+    mean = (v * w).sum(1) / total
+    return ((v - mean[:, None]).square() * w).sum(1) / total
 
 
 def _grown(mask: Tensor, radius: int) -> Tensor:

@@ -186,28 +186,21 @@ class TorchNormal:
         return (out[:, :-1] if self.masked else out), weight
 
     def __call__(self, maps: Tensor) -> Sums:
+        """The sums at (B, D, D+1) maps from xi to moving indices; one transfer to the CPU."""
         ndim = maps.shape[1]
         out, v = self.warp(maps)
-        w, d = out[:, 0], self.fixed - out[:, 0]
-        g = [out[:, k + 1] for k in range(ndim)]
-        one = [torch.ones((), device=v.device), d, w, d * d, d * w, w * w]
-        scalars = torch.stack([_total(v * x) for x in one], -1)
-        ends = (0,) * ndim
-        linear = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [ends]
-        sums = {}
-        for name, factor in (("j", v), ("jw", v * w), ("jd", v * d)):
-            moments = [self._moments(factor * gk) for gk in g]
-            sums[name] = torch.stack([_entry(m, e) for m in moments for e in linear], -1)
-        q = ndim + 1
-        jj = scalars.new_zeros(len(v), ndim, q, ndim, q)
-        for a in range(ndim):
-            for b in range(a, ndim):
-                m = self._moments(v * g[a] * g[b])
-                for i, first in enumerate(linear):
-                    for k, second in enumerate(linear):
-                        power = tuple(x + y for x, y in zip(first, second, strict=True))
-                        jj[:, a, i, b, k] = jj[:, b, k, a, i] = _entry(m, power)
-        return Sums(scalars, sums["j"], sums["jw"], sums["jd"], jj.reshape(len(v), ndim * q, ndim * q))
+        w, d, g = out[:, 0], self.fixed - out[:, 0], out[:, 1:].unbind(1)
+        images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
+        images += [v * factor * slope for factor in (1, w, d) for slope in g]
+        images += [v * g[a] * g[b] for a in range(ndim) for b in range(a, ndim)]
+        moments = torch.stack([self._moments(image) for image in images], 1).cpu()
+        lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
+        linear = torch.stack([_entry(moments, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
+        j, jw, jd = linear.reshape(len(v), 3, -1).unbind(1)
+        pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
+        square = torch.stack([_entry(moments, powers) for powers in pairs], -1)[:, 6 + 3 * ndim :]
+        jj = torch.as_tensor(_unfolded(square.numpy(), ndim))
+        return Sums(_entry(moments, lines[-1])[:, :6].contiguous(), j, jw, jd, jj)
 
     def _moments(self, image: Tensor) -> Tensor:
         """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
@@ -215,12 +208,16 @@ class TorchNormal:
         for axis in range(image.ndim - 3, -1, -1):
             out = torch.tensordot(out, self.powers[axis].to(torch.float64), dims=([axis + 1], [0]))
         # The contracted axes were appended last to first.
-        ndim = image.ndim - 1
-        return out.permute(0, *range(ndim, 0, -1)).cpu()
+        return out.permute(0, *range(image.ndim - 1, 0, -1))
+
+
+def _sum(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _entry(moments: Tensor, powers: tuple[int, ...]) -> Tensor:
-    where: Any = (slice(None), *powers)
+    """The sums of (B, K) images times one monomial."""
+    where: Any = (slice(None), slice(None), *powers)
     return moments[where]
 
 
@@ -261,11 +258,6 @@ def fixed_weight(level: Level) -> Tensor:
 def _scaled_axis(n: int, device: torch.device) -> Tensor:
     half = max((n - 1) / 2, 0.5)
     return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
-
-
-def _total(image: Tensor) -> Tensor:
-    """(B,) float64 sums, float32 along the last axis only."""
-    return image.sum(-1).to(torch.float64).flatten(1).sum(1).cpu()
 
 
 def possible_overlap(level: Level) -> Tensor:

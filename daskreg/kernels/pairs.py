@@ -116,7 +116,8 @@ def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
     before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
     levels = [
-        Level(s.fixed.take(before), s.fixed.take(after), s.step) for s in pyramid(every, first, smoothing=SMOOTHING)
+        Level(s.fixed.take(before), s.fixed.take(after), s.step, s.sigmas)
+        for s in pyramid(every, first, smoothing=SMOOTHING)
     ]
     return _fit(levels, variance[:-1], options, None)
 

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.mapping import IndexMap, Piece
+from daskreg.cluster.device import count_gpus
+from daskreg.errors import OptionError
 from daskreg.geometry import Box, Grid
 from daskreg.kernels.casting import CAST_PIECE, cast
 from daskreg.kernels.on_device import sample_on
@@ -155,21 +157,37 @@ def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: 
         if stats is not None:
             stats.bytes_read += data.nbytes
         data = data.astype(job.computed_dtype, copy=False)
+        device = _device_here(job.device)
         for piece in job.mapping.pieces(box, job.source.shape, halo(job.order)):
             block = data[piece.read.within(read).slices]
-            _sample_piece(job, piece, block, out[piece.out.within(box).slices], parallel=parallel)
+            _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
     pixels, clipped = cast(out, job.dtype)
     if stats is not None:
         stats.clipped += clipped
     return pixels
 
 
-def _sample_piece(job: Job, piece: Piece, block: Pixels, out: Pixels, *, parallel: bool) -> None:
+def _device_here(device: str) -> str:
+    """What "auto" means in this process, found once for a block: its pieces may be thousands.
+
+    Raises: OptionError for a CUDA device where there is none.
+    """
+    if device == "cpu":
+        return "cpu"
+    found = count_gpus() > 0
+    if device == "auto":
+        return "cuda" if found else "cpu"
+    if not found:
+        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
+    return device
+
+
+def _sample_piece(job: Job, piece: Piece, block: Pixels, out: Pixels, *, device: str, parallel: bool) -> None:
     """Sample one piece out of the voxels it reads, into its part of the output block."""
     sampled, order = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
     target = out.transpose(order)
     result = sample_on(
-        job.device,
+        device,
         np.ascontiguousarray(block.transpose(order)),
         piece.read.take(sampled),
         piece.matrix,

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
 from daskreg.geometry import Box, touched_box
 from daskreg.kernels.sampling import halo, sample
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[Any]
-
-
-def has_cuda() -> bool:
-    """Whether CUDA can be used here, without loading torch on machines that have no GPU."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    if "torch" not in sys.modules and not any(Path("/dev").glob("nvidia[0-9]*")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def sample_on(
@@ -43,20 +28,16 @@ def sample_on(
     out: Pixels | None = None,
     parallel: bool = False,
 ) -> Pixels:
-    """`sample` where `device` says: "cpu" (numba), "cuda[:i]" (torch), "auto" (CUDA if any).
+    """`sample` where `device` says: "cpu" (numba) or "cuda[:i]" (torch).
 
     Out of memory on a GPU, the output is cut in halves along its longest axis, as often as
     it takes; each half uploads only what it reads.
-
-    Raises: OptionError for a CUDA device where there is none.
     """
-    if device == "cpu" or (device == "auto" and not has_cuda()):
+    if device == "cpu":
         return np.asarray(sample(block, read_box, matrix, out_box, order=order, fill=fill, out=out, parallel=parallel))
-    if device != "auto" and not has_cuda():
-        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
     import torch
 
-    target = torch.device("cuda" if device == "auto" else device)
+    target = torch.device(device)
     try:
         tensor = torch.from_numpy(block).to(target)
         result = sample(tensor, read_box, matrix, out_box, order=order, fill=fill).cpu().numpy()

@@ -150,7 +150,10 @@ def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: 
     Args:
         parallel: use all cores for this block (one in-memory call, not inside Dask tasks).
     """
-    out = np.full(box.shape, _fill_value(job.fill, job.computed_dtype), dtype=job.computed_dtype)
+    pieces = list(job.mapping.pieces(box, job.source.shape, halo(job.order)))
+    out = np.empty(box.shape, job.computed_dtype)
+    if sum(piece.out.size for piece in pieces) < box.size:  # pieces are disjoint; the rest is fill
+        out[...] = _fill_value(job.fill, job.computed_dtype)
     read = job.read_box(box)
     if not read.empty:
         data = job.source.read(read)
@@ -158,7 +161,7 @@ def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: 
             stats.bytes_read += data.nbytes
         data = data.astype(job.computed_dtype, copy=False)
         device = _device_here(job.device)
-        for piece in job.mapping.pieces(box, job.source.shape, halo(job.order)):
+        for piece in pieces:
             block = data[piece.read.within(read).slices]
             _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
     pixels, clipped = cast(out, job.dtype)

@@ -17,12 +17,14 @@ from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.images import Image, read_image
-from daskreg.kernels.descend import METRICS, Descent, Problem, descend_levels, half_extent, standardised
+from daskreg.kernels.descend import METRICS, Descent, descend_levels, half_extent, standardised
 from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
+from daskreg.kernels.newton import Problem
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, picture, pyramid
 from daskreg.kernels.search import STARTS, believed, candidates, views
+from daskreg.kernels.threads import use_threads
 
 Floats = NDArray[np.float64]
 
@@ -157,7 +159,7 @@ def register(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     channel: int | str | None = None,
-    smoothing: float = 0.7,
+    smoothing: float = 0.5,
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     device: str = "auto",
@@ -207,7 +209,7 @@ def register(
         check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if isinstance(start, str) else start)
     problem = Problem(pose, f.grid.centre, str(metric), max_iterations, tolerance, _MIN_OVERLAP)
     newton = metric in METRICS and optimizer in ("auto", "gauss-newton")
-    with limit_threads(_threads(f, m)):
+    with limit_threads(_threads(f, m)), use_threads(library_threads()):
         found = _estimated(
             problem,
             f,
@@ -220,7 +222,7 @@ def register(
             progress=progress,
         )
     values = pose.named(found["parameters"])[0]
-    matrix = pose.matrices(found.pop("parameters"), f.grid.centre)[0].numpy()
+    matrix = pose.motions(found.pop("parameters"), f.grid.centre)[0][0]
     return PairFit(
         moving_from_fixed=Affine(matrix, unit=unit),
         parameters=values,
@@ -262,8 +264,9 @@ def _estimated(
         starts = _parameters(problem, f.grid, candidates(steps, init))
     if loss is None:
         return _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), metric)
-    start = best_of(problem, steps[0], starts, loss)
-    return _slope(slope(problem, steps, start, loss, optimizer=optimizer, origin=origin, progress=progress))
+    first = torch.from_numpy(origin)
+    start = best_of(problem, steps[0], torch.from_numpy(starts), loss)
+    return _slope(slope(problem, steps, start, loss, optimizer=optimizer, origin=first, progress=progress))
 
 
 def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
@@ -300,21 +303,21 @@ def _levels(f: Image, m: Image, metric: str, levels: int | str, smoothing: float
     return pyramid(a, b, levels=levels, smoothing=smoothing), variance
 
 
-def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> torch.Tensor:
-    return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid))
+def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> Floats:
+    return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid)).numpy()
 
 
 def _descended(
     problem: Problem,
     levels: Sequence[Level],
-    starts: torch.Tensor,
+    starts: Floats,
     variance: torch.Tensor,
     **options: Any,
 ) -> Descent:
     """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
     followed = views(problem, levels, starts)
     ends = [descend_levels(problem, seen, start, variance, **options) for seen, start in followed]
-    last = [(seen[-1], torch.as_tensor(end.parameters)) for (seen, _), end in zip(followed, ends, strict=True)]
+    last = [(seen[-1], end.parameters) for (seen, _), end in zip(followed, ends, strict=True)]
     return ends[-1] if len(ends) > 1 and believed(problem, *last) else ends[0]
 
 
@@ -330,7 +333,7 @@ def _newton(found: Descent, metric: str) -> dict[str, Any]:
         status = FitStatus.LOW_SCORE
     losses = found.losses[:, 0]
     return {
-        "parameters": torch.as_tensor(found.parameters),
+        "parameters": found.parameters,
         "status": status,
         "score": (float(found.before[0]), after),
         "overlap": overlap,
@@ -348,7 +351,7 @@ def _slope(found: Slope) -> dict[str, Any]:
     if found.overlap < _LOW_OVERLAP:
         status = FitStatus.LOW_OVERLAP
     return {
-        "parameters": found.parameters,
+        "parameters": found.parameters.numpy(),
         "status": status,
         "score": (found.before, found.after),
         "overlap": found.overlap,

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,7 +37,7 @@ def without_fill(level: Level, *, margin: int = _MARGIN) -> Level | None:
 def _masked(image: Picture, margin: int) -> Picture | None:
     if image.fill is None:
         return None
-    content = ~_grown(_from_border(image.fill), margin)
+    content = ~_grown(image.fill, margin)
     if bool(content.all()):
         return None
     weight = content.to(torch.float32)
@@ -66,17 +64,3 @@ def _grown(mask: Tensor, radius: int) -> Tensor:
         size[axis], padding[axis] = 2 * radius + 1, radius
         out = pool(out, tuple(size), stride=1, padding=tuple(padding))
     return out[:, 0] > 0.5
-
-
-def _from_border(fill: Tensor) -> Tensor:
-    """The flat voxels that are connected to the border of their image."""
-    connected = []
-    for one in fill.cpu().numpy():
-        labels, count = ndimage.label(one)
-        outer = np.zeros(count + 1, dtype=bool)
-        for axis in range(one.ndim):
-            for end in (0, -1):
-                outer[np.unique(labels.take(end, axis))] = True
-        outer[0] = False
-        connected.append(outer[labels])
-    return torch.as_tensor(np.stack(connected)).to(fill.device)

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Affine, Grid, index_matrix
-from daskreg.kernels.descend import Problem, corners_of, evaluate, half_extent, solve_level
+from daskreg.kernels.descend import half_extent
 from daskreg.kernels.fill import without_fill
-from daskreg.kernels.normal import normal_of, possible_overlap
+from daskreg.kernels.newton import Lens, Problem, solve_level
 from daskreg.kernels.pyramid import Level, Picture, shrink, smooth
 
 Floats = NDArray[np.float64]
@@ -66,7 +66,7 @@ def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
     return found
 
 
-def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: int = 4) -> tuple[Tensor, float]:
+def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: int = 4) -> tuple[Floats, float]:
     """(1, P) parameters of the best of (K, P) starts, refined on the two coarsest levels, and the metric there.
 
     The first level refines all starts in a batch, the second the best `keep` of them.
@@ -77,7 +77,7 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: i
         merit = _merit(state.cost, state.overlap)
         # The smallest motion always goes on, so that it can be beaten but not lost.
         size = _motion(problem, level, state.parameters)
-        going = torch.unique(torch.cat([torch.argsort(merit)[:keep], size.argmin()[None]]))
+        going = np.unique([*np.argsort(merit)[:keep], size.argmin()])
         p = state.parameters[going]
         if number == last:
             best = going[_winner(merit[going], size[going])]
@@ -85,7 +85,7 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: i
     return p[:1], math.inf
 
 
-def views(problem: Problem, levels: Sequence[Level], starts: Tensor) -> list[tuple[Sequence[Level], Tensor]]:
+def views(problem: Problem, levels: Sequence[Level], starts: Floats) -> list[tuple[Sequence[Level], Floats]]:
     """What to descend on, and the (1, P) start of each: the levels, and perhaps also without flat borders.
 
     A flat border is background or what an earlier warp filled (see `kernels.fill`). Where the
@@ -97,31 +97,24 @@ def views(problem: Problem, levels: Sequence[Level], starts: Tensor) -> list[tup
     if cost < _GOOD or len(rest) < len(inner):
         return [(levels, p)]
     q, _ = choose(problem, rest, starts)
-    if not _apart(problem, rest[-1], p, q) > _SAME:
+    if not Lens(problem, rest[-1]).moved(p, q)[0] > _SAME:
         return [(levels, p)]
     masked = [without_fill(level, margin=2) for level in levels[:-1]] + [without_fill(levels[-1])]
     return [(levels, p), ([m or level for m, level in zip(masked, levels, strict=True)], q)]
 
 
-def believed(problem: Problem, one: tuple[Level, Tensor], other: tuple[Level, Tensor]) -> bool:
+def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Floats]) -> bool:
     """Whether `other`, a finest level without flat borders and where it led, is to be believed, not `one`.
 
     If the borders were fill, the rest of the voxels finds the pose of `other` better by far; if
     they were background, all voxels find that of `one` better.
     """
-    gains = [_cost(problem, level, other[1]) / max(_cost(problem, level, one[1]), 1e-9) for level, _ in (one, other)]
+    gains = []
+    for level, _ in (one, other):
+        lens = Lens(problem, level)
+        costs = [float(lens.evaluate(p).cost[0]) for p in (other[1], one[1])]
+        gains.append(costs[0] / max(costs[1], 1e-9))
     return gains[0] * gains[1] < _BY_FAR
-
-
-def _apart(problem: Problem, level: Level, p: Tensor, q: Tensor) -> float:
-    """Largest distance, in voxels, between the images of a corner under two poses."""
-    change = problem.pose.matrices(p, problem.centre) - problem.pose.matrices(q, problem.centre)
-    return float((change[:, :-1] @ corners_of(level.fixed.grid)).norm(dim=1).max() / level.step)
-
-
-def _cost(problem: Problem, level: Level, p: Tensor) -> float:
-    possible = possible_overlap(level).expand(len(p))
-    return float(evaluate(problem, level, normal_of(level), possible, p).cost[0])
 
 
 def _halved(level: Level) -> Level:
@@ -208,26 +201,25 @@ def all_turns(ndim: int) -> list[Floats]:
     return [np.eye(3), *(_from_quaternion(one) for one in q)]
 
 
-def _motion(problem: Problem, level: Level, p: Tensor) -> Tensor:
+def _motion(problem: Problem, level: Level, p: Floats) -> Floats:
     """(K,) root mean square displacement, in voxels, of the centre and the ends of the axes."""
     reach = half_extent(level.fixed.grid)
     points = np.eye(len(reach) + 1)
     points[:-1, :-1] *= reach
     points[:-1, -1] = level.fixed.grid.centre
-    change = (problem.pose.matrices(p, problem.centre) - torch.eye(len(points))) @ torch.as_tensor(points)
-    return change.square().sum(dim=(1, 2)).sqrt() / level.step
+    change = (problem.pose.motions(p, problem.centre)[0] - np.eye(len(points))) @ points
+    return np.asarray(np.sqrt((change**2).sum((1, 2))) / level.step)
 
 
-def _merit(cost: Tensor, overlap: Tensor) -> Tensor:
+def _merit(cost: Floats, overlap: Floats) -> Floats:
     """The metric, with little overlap counting against it."""
-    return cost / overlap.clamp_min(1e-3).sqrt()
+    return cost / np.sqrt(np.maximum(overlap, 1e-3))
 
 
-def _winner(merit: Tensor, size: Tensor) -> int:
+def _winner(merit: Floats, size: Floats) -> int:
     """The best, unless a smaller motion is as good but for `CLEARLY`."""
-    best = float(merit.min())
-    good = merit <= best * (1 + CLEARLY) + 1e-9
-    return int(torch.where(good, size, torch.inf).argmin())
+    good = merit <= merit.min() * (1 + CLEARLY) + 1e-9
+    return int(np.where(good, size, np.inf).argmin())
 
 
 def _moments(image: Picture) -> tuple[Floats, Floats]:

@@ -86,8 +86,8 @@ def test_the_best_start_is_chosen(kind):
     image = blobs(grid.shape, seed=4)
     levels = levels_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
-    starts = problem.pose.from_matrices(np.stack(candidates(levels, kind)), grid.centre, half_extent(grid))
-    found = problem.pose.matrices(choose(problem, levels, starts)[0], grid.centre)[0].numpy()
+    starts = problem.pose.from_matrices(np.stack(candidates(levels, kind)), grid.centre, half_extent(grid)).numpy()
+    found = problem.pose.motions(choose(problem, levels, starts)[0], grid.centre)[0][0]
     assert displacement(found, truth, grid) < 1
 
 
@@ -100,5 +100,5 @@ def test_of_equal_starts_the_smallest_motion_wins():
     levels = levels_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
     far = [Affine.rotation(0.35 + k * np.pi / 2, centre=grid.centre).matrix for k in (1, 2, 3)]
-    starts = problem.pose.from_matrices(np.stack([*far, np.eye(3)]), grid.centre, half_extent(grid))
+    starts = problem.pose.from_matrices(np.stack([*far, np.eye(3)]), grid.centre, half_extent(grid)).numpy()
     assert choose(problem, levels, starts)[0][0, 0].item() == pytest.approx(0.35, abs=0.02)

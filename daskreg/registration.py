@@ -17,12 +17,13 @@ from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.images import Image, read_image
-from daskreg.kernels.descend import METRICS, Descent, descend_levels, half_extent, standardised
+from daskreg.kernels.descend import METRICS, Descent, descend_levels, half_extent
+from daskreg.kernels.fill import Ways, ways
 from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
 from daskreg.kernels.newton import Problem
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, picture, pyramid
+from daskreg.kernels.pyramid import picture
 from daskreg.kernels.search import STARTS, believed, candidates, views
 from daskreg.kernels.threads import use_threads
 
@@ -257,16 +258,17 @@ def _estimated(
 ) -> dict[str, Any]:
     """The fields of a PairFit that the estimate gives: by Gauss-Newton, or by autograd where `loss` is given."""
     metric = problem.metric
-    steps, variance = _levels(f, m, metric if loss is None else "ncc" if metric != "mse" else "mse", levels, smoothing)
+    a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
+    steps = ways(a, b, "mse" if metric == "mse" else "ncc", levels=levels, smoothing=smoothing)
     origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if isinstance(init, str) else init])
     starts = origin
     if isinstance(init, str) and init != "identity":
         starts = _parameters(problem, f.grid, candidates(steps, init))
     if loss is None:
-        return _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), metric)
+        return _newton(_descended(problem, steps, starts, origin=origin, progress=progress), metric)
     first = torch.from_numpy(origin)
-    start = best_of(problem, steps[0], torch.from_numpy(starts), loss)
-    return _slope(slope(problem, steps, start, loss, optimizer=optimizer, origin=first, progress=progress))
+    start = best_of(problem, steps.whole[0], torch.from_numpy(starts), loss)
+    return _slope(slope(problem, steps.whole, start, loss, optimizer=optimizer, origin=first, progress=progress))
 
 
 def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
@@ -297,27 +299,18 @@ def check_meeting(fixed: Grid, moving: Grid, start: Floats) -> None:
         )
 
 
-def _levels(f: Image, m: Image, metric: str, levels: int | str, smoothing: float) -> tuple[list[Level], torch.Tensor]:
-    a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
-    a, b, variance = standardised(a, b, metric)
-    return pyramid(a, b, levels=levels, smoothing=smoothing), variance
-
-
 def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> Floats:
     return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid)).numpy()
 
 
-def _descended(
-    problem: Problem,
-    levels: Sequence[Level],
-    starts: Floats,
-    variance: torch.Tensor,
-    **options: Any,
-) -> Descent:
+def _descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) -> Descent:
     """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
-    followed = views(problem, levels, starts)
-    ends = [descend_levels(problem, seen, start, variance, **options) for seen, start in followed]
-    last = [(seen[-1], end.parameters) for (seen, _), end in zip(followed, ends, strict=True)]
+    followed = views(problem, steps, starts)
+    ends = [
+        descend_levels(problem, seen.whole, start, seen.variance, content=seen.content, **options)
+        for seen, start in followed
+    ]
+    last = [(seen.whole[-1], end.parameters) for (seen, _), end in zip(followed, ends, strict=True)]
     return ends[-1] if len(ends) > 1 and believed(problem, *last) else ends[0]
 
 

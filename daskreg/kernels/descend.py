@@ -16,21 +16,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
+from daskreg.kernels.fill import ways
 from daskreg.kernels.newton import MANY, Lens, Problem, State, solve_level
 from daskreg.kernels.noise import noise_share, quieted
-from daskreg.kernels.outliers import agreeing, masked
+from daskreg.kernels.outliers import LEAST_EVENNESS, agreeing, evenness, masked
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, Picture, picture, pyramid, smooth
+from daskreg.kernels.pyramid import Level, picture, smooth
 
 Floats = NDArray[np.float64]
 METRICS = ("ncc", "mse")
 _COARSE_TOLERANCE = 0.02
+# Flat borders are left out where the rest alone fits much better at the same pose (true
+# background fits better than the rest); if but better, it must fit better still when descended again; if
+# about as well, twice as well.
+_BETTER_STILL = ((0.5, 1.001), (0.75, 0.97), (1.25, 0.5))
 # Levels from the finest on which it is told what contradicts.
 _TOLD_AT = 2
 
@@ -108,8 +112,7 @@ def descend(
     fixed_grid = fixed_grid or Grid(fixed.shape[1:])
     moving_grid = moving_grid or Grid(moving.shape[1:])
     f, m = picture(fixed, fixed_grid, fixed_mask), picture(moving, moving_grid, moving_mask)
-    f, m, variance = standardised(f, m, metric)
-    steps = pyramid(f, m, levels=levels, smoothing=smoothing)
+    steps = ways(f, m, metric, levels=levels, smoothing=smoothing)
     pose = Pose.of(model, fixed_grid.ndim)
     middle = fixed_grid.centre if centre is None else np.asarray(centre, dtype=np.float64)
     batch = max(len(fixed), len(moving))
@@ -117,7 +120,9 @@ def descend(
     begin = np.broadcast_to(begin, (batch, *begin.shape[-2:]))
     problem = Problem(pose, middle, metric, max_iterations, tolerance, min_overlap)
     first = pose.from_matrices(begin, middle, half_extent(fixed_grid))
-    return descend_levels(problem, steps, first, variance, covariance=covariance, progress=progress)
+    return descend_levels(
+        problem, steps.whole, first, steps.variance, content=steps.content, covariance=covariance, progress=progress
+    )
 
 
 def descend_levels(
@@ -126,6 +131,7 @@ def descend_levels(
     start: ArrayLike,
     variance: Tensor,
     *,
+    content: Sequence[Level] | None = None,
     origin: ArrayLike | None = None,
     covariance: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -134,6 +140,7 @@ def descend_levels(
 
     Args:
         variance: (B or 1,) of the fixed images, by which the levels were scaled.
+        content: the same levels without flat borders, where there are any (see `kernels.fill`).
         origin: (B, P) with which the result is compared, where `start` was refined already.
     """
     first = np.asarray(start if origin is None else origin, dtype=np.float64)
@@ -154,6 +161,10 @@ def descend_levels(
             progress(number + 1, len(levels))
     if state is None:
         raise OptionError("levels must be at least 1")
+    if content is not None:
+        inner = content[-1] if keep is None else masked(content[-1], keep)
+        finest, state = _without_fill(problem, finest, (levels[-1], inner), state)
+        p = state.parameters
     if problem.robust and (quiet := quieted(finest, state.noise)) is not None:
         finest = quiet
         state = solve_level(problem, finest, p, problem.tolerance)
@@ -172,40 +183,23 @@ def half_extent(grid: Grid) -> Floats:
     return np.asarray(np.maximum((np.asarray(grid.shape) - 1) / 2, 0.5) * np.asarray(grid.spacing))
 
 
-def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture, Picture, Tensor]:
-    """Both images with mean 0 and variance 1 (mse: on one common scale), and the (B,) variance of fixed.
+def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> tuple[Level, State]:
+    """Descend again without flat borders; kept, for all pairs or none, where the rest is at odds with them.
 
-    Sums of squares then lose no digits to a large offset.
+    choice: the finest level whole, and without flat borders.
     """
-    mean, variance = _mean_and_variance(fixed)
-    other_mean, other_variance = _mean_and_variance(moving)
-    if metric == "mse":
-        other_mean, other_variance = mean, variance
-        if len(mean) < len(moving.values):
-            other_mean, other_variance = (t.expand(len(moving.values)) for t in (mean, variance))
-        elif len(moving.values) < len(mean):
-            moving = replace(moving, values=moving.values.expand(len(mean), *moving.values.shape[1:]))
-    return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
-
-
-def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
-    values = image.values.flatten(1).to(torch.float64)
-    if image.weight is None:
-        return values.mean(1), values.var(1, correction=0)
-    weight = image.weight.flatten(1).to(torch.float64)
-    total = weight.sum(1).clamp_min(1e-9)
-    mean = (values * weight).sum(1) / total
-    return mean, ((values - mean[:, None]).square() * weight).sum(1) / total
-
-
-def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
-    one = (-1, *[1] * image.grid.ndim)
-    sd = variance.sqrt()
-    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
-    values = (image.values - mean.to(torch.float32).reshape(one)) / sd.to(torch.float32).reshape(one)
-    if image.weight is not None:
-        values = values * (image.weight > 0)
-    return replace(image, values=values)
+    inner = choice[1]
+    whole, rest = (Lens(problem, one).evaluate(state.parameters) for one in choice)
+    odds = rest.cost.sum() / max(whole.cost.sum(), 1e-12)
+    needed = next((better for limit, better in _BETTER_STILL if odds < limit), None)
+    even = evenness(problem, inner, state.parameters) / evenness(problem, level, state.parameters)
+    if needed is None or even.min() < LEAST_EVENNESS:
+        return level, state
+    again = solve_level(problem, inner, state.parameters, problem.tolerance)
+    if not again.cost.sum() <= needed * rest.cost.sum():
+        return level, state
+    again.losses = state.losses + again.losses[1:]
+    return inner, again
 
 
 def _finish(problem: Problem, level: Level, first: Floats, state: State, variance: Tensor) -> Descent:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ Floats = NDArray[np.float64]
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
+_Kind = TypeVar("_Kind")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -130,8 +131,8 @@ def turns_of(maps: Floats, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.linalg.inv(linear).swapaxes(1, 2), dtype=np.float32)
 
 
-def _copy(normal: Any) -> Any:
-    other = object.__new__(type(normal))
+def _copy(normal: _Kind) -> _Kind:
+    other: _Kind = object.__new__(type(normal))
     other.__dict__.update(normal.__dict__)
     return other
 
@@ -319,7 +320,7 @@ def possible_overlap(level: Level) -> Floats:
         moving = np.array([float(math.prod(level.moving.grid.shape))])
     else:
         moving = level.moving.weight.flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
-    return np.maximum(np.minimum(fixed, moving * ratio), 1e-9)
+    return np.asarray(np.maximum(np.minimum(fixed, moving * ratio), 1e-9))
 
 
 Normal = NumbaNormal | TorchNormal

@@ -4,8 +4,8 @@ What one image shows and the other does not (a border that an earlier warp fille
 a reflected edge) pulls the pose: a few percent of the voxels by half a voxel or more. Where
 images that are aligned but for such regions differ by far more than elsewhere, over several
 voxels of a coarse level, in which noise is small, they contradict each other, and those voxels
-do not count from there on; a flat border of which a part contradicts goes as a whole. True
-background agrees with itself, so the edge of an object, the best there is to match, stays.
+do not count from there on. True background agrees with itself, so the edge of an object,
+the best there is to match, stays.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ Floats = NDArray[np.float64]
 # How far images must differ: standard deviations of what they differ elsewhere, and of the image.
 _FAR, _VISIBLE = 5.0, 0.35
 # The part of the overlap that may be left out, and how evenly the rest must hold the pose, against all.
-_MOST, _LEAST_EVENNESS = 0.5, 0.05
-# The part of a flat border that must contradict for all of it to be left out.
-_PART = 0.25
+_MOST, LEAST_EVENNESS = 0.5, 0.05
 # Half widths, in voxels of the level, of the mean of a difference, and by which a region grows.
 _NEAR, _MARGIN = 1, 2
 _ROUNDS = 2
@@ -46,7 +44,7 @@ def agreeing(problem: Problem, level: Level, state: State, tolerance: float) -> 
         if bool(found.all()):
             break
         some = masked(level, found)
-        even = _evenness(problem, some, best.parameters) > _LEAST_EVENNESS * _evenness(problem, level, best.parameters)
+        even = evenness(problem, some, best.parameters) > LEAST_EVENNESS * evenness(problem, level, best.parameters)
         found = found | ~torch.from_numpy(even).reshape(-1, *[1] * level.fixed.grid.ndim).to(found.device)
         if bool(found.all()):
             break
@@ -82,23 +80,10 @@ def _agree(level: Level, p: Floats, problem: Problem) -> Tensor:
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
         limit = torch.clamp(_FAR * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)
         agree = (near.abs() <= limit) | (weight <= 0)
-    left = _grown(~agree | _filled(level, weight, ~agree, maps))
+    left = _grown(~agree)
     share = (weight * left).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
     few = (share < _MOST).reshape(-1, *[1] * level.fixed.grid.ndim)
     return ~(left & few)
-
-
-def _filled(level: Level, weight: Tensor, contradict: Tensor, maps: Floats) -> Tensor:
-    """(B, *shape) the flat borders of both images, as the fixed image sees them, that contradict in part."""
-    left = torch.zeros_like(contradict)
-    borders = [] if level.fixed.fill is None else [level.fixed.fill.expand_as(left)]
-    if level.moving.fill is not None:
-        shown = replace(level, moving=replace(level.moving, values=level.moving.fill.to(torch.float32), weight=None))
-        borders.append(TorchNormal(shown).warp(torch.from_numpy(maps))[0] > 0.01)
-    for border in borders:
-        total, part = ((weight * w).flatten(1).sum(1) for w in (border, border & contradict))
-        left |= border & (part > _PART * total).reshape(-1, *[1] * (border.ndim - 1))
-    return left
 
 
 def _matched(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
@@ -123,7 +108,7 @@ def _grown(mask: Tensor) -> Tensor:
     return pool(mask.to(torch.float32)[:, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[:, 0] > 0.5
 
 
-def _evenness(problem: Problem, level: Level, p: Floats) -> Floats:
+def evenness(problem: Problem, level: Level, p: Floats) -> Floats:
     """(B,) how much the least certain direction of the pose is held, of what the surest is."""
     lens = Lens(problem, level)
     change = problem.pose.motions(p, problem.centre)[1][..., :-1, :] @ lens.corners

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.geometry import Grid
-from daskreg.kernels.descend import Descent, descend_levels, half_extent, standardised
+from daskreg.kernels.descend import Descent, descend_levels, half_extent
 from daskreg.kernels.newton import Problem, State, solve_level
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
+from daskreg.kernels.pyramid import Level, Picture, picture, pyramid, standardised
 
 Floats = NDArray[np.float64]
 
@@ -139,8 +139,8 @@ def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Flo
         return descend_levels(problem, levels, p, variance)
     origin = options.pose.identity(batch)
     small = [s for s in levels if max(s.fixed.grid.shape) <= SMALL.get(grid.ndim, 64)] or levels[:1]
-    p = best_starts(problem, small, origin)
-    return descend_levels(problem, levels[len(small) :] or levels[-1:], p, variance, origin=origin)
+    best = best_starts(problem, small, origin)
+    return descend_levels(problem, levels[len(small) :] or levels[-1:], best, variance, origin=origin)
 
 
 def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Floats:

@@ -121,13 +121,12 @@ def shrink(image: Picture, factors: Sequence[int]) -> Picture:
     used = Box.of([n * f for n, f in zip(counts, factors, strict=True)])
     grid = image.grid.crop(used).downsample(factors)
     inside: Any = (..., *used.slices)
-    fill = None if image.fill is None else _block_mean(image.fill[inside].to(torch.float32), factors) > 0.99
     if image.weight is None:
-        return Picture(_block_mean(image.values[inside], factors), None, grid, fill)
+        return Picture(_block_mean(image.values[inside], factors), None, grid)
     weight = image.weight[inside]
     total = _block_mean(weight, factors)
     values = _block_mean(image.values[inside] * weight, factors) / total.clamp_min(1e-6)
-    return Picture(values, total, grid, fill)
+    return Picture(values, total, grid)
 
 
 def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
@@ -142,6 +141,42 @@ def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
     norm = _gaussian(image.weight, sigmas)
     values = _gaussian(image.values * image.weight, sigmas) / norm.clamp_min(1e-6)
     return replace(image, values=values, weight=image.weight * (norm > 1e-3))
+
+
+def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture, Picture, Tensor]:
+    """Both images with mean 0 and variance 1 (mse: on one common scale), and the (B,) variance of fixed.
+
+    Sums of squares then lose no digits to a large offset.
+    """
+    mean, variance = _mean_and_variance(fixed)
+    other_mean, other_variance = _mean_and_variance(moving)
+    if metric == "mse":
+        other_mean, other_variance = mean, variance
+        if len(mean) < len(moving.values):
+            other_mean, other_variance = (t.expand(len(moving.values)) for t in (mean, variance))
+        elif len(moving.values) < len(mean):
+            moving = replace(moving, values=moving.values.expand(len(mean), *moving.values.shape[1:]))
+    return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
+
+
+def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
+    values = image.values.flatten(1).to(torch.float64)
+    if image.weight is None:
+        return values.mean(1), values.var(1, correction=0)
+    weight = image.weight.flatten(1).to(torch.float64)
+    total = weight.sum(1).clamp_min(1e-9)
+    mean = (values * weight).sum(1) / total
+    return mean, ((values - mean[:, None]).square() * weight).sum(1) / total
+
+
+def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
+    one = (-1, *[1] * image.grid.ndim)
+    sd = variance.sqrt()
+    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+    values = (image.values - mean.to(torch.float32).reshape(one)) / sd.to(torch.float32).reshape(one)
+    if image.weight is not None:
+        values = values * (image.weight > 0)
+    return replace(image, values=values)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

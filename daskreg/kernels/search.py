@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from daskreg.geometry import Affine, Grid, index_matrix
 from daskreg.kernels.descend import half_extent
-from daskreg.kernels.fill import without_fill
+from daskreg.kernels.fill import Ways
 from daskreg.kernels.newton import Lens, Problem, solve_level
 from daskreg.kernels.pyramid import Level, Picture, shrink, smooth
 
@@ -45,24 +45,24 @@ _LOCAL = 3.0
 _LEAST_SIDE = 24
 
 
-def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
+def candidates(ways: Ways, kind: str) -> list[Floats]:
     """Starts of one kind (out of STARTS), (D+1, D+1) each; identity is the first of them.
 
     Args:
-        levels: of one pair, coarse to fine (see `pyramid`).
+        ways: of one pair.
     """
+    levels = ways.whole
     ndim = levels[0].fixed.grid.ndim
     found = [np.eye(ndim + 1)]
     if kind in ("moments", "auto"):
         found += moments(levels[0].fixed, levels[0].moving)
     turns = {"phase": [np.eye(ndim)], "auto": near_turns(ndim), "search": all_turns(ndim)}.get(kind, [])
     if turns:
-        level = levels[0] if len(turns) > 1 else levels[min(1, len(levels) - 1)]
-        level = _halved(level) if ndim == 3 and len(turns) > 1 else level
-        found += correlate(level, turns)
         # A flat border may be background or what an earlier warp filled: try both.
-        inner = without_fill(level, margin=1)
-        found += [] if inner is None else correlate(inner, turns)
+        for some in (levels, ways.content):
+            if some is not None:
+                level = some[0] if len(turns) > 1 else some[min(1, len(some) - 1)]
+                found += correlate(_halved(level) if ndim == 3 and len(turns) > 1 else level, turns)
     return found
 
 
@@ -85,22 +85,18 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: i
     return p[:1], math.inf
 
 
-def views(problem: Problem, levels: Sequence[Level], starts: Floats) -> list[tuple[Sequence[Level], Floats]]:
-    """What to descend on, and the (1, P) start of each: the levels, and perhaps also without flat borders.
+def views(problem: Problem, ways: Ways, starts: Floats) -> list[tuple[Ways, Floats]]:
+    """What to descend on, and the (1, P) start of each: everything, and perhaps the content alone.
 
-    A flat border is background or what an earlier warp filled (see `kernels.fill`). Where the
-    best start differs with and without it, both have to be followed; `believed` then chooses.
+    Where the best start differs without flat borders, both have to be followed; `believed` then chooses.
     """
-    p, cost = choose(problem, levels, starts)
-    inner = [without_fill(level, margin=2) for level in levels[:2]]
-    rest = [level for level in inner if level is not None]
-    if cost < _GOOD or len(rest) < len(inner):
-        return [(levels, p)]
-    q, _ = choose(problem, rest, starts)
-    if not Lens(problem, rest[-1]).moved(p, q)[0] > _SAME:
-        return [(levels, p)]
-    masked = [without_fill(level, margin=2) for level in levels[:-1]] + [without_fill(levels[-1])]
-    return [(levels, p), ([m or level for m, level in zip(masked, levels, strict=True)], q)]
+    p, cost = choose(problem, ways.whole, starts)
+    if cost < _GOOD or ways.content is None:
+        return [(ways, p)]
+    q, _ = choose(problem, ways.content, starts)
+    if not Lens(problem, ways.content[min(1, len(ways.content) - 1)]).moved(p, q)[0] > _SAME:
+        return [(ways, p)]
+    return [(ways, p), (Ways(ways.content, None, ways.variance), q)]
 
 
 def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Floats]) -> bool:

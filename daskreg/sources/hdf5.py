@@ -45,7 +45,8 @@ def read(handle: Any, index: tuple[int | slice, ...], source: Source) -> NDArray
         raise
     except Exception as error:
         where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
-        advice = "; pip install hdf5plugin" if "filter" in str(error) or "plugin" in str(error) else ""
+        unknown = "not registered" in str(error) or "plugin" in str(error)
+        advice = "; pip install hdf5plugin, which brings further compressions" if unknown else ""
         raise ChunkReadError(f"cannot read [{where}] of {source.path}: {error}{advice}") from error
 
 
@@ -80,11 +81,16 @@ def _open(path: str) -> Any:
         raise MissingExtraError("h5py", "formats") from error
     if importlib.util.find_spec("hdf5plugin") is not None:
         importlib.import_module("hdf5plugin")  # brings further compressions
-    try:
-        # A detector may be writing to it: reading must not lock it out.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise NotAVolumeError(f"{path} cannot be read as HDF5: {error}") from error
+    cause: Exception | None = None
+    # Reading goes on where a detector holds a lock, and where this process has the file open with other flags.
+    for locking in (None, False, True, "best-effort"):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            cause = cause or error
+            if "lock" not in str(error):
+                break
+    raise NotAVolumeError(f"{path} cannot be read as HDF5: {cause}") from cause
 
 
 def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:

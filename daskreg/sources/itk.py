@@ -65,7 +65,8 @@ def open_handle(path: str) -> Mapped | Streamed:
     if _streams(path):
         return Streamed(path, shape, reader.GetNumberOfComponents())
     check_memory(int(np.prod(shape, dtype=np.int64)) * _dtype(reader).itemsize, path)
-    return Mapped(kept(_sitk().GetArrayViewFromImage(_sitk().ReadImage(path)), path))
+    image = _sitk().ReadImage(path)  # the view below does not keep it alive
+    return Mapped(kept(_sitk().GetArrayViewFromImage(image), path))
 
 
 def read(handle: Mapped | Streamed, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,19 +29,59 @@ _MOST_LISTED = 12
 _LENGTHS = ("meter", "angstrom", "inch", "pixel")
 
 
-def open_handle(path: str) -> Any:
-    """The h5py dataset at a path as `Source.path` has it; it holds its file open."""
+@dataclass(frozen=True)
+class Values:
+    """A dataset, and how its numbers become values (CF, as netCDF has it): packed, with some missing."""
+
+    dataset: Any
+    slope: float = 1.0
+    intercept: float = 0.0
+    missing: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Any) -> Values:
+        attrs = dataset.attrs
+        slope, intercept = (float(np.ravel(attrs.get(n, d))[0]) for n, d in (("scale_factor", 1), ("add_offset", 0)))
+        marks = [v for n in ("_FillValue", "missing_value") if n in attrs for v in np.ravel(attrs[n]).tolist()]
+        return cls(dataset, slope, intercept, tuple(v for v in marks if v == v))  # noqa: PLR0124 (NaN)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.dataset.shape)
+
+    @property
+    def plain(self) -> bool:
+        return (self.slope, self.intercept, self.missing) == (1.0, 0.0, ())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values: as stored, or a float that holds them."""
+        stored: np.dtype[Any] = self.dataset.dtype
+        if self.plain or stored.kind not in "iuf":
+            return stored
+        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
+
+    def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        numbers = np.asarray(self.dataset[index])
+        if self.plain:
+            return numbers
+        values = (numbers * np.float64(self.slope) + self.intercept).astype(self.dtype)
+        return np.where(np.isin(numbers, self.missing), self.dtype.type(np.nan), values)
+
+
+def open_handle(path: str) -> Values:
+    """The dataset at a path as `Source.path` has it; it holds its file open."""
     file, _, inner = path.partition(INSIDE)
-    return _open(file)[inner]
+    return Values.of(_open(file)[inner])
 
 
-def read(handle: Any, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
+def read(handle: Values, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
     """`handle[index]`.
 
     Raises: ChunkReadError naming the dataset and the voxels.
     """
     try:
-        return np.asarray(handle[index])
+        return handle.read(index)
     except MemoryError:
         raise
     except Exception as error:
@@ -67,7 +108,8 @@ def describe(place: Place, wish: Wish) -> Found:
         stamp = file_stamp(place.root)
         if dataset.file.filename != place.root:
             stamp += file_stamp(dataset.file.filename)
-        stored = Stored("hdf5", where, names, dataset.shape, dataset.dtype, stamp, dataset.chunks or ())
+        dtype = Values.of(dataset).dtype
+        stored = Stored("hdf5", where, names, dataset.shape, dtype, stamp, dataset.chunks or ())
         name = inner.rsplit("/", 1)[-1]
         leading = {d: coords[d] for d in lead if d in coords}
         # The spacing that was asked for is in the grid already.

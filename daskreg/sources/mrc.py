@@ -1,7 +1,9 @@
 """MRC (.mrc, .map, .rec, .st, .ali; packed with gzip or bz2 too), through mrcfile's headers.
 
 Lengths are in angstrom. The first voxel lies at the header's `origin`, and where that is 0, at
-its `nstart` voxels (MRC2014 leaves the choice; this is what viewers do).
+its `nstart` voxels (MRC2014 leaves the choice; this is what viewers do). IMOD marks its files:
+its bytes are unsigned unless a flag says otherwise, and its origin has the other sign
+(bio3d.colorado.edu/imod/doc/mrc_format.txt).
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ from daskreg.sources.stored import Stored, found_of
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
 _HEADER = 1024
+
+# What IMOD writes at byte 152 of the header, before its flags; and of those flags two.
+_IMOD = 1146047817
+_SIGNED, _INVERTED = 1, 4
 
 
 def open_handle(path: str) -> Mapped:
@@ -91,9 +97,22 @@ def _layout(header: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...], in
         dtype: np.dtype[Any] = np.dtype(data_dtype_from_header(header))
     except ValueError as error:
         raise NotAVolumeError(f"{where} cannot be read as MRC: {error}") from error
+    if dtype == np.int8 and (_imod_flags(header) or 0) & _SIGNED == 0 and _holds_unsigned(header):
+        dtype = np.dtype(np.uint8)
     if min(shape) < 1 or int(header["nsymbt"]) < 0:
         raise NotAVolumeError(f"{where} cannot be read as MRC: its header states a shape of {shape}")
     return dtype, shape, _HEADER + int(header["nsymbt"])
+
+
+def _imod_flags(header: Any) -> int | None:
+    """The flags of IMOD; None in files of other programs."""
+    stamp, flags = np.frombuffer(header.tobytes(), header["nx"].dtype, 2, 152).tolist()
+    return int(flags) if stamp == _IMOD else None
+
+
+def _holds_unsigned(header: Any) -> bool:
+    """Whether bytes without a flag are unsigned: IMOD's are, others' where their maximum is none of int8."""
+    return _imod_flags(header) is not None or float(header["dmax"]) > np.iinfo(np.int8).max
 
 
 def _names(header: Any) -> list[str]:
@@ -110,10 +129,17 @@ def _grid(header: Any, sizes: dict[str, int], where: str, wish: Wish) -> Grid:
     names = _names(header)
     starts = dict(zip(names, (float(header[n]) for n in ("nzstart", "nystart", "nxstart")), strict=True))
     origin = np.array([float(header["origin"][k]) for k in "zyx"])
+    flags = _imod_flags(header)
+    if flags is not None and not flags & _INVERTED:
+        origin = -origin
     if not np.any(origin) or not np.all(np.isfinite(origin)):
         origin = spacing * np.array([starts[k] for k in "zyx"])
+    angles = [float(header["cellb"][k]) for k in ("alpha", "beta", "gamma")]
+    if known and any(angles) and not np.allclose(angles, 90, atol=0.01):
+        message = f"{where}: the cell's angles are {angles}, not 90 degrees; voxels are taken as boxes all the same"
+        warnings.warn(message, MetadataWarning, stacklevel=2)
     unit = wish.common({"x": "angstrom" if known else None}, where)
-    return Grid([sizes[k] for k in "zyx"], spacing, origin, unit=unit, axes=SPACE)
+    return Grid([sizes[k] for k in "zyx"], spacing, origin + 0.0, unit=unit, axes=SPACE)
 
 
 def _packing(path: str) -> str:

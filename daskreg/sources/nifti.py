@@ -100,7 +100,7 @@ def _names(shape: tuple[int, ...], colours: int, where: str) -> list[str]:
 def _grid(image: Any, shape: list[int], where: str, wish: Wish) -> tuple[Grid, dict[str, Any]]:
     header = image.header
     length = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "unknown"
-    matrix = _lps_from_index(header, image)
+    matrix = _lps_from_index(header, where)
     spaced = matrix is not None or any(z not in (0.0, 1.0) for z in header.get_zooms()[: len(shape)])
     # Nearly all files without a unit are in millimetres, and ITK takes them so.
     unit = wish.common({"x": _UNITS.get(length, "millimeter" if spaced else None)}, where)
@@ -117,11 +117,16 @@ def _grid(image: Any, shape: list[int], where: str, wish: Wish) -> tuple[Grid, d
     return placed(matrix, shape, unit, where=where)
 
 
-def _lps_from_index(header: Any, image: Any) -> NDArray[np.float64] | None:
-    """The header's best matrix (sform before qform), x, y, z order; None where it states none."""
-    if not (hasattr(header, "get_sform") and (header["sform_code"] > 0 or header["qform_code"] > 0)):
-        return None
-    return lps_from_ras(image.affine)
+def _lps_from_index(header: Any, where: str) -> NDArray[np.float64] | None:
+    """The header's best matrix (sform before qform), x, y, z order; None where it states none that can be used."""
+    for form in ("sform", "qform"):
+        if not (hasattr(header, f"get_{form}") and header[f"{form}_code"] > 0):
+            continue
+        matrix = np.asarray(getattr(header, f"get_{form}")(), dtype=np.float64)
+        if np.all(np.isfinite(matrix)) and abs(np.linalg.det(matrix[:3, :3])) > 0:
+            return lps_from_ras(matrix)
+        warnings.warn(f"{where}: its {form} is singular and left out", MetadataWarning, stacklevel=2)
+    return None
 
 
 def _line(proxy: Any) -> tuple[float, float]:

@@ -57,6 +57,36 @@ def test_the_position_of_the_first_voxel(tmp_path):
     assert grid(dr.open(written(tmp_path / "b.map", change=by_start))).origin == (-27, 14, 5)
 
 
+@pytest.mark.parametrize("flags", [0, 1, 4, 5])
+def test_files_of_imod(tmp_path, flags):
+    """Bytes are unsigned unless flag 1 says otherwise; the origin has the other sign, unless flag 4 is there."""
+    path = written(
+        tmp_path / "a.mrc", VALUES.astype("i1"), change=lambda file: setattr(file.header, "origin", (1, 2, 3))
+    )
+    raw = bytearray(path.read_bytes())
+    raw[152:160] = np.array([1146047817, flags], "<i4").tobytes()
+    path.write_bytes(raw)
+    volume = dr.open(path)
+    dtype = "i1" if flags & 1 else "u1"
+    assert volume.dtype == dtype
+    boxes_agree(volume, VALUES.astype("i1").view(dtype))
+    assert grid(volume).origin == ((3, 2, 1) if flags & 4 else (-3, -2, -1))
+
+
+def test_bytes_whose_maximum_is_not_signed(tmp_path):
+    values = np.arange(256, dtype="u1").reshape(4, 8, 8)
+    path = written(tmp_path / "a.mrc", values.view("i1"), change=lambda file: setattr(file.header, "dmax", 255))
+    boxes_agree(dr.open(path), values)
+
+
+def test_a_cell_without_right_angles(tmp_path):
+    def change(file):
+        file.header.cellb = (90, 90, 120)
+
+    with pytest.warns(MetadataWarning, match="120"):
+        dr.open(written(tmp_path / "a.mrc", change=change))
+
+
 def test_axes_in_another_order(tmp_path):
     """Columns are z, rows x, sections y: what is stored along an axis stays along it."""
 

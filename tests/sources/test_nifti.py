@@ -96,6 +96,18 @@ def test_the_header_decides(tmp_path):
     agrees_with_itk(tmp_path / "none.nii", volume)
 
 
+def test_a_singular_matrix_is_left_out(tmp_path):
+    path = saved(tmp_path / "a.nii")
+    image = nibabel.load(path)
+    image.set_qform(turned(), code=1)
+    image.header["srow_y"] = 0
+    with path.open("r+b") as file:
+        image.header.write_to(file)
+    with pytest.warns(MetadataWarning, match="sform is singular"):
+        volume = dr.open(path)
+    assert grid(volume).same(grid(dr.open(saved(tmp_path / "b.nii"))), tolerance=1e-4)
+
+
 @pytest.mark.parametrize(("stated", "unit"), [("micron", "micrometer"), ("meter", "meter"), ("unknown", "millimeter")])
 def test_units(tmp_path, stated, unit):
     path = saved(tmp_path / "a.nii", unit=stated)

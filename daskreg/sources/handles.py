@@ -9,7 +9,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-from daskreg.errors import ChunkReadError, DaskregError
+from daskreg.errors import ChunkReadError, MissingExtraError, RunError
 from daskreg.sources.redact import is_url, redact
 
 # One module for each kind of stored source. It has `open_handle(path) -> handle` and
@@ -66,7 +66,7 @@ def _opened(kind: str, path: str) -> Any:
     try:
         return reader_of(kind).open_handle(path)
     except Exception as error:
-        if isinstance(error, DaskregError | MemoryError):
+        if isinstance(error, RunError | MissingExtraError | MemoryError):
             raise
         message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {redact(str(error))})"
         raise ChunkReadError(message) from (None if is_url(path) else error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -101,12 +102,26 @@ def kept(array: NDArray[Any], what: str) -> NDArray[Any]:
 
 def check_memory(size: int, what: str) -> None:
     """Raise MemoryBudgetError where a file that must be read whole does not fit."""
-    free = int(psutil.virtual_memory().available)
+    free = _free_memory()
     if 2 * size > free:
         raise MemoryBudgetError(
             f"{what} is compressed in a way that has to be read whole: {format_bytes(2 * size)} of memory, and "
             f"{format_bytes(free)} are free; store it uncompressed, or convert it to OME-Zarr on a larger machine"
         )
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its limit if it is a Dask worker."""
+    free = int(psutil.virtual_memory().available)
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is None:
+        return free
+    try:
+        limit = get_worker().memory_manager.memory_limit
+    except ValueError:  # not in a task
+        return free
+    used = int(psutil.Process().memory_info().rss)
+    return min(free, max(0, int(limit) - used)) if limit else free
 
 
 def _filled(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from distributed import Client
 from reading import agrees_with_itk, boxes_agree, turned
 
 import daskreg as dr
@@ -132,6 +133,17 @@ def test_what_must_be_read_whole_is_refused_where_it_does_not_fit(tmp_path, monk
     monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: free)
     with pytest.raises(MemoryBudgetError, match=r"a\.mha is compressed .* OME-Zarr"):
         volume.values  # noqa: B018
+
+
+def test_a_worker_keeps_to_its_limit(tmp_path):
+    """A process that Dask would kill is told before."""
+    volume = dr.open(written(tmp_path / "a.mha", packed=True))
+    options = {"processes": False, "n_workers": 1, "dashboard_address": ":0"}
+    with Client(**options, memory_limit="10 MB") as client, pytest.raises(MemoryBudgetError, match="compressed"):
+        client.compute(volume.data).result()
+    handles.forget()
+    with Client(**options) as client:
+        np.testing.assert_array_equal(client.compute(volume.data).result(), VALUES)
 
 
 def test_what_cannot_be_read(tmp_path, monkeypatch):

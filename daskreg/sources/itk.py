@@ -1,8 +1,9 @@
 """NRRD, MetaImage and whatever else ITK reads, through SimpleITK: ITK's world, z, y, x.
 
-ITK reads boxes of uncompressed MetaImage and VTK files; uncompressed NRRD is mapped, and
+ITK reads boxes of uncompressed MetaImage files; uncompressed NRRD is mapped, and
 gzip NRRD unpacked (see `mapped`). Anything else, such as compressed MetaImage, is read whole
-once a process, within its memory, and kept in a temporary file.
+once a process, within its memory, and kept in a temporary file. VTK files are left out: ITK's reader
+of them sets the locale of the whole process to "C", and other files are then read as ASCII.
 """
 
 from __future__ import annotations
@@ -150,13 +151,12 @@ def _dtype(reader: Any) -> np.dtype[Any]:
 
 def _streams(path: str) -> bool:
     """Whether ITK reads a box of this file without reading all of it."""
-    suffix = Path(path).suffix.lower()
-    if suffix in _METAIMAGE:
-        with open(path, "rb") as file:
-            head = file.read(2**14).partition(b"ElementDataFile")[0]
-        lines = [line.replace(b" ", b"").lower() for line in head.splitlines()]
-        return b"compresseddata=true" not in lines and b"binarydata=false" not in lines
-    return suffix == ".vtk"
+    if Path(path).suffix.lower() not in _METAIMAGE:
+        return False
+    with open(path, "rb") as file:
+        head = file.read(2**14).partition(b"ElementDataFile")[0]
+    lines = [line.replace(b" ", b"").lower() for line in head.splitlines()]
+    return b"compresseddata=true" not in lines and b"binarydata=false" not in lines
 
 
 def _stamp(path: str) -> str:

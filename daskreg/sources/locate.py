@@ -25,7 +25,7 @@ READABLE = (
 _BY_KIND = {
     "tiff": ".tif .tiff .btf .tf8",
     "nifti": ".nii .nii.gz .nii.bz2 .hdr .img .hdr.gz .img.gz",
-    "itk": ".nrrd .nhdr .mha .mhd .vtk .gipl .gipl.gz .dcm .png .jpg .jpeg .bmp",
+    "itk": ".nrrd .nhdr .mha .mhd .gipl .gipl.gz .dcm .png .jpg .jpeg .bmp",
     "mrc": ".mrc .mrcs .map .rec .st .ali .preali .mrc.gz .map.gz .mrc.bz2 .map.bz2",
     "hdf5": ".h5 .hdf5 .hdf .he5 .nxs .nx5 .nex .nc",
 }

@@ -24,7 +24,7 @@ from daskreg.kernels.metrics import Loss, loss_of
 from daskreg.kernels.newton import Problem
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import picture
-from daskreg.kernels.search import STARTS, believed, candidates, views
+from daskreg.kernels.search import STARTS, all_turns, believed, candidates, look_closer, near_turns, views
 from daskreg.kernels.threads import use_threads
 
 Floats = NDArray[np.float64]
@@ -222,6 +222,7 @@ def register(
             optimizer="lbfgs" if optimizer == "auto" else optimizer,
             progress=progress,
         )
+        hidden = (_masked(f), _masked(m))
     values = pose.named(found["parameters"])[0]
     matrix = pose.motions(found.pop("parameters"), f.grid.centre)[0][0]
     return PairFit(
@@ -231,7 +232,7 @@ def register(
         free=pose.names,
         model=model if isinstance(model, str) else pose.groups,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "callable"),
-        masked=(_masked(f), _masked(m)),
+        masked=hidden,
         seconds=time.perf_counter() - began,
         _images=(f, m),
         **found,
@@ -265,6 +266,9 @@ def _estimated(
     if isinstance(init, str) and init != "identity":
         starts = _parameters(problem, f.grid, candidates(steps, init))
     if loss is None:
+        if isinstance(init, str) and init in ("auto", "search"):
+            near = near_turns if init == "auto" else all_turns
+            steps, starts = look_closer(problem, steps, starts, near(f.grid.ndim))
         return _newton(_descended(problem, steps, starts, origin=origin, progress=progress), metric)
     first = torch.from_numpy(origin)
     start = best_of(problem, steps.whole[0], torch.from_numpy(starts), loss)

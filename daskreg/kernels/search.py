@@ -37,6 +37,10 @@ CLEARLY = 0.01
 # A start that leaves less unexplained needs no second look; starts within so many voxels
 # are the same; and what "by far" is.
 _GOOD, _SAME, _BY_FAR = 0.02, 0.25, 0.8
+# A start that leaves more does not explain enough to be believed.
+_DOUBTFUL = 0.08
+# Half width of a peak of the correlation, in voxels.
+_PEAK = 3
 # Correlation peaks over less of the smaller image than this are chance.
 _LEAST_OVERLAP = 0.3
 # Sigma, in voxels of the level, of the local mean that correlation leaves out.
@@ -56,7 +60,8 @@ def candidates(ways: Ways, kind: str) -> list[Floats]:
     found = [np.eye(ndim + 1)]
     if kind in ("moments", "auto"):
         found += moments(levels[0].fixed, levels[0].moving)
-    turns = {"phase": [np.eye(ndim)], "auto": near_turns(ndim), "search": all_turns(ndim)}.get(kind, [])
+    some_turns = {"phase": lambda n: [np.eye(n)], "auto": near_turns, "search": all_turns}
+    turns = some_turns[kind](ndim) if kind in some_turns else []
     if turns:
         # A flat border may be background or what an earlier warp filled: try both.
         for some in (levels, ways.content):
@@ -83,6 +88,22 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: i
             best = going[_winner(merit[going], size[going])]
             return state.parameters[best][None], float(state.cost[best])
     return p[:1], math.inf
+
+
+def look_closer(problem: Problem, ways: Ways, starts: Floats, turns: Sequence[Floats]) -> tuple[Ways, Floats]:
+    """The ways and the starts, or, where none of these explains much, finer ways and more starts.
+
+    On the coarsest level things that repeat look alike: a second look, one level finer, tells them apart
+    by several peaks of the correlation for each turn.
+    """
+    p, cost = choose(problem, ways.whole, starts)
+    if cost < _DOUBTFUL or len(ways.whole) < 3:
+        return ways, starts
+    found = [np.stack(correlate(some[1], turns, best=24, peaks=3)) for some in (ways.whole, ways.content) if some]
+    grid = ways.whole[0].fixed.grid
+    more = problem.pose.from_matrices(np.concatenate(found), problem.centre, half_extent(grid)).numpy()
+    finer = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
+    return finer, np.concatenate([starts[:1], p, more])
 
 
 def views(problem: Problem, ways: Ways, starts: Floats) -> list[tuple[Ways, Floats]]:
@@ -137,8 +158,10 @@ def moments(fixed: Picture, moving: Picture) -> list[Floats]:
     return found
 
 
-def correlate(level: Level, turns: Sequence[Floats], *, best: int = 16, batch: int = 32) -> list[Floats]:
-    """For each turn, the shift with the best masked correlation; the `best` of all turns.
+def correlate(
+    level: Level, turns: Sequence[Floats], *, best: int = 16, peaks: int = 1, batch: int = 32
+) -> list[Floats]:
+    """For each turn, the shifts with the best masked correlation, `peaks` of them; the `best` of all turns.
 
     Both images are brought to one isotropic lattice about their own centres, the moving
     one turned, and correlated over all shifts by FFT.
@@ -158,13 +181,17 @@ def correlate(level: Level, turns: Sequence[Floats], *, best: int = 16, batch: i
         lattice = _lattice(moving.grid, sides, step)
         spectra = _spectra(*_resample(moving, lattice, some), padded)
         score = _correlation(reference, spectra, padded, least / step**fixed.grid.ndim)
-        values, places = score.flatten(1).max(1)
-        for turn, value, place in zip(some, values.tolist(), places.tolist(), strict=True):
-            shift = np.array(np.unravel_index(place, padded), dtype=np.float64)
-            shift -= np.where(shift >= np.array(own.shape), padded, 0)
-            # own[i] meets lattice[i - shift].
-            origin = np.asarray(lattice.origin) - shift * step
-            found.append((value, _about(turn, np.asarray(own.origin), origin, about=moving.grid.centre)))
+        for _ in range(peaks):
+            values, places = score.flatten(1).max(1)
+            for row, (turn, value, place) in enumerate(zip(some, values.tolist(), places.tolist(), strict=True)):
+                at = np.array(np.unravel_index(place, padded))
+                shift = at - np.where(at >= np.array(own.shape), padded, 0)
+                # own[i] meets lattice[i - shift].
+                origin = np.asarray(lattice.origin) - shift * step
+                found.append((value, _about(turn, np.asarray(own.origin), origin, about=moving.grid.centre)))
+                if peaks > 1:
+                    near = np.ix_(*[np.arange(i - _PEAK, i + _PEAK + 1) % n for i, n in zip(at, padded, strict=True)])
+                    score[row][near] = -torch.inf
     found.sort(key=lambda pair: -pair[0])
     return [motion for _, motion in found[:best]]
 

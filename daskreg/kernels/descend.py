@@ -34,7 +34,7 @@ _COARSE_TOLERANCE = 0.02
 # Flat borders are left out where the rest alone fits much better at the same pose (true
 # background fits better than the rest); if but better, it must fit better still when descended again; if
 # about as well, twice as well.
-_BETTER_STILL = ((0.5, 1.001), (0.75, 0.97), (1.25, 0.5))
+_BETTER_STILL = ((0.7, 1.001), (0.85, 0.97), (1.25, 0.5))
 # Levels from the finest on which it is told what contradicts.
 _TOLD_AT = 2
 

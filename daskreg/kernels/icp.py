@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
-from daskreg.kernels.points import Cloud, Floats, Follower
+from daskreg.kernels.points import Cloud, Floats, Follower, Ints
 
 Reals = NDArray[np.floating[Any]]
 
@@ -30,7 +30,6 @@ _TUKEY = 4.685
 _SIGMA_FROM_MEDIAN = 1.4826
 # Rounds without a smaller step after which steps are said to have stopped shrinking.
 _IDLE = 10
-_NONE: Floats = np.zeros((0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +111,19 @@ def generators(ndim: int, *, with_scale: bool = False) -> Floats:
     return np.concatenate([turns, shifts, scale] if with_scale else [turns, shifts])
 
 
-def gauss_newton_step(
-    kind: int, moved: Floats, errors: Floats, weights: Floats, normals: tuple[Floats, Floats], with_scale: bool
-) -> tuple[Floats, float]:
-    """(D+1, D+1) motion that takes `moved` towards `moved + errors`, and what it gains.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What a step is solved from: (N, D) ends and what is near them, (N,) weights, (N, D) normals at either."""
+
+    ends: Floats
+    near: Floats
+    weights: Floats
+    fixed: Floats
+    turned: Floats
+
+
+def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> tuple[Floats, float]:
+    """(D+1, D+1) motion that takes the ends towards what is near them, and what it gains.
 
     The gain is the decrease of the cost in units of the variance of one pair: below one, the
     step is smaller than its own standard error.
@@ -123,26 +131,26 @@ def gauss_newton_step(
     Lengths are scaled by the extent, so that turns and shifts weigh alike, and directions
     in which the pairs say nothing (a sphere turns freely) are left where they are.
     """
+    moved, weights, ndim = pairs.ends, pairs.weights, pairs.ends.shape[1]
     centre = np.average(moved, axis=0, weights=weights)
     extent = float(np.sqrt(np.average(np.sum((moved - centre) ** 2, axis=1), weights=weights))) or 1.0
-    scaled = (moved - centre) / extent, errors / extent
-    hessian, gradient, cost = pair_sums(
-        kind, *scaled, weights, *normals, generators(moved.shape[1], with_scale=with_scale)
-    )
+    scaled, errors = (moved - centre) / extent, (pairs.near - moved) / extent
+    moves = generators(ndim, with_scale=with_scale)
+    hessian, gradient, cost = pair_sums(kind, scaled, errors, weights, pairs.fixed, pairs.turned, moves)
     values, vectors = np.linalg.eigh(hessian)
     told = values > 1e-9 * values[-1]
     parameters = vectors[:, told] @ ((vectors[:, told].T @ gradient) / values[told])
     gain = float(gradient @ parameters) * float(np.sum(weights)) / max(cost, 1e-300)
     scale = float(np.exp(parameters[-1])) if with_scale else 1.0
     motions = len(parameters) - with_scale
-    half = np.zeros((moved.shape[1] + 1, moved.shape[1] + 1))
-    half[:-1] = np.tensordot(parameters[:motions], generators(moved.shape[1]), axes=1) / 2
+    half = np.zeros((ndim + 1, ndim + 1))
+    half[:-1] = np.tensordot(parameters[:motions], generators(ndim), axes=1) / 2
     half[:-1, -1] *= extent
     # Cayley's map: a proper rotation of any skew matrix, and the exponential to second order.
     identity = np.eye(len(half))
     step = np.linalg.solve(identity - half, identity + half)
     step[:-1, :-1] *= scale
-    about = homogeneous(np.eye(moved.shape[1]), centre)
+    about = homogeneous(np.eye(ndim), centre)
     return np.asarray(about @ step @ np.linalg.inv(about)), gain
 
 
@@ -214,8 +222,8 @@ def refine(
         used = np.flatnonzero(weights)
         if settled or rounds == max_iterations or len(used) < source.ndim:
             return Matched(matrix, distances, indices, weights, rounds, settled)
-        step, gain = _step(target, source, matrix[:-1, :-1], moved[used], (used, indices[used]), weights[used], options)
-        ends = moved[used]
+        ends, pairs = moved[used], (used, indices[used], weights[used])
+        step, gain = _step((target, source), matrix, ends, pairs, options)
         matrix = step @ matrix
         rounds += 1
         motion = float(np.max(np.abs(apply(step, ends) - ends))) / target.radius
@@ -224,23 +232,20 @@ def refine(
 
 
 def _step(
-    target: Cloud,
-    source: Cloud,
-    linear: Floats,
-    ends: Floats,
-    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
-    weights: Floats,
-    options: Options,
+    clouds: tuple[Cloud, Cloud], matrix: Floats, ends: Floats, pairs: tuple[Ints, Ints, Floats], options: Options
 ) -> tuple[Floats, float]:
-    """The motion of `ends` towards their partners, and its gain; pairs are rows (source, target)."""
-    near = target.points[pairs[1]]
+    """The motion of `ends` towards their partners, and its gain; pairs are rows (source, target), weights."""
+    target, source = clouds
+    rows, partners, weights = pairs
+    near = target.points[partners]
     if options.method == "point_to_point":
         return closest_rigid(near, ends, weights, with_scale=options.with_scale), np.inf
-    normals = target.normals[pairs[1]]
-    # Across the target's surface, edges and strays stand out more than in distance.
-    off = np.abs(np.einsum("ij,ij->i", near - ends, normals))
-    weights = weights * robust_weights(off, 1e-9 * target.radius)
+    fixed = target.normals[partners]
     if options.method == "point_to_plane":
-        return gauss_newton_step(PLANE, ends, near - ends, weights, (normals, _NONE), options.with_scale)
-    turned = source.normals[pairs[0]] @ (linear / np.linalg.det(linear) ** (1 / len(linear))).T
-    return gauss_newton_step(PLANES, ends, near - ends, weights, (normals, turned), options.with_scale)
+        # Edges, where the normal means little; plane to plane discounts them by itself.
+        off = np.abs(np.einsum("ij,ij->i", near - ends, fixed))
+        weights = weights * robust_weights(off, 1e-9 * target.radius)
+        return gauss_newton_step(PLANE, Pairs(ends, near, weights, fixed, fixed[:0]), with_scale=options.with_scale)
+    turned = source.normals[rows] @ matrix[:-1, :-1].T
+    turned /= np.linalg.norm(turned[:1])  # all are scaled alike
+    return gauss_newton_step(PLANES, Pairs(ends, near, weights, fixed, turned), with_scale=options.with_scale)

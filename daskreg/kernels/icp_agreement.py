@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskreg.kernels.icp import apply
-from daskreg.kernels.points import Cloud, Floats, lengths, neighbours
+from daskreg.kernels.points import Cloud, Floats, lengths
 
 # In spacings: what is near, and the distances between which a point conflicts.
 NEAR, _OFF, _FAR = 2.5, 3.0, 10.0
@@ -56,7 +56,7 @@ def agreement(target: Cloud, source: Cloud, matrix: Floats) -> Agreement:
     spacing = max(target.spacing, scale * source.spacing)
     own = np.hypot(roughness(target), scale * roughness(source)) / np.sqrt(2)
     forth = _one_side(target, apply(matrix, source.points), spacing)
-    back = _one_side(source, apply(np.linalg.inv(matrix), target.points), spacing / scale)
+    back = _one_side(source, apply(np.asarray(np.linalg.inv(matrix)), target.points), spacing / scale)
     across = np.hypot(forth[1], scale * back[1]) / np.sqrt(2)
     floor = 1e-6 * target.radius
     return Agreement((forth[0] + back[0]) / 2, float((across + floor) / (own + floor)), (forth[2] + back[2]) / 2)
@@ -78,25 +78,23 @@ def _one_side(cloud: Cloud, points: Floats, spacing: float) -> tuple[float, floa
 
 def roughness(cloud: Cloud) -> float:
     """Root mean square distance of points across the surface of their nearest neighbours."""
-    return cloud.kept("roughness", _roughness)
+    return float(cloud.kept("roughness", _roughness))
 
 
 def _roughness(cloud: Cloud) -> float:
-    distances, indices = neighbours(cloud.tree, cloud.points, 2)
-    other = indices[:, 1]
+    distances, other = (part[:, 1] for part in cloud.around)
     across = np.einsum("ij,ij->i", cloud.points - cloud.points[other], cloud.normals[other])
-    near = distances[:, 1] < NEAR * cloud.spacing
+    near = distances < NEAR * cloud.spacing
     return float(np.sqrt(np.mean(across[near] ** 2))) if near.any() else 0.0
 
 
 def rims(cloud: Cloud) -> Floats:
     """(N,) how far to one side the neighbours of each point lie, along the surface, in their radii."""
-    return cloud.kept("rims", _rims)
+    return np.asarray(cloud.kept("rims", _rims))
 
 
 def _rims(cloud: Cloud) -> Floats:
-    _, indices = neighbours(cloud.tree, cloud.points, min(20, len(cloud)))
-    around = cloud.points[indices] - cloud.points[:, None]
-    middle = around.mean(axis=1)
+    distances, indices = cloud.around
+    middle = cloud.points[indices].mean(axis=1) - cloud.points
     along = middle - np.einsum("ij,ij->i", middle, cloud.normals)[:, None] * cloud.normals
-    return np.asarray(lengths(along) / np.maximum(lengths(around[:, -1]), 1e-300))
+    return np.asarray(lengths(along) / np.maximum(distances[:, -1], 1e-300))

@@ -95,7 +95,7 @@ def descriptors(cloud: Cloud, radius: float) -> NDArray[np.float32]:
 
 
 def matched(target: NDArray[np.float32], source: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    """(M, 2) rows (target, source) that are each other's nearest, or nearest one way, the most distinct first."""
+    """(M, 2) rows (target, source) of nearest descriptors: first the mutual ones, then the more distinct."""
     products = source @ target.T
     squares = np.sum(source**2, axis=1)[:, None] + np.sum(target**2, axis=1)[None] - 2 * products
     forth, back = squares.argmin(axis=1), squares.argmin(axis=0)
@@ -143,8 +143,8 @@ def proposals(target: Cloud, source: Cloud, spacing: float) -> Floats:
     Both are 3D surfaces, thinned to about the same `spacing`.
     """
     normals_t, normals_s = target.normals, source.normals
-    found = [descriptors(cloud, _REACH * spacing) for cloud in (target, source)]
-    pairs = matched(*found, _MATCHES)
+    radius = _REACH * spacing
+    pairs = matched(descriptors(target, radius), descriptors(source, radius), _MATCHES)
     p, n = target.points[pairs[:, 0]], normals_t[pairs[:, 0]]
     q, m = source.points[pairs[:, 1]], normals_s[pairs[:, 1]]
     support = np.zeros((len(pairs), len(pairs)), dtype=np.float32)

@@ -20,7 +20,7 @@ from daskreg.kernels.icp_search import centre, distinct, sweep
 from daskreg.kernels.points import Cloud, Floats, lengths
 
 # Points of the source that tell many motions apart, and motions that are refined after.
-_FEW, _FINALISTS, _CONTENDERS = 400, 6, 4
+_FEW, _FINALISTS, _CONTENDERS = 200, 6, 4
 # A pose this good needs no rival: the near start is taken, the other proposals are left alone.
 _FITS = {"strain": 1.2, "conflicts": 0.045}
 # On the coarse level, what is worth a closer look.
@@ -67,17 +67,17 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
         shift = centre(target.points) - scale * centre(source.points)
         starts = np.stack([np.eye(target.ndim + 1), homogeneous(scale * np.eye(target.ndim), shift)])
     if not levels.surface:
-        return _of_volumes(target, source, options, starts, scale, levels.seed)
+        return _of_volumes(levels, options, starts, scale)
     middle = levels.middle
     for start in starts[: 0 if options.with_scale else 1]:
-        matrix = approach(levels.coarse, start, options)
+        matrix = approach(levels.coarse, start, options, max_iterations=20)
         if agreement(target, source, matrix).within(**_PROMISES):
             matrix = approach(middle, matrix, options)
             if agreement(*middle, matrix).within(**_FITS):
                 return Start(matrix, starts[:0], near=True, refined=True)
     described = target.ndim == 3 and min(len(target), len(source)) >= _DESCRIBED
-    if described:
-        found = _by_shape(target, source, scale)
+    found = _by_shape(target, source, scale) if described else starts[:0]
+    if len(found):
         start = _contest(levels, found, starts, options)
         if agreement(*middle, start.matrix).within(**_FITS):
             return start
@@ -91,6 +91,8 @@ def _by_shape(target: Cloud, source: Cloud, scale: float) -> Floats:
     """Proposals, best first."""
     apart = max(target.spacing, scale * source.spacing)
     found = proposals(target, source.scaled(scale), apart)
+    if not len(found):
+        return found
     found[:, :-1, :-1] *= scale
     scores = meeting(target, source.part(_FEW), found, NEAR * apart)
     return found[np.argsort(-scores, kind="stable")]
@@ -114,7 +116,7 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     """Refine `starts` and the first few of `found` that differ; of those about as good, the smallest motion."""
     (target, source), middle = levels.coarse, levels.middle
     few = np.concatenate([starts, distinct(found, target.radius, angle=10.0, shift=0.1)[:_FINALISTS]])
-    tried = np.stack([approach(levels.coarse, m, options, max_iterations=15) for m in few])
+    tried = np.stack([approach(levels.coarse, m, options, max_iterations=8) for m in few])
     scores = np.array([agreement(target, source, m).score for m in tried])
     order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > scores.max() - _HOPE)]
     best = distinct(tried[order], target.radius, angle=4.0, shift=0.04)[:_CONTENDERS]
@@ -124,10 +126,11 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     return replace(_smallest(good, tried[: len(starts)], source, target.radius), refined=True)
 
 
-def _of_volumes(target: Cloud, source: Cloud, options: Options, starts: Floats, scale: float, seed: int) -> Start:
+def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) -> Start:
     """Points have met their own partners or not: the distances of the nearest pairs tell."""
+    target, source = levels.coarse
     trims = _SWEEP_TRIMS if options.trim is None else (options.trim,)
-    few = np.concatenate([starts, sweep(target.points, source.points, scale=scale, trims=trims, seed=seed)])
+    few = np.concatenate([starts, sweep(target.points, source.points, scale=scale, trims=trims, seed=levels.seed)])
     trim = _COMPETING_TRIM if options.trim is None else options.trim
     how = Options(options.method, trim=trim)
     tried = [refine(target, source, m, how, max_iterations=20) for m in few]

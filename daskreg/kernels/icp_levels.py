@@ -17,7 +17,7 @@ Pair = tuple[Cloud, Cloud]
 _COARSE, _MIDDLE, _FINE = 1400, 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
 # Noise above this many spacings hides what finer sampling would show.
-_NOISY = 0.45
+_NOISY = 0.52
 
 
 @dataclass(frozen=True, eq=False)

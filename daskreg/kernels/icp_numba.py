@@ -5,7 +5,7 @@ and every result is independent of how they were shared. The number of dimension
 3 where a rotation is solved for, and any elsewhere.
 """
 
-# ruff: noqa: PLR0917 (compiled functions call each other by position)
+# ruff: noqa: PLR0917, PLR0912 (compiled functions call each other by position, and their loops are written out)
 
 from __future__ import annotations
 

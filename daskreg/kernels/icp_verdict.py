@@ -43,7 +43,9 @@ class Evidence:
     free: Floats
 
 
-def judge(target: Cloud, moved: Floats, *, surface: bool, max_distance: float | None = None, with_scale: bool = False) -> Evidence:
+def judge(
+    target: Cloud, moved: Floats, *, surface: bool, max_distance: float | None = None, with_scale: bool = False
+) -> Evidence:
     """Weigh the nearest pairs of `target` and the source moved onto it.
 
     Where points have met their own partners, the pairs hold the motion point by point.
@@ -89,17 +91,17 @@ def wide_normals(points: Floats) -> tuple[Floats, float]:
     """(N, D) normals at the points, and how far noise tilts them (squared radians).
 
     A plane fitted to k points with variances l0 < l1 is tilted by about l0 / (k l1). The ratio
-    falls with the size of the neighbourhoods while they are thinner than the noise, and rises once
-    they see the curvature: of three sizes the flattest is taken.
+    of the variances falls with the size of the neighbourhoods while they are thinner than the noise,
+    and rises once they see the curvature: of three sizes the flattest is taken.
     """
-    tree, found = cKDTree(points), list[tuple[float, Floats, Floats]]()
+    tree, found = cKDTree(points), list[tuple[float, int, Floats, Floats]]()
     for centres in (1000, 500, 250) if points.shape[1] == 3 else (200, 100, 50):
         coarse = thin(points, centres, "voxels")
         # As many points as the neighbourhood of a centre among centres covers.
         count = min(neighbourhood(points.shape[1]) * max(1, len(points) // len(coarse)), _AROUND)
         values, vectors = local_shapes(coarse, tree, points, count)
-        tilt = float(np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300))) / count
-        found.append((tilt, coarse, vectors[:, :, 0]))
-    tilt, coarse, normals = min(found, key=lambda f: f[0])
+        ratio = float(np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300)))
+        found.append((ratio, count, coarse, vectors[:, :, 0]))
+    ratio, count, coarse, normals = min(found, key=lambda f: f[0])
     _, nearest = cKDTree(coarse).query(points)
-    return normals[nearest], tilt
+    return normals[nearest], ratio / count

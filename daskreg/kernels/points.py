@@ -27,9 +27,9 @@ Ints = NDArray[np.int64]
 # Of few points the first says little, of wires the second.
 _BETWEEN, _THIN, _THIN_OF_FEW, _FEW = 0.6, 0.6, 0.45, 600
 # Below this, starting threads costs more than they save.
-_MANY = 2000
-# Points that a normal is taken from: more than a shape needs, to smooth the noise.
-_SMOOTH = 20
+_MANY, _LARGE = 2000, 20_000
+# Neighbours of a point that tell where it lies in its cloud.
+_AROUND = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +61,20 @@ class Cloud:
 
     @cached_property
     def tree(self) -> cKDTree:
-        return cKDTree(self.points)
+        # Balancing costs more than it saves where a large tree is asked few questions.
+        return cKDTree(self.points, balanced_tree=len(self) < _LARGE, compact_nodes=len(self) < _LARGE)
+
+    @cached_property
+    def around(self) -> tuple[Floats, Ints]:
+        """Distances and rows of the nearest points of each, itself first."""
+        return neighbours(self.tree, self.points, min(_AROUND, len(self)))
 
     @cached_property
     def spacing(self) -> float:
         """Median distance from a point to its nearest neighbour (at most 2000 points asked)."""
-        asked = self.points[:: max(1, len(self) // 2000)]
-        distances, _ = self.tree.query(asked, k=2)
-        apart = float(np.median(np.asarray(distances)[:, 1]))
+        step = max(1, len(self) // 2000)
+        known = self.around if "around" in self.__dict__ else neighbours(self.tree, self.points[::step], 2)
+        apart = float(np.median(known[0][:, 1]))
         # Where most points are there twice, the copies do not count.
         return apart or (Cloud(np.unique(self.points, axis=0)).spacing if len(self) > 1 else 0.0)
 
@@ -80,9 +86,10 @@ class Cloud:
     def shapes(self) -> tuple[Floats, Floats]:
         """Eigenvalues (N, D), ascending, and eigenvectors (N, D, D) of the neighbourhoods."""
         if self.finer is None:
-            return local_shapes(self.points, self.tree, self.points, _SMOOTH)
-        # As many of the finer points as cover what the neighbourhood of a coarser one covers.
-        count = int(np.clip(_SMOOTH * len(self.finer) / len(self), _SMOOTH, 2 * _SMOOTH))
+            return shapes_of(self.points, self.around[1][:, : neighbourhood(self.ndim)])
+        # As many of the finer points as cover what the neighbourhood of a coarser one covers, which smooths noise.
+        few = neighbourhood(self.ndim)
+        count = int(np.clip(few * len(self.finer) / len(self), few, 3 * few))
         return local_shapes(self.points, self.finer.tree, self.finer.points, count)
 
     def part(self, count: int) -> Cloud:
@@ -142,7 +149,7 @@ class Follower:
         else:
             stale = np.flatnonzero(lengths(points - self.anchors) >= self.slack)
         if len(stale):
-            found, indices = cloud.tree.query(points[stale], k=2, workers=workers(len(stale)))
+            found, indices = neighbours(cloud.tree, points[stale], 2)
             self.anchors[stale], self.indices[stale] = points[stale], indices[:, 0]
             self.slack[stale] = (found[:, 1] - found[:, 0]) / 2
         return lengths(points - cloud.points[self.indices]), self.indices.copy()
@@ -170,7 +177,7 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
     return distances, torch.cat([f.indices for f in found]).cpu().numpy()
 
 
-def in_shares(function: Callable[[int, int], None], count: int) -> None:
+def in_shares(function: Callable[[int, int], Any], count: int) -> None:
     """Call compiled `function(first, stop)` on shares of `count` rows, in a small pool."""
     threads = min(cores(), count)
     bounds = [count * k // threads for k in range(threads + 1)] if threads else []
@@ -185,9 +192,10 @@ def cores() -> int:
 
 def core(points: Floats, *, reach: float = 8.0) -> Floats:
     """The points that are not further out than `reach` median distances from the median point."""
-    distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    limit = reach * float(np.median(distances))
-    return np.asarray(points[distances <= limit]) if limit > 0 else points  # 0: most are one point
+    some = points[:: max(1, len(points) // 10_000)]
+    middle = np.median(some, axis=0)
+    limit = reach * float(np.median(lengths(some - middle)))
+    return np.asarray(points[lengths(points - middle) <= limit]) if limit > 0 else points  # 0: most are one point
 
 
 def radius(points: Floats) -> float:
@@ -276,4 +284,6 @@ def is_surface(points: Floats) -> bool:
     growth = np.log(4) / np.log(np.maximum(distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300), 1 + 1e-9))
     values, _ = shapes_of(even, indices[:, : neighbourhood(points.shape[1])])
     thinness = np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300))
-    return bool(np.median(growth) < points.shape[1] - _BETWEEN and thinness < (_THIN_OF_FEW if len(even) < _FEW else _THIN))
+    return bool(
+        np.median(growth) < points.shape[1] - _BETWEEN and thinness < (_THIN_OF_FEW if len(even) < _FEW else _THIN)
+    )

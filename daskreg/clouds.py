@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,11 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.cluster.device import resolve
 from daskreg.errors import (
-    DaskregWarning,
-    DegenerateImageError,
     OptionError,
     ShapeMismatchError,
-    UnsupportedDTypeError,
 )
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, as_affine
@@ -27,6 +23,7 @@ from daskreg.kernels.icp_global import Start, find
 from daskreg.kernels.icp_levels import Levels, descend
 from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
 from daskreg.kernels.points import Cloud
+from daskreg.points import as_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,9 +156,9 @@ def icp(
     """Find the motion that brings `source` onto `target` (iterative closest points).
 
     Args:
-        target, source: (N, D) points, D in 2, 3, in any order and number. Columns are
-            coordinates in the order given, and the motion acts on them in that order.
-            Rows with NaN or infinity are dropped with a warning.
+        target, source: (N, D) points, D in 2, 3, in any order and number: arrays, tensors, or
+            Dask arrays, which are thinned out of core. Columns are coordinates in the order given, and
+            the motion acts on them in that order. Rows with NaN or infinity are dropped with a warning.
         method: "point_to_point"; "point_to_plane" and "generalized" (plane to plane), which
             use the local shape; "auto": generalized where both clouds are locally surfaces
             (in 2D, curves), else point_to_point.
@@ -182,7 +179,7 @@ def icp(
         OptionError: a keyword's value is not known.
     """
     begun = time.perf_counter()
-    fixed, moving = _points(target, "target"), _points(source, "source")
+    fixed, moving = as_points(target, "target"), as_points(source, "source")
     if fixed.shape[1] != moving.shape[1]:
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
@@ -212,29 +209,6 @@ def icp(
         _target=fixed,
         _source=moving,
     )
-
-
-def _points(value: ArrayLike, name: str) -> Floats:
-    """(N, D) float64, finite rows only."""
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    if array.dtype.kind not in "fiub":
-        raise UnsupportedDTypeError(f"the {name} has dtype {array.dtype}; points are real numbers")
-    if array.ndim != 2 or array.shape[1] not in (2, 3):
-        raise ShapeMismatchError(f"the {name} has shape {array.shape}; (N, 2) or (N, 3) points are needed")
-    points = np.ascontiguousarray(array, dtype=np.float64)
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        warnings.warn(
-            f"{np.count_nonzero(~finite)} of {len(points)} points of the {name} hold NaN or infinity and were dropped",
-            DaskregWarning,
-            stacklevel=3,
-        )
-        points = points[finite]
-    if len(points) < points.shape[1]:
-        raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
-    if not np.ptp(points, axis=0).any():
-        raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
-    return points
 
 
 def _check_options(

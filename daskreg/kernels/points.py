@@ -6,7 +6,7 @@ Columns are coordinates in the order given. Distances are in the unit of the poi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -237,6 +237,50 @@ def voxel_means(points: Floats, size: float) -> Floats:
     sums, counts = np.zeros(points.shape), np.zeros(len(points))
     number = voxel_sums(points, points.min(axis=0), size, sums, counts)
     return np.asarray(sums[:number] / counts[:number, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Occupied cubes of a grid, so that clouds can be thinned in parts: (N, D) cells and sums, (N,) counts.
+
+    The side of a cube is `size` times two to the power of `level`.
+    """
+
+    cells: Ints
+    sums: Floats
+    counts: Floats
+    level: int = 0
+
+    @classmethod
+    def of(cls, points: Floats, low: Floats, size: float, most: int) -> Cells:
+        """At most `most` cubes with the points; `low` is a corner of the grid."""
+        cells = np.floor((points - low) / size).astype(np.int64)
+        return cls(cells, points, np.ones(len(points)))._grouped(most)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Cells], most: int) -> Cells:
+        level = max(part.level for part in parts)
+        joined = zip(*[(p.cells >> (level - p.level), p.sums, p.counts) for p in parts], strict=True)
+        cells, sums, counts = (np.concatenate(arrays) for arrays in joined)
+        return cls(cells, sums, counts, level)._grouped(most)
+
+    @property
+    def means(self) -> Floats:
+        return np.asarray(self.sums / self.counts[:, None])
+
+    def _grouped(self, most: int) -> Cells:
+        """One row for each cube; while there are more than `most`, cubes of twice the side."""
+        cells, level = self.cells, self.level
+        while True:
+            # Rows in one number each: 20 bits along an axis are more than the grid ever has.
+            keys = cells @ (1 << 20) ** np.arange(cells.shape[1])
+            unique, first, rows = np.unique(keys, return_index=True, return_inverse=True)
+            if len(unique) <= most:
+                break
+            cells, level = cells >> 1, level + 1
+        sums = np.stack([np.bincount(rows, column, minlength=len(unique)) for column in self.sums.T], axis=1)
+        counts = np.bincount(rows, self.counts, minlength=len(unique))
+        return Cells(cells[first], np.asarray(sums, np.float64), np.asarray(counts, np.float64), level)
 
 
 def voxel_size_for(points: Floats, count: int) -> float:

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from daskreg.kernels.icp import Options, apply, closest_rigid, generators, homogeneous, refine
 from daskreg.kernels.icp_numba import PLANE, PLANES, POINT, look_up, pair_sums
 from daskreg.kernels.icp_search import NearestTable, distinct, rotations, sweep
+from daskreg.kernels.icp_soft import soft_correspondence_loss
 from daskreg.kernels.icp_verdict import judge
 from daskreg.kernels.points import (
     Cloud,
@@ -282,3 +283,36 @@ def test_a_follower_never_differs_from_asking_anew() -> None:
         for found, expected in zip(follow(points), cloud.nearest(points), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-12)
     assert Follower(Cloud(np.zeros((1, 3))))(points)[1].max() == 0
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_the_soft_loss_is_differentiable_in_both_clouds(outliers: float) -> None:
+    target, moved = (torch.tensor(rng(s).random((n, 3)), requires_grad=True) for s, n in ((0, 7), (1, 5)))
+    assert torch.autograd.gradcheck(
+        lambda a, b: soft_correspondence_loss(a, b, sigma=0.3, outliers=outliers, tile=2), (target, moved)
+    )
+    whole = soft_correspondence_loss(target, moved, sigma=0.3, outliers=outliers)
+    torch.testing.assert_close(soft_correspondence_loss(target, moved, sigma=0.3, outliers=outliers, tile=2), whole)
+
+
+def test_the_soft_loss_leads_to_the_pose_and_lets_outliers_be() -> None:
+    target = torch.tensor(rng().random((200, 2)))
+    source = target @ torch.tensor(turn(2, -10)).T
+    source = torch.cat([source, torch.tensor([[30.0, 30.0]], dtype=torch.float64)])  # a stray
+    angle = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([angle], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss(sigma: float) -> torch.Tensor:
+        c, s = torch.cos(angle), torch.sin(angle)
+        return soft_correspondence_loss(target, source @ torch.stack([c, s, -s, c]).reshape(2, 2), sigma=sigma)
+
+    for sigma in (0.2, 0.05, 0.02):
+
+        def closure(sigma: float = sigma) -> torch.Tensor:
+            optimizer.zero_grad()
+            value = loss(sigma)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+    assert np.degrees(angle.item()) == pytest.approx(10, abs=0.05)

@@ -190,7 +190,7 @@ def icp(
     options = Options(method, with_scale, max_distance, trim)
     start = _start(levels, init, options)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
-    whole, ends = Cloud(fixed, where), apply(found.matrix, levels.fine[1].points)
+    whole, ends = Cloud(fixed, where), apply(found.matrix, levels.judged.points)
     evidence = judge(whole, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
     match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)

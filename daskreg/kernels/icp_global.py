@@ -22,7 +22,7 @@ from daskreg.kernels.points import Cloud, Floats, lengths
 # Points of the source that tell many motions apart, and motions that are refined after.
 _FEW, _FINALISTS, _CONTENDERS = 200, 6, 4
 # A pose this good needs no rival: the near start is taken, the other proposals are left alone.
-_FITS = {"strain": 1.2, "conflicts": 0.045}
+_FITS = {"strain": 1.15, "conflicts": 0.055}
 # On the coarse level, what is worth a closer look.
 _PROMISES = {"strain": 1.5, "conflicts": 0.15}
 # Fewest points whose shapes are worth describing.

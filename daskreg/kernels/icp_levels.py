@@ -6,18 +6,31 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
-from daskreg.kernels.points import Cloud, Floats, core, is_surface, thin, voxel_means, voxel_size_for
+from daskreg.kernels.points import (
+    Cloud,
+    Floats,
+    core,
+    is_surface,
+    neighbourhood,
+    neighbours,
+    shapes_of,
+    thin,
+    voxel_means,
+    voxel_size_for,
+)
 
 Pair = tuple[Cloud, Cloud]
 
 # Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
 _COARSE, _MIDDLE, _FINE = 1400, 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
-# Noise above this many spacings hides what finer sampling would show.
-_NOISY = 0.52
+# Noise above this many spacings hides what finer sampling would show. Planes then smooth it, through
+# this share of at most so many points.
+_NOISY, _PATCH, _PLANES = 0.52, 0.004, 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +68,20 @@ class Levels:
         """Where the last refinement is done: no finer than there is something to see."""
         if not self.surface:
             return self.coarse[0], Cloud(thin(self.source, _VOLUME, "sample", self.seed))
-        if len(self.target) + len(self.source) <= 2 * _MIDDLE or self._noisy():
+        if self._noisy:
+            a, b = (smoothed(c, p, self.seed) for c, p in zip(self.middle, (self.target, self.source), strict=True))
+        elif len(self.target) + len(self.source) <= 2 * _MIDDLE:
             return self.middle
-        a, b = (Cloud(points, self.device) for points in self._thinned(_FINE, self.target, self.source))
+        else:
+            a, b = (Cloud(points, self.device) for points in self._thinned(_FINE, self.target, self.source))
         return a, b
 
+    @property
+    def judged(self) -> Cloud:
+        """Points of the source as they were measured, thinned."""
+        return self.middle[1] if self.surface and self._noisy else self.fine[1]
+
+    @cached_property
     def _noisy(self) -> bool:
         return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
 
@@ -78,6 +100,24 @@ class Levels:
         # Without strays: each would be a cube of its own.
         a, b = (voxel_means(core(p, reach=100.0), size) for p, size in zip(clouds, sizes, strict=True))
         return a, b
+
+
+def smoothed(cloud: Cloud, points: Floats, seed: int) -> Cloud:
+    """The cloud moved onto planes through the many `points` around each of its own, with the planes' normals.
+
+    Noise across the surface falls with the root of their number (a step of moving least squares).
+    """
+    some = thin(points, _PLANES, "sample", seed)
+    few = neighbourhood(cloud.ndim)
+    count = min(len(some), int(np.clip(len(some) * _PATCH, few, 8 * few)))
+    _, indices = neighbours(cKDTree(some), cloud.points, count)
+    values, vectors = shapes_of(some, indices)
+    middles = np.stack([column[indices].mean(axis=1) for column in some.T], axis=1)
+    normals = vectors[:, :, 0]
+    off = np.einsum("ij,ij->i", cloud.points - middles, normals)
+    onto = Cloud(cloud.points - off[:, None] * normals, cloud.device)
+    onto.__dict__["shapes"] = values, vectors
+    return onto
 
 
 def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: int, refined: bool = False) -> Matched:

@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 # Of few points the first says little, of wires the second.
 _BETWEEN, _THIN, _THIN_OF_FEW, _FEW = 0.6, 0.6, 0.45, 600
 # Below this, starting threads costs more than they save.
-_MANY, _LARGE = 2000, 20_000
+_MANY, _LARGE = 40_000, 20_000
 # Neighbours of a point that tell where it lies in its cloud.
 _AROUND = 20
 
@@ -159,9 +159,9 @@ def lengths(vectors: Floats) -> Floats:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
 
 
-def workers(count: int) -> int:
-    """Threads for `count` questions to a tree."""
-    return -1 if count >= _MANY else 1
+def workers(found: int) -> int:
+    """Threads for questions to a tree with `found` answers in all."""
+    return -1 if found >= _MANY else 1
 
 
 def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[Floats, Ints]:
@@ -210,7 +210,7 @@ def neighbourhood(ndim: int) -> int:
 
 def neighbours(tree: cKDTree, asked: Floats, count: int) -> tuple[Floats, Ints]:
     """(N, count) distances and rows of the nearest, one row for each of `asked`."""
-    distances, indices = tree.query(asked, k=[*range(1, count + 1)], workers=workers(len(asked)))
+    distances, indices = tree.query(asked, k=[*range(1, count + 1)], workers=workers(count * len(asked)))
     return np.asarray(distances), np.asarray(indices, dtype=np.int64)
 
 

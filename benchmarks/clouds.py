@@ -12,14 +12,16 @@ each has its counterpart in the other, with noise (a share of the radius) and a 
 degrees, where the tools that need a start begin from identity. tutorial: a unit cube filled
 with points, rows shuffled. scans: two LiDAR frames, two scans of a car, beside the stated
 pose. The tools take turns on every case, and the first case is run twice, so that nothing is
-compiled in the measured time. Success: within 5 degrees and 0.1 radii on meshes. Peers that are not
-installed are left out with a word. Install them with `make .venv-clouds/.installed`.
+compiled in the measured time. CPU seconds are of all threads, and mean something on a busy
+machine too. Success: within 5 degrees and 0.1 radii on meshes. Peers that are not
+installed are left out with a word; `make bench-clouds ARGS=...` installs them first, but for the
+libusb-1.0 of the system, which open3d needs.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import os
 import statistics
 import time
@@ -233,34 +235,41 @@ def installed(*, only_global: bool) -> dict[str, Tool]:
     for name, (tool, module, anywhere) in PEERS.items():
         if only_global and not anywhere:
             continue
-        if importlib.util.find_spec(module) is None:
-            print(f"{name}: left out, {module} is not installed")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:  # not installed, or without a library of the system
+            print(f"{name}: left out, {error}")
         else:
             found[name] = tool
     return found
 
 
 def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False) -> None:
-    rows: dict[str, list[tuple[float, float, float, bool, bool]]] = {name: [] for name in tools}
+    rows: dict[str, list[tuple[float, float, float, bool, bool, float]]] = {name: [] for name in tools}
     for i, case in enumerate([cases[0], *cases]):
         for name, tool in tools.items():
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             found, claimed = tool(case.target, case.source)
-            seconds = time.perf_counter() - begun
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - used
             if i:
                 turn, shift = case.errors(found)
                 good = turn < case.turn and shift < case.shift
-                rows[name].append((turn, shift, seconds, good, claimed))
+                rows[name].append((turn, shift, seconds, good, claimed, cpu))
                 if verbose or len(cases) < 4:
                     print(f"  {case.name:14} {name:26} {turn:8.3f} deg {shift:8.4f} {seconds:7.3f} s  {good} {claimed}")
-    print(f"{'':26} {'success':>9} {'median deg':>11} {'shift':>8} {'median s':>9} {'false ok':>9} {'false alarm':>11}")
+    print(
+        f"{'':26} {'success':>9} {'median deg':>11} {'shift':>8} {'median s':>9} {'CPU s':>7} {'false ok':>9} {'false alarm':>11}"
+    )
     for name, row in rows.items():
         good = [r for r in row if r[3]]
         turn, shift = (statistics.median(r[k] for r in good) if good else np.nan for k in (0, 1))
         lies, alarms = sum(r[4] and not r[3] for r in row), sum(r[3] and not r[4] for r in row)
         seconds = statistics.median(r[2] for r in row)
+        cpu = statistics.median(r[5] for r in row)
         score = f"{len(good)}/{len(row)}"
-        print(f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {lies:9} {alarms:11}", flush=True)
+        print(
+            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {lies:9} {alarms:11}", flush=True
+        )
 
 
 def main() -> None:
@@ -291,7 +300,9 @@ def main() -> None:
             tools["daskreg identity"] = daskreg(init="identity")
         for name in args.meshes.split(","):
             cases = mesh_cases(name, 1_000_000 if args.what == "large" else 10_000, angles)
-            print(f"{name}: {len(cases[0].target)} points, overlap {args.overlap:.0%}, noise {args.noise:.1%}")
+            print(
+                f"{name}: {len(cases[0].target)} points, {angles[0]:.0f} to {angles[-1]:.0f} deg, overlap {args.overlap:.0%}, noise {args.noise:.1%}"
+            )
             measure(tools | peers, cases, verbose=args.verbose)
     elif args.what == "tutorial":
         measure({"daskreg": daskreg()} | peers, [tutorial_case(s, args.angle) for s in range(args.seeds)])

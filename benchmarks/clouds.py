@@ -257,9 +257,8 @@ def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False)
                 rows[name].append((turn, shift, seconds, good, claimed, cpu))
                 if verbose or len(cases) < 4:
                     print(f"  {case.name:14} {name:26} {turn:8.3f} deg {shift:8.4f} {seconds:7.3f} s  {good} {claimed}")
-    print(
-        f"{'':26} {'success':>9} {'median deg':>11} {'shift':>8} {'median s':>9} {'CPU s':>7} {'false ok':>9} {'false alarm':>11}"
-    )
+    heads = ("success", 9), ("median deg", 11), ("shift", 8), ("median s", 9), ("CPU s", 7), ("false ok", 9)
+    print(" " * 26, *(f"{head:>{width}}" for head, width in (*heads, ("false alarm", 11))))
     for name, row in rows.items():
         good = [r for r in row if r[3]]
         turn, shift = (statistics.median(r[k] for r in good) if good else np.nan for k in (0, 1))
@@ -300,9 +299,8 @@ def main() -> None:
             tools["daskreg identity"] = daskreg(init="identity")
         for name in args.meshes.split(","):
             cases = mesh_cases(name, 1_000_000 if args.what == "large" else 10_000, angles)
-            print(
-                f"{name}: {len(cases[0].target)} points, {angles[0]:.0f} to {angles[-1]:.0f} deg, overlap {args.overlap:.0%}, noise {args.noise:.1%}"
-            )
+            span, overlap, noise = f"{angles[0]:.0f} to {angles[-1]:.0f} deg", args.overlap, args.noise
+            print(f"{name}: {len(cases[0].target)} points, {span}, overlap {overlap:.0%}, noise {noise:.1%}")
             measure(tools | peers, cases, verbose=args.verbose)
     elif args.what == "tutorial":
         measure({"daskreg": daskreg()} | peers, [tutorial_case(s, args.angle) for s in range(args.seeds)])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
+    from daskreg.points import points_from as points_from
     from daskreg.registration import PairFit as PairFit
     from daskreg.registration import register as register
     from daskreg.stacks import StackFit as StackFit
@@ -57,6 +58,7 @@ _HOMES = {
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
+    "points_from": "points",
     "register": "registration",
     "warp": "warping",
     "write": "writing",
@@ -80,6 +82,7 @@ __all__ = [
     "load",
     "open",
     "plan",
+    "points_from",
     "register",
     "warp",
     "write",

@@ -15,6 +15,7 @@ import numpy as np
 from daskreg.blocks.job import Downsample, Prints, Task
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.output import Claim
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
@@ -123,7 +124,7 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
 
 def run_levels(
     plan: Plan,
-    run_id: str,
+    claim: Claim,
     *,
     client: Any | None,
     tally: Tally,
@@ -153,7 +154,7 @@ def run_levels(
             )
         tally.skip(len(kept))
         tally.changed += len(stale)
-        items = _items(level, task, prints, kept, plan.path, run_id)
+        items = _items(level, task, prints, kept, plan.path, claim)
         failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
         if failures:
             return failures
@@ -161,12 +162,13 @@ def run_levels(
 
 
 def _items(  # noqa: PLR0917
-    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, run_id: str
+    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, claim: Claim
 ) -> Iterator[WriteBlock]:
     """The blocks of a level that are not finished, described one after another as they are asked for."""
     for index, box in tile(level.layout.shape, level.block_shape):
         if index not in kept:
-            yield WriteBlock(task.restrict(box), path, run_id, level.level, index, box, prints[index])
+            part = task.restrict(box)
+            yield WriteBlock(part, path, claim.run_id, level.level, index, box, prints[index], claim.session)
 
 
 def _finished(

@@ -7,6 +7,7 @@ ever knows a few tasks for each thread, so its memory does not depend on the num
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sys
@@ -29,11 +30,13 @@ RETRIES = 3
 AHEAD = 4
 """Blocks in flight for each thread: one runs, the others wait at the workers and the scheduler."""
 
-LEAST = 16
-"""Blocks in flight at least: so a cluster without workers yet sees that there is work."""
+LEAST = 64
+"""Blocks in flight at least: a message for many of them costs the scheduler less, and a cluster
+that has no workers yet sees that there is work."""
 
-PIECE = 8 * 2**20
-"""Bytes of voxels that one message to the scheduler carries at most, where the source is in memory."""
+CARRIED = 64 * 2**20
+"""Bytes of voxels in flight at most, where the source is in memory and travels with the blocks
+(but always a block or two for each thread)."""
 
 NOBODY = ("NoValidWorkerError", "NoWorkerError")
 """Errors of a scheduler that found nobody for a task within its own time; by name, since versions differ."""
@@ -61,9 +64,10 @@ class Window:
         self._finish = finish
         self._capacity = Capacity(client, resource)
         self._running: dict[str, tuple[Any, WriteBlock]] = {}
-        self._arrived: SimpleQueue[Any] = SimpleQueue()
+        self._arrived: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._again: list[WriteBlock] = []
         self._losses = 0
+        self._carried = 0
 
     def run(self, items: Iterator[WriteBlock]) -> None:
         """Run all items; returns when each has been finished.
@@ -76,8 +80,8 @@ class Window:
                 self._fill(items)
                 if not self._running:
                     return
-                for future in self._wait(1.0):
-                    self._take(future)
+                for key, outcome in self._wait(1.0):
+                    self._take(key, outcome)
                 self._capacity.look()
         finally:
             if self._running:
@@ -86,17 +90,14 @@ class Window:
     def _fill(self, items: Iterator[WriteBlock]) -> None:
         """Submit up to the size of the window, once half of it is free: a message for many blocks."""
         size = max(LEAST, AHEAD * self._capacity.threads)
-        room = size - len(self._running)
-        if room < size // 2 and self._running:
+        if len(self._running) > size // 2:
             return
         batch: list[WriteBlock] = []
-        waiting = 0
-        for item in itertools.islice(itertools.chain(_popped(self._again), items), room):
+        for item in itertools.islice(itertools.chain(_popped(self._again), items), size - len(self._running)):
             batch.append(item)
-            waiting += _carried(item)
-            if waiting > PIECE:
-                self._submit(batch)
-                batch, waiting = [], 0
+            self._carried += _carried(item)
+            if self._carried > CARRIED and len(batch) + len(self._running) > 2 * self._capacity.threads:
+                break
         if batch:
             self._submit(batch)
 
@@ -110,30 +111,35 @@ class Window:
             )
         for future, item in zip(futures, batch, strict=True):
             self._running[future.key] = (future, item)
-            future.add_done_callback(self._arrived.put)
+            self._client.loop.add_callback(self._watch, future)
 
-    def _wait(self, seconds: float) -> Iterator[Any]:
-        """Futures that are done: waits for the first, then gives what else is there."""
+    async def _watch(self, future: Any) -> None:
+        """Fetch what becomes of a task, on the client's own loop: results come many at a time."""
+        try:
+            outcome = await self._client.gather(future, asynchronous=True)
+        except asyncio.CancelledError:  # lost with its scheduler, or cancelled from outside
+            outcome = None
+        except Exception as error:
+            outcome = error
+        self._arrived.put((future.key, outcome))
+
+    def _wait(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """Tasks that are done, with their outcome: waits for the first, then gives what else is there."""
         with contextlib.suppress(Empty):
             yield self._arrived.get(timeout=seconds)
             while True:
                 yield self._arrived.get_nowait()
 
-    def _take(self, future: Any) -> None:
-        _, item = self._running.pop(future.key, (None, None))
-        if item is None:
-            return
-        if future.status == "finished":
-            outcome = future.result()
-        elif future.status == "error":
-            outcome = future.exception()
-        else:  # lost with its scheduler, or cancelled from outside
-            self._lost(item)
-            return
+    def _take(self, key: str, outcome: Any) -> None:
+        future, item = self._running.pop(key)
         future.release()
-        if type(outcome).__name__ in NOBODY:
+        self._carried -= _carried(item)
+        if outcome is None:
+            self._lost(item)
+        elif type(outcome).__name__ in NOBODY:
             raise NoWorkersError(f"{outcome}: finished blocks are kept; run the same command again to resume")
-        self._finish(item, outcome)
+        else:
+            self._finish(item, outcome)
 
     def _lost(self, item: WriteBlock) -> None:
         """Do a block again whose scheduler went away and came back."""

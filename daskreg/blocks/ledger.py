@@ -31,6 +31,22 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Chunks of the source that a block shows as the fill value, since they could not be had.
+
+    Args:
+        missing: how many are not stored.
+        damaged: names of those that could not be read.
+    """
+
+    missing: int = 0
+    damaged: tuple[str, ...] = ()
+
+
+NOTHING_LOST = Lost()
+
+
+@dataclass(frozen=True)
 class Entry:
     """A finished block.
 
@@ -41,6 +57,7 @@ class Entry:
         files: (key in the store, crc32, bytes) of each file that was written.
         clipped: voxels clamped when casting to integers.
         written: seconds since the epoch.
+        lost: chunks of the source that it lacks.
     """
 
     level: int
@@ -49,10 +66,12 @@ class Entry:
     files: tuple[tuple[str, int, int], ...]
     clipped: int = 0
     written: float = 0.0
+    lost: Lost = NOTHING_LOST
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
         files = tuple((str(k), int(crc), int(size)) for k, crc, size in data["files"])
+        lost = data.get("lost") or {}
         return cls(
             int(data["level"]),
             tuple(int(i) for i in data["block"]),
@@ -60,6 +79,7 @@ class Entry:
             files,
             int(data["clipped"]),
             float(data["written"]),
+            Lost(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
         )
 
 
@@ -203,11 +223,17 @@ class Ledger:
 
 
 def entry_now(
-    level: int, block: tuple[int, ...], fingerprint: str, files: dict[str, tuple[int, int]], clipped: int
+    level: int,
+    block: tuple[int, ...],
+    fingerprint: str,
+    files: dict[str, tuple[int, int]],
+    *,
+    clipped: int = 0,
+    lost: Lost = NOTHING_LOST,
 ) -> Entry:
     """An entry for a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return Entry(level, block, fingerprint, listed, clipped, time.time())
+    return Entry(level, block, fingerprint, listed, clipped, time.time(), lost)
 
 
 def _parse(line: bytes) -> Entry | None:

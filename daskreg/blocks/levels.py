@@ -6,7 +6,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,9 @@ class Tally:
     bytes_written: int = 0
     stored: int = 0
     clipped: int = 0
+    retries: int = 0
+    missing: int = 0
+    damaged: set[str] = field(default_factory=set)
 
     def add(self, level: int, block: BlockDone) -> None:
         self.blocks += 1
@@ -65,6 +68,10 @@ class Tally:
         self.bytes_written += block.bytes_written
         self.stored += block.stored
         self.clipped += block.clipped
+        self.retries += block.retries
+        if level == 0:  # further levels read what was just written
+            self.missing += block.lost.missing
+            self.damaged.update(block.lost.damaged)
         self._advance(1)
 
     def skip(self, count: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 import zarr
 
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import Ledger, entry_now
+from daskreg.blocks.ledger import NOTHING_LOST, Ledger, Lost, entry_now
 from daskreg.blocks.memory import local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.store import open_store
+from daskreg.sources.tally import tallied
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
@@ -62,6 +63,8 @@ class BlockDone:
     bytes_written: int
     stored: int
     clipped: int
+    lost: Lost = NOTHING_LOST
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,24 @@ def write_block(item: WriteBlock) -> BlockDone:
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
     """
+    with tallied() as whole:
+        done = _write(item)
+    return replace(done, retries=whole.retries)
+
+
+def _write(item: WriteBlock) -> BlockDone:
     array, store = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    pixels = item.task.run(item.box, stats)
+    with tallied() as seen:
+        pixels = item.task.run(item.box, stats)
+    lost = Lost(len(seen.missing), tuple(seen.damaged))
     ledger = Ledger(item.output)
     if not ledger.serves(item.session):
         raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
     try:
         array[item.box.slices] = pixels
         files = store.take(_keys(array, item.box))
-        entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
+        entry = entry_now(item.level, item.index, item.fingerprint, files, clipped=stats.clipped, lost=lost)
         ledger.append(entry)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -106,7 +117,7 @@ def write_block(item: WriteBlock) -> BlockDone:
             ) from error
         raise
     stored = sum(size for _, size in files.values())
-    return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped)
+    return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped, lost)
 
 
 def attempt_block(item: WriteBlock) -> BlockDone | Failure:

@@ -17,6 +17,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.sources.redact import is_url
+from daskreg.sources.tally import note_missing, note_retry
 
 _T = TypeVar("_T")
 
@@ -161,7 +162,9 @@ async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
 
 
 def _checked(key: str, value: Buffer | None) -> Buffer | None:
-    if value is not None and len(value) == 0:
+    if value is None:
+        note_missing(key)
+    elif len(value) == 0:
         raise EmptyValueError(f"{key} is empty (0 bytes)")
     return value
 
@@ -170,3 +173,4 @@ def _count() -> None:
     global _retries  # noqa: PLW0603
     with _lock:
         _retries += 1
+    note_retry()

@@ -17,9 +17,10 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
-from daskreg.blocks.output import claimed, safe_output, unfinished_blocks, verify_output
+from daskreg.blocks.output import claimed, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.run import FATAL, Failure, Progress
+from daskreg.blocks.verify import verify_output
 from daskreg.errors import (
     BlocksFailedError,
     DaskregWarning,
@@ -204,13 +205,17 @@ def write(
     return result
 
 
-def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Re-read every file of an image that `write` made: present, and with the bytes written.
+def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -> list[str]:
+    """Re-read every file of an image that `write` made: present, with the bytes written, decodable.
+
+    Args:
+        progress: show a bar, or call `progress(done, total, bytes)`.
 
     Returns: a line for each thing wrong; empty when all is well.
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
-    return list(verify_output(path))
+    with _shown(progress, f"verifying {os.path.basename(path)}") as report:
+        return list(verify_output(path, report))
 
 
 def current_client() -> Any | None:

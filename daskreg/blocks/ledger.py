@@ -12,6 +12,7 @@ off from its client) sees that and writes nothing more.
 
 from __future__ import annotations
 
+import errno
 import json
 import operator
 import os
@@ -21,13 +22,18 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
+from daskreg.sources.store import patiently
 
 SCHEMA = "daskreg/ledger"
 VERSION = 1
+
+_appending = Lock()
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Ledger:
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
             try:
-                if (self.folder / "session").read_text() == session:
+                if patiently((self.folder / "session").read_text) == session:
                     return True
             except FileNotFoundError:
                 continue
@@ -175,9 +181,17 @@ class Ledger:
 
     def append(self, entry: Entry) -> None:
         """Record a finished block: one write of one line to this process's own file."""
-        line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
-        with (self.folder / f"{_process_name(os.getpid())}.jsonl").open("ab", buffering=0) as file:
-            file.write(line.encode())
+        line = (json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
+        path = self.folder / f"{_process_name(os.getpid())}.jsonl"
+        starts = chain([b""], repeat(b"\n"))  # what a failed attempt left of the line is ended
+
+        def write() -> None:
+            text = next(starts) + line
+            with _appending, path.open("ab", buffering=0) as file:
+                if file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        patiently(write)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], Entry]:
         """The latest entry of each (level, block)."""
@@ -198,6 +212,10 @@ class Ledger:
             return all((self.output / key).stat().st_size == size for key, _, size in entry.files)
         except OSError:
             return False
+
+    def written_at(self, entry: Entry) -> float:
+        """When the oldest file of a finished block was written, in seconds since the epoch."""
+        return min(((self.output / key).stat().st_mtime for key, _, _ in entry.files), default=entry.written)
 
     def remove_partials(self) -> None:
         """Remove temporary files that a killed process left in the store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import uuid
@@ -22,6 +23,8 @@ from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.kernels.reduce import METHODS
 from daskreg.sources.source import Source
+
+log = logging.getLogger(__name__)
 
 SMALLEST_LEVEL = 256
 """Levels are added until no spatial axis is longer than this."""
@@ -157,6 +160,13 @@ def run_levels(
             task = replace(task, parents=prints)
         prints = Prints(task, level.block_shape)
         kept, stale = _finished(ledger, entries, level.level, prints)
+        if redo_changed:
+            replaced = {index for index in kept if _source_is_newer(ledger, entries[level.level, index], level)}
+            kept, stale = kept - replaced, stale | replaced
+        if stale and redo_changed:
+            log.info(
+                "level %d: %d of %d blocks have changed and are made again", level.level, len(stale), level.block_count
+            )
         if stale and not redo_changed:
             raise OutputExistsError(
                 f"{plan.path}: {len(stale)} finished blocks of level {level.level} were made from another source or "
@@ -218,6 +228,13 @@ def _finished(
         if number == level and index in prints and ledger.intact(entry):
             (kept if entry.fingerprint == prints[index] else stale).add(index)
     return kept, stale
+
+
+def _source_is_newer(ledger: Ledger, entry: Entry, level: LevelPlan) -> bool:
+    """Whether a chunk that a finished block was made of has been written since."""
+    start = tuple(i * b for i, b in zip(entry.block, level.block_shape, strict=True))
+    box = Box(start, tuple(a + b for a, b in zip(start, level.block_shape, strict=True))).clip(level.layout.shape)
+    return level.task.source.written_at(level.task.read_box(box)) > ledger.written_at(entry)
 
 
 def _method(downsample: str, dtype: np.dtype[Any]) -> str:

@@ -140,6 +140,16 @@ class Source:
         ordered: NDArray[Any] = block.transpose(self.order) if self.order else block
         return ordered.astype(self.dtype, copy=False)
 
+    def written_at(self, box: Box) -> float:
+        """When the newest stored chunk in `box` was written, in seconds since the epoch; 0 where nothing says so.
+
+        A chunk that was replaced does not change the fingerprint, which is of the whole array.
+        """
+        if self.kind != "zarr" or self.array is not None or box.empty:
+            return 0.0
+        handle = opened(self.kind, self.path, self.array, self.stamp)
+        return float(reader_of(self.kind).written_at(handle, self._index(box), self))
+
     def restrict(self, box: Box) -> Source:
         """The same source, carrying only what reading inside `box` needs.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from os import PathLike
 from pathlib import Path
@@ -138,17 +139,30 @@ def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
 
 
 async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
-    delay = FIRST_DELAY
     for attempt in range(ATTEMPTS + 1):
         try:
             return await call()
         except OSError as error:
-            if attempt == ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
-                raise
-            _count()
-            await asyncio.sleep(random.uniform(0, delay))  # noqa: S311 (jitter, not a secret)
-            delay = min(2 * delay, LONGEST_DELAY)
+            await asyncio.sleep(_wait_after(error, attempt))
     raise AssertionError("unreachable")
+
+
+def patiently(call: Callable[[], _T]) -> _T:
+    """The same for a call that is not asynchronous, on a file beside the data."""
+    for attempt in range(ATTEMPTS + 1):
+        try:
+            return call()
+        except OSError as error:
+            time.sleep(_wait_after(error, attempt))
+    raise AssertionError("unreachable")
+
+
+def _wait_after(error: OSError, attempt: int) -> float:
+    """Seconds until the next attempt; raises the error where there is to be none."""
+    if attempt == ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
+        raise error
+    _count()
+    return random.uniform(0, min(2**attempt * FIRST_DELAY, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
 
 
 async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,7 @@ class Window:
         """
         try:
             while True:
-                self._fill(items)
-                if not self._running:
+                if self._client.status == "running" and not self._fill(items):
                     return
                 for key, outcome in self._wait(1.0):
                     self._take(key, outcome)
@@ -87,11 +87,14 @@ class Window:
             if self._running:
                 self._cancel()
 
-    def _fill(self, items: Iterator[WriteBlock]) -> None:
-        """Submit up to the size of the window, once half of it is free: a message for many blocks."""
+    def _fill(self, items: Iterator[WriteBlock]) -> bool:
+        """Submit up to the size of the window, once half of it is free: a message for many blocks.
+
+        Returns: whether anything is in flight.
+        """
         size = max(LEAST, AHEAD * self._capacity.threads)
         if len(self._running) > size // 2:
-            return
+            return True
         batch: list[WriteBlock] = []
         for item in itertools.islice(itertools.chain(_popped(self._again), items), size - len(self._running)):
             batch.append(item)
@@ -100,6 +103,7 @@ class Window:
                 break
         if batch:
             self._submit(batch)
+        return bool(self._running)
 
     def _submit(self, batch: list[WriteBlock]) -> None:
         keys = [item.key for item in batch]
@@ -117,7 +121,7 @@ class Window:
         """Fetch what becomes of a task, on the client's own loop: results come many at a time."""
         try:
             outcome = await self._client.gather(future, asynchronous=True)
-        except asyncio.CancelledError:  # lost with its scheduler, or cancelled from outside
+        except (asyncio.CancelledError, CancelledError):  # lost with its scheduler, or cancelled from outside
             outcome = None
         except Exception as error:
             outcome = error
@@ -143,7 +147,7 @@ class Window:
 
     def _lost(self, item: WriteBlock) -> None:
         """Do a block again whose scheduler went away and came back."""
-        if self._client.status == "closed" or self._losses > LOST_AT_MOST * max(LEAST, len(self._running)):
+        if self._losses > LOST_AT_MOST * max(LEAST, AHEAD * self._capacity.threads):
             raise SchedulerLostError(
                 "the scheduler was lost: finished blocks are kept; start a cluster and run the same command again to "
                 "resume"

@@ -104,7 +104,8 @@ class Source:
             return self._ordered(_computed(self.array[self._index(box)]))
         if self.kind == "array":
             return self._ordered(self.array[self._index(box)])
-        handle = opened(self.kind, self.path, self.array, self.stamp)
+        with tallied(opening=True):
+            handle = opened(self.kind, self.path, self.array, self.stamp)
         self._check(handle)
         try:
             return self._stored(handle, box)

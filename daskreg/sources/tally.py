@@ -33,8 +33,13 @@ _lock = Lock()
 
 
 @contextmanager
-def tallied() -> Iterator[Tally]:
-    """A tally of what happens in the block; what is noted in an inner one, the outer one gets as well."""
+def tallied(*, opening: bool = False) -> Iterator[Tally]:
+    """A tally of what happens in the block; what is noted in an inner one, the outer one gets as well.
+
+    Args:
+        opening: while an array is opened, metadata is looked for in several places; what is not
+            there is not missing.
+    """
     outer, mine = _current.get(), Tally()
     token = _current.set(mine)
     try:
@@ -44,7 +49,7 @@ def tallied() -> Iterator[Tally]:
         if outer is not None:
             with _lock:
                 outer.retries += mine.retries
-                outer.missing |= mine.missing
+                outer.missing |= set() if opening else mine.missing
                 outer.damaged |= mine.damaged
 
 

@@ -20,6 +20,7 @@ import shutil
 import socket
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain, repeat
@@ -64,6 +65,8 @@ class Entry:
         clipped: voxels clamped when casting to integers.
         written: seconds since the epoch.
         lost: chunks of the source that it lacks.
+        bytes_read: decoded bytes that came out of the source.
+        retries: store calls that were tried again.
     """
 
     level: int
@@ -73,6 +76,13 @@ class Entry:
     clipped: int = 0
     written: float = 0.0
     lost: Lost = NOTHING_LOST
+    bytes_read: int = 0
+    retries: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its files."""
+        return sum(size for _, _, size in self.files)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
@@ -86,6 +96,8 @@ class Entry:
             int(data["clipped"]),
             float(data["written"]),
             Lost(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
+            int(data.get("bytes_read", 0)),
+            int(data.get("retries", 0)),
         )
 
 
@@ -206,6 +218,20 @@ class Ledger:
                     found[key] = entry
         return found
 
+    def ends(self) -> dict[str, int]:
+        """How long each file of entries is now."""
+        return {file.name: file.stat().st_size for file in self.folder.glob("*.jsonl")}
+
+    def entries_since(self, ends: dict[str, int]) -> Iterator[Entry]:
+        """Entries that were appended since `ends()` was asked for, one after another."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(ends.get(path.name, 0))
+                for line in file:
+                    entry = _parse(line)
+                    if entry is not None:
+                        yield entry
+
     def intact(self, entry: Entry) -> bool:
         """Whether the files of a finished block are there, with the size they had."""
         try:
@@ -248,10 +274,12 @@ def entry_now(
     *,
     clipped: int = 0,
     lost: Lost = NOTHING_LOST,
+    bytes_read: int = 0,
+    retries: int = 0,
 ) -> Entry:
     """An entry for a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return Entry(level, block, fingerprint, listed, clipped, time.time(), lost)
+    return Entry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries)
 
 
 def _parse(line: bytes) -> Entry | None:

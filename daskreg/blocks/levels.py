@@ -8,7 +8,6 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.output import Claim
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
-from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
+from daskreg.blocks.run import Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.kernels.reduce import METHODS
@@ -65,17 +64,30 @@ class Tally:
     missing: int = 0
     damaged: set[str] = field(default_factory=set)
 
-    def add(self, level: int, block: BlockDone) -> None:
+    def add(self, block: WriteBlock) -> None:
+        """A block is done."""
         self.blocks += 1
-        self.bytes_read += block.bytes_read if level == 0 else 0
-        self.bytes_written += block.bytes_written
-        self.stored += block.stored
-        self.clipped += block.clipped
-        self.retries += block.retries
-        if level == 0:  # further levels read what was just written
-            self.missing += block.lost.missing
-            self.damaged.update(block.lost.damaged)
+        self.bytes_written += block.box.size * block.task.dtype.itemsize
         self._advance(1)
+
+    def read(self, entries: Iterator[Entry], counts: Shape) -> None:
+        """What the ledger says about a level's blocks; one that was made twice counts once.
+
+        Args:
+            counts: of the level's blocks along each axis.
+        """
+        seen = np.zeros(counts, dtype=bool)
+        for entry in entries:
+            self.retries += entry.retries
+            if seen[entry.block]:
+                continue
+            seen[entry.block] = True
+            self.stored += entry.stored
+            self.clipped += entry.clipped
+            if entry.level == 0:  # further levels read what was just written
+                self.bytes_read += entry.bytes_read
+                self.missing += entry.lost.missing
+                self.damaged.update(entry.lost.damaged)
 
     def skip(self, count: int) -> None:
         self.skipped += count
@@ -175,7 +187,9 @@ def run_levels(
         tally.skip(len(kept))
         tally.changed += len(stale)
         items = _items(level, task, prints, kept, plan.path, claim)
-        failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
+        ends = ledger.ends()
+        failures = run_blocks(items, client=client, on_done=tally.add)
+        tally.read((e for e in ledger.entries_since(ends) if e.level == level.level), prints.counts)
         if failures:
             return failures
     return []

@@ -1,7 +1,7 @@
 """Run blocks: compute each where a worker is, write its shard, record it, in a bounded window.
 
 `write_block` is the only task. What travels to a worker is a small description; what comes
-back is a handful of numbers. Two tasks never write one file, so a retry is an overwrite.
+back is that it is done. Two tasks never write one file, so a retry is an overwrite.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import zarr
 
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import NOTHING_LOST, Ledger, Lost, entry_now
+from daskreg.blocks.ledger import Ledger, Lost, entry_now
 from daskreg.blocks.memory import local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
 from daskreg.blocks.submit import Window
@@ -55,19 +55,6 @@ class WriteBlock:
 
 
 @dataclass(frozen=True)
-class BlockDone:
-    """What a finished block reports."""
-
-    index: Index
-    bytes_read: int
-    bytes_written: int
-    stored: int
-    clipped: int
-    lost: Lost = NOTHING_LOST
-    retries: int = 0
-
-
-@dataclass(frozen=True)
 class Failure:
     """A block that could not be made."""
 
@@ -79,62 +66,64 @@ class Failure:
         return f"level {self.level}, block {self.index}: {type(self.error).__name__}: {self.error}"
 
 
-def write_block(item: WriteBlock) -> BlockDone:
+def write_block(item: WriteBlock) -> None:
     """Compute one block, write its shards, and append it to the ledger. Runs on a worker.
+
+    It returns nothing: a result would have to be fetched from its worker, which may be dead by then.
+    What there is to tell stands in the ledger.
 
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
     """
-    with tallied() as whole:
-        done = _write(item)
-    return replace(done, retries=whole.retries)
-
-
-def _write(item: WriteBlock) -> BlockDone:
     array, store = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    with tallied() as seen:
-        pixels = item.task.run(item.box, stats)
-    lost = Lost(len(seen.missing), tuple(seen.damaged))
-    ledger = Ledger(item.output)
-    if not ledger.serves(item.session):
-        raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+    with tallied() as whole:
+        with tallied() as seen:
+            pixels = item.task.run(item.box, stats)
+        ledger = Ledger(item.output)
+        if not ledger.serves(item.session):
+            raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+        with _named_errors(item.output):
+            array[item.box.slices] = pixels
+            entry = entry_now(
+                item.level,
+                item.index,
+                item.fingerprint,
+                store.take(_keys(array, item.box)),
+                clipped=stats.clipped,
+                lost=Lost(len(seen.missing), tuple(seen.damaged)),
+                bytes_read=stats.bytes_read,
+                retries=whole.retries,
+            )
+            ledger.append(entry)
+
+
+@contextlib.contextmanager
+def _named_errors(output: str) -> Iterator[None]:
+    """Errors of the disk that every block would meet, as errors of the run."""
     try:
-        array[item.box.slices] = pixels
-        files = store.take(_keys(array, item.box))
-        entry = entry_now(item.level, item.index, item.fingerprint, files, clipped=stats.clipped, lost=lost)
-        ledger.append(entry)
+        yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFullError(
                 error.errno,
-                f"no space left while writing {item.output}: finished blocks are kept; make room and run the same "
+                f"no space left while writing {output}: finished blocks are kept; make room and run the same "
                 "command again to resume",
             ) from error
         if error.errno in NOT_ALLOWED:
             raise OutputError(
-                f"{item.output} cannot be written ({error}): give the workers permission and run the same command again"
+                f"{output} cannot be written ({error}): give the workers permission and run the same command again"
             ) from error
         raise
-    stored = sum(size for _, size in files.values())
-    return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped, lost)
-
-
-def attempt_block(item: WriteBlock) -> BlockDone | Failure:
-    """`write_block`, with an error that every attempt would meet as a value: Dask would try it again."""
-    try:
-        return write_block(item)
-    except FATAL as error:
-        return Failure(item.level, item.index, error)
 
 
 def run_blocks(
     items: Iterator[WriteBlock],
     *,
     client: Any | None,
-    on_done: Callable[[BlockDone], None],
+    on_done: Callable[[WriteBlock], None],
     resource: str | None = None,
-    work: Callable[[WriteBlock], BlockDone | Failure] = attempt_block,
+    work: Callable[[WriteBlock], None] = write_block,
 ) -> list[Failure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
@@ -151,13 +140,12 @@ def run_blocks(
     """
     failures: list[Failure] = []
 
-    def finish(item: WriteBlock, outcome: BlockDone | Failure | BaseException) -> None:
-        if isinstance(outcome, BlockDone):
-            on_done(outcome)
+    def finish(item: WriteBlock, error: BaseException | None) -> None:
+        if error is None:
+            on_done(item)
             return
-        failure = outcome if isinstance(outcome, Failure) else Failure(item.level, item.index, outcome)
-        failures.append(failure)
-        if isinstance(failure.error, FATAL):
+        failures.append(Failure(item.level, item.index, error))
+        if isinstance(error, FATAL):
             raise _Ended
 
     with contextlib.suppress(_Ended):
@@ -174,12 +162,12 @@ class _Ended(Exception):  # noqa: N818 (it is no error: the failure is on the li
 
 def _run_threads(
     items: Iterator[WriteBlock],
-    work: Callable[[WriteBlock], BlockDone | Failure],
-    finish: Callable[[WriteBlock, BlockDone | Failure | BaseException], None],
+    work: Callable[[WriteBlock], None],
+    finish: Callable[[WriteBlock, BaseException | None], None],
 ) -> None:
     threads = local_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
-    running: dict[Future[BlockDone | Failure], WriteBlock] = {}
+    running: dict[Future[None], WriteBlock] = {}
     try:
         while True:
             for item in islice(items, 2 * threads - len(running)):
@@ -188,7 +176,7 @@ def _run_threads(
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                finish(running.pop(future), future.exception() or future.result())
+                finish(running.pop(future), future.exception())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

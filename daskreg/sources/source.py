@@ -25,6 +25,10 @@ IN_MEMORY = ("array", "dask")
 MEMORY = "memory::"
 
 
+class _MissingChunkError(ChunkReadError):
+    """A chunk that is not stored, which `missing="error"` refuses."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Where voxels come from. Cheap to pickle; opened where it is read, through a small cache.
@@ -109,8 +113,8 @@ class Source:
         self._check(handle)
         try:
             return self._stored(handle, box)
-        except ChunkReadError:
-            if self.corrupt != "fill":
+        except ChunkReadError as error:
+            if self.corrupt != "fill" or isinstance(error, _MissingChunkError):
                 raise
             return self._patched(handle, box)
 
@@ -118,7 +122,7 @@ class Source:
         with tallied() as seen:
             block = self._ordered(reader_of(self.kind).read(handle, self._index(box), self))
         if seen.missing and self.missing == "error":
-            raise ChunkReadError(
+            raise _MissingChunkError(
                 f"chunk {min(seen.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
                 "or let it be read as the fill value with missing='fill'"
             )
@@ -132,6 +136,8 @@ class Source:
             part = tiled.shift(whole.start) & box
             try:
                 out[part.within(box).slices] = self._stored(handle, part)
+            except _MissingChunkError:
+                raise
             except ChunkReadError as error:
                 note_damaged(f"{redact(self.path)} {part}", str(error))
         return out

@@ -86,7 +86,7 @@ def _gather_typed(block: Any, offset: Any, near: Any, n: Any) -> Any:
     if block.dtype.bitwidth < 64:
 
         def gather(block: Any, offset: Any, near: Any, n: Any) -> None:
-            near[0, n] = _load_pair(block, offset)
+            near[0, n] = _load_pair(block, offset)  # type: ignore[call-arg]
     else:
 
         def gather(block: Any, offset: Any, near: Any, n: Any) -> None:
@@ -264,15 +264,6 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
                 block, part = blocks[b], out[b, row, start - j0 : start - j0 + count]
                 for n in range(count):
                     part[n] = block[np.uint64(offsets[n])]
-
-
-@jit
-def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any:
-    """Between four neighbours, those of the lower row of voxels in `low`."""
-    a, b = _pair(low, n, like)
-    c, d = _pair(high, n, like)
-    one = unit[0]
-    return _mix4(_as(a, one), _as(b, one), _as(c, one), _as(d, one), w[0], w[1], unit)
 
 
 @jit

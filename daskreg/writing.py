@@ -17,7 +17,7 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
-from daskreg.blocks.output import prepare_output, safe_output, unfinished_blocks, verify_output
+from daskreg.blocks.output import claimed, safe_output, unfinished_blocks, verify_output
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.run import FATAL, Failure, Progress
 from daskreg.errors import (
@@ -150,7 +150,7 @@ def write(
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = Options(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)
-    run_id = prepare_output(
+    place = claimed(
         made,
         name=str(data.name or ""),
         lead=_lead_axes(data, task),
@@ -158,9 +158,9 @@ def write(
         resume=resume is not False,
         version=version,
     )
-    with _shown(progress, f"writing {output.name}") as report:
+    with place as claim, _shown(progress, f"writing {output.name}") as report:
         tally = Tally(made.block_count, report)
-        failures = run_levels(made, run_id, client=client, tally=tally, redo_changed=resume == "changed")
+        failures = run_levels(made, claim, client=client, tally=tally, redo_changed=resume == "changed")
     if failures:
         raise _failed(made, failures)
     result = Written(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -66,11 +67,11 @@ def test_workers_killed_again_and_again_lose_nothing(tmp_path: Path, stored: Pat
 def test_a_cluster_without_workers_is_an_error_and_not_a_wait(
     tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskreg.blocks.run.NO_WORKERS_TIMEOUT", 2.0)
+    monkeypatch.setitem(dask.config.get("distributed.scheduler"), "no-workers-timeout", "2s")
     with (
         LocalCluster(n_workers=0, dashboard_address=None, processes=True) as cluster,
         Client(cluster) as client,
-        pytest.raises(NoWorkersError, match="has had no worker"),
+        pytest.raises(NoWorkersError, match="has no worker, for 2 s"),
     ):
         dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, levels=1, progress=False)
     with dr.connect(workers=1) as client:

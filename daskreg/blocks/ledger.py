@@ -4,6 +4,10 @@
 for each finished block, appended after its shard was written. Each process writes a file of
 its own, so nobody waits for a lock; a torn last line is ignored, and a later line for the
 same block replaces an earlier one.
+
+`lock` is held by the process that runs, so a second run of the same output is refused. `session`
+changes each time that a run is taken up: a worker that outlived its own run (stopped, or cut
+off from its client) sees that and writes nothing more.
 """
 
 from __future__ import annotations
@@ -70,13 +74,39 @@ class Ledger:
     def exists(self) -> bool:
         return (self.folder / "run.json").is_file()
 
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
     def create(self, layout: dict[str, Any]) -> None:
         """Start a ledger: `layout` has what must agree under "facts", and whatever else a run keeps."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear()  # what a run left that was killed while it removed its output
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
-        partial = self.folder / f"run.json.{uuid.uuid4().hex}.partial"
+        self._replace("run.json", text)
+
+    def new_session(self) -> str:
+        """Take the run up: whoever worked for an earlier session stops."""
+        session = uuid.uuid4().hex
+        self._replace("session", session)
+        return session
+
+    def serves(self, session: str) -> bool:
+        """Whether this session is the current one; a no is asked again for some seconds, since network
+        file systems show changes late."""
+        for delay in (0.0, 0.1, 0.4, 1.5):
+            time.sleep(delay)
+            try:
+                if (self.folder / "session").read_text() == session:
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
+
+    def _replace(self, name: str, text: str) -> None:
+        partial = self.folder / f"{name}.{uuid.uuid4().hex}.partial"
         partial.write_text(text)
-        partial.replace(self.folder / "run.json")
+        partial.replace(self.folder / name)
 
     def layout(self) -> dict[str, Any]:
         """The layout that the output was started with.
@@ -161,7 +191,15 @@ class Ledger:
         """
         if self.output.exists():
             self.output.rename(self.folder / f"removed-{uuid.uuid4().hex}")
-        shutil.rmtree(self.folder)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Empty the folder, but for the lock, which is held."""
+        for item in self.folder.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item != self.lock:
+                item.unlink()
 
 
 def entry_now(

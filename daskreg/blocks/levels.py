@@ -15,15 +15,19 @@ import numpy as np
 from daskreg.blocks.job import Downsample, Prints, Task
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.output import Claim
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
-from daskreg.geometry import Grid, tile
+from daskreg.geometry import Box, Grid, tile
 from daskreg.kernels.reduce import METHODS
 from daskreg.sources.source import Source
 
 SMALLEST_LEVEL = 256
 """Levels are added until no spatial axis is longer than this."""
+
+GROUP = 64
+"""Blocks for which a Dask graph is searched at once."""
 
 Shape = tuple[int, ...]
 Sizes = str | int | Sequence[int] | Mapping[str, int]
@@ -123,7 +127,7 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
 
 def run_levels(
     plan: Plan,
-    run_id: str,
+    claim: Claim,
     *,
     client: Any | None,
     tally: Tally,
@@ -153,7 +157,7 @@ def run_levels(
             )
         tally.skip(len(kept))
         tally.changed += len(stale)
-        items = _items(level, task, prints, kept, plan.path, run_id)
+        items = _items(level, task, prints, kept, plan.path, claim)
         failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
         if failures:
             return failures
@@ -161,12 +165,40 @@ def run_levels(
 
 
 def _items(  # noqa: PLR0917
-    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, run_id: str
+    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, claim: Claim
 ) -> Iterator[WriteBlock]:
     """The blocks of a level that are not finished, described one after another as they are asked for."""
-    for index, box in tile(level.layout.shape, level.block_shape):
-        if index not in kept:
-            yield WriteBlock(task.restrict(box), path, run_id, level.level, index, box, prints[index])
+    for part, blocks in _culled(task, level.layout.shape, level.block_shape):
+        for index, box in blocks:
+            if index not in kept:
+                mine = part.restrict(box)
+                yield WriteBlock(mine, path, claim.run_id, level.level, index, box, prints[index], claim.session)
+
+
+def _culled(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Task, Iterator[tuple[Shape, Box]]]]:
+    """All blocks, in groups, each with the task that makes them.
+
+    A Dask graph is searched once for a group of blocks, and then, cut to what those need, for
+    each of them: its size is the whole volume's. Other sources have nothing to search.
+    """
+    if task.source.kind != "dask":
+        yield task, tile(shape, block)
+        return
+    counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
+    sizes: list[int] = []
+    room = GROUP
+    for count in reversed(counts):
+        sizes.insert(0, min(count, room))
+        room = max(1, room // count)
+    for _, group in tile(tuple(counts), tuple(sizes)):
+        start = tuple(a * b for a, b in zip(group.start, block, strict=True))
+        box = Box(start, tuple(a * b for a, b in zip(group.stop, block, strict=True))).clip(shape)
+        part: Any = replace(task, source=task.source.restrict(task.read_box(box)))  # type: ignore[type-var]
+        yield part, ((_plus(group.start, index), one.shift(box.start)) for index, one in tile(box.shape, block))
+
+
+def _plus(first: Shape, second: Shape) -> Shape:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _finished(

@@ -6,8 +6,7 @@ back is a handful of numbers. Two tasks never write one file, so a retry is an o
 
 from __future__ import annotations
 
-import logging
-import time
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,17 +20,12 @@ from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, entry_now
 from daskreg.blocks.memory import local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
-from daskreg.errors import NoWorkersError, OutputError, StorageFullError
+from daskreg.blocks.submit import Window
+from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.store import open_store
 
-log = logging.getLogger(__name__)
-
-RETRIES = 3
-NO_WORKERS_TIMEOUT = 60.0
-"""Seconds without any worker after which a run gives up."""
-
-FATAL = (StorageFullError, OutputError)
+FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
 
 Index = tuple[int, ...]
@@ -50,6 +44,13 @@ class WriteBlock:
     index: Index
     box: Box
     fingerprint: str
+    session: str
+
+    @property
+    def key(self) -> str:
+        """The name of the task, which says which block it is; unique to the run."""
+        index = "_".join(map(str, self.index))
+        return f"daskreg-write-{self.run_id}-{self.session[:8]}-L{self.level}-{index}"
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,20 @@ class Failure:
 def write_block(item: WriteBlock) -> BlockDone:
     """Compute one block, write its shards, and append it to the ledger. Runs on a worker.
 
-    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed.
+    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
+    OutputBusyError where this run is not the current one any more.
     """
     array, store = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
     pixels = item.task.run(item.box, stats)
+    ledger = Ledger(item.output)
+    if not ledger.serves(item.session):
+        raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
     try:
         array[item.box.slices] = pixels
         files = store.take(_keys(array, item.box))
         entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
-        Ledger(item.output).append(entry)
+        ledger.append(entry)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFullError(
@@ -104,117 +109,77 @@ def write_block(item: WriteBlock) -> BlockDone:
     return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped)
 
 
+def attempt_block(item: WriteBlock) -> BlockDone | Failure:
+    """`write_block`, with an error that every attempt would meet as a value: Dask would try it again."""
+    try:
+        return write_block(item)
+    except FATAL as error:
+        return Failure(item.level, item.index, error)
+
+
 def run_blocks(
     items: Iterator[WriteBlock],
     *,
     client: Any | None,
     on_done: Callable[[BlockDone], None],
+    resource: str | None = None,
+    work: Callable[[WriteBlock], BlockDone | Failure] = attempt_block,
 ) -> list[Failure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
-    A failing block does not stop the others; a full disk, or one that may not be written, does.
-    On Ctrl-C what runs is left to
-    end or is cancelled, and the ledger knows what was finished.
+    A failing block does not stop the others; what every block would meet (a full disk, an
+    option that no worker can follow) does. On Ctrl-C what runs is left to end or is
+    cancelled, and the ledger knows what was finished.
+
+    Args:
+        resource: what a worker must have to run a block, such as "GPU", if any declares it.
+        work: the task.
 
     Returns: the failures, empty when all went well.
-    Raises: NoWorkersError when the cluster has had no worker for a minute.
+    Raises: NoWorkersError when nobody could run a block for a minute, SchedulerLostError.
     """
-    if client is None:
-        return _run_threads(items, on_done)
-    return _run_client(items, client, on_done)
-
-
-def _run_threads(items: Iterator[WriteBlock], on_done: Callable[[BlockDone], None]) -> list[Failure]:
-    threads = local_threads()
     failures: list[Failure] = []
+
+    def finish(item: WriteBlock, outcome: BlockDone | Failure | BaseException) -> None:
+        if isinstance(outcome, BlockDone):
+            on_done(outcome)
+            return
+        failure = outcome if isinstance(outcome, Failure) else Failure(item.level, item.index, outcome)
+        failures.append(failure)
+        if isinstance(failure.error, FATAL):
+            raise _Ended
+
+    with contextlib.suppress(_Ended):
+        if client is None:
+            _run_threads(items, work, finish)
+        else:
+            Window(client, work, finish, resource=resource).run(items)
+    return failures
+
+
+class _Ended(Exception):  # noqa: N818 (it is no error: the failure is on the list)
+    """No further block is worth trying."""
+
+
+def _run_threads(
+    items: Iterator[WriteBlock],
+    work: Callable[[WriteBlock], BlockDone | Failure],
+    finish: Callable[[WriteBlock, BlockDone | Failure | BaseException], None],
+) -> None:
+    threads = local_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
-    running: dict[Future[BlockDone], WriteBlock] = {}
+    running: dict[Future[BlockDone | Failure], WriteBlock] = {}
     try:
         while True:
             for item in islice(items, 2 * threads - len(running)):
-                running[pool.submit(write_block, item)] = item
+                running[pool.submit(work, item)] = item
             if not running:
-                return failures
+                return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                item = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    on_done(future.result())
-                    continue
-                failures.append(Failure(item.level, item.index, error))
-                if isinstance(error, FATAL):
-                    return failures
+                finish(running.pop(future), future.exception() or future.result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _run_client(items: Iterator[WriteBlock], client: Any, on_done: Callable[[BlockDone], None]) -> list[Failure]:
-    from distributed import wait as wait_for
-
-    failures: list[Failure] = []
-    running: dict[Any, WriteBlock] = {}
-    patience = _Patience(client)
-    try:
-        while True:
-            room = 2 * patience.threads() + 2 - len(running)
-            for item in islice(items, max(0, room)):
-                running[_submit(client, item)] = item
-            if not running:
-                return failures
-            try:
-                done = wait_for(list(running), timeout=5, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                patience.check()
-                continue
-            for future in done:
-                item = running.pop(future)
-                # Futures that are held are computed again when their worker dies.
-                error = future.exception() if future.status == "error" else None
-                if error is None and future.status == "finished":
-                    on_done(future.result())
-                else:
-                    failure = error or RuntimeError(f"the task was {future.status}")
-                    failures.append(Failure(item.level, item.index, failure))
-                future.release()
-                if isinstance(error, FATAL):
-                    return failures
-    finally:
-        if running:
-            client.cancel(list(running), force=True)
-
-
-def _submit(client: Any, item: WriteBlock) -> Any:
-    index = "_".join(map(str, item.index))
-    key = f"daskreg-write-{item.run_id}-L{item.level}-{index}"
-    return client.submit(write_block, item, key=key, retries=RETRIES, pure=False)
-
-
-class _Patience:
-    """Counts the threads of a cluster, and the time that it has been without any."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._asked = 0.0
-        self._threads = 0
-        self._seen = time.monotonic()
-
-    def threads(self) -> int:
-        """Threads of all workers, asked for at most once a second."""
-        now = time.monotonic()
-        if now - self._asked > 1:
-            self._threads = sum(self._client.nthreads().values())
-            self._asked = now
-            if self._threads:
-                self._seen = now
-        return self._threads
-
-    def check(self) -> None:
-        if self.threads() == 0 and time.monotonic() - self._seen > NO_WORKERS_TIMEOUT:
-            raise NoWorkersError(
-                f"the cluster at {self._client.scheduler.address} has had no worker for {NO_WORKERS_TIMEOUT:.0f} s: "
-                "start workers and run the same command again to resume"
-            )
 
 
 @lru_cache(maxsize=8)

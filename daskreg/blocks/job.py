@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -56,7 +56,7 @@ class Task(Protocol):
     def restrict(self, box: Box) -> Task: ...
     def fingerprint(self, box: Box) -> str: ...
     def scratch(self, box: Box, read: Box) -> int: ...
-    def run(self, box: Box, stats: BlockStats) -> Pixels: ...
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,34 +140,56 @@ class Job:
             extra += box.size * self.computed_dtype.itemsize + 20 * min(box.size, CAST_PIECE)
         return extra
 
-    def run(self, box: Box, stats: BlockStats) -> Pixels:
-        return run_block(self, box, stats=stats)
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
+        """The pixels of each of the parts of a block, whose source box is read once."""
+        yield from _run_parts(self, box, parts, stats=stats)
 
 
-def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: bool = False) -> Pixels:
-    """The pixels of one output box: read what it needs, sample it. The one task function.
+def run_block(job: Job, box: Box, *, parallel: bool = False) -> Pixels:
+    """The pixels of one output box: read what it needs, sample it.
 
     Args:
         parallel: use all cores for this block (one in-memory call, not inside Dask tasks).
     """
+    return next(_run_parts(job, box, [box], stats=BlockStats(), parallel=parallel))
+
+
+def _run_parts(
+    job: Job, box: Box, parts: Sequence[Box], *, stats: BlockStats, parallel: bool = False
+) -> Iterator[Pixels]:
+    """What `box` needs is read once; then one part after another is computed, when it is asked for.
+
+    So a block needs no memory for its output, but that of one part. GPUs are given all at once.
+    """
+    read = job.read_box(box)
+    data = np.empty(0, job.computed_dtype)
+    if not read.empty:
+        data = job.source.read(read)
+        stats.bytes_read += data.nbytes
+        data = data.astype(job.computed_dtype, copy=False)
+    device = _device_here(job.device)
+    if device != "cpu":
+        whole = _pixels(job, box, data, read, device=device, parallel=parallel)
+        pixels, clipped = cast(whole, job.dtype)
+        stats.clipped += clipped
+        yield from (pixels[part.within(box).slices] for part in parts)
+        return
+    for part in parts:
+        pixels, clipped = cast(_pixels(job, part, data, read, device=device, parallel=parallel), job.dtype)
+        stats.clipped += clipped
+        yield pixels
+
+
+def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, parallel: bool) -> Pixels:
+    """The voxels of `box` in the type of the kernel, out of `data`, the voxels of the source in `read`."""
     pieces = list(job.mapping.pieces(box, job.source.shape, halo(job.order)))
     out = np.empty(box.shape, job.computed_dtype)
     if sum(piece.out.size for piece in pieces) < box.size:  # pieces are disjoint; the rest is fill
         out[...] = _fill_value(job.fill, job.computed_dtype)
-    read = job.read_box(box)
-    if not read.empty:
-        data = job.source.read(read)
-        if stats is not None:
-            stats.bytes_read += data.nbytes
-        data = data.astype(job.computed_dtype, copy=False)
-        device = _device_here(job.device)
-        for piece in pieces:
-            block = data[piece.read.within(read).slices]
-            _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
-    pixels, clipped = cast(out, job.dtype)
-    if stats is not None:
-        stats.clipped += clipped
-    return pixels
+    for piece in pieces:
+        block = data[piece.read.within(read).slices]
+        _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
+    return out
 
 
 def _device_here(device: str) -> str:
@@ -256,10 +278,11 @@ class Downsample:
     def scratch(self, box: Box, read: Box) -> int:
         return reduce_scratch(read.shape, self.factors)
 
-    def run(self, box: Box, stats: BlockStats) -> Pixels:
-        data = self.source.read(self.read_box(box))
-        stats.bytes_read += data.nbytes
-        return block_reduce(data, self.factors, self.method)
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
+        for part in parts:
+            data = self.source.read(self.read_box(part))
+            stats.bytes_read += data.nbytes
+            yield block_reduce(data, self.factors, self.method)
 
 
 class Prints:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice, product
+from itertools import chain, islice
 from typing import Any
 
 import zarr
@@ -19,11 +19,10 @@ import zarr
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, entry_now
 from daskreg.blocks.memory import local_threads
-from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
+from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.store import open_store
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
@@ -82,15 +81,15 @@ def write_block(item: WriteBlock) -> BlockDone:
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
     """
-    array, store = _target(item.output, item.run_id, item.level)
+    target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    pixels = item.task.run(item.box, stats)
+    pixels = item.task.run(item.box, target.parts(item.box), stats)
+    first = next(pixels)
     ledger = Ledger(item.output)
     if not ledger.serves(item.session):
         raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
     try:
-        array[item.box.slices] = pixels
-        files = store.take(_keys(array, item.box))
+        files = target.write(item.box, chain([first], pixels))
         entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
         ledger.append(entry)
     except OSError as error:
@@ -106,7 +105,7 @@ def write_block(item: WriteBlock) -> BlockDone:
             ) from error
         raise
     stored = sum(size for _, size in files.values())
-    return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped)
+    return BlockDone(item.index, stats.bytes_read, item.box.size * item.task.dtype.itemsize, stored, stats.clipped)
 
 
 def attempt_block(item: WriteBlock) -> BlockDone | Failure:
@@ -183,21 +182,6 @@ def _run_threads(
 
 
 @lru_cache(maxsize=8)
-def _target(output: str, run_id: str, level: int) -> tuple[zarr.Array[Any], RecordingStore]:
+def _target(output: str, run_id: str, level: int) -> Target:
     """The open output array of a level in this process; `run_id` tells runs at one path apart."""
-    store = RecordingStore(open_store(output, mode="r+"))
-    return zarr.open_array(store, path=str(level), mode="r+"), store
-
-
-def _keys(array: zarr.Array[Any], box: Box) -> list[str]:
-    """Keys of the files (shards or chunks) that hold `box`."""
-    unit = array.shards or array.chunks
-    first = [a // u for a, u in zip(box.start, unit, strict=True)]
-    counts = [-(-b // u) - f for b, u, f in zip(box.stop, unit, first, strict=True)]
-    prefix = array.path + "/" if array.path else ""
-    inside = Box(tuple(first), tuple(f + n for f, n in zip(first, counts, strict=True)))
-    return [prefix + array.metadata.encode_chunk_key(index) for index in _indices(inside)]
-
-
-def _indices(box: Box) -> Iterator[Index]:
-    return product(*(range(a, b) for a, b in zip(box.start, box.stop, strict=True)))
+    return Target(output, level)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
+from daskreg.sources.chunks import local_chunks
 from daskreg.sources.locate import INSIDE
 from daskreg.sources.redact import is_url, redact
 from daskreg.sources.source import Source
@@ -30,6 +31,10 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
     Raises: ChunkReadError with the array, the box, and the key of the chunk.
     """
     try:
+        chunks = local_chunks(handle)
+        if chunks is not None:
+            dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
+            return chunks.read(_box(index)).squeeze(dropped)
         return np.asarray(handle[index])
     except MemoryError:
         raise
@@ -38,12 +43,16 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
         raise ChunkReadError(_blame(handle, index, source, error)) from cause
 
 
-def _blame(handle: Array, index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
-    """Which chunk it was: read again one by one, until the first that fails."""
-    box = Box(
+def _box(index: tuple[int | slice, ...]) -> Box:
+    return Box(
         tuple(s.start if isinstance(s, slice) else s for s in index),
         tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
     )
+
+
+def _blame(handle: Array, index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
+    """Which chunk it was: read again one by one, until the first that fails."""
+    box = _box(index)
     unit = handle.shards or handle.chunks
     where = redact(source.path)
     first = box.align(unit)

@@ -55,7 +55,7 @@ class Task(Protocol):
     def read_box(self, box: Box) -> Box: ...
     def restrict(self, box: Box) -> Task: ...
     def fingerprint(self, box: Box) -> str: ...
-    def scratch(self, box: Box, read: Box) -> int: ...
+    def working_bytes(self, box: Box, part: Box) -> int: ...
     def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]: ...
 
 
@@ -126,19 +126,21 @@ class Job:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
         return digest.hexdigest()[:32]
 
-    def scratch(self, box: Box, read: Box) -> int:
-        """Bytes of working memory beside the block read and the block written."""
-        sampled = [read.shape[k] for k in self.mapping.sampled]
-        extra = 0
+    def working_bytes(self, box: Box, part: Box) -> int:
+        """Bytes of the block read, and of computing its largest part (all of it, for a GPU)."""
+        whole = self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0)
+        part = box if whole else part
+        read, seen = self.read_box(box), self.read_box(part)
+        total = read.size * self.source.dtype.itemsize + part.size * self.computed_dtype.itemsize
         if self.order == 3:
-            padded = math.prod(n + 24 for n in sampled)
-            carried = read.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
-            extra += 3 * 8 * padded * carried
+            sampled = [seen.shape[k] for k in self.mapping.sampled]
+            carried = seen.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
+            total += 3 * 8 * math.prod(n + 24 for n in sampled) * carried
         if self.computed_dtype != self.source.dtype:
-            extra += read.size * self.computed_dtype.itemsize
+            total += read.size * self.computed_dtype.itemsize
         if self.computed_dtype != self.dtype:
-            extra += box.size * self.computed_dtype.itemsize + 20 * min(box.size, CAST_PIECE)
-        return extra
+            total += part.size * self.dtype.itemsize + 20 * min(part.size, CAST_PIECE)
+        return total
 
     def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
         """The pixels of each of the parts of a block, whose source box is read once."""
@@ -275,8 +277,10 @@ class Downsample:
             digest.update(print_.encode())
         return digest.hexdigest()[:32]
 
-    def scratch(self, box: Box, read: Box) -> int:
-        return reduce_scratch(read.shape, self.factors)
+    def working_bytes(self, box: Box, part: Box) -> int:
+        """Bytes of reading and computing one part."""
+        read = self.read_box(part)
+        return (read.size + part.size) * self.dtype.itemsize + reduce_scratch(read.shape, self.factors)
 
     def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
         for part in parts:

@@ -16,7 +16,7 @@ from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box, tile
 
-BLOCK_TARGET = 320 * 2**20
+BLOCK_TARGET = 192 * 2**20
 """Working memory that a block is grown to, at most, when that saves reading."""
 
 MOST_FILES = 50_000
@@ -193,7 +193,7 @@ def plan_level(
     budget = limit // threads
     block = block or _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
     boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
-    need = max(projected_bytes(task, box, layout.chunks) for box in boxes)
+    need = max(projected_bytes(task, box, layout.chunks, layout.shards) for box in boxes)
     if need > budget:
         raise MemoryBudgetError(
             f"a block of {block} takes {format_bytes(need)}, but a process with {threads} at a time may use "
@@ -216,7 +216,7 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
             count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
             sample = _middle_box(layout.shape, wider)
-            if count < fewest or projected_bytes(task, sample, layout.chunks) > target:
+            if count < fewest or projected_bytes(task, sample, layout.chunks, layout.shards) > target:
                 continue
             candidate = (_amplification(task, layout, wider), wider)
             best = min(best, candidate) if best else candidate

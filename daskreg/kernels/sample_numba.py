@@ -39,7 +39,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+
+_ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -75,6 +79,22 @@ def _load_pair(typing_context: Any, block: Any, index: Any) -> Any:
         return builder.load(pointer, align=bits // 16)
 
     return numba.types.Integer.from_bitwidth(bits, signed=False)(block, index), generate
+
+
+@intrinsic
+def _prefetch(typing_context: Any, block: Any, index: Any) -> Any:
+    """Let the processor fetch the line of memory around `block[index]`; harmless outside of the block."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [place, flag(0), flag(3), flag(1)])  # for reading, into every cache, of data
+        return context.get_dummy_value()
+
+    return numba.types.none(block, index), generate
 
 
 def _gather(block: Any, offset: Any, near: Any, n: Any) -> None:
@@ -267,8 +287,16 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
 
 
 @jit
-def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any) -> None:
-    """The neighbours of voxels that lie inside the block."""
+def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ahead: Any) -> None:
+    """The neighbours of voxels that lie inside the block, and those of a row to come on their way here.
+
+    Rows that are a little oblique touch a new line of memory every few voxels, which no
+    processor foresees: without the prefetch they take three times as long.
+    """
+    for n in range(0, count, 8):
+        _prefetch(block, np.int64(offsets[n]) + ahead)
+        if len(strides) == 3:
+            _prefetch(block, np.int64(offsets[n]) + ahead + strides[0])
     # Unsigned offsets spare a test for negative ones.
     y = np.uint64(strides[-2])
     low, high = near[0], near[1]
@@ -347,6 +375,10 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
     bounds, origin = source[3], target[1]
     lines, offsets, weights, near = scratch
     j0 = origin[-1]
+    step = 0.0  # from one row to the next, in the block
+    for k in range(len(source[1])):
+        step += target[0][k, len(source[1]) - 2] * source[1][k]
+    ahead = np.int64(_ROWS_AHEAD * step)
     for row in range(rows[0], rows[1]):
         _set_lines(lines, target, row, 0.0)
         touched = _run(lines, bounds[0], bounds[1], (j0, j0 + out.shape[2]))
@@ -360,7 +392,7 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
                     if edge:
                         _gather_edge(blocks[b], source, lines, start, count, near, consts[1])
                     else:
-                        _gather_run(blocks[b], offsets, near, source[1], count)
+                        _gather_run(blocks[b], offsets, near, source[1], count, ahead)
                     _mix_run(near, weights, source[1], out[b, row, start - j0 : start - j0 + count], consts)
 
 

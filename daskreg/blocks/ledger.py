@@ -38,7 +38,7 @@ class Entry:
         level: of the pyramid.
         block: its index in the tiling of the level.
         fingerprint: of the pixels (source, transform, sampling).
-        files: (key in the store, crc32, bytes) of each file that was written.
+        files: (key in the store, crc32c, bytes) of each file that was written.
         clipped: voxels clamped when casting to integers.
         written: seconds since the epoch.
     """

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import google_crc32c
 
 from daskreg.blocks.inputs import locations
 from daskreg.blocks.job import Downsample
@@ -193,7 +194,7 @@ def verify_output(path: str | os.PathLike[str]) -> Iterator[str]:
     """Read every file of an image that daskreg wrote; yields a line for each thing wrong.
 
     Each block of each level must be in the ledger, and each of its files must be there with
-    the bytes that were written (size and crc32).
+    the bytes that were written (size and crc32c).
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
@@ -222,7 +223,7 @@ def _problem(file: Path, crc: int, size: int) -> str | None:
         return f"cannot be read ({error})"
     if len(data) != size:
         return f"{len(data)} bytes, {size} were written"
-    return None if zlib.crc32(data) == crc else "its bytes have changed (crc32)"
+    return None if google_crc32c.value(data) == crc else "its bytes have changed (crc32c)"
 
 
 def _is_ours(ledger: Ledger) -> bool:

@@ -14,8 +14,6 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-import zarr
-
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, entry_now
 from daskreg.blocks.memory import local_threads

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
+import google_crc32c
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
@@ -23,7 +23,7 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RecordingStore(WrapperStore[Store]):
-    """Passes everything on, and keeps (crc32, bytes) of each value set, until taken."""
+    """Passes everything on, and keeps (crc32c, bytes) of each value set, until taken."""
 
     passes_through = True
 
@@ -37,8 +37,7 @@ class RecordingStore(WrapperStore[Store]):
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
         array: Any = value.as_numpy_array()
-        data = memoryview(array)
-        self._written[key] = (zlib.crc32(data), data.nbytes)
+        self._written[key] = (google_crc32c.value(array), array.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
         """What is known of these keys; forgets it."""
@@ -59,7 +58,7 @@ class Target:
         return [box] if self._local is None else list(self._local.parts(box))
 
     def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
-        """Write whole units, from the pixels of each of `parts(box)`; (crc32, bytes) of each file by its key.
+        """Write whole units, from the pixels of each of `parts(box)`; (crc32c, bytes) of each file by its key.
 
         Raises: OSError.
         """

@@ -42,7 +42,6 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 
 

@@ -17,7 +17,6 @@ import os
 import struct
 import threading
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -164,7 +163,7 @@ class LocalChunks:
     def write(self, box: Box, pixels: Iterator[Pixels]) -> dict[str, tuple[int, int]]:
         """Write the files of `box`, whole units, each at once; `pixels` follow the order of `parts`.
 
-        Returns: crc32 and size of each file, by its key in the array.
+        Returns: crc32c and size of each file, by its key in the array.
         Raises: OSError.
         """
         written = {}
@@ -184,7 +183,7 @@ class LocalChunks:
             again(lambda p=path, data=parts: replace_file(p, data))
             crc = 0
             for part in parts:
-                crc = zlib.crc32(part, crc)
+                crc = google_crc32c.extend(crc, part)
             written[self.metadata.encode_chunk_key(index)] = (crc, sum(len(part) for part in parts))
         return written
 

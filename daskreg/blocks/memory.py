@@ -35,7 +35,8 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     at_once = 1 if task.source.kind == "zarr" and task.source.location else CODEC_CONCURRENCY
     decoding = min(at_once, chunks_in) * 2 * chunk_in
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
-    return task.working_bytes(box, part) + max(decoding, encoding)
+    total = task.working_bytes(box, part) + max(decoding, encoding)
+    return total + total // 8  # what the allocator keeps between one buffer and the next
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:

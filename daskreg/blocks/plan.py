@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes
+from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.memory import projected_bytes
@@ -96,12 +96,20 @@ class LevelPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run will do, made without touching a pixel. Print it."""
+    """What a run will do, made without touching a pixel. Print it.
+
+    Args:
+        threads: blocks that a process works on at a time.
+        workers: processes.
+        seconds: how long it will take, where a block was tried (`plan(..., probe=True)`).
+    """
 
     path: str
     levels: tuple[LevelPlan, ...]
     memory_limit: int
     threads: int
+    workers: int = 1
+    seconds: float | None = None
 
     @property
     def bytes_read(self) -> int:
@@ -152,6 +160,11 @@ class Plan:
             f"  memory   {about}{format_bytes(self.memory)} a process above idle ({self.threads} at a time), "
             f"limit {format_bytes(self.memory_limit)}",
         ]
+        if self.seconds is not None:
+            lines.append(
+                f"  time     about {format_time(self.seconds)} with {self.workers} x {self.threads} at a time, "
+                "judging by one block"
+            )
         return "\n".join(lines)
 
 

@@ -293,7 +293,7 @@ def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, a
     processor foresees: without the prefetch they take three times as long.
     """
     for n in range(0, count, 8):
-        _prefetch(block, np.int64(offsets[n]) + ahead)
+        _prefetch(block, np.int64(offsets[n]) + ahead)  # type: ignore[call-arg]
         if len(strides) == 3:
             _prefetch(block, np.int64(offsets[n]) + ahead + strides[0])
     # Unsigned offsets spare a test for negative ones.

@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Codec:
     def encode(self, chunk: Pixels) -> list[Any]:
         """The parts, in order, of what is stored for a C-contiguous chunk."""
         flat = chunk.reshape(-1).view(np.uint8)
-        data = flat if self.compressor is None else self.compressor.encode(flat)
+        data = flat.tobytes() if self.compressor is None else self.compressor.encode(flat)
         return [data, struct.pack("<I", google_crc32c.value(data))] if self.checksum else [data]
 
     def decode(self, data: bytes, out: Pixels) -> None:
@@ -75,7 +76,7 @@ class Codec:
         flat = out.reshape(-1).view(np.uint8)
         if isinstance(self.compressor, numcodecs.Blosc):
             # The header says how many bytes there are, decoded and encoded; blosc believes it.
-            if len(view) < _BLOSC_HEADER.size or _BLOSC_HEADER.unpack_from(view) != (self.nbytes, len(view)):
+            if len(view) < _BLOSC_HEADER.size or _BLOSC_HEADER.unpack_from(data) != (self.nbytes, len(view)):
                 raise ValueError("it is cut off, or holds another number of bytes than its shape takes")
             self.compressor.decode(view, out=flat)
             return
@@ -113,7 +114,7 @@ class LocalChunks:
         return self.shards or self.chunks
 
     def path(self, index: Index) -> Path:
-        return self.folder / self.metadata.encode_chunk_key(index)
+        return self.folder / str(self.metadata.encode_chunk_key(index))
 
     def read(self, box: Box) -> Pixels:
         """The voxels of a box; those of missing chunks are the fill value.
@@ -125,7 +126,7 @@ class LocalChunks:
         out = np.empty(box.shape, self.codec.dtype)
         for index, whole in units:
             if self.shards is None:
-                self._place(again(lambda i=index: _file(self.path(i))), whole, box, out)
+                self._place(again(partial(_file, self.path(index))), whole, box, out)
             else:
                 self._read_shard(index, whole, box, out)
         return out
@@ -133,12 +134,12 @@ class LocalChunks:
     def _read_shard(self, index: Index, whole: Box, box: Box, out: Pixels) -> None:
         path = self.path(index)
         counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
-        table = again(lambda: _shard_table(path, counts, self.index_checksum))
+        table = again(partial(_shard_table, path, counts, self.index_checksum))
         for number, part in _tiles(box & whole, self.chunks):
             where = None if table is None else table[tuple(i % n for i, n in zip(number, counts, strict=True))]
             data = None
             if where is not None and int(where[0]) != _MISSING:
-                data = again(lambda w=where: _file(path, int(w[0]), int(w[1])))
+                data = again(partial(_file, path, int(where[0]), int(where[1])))
             self._place(data, part, box, out)
 
     def _place(self, data: bytes | None, chunk: Box, box: Box, out: Pixels) -> None:
@@ -179,8 +180,7 @@ class LocalChunks:
                 parts += encoded
             if self.shards is not None:
                 parts.append(self._shard_index(places))
-            path = self.path(index)
-            again(lambda p=path, data=parts: replace_file(p, data))
+            again(partial(replace_file, self.path(index), parts))
             crc = 0
             for part in parts:
                 crc = google_crc32c.extend(crc, part)

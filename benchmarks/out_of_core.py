@@ -4,12 +4,13 @@
     python benchmarks/out_of_core.py --sizes 0.25 1 8 --tools daskreg   # memory over the size of the volume
     python benchmarks/out_of_core.py --scaling             # one worker, then two
 
-A uint16 stack (n, 2048, 2048) in chunks of (16, 512, 512), blosc zstd-1 + bitshuffle + crc32c, is
+A uint16 stack (n, 2048, 2048) in chunks of (16, 512, 512), daskreg's own codec, is
 copied and warped into the same layout, one run of each tool after the other in every round.
 Times are medians; "x copy" is the ratio to tensorstore's plain copy (zarr-python's, where
 there is no tensorstore). Memory is the peak of the summed resident size of the worker
 processes above what it was when they had imported and compiled everything and were idle;
-of tools that run in this process, that of this process.
+of tools that run in this process, that of this process. "CPU" is the processor time spent on
+a MiB, which other work on the machine disturbs less than the time on the clock.
 
     affine      every slice by the same in-plane affine map
     drift       every slice by a rigid map of its own
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
 from scipy import ndimage as ndi
 
@@ -189,6 +191,10 @@ def installed(names: list[str]) -> dict[str, Run]:
     return found
 
 
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    return sum(sum(p.cpu_times()[:2]) for p in processes)
+
+
 def remove(target: Path) -> None:
     for path in (target, target.with_name(target.name + ".daskreg")):
         shutil.rmtree(path, ignore_errors=True)
@@ -201,28 +207,33 @@ def measure(client: Any, folder: Path, size: float, options: argparse.Namespace)
     mib = slices * SIDE * SIDE * 2 / MIB
     runs = installed(options.tools)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
     peaks: dict[str, list[int]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
             gc.collect()
-            watch = Watch.workers(client) if name.startswith("daskreg") else Watch([os.getpid()])
+            ours = name.startswith("daskreg")
+            watch = Watch.workers(client) if ours else Watch([os.getpid()])
+            processes = workers if ours else [psutil.Process()]
             with watch:
-                started = time.perf_counter()
+                started, before = time.perf_counter(), cpu_seconds(processes)
                 run(source, target, options.workers)
                 seconds[name].append(time.perf_counter() - started)
+                spent[name].append(cpu_seconds(processes) - before)
             peaks[name].append(watch.above_idle)
             remove(target)
     remove(source)
     copy = next((statistics.median(seconds[n]) for n in ("tensorstore copy", "zarr-python copy") if n in runs), None)
     table = {}
     print(f"\n{mib / 1024:.2f} GiB, {options.workers} workers or threads, medians of {options.repeats}")
-    print(f"  {'':24s} {'MiB/s':>7} {'best':>7} {'x copy':>7} {'peak MiB':>9}")
+    print(f"  {'':24s} {'MiB/s':>7} {'best':>7} {'x copy':>7} {'CPU ms/MiB':>11} {'peak MiB':>9}")
     for name, values in seconds.items():
         median = statistics.median(values)
         ratio = median / copy if copy else float("nan")
-        peak = max(peaks[name]) / MIB
-        print(f"  {name:24s} {mib / median:7.0f} {mib / min(values):7.0f} {ratio:7.2f} {peak:9.0f}")
-        table[name] = {"seconds": median, "MiB/s": mib / median, "ratio": ratio, "peak MiB": peak}
+        peak, cpu = max(peaks[name]) / MIB, 1000 * statistics.median(spent[name]) / mib
+        print(f"  {name:24s} {mib / median:7.0f} {mib / min(values):7.0f} {ratio:7.2f} {cpu:11.2f} {peak:9.0f}")
+        table[name] = {"seconds": median, "MiB/s": mib / median, "ratio": ratio, "CPU ms/MiB": cpu, "peak MiB": peak}
     return table
 
 

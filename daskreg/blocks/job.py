@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.mapping import IndexMap, Piece
+from daskreg.blocks.mapping import IndexMap
 from daskreg.cluster.device import count_gpus
 from daskreg.errors import OptionError
 from daskreg.geometry import Box, Grid
 from daskreg.kernels.casting import CAST_PIECE, cast
-from daskreg.kernels.on_device import sample_on
+from daskreg.kernels.on_device import Tile, on_device
 from daskreg.kernels.reduce import block_reduce, reduce_scratch
 from daskreg.kernels.sampling import halo
 from daskreg.sources.source import Source
@@ -188,10 +188,22 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
     out = np.empty(box.shape, job.computed_dtype)
     if sum(piece.out.size for piece in pieces) < box.size:  # pieces are disjoint; the rest is fill
         out[...] = _fill_value(job.fill, job.computed_dtype)
-    for piece in pieces:
-        block = data[piece.read.within(read).slices]
-        _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
+    sampled, axes = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
+    with on_device(device, parallel=parallel) as sampler:
+        for piece in pieces:
+            # On a CPU whole planes are taken, which need no copy; a GPU is sent what it reads.
+            seen = _whole_planes(piece.read, read, sampled) if device == "cpu" else piece.read
+            block = data[seen.within(read).slices].transpose(axes)
+            view = Tile(block, seen.take(sampled), piece.matrix, piece.out.take(sampled), job.order, job.fill)
+            sampler.put(view, out[piece.out.within(box).slices].transpose(axes))
     return out
+
+
+def _whole_planes(part: Box, whole: Box, sampled: Sequence[int]) -> Box:
+    """`part`, as wide as `whole` along the sampled axes."""
+    start = tuple(w if k in sampled else p for k, (p, w) in enumerate(zip(part.start, whole.start, strict=True)))
+    stop = tuple(w if k in sampled else p for k, (p, w) in enumerate(zip(part.stop, whole.stop, strict=True)))
+    return Box(start, stop)
 
 
 def _device_here(device: str) -> str:
@@ -207,25 +219,6 @@ def _device_here(device: str) -> str:
     if not found:
         raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
     return device
-
-
-def _sample_piece(job: Job, piece: Piece, block: Pixels, out: Pixels, *, device: str, parallel: bool) -> None:
-    """Sample one piece out of the voxels it reads, into its part of the output block."""
-    sampled, order = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
-    target = out.transpose(order)
-    result = sample_on(
-        device,
-        np.ascontiguousarray(block.transpose(order)),
-        piece.read.take(sampled),
-        piece.matrix,
-        piece.out.take(sampled),
-        order=job.order,
-        fill=job.fill,
-        out=target if target.flags.c_contiguous else None,
-        parallel=parallel,
-    )
-    if result is not target:
-        target[...] = result
 
 
 def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:

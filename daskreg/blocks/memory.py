@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import platform
+from functools import lru_cache
 from typing import Any
 
 import psutil
@@ -15,6 +18,8 @@ from daskreg.geometry import Box
 
 CODEC_CONCURRENCY = 10
 """Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 IDLE_WORKER = 400 * 2**20
 """Resident size of a worker that has imported everything and done nothing."""
@@ -37,6 +42,20 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
     total = task.working_bytes(box, part) + max(decoding, encoding)
     return total + total // 8  # what the allocator keeps between one buffer and the next
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Let this process use freed buffers again, where it is a worker of Dask on glibc.
+
+    Dask starts workers with MALLOC_TRIM_THRESHOLD_ set, which also keeps glibc from noticing
+    that buffers of some MiB come and go: each is mapped anew, and the pages of a block that is
+    decoded, sampled and encoded cost more than the sampling.
+    """
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, entry_now
-from daskreg.blocks.memory import local_threads
+from daskreg.blocks.memory import keep_freed_memory, local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
@@ -79,6 +79,7 @@ def write_block(item: WriteBlock) -> BlockDone:
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
     """
+    keep_freed_memory()
     target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
     pixels = item.task.run(item.box, target.parts(item.box), stats)

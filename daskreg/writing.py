@@ -19,6 +19,7 @@ from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
 from daskreg.blocks.output import claimed, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
+from daskreg.blocks.probe import probed
 from daskreg.blocks.run import FATAL, Failure, Progress
 from daskreg.blocks.verify import verify_output
 from daskreg.errors import (
@@ -100,15 +101,20 @@ def plan(
     downsample: str = "auto",
     memory: str | int | None = None,
     client: Any = None,
+    probe: bool = False,
 ) -> Plan:
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
+
+    Args:
+        probe: compute some chunks of one block here, to say how long all will take.
 
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
     client = _client(client)
     options = Options(chunks, shards, levels, downsample, memory)
     task = _task_of(as_dataarray(array))
-    return plan_levels(task, str(safe_output(path, task.source)), options, client=client)
+    made = plan_levels(task, str(safe_output(path, task.source)), options, client=client)
+    return probed(made) if probe else made
 
 
 def write(

@@ -123,7 +123,7 @@ def plan_levels(
         if block is not None and len(block) != len(layout.shape):
             block = None  # of something else, which is refused before it is touched
         plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
-    return Plan(path, tuple(plans), limit, threads)
+    return Plan(path, tuple(plans), limit, threads, workers)
 
 
 def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:

@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice, product
+from itertools import chain, islice
 from typing import Any
-
-import zarr
 
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, Lost, entry_now
-from daskreg.blocks.memory import local_threads
-from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
+from daskreg.blocks.memory import keep_freed_memory, local_threads
+from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.store import open_store
 from daskreg.sources.tally import tallied
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
@@ -75,25 +72,26 @@ def write_block(item: WriteBlock) -> None:
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
     """
-    array, store = _target(item.output, item.run_id, item.level)
+    keep_freed_memory()
+    target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    with tallied() as whole:
-        with tallied() as seen:
-            pixels = item.task.run(item.box, stats)
+    with tallied() as seen:
+        pixels = item.task.run(item.box, target.parts(item.box), stats)
+        first = next(pixels)
         ledger = Ledger(item.output)
         if not ledger.serves(item.session):
             raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
         with _named_errors(item.output):
-            array[item.box.slices] = pixels
+            files = target.write(item.box, chain([first], pixels))
             entry = entry_now(
                 item.level,
                 item.index,
                 item.fingerprint,
-                store.take(_keys(array, item.box)),
+                files,
                 clipped=stats.clipped,
                 lost=Lost(len(seen.missing), tuple(seen.damaged)),
                 bytes_read=stats.bytes_read,
-                retries=whole.retries,
+                retries=seen.retries,
             )
             ledger.append(entry)
 
@@ -182,21 +180,6 @@ def _run_threads(
 
 
 @lru_cache(maxsize=8)
-def _target(output: str, run_id: str, level: int) -> tuple[zarr.Array[Any], RecordingStore]:
+def _target(output: str, run_id: str, level: int) -> Target:
     """The open output array of a level in this process; `run_id` tells runs at one path apart."""
-    store = RecordingStore(open_store(output, mode="r+"))
-    return zarr.open_array(store, path=str(level), mode="r+"), store
-
-
-def _keys(array: zarr.Array[Any], box: Box) -> list[str]:
-    """Keys of the files (shards or chunks) that hold `box`."""
-    unit = array.shards or array.chunks
-    first = [a // u for a, u in zip(box.start, unit, strict=True)]
-    counts = [-(-b // u) - f for b, u, f in zip(box.stop, unit, first, strict=True)]
-    prefix = array.path + "/" if array.path else ""
-    inside = Box(tuple(first), tuple(f + n for f, n in zip(first, counts, strict=True)))
-    return [prefix + array.metadata.encode_chunk_key(index) for index in _indices(inside)]
-
-
-def _indices(box: Box) -> Iterator[Index]:
-    return product(*(range(a, b) for a, b in zip(box.start, box.stop, strict=True)))
+    return Target(output, level)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import zarr
 
 from daskreg.blocks.ledger import Entry, Ledger
@@ -28,7 +28,7 @@ def verify_output(path: str | os.PathLike[str], progress: Progress | None = None
 
     Each level must be an array of the stated shape, type and chunks. Each of its blocks must
     be in the ledger, and each file of it there, with the bytes that were written (size and
-    crc32), which decode.
+    crc32c), which decode.
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
@@ -105,7 +105,7 @@ def _file(file: Path, crc: int, size: int) -> str | None:
         return f"cannot be read ({error})"
     if len(data) != size:
         return f"{len(data)} bytes, {size} were written"
-    return None if zlib.crc32(data) == crc else "its bytes have changed (crc32)"
+    return None if google_crc32c.value(data) == crc else "its bytes have changed (crc32c)"
 
 
 def _opened(path: Path) -> zarr.Array[Any] | None:

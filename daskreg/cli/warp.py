@@ -102,6 +102,6 @@ def store(
     if layout["shards"] == "none":
         layout["shards"] = None
     if dry_run:
-        click.echo(repr(daskreg.plan(array, out, **layout)))
+        click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
         return
     click.echo(repr(daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
+from daskreg.sources.chunks import local_chunks
 from daskreg.sources.locate import INSIDE
 from daskreg.sources.redact import is_url, redact
 from daskreg.sources.source import Source
@@ -33,6 +34,10 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
     Raises: ChunkReadError with the array, the box, and the key of the chunk.
     """
     try:
+        chunks = local_chunks(handle)
+        if chunks is not None:
+            dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
+            return chunks.read(_box(index)).squeeze(dropped)
         return np.asarray(handle[index])
     except MemoryError:
         raise
@@ -55,12 +60,16 @@ def written_at(handle: Array, index: tuple[int | slice, ...], source: Source) ->
     return newest
 
 
-def _chunks(handle: Array, index: tuple[int | slice, ...]) -> Iterator[tuple[str, Box]]:
-    """The chunk (or shard) files behind `handle[index]`: their keys, and which part each holds."""
-    box = Box(
+def _box(index: tuple[int | slice, ...]) -> Box:
+    return Box(
         tuple(s.start if isinstance(s, slice) else s for s in index),
         tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
     )
+
+
+def _chunks(handle: Array, index: tuple[int | slice, ...]) -> Iterator[tuple[str, Box]]:
+    """The chunk (or shard) files behind `handle[index]`: their keys, and which part each holds."""
+    box = _box(index)
     unit = handle.shards or handle.chunks
     first = box.align(unit)
     for number in np.ndindex(*(n // c for n, c in zip(first.shape, unit, strict=True))):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,7 @@ import daskreg as dr
 from daskreg.blocks.job import Prints
 from daskreg.blocks.levels import _items
 from daskreg.blocks.output import Claim
-from daskreg.blocks.run import BlockDone, WriteBlock, run_blocks
+from daskreg.blocks.run import WriteBlock, run_blocks
 from daskreg.writing import plan
 
 MIB = 2**20
@@ -44,15 +43,15 @@ CHUNK = 16
 ROW = 64
 
 
-def nothing(item: WriteBlock) -> BlockDone:
-    return BlockDone(item.index, 0, 0, 0, 0)
+def nothing(item: WriteBlock) -> None:
+    """What a block costs where it costs nothing."""
 
 
 def empty_items(count: int) -> Iterator[Any]:
     """Items with a name and nothing else."""
     task = SimpleNamespace(source=SimpleNamespace(array=None))
     for k in range(count):
-        yield SimpleNamespace(key=f"daskreg-empty-{os.getpid()}-{time.monotonic_ns()}-{k}", index=(k,), task=task)
+        yield SimpleNamespace(key=f"daskreg-empty-{time.monotonic_ns()}-{k}", index=(k,), level=0, task=task)
 
 
 def zarr_items(folder: Path, count: int) -> Iterator[WriteBlock]:
@@ -93,7 +92,7 @@ class Rss:
         self.rows: list[tuple[int, float, float]] = []
         self.done = 0
 
-    def count(self, _: BlockDone) -> None:
+    def count(self, _: WriteBlock) -> None:
         self.done += 1
 
     @contextmanager
@@ -146,7 +145,7 @@ def timed(items: Iterator[Any], client: Any, rss: Rss | None = None) -> tuple[in
     """Blocks, and milliseconds for each."""
     done = 0
 
-    def count(block: BlockDone) -> None:
+    def count(block: WriteBlock) -> None:
         nonlocal done
         done += 1
         if rss is not None:
@@ -170,7 +169,7 @@ def main() -> None:
         with cluster(options.workers, folder) as (file, pid), dr.connect(file) as client:
             client.wait_for_workers(options.workers, timeout=60)
             timed(zarr_items(folder, 500), client)
-            kinds = {"empty": lambda n: empty_items(n), "zarr": lambda n: zarr_items(folder, n)}
+            kinds = {"empty": empty_items, "zarr": lambda n: zarr_items(folder, n)}
             kinds["dask graph"] = lambda n: graph_items(folder, n)
             times: dict[str, list[float]] = {kind: [] for kind in kinds}
             for _ in range(options.repeats):

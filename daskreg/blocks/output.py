@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-
 from daskreg.blocks.inputs import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
@@ -22,7 +20,6 @@ from daskreg.blocks.plan import Plan
 from daskreg.blocks.store import NO_SPACE
 from daskreg.errors import (
     DaskregError,
-    NotAVolumeError,
     OptionError,
     OutputBusyError,
     OutputError,
@@ -31,7 +28,6 @@ from daskreg.errors import (
     UnsafeOutputError,
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
-from daskreg.geometry import Box, tile
 from daskreg.sources.source import Source
 
 
@@ -188,42 +184,6 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
         }
         facts |= {f"level {p.level} {key}": value for key, value in values.items()}
     return facts
-
-
-def verify_output(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Read every file of an image that daskreg wrote; yields a line for each thing wrong.
-
-    Each block of each level must be in the ledger, and each of its files must be there with
-    the bytes that were written (size and crc32c).
-
-    Raises: NotAVolumeError where there is no ledger beside `path`.
-    """
-    ledger = Ledger(os.path.realpath(path))
-    if not ledger.exists:
-        raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
-    facts, entries = ledger.layout()["facts"], ledger.entries()
-    for level, block in enumerate(ledger.block_shapes()):
-        for index, _ in tile(Box.of(facts[f"level {level} shape"]).shape, block):
-            entry = entries.get((level, index))
-            if entry is None:
-                yield f"level {level}, block {index}: not finished"
-                continue
-            for key, crc, size in entry.files:
-                problem = _problem(ledger.output / key, crc, size)
-                if problem:
-                    yield f"{key}: {problem}"
-
-
-def _problem(file: Path, crc: int, size: int) -> str | None:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read ({error})"
-    if len(data) != size:
-        return f"{len(data)} bytes, {size} were written"
-    return None if google_crc32c.value(data) == crc else "its bytes have changed (crc32c)"
 
 
 def _is_ours(ledger: Ledger) -> bool:

@@ -1,7 +1,7 @@
 """Run blocks: compute each where a worker is, write its shard, record it, in a bounded window.
 
 `write_block` is the only task. What travels to a worker is a small description; what comes
-back is a handful of numbers. Two tasks never write one file, so a retry is an overwrite.
+back is that it is done. Two tasks never write one file, so a retry is an overwrite.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import Ledger, entry_now
+from daskreg.blocks.job import BlockStats, Pixels, Task
+from daskreg.blocks.ledger import Ledger, Lost, entry_now
 from daskreg.blocks.memory import keep_freed_memory, local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
+from daskreg.sources.tally import Tally, tallied
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
@@ -51,17 +52,6 @@ class WriteBlock:
 
 
 @dataclass(frozen=True)
-class BlockDone:
-    """What a finished block reports."""
-
-    index: Index
-    bytes_read: int
-    bytes_written: int
-    stored: int
-    clipped: int
-
-
-@dataclass(frozen=True)
 class Failure:
     """A block that could not be made."""
 
@@ -73,8 +63,11 @@ class Failure:
         return f"level {self.level}, block {self.index}: {type(self.error).__name__}: {self.error}"
 
 
-def write_block(item: WriteBlock) -> BlockDone:
+def write_block(item: WriteBlock) -> None:
     """Compute one block, write its shards, and append it to the ledger. Runs on a worker.
+
+    It returns nothing: a result would have to be fetched from its worker, which may be dead by then.
+    What there is to tell stands in the ledger.
 
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
     OutputBusyError where this run is not the current one any more.
@@ -82,46 +75,66 @@ def write_block(item: WriteBlock) -> BlockDone:
     keep_freed_memory()
     target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    pixels = item.task.run(item.box, target.parts(item.box), stats)
-    first = next(pixels)
-    ledger = Ledger(item.output)
-    if not ledger.serves(item.session):
-        raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+    with tallied() as whole:
+        seen = Tally()
+        pixels = _watched(item.task.run(item.box, target.parts(item.box), stats), seen)
+        first = next(pixels)
+        ledger = Ledger(item.output)
+        if not ledger.serves(item.session):
+            raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+        with _named_errors(item.output):
+            files = target.write(item.box, chain([first], pixels))
+            entry = entry_now(
+                item.level,
+                item.index,
+                item.fingerprint,
+                files,
+                clipped=stats.clipped,
+                lost=Lost(len(seen.missing), tuple(seen.damaged)),
+                bytes_read=stats.bytes_read,
+                retries=whole.retries,
+            )
+            ledger.append(entry)
+
+
+def _watched(pixels: Iterator[Pixels], seen: Tally) -> Iterator[Pixels]:
+    """The parts of a block, with what was missing or damaged while each was computed noted in `seen`."""
+    while True:
+        with tallied() as now:
+            part = next(pixels, None)
+        seen.missing |= now.missing
+        seen.damaged |= now.damaged
+        if part is None:
+            return
+        yield part
+
+
+@contextlib.contextmanager
+def _named_errors(output: str) -> Iterator[None]:
+    """Errors of the disk that every block would meet, as errors of the run."""
     try:
-        files = target.write(item.box, chain([first], pixels))
-        entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
-        ledger.append(entry)
+        yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFullError(
                 error.errno,
-                f"no space left while writing {item.output}: finished blocks are kept; make room and run the same "
+                f"no space left while writing {output}: finished blocks are kept; make room and run the same "
                 "command again to resume",
             ) from error
         if error.errno in NOT_ALLOWED:
             raise OutputError(
-                f"{item.output} cannot be written ({error}): give the workers permission and run the same command again"
+                f"{output} cannot be written ({error}): give the workers permission and run the same command again"
             ) from error
         raise
-    stored = sum(size for _, size in files.values())
-    return BlockDone(item.index, stats.bytes_read, item.box.size * item.task.dtype.itemsize, stored, stats.clipped)
-
-
-def attempt_block(item: WriteBlock) -> BlockDone | Failure:
-    """`write_block`, with an error that every attempt would meet as a value: Dask would try it again."""
-    try:
-        return write_block(item)
-    except FATAL as error:
-        return Failure(item.level, item.index, error)
 
 
 def run_blocks(
     items: Iterator[WriteBlock],
     *,
     client: Any | None,
-    on_done: Callable[[BlockDone], None],
+    on_done: Callable[[WriteBlock], None],
     resource: str | None = None,
-    work: Callable[[WriteBlock], BlockDone | Failure] = attempt_block,
+    work: Callable[[WriteBlock], None] = write_block,
 ) -> list[Failure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
@@ -138,13 +151,12 @@ def run_blocks(
     """
     failures: list[Failure] = []
 
-    def finish(item: WriteBlock, outcome: BlockDone | Failure | BaseException) -> None:
-        if isinstance(outcome, BlockDone):
-            on_done(outcome)
+    def finish(item: WriteBlock, error: BaseException | None) -> None:
+        if error is None:
+            on_done(item)
             return
-        failure = outcome if isinstance(outcome, Failure) else Failure(item.level, item.index, outcome)
-        failures.append(failure)
-        if isinstance(failure.error, FATAL):
+        failures.append(Failure(item.level, item.index, error))
+        if isinstance(error, FATAL):
             raise _Ended
 
     with contextlib.suppress(_Ended):
@@ -161,12 +173,12 @@ class _Ended(Exception):  # noqa: N818 (it is no error: the failure is on the li
 
 def _run_threads(
     items: Iterator[WriteBlock],
-    work: Callable[[WriteBlock], BlockDone | Failure],
-    finish: Callable[[WriteBlock, BlockDone | Failure | BaseException], None],
+    work: Callable[[WriteBlock], None],
+    finish: Callable[[WriteBlock, BaseException | None], None],
 ) -> None:
     threads = local_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
-    running: dict[Future[BlockDone | Failure], WriteBlock] = {}
+    running: dict[Future[None], WriteBlock] = {}
     try:
         while True:
             for item in islice(items, 2 * threads - len(running)):
@@ -175,7 +187,7 @@ def _run_threads(
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                finish(running.pop(future), future.exception() or future.result())
+                finish(running.pop(future), future.exception())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,13 +1,13 @@
 """Blocks on a `distributed` cluster: a bounded number in flight, whatever happens to the machines.
 
-A task is described in a few kilobytes and returns a handful of numbers, which are released at
-once: results that are held would be computed again when their worker dies. The scheduler only
-ever knows a few tasks for each thread, so its memory does not depend on the number of blocks.
+A task is described in a kilobyte and returns nothing. Its future is released at once: results that are
+held would be computed again when their worker dies, and one that is fetched from a dead worker is
+waited for. The scheduler only ever knows a few tasks for each thread, so its memory does not
+depend on the number of blocks.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import sys
@@ -44,15 +44,15 @@ NOBODY = ("NoValidWorkerError", "NoWorkerError")
 LOST_AT_MOST = 5
 """Times that a run goes on after its scheduler was lost and came back."""
 
-Outcome = Callable[["WriteBlock", Any], None]
+Outcome = Callable[["WriteBlock", BaseException | None], None]
 
 
 class Window:
     """Keeps a bounded number of blocks in flight on a client.
 
     Args:
-        work: the task, a function of one item that returns its result, or an error as a value.
-        finish: called with each item and what became of it (a result, or an exception).
+        work: the task, a function of one item that returns None.
+        finish: called with each item that is done, and its error if there was one.
         resource: what a worker must have to run a task, such as "GPU", if any worker declares it.
     """
 
@@ -64,7 +64,7 @@ class Window:
         self._finish = finish
         self._capacity = Capacity(client, resource)
         self._running: dict[str, tuple[Any, WriteBlock]] = {}
-        self._arrived: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._arrived: SimpleQueue[Any] = SimpleQueue()
         self._again: list[WriteBlock] = []
         self._losses = 0
         self._carried = 0
@@ -77,21 +77,23 @@ class Window:
         """
         try:
             while True:
-                self._fill(items)
-                if not self._running:
+                if self._client.status == "running" and not self._fill(items):
                     return
-                for key, outcome in self._wait(1.0):
-                    self._take(key, outcome)
+                for future in self._wait(1.0):
+                    self._take(future)
                 self._capacity.look()
         finally:
             if self._running:
                 self._cancel()
 
-    def _fill(self, items: Iterator[WriteBlock]) -> None:
-        """Submit up to the size of the window, once half of it is free: a message for many blocks."""
+    def _fill(self, items: Iterator[WriteBlock]) -> bool:
+        """Submit up to the size of the window, once half of it is free: a message for many blocks.
+
+        Returns: whether anything is in flight.
+        """
         size = max(LEAST, AHEAD * self._capacity.threads)
         if len(self._running) > size // 2:
-            return
+            return True
         batch: list[WriteBlock] = []
         for item in itertools.islice(itertools.chain(_popped(self._again), items), size - len(self._running)):
             batch.append(item)
@@ -100,9 +102,12 @@ class Window:
                 break
         if batch:
             self._submit(batch)
+        return bool(self._running)
 
     def _submit(self, batch: list[WriteBlock]) -> None:
         keys = [item.key for item in batch]
+        from distributed.client import done_callback
+
         resource = self._capacity.resource
         # The warning about large graphs tells of what is meant here: voxels that exist in memory only.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
@@ -111,39 +116,31 @@ class Window:
             )
         for future, item in zip(futures, batch, strict=True):
             self._running[future.key] = (future, item)
-            self._client.loop.add_callback(self._watch, future)
+            # `future.add_done_callback` would go through a thread of its own.
+            self._client.loop.add_callback(done_callback, future, self._arrived.put)
 
-    async def _watch(self, future: Any) -> None:
-        """Fetch what becomes of a task, on the client's own loop: results come many at a time."""
-        try:
-            outcome = await self._client.gather(future, asynchronous=True)
-        except asyncio.CancelledError:  # lost with its scheduler, or cancelled from outside
-            outcome = None
-        except Exception as error:
-            outcome = error
-        self._arrived.put((future.key, outcome))
-
-    def _wait(self, seconds: float) -> Iterator[tuple[str, Any]]:
-        """Tasks that are done, with their outcome: waits for the first, then gives what else is there."""
+    def _wait(self, seconds: float) -> Iterator[Any]:
+        """Futures that are done: waits for the first, then gives what else is there."""
         with contextlib.suppress(Empty):
             yield self._arrived.get(timeout=seconds)
             while True:
                 yield self._arrived.get_nowait()
 
-    def _take(self, key: str, outcome: Any) -> None:
-        future, item = self._running.pop(key)
-        future.release()
+    def _take(self, future: Any) -> None:
+        _, item = self._running.pop(future.key)
         self._carried -= _carried(item)
-        if outcome is None:
+        status, error = future.status, future.exception() if future.status == "error" else None
+        future.release()
+        if status not in ("finished", "error"):
             self._lost(item)
-        elif type(outcome).__name__ in NOBODY:
-            raise NoWorkersError(f"{outcome}: finished blocks are kept; run the same command again to resume")
+        elif type(error).__name__ in NOBODY:
+            raise NoWorkersError(f"{error}: finished blocks are kept; run the same command again to resume")
         else:
-            self._finish(item, outcome)
+            self._finish(item, error)
 
     def _lost(self, item: WriteBlock) -> None:
         """Do a block again whose scheduler went away and came back."""
-        if self._client.status == "closed" or self._losses > LOST_AT_MOST * max(LEAST, len(self._running)):
+        if self._losses > LOST_AT_MOST * max(LEAST, AHEAD * self._capacity.threads):
             raise SchedulerLostError(
                 "the scheduler was lost: finished blocks are kept; start a cluster and run the same command again to "
                 "resume"

@@ -18,6 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.sources.redact import is_url
+from daskreg.sources.tally import note_missing, note_retry
 
 _T = TypeVar("_T")
 
@@ -140,35 +141,30 @@ def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
 
 
 async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
-    attempt = 0
-    while True:
+    for attempt in range(ATTEMPTS + 1):
         try:
             return await call()
         except OSError as error:
-            await asyncio.sleep(_pause(attempt, error))
-            attempt += 1
+            await asyncio.sleep(_wait_after(error, attempt))
+    raise AssertionError("unreachable")
 
 
-def again(call: Callable[[], _T]) -> _T:
-    """What `call` returns, tried again like the calls of a `RetryingStore`."""
-    attempt = 0
-    while True:
+def patiently(call: Callable[[], _T]) -> _T:
+    """The same for a call that is not asynchronous, on a file beside the data."""
+    for attempt in range(ATTEMPTS + 1):
         try:
             return call()
         except OSError as error:
-            time.sleep(_pause(attempt, error))
-            attempt += 1
+            time.sleep(_wait_after(error, attempt))
+    raise AssertionError("unreachable")
 
 
-def _pause(attempt: int, error: OSError) -> float:
-    """Seconds to wait until the next attempt.
-
-    Raises: the error, where there is to be none.
-    """
-    if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
+def _wait_after(error: OSError, attempt: int) -> float:
+    """Seconds until the next attempt; raises the error where there is to be none."""
+    if attempt == ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
         raise error
     _count()
-    return random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
+    return random.uniform(0, min(2**attempt * FIRST_DELAY, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
 
 
 async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
@@ -182,7 +178,9 @@ async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
 
 
 def _checked(key: str, value: Buffer | None) -> Buffer | None:
-    if value is not None and len(value) == 0:
+    if value is None:
+        note_missing(key)
+    elif len(value) == 0:
         raise EmptyValueError(f"{key} is empty (0 bytes)")
     return value
 
@@ -191,3 +189,4 @@ def _count() -> None:
     global _retries  # noqa: PLW0603
     with _lock:
         _retries += 1
+    note_retry()

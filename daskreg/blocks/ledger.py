@@ -29,7 +29,7 @@ from threading import Lock
 from typing import Any
 
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
-from daskreg.sources.store import patiently
+from daskreg.sources.store import again
 
 SCHEMA = "daskreg/ledger"
 VERSION = 1
@@ -135,7 +135,7 @@ class Ledger:
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
             try:
-                if patiently((self.folder / "session").read_text) == session:
+                if again((self.folder / "session").read_text) == session:
                     return True
             except FileNotFoundError:
                 continue
@@ -203,7 +203,7 @@ class Ledger:
                 if file.write(text) < len(text):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        patiently(write)
+        again(write)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], Entry]:
         """The latest entry of each (level, block)."""

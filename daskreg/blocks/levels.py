@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.job import Downsample, Prints, Task
+from daskreg.blocks.job import Downsample, Job, Prints, Task
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.output import Claim
@@ -188,11 +188,16 @@ def run_levels(
         tally.changed += len(stale)
         items = _items(level, task, prints, kept, plan.path, claim)
         ends = ledger.ends()
-        failures = run_blocks(items, client=client, on_done=tally.add)
+        failures = run_blocks(items, client=client, on_done=tally.add, resource=_resource(task))
         tally.read((e for e in ledger.entries_since(ends) if e.level == level.level), prints.counts)
         if failures:
             return failures
     return []
+
+
+def _resource(task: Task) -> str | None:
+    """What a worker must have for a task: a GPU, where the user asked for one."""
+    return "GPU" if isinstance(task, Job) and task.device.startswith("cuda") else None
 
 
 def _items(  # noqa: PLR0917

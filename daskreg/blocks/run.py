@@ -14,14 +14,14 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from daskreg.blocks.job import BlockStats, Pixels, Task
+from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, Lost, entry_now
 from daskreg.blocks.memory import keep_freed_memory, local_threads
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.tally import Tally, tallied
+from daskreg.sources.tally import tallied
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
@@ -75,9 +75,8 @@ def write_block(item: WriteBlock) -> None:
     keep_freed_memory()
     target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    with tallied() as whole:
-        seen = Tally()
-        pixels = _watched(item.task.run(item.box, target.parts(item.box), stats), seen)
+    with tallied() as seen:
+        pixels = item.task.run(item.box, target.parts(item.box), stats)
         first = next(pixels)
         ledger = Ledger(item.output)
         if not ledger.serves(item.session):
@@ -92,21 +91,9 @@ def write_block(item: WriteBlock) -> None:
                 clipped=stats.clipped,
                 lost=Lost(len(seen.missing), tuple(seen.damaged)),
                 bytes_read=stats.bytes_read,
-                retries=whole.retries,
+                retries=seen.retries,
             )
             ledger.append(entry)
-
-
-def _watched(pixels: Iterator[Pixels], seen: Tally) -> Iterator[Pixels]:
-    """The parts of a block, with what was missing or damaged while each was computed noted in `seen`."""
-    while True:
-        with tallied() as now:
-            part = next(pixels, None)
-        seen.missing |= now.missing
-        seen.damaged |= now.damaged
-        if part is None:
-            return
-        yield part
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +108,18 @@ class Window:
     def _submit(self, batch: list[WriteBlock]) -> None:
         keys = [item.key for item in batch]
         from distributed.client import done_callback
+        from distributed.protocol.pickle import dumps
 
         resource = self._capacity.resource
         # The warning about large graphs tells of what is meant here: voxels that exist in memory only.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             futures = self._client.map(
-                self._work, batch, key=keys, retries=RETRIES, pure=False, resources={resource: 1} if resource else None
+                partial(_run_packed, self._work),
+                [dumps(item) for item in batch],  # the scheduler would unpack and pack again what is not bytes
+                key=keys,
+                retries=RETRIES,
+                pure=False,
+                resources={resource: 1} if resource else None,
             )
         for future, item in zip(futures, batch, strict=True):
             self._running[future.key] = (future, item)
@@ -153,6 +160,13 @@ class Window:
         futures = [future for future, _ in self._running.values()]
         with contextlib.suppress(Exception):
             self._client.sync(self._client._cancel, futures, force=True, callback_timeout=5)
+
+
+def _run_packed(work: Callable[[Any], None], packed: bytes) -> None:
+    """The task, on a worker."""
+    from distributed.protocol.pickle import loads
+
+    work(loads(packed))
 
 
 def _carried(item: WriteBlock) -> int:

@@ -125,6 +125,7 @@ def _to_local(config: LocalConfig) -> Client:
         "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
         "scheduler_kwargs": dashboard_options(config),
         **network_options(config),
+        **({"resources": {"GPU": 1}} if gpus else {}),
     }
     environment = thread_environment(config.threads, cores() // count)
     cluster = _start_local(count, gpus, environment, options)

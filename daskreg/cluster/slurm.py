@@ -43,7 +43,8 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         security=security,
         job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directives],
         job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
-        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"],
+        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"]
+        + (["--resources", "GPU=1"] if config.gpu else []),
         scheduler_options=dashboard_options(config),
     )
     if folder:

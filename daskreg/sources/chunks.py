@@ -33,7 +33,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 from zarr.storage import LocalStore, WrapperStore
 
 from daskreg.geometry import Box
-from daskreg.sources.store import EmptyValueError, patiently
+from daskreg.sources.store import EmptyValueError, again
 from daskreg.sources.tally import note_missing
 
 Pixels = NDArray[Any]
@@ -114,10 +114,6 @@ class LocalChunks:
         """What one file holds."""
         return self.shards or self.chunks
 
-    def _key_at(self, chunk: Box) -> str:
-        """Key of the file that holds a chunk."""
-        return str(self.metadata.encode_chunk_key(tuple(a // u for a, u in zip(chunk.start, self.unit, strict=True))))
-
     def path(self, index: Index) -> Path:
         return self.folder / str(self.metadata.encode_chunk_key(index))
 
@@ -131,7 +127,10 @@ class LocalChunks:
         out = np.empty(box.shape, self.codec.dtype)
         for index, whole in units:
             if self.shards is None:
-                self._place(patiently(partial(_file, self.path(index))), whole, box, out)
+                data = again(partial(_file, self.path(index)))
+                if data is None:
+                    note_missing(str(self.metadata.encode_chunk_key(index)))
+                self._place(data, whole, box, out)
             else:
                 self._read_shard(index, whole, box, out)
         return out
@@ -139,12 +138,14 @@ class LocalChunks:
     def _read_shard(self, index: Index, whole: Box, box: Box, out: Pixels) -> None:
         path = self.path(index)
         counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
-        table = patiently(partial(_shard_table, path, counts, self.index_checksum))
+        table = again(partial(_shard_table, path, counts, self.index_checksum))
+        if table is None:
+            note_missing(str(self.metadata.encode_chunk_key(index)))
         for number, part in _tiles(box & whole, self.chunks):
             where = None if table is None else table[tuple(i % n for i, n in zip(number, counts, strict=True))]
             data = None
             if where is not None and int(where[0]) != _MISSING:
-                data = patiently(partial(_file, path, int(where[0]), int(where[1])))
+                data = again(partial(_file, path, int(where[0]), int(where[1])))
             self._place(data, part, box, out)
 
     def _place(self, data: bytes | None, chunk: Box, box: Box, out: Pixels) -> None:
@@ -152,7 +153,6 @@ class LocalChunks:
         part = chunk & box
         target = out[part.within(box).slices]
         if data is None:
-            note_missing(self._key_at(chunk))
             target[...] = self.fill
         elif part == chunk and target.flags.c_contiguous:
             self.codec.decode(data, target)
@@ -186,7 +186,7 @@ class LocalChunks:
                 parts += encoded
             if self.shards is not None:
                 parts.append(self._shard_index(places))
-            patiently(partial(replace_file, self.path(index), parts))
+            again(partial(replace_file, self.path(index), parts))
             crc = 0
             for part in parts:
                 crc = google_crc32c.extend(crc, part)

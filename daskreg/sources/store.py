@@ -141,30 +141,35 @@ def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
 
 
 async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
-    for attempt in range(ATTEMPTS + 1):
+    attempt = 0
+    while True:
         try:
             return await call()
         except OSError as error:
-            await asyncio.sleep(_wait_after(error, attempt))
-    raise AssertionError("unreachable")
+            await asyncio.sleep(_pause(attempt, error))
+            attempt += 1
 
 
-def patiently(call: Callable[[], _T]) -> _T:
-    """The same for a call that is not asynchronous, on a file beside the data."""
-    for attempt in range(ATTEMPTS + 1):
+def again(call: Callable[[], _T]) -> _T:
+    """What `call` returns, tried again like the calls of a `RetryingStore`."""
+    attempt = 0
+    while True:
         try:
             return call()
         except OSError as error:
-            time.sleep(_wait_after(error, attempt))
-    raise AssertionError("unreachable")
+            time.sleep(_pause(attempt, error))
+            attempt += 1
 
 
-def _wait_after(error: OSError, attempt: int) -> float:
-    """Seconds until the next attempt; raises the error where there is to be none."""
-    if attempt == ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
+def _pause(attempt: int, error: OSError) -> float:
+    """Seconds to wait until the next attempt.
+
+    Raises: the error, where there is to be none.
+    """
+    if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
         raise error
     _count()
-    return random.uniform(0, min(2**attempt * FIRST_DELAY, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
+    return random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
 
 
 async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:

@@ -25,6 +25,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -222,6 +223,7 @@ def measure(client: Any, folder: Path, size: float, options: argparse.Namespace)
                 seconds[name].append(time.perf_counter() - started)
                 spent[name].append(cpu_seconds(processes) - before)
             peaks[name].append(watch.above_idle)
+            print(f"    {name}: {seconds[name][-1]:.2f} s, CPU {spent[name][-1]:.2f} s", file=sys.stderr, flush=True)
             remove(target)
     remove(source)
     copy = next((statistics.median(seconds[n]) for n in ("tensorstore copy", "zarr-python copy") if n in runs), None)

@@ -37,8 +37,8 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     chunk_in = math.prod(map(min, task.source.chunks, task.source.shape)) * source_item
     chunks_in = task.read_box(box).align(task.source.chunks).size * source_item // max(1, chunk_in)
     # Chunks on a local disk are decoded one at a time (`sources.chunks`).
-    at_once = 1 if task.source.kind == "zarr" and task.source.location else CODEC_CONCURRENCY
-    decoding = min(at_once, chunks_in) * 2 * chunk_in
+    local = task.source.kind == "zarr" and task.source.location
+    decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
     total = task.working_bytes(box, part) + max(decoding, encoding)
     return total + total // 8  # what the allocator keeps between one buffer and the next

@@ -1,4 +1,4 @@
-"""Memory is a contract: workers stay under the projection, whatever the size of the volume."""
+"""Memory is a contract: workers stay under the projection, which is no more than twice what they take."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def test_memory_is_flat_and_under_the_projection(tmp_path: Path) -> None:
         small, _ = peak(client, tmp_path, 32)
         large, projected = peak(client, tmp_path, 128)
     print(f"64 MiB: {small / MIB:.0f} MiB; 256 MiB: {large / MIB:.0f} MiB; projected {projected / MIB:.0f} MiB")
-    assert large <= projected
+    assert projected / 2 <= large <= projected
     # Four times the volume may not even cost half of one more block.
     assert large - small < projected / WORKERS / 2

@@ -171,15 +171,18 @@ def _run_parts(
         data = data.astype(job.computed_dtype, copy=False)
     device = _device_here(job.device)
     if device != "cpu":
-        whole = _pixels(job, box, data, read, device=device, parallel=parallel)
-        pixels, clipped = cast(whole, job.dtype)
-        stats.clipped += clipped
+        pixels = _cast(_pixels(job, box, data, read, device=device, parallel=parallel), job, stats)
         yield from (pixels[part.within(box).slices] for part in parts)
         return
     for part in parts:
-        pixels, clipped = cast(_pixels(job, part, data, read, device=device, parallel=parallel), job.dtype)
-        stats.clipped += clipped
-        yield pixels
+        # Nothing here may hold on to a part while the next is made.
+        yield _cast(_pixels(job, part, data, read, device=device, parallel=parallel), job, stats)
+
+
+def _cast(pixels: Pixels, job: Job, stats: BlockStats) -> Pixels:
+    result, clipped = cast(pixels, job.dtype)
+    stats.clipped += clipped
+    return result
 
 
 def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, parallel: bool) -> Pixels:

@@ -16,7 +16,7 @@ from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box, tile
 
-BLOCK_TARGET = 192 * 2**20
+BLOCK_TARGET = 200 * 2**20
 """Working memory that a block is grown to, at most, when that saves reading."""
 
 MOST_FILES = 50_000

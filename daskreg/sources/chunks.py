@@ -175,23 +175,28 @@ class LocalChunks:
         """
         written = {}
         for index, whole in _tiles(box, self.unit):
-            parts: list[Any] = []
-            places: dict[Index, tuple[int, int]] = {}
-            offset = 0
-            for number, chunk in _tiles(whole & box, self.chunks):
-                encoded = self.codec.encode(self._full(next(pixels), chunk, box))
-                size = sum(len(part) for part in encoded)
-                places[number] = (offset, size)
-                offset += size
-                parts += encoded
-            if self.shards is not None:
-                parts.append(self._shard_index(places))
-            again(partial(replace_file, self.path(index), parts))
-            crc = 0
-            for part in parts:
-                crc = google_crc32c.extend(crc, part)
-            written[self.metadata.encode_chunk_key(index)] = (crc, sum(len(part) for part in parts))
+            key = str(self.metadata.encode_chunk_key(index))
+            written[key] = self._write_unit(index, whole, box, pixels)
         return written
+
+    def _write_unit(self, index: Index, whole: Box, box: Box, pixels: Iterator[Pixels]) -> tuple[int, int]:
+        """One file; nothing of it stays in memory for the next."""
+        parts: list[Any] = []
+        places: dict[Index, tuple[int, int]] = {}
+        offset = 0
+        for number, chunk in _tiles(whole & box, self.chunks):
+            encoded = self.codec.encode(self._full(next(pixels), chunk, box))
+            size = sum(len(part) for part in encoded)
+            places[number] = (offset, size)
+            offset += size
+            parts += encoded
+        if self.shards is not None:
+            parts.append(self._shard_index(places))
+        again(partial(replace_file, self.path(index), parts))
+        crc = 0
+        for part in parts:
+            crc = google_crc32c.extend(crc, part)
+        return crc, sum(len(part) for part in parts)
 
     def _full(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: at the far ends of the array the rest is fill."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from daskreg.kernels.icp_numba import principal, voxel_sums
-from daskreg.kernels.smooth_numba import spread
+from daskreg.kernels.threads import spread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

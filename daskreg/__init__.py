@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
+    from daskreg.batches import register_many as register_many
     from daskreg.clouds import CloudFit as CloudFit
     from daskreg.clouds import icp as icp
     from daskreg.cluster import connect as connect
@@ -60,6 +61,7 @@ _HOMES = {
     "plan": "writing",
     "points_from": "points",
     "register": "registration",
+    "register_many": "batches",
     "warp": "warping",
     "write": "writing",
 }
@@ -84,6 +86,7 @@ __all__ = [
     "plan",
     "points_from",
     "register",
+    "register_many",
     "warp",
     "write",
 ]

@@ -23,7 +23,7 @@ from daskreg.errors import OptionError
 from daskreg.geometry import Grid
 from daskreg.kernels.fill import ways
 from daskreg.kernels.newton import MANY, Lens, Problem, State, solve_level
-from daskreg.kernels.noise import noise_share, quieted
+from daskreg.kernels.noise import noise_share, quieted, white
 from daskreg.kernels.outliers import LEAST_EVENNESS, agreeing, evenness, masked
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, picture, smooth
@@ -243,6 +243,5 @@ def _covariance(problem: Problem, level: Level, state: State) -> Floats:
     fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), level.sigmas, strict=True))
     again = replace(level, fixed=fixed, moving=moving)
     meat = Lens(replace(problem, min_overlap=0.0), again).thinned().evaluate(state.parameters).normal
-    white = state.noise * math.prod(2 * math.sqrt(math.pi) * s for s in level.sigmas[0] if s > 0)
     signal = 1 - noise_share(level, state.noise)
-    return np.asarray(inverse @ meat @ inverse * (white / signal**2)[:, None, None])
+    return np.asarray(inverse @ meat @ inverse * (white(level, state.noise) / signal**2)[:, None, None])

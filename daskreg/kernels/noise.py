@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.kernels.pyramid import Level, Picture, smooth
+from daskreg.kernels.pyramid import Level, Picture, gaussian_taps, smooth
 
 Floats = NDArray[np.float64]
 
@@ -64,15 +64,38 @@ def _smoother(level: Level, factor: float) -> Level:
     return replace(level, fixed=fixed, moving=moving, sigmas=sigmas)
 
 
+def white(level: Level, residual: Floats) -> Floats:
+    """(B,) the variance before smoothing of noise that has this variance on the level."""
+    return residual / math.prod(_correlation(s, 1.0)[0] for s in _sigmas(level))
+
+
 def _noise(level: Level, residual: Floats, factor: float) -> Floats:
-    """(B,) squares of the gradient of the fixed image's noise, half of the residual, at `factor` times the sigma."""
-    if level.sigmas is None:
-        return residual / 4 * level.fixed.grid.ndim
-    sigmas = [s for s in level.sigmas[0] if s > 0]
-    thinned = 1 / factor ** len(sigmas)
-    # Central differences are of voxels two apart, whose correlation is exp(-1 / sigma^2).
-    differ = sum((1 - math.exp(-1 / (factor * s) ** 2)) / 2 if s > 0 else 0.5 for s in level.sigmas[0])
-    return np.asarray(residual / 2 * thinned * differ)
+    """(B,) squares of the gradient of the fixed image's noise at `factor` times the sigma.
+
+    Both images are as noisy, but where the moving one is interpolated, between two voxels on average
+    2/3 and a third of their correlation is left of its noise.
+    """
+    now = [_correlation(s, 1.0) for s in _sigmas(level)]
+    moving = math.prod(2 / 3 + one / (3 * same) for same, one, _ in now)
+    passed = [_correlation(s, factor) for s in _sigmas(level)]
+    whole = math.prod(same for same, _, _ in passed)
+    # Central differences are of voxels two apart.
+    differ = sum((same - two) / (2 * same) for same, _, two in passed)
+    return np.asarray(white(level, residual) / (1 + moving) * whole * differ)
+
+
+def _sigmas(level: Level) -> tuple[float, ...]:
+    return (0.0,) * level.fixed.grid.ndim if level.sigmas is None else level.sigmas[0]
+
+
+def _correlation(sigma: float, factor: float) -> tuple[float, float, float]:
+    """Covariances at 0, 1 and 2 voxels of white noise smoothed by sigma, and then up to `factor` times it."""
+    taps = gaussian_taps(sigma)
+    if factor > 1:
+        taps = np.convolve(taps, gaussian_taps(sigma * math.sqrt(factor**2 - 1)))
+    whole = np.pad(np.convolve(taps, taps[::-1]), 2)
+    middle = len(whole) // 2
+    return float(whole[middle]), float(whole[middle + 1]), float(whole[middle + 2])
 
 
 def _energy(image: Picture) -> Floats:

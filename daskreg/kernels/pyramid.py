@@ -218,11 +218,16 @@ def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = Fal
     for axis, sigma in enumerate(sigmas, start=1):
         if sigma <= 0:
             continue
-        radius = min(math.ceil(3.5 * sigma), values.shape[axis] - 1)
-        taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        taps = (taps / taps.sum()).astype(np.float32)
+        taps = gaussian_taps(sigma, values.shape[axis] - 1)
         out = convolve(out, taps, axis, normalised=normalised)
     return out
+
+
+def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
+    """The weights of a Gaussian, one for sigma 0, that reach no more than `most` voxels."""
+    radius = min(math.ceil(3.5 * sigma), most)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
+    return np.asarray(taps / taps.sum(), dtype=np.float32)
 
 
 def convolve(values: Tensor, taps: Singles, axis: int, *, normalised: bool = False) -> Tensor:

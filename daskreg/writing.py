@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
 from daskreg.blocks.output import prepare_output, safe_output, unfinished_blocks, verify_output
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.run import FATAL, Failure, Progress
+from daskreg.blocks.tasks import current_client
 from daskreg.errors import (
     BlocksFailedError,
     DaskregWarning,
@@ -189,18 +189,6 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
     return list(verify_output(path))
-
-
-def current_client() -> Any | None:
-    """The `distributed.Client` that is current, without importing distributed where it is not in use."""
-    # Another thread may be importing it right now: then it has no Client yet.
-    client_type = getattr(sys.modules.get("distributed"), "Client", None)
-    if client_type is None:
-        return None
-    try:
-        return client_type.current()
-    except ValueError:
-        return None
 
 
 def _client(given: Any) -> Any | None:

@@ -25,7 +25,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("volumes",),
     ("images",),
     ("registration",),
-    ("stacks", "clouds"),
+    ("stacking",),
+    ("stacks", "clouds", "tomography"),
     ("warping",),
     ("writing",),
     ("convert",),
@@ -148,7 +149,9 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
-    own = {name: {"torch"} for name in ("kernels", "images", "registration", "stacks", "clouds", "reg_torch")}
+    own = {
+        name: {"torch"} for name in ("kernels", "images", "registration", "stacking", "stacks", "clouds", "reg_torch")
+    }
     own |= {"cluster": {"distributed"}, "plotting": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))
     allowed = own.get(layer(module), set())

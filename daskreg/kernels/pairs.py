@@ -104,7 +104,7 @@ def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -
 
 
 def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
-    f, m = (_picture(t, grid, options) for t in (fixed, moving))
+    f, m = (flat_picture(t, grid, options.device) for t in (fixed, moving))
     f, m, variance = standardised(f, m, options.metric)
     levels = pyramid(f, m, levels="auto" if start is None else 3, smoothing=SMOOTHING)
     return _fit(levels, variance, options, start)
@@ -112,7 +112,7 @@ def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, 
 
 def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     """Each image goes down the pyramid once, though it is in two pairs."""
-    every = _picture(images, grid, options)
+    every = flat_picture(images, grid, options.device)
     every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
     before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
     levels = [
@@ -122,9 +122,9 @@ def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     return _fit(levels, variance[:-1], options, None)
 
 
-def _picture(values: Tensor, grid: Grid, options: PairOptions) -> Picture:
-    # Flat borders count: what is background in one slice is so in the next.
-    return replace(picture(values.to(options.device), grid), fill=None)
+def flat_picture(values: Tensor, grid: Grid, device: str) -> Picture:
+    """A Picture whose flat borders count: what is background in one slice is so in the next."""
+    return replace(picture(values.to(device), grid), fill=None)
 
 
 def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:

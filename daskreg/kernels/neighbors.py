@@ -1,0 +1,302 @@
+"""Each image of a row fitted to the ones before it, up to some reach, in one go.
+
+Every image goes down its pyramid once, though it is in many pairs. All pairs start by
+themselves on small copies (`pairs.best_starts`); where three that make a triangle do not agree,
+each also tries the way around, over the other two. Pairs of direct neighbours go on to the finest
+level; pairs farther apart, which agree less anyway, end one level above it where images are
+large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.geometry import Grid
+from daskreg.kernels.descend import Problem, State, corners_of, evaluate, half_extent, index_maps, solve_level
+from daskreg.kernels.normal import TorchNormal, normal_of, possible_overlap
+from daskreg.kernels.pairs import SMALL, SMOOTHING, PairOptions, best_starts, flat_picture
+from daskreg.kernels.pairtable import Looks, PairTable, field_count
+from daskreg.kernels.pyramid import Level, Picture, pyramid
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+_LARGE = 256  # voxels of the longest side from which far pairs leave out the finest level
+_COARSE = 0.02  # tolerance above the finest level, voxels
+_TINY = 0.02  # voxels; a last step this small is taken unseen
+_APART = 2.5  # voxels of the small copies by which triangles may fail to close
+_CLEARLY = 0.01
+_VOXELS = {"cpu": 1 << 20, "cuda": 1 << 26}  # of a level that are worked on at once
+_LEAST_CONTRAST = 0.02  # of a field, against the image's
+
+
+class Row:
+    """Images in a row, with their pyramids.
+
+    Args:
+        images: (B, *shape) float32, NaN where nothing counts.
+        blank: (B,) images that are in no pair.
+        grid: of every image.
+    """
+
+    def __init__(self, images: Tensor, blank: Bools, grid: Grid, options: PairOptions) -> None:
+        self.images, self.blank, self.grid, self.options = images, blank, grid, options
+        every = flat_picture(images, grid, options.device)
+        self.every, self.variance = _levelled(every, blank, common=options.metric != "ncc")
+        one = self.every.take(torch.tensor([0])) if len(images) > 1 else self.every
+        steps = pyramid(self.every, one, smoothing=SMOOTHING)
+        self.levels = [Level(s.fixed, s.fixed, s.step, s.sigmas) for s in steps]
+        centre = grid.centre
+        self.problem = Problem(options.pose, centre, options.metric, options.max_iterations, options.tolerance)
+        longest = [max(level.fixed.grid.shape) for level in self.levels]
+        self.small = max(1, sum(n <= SMALL.get(grid.ndim, 64) for n in longest))
+        self.shared = len(self.levels) - (1 if longest[-1] > _LARGE and len(self.levels) > self.small else 0)
+
+    def fit(self, edges: Ints, *, mine: Bools | None = None, start: Tensor | None = None) -> PairTable:
+        """Fits of pairs (fixed, moving) of images.
+
+        Args:
+            mine: (E,) those that are wanted, of those that help.
+            start: (E, P) parameters to go on from on the middle levels; searched by default.
+        """
+        if not len(edges):
+            return PairTable.empty(self.grid.ndim, len(self.options.pose.names))
+        p = self._started(edges) if start is None else start
+        if mine is not None:
+            edges, p = edges[mine], p[torch.from_numpy(mine)]
+        first = min(self.small, self.shared - 1)
+        for level in self.levels[first : self.shared]:
+            state = self._solved(level, edges, p)
+            p = state.parameters
+        likeness = self._score(state, edges)
+        covariance = _covariance(state, self.levels[self.shared - 1])
+        scores, overlap = likeness.copy(), state.overlap.numpy().copy()
+        near = np.flatnonzero(np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges))
+        if self.shared < len(self.levels) and len(near):
+            rows, finest = torch.from_numpy(near), self.levels[-1]
+            fine = self._polished(finest, edges[near], p[rows])
+            p[rows] = fine.parameters
+            scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap.numpy()
+            covariance[near] = _covariance(fine, finest)
+        matrices = self.problem.pose.matrices(p, self.problem.centre).numpy()
+        return PairTable(edges, matrices, covariance, scores, likeness, overlap, self._fields(edges, p))
+
+    def looks(self) -> Looks:
+        values = [level.fixed.values for level in self.levels[:-3:-1]]
+        slopes = np.stack([_slopes(v) for v in values] + [np.zeros(len(self.images))] * (2 - len(values)), axis=1)
+        small = self.levels[min(1, self.small - 1)].fixed.values.flatten(1)
+        contrast = (small.var(1, correction=0).cpu().double() * self.variance).sqrt().numpy()
+        return Looks(self.blank, contrast, slopes * self.variance.numpy()[:, None], _digests(self.images))
+
+    def _least_gap(self, edges: Ints) -> Any:
+        """For each pair, how far the fixed image's next image that is not blank is."""
+        kept = np.flatnonzero(~self.blank)
+        following = np.searchsorted(kept, edges[:, 0], side="right")
+        return kept[np.minimum(following, len(kept) - 1)] - edges[:, 0]
+
+    def _started(self, edges: Ints) -> Tensor:
+        """(E, P) where pairs fit best on small copies, by themselves or by way of a third image."""
+        levels = [_between(level, edges) for level in self.levels[: self.small]]
+        p = best_starts(self.problem, levels, self.problem.pose.identity(len(edges)))
+        top = levels[-1]
+        for number, around in self._ways_around(edges, p, top):
+            rows = torch.from_numpy(number)
+            level = _between(self.levels[self.small - 1], edges[number])
+            now = self._evaluated(level, p[rows])
+            trial = solve_level(self.problem, level, around, _COARSE)
+            wins = trial.cost < now.cost * (1 - _CLEARLY)
+            p[rows[wins]] = trial.parameters[wins]
+        return p
+
+    def _ways_around(self, edges: Ints, p: Tensor, level: Level) -> Iterable[tuple[Ints, Tensor]]:
+        """Pairs in triangles that do not close, with the motion over the other two pairs."""
+        problem, pose = self.problem, self.problem.pose
+        matrices = pose.matrices(p, problem.centre).numpy()
+        number = {(int(a), int(b)): k for k, (a, b) in enumerate(edges)}
+        corners = corners_of(level.fixed.grid).numpy()
+        trials: dict[int, list[Floats]] = {}
+        for (a, b), ab in number.items():
+            for c in range(b + 1, len(self.images)):
+                bc, ac = number.get((b, c)), number.get((a, c))
+                if bc is None or ac is None:
+                    continue
+                around = matrices[bc] @ matrices[ab]
+                apart = np.linalg.norm(((around - matrices[ac]) @ corners)[:-1], axis=0).max() / level.step
+                if apart > _APART:
+                    trials.setdefault(ac, []).append(around)
+                    trials.setdefault(ab, []).append(np.linalg.inv(matrices[bc]) @ matrices[ac])
+                    trials.setdefault(bc, []).append(matrices[ac] @ np.linalg.inv(matrices[ab]))
+        for k in range(max((len(t) for t in trials.values()), default=0)):
+            some = [(n, t[k]) for n, t in trials.items() if len(t) > k]
+            found = np.stack([m for _, m in some])
+            yield np.array([n for n, _ in some]), pose.from_matrices(found, problem.centre, half_extent(self.grid))
+
+    def _solved(self, level: Level, edges: Ints, p: Tensor) -> State:
+        tolerance = self.problem.tolerance if level is self.levels[-1] else max(_COARSE, self.problem.tolerance)
+
+        def part(rows: Any) -> State:
+            return solve_level(self.problem, _between(level, edges[rows]), p[rows], tolerance)
+
+        return _in_parts(part, len(edges), level)
+
+    def _polished(self, level: Level, edges: Ints, p: Tensor) -> State:
+        return _in_parts(lambda rows: self._polish(_between(level, edges[rows]), p[rows]), len(edges), level)
+
+    def _polish(self, level: Level, p: Tensor) -> State:
+        """Down from nearby: one step, and another unseen where it is tiny; else as any level."""
+        normal, possible = normal_of(level), possible_overlap(level).expand(len(p))
+        corners = corners_of(level.fixed.grid)
+        here = evaluate(self.problem, level, normal, possible, p)
+        there = evaluate(self.problem, level, normal, possible, p + _newton(here))
+        step = _newton(there)
+        change = self.problem.pose.matrices(there.parameters + step, self.problem.centre)
+        change = change - self.problem.pose.matrices(there.parameters, self.problem.centre)
+        moved = (change[:, :-1] @ corners).norm(dim=1).amax(-1) / level.step
+        easy = (there.cost <= here.cost) & (moved <= _TINY)
+        there.parameters = torch.where(easy[:, None], there.parameters + step, here.parameters)
+        if not bool(easy.all()):
+            hard = torch.nonzero(~easy)[:, 0]
+            some = Level(level.fixed.take(hard), level.moving.take(hard), level.step, level.sigmas)
+            again = solve_level(self.problem, some, p[hard], self.problem.tolerance)
+            for name in _KEPT:
+                getattr(there, name)[hard] = getattr(again, name)
+        return there
+
+    def _evaluated(self, level: Level, p: Tensor) -> State:
+        return evaluate(self.problem, level, normal_of(level), possible_overlap(level).expand(len(p)), p)
+
+    def _score(self, state: State, edges: Ints) -> Floats:
+        cost = torch.where(state.cost.isfinite(), state.cost, torch.nan).numpy()
+        if self.problem.metric == "ncc":
+            return np.asarray(1 - cost)
+        return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
+
+    def _fields(self, edges: Ints, p: Tensor) -> NDArray[np.float32]:
+        """(E, F) correlations within fields of the small copies."""
+        level = self.levels[self.small - 1]
+        count = field_count(self.grid.ndim)
+        pool = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[self.grid.ndim]
+
+        def part(rows: Any) -> Tensor:
+            pair = _between(level, edges[rows])
+            maps = index_maps(self.problem.pose.matrices(p[rows], self.problem.centre), pair)[:, :-1]
+            warped, weight = TorchNormal(pair, gradients=False).warp(maps)
+            f, w = pair.fixed.values, warped[:, 0]
+            images = torch.stack([weight, weight * f, weight * w, weight * f * f, weight * w * w, weight * f * w], 1)
+            n, a, b, aa, bb, ab = pool(images, (min(count, min(f.shape[1:])),) * self.grid.ndim).flatten(2).unbind(1)
+            a, b, n1 = a / n.clamp_min(1e-6), b / n.clamp_min(1e-6), n.clamp_min(1e-6)
+            va, vb = aa / n1 - a * a, bb / n1 - b * b
+            score = (ab / n1 - a * b) / (va.clamp_min(1e-9) * vb.clamp_min(1e-9)).sqrt()
+            seen = (n > 0.5) & (torch.maximum(va, vb) > _LEAST_CONTRAST)
+            return torch.where(seen, score.clamp(-1, 1), torch.nan)
+
+        size = _part(level)
+        parts = [part(slice(k, k + size)).cpu() for k in range(0, len(edges), size)]
+        found = torch.cat(parts).numpy().astype(np.float32)
+        out = np.full((len(edges), count**self.grid.ndim), np.nan, np.float32)
+        out[:, : found.shape[1]] = found
+        return out
+
+
+def pairs_within(blank: Bools, reach: int) -> Ints:
+    """(E, 2) pairs of images at most `reach` places apart when the blank ones are left out, by the moving one."""
+    kept = np.flatnonzero(~blank).tolist()
+    found = [(kept[k], b) for n, b in enumerate(kept) for k in range(max(0, n - reach), n)]
+    return np.array(found, dtype=np.intp).reshape(-1, 2)
+
+
+_KEPT = ("parameters", "cost", "overlap", "normal", "right", "noise")
+
+
+def _between(level: Level, edges: Ints) -> Level:
+    fixed, moving = (level.fixed.take(torch.from_numpy(np.ascontiguousarray(edges[:, k]))) for k in (0, 1))
+    return Level(fixed, moving, level.step, level.sigmas)
+
+
+def _part(level: Level) -> int:
+    kind = level.fixed.values.device.type
+    return max(1, _VOXELS.get(kind, 1 << 20) // math.prod(level.fixed.grid.shape))
+
+
+def _in_parts(function: Any, count: int, level: Level) -> State:
+    """A state of all pairs, from as many at a time as fit the caches."""
+    size = _part(level)
+    states = [function(slice(k, k + size)) for k in range(0, count, size)]
+    joined = [torch.cat([getattr(s, name) for s in states]) for name in _KEPT]
+    return State(*joined, torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.bool))
+
+
+def _newton(state: State) -> Tensor:
+    """(B, P) undamped steps, solved in units of each parameter's own diagonal."""
+    size = state.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+    scaled = state.normal / (size[:, :, None] * size[:, None, :])
+    eye = torch.eye(size.shape[1], dtype=torch.float64)
+    step: Tensor = torch.linalg.solve(scaled + 1e-9 * eye, state.right / size) / size
+    return step
+
+
+def _covariance(state: State, level: Level) -> Floats:
+    """(E, P, P) of noise that was white before smoothing.
+
+    Images change slowly along the reach of the smoothing h, so noise counts with its power at rest:
+    the residual's variance over the sum of h squared.
+    """
+    size = state.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+    scale = 1 / (size[:, :, None] * size[:, None, :])
+    inverse: Tensor = torch.linalg.pinv(state.normal * scale, hermitian=True, rtol=1e-9) * scale
+    white = math.prod(_power(s) for s in level.sigmas[0]) if level.sigmas else 1.0
+    return np.asarray((inverse * (state.noise / white)[:, None, None]).numpy())
+
+
+def _power(sigma: float) -> float:
+    """The sum of the squares of a Gaussian's taps, which is what smoothing leaves of white noise."""
+    if sigma <= 0:
+        return 1.0
+    taps = np.exp(-0.5 * (np.arange(-8, 9) / sigma) ** 2)
+    return float(((taps / taps.sum()) ** 2).sum())
+
+
+def _levelled(every: Picture, blank: Bools, *, common: bool) -> tuple[Picture, Tensor]:
+    """Images with mean 0 and variance 1, each by its own or all by a common one; the (B,) variances."""
+    one = (-1, *[1] * every.grid.ndim)
+    values = every.values.flatten(1)
+    if every.weight is None:
+        variance, mean = torch.var_mean(values, 1, correction=0)
+    else:
+        weight = every.weight.flatten(1)
+        total = weight.sum(1).clamp_min(1e-9)
+        mean = (values * weight).sum(1) / total
+        variance = ((values - mean[:, None]).square() * weight).sum(1) / total
+    if common and not blank.all():
+        kept = torch.from_numpy(~blank).to(values.device)
+        mean, variance = (t[kept].mean().expand(len(t)) for t in (mean, variance))
+    sd = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
+    scaled = (every.values - mean.reshape(one)) / sd.reshape(one)
+    if every.weight is not None:
+        scaled = scaled * (every.weight > 0)
+    return Picture(scaled, every.weight, every.grid), variance.cpu().double()
+
+
+def _slopes(values: Tensor) -> Floats:
+    """(B,) mean squared differences between neighbouring voxels."""
+    parts = [values.diff(dim=axis).square().flatten(1).mean(1) for axis in range(1, values.ndim)]
+    return np.asarray(torch.stack(parts).mean(0).cpu().double().numpy())
+
+
+def _digests(images: Tensor) -> NDArray[np.uint64]:
+    """(B,) of every fourth row: what is equal there is a copy."""
+    rows = images[:, ::4] if images.shape[1] >= 16 else images
+    digests: Sequence[bytes] = [
+        hashlib.blake2b(np.ascontiguousarray(r.numpy()).tobytes(), digest_size=8).digest() for r in rows
+    ]
+    return np.frombuffer(b"".join(digests), np.uint64).copy()

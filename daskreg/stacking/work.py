@@ -1,0 +1,230 @@
+"""Fitting spans of slices: what travels to a worker is a description, what returns a few numbers a slice.
+
+A span's pairs are those whose moving slice is in it; the slices before it that they need are
+read once more. So spans do not depend on each other, nor results on how the stack was cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daskreg.cluster.device import limit_threads, resolve
+from daskreg.geometry import Box, Grid
+from daskreg.kernels.descend import half_extent
+from daskreg.kernels.neighbors import Row, pairs_within
+from daskreg.kernels.pairs import PairOptions
+from daskreg.kernels.pairtable import Looks, PairTable
+from daskreg.kernels.profiles import fit_profiles, profiles
+from daskreg.kernels.pyramid import Level
+from daskreg.kernels.search import candidates, choose
+from daskreg.kernels.stack import blank_images
+from daskreg.sources.planes import SliceReader
+from daskreg.sources.source import IN_MEMORY, Source
+
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+SPAN_BYTES = 384 * 2**20
+"""Of a span's slices with their pyramids, on the CPU."""
+
+LONGEST = 32
+_BYTES_PER_VOXEL = 24
+_BACK = 32  # blank slices before a span over which its first pairs reach
+
+
+@dataclass(frozen=True, eq=False)
+class StackSpec:
+    """The slices, where they are read, and how pairs are fitted.
+
+    Args:
+        source: all its dims are `position` or those of a slice.
+        position: of the axis that the slices run along.
+        mask: true where voxels count, of the dims of `source` or of a slice.
+        options: its device is what the caller asked for; workers resolve it.
+        reach: how many slices apart pairs are, blank slices not counted.
+        line: axis of a slice along which alone shifts are looked for, in the sums across it.
+        level: taken off the voxels (see `SliceReader`).
+    """
+
+    source: Source
+    position: int
+    mask: Source | None
+    options: PairOptions
+    reach: int
+    line: int | None = None
+    level: float = 0.0
+
+    @cached_property
+    def reader(self) -> SliceReader:
+        return SliceReader.of(self.source, self.position, mask=self.mask, level=self.level)
+
+    @property
+    def count(self) -> int:
+        return self.reader.count
+
+    @cached_property
+    def keep(self) -> list[int]:
+        """Axes of a slice that are longer than one."""
+        return [k for k, n in enumerate(self.reader.grid.shape) if n > 1]
+
+    @property
+    def grid(self) -> Grid:
+        """Of a slice as read, without axes of length one."""
+        return self.reader.grid.take(self.keep)
+
+    def tensor(self, start: int, stop: int) -> torch.Tensor:
+        values = self.reader.span(start, stop)
+        return torch.from_numpy(np.ascontiguousarray(values)).reshape(len(values), *self.grid.shape)
+
+    def restricted(self, start: int, stop: int) -> StackSpec:
+        """The same with only slices start..stop of arrays in memory, under their own indices."""
+        if self.source.kind not in IN_MEMORY and (self.mask is None or self.mask.kind not in IN_MEMORY):
+            return self
+        source, mask = (None if s is None else _cut(s, self, start, stop) for s in (self.source, self.mask))
+        return replace(self, source=source or self.source, mask=mask)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader, which holds voxels."""
+        return {name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Slices start..stop of a stack, to be fitted to the ones before them."""
+
+    stack: StackSpec
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SpanDone:
+    """What is known of slices start..stop: the pairs whose moving slice is among them, and their looks.
+
+    before: digests of the `len(before)` slices in front of the span, as they are now.
+    """
+
+    start: int
+    stop: int
+    pairs: PairTable
+    looks: Looks
+    before: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Pairs (fixed, moving) to be looked for in every turn and shift."""
+
+    stack: StackSpec
+    edges: tuple[tuple[int, int], ...]
+
+
+def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
+    """The slices still to be fitted, in spans of about equal length that fit the memory.
+
+    Whole chunks along the stack where they are not too long; at least one span for each thread.
+    """
+    size = _BYTES_PER_VOXEL * math.prod(stack.grid.shape)
+    most = max(1, min(LONGEST, SPAN_BYTES // size - stack.reach))
+    chunk = stack.source.chunks[stack.position]
+    found = []
+    for start, stop in _runs(missing):
+        length = max(1, min(most, -(-(stop - start) // threads)))
+        length = length // chunk * chunk if 1 < chunk <= length else length
+        count = -(-(stop - start) // length)
+        ends = [start + min(k * length, stop - start) for k in range(count + 1)]
+        found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in zip(ends, ends[1:])]
+    return found
+
+
+def fit_span(span: Span) -> SpanDone:
+    """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
+    with limit_threads(None if _on_gpu(span.stack) else 1):
+        stack = span.stack
+        low = max(0, span.start - stack.reach)
+        images = stack.tensor(low, span.stop)
+        blank = blank_images(images)
+        while low > max(0, span.start - _BACK) and np.count_nonzero(~blank[: span.start - low]) < stack.reach:
+            further = max(0, low - stack.reach)
+            more = stack.tensor(further, low)
+            images, blank = torch.cat([more, images]), np.concatenate([blank_images(more), blank])
+            low = further
+        row = Row(images, blank, stack.grid, _here(stack))
+        edges = pairs_within(blank, stack.reach)
+        first = span.start - low
+        mine = edges[:, 1] >= first
+        if stack.line is None:
+            pairs = row.fit(edges, mine=mine).shifted(low)
+        else:
+            lines = profiles(images, stack.line)
+            pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
+        looks = row.looks()
+        own = Looks(*(getattr(looks, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
+        return SpanDone(span.start, span.stop, pairs, own, looks.digest[:first])
+
+
+def fit_edges(item: Edges) -> PairTable:
+    """Fit pairs that simple starts did not, from a search over turns and shifts. Runs on a worker."""
+    stack, tables = item.stack, []
+    with limit_threads(None if _on_gpu(stack) else 1):
+        for a, b in item.edges:
+            images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
+            row = Row(images, np.zeros(2, bool), stack.grid, _here(stack))
+            pair = np.array([[0, 1]])
+            kind = "search" if "rotation" in row.problem.pose.groups else "phase"
+            levels = [
+                Level(s.fixed.take(torch.tensor([0])), s.fixed.take(torch.tensor([1])), s.step, s.sigmas)
+                for s in row.levels[: max(2, row.small)]
+            ]
+            motions = np.stack(candidates(levels, kind))
+            starts = row.problem.pose.from_matrices(motions, row.problem.centre, half_extent(stack.grid))
+            p, _ = choose(row.problem, levels, starts)
+            fit = row.fit(pair, start=p)
+            tables.append(replace(fit, edges=np.array([[a, b]])))
+    return PairTable.joined(tables)
+
+
+def local_threads(device: str) -> int:
+    """Spans that are fitted here at once: one a core, or one for a GPU."""
+    from daskreg.cluster.device import cores
+
+    return 1 if resolve(device) != "cpu" else cores()
+
+
+def _here(stack: StackSpec) -> PairOptions:
+    return replace(stack.options, device=resolve(stack.options.device))
+
+
+def _on_gpu(stack: StackSpec) -> bool:
+    return resolve(stack.options.device) != "cpu"
+
+
+def _cut(source: Source, stack: StackSpec, start: int, stop: int) -> Source:
+    if source.kind not in IN_MEMORY:
+        return source
+    if source.ndim < stack.source.ndim:  # a mask of one slice
+        return source
+    lower, upper = [0] * source.ndim, list(source.shape)
+    lower[stack.position], upper[stack.position] = start, stop
+    return source.restrict(Box(tuple(lower), tuple(upper)))
+
+
+def _runs(wanted: Bools) -> Sequence[tuple[int, int]]:
+    """Starts and stops of the runs of true entries."""
+    edge = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
+
+
+Progress = Callable[[int, int], None]

@@ -40,6 +40,8 @@ NARROW = 3.0
 
 _ITERATIONS = 40
 _STILL = 1e-7  # of the reach
+_CHAIN = 1e-9  # redundancy below which no pair tells of another
+_TRUSTED = 4  # iterations in which pairs have the say that the start gives them
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,11 @@ def solve(graph: Graph, start: Floats, pinned: Bools | None = None) -> Solved:
     """
     free = np.ones(graph.count, bool) if pinned is None else ~pinned
     gauge = bool(free.all())
-    held = free.copy()
-    if gauge:
-        held[graph.count // 2] = False  # one slice stands while the others move, then all move together
-    poses, weight = start.copy(), np.ones(len(graph.edges))
-    spare = _redundancy(graph, held)
-    scale, width = 1.0, np.inf
-    for _ in range(_ITERATIONS):
-        error = _errors(graph, poses)
-        chi = _squares(graph, error)
-        scale = _scale(chi[weight > 0.25] if (weight > 0.25).any() else chi, spare, graph.algebra.size)
-        narrow = NARROW * np.sqrt(scale)
-        width = narrow if spare < 1e-9 else max(narrow, min(width / 2, float(np.sqrt(chi.max(initial=0.0)))))
-        weight = (1 + chi / width**2) ** -2.0 if spare > 1e-9 else np.ones(len(chi))
-        step = _step(graph, poses, error, weight, held)
-        poses = poses @ graph.algebra.exp(step)
-        if width == narrow and np.abs(step).max(initial=0.0) < _STILL * graph.algebra.reach:
-            break
-    covariance = _covariance(graph, poses, weight, held, gauge) * scale
+    held = free
+    # What is wrong is told without the pins: a pin at odds with the pairs is right, and all give way a little.
+    told = solve(graph, start, np.arange(graph.count) == 0).weight if np.count_nonzero(~free) > 1 else None
+    poses, weight, scale = _descended(graph, start.copy(), held, told)
+    covariance = _covariance(graph, poses, weight, held) * scale
     if gauge:
         mean = graph.algebra.mean(poses, np.ones(graph.count))
         poses = poses @ np.linalg.inv(mean)
@@ -105,6 +94,35 @@ def solve(graph: Graph, start: Floats, pinned: Bools | None = None) -> Solved:
         covariance = turn @ covariance @ turn.T
     distance = np.linalg.norm(_errors(graph, poses), axis=1)
     return Solved(poses, weight, distance, scale, covariance)
+
+
+def _descended(graph: Graph, poses: Floats, held: Bools, told: Floats | None) -> tuple[Floats, Floats, float]:
+    """Gauss-Newton with reweighting, or with weights that are told: poses, weights and scale."""
+    weight, scale, width = np.ones(len(graph.edges)), 1.0, np.inf
+    spare = _redundancy(graph, held)
+    for number in range(_ITERATIONS):
+        error = _errors(graph, poses)
+        chi = _squares(graph, error)
+        if told is not None:
+            weight, scale, settled = told, _scale(chi[told > 0.25], spare, graph.algebra.size), True
+        elif spare < _CHAIN:
+            settled = True
+        elif number == 0 or number > _TRUSTED:
+            kept = chi[weight > 0.25] if (weight > 0.25).any() else chi
+            scale = _scale(kept, spare, graph.algebra.size)
+            narrow = NARROW * np.sqrt(scale)
+            # The start tells at once which pairs are at odds with it; later all come in again, and leave one by one.
+            worst = float(np.sqrt(chi.max(initial=0.0)))
+            width = narrow if number == 0 else max(narrow, min(width / 2 if number > _TRUSTED + 1 else worst, worst))
+            weight = (1 + chi / width**2) ** -2.0
+            settled = bool(width == narrow and number > 0)
+        else:
+            settled = False
+        step = _step(graph, poses, error, weight, held)
+        poses = poses @ graph.algebra.exp(step)
+        if settled and np.abs(step).max(initial=0.0) < _STILL * graph.algebra.reach:
+            break
+    return poses, weight, scale
 
 
 def closures(graph: Graph, steps: Floats | None = None) -> tuple[Ints, Floats]:
@@ -141,7 +159,8 @@ def _squares(graph: Graph, error: Floats) -> Floats:
 
 def _redundancy(graph: Graph, held: Bools) -> float:
     """The share of what pairs say that others say as well; zero in a chain."""
-    return max(0.0, 1 - int(held.sum()) / max(1, len(graph.edges)))
+    unknown = int(held.sum()) - int(held.all())
+    return max(0.0, 1 - unknown / max(1, len(graph.edges)))
 
 
 def _scale(chi: Floats, spare: float, size: int) -> float:
@@ -169,10 +188,14 @@ def _normal(graph: Graph, poses: Floats, weight: Floats, held: Bools, error: Flo
     weighted = np.swapaxes(turn, 1, 2) @ (graph.information * weight[:, None, None])
     block, pull = weighted @ turn, np.einsum("eij,ej->ei", weighted, error)
     prior = np.where(graph.algebra.rigid, 0.0, (STRETCH * graph.algebra.reach) ** -2.0)
+    own = np.tile(np.diag(prior), (graph.count, 1, 1))
+    if held.all():
+        # One slice neither moves nor turns while the others do; then all move together.
+        own[graph.count // 2] += np.diag(graph.algebra.rigid * np.median(np.trace(block, axis1=1, axis2=2)))
     number = np.cumsum(held) - 1
     rows = np.concatenate([i, j, i, j, np.arange(graph.count)])
     columns = np.concatenate([i, j, j, i, np.arange(graph.count)])
-    blocks = np.concatenate([block, block, -block, -block, np.tile(np.diag(prior), (graph.count, 1, 1))])
+    blocks = np.concatenate([block, block, -block, -block, own])
     use = held[rows] & held[columns]
     rows, columns, blocks = number[rows[use]], number[columns[use]], blocks[use]
     at = (rows[:, None, None] * q + np.arange(q)[:, None], columns[:, None, None] * q + np.arange(q))
@@ -187,7 +210,7 @@ def _normal(graph: Graph, poses: Floats, weight: Floats, held: Bools, error: Flo
     return normal, right[held].ravel()
 
 
-def _covariance(graph: Graph, poses: Floats, weight: Floats, held: Bools, gauge: bool) -> Floats:
+def _covariance(graph: Graph, poses: Floats, weight: Floats, held: Bools) -> Floats:
     """(N, Q, Q) blocks of the inverse normal matrix, in the gauge where the mean error is none."""
     q = graph.algebra.size
     out = np.zeros((graph.count, q, q))
@@ -195,7 +218,7 @@ def _covariance(graph: Graph, poses: Floats, weight: Floats, held: Bools, gauge:
         return out
     normal, _ = _normal(graph, poses, weight, held, np.zeros((len(graph.edges), q)))
     out[held] = _inverse_blocks(normal, q, _span(graph, held))
-    if gauge:
+    if held.all():
         each = np.tile(np.eye(q), (int(held.sum()), 1)) / graph.count
         shared = np.zeros((graph.count, q, q))
         shared[held] = splu(normal).solve(each).reshape(-1, q, q)

@@ -76,7 +76,7 @@ class Row:
             edges, p = edges[mine], p[torch.from_numpy(mine)]
         first = min(self.small, self.shared - 1)
         for level in self.levels[first : self.shared]:
-            state = self._solved(level, edges, p)
+            state = self._polished(level, edges, p) if start is None else self._solved(level, edges, p)
             p = state.parameters
         likeness = self._score(state, edges)
         covariance = _covariance(state, self.levels[self.shared - 1])

@@ -32,17 +32,19 @@ from daskreg.kernels.pairs import PairOptions
 from daskreg.kernels.pairtable import Looks, PairTable
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.stack import Found
-from daskreg.sources.planes import level_of
+from daskreg.sources.planes import SliceReader, level_of
 from daskreg.sources.source import Source
+from daskreg.stacking import table
 from daskreg.stacking.against import AgainstOne, fitted_to_image
 from daskreg.stacking.fit import StackFit, StackStatus
 from daskreg.stacking.given import mask_source, source_along
+from daskreg.stacking.model import Model
 from daskreg.stacking.outliers import named
 from daskreg.stacking.pairing import Where, pairs_of
-from daskreg.stacking.placing import Model, Placed, place
+from daskreg.stacking.placing import Placed, place
 from daskreg.stacking.work import SpanDone, StackSpec
 
-__all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack"]
+__all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -138,7 +140,10 @@ def align_stack(
     if reference in ("neighbors", "previous"):
         part = None if earlier is None else SpanDone(0, len(earlier.scores), *_known(earlier), np.empty(0, np.uint64))
         pairs, looks = pairs_of(spec, where, earlier=part, checkpoint=checkpoint)
-        placed, blank = _of_pairs(spec, pairs, looks, str(reference), pinned, earlier), looks.blank
+        placed, blank = (
+            _of_pairs(spec, pairs, looks, first=reference == "previous", pinned=pinned, earlier=earlier),
+            looks.blank,
+        )
         # Sums across a slice do not tell how alike slices are.
         kinds = named(pairs if spec.line is None else pairs.take(slice(0)), looks, placed.fitted, spec.grid)
         tables: dict[str, Any] = {"pairs": pairs, "looks": looks}
@@ -154,7 +159,7 @@ def align_stack(
         what = "masked or constant where the mask leaves something" if mask is not None else "constant"
         raise (EmptyMaskError if mask is not None else DegenerateImageError)(f"every slice is {what}")
     whole = spec.reader.whole
-    poses = _with_trend(placed, _model(spec), trend, smooth)
+    poses = _with_trend(placed, spec.model, trend, smooth)
     variance = np.diagonal(placed.covariance, axis1=1, axis2=2)
     return StackFit(
         raw_from_aligned=SliceAffines(
@@ -182,6 +187,31 @@ def align_stack(
         residuals=placed.residual,
         **tables,
     )
+
+
+def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str | None = None) -> StackFit:
+    """The fit of a stack whose slices stand where a table says, without any estimate.
+
+    Args:
+        stack: as for `align_stack`; no voxel is read.
+        rows: path of a CSV or JSON file, a pandas table, or rows as of `StackFit.rows()`, of parameters
+            in radians and world units about the centre of a slice; slices that the table leaves out
+            stand in line with their neighbours.
+
+    Raises: InputError naming the row and the column that cannot be used.
+    """
+    source, position = source_along(stack, axis, channel)
+    whole = SliceReader.of(source, position).whole
+    count, size = source.shape[position], whole.ndim + 1
+    matrices, lines = table.poses(rows, (count, size, size), whole.centre)
+    unknown = np.full(count, np.nan)
+    return StackFit(
+        raw_from_aligned=SliceAffines(matrices, source.dims[position], tuple(whole.names), whole.unit),
+        centre=whole.centre, half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
+        status=StackStatus.EDITED, scores=unknown, sigma={}, kinds={}, bridged=lines, breaks=(), model="affine",
+        metric="ncc", reference="neighbors", trend="remove", smooth=15.0, neighbors=1, cycles=unknown,
+        disagreement=1.0, seconds=0.0,
+    )  # fmt: skip
 
 
 def _check_options(reference: Any, metric: str, trend: str, smooth: float, neighbors: int) -> None:
@@ -213,11 +243,6 @@ def _with_model(spec: StackSpec, model: str | Sequence[str], common_line: str | 
     return replace(spec, options=options, line=names.index(common_line))
 
 
-def _model(spec: StackSpec) -> Model:
-    centre = spec.reader.whole.take(spec.keep).centre
-    return Model(spec.options.pose, centre, spec.grid, spec.options.metric, spec.line)
-
-
 def _warn_if_flat(spec: StackSpec) -> None:
     grid = spec.reader.grid
     dim = spec.source.dims[spec.position]
@@ -246,7 +271,7 @@ def _pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str |
         return {}
     if reference not in ("neighbors", "previous") or trend == "keep":
         raise OptionError('anchors go with reference="neighbors" or "previous" and trend="remove": they set the course')
-    whole, model = spec.reader.whole, _model(spec)
+    whole, model = spec.reader.whole, spec.model
     found = {}
     for number, anchor in anchors.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
@@ -262,7 +287,7 @@ def _pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str |
         ).max()
         if apart > 1e-3 * min(spec.grid.spacing):
             raise OptionError(
-                f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model, "
+                f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
                 "or an anchor without what the model leaves out"
             )
         found[int(number)] = pose
@@ -296,16 +321,16 @@ def _known(fit: StackFit) -> tuple[PairTable, Looks]:
 
 
 def _of_pairs(
-    spec: StackSpec, pairs: PairTable, looks: Looks, reference: str, pinned: dict[int, Floats], earlier: StackFit | None
+    spec: StackSpec, pairs: PairTable, looks: Looks, *, first: bool, pinned: dict[int, Floats], earlier: StackFit | None
 ) -> Placed:
     """All slices from all pairs; those of an earlier fit keep their place on average."""
-    model = _model(spec)
-    placed = place(pairs, looks.blank, model, first=reference == "previous", anchors=pinned)
-    if earlier is None or pinned or reference == "previous":
+    model = spec.model
+    placed = place(pairs, looks.blank, model, first=first, anchors=pinned)
+    if earlier is None or pinned or first:
         return placed
     n = len(earlier.scores)
     index = np.array([*spec.keep, spec.reader.whole.ndim])
-    before = earlier.raw_from_aligned.matrices[np.ix_(range(n), index, index)]
+    before = earlier.raw_from_aligned.matrices[np.ix_(np.arange(n), index, index)]
     both = placed.fitted[:n] & ~np.isin(np.arange(n), earlier.bridged)
     if not both.any():
         return placed
@@ -315,7 +340,7 @@ def _of_pairs(
 
 def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Placed, Bools]:
     """Slices against the first, a chosen one, or the mean; and which are blank."""
-    model = _model(spec)
+    model = spec.model
     if reference != "mean":
         root = None if reference == "first" else int(reference)
         found = fitted_to_image(AgainstOne(spec, root), where)

@@ -74,6 +74,8 @@ class Row:
         p = self._started(edges) if start is None else start
         if mine is not None:
             edges, p = edges[mine], p[torch.from_numpy(mine)]
+        if not len(edges):
+            return PairTable.empty(self.grid.ndim, len(self.options.pose.names))
         first = min(self.small, self.shared - 1)
         for level in self.levels[first : self.shared]:
             state = self._polished(level, edges, p) if start is None else self._solved(level, edges, p)
@@ -185,7 +187,8 @@ class Row:
         """(E, F) correlations within fields of the small copies."""
         level = self.levels[self.small - 1]
         count = field_count(self.grid.ndim)
-        pool = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[self.grid.ndim]
+        fit = min(count, *level.fixed.grid.shape)
+        pool: Any = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[self.grid.ndim]
 
         def part(rows: Any) -> Tensor:
             pair = _between(level, edges[rows])
@@ -193,7 +196,7 @@ class Row:
             warped, weight = TorchNormal(pair, gradients=False).warp(maps)
             f, w = pair.fixed.values, warped[:, 0]
             images = torch.stack([weight, weight * f, weight * w, weight * f * f, weight * w * w, weight * f * w], 1)
-            n, a, b, aa, bb, ab = pool(images, (min(count, min(f.shape[1:])),) * self.grid.ndim).flatten(2).unbind(1)
+            n, a, b, aa, bb, ab = pool(images, (fit,) * self.grid.ndim).flatten(2).unbind(1)
             a, b, n1 = a / n.clamp_min(1e-6), b / n.clamp_min(1e-6), n.clamp_min(1e-6)
             va, vb = aa / n1 - a * a, bb / n1 - b * b
             score = (ab / n1 - a * b) / (va.clamp_min(1e-9) * vb.clamp_min(1e-9)).sqrt()
@@ -232,8 +235,10 @@ def _in_parts(function: Any, count: int, level: Level) -> State:
     """A state of all pairs, from as many at a time as fit the caches."""
     size = _part(level)
     states = [function(slice(k, k + size)) for k in range(0, count, size)]
-    joined = [torch.cat([getattr(s, name) for s in states]) for name in _KEPT]
-    return State(*joined, torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.bool))
+    joined: dict[str, Any] = {name: torch.cat([getattr(s, name) for s in states]) for name in _KEPT}
+    return State(
+        **joined, iterations=torch.zeros(count, dtype=torch.int64), converged=torch.ones(count, dtype=torch.bool)
+    )
 
 
 def _newton(state: State) -> Tensor:

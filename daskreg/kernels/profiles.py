@@ -55,10 +55,12 @@ def _shift(fixed: Floats, moving: Floats) -> tuple[float, float, float, float]:
     n = len(f)
     most = int(n * (1 - _LEAST_OVERLAP))
     shifts = np.arange(-most, most + 1)
-    scores = np.array([_pearson(f[max(0, -s) : n - max(0, s)], m[max(0, s) : n + min(0, s)]) for s in shifts])
+    scores = np.array(
+        [_pearson(f[max(0, -k) : n - max(0, k)], m[max(0, k) : n + min(0, k)]) for k in range(-most, most + 1)]
+    )
     # Of shifts that fit about as well, the smallest.
     best = np.flatnonzero(scores >= scores.max() - 0.01 * (1 - scores.max()) - 1e-12)
-    s = float(shifts[best[np.abs(shifts[best]).argmin()]])
+    s = float(shifts[best[int(np.abs(shifts[best]).argmin())]])
     spline = CubicSpline(np.arange(n), m)
     x = np.arange(n, dtype=np.float64)
     score, variance, share = -1.0, np.inf, 0.0

@@ -47,7 +47,9 @@ class SliceReader:
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, level: float | None = None) -> SliceReader:
+    def of(
+        cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, level: float | None = None
+    ) -> SliceReader:
         """A reader whose slices have about `most` voxels along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
         factors = tuple(max(1, n // most) for n in shape)

@@ -16,6 +16,9 @@ from daskreg.stacking.work import StackSpec
 Floats = NDArray[np.float64]
 
 
+_HERE = Where(None)
+
+
 @dataclass(frozen=True)
 class AgainstOne:
     """To slice `root` (None: the first that is not blank), or with `found` to the mean of the aligned slices."""
@@ -34,7 +37,7 @@ def fitted_to_image(item: AgainstOne, where: Where) -> Found:
     return results[0]
 
 
-def _fit(item: AgainstOne, where: Where = Where(None)) -> Found:
+def _fit(item: AgainstOne, where: Where = _HERE) -> Found:
     stack = item.stack
     options = replace(stack.options, device=resolve(stack.options.device))
     centre = stack.reader.whole.take(stack.keep).centre

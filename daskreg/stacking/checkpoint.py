@@ -41,7 +41,7 @@ class Checkpoint:
             raise InputError(f"{self.path} is not a checkpoint of daskreg's: give another path")
         if head.get("key") != self._key:
             raise LayoutMismatchError(
-                f"{self.path} holds pairs of another stack, or found with other options: remove it, or give another path"
+                f"{self.path} holds pairs of another stack, or found with other options: remove it or name another"
             )
         found = [self._parsed(line) for line in lines[1:] if line]
         return [_done(entry) for entry in found if isinstance(entry, dict)]

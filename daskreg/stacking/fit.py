@@ -241,6 +241,33 @@ class StackFit(Fit):
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InvalidTransformError(f"{path} is damaged, or of another version: {error!r}") from error
 
+    def worst_pairs(self, most: int = 4) -> list[tuple[int, int, float]]:
+        """Neighbouring slices that agree least: (slice, next slice, score), the worst first."""
+        if self.pairs is None:
+            return []
+        used = self.pairs.take(self.weights > 0)
+        nearest: dict[int, tuple[int, int, float]] = {}
+        for (a, b), score in zip(used.edges.tolist(), used.scores.tolist(), strict=True):
+            if a not in nearest or b < nearest[a][1]:
+                nearest[a] = (a, b, score)
+        sign = 1 if self.metric == "ncc" else -1
+        return sorted(nearest.values(), key=lambda pair: sign * pair[2])[:most]
+
+    def report(self, path: str | PathLike[str], *, stack: Any = None, channel: int | str | None = None) -> Path:
+        """One HTML page, and the same facts as JSON beside it.
+
+        Args:
+            stack: what was aligned: side views before and after, and the worst pairs, are shown too.
+            channel: of the stack.
+        """
+        from daskreg import reporting
+
+        if stack is None:
+            return reporting.report(self, path)
+        from daskreg.stacking import pictures
+
+        return reporting.report(self, path, figures=pictures.of_stack(self, stack, channel=channel))
+
     def plot(self, *, truth: Any = None) -> Figure:
         """The course of shifts, angles, scores and cycles; `truth`: raw_from_clean, drawn dashed."""
         from daskreg import plotting
@@ -280,8 +307,8 @@ class StackFit(Fit):
 
 
 _FACTS = (
-    "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference", "trend", "smooth",
-    "neighbors", "cycles", "cycle", "disagreement", "common_line", "seconds",
+    "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "seconds",
 )  # fmt: skip
 
 

@@ -123,7 +123,7 @@ class _Fields:
 
     def seen_from(self, slice_: int, edge: tuple[int, int]) -> Floats:
         """(F,) fields of a pair at the places of the fields of `slice_`; NaN outside."""
-        values = self.pairs.fields[self.number[edge]].astype(np.float64)
+        values: Floats = self.pairs.fields[self.number[edge]].astype(np.float64)
         if edge[0] == slice_:
             return values
         forward = (slice_, edge[0])
@@ -134,7 +134,7 @@ class _Fields:
         place = np.floor((index + 0.5) / np.asarray(self.grid.shape) * self.count).astype(int)
         inside = ((place >= 0) & (place < self.count)).all(axis=1)
         flat = np.ravel_multi_index(tuple(np.clip(place, 0, self.count - 1).T), (self.count,) * self.grid.ndim)
-        return np.where(inside, values[flat], np.nan)
+        return np.asarray(np.where(inside, values[flat], np.nan))
 
 
 def _swapped(pairs: PairTable, fitted: Bools) -> list[int]:

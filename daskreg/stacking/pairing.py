@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from daskreg.blocks.tasks import run_tasks
 from daskreg.errors import OptionError
-from daskreg.kernels.pairtable import Looks, PairTable, good
+from daskreg.kernels.pairtable import Looks, PairTable
 from daskreg.stacking.checkpoint import Checkpoint
 from daskreg.stacking.placing import unmet
 from daskreg.stacking.work import Edges, SpanDone, StackSpec, fit_edges, fit_span, local_threads, spans
 
 log = logging.getLogger(__name__)
 
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Edgelist = list[tuple[int, int]]
 
 MOST_SECOND_LOOKS = 500
 
@@ -78,35 +80,55 @@ def pairs_of(
 
 
 def _looked_twice(stack: StackSpec, pairs: PairTable, blank: Bools, where: Where) -> PairTable:
-    """Search wider where no good pair leads from slice to slice."""
+    """Search wider where no good pair leads from slice to slice, and then for the pairs over what was found."""
     if stack.line is not None:
         return pairs
-    wanted = unmet(pairs, good(pairs, stack.grid, stack.options.metric), blank)
+    wanted = unmet(pairs, blank, stack.model)
     if not wanted:
         return pairs
     if len(wanted) > MOST_SECOND_LOOKS:
-        log.warning("%d pairs of slices have nothing in common; %d get a second look", len(wanted), MOST_SECOND_LOOKS)
+        log.warning("%d pairs of slices have little in common; %d get a second look", len(wanted), MOST_SECOND_LOOKS)
         wanted = wanted[:MOST_SECOND_LOOKS]
+    looked = _merged(pairs, _edges_fitted(stack, wanted, None, where))
+    before = {tuple(e): s for e, s in zip(pairs.edges.tolist(), pairs.scores.tolist(), strict=True)}
+    news = {e for e, s in zip(map(tuple, looked.edges.tolist()), looked.scores.tolist(), strict=True)
+            if s != before.get(e)}  # fmt: skip
+    motions = dict(zip(map(tuple, looked.edges.tolist()), looked.matrices, strict=True))
+    over = _ways_over(news, motions)
+    return _merged(looked, _edges_fitted(stack, list(over), np.stack(list(over.values())), where)) if over else looked
+
+
+def _ways_over(news: set[tuple[int, int]], motions: dict[tuple[int, int], Floats]) -> dict[tuple[int, int], Floats]:
+    """Pairs (a, c) that there are, and the motion over two others, (a, b) and (b, c), of which one is new."""
+    after: dict[int, list[int]] = {}
+    before: dict[int, list[int]] = {}
+    for a, b in motions:
+        after.setdefault(a, []).append(b)
+        before.setdefault(b, []).append(a)
+    triples = {(a, b, c) for a, b in news for c in after.get(b, ())}
+    triples |= {(a, b, c) for b, c in news for a in before.get(b, ())}
+    return {(a, c): motions[b, c] @ motions[a, b] for a, b, c in sorted(triples) if (a, c) in motions}
+
+
+def _edges_fitted(stack: StackSpec, edges: Edgelist, starts: Floats | None, where: Where) -> PairTable:
     tables: list[PairTable] = []
-    items = [Edges(stack, tuple(wanted[k : k + 4])) for k in range(0, len(wanted), 4)]
+    items = [
+        Edges(stack, tuple(edges[k : k + 4]), None if starts is None else starts[k : k + 4])
+        for k in range(0, len(edges), 4)
+    ]
     threads = local_threads(stack.options.device)
     run_tasks(fit_edges, items, client=where.client, threads=threads, on_done=tables.append, label="second-look")
-    new = PairTable.joined(tables)
-    again = {tuple(e) for e in new.edges.tolist()}
-    first = np.array([tuple(e) not in again for e in pairs.edges.tolist()], dtype=bool)
-    joined = PairTable.joined([pairs.take(first), _better(pairs.take(~first), new)])
-    return joined.take(np.lexsort((joined.edges[:, 0], joined.edges[:, 1])))
+    return PairTable.joined(tables)
 
 
-def _better(old: PairTable, new: PairTable) -> PairTable:
-    """Of two fits of a pair the one with the higher correlation."""
-    scores = dict(zip(map(tuple, old.edges.tolist()), old.scores.tolist(), strict=True))
-    wins = np.array(
-        [not v <= scores.get(tuple(e), -np.inf) for e, v in zip(new.edges.tolist(), new.scores, strict=True)]
-    )
-    beaten = {tuple(e) for e in new.edges[wins].tolist()}
-    left = np.array([tuple(e) not in beaten for e in old.edges.tolist()], dtype=bool)
-    return PairTable.joined([new.take(wins), old.take(left)])
+def _merged(old: PairTable, new: PairTable) -> PairTable:
+    """Both tables in order; of two fits of a pair the one with the higher correlation."""
+    both = PairTable.joined([old, new])
+    order = np.lexsort((-np.nan_to_num(both.scores, nan=-np.inf), both.edges[:, 0], both.edges[:, 1]))
+    both = both.take(order)
+    first = np.ones(len(both), bool)
+    first[1:] = (np.diff(both.edges, axis=0) != 0).any(axis=1)
+    return both.take(first)
 
 
 def _check_before(part: SpanDone, found: Sequence[SpanDone]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from daskreg.geometry import Grid
 from daskreg.geometry.lie import Algebra
-from daskreg.kernels.course import Frame, bridged, chained
+from daskreg.kernels.course import bridged, chained
 from daskreg.kernels.graph import Graph, Solved, closures, solve
 from daskreg.kernels.pairtable import PairTable, good
-from daskreg.kernels.pose import Pose
+from daskreg.stacking.model import Model
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 BELIEVED = 0.05  # the say that a slice's pairs must keep together
+DOUBTFUL = 0.5  # correlation below which pairs whose triangles do not close are looked for again
+CLOSE = 0.05  # of the reach
 FLOOR = 0.01  # voxels: the error of a pair that noise does not tell
 
 
@@ -55,41 +57,26 @@ class Placed:
     scale: float
 
 
-@dataclass(frozen=True)
-class Model:
-    """The model of the poses, where it acts, and how scores are judged.
+def unmet(pairs: PairTable, blank: Bools, model: Model) -> list[tuple[int, int]]:
+    """Pairs of slices to be looked for more widely.
 
-    vertical: the only axis (of a slice) along which shifts are free, or None.
+    Between runs that no good pair joins, of slices that no good pair holds, and of direct
+    neighbours that hardly agree and whose triangles do not close.
     """
-
-    pose: Pose
-    centre: Floats
-    grid: Grid
-    metric: str
-    axis: int | None = None
-
-    @property
-    def frame(self) -> Frame:
-        half = np.maximum((np.asarray(self.grid.shape) - 1) / 2, 0.5) * np.asarray(self.grid.spacing)
-        return Frame(self.pose, self.centre, half)
-
-    @property
-    def algebra(self) -> Algebra:
-        reach = float(np.sqrt(np.mean(self.frame.reach**2)))
-        whole = Algebra.of(self.pose.groups, self.centre, reach, common_scale=self.pose.common_scale)
-        if self.axis is None:
-            return whole
-        return Algebra(whole.basis[[self.axis]], whole.rigid[[self.axis]], self.centre, reach)
-
-
-def unmet(pairs: PairTable, believed: Bools, blank: Bools) -> list[tuple[int, int]]:
-    """Pairs to be looked for more widely: between runs that no good pair joins, and of slices alone."""
-    count = len(blank)
-    kept = np.flatnonzero(~blank).tolist()
-    links, _ = _links(count, pairs.edges[believed])
+    believed = good(pairs, model.grid, model.metric)
+    links, _ = _links(len(blank), pairs.edges[believed])
     held = set(pairs.edges[believed].ravel().tolist())
-    alone = {(a, b) for a, b in zip(kept, kept[1:], strict=False) if a not in held or b not in held}
-    return sorted(set(links) | alone)
+    following = list(pairwise(np.flatnonzero(~blank).tolist()))
+    wanted = set(links) | {(a, b) for a, b in following if a not in held or b not in held}
+    if model.metric == "ncc":
+        algebra = model.algebra
+        none = np.empty((len(pairs), algebra.size, algebra.size))
+        triangles, apart = closures(Graph(len(blank), pairs.edges, pairs.matrices, none, algebra))
+        closes = np.zeros(len(pairs), bool)
+        closes[triangles[apart < CLOSE * algebra.reach].ravel()] = True
+        doubtful = {tuple(e) for e in pairs.edges[(pairs.scores < DOUBTFUL) & ~closes].tolist()}
+        wanted |= doubtful & set(following)
+    return sorted(wanted)
 
 
 def place(
@@ -115,7 +102,8 @@ def place(
     nodes = np.unique(np.concatenate([pairs.edges[believed].ravel(), np.array(sorted(pinned), dtype=np.intp)]))
     links += _ties(nodes, pairs.edges[believed], links)
     graph, real = _graph(pairs, believed, links, nodes, model)
-    start, held = _start(graph, nodes, pinned, first=first)
+    likeness = np.append(pairs.likeness[believed], np.zeros(len(links))) if model.metric == "ncc" else None
+    start, held = _start(graph, nodes, pinned, likeness, first=first)
     solved = solve(graph, start, held)
     poses, fitted = np.full((count, size, size), np.nan), np.zeros(count, bool)
     poses[nodes], fitted[nodes] = solved.poses, _say(graph, solved, real) | np.isin(nodes, list(pinned))
@@ -165,8 +153,10 @@ def _information(pairs: PairTable, model: Model, algebra: Algebra) -> Floats:
     return np.asarray(np.linalg.inv(covariance + floor * np.eye(algebra.size)))
 
 
-def _start(graph: Graph, nodes: Ints, pinned: Mapping[int, Floats], *, first: bool) -> tuple[Floats, Bools | None]:
-    """Poses along the pairs that others confirm, and which of them stay."""
+def _start(
+    graph: Graph, nodes: Ints, pinned: Mapping[int, Floats], likeness: Floats | None, *, first: bool
+) -> tuple[Floats, Bools | None]:
+    """Poses along the pairs that others confirm, or that are most alike, and which of them stay."""
     triangles, apart = closures(graph)
     best = np.full(len(graph.edges), np.inf)
     for k in range(3):
@@ -174,6 +164,7 @@ def _start(graph: Graph, nodes: Ints, pinned: Mapping[int, Floats], *, first: bo
     typical = float(np.median(apart)) + 1e-3 * graph.algebra.reach if len(apart) else graph.algebra.reach
     doubt = np.where(np.isfinite(best), np.minimum(best / typical, 1e3), 1.0)
     span = np.abs(np.diff(nodes[graph.edges], axis=1))[:, 0]
+    doubt = doubt if likeness is None else np.hypot(doubt, 10 * (1 - likeness))
     root = int(np.searchsorted(nodes, min(pinned))) if pinned else 0
     start = chained(graph.count, graph.edges, graph.steps, span * (1.0 + doubt**2), root=root)
     if pinned:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from daskreg.kernels.search import candidates, choose
 from daskreg.kernels.stack import blank_images
 from daskreg.sources.planes import SliceReader
 from daskreg.sources.source import IN_MEMORY, Source
+from daskreg.stacking.model import Model
 
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
@@ -80,6 +82,11 @@ class StackSpec:
         """Of a slice as read, without axes of length one."""
         return self.reader.grid.take(self.keep)
 
+    @property
+    def model(self) -> Model:
+        centre = self.reader.whole.take(self.keep).centre
+        return Model(self.options.pose, centre, self.grid, self.options.metric, self.line)
+
     def tensor(self, start: int, stop: int) -> torch.Tensor:
         values = self.reader.span(start, stop)
         return torch.from_numpy(np.ascontiguousarray(values)).reshape(len(values), *self.grid.shape)
@@ -93,7 +100,9 @@ class StackSpec:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader, which holds voxels."""
-        return {name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")}
+        return {
+            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -125,10 +134,11 @@ class SpanDone:
 
 @dataclass(frozen=True)
 class Edges:
-    """Pairs (fixed, moving) to be looked for in every turn and shift."""
+    """Pairs (fixed, moving) to be looked for in every turn and shift, or from (E, D+1, D+1) starts."""
 
     stack: StackSpec
     edges: tuple[tuple[int, int], ...]
+    starts: NDArray[np.float64] | None = None
 
 
 def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
@@ -145,7 +155,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
         length = length // chunk * chunk if 1 < chunk <= length else length
         count = -(-(stop - start) // length)
         ends = [start + min(k * length, stop - start) for k in range(count + 1)]
-        found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in zip(ends, ends[1:])]
+        found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in pairwise(ends)]
     return found
 
 
@@ -176,24 +186,29 @@ def fit_span(span: Span) -> SpanDone:
 
 
 def fit_edges(item: Edges) -> PairTable:
-    """Fit pairs that simple starts did not, from a search over turns and shifts. Runs on a worker."""
+    """Fit single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
     with limit_threads(None if _on_gpu(stack) else 1):
-        for a, b in item.edges:
+        for number, (a, b) in enumerate(item.edges):
             images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
             row = Row(images, np.zeros(2, bool), stack.grid, _here(stack))
-            pair = np.array([[0, 1]])
-            kind = "search" if "rotation" in row.problem.pose.groups else "phase"
-            levels = [
-                Level(s.fixed.take(torch.tensor([0])), s.fixed.take(torch.tensor([1])), s.step, s.sigmas)
-                for s in row.levels[: max(2, row.small)]
-            ]
-            motions = np.stack(candidates(levels, kind))
-            starts = row.problem.pose.from_matrices(motions, row.problem.centre, half_extent(stack.grid))
-            p, _ = choose(row.problem, levels, starts)
-            fit = row.fit(pair, start=p)
-            tables.append(replace(fit, edges=np.array([[a, b]])))
+            pose, centre = row.problem.pose, row.problem.centre
+            if item.starts is None:
+                p = _searched(row)
+            else:
+                p = pose.from_matrices(item.starts[number][None], centre, half_extent(stack.grid))
+            tables.append(replace(row.fit(np.array([[0, 1]]), start=p), edges=np.array([[a, b]])))
     return PairTable.joined(tables)
+
+
+def _searched(row: Row) -> torch.Tensor:
+    """(1, P) the best of all turns and shifts of the second image of a row of two."""
+    one, other = torch.tensor([0]), torch.tensor([1])
+    levels = [Level(s.fixed.take(one), s.fixed.take(other), s.step, s.sigmas) for s in row.levels[: max(2, row.small)]]
+    pose, centre = row.problem.pose, row.problem.centre
+    motions = np.stack(candidates(levels, "search" if "rotation" in pose.groups else "phase"))
+    starts = pose.from_matrices(motions, centre, half_extent(row.grid))
+    return choose(row.problem, levels, starts)[0]
 
 
 def local_threads(device: str) -> int:

@@ -72,7 +72,7 @@ def test_tangents_are_derivatives_of_the_pose():
 def test_coordinates_are_how_far_points_move_at_reach():
     lie = algebra("rigid", 2)
     turn = lie.exp(np.array([[0.0, 0.0, 0.5]]))[0]
-    at_reach = np.array([*(lie.centre + [lie.reach, 0.0]), 1.0])
+    at_reach = np.array([lie.centre[0] + lie.reach, lie.centre[1], 1.0])
     assert np.linalg.norm((turn @ at_reach - at_reach)[:2]) == pytest.approx(0.5, rel=1e-4)
 
 

@@ -110,7 +110,7 @@ def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix():
 
 def test_the_stack_neither_moves_nor_turns_nor_shrinks():
     """Pairs that shrink by a permille each would make the last of 400 slices a third smaller."""
-    graph, _, start = made(400, 2, model="similarity", sigma=0.5, walk=0.0)
+    graph, _, _ = made(400, 2, model="similarity", sigma=0.5, walk=0.0)
     bias = np.zeros(graph.algebra.size)
     bias[-1] = -1e-3 * REACH
     span = np.diff(graph.edges, axis=1)

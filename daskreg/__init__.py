@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
+    from daskreg import tomography as tomography
     from daskreg.clouds import CloudFit as CloudFit
     from daskreg.clouds import icp as icp
     from daskreg.cluster import connect as connect
@@ -58,6 +59,7 @@ _HOMES = {
     "open": "volumes",
     "plan": "writing",
     "register": "registration",
+    "tomography": "",
     "warp": "warping",
     "write": "writing",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "open",
     "plan",
     "register",
+    "tomography",
     "warp",
     "write",
 ]

@@ -29,6 +29,7 @@ PUBLIC = [
     "open",
     "plan",
     "register",
+    "tomography",
     "warp",
     "write",
 ]

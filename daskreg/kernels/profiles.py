@@ -37,7 +37,7 @@ def profiles(images: torch.Tensor, axis: int) -> Floats:
 
 def fit_profiles(lines: Floats, edges: Ints, grid: Grid, axis: int, pose: Pose) -> PairTable:
     """Shifts along `axis` between (B, n) profiles, as a table of translations of the images."""
-    ndim, found = grid.ndim, [_shift(lines[a], lines[b]) for a, b in edges]
+    ndim, found = grid.ndim, [fit_shift(lines[a], lines[b]) for a, b in edges]
     shift, variance, score, overlap = (np.array([f[k] for f in found]) for k in range(4))
     matrices = np.tile(np.eye(ndim + 1), (len(edges), 1, 1))
     direction = np.asarray(grid.direction_matrix)[:, axis] * grid.spacing[axis]
@@ -49,36 +49,43 @@ def fit_profiles(lines: Floats, edges: Ints, grid: Grid, axis: int, pose: Pose) 
     return PairTable(edges, matrices, covariance, score, score.copy(), overlap, none)
 
 
-def _shift(fixed: Floats, moving: Floats) -> tuple[float, float, float, float]:
-    """Voxels s with moving(x + s) like fixed(x), their variance, the correlation and the overlap."""
-    f, m = (gaussian_filter1d(np.where(np.isfinite(v), v, np.nanmean(v)), _SMOOTH) for v in (fixed, moving))
-    n = len(f)
-    most = int(n * (1 - _LEAST_OVERLAP))
+def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OVERLAP) -> tuple[float, ...]:
+    """The shift s, voxels along the first axis, with moving(x + s) like fixed(x).
+
+    Args:
+        fixed, moving: (n,) profiles, or (n, R) with R that shift together.
+
+    Returns: s, its variance, the correlation, and the overlap; NaN where nothing is to be seen.
+    """
+    f, m = (gaussian_filter1d(_filled(v), _SMOOTH, axis=0) for v in (fixed, moving))
+    n, most = len(f), int(len(f) * (1 - least_overlap))
     shifts = np.arange(-most, most + 1)
     scores = np.array(
         [_pearson(f[max(0, -k) : n - max(0, k)], m[max(0, k) : n + min(0, k)]) for k in range(-most, most + 1)]
     )
     # Of shifts that fit about as well, the smallest.
     best = np.flatnonzero(scores >= scores.max() - 0.01 * (1 - scores.max()) - 1e-12)
-    s = float(shifts[best[int(np.abs(shifts[best]).argmin())]])
-    spline = CubicSpline(np.arange(n), m)
-    x = np.arange(n, dtype=np.float64)
-    score, variance, share = -1.0, np.inf, 0.0
+    return _refined(f, m, float(shifts[best[int(np.abs(shifts[best]).argmin())]]), least_overlap / 2)
+
+
+def _refined(f: Floats, m: Floats, s: float, least: float) -> tuple[float, ...]:
+    """Gauss-Newton from whole voxels; gain and offset are solved for at every shift."""
+    spline, x = CubicSpline(np.arange(len(f)), m, axis=0), np.arange(len(f), dtype=np.float64)
+    score, variance, share = -1.0, np.nan, 0.0
     for _ in range(_TRIES):
-        inside = (x + s >= 0) & (x + s <= n - 1)
+        inside = (x + s >= 0) & (x + s <= len(f) - 1)
         share = float(inside.mean())
-        if share < _LEAST_OVERLAP / 2:
-            return 0.0, np.nan, np.nan, share
-        w, slope, target = spline(x[inside] + s), spline(x[inside] + s, 1), f[inside]
+        if share < least:
+            return s, np.nan, np.nan, share
+        w, slope, target = (v.ravel() for v in (spline(x[inside] + s), spline(x[inside] + s, 1), f[inside]))
         basis = np.stack([w, np.ones_like(w)], axis=1)
         gain = np.linalg.lstsq(basis, target, rcond=None)[0]
-        rest = target - basis @ gain
-        free = slope * gain[0]
+        rest, free = target - basis @ gain, slope * gain[0]
         free = free - basis @ np.linalg.lstsq(basis, free, rcond=None)[0]
-        power = float(free @ free)
-        score = _pearson(target, w)
+        power, score = float(free @ free), _pearson(target, w)
         if power <= 1e-12 * float(target @ target):
             return s, np.nan, score, share
+        # The residual's noise is smoothed, so it counts with its power at rest.
         variance = float(rest @ rest) / max(1, len(rest) - 3) / power * 2 * np.sqrt(np.pi) * _SMOOTH
         step = float(np.clip(free @ rest / power, -2, 2))
         s += step
@@ -87,7 +94,12 @@ def _shift(fixed: Floats, moving: Floats) -> tuple[float, float, float, float]:
     return s, variance, score, share
 
 
-def _pearson(a: Floats, b: Floats) -> float:
-    a, b = a - a.mean(), b - b.mean()
+def _filled(values: Floats) -> Floats:
+    found = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(found), found, np.nanmean(found) if np.isfinite(found).any() else 0.0)
+
+
+def _pearson(one: Floats, other: Floats) -> float:
+    a, b = (v.ravel() - v.mean() for v in (one, other))
     norm = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / norm if norm > 0 else -1.0

@@ -367,4 +367,4 @@ def test_what_a_fit_gives(stack, tmp_path):
     assert page.count("<tr") > N
     assert "data:image/png" in page
     assert "8 slices along 'z'" in repr(fit)
-    assert len(fit.plot(truth=fit.raw_from_aligned).axes) == 3
+    assert len(fit.plot(truth=fit.raw_from_aligned).axes) == 4

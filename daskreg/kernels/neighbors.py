@@ -23,7 +23,7 @@ from torch.nn import functional
 from daskreg.geometry import Grid
 from daskreg.kernels.descend import Problem, State, corners_of, evaluate, half_extent, index_maps, solve_level
 from daskreg.kernels.normal import TorchNormal, normal_of, possible_overlap
-from daskreg.kernels.pairs import SMALL, SMOOTHING, PairOptions, best_starts, flat_picture
+from daskreg.kernels.pairs import SMALL, PairOptions, best_starts, flat_picture
 from daskreg.kernels.pairtable import Looks, PairTable, field_count
 from daskreg.kernels.pyramid import Level, Picture, pyramid
 
@@ -36,7 +36,7 @@ _COARSE = 0.02  # tolerance above the finest level, voxels
 _TINY = 0.02  # voxels; a last step this small is taken unseen
 _APART = 2.5  # voxels of the small copies by which triangles may fail to close
 _CLEARLY = 0.01
-_VOXELS = {"cpu": 1 << 20, "cuda": 1 << 26}  # of a level that are worked on at once
+_VOXELS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a level that are worked on at once
 _LEAST_CONTRAST = 0.02  # of a field, against the image's
 
 
@@ -54,7 +54,8 @@ class Row:
         every = flat_picture(images, grid, options.device)
         self.every, self.variance = _levelled(every, blank, common=options.metric != "ncc")
         one = self.every.take(torch.tensor([0])) if len(images) > 1 else self.every
-        steps = pyramid(self.every, one, smoothing=SMOOTHING)
+        # Slices are sampled finer than they are sharp, or noisy: smoothing the finest level gains nothing.
+        steps = pyramid(self.every, one, smoothing=0.0)
         self.levels = [Level(s.fixed, s.fixed, s.step, s.sigmas) for s in steps]
         centre = grid.centre
         self.problem = Problem(options.pose, centre, options.metric, options.max_iterations, options.tolerance)
@@ -228,7 +229,7 @@ def _between(level: Level, edges: Ints) -> Level:
 
 def _part(level: Level) -> int:
     kind = level.fixed.values.device.type
-    return max(1, _VOXELS.get(kind, 1 << 20) // math.prod(level.fixed.grid.shape))
+    return max(1, _VOXELS.get(kind, 1 << 22) // math.prod(level.fixed.grid.shape))
 
 
 def _in_parts(function: Any, count: int, level: Level) -> State:
@@ -273,23 +274,21 @@ def _power(sigma: float) -> float:
 
 def _levelled(every: Picture, blank: Bools, *, common: bool) -> tuple[Picture, Tensor]:
     """Images with mean 0 and variance 1, each by its own or all by a common one; the (B,) variances."""
-    one = (-1, *[1] * every.grid.ndim)
     values = every.values.flatten(1)
-    if every.weight is None:
-        variance, mean = torch.var_mean(values, 1, correction=0)
-    else:
-        weight = every.weight.flatten(1)
-        total = weight.sum(1).clamp_min(1e-9)
-        mean = (values * weight).sum(1) / total
-        variance = ((values - mean[:, None]).square() * weight).sum(1) / total
+    weight = None if every.weight is None else every.weight.flatten(1)
+    total = values.shape[1] if weight is None else weight.sum(1).clamp_min(1e-9)
+    mean = (values.sum(1) if weight is None else (values * weight).sum(1)) / total
     if common and not blank.all():
-        kept = torch.from_numpy(~blank).to(values.device)
-        mean, variance = (t[kept].mean().expand(len(t)) for t in (mean, variance))
+        mean = mean[torch.from_numpy(~blank).to(mean.device)].mean().expand(len(values))
+    centred = values - mean[:, None]
+    variance = torch.linalg.vecdot(centred, centred if weight is None else centred * weight) / total
+    if common and not blank.all():
+        variance = variance[torch.from_numpy(~blank).to(mean.device)].mean().expand(len(values))
     sd = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
-    scaled = (every.values - mean.reshape(one)) / sd.reshape(one)
-    if every.weight is not None:
-        scaled = scaled * (every.weight > 0)
-    return Picture(scaled, every.weight, every.grid), variance.cpu().double()
+    scaled = centred.div_(sd[:, None])
+    if weight is not None:
+        scaled *= weight > 0
+    return Picture(scaled.reshape(every.values.shape), every.weight, every.grid), variance.cpu().double()
 
 
 def _slopes(values: Tensor) -> Floats:

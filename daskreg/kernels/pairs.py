@@ -29,10 +29,11 @@ Floats = NDArray[np.float64]
 SMALL = {2: 160, 3: 48}  # voxels along the longest axis of small copies, at most
 PROPOSALS = 3
 SMOOTHING = 0.4  # sigma of the finest level, voxels: less than in `register`, so that neighbours match as they are
-_AGREE = 2.5  # voxels of the small copies
+_AGREE = 2.0  # voxels of the small copies
 _CLEARLY = 0.01
 _TRIES = 15  # iterations of a proposal
-_COARSE = 0.02  # tolerance on the small copies, voxels
+_COARSE, _COARSER = 0.02, 0.1  # tolerance on the small copies, voxels: the finest of them, and those before
+_PHASES = 56  # voxels along the longest axis that phases need
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,18 @@ def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Tensor
     """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
     p = origin
     for level in levels:
-        state = solve_level(problem, level, p, _COARSE)
+        state = solve_level(problem, level, p, _COARSE if level is levels[-1] else _COARSER)
         p = state.parameters
     if "translation" not in problem.pose.groups:
         return p
     top = levels[-1]
-    shifts = phase_shifts(top.fixed, top.moving, PROPOSALS)
-    doubtful = torch.from_numpy(np.flatnonzero(_distance(problem, top, p, shifts[:, 0]) > _AGREE))
+    seen = next(level for level in levels if level is top or max(level.fixed.grid.shape) >= _PHASES)
+    shifts = phase_shifts(seen.fixed, seen.moving, PROPOSALS)
+    doubtful = torch.from_numpy(np.flatnonzero(_distance(problem, seen, p, shifts[:, 0]) > _AGREE))
     if len(doubtful):
         some = Level(top.fixed.take(doubtful), top.moving.take(doubtful), top.step)
         for k in range(PROPOSALS):
-            start = _shifted(problem, top, shifts[doubtful.numpy(), k])
+            start = _shifted(problem, seen, shifts[doubtful.numpy(), k])
             _keep_better(state, doubtful, solve_level(problem, some, start, _COARSE, max_iterations=_TRIES))
     return state.parameters
 

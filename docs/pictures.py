@@ -20,15 +20,17 @@ def specimen(count: int = 80, size: int = 128) -> np.ndarray:
     rod = [np.hypot(y, x) < 26 for _ in range(count)]
     core = [np.hypot(y, x - 10) < 7 for _ in range(count)]
     slices = [1 + g / grain.std() * 0.15 + 2 * r + 2 * c for g, r, c in zip(grain, rod, core, strict=True)]
-    return np.stack(
-        [scipy.ndimage.shift(s, (0, b), order=1, mode="nearest") for s, b in zip(slices, bend, strict=True)]
-    )
+    return moved(slices, [(0, b) for b in bend])
+
+
+def moved(slices: list[np.ndarray], shifts: list[tuple[float, ...]]) -> np.ndarray:
+    return np.stack([scipy.ndimage.shift(s, b, order=1, mode="nearest") for s, b in zip(slices, shifts, strict=True)])
 
 
 def main() -> None:
     true = specimen()
     jitter = np.random.default_rng(1).normal(size=(len(true), 2)) * 3
-    raw = np.stack([scipy.ndimage.shift(s, j, order=1, mode="nearest") for s, j in zip(true, jitter, strict=True)])
+    raw = moved(list(true), list(map(tuple, jitter)))
     shown = {"the specimen": true, "raw: every slice slid": raw}
     for trend, name in (("remove", 'trend="remove"'), ("keep", 'trend="keep"')):
         fit = dr.align_stack(raw, model="translation", trend=trend)

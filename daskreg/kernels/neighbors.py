@@ -33,7 +33,8 @@ Bools = NDArray[np.bool_]
 
 _LARGE = 256  # voxels of the longest side from which far pairs leave out the finest level
 _COARSE = 0.02  # tolerance above the finest level, voxels
-_TINY = 0.02  # voxels; a last step this small is taken unseen
+_TINY = 0.05  # voxels; a last step this small is taken unseen
+_AS_GOOD = 5e-3
 _APART = 2.5  # voxels of the small copies by which triangles may fail to close
 _CLEARLY = 0.01
 _VOXELS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a level that are worked on at once
@@ -165,12 +166,15 @@ class Row:
         change = self.problem.pose.matrices(there.parameters + step, self.problem.centre)
         change = change - self.problem.pose.matrices(there.parameters, self.problem.centre)
         moved = (change[:, :-1] @ corners).norm(dim=1).amax(-1) / level.step
-        easy = (there.cost <= here.cost) & (moved <= _TINY)
-        there.parameters = torch.where(easy[:, None], there.parameters + step, here.parameters)
+        # Where little is left to gain, interpolation moves the cost by more than the step does.
+        better = there.cost <= here.cost * (1 + _AS_GOOD)
+        easy = better & (moved <= _TINY)
+        reached = torch.where(better[:, None], there.parameters, here.parameters)
+        there.parameters = torch.where(easy[:, None], there.parameters + step, reached)
         if not bool(easy.all()):
             hard = torch.nonzero(~easy)[:, 0]
             some = Level(level.fixed.take(hard), level.moving.take(hard), level.step, level.sigmas)
-            again = solve_level(self.problem, some, p[hard], self.problem.tolerance)
+            again = solve_level(self.problem, some, reached[hard], self.problem.tolerance)
             for name in _KEPT:
                 getattr(there, name)[hard] = getattr(again, name)
         return there

@@ -37,7 +37,7 @@ _TINY = 0.05  # voxels; a last step this small is taken unseen
 _AS_GOOD = 5e-3
 _APART = 2.5  # voxels of the small copies by which triangles may fail to close
 _CLEARLY = 0.01
-_VOXELS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a level that are worked on at once
+_VOXELS = {"cpu": 1 << 21, "cuda": 1 << 26}  # of a level that are worked on at once
 _LEAST_CONTRAST = 0.02  # of a field, against the image's
 
 
@@ -51,7 +51,8 @@ class Row:
     """
 
     def __init__(self, images: Tensor, blank: Bools, grid: Grid, options: PairOptions) -> None:
-        self.images, self.blank, self.grid, self.options = images, blank, grid, options
+        self.blank, self.grid, self.options = blank, grid, options
+        self.digest = _digests(images)
         every = flat_picture(images, grid, options.device)
         self.every, self.variance = _levelled(every, blank, common=options.metric != "ncc")
         one = self.every.take(torch.tensor([0])) if len(images) > 1 else self.every
@@ -97,10 +98,10 @@ class Row:
 
     def looks(self) -> Looks:
         values = [level.fixed.values for level in self.levels[:-3:-1]]
-        slopes = np.stack([_slopes(v) for v in values] + [np.zeros(len(self.images))] * (2 - len(values)), axis=1)
+        slopes = np.stack([_slopes(v) for v in values] + [np.zeros(len(self.blank))] * (2 - len(values)), axis=1)
         small = self.levels[min(1, self.small - 1)].fixed.values.flatten(1)
         contrast = (small.var(1, correction=0).cpu().double() * self.variance).sqrt().numpy()
-        return Looks(self.blank, contrast, slopes * self.variance.numpy()[:, None], _digests(self.images))
+        return Looks(self.blank, contrast, slopes * self.variance.numpy()[:, None], self.digest)
 
     def _least_gap(self, edges: Ints) -> Any:
         """For each pair, how far the fixed image's next image that is not blank is."""
@@ -130,7 +131,7 @@ class Row:
         corners = corners_of(level.fixed.grid).numpy()
         trials: dict[int, list[Floats]] = {}
         for (a, b), ab in number.items():
-            for c in range(b + 1, len(self.images)):
+            for c in range(b + 1, len(self.blank)):
                 bc, ac = number.get((b, c)), number.get((a, c))
                 if bc is None or ac is None:
                     continue
@@ -233,7 +234,7 @@ def _between(level: Level, edges: Ints) -> Level:
 
 def _part(level: Level) -> int:
     kind = level.fixed.values.device.type
-    return max(1, _VOXELS.get(kind, 1 << 22) // math.prod(level.fixed.grid.shape))
+    return max(1, _VOXELS.get(kind, 1 << 21) // math.prod(level.fixed.grid.shape))
 
 
 def _in_parts(function: Any, count: int, level: Level) -> State:

@@ -34,7 +34,7 @@ from daskreg.stacking.model import Model
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
-SPAN_BYTES = 384 * 2**20
+SPAN_BYTES = 288 * 2**20
 """Of a span's slices with their pyramids, on the CPU."""
 
 LONGEST = 32
@@ -171,14 +171,15 @@ def fit_span(span: Span) -> SpanDone:
             more = stack.tensor(further, low)
             images, blank = torch.cat([more, images]), np.concatenate([blank_images(more), blank])
             low = further
+        lines = None if stack.line is None else profiles(images, stack.line)
         row = Row(images, blank, stack.grid, _here(stack))
+        del images  # what the pyramids do not share
         edges = pairs_within(blank, stack.reach)
         first = span.start - low
         mine = edges[:, 1] >= first
-        if stack.line is None:
+        if lines is None or stack.line is None:
             pairs = row.fit(edges, mine=mine).shifted(low)
         else:
-            lines = profiles(images, stack.line)
             pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
         looks = row.looks()
         own = Looks(*(getattr(looks, n)[first:] for n in ("blank", "contrast", "texture", "digest")))

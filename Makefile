@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test pytest lint types format notebooks bench docs constraints clean
+.PHONY: help venv demo test pytest lint types format notebooks bench bench-clouds docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/.test-installe
 	  --constraint constraints-bench.txt --editable '.[bench]'
 	@touch $@
 
+# open3d also needs the system's libusb-1.0 and libGL.
+.venv-clouds/.installed: pyproject.toml constraints-clouds.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-clouds
+	.venv-clouds/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-clouds.txt --editable '.[bench-clouds]'
+	@touch $@
+
 venv: $(VENV)/.test-installed ## the environment with everything that the tests need
 
 demo: $(VENV)/.demo-installed ## the main job on a real volume: drift, align, warp, judge
@@ -67,6 +74,9 @@ notebooks: $(VENV)/.test-installed ## the notebooks, executed
 bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr
 	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)
 
+bench-clouds: .venv-clouds/.installed ## point clouds beside open3d, small_gicp and probreg
+	.venv-clouds/bin/python benchmarks/clouds.py $(or $(ARGS),meshes)
+
 docs: $(VENV)/.docs-installed ## the pages as HTML, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
@@ -76,5 +86,5 @@ constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now
 	@mv constraints.tmp constraints.txt
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) .venv-bench build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .venv-clouds build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

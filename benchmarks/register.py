@@ -89,7 +89,7 @@ def corner_error(found: np.ndarray, truth: Affine, shape: tuple[int, ...]) -> fl
 def cramer_rao(image: np.ndarray, truth: Affine, variance: float) -> float:
     """The median corner error of the best unbiased estimator, for white noise of this variance in all."""
     grid, pose = Grid(image.shape), Pose.of("affine", image.ndim)
-    change = pose.derivatives(pose.from_matrices(truth.matrix[None], grid.centre), grid.centre)[0, :, :-1].numpy()
+    change = pose.motions(pose.from_matrices(truth.matrix[None], grid.centre).numpy(), grid.centre)[1][0, :, :-1]
     slopes = np.linalg.inv(truth.linear).T @ np.stack([g.ravel() for g in np.gradient(image.astype(np.float64))])
     points = np.concatenate([np.indices(image.shape).reshape(image.ndim, -1), np.ones((1, image.size))])
     jacobian = np.stack([(slopes * (d @ points)).sum(0) for d in change])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
+    from daskreg.points import points_from as points_from
     from daskreg.registration import PairFit as PairFit
     from daskreg.registration import register as register
     from daskreg.stacks import StackFit as StackFit
@@ -58,6 +59,7 @@ _HOMES = {
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
+    "points_from": "points",
     "register": "registration",
     "tomography": "",
     "warp": "warping",
@@ -82,6 +84,7 @@ __all__ = [
     "load",
     "open",
     "plan",
+    "points_from",
     "register",
     "tomography",
     "warp",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,18 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.cluster.device import resolve
 from daskreg.errors import (
-    DaskregWarning,
-    DegenerateImageError,
     OptionError,
     ShapeMismatchError,
-    UnsupportedDTypeError,
 )
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, as_affine
-from daskreg.kernels.icp import Matched, apply, homogeneous, kept_after, parameter_names, refine
-from daskreg.kernels.icp_search import centre, sweep
+from daskreg.kernels.icp import Matched, Options, apply, parameter_names
+from daskreg.kernels.icp_agreement import Agreement, agreement
+from daskreg.kernels.icp_global import Start, find
+from daskreg.kernels.icp_levels import Levels, descend
 from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
-from daskreg.kernels.points import SURFACE, Cloud, flatness, thin
+from daskreg.kernels.points import Cloud
+from daskreg.points import as_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +32,9 @@ Floats = NDArray[np.float64]
 
 METHODS = ("auto", "point_to_point", "point_to_plane", "generalized")
 STARTS = ("auto", "identity", "global")
-# Points of the source used to choose a start, and to refine a surface or a volume.
-_COARSE, _SURFACE_POINTS, _VOLUME_POINTS = 1000, 20_000, 50_000
-# Share of the pairs left out while starts compete, where no trim is given.
-_COMPETING_TRIM = 0.3
-_SWEEP_TRIMS = (0.1, 0.35)
-# A start further from identity wins only if it is better by this factor.
-_CLEARLY = 0.9
 _LEAST_FITNESS = 0.3
+# Beyond these the surfaces of a pose do not belong together.
+_SNUG = {"strain": 1.5, "conflicts": 0.12}
 
 
 class CloudStatus(Enum):
@@ -55,6 +49,14 @@ class CloudStatus(Enum):
     CHANCE = (
         "the nearest points are as far apart as in clouds that have nothing to do with each other: "
         "use init='global', or clouds in which the same points were measured"
+    )
+    MISFIT = (
+        "the surfaces cross, or stick out where the other one goes on, as in a pose that only happens to be snug: "
+        "use init='global', or cut the clouds to what they share"
+    )
+    AMBIGUOUS = (
+        "another pose fits about as well (fit.rivals), and none was given to choose by: give an init, "
+        "or clouds that show what breaks the symmetry"
     )
     LOW_OVERLAP = (
         "few source points have a target point near them: raise max_distance, use init='global', "
@@ -75,6 +77,7 @@ class CloudFit(Fit):
             where none was given, within five times the lower quartile of all distances.
         covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
             inliers, shifts, and the logarithm of the scale if it was asked for.
+        rivals: other poses that fit about as well, where poses were searched for.
         free: motions that the clouds do not determine, in words.
         method, iterations, seconds: what was run, for how long.
     """
@@ -86,6 +89,7 @@ class CloudFit(Fit):
     fitness: float
     covariance: Floats
     covariance_names: tuple[str, ...]
+    rivals: tuple[Affine, ...]
     free: tuple[str, ...]
     method: str
     iterations: int
@@ -152,9 +156,9 @@ def icp(
     """Find the motion that brings `source` onto `target` (iterative closest points).
 
     Args:
-        target, source: (N, D) points, D in 2, 3, in any order and number. Columns are
-            coordinates in the order given, and the motion acts on them in that order.
-            Rows with NaN or infinity are dropped with a warning.
+        target, source: (N, D) points, D in 2, 3, in any order and number: arrays, tensors, or
+            Dask arrays, which are thinned out of core. Columns are coordinates in the order given, and
+            the motion acts on them in that order. Rows with NaN or infinity are dropped with a warning.
         method: "point_to_point"; "point_to_plane" and "generalized" (plane to plane), which
             use the local shape; "auto": generalized where both clouds are locally surfaces
             (in 2D, curves), else point_to_point.
@@ -175,36 +179,29 @@ def icp(
         OptionError: a keyword's value is not known.
     """
     begun = time.perf_counter()
-    fixed, moving = _points(target, "target"), _points(source, "source")
+    fixed, moving = as_points(target, "target"), as_points(source, "source")
     if fixed.shape[1] != moving.shape[1]:
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
     where = "cpu" if device == "auto" else resolve(device)
-    surface = max(flatness(fixed), flatness(moving)) < SURFACE
+    levels = Levels(fixed, moving, where, seed, alike=not with_scale)
     if method == "auto":
-        method = "generalized" if surface else "point_to_point"
-    pair = _thinned(fixed, moving, surface, seed, where)
-    start = _start(pair, init=init, method=method, trim=trim, with_scale=with_scale, seed=seed)
-    found = refine(
-        *pair,
-        start,
-        method=method,
-        with_scale=with_scale,
-        max_distance=max_distance,
-        trim=trim,
-        max_iterations=max_iterations,
-    )
-    whole = Cloud(fixed, where) if surface else pair[0]
-    moved = apply(found.matrix, pair[1].points)
-    evidence = judge(whole, moved, max_distance=max_distance, with_scale=with_scale)
+        method = "generalized" if levels.surface else "point_to_point"
+    options = Options(method, with_scale, max_distance, trim)
+    start = _start(levels, init, options)
+    found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
+    whole, ends = Cloud(fixed, where), apply(found.matrix, levels.judged.points)
+    evidence = judge(whole, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
+    match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
         target_from_source=Affine(found.matrix),
-        status=_status(found, evidence),
+        status=_status(found, evidence, match, start),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,
         covariance_names=names,
+        rivals=tuple(Affine(m) for m in start.rivals),
         free=tuple(_in_words(direction, names) for direction in evidence.free),
         method=method,
         iterations=found.iterations,
@@ -212,29 +209,6 @@ def icp(
         _target=fixed,
         _source=moving,
     )
-
-
-def _points(value: ArrayLike, name: str) -> Floats:
-    """(N, D) float64, finite rows only."""
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    if array.dtype.kind not in "fiub":
-        raise UnsupportedDTypeError(f"the {name} has dtype {array.dtype}; points are real numbers")
-    if array.ndim != 2 or array.shape[1] not in (2, 3):
-        raise ShapeMismatchError(f"the {name} has shape {array.shape}; (N, 2) or (N, 3) points are needed")
-    points = np.ascontiguousarray(array, dtype=np.float64)
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        warnings.warn(
-            f"{np.count_nonzero(~finite)} of {len(points)} points of the {name} hold NaN or infinity and were dropped",
-            DaskregWarning,
-            stacklevel=3,
-        )
-        points = points[finite]
-    if len(points) < points.shape[1]:
-        raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
-    if not np.ptp(points, axis=0).any():
-        raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
-    return points
 
 
 def _check_options(
@@ -252,65 +226,25 @@ def _check_options(
         raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
 
 
-def _thinned(fixed: Floats, moving: Floats, surface: bool, seed: int, device: str) -> tuple[Cloud, Cloud]:
-    """The clouds as they are refined.
-
-    Surfaces are evened out by voxels. Elsewhere only rows of the source are left out: a
-    point that fills a volume has its partner or none, and means of voxels have none.
-    """
-    if surface:
-        return (
-            Cloud(thin(fixed, _SURFACE_POINTS, "voxels"), device),
-            Cloud(thin(moving, _SURFACE_POINTS, "voxels"), device),
-        )
-    return Cloud(fixed, device), Cloud(thin(moving, _VOLUME_POINTS, "sample", seed), device)
+def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options) -> Start:
+    ndim = levels.target.shape[1]
+    if isinstance(init, str) and init != "identity":
+        return find(levels, options, near=init == "auto")
+    matrix = np.eye(ndim + 1) if isinstance(init, str) else as_affine(init, ndim, "init").matrix
+    return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 
-def _start(
-    pair: tuple[Cloud, Cloud],
-    *,
-    init: str | Affine | ArrayLike,
-    method: str,
-    trim: float | None,
-    with_scale: bool,
-    seed: int,
-) -> Floats:
-    """The pose to refine from: the one asked for, or the best of those that compete."""
-    target, source = pair
-    ndim = target.ndim
-    if not isinstance(init, str):
-        return as_affine(init, ndim, "init").matrix
-    if init == "identity":
-        return np.eye(ndim + 1)
-    if method == "point_to_point":
-        source = Cloud(thin(source.points, _COARSE, "sample", seed))
-    else:
-        target = Cloud(thin(target.points, 2 * _COARSE, "voxels"), target.device)
-        source = Cloud(thin(source.points, _COARSE, "voxels"))
-    scale = target.radius / source.radius if with_scale else 1.0
-    trims = _SWEEP_TRIMS if trim is None else (trim,)
-    starts = [*sweep(target.points, source.points, scale=scale, trims=trims, seed=seed)]
-    if init == "auto":
-        shift = centre(target.points) - scale * centre(source.points)
-        starts = [np.eye(ndim + 1), homogeneous(scale * np.eye(ndim), shift), *starts]
-    trim = _COMPETING_TRIM if trim is None else trim
-    tried = [refine(target, source, s, method=method, trim=trim, max_iterations=20) for s in starts]
-    kept = kept_after(trim, len(source), ndim)
-    scores = np.array([np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)) for t in tried])
-    # Of those that are nearly as good as the best, the smallest motion.
-    good = np.flatnonzero(scores * _CLEARLY <= scores.min() + 1e-9 * target.radius)
-    moved = [float(np.mean((apply(tried[i].matrix, source.points) - source.points) ** 2)) for i in good]
-    chosen: Matched = tried[good[int(np.argmin(moved))]]
-    return chosen.matrix
-
-
-def _status(found: Matched, evidence: Evidence) -> CloudStatus:
+def _status(found: Matched, evidence: Evidence, match: Agreement | None, start: Start) -> CloudStatus:
     if evidence.fitness < _LEAST_FITNESS or not np.isfinite(evidence.rmse):
         return CloudStatus.LOW_OVERLAP
     if len(evidence.free):
         return CloudStatus.UNDETERMINED
     if not evidence.surface and evidence.rmse > CHANCE * evidence.spacing:
         return CloudStatus.CHANCE
+    if match is not None and not match.within(**_SNUG):
+        return CloudStatus.MISFIT
+    if len(start.rivals) and not start.near:
+        return CloudStatus.AMBIGUOUS
     return CloudStatus.CONVERGED if found.settled else CloudStatus.UNSETTLED
 
 

@@ -207,12 +207,8 @@ def _template(slices: int, size: int) -> xr.DataArray:
     found = importlib.util.find_spec("nilearn")
     if found is None or not found.submodule_search_locations:
         raise MissingExtraError("nilearn", "demo")
-    try:
-        import nibabel
-    except ImportError:
-        raise MissingExtraError("nibabel", "demo") from None
-    image: Any = nibabel.load(Path(found.submodule_search_locations[0]) / _TEMPLATE)
-    volume = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # x, y, z -> z, y, x
+    path = Path(found.submodule_search_locations[0]) / _TEMPLATE
+    volume = open_volume(path).values.astype(np.float32)
     volume *= 50_000 / volume.max()
     depth = volume.shape[0]
     first, last = 0.35 * depth, 0.65 * depth

@@ -34,9 +34,15 @@ Messages name the array, the axis or the value, and say what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DaskregError(Exception):
     """Base of everything that daskreg raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By calling the class: workers' errors reach the client as they are, whatever else a class derives from."""
+        return type(self), self.args
 
 
 class InputError(DaskregError, ValueError):
@@ -148,6 +154,10 @@ class MissingExtraError(DaskregError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed: pip install 'daskreg[{extra}]'")
+        self.library, self.extra = library, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.library, self.extra)
 
 
 class DaskregWarning(UserWarning):

@@ -17,12 +17,15 @@ from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.fits import Fit
 from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.images import Image, read_image
-from daskreg.kernels.descend import METRICS, Descent, Problem, descend_levels, half_extent, standardised
+from daskreg.kernels.descend import METRICS, Descent, descend_levels, half_extent
+from daskreg.kernels.fill import Ways, ways
 from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
+from daskreg.kernels.newton import Problem
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, picture, pyramid
-from daskreg.kernels.search import STARTS, believed, candidates, views
+from daskreg.kernels.pyramid import picture
+from daskreg.kernels.search import STARTS, all_turns, believed, candidates, look_closer, near_turns, views
+from daskreg.kernels.threads import use_threads
 
 Floats = NDArray[np.float64]
 
@@ -157,7 +160,7 @@ def register(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     channel: int | str | None = None,
-    smoothing: float = 0.7,
+    smoothing: float = 0.5,
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     device: str = "auto",
@@ -202,12 +205,14 @@ def register(
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     pose = Pose.of(model, f.grid.ndim)
+    if hasattr(init, "target_from_source"):  # of the moving image's points, onto the fixed image's
+        init = init.target_from_source.inverse()
     start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
     if not isinstance(start, str) or start in ("auto", "identity"):
         check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if isinstance(start, str) else start)
     problem = Problem(pose, f.grid.centre, str(metric), max_iterations, tolerance, _MIN_OVERLAP)
     newton = metric in METRICS and optimizer in ("auto", "gauss-newton")
-    with limit_threads(_threads(f, m)):
+    with limit_threads(_threads(f, m)), use_threads(library_threads()):
         found = _estimated(
             problem,
             f,
@@ -219,8 +224,9 @@ def register(
             optimizer="lbfgs" if optimizer == "auto" else optimizer,
             progress=progress,
         )
+        hidden = (_masked(f), _masked(m))
     values = pose.named(found["parameters"])[0]
-    matrix = pose.matrices(found.pop("parameters"), f.grid.centre)[0].numpy()
+    matrix = pose.motions(found.pop("parameters"), f.grid.centre)[0][0]
     return PairFit(
         moving_from_fixed=Affine(matrix, unit=unit),
         parameters=values,
@@ -228,7 +234,7 @@ def register(
         free=pose.names,
         model=model if isinstance(model, str) else pose.groups,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "callable"),
-        masked=(_masked(f), _masked(m)),
+        masked=hidden,
         seconds=time.perf_counter() - began,
         _images=(f, m),
         **found,
@@ -255,15 +261,20 @@ def _estimated(
 ) -> dict[str, Any]:
     """The fields of a PairFit that the estimate gives: by Gauss-Newton, or by autograd where `loss` is given."""
     metric = problem.metric
-    steps, variance = _levels(f, m, metric if loss is None else "ncc" if metric != "mse" else "mse", levels, smoothing)
+    a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
+    steps = ways(a, b, "mse" if metric == "mse" else "ncc", levels=levels, smoothing=smoothing)
     origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if isinstance(init, str) else init])
     starts = origin
     if isinstance(init, str) and init != "identity":
         starts = _parameters(problem, f.grid, candidates(steps, init))
     if loss is None:
-        return _newton(_descended(problem, steps, starts, variance, origin=origin, progress=progress), metric)
-    start = best_of(problem, steps[0], starts, loss)
-    return _slope(slope(problem, steps, start, loss, optimizer=optimizer, origin=origin, progress=progress))
+        if isinstance(init, str) and init in ("auto", "search"):
+            near = near_turns if init == "auto" else all_turns
+            steps, starts = look_closer(problem, steps, starts, near(f.grid.ndim))
+        return _newton(_descended(problem, steps, starts, origin=origin, progress=progress), metric)
+    first = torch.from_numpy(origin)
+    start = best_of(problem, steps.whole[0], torch.from_numpy(starts), loss)
+    return _slope(slope(problem, steps.whole, start, loss, optimizer=optimizer, origin=first, progress=progress))
 
 
 def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
@@ -294,27 +305,18 @@ def check_meeting(fixed: Grid, moving: Grid, start: Floats) -> None:
         )
 
 
-def _levels(f: Image, m: Image, metric: str, levels: int | str, smoothing: float) -> tuple[list[Level], torch.Tensor]:
-    a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
-    a, b, variance = standardised(a, b, metric)
-    return pyramid(a, b, levels=levels, smoothing=smoothing), variance
+def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> Floats:
+    return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid)).numpy()
 
 
-def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> torch.Tensor:
-    return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid))
-
-
-def _descended(
-    problem: Problem,
-    levels: Sequence[Level],
-    starts: torch.Tensor,
-    variance: torch.Tensor,
-    **options: Any,
-) -> Descent:
+def _descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) -> Descent:
     """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
-    followed = views(problem, levels, starts)
-    ends = [descend_levels(problem, seen, start, variance, **options) for seen, start in followed]
-    last = [(seen[-1], torch.as_tensor(end.parameters)) for (seen, _), end in zip(followed, ends, strict=True)]
+    followed = views(problem, steps, starts)
+    ends = [
+        descend_levels(problem, seen.whole, start, seen.variance, content=seen.content, **options)
+        for seen, start in followed
+    ]
+    last = [(seen.whole[-1], end.parameters) for (seen, _), end in zip(followed, ends, strict=True)]
     return ends[-1] if len(ends) > 1 and believed(problem, *last) else ends[0]
 
 
@@ -330,7 +332,7 @@ def _newton(found: Descent, metric: str) -> dict[str, Any]:
         status = FitStatus.LOW_SCORE
     losses = found.losses[:, 0]
     return {
-        "parameters": torch.as_tensor(found.parameters),
+        "parameters": found.parameters,
         "status": status,
         "score": (float(found.before[0]), after),
         "overlap": overlap,
@@ -348,7 +350,7 @@ def _slope(found: Slope) -> dict[str, Any]:
     if found.overlap < _LOW_OVERLAP:
         status = FitStatus.LOW_OVERLAP
     return {
-        "parameters": found.parameters,
+        "parameters": found.parameters.numpy(),
         "status": status,
         "score": (found.before, found.after),
         "overlap": found.overlap,

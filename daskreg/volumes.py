@@ -156,8 +156,11 @@ def open(
 
     Args:
         source: a path or URL of Zarr v2 or v3 (an array, OME-Zarr, xarray's layout; also an array
-            inside a store, `store.zarr/group/array`, or in a zip file), a TIFF file; or a NumPy,
-            dask or Zarr array, a DataArray, a Dataset with one variable.
+            inside a store, `store.zarr/group/array`, or in a zip file); a TIFF, HDF5/NeXus
+            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; or a NumPy, dask or
+            Zarr array, a DataArray, a Dataset with one variable. The world of medical formats
+            is ITK's: LPS in mm, written z, y, x. Where a volume is turned in it,
+            `attrs["direction"]` says how; a header's shear is in `attrs["header_from_world"]`.
         level: of a pyramid; 0 is the finest, -1 the coarsest.
         channel: number, or name, of the one to take; None keeps all.
         time: number of the one to take; None keeps all.

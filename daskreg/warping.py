@@ -18,6 +18,7 @@ from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
 from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
 from daskreg.kernels.sampling import cast, halo
+from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
 from daskreg.volumes import as_dataarray, source_of, to_dataarray
@@ -91,7 +92,8 @@ def warp(
         return data
     lead_coords = {d: array.coords[d] for d in spec.lead if d in array.coords}
     name = None if array.name is None else str(array.name)
-    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=name, attrs=dict(array.attrs))
+    attrs = {k: v for k, v in array.attrs.items() if k != HEADER_FROM_WORLD}
+    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=name, attrs=attrs)
 
 
 def make_job(

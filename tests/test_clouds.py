@@ -281,3 +281,84 @@ def test_the_itk_circle_is_exact(data: Path) -> None:
     fixed, moving = (np.loadtxt(folder / f"IterativeClosestPoint{name}Points.txt") for name in ("Fixed", "Moving"))
     fit = dr.icp(fixed, moving)
     np.testing.assert_allclose(fit.target_from_source.matrix, [[1, 0, -2], [0, 1, -2], [0, 0, 1]], atol=1e-9)
+
+
+# Surfaces, of which no point has a partner
+
+
+def surface(count: int, seed: int, *, overlap: float = 1.0, side: int = 1) -> Floats:
+    """Noisy points of a bumpy ellipsoid, cut so that the share `overlap` of either side's points has a counterpart."""
+    points = sphere(count, seed)
+    bumps = 1 + 0.2 * np.sin(3 * points[:, :1]) + 0.15 * np.cos(4 * points[:, 1:2] + 1)
+    points = points * bumps * [1.0, 0.8, 0.6] + 0.01 * rng(seed + 9).normal(size=points.shape)
+    height = side * points @ [1.0, 0.5, 0.2]
+    return points[height <= np.quantile(height, 1 / (2 - overlap))]
+
+
+@pytest.mark.parametrize("angle", [15, 90, 180])
+def test_surfaces_that_overlap_in_part_from_any_start(angle: float) -> None:
+    rotation = about(rng(angle).normal(size=3), angle)
+    target, source = surface(5000, 0, overlap=0.7), surface(4000, 1, overlap=0.7, side=-1)
+    fit = dr.icp(target, source @ rotation + 3)
+    assert fit.ok, fit
+    assert fit.method == "generalized"
+    assert degrees(fit.rotation, rotation) < 0.7
+    assert 0.6 < fit.fitness < 0.9
+
+
+def test_a_mesh_sampled_twice(data: Path) -> None:
+    lines = (data / "points/mesh/fandisk.obj").read_text().splitlines()
+    vertices = np.array([line.split()[1:4] for line in lines if line.startswith("v ")], dtype=np.float64)
+    vertices /= np.linalg.norm(np.ptp(vertices, axis=0)) / 2
+    words = [line.split()[1:4] for line in lines if line.startswith("f ")]
+    corners = vertices[np.array([[int(w.split("/")[0]) - 1 for w in row] for row in words])]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+
+    def sample(seed: int, side: int) -> Floats:
+        generator = rng(seed)
+        shares = generator.dirichlet([1, 1, 1], 6000)
+        points = np.einsum("nk,nkd->nd", shares, corners[generator.choice(len(area), 6000, p=area / area.sum())])
+        height = side * points @ [0.3, 1.0, 0.2]
+        points = points[height <= np.quantile(height, 1 / 1.3)]
+        return points + 0.01 * generator.normal(size=points.shape)
+
+    rotation = about(np.array([1.0, -2, 0.5]), 150)
+    fit = dr.icp(sample(0, 1), (sample(1, -1) - 2) @ rotation, init="global")
+    assert fit.ok, fit
+    assert degrees(fit.rotation, rotation) < 0.5
+    np.testing.assert_allclose(fit.translation, 2, atol=0.02)
+
+
+def test_a_pose_that_is_only_snug_is_no_success() -> None:
+    target, source = surface(3000, 0), surface(3000, 1)
+    for axis in np.eye(3):
+        fit = dr.icp(target, source @ about(axis, 180), init="identity")
+        assert degrees(fit.rotation, about(axis, 180)) > 90
+        assert fit.status is CloudStatus.MISFIT
+
+
+SAME = ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1])
+
+
+def test_a_symmetric_body_without_a_pose_to_choose_by() -> None:
+    def body(seed: int) -> Floats:
+        return sphere(3000, seed) * [1.0, 0.6, 0.35]
+
+    rotation = about(np.array([1.0, 2, 0]), 130)
+    fit = dr.icp(body(0), body(1) @ rotation, init="global")
+    assert fit.status is CloudStatus.AMBIGUOUS
+    poses = [fit.rotation, *(rival.linear for rival in fit.rivals)]
+    assert len(poses) > 1
+    assert all(min(degrees(pose, np.diag(s) @ rotation) for s in SAME) < 2 for pose in poses)
+    near = dr.icp(body(0), body(1) @ about(np.array([0.0, 0, 1]), 5))
+    assert near.ok
+    assert degrees(near.rotation, about(np.array([0.0, 0, 1]), 5)) < 2
+
+
+@pytest.mark.parametrize("with_scale", [False, True])
+def test_surfaces_of_two_sizes(with_scale: bool) -> None:
+    rotation, size = about(np.array([1.0, 1, 0]), 100), 3.0 if with_scale else 1.0
+    fit = dr.icp(surface(4000, 0), size * surface(3000, 1) @ rotation, with_scale=with_scale, init="global")
+    assert fit.ok, fit
+    assert fit.scale == pytest.approx(1 / size, rel=0.01)
+    assert degrees(fit.rotation, rotation) < 0.7

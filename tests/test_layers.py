@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("blocks",),
     ("volumes",),
     ("images",),
+    ("points",),
     ("registration",),
     ("stacking",),
     ("stacks", "clouds", "tomography"),

@@ -28,6 +28,7 @@ PUBLIC = [
     "load",
     "open",
     "plan",
+    "points_from",
     "register",
     "tomography",
     "warp",

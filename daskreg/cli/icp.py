@@ -42,7 +42,7 @@ def command(
 ) -> int:
     """Estimate the motion that brings the points of SOURCE onto those of TARGET.
 
-    Files are .npy, .ply, or text (.csv, .xyz, .txt). The transform acts on the columns in the
+    Files are .npy, .ply, .pcd, or text (.csv, .xyz, .txt). The transform acts on the columns in the
     files' own order, which in most files is x, y, z.
     """
     import daskreg

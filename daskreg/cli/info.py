@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 
 import daskreg
@@ -33,8 +35,9 @@ def command(path: str, *, channel: str | int | None, spacing: float | None, unit
 def level_grids(path: str) -> list[daskreg.Grid]:
     """The grids of a pyramid's levels; levels end where opening one is refused."""
     found: list[daskreg.Grid] = []
-    try:
-        while True:
-            found.append(daskreg.grid(daskreg.open(path, level=len(found))))
-    except InputError:
-        return found
+    with warnings.catch_warnings(action="ignore"):  # said already
+        try:
+            while True:
+                found.append(daskreg.grid(daskreg.open(path, level=len(found))))
+        except InputError:
+            return found

@@ -1,4 +1,4 @@
-"""Point clouds from files: `.npy`, `.ply`, and text with or without a line of names."""
+"""Point clouds from files: `.npy`, `.ply`, `.pcd`, and text with or without a line of names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError
+from daskreg.formats.pcd import read_pcd
 
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -29,7 +30,8 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
     Columns after the third (normals, intensities) are left out; a file of two columns is 2D.
 
     Args:
-        path: NumPy `.npy`, `.ply` (ascii or binary), or text (`.csv`, `.xyz`, `.txt`, ...)
+        path: NumPy `.npy`, `.ply` (ascii or binary), `.pcd` (ascii, binary, binary_compressed), or text
+            (`.csv`, `.xyz`, `.txt`, ...)
             separated by commas, semicolons or blanks, with at most one line of names.
         ndim: columns to take where there are as many.
 
@@ -45,16 +47,25 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
             points = np.load(file, allow_pickle=False)
         elif magic.startswith(b"ply"):
             points = _ply(file)
+        elif _is_pcd(file):
+            points = read_pcd(file.read_bytes())
         else:
             points = _text(file)
         points = np.asarray(points, dtype=np.float64)
-    except (ValueError, KeyError, UnicodeDecodeError, EOFError) as error:
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError, EOFError) as error:
         raise InputError(
-            f"{file} holds no points that can be read (.npy, .ply, or rows of numbers): {error}"
+            f"{file} holds no points that can be read (.npy, .ply, .pcd, or rows of numbers): {error}"
         ) from error
     if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < 2:
         raise InputError(f"{file} holds an array of shape {points.shape}; points are rows of 2 or 3 numbers")
     return np.ascontiguousarray(points[:, :ndim])
+
+
+def _is_pcd(file: Path) -> bool:
+    """By its first line, or, where comments come first, by its name."""
+    with file.open("rb") as head:
+        start = head.read(200).lstrip()
+    return start.startswith((b"VERSION", b"# .PCD")) or (file.suffix.lower() == ".pcd" and b"VERSION" in start)
 
 
 def _text(file: Path) -> NDArray[np.float64]:

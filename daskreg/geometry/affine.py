@@ -122,11 +122,12 @@ class Affine(Transform):
         return bool(np.allclose(self.matrix, np.eye(self.ndim + 1), rtol=0, atol=1e-12))
 
     def __call__(self, points: ArrayLike) -> Floats:
-        """Where (..., D) world points go."""
-        p = np.asarray(points, dtype=np.float64)
+        """Where (..., D) world points go. Of a Dask array: lazily, as one."""
+        p: Any = points if hasattr(points, "map_blocks") else np.asarray(points, dtype=np.float64)
         if p.ndim == 0 or p.shape[-1] != self.ndim:
             raise ShapeMismatchError(f"points of shape (N, {self.ndim}) are needed, not {p.shape}")
-        return np.asarray(p @ self.linear.T + self.offset)
+        moved: Floats = p @ self.linear.T + self.offset
+        return moved
 
     def __matmul__(self, other: object) -> Affine:
         """`(a @ b)(p) == a(b(p))`."""

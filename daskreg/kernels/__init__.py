@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskreg.kernels.casting import cast as cast
+    from daskreg.kernels.icp_soft import soft_correspondence_loss as soft_correspondence_loss
     from daskreg.kernels.metrics import lncc as lncc
     from daskreg.kernels.metrics import mae as mae
     from daskreg.kernels.metrics import mi as mi
@@ -30,6 +31,7 @@ _HOMES = {
     "mse": "metrics",
     "ncc": "metrics",
     "sample": "sampling",
+    "soft_correspondence_loss": "icp_soft",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "mse",
     "ncc",
     "sample",
+    "soft_correspondence_loss",
 ]
 
 

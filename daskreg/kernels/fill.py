@@ -1,23 +1,22 @@
 """Leave out what an earlier warp had to fill.
 
 An image that was moved before often comes with a flat border (zeros) instead of content.
-Matched as if it were content, the step at its edge pulls the pose by half a voxel or so.
-A flat border may also be true background, whose edge is the best there is to match. So
-`descend` tries the finest level without flat borders, with a margin, and keeps that only
-where they turn out to be at odds with the other image.
+Matched as if it were content, the step at its edge pulls the pose by half a voxel or so, and on
+coarse levels the start by far more. A flat border may also be true background, whose edge is the
+best there is to match. So there are two ways down: with everything, and with the content alone,
+masked before anything is smoothed. `search.views` follows both where they lead apart, and
+`descend` keeps the second where the borders turn out to be at odds with the other image.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.kernels.pyramid import Level, Picture
+from daskreg.kernels.pyramid import Level, Picture, pyramid, standardised
 
 # As far, in voxels, as smoothing and the earlier interpolation carry the edge of a fill.
 _MARGIN = 6
@@ -25,21 +24,35 @@ _MARGIN = 6
 _LEAST_CONTRAST = 1e-5
 
 
-def without_fill(level: Level, *, margin: int = _MARGIN) -> Level | None:
-    """The level with flat borders and a margin masked, in both images (with variance 1).
+@dataclass(frozen=True)
+class Ways:
+    """The levels of a pair, coarse to fine, and the same without flat borders, where there are any.
 
-    None where there are no such borders, or nothing but flat voxels is left.
+    variance: (B or 1,) of the fixed images, by which the levels were scaled.
     """
-    fixed, moving = _masked(level.fixed, margin), _masked(level.moving, margin)
-    if fixed is None and moving is None:
-        return None
-    return replace(level, fixed=fixed or level.fixed, moving=moving or level.moving)
+
+    whole: list[Level]
+    content: list[Level] | None
+    variance: Tensor
+
+
+def ways(fixed: Picture, moving: Picture, metric: str, *, levels: int | str, smoothing: float) -> Ways:
+    """Both ways down the pyramid (see `pyramid`), of images scaled for a metric (see `standardised`)."""
+    f, m, variance = standardised(fixed, moving, metric)
+    whole = pyramid(f, m, levels=levels, smoothing=smoothing)
+    inner = [_masked(p, _MARGIN) for p in (f, m)]
+    if inner == [None, None]:
+        return Ways(whole, None, variance)
+    f, m = inner[0] or f, inner[1] or m
+    if metric == "ncc":
+        f, m, _ = standardised(f, m, metric)
+    return Ways(whole, pyramid(f, m, levels=levels, smoothing=smoothing), variance)
 
 
 def _masked(image: Picture, margin: int) -> Picture | None:
     if image.fill is None:
         return None
-    content = ~_grown(_from_border(image.fill), margin)
+    content = ~_grown(image.fill, margin)
     if bool(content.all()):
         return None
     weight = content.to(torch.float32)
@@ -66,17 +79,3 @@ def _grown(mask: Tensor, radius: int) -> Tensor:
         size[axis], padding[axis] = 2 * radius + 1, radius
         out = pool(out, tuple(size), stride=1, padding=tuple(padding))
     return out[:, 0] > 0.5
-
-
-def _from_border(fill: Tensor) -> Tensor:
-    """The flat voxels that are connected to the border of their image."""
-    connected = []
-    for one in fill.cpu().numpy():
-        labels, count = ndimage.label(one)
-        outer = np.zeros(count + 1, dtype=bool)
-        for axis in range(one.ndim):
-            for end in (0, -1):
-                outer[np.unique(labels.take(end, axis))] = True
-        outer[0] = False
-        connected.append(outer[labels])
-    return torch.as_tensor(np.stack(connected)).to(fill.device)

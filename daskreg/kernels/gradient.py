@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.kernels.descend import Problem, corners_of, index_maps
 from daskreg.kernels.metrics import Loss
-from daskreg.kernels.normal import TorchNormal, possible_overlap
+from daskreg.kernels.newton import Problem, corners_of
+from daskreg.kernels.normal import TorchNormal, possible_overlap, scaling
 from daskreg.kernels.pyramid import Level
 
 OPTIMIZERS = ("adam", "lbfgs")
@@ -98,17 +98,18 @@ class _Objective:
 
     def __init__(self, problem: Problem, level: Level, loss: Loss) -> None:
         self.problem, self.level, self.loss = problem, level, loss
-        self.sampler = TorchNormal(level, gradients=False)
+        self.sampler = TorchNormal(level)
         self.possible = float(possible_overlap(level)[0])
+        self.inner = torch.from_numpy(level.moving.grid.inverse_matrix[:-1].copy())
+        self.outer = torch.from_numpy(level.fixed.grid.matrix @ scaling(level.fixed.grid.shape))
 
     def __call__(self, p: Tensor) -> Tensor:
-        maps = index_maps(self.problem.pose.matrices(p, self.problem.centre), self.level)[:, :-1]
-        out, weight = self.sampler.warp(maps)
+        warped, weight = self.sampler.warp(self._maps(p))
         weight = weight.detach()
         if float(weight.sum()) < self.problem.min_overlap * self.possible:
             # A wall, with a slope of its own back to where the step came from.
             return _TOO_LITTLE + (p * 0).sum()
-        return torch.as_tensor(self.loss(self.sampler.fixed, out[:, 0], weight)).sum()
+        return torch.as_tensor(self.loss(self.sampler.fixed, warped, weight)).sum()
 
     def at(self, p: Tensor) -> float:
         with torch.no_grad():
@@ -116,16 +117,18 @@ class _Objective:
 
     def overlap(self, p: Tensor) -> float:
         with torch.no_grad():
-            maps = index_maps(self.problem.pose.matrices(p, self.problem.centre), self.level)[:, :-1]
-            return min(1.0, float(self.sampler.warp(maps)[1].sum()) / self.possible)
+            return min(1.0, float(self.sampler.warp(self._maps(p))[1].sum()) / self.possible)
+
+    def _maps(self, p: Tensor) -> Tensor:
+        return self.inner @ self.problem.pose.matrices(p, self.problem.centre) @ self.outer
 
 
 def _one_level(
     problem: Problem, level: Level, start: Tensor, loss: Loss, optimizer: str
 ) -> tuple[Tensor, NDArray[np.float64], bool]:
     objective = _Objective(problem, level, loss)
-    corners = corners_of(level.fixed.grid)
-    moved = (problem.pose.derivatives(start, problem.centre)[0, :, :-1] @ corners).norm(dim=1).amax(-1) / level.step
+    change = problem.pose.motions(start.numpy(), problem.centre)[1][0, :, :-1] @ corners_of(level.fixed.grid)
+    moved = torch.from_numpy(np.linalg.norm(change, axis=1).max(-1) / level.step)
     unit = 1 / moved.clamp_min(1e-9)
     z = torch.zeros_like(start, requires_grad=True)
     losses: list[float] = []

@@ -14,18 +14,17 @@ The last two take Gauss-Newton steps on SE(n), about the centroid of the source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.kernels.points import Cloud, Floats
+from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
+from daskreg.kernels.points import Cloud, Floats, Follower, Ints
 
 Reals = NDArray[np.floating[Any]]
 
-# Variance across a local plane, as a share of the variance within it (Segal et al. use 1e-3).
-_PLANE = 1e-3
 # Tukey's biweight keeps 95 % of the efficiency of least squares at this many sigmas.
 _TUKEY = 4.685
 _SIGMA_FROM_MEDIAN = 1.4826
@@ -112,46 +111,47 @@ def generators(ndim: int, *, with_scale: bool = False) -> Floats:
     return np.concatenate([turns, shifts, scale] if with_scale else [turns, shifts])
 
 
-def normal_equations(
-    moved: Floats, errors: Floats, metrics: Floats, weights: Floats, *, with_scale: bool = False
-) -> tuple[Floats, Floats]:
-    """J^T W J (P, P) and J^T W e (P,) of the motion of `moved` (N, D) about the origin.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What a step is solved from: (N, D) ends and what is near them, (N,) weights, (N, D) normals at either."""
 
-    `metrics` is (N, R, D): what is measured of an error vector, R numbers a pair.
-    """
-    ends = np.concatenate([moved, np.ones((len(moved), 1))], axis=1)
-    effects = np.tensordot(ends, generators(moved.shape[1], with_scale=with_scale), axes=(1, 2))  # N, P, D
-    jacobian = np.matmul(metrics, np.swapaxes(effects, 1, 2)) * np.sqrt(weights)[:, None, None]
-    seen = np.matmul(metrics, errors[:, :, None])[..., 0] * np.sqrt(weights)[:, None]
-    flat = jacobian.reshape(-1, jacobian.shape[-1])
-    return np.asarray(flat.T @ flat), np.asarray(flat.T @ seen.ravel())
+    ends: Floats
+    near: Floats
+    weights: Floats
+    fixed: Floats
+    turned: Floats
 
 
-def gauss_newton_step(moved: Floats, errors: Floats, metrics: Floats, weights: Floats, with_scale: bool) -> Floats:
-    """(D+1, D+1) motion that takes `moved` towards `moved + errors`.
+def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> tuple[Floats, float]:
+    """(D+1, D+1) motion that takes the ends towards what is near them, and what it gains.
+
+    The gain is the decrease of the cost in units of the variance of one pair: below one, the
+    step is smaller than its own standard error.
 
     Lengths are scaled by the extent, so that turns and shifts weigh alike, and directions
     in which the pairs say nothing (a sphere turns freely) are left where they are.
     """
+    moved, weights, ndim = pairs.ends, pairs.weights, pairs.ends.shape[1]
     centre = np.average(moved, axis=0, weights=weights)
     extent = float(np.sqrt(np.average(np.sum((moved - centre) ** 2, axis=1), weights=weights))) or 1.0
-    hessian, gradient = normal_equations(
-        (moved - centre) / extent, errors / extent, metrics, weights, with_scale=with_scale
-    )
+    scaled, errors = (moved - centre) / extent, (pairs.near - moved) / extent
+    moves = generators(ndim, with_scale=with_scale)
+    hessian, gradient, cost = pair_sums(kind, scaled, errors, weights, pairs.fixed, pairs.turned, moves)
     values, vectors = np.linalg.eigh(hessian)
     told = values > 1e-9 * values[-1]
     parameters = vectors[:, told] @ ((vectors[:, told].T @ gradient) / values[told])
+    gain = float(gradient @ parameters) * float(np.sum(weights)) / max(cost, 1e-300)
     scale = float(np.exp(parameters[-1])) if with_scale else 1.0
     motions = len(parameters) - with_scale
-    half = np.zeros((moved.shape[1] + 1, moved.shape[1] + 1))
-    half[:-1] = np.tensordot(parameters[:motions], generators(moved.shape[1]), axes=1) / 2
+    half = np.zeros((ndim + 1, ndim + 1))
+    half[:-1] = np.tensordot(parameters[:motions], generators(ndim), axes=1) / 2
     half[:-1, -1] *= extent
     # Cayley's map: a proper rotation of any skew matrix, and the exponential to second order.
     identity = np.eye(len(half))
     step = np.linalg.solve(identity - half, identity + half)
     step[:-1, :-1] *= scale
-    about = homogeneous(np.eye(moved.shape[1]), centre)
-    return np.asarray(about @ step @ np.linalg.inv(about))
+    about = homogeneous(np.eye(ndim), centre)
+    return np.asarray(about @ step @ np.linalg.inv(about)), gain
 
 
 def robust_weights(residuals: Floats, floor: float, limit: float = np.inf) -> Floats:
@@ -179,67 +179,73 @@ def pair_weights(distances: Floats, floor: float, max_distance: float | None, tr
     return np.asarray(np.where(distances <= limit, 1.0, 0.0))
 
 
-def metrics_of(method: str, target: Cloud, source: Cloud, pairs: NDArray[np.int64], linear: Floats) -> Floats:
-    """(N, R, D): what the method measures of the error of each pair `(source, target)`."""
-    if method == "point_to_point":
-        return np.broadcast_to(np.eye(target.ndim), (len(pairs), target.ndim, target.ndim))
-    if method == "point_to_plane":
-        return target.normals[pairs[:, 1]][:, None, :]
-    turned = np.einsum("ij,njk->nik", linear, _plane_factors(source)[pairs[:, 0]])
-    fixed = _plane_factors(target)[pairs[:, 1]]
-    both = turned @ np.swapaxes(turned, 1, 2) + fixed @ np.swapaxes(fixed, 1, 2)
-    # M^T M is the inverse of both, scaled so that errors across a plane count as lengths.
-    return np.asarray(np.swapaxes(np.linalg.cholesky(2 * _PLANE * np.linalg.inv(both)), 1, 2))
+@dataclass(frozen=True)
+class Options:
+    """How pairs are weighed and moved: the keywords of `clouds.icp`."""
+
+    method: str = "point_to_point"
+    with_scale: bool = False
+    max_distance: float | None = None
+    trim: float | None = None
+
+    def beyond(self, distance: float) -> Options:
+        """The same with a limit not below `distance`, for thinned clouds that are further apart."""
+        if self.max_distance is None or self.max_distance >= distance:
+            return self
+        return replace(self, max_distance=distance)
 
 
 def refine(
     target: Cloud,
     source: Cloud,
     start: Floats,
+    options: Options = Options(),
     *,
-    method: str = "point_to_point",
-    with_scale: bool = False,
-    max_distance: float | None = None,
-    trim: float | None = None,
     max_iterations: int = 50,
     tolerance: float = 1e-5,
+    least_gain: float = 0.01,
 ) -> Matched:
     """Iterate from `start` (D+1, D+1) until points move less than `tolerance` of the extent.
 
+    Gauss-Newton steps also end where their gain is below `least_gain`, the square of a share of the
+    motion's standard error.
     Where a few pairs go on swapping partners the steps stop shrinking instead; that counts
     as settled too, once they are below a hundred tolerances.
     """
     floor, least = 1e-9 * target.radius, np.inf
     matrix, settled, rounds, idle = start, False, 0, 0
+    nearest = Follower(target)
     while True:
         moved = apply(matrix, source.points)
-        distances, indices = target.nearest(moved)
-        weights = pair_weights(distances, floor, max_distance, trim, source.ndim)
+        distances, indices = nearest(moved)
+        weights = pair_weights(distances, floor, options.max_distance, options.trim, source.ndim)
         used = np.flatnonzero(weights)
         if settled or rounds == max_iterations or len(used) < source.ndim:
             return Matched(matrix, distances, indices, weights, rounds, settled)
-        near, ends = target.points[indices[used]], moved[used]
-        if method == "point_to_point":
-            step = closest_rigid(near, ends, weights[used], with_scale=with_scale)
-        else:
-            pairs = np.stack([used, indices[used]], axis=1)
-            metrics = metrics_of(method, target, source, pairs, matrix[:-1, :-1])
-            certain = weights[used]
-            if method == "point_to_plane":
-                # Edges, where the normal means little; plane to plane discounts them by itself.
-                off = np.matmul(metrics, (near - ends)[:, :, None])[:, 0, 0]
-                certain = certain * robust_weights(np.abs(off), floor)
-            step = gauss_newton_step(ends, near - ends, metrics, certain, with_scale)
+        ends, pairs = moved[used], (used, indices[used], weights[used])
+        step, gain = _step((target, source), matrix, ends, pairs, options)
         matrix = step @ matrix
         rounds += 1
         motion = float(np.max(np.abs(apply(step, ends) - ends))) / target.radius
         least, idle = (motion, 0) if motion < least else (least, idle + 1)
-        settled = motion < tolerance or (idle == _IDLE and least < 100 * tolerance)
+        settled = motion < tolerance or gain < least_gain or (idle == _IDLE and least < 100 * tolerance)
 
 
-def _plane_factors(cloud: Cloud) -> Floats:
-    """(N, D, D) roots of covariances that are flat across the local plane and round within it."""
-    _, vectors = cloud.shapes
-    sizes = np.ones(cloud.ndim)
-    sizes[0] = np.sqrt(_PLANE)
-    return np.asarray(vectors * sizes)
+def _step(
+    clouds: tuple[Cloud, Cloud], matrix: Floats, ends: Floats, pairs: tuple[Ints, Ints, Floats], options: Options
+) -> tuple[Floats, float]:
+    """The motion of `ends` towards their partners, and its gain; pairs are rows (source, target), weights."""
+    target, source = clouds
+    rows, partners, weights = pairs
+    near = target.points[partners]
+    if options.method == "point_to_point":
+        return closest_rigid(near, ends, weights, with_scale=options.with_scale), np.inf
+    fixed = target.normals[partners]
+    if options.method == "point_to_plane":
+        # Edges, where the normal means little; plane to plane discounts them by itself.
+        off = np.abs(np.einsum("ij,ij->i", near - ends, fixed))
+        weights = weights * robust_weights(off, 1e-9 * target.radius)
+        return gauss_newton_step(PLANE, Pairs(ends, near, weights, fixed, fixed[:0]), with_scale=options.with_scale)
+    turned = source.normals[rows] @ matrix[:-1, :-1].T
+    turned /= np.linalg.norm(turned[:1])  # all are scaled alike
+    return gauss_newton_step(PLANES, Pairs(ends, near, weights, fixed, turned), with_scale=options.with_scale)

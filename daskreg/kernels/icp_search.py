@@ -1,6 +1,6 @@
 """Where to start ICP when nothing is known: every rotation is tried, most are dropped early.
 
-All starts advance together as one batch of trimmed point-to-point ICP. Nearest points come
+All starts advance by trimmed point-to-point ICP. Nearest points come
 from a table of cells (the distance transform of the occupied ones), which costs a look-up
 a point; the survivors of each round go on with more points.
 """
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from daskreg.kernels.icp import closest_rigid, homogeneous, kept_after
-from daskreg.kernels.points import Floats, core, radius
+from daskreg.kernels.icp import homogeneous, kept_after
+from daskreg.kernels.icp_numba import advance as advance_all
+from daskreg.kernels.points import Floats, core, in_shares, radius
 
 # (starts kept, points of the source, rounds of ICP) of each stage.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))
@@ -39,11 +40,11 @@ class NearestTable:
 
     @classmethod
     def of(cls, points: Floats, cells: int = 0) -> NearestTable:
-        """A table with `cells` along the longest axis (default: 64 in 3D, 256 in 2D)."""
+        """A table with `cells` along the longest axis (default: 48 in 3D, 256 in 2D)."""
         ndim = points.shape[1]
         low, high = points.min(axis=0), points.max(axis=0)
         padding = 0.25 * float(np.linalg.norm(high - low))
-        cell = float(np.max(high - low + 2 * padding)) / (cells or (256 if ndim == 2 else 64))
+        cell = float(np.max(high - low + 2 * padding)) / (cells or (256 if ndim == 2 else 48))
         shape = tuple(int(n) for n in np.ceil((high - low + 2 * padding) / cell) + 1)
         flat = np.ravel_multi_index(tuple(((points - low + padding) / cell).astype(np.int64).T), shape)
         size = int(np.prod(shape))
@@ -55,13 +56,6 @@ class NearestTable:
         )
         nearest = np.ravel_multi_index(tuple(occupied.reshape(ndim, -1)), shape)
         return cls(low - padding, cell, shape, means[nearest].astype(np.float32))
-
-    def __call__(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nearest points of (..., D); outside the table, as seen from its border."""
-        strides = np.cumprod([1, *self.shape[:0:-1]])[::-1].astype(np.int32)
-        top = np.asarray(self.shape, dtype=np.float32) - 1
-        index = ((points - self.low.astype(np.float32)) / np.float32(self.cell)).clip(0, top).astype(np.int32)
-        return np.asarray(self.near[index @ strides])
 
 
 def rotations(ndim: int, step: float = 15.0) -> Floats:
@@ -131,20 +125,17 @@ def centre(points: Floats) -> Floats:
 
 
 def advance(table: NearestTable, source: Floats, starts: Floats, rounds: int, trim: float) -> tuple[Floats, Floats]:
-    """`rounds` of trimmed ICP from every start at once; the motions and their trimmed mean squares."""
-    matrices, points = starts, source.astype(np.float32)
-    kept = kept_after(trim, *points.shape) - 1
-    for left in range(rounds, -1, -1):
-        linear, offset = matrices[:, :-1, :-1], matrices[:, None, :-1, -1]
-        moved = points @ np.swapaxes(linear, 1, 2).astype(np.float32) + offset.astype(np.float32)
-        near = table(moved)
-        errors = near - moved
-        squares = np.einsum("sni,sni->sn", errors, errors)
-        worst = np.partition(squares, kept, axis=1)[:, kept, None]
-        weights = (squares <= worst).astype(np.float32)
-        if left:
-            matrices = closest_rigid(near, moved, weights) @ matrices
-    return matrices, np.asarray(np.sum(squares * weights, axis=1) / np.sum(weights, axis=1), dtype=np.float64)
+    """`rounds` of trimmed ICP from every start; the motions and their trimmed mean squares."""
+    matrices, scores = starts.copy(), np.empty(len(starts))
+    points, shape = np.ascontiguousarray(source), np.array(table.shape)
+    kept = kept_after(trim, *points.shape)
+
+    def part(first: int, stop: int) -> None:
+        found = advance_all(table.near, table.low, table.cell, shape, points, matrices[first:stop], rounds, kept)
+        scores[first:stop] = found
+
+    in_shares(part, len(starts))
+    return matrices, scores
 
 
 def distinct(matrices: Floats, extent: float, *, angle: float = 5.0, shift: float = 0.05) -> Floats:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from daskreg.kernels.icp import normal_equations, parameter_names
-from daskreg.kernels.points import SURFACE, Cloud, Floats, local_shapes, neighbourhood, thin
+from daskreg.kernels.icp import generators, parameter_names
+from daskreg.kernels.icp_numba import PLANE, POINT, pair_sums
+from daskreg.kernels.points import Cloud, Floats, local_shapes, neighbourhood, thin
 
 # Where pairs are closer than this share of the target's spacing, points have met their own partners.
 PAIRED = 0.5
 # Points strewn at random meet at about the spacing; what is nearer than this is no chance.
 CHANCE = 0.75
+# Most points that a wide normal is taken from.
+_AROUND = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,9 @@ class Evidence:
     free: Floats
 
 
-def judge(target: Cloud, moved: Floats, *, max_distance: float | None = None, with_scale: bool = False) -> Evidence:
+def judge(
+    target: Cloud, moved: Floats, *, surface: bool, max_distance: float | None = None, with_scale: bool = False
+) -> Evidence:
     """Weigh the nearest pairs of `target` and the source moved onto it.
 
     Where points have met their own partners, the pairs hold the motion point by point.
@@ -49,6 +54,7 @@ def judge(target: Cloud, moved: Floats, *, max_distance: float | None = None, wi
 
     Args:
         moved: (N, D) source points in the target's frame.
+        surface: whether the clouds are locally surfaces (in 2D, curves).
         max_distance: of an inlier; None: five times the lower quartile of the distances.
     """
     names = parameter_names(target.ndim, with_scale=with_scale)
@@ -62,40 +68,40 @@ def judge(target: Cloud, moved: Floats, *, max_distance: float | None = None, wi
     rmse = float(np.sqrt(np.mean(distances[inside] ** 2)))
     ends, errors = moved[inside], target.points[indices[inside]] - moved[inside]
     extent = float(np.sqrt(np.sum(np.var(ends, axis=0)))) or 1.0
-    metrics = np.broadcast_to(np.eye(target.ndim), (len(ends), target.ndim, target.ndim))
-    surface, floor = False, 1e-6 + 9 * (rmse / extent) ** 2
-    if rmse > PAIRED * target.spacing:
-        normals, ratio = wide_normals(ends)
-        surface = ratio < SURFACE
-        if surface:
-            # A plane fitted to k points with variances l0 < l1 is tilted by about l0 / (k l1),
-            # squared radians; a shape that holds has several times as much to say.
-            metrics, floor = normals[:, None, :], max(1e-3, 3 * ratio / neighbourhood(target.ndim))
-    hessian, _ = normal_equations(
-        (ends - ends.mean(axis=0)) / extent, errors, metrics, np.ones(len(ends)), with_scale=with_scale
+    kind, normals = POINT, np.zeros((1, target.ndim))
+    floor = 1e-6 + 9 * (rmse / extent) ** 2
+    if surface and rmse > PAIRED * target.spacing:
+        # A shape that holds has several times as much to say as noise does.
+        normals, tilt = wide_normals(ends)
+        kind, floor = PLANE, max(1e-3, 3 * tilt)
+    moves = generators(target.ndim, with_scale=with_scale)
+    hessian, _, cost = pair_sums(
+        kind, (ends - ends.mean(axis=0)) / extent, errors, np.ones(len(ends)), normals, normals, moves
     )
     values, vectors = np.linalg.eigh(hessian / len(ends))
-    seen = np.matmul(metrics, errors[:, :, None])
-    variance = float(np.sum(seen**2)) / max(1, seen.size - len(names)) / extent**2
+    measured = len(ends) * (target.ndim if kind == POINT else 1)
+    variance = cost / max(1, measured - len(names)) / extent**2
     covariance = (vectors / np.maximum(values, 1e-12)) @ vectors.T * variance / len(ends)
     units = np.array([extent if name.startswith("shift") else 1.0 for name in names])
     free = vectors[:, values < floor].T
-    return Evidence(rmse, fitness, target.spacing, covariance * np.outer(units, units), surface, free)
+    return Evidence(rmse, fitness, target.spacing, covariance * np.outer(units, units), kind == PLANE, free)
 
 
 def wide_normals(points: Floats) -> tuple[Floats, float]:
-    """(N, D) normals at the points, and how flat the neighbourhoods are that they come from.
+    """(N, D) normals at the points, and how far noise tilts them (squared radians).
 
-    Flatness is the median ratio of the smallest to the next variance. It falls with the size
-    of the neighbourhoods while they are thinner than the noise, and rises once they see
-    the curvature: of three sizes the flattest is taken.
+    A plane fitted to k points with variances l0 < l1 is tilted by about l0 / (k l1). The ratio
+    of the variances falls with the size of the neighbourhoods while they are thinner than the noise,
+    and rises once they see the curvature: of three sizes the flattest is taken.
     """
-    most = 1000 if points.shape[1] == 3 else 200
-    found: list[tuple[float, Floats, Floats]] = []
-    for count in (most, most // 2, most // 4):
-        coarse = thin(points, count, "voxels")
-        values, vectors = local_shapes(coarse, cKDTree(coarse), coarse)
-        found.append((float(np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300))), coarse, vectors[:, :, 0]))
-    ratio, coarse, normals = min(found, key=lambda f: f[0])
+    tree, found = cKDTree(points), list[tuple[float, int, Floats, Floats]]()
+    for centres in (1000, 500, 250) if points.shape[1] == 3 else (200, 100, 50):
+        coarse = thin(points, centres, "voxels")
+        # As many points as the neighbourhood of a centre among centres covers.
+        count = min(neighbourhood(points.shape[1]) * max(1, len(points) // len(coarse)), _AROUND)
+        values, vectors = local_shapes(coarse, tree, points, count)
+        ratio = float(np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300)))
+        found.append((ratio, count, coarse, vectors[:, :, 0]))
+    ratio, count, coarse, normals = min(found, key=lambda f: f[0])
     _, nearest = cKDTree(coarse).query(points)
-    return normals[nearest], ratio
+    return normals[nearest], ratio / count

@@ -65,7 +65,13 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     """
     bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
     f, w, v = (t.flatten(1) for t in (fixed, warped, weight))
-    joint = torch.einsum("bnf,bnw->bfw", _parzen(f, v, bins) * v[..., None], _parzen(w, v, bins))
+    (f_bin, f_part), (w_bin, w_part) = _parzen(f, v, bins), _parzen(w, v, bins)
+    # Each voxel is in four bins of each image: sixteen of the histogram, instead of all.
+    reach = torch.arange(4, device=f.device)
+    place = (f_bin[..., None, None] + reach[:, None]) * bins + w_bin[..., None, None] + reach
+    share = (f_part * v[..., None])[..., :, None] * w_part[..., None, :]
+    joint = share.new_zeros(len(f), bins * bins).scatter_add(1, place.flatten(1), share.flatten(1))
+    joint = joint.reshape(-1, bins, bins)
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)
     apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
@@ -106,13 +112,15 @@ def _box(values: Tensor, radius: int) -> Tensor:
     return out[:, 0]
 
 
-def _parzen(values: Tensor, weight: Tensor, bins: int) -> Tensor:
-    """(B, N, bins) cubic B-spline weights of (B, N) values."""
+def _parzen(values: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """(B, N) first of the four bins that each value is in, and (B, N, 4) cubic B-spline weights there."""
     valid = weight > 0
     low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
     high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
     # Two bins of room at both ends, so that the windows stay inside.
-    position = (values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2
-    t = (position.clamp(0, bins - 1)[..., None] - torch.arange(bins, device=values.device)).abs()
-    near = 2 / 3 - t.square() + t**3 / 2
-    return torch.where(t < 1, near, (2 - t).clamp_min(0) ** 3 / 6)
+    position = ((values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2).clamp(1, bins - 3)
+    first = position.detach().floor()
+    t = position - first
+    u = 1 - t
+    parts = (u**3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - u * u + u**3 / 2, t**3 / 6)
+    return first.to(torch.int64) - 1, torch.stack(parts, -1)

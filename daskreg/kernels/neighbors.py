@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Grid
-from daskreg.kernels.descend import Problem, State, corners_of, evaluate, half_extent, index_maps, solve_level
-from daskreg.kernels.normal import TorchNormal, normal_of, possible_overlap
+from daskreg.kernels.descend import half_extent
+from daskreg.kernels.newton import Lens, Problem, State, corners_of, solve_level
+from daskreg.kernels.normal import TorchNormal
 from daskreg.kernels.pairs import SMALL, PairOptions, best_starts, flat_picture
 from daskreg.kernels.pairtable import Looks, PairTable, field_count
 from daskreg.kernels.pyramid import Level, Picture, pyramid
@@ -59,13 +60,13 @@ class Row:
         # Slices are sampled finer than they are sharp, or noisy: smoothing the finest level gains nothing.
         steps = pyramid(self.every, one, smoothing=0.0)
         self.levels = [Level(s.fixed, s.fixed, s.step, s.sigmas) for s in steps]
-        centre = grid.centre
-        self.problem = Problem(options.pose, centre, options.metric, options.max_iterations, options.tolerance)
+        most, tolerance = options.max_iterations, options.tolerance
+        self.problem = Problem(options.pose, grid.centre, options.metric, most, tolerance, robust=False)
         longest = [max(level.fixed.grid.shape) for level in self.levels]
         self.small = max(1, sum(n <= SMALL.get(grid.ndim, 64) for n in longest))
         self.shared = len(self.levels) - (1 if longest[-1] > _LARGE and len(self.levels) > self.small else 0)
 
-    def fit(self, edges: Ints, *, mine: Bools | None = None, start: Tensor | None = None) -> PairTable:
+    def fit(self, edges: Ints, *, mine: Bools | None = None, start: Floats | None = None) -> PairTable:
         """Fits of pairs (fixed, moving) of images.
 
         Args:
@@ -76,7 +77,7 @@ class Row:
             return PairTable.empty(self.grid.ndim, len(self.options.pose.names))
         p = self._started(edges) if start is None else start
         if mine is not None:
-            edges, p = edges[mine], p[torch.from_numpy(mine)]
+            edges, p = edges[mine], p[mine]
         if not len(edges):
             return PairTable.empty(self.grid.ndim, len(self.options.pose.names))
         first = min(self.small, self.shared - 1)
@@ -85,15 +86,15 @@ class Row:
             p = state.parameters
         likeness = self._score(state, edges)
         covariance = _covariance(state, self.levels[self.shared - 1])
-        scores, overlap = likeness.copy(), state.overlap.numpy().copy()
+        scores, overlap = likeness.copy(), state.overlap.copy()
         near = np.flatnonzero(np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges))
         if self.shared < len(self.levels) and len(near):
-            rows, finest = torch.from_numpy(near), self.levels[-1]
-            fine = self._polished(finest, edges[near], p[rows])
-            p[rows] = fine.parameters
-            scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap.numpy()
+            finest = self.levels[-1]
+            fine = self._polished(finest, edges[near], p[near])
+            p[near] = fine.parameters
+            scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
             covariance[near] = _covariance(fine, finest)
-        matrices = self.problem.pose.matrices(p, self.problem.centre).numpy()
+        matrices = self.problem.pose.motions(p, self.problem.centre)[0]
         return PairTable(edges, matrices, covariance, scores, likeness, overlap, self._fields(edges, p))
 
     def looks(self) -> Looks:
@@ -109,26 +110,25 @@ class Row:
         following = np.searchsorted(kept, edges[:, 0], side="right")
         return kept[np.minimum(following, len(kept) - 1)] - edges[:, 0]
 
-    def _started(self, edges: Ints) -> Tensor:
+    def _started(self, edges: Ints) -> Floats:
         """(E, P) where pairs fit best on small copies, by themselves or by way of a third image."""
         levels = [_between(level, edges) for level in self.levels[: self.small]]
         p = best_starts(self.problem, levels, self.problem.pose.identity(len(edges)))
         top = levels[-1]
         for number, around in self._ways_around(edges, p, top):
-            rows = torch.from_numpy(number)
             level = _between(self.levels[self.small - 1], edges[number])
-            now = self._evaluated(level, p[rows])
+            now = Lens(self.problem, level).evaluate(p[number])
             trial = solve_level(self.problem, level, around, _COARSE)
             wins = trial.cost < now.cost * (1 - _CLEARLY)
-            p[rows[wins]] = trial.parameters[wins]
+            p[number[wins]] = trial.parameters[wins]
         return p
 
-    def _ways_around(self, edges: Ints, p: Tensor, level: Level) -> Iterable[tuple[Ints, Tensor]]:
+    def _ways_around(self, edges: Ints, p: Floats, level: Level) -> Iterable[tuple[Ints, Floats]]:
         """Pairs in triangles that do not close, with the motion over the other two pairs."""
         problem, pose = self.problem, self.problem.pose
-        matrices = pose.matrices(p, problem.centre).numpy()
+        matrices = pose.motions(p, problem.centre)[0]
         number = {(int(a), int(b)): k for k, (a, b) in enumerate(edges)}
-        corners = corners_of(level.fixed.grid).numpy()
+        corners = corners_of(level.fixed.grid)
         trials: dict[int, list[Floats]] = {}
         for (a, b), ab in number.items():
             for c in range(b + 1, len(self.blank)):
@@ -143,10 +143,10 @@ class Row:
                     trials.setdefault(bc, []).append(matrices[ac] @ np.linalg.inv(matrices[ab]))
         for k in range(max((len(t) for t in trials.values()), default=0)):
             some = [(n, t[k]) for n, t in trials.items() if len(t) > k]
-            found = np.stack([m for _, m in some])
-            yield np.array([n for n, _ in some]), pose.from_matrices(found, problem.centre, half_extent(self.grid))
+            found = pose.from_matrices([m for _, m in some], problem.centre, half_extent(self.grid)).numpy()
+            yield np.array([n for n, _ in some]), found
 
-    def _solved(self, level: Level, edges: Ints, p: Tensor) -> State:
+    def _solved(self, level: Level, edges: Ints, p: Floats) -> State:
         tolerance = self.problem.tolerance if level is self.levels[-1] else max(_COARSE, self.problem.tolerance)
 
         def part(rows: Any) -> State:
@@ -154,42 +154,37 @@ class Row:
 
         return _in_parts(part, len(edges), level)
 
-    def _polished(self, level: Level, edges: Ints, p: Tensor) -> State:
+    def _polished(self, level: Level, edges: Ints, p: Floats) -> State:
         return _in_parts(lambda rows: self._polish(_between(level, edges[rows]), p[rows]), len(edges), level)
 
-    def _polish(self, level: Level, p: Tensor) -> State:
+    def _polish(self, level: Level, p: Floats) -> State:
         """Down from nearby: one step, and another unseen where it is tiny; else as any level."""
-        normal, possible = normal_of(level), possible_overlap(level).expand(len(p))
-        corners = corners_of(level.fixed.grid)
-        here = evaluate(self.problem, level, normal, possible, p)
-        there = evaluate(self.problem, level, normal, possible, p + _newton(here))
-        step = _newton(there)
-        change = self.problem.pose.matrices(there.parameters + step, self.problem.centre)
-        change = change - self.problem.pose.matrices(there.parameters, self.problem.centre)
-        moved = (change[:, :-1] @ corners).norm(dim=1).amax(-1) / level.step
+        lens, undamped = Lens(self.problem, level), np.zeros(len(p))
+        here = lens.evaluate(p)
+        there = lens.evaluate(p + lens.step(here, undamped))
+        step = lens.step(there, undamped)
+        moved = lens.moved(there.parameters + step, there.parameters)
         # Where little is left to gain, interpolation moves the cost by more than the step does.
         better = there.cost <= here.cost * (1 + _AS_GOOD)
         easy = better & (moved <= _TINY)
-        reached = torch.where(better[:, None], there.parameters, here.parameters)
-        there.parameters = torch.where(easy[:, None], there.parameters + step, reached)
-        if not bool(easy.all()):
-            hard = torch.nonzero(~easy)[:, 0]
-            some = Level(level.fixed.take(hard), level.moving.take(hard), level.step, level.sigmas)
+        reached = np.where(better[:, None], there.parameters, here.parameters)
+        there.parameters = np.where(easy[:, None], there.parameters + step, reached)
+        if not easy.all():
+            hard = np.flatnonzero(~easy)
+            fixed, moving = (image.take(torch.from_numpy(hard)) for image in (level.fixed, level.moving))
+            some = Level(fixed, moving, level.step, level.sigmas)
             again = solve_level(self.problem, some, reached[hard], self.problem.tolerance)
             for name in _KEPT:
                 getattr(there, name)[hard] = getattr(again, name)
         return there
 
-    def _evaluated(self, level: Level, p: Tensor) -> State:
-        return evaluate(self.problem, level, normal_of(level), possible_overlap(level).expand(len(p)), p)
-
     def _score(self, state: State, edges: Ints) -> Floats:
-        cost = torch.where(state.cost.isfinite(), state.cost, torch.nan).numpy()
+        cost = np.where(np.isfinite(state.cost), state.cost, np.nan)
         if self.problem.metric == "ncc":
             return np.asarray(1 - cost)
         return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
 
-    def _fields(self, edges: Ints, p: Tensor) -> NDArray[np.float32]:
+    def _fields(self, edges: Ints, p: Floats) -> NDArray[np.float32]:
         """(E, F) correlations within fields of the small copies."""
         level = self.levels[self.small - 1]
         count = field_count(self.grid.ndim)
@@ -198,9 +193,10 @@ class Row:
 
         def part(rows: Any) -> Tensor:
             pair = _between(level, edges[rows])
-            maps = index_maps(self.problem.pose.matrices(p[rows], self.problem.centre), pair)[:, :-1]
-            warped, weight = TorchNormal(pair, gradients=False).warp(maps)
-            f, w = pair.fixed.values, warped[:, 0]
+            lens = Lens(self.problem, pair)
+            maps = lens.inner @ self.problem.pose.motions(p[rows], self.problem.centre)[0] @ lens.outer
+            w, weight = TorchNormal(pair).warp(torch.from_numpy(maps))
+            f = pair.fixed.values
             images = torch.stack([weight, weight * f, weight * w, weight * f * f, weight * w * w, weight * f * w], 1)
             n, a, b, aa, bb, ab = pool(images, (fit,) * self.grid.ndim).flatten(2).unbind(1)
             a, b, n1 = a / n.clamp_min(1e-6), b / n.clamp_min(1e-6), n.clamp_min(1e-6)
@@ -241,19 +237,8 @@ def _in_parts(function: Any, count: int, level: Level) -> State:
     """A state of all pairs, from as many at a time as fit the caches."""
     size = _part(level)
     states = [function(slice(k, k + size)) for k in range(0, count, size)]
-    joined: dict[str, Any] = {name: torch.cat([getattr(s, name) for s in states]) for name in _KEPT}
-    return State(
-        **joined, iterations=torch.zeros(count, dtype=torch.int64), converged=torch.ones(count, dtype=torch.bool)
-    )
-
-
-def _newton(state: State) -> Tensor:
-    """(B, P) undamped steps, solved in units of each parameter's own diagonal."""
-    size = state.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
-    scaled = state.normal / (size[:, :, None] * size[:, None, :])
-    eye = torch.eye(size.shape[1], dtype=torch.float64)
-    step: Tensor = torch.linalg.solve(scaled + 1e-9 * eye, state.right / size) / size
-    return step
+    joined: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in states]) for name in _KEPT}
+    return State(**joined, iterations=np.zeros(count, np.int64), converged=np.ones(count, bool))
 
 
 def _covariance(state: State, level: Level) -> Floats:
@@ -262,11 +247,11 @@ def _covariance(state: State, level: Level) -> Floats:
     Images change slowly along the reach of the smoothing h, so noise counts with its power at rest:
     the residual's variance over the sum of h squared.
     """
-    size = state.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+    size = np.sqrt(np.maximum(np.diagonal(state.normal, axis1=1, axis2=2), 1e-30))
     scale = 1 / (size[:, :, None] * size[:, None, :])
-    inverse: Tensor = torch.linalg.pinv(state.normal * scale, hermitian=True, rtol=1e-9) * scale
+    inverse = np.linalg.pinv(state.normal * scale, hermitian=True, rcond=1e-9) * scale
     white = math.prod(_power(s) for s in level.sigmas[0]) if level.sigmas else 1.0
-    return np.asarray((inverse * (state.noise / white)[:, None, None]).numpy())
+    return np.asarray(inverse * (state.noise / white)[:, None, None])
 
 
 def _power(sigma: float) -> float:

@@ -1,8 +1,8 @@
 """The sums over voxels that a Gauss-Newton step needs, for a batch of pairs.
 
 With f a voxel of the fixed image, w the moving image at the voxel's image, d = f - w, v
-its weight, g the moving image's gradient there (per voxel of the moving image), and xi
-the fixed index scaled to [-1, 1] with a trailing 1, a step needs sums of v times
+its weight, g the gradient there, and xi the fixed index scaled to [-1, 1] with a trailing 1, a
+step needs sums of v times
 
     1, d, w, dd, dw, ww,    J, J w, J d,    J J^T        where J = g (x) xi,
 
@@ -10,6 +10,11 @@ J being the derivative of w with respect to the D x (D+1) entries of the map fro
 moving indices. Any pose model then takes its own combination of the columns, and both
 metrics follow from the same sums (see `descend`), so this is all that touches voxels:
 compiled code on the CPU (`kernels.normal_numba`), torch elsewhere.
+
+The gradient is that of the fixed image, turned by the map into one of the moving image (Hager &
+Belhumeur 1998). Unlike the moving image's own, it needs no interpolation, and its noise is not that
+of w: where J^T d vanishes is not pulled towards places between the voxels, where
+interpolation averages the noise and d is smaller for that reason alone.
 
 J is never stored. The entries of J J^T are moments of the D (D+1) / 2 images v g g' with
 monomials of degree two or less in xi, which are summed axis by axis: float32 along the
@@ -20,7 +25,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,37 +35,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.kernels.normal_numba import sums_of_chunks
-from daskreg.kernels.pyramid import Level, gradient, take
-from daskreg.kernels.smooth_numba import spread
+from daskreg.kernels.pyramid import Level, take
+from daskreg.kernels.threads import pool_threads, spread
+
+Floats = NDArray[np.float64]
 
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
+_Kind = TypeVar("_Kind")
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Float64 on the CPU, one row for each pair; Q = D (D+1).
+    """Float64, one row for each pair; Q = D (D+1).
 
     scalars: (B, 6), in the order of SCALARS. j, jw, jd: (B, Q). jj: (B, Q, Q).
     """
 
-    scalars: Tensor
-    j: Tensor
-    jw: Tensor
-    jd: Tensor
-    jj: Tensor
-
-    def take(self, index: Tensor) -> Sums:
-        return Sums(*(t[index] for t in self._parts()))
-
-    def put(self, index: Tensor, other: Sums) -> None:
-        """Overwrite the rows `index` with those of `other`."""
-        for mine, theirs in zip(self._parts(), other._parts(), strict=True):
-            mine[index] = theirs
-
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.scalars, self.j, self.jw, self.jd, self.jj
+    scalars: Floats
+    j: Floats
+    jw: Floats
+    jd: Floats
+    jj: Floats
 
 
 def normal_of(level: Level) -> Normal:
@@ -68,31 +67,39 @@ def normal_of(level: Level) -> Normal:
 
 
 class NumbaNormal:
-    """Sums by compiled code on the CPU, in as many threads as torch may use."""
+    """Sums by compiled code on the CPU, in `pool_threads()` threads."""
 
     def __init__(self, level: Level) -> None:
         fixed, moving = level.fixed, level.moving
-        parts = [moving.values, *gradient(moving.values).unbind(1)]
-        self.channels = torch.stack(parts, -1)
-        self.cover = torch.empty((1,) + (0,) * moving.grid.ndim) if moving.weight is None else moving.weight
-        n = fixed.grid.shape[-1]
+        self.moving = moving.values.contiguous()
+        self.cover = (
+            torch.empty((1,) + (0,) * moving.grid.ndim) if moving.weight is None else moving.weight.contiguous()
+        )
+        self.shape, n = fixed.grid.shape, fixed.grid.shape[-1]
         self.fixed = fixed.values.reshape(len(fixed.values), -1, n).contiguous()
         self.weight = fixed_weight(level).flatten(1, -2).contiguous()
         self.axes = tuple(_scaled_axis(n, torch.device("cpu")).numpy() for n in fixed.grid.shape)
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
+        self.rows = np.arange(self.fixed.shape[1])
 
-    def take(self, index: Tensor) -> NumbaNormal:
+    def take(self, index: NDArray[np.int64]) -> NumbaNormal:
         """The same for some pairs of the batch."""
-        other = object.__new__(NumbaNormal)
-        other.__dict__.update(self.__dict__)
-        for name in ("channels", "cover", "fixed", "weight"):
-            setattr(other, name, take(getattr(self, name), index))
+        other = _copy(self)
+        for name in ("moving", "cover", "fixed", "weight"):
+            setattr(other, name, take(getattr(self, name), torch.from_numpy(index)))
         return other
 
-    def __call__(self, maps: Tensor) -> Sums:
+    def thinned(self, share: float) -> NumbaNormal:
+        """The same over a share of the rows of the fixed image, evenly spread; sums are scaled up."""
+        other = _copy(self)
+        chosen = (self.rows * _GOLDEN) % 1 < share
+        other.rows = self.rows[chosen] if chosen.any() else self.rows
+        return other
+
+    def __call__(self, maps: Floats) -> Sums:
         """The sums at (B, D, D+1) maps from xi to moving indices."""
         batch, ndim = maps.shape[:2]
-        rows, n = self.fixed.shape[1:]
+        rows, n = len(self.rows), self.fixed.shape[2]
         step = max(1, min(rows, _CHUNK // n))
         pieces = -(-rows // step)
         starts = np.tile(np.arange(pieces) * step, batch)
@@ -104,129 +111,174 @@ class NumbaNormal:
             np.zeros((len(chunks), 3, ndim, ndim + 1)),
             np.zeros((len(chunks), ndim * (ndim + 1) // 2, entries)),
         )
-        moving, fixed = (self.channels.numpy(), self.cover.numpy()), (self.fixed.numpy(), self.weight.numpy())
-        fit = (moving, fixed, np.ascontiguousarray(maps.numpy()), self.axes, self.widths)
-        threads = min(torch.get_num_threads(), len(chunks))
+        moving, fixed = (self.moving.numpy(), self.cover.numpy()), (self.fixed.numpy(), self.weight.numpy())
+        fit = (moving, fixed, np.ascontiguousarray(maps), turns_of(maps, self.shape), self.axes, self.widths)
+        threads = min(pool_threads(), len(chunks))
         if threads > 1:
-            shares = [np.ascontiguousarray(chunks[k::threads]) for k in range(threads)]
+            shares = [(self.rows, np.ascontiguousarray(chunks[k::threads])) for k in range(threads)]
             spread(threads, lambda share: sums_of_chunks(*fit, share, out), shares)
         else:
-            sums_of_chunks(*fit, chunks, out)
-        scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) for o in out)
-        j, jw, jd = torch.as_tensor(linear).flatten(2).unbind(1)
-        return Sums(torch.as_tensor(scalars), j, jw, jd, torch.as_tensor(_unfolded(square, ndim)))
+            sums_of_chunks(*fit, (self.rows, chunks), out)
+        scale = self.fixed.shape[1] / rows
+        scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) * scale for o in out)
+        j, jw, jd = linear.reshape(batch, 3, -1).swapaxes(0, 1)
+        return Sums(scalars, j, jw, jd, _unfolded(square, ndim))
 
 
-def _unfolded(square: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:
-    """(B, Q, Q) J J^T from its entries that differ: pairs of gradients times pairs of xi."""
+def turns_of(maps: Floats, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(B, D, D) from gradients per fixed voxel to gradients per moving voxel, where the images agree."""
+    linear = maps[:, :, :-1] / np.diag(scaling(shape))[:-1]
+    return np.ascontiguousarray(np.linalg.inv(linear).swapaxes(1, 2), dtype=np.float32)
+
+
+def _copy(normal: _Kind) -> _Kind:
+    other: _Kind = object.__new__(type(normal))
+    other.__dict__.update(normal.__dict__)
+    return other
+
+
+@cache
+def _unfolding(ndim: int) -> NDArray[np.int64]:
+    """(Q, Q) where each entry of J J^T is found among those that differ."""
     q = ndim + 1
-    full = np.empty((len(square), ndim, q, ndim, q))
     axes, lines = np.triu_indices(ndim), np.triu_indices(q)
+    full = np.empty((ndim, q, ndim, q), dtype=np.int64)
     for pair, (a, b) in enumerate(zip(*axes, strict=True)):
         for entry, (e, f) in enumerate(zip(*lines, strict=True)):
             for x, y in ((e, f), (f, e)):
-                full[:, a, x, b, y] = full[:, b, y, a, x] = square[:, pair, entry]
-    return full.reshape(len(square), ndim * q, ndim * q)
+                full[a, x, b, y] = full[b, y, a, x] = pair * len(lines[0]) + entry
+    return full.reshape(ndim * q, ndim * q)
+
+
+def _unfolded(square: Floats, ndim: int) -> Floats:
+    """(B, Q, Q) J J^T from its entries that differ: pairs of gradients times pairs of xi."""
+    return np.asarray(square.reshape(len(square), -1)[:, _unfolding(ndim)])
 
 
 class TorchNormal:
     """Sums by torch, on the device where the level's images are."""
 
-    def __init__(self, level: Level, *, gradients: bool = True) -> None:
-        self.level = level
+    def __init__(self, level: Level) -> None:
         moving = level.moving
-        parts = [moving.values[:, None]]
-        if gradients:
-            parts.append(gradient(moving.values))
-        if moving.weight is not None:
-            parts.append(moving.weight.expand_as(moving.values)[:, None])
-        self.channels = torch.cat(parts, 1)
-        self.masked = moving.weight is not None
+        self.inner = moving.grid.shape
+        self.moving = moving.values
+        self.cover = moving.weight
         self.fixed = level.fixed.values
+        self.shape = level.fixed.grid.shape
+        self.slopes: Tensor | None = None
         self.weight = fixed_weight(level)
-        device = self.fixed.device
-        self.axes = [_scaled_axis(n, device) for n in level.fixed.grid.shape]
-        self.powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
+        self.scale = 1.0
+        self.axes = [_scaled_axis(n, self.fixed.device) for n in level.fixed.grid.shape]
 
-    def take(self, index: Tensor) -> TorchNormal:
+    def take(self, index: NDArray[np.int64]) -> TorchNormal:
         """The same for some pairs of the batch."""
-        other = object.__new__(TorchNormal)
-        other.__dict__.update(self.__dict__)
-        for name in ("channels", "fixed", "weight"):
-            setattr(other, name, take(getattr(self, name), index))
+        other = _copy(self)
+        for name in ("moving", "cover", "fixed", "weight", "slopes"):
+            value = getattr(self, name)
+            setattr(other, name, None if value is None else take(value, torch.from_numpy(index)))
+        return other
+
+    def thinned(self, share: float) -> TorchNormal:
+        """The same over a share of the planes of the fixed image, evenly spread; sums are scaled up."""
+        every = max(1, min(round(1 / share), len(self.axes[0]) // 8))
+        other = _copy(self)
+        other.slopes = self._slopes()[:, :, ::every]
+        other.fixed, other.weight = self.fixed[:, ::every], self.weight[:, ::every]
+        other.axes = [self.axes[0][::every], *self.axes[1:]]
+        other.scale = self.scale * len(self.axes[0]) / len(other.axes[0])
         return other
 
     def warp(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The moving images at the maps, and (B, *shape) weights; differentiable in the maps.
+        """The moving images at the maps, and weights, (B, *shape) each; differentiable in the maps.
 
         maps: (B, D, D+1) from xi to moving indices, float64.
-
-        Returns: (B, 1 + D, *shape) values and gradients, or (B, 1, *shape) without gradients.
         """
+        coords, weight = self._coordinates(maps)
+        return self._sampled(self.moving, coords), self._covered(weight, coords)
+
+    def __call__(self, maps: Floats) -> Sums:
+        """The sums at (B, D, D+1) maps from xi to moving indices; one transfer to the CPU."""
         batch, ndim = maps.shape[:2]
+        with torch.no_grad():
+            coords, weight = self._coordinates(torch.from_numpy(maps))
+            w, v = self._sampled(self.moving, coords), self._covered(weight, coords)
+            d, slopes = self.fixed - w, self._slopes()
+            turns = (
+                torch.from_numpy(turns_of(maps, self.shape)).to(v.device).reshape(*maps.shape[:2], ndim, *[1] * ndim)
+            )
+            g = [(slopes * turns[:, a]).sum(1) for a in range(ndim)]
+            images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
+            images += [v * factor * slope for factor in (1, w, d) for slope in g]
+            powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
+            moments = [_moments(image, powers) for image in images]
+            moments += [_moments(v * g[a] * g[b], powers) for a in range(ndim) for b in range(a, ndim)]
+            found = torch.stack(moments, 1).cpu().numpy() * self.scale
+        lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
+        linear = np.stack([_entry(found, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
+        j, jw, jd = linear.reshape(batch, 3, -1).swapaxes(0, 1)
+        pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
+        square = np.stack([_entry(found, degrees) for degrees in pairs], -1)[:, 6 + 3 * ndim :]
+        return Sums(_entry(found, lines[-1])[:, :6], j, jw, jd, _unfolded(square, ndim))
+
+    def _slopes(self) -> Tensor:
+        """(B, D, *shape) central differences of the fixed image."""
+        if self.slopes is None:
+            parts = [
+                torch.gradient(self.fixed, dim=k + 1)[0] if n > 1 else torch.zeros_like(self.fixed)
+                for k, n in enumerate(self.shape)
+            ]
+            self.slopes = torch.stack(parts, 1)
+        return self.slopes
+
+    def _coordinates(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *shape, D) coordinates for grid_sample and (B, *shape) weights of the edges."""
+        ndim = len(self.inner)
         maps = maps.to(self.fixed.device, torch.float32)
-        shape, inner = self.fixed.shape[1:], self.level.moving.grid.shape
-        coords, weight = [], None
+        coords, weight = [], self.weight
         for k in range(ndim):
             u = maps[:, k, ndim].reshape(-1, *[1] * ndim)
             for axis in range(ndim):
                 one = [1] * (ndim + 1)
                 one[axis + 1] = -1
                 u = u + maps[:, k, axis].reshape(-1, *[1] * ndim) * self.axes[axis].reshape(one)
-            inside = edge_weight(u, inner[k])
-            weight = inside if weight is None else weight * inside
-            coords.append(u * (2 / inner[k]) + (1 / inner[k] - 1))
-        grid = torch.stack(coords[::-1], -1)
-        channels = self.channels.expand(batch, *self.channels.shape[1:])
-        out = functional.grid_sample(channels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        weight = weight.expand(batch, *shape)  # type: ignore[union-attr]
-        weight = weight * self.weight
-        if self.masked:
-            weight = weight * out[:, -1]
-        return (out[:, :-1] if self.masked else out), weight
+            weight = weight * edge_weight(u, self.inner[k])
+            coords.append(u * (2 / self.inner[k]) + (1 / self.inner[k] - 1))
+        return torch.stack(coords[::-1], -1), weight
 
-    def __call__(self, maps: Tensor) -> Sums:
-        """The sums at (B, D, D+1) maps from xi to moving indices; one transfer to the CPU."""
-        ndim = maps.shape[1]
-        out, v = self.warp(maps)
-        w, d, g = out[:, 0], self.fixed - out[:, 0], out[:, 1:].unbind(1)
-        images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
-        images += [v * factor * slope for factor in (1, w, d) for slope in g]
-        images += [v * g[a] * g[b] for a in range(ndim) for b in range(a, ndim)]
-        moments = torch.stack([self._moments(image) for image in images], 1).cpu()
-        lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
-        linear = torch.stack([_entry(moments, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
-        j, jw, jd = linear.reshape(len(v), 3, -1).unbind(1)
-        pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
-        square = torch.stack([_entry(moments, powers) for powers in pairs], -1)[:, 6 + 3 * ndim :]
-        jj = torch.as_tensor(_unfolded(square.numpy(), ndim))
-        return Sums(_entry(moments, lines[-1])[:, :6].contiguous(), j, jw, jd, jj)
+    def _covered(self, weight: Tensor, coords: Tensor) -> Tensor:
+        return weight if self.cover is None else weight * self._sampled(self.cover, coords)
 
-    def _moments(self, image: Tensor) -> Tensor:
-        """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
-        out = (image @ self.powers[-1]).to(torch.float64)
-        for axis in range(image.ndim - 3, -1, -1):
-            out = torch.tensordot(out, self.powers[axis].to(torch.float64), dims=([axis + 1], [0]))
-        # The contracted axes were appended last to first.
-        return out.permute(0, *range(image.ndim - 1, 0, -1))
+    @staticmethod
+    def _sampled(images: Tensor, coords: Tensor) -> Tensor:
+        images = images.expand(len(coords), *images.shape[1:])[:, None]
+        out = functional.grid_sample(images, coords, mode="bilinear", padding_mode="border", align_corners=False)
+        return out[:, 0]
+
+
+def _moments(image: Tensor, powers: list[Tensor]) -> Tensor:
+    """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
+    out = (image @ powers[-1]).to(torch.float64)
+    for axis in range(image.ndim - 3, -1, -1):
+        out = torch.tensordot(out, powers[axis].to(torch.float64), dims=([axis + 1], [0]))
+    # The contracted axes were appended last to first.
+    return out.permute(0, *range(image.ndim - 1, 0, -1))
 
 
 def _sum(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def _entry(moments: Tensor, powers: tuple[int, ...]) -> Tensor:
+def _entry(moments: NDArray[np.float64], powers: tuple[int, ...]) -> Floats:
     """The sums of (B, K) images times one monomial."""
     where: Any = (slice(None), slice(None), *powers)
-    return moments[where]
+    return np.asarray(moments[where])
 
 
-def scaling(shape: tuple[int, ...]) -> Tensor:
-    """(D+1, D+1) float64 from xi to fixed indices."""
-    m = torch.eye(len(shape) + 1, dtype=torch.float64)
-    for k, n in enumerate(shape):
-        m[k, k] = max((n - 1) / 2, 0.5)
-        m[k, -1] = (n - 1) / 2
+def scaling(shape: tuple[int, ...]) -> Floats:
+    """(D+1, D+1) from xi to fixed indices."""
+    half = np.array([(n - 1) / 2 for n in shape])
+    m = np.diag([*np.maximum(half, 0.5), 1.0])
+    m[:-1, -1] = half
     return m
 
 
@@ -260,15 +312,15 @@ def _scaled_axis(n: int, device: torch.device) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
 
 
-def possible_overlap(level: Level) -> Tensor:
+def possible_overlap(level: Level) -> Floats:
     """(B or 1,) weight that the smaller of the two images could bring in, in fixed voxels."""
-    fixed = fixed_weight(level).flatten(1).sum(1).to(torch.float64).cpu()
+    fixed = fixed_weight(level).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
     ratio = math.prod(level.moving.grid.spacing) / math.prod(level.fixed.grid.spacing)
     if level.moving.weight is None:
-        moving = torch.tensor([float(math.prod(level.moving.grid.shape))], dtype=torch.float64)
+        moving = np.array([float(math.prod(level.moving.grid.shape))])
     else:
-        moving = level.moving.weight.flatten(1).sum(1).to(torch.float64).cpu()
-    return torch.minimum(fixed, moving * ratio).clamp_min(1e-9)
+        moving = level.moving.weight.flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
+    return np.asarray(np.maximum(np.minimum(fixed, moving * ratio), 1e-9))
 
 
 Normal = NumbaNormal | TorchNormal

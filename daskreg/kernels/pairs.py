@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.geometry import Grid
-from daskreg.kernels.descend import Descent, Problem, State, descend_levels, half_extent, solve_level, standardised
+from daskreg.kernels.descend import Descent, descend_levels, half_extent
+from daskreg.kernels.newton import Problem, State, solve_level
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import Level, Picture, picture, pyramid
+from daskreg.kernels.pyramid import Level, Picture, picture, pyramid, standardised
 
 Floats = NDArray[np.float64]
 
@@ -125,25 +126,27 @@ def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
 
 def flat_picture(values: Tensor, grid: Grid, device: str) -> Picture:
     """A Picture whose flat borders count: what is background in one slice is so in the next."""
-    return replace(picture(values.to(device), grid), fill=None)
+    return picture(values.to(device), grid, borders=False)
 
 
 def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
     grid = levels[-1].fixed.grid
     batch = max(len(levels[-1].fixed.values), len(levels[-1].moving.values))
-    problem = Problem(options.pose, grid.centre, options.metric, options.max_iterations, options.tolerance)
+    problem = Problem(
+        options.pose, grid.centre, options.metric, options.max_iterations, options.tolerance, robust=False
+    )
     if start is not None:
         p = options.pose.from_matrices(start, grid.centre, half_extent(grid))
         return descend_levels(problem, levels, p, variance)
     origin = options.pose.identity(batch)
     small = [s for s in levels if max(s.fixed.grid.shape) <= SMALL.get(grid.ndim, 64)] or levels[:1]
-    p = best_starts(problem, small, origin)
-    return descend_levels(problem, levels[len(small) :] or levels[-1:], p, variance, origin=origin)
+    best = best_starts(problem, small, origin)
+    return descend_levels(problem, levels[len(small) :] or levels[-1:], best, variance, origin=origin)
 
 
-def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Tensor:
+def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Floats:
     """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
-    p = origin
+    p = origin.numpy()
     for level in levels:
         state = solve_level(problem, level, p, _COARSE if level is levels[-1] else _COARSER)
         p = state.parameters
@@ -152,33 +155,34 @@ def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Tensor
     top = levels[-1]
     seen = next(level for level in levels if level is top or max(level.fixed.grid.shape) >= _PHASES)
     shifts = phase_shifts(seen.fixed, seen.moving, PROPOSALS)
-    doubtful = torch.from_numpy(np.flatnonzero(_distance(problem, seen, p, shifts[:, 0]) > _AGREE))
+    doubtful = np.flatnonzero(_distance(problem, seen, p, shifts[:, 0]) > _AGREE)
     if len(doubtful):
-        some = Level(top.fixed.take(doubtful), top.moving.take(doubtful), top.step)
+        rows = torch.from_numpy(doubtful)
+        some = Level(top.fixed.take(rows), top.moving.take(rows), top.step)
         for k in range(PROPOSALS):
-            start = _shifted(problem, seen, shifts[doubtful.numpy(), k])
+            start = _shifted(problem, seen, shifts[doubtful, k])
             _keep_better(state, doubtful, solve_level(problem, some, start, _COARSE, max_iterations=_TRIES))
     return state.parameters
 
 
-def _keep_better(state: State, rows: Tensor, trial: State) -> None:
+def _keep_better(state: State, rows: NDArray[np.int64], trial: State) -> None:
     """Overwrite rows of `state` where the trial is clearly better."""
     wins = trial.cost < state.cost[rows] * (1 - _CLEARLY)
     state.parameters[rows[wins]], state.cost[rows[wins]] = trial.parameters[wins], trial.cost[wins]
 
 
-def _shifted(problem: Problem, level: Level, shifts: Floats) -> Tensor:
+def _shifted(problem: Problem, level: Level, shifts: Floats) -> Floats:
     """(B, P) parameters of shifts by (B, D) voxels of a level."""
     grid = level.fixed.grid
     matrices = np.tile(np.eye(grid.ndim + 1), (len(shifts), 1, 1))
     matrices[:, :-1, -1] = shifts @ (grid.direction_matrix * np.asarray(grid.spacing)).T
-    return problem.pose.from_matrices(matrices, problem.centre, half_extent(grid))
+    return problem.pose.from_matrices(matrices, problem.centre, half_extent(grid)).numpy()
 
 
-def _distance(problem: Problem, level: Level, p: Tensor, shifts: Floats) -> Floats:
+def _distance(problem: Problem, level: Level, p: Floats, shifts: Floats) -> Floats:
     """(B,) voxels of the level between where parameters and shifts bring the centre."""
     grid = level.fixed.grid
-    found = problem.pose.matrices(p, problem.centre).numpy()
+    found = problem.pose.motions(p, problem.centre)[0]
     moved = found[:, :-1, :-1] @ grid.centre + found[:, :-1, -1]
     return np.asarray(np.linalg.norm(grid.index(moved) - grid.index(grid.centre) - shifts, axis=1))
 

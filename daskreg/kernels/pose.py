@@ -3,7 +3,8 @@
 A `Pose` says which parameters of M = T . R . Sh . S about a centre are free (see
 `geometry.pose` for names and signs); the others stay where they move nothing. It maps
 (B, P) parameters to (B, D+1, D+1) matrices in array order, with plain torch operations,
-so that gradients flow through, and gives dM/dp analytically, which Gauss-Newton uses.
+so that gradients flow through (`matrices`), and as NumPy arrays with dM/dp, compiled, for
+Gauss-Newton (`motions`).
 
 Everything here is float64 and tiny: it stays on the CPU unless the parameters do not.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry.pose import identity_parameters, parameter_names, parameters_from_matrix, shear_axes
+from daskreg.kernels.pose_numba import motions
 
 Floats = NDArray[np.float64]
 
@@ -90,16 +92,19 @@ class Pose:
         return tuple(identity_parameters(self.ndim))
 
     @cached_property
-    def _embedding(self) -> tuple[Tensor, Tensor]:
-        """(P, F) matrix E and (F,) base with: all parameters = base + (p - p0) @ E."""
+    def _embedding(self) -> tuple[Floats, Floats]:
+        """(P, F) matrix E and (F,) base with: all parameters = base + p @ E."""
         names = self.all_names
-        e = torch.zeros(len(self.names), len(names), dtype=torch.float64)
+        e = np.zeros((len(self.names), len(names)))
         for row, name in enumerate(self.names):
-            targets = parameter_names(self.ndim)["scale"] if name == _COMMON_SCALE else (name,)
-            for target in targets:
+            for target in parameter_names(self.ndim)["scale"] if name == _COMMON_SCALE else (name,):
                 e[row, names.index(target)] = 1
-        base = torch.tensor(list(identity_parameters(self.ndim).values()), dtype=torch.float64)
+        base = np.array(list(identity_parameters(self.ndim).values()))
         return e, base * (e.sum(0) == 0)
+
+    @cached_property
+    def _shears(self) -> NDArray[np.int64]:
+        return np.array([shear_axes(n) for n in parameter_names(self.ndim)["shear"]])
 
     def identity(self, batch: int = 1) -> Tensor:
         """(B, P) parameters that move nothing."""
@@ -108,9 +113,19 @@ class Pose:
 
     def full(self, parameters: Tensor) -> Tensor:
         """(B, F) all parameters, in the order of `all_names`, of (B, P) free ones."""
-        e, base = (t.to(parameters) for t in self._embedding)
+        e, base = (torch.from_numpy(t).to(parameters) for t in self._embedding)
         # Not a matrix product: for these sizes a BLAS spends its time waking threads.
         return (parameters[..., None] * e).sum(-2) + base
+
+    def motions(self, parameters: Floats, centre: ArrayLike) -> tuple[Floats, Floats]:
+        """(B, D+1, D+1) matrices in array order of (B, P) parameters, and (B, P, D+1, D+1) derivatives dM/dp."""
+        e, base = self._embedding
+        p = np.asarray(parameters, dtype=np.float64)
+        side = self.ndim + 1
+        matrices, derivatives = np.zeros((len(p), side, side)), np.zeros((*p.shape, side, side))
+        c = np.ascontiguousarray(centre, dtype=np.float64)
+        motions((p[..., None] * e).sum(-2) + base, e, self._shears, c, matrices, derivatives)
+        return matrices, derivatives
 
     def matrices(self, parameters: Tensor, centre: ArrayLike) -> Tensor:
         """(B, D+1, D+1) matrices in array order of (B, P) parameters; differentiable.
@@ -121,29 +136,6 @@ class Pose:
         turn, shear, scale, shift = self._factors(self.full(parameters))
         return _homogeneous(_product(turn) @ shear @ scale, shift, centre)
 
-    def derivatives(self, parameters: Tensor, centre: ArrayLike) -> Tensor:
-        """(B, P, D+1, D+1) derivatives dM/dp of `matrices`."""
-        q = self.full(parameters)
-        turn, shear, scale, _ = self._factors(q)
-        names, d = self.all_names, self.ndim
-        rotation = _product(turn)
-        zero, linear, shift = q.new_zeros(len(q), d, d), [], []
-        for k, name in enumerate(names):
-            step = q.new_zeros(len(q), d)
-            change = zero
-            if name in parameter_names(d)["rotation"]:
-                change = _product(turn, derivative_of=k, angles=q) @ shear @ scale
-            elif name in parameter_names(d)["translation"]:
-                step[:, "xyz".index(name[1])] = 1
-            elif name in parameter_names(d)["scale"]:
-                change = rotation @ shear @ _unit(zero, *(2 * ("xyz".index(name[1]),)))
-            else:
-                change = rotation @ _unit(zero, *shear_axes(name)) @ scale
-            linear.append(change)
-            shift.append(step)
-        dm = _homogeneous(torch.stack(linear, 1), torch.stack(shift, 1), centre, derivative=True)
-        return (self._embedding[0].to(q)[:, :, None, None] * dm[:, None]).sum(2)
-
     def from_matrices(self, matrices: ArrayLike, centre: ArrayLike, half_extent: ArrayLike = 1.0) -> Tensor:
         """(B, P) parameters of the poses of this model nearest to (B, D+1, D+1) matrices.
 
@@ -152,43 +144,48 @@ class Pose:
         """
         m = np.asarray(matrices, dtype=np.float64)
         c = np.asarray(centre, dtype=np.float64)
-        p = torch.tensor(np.array([self._read(one, c) for one in m]), dtype=torch.float64).reshape(len(m), -1)
-        points = np.eye(self.ndim + 1)
-        points[:-1, :-1] *= np.asarray(half_extent)
-        points[:-1, -1] = c
-        target, probes = torch.tensor(m), torch.tensor(points)
-        best, error = self._nearest(p, c, target, probes)
+        p = np.array([self._read(one, c) for one in m]).reshape(len(m), -1)
+        probes = np.eye(self.ndim + 1)
+        probes[:-1, :-1] *= np.asarray(half_extent)
+        probes[:-1, -1] = c
+        best, error = self._nearest(p, c, m, probes)
         if {"rotation", "shear"} <= set(self.groups) and "scale" not in self.groups:
             # Both shears and the rotation meet in a fold at identity: look on its sides.
-            turns = torch.tensor([float(n in parameter_names(self.ndim)["rotation"]) for n in self.names])
+            turns = np.array([float(n in parameter_names(self.ndim)["rotation"]) for n in self.names])
             for side in (-0.3, 0.3):
-                other, other_error = self._nearest(p + side * turns, c, target, probes)
+                other, other_error = self._nearest(p + side * turns, c, m, probes)
                 better = other_error < 0.99 * error
-                best, error = torch.where(better[:, None], other, best), torch.where(better, other_error, error)
-        return best
+                best, error = np.where(better[:, None], other, best), np.where(better, other_error, error)
+        return torch.from_numpy(best)
 
-    def _nearest(self, p: Tensor, centre: Floats, target: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, p: Floats, centre: Floats, target: Floats, probes: Floats) -> tuple[Floats, Floats]:
         """Levenberg-Marquardt from `p`; the parameters and their (B,) squared misfit."""
-        best, error = p, _misfit(self.matrices(p, centre), target, probes)
-        damping = torch.full((len(p), 1, 1), 1e-6, dtype=torch.float64)
-        eye = torch.eye(p.shape[1], dtype=torch.float64)
+        best = p
+        found, change = self.motions(best, centre)
+        error = ((found - target) @ probes).reshape(len(p), -1)
+        damping = np.full((len(p), 1, 1), 1e-6)
+        eye = np.eye(p.shape[1])
         for _ in range(50):
-            jacobian = (self.derivatives(best, centre) @ probes).flatten(2)
-            normal = jacobian @ jacobian.mT
-            normal = normal + damping * (torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-12 * eye)
-            step = torch.linalg.solve(normal, (jacobian @ error[..., None]))[..., 0]
+            jacobian = (change @ probes).reshape(*p.shape, -1)
+            normal = jacobian @ jacobian.swapaxes(1, 2)
+            normal = normal + damping * (normal * eye + 1e-12 * eye)
+            step = np.linalg.solve(normal, jacobian @ error[..., None])[..., 0]
             trial = best - step
-            trial_error = _misfit(self.matrices(trial, centre), target, probes)
-            better = (trial_error.square().sum(-1) < error.square().sum(-1))[:, None]
-            best, error = torch.where(better, trial, best), torch.where(better, trial_error, error)
-            damping = torch.where(better[..., None], damping / 10, damping * 10).clamp(1e-12, 1e12)
-            if bool(((error.square().sum(-1) < 1e-24) | (step.abs().amax(-1) < 1e-10)).all()):
+            found, trial_change = self.motions(trial, centre)
+            trial_error = ((found - target) @ probes).reshape(len(p), -1)
+            better = (trial_error**2).sum(-1) < (error**2).sum(-1)
+            best, error = np.where(better[:, None], trial, best), np.where(better[:, None], trial_error, error)
+            change = np.where(better[:, None, None, None], trial_change, change)
+            damping = np.clip(np.where(better[:, None, None], damping / 10, damping * 10), 1e-12, 1e12)
+            if np.all(((error**2).sum(-1) < 1e-24) | (np.abs(step).max(-1) < 1e-10)):
                 break
-        return best, error.square().sum(-1)
+        return best, np.asarray((error**2).sum(-1))
 
-    def named(self, parameters: Tensor) -> list[dict[str, float]]:
+    def named(self, parameters: ArrayLike) -> list[dict[str, float]]:
         """Every parameter by name, for each of (B, P)."""
-        return [dict(zip(self.all_names, row, strict=True)) for row in self.full(parameters).tolist()]
+        e, base = self._embedding
+        full = np.asarray(parameters, dtype=np.float64) @ e + base
+        return [dict(zip(self.all_names, row, strict=True)) for row in full.tolist()]
 
     def _read(self, matrix: Floats, centre: Floats) -> list[float]:
         values = parameters_from_matrix(matrix, centre)
@@ -218,36 +215,24 @@ def _generators(like: Tensor, ndim: int) -> list[Tensor]:
     return [_unit(like.new_zeros(ndim, ndim), j, i) - _unit(like.new_zeros(ndim, ndim), i, j) for i, j in planes]
 
 
-def _product(turns: list[Tensor], derivative_of: int | None = None, angles: Tensor | None = None) -> Tensor:
-    """R = Rz . Ry . Rx, or its derivative with respect to one angle."""
-    factors = list(turns)
-    if derivative_of is not None and angles is not None:
-        g = _generators(angles, turns[0].shape[-1])[derivative_of]
-        a = angles[:, derivative_of, None, None]
-        factors[derivative_of] = torch.cos(a) * g + torch.sin(a) * (g @ g)
-    result = factors[0]
-    for factor in factors[1:]:
-        result = factor @ result
+def _product(turns: list[Tensor]) -> Tensor:
+    """R = Rz . Ry . Rx."""
+    result = turns[0]
+    for turn in turns[1:]:
+        result = turn @ result
     return result
 
 
-def _homogeneous(linear: Tensor, shift: Tensor, centre: ArrayLike, *, derivative: bool = False) -> Tensor:
+def _homogeneous(linear: Tensor, shift: Tensor, centre: ArrayLike) -> Tensor:
     """Matrices in array order from linear parts and shifts in x, y, z order."""
     c = torch.as_tensor(np.asarray(centre, dtype=np.float64)).to(linear)
     a = linear.flip(-1, -2)
-    offset = shift.flip(-1) - a @ c + (0 if derivative else c)
-    top = torch.cat([a, offset[..., None]], -1)
+    top = torch.cat([a, (shift.flip(-1) - a @ c + c)[..., None]], -1)
     bottom = torch.zeros_like(top[..., :1, :])
-    if not derivative:
-        bottom = torch.cat([bottom[..., :-1], torch.ones_like(bottom[..., -1:])], -1)
-    return torch.cat([top, bottom], -2)
+    return torch.cat([top, torch.cat([bottom[..., :-1], torch.ones_like(bottom[..., -1:])], -1)], -2)
 
 
 def _unit(like: Tensor, row: int, column: int) -> Tensor:
     e = torch.zeros_like(like)
     e[..., row, column] = 1
     return e
-
-
-def _misfit(matrices: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    return ((matrices - target) @ points).flatten(1)

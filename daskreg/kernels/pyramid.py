@@ -10,7 +10,6 @@ only, smoothing is a normalised convolution, so that nothing leaks out of a mask
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +22,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Box, Grid
+from daskreg.kernels.flat import SMALLEST, flat_borders
 from daskreg.kernels.smooth_numba import convolve_axis, tap_sums
+from daskreg.kernels.threads import pool_threads
 
 Singles = NDArray[np.float32]
 
 COARSEST = 32
-SMALLEST = 8
 _COARSE_SIGMA = 0.7
 
 
@@ -38,8 +38,8 @@ class Picture:
 
     values: (B, *shape) float32; finite everywhere, also where weight is zero.
     weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
-    fill: (B, *shape) bool, voxels that hold exactly what a corner holds, or None where no
-        corner is flat: background, or what an earlier warp had to fill (see `kernels.fill`).
+    fill: (B, *shape) bool, the flat border (see `kernels.flat`), or None where there is none:
+        background, or what an earlier warp had to fill (see `kernels.fill`).
     """
 
     values: Tensor
@@ -67,11 +67,12 @@ class Level:
     sigmas: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
+def picture(values: Tensor, grid: Grid, mask: Tensor | None = None, *, borders: bool = True) -> Picture:
     """A Picture of (B, *shape) values; NaN and infinity become masked zeros.
 
     Args:
         mask: (B or 1, *shape), true or positive where voxels count; None: everywhere.
+        borders: look for flat ones.
     """
     values = values.to(torch.float32)
     finite = torch.isfinite(values)
@@ -81,7 +82,7 @@ def picture(values: Tensor, grid: Grid, mask: Tensor | None = None) -> Picture:
     weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
     if not whole:
         weight = finite.to(torch.float32) if weight is None else weight * finite
-    return Picture(values, weight, grid, flat_corners(values))
+    return Picture(values, weight, grid, flat_borders(values) if borders else None)
 
 
 def pyramid(
@@ -120,13 +121,12 @@ def shrink(image: Picture, factors: Sequence[int]) -> Picture:
     used = Box.of([n * f for n, f in zip(counts, factors, strict=True)])
     grid = image.grid.crop(used).downsample(factors)
     inside: Any = (..., *used.slices)
-    fill = None if image.fill is None else _block_mean(image.fill[inside].to(torch.float32), factors) > 0.99
     if image.weight is None:
-        return Picture(_block_mean(image.values[inside], factors), None, grid, fill)
+        return Picture(_block_mean(image.values[inside], factors), None, grid)
     weight = image.weight[inside]
     total = _block_mean(weight, factors)
     values = _block_mean(image.values[inside] * weight, factors) / total.clamp_min(1e-6)
-    return Picture(values, total, grid, fill)
+    return Picture(values, total, grid)
 
 
 def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
@@ -143,30 +143,40 @@ def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
     return replace(image, values=values, weight=image.weight * (norm > 1e-3))
 
 
-def flat_corners(values: Tensor) -> Tensor | None:
-    """(B, *shape) where an image holds exactly the value of its flat corners, None if none has such."""
-    ndim = values.ndim - 1
-    if min(values.shape[1:]) < SMALLEST:
-        return None
-    ends: list[Any] = [slice(0, 3), slice(-3, None)]
-    corners = torch.stack([values[(slice(None), *c)].flatten(1) for c in itertools.product(ends, repeat=ndim)], 1)
-    flat = (corners == corners[..., :1]).all(-1)
-    if not bool(flat.any()):
-        return None
-    level = torch.where(flat, corners[..., 0], torch.nan).nanmedian(1).values
-    return values == level.reshape(-1, *[1] * ndim)
+def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture, Picture, Tensor]:
+    """Both images with mean 0 and variance 1 (mse: on one common scale), and the (B,) variance of fixed.
+
+    Sums of squares then lose no digits to a large offset.
+    """
+    mean, variance = _mean_and_variance(fixed)
+    other_mean, other_variance = _mean_and_variance(moving)
+    if metric == "mse":
+        other_mean, other_variance = mean, variance
+        if len(mean) < len(moving.values):
+            other_mean, other_variance = (t.expand(len(moving.values)) for t in (mean, variance))
+        elif len(moving.values) < len(mean):
+            moving = replace(moving, values=moving.values.expand(len(mean), *moving.values.shape[1:]))
+    return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
 
 
-def gradient(values: Tensor) -> Tensor:
-    """(B, D, *shape) central differences per voxel of (B, *shape), one-sided at the ends."""
-    ndim = values.ndim - 1
-    parts = []
-    for axis in range(1, ndim + 1):
-        if values.shape[axis] == 1:
-            parts.append(torch.zeros_like(values))
-        else:
-            parts.append(torch.gradient(values, dim=axis)[0])
-    return torch.stack(parts, 1)
+def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
+    values = image.values.flatten(1).to(torch.float64)
+    if image.weight is None:
+        return values.mean(1), values.var(1, correction=0)
+    weight = image.weight.flatten(1).to(torch.float64)
+    total = weight.sum(1).clamp_min(1e-9)
+    mean = (values * weight).sum(1) / total
+    return mean, ((values - mean[:, None]).square() * weight).sum(1) / total
+
+
+def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
+    one = (-1, *[1] * image.grid.ndim)
+    sd = variance.sqrt()
+    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+    values = (image.values - mean.to(torch.float32).reshape(one)) / sd.to(torch.float32).reshape(one)
+    if image.weight is not None:
+        values = values * (image.weight > 0)
+    return replace(image, values=values)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -216,8 +226,7 @@ def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = Fal
 
 def _convolved(values: Tensor, taps: Singles, axis: int, normalised: bool) -> Tensor:
     if values.device.type == "cpu":
-        threads = torch.get_num_threads()
-        return torch.as_tensor(convolve_axis(values.numpy(), taps, axis, normalised=normalised, threads=threads))
+        return torch.as_tensor(convolve_axis(values.numpy(), taps, axis, normalised=normalised, threads=pool_threads()))
     ndim, n = values.ndim - 1, values.shape[axis]
     conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
     shape, padding = [1] * (ndim + 2), [0] * ndim

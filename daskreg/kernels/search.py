@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Affine, Grid, index_matrix
-from daskreg.kernels.descend import Problem, corners_of, evaluate, half_extent, solve_level
-from daskreg.kernels.fill import without_fill
-from daskreg.kernels.normal import normal_of, possible_overlap
+from daskreg.kernels.descend import half_extent
+from daskreg.kernels.fill import Ways
+from daskreg.kernels.newton import Lens, Problem, solve_level
 from daskreg.kernels.pyramid import Level, Picture, shrink, smooth
 
 Floats = NDArray[np.float64]
@@ -37,6 +37,10 @@ CLEARLY = 0.01
 # A start that leaves less unexplained needs no second look; starts within so many voxels
 # are the same; and what "by far" is.
 _GOOD, _SAME, _BY_FAR = 0.02, 0.25, 0.8
+# A start that leaves more does not explain enough to be believed.
+_DOUBTFUL = 0.08
+# Half width of a peak of the correlation, in voxels.
+_PEAK = 3
 # Correlation peaks over less of the smaller image than this are chance.
 _LEAST_OVERLAP = 0.3
 # Sigma, in voxels of the level, of the local mean that correlation leaves out.
@@ -45,28 +49,29 @@ _LOCAL = 3.0
 _LEAST_SIDE = 24
 
 
-def candidates(levels: Sequence[Level], kind: str) -> list[Floats]:
+def candidates(ways: Ways, kind: str) -> list[Floats]:
     """Starts of one kind (out of STARTS), (D+1, D+1) each; identity is the first of them.
 
     Args:
-        levels: of one pair, coarse to fine (see `pyramid`).
+        ways: of one pair.
     """
+    levels = ways.whole
     ndim = levels[0].fixed.grid.ndim
     found = [np.eye(ndim + 1)]
     if kind in ("moments", "auto"):
         found += moments(levels[0].fixed, levels[0].moving)
-    turns = {"phase": [np.eye(ndim)], "auto": near_turns(ndim), "search": all_turns(ndim)}.get(kind, [])
+    some_turns = {"phase": lambda n: [np.eye(n)], "auto": near_turns, "search": all_turns}
+    turns = some_turns[kind](ndim) if kind in some_turns else []
     if turns:
-        level = levels[0] if len(turns) > 1 else levels[min(1, len(levels) - 1)]
-        level = _halved(level) if ndim == 3 and len(turns) > 1 else level
-        found += correlate(level, turns)
         # A flat border may be background or what an earlier warp filled: try both.
-        inner = without_fill(level, margin=1)
-        found += [] if inner is None else correlate(inner, turns)
+        for some in (levels, ways.content):
+            if some is not None:
+                level = some[0] if len(turns) > 1 else some[min(1, len(some) - 1)]
+                found += correlate(_halved(level) if ndim == 3 and len(turns) > 1 else level, turns)
     return found
 
 
-def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: int = 4) -> tuple[Tensor, float]:
+def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: int = 4) -> tuple[Floats, float]:
     """(1, P) parameters of the best of (K, P) starts, refined on the two coarsest levels, and the metric there.
 
     The first level refines all starts in a batch, the second the best `keep` of them.
@@ -77,7 +82,7 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: i
         merit = _merit(state.cost, state.overlap)
         # The smallest motion always goes on, so that it can be beaten but not lost.
         size = _motion(problem, level, state.parameters)
-        going = torch.unique(torch.cat([torch.argsort(merit)[:keep], size.argmin()[None]]))
+        going = np.unique([*np.argsort(merit)[:keep], size.argmin()])
         p = state.parameters[going]
         if number == last:
             best = going[_winner(merit[going], size[going])]
@@ -85,43 +90,48 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Tensor, *, keep: i
     return p[:1], math.inf
 
 
-def views(problem: Problem, levels: Sequence[Level], starts: Tensor) -> list[tuple[Sequence[Level], Tensor]]:
-    """What to descend on, and the (1, P) start of each: the levels, and perhaps also without flat borders.
+def look_closer(problem: Problem, ways: Ways, starts: Floats, turns: Sequence[Floats]) -> tuple[Ways, Floats]:
+    """The ways and the starts, or, where none of these explains much, finer ways and more starts.
 
-    A flat border is background or what an earlier warp filled (see `kernels.fill`). Where the
-    best start differs with and without it, both have to be followed; `believed` then chooses.
+    On the coarsest level things that repeat look alike: a second look, one level finer, tells them apart
+    by several peaks of the correlation for each turn.
     """
-    p, cost = choose(problem, levels, starts)
-    inner = [without_fill(level, margin=2) for level in levels[:2]]
-    rest = [level for level in inner if level is not None]
-    if cost < _GOOD or len(rest) < len(inner):
-        return [(levels, p)]
-    q, _ = choose(problem, rest, starts)
-    if not _apart(problem, rest[-1], p, q) > _SAME:
-        return [(levels, p)]
-    masked = [without_fill(level, margin=2) for level in levels[:-1]] + [without_fill(levels[-1])]
-    return [(levels, p), ([m or level for m, level in zip(masked, levels, strict=True)], q)]
+    p, cost = choose(problem, ways.whole, starts)
+    if cost < _DOUBTFUL or len(ways.whole) < 3:
+        return ways, starts
+    found = [np.stack(correlate(some[1], turns, best=24, peaks=3)) for some in (ways.whole, ways.content) if some]
+    grid = ways.whole[0].fixed.grid
+    more = problem.pose.from_matrices(np.concatenate(found), problem.centre, half_extent(grid)).numpy()
+    finer = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
+    return finer, np.concatenate([starts[:1], p, more])
 
 
-def believed(problem: Problem, one: tuple[Level, Tensor], other: tuple[Level, Tensor]) -> bool:
+def views(problem: Problem, ways: Ways, starts: Floats) -> list[tuple[Ways, Floats]]:
+    """What to descend on, and the (1, P) start of each: everything, and perhaps the content alone.
+
+    Where the best start differs without flat borders, both have to be followed; `believed` then chooses.
+    """
+    p, cost = choose(problem, ways.whole, starts)
+    if cost < _GOOD or ways.content is None:
+        return [(ways, p)]
+    q, _ = choose(problem, ways.content, starts)
+    if not Lens(problem, ways.content[min(1, len(ways.content) - 1)]).moved(p, q)[0] > _SAME:
+        return [(ways, p)]
+    return [(ways, p), (Ways(ways.content, None, ways.variance), q)]
+
+
+def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Floats]) -> bool:
     """Whether `other`, a finest level without flat borders and where it led, is to be believed, not `one`.
 
     If the borders were fill, the rest of the voxels finds the pose of `other` better by far; if
     they were background, all voxels find that of `one` better.
     """
-    gains = [_cost(problem, level, other[1]) / max(_cost(problem, level, one[1]), 1e-9) for level, _ in (one, other)]
+    gains = []
+    for level, _ in (one, other):
+        lens = Lens(problem, level)
+        costs = [float(lens.evaluate(p).cost[0]) for p in (other[1], one[1])]
+        gains.append(costs[0] / max(costs[1], 1e-9))
     return gains[0] * gains[1] < _BY_FAR
-
-
-def _apart(problem: Problem, level: Level, p: Tensor, q: Tensor) -> float:
-    """Largest distance, in voxels, between the images of a corner under two poses."""
-    change = problem.pose.matrices(p, problem.centre) - problem.pose.matrices(q, problem.centre)
-    return float((change[:, :-1] @ corners_of(level.fixed.grid)).norm(dim=1).max() / level.step)
-
-
-def _cost(problem: Problem, level: Level, p: Tensor) -> float:
-    possible = possible_overlap(level).expand(len(p))
-    return float(evaluate(problem, level, normal_of(level), possible, p).cost[0])
 
 
 def _halved(level: Level) -> Level:
@@ -148,8 +158,10 @@ def moments(fixed: Picture, moving: Picture) -> list[Floats]:
     return found
 
 
-def correlate(level: Level, turns: Sequence[Floats], *, best: int = 16, batch: int = 32) -> list[Floats]:
-    """For each turn, the shift with the best masked correlation; the `best` of all turns.
+def correlate(
+    level: Level, turns: Sequence[Floats], *, best: int = 16, peaks: int = 1, batch: int = 32
+) -> list[Floats]:
+    """For each turn, the shifts with the best masked correlation, `peaks` of them; the `best` of all turns.
 
     Both images are brought to one isotropic lattice about their own centres, the moving
     one turned, and correlated over all shifts by FFT.
@@ -169,13 +181,17 @@ def correlate(level: Level, turns: Sequence[Floats], *, best: int = 16, batch: i
         lattice = _lattice(moving.grid, sides, step)
         spectra = _spectra(*_resample(moving, lattice, some), padded)
         score = _correlation(reference, spectra, padded, least / step**fixed.grid.ndim)
-        values, places = score.flatten(1).max(1)
-        for turn, value, place in zip(some, values.tolist(), places.tolist(), strict=True):
-            shift = np.array(np.unravel_index(place, padded), dtype=np.float64)
-            shift -= np.where(shift >= np.array(own.shape), padded, 0)
-            # own[i] meets lattice[i - shift].
-            origin = np.asarray(lattice.origin) - shift * step
-            found.append((value, _about(turn, np.asarray(own.origin), origin, about=moving.grid.centre)))
+        for _ in range(peaks):
+            values, places = score.flatten(1).max(1)
+            for row, (turn, value, place) in enumerate(zip(some, values.tolist(), places.tolist(), strict=True)):
+                at = np.array(np.unravel_index(place, padded))
+                shift = at - np.where(at >= np.array(own.shape), padded, 0)
+                # own[i] meets lattice[i - shift].
+                origin = np.asarray(lattice.origin) - shift * step
+                found.append((value, _about(turn, np.asarray(own.origin), origin, about=moving.grid.centre)))
+                if peaks > 1:
+                    near = np.ix_(*[np.arange(i - _PEAK, i + _PEAK + 1) % n for i, n in zip(at, padded, strict=True)])
+                    score[row][near] = -torch.inf
     found.sort(key=lambda pair: -pair[0])
     return [motion for _, motion in found[:best]]
 
@@ -208,26 +224,25 @@ def all_turns(ndim: int) -> list[Floats]:
     return [np.eye(3), *(_from_quaternion(one) for one in q)]
 
 
-def _motion(problem: Problem, level: Level, p: Tensor) -> Tensor:
+def _motion(problem: Problem, level: Level, p: Floats) -> Floats:
     """(K,) root mean square displacement, in voxels, of the centre and the ends of the axes."""
     reach = half_extent(level.fixed.grid)
     points = np.eye(len(reach) + 1)
     points[:-1, :-1] *= reach
     points[:-1, -1] = level.fixed.grid.centre
-    change = (problem.pose.matrices(p, problem.centre) - torch.eye(len(points))) @ torch.as_tensor(points)
-    return change.square().sum(dim=(1, 2)).sqrt() / level.step
+    change = (problem.pose.motions(p, problem.centre)[0] - np.eye(len(points))) @ points
+    return np.asarray(np.sqrt((change**2).sum((1, 2))) / level.step)
 
 
-def _merit(cost: Tensor, overlap: Tensor) -> Tensor:
+def _merit(cost: Floats, overlap: Floats) -> Floats:
     """The metric, with little overlap counting against it."""
-    return cost / overlap.clamp_min(1e-3).sqrt()
+    return cost / np.sqrt(np.maximum(overlap, 1e-3))
 
 
-def _winner(merit: Tensor, size: Tensor) -> int:
+def _winner(merit: Floats, size: Floats) -> int:
     """The best, unless a smaller motion is as good but for `CLEARLY`."""
-    best = float(merit.min())
-    good = merit <= best * (1 + CLEARLY) + 1e-9
-    return int(torch.where(good, size, torch.inf).argmin())
+    good = merit <= merit.min() * (1 + CLEARLY) + 1e-9
+    return int(np.where(good, size, np.inf).argmin())
 
 
 def _moments(image: Picture) -> tuple[Floats, Floats]:

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.kernels.sample_numba import jit
+from daskreg.kernels.threads import spread
 
 Singles = NDArray[np.float32]
 
@@ -43,16 +41,6 @@ def tap_sums(n: int, taps: Singles) -> Singles:
     """(n,) sums of the taps that fall inside an axis of n voxels."""
     radius = len(taps) // 2
     return np.asarray(np.convolve(np.ones(n), taps)[radius : radius + n], dtype=np.float32)
-
-
-def spread(threads: int, function: Callable[[Any], Any], parts: Iterable[Any]) -> None:
-    """Call `function` with each part, in a pool that is kept; it must release the GIL itself."""
-    list(_pool(threads).map(function, parts))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
 
 
 @jit(fastmath={"contract"})

@@ -27,6 +27,9 @@ TIMES = ("t", "time")
 CHANNELS = ("c", "channel", "channels", "band", "bands", "wavelength", "s", "sample", "samples", "rgb", "rgba")
 SPACE = ("z", "y", "x")
 
+# The attribute of volumes whose header shears them (see `sources.physical`).
+HEADER_FROM_WORLD = "header_from_world"
+
 # How far, in voxels, a coordinate may lie off the regular grid: files round to a few digits.
 TOLERANCE = 0.01
 

@@ -9,17 +9,20 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-from daskreg.errors import ChunkReadError, DaskregError
+from daskreg.errors import ChunkReadError, MissingExtraError, RunError
 from daskreg.sources.redact import is_url, redact
 
 # One module for each kind of stored source. It has `open_handle(path) -> handle` and
 # `read(handle, index, source) -> array`.
-READERS = {"zarr": "daskreg.sources.zarr_read", "tiff": "daskreg.sources.tiff"}
+READERS = {"zarr": "daskreg.sources.zarr_read"} | {
+    kind: f"daskreg.sources.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
+}
 
 MAX_OPEN = 32
 
 _lock = Lock()
 _open: OrderedDict[Hashable, Any] = OrderedDict()
+_opening: dict[Hashable, Lock] = {}
 
 
 def reader_of(kind: str) -> ModuleType:
@@ -31,7 +34,7 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
     """The handle of a stored array, from the cache or opened now. Safe among threads.
 
     Where the spec holds an opened object itself (an array in a MemoryStore), that is it.
-    Two threads may open the same array at once; one of the handles is then kept.
+    Of several threads one opens, which may take a while (unpacking), and the others wait.
 
     Raises: ChunkReadError where it cannot be opened (any more).
     """
@@ -42,19 +45,31 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
         if key in _open:
             _open.move_to_end(key)
             return _open[key]
+        gate = _opening.setdefault(key, Lock())
+    with gate:
+        with _lock:
+            if key in _open:
+                return _open[key]
+        try:
+            handle = _opened(kind, path)
+            with _lock:
+                _open[key] = handle
+                while len(_open) > MAX_OPEN:
+                    _open.popitem(last=False)
+        finally:
+            with _lock:
+                _opening.pop(key, None)
+    return handle
+
+
+def _opened(kind: str, path: str) -> Any:
     try:
-        handle = reader_of(kind).open_handle(path)
+        return reader_of(kind).open_handle(path)
     except Exception as error:
-        if isinstance(error, DaskregError | MemoryError):
+        if isinstance(error, RunError | MissingExtraError | MemoryError):
             raise
         message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {redact(str(error))})"
         raise ChunkReadError(message) from (None if is_url(path) else error)
-    with _lock:
-        handle = _open.setdefault(key, handle)
-        _open.move_to_end(key)
-        while len(_open) > MAX_OPEN:
-            _open.popitem(last=False)
-    return handle
 
 
 def forget() -> None:

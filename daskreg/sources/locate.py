@@ -18,8 +18,18 @@ from daskreg.sources.store import open_store
 # Between the path of a store that is one file, or a URL, and the path inside it.
 INSIDE = "::/"
 
-READABLE = "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL) and TIFF files are read"
-SUFFIXES = {".tif": "tiff", ".tiff": "tiff", ".btf": "tiff", ".tf8": "tiff"}
+READABLE = (
+    "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL), TIFF, HDF5/NeXus, NIfTI, NRRD, MetaImage and "
+    "MRC files are read"
+)
+_BY_KIND = {
+    "tiff": ".tif .tiff .btf .tf8",
+    "nifti": ".nii .nii.gz .nii.bz2 .hdr .img .hdr.gz .img.gz",
+    "itk": ".nrrd .nhdr .mha .mhd .gipl .gipl.gz .dcm .png .jpg .jpeg .bmp",
+    "mrc": ".mrc .mrcs .map .rec .st .ali .preali .mrc.gz .map.gz .mrc.bz2 .map.bz2",
+    "hdf5": ".h5 .hdf5 .hdf .he5 .nxs .nx5 .nex .nc",
+}
+SUFFIXES = {suffix: kind for kind, suffixes in _BY_KIND.items() for suffix in suffixes.split()}
 
 STORE_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -191,11 +201,12 @@ def _file(path: Path, inner: str) -> tuple[str, Place]:
     if suffix == ".zip":
         place = Place(str(path))
         return "zarr", place.child(inner) if inner else place
-    if suffix not in SUFFIXES:
+    kind = SUFFIXES.get("".join(path.suffixes[-2:]).lower(), SUFFIXES.get(suffix))
+    if kind is None:
         raise NotAVolumeError(f"{path}: files ending in {suffix or path.name!r} are not read; {READABLE}")
-    if inner:
+    if inner and kind != "hdf5":
         raise NotAVolumeError(f"{path} is a file and holds nothing at {inner!r}")
-    return SUFFIXES[suffix], Place(str(path))
+    return kind, Place(str(path), inner.strip("/"))
 
 
 def _check_climb(path: Path) -> None:

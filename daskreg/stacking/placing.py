@@ -143,10 +143,8 @@ def _graph(
 
 def _information(pairs: PairTable, model: Model, algebra: Algebra) -> Floats:
     """(E, Q, Q) inverse covariance of the pairs' errors in the algebra, with a floor."""
-    import torch
-
-    p = model.pose.from_matrices(pairs.matrices, model.centre, model.frame.reach)
-    change = model.pose.derivatives(torch.as_tensor(p), model.centre).numpy()
+    p = model.pose.from_matrices(pairs.matrices, model.centre, model.frame.reach).numpy()
+    change = model.pose.motions(p, model.centre)[1]
     tangent = algebra.tangents(pairs.matrices, change)
     covariance = tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2)
     floor = (FLOOR * min(model.grid.spacing)) ** 2
@@ -186,10 +184,8 @@ def _say(graph: Graph, solved: Solved, real: Bools) -> Bools:
 
 def _of_parameters(model: Model, poses: Floats, covariance: Floats) -> Floats:
     """(N, P, P) of the parameters, from (N, Q, Q) of the errors T exp(e)."""
-    import torch
-
-    p = model.pose.from_matrices(poses, model.centre, model.frame.reach)
-    change = model.pose.derivatives(torch.as_tensor(p), model.centre).numpy()
+    p = model.pose.from_matrices(poses, model.centre, model.frame.reach).numpy()
+    change = model.pose.motions(p, model.centre)[1]
     back = np.linalg.pinv(model.algebra.tangents(poses, change))
     return np.asarray(back @ covariance @ np.swapaxes(back, 1, 2))
 

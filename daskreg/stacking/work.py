@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from daskreg.cluster.device import limit_threads, resolve
 from daskreg.geometry import Box, Grid
 from daskreg.kernels.descend import half_extent
+from daskreg.kernels.fill import Ways
 from daskreg.kernels.neighbors import Row, pairs_within
 from daskreg.kernels.pairs import PairOptions
 from daskreg.kernels.pairtable import Looks, PairTable
@@ -197,18 +198,19 @@ def fit_edges(item: Edges) -> PairTable:
             if item.starts is None:
                 p = _searched(row)
             else:
-                p = pose.from_matrices(item.starts[number][None], centre, half_extent(stack.grid))
+                p = pose.from_matrices(item.starts[number][None], centre, half_extent(stack.grid)).numpy()
             tables.append(replace(row.fit(np.array([[0, 1]]), start=p), edges=np.array([[a, b]])))
     return PairTable.joined(tables)
 
 
-def _searched(row: Row) -> torch.Tensor:
+def _searched(row: Row) -> NDArray[np.float64]:
     """(1, P) the best of all turns and shifts of the second image of a row of two."""
     one, other = torch.tensor([0]), torch.tensor([1])
     levels = [Level(s.fixed.take(one), s.fixed.take(other), s.step, s.sigmas) for s in row.levels[: max(2, row.small)]]
     pose, centre = row.problem.pose, row.problem.centre
-    motions = np.stack(candidates(levels, "search" if "rotation" in pose.groups else "phase"))
-    starts = pose.from_matrices(motions, centre, half_extent(row.grid))
+    ways = Ways(levels, None, row.variance[:1])
+    motions = np.stack(candidates(ways, "search" if "rotation" in pose.groups else "phase"))
+    starts = pose.from_matrices(motions, centre, half_extent(row.grid)).numpy()
     return choose(row.problem, levels, starts)[0]
 
 

@@ -40,6 +40,53 @@ def test_binary_ply(tmp_path: Path, order: str) -> None:
     np.testing.assert_array_equal(read_points(tmp_path / "a.ply"), POINTS)
 
 
+HEADER = """# .PCD v0.7 - Point Cloud Data file format
+VERSION 0.7
+FIELDS intensity x y z _
+SIZE 2 4 8 4 1
+TYPE U F F F U
+COUNT 1 1 1 1 3
+WIDTH 2
+HEIGHT 1
+VIEWPOINT 0 0 0 1 0 0 0
+POINTS 2
+DATA """
+LAYOUT = [("intensity", "<u2"), ("x", "<f4"), ("y", "<f8"), ("z", "<f4"), ("_", "u1", 3)]
+
+
+def packed(content: bytes) -> bytes:
+    """LZF with literals, and a copy where the rest repeats what came just before."""
+    zeros = len(content) - len(content.rstrip(b"\0"))
+    head = content[: len(content) - zeros + 1]
+    out = b"".join(bytes([len(head[i : i + 32]) - 1]) + head[i : i + 32] for i in range(0, len(head), 32))
+    left = zeros - 1
+    return out + (bytes([(left - 2) << 5, 0]) if left < 9 else bytes([7 << 5, left - 9, 0]))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
+def test_pcd(tmp_path: Path, encoding: str) -> None:
+    records = np.zeros(2, dtype=LAYOUT)
+    records["intensity"] = 7
+    records["x"], records["y"], records["z"] = POINTS.T
+    by_field = b"".join(np.ascontiguousarray(records[name]).tobytes() for name, *_ in LAYOUT)
+    body = {
+        "ascii": b"7 0 1.5 -2 0 0 0\n7 3 4 5.25 0 0 0\n",
+        "binary": records.tobytes(),
+        "binary_compressed": np.array([len(packed(by_field)), len(by_field)], "<u4").tobytes() + packed(by_field),
+    }[encoding]
+    (tmp_path / "a.pcd").write_bytes((HEADER + encoding + "\n").encode() + body)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.pcd"), POINTS)
+
+
+@pytest.mark.parametrize(
+    "body", [b"binary\n123", b"odd\n", b"binary_compressed\n\x02\0\0\0\x2a\0\0\0\x20\x05", b"ascii\n1 2\n"]
+)
+def test_broken_pcd(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "a.pcd").write_bytes(HEADER.encode() + body)
+    with pytest.raises(InputError, match="a.pcd"):
+        read_points(tmp_path / "a.pcd")
+
+
 def test_numpy(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", POINTS[:, :2])
     np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), POINTS[:, :2])

@@ -9,10 +9,22 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from daskreg.kernels.icp import apply, closest_rigid, homogeneous, refine
+from daskreg.kernels.icp import Options, apply, closest_rigid, generators, homogeneous, refine
+from daskreg.kernels.icp_numba import PLANE, PLANES, POINT, look_up, pair_sums
 from daskreg.kernels.icp_search import NearestTable, distinct, rotations, sweep
+from daskreg.kernels.icp_soft import soft_correspondence_loss
 from daskreg.kernels.icp_verdict import judge
-from daskreg.kernels.points import Cloud, core, flatness, nearest_in_tiles, radius, thin, voxel_means
+from daskreg.kernels.points import (
+    Cloud,
+    Follower,
+    core,
+    is_surface,
+    local_shapes,
+    nearest_in_tiles,
+    radius,
+    thin,
+    voxel_means,
+)
 
 Floats = NDArray[np.float64]
 
@@ -85,11 +97,12 @@ def test_rotations_cover_every_15_degrees() -> None:
 def test_the_table_finds_the_nearest_to_within_a_cell(ndim: int) -> None:
     points = rng().random((500, ndim))
     table = NearestTable.of(points)
-    asked = rng(1).random((7, 300, ndim)) * 1.2 - 0.1
-    found = np.linalg.norm(table(asked.astype(np.float32)) - asked, axis=-1)
+    asked = rng(1).random((2100, ndim)) * 1.2 - 0.1
+    asked[0] = 100  # far outside: no error
+    rows = [look_up(table.near, table.low, table.cell, np.array(table.shape), point) for point in asked]
+    found = np.linalg.norm(table.near[rows] - asked, axis=-1)
     nearest, _ = cKDTree(points).query(asked)
-    assert np.all(found < nearest + 2 * np.sqrt(ndim) * table.cell)
-    table(np.full((1, 1, ndim), 100, dtype=np.float32))  # far outside: no error
+    assert np.all(found[1:] < nearest[1:] + 2 * np.sqrt(ndim) * table.cell)
 
 
 def test_distinct_keeps_the_first_of_those_alike() -> None:
@@ -119,12 +132,16 @@ def test_normals_stand_on_a_plane() -> None:
 
 
 def test_surfaces_are_told_from_volumes() -> None:
-    assert flatness(sphere(1000, 0)) < 0.05
-    assert flatness(rng().random((1000, 3))) > 0.4
-    assert flatness(rng().random((1000, 2))) > 0.35
+    assert is_surface(sphere(1000, 0))
+    assert is_surface(sphere(5000, 0) * [1, 1, 0.3] + 0.01 * rng(1).normal(size=(5000, 3)))
+    assert is_surface(np.c_[np.linspace(0, 1, 800), np.zeros((800, 2))] + 0.01 * rng().normal(size=(800, 3)))
+    for count in (100, 300, 1000, 10_000):
+        assert not is_surface(rng().random((count, 3)))
+        assert not is_surface(rng().random((count, 2)))
+        assert not is_surface(rng().normal(size=(count, 3)))
     angle = rng().random(500) * 6
-    assert flatness(np.c_[np.cos(angle), np.sin(angle)]) < 0.05
-    assert flatness(rng().random((10, 3))) == 1.0  # too few to tell
+    assert is_surface(np.c_[np.cos(angle), np.sin(angle)])
+    assert not is_surface(sphere(10, 0))  # too few to tell
 
 
 def test_thinning_keeps_what_it_promises() -> None:
@@ -148,7 +165,7 @@ def test_one_stray_point_changes_nothing() -> None:
 def test_each_method_refines_two_samples_of_a_surface(method: str) -> None:
     motion = homogeneous(turn(3, 8), np.array([0.05, -0.03, 0.04]))
     target, source = bumpy(4000, 0), apply(np.linalg.inv(motion), bumpy(3000, 1))
-    found = refine(Cloud(target), Cloud(source), np.eye(4), method=method, max_iterations=200)
+    found = refine(Cloud(target), Cloud(source), np.eye(4), Options(method), max_iterations=200)
     assert found.settled
     limit = 1.0 if method == "point_to_point" else 0.1
     assert np.degrees(Rotation.from_matrix(found.matrix[:3, :3] @ motion[:3, :3].T).magnitude()) < limit
@@ -159,7 +176,7 @@ def test_each_method_refines_two_samples_of_a_surface(method: str) -> None:
 def test_gauss_newton_finds_a_scale(method: str) -> None:
     points = bumpy(3000, 0)
     motion = homogeneous(1.05 * turn(3, 4), np.full(3, 0.02))
-    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(4), method=method, with_scale=True)
+    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(4), Options(method, with_scale=True))
     np.testing.assert_allclose(found.matrix, motion, atol=1e-5)
 
 
@@ -167,16 +184,18 @@ def test_gauss_newton_finds_a_scale(method: str) -> None:
 def test_curves_and_surfaces_in_both_dimensions(ndim: int) -> None:
     points = bumpy(2000, 0)[:, :ndim] if ndim == 3 else np.c_[np.linspace(0, 3, 500), np.sin(np.linspace(0, 9, 500))]
     motion = homogeneous(turn(ndim, 3), np.full(ndim, 0.01))
-    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(ndim + 1), method="generalized")
+    found = refine(Cloud(apply(motion, points)), Cloud(points), np.eye(ndim + 1), Options("generalized"))
     np.testing.assert_allclose(found.matrix, motion, atol=1e-6)
 
 
 def test_max_distance_and_trim_leave_pairs_out() -> None:
     points = rng().random((200, 3))
     source = np.r_[points, points[:50] + 5]
-    assert np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), max_distance=1.0).weights[200:]) == 0
-    assert np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), trim=0.2).weights) == 200
-    far = refine(Cloud(points), Cloud(points + 50), np.eye(4), max_distance=1.0)
+    assert (
+        np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), Options(max_distance=1.0)).weights[200:]) == 0
+    )
+    assert np.count_nonzero(refine(Cloud(points), Cloud(source), np.eye(4), Options(trim=0.2)).weights) == 200
+    far = refine(Cloud(points), Cloud(points + 50), np.eye(4), Options(max_distance=1.0))
     assert not far.settled
     assert far.iterations == 0
 
@@ -199,7 +218,7 @@ def test_the_verdict_counts_the_motions_that_are_free(shape: str, free: int) -> 
 
     target = points(0)
     moved = target + 1e-4 if shape == "pairs on a sphere" else points(1)
-    evidence = judge(Cloud(target), moved)
+    evidence = judge(Cloud(target), moved, surface="pairs" not in shape)
     assert len(evidence.free) == free
     assert evidence.covariance.shape == (6, 6)
     assert evidence.fitness > 0.9
@@ -217,5 +236,83 @@ def test_the_covariance_predicts_the_scatter() -> None:
                 *(apply(result.matrix, source) - source).mean(axis=0),
             ]
         )
-    predicted = np.sqrt(np.diag(judge(Cloud(target), apply(result.matrix, source)).covariance))
+    predicted = np.sqrt(np.diag(judge(Cloud(target), apply(result.matrix, source), surface=False).covariance))
     np.testing.assert_allclose(predicted, np.std(found, axis=0), rtol=0.35)
+
+
+def test_local_shapes_are_those_of_an_eigensolver() -> None:
+    for ndim in (2, 3):
+        points = rng().random((300, ndim))
+        points[:50] = points[0]  # neighbourhoods without extent
+        values, vectors = local_shapes(points, cKDTree(points), points, 9)
+        around = points[cKDTree(points).query(points, k=9)[1]]
+        around = around - around.mean(axis=1, keepdims=True)
+        expected, axes = np.linalg.eigh(np.swapaxes(around, 1, 2) @ around / 9)
+        np.testing.assert_allclose(values, np.maximum(expected, 0), atol=1e-12)
+        np.testing.assert_allclose(np.abs(np.einsum("nij,nij->nj", vectors, axes))[60:], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("kind", [POINT, PLANE, PLANES])
+def test_sums_over_pairs_are_those_of_matrices(ndim: int, kind: int) -> None:
+    moved, errors, a, b = rng().normal(size=(4, 50, ndim))
+    a, b = (n / np.linalg.norm(n, axis=1, keepdims=True) for n in (a, b))
+    b[:5], b[5:10] = a[:5], -a[5:10]
+    weights = rng(1).random(50)
+    weights[::7] = 0
+    if kind == POINT:
+        metrics = np.broadcast_to(np.eye(ndim), (50, ndim, ndim))
+    elif kind == PLANE:
+        metrics = a[:, :, None] * a[:, None]
+    else:
+        flat = 2 * np.eye(ndim) - 0.999 * (a[:, :, None] * a[:, None] + b[:, :, None] * b[:, None])
+        metrics = 2e-3 * np.linalg.inv(flat)
+    moves = generators(ndim, with_scale=True)
+    effects = np.einsum("pij,nj->nip", moves, np.c_[moved, np.ones(50)])
+    hessian, gradient, cost = pair_sums(kind, moved, errors, weights, a, b, moves)
+    np.testing.assert_allclose(hessian, np.einsum("n,nip,nij,njq->pq", weights, effects, metrics, effects), atol=1e-9)
+    np.testing.assert_allclose(gradient, np.einsum("n,nip,nij,nj->p", weights, effects, metrics, errors), atol=1e-9)
+    assert cost == pytest.approx(np.einsum("n,ni,nij,nj->", weights, errors, metrics, errors))
+
+
+def test_a_follower_never_differs_from_asking_anew() -> None:
+    cloud, points = Cloud(rng().random((500, 3))), rng(1).random((300, 3))
+    follow = Follower(cloud)
+    for size in (0.1, 0.03, 0.01, 0.001, 0.0, 0.05):
+        points = points + size * rng(2).normal(size=3)
+        for found, expected in zip(follow(points), cloud.nearest(points), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert Follower(Cloud(np.zeros((1, 3))))(points)[1].max() == 0
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_the_soft_loss_is_differentiable_in_both_clouds(outliers: float) -> None:
+    target, moved = (torch.tensor(rng(s).random((n, 3)), requires_grad=True) for s, n in ((0, 7), (1, 5)))
+    assert torch.autograd.gradcheck(
+        lambda a, b: soft_correspondence_loss(a, b, sigma=0.3, outliers=outliers, tile=2), (target, moved)
+    )
+    whole = soft_correspondence_loss(target, moved, sigma=0.3, outliers=outliers)
+    torch.testing.assert_close(soft_correspondence_loss(target, moved, sigma=0.3, outliers=outliers, tile=2), whole)
+
+
+def test_the_soft_loss_leads_to_the_pose_and_lets_outliers_be() -> None:
+    target = torch.tensor(rng().random((200, 2)))
+    source = target @ torch.tensor(turn(2, -10)).T
+    source = torch.cat([source, torch.tensor([[30.0, 30.0]], dtype=torch.float64)])  # a stray
+    angle = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([angle], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss(sigma: float) -> torch.Tensor:
+        c, s = torch.cos(angle), torch.sin(angle)
+        return soft_correspondence_loss(target, source @ torch.stack([c, s, -s, c]).reshape(2, 2), sigma=sigma)
+
+    for sigma in (0.2, 0.05, 0.02):
+
+        def closure(sigma: float = sigma) -> torch.Tensor:
+            optimizer.zero_grad()
+            value = loss(sigma)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+    assert np.degrees(angle.item()) == pytest.approx(10, abs=0.05)

@@ -26,7 +26,7 @@ def problem(shapes, *, masked, shared):
     ndim = len(shapes[0])
     maps = torch.eye(ndim + 1, dtype=torch.float64)[:ndim].repeat(batch, 1, 1)
     maps = maps + 0.1 * torch.randn(maps.shape, generator=generator, dtype=torch.float64)
-    return level, maps @ scaling(shapes[0])
+    return level, maps.numpy() @ scaling(shapes[0])
 
 
 @pytest.mark.parametrize("shapes", SHAPES)
@@ -34,19 +34,23 @@ def problem(shapes, *, masked, shared):
 def test_compiled_and_torch_agree(shapes, masked, shared):
     level, maps = problem(shapes, masked=masked, shared=shared)
     compiled, by_torch = NumbaNormal(level), TorchNormal(level)
-    for index in (torch.arange(3), torch.tensor([0, 2])):
+    for index in (np.arange(3), np.array([0, 2])):
         a, b = compiled.take(index)(maps[index]), by_torch.take(index)(maps[index])
         for name in ("scalars", "j", "jw", "jd", "jj"):
             x, y = getattr(a, name), getattr(b, name)
-            np.testing.assert_allclose(x, y, atol=1e-4 * float(y.abs().max()))
+            np.testing.assert_allclose(x, y, atol=1e-4 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("shapes", SHAPES[:2])
 def test_sums_are_what_they_say(shapes):
     level, maps = problem(shapes, masked=False, shared=False)
-    out, weight = TorchNormal(level).warp(maps)
-    w, g = out[:, 0].double(), out[:, 1:].double()
+    out, weight = TorchNormal(level).warp(torch.from_numpy(maps))
+    w = out.double()
     d, v = level.fixed.values.double() - w, weight.double()
+    # What the gradient of the fixed image is in voxels of the moving one.
+    index = torch.from_numpy(np.linalg.inv(maps[:, :, :-1] @ np.linalg.inv(scaling(shapes[0])[:-1, :-1])))
+    slopes = torch.stack(torch.gradient(level.fixed.values.double(), dim=tuple(range(1, out.ndim))), 1)
+    g = torch.einsum("bkd,bk...->bd...", index, slopes)
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in shapes[0]]
     xi = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones(shapes[0], dtype=torch.float64)])
     j = (g[:, :, None] * xi).flatten(3).flatten(1, 2)
@@ -73,8 +77,8 @@ def test_threads_change_no_bit():
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
-        assert torch.equal(found[0].jj, other.jj)
-        assert torch.equal(found[0].scalars, other.scalars)
+        np.testing.assert_array_equal(found[0].jj, other.jj)
+        np.testing.assert_array_equal(found[0].scalars, other.scalars)
 
 
 def test_edges_weigh_less():

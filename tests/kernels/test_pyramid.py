@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from daskreg.geometry import Grid
-from daskreg.kernels.pyramid import Picture, flat_corners, gradient, picture, pyramid, shrink, smooth
+from daskreg.kernels.pyramid import Picture, picture, pyramid, shrink, smooth
 
 
 def ramp(grid: Grid) -> Picture:
@@ -72,20 +72,3 @@ def test_smoothing_is_a_gaussian_of_what_is_there(shape):
 
     expected = np.stack([blur(v.astype(float)) / blur(np.ones(shape)) for v in values])
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_gradient_of_a_ramp():
-    g = gradient(ramp(Grid((5, 6, 7))).values)
-    assert g.shape == (1, 3, 5, 6, 7)
-    for k in range(3):
-        np.testing.assert_allclose(g[:, k], k + 1)
-
-
-def test_flat_corners():
-    values = torch.randn((2, 20, 20), generator=torch.Generator().manual_seed(0))
-    assert flat_corners(values) is None
-    values[1, :, 15:] = 3.5
-    flat = flat_corners(values)
-    assert flat is not None
-    assert flat[0].sum() == 0
-    assert flat[1].sum() == 100

@@ -9,17 +9,18 @@ from phantoms import blobs
 from scipy import ndimage
 
 from daskreg.geometry import Affine, Grid
-from daskreg.kernels.descend import Problem, half_extent, standardised
+from daskreg.kernels.descend import half_extent
+from daskreg.kernels.fill import ways
+from daskreg.kernels.newton import Problem
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import picture, pyramid
+from daskreg.kernels.pyramid import picture
 from daskreg.kernels.search import all_turns, candidates, choose, correlate, moments, near_turns
 
 
 def levels_of(fixed, moving, grid, other=None):
     f = picture(torch.tensor(fixed, dtype=torch.float32)[None], grid)
     m = picture(torch.tensor(moving, dtype=torch.float32)[None], other or grid)
-    f, m, _ = standardised(f, m, "ncc")
-    return pyramid(f, m)
+    return ways(f, m, "ncc", levels="auto", smoothing=0.7)
 
 
 def moved(image, grid, motion, other=None):
@@ -64,7 +65,7 @@ def test_correlation_finds_shift_and_turn_between_grids(turned):
         @ Affine.rotation(np.radians(turned), centre=grid.centre).matrix
     )
     image = blobs(grid.shape, seed=1)
-    level = levels_of(image, moved(image, grid, truth, other), grid, other)[0]
+    level = levels_of(image, moved(image, grid, truth, other), grid, other).whole[0]
     best = correlate(level, all_turns(2))[0]
     assert displacement(best, truth, grid) < 8
 
@@ -73,7 +74,7 @@ def test_moments_find_a_large_motion_of_an_object():
     grid = Grid((36, 40, 44))
     truth = Affine.from_parameters(rx=0.6, ry=-0.4, rz=0.7, tx=3, ty=-2, tz=1, centre=grid.centre)
     image = blobs(grid.shape, seed=2, margin=0.35)
-    level = levels_of(image, moved(image, grid, truth), grid)[-1]
+    level = levels_of(image, moved(image, grid, truth), grid).whole[-1]
     errors = [displacement(m, truth, grid) for m in moments(level.fixed, level.moving)]
     assert min(errors) < 2
 
@@ -86,8 +87,8 @@ def test_the_best_start_is_chosen(kind):
     image = blobs(grid.shape, seed=4)
     levels = levels_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
-    starts = problem.pose.from_matrices(np.stack(candidates(levels, kind)), grid.centre, half_extent(grid))
-    found = problem.pose.matrices(choose(problem, levels, starts)[0], grid.centre)[0].numpy()
+    starts = problem.pose.from_matrices(np.stack(candidates(levels, kind)), grid.centre, half_extent(grid)).numpy()
+    found = problem.pose.motions(choose(problem, levels.whole, starts)[0], grid.centre)[0][0]
     assert displacement(found, truth, grid) < 1
 
 
@@ -100,5 +101,5 @@ def test_of_equal_starts_the_smallest_motion_wins():
     levels = levels_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
     far = [Affine.rotation(0.35 + k * np.pi / 2, centre=grid.centre).matrix for k in (1, 2, 3)]
-    starts = problem.pose.from_matrices(np.stack([*far, np.eye(3)]), grid.centre, half_extent(grid))
-    assert choose(problem, levels, starts)[0][0, 0].item() == pytest.approx(0.35, abs=0.02)
+    starts = problem.pose.from_matrices(np.stack([*far, np.eye(3)]), grid.centre, half_extent(grid)).numpy()
+    assert choose(problem, levels.whole, starts)[0][0, 0].item() == pytest.approx(0.35, abs=0.02)

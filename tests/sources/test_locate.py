@@ -55,15 +55,21 @@ def test_paths_that_lead_nowhere(store, tmp_path):
             locate(path)
     with pytest.raises(NotAVolumeError, match="b does not exist.*holds g"):
         locate(store / "b")
-    with pytest.raises(NotAVolumeError, match=r"not a Zarr array or group.*Zarr .* and TIFF files are read"):
+    with pytest.raises(NotAVolumeError, match=r"not a Zarr array or group.*Zarr .* MRC files are read"):
         locate(tmp_path)
-    for name in ("a.h5", "a.nii.gz", "a.nrrd", "a.mrc", "a.png", "LICENSE"):
+    for name in ("a.txt", "a.csv.gz", "LICENSE"):
         (tmp_path / name).write_bytes(b"1")
-        with pytest.raises(NotAVolumeError, match=rf"{name}: .* TIFF files are read"):
+        with pytest.raises(NotAVolumeError, match=rf"{name}: .* MRC files are read"):
             locate(tmp_path / name)
     (tmp_path / "a.tif").write_bytes(b"1")
     with pytest.raises(NotAVolumeError, match="holds nothing at"):
         locate(tmp_path / "a.tif" / "inner")
+
+
+def test_suffixes_of_packed_files(tmp_path):
+    for name, kind in (("a.nii.gz", "nifti"), ("a.b.NII", "nifti"), ("a.mrc.bz2", "mrc"), ("a.b.nrrd", "itk")):
+        (tmp_path / name).write_bytes(b"1")
+        assert locate(tmp_path / name)[0] == kind
 
 
 def test_a_path_goes_on_inside_a_zip_file(tmp_path):

@@ -1,0 +1,314 @@
+"""Point clouds side by side with open3d, small_gicp and probreg: success, error, time.
+
+    python benchmarks/clouds.py meshes [--points 10000] [--noise 0.01] [--overlap 0.7] [--starts 12]
+    python benchmarks/clouds.py near [--points 100000]
+    python benchmarks/clouds.py tutorial [--seeds 20] [--angle 180]
+    python benchmarks/clouds.py scans --data $DASKREG_DATA
+    python benchmarks/clouds.py large [--points 1000000]
+
+meshes: two samples of a mesh of unit radius, cut by parallel planes so that the named share of
+each has its counterpart in the other, with noise (a share of the radius) and a motion of 10 to
+180 degrees about a random axis; nobody is told where to start. near: the same within 10
+degrees, where the tools that need a start begin from identity. tutorial: a unit cube filled
+with points, rows shuffled. scans: two LiDAR frames, two scans of a car, beside the stated
+pose. The tools take turns on every case, and the first case is run twice, so that nothing is
+compiled in the measured time. CPU seconds are of all threads, and mean something on a busy
+machine too. Success: within 5 degrees and 0.1 radii on meshes. Peers that are not
+installed are left out with a word; `make bench-clouds ARGS=...` installs them first, but for the
+libusb-1.0 of the system, which open3d needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+import daskreg as dr
+from daskreg.formats.points import read_points
+
+Floats = NDArray[np.float64]
+Answer = tuple[Floats, bool]
+Tool = Callable[[Floats, Floats], Answer]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two clouds, and the motion (4, 4) that brings the source onto the target."""
+
+    name: str
+    target: Floats
+    source: Floats
+    truth: Floats
+    angle: float
+    turn: float = 5.0
+    shift: float = 0.1
+
+    def errors(self, found: Floats) -> tuple[float, float]:
+        """Degrees, and the distance at the middle of the source."""
+        rotation = found[:3, :3] @ self.truth[:3, :3].T
+        middle = np.append(self.source.mean(axis=0), 1.0)
+        turn = np.degrees(Rotation.from_matrix(rotation).magnitude()) if np.isfinite(rotation).all() else np.inf
+        return float(turn), float(np.linalg.norm((found - self.truth) @ middle))
+
+
+# Clouds
+
+
+@cache
+def mesh(name: str, folder: str) -> tuple[Floats, NDArray[np.int64]]:
+    """Vertices about the middle, of unit radius, and triangles."""
+    import pyvista
+    from pyvista import examples
+
+    own = {"airplane": examples.planefile, "ant": examples.antfile}
+    path = own.get(name) or next((Path(folder) / "points/mesh").glob(f"{name}.*"))
+    read = pyvista.read(path).extract_surface(algorithm="dataset_surface").triangulate()
+    vertices = np.asarray(read.points, dtype=np.float64)
+    vertices = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    return vertices / np.linalg.norm(vertices, axis=1).max(), np.asarray(read.faces).reshape(-1, 4)[:, 1:]
+
+
+def sampled(vertices: Floats, faces: NDArray[np.int64], count: int, rng: np.random.Generator) -> Floats:
+    """Points spread evenly over the triangles."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    chosen = rng.choice(len(faces), count, p=area / area.sum())
+    u, v = np.sqrt(rng.random(count))[:, None], rng.random(count)[:, None]
+    return np.asarray((1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen])
+
+
+def motion(angle: float, shift: float, rng: np.random.Generator) -> Floats:
+    axis = rng.normal(size=3)
+    m = np.eye(4)
+    m[:3, :3] = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
+    m[:3, 3] = shift * rng.normal(size=3)
+    return m
+
+
+def mesh_case(name: str, folder: str, angle: float, *, points: int, noise: float, overlap: float, seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    vertices, faces = mesh(name, folder)
+    keep = 1 / (2 - overlap)  # of the whole, on either side
+    direction = rng.normal(size=3)
+    clouds = []
+    for sign in (1, -1):
+        whole = sampled(vertices, faces, round(points / keep), rng)
+        height = sign * (whole @ direction)
+        cloud = whole[height <= np.quantile(height, keep)]
+        clouds.append(cloud + noise * rng.normal(size=cloud.shape))
+    truth = motion(angle, 0.3 if angle > 10 else 0.02, rng)
+    source = (clouds[1] - truth[:3, 3]) @ truth[:3, :3]
+    return Case(f"{name} {angle:.0f}", clouds[0], rng.permutation(source), truth, angle)
+
+
+def tutorial_case(seed: int, angle: float) -> Case:
+    rng = np.random.default_rng(seed)
+    target = rng.random((1000, 3))
+    truth = motion(angle, 0.0, rng)
+    truth[:3, 3] = -truth[:3, :3] @ [0.5, -0.2, 0.1]
+    source = (target - truth[:3, 3]) @ truth[:3, :3] + 0.01 * rng.normal(size=target.shape)
+    return Case(f"seed {seed}", target, rng.permutation(source), truth, angle, turn=0.2, shift=0.01)
+
+
+def scan_cases(folder: str) -> Iterator[Case]:
+    place = Path(folder) / "points/lidar/data"
+    truth = np.loadtxt(place / "T_target_source.txt")
+    yield Case("lidar", read_points(place / "target.ply"), read_points(place / "source.ply"), truth, 0, 0.1, 0.05)
+    place = Path(folder) / "points/car"
+    row = (place / "carCloudList.csv").read_text().splitlines()[2].split(",")
+    truth = np.array(row[1:], dtype=np.float64).reshape(4, 4)
+    clouds = (read_points(place / f"car_cloud{n}.csv") for n in (400, 401))
+    yield Case("car", *clouds, truth, 0, 0.5, 0.1)
+
+
+# Tools: each gives its motion, and whether it calls it a success
+
+
+def daskreg(**options: Any) -> Tool:
+    def run(target: Floats, source: Floats) -> Answer:
+        fit = dr.icp(target, source, **options)
+        return fit.target_from_source.matrix, fit.ok
+
+    return run
+
+
+def extent(points: Floats) -> float:
+    return float(np.sqrt(np.sum(np.var(points, axis=0))))
+
+
+def open3d_cloud(points: Floats, voxel: float = 0.0) -> Any:
+    import open3d as o3d
+
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    return cloud.voxel_down_sample(voxel) if voxel else cloud
+
+
+def open3d_plane(target: Floats, source: Floats, start: Floats, reach: float, around: float) -> Answer:
+    import open3d as o3d
+
+    how = o3d.pipelines.registration
+    fixed, moving = open3d_cloud(target), open3d_cloud(source)
+    fixed.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=around, max_nn=30))
+    found = how.registration_icp(moving, fixed, reach, start, how.TransformationEstimationPointToPlane())
+    return np.asarray(found.transformation), found.fitness > 0.3
+
+
+def with_open3d_global(target: Floats, source: Floats) -> Answer:
+    """FPFH, RANSAC, then point to plane on all points, with the settings of open3d's own tutorial."""
+    import open3d as o3d
+
+    o3d.utility.random.seed(0)
+    how, voxel = o3d.pipelines.registration, 0.07 * extent(target)
+    clouds, features = [], []
+    for points in (source, target):
+        cloud = open3d_cloud(points, voxel)
+        cloud.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=2 * voxel, max_nn=30))
+        features.append(how.compute_fpfh_feature(cloud, o3d.geometry.KDTreeSearchParamHybrid(5 * voxel, 100)))
+        clouds.append(cloud)
+    found = how.registration_ransac_based_on_feature_matching(
+        *clouds,
+        *features,
+        True,
+        1.5 * voxel,
+        how.TransformationEstimationPointToPoint(False),
+        3,
+        [how.CorrespondenceCheckerBasedOnEdgeLength(0.9), how.CorrespondenceCheckerBasedOnDistance(1.5 * voxel)],
+        how.RANSACConvergenceCriteria(100_000, 0.999),
+    )
+    return open3d_plane(target, source, np.asarray(found.transformation), 0.5 * voxel, voxel)
+
+
+def with_open3d_plane(target: Floats, source: Floats) -> Answer:
+    size = extent(target)
+    return open3d_plane(target, source, np.eye(4), 0.3 * size, 0.07 * size)
+
+
+def with_small_gicp(target: Floats, source: Floats) -> Answer:
+    """Generalized ICP after its own downsampling, on all cores."""
+    import small_gicp
+
+    size = extent(target)
+    found = small_gicp.align(
+        target,
+        source,
+        downsampling_resolution=0.03 * size,
+        max_correspondence_distance=0.3 * size,
+        num_threads=os.cpu_count() or 1,
+    )
+    return np.asarray(found.T_target_source), bool(found.converged)
+
+
+def with_probreg(target: Floats, source: Floats) -> Answer:
+    """FilterReg on 2000 points."""
+    from probreg import filterreg
+
+    rng = np.random.default_rng(0)
+    few = [p[rng.choice(len(p), min(len(p), 2000), replace=False)] for p in (source, target)]
+    found = filterreg.registration_filterreg(*few, sigma2=None, update_sigma2=True)[0]
+    m = np.eye(4)
+    m[:3, :3], m[:3, 3] = found.scale * found.rot, found.t
+    return m, True
+
+
+PEERS: dict[str, tuple[Tool, str, bool]] = {
+    "open3d FPFH+RANSAC+plane": (with_open3d_global, "open3d", True),
+    "open3d plane": (with_open3d_plane, "open3d", False),
+    "small_gicp": (with_small_gicp, "small_gicp", False),
+    "probreg FilterReg": (with_probreg, "probreg", False),
+}
+
+
+def installed(*, only_global: bool) -> dict[str, Tool]:
+    found = {}
+    for name, (tool, module, anywhere) in PEERS.items():
+        if only_global and not anywhere:
+            continue
+        try:
+            importlib.import_module(module)
+        except ImportError as error:  # not installed, or without a library of the system
+            print(f"{name}: left out, {error}")
+        else:
+            found[name] = tool
+    return found
+
+
+def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False) -> None:
+    rows: dict[str, list[tuple[float, float, float, bool, bool, float]]] = {name: [] for name in tools}
+    for i, case in enumerate([cases[0], *cases]):
+        for name, tool in tools.items():
+            begun, used = time.perf_counter(), time.process_time()
+            found, claimed = tool(case.target, case.source)
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+            if i:
+                turn, shift = case.errors(found)
+                good = turn < case.turn and shift < case.shift
+                rows[name].append((turn, shift, seconds, good, claimed, cpu))
+                if verbose or len(cases) < 4:
+                    print(f"  {case.name:14} {name:26} {turn:8.3f} deg {shift:8.4f} {seconds:7.3f} s  {good} {claimed}")
+    heads = ("success", 9), ("median deg", 11), ("shift", 8), ("median s", 9), ("CPU s", 7), ("false ok", 9)
+    print(" " * 26, *(f"{head:>{width}}" for head, width in (*heads, ("false alarm", 11))))
+    for name, row in rows.items():
+        good = [r for r in row if r[3]]
+        turn, shift = (statistics.median(r[k] for r in good) if good else np.nan for k in (0, 1))
+        lies, alarms = sum(r[4] and not r[3] for r in row), sum(r[3] and not r[4] for r in row)
+        seconds = statistics.median(r[2] for r in row)
+        cpu = statistics.median(r[5] for r in row)
+        score = f"{len(good)}/{len(row)}"
+        print(
+            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {lies:9} {alarms:11}", flush=True
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["meshes", "near", "tutorial", "scans", "large"])
+    parser.add_argument("--points", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.01)
+    parser.add_argument("--overlap", type=float, default=0.7)
+    parser.add_argument("--starts", type=int, default=12)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first start")
+    parser.add_argument("--meshes", default="airplane,ant,fandisk,suzanne")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--angle", type=float, default=180)
+    parser.add_argument("--data", default=os.environ.get("DASKREG_DATA", ""))
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+
+    def mesh_cases(name: str, points: int, angles: Floats) -> list[Case]:
+        knobs: dict[str, Any] = {"points": args.points or points, "noise": args.noise, "overlap": args.overlap}
+        return [mesh_case(name, args.data, a, seed=args.first + i, **knobs) for i, a in enumerate(angles)]
+
+    peers = {} if args.alone else installed(only_global=args.what == "meshes")
+    if args.what in ("meshes", "near", "large"):
+        angles = np.linspace(10, 180, args.starts) if args.what == "meshes" else np.linspace(2, 10, args.starts)
+        tools = {"daskreg": daskreg()}
+        if args.what == "near":
+            tools["daskreg identity"] = daskreg(init="identity")
+        for name in args.meshes.split(","):
+            cases = mesh_cases(name, 1_000_000 if args.what == "large" else 10_000, angles)
+            span, overlap, noise = f"{angles[0]:.0f} to {angles[-1]:.0f} deg", args.overlap, args.noise
+            print(f"{name}: {len(cases[0].target)} points, {span}, overlap {overlap:.0%}, noise {noise:.1%}")
+            measure(tools | peers, cases, verbose=args.verbose)
+    elif args.what == "tutorial":
+        measure({"daskreg": daskreg()} | peers, [tutorial_case(s, args.angle) for s in range(args.seeds)])
+    else:
+        tools = {f"daskreg {init}": daskreg(init=init) for init in ("auto", "identity")}
+        for case in scan_cases(args.data):
+            measure(tools | peers, [case] * 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The clouds at the sizes at which they are looked at: coarse to start, fine to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from daskreg.kernels.icp import Matched, Options, refine
+from daskreg.kernels.icp_agreement import roughness
+from daskreg.kernels.points import (
+    Cloud,
+    Floats,
+    core,
+    is_surface,
+    neighbourhood,
+    neighbours,
+    shapes_of,
+    thin,
+    voxel_means,
+    voxel_size_for,
+)
+
+Pair = tuple[Cloud, Cloud]
+
+# Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
+_COARSE, _MIDDLE, _FINE = 1400, 6000, 20_000
+_VOLUME_START, _VOLUME = 1000, 50_000
+# Noise above this many spacings hides what finer sampling would show. Planes then smooth it, through
+# this share of at most so many points.
+_NOISY, _PATCH, _PLANES = 0.52, 0.004, 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Two clouds, (N, D) and (M, D), and their thinned versions, made when first asked for.
+
+    Surfaces (in 2D, curves) are evened out by voxels of one size. Elsewhere only rows of the source are
+    left out: a point that fills a volume has its partner or none, and means of voxels have none.
+    """
+
+    target: Floats
+    source: Floats
+    device: str = "cpu"
+    seed: int = 0
+    alike: bool = True  # in scale, so that one size of voxels does for both
+
+    @cached_property
+    def surface(self) -> bool:
+        return all(is_surface(cloud.points) for cloud in self._even)
+
+    @cached_property
+    def coarse(self) -> Pair:
+        if not self.surface:
+            return Cloud(self.target, self.device), Cloud(thin(self.source, _VOLUME_START, "sample", self.seed))
+        thinned = self._thinned(_COARSE, *(cloud.points for cloud in self.middle))
+        a, b = (Cloud(p, self.device, finer) for p, finer in zip(thinned, self.middle, strict=True))
+        return a, b
+
+    @property
+    def middle(self) -> Pair:
+        return self._even if self.surface else self.coarse
+
+    @cached_property
+    def fine(self) -> Pair:
+        """Where the last refinement is done: no finer than there is something to see."""
+        if not self.surface:
+            return self.coarse[0], Cloud(thin(self.source, _VOLUME, "sample", self.seed))
+        if self._noisy:
+            a, b = (smoothed(c, p, self.seed) for c, p in zip(self.middle, (self.target, self.source), strict=True))
+        elif len(self.target) + len(self.source) <= 2 * _MIDDLE:
+            return self.middle
+        else:
+            a, b = (Cloud(points, self.device) for points in self._thinned(_FINE, self.target, self.source))
+        return a, b
+
+    @property
+    def judged(self) -> Cloud:
+        """Points of the source as they were measured, thinned."""
+        return self.middle[1] if self.surface and self._noisy else self.fine[1]
+
+    @cached_property
+    def _noisy(self) -> bool:
+        return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
+
+    @cached_property
+    def _even(self) -> Pair:
+        a, b = (Cloud(points, self.device) for points in self._thinned(_MIDDLE, self.target, self.source))
+        return a, b
+
+    def _thinned(self, count: int, *clouds: Floats) -> tuple[Floats, Floats]:
+        if max(map(len, clouds)) <= count:
+            a, b = clouds
+            return a, b
+        sizes = [voxel_size_for(core(points), min(count, len(points))) for points in clouds]
+        if self.alike:
+            sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
+        # Without strays: each would be a cube of its own.
+        a, b = (voxel_means(core(p, reach=100.0), size) for p, size in zip(clouds, sizes, strict=True))
+        return a, b
+
+
+def smoothed(cloud: Cloud, points: Floats, seed: int) -> Cloud:
+    """The cloud moved onto planes through the many `points` around each of its own, with the planes' normals.
+
+    Noise across the surface falls with the root of their number (a step of moving least squares).
+    """
+    some = thin(points, _PLANES, "sample", seed)
+    few = neighbourhood(cloud.ndim)
+    count = min(len(some), int(np.clip(len(some) * _PATCH, few, 8 * few)))
+    _, indices = neighbours(cKDTree(some), cloud.points, count)
+    values, vectors = shapes_of(some, indices)
+    middles = np.stack([column[indices].mean(axis=1) for column in some.T], axis=1)
+    normals = vectors[:, :, 0]
+    off = np.einsum("ij,ij->i", cloud.points - middles, normals)
+    onto = Cloud(cloud.points - off[:, None] * normals, cloud.device)
+    onto.__dict__["shapes"] = values, vectors
+    return onto
+
+
+def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: int, refined: bool = False) -> Matched:
+    """Refine from coarse to fine; `refined`: the start was, on the middle level."""
+    matrix = start
+    if levels.surface and not refined:
+        matrix = approach(levels.coarse, matrix, options, max_iterations=max_iterations)
+        if levels.fine is not levels.middle:
+            matrix = approach(levels.middle, matrix, options, max_iterations=max_iterations)
+    return refine(*levels.fine, matrix, options, max_iterations=max_iterations)
+
+
+def approach(pair: Pair, start: Floats, options: Options, *, max_iterations: int = 30) -> Floats:
+    """Refine on a level that is not the last."""
+    wide = options.beyond(2 * pair[0].spacing)
+    rounds = min(30, max_iterations)
+    return refine(*pair, start, wide, max_iterations=rounds, tolerance=3e-4, least_gain=0.1).matrix

@@ -1,0 +1,88 @@
+"""How much of the gradients is noise, and how much smoothing serves best.
+
+With images smoothed by h, the pose is where J^T r = 0. J has the gradient of the fixed image, S of whose
+squares is signal and N noise, and r is the noise of both. Smoothed noise is correlated, so the
+variance of the score J^T r is that of images smoothed twice: N0 (S + N) at sqrt(2) times the
+sigma, N0 being the noise before. A step scales with S alone, hence the variance of the pose
+
+    V(sigma) ~ (S + N at sqrt(2) sigma) / S(sigma)^2,
+
+in which only what both images show counts as signal. Without noise it is least for the least
+sigma; at low signal to noise it is least where smoothing leaves what rises above the noise (the
+weights of maximum likelihood, Knapp & Carter 1976, as far as a Gaussian can follow them).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.kernels.pyramid import Level, Picture, smooth
+
+Floats = NDArray[np.float64]
+
+# The share of noise in the gradients below which more smoothing is not tried, and how much at most, in
+# factors of sqrt(2) of sigma.
+_LITTLE, _STEPS = 0.25, 6
+
+
+def noise_share(level: Level, residual: Floats) -> Floats:
+    """(B,) the part of the squares of the fixed image's gradient that is noise, for (B,) residual variances."""
+    return np.clip(_noise(level, residual, 1.0) / np.maximum(_energy(level.fixed), 1e-30), 0.0, 0.95)
+
+
+def quieted(level: Level, residual: Floats) -> Level | None:
+    """The level, with as much more smoothing as makes the pose surest; None where it has enough.
+
+    Args:
+        residual: (B,) variances of the difference of the images, aligned.
+    """
+    if level.sigmas is None or not any(level.sigmas[0]) or np.mean(noise_share(level, residual)) < _LITTLE:
+        return None
+    factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
+    energy = [_energy(_smoother(level, f).fixed) for f in factors]
+    signal = [np.maximum(e - _noise(level, residual, f), 1e-3 * e) for e, f in zip(energy, factors, strict=True)]
+    spread = [float(np.median(e / s**2)) for e, s in zip(energy[1:], signal[:-1], strict=True)]
+    best = int(np.argmin(spread))
+    return None if best == 0 else _smoother(level, factors[best])
+
+
+def _smoother(level: Level, factor: float) -> Level:
+    """With `factor` times the sigma."""
+    if factor == 1 or level.sigmas is None:
+        return level
+    more = [[s * math.sqrt(factor**2 - 1) for s in sigmas] for sigmas in level.sigmas]
+    fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), more, strict=True))
+    sigmas = tuple(factor * s for s in level.sigmas[0]), tuple(factor * s for s in level.sigmas[1])
+    return replace(level, fixed=fixed, moving=moving, sigmas=sigmas)
+
+
+def _noise(level: Level, residual: Floats, factor: float) -> Floats:
+    """(B,) squares of the gradient of the fixed image's noise, half of the residual, at `factor` times the sigma."""
+    if level.sigmas is None:
+        return residual / 4 * level.fixed.grid.ndim
+    sigmas = [s for s in level.sigmas[0] if s > 0]
+    thinned = 1 / factor ** len(sigmas)
+    # Central differences are of voxels two apart, whose correlation is exp(-1 / sigma^2).
+    differ = sum((1 - math.exp(-1 / (factor * s) ** 2)) / 2 if s > 0 else 0.5 for s in level.sigmas[0])
+    return np.asarray(residual / 2 * thinned * differ)
+
+
+def _energy(image: Picture) -> Floats:
+    """(B,) mean squares of the central differences."""
+    values, total = image.values, np.zeros(len(image.values))
+    weight = None if image.weight is None else image.weight.expand_as(values)
+    for axis, n in enumerate(image.grid.shape, start=1):
+        if n < 3:
+            continue
+        squares = ((values.narrow(axis, 2, n - 2) - values.narrow(axis, 0, n - 2)) / 2).square()
+        if weight is None:
+            total += squares.flatten(1).mean(1).double().cpu().numpy()
+        else:
+            w = weight.narrow(axis, 1, n - 2)
+            mean = (squares * w).flatten(1).sum(1) / w.flatten(1).sum(1).clamp_min(1e-6)
+            total += mean.double().cpu().numpy()
+    return total

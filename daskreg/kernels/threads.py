@@ -1,0 +1,44 @@
+"""How many threads compiled code brings, and the pool that runs them.
+
+Compiled code without the GIL is called from a small pool of our own: unlike OpenMP's, its
+threads do not spin while they wait, so that it does well where cores are shared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+_own = threading.local()
+
+
+def pool_threads() -> int:
+    """Threads for compiled code in the calling thread: what `use_threads` set, or as many as torch may use."""
+    return int(getattr(_own, "count", 0)) or torch.get_num_threads()
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Let compiled code that is called from this thread use `count` threads, whatever torch may use."""
+    before = getattr(_own, "count", 0)
+    _own.count = count
+    try:
+        yield
+    finally:
+        _own.count = before
+
+
+def spread(threads: int, function: Callable[[Any], Any], parts: Iterable[Any]) -> None:
+    """Call `function` with each part, in a pool that is kept; it must release the GIL itself."""
+    list(_pool(threads).map(function, parts))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="daskreg")

@@ -1,0 +1,161 @@
+"""Voxels that lie in a file as they are, mapped into memory; packed files are unpacked first.
+
+A packed file (.nii.gz, compressed NRRD) can only be read from its beginning. On the first
+read a worker unpacks it to a temporary file without a name, which the system deletes with
+the last reader, even if that is killed; boxes are then read from there. So it is unpacked
+once for each process, and its size is taken once on the disk of dask's
+`temporary-directory`, or TMPDIR.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import dask
+import numpy as np
+import psutil
+from dask.utils import format_bytes
+from numpy.typing import NDArray
+
+from daskreg.errors import ChunkReadError, MemoryBudgetError, StorageFullError
+
+_DAMAGED = (EOFError, OSError, zlib.error)
+_PIECE = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """An array in a file: stored numbers, and the line that makes values of them.
+
+    data: the mapped numbers; slope, intercept: value = slope * number + intercept.
+    """
+
+    data: NDArray[Any]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data.shape)
+
+    def read(self, index: tuple[int | slice, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A copy in memory, of `dtype` where there is a line, else as stored."""
+        numbers = np.array(self.data[index])
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return numbers
+        values = numbers * np.float64(self.slope) + self.intercept
+        return np.asarray(values, dtype=dtype)
+
+
+def mapped(
+    path: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C", packing: str = ""
+) -> NDArray[Any]:
+    """The array at `offset` of a file; `packing` "gzip" or "bz2": of what it unpacks to from there.
+
+    For packed files the offset counts packed bytes with `offset`, and the array is what follows.
+
+    Raises: ChunkReadError for a file that is too short or damaged, StorageFullError where it
+        cannot be unpacked.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if packing:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            whole: NDArray[Any] = over(unpacked(file, packing, size, path), dtype, shape, order=order)
+            return whole
+    try:
+        return np.memmap(path, dtype, "r", offset=offset, shape=shape, order=order)  # type: ignore[call-overload, no-any-return]
+    except ValueError as error:
+        raise ChunkReadError(f"{path} is shorter than its header says ({offset + size} bytes)") from error
+
+
+def over(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C") -> Any:
+    """The array in an open file, which is then closed: the map keeps it."""
+    with file:
+        return np.memmap(file, dtype, "r", offset=offset, shape=shape, order=order)  # type: ignore[call-overload]
+
+
+def unpacked(file: IO[bytes], packing: str, size: int, what: str) -> IO[bytes]:
+    """What a gzip or bz2 stream holds, `size` bytes at least, in a temporary file.
+
+    Raises: ChunkReadError for a damaged or short stream, StorageFullError without room.
+    """
+    reader: Any = gzip.GzipFile(fileobj=file) if packing == "gzip" else bz2.BZ2File(file)
+    return _filled(what, size, lambda out: _pour(reader, out, what))
+
+
+def kept(array: NDArray[Any], what: str) -> NDArray[Any]:
+    """An array out of memory, in a temporary file."""
+    flat = np.ascontiguousarray(array)
+    file = _filled(what, flat.nbytes, lambda out: out.write(flat.data.cast("B")))
+    mapped_: NDArray[Any] = over(file, flat.dtype, flat.shape)
+    return mapped_
+
+
+def check_memory(size: int, what: str) -> None:
+    """Raise MemoryBudgetError where a file that must be read whole does not fit."""
+    free = _free_memory()
+    if 2 * size > free:
+        raise MemoryBudgetError(
+            f"{what} is compressed in a way that has to be read whole: {format_bytes(2 * size)} of memory, and "
+            f"{format_bytes(free)} are free; store it uncompressed, or convert it to OME-Zarr on a larger machine"
+        )
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its limit if it is a Dask worker."""
+    free = int(psutil.virtual_memory().available)
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is None:
+        return free
+    try:
+        limit = get_worker().memory_manager.memory_limit
+    except ValueError:  # not in a task
+        return free
+    used = int(psutil.Process().memory_info().rss)
+    return min(free, max(0, int(limit) - used)) if limit else free
+
+
+def _filled(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]:
+    folder = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    full = (
+        f"{what} takes {format_bytes(size)} unpacked, and {folder} has {format_bytes(free)} free: set TMPDIR (or "
+        "dask's temporary-directory) to a larger disk, or convert the file to OME-Zarr"
+    )
+    if size > free:
+        raise StorageFullError(full)
+    file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix="daskreg-")  # noqa: SIM115 (the map outlives it)
+    try:
+        fill(file)
+        file.flush()
+        if file.seek(0, 2) < size:
+            raise ChunkReadError(f"{what} ends early: {file.tell()} bytes of {size}; it is damaged, copy it again")
+    except OSError as error:
+        file.close()
+        if isinstance(error, ChunkReadError):
+            raise
+        raise StorageFullError(full) from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _pour(reader: Any, out: IO[bytes], what: str) -> None:
+    while True:
+        try:
+            piece = reader.read(_PIECE)
+        except _DAMAGED as error:
+            raise ChunkReadError(f"{what} is damaged ({error}); copy it again") from error
+        if not piece:
+            return
+        out.write(piece)

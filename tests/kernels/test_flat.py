@@ -1,0 +1,48 @@
+"""Flat borders, exact and noisy, and what must not pass for one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from daskreg.kernels.flat import flat_borders
+
+
+def scene(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return 100 + 40 * sum(ndimage.gaussian_filter(rng.standard_normal(shape), s) * s for s in (2, 6))
+
+
+def test_exact():
+    values = torch.randn((2, 20, 20), generator=torch.Generator().manual_seed(0))
+    assert flat_borders(values) is None
+    values[1, :, 15:] = 3.5
+    values[1, 5, 5] = 3.5  # not connected with the border
+    flat = flat_borders(values)
+    assert flat is not None
+    assert flat[0].sum() == 0
+    assert flat[1].sum() == 100
+
+
+@pytest.mark.parametrize("noise", [0.0, 6.0])
+@pytest.mark.parametrize("shape", [(200, 260), (60, 72, 90)])
+def test_what_a_turn_filled(shape, noise):
+    image = scene(shape)
+    turned = ndimage.rotate(image, 15, axes=(-1, -2), reshape=False, order=1, cval=0)
+    truth = ndimage.rotate(np.ones(shape), 15, axes=(-1, -2), reshape=False, order=1, cval=0) < 0.5
+    noisy = turned + noise * np.random.default_rng(1).standard_normal(shape)
+    found = flat_borders(torch.tensor(noisy[None], dtype=torch.float32))
+    assert found is not None
+    found = found[0].numpy()
+    inside = ndimage.binary_erosion(truth, np.ones((5,) * len(shape)), border_value=1)
+    assert found[inside].mean() > 0.98
+    assert not found[ndimage.binary_erosion(~truth, iterations=4)].any()
+
+
+def test_content_and_noise_are_not_flat():
+    image = scene((200, 260)) + 6 * np.random.default_rng(2).standard_normal((200, 260))
+    assert flat_borders(torch.tensor(image[None], dtype=torch.float32)) is None
+    noise = torch.randn((1, 200, 260), generator=torch.Generator().manual_seed(0))
+    assert flat_borders(noise) is None

@@ -18,6 +18,7 @@
     │   └── OptionError                    a keyword's value is not one of the known ones
     ├── OutputError                        the place to write to
     │   ├── OutputExistsError              something is there already
+    │   ├── OutputBusyError                another run is writing to it
     │   ├── UnsafeOutputError              it is, contains or lies in the input
     │   └── LayoutMismatchError            an unfinished output of another layout
     ├── RunError                           while blocks run
@@ -25,6 +26,7 @@
     │   ├── ChunkReadError                 a chunk that cannot be read or decoded
     │   ├── StorageFullError               no space left
     │   ├── NoWorkersError                 nobody can run the work
+    │   ├── SchedulerLostError             the scheduler is gone
     │   └── BlocksFailedError              some blocks failed; the others are kept
     ├── FitFailedError                     fit.raise_if_failed()
     └── MissingExtraError (ImportError)    an optional library is not installed
@@ -113,6 +115,10 @@ class OutputExistsError(OutputError, FileExistsError):
     """Something is there already."""
 
 
+class OutputBusyError(OutputError):
+    """Another run is writing there, or has taken it over."""
+
+
 class UnsafeOutputError(OutputError):
     """Writing there could destroy the input."""
 
@@ -139,6 +145,10 @@ class StorageFullError(RunError, OSError):
 
 class NoWorkersError(RunError):
     """No worker can ever run the work."""
+
+
+class SchedulerLostError(RunError):
+    """The scheduler died or does not answer; finished blocks are kept and the same command resumes."""
 
 
 class BlocksFailedError(RunError):

@@ -147,6 +147,8 @@ def open(
     unit: str | None = None,
     chunks: Any = "auto",
     recentre: bool = False,
+    missing: str = "fill",
+    corrupt: str = "error",
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
 
@@ -171,13 +173,21 @@ def open(
         chunks: of the dask array: "auto" is whole stored chunks or shards, 64 to 128 MiB together.
         recentre: take OME-Zarr levels that state no translation as means of blocks, whose first
             voxel lies (f - 1) / 2 voxels of level 0 inside.
+        missing: a chunk that is not stored is read as the fill value ("fill"; `write` counts
+            them), or a ChunkReadError ("error").
+        corrupt: a chunk that cannot be read or decoded is a ChunkReadError ("error"), or read as
+            the fill value ("fill"; `write` counts and names them).
 
     Raises: NotAVolumeError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
     """
+    for name, value in (("missing", missing), ("corrupt", corrupt)):
+        if value not in ("fill", "error"):
+            raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
     wish = Wish(level, recentre, spacing, unit)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
-        return _to_lazy(describe(source, wish).choose(channel, time), chunks)
+        found = describe(source, wish).choose(channel, time)
+        return _to_lazy(replace(found, source=replace(found.source, missing=missing, corrupt=corrupt)), chunks)
     if level != 0:
         raise OptionError(f"level={level} was asked for, but an array in memory has no levels")
     array = as_dataarray(source)
@@ -217,7 +227,7 @@ def _lazy(source: Source, step: tuple[int, ...]) -> da.Array:
     """One blockwise layer that reads blocks of `step` voxels; remembered under its name."""
     chunks = tuple((c,) * (n // c) + ((n % c,) if n % c else ()) for n, c in zip(source.shape, step, strict=True))
     # An array in memory gets a random name: hashing the values would read them all.
-    token = tokenize(source.fingerprint(), step) if source.array is None else uuid.uuid4().hex
+    token = tokenize(source.fingerprint(), source.policy, step) if source.array is None else uuid.uuid4().hex
     name = f"daskreg-open-{token}"
     known = recall(name)
     if isinstance(known, Source) and known == source:

@@ -121,6 +121,7 @@ def make_job(
     mapping = index_map(pull, out, spec.grid, spec.dims)
     token = tokenize(
         spec.fingerprint(),
+        spec.policy,
         mapping.matrices,
         mapping.sampled,
         mapping.offsets,

@@ -16,10 +16,12 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
-from daskreg.blocks.output import prepare_output, safe_output, unfinished_blocks, verify_output
+from daskreg.blocks.output import claimed, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
+from daskreg.blocks.probe import probed
 from daskreg.blocks.run import FATAL, Failure, Progress
 from daskreg.blocks.tasks import current_client
+from daskreg.blocks.verify import verify_output
 from daskreg.errors import (
     BlocksFailedError,
     DaskregWarning,
@@ -48,6 +50,11 @@ class Written:
         bytes_written: bytes of pixels before compression.
         stored: bytes of the files written.
         clipped: voxels that were clamped when casting to integers.
+        retries: store calls that failed at first and were tried again.
+        missing: chunks of the source that are not stored and were read as the fill value (where
+            several blocks read one, each counts).
+        damaged: names of the chunks that could not be read and were taken as the fill value, as
+            `open(corrupt="fill")` asks.
     """
 
     path: str
@@ -60,6 +67,9 @@ class Written:
     bytes_written: int
     stored: int
     clipped: int
+    retries: int = 0
+    missing: int = 0
+    damaged: tuple[str, ...] = ()
 
     @property
     def throughput(self) -> float:
@@ -70,11 +80,14 @@ class Written:
         size = " x ".join(map(str, self.shapes[0]))
         again = f", {self.skipped} were there" if self.skipped else ""
         again += f", {self.changed} made again" if self.changed else ""
-        clipped = f", {self.clipped} voxels clipped" if self.clipped else ""
+        notes = f", {self.clipped} voxels clipped" if self.clipped else ""
+        notes += f", {self.retries} store calls tried again" if self.retries else ""
+        notes += f", {self.missing} missing chunks read as fill" if self.missing else ""
+        notes += f", {len(self.damaged)} damaged chunks read as fill" if self.damaged else ""
         return (
             f"Written({self.path}: {size}, {len(self.shapes)} levels; {self.blocks} blocks{again}; "
             f"{format_bytes(self.bytes_written)} in {format_time(self.seconds)}, "
-            f"{format_bytes(int(self.throughput))}/s{clipped})"
+            f"{format_bytes(int(self.throughput))}/s{notes})"
         )
 
 
@@ -88,15 +101,20 @@ def plan(
     downsample: str = "auto",
     memory: str | int | None = None,
     client: Any = None,
+    probe: bool = False,
 ) -> Plan:
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
+
+    Args:
+        probe: compute some chunks of one block here, to say how long all will take.
 
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
     client = _client(client)
     options = Options(chunks, shards, levels, downsample, memory)
     task = _task_of(as_dataarray(array))
-    return plan_levels(task, str(safe_output(path, task.source)), options, client=client)
+    made = plan_levels(task, str(safe_output(path, task.source)), options, client=client)
+    return probed(made) if probe else made
 
 
 def write(
@@ -150,7 +168,7 @@ def write(
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = Options(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)
-    run_id = prepare_output(
+    place = claimed(
         made,
         name=str(data.name or ""),
         lead=_lead_axes(data, task),
@@ -158,9 +176,9 @@ def write(
         resume=resume is not False,
         version=version,
     )
-    with _shown(progress, f"writing {output.name}") as report:
+    with place as claim, _shown(progress, f"writing {output.name}") as report:
         tally = Tally(made.block_count, report)
-        failures = run_levels(made, run_id, client=client, tally=tally, redo_changed=resume == "changed")
+        failures = run_levels(made, claim, client=client, tally=tally, redo_changed=resume == "changed")
     if failures:
         raise _failed(made, failures)
     result = Written(
@@ -174,21 +192,36 @@ def write(
         tally.bytes_written,
         tally.stored,
         tally.clipped,
+        tally.retries,
+        tally.missing,
+        tuple(sorted(tally.damaged)),
     )
     if result.clipped:
         warnings.warn(
             f"{result.clipped} voxels did not fit {task.dtype} and were clamped", DaskregWarning, stacklevel=2
         )
+    if result.damaged:
+        named = ", ".join(result.damaged[:3])
+        more = f" and {len(result.damaged) - 3} more" if len(result.damaged) > 3 else ""
+        warnings.warn(
+            f"{len(result.damaged)} damaged chunks were read as the fill value: {named}{more}",
+            DaskregWarning,
+            stacklevel=2,
+        )
     return result
 
 
-def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Re-read every file of an image that `write` made: present, and with the bytes written.
+def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -> list[str]:
+    """Re-read every file of an image that `write` made: present, with the bytes written, decodable.
+
+    Args:
+        progress: show a bar, or call `progress(done, total, bytes)`.
 
     Returns: a line for each thing wrong; empty when all is well.
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
-    return list(verify_output(path))
+    with _shown(progress, f"verifying {os.path.basename(path)}") as report:
+        return list(verify_output(path, report))
 
 
 def _client(given: Any) -> Any | None:

@@ -1,30 +1,54 @@
-"""Runs on real processes that die, hang or never come: nothing is lost, nothing waits for ever."""
+"""Runs on real processes that die, hang or never come: nothing is lost, nothing waits for ever.
+
+Blocks are made slow on the workers, so that faults meet running ones; a file ends the slowness.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import dask
 import numpy as np
+import psutil
 import pytest
 import zarr
 from distributed import Client, LocalCluster
 
 import daskreg as dr
 from daskreg.blocks.ledger import Ledger
-from daskreg.errors import NoWorkersError
+from daskreg.errors import (
+    BlocksFailedError,
+    NoWorkersError,
+    OptionError,
+    OutputBusyError,
+    SchedulerLostError,
+    StorageFullError,
+)
+from daskreg.writing import verify
 
 SHAPE = (24, 200, 160)
+PIXELS = np.random.default_rng(0).integers(0, 60_000, SHAPE, dtype=np.uint16)
+TURN = dr.Affine.from_parameters(theta=0.2, tx=3, centre=(100, 80))
+SMALL: dict[str, Any] = {"chunks": (1, 50, 40), "levels": 1, "memory": "4 MiB", "progress": False}
+BLOCKS = 24 * 4 * 4
+NO_DASHBOARD = {"dashboard_address": ":0", "processes": True, "host": "127.0.0.1"}
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    array = zarr.create_array(tmp_path / "in.zarr", shape=SHAPE, chunks=(1, 100, 80), dtype="u2")
-    array[:] = np.random.default_rng(0).integers(0, 60_000, SHAPE, dtype=np.uint16)
+    array = zarr.create_array(tmp_path / "in.zarr", shape=SHAPE, chunks=(1, 50, 40), dtype="u2")
+    array[:] = PIXELS
     return tmp_path / "in.zarr"
 
 
@@ -34,62 +58,423 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def test_workers_killed_again_and_again_lose_nothing(tmp_path: Path, stored: Path, client: Client) -> None:
-    warped = dr.warp(dr.open(stored), pull=dr.Affine.from_parameters(theta=0.2, tx=3, centre=(100, 80)))
-    path = tmp_path / "out.zarr"
-    kills = 0
-    stop = threading.Event()
+class Slow:
+    """A volume whose blocks take a while until it is let go, and which counts how often one was made."""
 
-    def killer() -> None:
-        nonlocal kills
-        while not stop.wait(0.7) and kills < 3:
-            pids = list(client.run(os.getpid).values())
-            if pids:
-                os.kill(pids[0], signal.SIGKILL)
-                kills += 1
+    def __init__(self, folder: Path, stored: Path, seconds: float) -> None:
+        self.released, self.made = folder / "released", folder / "made"
+        self.made.touch()
+        released, made = str(self.released), str(self.made)
 
-    def slowly(done: int, total: int, nbytes: int) -> None:
-        time.sleep(0.12)
+        def wait(block: np.ndarray) -> np.ndarray:
+            if block.size > 1:
+                with open(made, "ab", buffering=0) as file:
+                    file.write(f"{os.getpid():9}\n".encode())
+                if not os.path.exists(released):
+                    time.sleep(seconds)
+            return block
 
-    thread = threading.Thread(target=killer)
+        data = dr.open(stored, chunks=(1, 50, 40)).data.map_blocks(wait, dtype="u2")
+        self.volume = dr.open(data)
+
+    @property
+    def count(self) -> int:
+        return self.made.stat().st_size // 10
+
+    def workers(self) -> list[int]:
+        """Process ids of those that made blocks, the latest last."""
+        return [int(line) for line in self.made.read_text().split()]
+
+    def release(self) -> None:
+        self.released.touch()
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in another thread; what it raises is raised at the end."""
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded)
     thread.start()
     try:
-        written = dr.write(warped, path, chunks=(1, 100, 80), levels=1, progress=slowly, memory="1 MiB")
+        yield
     finally:
-        stop.set()
         thread.join()
-    assert kills > 0
-    assert written.blocks == len(Ledger(path).entries())
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], warped.compute(scheduler="sync").values)
+    if failed:
+        raise failed[0]
 
 
-def test_a_cluster_without_workers_is_an_error_and_not_a_wait(
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come to that")
+
+
+def whole(path: Path, expected: np.ndarray) -> bool:
+    return verify(path) == [] and np.array_equal(zarr.open_array(path / "0", mode="r")[:], expected)
+
+
+def lines(path: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in Ledger(path).folder.glob("*.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 10), (signal.SIGTERM, 2)], ids=["kill -9", "SIGTERM"])
+def test_workers_that_die_again_and_again_lose_nothing(
+    tmp_path: Path, stored: Path, client: Client, number: int, times: int
+) -> None:
+    slow = Slow(tmp_path, stored, 0.2)
+    path = tmp_path / "out.zarr"
+    victims: set[int] = set()
+
+    def kill() -> None:
+        try:
+            for _ in range(times):
+                before = slow.count
+                until(lambda seen=before: slow.count > seen + 1)
+                victim = until(lambda: [pid for pid in slow.workers()[-2:] if pid not in victims])[-1]
+                victims.add(victim)
+                os.kill(victim, number)
+        finally:
+            slow.release()
+
+    with meanwhile(kill):
+        written = dr.write(slow.volume, path, **SMALL)
+    assert len(victims) == times
+    assert written.blocks == BLOCKS == len(Ledger(path).entries())
+    assert whole(path, PIXELS)
+    # One block at a time runs on a worker; one that was done, but not yet reported, may go with it.
+    assert slow.count - BLOCKS <= 2 * times
+    assert lines(path) - BLOCKS <= times
+
+
+@pytest.mark.slow
+def test_the_work_of_a_worker_that_hangs_moves_on_and_its_late_result_does_no_harm(
+    tmp_path: Path, stored: Path
+) -> None:
+    slow = Slow(tmp_path, stored, 0.1)
+    path = tmp_path / "out.zarr"
+    stopped: list[psutil.Process] = []
+
+    def stop() -> None:
+        try:
+            until(lambda: slow.count > 10)
+            stopped.append(psutil.Process(slow.workers()[-1]))
+            stopped[0].suspend()
+        finally:
+            slow.release()
+
+    with dask.config.set({"distributed.scheduler.worker-ttl": "8s"}), dr.connect(workers=2) as client:
+        with meanwhile(stop):
+            written = dr.write(slow.volume, path, client=client, **SMALL)
+        assert written.blocks == BLOCKS
+        assert whole(path, PIXELS)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stopped[0].resume()
+        time.sleep(0.5)
+        assert whole(path, PIXELS)
+
+
+@contextlib.contextmanager
+def own_cluster(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A scheduler and two workers as processes of their own; gives the scheduler's file and process."""
+    file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
+    dask_cli = [sys.executable, "-m", "distributed.cli.dask_"]
+    processes = []
+    try:
+        for command, extra in (("scheduler", ["--port", "0"]), *[("worker", ["--nthreads", "1", "--no-nanny"])] * 2):
+            processes.append(
+                subprocess.Popen([*dask_cli[:-1], dask_cli[-1] + command, *common, *extra], cwd=folder, **quiet)
+            )
+            until(lambda: file.exists() and "address" in json.loads(file.read_text() or "{}"))
+        yield file, processes[0]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_an_error_and_the_run_resumes(
     tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskreg.blocks.run.NO_WORKERS_TIMEOUT", 2.0)
-    with (
-        LocalCluster(n_workers=0, dashboard_address=None, processes=True) as cluster,
-        Client(cluster) as client,
-        pytest.raises(NoWorkersError, match="has had no worker"),
-    ):
-        dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, levels=1, progress=False)
-    with dr.connect(workers=1) as client:
-        written = dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, levels=1, progress=False)
-    assert written.blocks > 0
-
-
-def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path, stored: Path) -> None:
+    monkeypatch.setattr(sys.modules["daskreg.cluster.connect"], "CONNECT_SECONDS", 5)
+    slow = Slow(tmp_path, stored, 0.05)
     path = tmp_path / "out.zarr"
-    options = {"chunks": (1, 100, 80), "levels": 1, "memory": "1 MiB"}
+    with own_cluster(tmp_path) as (file, scheduler), dr.connect(file) as client:
 
-    def interrupted(done: int, total: int, nbytes: int) -> None:
-        if done == 10:
-            raise KeyboardInterrupt
+        def kill() -> None:
+            until(lambda: Ledger(path).exists and len(Ledger(path).entries()) > 20)
+            scheduler.kill()
 
-    with pytest.raises(KeyboardInterrupt):
-        dr.write(dr.open(stored), path, progress=interrupted, **options)
+        started = time.monotonic()
+        with meanwhile(kill), pytest.raises(SchedulerLostError, match="run the same command again to resume"):
+            dr.write(slow.volume, path, client=client, **SMALL)
+        assert time.monotonic() - started < 60
+    slow.release()
     kept = len(Ledger(path).entries())
-    assert 10 <= kept < 24
-    again = dr.write(dr.open(stored), path, progress=False, **options)
-    assert again.skipped == kept
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], zarr.open_array(stored, mode="r")[:])
+    assert 20 < kept < BLOCKS
+    again = dr.write(slow.volume, path, client=False, **SMALL)
+    assert (again.skipped, again.blocks) == (kept, BLOCKS - kept)
+    assert whole(path, PIXELS)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_comes_back_goes_on_with_the_run(tmp_path: Path, stored: Path) -> None:
+    """As after a restart of its machine: the same address, and no memory of any task."""
+    slow = Slow(tmp_path, stored, 0.05)
+    path = tmp_path / "out.zarr"
+    with LocalCluster(n_workers=1, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster) as client:
+
+        def forget() -> None:
+            until(lambda: Ledger(path).exists and len(Ledger(path).entries()) > 20)
+            client.loop.add_callback(client.scheduler_comm.comm.abort)
+            slow.release()
+
+        with meanwhile(forget):
+            written = dr.write(slow.volume, path, client=client, **SMALL)
+    assert written.blocks == BLOCKS
+    assert whole(path, PIXELS)
+
+
+def script(stored: Path, path: Path, *, cluster: bool) -> str:
+    return textwrap.dedent(
+        f"""
+        import time
+        import daskreg as dr
+        def slowly(done, total, nbytes):
+            time.sleep(0.02)
+        if __name__ == "__main__":
+            if {cluster}:
+                dr.connect(workers=1)
+            dr.write(
+                dr.open({str(stored)!r}), {str(path)!r}, chunks=(1, 50, 40), levels=1, progress=slowly, memory="4 MiB",
+            )
+        """
+    )
+
+
+@pytest.mark.slow
+def test_a_client_killed_at_a_quarter_half_and_three_quarters_resumes(tmp_path: Path, stored: Path) -> None:
+    """One run, killed three times: each time the same command goes on where the last one was."""
+    path, ledger = tmp_path / "out.zarr", Ledger(tmp_path / "out.zarr")
+    before = 0
+    for share, cluster in ((0.25, False), (0.5, True), (0.75, False)):
+        (tmp_path / "run.py").write_text(script(stored, path, cluster=cluster))
+        process = subprocess.Popen([sys.executable, tmp_path / "run.py"])
+        children = []
+        try:
+            until(lambda wanted=share: ledger.exists and len(ledger.entries()) >= wanted * BLOCKS)
+            children = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+            process.wait()
+        psutil.wait_procs(children, timeout=20)
+        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+        kept = len(ledger.entries())
+        assert before < kept < BLOCKS
+        assert lines(path) <= kept + 1  # nothing was made twice
+        before = kept
+    again = dr.write(dr.open(stored), path, **SMALL)
+    assert (again.skipped, again.blocks) == (kept, BLOCKS - kept)
+    assert whole(path, PIXELS)
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_a_fifth_of_its_calls_is_read_and_written(tmp_path: Path, stored: Path) -> None:
+    """Every fifth opening and renaming of a file fails on the workers, whoever asks for it."""
+
+    def unreliable(folder: str) -> None:
+        import random
+
+        draw = random.Random(os.getpid())
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event in ("open", "os.rename") and str(args[0]).startswith(folder) and draw.random() < 0.2:
+                raise OSError(5, "Input/output error", str(args[0]))
+
+        sys.addaudithook(hook)
+
+    path = tmp_path / "out.zarr"
+    warped = dr.warp(dr.open(stored), pull=TURN)
+    with dr.connect(workers=2) as client:
+        client.run(unreliable, str(tmp_path))
+        written = dr.write(warped, path, client=client, chunks=(2, 50, 80), levels=1, memory="1 MiB", progress=False)
+    assert written.retries > written.blocks / 2
+    assert f"{written.retries} store calls tried again" in repr(written)
+    assert whole(path, warped.compute(scheduler="sync").values)
+
+
+def test_a_full_disk_is_said_and_finished_blocks_are_kept(tmp_path: Path) -> None:
+    """The real thing, on a file system that is too small, where one can be mounted."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        with dr.connect(workers=1) as client:
+            with pytest.raises(StorageFullError, match="make room and run the same command again to resume"):
+                dr.write(PIXELS, small / "out.zarr", client=client, **SMALL)
+            kept = len(Ledger(small / "out.zarr").entries())
+            assert 0 < kept < BLOCKS
+            subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+            again = dr.write(PIXELS, small / "out.zarr", client=client, **SMALL)
+        assert kept <= again.skipped <= kept + 1  # a block that was on its way has come in
+        assert whole(small / "out.zarr", PIXELS)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_cluster_without_workers_is_an_error_and_not_a_wait(tmp_path: Path, stored: Path) -> None:
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "2s"}),
+        LocalCluster(n_workers=0, **NO_DASHBOARD) as cluster,
+        Client(cluster) as client,
+    ):
+        with pytest.raises(NoWorkersError, match="run the same command again to resume"):
+            dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, **SMALL)
+        assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+    with dr.connect(workers=1) as client:
+        written = dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, **SMALL)
+    assert written.blocks == BLOCKS
+
+
+def test_workers_that_are_all_paused_are_an_error_and_not_a_wait(tmp_path: Path, stored: Path) -> None:
+    def pause(dask_worker: Any) -> None:
+        from distributed.core import Status
+
+        dask_worker.memory_manager.memory_pause_fraction = False
+        dask_worker.status = Status.paused
+
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "2s"}),
+        LocalCluster(n_workers=1, **NO_DASHBOARD) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(pause)
+        with pytest.raises(NoWorkersError, match="paused"):
+            dr.write(dr.open(stored), tmp_path / "out.zarr", client=client, **SMALL)
+
+
+def test_a_gpu_that_no_worker_has_is_an_error_at_once(tmp_path: Path, stored: Path, client: Client) -> None:
+    warped = dr.warp(dr.open(stored), pull=TURN, device="cuda")
+    if any("cuda" in str(device) for device in client.run(device_here).values()):
+        pytest.skip("there is a GPU here")
+    with pytest.raises(OptionError, match="device='cuda': there is no CUDA device"):
+        dr.write(warped, tmp_path / "out.zarr", client=client, **SMALL)
+
+
+def device_here() -> str:
+    from daskreg.cluster.device import resolve
+
+    return resolve("auto")
+
+
+def test_tasks_for_gpus_go_to_workers_that_have_one(tmp_path: Path, stored: Path) -> None:
+    """Where workers declare what they have; here, a CPU that calls itself a GPU."""
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "2s"}),
+        LocalCluster(n_workers=1, resources={"GPU": 1}, **NO_DASHBOARD) as cluster,
+        Client(cluster) as client,
+    ):
+        warped = dr.warp(dr.open(stored), pull=TURN, device="cuda")
+        with pytest.raises(OptionError, match="there is no CUDA device"):
+            dr.write(warped, tmp_path / "out.zarr", client=client, **SMALL)
+
+
+def test_failing_blocks_are_named_at_the_end_and_the_rest_is_kept(tmp_path: Path, stored: Path, client: Client) -> None:
+    victim = stored / "c" / "3" / "2" / "0"
+    good = victim.read_bytes()
+    victim.write_bytes(good[: len(good) // 2])
+    path = tmp_path / "out.zarr"
+    with pytest.raises(BlocksFailedError, match=r"1 blocks.*redoes only(.|\n)*block \(3, 2, 0\).*chunk c/3/2/0"):
+        dr.write(dr.open(stored), path, client=client, **SMALL)
+    assert len(Ledger(path).entries()) == BLOCKS - 1
+    victim.write_bytes(good)
+    again = dr.write(dr.open(stored), path, client=client, **SMALL)
+    assert again.blocks == 1
+    assert whole(path, PIXELS)
+
+
+def test_two_runs_of_one_output_do_not_meet(tmp_path: Path, stored: Path) -> None:
+    slow = Slow(tmp_path, stored, 0.05)
+    path = tmp_path / "out.zarr"
+    refused: list[str] = []
+
+    def second() -> None:
+        until(lambda: Ledger(path).exists and len(Ledger(path).entries()) > 5)
+        code = f"import daskreg as dr; dr.write(dr.open({str(stored)!r}), {str(path)!r}, overwrite=True)"
+        try:
+            ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            refused.append(ended.stderr)
+            with pytest.raises(OutputBusyError):
+                dr.write(dr.open(stored), path, client=False, **SMALL)
+        finally:
+            slow.release()
+
+    with meanwhile(second):
+        written = dr.write(slow.volume, path, client=False, **SMALL)
+    assert written.blocks == BLOCKS
+    assert "OutputBusyError: another run is writing" in refused[0]
+    assert whole(path, PIXELS)
+    assert dr.write(slow.volume, path, client=False, **SMALL).blocks == 0
+
+
+def test_a_task_that_outlives_its_run_writes_nothing_more(tmp_path: Path, stored: Path) -> None:
+    """As when a client dies, its workers go on, and the same command is typed again at once."""
+    slow = Slow(tmp_path, stored, 0.5)
+    path = tmp_path / "out.zarr"
+    with own_cluster(tmp_path) as (file, _):
+        code = (
+            f"import dask, daskreg as dr, cloudpickle\n"
+            f"volume = cloudpickle.load(open({str(tmp_path / 'slow.pickle')!r}, 'rb'))\n"
+            f"client = dr.connect({str(file)!r})\n"
+            f"dr.write(volume, {str(path)!r}, chunks=(1, 50, 40), levels=1, memory='1 MiB', progress=False)\n"
+        )
+        import cloudpickle
+
+        (tmp_path / "slow.pickle").write_bytes(cloudpickle.dumps(slow.volume))
+        process = subprocess.Popen([sys.executable, "-c", code])
+        until(lambda: slow.count > 4)
+        process.kill()
+        process.wait()
+        slow.release()
+        other = dr.open(stored, chunks=(1, 50, 40))
+        other = other.copy(data=other.data[:, ::-1])
+        written = dr.write(other, path, client=False, overwrite=True, **SMALL)
+        time.sleep(0.7)  # what was running has ended
+    assert written.blocks == lines(path)
+    assert whole(path, PIXELS[:, ::-1])
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["threads", "cluster"])
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path, stored: Path, cluster: bool) -> None:
+    path, ledger = tmp_path / "out.zarr", Ledger(tmp_path / "out.zarr")
+    (tmp_path / "run.py").write_text(script(stored, path, cluster=cluster))
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py"], stderr=subprocess.PIPE, text=True)
+    until(lambda: ledger.exists and len(ledger.entries()) >= 30)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert told.splitlines()[-1] == "KeyboardInterrupt"
+    kept = len(ledger.entries())
+    assert 30 <= kept < BLOCKS
+    again = dr.write(dr.open(stored), path, client=False, **SMALL)
+    assert (again.skipped, again.blocks) == (kept, BLOCKS - kept)
+    assert whole(path, PIXELS)

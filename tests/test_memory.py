@@ -1,4 +1,4 @@
-"""Memory is a contract: workers stay under the projection, whatever the size of the volume."""
+"""Memory is a contract: workers stay under the projection, which is no more than twice what they take."""
 
 from __future__ import annotations
 
@@ -35,23 +35,34 @@ def drift(slices: int) -> dr.SliceAffines:
     return dr.SliceAffines(np.stack(maps))
 
 
+def warm_up(client: Client, folder: Path) -> int:
+    """Import and compile all on the workers; their resident size then."""
+    tiny = zarr.create_array(folder / "tiny.zarr", shape=(16, 64, 64), chunks=(1, 64, 64), dtype="u2")
+    tiny[:] = np.broadcast_to(np.arange(64, dtype="u2"), tiny.shape)
+    warped = dr.warp(dr.open(folder / "tiny.zarr"), pull=drift(16), allow_empty=True)
+    for _ in range(2):
+        dr.write(warped, folder / "warm.zarr", chunks=(1, 64, 64), levels=1, overwrite=True, progress=False)
+    return Watch.workers(client).idle
+
+
 def peak(client: Client, folder: Path, slices: int) -> tuple[int, int]:
-    """Measured and projected bytes above idle, of all workers together."""
+    """Measured and projected bytes, of all workers together; the projected ones above idle."""
     volume = dr.open(stack(folder / f"in{slices}.zarr", slices))
     warped = dr.warp(volume, pull=drift(slices))
     path = folder / f"out{slices}.zarr"
     with Watch.workers(client) as watch:
         dr.write(warped, path, levels=1, progress=False)
-    return watch.above_idle, dr.plan(warped, path, levels=1).memory * WORKERS
+    return watch.peak, dr.plan(warped, path, levels=1).memory * WORKERS
 
 
 @pytest.mark.slow
 def test_memory_is_flat_and_under_the_projection(tmp_path: Path) -> None:
     with dr.connect(workers=WORKERS) as client:
-        peak(client, tmp_path, 16)  # imports and compiles on the workers
+        idle = warm_up(client, tmp_path)
         small, _ = peak(client, tmp_path, 32)
         large, projected = peak(client, tmp_path, 128)
+    small, large = small - idle, large - idle
     print(f"64 MiB: {small / MIB:.0f} MiB; 256 MiB: {large / MIB:.0f} MiB; projected {projected / MIB:.0f} MiB")
-    assert large <= projected
+    assert projected / 2 <= large <= projected
     # Four times the volume may not even cost half of one more block.
     assert large - small < projected / WORKERS / 2

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import textwrap
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import xarray as xr
@@ -165,7 +165,7 @@ def test_the_ledger_has_the_checksum_of_every_file(tmp_path: Path, stored: Path)
     assert recorded.keys() == on_disk.keys()
     for key, (crc, size) in recorded.items():
         data = on_disk[key].read_bytes()
-        assert (zlib.crc32(data), len(data)) == (crc, size)
+        assert (google_crc32c.value(data), len(data)) == (crc, size)
 
 
 def test_a_flipped_bit_is_not_read_as_data(tmp_path: Path, stored: Path) -> None:
@@ -252,7 +252,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, stored: Path) -> None:
     data = bytearray(victim.read_bytes())
     data[20] ^= 1
     victim.write_bytes(data)
-    assert verify(path) == ["1/c/0/0/0: its bytes have changed (crc32)"]
+    assert verify(path) == ["1/c/0/0/0: its bytes have changed (crc32c)"]
     with pytest.raises(NotAVolumeError, match="no ledger"):
         verify(stored)
 

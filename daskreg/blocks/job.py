@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.mapping import IndexMap, Piece
+from daskreg.blocks.mapping import IndexMap
 from daskreg.cluster.device import count_gpus
 from daskreg.errors import OptionError
 from daskreg.geometry import Box, Grid
 from daskreg.kernels.casting import CAST_PIECE, cast
-from daskreg.kernels.on_device import sample_on
+from daskreg.kernels.on_device import Tile, on_device
 from daskreg.kernels.reduce import block_reduce, reduce_scratch
 from daskreg.kernels.sampling import halo
 from daskreg.sources.source import Source
@@ -55,8 +55,8 @@ class Task(Protocol):
     def read_box(self, box: Box) -> Box: ...
     def restrict(self, box: Box) -> Task: ...
     def fingerprint(self, box: Box) -> str: ...
-    def scratch(self, box: Box, read: Box) -> int: ...
-    def run(self, box: Box, stats: BlockStats) -> Pixels: ...
+    def working_bytes(self, box: Box, part: Box) -> int: ...
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,48 +126,87 @@ class Job:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
         return digest.hexdigest()[:32]
 
-    def scratch(self, box: Box, read: Box) -> int:
-        """Bytes of working memory beside the block read and the block written."""
-        sampled = [read.shape[k] for k in self.mapping.sampled]
-        extra = 0
+    def working_bytes(self, box: Box, part: Box) -> int:
+        """Bytes of the block read, and of computing its largest part (all of it, for a GPU)."""
+        whole = self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0)
+        part = box if whole else part
+        read, seen = self.read_box(box), self.read_box(part)
+        total = read.size * self.source.dtype.itemsize + part.size * self.computed_dtype.itemsize
         if self.order == 3:
-            padded = math.prod(n + 24 for n in sampled)
-            carried = read.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
-            extra += 3 * 8 * padded * carried
+            sampled = [seen.shape[k] for k in self.mapping.sampled]
+            carried = seen.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
+            total += 3 * 8 * math.prod(n + 24 for n in sampled) * carried
         if self.computed_dtype != self.source.dtype:
-            extra += read.size * self.computed_dtype.itemsize
+            total += read.size * self.computed_dtype.itemsize
         if self.computed_dtype != self.dtype:
-            extra += box.size * self.computed_dtype.itemsize + 20 * min(box.size, CAST_PIECE)
-        return extra
+            total += part.size * self.dtype.itemsize + 20 * min(part.size, CAST_PIECE)
+        return total
 
-    def run(self, box: Box, stats: BlockStats) -> Pixels:
-        return run_block(self, box, stats=stats)
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
+        """The pixels of each of the parts of a block, whose source box is read once."""
+        yield from _run_parts(self, box, parts, stats=stats)
 
 
-def run_block(job: Job, box: Box, *, stats: BlockStats | None = None, parallel: bool = False) -> Pixels:
-    """The pixels of one output box: read what it needs, sample it. The one task function.
+def run_block(job: Job, box: Box, *, parallel: bool = False) -> Pixels:
+    """The pixels of one output box: read what it needs, sample it.
 
     Args:
         parallel: use all cores for this block (one in-memory call, not inside Dask tasks).
     """
+    return next(_run_parts(job, box, [box], stats=BlockStats(), parallel=parallel))
+
+
+def _run_parts(
+    job: Job, box: Box, parts: Sequence[Box], *, stats: BlockStats, parallel: bool = False
+) -> Iterator[Pixels]:
+    """What `box` needs is read once; then one part after another is computed, when it is asked for.
+
+    So a block needs no memory for its output, but that of one part. GPUs are given all at once.
+    """
+    read = job.read_box(box)
+    data = np.empty(0, job.computed_dtype)
+    if not read.empty:
+        data = job.source.read(read)
+        stats.bytes_read += data.nbytes
+        data = data.astype(job.computed_dtype, copy=False)
+    device = _device_here(job.device)
+    if device != "cpu":
+        pixels = _cast(_pixels(job, box, data, read, device=device, parallel=parallel), job, stats)
+        yield from (pixels[part.within(box).slices] for part in parts)
+        return
+    for part in parts:
+        # Nothing here may hold on to a part while the next is made.
+        yield _cast(_pixels(job, part, data, read, device=device, parallel=parallel), job, stats)
+
+
+def _cast(pixels: Pixels, job: Job, stats: BlockStats) -> Pixels:
+    result, clipped = cast(pixels, job.dtype)
+    stats.clipped += clipped
+    return result
+
+
+def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, parallel: bool) -> Pixels:
+    """The voxels of `box` in the type of the kernel, out of `data`, the voxels of the source in `read`."""
     pieces = list(job.mapping.pieces(box, job.source.shape, halo(job.order)))
     out = np.empty(box.shape, job.computed_dtype)
     if sum(piece.out.size for piece in pieces) < box.size:  # pieces are disjoint; the rest is fill
         out[...] = _fill_value(job.fill, job.computed_dtype)
-    read = job.read_box(box)
-    if not read.empty:
-        data = job.source.read(read)
-        if stats is not None:
-            stats.bytes_read += data.nbytes
-        data = data.astype(job.computed_dtype, copy=False)
-        device = _device_here(job.device)
+    sampled, axes = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
+    with on_device(device, parallel=parallel) as sampler:
         for piece in pieces:
-            block = data[piece.read.within(read).slices]
-            _sample_piece(job, piece, block, out[piece.out.within(box).slices], device=device, parallel=parallel)
-    pixels, clipped = cast(out, job.dtype)
-    if stats is not None:
-        stats.clipped += clipped
-    return pixels
+            # On a CPU whole planes are taken, which need no copy; a GPU is sent what it reads.
+            seen = _whole_planes(piece.read, read, sampled) if device == "cpu" else piece.read
+            block = data[seen.within(read).slices].transpose(axes)
+            view = Tile(block, seen.take(sampled), piece.matrix, piece.out.take(sampled), job.order, job.fill)
+            sampler.put(view, out[piece.out.within(box).slices].transpose(axes))
+    return out
+
+
+def _whole_planes(part: Box, whole: Box, sampled: Sequence[int]) -> Box:
+    """`part`, as wide as `whole` along the sampled axes."""
+    start = tuple(w if k in sampled else p for k, (p, w) in enumerate(zip(part.start, whole.start, strict=True)))
+    stop = tuple(w if k in sampled else p for k, (p, w) in enumerate(zip(part.stop, whole.stop, strict=True)))
+    return Box(start, stop)
 
 
 def _device_here(device: str) -> str:
@@ -183,25 +222,6 @@ def _device_here(device: str) -> str:
     if not found:
         raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
     return device
-
-
-def _sample_piece(job: Job, piece: Piece, block: Pixels, out: Pixels, *, device: str, parallel: bool) -> None:
-    """Sample one piece out of the voxels it reads, into its part of the output block."""
-    sampled, order = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
-    target = out.transpose(order)
-    result = sample_on(
-        device,
-        np.ascontiguousarray(block.transpose(order)),
-        piece.read.take(sampled),
-        piece.matrix,
-        piece.out.take(sampled),
-        order=job.order,
-        fill=job.fill,
-        out=target if target.flags.c_contiguous else None,
-        parallel=parallel,
-    )
-    if result is not target:
-        target[...] = result
 
 
 def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
@@ -253,13 +273,16 @@ class Downsample:
             digest.update(print_.encode())
         return digest.hexdigest()[:32]
 
-    def scratch(self, box: Box, read: Box) -> int:
-        return reduce_scratch(read.shape, self.factors)
+    def working_bytes(self, box: Box, part: Box) -> int:
+        """Bytes of reading and computing one part."""
+        read = self.read_box(part)
+        return (read.size + part.size) * self.dtype.itemsize + reduce_scratch(read.shape, self.factors)
 
-    def run(self, box: Box, stats: BlockStats) -> Pixels:
-        data = self.source.read(self.read_box(box))
-        stats.bytes_read += data.nbytes
-        return block_reduce(data, self.factors, self.method)
+    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
+        for part in parts:
+            data = self.source.read(self.read_box(part))
+            stats.bytes_read += data.nbytes
+            yield block_reduce(data, self.factors, self.method)
 
 
 class Prints:

@@ -4,10 +4,15 @@
 for each finished block, appended after its shard was written. Each process writes a file of
 its own, so nobody waits for a lock; a torn last line is ignored, and a later line for the
 same block replaces an earlier one.
+
+`lock` is held by the process that runs, so a second run of the same output is refused. `session`
+changes each time that a run is taken up: a worker that outlived its own run (stopped, or cut
+off from its client) sees that and writes nothing more.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import operator
 import os
@@ -15,15 +20,37 @@ import shutil
 import socket
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
+from daskreg.sources.store import again
 
 SCHEMA = "daskreg/ledger"
 VERSION = 1
+
+_appending = Lock()
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Chunks of the source that a block shows as the fill value, since they could not be had.
+
+    Args:
+        missing: how many are not stored.
+        damaged: names of those that could not be read.
+    """
+
+    missing: int = 0
+    damaged: tuple[str, ...] = ()
+
+
+NOTHING_LOST = Lost()
 
 
 @dataclass(frozen=True)
@@ -34,9 +61,12 @@ class Entry:
         level: of the pyramid.
         block: its index in the tiling of the level.
         fingerprint: of the pixels (source, transform, sampling).
-        files: (key in the store, crc32, bytes) of each file that was written.
+        files: (key in the store, crc32c, bytes) of each file that was written.
         clipped: voxels clamped when casting to integers.
         written: seconds since the epoch.
+        lost: chunks of the source that it lacks.
+        bytes_read: decoded bytes that came out of the source.
+        retries: store calls that were tried again.
     """
 
     level: int
@@ -45,10 +75,19 @@ class Entry:
     files: tuple[tuple[str, int, int], ...]
     clipped: int = 0
     written: float = 0.0
+    lost: Lost = NOTHING_LOST
+    bytes_read: int = 0
+    retries: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its files."""
+        return sum(size for _, _, size in self.files)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
         files = tuple((str(k), int(crc), int(size)) for k, crc, size in data["files"])
+        lost = data.get("lost") or {}
         return cls(
             int(data["level"]),
             tuple(int(i) for i in data["block"]),
@@ -56,6 +95,9 @@ class Entry:
             files,
             int(data["clipped"]),
             float(data["written"]),
+            Lost(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
+            int(data.get("bytes_read", 0)),
+            int(data.get("retries", 0)),
         )
 
 
@@ -70,13 +112,39 @@ class Ledger:
     def exists(self) -> bool:
         return (self.folder / "run.json").is_file()
 
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
     def create(self, layout: dict[str, Any]) -> None:
         """Start a ledger: `layout` has what must agree under "facts", and whatever else a run keeps."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear()  # what a run left that was killed while it removed its output
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
-        partial = self.folder / f"run.json.{uuid.uuid4().hex}.partial"
+        self._replace("run.json", text)
+
+    def new_session(self) -> str:
+        """Take the run up: whoever worked for an earlier session stops."""
+        session = uuid.uuid4().hex
+        self._replace("session", session)
+        return session
+
+    def serves(self, session: str) -> bool:
+        """Whether this session is the current one; a no is asked again for some seconds, since network
+        file systems show changes late."""
+        for delay in (0.0, 0.1, 0.4, 1.5):
+            time.sleep(delay)
+            try:
+                if again((self.folder / "session").read_text) == session:
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
+
+    def _replace(self, name: str, text: str) -> None:
+        partial = self.folder / f"{name}.{uuid.uuid4().hex}.partial"
         partial.write_text(text)
-        partial.replace(self.folder / "run.json")
+        partial.replace(self.folder / name)
 
     def layout(self) -> dict[str, Any]:
         """The layout that the output was started with.
@@ -125,9 +193,17 @@ class Ledger:
 
     def append(self, entry: Entry) -> None:
         """Record a finished block: one write of one line to this process's own file."""
-        line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
-        with (self.folder / f"{_process_name(os.getpid())}.jsonl").open("ab", buffering=0) as file:
-            file.write(line.encode())
+        line = (json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
+        path = self.folder / f"{_process_name(os.getpid())}.jsonl"
+        starts = chain([b""], repeat(b"\n"))  # what a failed attempt left of the line is ended
+
+        def write() -> None:
+            text = next(starts) + line
+            with _appending, path.open("ab", buffering=0) as file:
+                if file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        again(write)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], Entry]:
         """The latest entry of each (level, block)."""
@@ -142,12 +218,30 @@ class Ledger:
                     found[key] = entry
         return found
 
+    def ends(self) -> dict[str, int]:
+        """How long each file of entries is now."""
+        return {file.name: file.stat().st_size for file in self.folder.glob("*.jsonl")}
+
+    def entries_since(self, ends: dict[str, int]) -> Iterator[Entry]:
+        """Entries that were appended since `ends()` was asked for, one after another."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(ends.get(path.name, 0))
+                for line in file:
+                    entry = _parse(line)
+                    if entry is not None:
+                        yield entry
+
     def intact(self, entry: Entry) -> bool:
         """Whether the files of a finished block are there, with the size they had."""
         try:
             return all((self.output / key).stat().st_size == size for key, _, size in entry.files)
         except OSError:
             return False
+
+    def written_at(self, entry: Entry) -> float:
+        """When the oldest file of a finished block was written, in seconds since the epoch."""
+        return min(((self.output / key).stat().st_mtime for key, _, _ in entry.files), default=entry.written)
 
     def remove_partials(self) -> None:
         """Remove temporary files that a killed process left in the store."""
@@ -161,15 +255,31 @@ class Ledger:
         """
         if self.output.exists():
             self.output.rename(self.folder / f"removed-{uuid.uuid4().hex}")
-        shutil.rmtree(self.folder)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Empty the folder, but for the lock, which is held."""
+        for item in self.folder.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item != self.lock:
+                item.unlink()
 
 
 def entry_now(
-    level: int, block: tuple[int, ...], fingerprint: str, files: dict[str, tuple[int, int]], clipped: int
+    level: int,
+    block: tuple[int, ...],
+    fingerprint: str,
+    files: dict[str, tuple[int, int]],
+    *,
+    clipped: int = 0,
+    lost: Lost = NOTHING_LOST,
+    bytes_read: int = 0,
+    retries: int = 0,
 ) -> Entry:
     """An entry for a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return Entry(level, block, fingerprint, listed, clipped, time.time())
+    return Entry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries)
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.job import Downsample, Prints, Task
+from daskreg.blocks.job import Downsample, Job, Prints, Task
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.output import Claim
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
-from daskreg.blocks.run import BlockDone, Failure, Progress, WriteBlock, run_blocks
+from daskreg.blocks.run import Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
-from daskreg.geometry import Grid, tile
+from daskreg.geometry import Box, Grid, tile
 from daskreg.kernels.reduce import METHODS
 from daskreg.sources.source import Source
 
+log = logging.getLogger(__name__)
+
 SMALLEST_LEVEL = 256
 """Levels are added until no spatial axis is longer than this."""
+
+GROUP = 64
+"""Blocks for which a Dask graph is searched at once."""
 
 Shape = tuple[int, ...]
 Sizes = str | int | Sequence[int] | Mapping[str, int]
@@ -54,14 +60,34 @@ class Tally:
     bytes_written: int = 0
     stored: int = 0
     clipped: int = 0
+    retries: int = 0
+    missing: int = 0
+    damaged: set[str] = field(default_factory=set)
 
-    def add(self, level: int, block: BlockDone) -> None:
+    def add(self, block: WriteBlock) -> None:
+        """A block is done."""
         self.blocks += 1
-        self.bytes_read += block.bytes_read if level == 0 else 0
-        self.bytes_written += block.bytes_written
-        self.stored += block.stored
-        self.clipped += block.clipped
+        self.bytes_written += block.box.size * block.task.dtype.itemsize
         self._advance(1)
+
+    def read(self, entries: Iterator[Entry], counts: Shape) -> None:
+        """What the ledger says about a level's blocks; one that was made twice counts once.
+
+        Args:
+            counts: of the level's blocks along each axis.
+        """
+        seen = np.zeros(counts, dtype=bool)
+        for entry in entries:
+            self.retries += entry.retries
+            if seen[entry.block]:
+                continue
+            seen[entry.block] = True
+            self.stored += entry.stored
+            self.clipped += entry.clipped
+            if entry.level == 0:  # further levels read what was just written
+                self.bytes_read += entry.bytes_read
+                self.missing += entry.lost.missing
+                self.damaged.update(entry.lost.damaged)
 
     def skip(self, count: int) -> None:
         self.skipped += count
@@ -97,7 +123,7 @@ def plan_levels(
         if block is not None and len(block) != len(layout.shape):
             block = None  # of something else, which is refused before it is touched
         plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
-    return Plan(path, tuple(plans), limit, threads)
+    return Plan(path, tuple(plans), limit, threads, workers)
 
 
 def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
@@ -123,7 +149,7 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
 
 def run_levels(
     plan: Plan,
-    run_id: str,
+    claim: Claim,
     *,
     client: Any | None,
     tally: Tally,
@@ -146,6 +172,13 @@ def run_levels(
             task = replace(task, parents=prints)
         prints = Prints(task, level.block_shape)
         kept, stale = _finished(ledger, entries, level.level, prints)
+        if redo_changed:
+            replaced = {index for index in kept if _source_is_newer(ledger, entries[level.level, index], level)}
+            kept, stale = kept - replaced, stale | replaced
+        if stale and redo_changed:
+            log.info(
+                "level %d: %d of %d blocks have changed and are made again", level.level, len(stale), level.block_count
+            )
         if stale and not redo_changed:
             raise OutputExistsError(
                 f"{plan.path}: {len(stale)} finished blocks of level {level.level} were made from another source or "
@@ -153,20 +186,55 @@ def run_levels(
             )
         tally.skip(len(kept))
         tally.changed += len(stale)
-        items = _items(level, task, prints, kept, plan.path, run_id)
-        failures = run_blocks(items, client=client, on_done=partial(tally.add, level.level))
+        items = _items(level, task, prints, kept, plan.path, claim)
+        ends = ledger.ends()
+        failures = run_blocks(items, client=client, on_done=tally.add, resource=_resource(task))
+        tally.read((e for e in ledger.entries_since(ends) if e.level == level.level), prints.counts)
         if failures:
             return failures
     return []
 
 
+def _resource(task: Task) -> str | None:
+    """What a worker must have for a task: a GPU, where the user asked for one."""
+    return "GPU" if isinstance(task, Job) and task.device.startswith("cuda") else None
+
+
 def _items(  # noqa: PLR0917
-    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, run_id: str
+    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, claim: Claim
 ) -> Iterator[WriteBlock]:
     """The blocks of a level that are not finished, described one after another as they are asked for."""
-    for index, box in tile(level.layout.shape, level.block_shape):
-        if index not in kept:
-            yield WriteBlock(task.restrict(box), path, run_id, level.level, index, box, prints[index])
+    for part, blocks in _culled(task, level.layout.shape, level.block_shape):
+        for index, box in blocks:
+            if index not in kept:
+                mine = part.restrict(box)
+                yield WriteBlock(mine, path, claim.run_id, level.level, index, box, prints[index], claim.session)
+
+
+def _culled(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Task, Iterator[tuple[Shape, Box]]]]:
+    """All blocks, in groups, each with the task that makes them.
+
+    A Dask graph is searched once for a group of blocks, and then, cut to what those need, for
+    each of them: its size is the whole volume's. Other sources have nothing to search.
+    """
+    if task.source.kind != "dask":
+        yield task, tile(shape, block)
+        return
+    counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
+    sizes: list[int] = []
+    room = GROUP
+    for count in reversed(counts):
+        sizes.insert(0, min(count, room))
+        room = max(1, room // count)
+    for _, group in tile(tuple(counts), tuple(sizes)):
+        start = tuple(a * b for a, b in zip(group.start, block, strict=True))
+        box = Box(start, tuple(a * b for a, b in zip(group.stop, block, strict=True))).clip(shape)
+        part: Any = replace(task, source=task.source.restrict(task.read_box(box)))  # type: ignore[type-var]
+        yield part, ((_plus(group.start, index), one.shift(box.start)) for index, one in tile(box.shape, block))
+
+
+def _plus(first: Shape, second: Shape) -> Shape:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _finished(
@@ -179,6 +247,13 @@ def _finished(
         if number == level and index in prints and ledger.intact(entry):
             (kept if entry.fingerprint == prints[index] else stale).add(index)
     return kept, stale
+
+
+def _source_is_newer(ledger: Ledger, entry: Entry, level: LevelPlan) -> bool:
+    """Whether a chunk that a finished block was made of has been written since."""
+    start = tuple(i * b for i, b in zip(entry.block, level.block_shape, strict=True))
+    box = Box(start, tuple(a + b for a, b in zip(start, level.block_shape, strict=True))).clip(level.layout.shape)
+    return level.task.source.written_at(level.task.read_box(box)) > ledger.written_at(entry)
 
 
 def _method(downsample: str, dtype: np.dtype[Any]) -> str:

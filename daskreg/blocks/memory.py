@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
+import platform
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import psutil
 from dask.utils import parse_bytes
 
@@ -16,26 +19,44 @@ from daskreg.geometry import Box
 CODEC_CONCURRENCY = 10
 """Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 IDLE_WORKER = 400 * 2**20
 """Resident size of a worker that has imported everything and done nothing."""
 
 
-def projected_bytes(task: Task, box: Box, out_chunk: tuple[int, ...]) -> int:
+def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None) -> int:
     """Peak bytes of working memory of the block `box`, above an idle worker.
 
-    The block read and the block made, the kernel's scratch, and the chunks in the hands of
-    the codecs: decoded ones on the way in, a contiguous copy and its encoding on the way out.
+    The block read, one chunk of it made, and the chunks in the hands of the codecs: decoded
+    ones on the way in; on the way out a whole one, its encoding twice, and the encoded
+    chunks of a shard, which is written at once.
     """
-    read = task.read_box(box)
-    source_item, out_item = task.source.dtype.itemsize, task.dtype.itemsize
-    total = box.size * out_item + read.size * source_item + task.scratch(box, read)
-    chunk_in = int(np.prod(np.minimum(task.source.chunks, task.source.shape))) * source_item
-    chunks_in = read.align(task.source.chunks).size * source_item // max(1, chunk_in)
-    chunk_out = int(np.prod(out_chunk)) * out_item
-    chunks_out = -(-box.size * out_item // max(1, chunk_out))
-    decoding = min(CODEC_CONCURRENCY, chunks_in) * chunk_in
-    encoding = min(CODEC_CONCURRENCY, chunks_out) * 2 * chunk_out
-    return total + max(decoding, encoding)
+    part = Box(box.start, tuple(a + c for a, c in zip(box.start, chunk, strict=True))) & box
+    source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
+    chunk_in = math.prod(map(min, task.source.chunks, task.source.shape)) * source_item
+    chunks_in = task.read_box(box).align(task.source.chunks).size * source_item // max(1, chunk_in)
+    # Chunks on a local disk are decoded one at a time (`sources.chunks`).
+    local = task.source.kind == "zarr" and task.source.location
+    decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
+    encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
+    kept = chunk_in if local else 0  # room to decode in, which a thread keeps
+    total = task.working_bytes(box, part) + max(decoding, kept + encoding)
+    return total + total // 8  # what the allocator keeps between one buffer and the next
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Let this process use freed buffers again, where it is a worker of Dask on glibc.
+
+    Dask starts workers with MALLOC_TRIM_THRESHOLD_ set, which also keeps glibc from noticing
+    that buffers of some MiB come and go: each is mapped anew, and the pages of a block that is
+    decoded, sampled and encoded cost more than the sampling.
+    """
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from daskreg.blocks.inputs import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.lock import locked
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.store import NO_SPACE
 from daskreg.errors import (
     DaskregError,
-    NotAVolumeError,
     OptionError,
+    OutputBusyError,
     OutputError,
     OutputExistsError,
     StorageFullError,
     UnsafeOutputError,
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
-from daskreg.geometry import Box, tile
 from daskreg.sources.source import Source
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An output that is held for one run.
+
+    Args:
+        run_id: of the output; the same when it is taken up again.
+        session: of this run of it.
+    """
+
+    run_id: str
+    session: str
 
 
 def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
@@ -45,8 +60,9 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
     below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
     if below is not None:
         raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
+    ledger = Ledger(output).folder
     for origin in locations(source):
-        if output == origin or output in origin.parents or origin in output.parents:
+        if any(place == origin or place in origin.parents or origin in place.parents for place in (output, ledger)):
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output
 
@@ -56,27 +72,53 @@ def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
     return ledger.block_shapes() if ledger.exists else None
 
 
-def prepare_output(
+@contextmanager
+def claimed(
     plan: Plan, *, name: str, lead: Sequence[LeadAxis], overwrite: bool, resume: bool, version: str
-) -> str:
-    """Create the output of a plan, or check that the unfinished one can be taken up.
+) -> Iterator[Claim]:
+    """Hold the output of a plan for one run: create it, or check that the unfinished one can be taken up.
 
-    Returns: the run's id, the same when it is taken up again.
-    Raises: OutputExistsError for what is not ours or not to be resumed; LayoutMismatchError;
-    OutputError where the folder cannot be written; StorageFullError.
+    Raises: OutputBusyError where another run writes there; OutputExistsError for what is not
+    ours or not to be resumed; LayoutMismatchError; OutputError where the folder cannot be
+    written; StorageFullError.
     """
+    ledger = Ledger(plan.path)
+    fresh = not ledger.folder.exists()
+    with ExitStack() as held:
+        with _named(plan.path):
+            ledger.folder.mkdir(parents=True, exist_ok=True)
+            free = held.enter_context(locked(ledger.lock))
+        if not free:
+            raise OutputBusyError(
+                f"another run is writing {ledger.output}: wait until it is done, or end it, and run the same command "
+                "again"
+            )
+        try:
+            with _named(plan.path):
+                if _taken_up(ledger, plan, overwrite=overwrite, resume=resume, version=version):
+                    run_id = str(ledger.layout()["run"])
+                else:
+                    run_id = _created_anew(ledger, plan, name, lead, version)
+                claim = Claim(run_id, ledger.new_session())
+        except BaseException:
+            if fresh and not ledger.exists:
+                shutil.rmtree(ledger.folder, ignore_errors=True)
+            raise
+        yield claim
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors of the file system as errors of the output."""
     try:
-        ledger = Ledger(plan.path)
-        if _taken_up(ledger, plan, overwrite=overwrite, resume=resume, version=version):
-            return str(ledger.layout()["run"])
-        return _created_anew(ledger, plan, name, lead, version)
+        yield
     except DaskregError:
         raise
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise StorageFullError(error.errno, f"no space left to make {plan.path}: make room first") from error
+            raise StorageFullError(error.errno, f"no space left to make {path}: make room first") from error
         raise OutputError(
-            f"the output {plan.path} cannot be made ({error}): check the permissions of {Path(plan.path).parent}, or "
+            f"the output {path} cannot be made ({error}): check the permissions of {Path(path).parent}, or "
             "choose another path"
         ) from error
 
@@ -88,6 +130,8 @@ def _taken_up(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, vers
         ledger.remove_output()
     elif ours and resume:
         ledger.check(layout_facts(plan, version))
+        if ledger.block_shapes() != [level.block_shape for level in plan.levels]:
+            raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
         ledger.remove_partials()
         return True
     if ledger.output.exists():
@@ -140,42 +184,6 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
         }
         facts |= {f"level {p.level} {key}": value for key, value in values.items()}
     return facts
-
-
-def verify_output(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Read every file of an image that daskreg wrote; yields a line for each thing wrong.
-
-    Each block of each level must be in the ledger, and each of its files must be there with
-    the bytes that were written (size and crc32).
-
-    Raises: NotAVolumeError where there is no ledger beside `path`.
-    """
-    ledger = Ledger(os.path.realpath(path))
-    if not ledger.exists:
-        raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
-    facts, entries = ledger.layout()["facts"], ledger.entries()
-    for level, block in enumerate(ledger.block_shapes()):
-        for index, _ in tile(Box.of(facts[f"level {level} shape"]).shape, block):
-            entry = entries.get((level, index))
-            if entry is None:
-                yield f"level {level}, block {index}: not finished"
-                continue
-            for key, crc, size in entry.files:
-                problem = _problem(ledger.output / key, crc, size)
-                if problem:
-                    yield f"{key}: {problem}"
-
-
-def _problem(file: Path, crc: int, size: int) -> str | None:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read ({error})"
-    if len(data) != size:
-        return f"{len(data)} bytes, {size} were written"
-    return None if zlib.crc32(data) == crc else "its bytes have changed (crc32)"
 
 
 def _is_ours(ledger: Ledger) -> bool:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes
+from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box, tile
 
-BLOCK_TARGET = 320 * 2**20
+BLOCK_TARGET = 200 * 2**20
 """Working memory that a block is grown to, at most, when that saves reading."""
 
 MOST_FILES = 50_000
@@ -96,12 +96,20 @@ class LevelPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run will do, made without touching a pixel. Print it."""
+    """What a run will do, made without touching a pixel. Print it.
+
+    Args:
+        threads: blocks that a process works on at a time.
+        workers: processes.
+        seconds: how long it will take, where a block was tried (`plan(..., probe=True)`).
+    """
 
     path: str
     levels: tuple[LevelPlan, ...]
     memory_limit: int
     threads: int
+    workers: int = 1
+    seconds: float | None = None
 
     @property
     def bytes_read(self) -> int:
@@ -152,6 +160,11 @@ class Plan:
             f"  memory   {about}{format_bytes(self.memory)} a process above idle ({self.threads} at a time), "
             f"limit {format_bytes(self.memory_limit)}",
         ]
+        if self.seconds is not None:
+            lines.append(
+                f"  time     about {format_time(self.seconds)} with {self.workers} x {self.threads} at a time, "
+                "judging by one block"
+            )
         return "\n".join(lines)
 
 
@@ -193,7 +206,7 @@ def plan_level(
     budget = limit // threads
     block = block or _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
     boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
-    need = max(projected_bytes(task, box, layout.chunks) for box in boxes)
+    need = max(projected_bytes(task, box, layout.chunks, layout.shards) for box in boxes)
     if need > budget:
         raise MemoryBudgetError(
             f"a block of {block} takes {format_bytes(need)}, but a process with {threads} at a time may use "
@@ -216,7 +229,7 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
             count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
             sample = _middle_box(layout.shape, wider)
-            if count < fewest or projected_bytes(task, sample, layout.chunks) > target:
+            if count < fewest or projected_bytes(task, sample, layout.chunks, layout.shards) > target:
                 continue
             candidate = (_amplification(task, layout, wider), wider)
             best = min(best, candidate) if best else candidate

@@ -1,37 +1,29 @@
 """Run blocks: compute each where a worker is, write its shard, record it, in a bounded window.
 
 `write_block` is the only task. What travels to a worker is a small description; what comes
-back is a handful of numbers. Two tasks never write one file, so a retry is an overwrite.
+back is that it is done. Two tasks never write one file, so a retry is an overwrite.
 """
 
 from __future__ import annotations
 
-import logging
-import time
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice, product
+from itertools import chain, islice
 from typing import Any
 
-import zarr
-
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import Ledger, entry_now
-from daskreg.blocks.memory import local_threads
-from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, RecordingStore
-from daskreg.errors import NoWorkersError, OutputError, StorageFullError
+from daskreg.blocks.ledger import Ledger, Lost, entry_now
+from daskreg.blocks.memory import keep_freed_memory, local_threads
+from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
+from daskreg.blocks.submit import Window
+from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.store import open_store
+from daskreg.sources.tally import tallied
 
-log = logging.getLogger(__name__)
-
-RETRIES = 3
-NO_WORKERS_TIMEOUT = 60.0
-"""Seconds without any worker after which a run gives up."""
-
-FATAL = (StorageFullError, OutputError)
+FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
 
 Index = tuple[int, ...]
@@ -50,17 +42,13 @@ class WriteBlock:
     index: Index
     box: Box
     fingerprint: str
+    session: str
 
-
-@dataclass(frozen=True)
-class BlockDone:
-    """What a finished block reports."""
-
-    index: Index
-    bytes_read: int
-    bytes_written: int
-    stored: int
-    clipped: int
+    @property
+    def key(self) -> str:
+        """The name of the task, which says which block it is; unique to the run."""
+        index = "_".join(map(str, self.index))
+        return f"daskreg-write-{self.run_id}-{self.session[:8]}-L{self.level}-{index}"
 
 
 @dataclass(frozen=True)
@@ -75,164 +63,123 @@ class Failure:
         return f"level {self.level}, block {self.index}: {type(self.error).__name__}: {self.error}"
 
 
-def write_block(item: WriteBlock) -> BlockDone:
+def write_block(item: WriteBlock) -> None:
     """Compute one block, write its shards, and append it to the ledger. Runs on a worker.
 
-    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed.
+    It returns nothing: a result would have to be fetched from its worker, which may be dead by then.
+    What there is to tell stands in the ledger.
+
+    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
+    OutputBusyError where this run is not the current one any more.
     """
-    array, store = _target(item.output, item.run_id, item.level)
+    keep_freed_memory()
+    target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    pixels = item.task.run(item.box, stats)
+    with tallied() as seen:
+        pixels = item.task.run(item.box, target.parts(item.box), stats)
+        first = next(pixels)
+        ledger = Ledger(item.output)
+        if not ledger.serves(item.session):
+            raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+        with _named_errors(item.output):
+            files = target.write(item.box, chain([first], pixels))
+            entry = entry_now(
+                item.level,
+                item.index,
+                item.fingerprint,
+                files,
+                clipped=stats.clipped,
+                lost=Lost(len(seen.missing), tuple(seen.damaged)),
+                bytes_read=stats.bytes_read,
+                retries=seen.retries,
+            )
+            ledger.append(entry)
+
+
+@contextlib.contextmanager
+def _named_errors(output: str) -> Iterator[None]:
+    """Errors of the disk that every block would meet, as errors of the run."""
     try:
-        array[item.box.slices] = pixels
-        files = store.take(_keys(array, item.box))
-        entry = entry_now(item.level, item.index, item.fingerprint, files, stats.clipped)
-        Ledger(item.output).append(entry)
+        yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFullError(
                 error.errno,
-                f"no space left while writing {item.output}: finished blocks are kept; make room and run the same "
+                f"no space left while writing {output}: finished blocks are kept; make room and run the same "
                 "command again to resume",
             ) from error
         if error.errno in NOT_ALLOWED:
             raise OutputError(
-                f"{item.output} cannot be written ({error}): give the workers permission and run the same command again"
+                f"{output} cannot be written ({error}): give the workers permission and run the same command again"
             ) from error
         raise
-    stored = sum(size for _, size in files.values())
-    return BlockDone(item.index, stats.bytes_read, pixels.nbytes, stored, stats.clipped)
 
 
 def run_blocks(
     items: Iterator[WriteBlock],
     *,
     client: Any | None,
-    on_done: Callable[[BlockDone], None],
+    on_done: Callable[[WriteBlock], None],
+    resource: str | None = None,
+    work: Callable[[WriteBlock], None] = write_block,
 ) -> list[Failure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
-    A failing block does not stop the others; a full disk, or one that may not be written, does.
-    On Ctrl-C what runs is left to
-    end or is cancelled, and the ledger knows what was finished.
+    A failing block does not stop the others; what every block would meet (a full disk, an
+    option that no worker can follow) does. On Ctrl-C what runs is left to end or is
+    cancelled, and the ledger knows what was finished.
+
+    Args:
+        resource: what a worker must have to run a block, such as "GPU", if any declares it.
+        work: the task.
 
     Returns: the failures, empty when all went well.
-    Raises: NoWorkersError when the cluster has had no worker for a minute.
+    Raises: NoWorkersError when nobody could run a block for a minute, SchedulerLostError.
     """
-    if client is None:
-        return _run_threads(items, on_done)
-    return _run_client(items, client, on_done)
-
-
-def _run_threads(items: Iterator[WriteBlock], on_done: Callable[[BlockDone], None]) -> list[Failure]:
-    threads = local_threads()
     failures: list[Failure] = []
+
+    def finish(item: WriteBlock, error: BaseException | None) -> None:
+        if error is None:
+            on_done(item)
+            return
+        failures.append(Failure(item.level, item.index, error))
+        if isinstance(error, FATAL):
+            raise _Ended
+
+    with contextlib.suppress(_Ended):
+        if client is None:
+            _run_threads(items, work, finish)
+        else:
+            Window(client, work, finish, resource=resource).run(items)
+    return failures
+
+
+class _Ended(Exception):  # noqa: N818 (it is no error: the failure is on the list)
+    """No further block is worth trying."""
+
+
+def _run_threads(
+    items: Iterator[WriteBlock],
+    work: Callable[[WriteBlock], None],
+    finish: Callable[[WriteBlock, BaseException | None], None],
+) -> None:
+    threads = local_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
-    running: dict[Future[BlockDone], WriteBlock] = {}
+    running: dict[Future[None], WriteBlock] = {}
     try:
         while True:
             for item in islice(items, 2 * threads - len(running)):
-                running[pool.submit(write_block, item)] = item
+                running[pool.submit(work, item)] = item
             if not running:
-                return failures
+                return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                item = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    on_done(future.result())
-                    continue
-                failures.append(Failure(item.level, item.index, error))
-                if isinstance(error, FATAL):
-                    return failures
+                finish(running.pop(future), future.exception())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_client(items: Iterator[WriteBlock], client: Any, on_done: Callable[[BlockDone], None]) -> list[Failure]:
-    from distributed import wait as wait_for
-
-    failures: list[Failure] = []
-    running: dict[Any, WriteBlock] = {}
-    patience = _Patience(client)
-    try:
-        while True:
-            room = 2 * patience.threads() + 2 - len(running)
-            for item in islice(items, max(0, room)):
-                running[_submit(client, item)] = item
-            if not running:
-                return failures
-            try:
-                done = wait_for(list(running), timeout=5, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                patience.check()
-                continue
-            for future in done:
-                item = running.pop(future)
-                # Futures that are held are computed again when their worker dies.
-                error = future.exception() if future.status == "error" else None
-                if error is None and future.status == "finished":
-                    on_done(future.result())
-                else:
-                    failure = error or RuntimeError(f"the task was {future.status}")
-                    failures.append(Failure(item.level, item.index, failure))
-                future.release()
-                if isinstance(error, FATAL):
-                    return failures
-    finally:
-        if running:
-            client.cancel(list(running), force=True)
-
-
-def _submit(client: Any, item: WriteBlock) -> Any:
-    index = "_".join(map(str, item.index))
-    key = f"daskreg-write-{item.run_id}-L{item.level}-{index}"
-    return client.submit(write_block, item, key=key, retries=RETRIES, pure=False)
-
-
-class _Patience:
-    """Counts the threads of a cluster, and the time that it has been without any."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._asked = 0.0
-        self._threads = 0
-        self._seen = time.monotonic()
-
-    def threads(self) -> int:
-        """Threads of all workers, asked for at most once a second."""
-        now = time.monotonic()
-        if now - self._asked > 1:
-            self._threads = sum(self._client.nthreads().values())
-            self._asked = now
-            if self._threads:
-                self._seen = now
-        return self._threads
-
-    def check(self) -> None:
-        if self.threads() == 0 and time.monotonic() - self._seen > NO_WORKERS_TIMEOUT:
-            raise NoWorkersError(
-                f"the cluster at {self._client.scheduler.address} has had no worker for {NO_WORKERS_TIMEOUT:.0f} s: "
-                "start workers and run the same command again to resume"
-            )
-
-
 @lru_cache(maxsize=8)
-def _target(output: str, run_id: str, level: int) -> tuple[zarr.Array[Any], RecordingStore]:
+def _target(output: str, run_id: str, level: int) -> Target:
     """The open output array of a level in this process; `run_id` tells runs at one path apart."""
-    store = RecordingStore(open_store(output, mode="r+"))
-    return zarr.open_array(store, path=str(level), mode="r+"), store
-
-
-def _keys(array: zarr.Array[Any], box: Box) -> list[str]:
-    """Keys of the files (shards or chunks) that hold `box`."""
-    unit = array.shards or array.chunks
-    first = [a // u for a, u in zip(box.start, unit, strict=True)]
-    counts = [-(-b // u) - f for b, u, f in zip(box.stop, unit, first, strict=True)]
-    prefix = array.path + "/" if array.path else ""
-    inside = Box(tuple(first), tuple(f + n for f, n in zip(first, counts, strict=True)))
-    return [prefix + array.metadata.encode_chunk_key(index) for index in _indices(inside)]
-
-
-def _indices(box: Box) -> Iterator[Index]:
-    return product(*(range(a, b) for a, b in zip(box.start, box.stop, strict=True)))
+    return Target(output, level)

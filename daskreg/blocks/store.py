@@ -1,22 +1,31 @@
-"""A store that remembers the checksum and size of what is written through it."""
+"""Where the shards of a level are written, with the checksum and size of each file."""
 
 from __future__ import annotations
 
 import errno
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import Any
 
+import google_crc32c
+import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
+
+from daskreg.geometry import Box
+from daskreg.sources.chunks import local_chunks
+from daskreg.sources.store import open_store
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RecordingStore(WrapperStore[Store]):
-    """Passes everything on, and keeps (crc32, bytes) of each value set, until taken."""
+    """Passes everything on, and keeps (crc32c, bytes) of each value set, until taken."""
+
+    passes_through = True
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -28,10 +37,35 @@ class RecordingStore(WrapperStore[Store]):
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
         array: Any = value.as_numpy_array()
-        data = memoryview(array)
-        self._written[key] = (zlib.crc32(data), data.nbytes)
+        self._written[key] = (google_crc32c.value(array), array.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
         """What is known of these keys; forgets it."""
         found = {key: self._written.pop(key, None) for key in keys}
         return {key: value for key, value in found.items() if value is not None}
+
+
+class Target:
+    """The array of one level, open for writing: chunk by chunk where its files are written here, else by zarr."""
+
+    def __init__(self, output: str, level: int) -> None:
+        self._store = RecordingStore(open_store(output, mode="r+"))
+        self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
+        self._local = local_chunks(self._array)
+
+    def parts(self, box: Box) -> list[Box]:
+        """What of `box` is written at a time, in order; whole shards or all of it."""
+        return [box] if self._local is None else list(self._local.parts(box))
+
+    def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
+        """Write whole units, from the pixels of each of `parts(box)`; (crc32c, bytes) of each file by its key.
+
+        Raises: OSError.
+        """
+        prefix = self._array.path + "/" if self._array.path else ""
+        if self._local is not None:
+            return {prefix + key: value for key, value in self._local.write(box, pixels).items()}
+        self._array[box.slices] = next(pixels)
+        unit = self._array.shards or self._array.chunks
+        units = product(*(range(a // u, -(-b // u)) for a, b, u in zip(box.start, box.stop, unit, strict=True)))
+        return self._store.take(prefix + self._array.metadata.encode_chunk_key(index) for index in units)

@@ -9,7 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeVar
 
-from daskreg.blocks.run import RETRIES, _Patience
+from daskreg.blocks.submit import RETRIES
+from daskreg.cluster.capacity import Capacity
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +33,7 @@ def run_tasks(
         label: what the tasks are called on a cluster.
 
     The first error is raised at once; what has not begun is dropped, and results that have come are
-    with `on_done` already. Raises: NoWorkersError when the cluster has had no worker for a minute.
+    with `on_done` already. Raises: NoWorkersError, SchedulerLostError as `Capacity` says.
     """
     if client is not None:
         _on_client(function, items, client, on_done, label)
@@ -78,11 +79,12 @@ def _on_client(
 
     waiting, run = iter(items), uuid.uuid4().hex[:8]
     running: list[Any] = []
-    patience = _Patience(client)
+    capacity = Capacity(client)
     number = 0
     try:
         while True:
-            for item in islice(waiting, max(0, 2 * patience.threads() + 2 - len(running))):
+            capacity.look()
+            for item in islice(waiting, max(0, 2 * capacity.threads + 2 - len(running))):
                 key = f"daskreg-{label}-{run}-{number}"
                 running.append(client.submit(function, item, key=key, retries=RETRIES, pure=False))
                 number += 1
@@ -91,7 +93,6 @@ def _on_client(
             try:
                 done = wait_for(running, timeout=5, return_when="FIRST_COMPLETED").done
             except TimeoutError:
-                patience.check()
                 continue
             for future in done:
                 running.remove(future)

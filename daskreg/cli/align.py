@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from daskreg.cli.options import (
     reading,
     where_it_runs,
 )
+from daskreg.errors import DegenerateImageError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -83,7 +86,7 @@ def command(
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with counting("aligning", quiet=quiet) as progress:
+        with counting("aligning", quiet=quiet) as progress, _dropped_if_useless(kept):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,
@@ -101,6 +104,17 @@ def command(
     if kept is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
         kept.unlink(missing_ok=True)
     return code
+
+
+@contextmanager
+def _dropped_if_useless(kept: Path | None) -> Iterator[None]:
+    """Remove the kept pairs of a stack that cannot be aligned, whatever is done with it."""
+    try:
+        yield
+    except DegenerateImageError:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+        raise
 
 
 def _read(anchors: tuple[str, ...]) -> dict[int, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import loudness, reading, where_it_runs
+from daskreg.cli.options import damage, loudness, reading, where_it_runs
 from daskreg.cli.warp import store, storing
 
 
@@ -16,6 +16,7 @@ from daskreg.cli.warp import store, storing
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
 @storing
 @reading
+@damage
 @loudness
 @where_it_runs
 def command(
@@ -26,6 +27,8 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    missing: str,
+    corrupt: str,
     quiet: bool,
     **storage: Any,
 ) -> None:
@@ -35,5 +38,7 @@ def command(
     """
     import daskreg
 
-    volume = daskreg.open(source, level=level, channel=channel, spacing=spacing, unit=unit)
+    volume = daskreg.open(
+        source, level=level, channel=channel, spacing=spacing, unit=unit, missing=missing, corrupt=corrupt
+    )
     store(volume, out, resume=True, quiet=quiet, **storage)

@@ -113,6 +113,15 @@ def reading(command: Command) -> Command:
     return click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")(command)
 
 
+def damage(command: Command) -> Command:
+    """--missing, --corrupt: what becomes of chunks that are not there or cannot be decoded."""
+    either = click.Choice(["fill", "error"])
+    missing = "A chunk that is not stored is filled and counted, or ends in an error."
+    corrupt = "A chunk that cannot be decoded is filled and reported, or ends in an error."
+    command = click.option("--corrupt", type=either, default="error", show_default=True, help=corrupt)(command)
+    return click.option("--missing", type=either, default="fill", show_default=True, help=missing)(command)
+
+
 def fit_outputs(command: Command) -> Command:
     """--out, --plot, --report, --keep-failed of commands that estimate something."""
     command = click.option("--keep-failed", is_flag=True, help="Save the fit even if it failed.")(command)

@@ -67,6 +67,8 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "finished blocks of each level": counts,
         "stored": format_bytes(sum(size for entry in entries for _, _, size in entry.files)),
         "voxels clipped": sum(entry.clipped for entry in entries),
+        "missing chunks read as fill": sum(entry.lost.missing for entry in entries if entry.level == 0),
+        "damaged chunks read as fill": sorted({name for entry in entries for name in entry.lost.damaged}),
         **{f"level {number}": repr(grid) for number, grid in enumerate(level_grids(str(path)))},
     }
     volume = daskreg.open(path, level=-1)

@@ -12,10 +12,10 @@ from daskreg.cli.options import loudness
 @loudness
 def command(output: str, *, quiet: bool) -> int:
     """Check that every block of an OME-Zarr image that daskreg wrote is finished, and that each
-    of its files is there with the bytes that were written. Exits 1 where something is wrong."""
+    of its files is there with the bytes that were written, and decodes. Exits 1 where something is wrong."""
     from daskreg.writing import verify
 
-    problems = verify(output)
+    problems = verify(output, progress=not quiet)
     for problem in problems:
         click.echo(problem)
     if not problems and not quiet:

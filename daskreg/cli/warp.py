@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import NumberOrWord, Numbers, device, loudness, reading, where_it_runs
+from daskreg.cli.options import NumberOrWord, Numbers, damage, device, loudness, reading, where_it_runs
 
 TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -42,6 +42,7 @@ def storing(command: Any) -> Any:
  help="changed: also redo blocks whose source or transform has changed.")  # fmt: skip
 @storing
 @reading
+@damage
 @device
 @loudness
 @where_it_runs
@@ -61,6 +62,8 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    missing: str,
+    corrupt: str,
     device: str,
     quiet: bool,
     **storage: Any,
@@ -76,7 +79,9 @@ def command(
         raise click.UsageError("give either --pull T.json or --push T.json")
     transforms: Any = [daskreg.load(path) for path in pull or push]
     warped = daskreg.warp(
-        daskreg.open(source, level=level, channel=channel, spacing=spacing, unit=unit),
+        daskreg.open(
+            source, level=level, channel=channel, spacing=spacing, unit=unit, missing=missing, corrupt=corrupt
+        ),
         **{"pull" if pull else "push": transforms[0] if len(transforms) == 1 else transforms},
         like=None if like is None else daskreg.open(like),
         grid=grid,
@@ -97,6 +102,6 @@ def store(
     if layout["shards"] == "none":
         layout["shards"] = None
     if dry_run:
-        click.echo(repr(daskreg.plan(array, out, **layout)))
+        click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
         return
     click.echo(repr(daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)))

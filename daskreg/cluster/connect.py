@@ -35,6 +35,9 @@ DEFAULTS = {
         "comm": {"retry": {"count": 3}},
     }
 }
+# A local cluster drops a place for good whose worker is away for a moment 15 seconds after one has
+# died there, and its nanny, which would start the next one. So it does not look.
+LOST_LOCALLY, LOST = "1 day", "15 s"
 CONNECT_SECONDS = 30
 
 
@@ -94,12 +97,19 @@ def as_config(spec: str | PathLike[str] | Config | None) -> Config:
     )
 
 
+def _give_up_after(time: str) -> None:
+    import dask
+
+    dask.config.update_defaults({"distributed": {"deploy": {"lost-worker-timeout": time}}})
+
+
 def _to_local(config: LocalConfig) -> Client:
     _refuse_reimport()
     import dask
     from dask.utils import parse_bytes
     from distributed.system import MEMORY_LIMIT
 
+    _give_up_after(LOST_LOCALLY)
     gpus = 0 if config.device == "cpu" else count_gpus()
     if config.device == "cuda" and not gpus:
         raise NoWorkersError("device: cuda was asked for and torch sees no GPU on this machine")
@@ -115,6 +125,7 @@ def _to_local(config: LocalConfig) -> Client:
         "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
         "scheduler_kwargs": dashboard_options(config),
         **network_options(config),
+        **({"resources": {"GPU": 1}} if gpus else {}),
     }
     environment = thread_environment(config.threads, cores() // count)
     cluster = _start_local(count, gpus, environment, options)
@@ -154,6 +165,7 @@ def _start_local(count: int, gpus: int, environment: dict[str, str], options: di
 
 
 def _to_slurm(config: SlurmConfig) -> Client:
+    _give_up_after(LOST)
     cluster = slurm_cluster(config)
     # Adaptive scaling replaces jobs that end at their walltime.
     cluster.adapt(minimum_jobs=config.jobs, maximum_jobs=max(config.jobs, config.maximum_jobs or 0))

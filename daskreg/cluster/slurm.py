@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
+import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from daskreg.errors import MissingExtraError
 def slurm_cluster(config: SlurmConfig) -> Any:
     """The `dask_jobqueue.SLURMCluster` of a config, with no job submitted yet."""
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        with _own_signals():
+            from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise MissingExtraError("dask-jobqueue", "cluster") from error
     environment = thread_environment(1, max(1, config.cores // config.workers_per_job))
@@ -43,9 +48,23 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         security=security,
         job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directives],
         job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
-        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"],
+        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"]
+        + (["--resources", "GPU=1"] if config.gpu else []),
         scheduler_options=dashboard_options(config),
     )
     if folder:
         weakref.finalize(cluster, shutil.rmtree, folder, ignore_errors=True)
     return cluster
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what Ctrl-C does: importing dask-jobqueue turns it into a silent exit with code 0."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)

@@ -86,10 +86,12 @@ def codecs(dtype: np.dtype[Any]) -> list[Any]:
     """The default codecs: fast zstd over shuffled bits, and a checksum that reading verifies.
 
     zstd at level 1 with bitshuffle encodes 1.4 times as fast as at level 3 for a few percent
-    more bytes; without the crc32c a flipped bit is read as wrong data, silently.
+    more bytes. Blocks of 1 MiB rather than blosc's choice make it a quarter faster to encode,
+    twice as fast to decode, and smaller (docs/engine.md). Without the crc32c a flipped bit is
+    read as wrong data, silently.
     """
     shuffle: Literal["bitshuffle", "noshuffle"] = "bitshuffle" if dtype.itemsize > 1 else "noshuffle"
-    return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle), Crc32cCodec()]
+    return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, blocksize=2**20), Crc32cCodec()]
 
 
 def create_multiscale(

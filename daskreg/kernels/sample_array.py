@@ -27,7 +27,7 @@ _SEGMENT = 512  # voxels of a row whose indices and weights are laid down at onc
 CUBIC_REACH = 13
 # Blocks of a batch that share a row's indices. What the row touches of each should stay in
 # the cache until the next row, which is more where rows run across those of the source.
-_GROUP, _STEEP_GROUP, _STEEP = 8, 2, 0.45
+_GROUP, _STEEP_GROUP, _STEEP = 4, 2, 0.45
 # A thread is not worth starting for fewer voxels.
 _SMALL = 1 << 16
 
@@ -139,14 +139,24 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     blocks.flags.writeable = False  # for all, or read-only blocks would be compiled for anew
     voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
     kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
+    near = _near_like(out.dtype, ndim)
 
     def run(first: int, rows: tuple[int, int]) -> None:
-        scratch = (np.empty((ndim, 4)), np.empty(_SEGMENT, kind), np.empty((ndim, _SEGMENT), real))
+        weights = np.empty((ndim, _SEGMENT), real)
+        scratch = (np.empty((ndim, 4)), np.empty(_SEGMENT, kind), weights, np.empty_like(near))
         some = slice(first, first + group)
         kernel(blocks[some], source, target, voxels[some], scratch, consts, rows)
 
     group = _GROUP if np.abs(view.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
     _each(run, _tasks(voxels.shape, view.threads, group), view.threads)
+
+
+def _near_like(dtype: np.dtype[Any], ndim: int) -> NDArray[Any]:
+    """Room for the neighbours of a segment: for each row of them, two voxels in one number or side by side."""
+    rows = 2 ** (ndim - 1)
+    if dtype.itemsize == 8:
+        return np.empty((rows, 2, _SEGMENT), dtype)
+    return np.empty((rows, 1, _SEGMENT), f"u{2 * dtype.itemsize}")
 
 
 def _tasks(shape: tuple[int, ...], threads: int, group: int) -> list[tuple[int, tuple[int, int]]]:

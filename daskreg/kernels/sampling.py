@@ -7,6 +7,7 @@ source, of which the block holds the part that the output needs.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,7 @@ def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> F
     return m
 
 
+@lru_cache(maxsize=64)
 def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
     """The fill as a voxel."""
     return cast(np.asarray(fill).reshape(1), dtype)[0][0]

@@ -13,15 +13,20 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, ShapeMismatchError
-from daskreg.geometry import Box, Grid
+from daskreg.geometry import Box, Grid, tile
 from daskreg.sources.graphs import culled
 from daskreg.sources.handles import opened, reader_of
 from daskreg.sources.redact import redact
+from daskreg.sources.tally import note_damaged, tallied
 
 IN_MEMORY = ("array", "dask")
 
 # How the path of a Zarr array in a MemoryStore starts.
 MEMORY = "memory::"
+
+
+class _MissingChunkError(ChunkReadError):
+    """A chunk that is not stored, which `missing="error"` refuses."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,6 +47,8 @@ class Source:
         start: index, along `dims`, of the first voxel that `array` holds; () is 0.
         order: stored axes (those that are left) in the order of `dims`; () is their own.
         stamp: changes when the stored array is replaced (metadata, size, time of change).
+        missing: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
+        corrupt: "error" refuses a chunk that cannot be decoded, "fill" reads it as the fill value.
 
     In-memory arrays are compared by identity, never by value.
     """
@@ -58,6 +65,8 @@ class Source:
     start: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
     stamp: str = ""
+    missing: str = "fill"
+    corrupt: str = "error"
 
     @property
     def ndim(self) -> int:
@@ -95,17 +104,58 @@ class Source:
             return np.empty(box.shape, self.dtype)
         if box not in self.held:
             raise ShapeMismatchError(f"{box} is not inside {self.held}, which is what {self} holds")
-        index = self._index(box)
         if self.kind == "dask":
-            block = _computed(self.array[index])
-        elif self.kind == "array":
-            block = self.array[index]
-        else:
+            return self._ordered(_computed(self.array[self._index(box)]))
+        if self.kind == "array":
+            return self._ordered(self.array[self._index(box)])
+        with tallied(opening=True):
             handle = opened(self.kind, self.path, self.array, self.stamp)
-            self._check(handle)
-            block = reader_of(self.kind).read(handle, index, self)
+        self._check(handle)
+        try:
+            return self._stored(handle, box)
+        except ChunkReadError as error:
+            if self.corrupt != "fill" or isinstance(error, _MissingChunkError):
+                raise
+            return self._patched(handle, box)
+
+    def _stored(self, handle: Any, box: Box) -> NDArray[Any]:
+        with tallied() as seen:
+            block = self._ordered(reader_of(self.kind).read(handle, self._index(box), self))
+        if seen.missing and self.missing == "error":
+            raise _MissingChunkError(
+                f"chunk {min(seen.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
+                "or let it be read as the fill value with missing='fill'"
+            )
+        return block
+
+    def _patched(self, handle: Any, box: Box) -> NDArray[Any]:
+        """The box chunk by chunk, with the fill value where one cannot be read."""
+        out = np.full(box.shape, getattr(handle, "fill_value", 0) or 0, self.dtype)
+        whole = box.align(self.chunks)
+        for _, tiled in tile(whole.shape, self.chunks):
+            part = tiled.shift(whole.start) & box
+            try:
+                out[part.within(box).slices] = self._stored(handle, part)
+            except _MissingChunkError:
+                raise
+            except ChunkReadError as error:
+                note_damaged(f"{redact(self.path)} {part}", str(error))
+        return out
+
+    def _ordered(self, block: Any) -> NDArray[Any]:
         block = np.asarray(block)
-        return (block.transpose(self.order) if self.order else block).astype(self.dtype, copy=False)
+        ordered: NDArray[Any] = block.transpose(self.order) if self.order else block
+        return ordered.astype(self.dtype, copy=False)
+
+    def written_at(self, box: Box) -> float:
+        """When the newest stored chunk in `box` was written, in seconds since the epoch; 0 where nothing says so.
+
+        A chunk that was replaced does not change the fingerprint, which is of the whole array.
+        """
+        if self.kind != "zarr" or self.array is not None or box.empty:
+            return 0.0
+        handle = opened(self.kind, self.path, self.array, self.stamp)
+        return float(reader_of(self.kind).written_at(handle, self._index(box), self))
 
     def restrict(self, box: Box) -> Source:
         """The same source, carrying only what reading inside `box` needs.
@@ -209,11 +259,16 @@ class Source:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
-        mine, theirs = ((*s._plain, s.path, s.stamp) for s in (self, other))
+        mine, theirs = ((*s._plain, s.path, s.stamp, s.policy) for s in (self, other))
         return self.array is other.array and mine == theirs
 
     def __hash__(self) -> int:
-        return hash((*self._plain, self.path, self.stamp, id(self.array)))
+        return hash((*self._plain, self.path, self.stamp, self.policy, id(self.array)))
+
+    @property
+    def policy(self) -> tuple[str, str]:
+        """What becomes of missing and of damaged chunks; no part of the fingerprint, since sound ones do not change."""
+        return self.missing, self.corrupt
 
     def __repr__(self) -> str:
         size = " x ".join(f"{d} {n}" for d, n in zip(self.dims, self.shape, strict=True))

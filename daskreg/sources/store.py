@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from os import PathLike
 from pathlib import Path
@@ -17,6 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.sources.redact import is_url
+from daskreg.sources.tally import note_missing, note_retry
 
 _T = TypeVar("_T")
 
@@ -54,6 +56,8 @@ class RetryingStore(WrapperStore[Store]):
     come back at once. Missing files, permissions and a full disk are raised at once. A value
     of zero bytes raises `EmptyValueError`; zarr would read it as the fill value.
     """
+
+    passes_through = True  # what is stored is what the store inside holds
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         value = await _again(lambda: self._store.get(key, prototype, byte_range))
@@ -137,17 +141,35 @@ def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
 
 
 async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
-    delay = FIRST_DELAY
-    for attempt in range(ATTEMPTS + 1):
+    attempt = 0
+    while True:
         try:
             return await call()
         except OSError as error:
-            if attempt == ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
-                raise
-            _count()
-            await asyncio.sleep(random.uniform(0, delay))  # noqa: S311 (jitter, not a secret)
-            delay = min(2 * delay, LONGEST_DELAY)
-    raise AssertionError("unreachable")
+            await asyncio.sleep(_pause(attempt, error))
+            attempt += 1
+
+
+def again(call: Callable[[], _T]) -> _T:
+    """What `call` returns, tried again like the calls of a `RetryingStore`."""
+    attempt = 0
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            time.sleep(_pause(attempt, error))
+            attempt += 1
+
+
+def _pause(attempt: int, error: OSError) -> float:
+    """Seconds to wait until the next attempt.
+
+    Raises: the error, where there is to be none.
+    """
+    if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
+        raise error
+    _count()
+    return random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
 
 
 async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
@@ -161,7 +183,9 @@ async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
 
 
 def _checked(key: str, value: Buffer | None) -> Buffer | None:
-    if value is not None and len(value) == 0:
+    if value is None:
+        note_missing(key)
+    elif len(value) == 0:
         raise EmptyValueError(f"{key} is empty (0 bytes)")
     return value
 
@@ -170,3 +194,4 @@ def _count() -> None:
     global _retries  # noqa: PLW0603
     with _lock:
         _retries += 1
+    note_retry()

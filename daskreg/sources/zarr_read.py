@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
+from daskreg.sources.chunks import local_chunks
 from daskreg.sources.locate import INSIDE
 from daskreg.sources.redact import is_url, redact
 from daskreg.sources.source import Source
@@ -30,6 +34,10 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
     Raises: ChunkReadError with the array, the box, and the key of the chunk.
     """
     try:
+        chunks = local_chunks(handle)
+        if chunks is not None:
+            dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
+            return chunks.read(_box(index)).squeeze(dropped)
         return np.asarray(handle[index])
     except MemoryError:
         raise
@@ -38,24 +46,47 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
         raise ChunkReadError(_blame(handle, index, source, error)) from cause
 
 
-def _blame(handle: Array, index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
-    """Which chunk it was: read again one by one, until the first that fails."""
-    box = Box(
+def written_at(handle: Array, index: tuple[int | slice, ...], source: Source) -> float:
+    """When the newest chunk (or shard) file behind `handle[index]` was written, in seconds since the epoch.
+
+    0 where no file says so: chunks that are missing, stores that are not a local folder.
+    """
+    if INSIDE in source.path or is_url(source.path):
+        return 0.0
+    newest = 0.0
+    for key, _ in _chunks(handle, index):
+        with contextlib.suppress(OSError):
+            newest = max(newest, os.stat(os.path.join(source.path, key)).st_mtime)
+    return newest
+
+
+def _box(index: tuple[int | slice, ...]) -> Box:
+    return Box(
         tuple(s.start if isinstance(s, slice) else s for s in index),
         tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
     )
+
+
+def _chunks(handle: Array, index: tuple[int | slice, ...]) -> Iterator[tuple[str, Box]]:
+    """The chunk (or shard) files behind `handle[index]`: their keys, and which part each holds."""
+    box = _box(index)
     unit = handle.shards or handle.chunks
-    where = redact(source.path)
     first = box.align(unit)
     for number in np.ndindex(*(n // c for n, c in zip(first.shape, unit, strict=True))):
         corner = tuple(a + i * c for a, i, c in zip(first.start, number, unit, strict=True))
-        part = Box(corner, tuple(a + c for a, c in zip(corner, unit, strict=True))) & box
+        key = handle.metadata.encode_chunk_key(tuple(a // c for a, c in zip(corner, unit, strict=True)))
+        yield key, Box(corner, tuple(a + c for a, c in zip(corner, unit, strict=True))) & box
+
+
+def _blame(handle: Array, index: tuple[int | slice, ...], source: Source, error: Exception) -> str:
+    """Which chunk it was: read again one by one, until the first that fails."""
+    where = redact(source.path)
+    for key, part in _chunks(handle, index):
         try:
             handle[part.slices]
         except Exception as reason:
-            key = handle.metadata.encode_chunk_key(tuple(a // c for a, c in zip(corner, unit, strict=True)))
             return (
                 f"cannot read chunk {key} of {where} (voxels {part} of shape {handle.shape}): "
                 f"{redact(str(reason)) or type(reason).__name__}; restore that file, or write it anew"
             )
-    return f"cannot read {box} of {where}: {redact(str(error)) or type(error).__name__}"
+    return f"cannot read {index} of {where}: {redact(str(error)) or type(error).__name__}"

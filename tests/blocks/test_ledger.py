@@ -13,9 +13,9 @@ from daskreg.errors import LayoutMismatchError, NotAVolumeError
 def test_entries_come_back_and_torn_lines_do_not(tmp_path) -> None:
     ledger = Ledger(tmp_path / "out.zarr")
     ledger.create({"shape": [4, 4]})
-    first = entry_now(0, (0, 1), "a", {"0/c/0/1": (123, 45)}, 2)
+    first = entry_now(0, (0, 1), "a", {"0/c/0/1": (123, 45)}, clipped=2)
     ledger.append(first)
-    ledger.append(entry_now(0, (0, 1), "b", {}, 0))
+    ledger.append(entry_now(0, (0, 1), "b", {}))
     (tmp_path / "out.zarr.daskreg" / "other-host-1-x.jsonl").write_text(
         json.dumps({"level": 1, "block": [2], "fingerprint": "c", "files": [], "clipped": 0, "written": 1.0})
         + '\n{"level": 1, "block": [3], "finge'

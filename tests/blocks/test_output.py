@@ -166,11 +166,11 @@ def test_every_refusal_is_one_of_ours(made: Path) -> None:
 def test_a_disk_that_may_not_be_written_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    async def refused(self: Any, key: str, value: Any) -> None:
-        calls.append(key)
-        raise PermissionError(13, "Permission denied", key)
+    def refused(path: Path, parts: Any) -> None:
+        calls.append(path)
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("daskreg.blocks.store.RecordingStore.set", refused)
+    monkeypatch.setattr("daskreg.sources.chunks.replace_file", refused)
     with pytest.raises(OutputError, match=r"a\.zarr cannot be written .*Permission denied"):
         dr.write(PIXELS, tmp_path / "a.zarr", chunks=(1, 40, 44), memory="1 MiB", progress=False, client=False)
     assert len(calls) < 10

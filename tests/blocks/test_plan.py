@@ -33,8 +33,8 @@ def test_blocks_grow_to_read_less(stack: str, tmp_path) -> None:
     plan = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1)
     assert plan.levels[0].block_shape == (8, 256, 256)
     assert plan.amplification <= 1.0
-    small = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1, memory="3 MiB")
-    assert small.memory <= 3 * 2**20
+    small = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=1, memory="2 MiB")
+    assert small.memory <= 2 * 2**20
     assert small.amplification > plan.amplification
     assert small.block_count > plan.block_count
 
@@ -108,3 +108,19 @@ def test_a_plan_says_what_will_happen(stack: str, tmp_path) -> None:
     text = repr(dr.plan(dr.open(stack), tmp_path / "o.zarr", chunks=64, levels=2))
     for words in ("z 32 x y 256 x x 256", "32x256x256, 16x128x128", "reads", "memory", "limit", "files"):
         assert words in text
+
+
+def test_a_probe_says_how_long_it_will_take(stack: str, tmp_path) -> None:
+    turned = dr.warp(dr.open(stack), pull=dr.Affine.rotation(0.3, centre=(128, 128)))
+    plan = dr.plan(turned, tmp_path / "out.zarr", chunks=(8, 64, 64), levels=2, probe=True)
+    assert plan.seconds is not None
+    assert 0 < plan.seconds < 60
+    assert "judging by one block" in repr(plan)
+    assert not (tmp_path / "out.zarr").exists()
+    assert dr.plan(turned, tmp_path / "out.zarr").seconds is None
+
+
+def test_an_image_smaller_than_a_chunk_can_be_probed(tmp_path) -> None:
+    small = dr.open(np.ones((5, 7), np.float32))
+    plan = dr.plan(dr.warp(small, pull=dr.Affine.translation(x=0.5)), tmp_path / "o.zarr", probe=True)
+    assert plan.seconds is not None

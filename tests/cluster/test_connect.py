@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -164,6 +165,7 @@ def test_files_that_are_missing_or_something_else(tmp_path: Path) -> None:
 def test_the_slurm_job_script() -> None:
     with pytest.warns(DaskregWarning, match="listens on lo without TLS"):
         cluster = slurm_cluster(SLURM)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with cluster:
         script = cluster.job_script()
         assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")

@@ -1,0 +1,191 @@
+"""What a run costs the scheduler and the client, block by block, when the blocks cost nothing.
+
+    python benchmarks/scheduler.py --blocks 100000
+
+A scheduler and its workers run as processes of their own. The task is replaced by one that does
+nothing, so what is left is the way there and back: describing a block (its part of the
+transform, its fingerprint), submitting it, and taking its result. Beside it the same number of
+empty tasks goes through the same window with nothing to describe; the difference is what
+daskreg adds to Dask's own cost. The scheduler's and the client's resident size are sampled
+all the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import psutil
+import zarr
+
+import daskreg as dr
+from daskreg.blocks.job import Prints
+from daskreg.blocks.levels import _items
+from daskreg.blocks.output import Claim
+from daskreg.blocks.run import WriteBlock, run_blocks
+from daskreg.writing import plan
+
+MIB = 2**20
+CHUNK = 16
+ROW = 64
+
+
+def nothing(item: WriteBlock) -> None:
+    """What a block costs where it costs nothing."""
+
+
+def empty_items(count: int) -> Iterator[Any]:
+    """Items with a name and nothing else."""
+    task = SimpleNamespace(source=SimpleNamespace(array=None))
+    for k in range(count):
+        yield SimpleNamespace(key=f"daskreg-empty-{time.monotonic_ns()}-{k}", index=(k,), level=0, task=task)
+
+
+def zarr_items(folder: Path, count: int) -> Iterator[WriteBlock]:
+    """Blocks of a drifting stack in Zarr: each slice has a map of its own."""
+    slices, side = count // ROW**2 + 1, CHUNK * ROW
+    path = folder / f"in{count}.zarr"
+    if not path.exists():
+        zarr.create_array(path, shape=(slices, side, side), chunks=(1, CHUNK, CHUNK), dtype="u2")
+    rng = np.random.default_rng(0)
+    maps = [dr.Affine.translation(y=y, x=x).matrix for y, x in rng.normal(0, 2, (slices, 2))]
+    return items_of(dr.warp(dr.open(path), pull=dr.SliceAffines(np.stack(maps))), folder, count)
+
+
+def graph_items(folder: Path, count: int) -> Iterator[WriteBlock]:
+    """Blocks of a Dask array that is not ours: two operations on a stack of as many chunks."""
+    slices, side = count // ROW**2 + 1, CHUNK * ROW
+    array = da.zeros((slices, side, side), chunks=(1, CHUNK, CHUNK), dtype="u2") * 2 + 1
+    return items_of(dr.open(array), folder, count)
+
+
+def items_of(volume: Any, folder: Path, count: int) -> Iterator[WriteBlock]:
+    """The blocks that `write` would submit for one level."""
+    made = plan(volume, folder / "out.zarr", chunks=(1, CHUNK, CHUNK), shards=None, levels=1, client=False)
+    level = made.levels[0]
+    prints = Prints(level.task, level.layout.unit)
+    level = SimpleNamespace(layout=level.layout, block_shape=level.layout.unit, level=0)
+    for k, item in enumerate(_items(level, made.levels[0].task, prints, set(), made.path, Claim("run", f"{count}"))):
+        if k == count:
+            return
+        yield item
+
+
+class Rss:
+    """Resident sizes of the scheduler and of this process, in MiB, as blocks are done."""
+
+    def __init__(self, scheduler: int) -> None:
+        self._processes = (psutil.Process(scheduler), psutil.Process())
+        self.rows: list[tuple[int, float, float]] = []
+        self.done = 0
+
+    def count(self, _: WriteBlock) -> None:
+        self.done += 1
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def sample() -> None:
+            while not stop.wait(0.25):
+                self.rows.append((self.done, *(p.memory_info().rss / MIB for p in self._processes)))
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def told(self) -> str:
+        picks = [self.rows[round(i)] for i in np.linspace(0, len(self.rows) - 1, min(6, len(self.rows)))]
+        return "; ".join(f"{done}: {scheduler:.0f} / {client:.0f}" for done, scheduler, client in picks)
+
+
+@contextmanager
+def cluster(workers: int, folder: Path) -> Iterator[tuple[Path, int]]:
+    """A scheduler and workers as processes; gives the scheduler's file and process id."""
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    python = [sys.executable, "-m"]
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    with ExitStack() as stack:
+        scheduler = stack.enter_context(
+            subprocess.Popen(
+                [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common], **quiet
+            )
+        )
+        stack.callback(scheduler.terminate)
+        while not file.exists() or "address" not in json.loads(file.read_text() or "{}"):
+            time.sleep(0.1)
+        for _ in range(workers):
+            worker = subprocess.Popen(
+                [*python, "distributed.cli.dask_worker", *common, "--nthreads", "1", "--host", "127.0.0.1"], **quiet
+            )
+            stack.enter_context(worker)
+            stack.callback(worker.terminate)
+        yield file, scheduler.pid
+
+
+def timed(items: Iterator[Any], client: Any, rss: Rss | None = None) -> tuple[int, float]:
+    """Blocks, and milliseconds for each."""
+    done = 0
+
+    def count(block: WriteBlock) -> None:
+        nonlocal done
+        done += 1
+        if rss is not None:
+            rss.count(block)
+
+    items = chain([next(items)], items)  # planning is not the blocks' cost
+    started = time.perf_counter()
+    failures = run_blocks(items, client=client, on_done=count, work=nothing)
+    assert not failures, failures[0]
+    return done, (time.perf_counter() - started) / done * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=100_000)
+    parser.add_argument("--sample", type=int, default=4000, help="blocks of each interleaved timing")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with cluster(options.workers, folder) as (file, pid), dr.connect(file) as client:
+            client.wait_for_workers(options.workers, timeout=60)
+            timed(zarr_items(folder, 500), client)
+            kinds = {"empty": empty_items, "zarr": lambda n: zarr_items(folder, n)}
+            kinds["dask graph"] = lambda n: graph_items(folder, n)
+            times: dict[str, list[float]] = {kind: [] for kind in kinds}
+            for _ in range(options.repeats):
+                for kind, make in kinds.items():
+                    times[kind].append(timed(make(options.sample), client)[1])
+            for kind, values in times.items():
+                extra = statistics.median(values) - statistics.median(times["empty"])
+                each = ", ".join(f"{v:.2f}" for v in values)
+                print(f"{kind:11} {statistics.median(values):.2f} ms a block ({each}); {extra:+.2f} beyond empty")
+            rss = Rss(pid)
+            with rss.sampled():
+                done, each = timed(zarr_items(folder, options.blocks), client, rss)
+            print(f"{done} blocks, {each:.2f} ms each; MiB of scheduler / client as blocks are done: {rss.told()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Read back every file of an image that daskreg wrote: there, with its bytes, decodable, and all of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import zarr
+
+from daskreg.blocks.ledger import Entry, Ledger
+from daskreg.blocks.memory import local_threads
+from daskreg.blocks.run import Progress
+from daskreg.errors import NotAVolumeError
+from daskreg.geometry import Box, tile
+
+Index = tuple[int, ...]
+
+
+def verify_output(path: str | os.PathLike[str], progress: Progress | None = None) -> Iterator[str]:
+    """Check an image against its ledger, a few blocks at a time; yields a line for each thing wrong.
+
+    Each level must be an array of the stated shape, type and chunks. Each of its blocks must
+    be in the ledger, and each file of it there, with the bytes that were written (size and
+    crc32c), which decode.
+
+    Raises: NotAVolumeError where there is no ledger beside `path`.
+    """
+    ledger = Ledger(os.path.realpath(path))
+    if not ledger.exists:
+        raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
+    facts, entries = ledger.layout()["facts"], ledger.entries()
+    checks = []
+    for level, block in enumerate(ledger.block_shapes()):
+        shape = Box.of(facts[f"level {level} shape"]).shape
+        array = _opened(ledger.output / str(level))
+        wrong = _metadata(array, facts, level) if array is not None else f"level {level}: the array cannot be opened"
+        if wrong:
+            yield wrong
+            continue
+        checks.append((level, array, shape, block))
+    work = (
+        (ledger, entries.get((level, index)), level, index, array, box)
+        for level, array, shape, block in checks
+        for index, box in tile(shape, block)
+    )
+    total = sum(math.prod(-(-n // b) for n, b in zip(shape, block, strict=True)) for _, _, shape, block in checks)
+    for done, (problems, nbytes) in enumerate(_in_threads(work), 1):
+        yield from problems
+        if progress is not None:
+            progress(done, total, nbytes)
+
+
+def _in_threads(work: Iterator[tuple[Any, ...]]) -> Iterator[tuple[list[str], int]]:
+    """The checks in order, some ahead of the one that is asked for; with the bytes read so far."""
+    threads = local_threads()
+    nbytes = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="daskreg-verify") as pool:
+        running: deque[Future[tuple[list[str], int]]] = deque()
+        try:
+            while True:
+                for item in islice(work, 2 * threads - len(running)):
+                    running.append(pool.submit(_block, *item))
+                if not running:
+                    return
+                problems, size = running.popleft().result()
+                nbytes += size
+                yield problems, nbytes
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _block(  # noqa: PLR0917
+    ledger: Ledger, entry: Entry | None, level: int, index: Index, array: zarr.Array[Any], box: Box
+) -> tuple[list[str], int]:
+    """What is wrong with one block, and how many bytes its files have."""
+    if entry is None:
+        return [f"level {level}, block {index}: not finished"], 0
+    problems = []
+    for key, crc, size in entry.files:
+        problem = _file(ledger.output / key, crc, size)
+        if problem:
+            problems.append(f"{key}: {problem}")
+    if not problems:
+        try:
+            array[box.slices]
+        except Exception as error:
+            problems.append(f"level {level}, block {index}: does not decode ({type(error).__name__}: {error})")
+    return problems, sum(size for _, _, size in entry.files)
+
+
+def _file(file: Path, crc: int, size: int) -> str | None:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error})"
+    if len(data) != size:
+        return f"{len(data)} bytes, {size} were written"
+    return None if google_crc32c.value(data) == crc else "its bytes have changed (crc32c)"
+
+
+def _opened(path: Path) -> zarr.Array[Any] | None:
+    try:
+        return zarr.open_array(path, mode="r")
+    except Exception:
+        return None
+
+
+def _metadata(array: zarr.Array[Any], facts: dict[str, Any], level: int) -> str | None:
+    """What an array's metadata says otherwise than the ledger."""
+    for name, value in (("shape", array.shape), ("dtype", array.dtype.str), ("chunks", array.chunks)):
+        wanted = facts[f"level {level} {name}"]
+        if (list(value) if isinstance(value, tuple) else value) != wanted:
+            return f"level {level}: its {name} is {value}, and {wanted} was written"
+    return None

@@ -1,0 +1,100 @@
+"""Who can run tasks: the threads of a cluster's working workers, and for how long there were none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dask
+from dask.utils import parse_timedelta
+
+from daskreg.errors import NoWorkersError, SchedulerLostError
+
+ASK_EVERY = 1.0
+"""Seconds between two questions to the scheduler."""
+
+ANSWER_WITHIN = 15.0
+"""Seconds after which a question counts as not answered."""
+
+PATIENCE = 60.0
+"""Seconds without anyone who can run a task after which a run gives up, where
+`distributed.scheduler.no-workers-timeout` says nothing else."""
+
+
+class Capacity:
+    """What a cluster can do now, asked for at most once a second, and never waited for without end.
+
+    Args:
+        client: a `distributed.Client`.
+        resource: what a worker must have, such as "GPU". Where no worker declares it, the
+            scheduler cannot tell who has it, and all count.
+    """
+
+    def __init__(self, client: Any, resource: str | None = None) -> None:
+        self._client = client
+        self._wanted = resource
+        self._address = client.scheduler.address
+        self._patience = _patience()
+        self._asked = -ASK_EVERY
+        self._able = self._answered = time.monotonic()
+        self._why = "has no worker"
+        self.threads = 0
+        self.resource: str | None = None
+        self.look()
+
+    def look(self) -> None:
+        """Ask again, if a second has passed.
+
+        Raises: SchedulerLostError where the scheduler is gone, or silent for too long;
+        NoWorkersError where nobody could run a task for too long.
+        """
+        now = time.monotonic()
+        if now - self._asked < ASK_EVERY:
+            return
+        workers = self._workers()
+        self._asked = time.monotonic()
+        if workers is None:
+            if self._client.status == "closed" or self._asked - self._answered > self._patience:
+                raise SchedulerLostError(
+                    f"the scheduler at {self._address} is gone: finished blocks are kept; start a cluster and run the "
+                    "same command again to resume"
+                )
+            self._able = self._asked
+            return
+        self._answered = self._asked
+        self._count(workers)
+        if self.threads:
+            self._able = self._asked
+        elif self._asked - self._able > self._patience:
+            raise NoWorkersError(
+                f"the cluster at {self._address} {self._why}, for {self._patience:.0f} s: finished blocks are kept; "
+                "start workers and run the same command again to resume"
+            )
+
+    def _count(self, workers: list[dict[str, Any]]) -> None:
+        if self._wanted and any(self._wanted in worker["resources"] for worker in workers):
+            self.resource = self._wanted
+        if self.resource:
+            workers = [worker for worker in workers if self.resource in worker["resources"]]
+        working = [worker for worker in workers if worker["status"] == "running"]
+        self.threads = sum(int(worker["nthreads"]) for worker in working)
+        if workers and not working:
+            states = ", ".join(sorted({str(worker["status"]) for worker in workers}))
+            self._why = f"has {len(workers)} workers, all of them {states} (a paused worker is out of memory)"
+        else:
+            self._why = f"has no worker with a {self.resource}" if self.resource else "has no worker"
+
+    def _workers(self) -> list[dict[str, Any]] | None:
+        """What the scheduler knows of its workers; None where it does not answer."""
+        if self._client.status != "running":
+            return None
+        try:
+            identity = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_WITHIN)
+        except (OSError, TimeoutError, AttributeError):
+            return None
+        return list(identity["workers"].values())
+
+
+def _patience() -> float:
+    given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+    return PATIENCE if given is None else float(parse_timedelta(given))

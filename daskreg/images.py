@@ -193,6 +193,6 @@ def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -
         valid = valid & mask
         if not bool(valid.any()):
             raise EmptyMaskError(f"{what}_mask leaves no finite voxel")
-    low, high = torch.aminmax(torch.where(valid, values, values[valid][0]))
+    low, high = torch.aminmax(values if bool(valid.all()) else values[valid])
     if not bool(high > low):
         raise DegenerateImageError(f"{what} is constant ({float(low):.6g}) where it counts; there is nothing to match")

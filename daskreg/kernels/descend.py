@@ -152,7 +152,8 @@ def descend_levels(
         last = number == len(levels) - 1
         tolerance = problem.tolerance if last else max(problem.tolerance, _COARSE_TOLERANCE)
         finest = level if keep is None else masked(level, keep)
-        state = solve_level(problem, finest, p, tolerance)
+        # Where it is still open what counts, not every voxel is asked.
+        state = solve_level(problem, finest, p, tolerance, rough=last and problem.robust)
         if problem.robust and number == told:
             keep, state = agreeing(problem, level, state, tolerance)
             finest = level if keep is None else masked(level, keep)
@@ -161,14 +162,16 @@ def descend_levels(
             progress(number + 1, len(levels))
     if state is None:
         raise OptionError("levels must be at least 1")
-    if content is not None:
-        inner = content[-1] if keep is None else masked(content[-1], keep)
-        finest, state = _without_fill(problem, finest, (levels[-1], inner), state)
-        p = state.parameters
-    if problem.robust and (quiet := quieted(finest, state.noise)) is not None:
-        finest = quiet
-        state = solve_level(problem, finest, p, problem.tolerance)
-        iterations += state.iterations
+    if problem.robust:
+        chosen = finest
+        if content is not None:
+            inner = content[-1] if keep is None else masked(content[-1], keep)
+            chosen = _without_fill(problem, finest, (levels[-1], inner), state)
+        quiet = quieted(chosen, state.noise)
+        if chosen is not finest or quiet is not None or math.prod(finest.fixed.grid.shape) > MANY:
+            finest = quiet or chosen
+            state = solve_level(problem, finest, state.parameters, problem.tolerance)
+            iterations += state.iterations
     state.iterations = iterations
     found = _finish(problem, finest, first, state, variance)
     return replace(found, covariance=_covariance(problem, finest, state)) if covariance else found
@@ -183,23 +186,20 @@ def half_extent(grid: Grid) -> Floats:
     return np.asarray(np.maximum((np.asarray(grid.shape) - 1) / 2, 0.5) * np.asarray(grid.spacing))
 
 
-def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> tuple[Level, State]:
-    """Descend again without flat borders; kept, for all pairs or none, where the rest is at odds with them.
+def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> Level:
+    """The level to end on: the given one or, where the rest is at odds with flat borders, that without.
 
-    choice: the finest level whole, and without flat borders.
+    choice: the finest level whole, and without flat borders. It is the same for all pairs.
     """
     inner = choice[1]
-    whole, rest = (Lens(problem, one).evaluate(state.parameters) for one in choice)
+    whole, rest = (Lens(problem, one).thinned().evaluate(state.parameters) for one in choice)
     odds = rest.cost.sum() / max(whole.cost.sum(), 1e-12)
     needed = next((better for limit, better in _BETTER_STILL if odds < limit), None)
-    even = evenness(problem, inner, state.parameters) / evenness(problem, level, state.parameters)
+    even = evenness(problem, inner, rest) / evenness(problem, level, whole)
     if needed is None or even.min() < LEAST_EVENNESS:
-        return level, state
-    again = solve_level(problem, inner, state.parameters, problem.tolerance)
-    if not again.cost.sum() <= needed * rest.cost.sum():
-        return level, state
-    again.losses = state.losses + again.losses[1:]
-    return inner, again
+        return level
+    again = solve_level(problem, inner, state.parameters, problem.tolerance, rough=True)
+    return inner if again.cost.sum() <= needed * rest.cost.sum() else level
 
 
 def _finish(problem: Problem, level: Level, first: Floats, state: State, variance: Tensor) -> Descent:
@@ -240,9 +240,7 @@ def _covariance(problem: Problem, level: Level, state: State) -> Floats:
         return np.asarray(inverse * state.noise[:, None, None])
     fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), level.sigmas, strict=True))
     again = replace(level, fixed=fixed, moving=moving)
-    lens = Lens(replace(problem, min_overlap=0.0), again)
-    voxels = math.prod(level.fixed.grid.shape)
-    meat = lens.narrowed(lens.normal.thinned(min(1.0, MANY / voxels))).evaluate(state.parameters).normal
+    meat = Lens(replace(problem, min_overlap=0.0), again).thinned().evaluate(state.parameters).normal
     white = state.noise * math.prod(2 * math.sqrt(math.pi) * s for s in level.sigmas[0] if s > 0)
     signal = 1 - noise_share(level, state.noise)
     return np.asarray(inverse @ meat @ inverse * (white / signal**2)[:, None, None])

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from daskreg.kernels.pyramid import Level, Picture, pyramid, standardised
+from daskreg.kernels.pyramid import Level, Picture, convolve, pyramid, standardised
 
 # As far, in voxels, as smoothing and the earlier interpolation carry the edge of a fill.
 _MARGIN = 6
@@ -55,27 +55,17 @@ def _masked(image: Picture, margin: int) -> Picture | None:
     content = ~_grown(image.fill, margin)
     if bool(content.all()):
         return None
-    weight = content.to(torch.float32)
-    if not float(_contrast(image.values, weight).min()) > _LEAST_CONTRAST:
+    told = [values[counts] for values, counts in zip(image.values, content, strict=True)]
+    if not all(len(t) > 1 and float(t.var()) > _LEAST_CONTRAST for t in told):
         return None
+    weight = content.to(torch.float32)
     return replace(image, weight=weight if image.weight is None else weight * image.weight)
-
-
-def _contrast(values: Tensor, weight: Tensor) -> Tensor:
-    """(B,) variance of the values that count."""
-    v, w = (t.flatten(1).to(torch.float64) for t in (values, weight.expand_as(values)))
-    total = w.sum(1).clamp_min(1e-9)
-    mean = (v * w).sum(1) / total
-    return ((v - mean[:, None]).square() * w).sum(1) / total
 
 
 def _grown(mask: Tensor, radius: int) -> Tensor:
     """Dilated by a cube of half width `radius`."""
-    ndim = mask.ndim - 1
-    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[ndim - 1]
-    out = mask.to(torch.float32)[:, None]
-    for axis in range(ndim):
-        size, padding = [1] * ndim, [0] * ndim
-        size[axis], padding[axis] = 2 * radius + 1, radius
-        out = pool(out, tuple(size), stride=1, padding=tuple(padding))
-    return out[:, 0] > 0.5
+    out = mask.to(torch.float32)
+    taps = np.ones(2 * radius + 1, dtype=np.float32)
+    for axis in range(1, mask.ndim):
+        out = (convolve(out, taps, axis) > 0.5).to(torch.float32)
+    return out > 0.5

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
-from daskreg.kernels.normal import Normal, Sums, normal_of, possible_overlap, scaling
+from daskreg.kernels.normal import Normal, Sums, fixed_weight, normal_of, possible_overlap, scaling
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level
 
@@ -89,8 +89,10 @@ class Lens:
     def __init__(self, problem: Problem, level: Level) -> None:
         fixed, moving = level.fixed.grid, level.moving.grid
         self.problem, self.level = problem, level
-        self.normal: Normal = normal_of(level)
-        self.possible = possible_overlap(level)
+        weight = fixed_weight(level)
+        self.normal: Normal = normal_of(level, weight)
+        self.possible = possible_overlap(level, weight)
+        self.voxels = int(np.prod(fixed.shape))
         self.inner = moving.inverse_matrix[:-1]
         self.outer = fixed.matrix @ scaling(fixed.shape)
         self.corners = corners_of(fixed)
@@ -104,6 +106,10 @@ class Lens:
         if rows is not None and len(self.possible) > 1:
             other.possible = self.possible[rows]
         return other
+
+    def thinned(self) -> Lens:
+        """The same over about `MANY` voxels, evenly spread, or all where there are no more."""
+        return self if self.voxels <= MANY else self.narrowed(self.normal.thinned(MANY / self.voxels))
 
     def evaluate(self, p: Floats) -> State:
         """Cost, overlap and the model's normal equations at parameters (B, P)."""
@@ -165,15 +171,25 @@ class _Pace:
 
 
 def solve_level(
-    problem: Problem, level: Level, start: Floats, tolerance: float, *, max_iterations: int | None = None
+    problem: Problem,
+    level: Level,
+    start: Floats,
+    tolerance: float,
+    *,
+    max_iterations: int | None = None,
+    rough: bool = False,
 ) -> State:
-    """Descend from (B, P) parameters on one level, until each pair stops."""
+    """Descend from (B, P) parameters on one level, until each pair stops.
+
+    rough: not with every voxel of a level of more than `MANY`.
+    """
     lens, most = Lens(problem, level), max_iterations or problem.max_iterations
-    voxels = int(np.prod(level.fixed.grid.shape))
     p = np.asarray(start, dtype=np.float64).copy()
-    if voxels <= MANY:
+    if lens.voxels <= MANY:
         return _solve(lens, p, tolerance, most)
-    first = _solve(lens.narrowed(lens.normal.thinned(MANY / voxels)), p, max(tolerance, _NEAR), most)
+    first = _solve(lens.thinned(), p, max(tolerance, _NEAR), most)
+    if rough:
+        return first
     state = _solve(lens, first.parameters, tolerance, most)
     state.iterations += first.iterations
     return state

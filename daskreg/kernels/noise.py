@@ -18,7 +18,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from daskreg.kernels.pyramid import Level, Picture, smooth
 
@@ -27,6 +29,8 @@ Floats = NDArray[np.float64]
 # The share of noise in the gradients below which more smoothing is not tried, and how much at most, in
 # factors of sqrt(2) of sigma.
 _LITTLE, _STEPS = 0.25, 6
+# Voxels that tell the mean of a square well enough.
+_MANY = 1 << 21
 
 
 def noise_share(level: Level, residual: Floats) -> Floats:
@@ -72,17 +76,20 @@ def _noise(level: Level, residual: Floats, factor: float) -> Floats:
 
 
 def _energy(image: Picture) -> Floats:
-    """(B,) mean squares of the central differences."""
-    values, total = image.values, np.zeros(len(image.values))
-    weight = None if image.weight is None else image.weight.expand_as(values)
+    """(B,) mean squares of the central differences, on some planes of large images."""
+    every = max(1, math.prod(image.grid.shape) // _MANY)
+    total = np.zeros(len(image.values))
     for axis, n in enumerate(image.grid.shape, start=1):
         if n < 3:
             continue
-        squares = ((values.narrow(axis, 2, n - 2) - values.narrow(axis, 0, n - 2)) / 2).square()
-        if weight is None:
-            total += squares.flatten(1).mean(1).double().cpu().numpy()
-        else:
-            w = weight.narrow(axis, 1, n - 2)
-            mean = (squares * w).flatten(1).sum(1) / w.flatten(1).sum(1).clamp_min(1e-6)
-            total += mean.double().cpu().numpy()
+        before, here, after = (_planes(image, axis, start, n - 2, every) for start in (0, 1, 2))
+        squares = ((after[0] - before[0]) / 2).square().flatten(1)
+        weight = torch.ones_like(squares) if here[1] is None else here[1].expand_as(here[0]).flatten(1)
+        total += ((squares * weight).sum(1) / weight.sum(1).clamp_min(1e-6)).double().cpu().numpy()
     return total
+
+
+def _planes(image: Picture, axis: int, start: int, count: int, every: int) -> tuple[Tensor, Tensor | None]:
+    """Values and weights from `start` on along one axis, every so many planes along the first."""
+    values = image.values.narrow(axis, start, count)[:, ::every]
+    return values, None if image.weight is None else image.weight.narrow(axis, start, count)[:, ::every]

@@ -61,15 +61,15 @@ class Sums:
     jj: Floats
 
 
-def normal_of(level: Level) -> Normal:
-    """What sums for a level: compiled code on the CPU, torch on other devices."""
-    return NumbaNormal(level) if level.fixed.values.device.type == "cpu" else TorchNormal(level)
+def normal_of(level: Level, weight: Tensor) -> Normal:
+    """What sums for a level with its `fixed_weight`: compiled code on the CPU, torch on other devices."""
+    return (NumbaNormal if level.fixed.values.device.type == "cpu" else TorchNormal)(level, weight)
 
 
 class NumbaNormal:
     """Sums by compiled code on the CPU, in `pool_threads()` threads."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, weight: Tensor | None = None) -> None:
         fixed, moving = level.fixed, level.moving
         self.moving = moving.values.contiguous()
         self.cover = (
@@ -77,7 +77,8 @@ class NumbaNormal:
         )
         self.shape, n = fixed.grid.shape, fixed.grid.shape[-1]
         self.fixed = fixed.values.reshape(len(fixed.values), -1, n).contiguous()
-        self.weight = fixed_weight(level).flatten(1, -2).contiguous()
+        weight = fixed_weight(level) if weight is None else weight
+        self.weight = weight.flatten(1, -2).contiguous()
         self.axes = tuple(_scaled_axis(n, torch.device("cpu")).numpy() for n in fixed.grid.shape)
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
         self.rows = np.arange(self.fixed.shape[1])
@@ -158,7 +159,7 @@ def _unfolded(square: Floats, ndim: int) -> Floats:
 class TorchNormal:
     """Sums by torch, on the device where the level's images are."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, weight: Tensor | None = None) -> None:
         moving = level.moving
         self.inner = moving.grid.shape
         self.moving = moving.values
@@ -166,7 +167,7 @@ class TorchNormal:
         self.fixed = level.fixed.values
         self.shape = level.fixed.grid.shape
         self.slopes: Tensor | None = None
-        self.weight = fixed_weight(level)
+        self.weight = fixed_weight(level) if weight is None else weight
         self.scale = 1.0
         self.axes = [_scaled_axis(n, self.fixed.device) for n in level.fixed.grid.shape]
 
@@ -299,7 +300,7 @@ def fixed_weight(level: Level) -> Tensor:
     """(1 or B, *shape) the fixed image's own weight times that of its edges."""
     shape = level.fixed.grid.shape
     device = level.fixed.values.device
-    weight = torch.ones((1, *shape), device=device)
+    weight = torch.ones((1,) * (len(shape) + 1), device=device)
     for axis, n in enumerate(shape):
         one = [1] * (len(shape) + 1)
         one[axis + 1] = -1
@@ -312,9 +313,9 @@ def _scaled_axis(n: int, device: torch.device) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
 
 
-def possible_overlap(level: Level) -> Floats:
+def possible_overlap(level: Level, weight: Tensor | None = None) -> Floats:
     """(B or 1,) weight that the smaller of the two images could bring in, in fixed voxels."""
-    fixed = fixed_weight(level).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
+    fixed = (fixed_weight(level) if weight is None else weight).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
     ratio = math.prod(level.moving.grid.spacing) / math.prod(level.fixed.grid.spacing)
     if level.moving.weight is None:
         moving = np.array([float(math.prod(level.moving.grid.shape))])

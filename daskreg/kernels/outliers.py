@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.kernels.newton import Lens, Problem, State, solve_level
+from daskreg.kernels.newton import Lens, Problem, State, corners_of, solve_level
 from daskreg.kernels.normal import TorchNormal
 from daskreg.kernels.pyramid import Level
 
@@ -44,7 +44,8 @@ def agreeing(problem: Problem, level: Level, state: State, tolerance: float) -> 
         if bool(found.all()):
             break
         some = masked(level, found)
-        even = evenness(problem, some, best.parameters) > LEAST_EVENNESS * evenness(problem, level, best.parameters)
+        rest, whole = (Lens(problem, one).thinned().evaluate(best.parameters) for one in (some, level))
+        even = evenness(problem, level, rest) > LEAST_EVENNESS * evenness(problem, level, whole)
         found = found | ~torch.from_numpy(even).reshape(-1, *[1] * level.fixed.grid.ndim).to(found.device)
         if bool(found.all()):
             break
@@ -108,10 +109,9 @@ def _grown(mask: Tensor) -> Tensor:
     return pool(mask.to(torch.float32)[:, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[:, 0] > 0.5
 
 
-def evenness(problem: Problem, level: Level, p: Floats) -> Floats:
+def evenness(problem: Problem, level: Level, state: State) -> Floats:
     """(B,) how much the least certain direction of the pose is held, of what the surest is."""
-    lens = Lens(problem, level)
-    change = problem.pose.motions(p, problem.centre)[1][..., :-1, :] @ lens.corners
+    change = problem.pose.motions(state.parameters, problem.centre)[1][..., :-1, :] @ corners_of(level.fixed.grid)
     unit = np.maximum(np.linalg.norm(change, axis=2).max(-1), 1e-12)
-    values = np.linalg.eigvalsh(lens.evaluate(p).normal / (unit[:, :, None] * unit[:, None, :]))
-    return np.maximum(values[:, 0] / np.maximum(values[:, -1], 1e-12), 1e-7)
+    values = np.linalg.eigvalsh(state.normal / (unit[:, :, None] * unit[:, None, :]))
+    return np.asarray(np.maximum(values[:, 0] / np.maximum(values[:, -1], 1e-12), 1e-7))

@@ -160,13 +160,14 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
 
 
 def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
-    values = image.values.flatten(1).to(torch.float64)
     if image.weight is None:
-        return values.mean(1), values.var(1, correction=0)
-    weight = image.weight.flatten(1).to(torch.float64)
-    total = weight.sum(1).clamp_min(1e-9)
-    mean = (values * weight).sum(1) / total
-    return mean, ((values - mean[:, None]).square() * weight).sum(1) / total
+        variance, mean = torch.var_mean(image.values.flatten(1), 1, correction=0)
+        return mean.to(torch.float64), variance.to(torch.float64)
+    values, weight = image.values.flatten(1), image.weight.flatten(1)
+    total = weight.sum(1, dtype=torch.float64).clamp_min(1e-9)
+    mean = (values * weight).sum(1, dtype=torch.float64) / total
+    away = (values - mean[:, None].to(torch.float32)).square_()
+    return mean, (away * weight).sum(1, dtype=torch.float64) / total
 
 
 def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
@@ -220,11 +221,12 @@ def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = Fal
         radius = min(math.ceil(3.5 * sigma), values.shape[axis] - 1)
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
         taps = (taps / taps.sum()).astype(np.float32)
-        out = _convolved(out, taps, axis, normalised)
+        out = convolve(out, taps, axis, normalised=normalised)
     return out
 
 
-def _convolved(values: Tensor, taps: Singles, axis: int, normalised: bool) -> Tensor:
+def convolve(values: Tensor, taps: Singles, axis: int, *, normalised: bool = False) -> Tensor:
+    """(B, *shape) float32 convolved along one axis with an odd number of taps; see `convolve_axis`."""
     if values.device.type == "cpu":
         return torch.as_tensor(convolve_axis(values.numpy(), taps, axis, normalised=normalised, threads=pool_threads()))
     ndim, n = values.ndim - 1, values.shape[axis]

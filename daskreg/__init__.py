@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
     from daskreg import tomography as tomography
+    from daskreg.batches import register_many as register_many
     from daskreg.clouds import CloudFit as CloudFit
     from daskreg.clouds import icp as icp
     from daskreg.cluster import connect as connect
@@ -61,6 +62,7 @@ _HOMES = {
     "plan": "writing",
     "points_from": "points",
     "register": "registration",
+    "register_many": "batches",
     "tomography": "",
     "warp": "warping",
     "write": "writing",
@@ -86,6 +88,7 @@ __all__ = [
     "plan",
     "points_from",
     "register",
+    "register_many",
     "tomography",
     "warp",
     "write",

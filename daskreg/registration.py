@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -65,6 +65,8 @@ class PairFit(Fit):
         free: names of the parameters that were estimated.
         masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
         iterations, seconds: what it took, over all levels.
+        inverse_error: voxels by which the farthest corner of the fixed image is missed there and back;
+            None unless asked for.
     """
 
     kind: ClassVar[str] = "pair"
@@ -82,6 +84,7 @@ class PairFit(Fit):
     masked: tuple[float, float]
     iterations: int
     seconds: float
+    inverse_error: float | None = None
     _images: tuple[Image, Image] | None = field(default=None, repr=False)
 
     @property
@@ -145,6 +148,7 @@ _FACTS = (
     "masked",
     "iterations",
     "seconds",
+    "inverse_error",
 )
 
 
@@ -161,8 +165,9 @@ def register(
     moving_mask: ArrayLike | None = None,
     channel: int | str | None = None,
     smoothing: float = 0.5,
-    max_iterations: int = 50,
+    max_iterations: int = 100,
     tolerance: float = 1e-3,
+    check_inverse: bool = False,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
@@ -183,8 +188,10 @@ def register(
         optimizer: "gauss-newton" (ncc, mse), "adam" or "lbfgs" (any metric); "auto" chooses.
         fixed_mask, moving_mask: arrays of the images' shapes, positive where voxels count.
         channel: number or label, for images with channels.
-        smoothing: sigma of the finest level in voxels, of both images.
+        smoothing: sigma of the finest level in voxels, of both images; more where noise drowns the gradients.
         max_iterations: for each level.
+        check_inverse: register the other way round as well, from the inverse, and report how far there and
+            back leads apart (`fit.inverse_error`).
         tolerance: stop when a step moves no corner by more than this many voxels.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: called with (levels done, levels).
@@ -224,21 +231,61 @@ def register(
             optimizer="lbfgs" if optimizer == "auto" else optimizer,
             progress=progress,
         )
-        hidden = (_masked(f), _masked(m))
-    values = pose.named(found["parameters"])[0]
-    matrix = pose.motions(found.pop("parameters"), f.grid.centre)[0][0]
+        hidden = (hidden_part(f), hidden_part(m))
+    fit = fit_of(problem, found, f, m, model=model, metric=metric, unit=unit, masked=hidden)
+    if check_inverse:
+        back = register(
+            moving,
+            fixed,
+            model=model,
+            metric=metric,
+            init=fit.moving_from_fixed.inverse(),
+            optimizer=optimizer,
+            fixed_mask=moving_mask,
+            moving_mask=fixed_mask,
+            channel=channel,
+            smoothing=smoothing,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            device=device,
+        )
+        fit = replace(fit, inverse_error=_apart(fit.moving_from_fixed, back.moving_from_fixed, f.grid))
+    return replace(fit, seconds=time.perf_counter() - began)
+
+
+def fit_of(
+    problem: Problem,
+    found: dict[str, Any],
+    f: Image,
+    m: Image,
+    *,
+    model: str | Sequence[str],
+    metric: str | Loss,
+    unit: str | None,
+    masked: tuple[float, float],
+    seconds: float = 0.0,
+) -> PairFit:
+    """A PairFit from what an estimate found (see `of_descent`)."""
+    pose, p = problem.pose, found.pop("parameters")
     return PairFit(
-        moving_from_fixed=Affine(matrix, unit=unit),
-        parameters=values,
-        centre=f.grid.centre,
+        moving_from_fixed=Affine(pose.motions(p, problem.centre)[0][0], unit=unit),
+        parameters=pose.named(p)[0],
+        centre=problem.centre,
         free=pose.names,
         model=model if isinstance(model, str) else pose.groups,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "callable"),
-        masked=hidden,
-        seconds=time.perf_counter() - began,
+        masked=masked,
+        seconds=seconds,
         _images=(f, m),
         **found,
     )
+
+
+def _apart(there: Affine, back: Affine, grid: Grid) -> float:
+    """Voxels by which a corner of the grid is missed, there and back."""
+    bits = np.indices((2,) * grid.ndim).reshape(grid.ndim, -1).T
+    corners = grid.world(bits * (np.asarray(grid.shape) - 1))
+    return float(np.linalg.norm(grid.index(back(there(corners))) - grid.index(corners), axis=1).max())
 
 
 def _threads(fixed: Image, moving: Image) -> int:
@@ -263,15 +310,15 @@ def _estimated(
     metric = problem.metric
     a, b = (picture(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (f, m))
     steps = ways(a, b, "mse" if metric == "mse" else "ncc", levels=levels, smoothing=smoothing)
-    origin = _parameters(problem, f.grid, [np.eye(f.grid.ndim + 1) if isinstance(init, str) else init])
+    origin = parameters_of(problem, f.grid, [np.eye(f.grid.ndim + 1) if isinstance(init, str) else init])
     starts = origin
     if isinstance(init, str) and init != "identity":
-        starts = _parameters(problem, f.grid, candidates(steps, init))
+        starts = parameters_of(problem, f.grid, candidates(steps, init))
     if loss is None:
         if isinstance(init, str) and init in ("auto", "search"):
-            near = near_turns if init == "auto" else all_turns
-            steps, starts = look_closer(problem, steps, starts, near(f.grid.ndim))
-        return _newton(_descended(problem, steps, starts, origin=origin, progress=progress), metric)
+            turns = near_turns if init == "auto" else all_turns
+            steps, starts = look_closer(problem, steps, starts, turns(f.grid.ndim))
+        return of_descent(descended(problem, steps, starts, origin=origin, progress=progress), metric)
     first = torch.from_numpy(origin)
     start = best_of(problem, steps.whole[0], torch.from_numpy(starts), loss)
     return _slope(slope(problem, steps.whole, start, loss, optimizer=optimizer, origin=first, progress=progress))
@@ -305,11 +352,11 @@ def check_meeting(fixed: Grid, moving: Grid, start: Floats) -> None:
         )
 
 
-def _parameters(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> Floats:
+def parameters_of(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> Floats:
     return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid)).numpy()
 
 
-def _descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) -> Descent:
+def descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) -> Descent:
     """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
     followed = views(problem, steps, starts)
     ends = [
@@ -320,25 +367,25 @@ def _descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) ->
     return ends[-1] if len(ends) > 1 and believed(problem, *last) else ends[0]
 
 
-def _newton(found: Descent, metric: str) -> dict[str, Any]:
-    """The fields of a PairFit from the only pair of a Descent."""
-    overlap, after = float(found.overlap[0]), float(found.after[0])
-    status = FitStatus.CONVERGED if found.converged[0] else FitStatus.MAX_ITERATIONS
-    if not found.improved[0]:
+def of_descent(found: Descent, metric: str, row: int = 0) -> dict[str, Any]:
+    """The fields of a PairFit from one pair of a Descent."""
+    overlap, after = float(found.overlap[row]), float(found.after[row])
+    status = FitStatus.CONVERGED if found.converged[row] else FitStatus.MAX_ITERATIONS
+    if not found.improved[row]:
         status = FitStatus.NO_IMPROVEMENT
     if overlap < _LOW_OVERLAP:
         status = FitStatus.LOW_OVERLAP
     elif metric == "ncc" and not after >= _LOW_NCC:
         status = FitStatus.LOW_SCORE
-    losses = found.losses[:, 0]
+    losses = found.losses[:, row]
     return {
-        "parameters": found.parameters,
+        "parameters": found.parameters[row : row + 1],
         "status": status,
-        "score": (float(found.before[0]), after),
+        "score": (float(found.before[row]), after),
         "overlap": overlap,
         "losses": losses[np.isfinite(losses)],
-        "covariance": None if found.covariance is None else found.covariance[0],
-        "iterations": int(found.iterations[0]),
+        "covariance": None if found.covariance is None else found.covariance[row],
+        "iterations": int(found.iterations[row]),
     }
 
 
@@ -360,7 +407,8 @@ def _slope(found: Slope) -> dict[str, Any]:
     }
 
 
-def _masked(image: Image) -> float:
+def hidden_part(image: Image) -> float:
+    """The fraction of the voxels that do not count."""
     valid = torch.isfinite(image.values)
     if image.mask is not None:
         valid = valid & image.mask

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("points",),
     ("registration",),
     ("stacking",),
-    ("stacks", "clouds", "tomography"),
+    ("stacks", "clouds", "tomography", "batches"),
     ("warping",),
     ("writing",),
     ("convert",),
@@ -150,9 +150,8 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
-    own = {
-        name: {"torch"} for name in ("kernels", "images", "registration", "stacking", "stacks", "clouds", "reg_torch")
-    }
+    holders = ("kernels", "images", "registration", "batches", "stacking", "stacks", "clouds", "reg_torch")
+    own = {name: {"torch"} for name in holders}
     own |= {"cluster": {"distributed"}, "plotting": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))
     allowed = own.get(layer(module), set())

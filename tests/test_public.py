@@ -30,6 +30,7 @@ PUBLIC = [
     "plan",
     "points_from",
     "register",
+    "register_many",
     "tomography",
     "warp",
     "write",

@@ -135,9 +135,10 @@ def test_noise_gain_and_offset(easy):
     assert corner_error(fit, truth, grid) < 0.3
 
 
-def test_covariance_predicts_the_scatter(easy):
+@pytest.mark.parametrize("noise", [0.03, 0.15])
+def test_covariance_predicts_the_scatter(easy, noise):
     fixed, moving, truth, grid = easy
-    sd = 0.03 * np.ptp(fixed)
+    sd = noise * np.ptp(fixed)
     found, predicted = [], []
     for seed in range(24):
         rng = np.random.default_rng(seed)
@@ -177,6 +178,36 @@ def test_the_same_answer_for_every_kind_of_input(easy):
     with pytest.warns(errors.DaskregWarning, match="2D"):
         flat = register(fixed[None], moving[None], model="rigid")
     np.testing.assert_array_equal(flat.moving_from_fixed.matrix, fit.moving_from_fixed.matrix)
+
+
+def test_a_fill_under_noise_and_a_region_that_contradicts():
+    grid = Grid((200, 220))
+    truth = Affine.from_parameters(theta=0.3, tx=20, ty=-12, sx=1.05, centre=grid.centre)
+    fixed = texture(grid.shape) + 40
+    moving = moved(fixed, grid, truth, fill=0)
+    rng = np.random.default_rng(3)
+    sd = 0.04 * np.ptp(fixed)
+    noisy = [image + sd * rng.standard_normal(grid.shape) for image in (fixed, moving)]
+    assert corner_error(register(*noisy), truth, grid) < 0.5
+    dirty = moved(fixed, grid, truth)
+    dirty[60:110, 90:140] = dirty[np.isfinite(dirty)].max()
+    assert corner_error(register(fixed, dirty), truth, grid) < 0.02
+
+
+def test_there_and_back(easy):
+    fixed, moving, _, _ = easy
+    fit = register(fixed, moving, model="rigid", check_inverse=True)
+    assert 0 <= fit.inverse_error < 0.05
+    assert register(fixed, moving, model="rigid").inverse_error is None
+
+
+def test_things_that_repeat_are_told_apart():
+    """Coins in rows: on the coarsest level one row looks like another."""
+    image = pytest.importorskip("skimage.data").coins().astype(np.float32)
+    grid = Grid(image.shape)
+    truth = Affine.from_parameters(theta=0.45, tx=40, ty=-36, sx=1.09, sy=0.92, shx=0.14, centre=grid.centre)
+    fit = register(image, moved(image, grid, truth))
+    assert corner_error(fit, truth, grid) < 0.1
 
 
 def test_masks(easy):

@@ -30,7 +30,7 @@ _FAR, _VISIBLE = 5.0, 0.35
 _MOST, LEAST_EVENNESS = 0.5, 0.05
 # Half widths, in voxels of the level, of the mean of a difference, and by which a region grows.
 _NEAR, _MARGIN = 1, 2
-_ROUNDS = 2
+_ROUNDS = 4
 
 
 def agreeing(problem: Problem, level: Level, state: State, tolerance: float) -> tuple[Tensor | None, State]:
@@ -82,6 +82,8 @@ def _agree(level: Level, p: Floats, problem: Problem) -> Tensor:
         limit = torch.clamp(_FAR * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)
         agree = (near.abs() <= limit) | (weight <= 0)
     left = _grown(~agree)
+    # What is next to a region that contradicts, and differs too, belongs to it.
+    left = _grown(left & (difference.abs() > limit / 2) & (weight > 0)) | left
     share = (weight * left).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
     few = (share < _MOST).reshape(-1, *[1] * level.fixed.grid.ndim)
     return ~(left & few)

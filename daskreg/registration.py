@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 
 _LOW_OVERLAP = 0.25
 _LOW_NCC = 0.2
+# A correlation below this is chance where the centre is not known to so many voxels.
+_FAIR_NCC, _VAGUE = 0.5, 3.0
 VOXELS_PER_THREAD = 2**21
 _MIN_OVERLAP = 0.15
 _ANGLES = ("theta", "rx", "ry", "rz")
@@ -375,7 +377,7 @@ def of_descent(found: Descent, metric: str, row: int = 0) -> dict[str, Any]:
         status = FitStatus.NO_IMPROVEMENT
     if overlap < _LOW_OVERLAP:
         status = FitStatus.LOW_OVERLAP
-    elif metric == "ncc" and not after >= _LOW_NCC:
+    elif metric == "ncc" and (not after >= _LOW_NCC or (after < _FAIR_NCC and _spread(found, row) > _VAGUE)):
         status = FitStatus.LOW_SCORE
     losses = found.losses[:, row]
     return {
@@ -387,6 +389,15 @@ def of_descent(found: Descent, metric: str, row: int = 0) -> dict[str, Any]:
         "covariance": None if found.covariance is None else found.covariance[row],
         "iterations": int(found.iterations[row]),
     }
+
+
+def _spread(found: Descent, row: int) -> float:
+    """How far, by the covariance, the centre of the fixed image may be from where it was found, in voxels."""
+    if found.covariance is None:
+        return 0.0
+    change = found.pose.motions(found.parameters[row : row + 1], found.centre)[1][0]
+    moved = (change @ np.append(found.centre, 1.0))[:, :-1]
+    return float(np.sqrt(max(np.trace(moved.T @ found.covariance[row] @ moved), 0.0)) / found.step)
 
 
 def _slope(found: Slope) -> dict[str, Any]:

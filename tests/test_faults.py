@@ -472,7 +472,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path, stored: Path, cluster:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode != 0
-    assert told.splitlines()[-1] == "KeyboardInterrupt"
+    assert "KeyboardInterrupt" in told.splitlines()
     kept = len(ledger.entries())
     assert 30 <= kept < BLOCKS
     again = dr.write(dr.open(stored), path, client=False, **SMALL)

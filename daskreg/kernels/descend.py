@@ -50,7 +50,7 @@ class Descent:
     where too little overlapped.
     overlap: (B,) fraction of the smaller image. iterations: (B,), all levels.
     converged, improved: (B,) bool. losses: (N, B), 1 - ncc or mse over the iterations of
-    the finest level, NaN after a pair has stopped.
+    the finest level, NaN after a pair has stopped. step: of the finest level's voxels, in the world.
     """
 
     pose: Pose
@@ -65,6 +65,7 @@ class Descent:
     converged: NDArray[np.bool_]
     improved: NDArray[np.bool_]
     losses: Floats
+    step: float
 
 
 def descend(
@@ -166,7 +167,7 @@ def descend_levels(
         chosen = finest
         if content is not None:
             inner = content[-1] if keep is None else masked(content[-1], keep)
-            chosen = _without_fill(problem, finest, (levels[-1], inner), state)
+            chosen, state = _without_fill(problem, finest, (levels[-1], inner), state)
         quiet = quieted(chosen, state.noise)
         if chosen is not finest or quiet is not None or math.prod(finest.fixed.grid.shape) > MANY:
             finest = quiet or chosen
@@ -186,7 +187,7 @@ def half_extent(grid: Grid) -> Floats:
     return np.asarray(np.maximum((np.asarray(grid.shape) - 1) / 2, 0.5) * np.asarray(grid.spacing))
 
 
-def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> Level:
+def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> tuple[Level, State]:
     """The level to end on: the given one or, where the rest is at odds with flat borders, that without.
 
     choice: the finest level whole, and without flat borders. It is the same for all pairs.
@@ -197,9 +198,9 @@ def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], s
     needed = next((better for limit, better in _BETTER_STILL if odds < limit), None)
     even = evenness(problem, inner, rest) / evenness(problem, level, whole)
     if needed is None or even.min() < LEAST_EVENNESS:
-        return level
+        return level, state
     again = solve_level(problem, inner, state.parameters, problem.tolerance, rough=True)
-    return inner if again.cost.sum() <= needed * rest.cost.sum() else level
+    return (inner, again) if again.cost.sum() <= needed * rest.cost.sum() else (level, state)
 
 
 def _finish(problem: Problem, level: Level, first: Floats, state: State, variance: Tensor) -> Descent:
@@ -222,6 +223,7 @@ def _finish(problem: Problem, level: Level, first: Floats, state: State, varianc
         converged=state.converged & improved,
         improved=improved,
         losses=np.stack(state.losses),
+        step=level.step,
     )
 
 

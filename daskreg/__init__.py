@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
+    from daskreg import tomography as tomography
     from daskreg.batches import register_many as register_many
     from daskreg.clouds import CloudFit as CloudFit
     from daskreg.clouds import icp as icp
@@ -62,6 +63,7 @@ _HOMES = {
     "points_from": "points",
     "register": "registration",
     "register_many": "batches",
+    "tomography": "",
     "warp": "warping",
     "write": "writing",
 }
@@ -87,6 +89,7 @@ __all__ = [
     "points_from",
     "register",
     "register_many",
+    "tomography",
     "warp",
     "write",
 ]

@@ -74,11 +74,11 @@ def pair(
 
 
 def drift(fit: Any, *, truth: Any = None) -> Figure:
-    """Where each slice of a stack was found: shift, angle and score against the slice.
+    """Where each slice of a stack was found: shift, angle, score and how cycles close, against the slice.
 
     Args:
         fit: with `raw_from_aligned`, `centre`, and if there are any `sigma` (parameter name ->
-            one number a slice), `outliers` (indices) and `scores` (one a slice).
+            one number a slice), `outliers` (indices), `kinds` (index -> why), `scores` and `cycles` (one a slice).
         truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices; drawn dashed in the frame in
             which the first slice agrees with the fit.
     """
@@ -89,23 +89,45 @@ def drift(fit: Any, *, truth: Any = None) -> Figure:
     found = _courses(matrices, centre)
     known = None if truth is None else _courses(_in_frame_of(matrices, truth), centre)
     panels = _panels(found)
-    scores = np.asarray(getattr(fit, "scores", ()), dtype=np.float64)
-    count = len(panels) + (scores.shape == index.shape)
+    last = [n for n in ("scores", "cycles") if _known(getattr(fit, n, ()), len(index))]
+    count = len(panels) + len(last)
     figure = _figure(11, 2.4 * count + 0.6)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     unit = str(getattr(fit.raw_from_aligned, "unit", None) or "pixel")
     for ax, names in zip(axes, panels, strict=False):
         _course_panel(ax, index, names, found=found, known=known, sigma=getattr(fit, "sigma", None) or {})
         ax.set_ylabel(_axis_label(names[0], unit))
-    if scores.shape == index.shape:
-        axes[-1].plot(index, scores, color=BLUE, lw=1)
-        axes[-1].set_ylabel("score")
-        axes[-1].ticklabel_format(axis="y", useOffset=False)
+    for ax, name in zip(axes[len(panels) :], last, strict=True):
+        ax.plot(index, np.asarray(getattr(fit, name), dtype=np.float64), color=BLUE, lw=1)
+        ax.set_ylabel("score" if name == "scores" else f"a-b-c-a misses by\n({unit})")
+        ax.ticklabel_format(axis="y", useOffset=False)
+    kinds = {int(i): str(kind) for i, kind in (getattr(fit, "kinds", None) or {}).items()}
     for ax in axes:
         for bad in getattr(fit, "outliers", ()):
             ax.axvline(bad, color=RED, lw=0.8, alpha=0.6)
-    axes[-1].set_xlabel(f"slice (along {fit.raw_from_aligned.axis}; red lines: outliers)")
+    for bad, kind in kinds.items():
+        axes[0].annotate(kind, (bad, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, color=RED,
+                         ha="right", va="top")  # fmt: skip
+    axes[-1].set_xlabel(f"slice (along {fit.raw_from_aligned.axis}; red lines: outliers; bands: one sigma)")
     figure.suptitle(_headline(fit))
+    return figure
+
+
+def overlays(pairs: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike, ArrayLike]], *, aspect: float = 1.0) -> Figure:
+    """Pairs of images as overlays, before and after, and as a checkerboard after.
+
+    Args:
+        pairs: (name, one before, other before, one after, other after), 2D.
+        aspect: height of a pixel over its width.
+    """
+    figure = _figure(11, 3.4 * max(1, len(pairs)) + 0.4)
+    rows = figure.subplots(max(1, len(pairs)), 3, squeeze=False)
+    for row, (name, *images) in zip(rows, pairs, strict=False):
+        one, other, one_after, other_after = (np.asarray(i, dtype=np.float64) for i in images)
+        _image(row[0], _overlay(one, other), f"{name}, before", aspect)
+        _image(row[1], _overlay(one_after, other_after), "after", aspect)
+        _image(row[2], _checkerboard(one_after, other_after), "after, checkerboard", aspect)
+    figure.suptitle("first green, second magenta: what agrees is grey")
     return figure
 
 
@@ -339,6 +361,12 @@ def _course_panel(
             ax.fill_between(index, found[name] - width, found[name] + width, color=colour, alpha=0.25, lw=0)
     ax.legend(loc="best", ncols=2, fontsize=8)
     ax.grid(alpha=0.3)
+
+
+def _known(values: Any, count: int) -> bool:
+    """Whether there is one value for each slice, and one of them a number."""
+    numbers = np.asarray([np.nan if v is None else v for v in values], dtype=np.float64)
+    return numbers.shape == (count,) and bool(np.isfinite(numbers).any())
 
 
 def _axis_label(name: str, unit: str) -> str:

@@ -1,9 +1,10 @@
 """`align_stack`: bring the slices of a stack, or the volumes of a series, into one frame.
 
-Pairs of slices are fitted in batches and composed along the stack; what could not be fitted
-is bridged from its neighbours and named. Slices are read a few at a time and shrunk to about
-a thousand voxels a side, so the stack may be larger than memory; the result is in world units
-and applies to every level of it.
+Each slice is fitted to several before it; all fits are solved together as one pose graph
+(`kernels.graph`); what could not be fitted is bridged from its neighbours and named. Spans of
+slices are fitted where a worker is, and return a few numbers for each slice, so the stack may
+be larger than memory; slices are shrunk to about a thousand voxels a side; the result is in
+world units and applies to every level of the stack.
 
     fit = daskreg.align_stack(stack)
     aligned = daskreg.warp(stack, pull=fit.raw_from_aligned)
@@ -11,254 +12,209 @@ and applies to every level of it.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from daskreg.blocks.tasks import current_client
 from daskreg.cluster.device import resolve
-from daskreg.errors import (
-    ChannelError,
-    DaskregWarning,
-    DegenerateImageError,
-    EmptyMaskError,
-    MissingExtraError,
-    OptionError,
-    ShapeMismatchError,
-)
-from daskreg.fits import Fit
-from daskreg.geometry import SliceAffines
-from daskreg.geometry.pose import parameter_names, parameters_from_matrix
-from daskreg.kernels.course import mean_pose, slow_part
+from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError, ShapeMismatchError
+from daskreg.geometry import Affine, SliceAffines, common_unit
+from daskreg.kernels.course import slow_part
 from daskreg.kernels.descend import check_metric
+from daskreg.kernels.pairs import PairOptions
+from daskreg.kernels.pairtable import Looks, PairTable
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.stack import Found, PairOptions, Slices, against_mean, against_one, against_previous
-from daskreg.sources.coordinates import CHANNELS
-from daskreg.sources.planes import SliceReader
+from daskreg.kernels.stack import Found
+from daskreg.sources.planes import SliceReader, level_of
 from daskreg.sources.source import Source
-from daskreg.volumes import as_dataarray, source_of
+from daskreg.stacking import table
+from daskreg.stacking.against import AgainstOne, fitted_to_image
+from daskreg.stacking.fit import StackFit, StackStatus
+from daskreg.stacking.given import mask_source, source_along
+from daskreg.stacking.model import Model
+from daskreg.stacking.outliers import named
+from daskreg.stacking.pairing import Where, pairs_of
+from daskreg.stacking.placing import Placed, place
+from daskreg.stacking.work import SpanDone, StackSpec
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+__all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
-REFERENCES = ("previous", "first", "mean")
+REFERENCES = ("neighbors", "previous", "first", "mean")
 TRENDS = ("remove", "keep")
-_RGB, _THIN = (3, 4), 16
-
-
-class StackStatus(Enum):
-    """How an estimate ended; the value says what to do about it."""
-
-    CONVERGED = "every slice was fitted"
-    BRIDGED = "some slices could not be fitted and stand in line with their neighbours: look at fit.outliers"
-    BROKEN = "at some places no fit leads from slice to slice, and no motion was assumed: look at fit.breaks"
-    FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class StackFit(Fit):
-    """Where each slice of the aligned stack is found in the raw one.
-
-    Args:
-        raw_from_aligned: one map of world points for each slice:
-            `warp(stack, pull=fit.raw_from_aligned)` aligns the stack, any channel, any level.
-        centre: (D,) world point, array order, about which parameters are given.
-        status: how it ended; its value names the remedy.
-        scores: (N,) the metric of the pair that placed each slice, NaN where none did.
-        sigma: (N,) one standard deviation of each free parameter against the reference, NaN where
-            unknown; of the noise of the images only, not of what changes from slice to slice.
-        outliers: slices without a fit of their own (blank, masked, unlike their neighbours),
-            which stand in line with their neighbours.
-        breaks: slices before which no fit was found and no motion was assumed.
-        seconds: what it took.
-    """
-
-    kind: ClassVar[str] = "stack"
-    raw_from_aligned: SliceAffines
-    centre: Floats
-    status: StackStatus
-    scores: Floats
-    sigma: Mapping[str, Floats]
-    outliers: tuple[int, ...]
-    breaks: tuple[int, ...]
-    model: str | tuple[str, ...]
-    metric: str
-    reference: str | int
-    trend: str
-    smooth: float
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether every slice has a place that a fit, or both its neighbours, vouch for."""
-        return self.status in (StackStatus.CONVERGED, StackStatus.BRIDGED)
-
-    @property
-    def parameters(self) -> dict[str, Floats]:
-        """(N,) of every parameter of `raw_from_aligned` by name, about `centre`; radians, world units."""
-        rows = [parameters_from_matrix(m, self.centre) for m in self.raw_from_aligned.matrices]
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-    @property
-    def transform(self) -> SliceAffines:
-        return self.raw_from_aligned
-
-    def facts(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _FACTS}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One mapping for each slice: parameters (radians, world units), score, sigmas, outlier."""
-        names = _moving(self.model, len(self.centre))
-        courses = {name: course for name, course in self.parameters.items() if name in names}
-        return [
-            {
-                "slice": i,
-                **{name: float(course[i]) for name, course in courses.items()},
-                "score": float(self.scores[i]),
-                **{f"sigma_{name}": float(values[i]) for name, values in self.sigma.items()},
-                "outlier": i in self.outliers,
-            }
-            for i in range(len(self.raw_from_aligned))
-        ]
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The rows as a pandas table, indexed by slice.
-
-        Raises: MissingExtraError without pandas.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError("pandas", "report") from error
-        return pd.DataFrame(self.rows()).set_index("slice")
-
-    def plot(self, *, truth: Any = None) -> Figure:
-        """The course of shifts, angles and scores; `truth`: raw_from_clean, drawn dashed."""
-        from daskreg import plotting
-
-        return plotting.drift(self, truth=truth)
-
-    def __repr__(self) -> str:
-        shift = np.abs(np.stack([c for n, c in self.parameters.items() if n in ("tx", "ty", "tz")])).max()
-        score = f"{np.nanmedian(self.scores):.4g}" if np.isfinite(self.scores).any() else "unknown"
-        named = [
-            f"{what} {_listed(found)}"
-            for what, found in (("outliers", self.outliers), ("breaks", self.breaks))
-            if found
-        ]
-        ending = "" if self.ok else f"\n  {self.status.value}"
-        return (
-            f"StackFit({self.status.name.lower()}: {len(self.scores)} slices along {self.raw_from_aligned.axis!r}, "
-            f"{self.model} against {self.reference!r}, median {self.metric} {score}, "
-            f"shifts up to {shift:.4g} {self.raw_from_aligned.unit or 'pixel'}, {self.seconds:.2g} s"
-            f"{''.join('; ' + n for n in named)}){ending}"
-        )
-
-
-_FACTS = (
-    "centre", "status", "scores", "sigma", "outliers", "breaks", "model", "metric", "reference", "trend", "smooth",
-    "seconds",
-)  # fmt: skip
+_MOST_NEIGHBORS = 16
 
 
 def align_stack(
     stack: Any,
     *,
     model: str | Sequence[str] = "rigid",
-    reference: str | int = "previous",
+    reference: str | int = "neighbors",
     metric: str = "ncc",
+    neighbors: int = 2,
+    anchors: Mapping[int, Any] | None = None,
     trend: str = "remove",
     smooth: float = 15,
     mask: Any = None,
     axis: int | str = 0,
     channel: int | str | None = None,
+    common_line: str | None = None,
+    previous: StackFit | str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     max_iterations: int = 50,
     tolerance: float = 1e-3,
     device: str = "auto",
+    client: Any = None,
     progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
 ) -> StackFit:
     """Find where each slice of the aligned stack lies in the raw one.
 
+    A `distributed.Client` that is current is used, and then reads the voxels too; otherwise the
+    work runs in local threads.
+
     Args:
         stack: DataArray (lazy or not), NumPy or dask array; voxels that are NaN do not count.
         model: "translation", "rigid", "similarity", "affine", or groups, as in `register`.
-        reference: "previous" (each slice to the one before; the first keeps its place),
-            "first", a slice's number (all slices to that one), or "mean" (to the mean of the
-            aligned slices, a few times; the mean motion is then none).
+        reference: "neighbors" (each slice to the `neighbors` before and after it, all solved
+            together; the mean motion is then none), "previous" (to the one before only; the
+            first keeps its place), "first", a slice's number (all slices to that one), or "mean"
+            (to the mean of the aligned slices, a few times; the mean motion is then none).
         metric: "ncc" or "mse".
+        neighbors: how many slices on each side a slice is fitted to; 2 or more tell wrong fits.
+        anchors: raw_from_aligned of slices whose place is known, by number: an Affine of a slice's
+            dimensions, or a matrix. They stay exactly there, and the slices between follow. Only
+            with "neighbors" and "previous".
         trend: of the slow course of the slices, images alone cannot tell drift from the
-            specimen's own shape. "remove" makes neighbours match; "keep" leaves what is slower
-            than `smooth` slices as it is in the raw stack and takes out only what is faster.
+            specimen's own shape. "remove" makes neighbours match, which straightens what is
+            curved; "keep" leaves what is slower than `smooth` slices as it is in the raw stack
+            and takes out only what is faster.
         smooth: period in slices at which half of a motion counts as slow.
         mask: array of the shape of the stack or of one slice, positive where voxels count.
         axis: along which slices follow: a number among the spatial axes, or a name such as "z"
             or "t" (the volumes of a series are aligned in 3D).
         channel: number or label, for stacks with channels.
+        common_line: name of an axis of the slices, such as "y", the tilt axis of projections: only
+            shifts along it are looked for, in the sums across it, which do not change with the tilt.
+            Needs model="translation".
+        previous: a fit of the same stack, or the file it was saved to, when the stack had fewer
+            slices: only the new ones are fitted, and the old ones keep their place on average.
+        checkpoint: a file to which finished pairs are added, so that the same call goes on where it
+            was cut off; it is removed when you remove it.
         max_iterations: for each level of a pair's pyramid.
         tolerance: voxels; a pair stops when a step moves no corner by more.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
-        progress: called with (pairs done, pairs in all).
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved where the work runs.
+        client: a distributed Client in place of the current one; False for local threads.
+        progress: called with (slices done, slices in all).
         seed: of what is random; today nothing is.
 
     Returns: a StackFit; look at `fit.ok` and `fit.outliers`.
 
     Raises: OptionError for unknown options; ChannelError, EmptyMaskError, DegenerateImageError,
-        ShapeMismatchError, GridError for stacks that cannot be used.
+        ShapeMismatchError, GridError for stacks that cannot be used; LayoutMismatchError for the
+        checkpoint of another stack; NoWorkersError for a cluster without workers.
     """
     began = time.perf_counter()
-    _check_options(reference, metric, trend, smooth)
-    source, position = _source(stack, axis, channel)
-    reader = SliceReader.of(source, position, mask=_mask(mask, source, position))
-    whole = reader.whole
-    keep = [k for k, n in enumerate(reader.grid.shape) if n > 1]
-    if len(keep) < 2:
-        raise DegenerateImageError(f"slices of shape {whole.shape} are lines or points, not images")
-    options = PairOptions(Pose.of(model, len(keep)), metric, max_iterations, tolerance, resolve(device))
-    slices = Slices(reader.read, reader.count, reader.grid.take(keep), whole.take(keep).centre, options, progress)
-    if isinstance(reference, int) and not 0 <= reference < reader.count:
-        raise OptionError(f"reference={reference}: the stack has slices 0 to {reader.count - 1}")
-    _warn_if_flat(source.dims[position], reader, keep)
-    found = _found(slices, reference)
-    if found.blank.all():
-        raise (EmptyMaskError if mask is not None else DegenerateImageError)(
-            "every slice is "
-            + ("masked or constant where the mask leaves something" if mask is not None else "constant")
+    _check_options(reference, metric, trend, smooth, neighbors)
+    source, position = source_along(stack, axis, channel)
+    options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
+    reach = {"neighbors": neighbors}.get(str(reference), 1)
+    spec = StackSpec(source, position, mask_source(mask, source, position), options, reach, level=level_of(source))
+    spec = _with_model(spec, model, common_line)
+    resolve(device)
+    _warn_if_flat(spec)
+    if not isinstance(reference, str) and not 0 <= reference < spec.count:
+        raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
+    where = Where(_client(client, source), progress)
+    pinned = _pinned(anchors, spec, reference, trend)
+    earlier = None if previous is None else _earlier(previous, spec)
+    if reference in ("neighbors", "previous"):
+        part = None if earlier is None else SpanDone(0, len(earlier.scores), *_known(earlier), np.empty(0, np.uint64))
+        pairs, looks = pairs_of(spec, where, earlier=part, checkpoint=checkpoint)
+        placed, blank = (
+            _of_pairs(spec, pairs, looks, first=reference == "previous", pinned=pinned, earlier=earlier),
+            looks.blank,
         )
-    poses = _framed(found, slices, trend, smooth, mean=reference == "mean")
-    if len(keep) < whole.ndim:
-        poses = _embedded(poses, whole.ndim, keep)
-    names = tuple(whole.names)
+        # Sums across a slice do not tell how alike slices are.
+        kinds = named(pairs if spec.line is None else pairs.take(slice(0)), looks, placed.fitted, spec.grid)
+        tables: dict[str, Any] = {"pairs": pairs, "looks": looks}
+    else:
+        if earlier is not None or checkpoint is not None:
+            raise OptionError(
+                f"previous= and checkpoint= go with pairs of neighbours, not with reference={reference!r}"
+            )
+        placed, blank = _of_image(spec, reference, where)
+        kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~placed.fitted)}
+        tables = {}
+    if blank.all():
+        what = "masked or constant where the mask leaves something" if mask is not None else "constant"
+        raise (EmptyMaskError if mask is not None else DegenerateImageError)(f"every slice is {what}")
+    whole = spec.reader.whole
+    poses = _with_trend(placed, spec.model, trend, smooth)
+    variance = np.diagonal(placed.covariance, axis1=1, axis2=2)
     return StackFit(
-        raw_from_aligned=SliceAffines(poses, source.dims[position], names, whole.unit),
+        raw_from_aligned=SliceAffines(
+            _embedded(poses, whole.ndim, spec.keep), source.dims[position], tuple(whole.names), whole.unit
+        ),
         centre=whole.centre,
-        status=_status(found),
-        scores=found.scores,
-        sigma=dict(zip(options.pose.names, np.sqrt(found.variance).T, strict=True)),
-        outliers=tuple(np.flatnonzero(~found.fitted).tolist()),
-        breaks=tuple(found.breaks),
-        model=model if isinstance(model, str) else options.pose.groups,
+        half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
+        status=_status(placed, blank),
+        scores=placed.scores,
+        sigma=dict(zip(spec.options.pose.names, np.sqrt(np.maximum(variance, 0)).T, strict=True)),
+        kinds=kinds,
+        bridged=tuple(np.flatnonzero(~placed.fitted).tolist()),
+        breaks=tuple(placed.breaks),
+        model=model if isinstance(model, str) else spec.options.pose.groups,
         metric=metric,
-        reference=reference,
+        reference=reference if isinstance(reference, str) else int(reference),
         trend=trend,
         smooth=float(smooth),
+        neighbors=reach,
+        cycles=placed.cycles,
+        disagreement=placed.scale,
         seconds=time.perf_counter() - began,
+        common_line=common_line,
+        weights=placed.weight,
+        residuals=placed.residual,
+        **tables,
     )
 
 
-def _check_options(reference: Any, metric: str, trend: str, smooth: float) -> None:
-    if reference == "neighbors":
-        raise OptionError(
-            'reference="neighbors" is not there yet: use "previous", "first", "mean" or a slice\'s number'
-        )
+def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str | None = None) -> StackFit:
+    """The fit of a stack whose slices stand where a table says, without any estimate.
+
+    Args:
+        stack: as for `align_stack`; no voxel is read.
+        rows: path of a CSV or JSON file, a pandas table, or rows as of `StackFit.rows()`, of parameters
+            in radians and world units about the centre of a slice; slices that the table leaves out
+            stand in line with their neighbours.
+
+    Raises: InputError naming the row and the column that cannot be used.
+    """
+    source, position = source_along(stack, axis, channel)
+    whole = SliceReader.of(source, position).whole
+    count, size = source.shape[position], whole.ndim + 1
+    matrices, lines = table.poses(rows, (count, size, size), whole.centre)
+    unknown = np.full(count, np.nan)
+    return StackFit(
+        raw_from_aligned=SliceAffines(matrices, source.dims[position], tuple(whole.names), whole.unit),
+        centre=whole.centre, half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
+        status=StackStatus.EDITED, scores=unknown, sigma={}, kinds={}, bridged=lines, breaks=(), model="affine",
+        metric="ncc", reference="neighbors", trend="remove", smooth=15.0, neighbors=1, cycles=unknown,
+        disagreement=1.0, seconds=0.0,
+    )  # fmt: skip
+
+
+def _check_options(reference: Any, metric: str, trend: str, smooth: float, neighbors: int) -> None:
     if isinstance(reference, bool) or not (isinstance(reference, int | np.integer) or reference in REFERENCES):
         raise OptionError(f"reference={reference!r}: use {', '.join(REFERENCES)} or the number of a slice")
     check_metric(metric)
@@ -266,110 +222,150 @@ def _check_options(reference: Any, metric: str, trend: str, smooth: float) -> No
         raise OptionError(f"trend={trend!r}: use {' or '.join(TRENDS)}")
     if not smooth >= 2:
         raise OptionError(f"smooth={smooth}: a period of at least 2 slices is needed")
+    if isinstance(neighbors, bool) or not (isinstance(neighbors, int) and 1 <= neighbors <= _MOST_NEIGHBORS):
+        raise OptionError(f"neighbors={neighbors!r}: use a number of slices from 1 to {_MOST_NEIGHBORS}")
 
 
-def _source(stack: Any, axis: int | str, channel: int | str | None) -> tuple[Source, int]:
-    """The source of one channel, and the position of the axis among its dims."""
-    if hasattr(stack, "detach"):  # a tensor
-        stack = stack.detach().cpu().numpy()
-    array = as_dataarray(_with_colours_named(stack))
-    source = source_of(array)
-    dim = _axis_name(source, axis)
-    for lead in source.lead:
-        if lead != dim:
-            source = source.pick(lead, _index(array, lead, channel))
-    if len(source.dims) < 3:
-        raise ShapeMismatchError(f"one image with axes {source.dims} is not a stack of slices along {dim!r}")
-    return source, source.dims.index(dim)
+def _with_model(spec: StackSpec, model: str | Sequence[str], common_line: str | None) -> StackSpec:
+    """The spec with the model in the dimensions of its slices."""
+    shape = spec.reader.whole.shape
+    if len(spec.keep) < 2:
+        raise DegenerateImageError(f"slices of shape {shape} are lines or points, not images")
+    options = replace(spec.options, pose=Pose.of(model, len(spec.keep)))
+    if common_line is None:
+        return replace(spec, options=options)
+    names = spec.grid.names
+    if common_line not in names or options.pose.groups != ("translation",):
+        raise OptionError(
+            f"common_line={common_line!r}: name one of the axes of the slices ({', '.join(names)}), "
+            'with model="translation"'
+        )
+    return replace(spec, options=options, line=names.index(common_line))
 
 
-def _with_colours_named(stack: Any) -> Any:
-    """A bare array of pictures with colours at the end gets names for its axes."""
-    if not isinstance(stack, np.ndarray) or stack.ndim != 4 or stack.shape[-1] not in _RGB:
-        return stack
-    import xarray as xr
-
-    return xr.DataArray(stack, dims=("z", "y", "x", "c")) if min(stack.shape[1:3]) > _THIN else stack
-
-
-def _axis_name(source: Source, axis: int | str) -> str:
-    if isinstance(axis, str):
-        if axis not in source.dims:
-            raise OptionError(f"axis={axis!r}: the stack has axes {', '.join(source.dims)}")
-        return axis
-    series = [d for d in source.lead if d.lower() not in CHANNELS]
-    if source.grid.ndim == 2 and axis == 0 and series:
-        return series[0]
-    if not -source.grid.ndim <= axis < source.grid.ndim:
-        raise OptionError(f"axis={axis}: the stack has the spatial axes {', '.join(source.grid.names)}")
-    return source.grid.names[axis]
-
-
-def _index(array: Any, dim: str, channel: int | str | None) -> int:
-    """Which entry of a lead dim to use; never guessed.
-
-    Raises: ChannelError.
-    """
-    size = int(array.sizes[dim])
-    if dim.lower() in CHANNELS and channel is not None:
-        labels = [str(v) for v in array.coords[dim].values] if dim in array.coords else []
-        if isinstance(channel, str) and channel in labels:
-            return labels.index(channel)
-        if isinstance(channel, str) or not -size <= channel < size:
-            raise ChannelError(
-                f"the stack has no channel {channel!r}; there are {', '.join(labels) or f'0 to {size - 1}'}"
-            )
-        return int(channel) % size
-    if size == 1:
-        return 0
-    advice = "pass channel=" if dim.lower() in CHANNELS else f"choose one with .isel({dim}=...)"
-    raise ChannelError(f"the stack has {size} entries along {dim!r}; {advice} (one is never guessed)")
-
-
-def _mask(mask: Any, source: Source, position: int) -> Source | None:
-    """The mask as a source of the stack's dims, or of a slice's.
-
-    Raises: ShapeMismatchError, EmptyMaskError.
-    """
-    if mask is None:
-        return None
-    data = mask.detach().cpu().numpy() if hasattr(mask, "detach") else getattr(mask, "data", mask)
-    data = data if hasattr(data, "dask") else np.asarray(data) > 0
-    inner = [k for k in range(source.ndim) if k != position]
-    if tuple(data.shape) not in (source.shape, tuple(source.shape[k] for k in inner)):
-        raise ShapeMismatchError(f"mask has shape {tuple(data.shape)}, but the stack has {source.shape}")
-    if isinstance(data, np.ndarray) and not data.any():
-        raise EmptyMaskError("mask leaves no voxel")
-    dims = source.dims if data.ndim == source.ndim else tuple(source.dims[k] for k in inner)
-    kind = "array" if isinstance(data, np.ndarray) else "dask"
-    return Source(kind, "mask", data, (), dims, tuple(data.shape), data.dtype, tuple(data.shape), source.grid)
-
-
-def _warn_if_flat(dim: str, reader: SliceReader, keep: Sequence[int]) -> None:
-    if reader.count == 1:
+def _warn_if_flat(spec: StackSpec) -> None:
+    grid = spec.reader.grid
+    dim = spec.source.dims[spec.position]
+    if spec.count == 1:
         warnings.warn(f"the stack has one slice along {dim}; there is nothing to align", DaskregWarning, stacklevel=3)
-    if len(keep) < reader.grid.ndim:
-        thin = ", ".join(reader.grid.names[k] for k in range(reader.grid.ndim) if k not in keep)
+    if len(spec.keep) < grid.ndim:
+        thin = ", ".join(grid.names[k] for k in range(grid.ndim) if k not in spec.keep)
         warnings.warn(f"slices have length 1 along {thin} and are aligned in 2D", DaskregWarning, stacklevel=3)
 
 
-def _found(slices: Slices, reference: str | int) -> Found:
-    if reference == "mean":
-        return against_mean(slices)
-    if reference == "previous":
-        return against_previous(slices)
-    return against_one(slices, None if reference == "first" else int(reference))
+def _client(given: Any, source: Source) -> Any:
+    """The client whose workers read the voxels; None for arrays that are here already, and for threads."""
+    if given is None:
+        return None if source.kind == "array" else current_client()
+    if given and not hasattr(given, "submit"):
+        raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
+    return given or None
 
 
-def _framed(found: Found, slices: Slices, trend: str, smooth: float, *, mean: bool) -> Floats:
-    """The poses in the frame that the reference and the trend ask for."""
-    weight = found.fitted.astype(np.float64)
-    poses = found.poses
-    if trend == "keep":
-        return np.asarray(poses @ np.linalg.inv(slow_part(poses, weight, smooth, slices.frame)))
-    if mean and found.fitted.any():
-        return np.asarray(poses @ np.linalg.inv(mean_pose(poses, weight, slices.frame)))
-    return poses
+def _pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str) -> dict[int, Floats]:
+    """Poses of anchored slices, on the axes that are aligned.
+
+    Raises: OptionError, UnitError, ShapeMismatchError.
+    """
+    if not anchors:
+        return {}
+    if reference not in ("neighbors", "previous") or trend == "keep":
+        raise OptionError('anchors go with reference="neighbors" or "previous" and trend="remove": they set the course')
+    whole, model = spec.reader.whole, spec.model
+    found = {}
+    for number, anchor in anchors.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
+            raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
+        affine = anchor if isinstance(anchor, Affine) else Affine(anchor)
+        common_unit(affine.unit, whole.unit, f"the anchor of slice {number} and the stack")
+        if affine.ndim != whole.ndim:
+            raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
+        index = np.array([*spec.keep, whole.ndim])
+        pose = affine.matrix[np.ix_(index, index)]
+        apart = np.abs(
+            (model.frame.nearest(pose[None])[0] - pose) @ np.append(model.centre + model.frame.reach, 1)
+        ).max()
+        if apart > 1e-3 * min(spec.grid.spacing):
+            raise OptionError(
+                f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
+                "or an anchor without what the model leaves out"
+            )
+        found[int(number)] = pose
+    return found
+
+
+def _earlier(previous: Any, spec: StackSpec) -> StackFit:
+    """The fit of the stack's first slices, checked.
+
+    Raises: OptionError where its pairs are not what this estimate needs.
+    """
+    fit = previous if isinstance(previous, StackFit) else StackFit.load(previous)
+    here = (spec.options.pose, spec.options.metric, spec.reach, spec.source.dims[spec.position])
+    pose = Pose.of(fit.model, len(spec.keep))
+    there = (pose, fit.metric, fit.neighbors, fit.raw_from_aligned.axis)
+    whole = spec.reader.whole
+    half = (np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing)
+    same_grid = np.allclose(fit.centre, whole.centre) and np.allclose(fit.half_extent, half)
+    if fit.pairs is None or here != there or not same_grid or len(fit.scores) > spec.count:
+        raise OptionError(
+            "previous= needs a fit of this stack with fewer slices, the same model, metric, axis and neighbors, and a "
+            'reference of "neighbors" or "previous"'
+        )
+    return fit
+
+
+def _known(fit: StackFit) -> tuple[PairTable, Looks]:
+    if fit.pairs is None or fit.looks is None:
+        raise OptionError("the earlier fit has no pairs")
+    return fit.pairs, fit.looks
+
+
+def _of_pairs(
+    spec: StackSpec, pairs: PairTable, looks: Looks, *, first: bool, pinned: dict[int, Floats], earlier: StackFit | None
+) -> Placed:
+    """All slices from all pairs; those of an earlier fit keep their place on average."""
+    model = spec.model
+    placed = place(pairs, looks.blank, model, first=first, anchors=pinned)
+    if earlier is None or pinned or first:
+        return placed
+    n = len(earlier.scores)
+    index = np.array([*spec.keep, spec.reader.whole.ndim])
+    before = earlier.raw_from_aligned.matrices[np.ix_(np.arange(n), index, index)]
+    both = placed.fitted[:n] & ~np.isin(np.arange(n), earlier.bridged)
+    if not both.any():
+        return placed
+    frame = model.algebra.mean(np.linalg.inv(placed.poses[:n]) @ before, both.astype(np.float64))
+    return replace(placed, poses=placed.poses @ frame)
+
+
+def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Placed, Bools]:
+    """Slices against the first, a chosen one, or the mean; and which are blank."""
+    model = spec.model
+    if reference != "mean":
+        root = None if reference == "first" else int(reference)
+        found = fitted_to_image(AgainstOne(spec, root), where)
+        return _placed(found, model), found.blank
+    pairs, looks = pairs_of(spec, where)
+    start = place(pairs, looks.blank, model, first=True)
+    begin = Found(start.poses, start.fitted, looks.blank, start.scores, start.covariance)
+    found = fitted_to_image(AgainstOne(spec, found=begin), where)
+    placed = _placed(found, model)
+    if not found.fitted.any():
+        return placed, found.blank
+    mean = model.algebra.mean(found.poses, found.fitted.astype(np.float64))
+    return replace(placed, poses=model.frame.nearest(found.poses @ np.linalg.inv(mean))), found.blank
+
+
+def _placed(found: Found, model: Model) -> Placed:
+    none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
+    return Placed(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
+
+
+def _with_trend(placed: Placed, model: Model, trend: str, smooth: float) -> Floats:
+    if trend == "remove":
+        return placed.poses
+    slow = slow_part(placed.poses, placed.fitted.astype(np.float64), smooth, model.frame)
+    return np.asarray(placed.poses @ np.linalg.inv(slow))
 
 
 def _embedded(poses: Floats, ndim: int, keep: Sequence[int]) -> Floats:
@@ -379,20 +375,10 @@ def _embedded(poses: Floats, ndim: int, keep: Sequence[int]) -> Floats:
     return out
 
 
-def _status(found: Found) -> StackStatus:
-    if found.fitted.sum() < max(1, (~found.blank).sum() / 2) or (len(found.fitted) > 1 and found.fitted.sum() < 2):
+def _status(placed: Placed, blank: Bools) -> StackStatus:
+    fitted = placed.fitted
+    if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
         return StackStatus.FAILED
-    if found.breaks:
+    if placed.breaks:
         return StackStatus.BROKEN
-    return StackStatus.CONVERGED if found.fitted.all() else StackStatus.BRIDGED
-
-
-def _moving(model: str | Sequence[str], ndim: int) -> set[str]:
-    """Names of the parameters that the model lets go."""
-    pose = Pose.of(model, ndim)
-    return {name for group, names in parameter_names(ndim).items() if group in pose.groups for name in names}
-
-
-def _listed(indices: ArrayLike, most: int = 8) -> str:
-    values = np.asarray(indices).tolist()
-    return ", ".join(map(str, values[:most])) + (f", ... ({len(values)} in all)" if len(values) > most else "")
+    return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from daskreg.blocks.output import claimed, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.run import FATAL, Failure, Progress
+from daskreg.blocks.tasks import current_client
 from daskreg.blocks.verify import verify_output
 from daskreg.errors import (
     BlocksFailedError,
@@ -222,18 +222,6 @@ def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -
     """
     with _shown(progress, f"verifying {os.path.basename(path)}") as report:
         return list(verify_output(path, report))
-
-
-def current_client() -> Any | None:
-    """The `distributed.Client` that is current, without importing distributed where it is not in use."""
-    # Another thread may be importing it right now: then it has no Client yet.
-    client_type = getattr(sys.modules.get("distributed"), "Client", None)
-    if client_type is None:
-        return None
-    try:
-        return client_type.current()
-    except ValueError:
-        return None
 
 
 def _client(given: Any) -> Any | None:

@@ -10,4 +10,4 @@ nb_execution_mode = "off"
 myst_heading_anchors = 3
 html_theme = "alabaster"
 html_theme_options = {"description": "Align and warp image volumes larger than memory", "fixed_sidebar": True}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "pictures.py"]

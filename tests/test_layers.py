@@ -26,7 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("images",),
     ("points",),
     ("registration",),
-    ("stacks", "clouds", "batches"),
+    ("stacking",),
+    ("stacks", "clouds", "tomography", "batches"),
     ("warping",),
     ("writing",),
     ("convert",),
@@ -149,9 +150,8 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
-    own = {
-        name: {"torch"} for name in ("kernels", "images", "registration", "batches", "stacks", "clouds", "reg_torch")
-    }
+    holders = ("kernels", "images", "registration", "batches", "stacking", "stacks", "clouds", "reg_torch")
+    own = {name: {"torch"} for name in holders}
     own |= {"cluster": {"distributed"}, "plotting": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))
     allowed = own.get(layer(module), set())

@@ -31,6 +31,7 @@ PUBLIC = [
     "points_from",
     "register",
     "register_many",
+    "tomography",
     "warp",
     "write",
 ]

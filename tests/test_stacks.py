@@ -57,7 +57,7 @@ def error(fit, truth, shape=SHAPE):
     return residuals(fit.raw_from_aligned.matrices, truth, shape)["all"]
 
 
-@pytest.mark.parametrize("reference", ["previous", "first", 3, "mean"])
+@pytest.mark.parametrize("reference", ["neighbors", "previous", "first", 3, "mean"])
 def test_a_known_drift_is_found(stack, drift, reference):
     fit = dr.align_stack(stack, reference=reference)
     assert fit.status is StackStatus.CONVERGED
@@ -296,7 +296,10 @@ def test_integers_and_metrics(stack, drift):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"reference": "neighbors"}, '"previous", "first", "mean"'),
+        ({"reference": "neighbours"}, "neighbors, previous, first, mean"),
+        ({"neighbors": 0}, "neighbors=0"),
+        ({"common_line": "y"}, "translation"),
+        ({"common_line": "z", "model": "translation"}, "y, x"),
         ({"reference": "last"}, "previous"),
         ({"reference": N}, "0 to 7"),
         ({"reference": True}, "number of a slice"),
@@ -353,7 +356,10 @@ def test_what_a_fit_gives(stack, tmp_path):
     assert np.allclose(table.tx, fit.parameters["tx"])
     assert {"theta", "score", "sigma_theta", "outlier"} <= set(table.columns)
     assert "sx" not in table.columns
-    assert np.all(np.diff(fit.sigma["tx"]) > 0), "along a chain errors add up"
+    chain = dr.align_stack(stack, reference="previous")
+    assert np.all(np.diff(chain.sigma["tx"]) > 0), "along a chain errors add up"
+    middle = fit.sigma["tx"]
+    assert np.all(np.diff(middle[: N // 2]) < 0), "against the mean slice, the ends are known worst"
     fit.save(tmp_path / "fit.json")
     assert dr.load(tmp_path / "fit.json") == fit.raw_from_aligned
     assert json.loads((tmp_path / "fit.json").read_text())["status"] == "converged"
@@ -361,4 +367,4 @@ def test_what_a_fit_gives(stack, tmp_path):
     assert page.count("<tr") > N
     assert "data:image/png" in page
     assert "8 slices along 'z'" in repr(fit)
-    assert len(fit.plot(truth=fit.raw_from_aligned).axes) == 3
+    assert len(fit.plot(truth=fit.raw_from_aligned).axes) == 4

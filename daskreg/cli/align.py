@@ -2,69 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from daskreg.cli.options import NumberOrWord, OutputFile, counting, deliver, device, fit_outputs, loudness, reading
+from daskreg.cli.options import (
+    NumberOrWord,
+    OutputFile,
+    counting,
+    deliver,
+    device,
+    fit_outputs,
+    loudness,
+    reading,
+    where_it_runs,
+)
+from daskreg.errors import DegenerateImageError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="The drift of a stack's slices.")
 @click.argument("stack")
 @fit_outputs
-@click.option("--table", type=OutputFile(), help="Write the parameters of each slice as CSV.")
+@click.option("--table", type=OutputFile(), help="Write the parameters of each slice as CSV, or as JSON (.json): "
+              "radians, world units.")  # fmt: skip
+@click.option("--edit", type=_FILE, help="Estimate nothing: take the slices' places from an edited --table. A slice "
+              "without a row, or with empty cells, stands in line with its neighbours.")  # fmt: skip
 @click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, or groups "
               "out of rotation,translation,scale,shear.")  # fmt: skip
-@click.option("--reference", type=NumberOrWord(), help="previous, first, mean, or the number of a slice.")
+@click.option("--reference", type=NumberOrWord(), default="neighbors", show_default=True,
+              help="neighbors, previous, first, mean, or the number of a slice.")  # fmt: skip
+@click.option("--neighbors", type=int, default=2, show_default=True, help="Slices on each side that each is fitted to.")
+@click.option("--anchor", "anchors", multiple=True, metavar="SLICE=FILE",
+              help="A slice whose place is known, as a transform file; may be given more than once.")  # fmt: skip
 @click.option("--metric", default="ncc", show_default=True, help="ncc or mse.")
 @click.option("--trend", type=click.Choice(["remove", "keep"]), default="remove", show_default=True,
               help="keep: leave the slow course of the slices as it is.")  # fmt: skip
 @click.option("--smooth", type=float, default=15, show_default=True, help="Slices; what is slower counts as slow.")
+@click.option("--common-line", metavar="AXIS", help="Shifts along this axis only, from the sums across it: for "
+              "projections, the tilt axis. With --model translation.")  # fmt: skip
+@click.option("--previous", type=_FILE, help="The saved fit of the same stack when it had fewer slices.")
 @click.option("--axis", type=NumberOrWord(), default=0, show_default=True, help="The axis along which slices follow.")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level to work on.")
 @reading
 @device
+@where_it_runs
 @loudness
 def command(
     stack: str,
     *,
     table: Any,
+    edit: Path | None,
     model: str,
-    reference: str | int | None,
-    metric: str,
-    trend: str,
-    smooth: float,
+    anchors: tuple[str, ...],
     axis: str | int,
     level: int,
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
-    device: str,
     quiet: bool,
-    **outputs: Any,
+    page: Path | None,
+    out: Path,
+    plot: Path | None,
+    keep_failed: bool,
+    **options: Any,
 ) -> int:
     """Estimate where each slice of the aligned STACK is found in the raw one.
 
     `daskreg warp STACK OUT.zarr --pull FIT.json` then aligns it, and any other volume of the
-    same slices (another channel, another detector) with the same file.
+    same slices (another channel, another detector) with the same file. Finished pairs are kept beside
+    the fit (FIT.pairs.jsonl) until it is saved, so the same command goes on where it was cut off.
     """
     import daskreg
+    from daskreg.stacks import from_table
 
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
-    options: dict[str, Any] = {} if reference is None else {"reference": reference}
-    groups: Any = tuple(model.split(",")) if "," in model else model
-    with counting("aligning", quiet=quiet) as progress:
-        fit = daskreg.align_stack(
-            volume,
-            model=groups,
-            metric=metric,
-            trend=trend,
-            smooth=smooth,
-            axis=axis,
-            device=device,
-            progress=progress,
-            **options,
-        )
+    kept = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
+    if edit is not None:
+        fit = from_table(volume, edit, axis=axis)
+    else:
+        groups: Any = tuple(model.split(",")) if "," in model else model
+        with counting("aligning", quiet=quiet) as progress, _dropped_if_useless(kept):
+            fit = daskreg.align_stack(
+                volume,
+                model=groups,
+                axis=axis,
+                anchors=_read(anchors),
+                checkpoint=kept,
+                progress=progress,
+                **options,
+            )
     if table is not None:
-        fit.to_dataframe().to_csv(table)
-    return deliver(fit, **outputs)
+        fit.save_table(table)
+    if page is not None:
+        fit.report(page, stack=volume)
+    code = deliver(fit, out=out, plot=plot, page=None, keep_failed=keep_failed)
+    if kept is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
+        kept.unlink(missing_ok=True)
+    return code
+
+
+@contextmanager
+def _dropped_if_useless(kept: Path | None) -> Iterator[None]:
+    """Remove the kept pairs of a stack that cannot be aligned, whatever is done with it."""
+    try:
+        yield
+    except DegenerateImageError:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+        raise
+
+
+def _read(anchors: tuple[str, ...]) -> dict[int, Any]:
+    """SLICE=FILE pairs as transforms by slice."""
+    import daskreg
+
+    found: dict[int, Any] = {}
+    for anchor in anchors:
+        number, equals, path = anchor.partition("=")
+        if not equals or not number.isdigit():
+            raise click.UsageError(f"--anchor {anchor}: say SLICE=FILE, such as 12=pose.json")
+        transform = daskreg.load(path)
+        if isinstance(transform, daskreg.SliceAffines):
+            raise click.UsageError(f"--anchor {anchor}: the file holds a map for each of many slices, not one")
+        found[int(number)] = transform
+    return found

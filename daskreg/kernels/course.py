@@ -23,21 +23,7 @@ Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Slices placed by pairs, one row for each slice.
-
-    poses: (N, D+1, D+1) slice_from_root, NaN where no way leads. pair: (N,) number of the
-    pair that placed the slice, -1 for the root and where none did. variance: (N, K) sums
-    of the pairs' variances along the way from the root.
-    """
-
-    poses: Floats
-    pair: Ints
-    variance: Floats
-
-
-def chained(count: int, edges: Ints, moving_from_fixed: Floats, cost: Floats, variance: Floats, *, root: int) -> Chain:
+def chained(count: int, edges: Ints, moving_from_fixed: Floats, cost: Floats, *, root: int) -> Floats:
     """Compose pairs outwards from one slice, along the way of least total cost.
 
     Args:
@@ -45,12 +31,13 @@ def chained(count: int, edges: Ints, moving_from_fixed: Floats, cost: Floats, va
         edges: (P, 2) indices (fixed, moving).
         moving_from_fixed: (P, D+1, D+1).
         cost: (P,) positive; infinite for pairs not to be used.
-        variance: (P, K), of each pair's parameters.
         root: the slice whose pose is the identity.
+
+    Returns: (N, D+1, D+1) slice_from_root, NaN where no way leads.
     """
     size = moving_from_fixed.shape[-1]
-    chain = Chain(np.full((count, size, size), np.nan), np.full(count, -1), np.full((count, variance.shape[1]), np.nan))
-    chain.poses[root], chain.variance[root] = np.eye(size), 0.0
+    poses = np.full((count, size, size), np.nan)
+    poses[root] = np.eye(size)
     use = np.flatnonzero(np.isfinite(cost))
     number = {(int(edges[k, 0]), int(edges[k, 1])): int(k) for k in use}
     graph: Any = scipy.sparse.csr_array((np.maximum(cost[use], 1e-12), edges[use].T), shape=(count, count))
@@ -63,8 +50,8 @@ def chained(count: int, edges: Ints, moving_from_fixed: Floats, cost: Floats, va
         forward = (j, i) in number
         k = number[(j, i) if forward else (i, j)]
         step = moving_from_fixed[k] if forward else np.linalg.inv(moving_from_fixed[k])
-        chain.poses[i], chain.pair[i], chain.variance[i] = step @ chain.poses[j], k, chain.variance[j] + variance[k]
-    return chain
+        poses[i] = step @ poses[j]
+    return poses
 
 
 @dataclass(frozen=True)

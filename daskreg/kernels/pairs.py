@@ -30,10 +30,11 @@ Floats = NDArray[np.float64]
 SMALL = {2: 160, 3: 48}  # voxels along the longest axis of small copies, at most
 PROPOSALS = 3
 SMOOTHING = 0.4  # sigma of the finest level, voxels: less than in `register`, so that neighbours match as they are
-_AGREE = 2.5  # voxels of the small copies
+_AGREE = 2.0  # voxels of the small copies
 _CLEARLY = 0.01
 _TRIES = 15  # iterations of a proposal
-_COARSE = 0.02  # tolerance on the small copies, voxels
+_COARSE, _COARSER = 0.02, 0.1  # tolerance on the small copies, voxels: the finest of them, and those before
+_PHASES = 56  # voxels along the longest axis that phases need
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -
 
 
 def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
-    f, m = (_picture(t, grid, options) for t in (fixed, moving))
+    f, m = (flat_picture(t, grid, options.device) for t in (fixed, moving))
     f, m, variance = standardised(f, m, options.metric)
     levels = pyramid(f, m, levels="auto" if start is None else 3, smoothing=SMOOTHING)
     return _fit(levels, variance, options, start)
@@ -113,7 +114,7 @@ def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, 
 
 def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     """Each image goes down the pyramid once, though it is in two pairs."""
-    every = _picture(images, grid, options)
+    every = flat_picture(images, grid, options.device)
     every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
     before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
     levels = [
@@ -123,9 +124,9 @@ def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
     return _fit(levels, variance[:-1], options, None)
 
 
-def _picture(values: Tensor, grid: Grid, options: PairOptions) -> Picture:
-    # Flat borders count: what is background in one slice is so in the next.
-    return picture(values.to(options.device), grid, borders=False)
+def flat_picture(values: Tensor, grid: Grid, device: str) -> Picture:
+    """A Picture whose flat borders count: what is background in one slice is so in the next."""
+    return picture(values.to(device), grid, borders=False)
 
 
 def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
@@ -147,18 +148,19 @@ def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Floats
     """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
     p = origin.numpy()
     for level in levels:
-        state = solve_level(problem, level, p, _COARSE)
+        state = solve_level(problem, level, p, _COARSE if level is levels[-1] else _COARSER)
         p = state.parameters
     if "translation" not in problem.pose.groups:
         return p
     top = levels[-1]
-    shifts = phase_shifts(top.fixed, top.moving, PROPOSALS)
-    doubtful = np.flatnonzero(_distance(problem, top, p, shifts[:, 0]) > _AGREE)
+    seen = next(level for level in levels if level is top or max(level.fixed.grid.shape) >= _PHASES)
+    shifts = phase_shifts(seen.fixed, seen.moving, PROPOSALS)
+    doubtful = np.flatnonzero(_distance(problem, seen, p, shifts[:, 0]) > _AGREE)
     if len(doubtful):
         rows = torch.from_numpy(doubtful)
         some = Level(top.fixed.take(rows), top.moving.take(rows), top.step)
         for k in range(PROPOSALS):
-            start = _shifted(problem, top, shifts[doubtful, k])
+            start = _shifted(problem, seen, shifts[doubtful, k])
             _keep_better(state, doubtful, solve_level(problem, some, start, _COARSE, max_iterations=_TRIES))
     return state.parameters
 

@@ -35,6 +35,7 @@ class SliceReader:
         factors: for each dim of a slice; blocks that are not whole are left out.
         mask: a source of the same dims as `source`, or of a slice, that is true where voxels count.
         depth: how many slices are read together.
+        level: taken off numbers that float32 cannot hold; None: see `level_of`.
     """
 
     source: Source
@@ -42,17 +43,20 @@ class SliceReader:
     factors: tuple[int, ...]
     mask: Source | None
     depth: int
+    level: float | None = None
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024) -> SliceReader:
+    def of(
+        cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, level: float | None = None
+    ) -> SliceReader:
         """A reader whose slices have about `most` voxels along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
         factors = tuple(max(1, n // most) for n in shape)
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
         # Whole chunks, so that none is decoded twice, unless they do not fit.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
-        return cls(source, stack, factors, mask, depth)
+        return cls(source, stack, factors, mask, depth, level)
 
     @property
     def count(self) -> int:
@@ -74,6 +78,10 @@ class SliceReader:
     def read(self, indices: Sequence[int]) -> Pixels:
         """(len(indices), *slice shape); NaN where nothing counts."""
         return np.stack([self._block(i // self.depth)[i % self.depth] for i in indices])
+
+    def span(self, start: int, stop: int) -> Pixels:
+        """(stop - start, *slice shape) consecutive slices, not kept."""
+        return self._read(start, stop)
 
     def _block(self, number: int) -> Pixels:
         """`depth` slices; the last few blocks are kept."""
@@ -115,13 +123,7 @@ class SliceReader:
 
     @cached_property
     def _offset(self) -> float:
-        """What is taken off numbers that float32 cannot hold: about their level, the middle voxel."""
-        dtype = self.source.dtype
-        if dtype.itemsize <= 2 or dtype == np.float32:
-            return 0.0
-        middle = tuple(n // 2 for n in self.source.shape)
-        value = float(self.source.read(Box(middle, tuple(i + 1 for i in middle))).reshape(-1)[0])
-        return value if np.isfinite(value) else 0.0
+        return level_of(self.source) if self.level is None else self.level
 
     def _masked(self, box: Box, inside: Box) -> NDArray[np.bool_]:
         mask: Any = self.mask
@@ -130,6 +132,15 @@ class SliceReader:
         full = Box(*(tuple(i * f for i, f in zip(e, self.factors, strict=True)) for e in (inside.start, inside.stop)))
         kept = mask.read(full).astype(bool)
         return np.asarray(np.broadcast_to(kept, (box.shape[self.stack], *kept.shape)))
+
+
+def level_of(source: Source) -> float:
+    """About the level of numbers that float32 cannot hold, by the middle voxel; 0 for others."""
+    if source.dtype.itemsize <= 2 or source.dtype == np.float32:
+        return 0.0
+    middle = tuple(n // 2 for n in source.shape)
+    value = float(source.read(Box(middle, tuple(i + 1 for i in middle))).reshape(-1)[0])
+    return value if np.isfinite(value) else 0.0
 
 
 def _stacked(inside: Box, factors: Sequence[int], stack: int, start: int, stop: int) -> Box:

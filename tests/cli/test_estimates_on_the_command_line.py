@@ -132,3 +132,57 @@ def test_wrong_input_is_one_line(
     assert words in caught.err
     assert caught.err.count("\n") == 1
     assert not (here / "f.json").exists()
+
+
+def test_align_edit_and_apply_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shifts = np.array([[0, 0], [2, -1], [3, 1], [1, 2], [-1, 1], [0, 3]])
+    large = texture(2, size=128)
+    stack = np.stack([dr.warp(large, push=dr.Affine.translation(y=y, x=x))[16:-16, 16:-16] for y, x in shifts])
+    stack[3] = 0
+    tifffile.imwrite("stack.tif", stack)
+    command = ["align", "stack.tif", "--model", "translation"]
+    outputs = ["--table", "drift.csv", "--report", "page.html"]
+    assert run([*command, "--out", "fit.json", *outputs]) == 0
+    assert "blank 3" in capsys.readouterr().out
+    assert (here / "page.html").read_text().count("data:image/png") == 3, "the drift, side views, the worst pairs"
+    assert not (here / "fit.pairs.jsonl").exists()
+    lines = (here / "drift.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    assert {"slice", "tx", "ty", "score", "sigma_tx", "cycle", "outlier", "kind"} <= set(columns)
+    fit = dr.StackFit.load("fit.json")
+    at = columns.index("tx")
+    rows = [line.split(",") for line in lines]
+    rows[5][at] = "7.5"
+    del rows[3]  # slice 2: in line with its neighbours
+    (here / "edited.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    assert run([*command, "--edit", "edited.csv", "--out", "edited.json"]) == 0
+    edited = dr.load("edited.json")
+    before = fit.raw_from_aligned.matrices
+    assert edited.matrices[4, 1, 2] == 7.5
+    assert np.allclose(edited.matrices[[0, 1, 5]], before[[0, 1, 5]], atol=1e-12)
+    assert np.allclose(edited.matrices[2], (edited.matrices[1] + edited.matrices[3]) / 2)
+    assert edited.unit == fit.raw_from_aligned.unit
+    assert run(["warp", "stack.tif", "out.zarr", "--pull", "edited.json", "-q"]) == 0
+    assert run(["report", "fit.json", "--out", "fit.html"]) == 0
+    assert len((here / "fit.html").read_text()) < 1_000_000
+    (here / "bad.csv").write_text("slice,tx\n0,1\n9,1\n")
+    assert run([*command, "--edit", "bad.csv", "--out", "bad.json"]) == 2
+    assert "no slice 9, but 0 to 5" in capsys.readouterr().err
+
+
+def test_align_with_anchors_and_more_slices(here: Path) -> None:
+    large = texture(3, size=128)
+    stack = np.stack([dr.warp(large, push=dr.Affine.translation(x=x))[16:-16, 16:-16] for x in range(7)])
+    tifffile.imwrite("five.tif", stack[:5])
+    tifffile.imwrite("seven.tif", stack)
+    dr.Affine.translation(x=2.0, y=1.0).save("pose.json")
+    command = ["align", "five.tif", "--model", "translation", "-q", "--out"]
+    assert run([*command, "anchored.json", "--anchor", "2=pose.json"]) == 0
+    anchored = dr.load("anchored.json").matrices
+    assert np.allclose(anchored[2, :2, 2], (1, 2))
+    assert np.allclose(anchored[:, 1, 2], range(5), atol=0.05)
+    assert run([*command, "x.json", "--anchor", "pose.json"]) == 2
+    assert run([*command, "five.json"]) == 0
+    more = ["align", "seven.tif", "--model", "translation", "-q", "--out", "seven.json", "--previous", "five.json"]
+    assert run(more) == 0
+    assert np.allclose(np.diff(dr.load("seven.json").matrices[:, 1, 2]), 1, atol=0.02)

@@ -1,0 +1,130 @@
+"""Fits as tables that a person edits, and poses from such tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import InputError
+from daskreg.formats.transforms import read_bytes, write_text
+from daskreg.geometry import Affine
+from daskreg.geometry.pose import identity_parameters
+
+Floats = NDArray[np.float64]
+Row = Mapping[str, Any]
+
+_COMMON_SCALE = "scale"
+
+
+def write(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+    """CSV, or JSON (a list of rows) by suffix; NaN is an empty cell, or null."""
+    if Path(path).suffix.lower() == ".json":
+        plain = [{k: None if _unknown(v) else v for k, v in row.items()} for row in rows]
+        write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", path)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if _unknown(v) else v for k, v in row.items()} for row in rows)
+    write_text(text.getvalue(), path)
+
+
+def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tuple[int, ...]]:
+    """Poses of slices from a table of their parameters.
+
+    Columns: "slice", any parameters (radians, world units, about `centre`; those without a
+    column move nothing; "scale" is all scales), and others, which are not looked at. A slice
+    stands in line with its neighbours where it has no row, or its row has no parameters: delete
+    what you do not trust.
+
+    Args:
+        rows: path of a CSV or JSON file, a pandas table (indexed by slice), or a list of mappings.
+        shape: of the matrices, (N, D+1, D+1).
+
+    Returns: the matrices, and the slices that stand in line with their neighbours.
+
+    Raises: InputError naming the row and the column that cannot be used.
+    """
+    found, known = np.full((*shape,), np.nan), np.zeros(shape[0], bool)
+    ndim = shape[-1] - 1
+    names = identity_parameters(ndim)
+    for number, row in enumerate(_rows(rows)):
+        values = {k: v for k, v in row.items() if k in names or k == _COMMON_SCALE}
+        index = _index(row, shape[0], number)
+        if known[index]:
+            raise InputError(f"row {number + 1}: slice {index} has two rows; leave one")
+        if not values:
+            raise InputError(f"the table has none of the columns {', '.join(names)}")
+        numbers = {k: _number(v, k, index) for k, v in values.items()}
+        if any(v is None for v in numbers.values()):
+            continue
+        whole = {k: v for k, v in numbers.items() if v is not None}
+        if _COMMON_SCALE in whole:
+            scale = whole.pop(_COMMON_SCALE)
+            whole = {n: scale for n in names if n in ("sx", "sy", "sz")} | whole
+        found[index], known[index] = Affine.from_parameters(whole, ndim=ndim, centre=centre).matrix, True
+    if not known.any():
+        raise InputError("the table leaves no slice a place of its own")
+    return _in_line(found, known), tuple(np.flatnonzero(~known).tolist())
+
+
+def _in_line(matrices: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Rows that are not known, by straight lines between the entries of those that are."""
+    if known.all():
+        return matrices
+    at, every = np.flatnonzero(known), np.arange(len(matrices))
+    flat = matrices.reshape(len(matrices), -1)
+    line = np.stack([np.interp(every, at, column[at]) for column in flat.T], axis=1)
+    return np.where(known[:, None, None], matrices, line.reshape(matrices.shape))
+
+
+def _rows(rows: Any) -> list[Row]:
+    if hasattr(rows, "reset_index"):  # a pandas table
+        table = rows if "slice" in rows.columns else rows.reset_index()
+        return [dict(row) for row in table.to_dict("records")]
+    if not isinstance(rows, str | os.PathLike):
+        return list(rows)
+    text = read_bytes(rows).decode("utf-8-sig")
+    if Path(rows).suffix.lower() == ".json":
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{rows} is not JSON: {error}") from error
+        if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
+            raise InputError(f"{rows} holds no list of rows")
+        return found
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _index(row: Row, count: int, number: int) -> int:
+    try:
+        value = float(row["slice"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"row {number + 1} of the table does not say which slice it is of (column 'slice')") from None
+    if not value.is_integer() or not 0 <= value < count:
+        raise InputError(f"row {number + 1}: the stack has no slice {row['slice']}, but 0 to {count - 1}")
+    return int(value)
+
+
+def _number(value: Any, name: str, index: int) -> float | None:
+    """The value of a cell; None for an empty one."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"slice {index}: {name} is {value!r}, which is no number") from None
+    return number if math.isfinite(number) else None
+
+
+def _unknown(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test pytest lint types format notebooks bench bench-clouds docs constraints clean
+.PHONY: help venv demo test pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ notebooks: $(VENV)/.test-installed ## the notebooks, executed
 
 bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr
 	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)
+
+bench-register: .venv-bench/.installed ## registration beside SimpleITK, elastix, ANTs, StackReg and OpenCV
+	.venv-bench/bin/python benchmarks/register.py $(ARGS)
 
 bench-clouds: .venv-clouds/.installed ## point clouds beside open3d, small_gicp and probreg
 	.venv-clouds/bin/python benchmarks/clouds.py $(or $(ARGS),meshes)

@@ -335,7 +335,7 @@ def test_a_full_disk_is_said_and_finished_blocks_are_kept(tmp_path: Path) -> Non
             assert 0 < kept < BLOCKS
             subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
             again = dr.write(PIXELS, small / "out.zarr", client=client, **SMALL)
-        assert kept <= again.skipped <= kept + 1  # a block that was on its way has come in
+        assert kept <= again.skipped <= kept + 4  # blocks that were on their way, one for each thread, have come in
         assert whole(small / "out.zarr", PIXELS)
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -161,8 +161,10 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
 
 def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
     if image.weight is None:
-        variance, mean = torch.var_mean(image.values.flatten(1), 1, correction=0)
-        return mean.to(torch.float64), variance.to(torch.float64)
+        # In float64, so that the number of threads that share a sum does not show in the float32 that follows.
+        values = image.values.flatten(1)
+        mean = values.mean(1, dtype=torch.float64)
+        return mean, (values - mean[:, None].to(torch.float32)).square_().mean(1, dtype=torch.float64)
     values, weight = image.values.flatten(1), image.weight.flatten(1)
     total = weight.sum(1, dtype=torch.float64).clamp_min(1e-9)
     mean = (values * weight).sum(1, dtype=torch.float64) / total

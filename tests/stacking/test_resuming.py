@@ -171,7 +171,8 @@ def test_workers_read_and_give_the_same(stored, stack, client, monkeypatch):
         here.setattr(pairing, "fit_span", work.fit_span)
         here.setattr(work.StackSpec, "tensor", lambda *_: pytest.fail("voxels were read here"))
         fit = dr.align_stack(dr.open(stored), progress=lambda done, total: seen.append((done, total)))
-    assert np.array_equal(matrices(fit), matrices(expected))
+    # Libraries sum in another order with other threads: the last digits of float32 may differ.
+    assert np.allclose(matrices(fit), matrices(expected), atol=1e-6)
     assert seen[-1] == (N, N)
     for reference in ("first", "mean", 5):
         with monkeypatch.context() as here:

@@ -18,14 +18,12 @@ from daskreg.kernels.fill import Ways, ways
 from daskreg.kernels.newton import Problem, solve_level
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level, picture
-from daskreg.kernels.search import candidates, look_closer, near_turns, views
+from daskreg.kernels.search import DOUBTFUL, candidates, near_turns, views
 from daskreg.kernels.threads import use_threads
 from daskreg.registration import PairFit, check_options, fit_of, hidden_part, of_descent, parameters_of
 
 # Voxels along the longest axis of the levels on which all pairs try to start where they are.
 _SMALL = 64
-# What such a start may leave unexplained; pairs that leave more search for theirs.
-_DOUBTFUL = 0.08
 # Bytes for each voxel of a pair; and how many of them are worked on at once.
 _BYTES, _AT_ONCE = 150, 1 << 30
 
@@ -126,11 +124,10 @@ def _descended(problem: Problem, steps: Ways, batch: int, *, search: bool) -> An
     for level in small:
         state = solve_level(problem, level, p, 0.05, max_iterations=15)
         p, cost = state.parameters, state.cost
-    for k in np.flatnonzero(cost > _DOUBTFUL) if search else ():
+    for k in np.flatnonzero(cost > DOUBTFUL) if search else ():
         own = _pair(steps, int(k))
         starts = parameters_of(problem, own.whole[0].fixed.grid, candidates(own, "auto"))
-        closer, starts = look_closer(problem, own, starts, near_turns(problem.pose.ndim))
-        p[k] = views(problem, closer, starts)[0][1][0]
+        p[k] = views(problem, own, starts, turns=near_turns(problem.pose.ndim))[0][1][0]
     rest = slice(len(small), None) if len(small) < len(steps.whole) else slice(-1, None)
     content = None if steps.content is None else steps.content[rest]
     return descend_levels(problem, steps.whole[rest], p, steps.variance, content=content, origin=origin)

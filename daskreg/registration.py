@@ -21,10 +21,10 @@ from daskreg.kernels.descend import METRICS, Descent, descend_levels, half_exten
 from daskreg.kernels.fill import Ways, ways
 from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
-from daskreg.kernels.newton import Problem
+from daskreg.kernels.newton import Problem, corners_of
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import picture
-from daskreg.kernels.search import STARTS, all_turns, believed, candidates, look_closer, near_turns, views
+from daskreg.kernels.search import STARTS, all_turns, believed, candidates, near_turns, views
 from daskreg.kernels.threads import use_threads
 
 Floats = NDArray[np.float64]
@@ -285,8 +285,7 @@ def fit_of(
 
 def _apart(there: Affine, back: Affine, grid: Grid) -> float:
     """Voxels by which a corner of the grid is missed, there and back."""
-    bits = np.indices((2,) * grid.ndim).reshape(grid.ndim, -1).T
-    corners = grid.world(bits * (np.asarray(grid.shape) - 1))
+    corners = corners_of(grid)[:-1].T
     return float(np.linalg.norm(grid.index(back(there(corners))) - grid.index(corners), axis=1).max())
 
 
@@ -317,10 +316,9 @@ def _estimated(
     if isinstance(init, str) and init != "identity":
         starts = parameters_of(problem, f.grid, candidates(steps, init))
     if loss is None:
-        if isinstance(init, str) and init in ("auto", "search"):
-            turns = near_turns if init == "auto" else all_turns
-            steps, starts = look_closer(problem, steps, starts, turns(f.grid.ndim))
-        return of_descent(descended(problem, steps, starts, origin=origin, progress=progress), metric)
+        looks = {"auto": near_turns, "search": all_turns}
+        turns = looks[init](f.grid.ndim) if isinstance(init, str) and init in looks else None
+        return of_descent(_descended(problem, steps, starts, turns, origin=origin, progress=progress), metric)
     first = torch.from_numpy(origin)
     start = best_of(problem, steps.whole[0], torch.from_numpy(starts), loss)
     return _slope(slope(problem, steps.whole, start, loss, optimizer=optimizer, origin=first, progress=progress))
@@ -358,9 +356,11 @@ def parameters_of(problem: Problem, grid: Grid, matrices: Sequence[Floats]) -> F
     return problem.pose.from_matrices(np.stack(matrices), problem.centre, half_extent(grid)).numpy()
 
 
-def descended(problem: Problem, steps: Ways, starts: Floats, **options: Any) -> Descent:
+def _descended(
+    problem: Problem, steps: Ways, starts: Floats, turns: Sequence[Floats] | None, **options: Any
+) -> Descent:
     """From the best start to the end, and where flat borders leave a choice, the end to be believed."""
-    followed = views(problem, steps, starts)
+    followed = views(problem, steps, starts, turns=turns)
     ends = [
         descend_levels(problem, seen.whole, start, seen.variance, content=seen.content, **options)
         for seen, start in followed

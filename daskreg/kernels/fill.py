@@ -52,7 +52,7 @@ def ways(fixed: Picture, moving: Picture, metric: str, *, levels: int | str, smo
 def _masked(image: Picture, margin: int) -> Picture | None:
     if image.fill is None:
         return None
-    content = ~_grown(image.fill, margin)
+    content = ~grown(image.fill, margin)
     if bool(content.all()):
         return None
     told = [values[counts] for values, counts in zip(image.values, content, strict=True)]
@@ -62,7 +62,7 @@ def _masked(image: Picture, margin: int) -> Picture | None:
     return replace(image, weight=weight if image.weight is None else weight * image.weight)
 
 
-def _grown(mask: Tensor, radius: int) -> Tensor:
+def grown(mask: Tensor, radius: int) -> Tensor:
     """Dilated by a cube of half width `radius`."""
     out = mask.to(torch.float32)
     taps = np.ones(2 * radius + 1, dtype=np.float32)

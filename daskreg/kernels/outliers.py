@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from daskreg.kernels.fill import grown
 from daskreg.kernels.newton import Lens, Problem, State, corners_of, solve_level
 from daskreg.kernels.normal import TorchNormal
 from daskreg.kernels.pyramid import Level
@@ -81,9 +82,9 @@ def _agree(level: Level, p: Floats, problem: Problem) -> Tensor:
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
         limit = torch.clamp(_FAR * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)
         agree = (near.abs() <= limit) | (weight <= 0)
-    left = _grown(~agree)
+    left = grown(~agree, _MARGIN)
     # What is next to a region that contradicts, and differs too, belongs to it.
-    left = _grown(left & (difference.abs() > limit / 2) & (weight > 0)) | left
+    left = grown(left & (difference.abs() > limit / 2) & (weight > 0), _MARGIN) | left
     share = (weight * left).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
     few = (share < _MOST).reshape(-1, *[1] * level.fixed.grid.ndim)
     return ~(left & few)
@@ -103,12 +104,6 @@ def _mean_near(values: Tensor) -> Tensor:
     ndim = values.ndim - 1
     pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
     return pool(values[:, None], 2 * _NEAR + 1, stride=1, padding=_NEAR)[:, 0]
-
-
-def _grown(mask: Tensor) -> Tensor:
-    ndim = mask.ndim - 1
-    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[ndim - 1]
-    return pool(mask.to(torch.float32)[:, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[:, 0] > 0.5
 
 
 def evenness(problem: Problem, level: Level, state: State) -> Floats:

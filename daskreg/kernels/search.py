@@ -38,7 +38,7 @@ CLEARLY = 0.01
 # are the same; and what "by far" is.
 _GOOD, _SAME, _BY_FAR = 0.02, 0.25, 0.8
 # A start that leaves more does not explain enough to be believed.
-_DOUBTFUL = 0.08
+DOUBTFUL = 0.08
 # Half width of a peak of the correlation, in voxels.
 _PEAK = 3
 # Correlation peaks over less of the smaller image than this are chance.
@@ -90,34 +90,36 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: i
     return p[:1], math.inf
 
 
-def look_closer(problem: Problem, ways: Ways, starts: Floats, turns: Sequence[Floats]) -> tuple[Ways, Floats]:
-    """The ways and the starts, or, where none of these explains much, finer ways and more starts.
-
-    On the coarsest level things that repeat look alike: a second look, one level finer, tells them apart
-    by several peaks of the correlation for each turn.
-    """
-    p, cost = choose(problem, ways.whole, starts)
-    if cost < _DOUBTFUL or len(ways.whole) < 3:
-        return ways, starts
-    found = [np.stack(correlate(some[1], turns, best=24, peaks=3)) for some in (ways.whole, ways.content) if some]
-    grid = ways.whole[0].fixed.grid
-    more = problem.pose.from_matrices(np.concatenate(found), problem.centre, half_extent(grid)).numpy()
-    finer = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
-    return finer, np.concatenate([starts[:1], p, more])
-
-
-def views(problem: Problem, ways: Ways, starts: Floats) -> list[tuple[Ways, Floats]]:
+def views(
+    problem: Problem, ways: Ways, starts: Floats, *, turns: Sequence[Floats] | None = None
+) -> list[tuple[Ways, Floats]]:
     """What to descend on, and the (1, P) start of each: everything, and perhaps the content alone.
 
     Where the best start differs without flat borders, both have to be followed; `believed` then chooses.
+
+    Args:
+        turns: where no start explains much, look again with these, one level finer and by several peaks of
+            the correlation for each turn: on the coarsest level things that repeat look alike.
     """
     p, cost = choose(problem, ways.whole, starts)
+    if turns is not None and cost >= DOUBTFUL and len(ways.whole) >= 3:
+        ways, starts = _closer(problem, ways, np.concatenate([starts[:1], p]), turns)
+        p, cost = choose(problem, ways.whole, starts)
     if cost < _GOOD or ways.content is None:
         return [(ways, p)]
     q, _ = choose(problem, ways.content, starts)
     if not Lens(problem, ways.content[min(1, len(ways.content) - 1)]).moved(p, q)[0] > _SAME:
         return [(ways, p)]
     return [(ways, p), (Ways(ways.content, None, ways.variance), q)]
+
+
+def _closer(problem: Problem, ways: Ways, starts: Floats, turns: Sequence[Floats]) -> tuple[Ways, Floats]:
+    """The ways without their coarsest level, and more starts from the next."""
+    found = [np.stack(correlate(some[1], turns, best=24, peaks=3)) for some in (ways.whole, ways.content) if some]
+    grid = ways.whole[0].fixed.grid
+    more = problem.pose.from_matrices(np.concatenate(found), problem.centre, half_extent(grid)).numpy()
+    finer = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
+    return finer, np.concatenate([starts, more])
 
 
 def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Floats]) -> bool:

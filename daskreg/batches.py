@@ -134,11 +134,11 @@ def _descended(problem: Problem, steps: Ways, batch: int, *, search: bool) -> An
 
 
 def _pair(steps: Ways, k: int) -> Ways:
-    """The ways of one pair."""
+    """The coarsest of the ways of one pair, which are all that a start needs."""
     row = torch.tensor([k])
 
-    def one(levels: list[Level]) -> list[Level]:
-        return [Level(v.fixed.take(row), v.moving.take(row), v.step, v.sigmas) for v in levels]
+    def one(levels: Sequence[Level]) -> list[Level]:
+        return [Level(v.fixed.take(row), v.moving.take(row), v.step, v.sigmas) for v in levels[:3]]
 
     variance = steps.variance if len(steps.variance) == 1 else steps.variance[row]
     return Ways(one(steps.whole), None if steps.content is None else one(steps.content), variance)

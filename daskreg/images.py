@@ -184,6 +184,10 @@ def _within(data: Any, mask: Any, grid: Grid, budget: int, what: str) -> tuple[A
 def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -> None:
     if values.numel() == 0:
         raise EmptyArrayError(f"{what} has no voxels")
+    low, high = torch.aminmax(values)
+    if mask is None and bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+        _check_contrast(low, high, what)
+        return
     valid = torch.isfinite(values)
     if not bool(valid.any()):
         raise EmptyMaskError(f"{what} holds no finite voxel")
@@ -193,6 +197,9 @@ def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -
         valid = valid & mask
         if not bool(valid.any()):
             raise EmptyMaskError(f"{what}_mask leaves no finite voxel")
-    low, high = torch.aminmax(values if bool(valid.all()) else values[valid])
+    _check_contrast(*torch.aminmax(values[valid]), what)
+
+
+def _check_contrast(low: torch.Tensor, high: torch.Tensor, what: str) -> None:
     if not bool(high > low):
         raise DegenerateImageError(f"{what} is constant ({float(low):.6g}) where it counts; there is nothing to match")

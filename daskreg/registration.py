@@ -23,7 +23,7 @@ from daskreg.kernels.gradient import OPTIMIZERS, Slope, best_of, slope
 from daskreg.kernels.metrics import Loss, loss_of
 from daskreg.kernels.newton import Problem, corners_of
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.pyramid import picture
+from daskreg.kernels.pyramid import all_finite, picture
 from daskreg.kernels.search import STARTS, all_turns, believed, candidates, near_turns, views
 from daskreg.kernels.threads import use_threads
 
@@ -420,6 +420,8 @@ def _slope(found: Slope) -> dict[str, Any]:
 
 def hidden_part(image: Image) -> float:
     """The fraction of the voxels that do not count."""
+    if image.mask is None and all_finite(image.values):
+        return 0.0
     valid = torch.isfinite(image.values)
     if image.mask is not None:
         valid = valid & image.mask

@@ -152,12 +152,14 @@ def descend_levels(
     for number, level in enumerate(levels):
         last = number == len(levels) - 1
         tolerance = problem.tolerance if last else max(problem.tolerance, _COARSE_TOLERANCE)
-        finest = level if keep is None else masked(level, keep)
+        finest = _kept(level, keep)
         # Where it is still open what counts, not every voxel is asked.
         state = solve_level(problem, finest, p, tolerance, rough=last and problem.robust)
         if problem.robust and number == told:
             keep, state = agreeing(problem, level, state, tolerance)
-            finest = level if keep is None else masked(level, keep)
+            finest = _kept(level, keep)
+            if content is not None and _background(problem, state, level, _kept(content[told], keep)):
+                content = None
         p, iterations = state.parameters, iterations + state.iterations
         if progress:
             progress(number + 1, len(levels))
@@ -166,8 +168,7 @@ def descend_levels(
     if problem.robust:
         chosen = finest
         if content is not None:
-            inner = content[-1] if keep is None else masked(content[-1], keep)
-            chosen, state = _without_fill(problem, finest, (levels[-1], inner), state)
+            chosen, state = _without_fill(problem, finest, (levels[-1], _kept(content[-1], keep)), state)
         quiet = quieted(chosen, state.noise)
         if chosen is not finest or quiet is not None or math.prod(finest.fixed.grid.shape) > MANY:
             finest = quiet or chosen
@@ -187,17 +188,30 @@ def half_extent(grid: Grid) -> Floats:
     return np.asarray(np.maximum((np.asarray(grid.shape) - 1) / 2, 0.5) * np.asarray(grid.spacing))
 
 
+def _kept(level: Level, keep: Tensor | None) -> Level:
+    return level if keep is None else masked(level, keep)
+
+
+def _odds(problem: Problem, state: State, whole: Level, rest: Level) -> tuple[float, State, State]:
+    """How much worse, by the metric, the rest fits than all voxels at the same pose, and both."""
+    found = [Lens(problem, level).thinned().evaluate(state.parameters) for level in (whole, rest)]
+    return float(found[1].cost.sum() / max(found[0].cost.sum(), 1e-12)), found[0], found[1]
+
+
+def _background(problem: Problem, state: State, whole: Level, rest: Level) -> bool:
+    """Whether flat borders are background for sure; told on a coarse level, for the finest is dear to look at."""
+    return _odds(problem, state, whole, rest)[0] >= _BETTER_STILL[-1][0]
+
+
 def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> tuple[Level, State]:
     """The level to end on: the given one or, where the rest is at odds with flat borders, that without.
 
     choice: the finest level whole, and without flat borders. It is the same for all pairs.
     """
     inner = choice[1]
-    whole, rest = (Lens(problem, one).thinned().evaluate(state.parameters) for one in choice)
-    odds = rest.cost.sum() / max(whole.cost.sum(), 1e-12)
+    odds, whole, rest = _odds(problem, state, *choice)
     needed = next((better for limit, better in _BETTER_STILL if odds < limit), None)
-    even = evenness(problem, inner, rest) / evenness(problem, level, whole)
-    if needed is None or even.min() < LEAST_EVENNESS:
+    if needed is None or (evenness(problem, inner, rest) / evenness(problem, level, whole)).min() < LEAST_EVENNESS:
         return level, state
     again = solve_level(problem, inner, state.parameters, problem.tolerance, rough=True)
     return (inner, again) if again.cost.sum() <= needed * rest.cost.sum() else (level, state)

@@ -10,13 +10,14 @@ masked before anything is smoothed. `search.views` follows both where they lead 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from daskreg.kernels.pyramid import Level, Picture, convolve, pyramid, standardised
+from daskreg.kernels.passes import dilated, mean_and_variance
+from daskreg.kernels.pyramid import Level, Picture, pyramid, standardised
 
 # As far, in voxels, as smoothing and the earlier interpolation carry the edge of a fill.
 _MARGIN = 6
@@ -31,8 +32,8 @@ class Ways:
     variance: (B or 1,) of the fixed images, by which the levels were scaled.
     """
 
-    whole: list[Level]
-    content: list[Level] | None
+    whole: Sequence[Level]
+    content: Sequence[Level] | None
     variance: Tensor
 
 
@@ -40,7 +41,7 @@ def ways(fixed: Picture, moving: Picture, metric: str, *, levels: int | str, smo
     """Both ways down the pyramid (see `pyramid`), of images scaled for a metric (see `standardised`)."""
     f, m, variance = standardised(fixed, moving, metric)
     whole = pyramid(f, m, levels=levels, smoothing=smoothing)
-    inner = [_masked(p, _MARGIN) for p in (f, m)]
+    inner = [_masked(p) for p in (f, m)]
     if inner == [None, None]:
         return Ways(whole, None, variance)
     f, m = inner[0] or f, inner[1] or m
@@ -49,23 +50,12 @@ def ways(fixed: Picture, moving: Picture, metric: str, *, levels: int | str, smo
     return Ways(whole, pyramid(f, m, levels=levels, smoothing=smoothing), variance)
 
 
-def _masked(image: Picture, margin: int) -> Picture | None:
+def _masked(image: Picture) -> Picture | None:
+    """Without its flat border; None where there is none, or nothing but a flat inside."""
     if image.fill is None:
         return None
-    content = ~grown(image.fill, margin)
-    if bool(content.all()):
-        return None
-    told = [values[counts] for values, counts in zip(image.values, content, strict=True)]
-    if not all(len(t) > 1 and float(t.var()) > _LEAST_CONTRAST for t in told):
-        return None
-    weight = content.to(torch.float32)
-    return replace(image, weight=weight if image.weight is None else weight * image.weight)
-
-
-def grown(mask: Tensor, radius: int) -> Tensor:
-    """Dilated by a cube of half width `radius`."""
-    out = mask.to(torch.float32)
-    taps = np.ones(2 * radius + 1, dtype=np.float32)
-    for axis in range(1, mask.ndim):
-        out = (convolve(out, taps, axis) > 0.5).to(torch.float32)
-    return out > 0.5
+    weight = (~dilated(image.fill, _MARGIN)).to(torch.float32)
+    if image.weight is not None:
+        weight = weight * image.weight
+    _, variance = mean_and_variance(image.values, weight)
+    return replace(image, weight=weight) if bool((variance > _LEAST_CONTRAST).all()) else None

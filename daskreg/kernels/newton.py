@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
-from daskreg.kernels.normal import Normal, Sums, fixed_weight, normal_of, possible_overlap, scaling
+from daskreg.kernels.normal import Normal, Sums, normal_of, possible_overlap, scaling
 from daskreg.kernels.pose import Pose
 from daskreg.kernels.pyramid import Level
 
@@ -89,9 +89,8 @@ class Lens:
     def __init__(self, problem: Problem, level: Level) -> None:
         fixed, moving = level.fixed.grid, level.moving.grid
         self.problem, self.level = problem, level
-        weight = fixed_weight(level)
-        self.normal: Normal = normal_of(level, weight)
-        self.possible = possible_overlap(level, weight)
+        self.normal: Normal = normal_of(level)
+        self.possible = possible_overlap(level)
         self.voxels = int(np.prod(fixed.shape))
         self.inner = moving.inverse_matrix[:-1]
         self.outer = fixed.matrix @ scaling(fixed.shape)

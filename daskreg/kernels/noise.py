@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.kernels.pyramid import Level, Picture, gaussian_taps, smooth
+from daskreg.kernels.passes import gaussian_taps
+from daskreg.kernels.pyramid import Level, Picture, smooth
 
 Floats = NDArray[np.float64]
 

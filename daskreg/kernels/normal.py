@@ -61,15 +61,15 @@ class Sums:
     jj: Floats
 
 
-def normal_of(level: Level, weight: Tensor) -> Normal:
-    """What sums for a level with its `fixed_weight`: compiled code on the CPU, torch on other devices."""
-    return (NumbaNormal if level.fixed.values.device.type == "cpu" else TorchNormal)(level, weight)
+def normal_of(level: Level) -> Normal:
+    """What sums for a level: compiled code on the CPU, torch on other devices."""
+    return (NumbaNormal if level.fixed.values.device.type == "cpu" else TorchNormal)(level)
 
 
 class NumbaNormal:
     """Sums by compiled code on the CPU, in `pool_threads()` threads."""
 
-    def __init__(self, level: Level, weight: Tensor | None = None) -> None:
+    def __init__(self, level: Level) -> None:
         fixed, moving = level.fixed, level.moving
         self.moving = moving.values.contiguous()
         self.cover = (
@@ -77,11 +77,14 @@ class NumbaNormal:
         )
         self.shape, n = fixed.grid.shape, fixed.grid.shape[-1]
         self.fixed = fixed.values.reshape(len(fixed.values), -1, n).contiguous()
-        weight = fixed_weight(level) if weight is None else weight
-        self.weight = weight.flatten(1, -2).contiguous()
-        self.axes = tuple(_scaled_axis(n, torch.device("cpu")).numpy() for n in fixed.grid.shape)
+        rows = self.fixed.shape[1]
+        self.weight = (
+            torch.empty((1, rows, 0)) if fixed.weight is None else fixed.weight.reshape(-1, rows, n).contiguous()
+        )
+        cpu = torch.device("cpu")
+        self.axes = tuple(tuple(f(n, cpu).numpy() for n in fixed.grid.shape) for f in (_scaled_axis, edges))
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
-        self.rows = np.arange(self.fixed.shape[1])
+        self.rows = np.arange(rows)
 
     def take(self, index: NDArray[np.int64]) -> NumbaNormal:
         """The same for some pairs of the batch."""
@@ -159,7 +162,7 @@ def _unfolded(square: Floats, ndim: int) -> Floats:
 class TorchNormal:
     """Sums by torch, on the device where the level's images are."""
 
-    def __init__(self, level: Level, weight: Tensor | None = None) -> None:
+    def __init__(self, level: Level) -> None:
         moving = level.moving
         self.inner = moving.grid.shape
         self.moving = moving.values
@@ -167,7 +170,7 @@ class TorchNormal:
         self.fixed = level.fixed.values
         self.shape = level.fixed.grid.shape
         self.slopes: Tensor | None = None
-        self.weight = fixed_weight(level) if weight is None else weight
+        self.weight = fixed_weight(level)
         self.scale = 1.0
         self.axes = [_scaled_axis(n, self.fixed.device) for n in level.fixed.grid.shape]
 
@@ -296,6 +299,11 @@ def edge_width(n: int) -> float:
     return 2.0 if n >= 48 else 1.0
 
 
+def edges(n: int, device: torch.device) -> Tensor:
+    """(n,) the weight along an axis of the fixed image."""
+    return edge_weight(torch.arange(n, device=device, dtype=torch.float32), n)
+
+
 def fixed_weight(level: Level) -> Tensor:
     """(1 or B, *shape) the fixed image's own weight times that of its edges."""
     shape = level.fixed.grid.shape
@@ -304,7 +312,7 @@ def fixed_weight(level: Level) -> Tensor:
     for axis, n in enumerate(shape):
         one = [1] * (len(shape) + 1)
         one[axis + 1] = -1
-        weight = weight * edge_weight(torch.arange(n, device=device, dtype=torch.float32), n).reshape(one)
+        weight = weight * edges(n, device).reshape(one)
     return weight if level.fixed.weight is None else weight * level.fixed.weight
 
 
@@ -313,9 +321,13 @@ def _scaled_axis(n: int, device: torch.device) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
 
 
-def possible_overlap(level: Level, weight: Tensor | None = None) -> Floats:
+def possible_overlap(level: Level) -> Floats:
     """(B or 1,) weight that the smaller of the two images could bring in, in fixed voxels."""
-    fixed = (fixed_weight(level) if weight is None else weight).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
+    shape = level.fixed.grid.shape
+    if level.fixed.weight is None:
+        fixed = np.array([math.prod(float(edges(n, torch.device("cpu")).sum()) for n in shape)])
+    else:
+        fixed = fixed_weight(level).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
     ratio = math.prod(level.moving.grid.spacing) / math.prod(level.fixed.grid.spacing)
     if level.moving.weight is None:
         moving = np.array([float(math.prod(level.moving.grid.shape))])

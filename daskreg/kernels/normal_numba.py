@@ -62,16 +62,18 @@ def _cell(u: Any, n: Any) -> Any:
 @jit(fastmath={"contract"})
 def _sample_row_2d(moving: Any, cover: Any, widths: Any, line: Any, row: Any, run: Any, buffer: Any) -> None:
     """Sample the columns `run` of one row of the fixed grid into the first places of the buffer."""
-    fixed, weight = row
+    fixed, weight, edge, lead = row
     ny, nx = moving.shape
     m, c = moving.reshape(-1), cover.reshape(-1)
     dy, dx = (nx if ny > 1 else 0), (1 if nx > 1 else 0)
-    masked = len(c) > 0
+    masked, counts = len(c) > 0, len(weight) > 0
     y0, y1, x0, x1 = line[0, 0], line[0, 1], line[1, 0], line[1, 1]
     for j in range(run[0], run[1]):
         at = j - run[0]
         uy, ux = y0 + y1 * j, x0 + x1 * j
-        v = weight[j] * _ramp(uy, ny - 1.0, widths[0]) * _ramp(ux, nx - 1.0, widths[1])
+        v = lead * edge[j] * _ramp(uy, ny - 1.0, widths[0]) * _ramp(ux, nx - 1.0, widths[1])
+        if counts:
+            v *= weight[j]
         iy, fy = _cell(uy, ny)
         ix, fx = _cell(ux, nx)
         p = iy * nx + ix
@@ -89,17 +91,19 @@ def _sample_row_2d(moving: Any, cover: Any, widths: Any, line: Any, row: Any, ru
 @jit(fastmath={"contract"})
 def _sample_row_3d(moving: Any, cover: Any, widths: Any, line: Any, row: Any, run: Any, buffer: Any) -> None:
     """Sample the columns `run` of one row of the fixed grid into the first places of the buffer."""
-    fixed, weight = row
+    fixed, weight, edge, lead = row
     nz, ny, nx = moving.shape
     m, c = moving.reshape(-1), cover.reshape(-1)
     dz, dy, dx = (ny * nx if nz > 1 else 0), (nx if ny > 1 else 0), (1 if nx > 1 else 0)
-    masked = len(c) > 0
+    masked, counts = len(c) > 0, len(weight) > 0
     z0, z1, y0, y1, x0, x1 = line[0, 0], line[0, 1], line[1, 0], line[1, 1], line[2, 0], line[2, 1]
     for j in range(run[0], run[1]):
         at = j - run[0]
         uz, uy, ux = z0 + z1 * j, y0 + y1 * j, x0 + x1 * j
-        v = weight[j] * _ramp(uz, nz - 1.0, widths[0]) * _ramp(uy, ny - 1.0, widths[1])
+        v = lead * edge[j] * _ramp(uz, nz - 1.0, widths[0]) * _ramp(uy, ny - 1.0, widths[1])
         v *= _ramp(ux, nx - 1.0, widths[2])
+        if counts:
+            v *= weight[j]
         iz, fz = _cell(uz, nz)
         iy, fy = _cell(uy, ny)
         ix, fx = _cell(ux, nx)
@@ -234,8 +238,9 @@ def sums_of_chunks(
     """Fill the rows of `out` that belong to the chunks.
 
     moving: (values (B, *shape), cover (B, *shape), or (1, 0, ..) without a mask); a batch of one serves all.
-    fixed: (values (B, R, n), weight (B, R, n)), likewise. maps: (B, D, D+1) from xi to moving indices.
-    turns: (B, D, D) float32, from gradients of the fixed image to those of the moving one. axes: xi of every axis.
+    fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
+    moving indices. turns: (B, D, D) float32, from gradients of the fixed image to those of the moving one.
+    axes: (xi of every axis, weight along every axis of the fixed image).
     chunks: (rows, (N, 4) of pair, first and end in rows, place in `out`), rows being the numbers, out of R, of
     those that count. out: scalars (M, 6), linear (M, 3, D, D+1), square (M, D (D+1) / 2, (D+1) (D+2) / 2).
     """
@@ -244,7 +249,8 @@ def sums_of_chunks(
     rows, parts = chunks
     scalars, linear, square = out
     ndim = maps.shape[1]
-    xi = axes[ndim - 1]
+    scaled, edges = axes
+    xi = scaled[ndim - 1]
     buffer = np.empty((_G + ndim, len(xi)), np.float32)
     lead = np.ones(ndim + 1)
     place = np.zeros(ndim, np.int64)
@@ -258,10 +264,12 @@ def sums_of_chunks(
         of_weight = pair if len(weight) > 1 else 0
         for number in range(first, stop):
             r = rest = rows[number]
+            edge = np.float32(1)
             for axis in range(ndim - 2, -1, -1):
-                place[axis] = rest % len(axes[axis])
-                lead[axis] = axes[axis][place[axis]]
-                rest //= len(axes[axis])
+                place[axis] = rest % len(scaled[axis])
+                lead[axis] = scaled[axis][place[axis]]
+                edge *= edges[axis][place[axis]]
+                rest //= len(scaled[axis])
             for k in range(ndim):
                 start = maps[pair, k, ndim]
                 for axis in range(ndim - 1):
@@ -270,11 +278,12 @@ def sums_of_chunks(
                 line[k, 1] = maps[pair, k, ndim - 1] * slope
             run = _run(line, images[of_moving].shape, len(xi))
             if run[0] < run[1]:
-                row = (values[of_fixed, r], weight[of_weight, r])
+                row = (values[of_fixed, r], weight[of_weight, r], edges[ndim - 1], edge)
                 _sample_row(images[of_moving], cover[of_cover], widths, line, row, run, buffer)
                 buffer[_G:, : run[1] - run[0]] = np.float32(0)
                 stride = 0
                 for axis in range(ndim - 1, -1, -1):
-                    _slope(values[of_fixed], r, stride, place[axis], len(axes[axis]), turns[pair, :, axis], run, buffer)
-                    stride = max(1, stride * len(axes[axis])) if axis < ndim - 1 else 1
+                    n = len(scaled[axis])
+                    _slope(values[of_fixed], r, stride, place[axis], n, turns[pair, :, axis], run, buffer)
+                    stride = max(1, stride * n) if axis < ndim - 1 else 1
                 _add_row(buffer, xi[run[0] : run[1]], lead, scalars[target], linear[target], square[target])

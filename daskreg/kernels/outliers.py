@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from daskreg.kernels.fill import grown
 from daskreg.kernels.newton import Lens, Problem, State, corners_of, solve_level
 from daskreg.kernels.normal import TorchNormal
+from daskreg.kernels.passes import dilated, near_means
 from daskreg.kernels.pyramid import Level
 
 Floats = NDArray[np.float64]
@@ -77,14 +76,14 @@ def _agree(level: Level, p: Floats, problem: Problem) -> Tensor:
     agree = torch.ones_like(weight, dtype=torch.bool)
     for _ in range(3):
         difference = fixed - (warped if problem.metric == "mse" else _matched(fixed, warped, weight * agree))
-        near = _mean_near(difference * weight) / _mean_near(weight).clamp_min(1e-6)
+        near = near_means(difference * weight, _NEAR) / near_means(weight, _NEAR).clamp_min(1e-6)
         size = torch.where((weight > 0) & agree, near.abs(), torch.nan).flatten(1)
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
         limit = torch.clamp(_FAR * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)
         agree = (near.abs() <= limit) | (weight <= 0)
-    left = grown(~agree, _MARGIN)
+    left = dilated(~agree, _MARGIN)
     # What is next to a region that contradicts, and differs too, belongs to it.
-    left = grown(left & (difference.abs() > limit / 2) & (weight > 0), _MARGIN) | left
+    left = dilated(left & (difference.abs() > limit / 2) & (weight > 0), _MARGIN) | left
     share = (weight * left).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
     few = (share < _MOST).reshape(-1, *[1] * level.fixed.grid.ndim)
     return ~(left & few)
@@ -98,12 +97,6 @@ def _matched(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
     cf, cw = fixed - f.reshape(one), warped - w.reshape(one)
     gain = (weight * cf * cw).flatten(1).sum(1) / (weight * cw * cw).flatten(1).sum(1).clamp_min(1e-6)
     return cw * gain.reshape(one) + f.reshape(one)
-
-
-def _mean_near(values: Tensor) -> Tensor:
-    ndim = values.ndim - 1
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
-    return pool(values[:, None], 2 * _NEAR + 1, stride=1, padding=_NEAR)[:, 0]
 
 
 def evenness(problem: Problem, level: Level, state: State) -> Floats:

@@ -9,7 +9,7 @@ objects keep the small one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -129,7 +129,7 @@ def flat_picture(values: Tensor, grid: Grid, device: str) -> Picture:
     return picture(values.to(device), grid, borders=False)
 
 
-def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
+def _fit(levels: Sequence[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
     grid = levels[-1].fixed.grid
     batch = max(len(levels[-1].fixed.values), len(levels[-1].moving.values))
     problem = Problem(
@@ -144,7 +144,7 @@ def _fit(levels: list[Level], variance: Tensor, options: PairOptions, start: Flo
     return descend_levels(problem, levels[len(small) :] or levels[-1:], best, variance, origin=origin)
 
 
-def best_starts(problem: Problem, levels: list[Level], origin: Tensor) -> Floats:
+def best_starts(problem: Problem, levels: Sequence[Level], origin: Tensor) -> Floats:
     """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
     p = origin.numpy()
     for level in levels:

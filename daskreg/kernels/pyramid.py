@@ -11,22 +11,16 @@ only, smoothing is a normalised convolution, so that nothing leaks out of a mask
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from daskreg.geometry import Box, Grid
+from daskreg.kernels import passes
 from daskreg.kernels.flat import SMALLEST, flat_borders
-from daskreg.kernels.smooth_numba import convolve_axis, tap_sums
-from daskreg.kernels.threads import pool_threads
-
-Singles = NDArray[np.float32]
 
 COARSEST = 32
 _COARSE_SIGMA = 0.7
@@ -67,6 +61,44 @@ class Level:
     sigmas: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
+class Pyramid(Sequence[Level]):
+    """Levels, from the coarsest to the finest, each smoothed when it is first asked for."""
+
+    def __init__(self, steps: Iterable[_Step]) -> None:
+        self._steps = tuple(steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Level]:
+        return (step.level() for step in self._steps)
+
+    @overload
+    def __getitem__(self, index: int) -> Level: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Pyramid: ...
+
+    def __getitem__(self, index: int | slice) -> Level | Pyramid:
+        return Pyramid(self._steps[index]) if isinstance(index, slice) else self._steps[index].level()
+
+
+class _Step:
+    """A level that is still to be smoothed by its `sigmas`; shared by the parts of a pyramid."""
+
+    def __init__(self, plain: Level) -> None:
+        self.plain = plain
+        self.ready = False
+
+    def level(self) -> Level:
+        if not self.ready and self.plain.sigmas is not None:
+            pair = (self.plain.fixed, self.plain.moving)
+            fixed, moving = (smooth(p, s) for p, s in zip(pair, self.plain.sigmas, strict=True))
+            self.plain = replace(self.plain, fixed=fixed, moving=moving)
+        self.ready = True
+        return self.plain
+
+
 def picture(values: Tensor, grid: Grid, mask: Tensor | None = None, *, borders: bool = True) -> Picture:
     """A Picture of (B, *shape) values; NaN and infinity become masked zeros.
 
@@ -75,19 +107,22 @@ def picture(values: Tensor, grid: Grid, mask: Tensor | None = None, *, borders: 
         borders: look for flat ones.
     """
     values = values.to(torch.float32)
-    finite = torch.isfinite(values)
-    whole = bool(finite.all())
-    if not whole:
-        values = torch.where(finite, values, values.new_zeros(()))
     weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
-    if not whole:
+    if not all_finite(values):
+        finite = torch.isfinite(values)
+        values = torch.where(finite, values, values.new_zeros(()))
         weight = finite.to(torch.float32) if weight is None else weight * finite
     return Picture(values, weight, grid, flat_borders(values) if borders else None)
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether nothing is NaN or infinite; a sum tells in one pass where it is finite itself."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
 def pyramid(
     fixed: Picture, moving: Picture, *, levels: int | str = "auto", smoothing: float = 0.7, coarsest: int = COARSEST
-) -> list[Level]:
+) -> Pyramid:
     """Levels from the coarsest to the finest.
 
     Args:
@@ -101,32 +136,24 @@ def pyramid(
         count = 1 + max(0, math.ceil(math.log2(longest / base / coarsest) - 0.1))
     else:
         count = max(1, int(levels))
-    result: list[Level] = []
-    current = [fixed, moving]
+    result: list[_Step] = []
+    f, m = fixed, moving
     for level in range(count):
         step = base * 2**level
-        current = [shrink(p, _factors(p.grid, step)) for p in current]
+        f, m = (shrink(p, _factors(p.grid, step)) for p in (f, m))
         sigma = smoothing if level == 0 else _COARSE_SIGMA
-        sigmas = [_sigmas(p.grid, step, sigma) for p in current]
-        f, m = (smooth(p, s) for p, s in zip(current, sigmas, strict=True))
-        result.append(Level(f, m, step, (tuple(sigmas[0]), tuple(sigmas[1]))))
-    return result[::-1]
+        sigmas = tuple(_sigmas(f.grid, step, sigma)), tuple(_sigmas(m.grid, step, sigma))
+        result.append(_Step(Level(f, m, step, sigmas)))
+    return Pyramid(result[::-1])
 
 
 def shrink(image: Picture, factors: Sequence[int]) -> Picture:
     """Means over whole blocks of `factors` voxels, valid voxels only."""
     if all(f == 1 for f in factors):
         return image
-    counts = [n // f for n, f in zip(image.grid.shape, factors, strict=True)]
-    used = Box.of([n * f for n, f in zip(counts, factors, strict=True)])
-    grid = image.grid.crop(used).downsample(factors)
-    inside: Any = (..., *used.slices)
-    if image.weight is None:
-        return Picture(_block_mean(image.values[inside], factors), None, grid)
-    weight = image.weight[inside]
-    total = _block_mean(weight, factors)
-    values = _block_mean(image.values[inside] * weight, factors) / total.clamp_min(1e-6)
-    return Picture(values, total, grid)
+    used = Box.of([n // f * f for n, f in zip(image.grid.shape, factors, strict=True)])
+    values, weight = passes.block_means(image.values, image.weight, factors)
+    return Picture(values, weight, image.grid.crop(used).downsample(factors))
 
 
 def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
@@ -136,11 +163,8 @@ def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
     """
     if all(s <= 0 for s in sigmas):
         return image
-    if image.weight is None:
-        return replace(image, values=_gaussian(image.values, sigmas, normalised=True))
-    norm = _gaussian(image.weight, sigmas)
-    values = _gaussian(image.values * image.weight, sigmas) / norm.clamp_min(1e-6)
-    return replace(image, values=values, weight=image.weight * (norm > 1e-3))
+    values, weight = passes.smoothed(image.values, image.weight, sigmas)
+    return replace(image, values=values, weight=weight)
 
 
 def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture, Picture, Tensor]:
@@ -148,8 +172,8 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
 
     Sums of squares then lose no digits to a large offset.
     """
-    mean, variance = _mean_and_variance(fixed)
-    other_mean, other_variance = _mean_and_variance(moving)
+    mean, variance = passes.mean_and_variance(fixed.values, fixed.weight)
+    other_mean, other_variance = passes.mean_and_variance(moving.values, moving.weight)
     if metric == "mse":
         other_mean, other_variance = mean, variance
         if len(mean) < len(moving.values):
@@ -159,27 +183,9 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
     return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
 
 
-def _mean_and_variance(image: Picture) -> tuple[Tensor, Tensor]:
-    if image.weight is None:
-        # In float64, so that the number of threads that share a sum does not show in the float32 that follows.
-        values = image.values.flatten(1)
-        mean = values.mean(1, dtype=torch.float64)
-        return mean, (values - mean[:, None].to(torch.float32)).square_().mean(1, dtype=torch.float64)
-    values, weight = image.values.flatten(1), image.weight.flatten(1)
-    total = weight.sum(1, dtype=torch.float64).clamp_min(1e-9)
-    mean = (values * weight).sum(1, dtype=torch.float64) / total
-    away = (values - mean[:, None].to(torch.float32)).square_()
-    return mean, (away * weight).sum(1, dtype=torch.float64) / total
-
-
 def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
-    one = (-1, *[1] * image.grid.ndim)
-    sd = variance.sqrt()
-    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
-    values = (image.values - mean.to(torch.float32).reshape(one)) / sd.to(torch.float32).reshape(one)
-    if image.weight is not None:
-        values = values * (image.weight > 0)
-    return replace(image, values=values)
+    scale = torch.where(variance > 0, variance.rsqrt(), torch.ones_like(variance))
+    return replace(image, values=passes.scaled(image.values, image.weight, mean, scale))
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -206,42 +212,3 @@ def _sigmas(grid: Grid, step: float, sigma: float) -> list[float]:
     """In voxels: `sigma` steps of the level, no more than two voxels, none across a thin axis."""
     ratio = [step / s for s in grid.spacing]
     return [sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)]
-
-
-def _block_mean(values: Tensor, factors: Sequence[int]) -> Tensor:
-    ndim = len(factors)
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
-    return pool(values[:, None], tuple(factors))[:, 0]
-
-
-def _gaussian(values: Tensor, sigmas: Sequence[float], *, normalised: bool = False) -> Tensor:
-    """Separable; zero outside, or `normalised` by the part of the kernel that is inside."""
-    out = values
-    for axis, sigma in enumerate(sigmas, start=1):
-        if sigma <= 0:
-            continue
-        taps = gaussian_taps(sigma, values.shape[axis] - 1)
-        out = convolve(out, taps, axis, normalised=normalised)
-    return out
-
-
-def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
-    """The weights of a Gaussian, one for sigma 0, that reach no more than `most` voxels."""
-    radius = min(math.ceil(3.5 * sigma), most)
-    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
-    return np.asarray(taps / taps.sum(), dtype=np.float32)
-
-
-def convolve(values: Tensor, taps: Singles, axis: int, *, normalised: bool = False) -> Tensor:
-    """(B, *shape) float32 convolved along one axis with an odd number of taps; see `convolve_axis`."""
-    if values.device.type == "cpu":
-        return torch.as_tensor(convolve_axis(values.numpy(), taps, axis, normalised=normalised, threads=pool_threads()))
-    ndim, n = values.ndim - 1, values.shape[axis]
-    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[ndim - 1]
-    shape, padding = [1] * (ndim + 2), [0] * ndim
-    shape[axis + 1], padding[axis - 1] = len(taps), len(taps) // 2
-    out: Tensor = conv(values[:, None], torch.as_tensor(taps, device=values.device).reshape(shape), padding=padding)
-    if normalised:
-        shape[axis + 1] = n
-        out = out / torch.as_tensor(tap_sums(n, taps), device=values.device).reshape(shape)
-    return out[:, 0]

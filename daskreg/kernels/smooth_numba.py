@@ -1,40 +1,48 @@
-"""Separable convolution on CPUs, one axis at a time, by compiled code in a small pool."""
+"""Gaussians on CPUs, all axes in one pass over the image.
+
+Rows are combined along the first axes into a few lines that stay in the cache, and those along the
+others, so that each voxel is read from memory and written to it about once, however many axes there are.
+"""
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.kernels.passes_numba import nothing, planes
 from daskreg.kernels.sample_numba import jit
-from daskreg.kernels.threads import spread
+from daskreg.kernels.threads import shares
 
 Singles = NDArray[np.float32]
 
-# Fewer voxels than this are not worth waking a thread for.
-_SMALL = 1 << 16
+# Rows that are smoothed at a time.
+_ROWS = 32
 
 
-def convolve_axis(values: Singles, taps: Singles, axis: int, *, normalised: bool, threads: int = 1) -> Singles:
-    """Convolve along one axis with an odd number of symmetric taps, zero outside.
+def smoothed(values: Singles, weight: Singles | None, taps: Sequence[Singles]) -> tuple[Singles, Singles | None]:
+    """Convolved along every axis, and divided by what of the taps, times the weight, is inside.
 
-    normalised: divide by the sum of the taps that fall inside.
+    Args:
+        values: (B, *shape), 2D or 3D. weight: (B or 1, *shape) or None.
+        taps: an odd number for each axis, symmetric; no longer than twice the axis.
+
+    Returns: the values, and the weights, but zero where next to nothing is near.
     """
-    n = values.shape[axis]
-    outer = int(np.prod(values.shape[:axis], dtype=np.int64))
-    source = np.ascontiguousarray(values).reshape(outer, n, -1)
-    out = np.empty_like(source)
-    scale = 1 / tap_sums(n, taps) if normalised else np.ones(n, np.float32)
-    if threads == 1 or values.size < _SMALL:
-        _convolve(source, taps, scale, out, 0, outer * n)
-    else:
-        ends = np.linspace(0, outer * n, threads + 1).astype(int)
-        parts = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-        spread(threads, lambda part: _convolve(source, taps, scale, out, *part), parts)
-    return out.reshape(values.shape)
+    source = planes(values)
+    cover = nothing() if weight is None else planes(weight)
+    out, left = np.empty_like(source), np.empty_like(cover)
+    three = (*(np.ones(1, np.float32) for _ in range(3 - len(taps))), *taps)
+    inside = tuple(1 / tap_sums(n, t) for n, t in zip(source.shape[1:], three, strict=True))
+    batch, nz, ny, _ = source.shape
+    parts = batch * nz * -(-ny // _ROWS)
+    shares(partial(_smoothed, source, cover, three, inside, out, left), parts, source.size)
+    return out.reshape(values.shape), None if weight is None else left.reshape(weight.shape)
 
 
 def tap_sums(n: int, taps: Singles) -> Singles:
@@ -44,33 +52,72 @@ def tap_sums(n: int, taps: Singles) -> Singles:
 
 
 @jit(fastmath={"contract"})
-def _convolve(source: Any, taps: Any, scale: Any, out: Any, first: Any, stop: Any) -> None:
-    """Rows `first` to `stop` of the (outer, n, inner) arrays, counted over outer and n."""
-    _, n, inner = source.shape
-    radius = len(taps) // 2
-    if inner == 1:
-        for line in range(first // n, -(-stop // n)):
-            begin, end = max(first - line * n, 0), min(stop - line * n, n)
-            _convolve_line(source[line, :, 0], taps, scale, out[line, :, 0], begin, end)
-        return
-    for row in range(first, stop):
-        line, i = row // n, row % n
-        target = out[line, i]
-        target[:] = np.float32(0)
-        for k in range(max(0, radius - i), min(len(taps), n + radius - i)):
-            tap, near = taps[k] * scale[i], source[line, i + k - radius]
-            for j in range(inner):
-                target[j] += tap * near[j]
+def _smoothed(source: Any, cover: Any, taps: Any, inside: Any, out: Any, left: Any, first: Any, stop: Any) -> None:
+    """The blocks of rows `first` to `stop`, counted over (B, z, blocks of y)."""
+    _, nz, ny, nx = source.shape
+    tz, ty, tx = taps
+    rz, ry = len(tz) // 2, len(ty) // 2
+    blocks = -(-ny // _ROWS)
+    masked = cover.shape[1] > 0
+    lines = np.empty((2, _ROWS + 2 * ry, nx), np.float32)
+    row, across = np.empty((2, nx), np.float32), np.empty((2, nx), np.float32)
+    for part in range(first, stop):
+        b, z, begin = part // blocks // nz, part // blocks % nz, part % blocks * _ROWS
+        c = b if len(cover) > 1 else 0
+        end = min(begin + _ROWS, ny)
+        low, high = max(0, begin - ry), min(ny, end + ry)
+        for y in range(low, high):
+            line, near = lines[0, y - low], lines[1, y - low]
+            line[:] = np.float32(0)
+            if masked:
+                near[:] = np.float32(0)
+            for k in range(max(0, rz - z), min(len(tz), nz + rz - z)):
+                voxels = source[b, z + k - rz, y]
+                if masked:
+                    _add_weighted(voxels, cover[c, z + k - rz, y], tz[k], line, near)
+                else:
+                    _add(voxels, tz[k], line)
+        for y in range(begin, end):
+            for kind in range(2 if masked else 1):
+                row[kind] = np.float32(0)
+                for k in range(max(0, ry - y), min(len(ty), ny + ry - y)):
+                    _add(lines[kind, y + k - ry - low], ty[k], row[kind])
+                _across(row[kind], tx, across[kind])
+            if masked:
+                _divide(across, cover[c, z, y], out[b, z, y], left[c, z, y])
+            else:
+                scale = inside[0][z] * inside[1][y]
+                for x in range(nx):
+                    out[b, z, y, x] = across[0, x] * (scale * inside[2][x])
 
 
 @jit(fastmath={"contract"})
-def _convolve_line(source: Any, taps: Any, scale: Any, out: Any, begin: Any, end: Any) -> None:
-    n, radius = len(source), len(taps) // 2
-    out[begin:end] = np.float32(0)
+def _add(voxels: Any, tap: Any, line: Any) -> None:
+    for x in range(len(line)):
+        line[x] += tap * voxels[x]
+
+
+@jit(fastmath={"contract"})
+def _add_weighted(voxels: Any, weight: Any, tap: Any, line: Any, near: Any) -> None:
+    for x in range(len(line)):
+        part = tap * weight[x]
+        line[x] += part * voxels[x]
+        near[x] += part
+
+
+@jit(fastmath={"contract"})
+def _across(row: Any, taps: Any, out: Any) -> None:
+    n, radius = len(row), len(taps) // 2
+    out[:] = np.float32(0)
     for k in range(len(taps)):
-        low, high = max(begin, radius - k), min(end, n + radius - k)
-        tap = taps[k]
-        for j in range(low, high):
-            out[j] += tap * source[j + k - radius]
-    for j in range(begin, end):
-        out[j] *= scale[j]
+        shift = k - radius
+        for x in range(max(0, -shift), min(n, n - shift)):
+            out[x] += taps[k] * row[x + shift]
+
+
+@jit(fastmath={"contract"})
+def _divide(across: Any, weight: Any, out: Any, left: Any) -> None:
+    for x in range(len(out)):
+        near = across[1, x]
+        out[x] = across[0, x] / max(near, np.float32(1e-6))
+        left[x] = weight[x] if near > np.float32(1e-3) else np.float32(0)

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 _own = threading.local()
+# Fewer voxels than this are not worth waking a thread for.
+_SMALL = 1 << 16
 
 
 def pool_threads() -> int:
@@ -37,6 +40,16 @@ def use_threads(count: int) -> Iterator[None]:
 def spread(threads: int, function: Callable[[Any], Any], parts: Iterable[Any]) -> None:
     """Call `function` with each part, in a pool that is kept; it must release the GIL itself."""
     list(_pool(threads).map(function, parts))
+
+
+def shares(function: Callable[[int, int], Any], count: int, voxels: int) -> None:
+    """Call `function(first, stop)` with shares of `count` parts, at once where so many voxels in all pay."""
+    threads = min(pool_threads(), count) if voxels >= _SMALL else 1
+    if threads <= 1:
+        function(0, count)
+        return
+    ends = [count * k // threads for k in range(threads + 1)]
+    spread(threads, lambda ends: function(*ends), pairwise(ends))
 
 
 @cache

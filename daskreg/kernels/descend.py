@@ -35,6 +35,10 @@ _COARSE_TOLERANCE = 0.02
 # background fits better than the rest); if but better, it must fit better still when descended again; if
 # about as well, twice as well.
 _BETTER_STILL = ((0.7, 1.001), (0.85, 0.97), (1.25, 0.5))
+# Where the rest fits no better than this on a coarse level, flat borders are kept without a finer look.
+_NO_BETTER = 0.97
+# A start that costs so much more, by some of the voxels, need not be judged by all of them.
+_CLEARLY_WORSE = 2.0
 # Levels from the finest on which it is told what contradicts.
 _TOLD_AT = 2
 
@@ -47,7 +51,7 @@ class Descent:
     parameters: (B, P), of `pose.names`; covariance: (B, P, P), from JtJ and the variance
     of the residual, with its correlation between voxels allowed for; None if not wanted.
     before, after: (B,) the metric on the finest level (ncc, or mse in units of `fixed`); NaN
-    where too little overlapped.
+    where too little overlapped. Of large images, `before` is that of some of the voxels.
     overlap: (B,) fraction of the smaller image. iterations: (B,), all levels.
     converged, improved: (B,) bool. losses: (N, B), 1 - ncc or mse over the iterations of
     the finest level, NaN after a pair has stopped. step: of the finest level's voxels, in the world.
@@ -199,8 +203,8 @@ def _odds(problem: Problem, state: State, whole: Level, rest: Level) -> tuple[fl
 
 
 def _background(problem: Problem, state: State, whole: Level, rest: Level) -> bool:
-    """Whether flat borders are background for sure; told on a coarse level, for the finest is dear to look at."""
-    return _odds(problem, state, whole, rest)[0] >= _BETTER_STILL[-1][0]
+    """Whether flat borders do no harm; told on a coarse level, for the finest is dear to look at."""
+    return _odds(problem, state, whole, rest)[0] >= _NO_BETTER
 
 
 def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], state: State) -> tuple[Level, State]:
@@ -219,7 +223,10 @@ def _without_fill(problem: Problem, level: Level, choice: tuple[Level, Level], s
 
 def _finish(problem: Problem, level: Level, first: Floats, state: State, variance: Tensor) -> Descent:
     """Compare with the start on the finest level, and gather what is reported."""
-    before = Lens(problem, level).evaluate(first)
+    lens = Lens(problem, level)
+    before = lens.thinned().evaluate(first)
+    if not np.all(before.cost > _CLEARLY_WORSE * state.cost):
+        before = lens.evaluate(first)
     improved = state.cost <= before.cost * (1 + 1e-6) + 1e-12
     state.put(~improved, before)
     scale = variance.numpy() if problem.metric == "mse" else np.ones(1)

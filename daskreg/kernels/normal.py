@@ -12,9 +12,10 @@ metrics follow from the same sums (see `descend`), so this is all that touches v
 compiled code on the CPU (`kernels.normal_numba`), torch elsewhere.
 
 The gradient is that of the fixed image, turned by the map into one of the moving image (Hager &
-Belhumeur 1998). Unlike the moving image's own, it needs no interpolation, and its noise is not that
-of w: where J^T d vanishes is not pulled towards places between the voxels, where
-interpolation averages the noise and d is smaller for that reason alone.
+Belhumeur 1998); the turn is the same for all voxels, so that it is the sums that are turned.
+Unlike the moving image's own, it needs no interpolation, and its noise is not that of w: where
+J^T d vanishes is not pulled towards places between the voxels, where interpolation averages the
+noise and d is smaller for that reason alone.
 
 J is never stored. The entries of J J^T are moments of the D (D+1) / 2 images v g g' with
 monomials of degree two or less in xi, which are summed axis by axis: float32 along the
@@ -109,14 +110,10 @@ class NumbaNormal:
         starts = np.tile(np.arange(pieces) * step, batch)
         pairs = np.repeat(np.arange(batch), pieces)
         chunks = np.stack([pairs, starts, np.minimum(starts + step, rows), np.arange(len(pairs))], 1)
-        entries = (ndim + 1) * (ndim + 2) // 2
-        out = (
-            np.zeros((len(chunks), len(SCALARS))),
-            np.zeros((len(chunks), 3, ndim, ndim + 1)),
-            np.zeros((len(chunks), ndim * (ndim + 1) // 2, entries)),
-        )
+        sizes = ((len(SCALARS),), (ndim + 1, 3 * ndim), ((ndim + 1) * (ndim + 2) // 2, ndim * (ndim + 1) // 2))
+        out = tuple(np.zeros((len(chunks), *size)) for size in sizes)
         moving, fixed = (self.moving.numpy(), self.cover.numpy()), (self.fixed.numpy(), self.weight.numpy())
-        fit = (moving, fixed, np.ascontiguousarray(maps), turns_of(maps, self.shape), self.axes, self.widths)
+        fit = (moving, fixed, np.ascontiguousarray(maps), self.axes, self.widths)
         threads = min(pool_threads(), len(chunks))
         if threads > 1:
             shares = [(self.rows, np.ascontiguousarray(chunks[k::threads])) for k in range(threads)]
@@ -125,14 +122,21 @@ class NumbaNormal:
             sums_of_chunks(*fit, (self.rows, chunks), out)
         scale = self.fixed.shape[1] / rows
         scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) * scale for o in out)
-        j, jw, jd = linear.reshape(batch, 3, -1).swapaxes(0, 1)
-        return Sums(scalars, j, jw, jd, _unfolded(square, ndim))
+        linear = linear.reshape(batch, ndim + 1, ndim, 3).transpose(0, 3, 2, 1)
+        return _turned(scalars, linear, _unfolded(square.swapaxes(1, 2), ndim), maps, self.shape)
 
 
-def turns_of(maps: Floats, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """(B, D, D) from gradients per fixed voxel to gradients per moving voxel, where the images agree."""
-    linear = maps[:, :, :-1] / np.diag(scaling(shape))[:-1]
-    return np.ascontiguousarray(np.linalg.inv(linear).swapaxes(1, 2), dtype=np.float32)
+def _turned(scalars: Floats, linear: Floats, square: Floats, maps: Floats, shape: tuple[int, ...]) -> Sums:
+    """The sums, from those with the gradient per fixed voxel: where the images agree, that is one per moving voxel.
+
+    linear: (B, 3, D, D+1). square: (B, Q, Q).
+    """
+    slopes = maps[:, :, :-1] / np.diag(scaling(shape))[:-1]
+    turns = np.linalg.inv(slopes).swapaxes(1, 2)
+    batch, ndim = turns.shape[:2]
+    j, jw, jd = (turns[:, None] @ linear).reshape(batch, 3, -1).swapaxes(0, 1)
+    wide = np.einsum("bij,kl->bikjl", turns, np.eye(ndim + 1)).reshape(square.shape)
+    return Sums(scalars, j, jw, jd, wide @ square @ wide.swapaxes(1, 2))
 
 
 def _copy(normal: _Kind) -> _Kind:
@@ -206,11 +210,7 @@ class TorchNormal:
         with torch.no_grad():
             coords, weight = self._coordinates(torch.from_numpy(maps))
             w, v = self._sampled(self.moving, coords), self._covered(weight, coords)
-            d, slopes = self.fixed - w, self._slopes()
-            turns = (
-                torch.from_numpy(turns_of(maps, self.shape)).to(v.device).reshape(*maps.shape[:2], ndim, *[1] * ndim)
-            )
-            g = [(slopes * turns[:, a]).sum(1) for a in range(ndim)]
+            d, g = self.fixed - w, self._slopes().unbind(1)
             images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
             images += [v * factor * slope for factor in (1, w, d) for slope in g]
             powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
@@ -219,10 +219,10 @@ class TorchNormal:
             found = torch.stack(moments, 1).cpu().numpy() * self.scale
         lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
         linear = np.stack([_entry(found, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
-        j, jw, jd = linear.reshape(batch, 3, -1).swapaxes(0, 1)
         pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
         square = np.stack([_entry(found, degrees) for degrees in pairs], -1)[:, 6 + 3 * ndim :]
-        return Sums(_entry(found, lines[-1])[:, :6], j, jw, jd, _unfolded(square, ndim))
+        scalars = _entry(found, lines[-1])[:, :6]
+        return _turned(scalars, linear.reshape(batch, 3, ndim, -1), _unfolded(square, ndim), maps, self.shape)
 
     def _slopes(self) -> Tensor:
         """(B, D, *shape) central differences of the fixed image."""

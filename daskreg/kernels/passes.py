@@ -31,7 +31,7 @@ def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
 
 def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """(B,) float64, of each image by weight."""
-    if values.device.type == "cpu":
+    if _compiled(values):
         found = passes_numba.mean_and_variance(values.numpy(), _numpy(weight))
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     flat = values.flatten(1)
@@ -44,7 +44,7 @@ def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Te
 
 def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
     """(values - mean) * scale, with (B,) means and scales; zero where there is no weight."""
-    if values.device.type == "cpu":
+    if _compiled(values):
         return torch.from_numpy(passes_numba.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
     one = (-1, *[1] * (values.ndim - 1))
     found = (values - mean.to(torch.float32).reshape(one)) * scale.to(torch.float32).reshape(one)
@@ -53,7 +53,7 @@ def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -
 
 def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -> Weighted:
     """Means over whole blocks of `factors` voxels, by weight, and the mean weights; what fills no block is left out."""
-    if values.device.type == "cpu":
+    if _compiled(values):
         return _tensors(passes_numba.block_means(values.numpy(), _numpy(weight), factors))
     inside: Any = (..., *(slice(n // f * f) for n, f in zip(values.shape[1:], factors, strict=True)))
     if weight is None:
@@ -65,7 +65,7 @@ def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -
 def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> Weighted:
     """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution; the weight where any is near."""
     taps = [gaussian_taps(s, n - 1) for s, n in zip(sigmas, values.shape[1:], strict=True)]
-    if values.device.type == "cpu":
+    if _compiled(values):
         return _tensors(smooth_numba.smoothed(values.numpy(), _numpy(weight), taps))
     if weight is None:
         return _convolved(values, taps) / _convolved(torch.ones_like(values[:1]), taps), None
@@ -75,7 +75,7 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
 
 def dilated(mask: Tensor, radius: int) -> Tensor:
     """(B, *shape) bool, grown by a cube of half width `radius`."""
-    if mask.device.type == "cpu":
+    if _compiled(mask):
         return torch.from_numpy(passes_numba.dilated(mask.numpy(), radius))
     taps = [np.ones(2 * radius + 1, dtype=np.float32)] * (mask.ndim - 1)
     return _convolved(mask.to(torch.float32), taps) > 0.5
@@ -85,6 +85,10 @@ def near_means(values: Tensor, radius: int) -> Tensor:
     """Means over cubes of half width `radius` about each voxel, zero outside."""
     pool = functional.avg_pool2d if values.ndim == 3 else functional.avg_pool3d
     return pool(values[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
+
+
+def _compiled(values: Tensor) -> bool:
+    return values.device.type == "cpu"
 
 
 def _numpy(weight: Tensor | None) -> Any:

@@ -81,7 +81,7 @@ def _load_pair(typing_context: Any, block: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _prefetch(typing_context: Any, block: Any, index: Any) -> Any:
+def prefetch(typing_context: Any, block: Any, index: Any) -> Any:
     """Let the processor fetch the line of memory around `block[index]`; harmless outside of the block."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -293,9 +293,9 @@ def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, a
     processor foresees: without the prefetch they take three times as long.
     """
     for n in range(0, count, 8):
-        _prefetch(block, np.int64(offsets[n]) + ahead)  # type: ignore[call-arg]
+        prefetch(block, np.int64(offsets[n]) + ahead)  # type: ignore[call-arg]
         if len(strides) == 3:
-            _prefetch(block, np.int64(offsets[n]) + ahead + strides[0])
+            prefetch(block, np.int64(offsets[n]) + ahead + strides[0])
     # Unsigned offsets spare a test for negative ones.
     y = np.uint64(strides[-2])
     low, high = near[0], near[1]

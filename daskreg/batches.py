@@ -12,7 +12,7 @@ import torch
 from daskreg.cluster.device import library_threads, limit_threads, resolve
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import common_unit
-from daskreg.images import Image, read_image
+from daskreg.images import Image, read_alike, read_image
 from daskreg.kernels.descend import METRICS, descend_levels
 from daskreg.kernels.fill import Ways, ways
 from daskreg.kernels.newton import Problem, solve_level
@@ -100,10 +100,14 @@ def register_many(
 def _images(values: Any, what: str, device: str, *, alone: int | None = None) -> list[Image]:
     """The images of a sequence or of an array's first axis; `alone`: dimensions of a single one that is shared."""
     single = alone is not None and getattr(values, "ndim", None) == alone
+    plain = isinstance(values, np.ndarray) and not single
+    images: list[Image] = []
     with limit_threads(1):
-        images = [
-            read_image(one, what=f"{what} {k}", device=device) for k, one in enumerate([values] if single else values)
-        ]
+        for k, one in enumerate([values] if single else values):
+            if plain and images and not (images[0].dropped or images[0].factors):
+                images.append(read_alike(one, images[0], what=f"{what} {k}"))
+            else:
+                images.append(read_image(one, what=f"{what} {k}", device=device))
     if not images:
         raise ShapeMismatchError(f"there is no {what} image")
     for k, image in enumerate(images):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 
 from daskreg.errors import (
     ChannelError,
@@ -95,6 +96,16 @@ def read_image(
     found = None if cover is None else torch.as_tensor(np.asarray(cover) > 0).to(device)
     _check_content(values, found, what)
     return Image(values, flat, found, dropped, factors)
+
+
+def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
+    """Another image of a plain stack of arrays, of which `like` was the first: on the same grid, unmasked.
+
+    Raises: EmptyMaskError, DegenerateImageError.
+    """
+    values = torch.as_tensor(value.astype(np.float32)).to(like.values.device)
+    _check_content(values, None, what)
+    return replace(like, values=values)
 
 
 def _from_tensor(tensor: torch.Tensor, what: str) -> Any:

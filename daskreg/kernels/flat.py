@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
+
+from daskreg.kernels.passes import block_means
 
 SMALLEST = 8
 # Voxels along the longest side of the block means, and of a corner of them, at most and at least.
@@ -57,9 +58,7 @@ def _noisy(image: Tensor) -> Tensor | None:
         return None
     factor = max(1, math.ceil(max(image.shape) / _SIDE))
     size = tuple(factor if n >= _LEAST * factor else 1 for n in image.shape)
-    ndim = image.ndim
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
-    means = pool(image[None, None], size)[0, 0]
+    means = block_means(image[None], None, size)[0][0]
     noise = _noise(image) / math.sqrt(math.prod(size))
     corners = _corners(means, _CORNER)
     steady = corners.std(1) < _STEADY * noise
@@ -80,7 +79,7 @@ def _noisy(image: Tensor) -> Tensor | None:
 
 def _noise(image: Tensor) -> float:
     """Standard deviation of white noise, from second differences along the last axis (an upper bound)."""
-    every: Any = tuple(slice(None, None, max(1, n // 128)) for n in image.shape[:-1])
+    every: Any = tuple(slice(None, None, max(1, n // 64)) for n in image.shape[:-1])
     lines = image[every]
     second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).abs()
     return float(second.median()) / (0.6745 * math.sqrt(6))

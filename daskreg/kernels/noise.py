@@ -18,11 +18,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from daskreg.kernels.passes import gaussian_taps
+from daskreg.kernels.passes import gaussian_taps, slope_squares
 from daskreg.kernels.pyramid import Level, Picture, smooth
 
 Floats = NDArray[np.float64]
@@ -102,18 +100,4 @@ def _correlation(sigma: float, factor: float) -> tuple[float, float, float]:
 def _energy(image: Picture) -> Floats:
     """(B,) mean squares of the central differences, on some planes of large images."""
     every = max(1, math.prod(image.grid.shape) // _MANY)
-    total = np.zeros(len(image.values))
-    for axis, n in enumerate(image.grid.shape, start=1):
-        if n < 3:
-            continue
-        before, here, after = (_planes(image, axis, start, n - 2, every) for start in (0, 1, 2))
-        squares = ((after[0] - before[0]) / 2).square().flatten(1)
-        weight = torch.ones_like(squares) if here[1] is None else here[1].expand_as(here[0]).flatten(1)
-        total += ((squares * weight).sum(1) / weight.sum(1).clamp_min(1e-6)).double().cpu().numpy()
-    return total
-
-
-def _planes(image: Picture, axis: int, start: int, count: int, every: int) -> tuple[Tensor, Tensor | None]:
-    """Values and weights from `start` on along one axis, every so many planes along the first."""
-    values = image.values.narrow(axis, start, count)[:, ::every]
-    return values, None if image.weight is None else image.weight.narrow(axis, start, count)[:, ::every]
+    return slope_squares(image.values, image.weight, every).cpu().numpy()

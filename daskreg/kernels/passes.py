@@ -81,6 +81,27 @@ def dilated(mask: Tensor, radius: int) -> Tensor:
     return _convolved(mask.to(torch.float32), taps) > 0.5
 
 
+def slope_squares(values: Tensor, weight: Tensor | None, every: int = 1) -> Tensor:
+    """(B,) float64 means, by weight, of the squares of the central differences, summed over the axes.
+
+    every: only so many planes along the first axis, evenly spread.
+    """
+    if _compiled(values):
+        return torch.from_numpy(passes_numba.slope_squares(values.numpy(), _numpy(weight), every))
+    total = values.new_zeros(len(values), dtype=torch.float64)
+    for axis, n in enumerate(values.shape[1:], start=1):
+        if n < 3:
+            continue
+        before, after = (values.narrow(axis, start, n - 2)[:, ::every] for start in (0, 2))
+        squares = ((after - before) / 2).square()
+        cover = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
+        cover = cover.expand_as(squares).flatten(1)
+        total += (squares.flatten(1) * cover).sum(1, dtype=torch.float64) / cover.sum(1, dtype=torch.float64).clamp_min(
+            1e-6
+        )
+    return total
+
+
 def near_means(values: Tensor, radius: int) -> Tensor:
     """Means over cubes of half width `radius` about each voxel, zero outside."""
     pool = functional.avg_pool2d if values.ndim == 3 else functional.avg_pool3d

@@ -153,6 +153,54 @@ def _mean_rows(source: Any, cover: Any, factors: Any, out: Any, left: Any, first
                 out[b, z, y, x] = total * share
 
 
+def slope_squares(values: Singles, weight: Singles | None, every: int) -> Floats:
+    """(B,) means, by weight, of the squares of the central differences, summed over the axes.
+
+    every: only so many planes along the first axis, evenly spread.
+    """
+    source = planes(values)
+    cover = nothing() if weight is None else planes(weight)
+    _, nz, ny, _ = source.shape
+    # In 2D the first axis is y.
+    steps = (every, 1) if values.ndim == 4 else (1, every)
+    sums = np.zeros((len(source), nz, ny, 3, 2))
+    shares(partial(_square_rows, source, cover, steps, sums), len(source) * nz, values.size)
+    total = sums.sum((1, 2))
+    return np.asarray((total[..., 0] / np.maximum(total[..., 1], 1e-6)).sum(1))
+
+
+@jit
+def _square_rows(source: Any, cover: Any, steps: Any, sums: Any, first: Any, stop: Any) -> None:
+    """Sums and weights, for each axis, of the planes `first` to `stop`, counted over (B, z)."""
+    _, nz, ny, nx = source.shape
+    masked = cover.shape[1] > 0
+    ones = np.ones(nx, np.float32)
+    for part in range(first, stop):
+        b, z = part // nz, part % nz
+        c = b if len(cover) > 1 else 0
+        for y in range(ny):
+            weight = cover[c, z, y] if masked else ones
+            found = sums[b, z, y]
+            if 0 < z < nz - 1 and (z - 1) % steps[0] == 0:
+                _square_row(source[b, z - 1, y], source[b, z + 1, y], weight, found[0])
+            if z % steps[0] == 0 and 0 < y < ny - 1 and (y - 1) % steps[1] == 0:
+                _square_row(source[b, z, y - 1], source[b, z, y + 1], weight, found[1])
+            if z % steps[0] == 0 and y % steps[1] == 0 and nx > 2:
+                row = source[b, z, y]
+                _square_row(row[:-2], row[2:], weight[1:-1], found[2])
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
+    total = count = np.float32(0)
+    for x in range(len(before)):
+        half = np.float32(0.5) * (after[x] - before[x])
+        total += weight[x] * half * half
+        count += weight[x]
+    out[0] += total
+    out[1] += count
+
+
 def dilated(mask: Bools, radius: int) -> Bools:
     """(B, *shape) grown by a cube of half width `radius`, up to 254, axis by axis."""
     out = np.ascontiguousarray(mask).view(np.uint8)

@@ -127,3 +127,17 @@ def test_threads_change_no_bit(images):
     for other in each[1:]:
         for a, b in zip(each[0], other, strict=True):
             assert torch.equal(a, b)
+
+
+def test_squares_of_slopes_are_numpys(pair):
+    values, weight = pair
+    for every in (1, 3):
+        expected = np.zeros(len(values))
+        w, v = wide(weight, values), values.numpy().astype(np.float64)
+        for axis, n in enumerate(values.shape[1:], start=1):
+            if n > 2:
+                low, mid, high = (
+                    np.take(x, range(k, n - 2 + k), axis)[:, ::every] for x, k in ((v, 0), (w, 1), (v, 2))
+                )
+                expected += ((high - low) ** 2 / 4 * mid).reshape(len(v), -1).sum(1) / mid.reshape(len(v), -1).sum(1)
+        np.testing.assert_allclose(passes.slope_squares(values, weight, every), expected, rtol=1e-4)

@@ -22,7 +22,7 @@ from torch import Tensor
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
 from daskreg.kernels.fill import ways
-from daskreg.kernels.newton import MANY, Lens, Problem, State, solve_level
+from daskreg.kernels.newton import COARSE_TOLERANCE, MANY, Lens, Problem, State, solve_level
 from daskreg.kernels.noise import noise_share, quieted, white
 from daskreg.kernels.outliers import LEAST_EVENNESS, agreeing, evenness, masked
 from daskreg.kernels.pose import Pose
@@ -30,7 +30,6 @@ from daskreg.kernels.pyramid import Level, picture, smooth
 
 Floats = NDArray[np.float64]
 METRICS = ("ncc", "mse")
-_COARSE_TOLERANCE = 0.02
 # Flat borders are left out where the rest alone fits much better at the same pose (true
 # background fits better than the rest); if but better, it must fit better still when descended again; if
 # about as well, twice as well.
@@ -155,7 +154,7 @@ def descend_levels(
     told = max(0, len(levels) - 1 - _TOLD_AT)
     for number, level in enumerate(levels):
         last = number == len(levels) - 1
-        tolerance = problem.tolerance if last else max(problem.tolerance, _COARSE_TOLERANCE)
+        tolerance = problem.tolerance if last else max(problem.tolerance, COARSE_TOLERANCE)
         finest = _kept(level, keep)
         # Where it is still open what counts, not every voxel is asked.
         state = solve_level(problem, finest, p, tolerance, rough=last and problem.robust)

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.kernels.metrics import Loss
-from daskreg.kernels.newton import Problem, corners_of
+from daskreg.kernels.newton import COARSE_TOLERANCE, Problem, corners_of
 from daskreg.kernels.normal import TorchNormal, possible_overlap, scaling
 from daskreg.kernels.pyramid import Level
 
 OPTIMIZERS = ("adam", "lbfgs")
 _TOO_LITTLE = 1e3
 _FAIR_OVERLAP = 0.5
+# The last step of L-BFGS, of the tolerance: at its end steps fall off fast.
+_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def slope(
         raise OptionError(f"optimizer {optimizer!r} is unknown: use gauss-newton, {', '.join(OPTIMIZERS)}")
     p, iterations, converged, losses = start, 0, False, np.empty(0)
     for number, level in enumerate(levels):
-        p, losses, converged = _one_level(problem, level, p, loss, optimizer)
+        last = number == len(levels) - 1
+        here = problem if last else replace(problem, tolerance=max(problem.tolerance, COARSE_TOLERANCE))
+        p, losses, converged = _one_level(here, level, p, loss, optimizer)
         iterations += len(losses)
         if progress:
             progress(number + 1, len(levels))
@@ -150,7 +154,7 @@ def _one_level(
             lr=1.0,
             max_iter=problem.max_iterations,
             tolerance_grad=1e-10,
-            tolerance_change=problem.tolerance * 1e-3,
+            tolerance_change=problem.tolerance * _SHARE,
             line_search_fn="strong_wolfe",
         ).step(closure)
         return best, np.array(losses), len(losses) < 1.25 * problem.max_iterations

@@ -8,12 +8,15 @@ number, too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from daskreg.errors import OptionError
+from daskreg.kernels import joint_numba
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -64,14 +67,9 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     by chance.
     """
     bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
-    f, w, v = (t.flatten(1) for t in (fixed, warped, weight))
-    (f_bin, f_part), (w_bin, w_part) = _parzen(f, v, bins), _parzen(w, v, bins)
-    # Each voxel is in four bins of each image: sixteen of the histogram, instead of all.
-    reach = torch.arange(4, device=f.device)
-    place = (f_bin[..., None, None] + reach[:, None]) * bins + w_bin[..., None, None] + reach
-    share = (f_part * v[..., None])[..., :, None] * w_part[..., None, :]
-    joint = share.new_zeros(len(f), bins * bins).scatter_add(1, place.flatten(1), share.flatten(1))
-    joint = joint.reshape(-1, bins, bins)
+    f, w, v = (t.flatten(1) for t in torch.broadcast_tensors(fixed, warped, weight))
+    places = _positions(f, v, bins), _positions(w, v, bins)
+    joint = _Joint.apply(*places, v, bins) if f.device.type == "cpu" else _joint(*places, v, bins)
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)
     apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
@@ -103,7 +101,7 @@ def _box(values: Tensor, radius: int) -> Tensor:
     """Sums over windows, zero outside."""
     ndim = values.ndim - 1
     out = values[:, None]
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[ndim - 1]
+    pool: Any = functional.avg_pool2d if ndim == 2 else functional.avg_pool3d
     for axis in range(ndim):
         reach = min(radius, (values.shape[axis + 1] - 1) // 2)
         size, padding = [1] * ndim, [0] * ndim
@@ -112,13 +110,45 @@ def _box(values: Tensor, radius: int) -> Tensor:
     return out[:, 0]
 
 
-def _parzen(values: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """(B, N) first of the four bins that each value is in, and (B, N, 4) cubic B-spline weights there."""
+def _positions(values: Tensor, weight: Tensor, bins: int) -> Tensor:
+    """(B, N) where in the range of what counts the values are, in bins."""
     valid = weight > 0
     low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
     high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
     # Two bins of room at both ends, so that the windows stay inside.
-    position = ((values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2).clamp(1, bins - 3)
+    return ((values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2).clamp(1, bins - 3)
+
+
+class _Joint(torch.autograd.Function):
+    """`_joint` in compiled code, differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
+        ctx.save_for_backward(fixed, warped, weight)
+        f, w, v = (t.detach().numpy() for t in (fixed, warped, weight))
+        return torch.from_numpy(joint_numba.joint(f, w, v, bins)).to(warped.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        arrays = (t.detach().numpy() for t in (*ctx.saved_tensors, slope.to(torch.float64)))
+        found = joint_numba.slopes(*arrays)
+        return *(torch.from_numpy(f) if n else None for f, n in zip(found, ctx.needs_input_grad, strict=False)), None
+
+
+def _joint(fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
+    """(B, bins, bins) the joint histogram of (B, N) positions in bins, with cubic B-splines as windows."""
+    (f_bin, f_part), (w_bin, w_part) = _windows(fixed), _windows(warped)
+    # Each voxel is in four bins of each image: sixteen of the histogram, instead of all.
+    reach = torch.arange(4, device=fixed.device)
+    place = (f_bin[..., None, None] + reach[:, None]) * bins + w_bin[..., None, None] + reach
+    share = (f_part * weight[..., None])[..., :, None] * w_part[..., None, :]
+    joint = share.new_zeros(len(fixed), bins * bins).scatter_add(1, place.flatten(1), share.flatten(1))
+    return joint.reshape(-1, bins, bins)
+
+
+def _windows(position: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N) first of the four bins that each value is in, and (B, N, 4) weights there."""
     first = position.detach().floor()
     t = position - first
     u = 1 - t

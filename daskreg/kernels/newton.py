@@ -39,6 +39,8 @@ Floats = NDArray[np.float64]
 
 # Voxels of a level beyond which its first steps are made with some of them, and how closely.
 MANY, _NEAR = 1 << 18, 0.05
+# Voxels of a level, below the finest, that a last step may go.
+COARSE_TOLERANCE = 0.02
 # Steps of fewer voxels than this may cost this fraction of the least cost so far.
 _SMALL, _HARDLY = 0.3, 3e-3
 # Of the way, what steps are believed to go at least and at most.

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from daskreg.errors import OptionError
+from daskreg.kernels import metrics
 from daskreg.kernels.metrics import LOSSES, loss_of, mi
+from daskreg.kernels.threads import use_threads
 
 
 def images(batch=2, shape=(12, 14), dtype=torch.float64):
@@ -65,3 +67,33 @@ def test_names():
     assert loss_of(LOSSES["ncc"]) is LOSSES["ncc"]
     with pytest.raises(OptionError, match="lncc, mi"):
         loss_of("sharpness")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_joint_histogram_is_that_of_torch(dtype):
+    generator = torch.Generator().manual_seed(2)
+    fixed, warped = (1 + 18 * torch.rand((2, 70_000), generator=generator, dtype=dtype) for _ in range(2))
+    weight = torch.rand((2, 70_000), generator=generator, dtype=dtype).clamp_min(0.3) - 0.3
+    slope = torch.randn((2, 22, 22), generator=generator, dtype=dtype)
+    found = []
+    for joint in (metrics._joint, metrics._Joint.apply):
+        leaves = [t.clone().requires_grad_() for t in (fixed, warped, weight)]
+        table = joint(*leaves, 22)
+        table.backward(slope)
+        found.append([table.detach(), *(t.grad for t in leaves)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3 if dtype == torch.float32 else 1e-9, atol=1e-4)
+
+
+def test_threads_change_no_bit_of_mutual_information():
+    generator = torch.Generator().manual_seed(2)
+    fixed, warped, weight = (torch.rand((1, 300, 400), generator=generator) for _ in range(3))
+    found = []
+    for threads in (1, 2, 3):
+        leaf = warped.clone().requires_grad_()
+        with use_threads(threads):
+            loss = mi(fixed, leaf, weight)
+            loss.sum().backward()
+        found.append((loss.detach(), leaf.grad))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

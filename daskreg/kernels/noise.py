@@ -15,11 +15,14 @@ weights of maximum likelihood, Knapp & Carter 1976, as far as a Gaussian can fol
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.geometry import Box
+from daskreg.kernels.flat import SMALLEST
 from daskreg.kernels.passes import gaussian_taps, slope_squares
 from daskreg.kernels.pyramid import Level, Picture, smooth
 
@@ -46,21 +49,40 @@ def quieted(level: Level, residual: Floats) -> Level | None:
     if level.sigmas is None or not any(level.sigmas[0]) or np.mean(noise_share(level, residual)) < _LITTLE:
         return None
     factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
-    energy = [_energy(_smoother(level, f).fixed) for f in factors]
+    middle = _middle(level.fixed)
+    energy = [_energy(smooth(middle, _more(level.sigmas[0], f))) for f in factors]
     signal = [np.maximum(e - _noise(level, residual, f), 1e-3 * e) for e, f in zip(energy, factors, strict=True)]
     spread = [float(np.median(e / s**2)) for e, s in zip(energy[1:], signal[:-1], strict=True)]
     best = int(np.argmin(spread))
     return None if best == 0 else _smoother(level, factors[best])
 
 
+def _middle(image: Picture) -> Picture:
+    """What lies around the centre of a large image, for that tells as well and is smoothed sooner."""
+    share = (_MANY / math.prod(image.grid.shape)) ** (1 / image.grid.ndim)
+    if share >= 1:
+        return image
+    sizes = [max(min(n, SMALLEST), round(n * share)) for n in image.grid.shape]
+    starts = [(n - s) // 2 for n, s in zip(image.grid.shape, sizes, strict=True)]
+    box = Box.from_slices([slice(a, a + s) for a, s in zip(starts, sizes, strict=True)])
+    inside = (slice(None), *box.slices)
+    weight = None if image.weight is None else image.weight[inside]
+    return Picture(image.values[inside], weight, image.grid.crop(box))
+
+
 def _smoother(level: Level, factor: float) -> Level:
     """With `factor` times the sigma."""
     if factor == 1 or level.sigmas is None:
         return level
-    more = [[s * math.sqrt(factor**2 - 1) for s in sigmas] for sigmas in level.sigmas]
-    fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), more, strict=True))
+    pair = zip((level.fixed, level.moving), level.sigmas, strict=True)
+    fixed, moving = (smooth(p, _more(s, factor)) for p, s in pair)
     sigmas = tuple(factor * s for s in level.sigmas[0]), tuple(factor * s for s in level.sigmas[1])
     return replace(level, fixed=fixed, moving=moving, sigmas=sigmas)
+
+
+def _more(sigmas: Sequence[float], factor: float) -> list[float]:
+    """What is to come on top of `sigmas` to make them `factor` times as large."""
+    return [s * math.sqrt(factor**2 - 1) for s in sigmas]
 
 
 def white(level: Level, residual: Floats) -> Floats:

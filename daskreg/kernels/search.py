@@ -67,7 +67,7 @@ def candidates(ways: Ways, kind: str) -> list[Floats]:
         for some in (levels, ways.content):
             if some is not None:
                 level = some[0] if len(turns) > 1 else some[min(1, len(some) - 1)]
-                found += correlate(_halved(level) if ndim == 3 and len(turns) > 1 else level, turns)
+                found += correlate(_affordable(level, turns), turns)
     return found
 
 
@@ -115,11 +115,12 @@ def views(
 
 def _closer(problem: Problem, ways: Ways, starts: Floats, turns: Sequence[Floats]) -> tuple[Ways, Floats]:
     """The ways without their coarsest level, and more starts from the next."""
-    found = [np.stack(correlate(some[1], turns, best=24, peaks=3)) for some in (ways.whole, ways.content) if some]
+    finer = [_affordable(some[1], turns) for some in (ways.whole, ways.content) if some]
+    found = [np.stack(correlate(level, turns, best=24, peaks=3)) for level in finer]
     grid = ways.whole[0].fixed.grid
     more = problem.pose.from_matrices(np.concatenate(found), problem.centre, half_extent(grid)).numpy()
-    finer = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
-    return finer, np.concatenate([starts, more])
+    rest = Ways(ways.whole[1:], None if ways.content is None else ways.content[1:], ways.variance)
+    return rest, np.concatenate([starts, more])
 
 
 def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Floats]) -> bool:
@@ -136,8 +137,10 @@ def believed(problem: Problem, one: tuple[Level, Floats], other: tuple[Level, Fl
     return gains[0] * gains[1] < _BY_FAR
 
 
-def _halved(level: Level) -> Level:
-    """One step coarser, where the images are large enough for that."""
+def _affordable(level: Level, turns: Sequence[Floats]) -> Level:
+    """The level to correlate over many turns: of volumes one step coarser, where they are large enough for that."""
+    if level.fixed.grid.ndim == 2 or len(turns) == 1:
+        return level
     fixed, moving = (
         shrink(p, [2 if n >= _LEAST_SIDE else 1 for n in p.grid.shape]) for p in (level.fixed, level.moving)
     )

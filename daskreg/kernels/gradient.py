@@ -25,6 +25,8 @@ from daskreg.kernels.pyramid import Level
 OPTIMIZERS = ("adam", "lbfgs")
 _TOO_LITTLE = 1e3
 _FAIR_OVERLAP = 0.5
+# Voxels of the first step.
+_FIRST = 0.1
 # The last step of L-BFGS, of the tolerance: at its end steps fall off fast.
 _SHARE = 0.01
 
@@ -142,12 +144,17 @@ def _one_level(
         nonlocal best, least
         z.grad = None
         value = objective(start + z * unit)
-        value.backward()
+        (value * scale).backward()
         losses.append(float(value.detach()))
         if losses[-1] < least:
             best, least = (start + z * unit).detach().clone(), losses[-1]
-        return value
+        return value.detach() * scale
 
+    # A loss knows no voxels: scaled, its slope at the start is a first step of a fair size.
+    scale = 1.0
+    closure()
+    steepest = 0.0 if z.grad is None else float(z.grad.abs().max())
+    scale = _FIRST / steepest if steepest > 0 else 1.0
     if optimizer == "lbfgs":
         torch.optim.LBFGS(
             [z],

@@ -8,6 +8,7 @@ angles, shifts and scales.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.kernels.metrics import Loss
-from daskreg.kernels.newton import COARSE_TOLERANCE, Problem, corners_of
+from daskreg.kernels.metrics import POINTWISE, Loss
+from daskreg.kernels.newton import COARSE_TOLERANCE, MANY, Problem, corners_of
 from daskreg.kernels.normal import TorchNormal, possible_overlap, scaling
 from daskreg.kernels.pyramid import Level
 
 OPTIMIZERS = ("adam", "lbfgs")
 _TOO_LITTLE = 1e3
 _FAIR_OVERLAP = 0.5
+# Iterations with all voxels of a large level, from where some of them led.
+_LAST = 6
 # Voxels of the first step.
 _FIRST = 0.1
 # The last step of L-BFGS, of the tolerance: at its end steps fall off fast.
@@ -67,7 +70,7 @@ def slope(
     for number, level in enumerate(levels):
         last = number == len(levels) - 1
         here = problem if last else replace(problem, tolerance=max(problem.tolerance, COARSE_TOLERANCE))
-        p, losses, converged = _one_level(here, level, p, loss, optimizer)
+        p, losses, converged = _on_level(here, _Objective(problem, level, loss), p, optimizer)
         iterations += len(losses)
         if progress:
             progress(number + 1, len(levels))
@@ -92,7 +95,7 @@ def best_of(problem: Problem, level: Level, starts: Tensor, loss: Loss, *, keep:
     values = [objective.at(p[None]) for p in starts]
     order = sorted(range(1, len(starts)), key=values.__getitem__)[:keep]
     brief = replace(problem, max_iterations=10)
-    refined = [_one_level(brief, level, starts[k][None], loss, "lbfgs")[0] for k in (0, *order)]
+    refined = [_lowered(brief, objective, starts[k][None], "lbfgs")[0] for k in (0, *order)]
     ends = [objective.at(p) for p in refined]
     spread = max([v for v in values if v < _TOO_LITTLE], default=0.0) - min(ends)
     best = min(range(len(ends)), key=ends.__getitem__)
@@ -117,6 +120,14 @@ class _Objective:
             return _TOO_LITTLE + (p * 0).sum()
         return torch.as_tensor(self.loss(self.sampler.fixed, warped, weight)).sum()
 
+    def thinned(self, share: float) -> _Objective:
+        """That of a share of the fixed image's planes."""
+        other: _Objective = object.__new__(_Objective)
+        other.__dict__.update(self.__dict__)
+        other.sampler = self.sampler.thinned(share)
+        other.possible = self.possible / other.sampler.scale
+        return other
+
     def at(self, p: Tensor) -> float:
         with torch.no_grad():
             return float(self(p))
@@ -129,10 +140,25 @@ class _Objective:
         return self.inner @ self.problem.pose.matrices(p, self.problem.centre) @ self.outer
 
 
-def _one_level(
-    problem: Problem, level: Level, start: Tensor, loss: Loss, optimizer: str
+def _on_level(
+    problem: Problem, objective: _Objective, start: Tensor, optimizer: str
 ) -> tuple[Tensor, NDArray[np.float64], bool]:
-    objective = _Objective(problem, level, loss)
+    """Parameters, losses and convergence on one level.
+
+    On large levels some of the voxels lead on, where the loss is one of single voxels, and all have the last word.
+    """
+    voxels = math.prod(objective.level.fixed.grid.shape)
+    if voxels <= MANY or objective.loss not in POINTWISE or optimizer != "lbfgs":
+        return _lowered(problem, objective, start, optimizer)
+    p, first, converged = _lowered(problem, objective.thinned(MANY / voxels), start, optimizer)
+    p, losses, _ = _lowered(replace(problem, max_iterations=_LAST), objective, p, optimizer)
+    return p, np.concatenate([first, losses]), converged
+
+
+def _lowered(
+    problem: Problem, objective: _Objective, start: Tensor, optimizer: str
+) -> tuple[Tensor, NDArray[np.float64], bool]:
+    level = objective.level
     change = problem.pose.motions(start.numpy(), problem.centre)[1][0, :, :-1] @ corners_of(level.fixed.grid)
     moved = torch.from_numpy(np.linalg.norm(change, axis=1).max(-1) / level.step)
     unit = 1 / moved.clamp_min(1e-9)

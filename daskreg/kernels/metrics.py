@@ -75,6 +75,8 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
 
 
+# Losses of single voxels, which some of the voxels tell as well, wherever they are.
+POINTWISE: tuple[Loss, ...] = (ncc, mse, mae, mi)
 LOSSES: dict[str, Loss] = {"ncc": ncc, "mse": mse, "mae": mae, "lncc": lncc, "mi": mi}
 
 

@@ -17,7 +17,7 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 from daskreg.images import read_image
-from daskreg.kernels.points import Cells
+from daskreg.kernels.thinning import Cells
 
 Floats = NDArray[np.float64]
 
@@ -135,6 +135,8 @@ def _blobs(values: Floats, sigma: float, spacing: tuple[float, ...]) -> Floats:
 
 def _finite(array: NDArray[Any]) -> tuple[Floats, int]:
     points = np.ascontiguousarray(array, dtype=np.float64)
+    if np.isfinite(points.sum()):
+        return points, 0
     finite = np.isfinite(points).all(axis=1)
     return (points, 0) if finite.all() else (points[finite], int(np.count_nonzero(~finite)))
 

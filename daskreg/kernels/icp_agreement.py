@@ -23,6 +23,8 @@ from daskreg.kernels.points import Cloud, Floats, lengths
 NEAR, _OFF, _FAR = 2.5, 3.0, 10.0
 # A point belongs to the rim of its cloud where its neighbours' middle is this share of their radius away.
 _RIM = 0.25
+# So many of them, itself included.
+_AROUND = 20
 # What a conflict costs, in inliers.
 _COST = 4.0
 
@@ -94,7 +96,7 @@ def rims(cloud: Cloud) -> Floats:
 
 
 def _rims(cloud: Cloud) -> Floats:
-    distances, indices = cloud.around
+    distances, indices = (part[:, :_AROUND] for part in cloud.around)
     middle = cloud.points[indices].mean(axis=1) - cloud.points
     along = middle - np.einsum("ij,ij->i", middle, cloud.normals)[:, None] * cloud.normals
     return np.asarray(lengths(along) / np.maximum(distances[:, -1], 1e-300))

@@ -51,7 +51,7 @@ def as_points(value: ArrayLike, name: str) -> Floats:
         )
     if len(points) < points.shape[1]:
         raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
-    if not np.ptp(points, axis=0).any():
+    if (points[0] == points[-1]).all() and not np.ptp(points, axis=0).any():
         raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
     return points
 

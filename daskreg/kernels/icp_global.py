@@ -70,7 +70,7 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
         return _of_volumes(levels, options, starts, scale)
     middle = levels.middle
     for start in starts[: 0 if options.with_scale else 1]:
-        matrix = approach(levels.coarse, start, options, max_iterations=20)
+        matrix = approach(levels.quick, start, options, max_iterations=20)
         if agreement(target, source, matrix).within(**_PROMISES):
             matrix = approach(middle, matrix, options)
             if agreement(*middle, matrix).within(**_FITS):

@@ -17,6 +17,8 @@ Pair = tuple[Cloud, Cloud]
 # Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
 _MIDDLE, _FINE = 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
+# Points further out, in median distances from the middle, are strays.
+_REACH = 20.0
 # Noise above this many spacings hides what finer sampling would show.
 _NOISY = 0.52
 _NEAR, _MNEAR = 14, 20
@@ -46,6 +48,12 @@ class Levels:
             return Cloud(self.target, self.device), Cloud(thin(self.source, _VOLUME_START, "sample", self.seed))
         return self._small
 
+    @cached_property
+    def quick(self) -> Pair:
+        """The coarse clouds with what the middle ones know of the shape."""
+        a, b = (coarse.like(middle) for coarse, middle in zip(self.coarse, self.middle, strict=True))
+        return a, b
+
     @property
     def middle(self) -> Pair:
         return self._even if self.surface else self.coarse
@@ -66,7 +74,7 @@ class Levels:
     @property
     def judged(self) -> Cloud:
         """Points of the source as they were measured, thinned."""
-        return self.middle[1] if self.surface and self._noisy else self.fine[1]
+        return self.middle[1] if self.surface else self.fine[1]
 
     @cached_property
     def _noisy(self) -> bool:
@@ -74,8 +82,8 @@ class Levels:
 
     @cached_property
     def _whole(self) -> Pair:
-        """Without strays: each would be a cube of its own."""
-        a, b = (Cloud(core(points, reach=100.0), self.device) for points in (self.target, self.source))
+        """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
+        a, b = (Cloud(core(points, reach=_REACH), self.device) for points in (self.target, self.source))
         return a, b
 
     @cached_property
@@ -90,10 +98,13 @@ class Levels:
         if max(map(len, clouds)) <= count:
             a, b = clouds
             return a, b
-        sizes = [voxel_size_for(core(cloud.points), min(count, len(cloud))) for cloud in clouds]
+        found = [voxel_size_for(cloud, min(count, len(cloud))) for cloud in clouds]
+        sizes = [size for size, _ in found]
         if self.alike:
             sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
-        a, b = (thinned(cloud, size, near=near) for cloud, size in zip(clouds, sizes, strict=True))
+        parts = zip(clouds, found, sizes, strict=True)
+        # What stands in for a cloud was made for the size sought for it.
+        a, b = (thinned(few if size >= own else cloud, size, near=near) for cloud, (own, few), size in parts)
         return a, b
 
 
@@ -114,7 +125,7 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     """Refine from coarse to fine; `refined`: the start was, on the middle level."""
     matrix = start
     if levels.surface and not refined:
-        matrix = approach(levels.coarse, matrix, options, max_iterations=max_iterations)
+        matrix = approach(levels.quick, matrix, options, max_iterations=max_iterations)
         if levels.fine is not levels.middle:
             matrix = approach(levels.middle, matrix, options, max_iterations=max_iterations)
     return refine(*levels.fine, matrix, options, max_iterations=max_iterations)

@@ -93,11 +93,11 @@ def wide_normals(points: Floats) -> tuple[Floats, float]:
     of the variances falls with the size of the neighbourhoods while they are thinner than the noise,
     and rises once they see the curvature: of three sizes the flattest is taken.
     """
-    found, coarse = list[tuple[float, float, Floats, Floats]](), Cloud(points)
+    found, coarse = list[tuple[float, float, Floats, Floats]](), Cloud(points, near=neighbourhood(points.shape[1]))
     for centres in (1000, 500, 250) if points.shape[1] == 3 else (200, 100, 50):
         if len(coarse) > centres:
-            coarse = thinned(coarse, voxel_size_for(coarse.points, centres))
-        few = coarse.around[1][:, : neighbourhood(coarse.ndim)]
+            coarse = thinned(coarse, voxel_size_for(coarse, centres)[0], near=neighbourhood(coarse.ndim))
+        few = coarse.around[1]
         planes = planes_of(coarse, few)
         flat = planes.values[:, 0] / np.maximum(planes.values[:, 1], 1e-300)
         number = coarse.counts[few].sum(axis=1) if len(coarse.counts) else few.shape[1]

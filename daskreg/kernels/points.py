@@ -23,9 +23,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # Below this, starting threads costs more than they save.
-_MANY, _LARGE = 40_000, 20_000
-# Neighbours of a point that tell where it lies in its cloud, and in one of few points.
-_AROUND, _AROUND_OF_FEW, _FEW = 20, 33, 2000
+_MANY, _LARGE = 10_000, 20_000
+# Neighbours of a point that tell where it lies in its cloud.
+_AROUND = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,7 @@ class Cloud:
     @cached_property
     def around(self) -> tuple[Floats, Ints]:
         """Distances and rows of the nearest points of each, itself first."""
-        if self.near:
-            wanted = self.near
-        else:
-            wanted = _AROUND if len(self) > _FEW else _AROUND_OF_FEW
-        return neighbours(self.tree, self.points, min(wanted, len(self)))
+        return neighbours(self.tree, self.points, min(self.near or _AROUND, len(self)))
 
     @cached_property
     def spacing(self) -> float:
@@ -90,6 +86,14 @@ class Cloud:
         apart = float(np.median(known[0][:, 1]))
         # Where most points are there twice, the copies do not count.
         return apart or (Cloud(np.unique(self.points, axis=0)).spacing if len(self) > 1 else 0.0)
+
+    def like(self, other: Cloud) -> Cloud:
+        """The same points with the local shapes of the nearest of another's."""
+        alike = Cloud(self.points, self.device, self.counts, self.spreads, self.near)
+        alike.__dict__["tree"] = self.tree
+        _, rows = other.nearest(self.points)
+        alike.__dict__["shapes"] = tuple(part[rows] for part in other.shapes)
+        return alike
 
     @cached_property
     def radius(self) -> float:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood
+from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood, neighbours, planes_of
 from daskreg.kernels.points_numba import bounds, moments, voxel_rows
 
 # A cloud counts as a surface where its neighbours grow with a power of the radius this much below that of a
@@ -19,7 +19,7 @@ from daskreg.kernels.points_numba import bounds, moments, voxel_rows
 # Of few points the first says little, of wires the second.
 _BETWEEN, _THIN, _THIN_OF_FEW, _FEW = 0.6, 0.6, 0.45, 600
 # Points at which that is looked at.
-LOOKED = 1400
+LOOKED, _ASKED = 1400, 500
 # A cloud of so many times the points that are wanted is thinned in two steps while a size is sought.
 _MANY = 3
 
@@ -39,28 +39,31 @@ def occupied(points: Floats, size: float) -> int:
     return int(voxel_rows(points, size, np.empty(len(points), dtype=np.int32)))
 
 
-def voxel_size_for(points: Floats, count: int) -> float:
-    """A side of cubes that leaves about `count` of the points.
+def voxel_size_for(cloud: Cloud, count: int) -> tuple[float, Cloud]:
+    """A side of cubes that leaves about `count` points of a cloud, and what may be thinned in its place.
 
     The number of occupied cubes goes as a power of their side between 1 (a line) and D (a
     volume); the power is learned on the way (secant steps on logarithms). Means of cubes of half the
     side stand in for a cloud of many more points.
     """
-    low, high = np.empty((2, points.shape[1]))
+    points = np.ascontiguousarray(cloud.points)
+    low, high = np.empty((2, cloud.ndim))
     bounds(points, low, high)
     extent = float(np.max(high - low))
-    size, power, few, coarsest = extent / np.sqrt(count), 2.0, points, 0.0
+    size, power, few, coarsest = extent / np.sqrt(count), 2.0, cloud, 0.0
     if len(points) > _MANY * count:
-        few, coarsest = thinned(Cloud(points), size / 2).points, size
-    left = occupied(few, size)
+        few, coarsest = thinned(cloud, size / 2), size
+    left = occupied(few.points, size)
     for _ in range(6):
         if 0.85 * count <= left <= 1.15 * count:
             break
         step = (left / count) ** (1 / power)
         size = max(size * step, extent * 2.0**-40)  # cells are counted in 64 bits
-        before, left = left, occupied(few if size >= coarsest else points, size)
-        power = float(np.clip(np.log(before / left) / np.log(step), 0.5, points.shape[1]))
-    return float(size)
+        if size < coarsest:
+            few, coarsest = cloud, 0.0
+        before, left = left, occupied(few.points, size)
+        power = float(np.clip(np.log(before / left) / np.log(step), 0.5, cloud.ndim))
+    return float(size), few
 
 
 def thin(points: Floats, count: int, how: Literal["voxels", "sample"], seed: int = 0) -> Floats:
@@ -69,7 +72,7 @@ def thin(points: Floats, count: int, how: Literal["voxels", "sample"], seed: int
         return points
     if how == "voxels":
         inner = core(points, reach=100.0)
-        return thinned(Cloud(inner), voxel_size_for(core(points), count)).points
+        return thinned(Cloud(inner), voxel_size_for(Cloud(core(points)), count)[0]).points
     return points[np.random.default_rng(seed).choice(len(points), count, replace=False)]
 
 
@@ -86,11 +89,12 @@ def looks_flat(even: Cloud) -> bool:
     """
     if len(even) < 3 * neighbourhood(even.ndim):
         return False
-    distances, _ = even.around
-    count = int(np.clip(len(even) // 10, 12, distances.shape[1] - 1))
-    farther = distances[:, count] / np.maximum(distances[:, count // 4], 1e-300)
+    asked = even.points[:: max(1, len(even) // _ASKED)]
+    count = int(np.clip(len(even) // 10, 12, 32))
+    distances, indices = neighbours(even.tree, asked, count + 1)
+    farther = distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300)
     growth = np.log(4) / np.log(np.maximum(farther, 1 + 1e-9))
-    values = even.shapes[0]
+    values = planes_of(even, indices[:, : neighbourhood(even.ndim)]).values
     thinness = np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300))
     return bool(np.median(growth) < even.ndim - _BETWEEN and thinness < (_THIN_OF_FEW if len(even) < _FEW else _THIN))
 

@@ -72,7 +72,7 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
     for start in starts[: 0 if options.with_scale else 1]:
         matrix = approach(levels.quick, start, options, max_iterations=20)
         if agreement(target, source, matrix).within(**_PROMISES):
-            matrix = approach(middle, matrix, options)
+            matrix = approach(levels.refined, matrix, options)
             if agreement(*middle, matrix).within(**_FITS):
                 return Start(matrix, starts[:0], near=True, refined=True)
     described = target.ndim == 3 and min(len(target), len(source)) >= _DESCRIBED
@@ -120,7 +120,7 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     scores = np.array([agreement(target, source, m).score for m in tried])
     order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > scores.max() - _HOPE)]
     best = distinct(tried[order], target.radius, angle=4.0, shift=0.04)[:_CONTENDERS]
-    best = np.stack([approach(middle, m, options, max_iterations=15) for m in best])
+    best = np.stack([approach(levels.refined, m, options, max_iterations=15) for m in best])
     scores = np.array([agreement(*middle, m).score for m in best])
     good = best[scores >= scores.max() - (1 - _CLEARLY["score"]) * abs(scores.max())]
     return replace(_smallest(good, tried[: len(starts)], source, target.radius), refined=True)

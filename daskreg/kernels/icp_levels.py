@@ -58,6 +58,11 @@ class Levels:
     def middle(self) -> Pair:
         return self._even if self.surface else self.coarse
 
+    @property
+    def refined(self) -> Pair:
+        """The middle level where poses are refined: smoothed, where noise would slow that down."""
+        return self.fine if self.surface and self._noisy else self.middle
+
     @cached_property
     def fine(self) -> Pair:
         """Where the last refinement is done: no finer than there is something to see."""
@@ -126,8 +131,8 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     matrix = start
     if levels.surface and not refined:
         matrix = approach(levels.quick, matrix, options, max_iterations=max_iterations)
-        if levels.fine is not levels.middle:
-            matrix = approach(levels.middle, matrix, options, max_iterations=max_iterations)
+        if levels.fine is not levels.refined:
+            matrix = approach(levels.refined, matrix, options, max_iterations=max_iterations)
     return refine(*levels.fine, matrix, options, max_iterations=max_iterations)
 
 

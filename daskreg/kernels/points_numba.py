@@ -181,7 +181,7 @@ def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbe
 
 @jit
 def followed(points: Any, anchors: Any, slack: Any, others: Any, indices: Any, distances: Any, stale: Any) -> None:
-    """Fill distances (N,) to the rows `indices` of `others`; stale (N,): moved from the anchors by the slack or more."""
+    """Fill distances (N,) to the rows `indices` of `others`, and stale (N,): moved by the slack or more."""
     for i in range(len(points)):
         distance, moved = 0.0, 0.0
         for d in range(points.shape[1]):

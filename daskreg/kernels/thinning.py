@@ -94,7 +94,8 @@ def looks_flat(even: Cloud) -> bool:
     distances, indices = neighbours(even.tree, asked, count + 1)
     farther = distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300)
     growth = np.log(4) / np.log(np.maximum(farther, 1 + 1e-9))
-    values = planes_of(even, indices[:, : neighbourhood(even.ndim)]).values
+    # Of the points, not of what they stand for: means have less noise across.
+    values = planes_of(Cloud(even.points), indices[:, : neighbourhood(even.ndim)]).values
     thinness = np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300))
     return bool(np.median(growth) < even.ndim - _BETWEEN and thinness < (_THIN_OF_FEW if len(even) < _FEW else _THIN))
 

@@ -21,7 +21,8 @@ _VOLUME_START, _VOLUME = 1000, 50_000
 _REACH = 20.0
 # Noise above this many spacings hides what finer sampling would show.
 _NOISY = 0.52
-_NEAR, _MNEAR = 14, 20
+# Neighbours that make the local shape there, and where noise is smoothed.
+_NEAR_FINE, _NEAR = 14, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Levels:
         elif len(self.target) + len(self.source) <= 2 * _MIDDLE:
             return self.middle
         else:
-            a, b = self._thinned(_FINE, *self._whole, near=_NEAR)
+            a, b = self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
         return a, b
 
     @property
@@ -93,7 +94,7 @@ class Levels:
 
     @cached_property
     def _even(self) -> Pair:
-        return self._thinned(_MIDDLE, *self._whole, near=_MNEAR)
+        return self._thinned(_MIDDLE, *self._whole, near=_NEAR)
 
     @cached_property
     def _small(self) -> Pair:

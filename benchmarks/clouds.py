@@ -14,10 +14,11 @@ degrees, where the tools that need a start begin from identity. tutorial: a unit
 with points, rows shuffled. scans: two LiDAR frames, two scans of a car, beside the stated
 pose. The tools take turns on every case, and the first case is run twice, so that nothing is
 compiled in the measured time. CPU seconds are of all threads, and mean something on a busy
-machine too; "of first" is the ratio of the medians of time to that of the first tool. small_gicp runs
-with voxels of three sizes, as shares of the extent: which is fast and right depends on the cloud. Success: within 5 degrees and 0.1 radii on meshes. Peers that are not
-installed are left out with a word; `make bench-clouds ARGS=...` installs them first, but for the
-libusb-1.0 of the system, which open3d needs.
+machine too; "of first" is the ratio of the medians of time to that of the first tool.
+small_gicp runs with voxels of three sizes, as shares of the extent: which is right depends on the cloud.
+Success: within 5 degrees and 0.1 radii on meshes. Peers that are not installed are left out with
+a word; `make bench-clouds ARGS=...` installs them first, but for the libusb-1.0 of the system,
+which open3d needs.
 """
 
 from __future__ import annotations
@@ -291,7 +292,8 @@ def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False)
         cpu = statistics.median(r[5] for r in row)
         score = f"{len(good)}/{len(row)}"
         print(
-            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {lies:9} {alarms:11} {seconds / base:8.2f}",
+            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {lies:9} {alarms:11}"
+            f" {seconds / base:8.2f}",
             flush=True,
         )
 

@@ -77,7 +77,8 @@ class CloudFit(Fit):
             where none was given, within five times the lower quartile of all distances.
         covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
             inliers, shifts, and the logarithm of the scale if it was asked for.
-        rivals: other poses that fit about as well, where poses were searched for.
+        rivals: other poses that fit about as well, where poses were searched for: those that
+            competed in the end, so that a body of many symmetries has more than are listed.
         free: motions that the clouds do not determine, in words.
         method, iterations, seconds: what was run, for how long.
     """

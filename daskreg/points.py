@@ -17,7 +17,7 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 from daskreg.images import read_image
-from daskreg.kernels.points import Cells
+from daskreg.kernels.thinning import Cells
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def as_points(value: ArrayLike, name: str) -> Floats:
         )
     if len(points) < points.shape[1]:
         raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
-    if not np.ptp(points, axis=0).any():
+    if (points[0] == points[-1]).all() and not np.ptp(points, axis=0).any():
         raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
     return points
 
@@ -135,6 +135,8 @@ def _blobs(values: Floats, sigma: float, spacing: tuple[float, ...]) -> Floats:
 
 def _finite(array: NDArray[Any]) -> tuple[Floats, int]:
     points = np.ascontiguousarray(array, dtype=np.float64)
+    if np.isfinite(points.sum()):
+        return points, 0
     finite = np.isfinite(points).all(axis=1)
     return (points, 0) if finite.all() else (points[finite], int(np.count_nonzero(~finite)))
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
 from daskreg.kernels.points import Cloud, Floats, Follower, Ints
+from daskreg.kernels.points_numba import bounds
 
 Reals = NDArray[np.floating[Any]]
 
@@ -179,6 +180,13 @@ def pair_weights(distances: Floats, floor: float, max_distance: float | None, tr
     return np.asarray(np.where(distances <= limit, 1.0, 0.0))
 
 
+def corners_of(points: Floats) -> Floats:
+    """(2^D, D) corners of the box around the points; under a linear map none of them moves further."""
+    low, high = np.empty((2, points.shape[1]))
+    bounds(points, low, high)
+    return np.stack(np.meshgrid(*np.stack([low, high], axis=1), indexing="ij"), axis=-1).reshape(-1, len(low))
+
+
 @dataclass(frozen=True)
 class Options:
     """How pairs are weighed and moved: the keywords of `clouds.icp`."""
@@ -214,7 +222,7 @@ def refine(
     """
     floor, least = 1e-9 * target.radius, np.inf
     matrix, settled, rounds, idle = start, False, 0, 0
-    nearest = Follower(target)
+    nearest, corners = Follower(target), corners_of(source.points)
     while True:
         moved = apply(matrix, source.points)
         distances, indices = nearest(moved)
@@ -224,9 +232,9 @@ def refine(
             return Matched(matrix, distances, indices, weights, rounds, settled)
         ends, pairs = moved[used], (used, indices[used], weights[used])
         step, gain = _step((target, source), matrix, ends, pairs, options)
-        matrix = step @ matrix
+        before, matrix = apply(matrix, corners), step @ matrix
         rounds += 1
-        motion = float(np.max(np.abs(apply(step, ends) - ends))) / target.radius
+        motion = float(np.max(np.abs(apply(matrix, corners) - before))) / target.radius
         least, idle = (motion, 0) if motion < least else (least, idle + 1)
         settled = motion < tolerance or gain < least_gain or (idle == _IDLE and least < 100 * tolerance)
 

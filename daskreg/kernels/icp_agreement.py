@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskreg.kernels.icp import apply
-from daskreg.kernels.points import Cloud, Floats, lengths
+from daskreg.kernels.points import Cloud, Floats, Ints, lengths
 
 # In spacings: what is near, and the distances between which a point conflicts.
 NEAR, _OFF, _FAR = 2.5, 3.0, 10.0
 # A point belongs to the rim of its cloud where its neighbours' middle is this share of their radius away.
 _RIM = 0.25
+# So many of them, itself included.
+_AROUND = 20
 # What a conflict costs, in inliers.
 _COST = 4.0
 
@@ -72,7 +74,7 @@ def _one_side(cloud: Cloud, points: Floats, spacing: float) -> tuple[float, floa
     rows = indices[inside]
     across = np.einsum("ij,ij->i", points[inside] - cloud.points[rows], cloud.normals[rows])
     off = (distances > _OFF * spacing) & (distances < _FAR * spacing)
-    conflicts = np.count_nonzero(off & (rims(cloud)[indices] < _RIM))
+    conflicts = np.count_nonzero(rims(cloud, indices[off]) < _RIM)
     return number / len(points), float(np.sqrt(np.mean(across**2))), float(conflicts / number)
 
 
@@ -88,13 +90,9 @@ def _roughness(cloud: Cloud) -> float:
     return float(np.sqrt(np.mean(across[near] ** 2))) if near.any() else 0.0
 
 
-def rims(cloud: Cloud) -> Floats:
-    """(N,) how far to one side the neighbours of each point lie, along the surface, in their radii."""
-    return np.asarray(cloud.kept("rims", _rims))
-
-
-def _rims(cloud: Cloud) -> Floats:
-    distances, indices = cloud.around
-    middle = cloud.points[indices].mean(axis=1) - cloud.points
-    along = middle - np.einsum("ij,ij->i", middle, cloud.normals)[:, None] * cloud.normals
+def rims(cloud: Cloud, rows: Ints) -> Floats:
+    """How far to one side the neighbours of points lie, along the surface, in their radii."""
+    distances, indices = (part[rows, :_AROUND] for part in cloud.around)
+    middle, normals = cloud.points[indices].mean(axis=1) - cloud.points[rows], cloud.normals[rows]
+    along = middle - np.einsum("ij,ij->i", middle, normals)[:, None] * normals
     return np.asarray(lengths(along) / np.maximum(distances[:, -1], 1e-300))

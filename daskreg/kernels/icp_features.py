@@ -31,23 +31,27 @@ _LENGTHS, _COSINES = 1.2, 0.25
 
 
 @jit
+def _to(points: Any, i: Any, j: Any, line: Any) -> Any:
+    """Fill the line (3,) from point i to j and return its length; 0 where j is none, or at the same place."""
+    if j == len(points):
+        return 0.0
+    length = 0.0
+    for d in range(3):
+        line[d] = points[j, d] - points[i, d]
+        length += line[d] * line[d]
+    return np.sqrt(length)
+
+
+@jit
 def _histograms(points: Any, normals: Any, indices: Any, first: Any, stop: Any, out: Any) -> None:
     """Fill rows `first` to `stop` of out (N, 3 BINS) from each point's neighbours."""
-    count = len(points)
     line = np.empty(3)
     for i in range(first, stop):
         number = 0
-        for k in range(indices.shape[1]):
-            j = indices[i, k]
-            if j in (i, count):
-                continue
-            length = 0.0
-            for d in range(3):
-                line[d] = points[j, d] - points[i, d]
-                length += line[d] * line[d]
+        for j in indices[i]:
+            length = _to(points, i, j, line)
             if length == 0.0:
                 continue
-            length = np.sqrt(length)
             mine, other, both = 0.0, 0.0, 0.0
             for d in range(3):
                 mine += normals[i, d] * line[d] / length
@@ -66,17 +70,14 @@ def _histograms(points: Any, normals: Any, indices: Any, first: Any, stop: Any, 
 @jit
 def _smoothed(points: Any, indices: Any, raw: Any, first: Any, stop: Any, out: Any) -> None:
     """Each histogram with those around it, the nearer the more."""
-    count = len(points)
+    line = np.empty(3)
     for i in range(first, stop):
         total = 0.0
-        for k in range(indices.shape[1]):
-            j = indices[i, k]
-            if j in (i, count):
+        for j in indices[i]:
+            length = _to(points, i, j, line)
+            if length == 0.0:
                 continue
-            length = 0.0
-            for d in range(3):
-                length += (points[j, d] - points[i, d]) ** 2
-            weight = 1 / max(np.sqrt(length), 1e-300)
+            weight = 1 / length
             total += weight
             for b in range(3 * BINS):
                 out[i, b] += weight * raw[j, b]

@@ -32,8 +32,8 @@ _COMPETING_TRIM = 0.3
 _SWEEP_TRIMS = (0.1, 0.35)
 # A motion further from identity wins only if it is better by this factor.
 _CLEARLY = {"score": 0.95, "distance": 0.9}
-# A pose whose score on the coarse level is this much below the best has lost.
-_HOPE = 0.25
+# A pose whose score on the coarse level is this much below the best has lost, and where the best fits.
+_HOPE, _HOPE_OF_RIVALS = 0.25, 0.12
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,9 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
         return _of_volumes(levels, options, starts, scale)
     middle = levels.middle
     for start in starts[: 0 if options.with_scale else 1]:
-        matrix = approach(levels.coarse, start, options, max_iterations=20)
+        matrix = approach(levels.quick, start, options, max_iterations=20)
         if agreement(target, source, matrix).within(**_PROMISES):
-            matrix = approach(middle, matrix, options)
+            matrix = approach(levels.refined, matrix, options)
             if agreement(*middle, matrix).within(**_FITS):
                 return Start(matrix, starts[:0], near=True, refined=True)
     described = target.ndim == 3 and min(len(target), len(source)) >= _DESCRIBED
@@ -118,9 +118,12 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     few = np.concatenate([starts, distinct(found, target.radius, angle=10.0, shift=0.1)[:_FINALISTS]])
     tried = np.stack([approach(levels.coarse, m, options, max_iterations=8) for m in few])
     scores = np.array([agreement(target, source, m).score for m in tried])
-    order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > scores.max() - _HOPE)]
-    best = distinct(tried[order], target.radius, angle=4.0, shift=0.04)[:_CONTENDERS]
-    best = np.stack([approach(middle, m, options, max_iterations=15) for m in best])
+    order = np.argsort(-scores, kind="stable")
+    first = approach(levels.refined, tried[order[0]], options, max_iterations=15)
+    hope = _HOPE_OF_RIVALS if agreement(*middle, first).within(**_FITS) else _HOPE
+    hopeful = tried[order[: np.count_nonzero(scores > scores.max() - hope)]]
+    others = distinct(hopeful, target.radius, angle=4.0, shift=0.04)[1:_CONTENDERS]
+    best = np.stack([first, *(approach(levels.refined, m, options, max_iterations=15) for m in others)])
     scores = np.array([agreement(*middle, m).score for m in best])
     good = best[scores >= scores.max() - (1 - _CLEARLY["score"]) * abs(scores.max())]
     return replace(_smallest(good, tried[: len(starts)], source, target.radius), refined=True)

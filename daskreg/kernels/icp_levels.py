@@ -6,31 +6,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
-from daskreg.kernels.points import (
-    Cloud,
-    Floats,
-    core,
-    is_surface,
-    neighbourhood,
-    neighbours,
-    shapes_of,
-    thin,
-    voxel_means,
-    voxel_size_for,
-)
+from daskreg.kernels.points import Cloud, Floats, core
+from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
 
 Pair = tuple[Cloud, Cloud]
 
 # Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
-_COARSE, _MIDDLE, _FINE = 1400, 6000, 20_000
+_MIDDLE, _FINE = 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
-# Noise above this many spacings hides what finer sampling would show. Planes then smooth it, through
-# this share of at most so many points.
-_NOISY, _PATCH, _PLANES = 0.52, 0.004, 20_000
+# Points further out, in median distances from the middle, are strays.
+_REACH = 20.0
+# Noise above this many spacings hides what finer sampling would show.
+_NOISY = 0.52
+# Neighbours that make the local shape there, and where noise is smoothed.
+_NEAR_FINE, _NEAR = 14, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +41,28 @@ class Levels:
 
     @cached_property
     def surface(self) -> bool:
-        return all(is_surface(cloud.points) for cloud in self._even)
+        return all(looks_flat(cloud) for cloud in self._small)
 
     @cached_property
     def coarse(self) -> Pair:
         if not self.surface:
             return Cloud(self.target, self.device), Cloud(thin(self.source, _VOLUME_START, "sample", self.seed))
-        thinned = self._thinned(_COARSE, *(cloud.points for cloud in self.middle))
-        a, b = (Cloud(p, self.device, finer) for p, finer in zip(thinned, self.middle, strict=True))
+        return self._small
+
+    @cached_property
+    def quick(self) -> Pair:
+        """The coarse clouds with what the middle ones know of the shape."""
+        a, b = (coarse.like(middle) for coarse, middle in zip(self.coarse, self.middle, strict=True))
         return a, b
 
     @property
     def middle(self) -> Pair:
         return self._even if self.surface else self.coarse
+
+    @property
+    def refined(self) -> Pair:
+        """The middle level where poses are refined: smoothed, where noise would slow that down."""
+        return self.fine if self.surface and self._noisy else self.middle
 
     @cached_property
     def fine(self) -> Pair:
@@ -69,54 +70,60 @@ class Levels:
         if not self.surface:
             return self.coarse[0], Cloud(thin(self.source, _VOLUME, "sample", self.seed))
         if self._noisy:
-            a, b = (smoothed(c, p, self.seed) for c, p in zip(self.middle, (self.target, self.source), strict=True))
+            a, b = (smoothed(cloud) for cloud in self.middle)
         elif len(self.target) + len(self.source) <= 2 * _MIDDLE:
             return self.middle
         else:
-            a, b = (Cloud(points, self.device) for points in self._thinned(_FINE, self.target, self.source))
+            a, b = self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
         return a, b
 
     @property
     def judged(self) -> Cloud:
         """Points of the source as they were measured, thinned."""
-        return self.middle[1] if self.surface and self._noisy else self.fine[1]
+        return self.middle[1] if self.surface else self.fine[1]
 
     @cached_property
     def _noisy(self) -> bool:
         return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
 
     @cached_property
-    def _even(self) -> Pair:
-        a, b = (Cloud(points, self.device) for points in self._thinned(_MIDDLE, self.target, self.source))
+    def _whole(self) -> Pair:
+        """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
+        a, b = (Cloud(core(points, reach=_REACH), self.device) for points in (self.target, self.source))
         return a, b
 
-    def _thinned(self, count: int, *clouds: Floats) -> tuple[Floats, Floats]:
+    @cached_property
+    def _even(self) -> Pair:
+        return self._thinned(_MIDDLE, *self._whole, near=_NEAR)
+
+    @cached_property
+    def _small(self) -> Pair:
+        return self._thinned(LOOKED, *self._even)
+
+    def _thinned(self, count: int, *clouds: Cloud, near: int = 0) -> Pair:
         if max(map(len, clouds)) <= count:
             a, b = clouds
             return a, b
-        sizes = [voxel_size_for(core(points), min(count, len(points))) for points in clouds]
+        found = [voxel_size_for(cloud, min(count, len(cloud))) for cloud in clouds]
+        sizes = [size for size, _ in found]
         if self.alike:
             sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
-        # Without strays: each would be a cube of its own.
-        a, b = (voxel_means(core(p, reach=100.0), size) for p, size in zip(clouds, sizes, strict=True))
+        parts = zip(clouds, found, sizes, strict=True)
+        # What stands in for a cloud was made for the size sought for it.
+        a, b = (thinned(few if size >= own else cloud, size, near=near) for cloud, (own, few), size in parts)
         return a, b
 
 
-def smoothed(cloud: Cloud, points: Floats, seed: int) -> Cloud:
-    """The cloud moved onto planes through the many `points` around each of its own, with the planes' normals.
+def smoothed(cloud: Cloud) -> Cloud:
+    """The cloud moved onto planes through the points around each of its own, with the planes' normals.
 
     Noise across the surface falls with the root of their number (a step of moving least squares).
     """
-    some = thin(points, _PLANES, "sample", seed)
-    few = neighbourhood(cloud.ndim)
-    count = min(len(some), int(np.clip(len(some) * _PATCH, few, 8 * few)))
-    _, indices = neighbours(cKDTree(some), cloud.points, count)
-    values, vectors = shapes_of(some, indices)
-    middles = np.stack([column[indices].mean(axis=1) for column in some.T], axis=1)
-    normals = vectors[:, :, 0]
-    off = np.einsum("ij,ij->i", cloud.points - middles, normals)
+    planes = cloud.planes
+    normals = planes.vectors[:, :, 0]
+    off = np.einsum("ij,ij->i", cloud.points - planes.means, normals)
     onto = Cloud(cloud.points - off[:, None] * normals, cloud.device)
-    onto.__dict__["shapes"] = values, vectors
+    onto.__dict__["shapes"] = planes.values, planes.vectors
     return onto
 
 
@@ -124,9 +131,9 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     """Refine from coarse to fine; `refined`: the start was, on the middle level."""
     matrix = start
     if levels.surface and not refined:
-        matrix = approach(levels.coarse, matrix, options, max_iterations=max_iterations)
-        if levels.fine is not levels.middle:
-            matrix = approach(levels.middle, matrix, options, max_iterations=max_iterations)
+        matrix = approach(levels.quick, matrix, options, max_iterations=max_iterations)
+        if levels.fine is not levels.refined:
+            matrix = approach(levels.refined, matrix, options, max_iterations=max_iterations)
     return refine(*levels.fine, matrix, options, max_iterations=max_iterations)
 
 

@@ -1,4 +1,4 @@
-"""The loops of point clouds on CPUs: closed forms, sums over pairs, local shape, batches of trial motions.
+"""The loops of ICP on CPUs: closed forms, sums over pairs, batches of trial motions.
 
 Compiled without the GIL and without threads of its own; callers share rows among a small pool,
 and every result is independent of how they were shared. The number of dimensions D is 2 or
@@ -148,36 +148,6 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
 
 
 @jit
-def _metric(kind: Any, a: Any, b: Any, out: Any) -> None:
-    """(D, D) W such that e^T W e is what a pair costs; a and b are the unit normals of its two ends.
-
-    Plane to plane, the covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b
-    and a - b, so that its inverse needs no solver; it is scaled to cost lengths across.
-    """
-    ndim = out.shape[0]
-    out[:] = 0.0
-    if kind != PLANE:
-        for d in range(ndim):
-            out[d, d] = 1.0 if kind == POINT else FLAT
-    if kind == PLANE:
-        for d in range(ndim):
-            for j in range(ndim):
-                out[d, j] = a[d] * a[j]
-    if kind == PLANES:
-        c = 0.0
-        for d in range(ndim):
-            c += a[d] * b[d]
-        sign = 1.0 if c >= 0 else -1.0
-        c = min(abs(c), 1.0)
-        plus = (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
-        minus = (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
-        for d in range(ndim):
-            for j in range(ndim):
-                out[d, j] += plus * (a[d] + sign * b[d]) * (a[j] + sign * b[j])
-                out[d, j] += minus * (a[d] - sign * b[d]) * (a[j] - sign * b[j])
-
-
-@jit
 def pair_sums(kind: Any, moved: Any, errors: Any, weights: Any, a: Any, b: Any, generators: Any) -> Any:
     """J^T W J (P, P), J^T W e (P,) and sum of w e^T W e of small motions of `moved` about the origin.
 
@@ -186,156 +156,81 @@ def pair_sums(kind: Any, moved: Any, errors: Any, weights: Any, a: Any, b: Any, 
         moved, errors: (N, D) ends of the pairs, and what is left to their partners.
         weights: (N,).
         a, b: (N, D) unit normals at either end, of any sign, those that the kind needs.
-        generators: (P, D, D+1), what each parameter adds to a point (p, 1).
+        generators: (P, D, D+1), what each parameter adds to a point (p, 1): `kernels.icp.generators`.
+
+    Plane to plane, the covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b
+    and a - b, so that its inverse needs no solver: W is a multiple of the identity and two squares
+    of directions. It is scaled to cost lengths across.
     """
     count, ndim = moved.shape
     number = len(generators)
     hessian, gradient, cost = np.zeros((number, number)), np.zeros(number), 0.0
-    metric, jacobian, seen = np.empty((ndim, ndim)), np.empty((ndim, number)), np.empty((ndim, number))
+    second, first = np.zeros((ndim + 1, ndim + 1)), np.zeros((ndim, ndim + 1))
+    effect, normal, point = np.empty(number), np.empty(ndim), np.ones(ndim + 1)
+    even = 1.0 if kind == POINT else FLAT
     for i in range(count):
-        if weights[i] == 0.0:
+        w = weights[i]
+        if w == 0.0:
             continue
-        _metric(kind, a[i if kind != POINT else 0], b[i if kind == PLANES else 0], metric)
+        point[:ndim] = moved[i]
+        if kind == PLANE:
+            cost += _across(a[i], w, point, errors[i], effect, hessian, gradient)
+            continue
         for d in range(ndim):
-            for p in range(number):
-                v = generators[p, d, ndim]
-                for j in range(ndim):
-                    v += generators[p, d, j] * moved[i, j]
-                jacobian[d, p] = v
-        for d in range(ndim):
-            for p in range(number):
-                v = 0.0
-                for j in range(ndim):
-                    v += metric[d, j] * jacobian[j, p]
-                seen[d, p] = weights[i] * v
-        for p in range(number):
+            cost += even * w * errors[i, d] ** 2
+            for j in range(ndim + 1):
+                first[d, j] += even * w * errors[i, d] * point[j]
+                second[d, j] += even * w * point[d] * point[j]
+        second[ndim, ndim] += even * w
+        if kind == PLANES:
+            c = 0.0
             for d in range(ndim):
-                gradient[p] += seen[d, p] * errors[i, d]
-                for q in range(p, number):
-                    hessian[p, q] += seen[d, p] * jacobian[d, q]
-        for d in range(ndim):
-            for j in range(ndim):
-                cost += weights[i] * errors[i, d] * metric[d, j] * errors[i, j]
+                c += a[i, d] * b[i, d]
+            sign = 1.0 if c >= 0 else -1.0
+            c = min(abs(c), 1.0)
+            plus = (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
+            minus = (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
+            for d in range(ndim):
+                normal[d] = a[i, d] + sign * b[i, d]
+            cost += _across(normal, w * plus, point, errors[i], effect, hessian, gradient)
+            for d in range(ndim):
+                normal[d] = a[i, d] - sign * b[i, d]
+            cost += _across(normal, w * minus, point, errors[i], effect, hessian, gradient)
+    second[ndim, :ndim] = second[:ndim, ndim]
     for p in range(number):
+        for d in range(ndim):
+            for j in range(ndim + 1):
+                gradient[p] += generators[p, d, j] * first[d, j]
+                for q in range(p, number):
+                    for k in range(ndim + 1):
+                        hessian[p, q] += generators[p, d, j] * second[j, k] * generators[q, d, k]
         for q in range(p):
             hessian[p, q] = hessian[q, p]
     return hessian, gradient, cost
 
 
 @jit
-def principal(points: Any, indices: Any, values: Any, vectors: Any) -> None:
-    """Variances (N, D), ascending, and axes (N, D, D; columns) of the rows of `points` in each row of `indices`.
-
-    An index of len(points) is no neighbour. Jacobi's rotations: exact for repeated values too.
-    """
-    ndim = points.shape[1]
-    mean, c, v = np.empty(ndim), np.empty((ndim, ndim)), np.empty((ndim, ndim))
-    for i in range(len(indices)):
-        number = 0
-        mean[:] = 0.0
-        c[:] = 0.0
-        for k in indices[i]:
-            if k < len(points):
-                number += 1
-                for d in range(ndim):
-                    mean[d] += points[k, d]
-        mean /= max(number, 1)
-        for k in indices[i]:
-            if k < len(points):
-                for d in range(ndim):
-                    for j in range(d, ndim):
-                        c[d, j] += (points[k, d] - mean[d]) * (points[k, j] - mean[j])
-        for d in range(ndim):
-            for j in range(d, ndim):
-                c[d, j] /= max(number, 1)
-                c[j, d] = c[d, j]
-        _jacobi(c, v)
-        for d in range(ndim):  # a selection sort of D numbers
-            low = d
-            for j in range(d + 1, ndim):
-                if c[j, j] < c[low, low]:
-                    low = j
-            values[i, d] = max(c[low, low], 0.0)
-            c[low, low] = c[d, d]
-            for j in range(ndim):
-                vectors[i, j, d] = v[j, low]
-                v[j, low] = v[j, d]
-
-
-@jit
-def _jacobi(c: Any, v: Any) -> None:
-    """Diagonalise the symmetric c in place; the columns of v are its axes."""
-    ndim = c.shape[0]
-    v[:] = 0.0
+def _across(n: Any, weight: Any, point: Any, error: Any, effect: Any, hessian: Any, gradient: Any) -> Any:
+    """Add what a pair costs along n, and return it; `effect` (P,) is overwritten by how the parameters move n . p."""
+    ndim = len(n)
+    if ndim == 3:
+        effect[0] = point[1] * n[2] - point[2] * n[1]
+        effect[1] = point[2] * n[0] - point[0] * n[2]
+        effect[2] = point[0] * n[1] - point[1] * n[0]
+    else:
+        effect[0] = point[0] * n[1] - point[1] * n[0]
+    turns = ndim * (ndim - 1) // 2
+    left, along = 0.0, 0.0
     for d in range(ndim):
-        v[d, d] = 1.0
-    for _ in range(12):
-        off, size = 0.0, 0.0
-        for i in range(ndim):
-            size += c[i, i] * c[i, i]
-            for j in range(i + 1, ndim):
-                off += c[i, j] * c[i, j]
-        if off <= 1e-30 * size:
-            return
-        for i in range(ndim):
-            for j in range(i + 1, ndim):
-                if c[i, j] == 0.0:
-                    continue
-                ratio = (c[j, j] - c[i, i]) / (2 * c[i, j])
-                t = (1.0 if ratio >= 0 else -1.0) / (abs(ratio) + np.sqrt(ratio * ratio + 1))
-                cosine = 1 / np.sqrt(t * t + 1)
-                sine = t * cosine
-                for k in range(ndim):
-                    a, b = c[k, i], c[k, j]
-                    c[k, i], c[k, j] = cosine * a - sine * b, sine * a + cosine * b
-                for k in range(ndim):
-                    a, b = c[i, k], c[j, k]
-                    c[i, k], c[j, k] = cosine * a - sine * b, sine * a + cosine * b
-                    a, b = v[k, i], v[k, j]
-                    v[k, i], v[k, j] = cosine * a - sine * b, sine * a + cosine * b
-
-
-@jit
-def voxel_sums(points: Any, low: Any, size: Any, sums: Any, counts: Any) -> Any:
-    """Sums and counts of the points in each occupied cube, in the order in which cubes are met.
-
-    Args:
-        sums, counts: (N, D) and (N,) zeros to fill, N the number of points; no sums where it has no rows.
-
-    Returns: the number of occupied cubes. Cubes are kept in a table with open addresses.
-    """
-    ndim = points.shape[1]
-    bits = 4
-    while (1 << bits) < 2 * len(points):
-        bits += 1
-    mask = (1 << bits) - 1
-    slots = np.full(1 << bits, -1, dtype=np.int32)
-    cells = np.empty((len(points), ndim), dtype=np.int64)
-    cell = np.empty(ndim, dtype=np.int64)
-    number = 0
-    for i in range(len(points)):
-        key = np.uint64(0)
-        for d in range(ndim):
-            cell[d] = np.int64(np.floor((points[i, d] - low[d]) / size))
-            key = (key ^ np.uint64(cell[d])) * np.uint64(0x9E3779B97F4A7C15)
-            key ^= key >> np.uint64(29)
-        slot = np.int64(key & np.uint64(mask))
-        while True:
-            row = slots[slot]
-            if row < 0:
-                row = number
-                slots[slot] = row
-                cells[row] = cell
-                number += 1
-                break
-            same = True
-            for d in range(ndim):
-                same = same and cells[row, d] == cell[d]
-            if same:
-                break
-            slot = (slot + 1) & mask
-        if len(sums):
-            counts[row] += 1
-            for d in range(ndim):
-                sums[row, d] += points[i, d]
-    return number
+        effect[turns + d] = n[d]
+        left += n[d] * error[d]
+        along += n[d] * point[d]
+    number = len(effect)
+    if number > turns + ndim:
+        effect[turns + ndim] = along
+    for p in range(number):
+        seen = weight * effect[p]
+        gradient[p] += seen * left
+        for q in range(p, number):
+            hessian[p, q] += seen * effect[q]
+    return weight * left * left

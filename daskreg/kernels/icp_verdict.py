@@ -9,14 +9,13 @@ from scipy.spatial import cKDTree
 
 from daskreg.kernels.icp import generators, parameter_names
 from daskreg.kernels.icp_numba import PLANE, POINT, pair_sums
-from daskreg.kernels.points import Cloud, Floats, local_shapes, neighbourhood, thin
+from daskreg.kernels.points import Cloud, Floats, neighbourhood, planes_of
+from daskreg.kernels.thinning import thinned, voxel_size_for
 
 # Where pairs are closer than this share of the target's spacing, points have met their own partners.
 PAIRED = 0.5
 # Points strewn at random meet at about the spacing; what is nearer than this is no chance.
 CHANCE = 0.75
-# Most points that a wide normal is taken from.
-_AROUND = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +93,15 @@ def wide_normals(points: Floats) -> tuple[Floats, float]:
     of the variances falls with the size of the neighbourhoods while they are thinner than the noise,
     and rises once they see the curvature: of three sizes the flattest is taken.
     """
-    tree, found = cKDTree(points), list[tuple[float, int, Floats, Floats]]()
+    found, coarse = list[tuple[float, float, Floats, Floats]](), Cloud(points, near=neighbourhood(points.shape[1]))
     for centres in (1000, 500, 250) if points.shape[1] == 3 else (200, 100, 50):
-        coarse = thin(points, centres, "voxels")
-        # As many points as the neighbourhood of a centre among centres covers.
-        count = min(neighbourhood(points.shape[1]) * max(1, len(points) // len(coarse)), _AROUND)
-        values, vectors = local_shapes(coarse, tree, points, count)
-        ratio = float(np.median(values[:, 0] / np.maximum(values[:, 1], 1e-300)))
-        found.append((ratio, count, coarse, vectors[:, :, 0]))
-    ratio, count, coarse, normals = min(found, key=lambda f: f[0])
-    _, nearest = cKDTree(coarse).query(points)
-    return normals[nearest], ratio / count
+        if len(coarse) > centres:
+            coarse = thinned(coarse, voxel_size_for(coarse, centres)[0], near=neighbourhood(coarse.ndim))
+        few = coarse.around[1]
+        planes = planes_of(coarse, few)
+        flat = planes.values[:, 0] / np.maximum(planes.values[:, 1], 1e-300)
+        number = coarse.counts[few].sum(axis=1) if len(coarse.counts) else few.shape[1]
+        found.append((float(np.median(flat)), float(np.median(flat / number)), coarse.points, planes.vectors[:, :, 0]))
+    _, tilt, centres_of, normals = min(found, key=lambda f: f[0])
+    _, nearest = cKDTree(centres_of).query(points)
+    return normals[nearest], tilt

@@ -18,13 +18,11 @@ from daskreg.kernels.points import (
     Cloud,
     Follower,
     core,
-    is_surface,
-    local_shapes,
     nearest_in_tiles,
+    planes_of,
     radius,
-    thin,
-    voxel_means,
 )
+from daskreg.kernels.thinning import is_surface, thin, thinned
 
 Floats = NDArray[np.float64]
 
@@ -150,7 +148,19 @@ def test_thinning_keeps_what_it_promises() -> None:
     rows = thin(points, 1000, "sample", seed=1)
     assert len(rows) == 1000
     assert {tuple(r) for r in rows} <= {tuple(p) for p in points}
-    np.testing.assert_allclose(voxel_means(np.array([[0.0, 0], [0.2, 0.4], [5, 5]]), 1.0), [[0.1, 0.2], [5, 5]])
+    few = thinned(Cloud(np.array([[0.0, 0], [0.2, 0.4], [5, 5]])), 1.0)
+    np.testing.assert_allclose(few.points, [[0.1, 0.2], [5, 5]])
+    np.testing.assert_allclose(few.spreads, [[[0.01, 0.02], [0.02, 0.04]], np.zeros((2, 2))], atol=1e-15)
+
+
+def test_thinned_clouds_stand_for_all_their_points() -> None:
+    points = rng().random((2000, 3))
+    once = thinned(Cloud(points), 0.125)
+    for few in (once, thinned(once, 0.25)):
+        assert few.counts.sum() == 2000
+        whole = planes_of(few, np.arange(len(few))[None])
+        np.testing.assert_allclose(whole.means[0], points.mean(axis=0))
+        np.testing.assert_allclose(whole.values[0], np.linalg.eigvalsh(np.cov(points.T, bias=True)))
 
 
 def test_one_stray_point_changes_nothing() -> None:
@@ -244,8 +254,11 @@ def test_local_shapes_are_those_of_an_eigensolver() -> None:
     for ndim in (2, 3):
         points = rng().random((300, ndim))
         points[:50] = points[0]  # neighbourhoods without extent
-        values, vectors = local_shapes(points, cKDTree(points), points, 9)
-        around = points[cKDTree(points).query(points, k=9)[1]]
+        indices = cKDTree(points).query(points, k=9)[1]
+        planes = planes_of(Cloud(points), indices)
+        values, vectors = planes.values, planes.vectors
+        around = points[indices]
+        np.testing.assert_allclose(planes.means, around.mean(axis=1))
         around = around - around.mean(axis=1, keepdims=True)
         expected, axes = np.linalg.eigh(np.swapaxes(around, 1, 2) @ around / 9)
         np.testing.assert_allclose(values, np.maximum(expected, 0), atol=1e-12)

@@ -27,7 +27,7 @@ OPTIMIZERS = ("adam", "lbfgs")
 _TOO_LITTLE = 1e3
 _FAIR_OVERLAP = 0.5
 # Iterations with all voxels of a large level, from where some of them led.
-_LAST = 6
+_LAST = 15
 # Voxels of the first step.
 _FIRST = 0.1
 # The last step of L-BFGS, of the tolerance: at its end steps fall off fast.

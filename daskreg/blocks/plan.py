@@ -16,8 +16,11 @@ from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box, tile
 
-BLOCK_TARGET = 200 * 2**20
+BLOCK_TARGET = 240 * 2**20
 """Working memory that a block is grown to, at most, when that saves reading."""
+
+MOST_WORK = 512 * 2**20
+"""Bytes that a block is grown to, at most: what is done again where a worker dies."""
 
 MOST_FILES = 50_000
 """More chunks than this are gathered in shards."""
@@ -229,7 +232,9 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
             count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
             sample = _middle_box(layout.shape, wider)
-            if count < fewest or projected_bytes(task, sample, layout.chunks, layout.shards) > target:
+            if count < fewest or sample.size * layout.dtype.itemsize > MOST_WORK:
+                continue
+            if projected_bytes(task, sample, layout.chunks, layout.shards) > target:
                 continue
             candidate = (_amplification(task, layout, wider), wider)
             best = min(best, candidate) if best else candidate

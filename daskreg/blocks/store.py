@@ -61,8 +61,9 @@ class Target:
         return [list(self._local.parts(slab)) for slab in slabs(box, self._local.unit)]
 
     def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
-        """Write whole units, from the pixels of each of `parts(box)`, slab after slab; (crc32c, bytes) of each file by its key.
+        """Write whole units, from the pixels of each of `parts(box)`, slab after slab.
 
+        Returns: (crc32c, bytes) of each file by its key.
         Raises: OSError.
         """
         prefix = self._array.path + "/" if self._array.path else ""

@@ -112,10 +112,9 @@ def _course_along(axis: int, whole: Box, needs: Sequence[Box], chunk: int) -> Co
     spans = []
     for a, b in ends:
         if a < b and upwards:
-            b = min(most, -(-b // chunk) * chunk)
-        elif a < b:
-            a = max(least, a // chunk * chunk)
-        spans.append((a, b))
+            spans.append((a, min(most, -(-b // chunk) * chunk)))
+        else:
+            spans.append((max(least, a // chunk * chunk) if a < b else a, b))
     return Course(whole, axis, tuple(spans), max(b - a for a, b in spans))
 
 

@@ -140,7 +140,7 @@ def test_local_workers_do_the_work(here: Path, capsys: pytest.CaptureFixture[str
         (["warp", "in.tif", "o.zarr", "--pull", "in.tif"], "in.tif is not a transform file"),
         (["warp", "none.tif", "o.zarr", "--pull", "t.json"], "none.tif"),
         (["warp", "in.tif", "in.tif", "--pull", "t.json"], "is, contains or lies in the input"),
-        (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--memory", "1KiB"], "raise memory="),
+        (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--memory", "1KiB"], "what would fit: memory="),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--device", "tpu"], "device='tpu'"),
         (["warp", "in.tif", "o.zarr", "--pull", "far.json"], "would hold no voxel of the source"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--scheduler", "x:1", "--workers", "2"], "leave out"),

@@ -240,7 +240,9 @@ def remove(target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def measure(client: Any, folder: Path, size: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(
+    client: Any, folder: Path, size: float, options: argparse.Namespace, *, idle: int
+) -> dict[str, dict[str, float]]:
     source, target = folder / "in.zarr", folder / "out.zarr"
     slices = max(CHUNKS[0], round(size * 2**30 / (SIDE * SIDE * 2)))
     make_stack(source, slices)
@@ -249,7 +251,6 @@ def measure(client: Any, folder: Path, size: float, options: argparse.Namespace)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     spent: dict[str, list[float]] = {name: [] for name in runs}
     workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
-    idle = Watch.workers(client).idle
     peaks: dict[str, list[int]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
@@ -298,7 +299,8 @@ def warm_up(folder: Path) -> None:
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with dr.connect(workers=options.workers) as client:
         warm_up(folder)
-        return {f"{size} GiB": measure(client, folder, size, options) for size in options.sizes}
+        idle = Watch.workers(client).idle
+        return {f"{size} GiB": measure(client, folder, size, options, idle=idle) for size in options.sizes}
 
 
 def main() -> None:

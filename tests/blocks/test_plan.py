@@ -67,7 +67,8 @@ def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path, monkey
     with pytest.raises(MemoryBudgetError, match=r"a block of .* what would fit: ") as refused:
         dr.plan(volume, path, **layout, levels=1, memory="30 MiB")
     assert not path.exists()
-    found = re.search(r"memory='(.*)', or workers of (\d+) threads?, or chunks=(.*) and shards=(.*)$", str(refused.value))
+    said = str(refused.value)
+    found = re.search(r"memory='(.*)', or workers of (\d+) threads?, or chunks=(.*) and shards=(.*)$", said)
     assert found is not None
     assert dr.plan(volume, path, **layout, levels=1, memory=found[1]).threads == 4
     fitting = {"chunks": ast.literal_eval(found[3]), "shards": ast.literal_eval(found[4])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def turned(**named: float) -> dr.Affine:
 
 def drift() -> dr.SliceAffines:
     rng = np.random.default_rng(1)
-    maps = [dr.Affine.from_parameters(theta=t, tx=5 * t, centre=MIDDLE[1:]).matrix for t in rng.normal(0, 0.1, SHAPE[0])]
-    return dr.SliceAffines(np.stack(maps))
+    maps = [dr.Affine.from_parameters(theta=t, tx=5 * t, centre=MIDDLE[1:]) for t in rng.normal(0, 0.1, SHAPE[0])]
+    return dr.SliceAffines(np.stack([one.matrix for one in maps]))
 
 
 PULLS = {
@@ -64,7 +65,7 @@ def test_slabs_are_what_the_whole_is(
     for block in (whole, Box((8, 16, 0), (37, 50, 32))):
         parts = [[p.shift(s.start) for _, p in tile(s.shape, CHUNKS)] for s in slabs(block, CHUNKS)]
         found = np.empty(job.shape, job.dtype)
-        for part, pixels in zip(sum(parts, []), job.run(parts, BlockStats()), strict=True):
+        for part, pixels in zip(chain.from_iterable(parts), job.run(parts, BlockStats()), strict=True):
             found[part.slices] = pixels
         if options.get("order") == 3:  # a spline depends, a little, on where its source is cut
             np.testing.assert_allclose(found[block.slices].astype(float), expected[block.slices], atol=1)

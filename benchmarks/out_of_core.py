@@ -49,19 +49,28 @@ from daskreg.kernels import sample
 SIDE = 2048
 CHUNKS = (16, 512, 512)
 CODECS = codecs(np.dtype("u2"))
+LAYERS = 8
+"""Layers of chunks that differ."""
+
 MIB = 2**20
 Run = Callable[[Path, Path, int], None]
 
 
 def make_stack(path: Path, slices: int) -> None:
-    """Texture with noise in the low bits, so that it compresses about as a camera's images do."""
+    """Texture with noise in the low bits, so that it compresses about as a camera's images do.
+
+    Some layers of chunks are computed, and the others are copies of their files.
+    """
     rng = np.random.default_rng(0)
     coarse = ndi.zoom(rng.random((CHUNKS[0], SIDE // 16, SIDE // 16)), (1, 16, 16), order=1)
     array = zarr.create_array(path, shape=(slices, SIDE, SIDE), chunks=CHUNKS, dtype="u2", compressors=CODECS)
-    for start in range(0, slices, CHUNKS[0]):
-        n = min(CHUNKS[0], slices - start)
+    for layer in range(-(-slices // CHUNKS[0])):
+        if layer >= LAYERS and (layer + 1) * CHUNKS[0] <= slices:
+            shutil.copytree(path / f"c/{layer % LAYERS}", path / f"c/{layer}")
+            continue
+        n = min(CHUNKS[0], slices - layer * CHUNKS[0])
         noise = rng.integers(0, 64, (n, SIDE, SIDE))
-        array[start : start + n] = (coarse[:n] * 40_000 + noise).astype(np.uint16)
+        array[layer * CHUNKS[0] : layer * CHUNKS[0] + n] = (coarse[:n] * 40_000 + noise).astype(np.uint16)
 
 
 def target_like(source: Path, target: Path) -> tuple[Any, Any]:

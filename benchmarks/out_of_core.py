@@ -4,8 +4,8 @@
     python benchmarks/out_of_core.py --sizes 0.25 1 8 --tools daskreg   # memory over the size of the volume
     python benchmarks/out_of_core.py --scaling             # one worker, then two
 
-A uint16 stack (n, 2048, 2048) in chunks of (16, 512, 512), daskreg's own codec, is
-copied and warped into the same layout, one run of each tool after the other in every round.
+A uint16 stack (n, 2048, 2048) in chunks of (16, 512, 512), daskreg's own codec, is copied and
+warped into the same layout with the same codec by every tool, one run of each tool after the other in every round.
 Times are medians; "x copy" is the ratio to tensorstore's plain copy (zarr-python's, where
 there is no tensorstore). Memory is the peak of the summed resident size of the worker
 processes above what it was when they had imported and compiled everything and were idle;
@@ -33,32 +33,44 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 import zarr
+from distributed import Client
 from scipy import ndimage as ndi
 
 import daskreg as dr
 from daskreg.cluster.watch import Watch
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
+from daskreg.kernels import sample
 
 SIDE = 2048
 CHUNKS = (16, 512, 512)
 CODECS = codecs(np.dtype("u2"))
+LAYERS = 8
+"""Layers of chunks that differ."""
+
 MIB = 2**20
 Run = Callable[[Path, Path, int], None]
 
 
 def make_stack(path: Path, slices: int) -> None:
-    """Texture with noise in the low bits, so that it compresses about as a camera's images do."""
+    """Texture with noise in the low bits, so that it compresses about as a camera's images do.
+
+    Some layers of chunks are computed, and the others are copies of their files.
+    """
     rng = np.random.default_rng(0)
     coarse = ndi.zoom(rng.random((CHUNKS[0], SIDE // 16, SIDE // 16)), (1, 16, 16), order=1)
     array = zarr.create_array(path, shape=(slices, SIDE, SIDE), chunks=CHUNKS, dtype="u2", compressors=CODECS)
-    for start in range(0, slices, CHUNKS[0]):
-        n = min(CHUNKS[0], slices - start)
+    for layer in range(-(-slices // CHUNKS[0])):
+        if layer >= LAYERS and (layer + 1) * CHUNKS[0] <= slices:
+            shutil.copytree(path / f"c/{layer % LAYERS}", path / f"c/{layer}")
+            continue
+        n = min(CHUNKS[0], slices - layer * CHUNKS[0])
         noise = rng.integers(0, 64, (n, SIDE, SIDE))
-        array[start : start + n] = (coarse[:n] * 40_000 + noise).astype(np.uint16)
+        array[layer * CHUNKS[0] : layer * CHUNKS[0] + n] = (coarse[:n] * 40_000 + noise).astype(np.uint16)
 
 
 def target_like(source: Path, target: Path) -> tuple[Any, Any]:
@@ -92,16 +104,9 @@ def copy_by_zarrs(source: Path, target: Path, threads: int) -> None:
 
 def copy_by_tensorstore(source: Path, target: Path, threads: int) -> None:
     """A layer of chunks at a time, two in flight."""
-    import tensorstore as ts
-
     target_like(source, target)
-    context = ts.Context({"data_copy_concurrency": {"limit": threads}, "cache_pool": {"total_bytes_limit": 0}})
-
-    def opened(path: Path) -> Any:
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-        return ts.open(spec, open=True, context=context).result()
-
-    array, out, pending = opened(source), opened(target), []
+    array, out = opened_by_tensorstore(threads, source, target)
+    pending: list[Any] = []
     for box in layers(array.shape):
         pending.append(out[box.slices].write(array[box.slices]))
         if len(pending) > 1:
@@ -113,26 +118,68 @@ def copy_by_tensorstore(source: Path, target: Path, threads: int) -> None:
 def copy_by_dask(source: Path, target: Path, threads: int) -> None:
     import dask.array as da
 
-    da.from_zarr(str(source)).to_zarr(target_like(source, target)[1], compute_kwargs={"num_workers": threads})
+    with dask.config.set(scheduler="threads", num_workers=threads):
+        da.from_zarr(str(source)).to_zarr(target_like(source, target)[1])
 
 
 def warp_by_cv2(source: Path, target: Path, threads: int) -> None:
-    """cv2.warpAffine of each slice, a layer a task, read and written by zarr-python."""
+    """cv2.warpAffine of each slice of a layer in `map_blocks`, read and written by dask and zarr-python."""
     import cv2
+    import dask.array as da
 
     cv2.setNumThreads(1)
-    array, out = target_like(source, target)
     matrix = flat_map().matrix[:2]
     x_first = np.ascontiguousarray(matrix[::-1][:, [1, 0, 2]])
 
-    def one(box: Box) -> None:
-        block = array[box.slices]
-        for k in range(len(block)):
-            block[k] = cv2.warpAffine(block[k], x_first, (SIDE, SIDE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        out[box.slices] = block
+    def warped(block: np.ndarray) -> np.ndarray:
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.stack([cv2.warpAffine(plane, x_first, plane.shape[::-1], flags=how) for plane in block])
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, layers(array.shape)))
+    whole_layers = da.from_zarr(str(source), chunks=(CHUNKS[0], SIDE, SIDE))
+    result = whole_layers.map_blocks(warped, dtype=whole_layers.dtype, meta=np.empty((0, 0, 0), whole_layers.dtype))
+    with dask.config.set(scheduler="threads", num_workers=threads):
+        da.store(result, target_like(source, target)[1], lock=False)
+
+
+def warp_by_tensorstore(source: Path, target: Path, threads: int) -> None:
+    """What a worker would do with tensorstore for an engine and our kernel: read, warp, write in a pipe."""
+    target_like(source, target)
+    client = Client.current()
+    starts = range(0, zarr.open_array(source, mode="r").shape[0], CHUNKS[0])
+    workers = list(client.scheduler_info(n_workers=-1)["workers"])
+    shares = [
+        client.submit(_tensorstore_share, source, target, list(starts[k :: len(workers)]), workers=[worker], pure=False)
+        for k, worker in enumerate(workers)
+    ]
+    client.gather(shares)
+
+
+def _tensorstore_share(source: Path, target: Path, starts: list[int]) -> None:
+    """One worker's layers: the next one is read and the last one written while one is sampled."""
+    array, out = opened_by_tensorstore(1, source, target)
+    matrix, plane = np.array(flat_map().matrix), Box.of((SIDE, SIDE))
+
+    def read(number: int) -> Any:
+        return array[starts[number] : starts[number] + CHUNKS[0]].read() if number < len(starts) else None
+
+    ahead, room, writing = read(0), [np.empty((CHUNKS[0], SIDE, SIDE), np.uint16) for _ in range(2)], [None, None]
+    for number, start in enumerate(starts):
+        layer, ahead = ahead.result(), read(number + 1)
+        if writing[number % 2] is not None:
+            writing[number % 2].result()
+        sample(layer, plane, matrix, plane, out=room[number % 2])
+        writing[number % 2] = out[start : start + CHUNKS[0]].write(room[number % 2])
+    for last in writing:
+        if last is not None:
+            last.result()
+
+
+def opened_by_tensorstore(threads: int, *paths: Path) -> list[Any]:
+    import tensorstore as ts
+
+    context = ts.Context({"data_copy_concurrency": {"limit": threads}, "cache_pool": {"total_bytes_limit": 0}})
+    specs = [{"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}} for path in paths]
+    return [ts.open(spec, open=True, context=context).result() for spec in specs]
 
 
 def flat_map() -> dr.Affine:
@@ -170,7 +217,8 @@ TOOLS: dict[str, tuple[str, Run]] = {
     "zarr-python copy": ("zarr", copy_by_zarr),
     "zarrs copy": ("zarrs", copy_by_zarrs),
     "dask to_zarr copy": ("dask", copy_by_dask),
-    "cv2 warp, affine": ("cv2", warp_by_cv2),
+    "cv2 in map_blocks, affine": ("cv2", warp_by_cv2),
+    "tensorstore engine, affine": ("tensorstore", warp_by_tensorstore),
     "daskreg copy": ("", by_daskreg(None)),
     "daskreg warp, affine": ("", by_daskreg(lambda n: flat_map())),
     "daskreg warp, drift": ("", by_daskreg(drift)),
@@ -201,7 +249,9 @@ def remove(target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def measure(client: Any, folder: Path, size: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(
+    client: Any, folder: Path, size: float, options: argparse.Namespace, *, idle: int
+) -> dict[str, dict[str, float]]:
     source, target = folder / "in.zarr", folder / "out.zarr"
     slices = max(CHUNKS[0], round(size * 2**30 / (SIDE * SIDE * 2)))
     make_stack(source, slices)
@@ -214,7 +264,7 @@ def measure(client: Any, folder: Path, size: float, options: argparse.Namespace)
     for _ in range(options.repeats):
         for name, run in runs.items():
             gc.collect()
-            ours = name.startswith("daskreg")
+            ours = name.startswith("daskreg") or "engine" in name
             watch = Watch.workers(client) if ours else Watch([os.getpid()])
             processes = workers if ours else [psutil.Process()]
             with watch:
@@ -222,19 +272,19 @@ def measure(client: Any, folder: Path, size: float, options: argparse.Namespace)
                 run(source, target, options.workers)
                 seconds[name].append(time.perf_counter() - started)
                 spent[name].append(cpu_seconds(processes) - before)
-            peaks[name].append(watch.above_idle)
+            peaks[name].append(watch.peak - idle if ours else watch.above_idle)
             print(f"    {name}: {seconds[name][-1]:.2f} s, CPU {spent[name][-1]:.2f} s", file=sys.stderr, flush=True)
             remove(target)
     remove(source)
     copy = next((statistics.median(seconds[n]) for n in ("tensorstore copy", "zarr-python copy") if n in runs), None)
     table = {}
     print(f"\n{mib / 1024:.2f} GiB, {options.workers} workers or threads, medians of {options.repeats}")
-    print(f"  {'':24s} {'MiB/s':>7} {'best':>7} {'x copy':>7} {'CPU ms/MiB':>11} {'peak MiB':>9}")
+    print(f"  {'':26s} {'MiB/s':>7} {'best':>7} {'x copy':>7} {'CPU ms/MiB':>11} {'peak MiB':>9}")
     for name, values in seconds.items():
         median = statistics.median(values)
         ratio = median / copy if copy else float("nan")
         peak, cpu = max(peaks[name]) / MIB, 1000 * statistics.median(spent[name]) / mib
-        print(f"  {name:24s} {mib / median:7.0f} {mib / min(values):7.0f} {ratio:7.2f} {cpu:11.2f} {peak:9.0f}")
+        print(f"  {name:26s} {mib / median:7.0f} {mib / min(values):7.0f} {ratio:7.2f} {cpu:11.2f} {peak:9.0f}")
         table[name] = {"seconds": median, "MiB/s": mib / median, "ratio": ratio, "CPU ms/MiB": cpu, "peak MiB": peak}
     return table
 
@@ -258,7 +308,8 @@ def warm_up(folder: Path) -> None:
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with dr.connect(workers=options.workers) as client:
         warm_up(folder)
-        return {f"{size} GiB": measure(client, folder, size, options) for size in options.sizes}
+        idle = Watch.workers(client).idle
+        return {f"{size} GiB": measure(client, folder, size, options, idle=idle) for size in options.sizes}
 
 
 def main() -> None:

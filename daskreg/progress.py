@@ -50,7 +50,8 @@ def _logged(label: str) -> Progress:
     def show(done: int, total: int, nbytes: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < LOG_EVERY and done < total:
+        # What takes less than that says nothing at all, so that an error stands alone.
+        if now - last < LOG_EVERY and (done < total or last == started):
             return
         last = now
         left = (now - started) / max(1, done) * (total - done)

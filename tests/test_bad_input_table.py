@@ -358,7 +358,7 @@ def test_the_command_line(here: Path, capsys: pytest.CaptureFixture[str], comman
     before = sorted(here.rglob("*"))
     assert run(command) == 2
     caught = capsys.readouterr()
-    told = [line for line in caught.err.splitlines() if "warning: " not in line and "done in" not in line]
+    told = [line for line in caught.err.splitlines() if "warning: " not in line]
     assert len(told) == 1, caught.err
     assert words in told[0]
     assert "Traceback" not in caught.err

@@ -11,14 +11,16 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import product
+from functools import cached_property, reduce
+from itertools import chain, product
+from operator import or_
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.mapping import IndexMap
+from daskreg.blocks.window import Course, Room, Window, course, lent_room, slabs
 from daskreg.cluster.device import count_gpus
 from daskreg.errors import OptionError
 from daskreg.geometry import Box, Grid
@@ -26,7 +28,7 @@ from daskreg.kernels.casting import CAST_PIECE, cast
 from daskreg.kernels.on_device import Tile, on_device
 from daskreg.kernels.reduce import block_reduce, reduce_scratch
 from daskreg.kernels.sampling import halo
-from daskreg.sources.source import Source
+from daskreg.sources.source import IN_MEMORY, Source
 
 Pixels = NDArray[Any]
 
@@ -55,8 +57,8 @@ class Task(Protocol):
     def read_box(self, box: Box) -> Box: ...
     def restrict(self, box: Box) -> Task: ...
     def fingerprint(self, box: Box) -> str: ...
-    def working_bytes(self, box: Box, part: Box) -> int: ...
-    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]: ...
+    def working_bytes(self, box: Box, part: Box, unit: Sequence[int]) -> int: ...
+    def run(self, parts: Sequence[Sequence[Box]], stats: BlockStats) -> Iterator[Pixels]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,25 +128,40 @@ class Job:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
         return digest.hexdigest()[:32]
 
-    def working_bytes(self, box: Box, part: Box) -> int:
-        """Bytes of the block read, and of computing its largest part (all of it, for a GPU)."""
-        whole = self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0)
-        part = box if whole else part
-        read, seen = self.read_box(box), self.read_box(part)
-        total = read.size * self.source.dtype.itemsize + part.size * self.computed_dtype.itemsize
+    def working_bytes(self, box: Box, part: Box, unit: Sequence[int]) -> int:
+        """Bytes of what is held of the source, and of computing the largest part (a slab of the block, for a GPU)."""
+        cut = slabs(box, unit)
+        if self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0):
+            part = cut[0]
+        seen = self.read_box(part)
+        total = self._held_bytes(cut) + part.size * self.computed_dtype.itemsize
         if self.order == 3:
             sampled = [seen.shape[k] for k in self.mapping.sampled]
             carried = seen.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
             total += 3 * 8 * math.prod(n + 24 for n in sampled) * carried
-        if self.computed_dtype != self.source.dtype:
-            total += read.size * self.computed_dtype.itemsize
         if self.computed_dtype != self.dtype:
             total += part.size * self.dtype.itemsize + 20 * min(part.size, CAST_PIECE)
         return total
 
-    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
-        """The pixels of each of the parts of a block, whose source box is read once."""
-        yield from _run_parts(self, box, parts, stats=stats)
+    def _held_bytes(self, cut: Sequence[Box]) -> int:
+        held = self.course(cut)
+        total = math.prod(held.shape) * self.computed_dtype.itemsize
+        if self.source.kind != "zarr":  # read in one piece and then put there
+            thick = max(b - a for a, b in held.spans)
+            total += held.whole.size // max(1, held.whole.shape[held.axis]) * thick * self.source.dtype.itemsize
+        return total
+
+    def course(self, cut: Sequence[Box]) -> Course:
+        """How the source is held while the slabs of a block are made; a graph is computed once."""
+        needs = [self.read_box(slab) for slab in cut]
+        if self.source.kind in IN_MEMORY:
+            needs = [reduce(or_, needs)] * len(needs)
+        return course(needs, self.source.chunks, self.computed_dtype.itemsize)
+
+    def run(self, parts: Sequence[Sequence[Box]], stats: BlockStats) -> Iterator[Pixels]:
+        """The pixels of each of the parts of each slab of a block, whose source is read once."""
+        with lent_room() as room:
+            yield from _run_slabs(self, parts, stats=stats, room=room)
 
 
 def run_block(job: Job, box: Box, *, parallel: bool = False) -> Pixels:
@@ -153,30 +170,29 @@ def run_block(job: Job, box: Box, *, parallel: bool = False) -> Pixels:
     Args:
         parallel: use all cores for this block (one in-memory call, not inside Dask tasks).
     """
-    return next(_run_parts(job, box, [box], stats=BlockStats(), parallel=parallel))
+    return next(_run_slabs(job, [[box]], stats=BlockStats(), parallel=parallel))
 
 
-def _run_parts(
-    job: Job, box: Box, parts: Sequence[Box], *, stats: BlockStats, parallel: bool = False
+def _run_slabs(
+    job: Job, parts: Sequence[Sequence[Box]], *, stats: BlockStats, room: Room | None = None, parallel: bool = False
 ) -> Iterator[Pixels]:
-    """What `box` needs is read once; then one part after another is computed, when it is asked for.
+    """One part after another is computed, when it is asked for, out of what its slab needs.
 
-    So a block needs no memory for its output, but that of one part. GPUs are given all at once.
+    So a block needs no memory for its output, but that of one part. GPUs are given a slab at once.
     """
-    read = job.read_box(box)
-    data = np.empty(0, job.computed_dtype)
-    if not read.empty:
-        data = job.source.read(read)
-        stats.bytes_read += data.nbytes
-        data = data.astype(job.computed_dtype, copy=False)
+    cut = [reduce(or_, slab) for slab in parts]
     device = _device_here(job.device)
-    if device != "cpu":
-        pixels = _cast(_pixels(job, box, data, read, device=device, parallel=parallel), job, stats)
-        yield from (pixels[part.within(box).slices] for part in parts)
-        return
-    for part in parts:
-        # Nothing here may hold on to a part while the next is made.
-        yield _cast(_pixels(job, part, data, read, device=device, parallel=parallel), job, stats)
+    held = Window(job.source, job.course(cut), job.computed_dtype, room)
+    for number, (slab, whole) in enumerate(zip(parts, cut, strict=True)):
+        data, read = held.hold(number)
+        stats.bytes_read = held.voxels_read * job.source.dtype.itemsize
+        if device == "cpu":
+            for part in slab:
+                # Nothing here may hold on to a part while the next is made.
+                yield _cast(_pixels(job, part, data, read, device=device, parallel=parallel), job, stats)
+            continue
+        pixels = _cast(_pixels(job, whole, data, read, device=device, parallel=parallel), job, stats)
+        yield from (pixels[part.within(whole).slices] for part in slab)
 
 
 def _cast(pixels: Pixels, job: Job, stats: BlockStats) -> Pixels:
@@ -192,10 +208,11 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
     if sum(piece.out.size for piece in pieces) < box.size:  # pieces are disjoint; the rest is fill
         out[...] = _fill_value(job.fill, job.computed_dtype)
     sampled, axes = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
+    plain = data.flags.c_contiguous
     with on_device(device, parallel=parallel) as sampler:
         for piece in pieces:
-            # On a CPU whole planes are taken, which need no copy; a GPU is sent what it reads.
-            seen = _whole_planes(piece.read, read, sampled) if device == "cpu" else piece.read
+            # Whole planes need no copy; a GPU is sent what it reads.
+            seen = _whole_planes(piece.read, read, sampled) if device == "cpu" and plain else piece.read
             block = data[seen.within(read).slices].transpose(axes)
             view = Tile(block, seen.take(sampled), piece.matrix, piece.out.take(sampled), job.order, job.fill)
             sampler.put(view, out[piece.out.within(box).slices].transpose(axes))
@@ -273,16 +290,19 @@ class Downsample:
             digest.update(print_.encode())
         return digest.hexdigest()[:32]
 
-    def working_bytes(self, box: Box, part: Box) -> int:
+    def working_bytes(self, box: Box, part: Box, unit: Sequence[int]) -> int:
         """Bytes of reading and computing one part."""
         read = self.read_box(part)
         return (read.size + part.size) * self.dtype.itemsize + reduce_scratch(read.shape, self.factors)
 
-    def run(self, box: Box, parts: Sequence[Box], stats: BlockStats) -> Iterator[Pixels]:
-        for part in parts:
-            data = self.source.read(self.read_box(part))
-            stats.bytes_read += data.nbytes
-            yield block_reduce(data, self.factors, self.method)
+    def run(self, parts: Sequence[Sequence[Box]], stats: BlockStats) -> Iterator[Pixels]:
+        with lent_room() as room:
+            for part in chain.from_iterable(parts):
+                box = self.read_box(part)
+                data = room.array(box.shape, self.dtype)
+                self.source.read_into(box, data)
+                stats.bytes_read += data.nbytes
+                yield block_reduce(data, self.factors, self.method)
 
 
 class Prints:

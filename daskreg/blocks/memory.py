@@ -41,7 +41,7 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
     kept = chunk_in if local else 0  # room to decode in, which a thread keeps
-    total = task.working_bytes(box, part) + max(decoding, kept + encoding)
+    total = task.working_bytes(box, part, shard or chunk) + max(decoding, kept + encoding)
     return total + total // 8  # what the allocator keeps between one buffer and the next
 
 

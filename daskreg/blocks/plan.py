@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box, tile
 
-BLOCK_TARGET = 200 * 2**20
+BLOCK_TARGET = 240 * 2**20
 """Working memory that a block is grown to, at most, when that saves reading."""
+
+MOST_WORK = 512 * 2**20
+"""Bytes that a block is grown to, at most: what is done again where a worker dies."""
 
 MOST_FILES = 50_000
 """More chunks than this are gathered in shards."""
@@ -206,15 +209,48 @@ def plan_level(
     budget = limit // threads
     block = block or _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
     boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
-    need = max(projected_bytes(task, box, layout.chunks, layout.shards) for box in boxes)
+    need = _need(task, layout, boxes)
     if need > budget:
         raise MemoryBudgetError(
             f"a block of {block} takes {format_bytes(need)}, but a process with {threads} at a time may use "
-            f"{format_bytes(limit)}: raise memory= to {format_bytes(need * threads)}, or make chunks (now "
-            f"{layout.chunks}) or shards (now {layout.shards}) smaller"
+            f"{format_bytes(limit)} (chunks {layout.chunks}, shards {layout.shards}); what would fit: "
+            + ", or ".join(_what_fits(task, layout, need, limit=limit, threads=threads))
         )
     touched = sum(_decoded_bytes(task, box) for box in boxes)
     return LevelPlan(level, task, layout, block, round(touched * share), need, share == 1.0)
+
+
+def _need(task: Task, layout: Layout, boxes: Sequence[Box]) -> int:
+    """Projected peak of the most demanding of some blocks."""
+    return max(projected_bytes(task, box, layout.chunks, layout.shards) for box in boxes)
+
+
+def _what_fits(task: Task, layout: Layout, need: int, *, limit: int, threads: int) -> Iterator[str]:
+    """Ways to make a block fit that takes `need` bytes."""
+    yield f"memory='{-(-need * threads // 2**20)} MiB'"
+    if limit >= need:
+        yield f"workers of {limit // need} thread{'s' if limit >= 2 * need else ''}"
+    smaller = _fitting(task, layout, limit // threads)
+    if smaller is not None:
+        yield f"chunks={smaller.chunks} and shards={smaller.shards}"
+
+
+def _fitting(task: Task, layout: Layout, budget: int) -> Layout | None:
+    """The layout with shards, then chunks, halved until a block of one of them fits; None where none does."""
+    while True:
+        if layout.shards is not None:
+            times = [s // c for s, c in zip(layout.shards, layout.chunks, strict=True)]
+            axis = times.index(max(times))
+            times[axis] = -(-times[axis] // 2)
+            shards = tuple(t * c for t, c in zip(times, layout.chunks, strict=True))
+            layout = replace(layout, shards=shards if max(times) > 1 else None)
+        elif max(layout.chunks) > 1:
+            axis = layout.chunks.index(max(layout.chunks))
+            layout = replace(layout, chunks=tuple(-(-c // 2) if k == axis else c for k, c in enumerate(layout.chunks)))
+        else:
+            return None
+        if _need(task, layout, _representatives(layout.shape, layout.unit, SAMPLED_BLOCKS)[0]) <= budget:
+            return layout
 
 
 def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shape:
@@ -229,7 +265,9 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
             count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
             sample = _middle_box(layout.shape, wider)
-            if count < fewest or projected_bytes(task, sample, layout.chunks, layout.shards) > target:
+            if count < fewest or sample.size * layout.dtype.itemsize > MOST_WORK:
+                continue
+            if projected_bytes(task, sample, layout.chunks, layout.shards) > target:
                 continue
             candidate = (_amplification(task, layout, wider), wider)
             best = min(best, candidate) if best else candidate

@@ -11,6 +11,7 @@ from zarr.storage import MemoryStore
 
 from daskreg.blocks.job import BlockStats
 from daskreg.blocks.plan import LevelPlan, Plan
+from daskreg.blocks.window import slabs
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
 
@@ -37,18 +38,20 @@ def _block_seconds(level: LevelPlan) -> float:
     layout = level.layout
     start = tuple(n // 2 // b * b for n, b in zip(layout.shape, level.block_shape, strict=True))
     box = Box(start, tuple(a + b for a, b in zip(start, level.block_shape, strict=True))).clip(layout.shape)
-    parts = [part.shift(start) for _, part in tile(box.shape, layout.chunks)]
+    cut = slabs(box, layout.unit)
+    slab = cut[len(cut) // 2]
+    parts = [part.shift(slab.start) for _, part in tile(slab.shape, layout.chunks)]
     picked = parts[:: max(1, len(parts) // MOST_PARTS)][:MOST_PARTS]
     task = level.task.restrict(box)
     corner = Box(start, tuple(a + 1 for a in start))
-    next(iter(task.run(corner, [corner], BlockStats())))  # compiles
+    next(iter(task.run([[corner]], BlockStats())))  # compiles
     shelf = zarr.create_array(
         MemoryStore(), shape=layout.chunks, chunks=layout.chunks, dtype=layout.dtype, compressors=codecs(layout.dtype)
     )
     whole = np.zeros(layout.chunks, layout.dtype)
     shelf[...] = whole  # starts zarr's threads
     began = time.perf_counter()
-    blocks = task.run(box, picked, BlockStats())
+    blocks = task.run([picked], BlockStats())
     whole[Box.of(picked[0].shape).slices] = next(blocks)
     read_and_first = time.perf_counter() - began
     began = time.perf_counter()
@@ -58,4 +61,4 @@ def _block_seconds(level: LevelPlan) -> float:
     began = time.perf_counter()
     shelf[...] = whole
     encode = time.perf_counter() - began
-    return read_and_first + (len(parts) - 1) * more + len(parts) * encode
+    return len(cut) * (read_and_first + (len(parts) - 1) * more + len(parts) * encode)

@@ -76,7 +76,7 @@ def write_block(item: WriteBlock) -> None:
     target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
     with tallied() as seen:
-        pixels = item.task.run(item.box, target.parts(item.box), stats)
+        pixels = item.task.run(target.parts(item.box), stats)
         first = next(pixels)
         ledger = Ledger(item.output)
         if not ledger.serves(item.session):

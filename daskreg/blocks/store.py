@@ -14,6 +14,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
 
+from daskreg.blocks.window import slabs
 from daskreg.geometry import Box
 from daskreg.sources.chunks import local_chunks
 from daskreg.sources.store import open_store
@@ -53,13 +54,16 @@ class Target:
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
         self._local = local_chunks(self._array)
 
-    def parts(self, box: Box) -> list[Box]:
-        """What of `box` is written at a time, in order; whole shards or all of it."""
-        return [box] if self._local is None else list(self._local.parts(box))
+    def parts(self, box: Box) -> list[list[Box]]:
+        """What of `box` is written at a time, in order, by slabs of whole shards; or all of it."""
+        if self._local is None:
+            return [[box]]
+        return [list(self._local.parts(slab)) for slab in slabs(box, self._local.unit)]
 
     def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
-        """Write whole units, from the pixels of each of `parts(box)`; (crc32c, bytes) of each file by its key.
+        """Write whole units, from the pixels of each of `parts(box)`, slab after slab.
 
+        Returns: (crc32c, bytes) of each file by its key.
         Raises: OSError.
         """
         prefix = self._array.path + "/" if self._array.path else ""

@@ -39,6 +39,9 @@ CARRIED = 64 * 2**20
 """Bytes of voxels in flight at most, where the source is in memory and travels with the blocks
 (but always a block or two for each thread)."""
 
+NAMES_KEPT = 10_000
+"""Blocks after which the scheduler is asked to forget their names, of which dask caches 100,000 (0.3 kB each)."""
+
 NOBODY = ("NoValidWorkerError", "NoWorkerError")
 """Errors of a scheduler that found nobody for a task within its own time; by name, since versions differ."""
 
@@ -69,6 +72,7 @@ class Window:
         self._again: list[WriteBlock] = []
         self._losses = 0
         self._carried = 0
+        self._named = 0
 
     def run(self, items: Iterator[WriteBlock]) -> None:
         """Run all items; returns when each has been finished.
@@ -103,6 +107,12 @@ class Window:
                 break
         if batch:
             self._submit(batch)
+            self._named += len(batch)
+        if self._named >= NAMES_KEPT:
+            self._named = 0
+            _forget_names()
+            with contextlib.suppress(Exception):  # a scheduler that is away forgets anyway
+                self._client.sync(self._client._run_on_scheduler, _forget_names, callback_timeout=5)
         return bool(self._running)
 
     def _submit(self, batch: list[WriteBlock]) -> None:
@@ -167,6 +177,13 @@ def _run_packed(work: Callable[[Any], None], packed: bytes) -> None:
     from distributed.protocol.pickle import loads
 
     work(loads(packed))
+
+
+def _forget_names() -> None:
+    """Empty dask's cache of what task names begin with: a run has many names, each used once."""
+    from dask.utils import key_split
+
+    key_split.cache_clear()
 
 
 def _carried(item: WriteBlock) -> int:

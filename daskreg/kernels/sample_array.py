@@ -138,14 +138,15 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], view: View) -> None:
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
     blocks.flags.writeable = False  # for all, or read-only blocks would be compiled for anew
     voxels = out.reshape(len(blocks), -1, view.out_box.shape[-1])
-    kind = np.uint32 if blocks.shape[1] < 2**32 else np.uint64
+    kind = np.uint32 if blocks.shape[1] < 2**31 else np.uint64
     near = _near_like(out.dtype, ndim)
+    planes = view.out_box.shape[0] if ndim == 3 else 1
 
     def run(first: int, rows: tuple[int, int]) -> None:
         weights = np.empty((ndim, _SEGMENT), real)
-        scratch = (np.empty((ndim, 4)), np.empty(_SEGMENT, kind), weights, np.empty_like(near))
+        scratch = (np.empty((ndim, 3)), np.empty(_SEGMENT, kind), weights, np.empty_like(near))
         some = slice(first, first + group)
-        kernel(blocks[some], source, target, voxels[some], scratch, consts, rows)
+        kernel(blocks[some], source, target, voxels[some], scratch, consts, (*rows, planes, voxels.shape[1] // planes))
 
     group = _GROUP if np.abs(view.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
     _each(run, _tasks(voxels.shape, view.threads, group), view.threads)

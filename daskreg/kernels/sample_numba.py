@@ -7,6 +7,7 @@ is flat: blocks are (B, n), one contiguous block after the other, the output is
     source   (shape, strides, first, bounds): of one block. `first` (D,) is the absolute
              index of its first neighbour, `bounds` (4, D) the coordinates from and below
              which a voxel touches the block, and needs no bounds check.
+    rows     see `_row`.
     target   (matrix, origin, steps): from absolute output indices to coordinates, the
              first index of the output, and the rows from one index to the next along
              each axis but the last.
@@ -22,7 +23,7 @@ the run, offsets and weights of as many voxels as the scratch holds are laid dow
 vectors, and then serve every block of the batch: its neighbours are gathered, one load for
 two of them, and then mixed, in vectors again.
 
-Coordinates are `((m0 * i0 + m1 * i1) + m2 * i2) + m3` in float64 from absolute indices,
+Coordinates are `((m0 * i0 + m1 * i1) + m3) + m2 * i2` in float64 from absolute indices,
 in this order and without fastmath, so that no cut of the output into blocks changes a bit.
 
 All compiled code that calls each other is in this one file, because numba's cache on disk
@@ -42,6 +43,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+_BAND = 32  # rows of a plane that are computed before those of the next plane: what they touch stays in the cache
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 
 
@@ -168,8 +170,8 @@ def _pair_typed(near: Any, n: Any, like: Any) -> Any:
 
 @jit
 def _position(line: Any, j: Any) -> Any:
-    """Source coordinate of column `j`; `line` is (row constant, slope, offset, rounding)."""
-    return ((line[0] + line[1] * np.float64(j)) + line[2]) + line[3]
+    """Source coordinate of column `j`; `line` is (row constant, slope, rounding)."""
+    return (line[0] + line[1] * np.float64(j)) + line[2]
 
 
 @jit
@@ -177,7 +179,7 @@ def _first(line: Any, bound: Any, columns: Any) -> Any:
     """First column from which the coordinate has passed `bound`: a guess, then corrected."""
     start, stop = columns
     falling = line[1] < 0
-    guess = (bound - line[3] - line[2] - line[0]) / line[1]
+    guess = (bound - line[2] - line[0]) / line[1]
     j = start if not guess > start else stop if guess > stop else np.int64(guess)
     while j > start and (_position(line, j - 1) < bound) == falling:
         j -= 1
@@ -191,7 +193,7 @@ def _run(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
     """Columns [start, stop) whose coordinates lie in lower <= x < upper along every axis."""
     start, stop = columns
     for k in range(len(lines)):
-        line = (lines[k, 0], lines[k, 1], lines[k, 2], lines[k, 3])
+        line = (lines[k, 0], lines[k, 1], lines[k, 2])
         ends = _position(line, columns[0]), _position(line, columns[1] - 1)
         least, most = min(ends), max(ends)
         if least >= lower[k] and most < upper[k]:
@@ -215,25 +217,54 @@ def _set_lines(lines: Any, target: Any, row: Any, rounding: Any) -> None:
             part = matrix[k, i] * np.float64(origin[i] + rest // steps[i])
             constant = part if i == 0 else constant + part
             rest = rest % steps[i]
-        lines[k, 0] = constant
+        lines[k, 0] = constant + matrix[k, ndim]
         lines[k, 1] = matrix[k, ndim - 1]
-        lines[k, 2] = matrix[k, ndim]
-        lines[k, 3] = rounding
+        lines[k, 2] = rounding
+
+
+def _whole(value: Any, like: Any) -> Any:
+    """A whole number that a float64 holds, as an integer of the size of `like`."""
+
+
+@overload(_whole, strict=False)
+def _whole_typed(value: Any, like: Any) -> Any:
+    if like.bitwidth == 32:  # signed, which every processor converts in vectors; blocks are smaller than 2^31
+        return lambda value, like: np.int32(value)
+    return lambda value, like: np.int64(value)
 
 
 @jit
 def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, weights: Any, unit: Any) -> None:
-    """Offsets into the block, and the way to the next neighbours, of `count` columns from `column` on."""
-    strides, first = source[1], source[2]
-    offsets[:count] = 0
-    for k in range(len(lines)):
-        constant, slope, shift, rounding = lines[k, 0], lines[k, 1], lines[k, 2], lines[k, 3]
-        origin, stride, w = first[k], strides[k], weights[k]
+    """Offsets into the block, and the way to the next neighbours, of `count` columns from `column` on.
+
+    Offsets are added up in float64, in which they are exact.
+    """
+    strides, first, like, last = source[1], source[2], offsets[0], len(source[1]) - 1
+    base = 0.0
+    for k in range(last + 1):
+        base += first[k] * np.float64(strides[k])
+    by, sy, ry = lines[last - 1, 0], lines[last - 1, 1], lines[last - 1, 2]
+    bx, sx, rx = lines[last, 0], lines[last, 1], lines[last, 2]
+    wy, wx, y_step = weights[last - 1], weights[last], np.float64(strides[last - 1])
+    if last == 1:
         for n in range(count):
-            x = ((constant + slope * np.float64(column + n)) + shift) + rounding
-            f = np.floor(x)
-            offsets[n] += np.int32(f - origin) * stride
-            w[n] = min(_as(x - f, unit[0]), unit[1])
+            j = np.float64(column + n)
+            y, x = (by + sy * j) + ry, (bx + sx * j) + rx
+            fy, fx = np.floor(y), np.floor(x)
+            offsets[n] = _whole((fy * y_step + fx) - base, like)
+            wy[n] = min(_as(y - fy, unit[0]), unit[1])
+            wx[n] = min(_as(x - fx, unit[0]), unit[1])
+    else:
+        bz, sz, rz = lines[0, 0], lines[0, 1], lines[0, 2]
+        wz, z_step = weights[0], np.float64(strides[0])
+        for n in range(count):
+            j = np.float64(column + n)
+            z, y, x = (bz + sz * j) + rz, (by + sy * j) + ry, (bx + sx * j) + rx
+            fz, fy, fx = np.floor(z), np.floor(y), np.floor(x)
+            offsets[n] = _whole((fz * z_step + (fy * y_step + fx)) - base, like)
+            wz[n] = min(_as(z - fz, unit[0]), unit[1])
+            wy[n] = min(_as(y - fy, unit[0]), unit[1])
+            wx[n] = min(_as(x - fx, unit[0]), unit[1])
 
 
 @jit
@@ -254,6 +285,20 @@ def _mix4(a: Any, b: Any, c: Any, d: Any, wy: Any, wx: Any, unit: Any) -> Any:
     return _mix(_mix(a, b, wx, unit), _mix(c, d, wx, unit), wy, unit)
 
 
+@jit
+def _row(number: Any, rows: Any) -> Any:
+    """The row that comes as `number`: planes are computed band by band, each band in all planes.
+
+    `rows` is (first, last, planes, rows of a plane), with the first two counted in this order.
+    """
+    planes, height = rows[2], rows[3]
+    band = number // (planes * _BAND)
+    start = band * _BAND
+    thick = min(_BAND, height - start)
+    rest = number - start * planes
+    return rest // thick * height + start + rest % thick
+
+
 def _stored(value: Any, limits: Any) -> Any:
     """As it goes into the output: for integers (with `limits`) rounded half to even and clamped."""
 
@@ -272,7 +317,8 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
     bounds, origin = source[3], target[1]
     lines, offsets, weights, _ = scratch
     j0 = origin[-1]
-    for row in range(rows[0], rows[1]):
+    for number in range(rows[0], rows[1]):
+        row = _row(number, rows)
         _set_lines(lines, target, row, 0.5)
         inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
@@ -317,7 +363,7 @@ def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, a
 @jit
 def _index(line: Any, first: Any, j: Any) -> Any:
     """Index in the block of the lower neighbour of column `j`."""
-    return np.int64(np.floor(((line[0] + line[1] * np.float64(j)) + line[2]) + line[3]) - first)
+    return np.int64(np.floor((line[0] + line[1] * np.float64(j)) + line[2]) - first)
 
 
 @jit
@@ -378,7 +424,8 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
     for k in range(len(source[1])):
         step += target[0][k, len(source[1]) - 2] * source[1][k]
     ahead = np.int64(_ROWS_AHEAD * step)
-    for row in range(rows[0], rows[1]):
+    for number in range(rows[0], rows[1]):
+        row = _row(number, rows)
         _set_lines(lines, target, row, 0.0)
         touched = _run(lines, bounds[0], bounds[1], (j0, j0 + out.shape[2]))
         inside = _run(lines, bounds[2], bounds[3], touched)
@@ -443,7 +490,8 @@ def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts:
     bounds, origin = source[3], target[1]
     lines, offsets, weights, _ = scratch
     j0 = origin[-1]
-    for row in range(rows[0], rows[1]):
+    for number in range(rows[0], rows[1]):
+        row = _row(number, rows)
         _set_lines(lines, target, row, 0.0)
         inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])

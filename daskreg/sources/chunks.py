@@ -122,9 +122,14 @@ class LocalChunks:
 
         Raises: OSError, ValueError or RuntimeError for what cannot be read or decoded.
         """
+        out = np.empty(box.shape, self.codec.dtype)
+        self.read_into(box, out)
+        return out
+
+    def read_into(self, box: Box, out: Pixels) -> None:
+        """As `read`, into an array of the shape of the box, of this or another type."""
         units = list(_tiles(box, self.unit))
         _announce(self.path(index) for index, _ in units)
-        out = np.empty(box.shape, self.codec.dtype)
         for index, whole in units:
             if self.shards is None:
                 data = again(partial(_file, self.path(index)))
@@ -133,7 +138,6 @@ class LocalChunks:
                 self._place(data, whole, box, out)
             else:
                 self._read_shard(index, whole, box, out)
-        return out
 
     def _read_shard(self, index: Index, whole: Box, box: Box, out: Pixels) -> None:
         path = self.path(index)
@@ -154,7 +158,7 @@ class LocalChunks:
         target = out[part.within(box).slices]
         if data is None:
             target[...] = self.fill
-        elif part == chunk and target.flags.c_contiguous:
+        elif part == chunk and target.flags.c_contiguous and target.dtype == self.codec.dtype:
             self.codec.decode(data, target)
         else:
             scratch = _scratch(self.codec)
@@ -193,10 +197,14 @@ class LocalChunks:
         if self.shards is not None:
             parts.append(self._shard_index(places))
         again(partial(replace_file, self.path(index), parts))
-        crc = 0
-        for part in parts:
+        return self._crc(parts), sum(len(part) for part in parts)
+
+    def _crc(self, parts: Sequence[Any]) -> int:
+        """The crc32c of a file; that of its first chunk is known where the chunk ends with it."""
+        crc = struct.unpack("<I", parts[1])[0] if self.codec.checksum else google_crc32c.value(parts[0])
+        for part in parts[1:]:
             crc = google_crc32c.extend(crc, part)
-        return crc, sum(len(part) for part in parts)
+        return int(crc)
 
     def _full(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: at the far ends of the array the rest is fill."""

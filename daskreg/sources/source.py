@@ -108,19 +108,39 @@ class Source:
             return self._ordered(_computed(self.array[self._index(box)]))
         if self.kind == "array":
             return self._ordered(self.array[self._index(box)])
+        return self._from_file(box, None)
+
+    def read_into(self, box: Box, out: NDArray[Any]) -> None:
+        """Put the voxels of `box` into an array of its shape; as `read` does, without an array of its own if it can."""
+        if box.empty:
+            return
+        if self.kind == "zarr" and box in self.held:
+            found = self._from_file(box, out)
+            if found is out:
+                return
+        else:
+            found = self.read(box)
+        out[...] = found
+
+    def _from_file(self, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
+        """The voxels of a box; `out` itself where they went there (zarr only)."""
         with tallied(opening=True):
             handle = opened(self.kind, self.path, self.array, self.stamp)
         self._check(handle)
         try:
-            return self._stored(handle, box)
+            return self._stored(handle, box, out)
         except ChunkReadError as error:
             if self.corrupt != "fill" or isinstance(error, _MissingChunkError):
                 raise
             return self._patched(handle, box)
 
-    def _stored(self, handle: Any, box: Box) -> NDArray[Any]:
+    def _stored(self, handle: Any, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
         with tallied() as seen:
-            block = self._ordered(reader_of(self.kind).read(handle, self._index(box), self))
+            reader = reader_of(self.kind)
+            if out is None or not reader.read_into(handle, self._index(box), self, self._as_stored(out)):
+                block = self._ordered(reader.read(handle, self._index(box), self))
+            else:
+                block = out
         if seen.missing and self.missing == "error":
             raise _MissingChunkError(
                 f"chunk {min(seen.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
@@ -146,6 +166,11 @@ class Source:
         block = np.asarray(block)
         ordered: NDArray[Any] = block.transpose(self.order) if self.order else block
         return ordered.astype(self.dtype, copy=False)
+
+    def _as_stored(self, out: NDArray[Any]) -> NDArray[Any]:
+        """A view of an array along `dims` with the stored axes, those that were dropped included."""
+        stored = out.transpose(tuple(np.argsort(self.order))) if self.order else out
+        return np.expand_dims(stored, tuple(k for k, s in enumerate(self.selection) if not isinstance(s, slice)))
 
     def written_at(self, box: Box) -> float:
         """When the newest stored chunk in `box` was written, in seconds since the epoch; 0 where nothing says so.

@@ -33,12 +33,31 @@ def read(handle: Array, index: tuple[int | slice, ...], source: Source) -> NDArr
 
     Raises: ChunkReadError with the array, the box, and the key of the chunk.
     """
-    try:
+    with _named(handle, index, source):
         chunks = local_chunks(handle)
         if chunks is not None:
             dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
             return chunks.read(_box(index)).squeeze(dropped)
         return np.asarray(handle[index])
+
+
+def read_into(handle: Array, index: tuple[int | slice, ...], source: Source, out: NDArray[Any]) -> bool:
+    """Put `handle[index]` into `out`, which has all axes of the array; False where that needs `read`.
+
+    Raises: as `read`.
+    """
+    chunks = local_chunks(handle)
+    if chunks is None:
+        return False
+    with _named(handle, index, source):
+        chunks.read_into(_box(index), out)
+    return True
+
+
+@contextlib.contextmanager
+def _named(handle: Array, index: tuple[int | slice, ...], source: Source) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:

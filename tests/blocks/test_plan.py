@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import numpy as np
 import pytest
 import zarr
@@ -56,11 +59,22 @@ def test_fill_only_blocks_read_nothing(stack: str, tmp_path) -> None:
     assert {b.write.start[2] for b in empty} == {64, 128, 192}
 
 
-def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path) -> None:
-    volume = dr.open(stack)
-    with pytest.raises(MemoryBudgetError, match=r"raise memory= to .*chunks \(now \(32, 256, 256\)\)"):
-        dr.plan(volume, tmp_path / "o.zarr", chunks=(32, 256, 256), memory="1 MiB")
-    assert not (tmp_path / "o.zarr").exists()
+@pytest.mark.parametrize("layout", [{"chunks": (32, 256, 256)}, {"chunks": (8, 64, 64), "shards": (32, 256, 256)}])
+def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path, monkeypatch, layout) -> None:
+    """And it does: each of the remedies that the error names is taken."""
+    volume, path = dr.open(stack), tmp_path / "o.zarr"
+    monkeypatch.setattr("daskreg.blocks.levels.threads_per_process", lambda client: 4)
+    with pytest.raises(MemoryBudgetError, match=r"a block of .* what would fit: ") as refused:
+        dr.plan(volume, path, **layout, levels=1, memory="30 MiB")
+    assert not path.exists()
+    said = str(refused.value)
+    found = re.search(r"memory='(.*)', or workers of (\d+) threads?, or chunks=(.*) and shards=(.*)$", said)
+    assert found is not None
+    assert dr.plan(volume, path, **layout, levels=1, memory=found[1]).threads == 4
+    fitting = {"chunks": ast.literal_eval(found[3]), "shards": ast.literal_eval(found[4])}
+    assert dr.plan(volume, path, **fitting, levels=1, memory="30 MiB").threads == 4
+    monkeypatch.setattr("daskreg.blocks.levels.threads_per_process", lambda client: int(found[2]))
+    dr.plan(volume, path, **layout, levels=1, memory="30 MiB")
 
 
 def test_many_files_are_gathered_in_shards() -> None:

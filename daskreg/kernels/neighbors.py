@@ -159,7 +159,7 @@ class Row:
         return _in_parts(lambda rows: self._polish(_between(level, edges[rows]), p[rows]), len(edges), level)
 
     def _polish(self, level: Level, p: Floats) -> State:
-        """Down from nearby: a step unseen where it is tiny; else another; who then is not there goes on as on any level."""
+        """Down from nearby: a tiny step unseen, or two; pairs that are not there then go on as on any level."""
         lens = Lens(self.problem, level)
         state = lens.evaluate(p)
         step, moved = _undamped(lens, state)

@@ -238,7 +238,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     print(
         f"  daskreg     {mine['seconds']:7.1f} s, {1e3 * mine['seconds'] / options.large:6.1f} ms a slice, peak "
         f"{mine['peak'] / 2**30:.2f} GiB, left {mine['all']:.3f} px, fast {mine['fast']:.4f} px\n"
-        f"  of these, the first {options.peers}: left {found['first']['all']:.3f} px, fast {found['first']['fast']:.4f} px\n"
+        f"  the first {options.peers}: left {found['first']['all']:.3f} px, fast {found['first']['fast']:.4f} px\n"
         f"  pystackreg  {1e3 * theirs['seconds'] / options.peers:.0f} ms a slice (the first {options.peers}): left "
         f"{theirs['all']:.3f} px, fast {theirs['fast']:.4f} px\n"
         f"  times faster, a slice: {theirs['seconds'] / options.peers * options.large / mine['seconds']:.1f}"

@@ -20,34 +20,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskreg.blocks.tasks import current_client
 from daskreg.cluster.device import resolve
-from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError, ShapeMismatchError
-from daskreg.geometry import Affine, SliceAffines, common_unit
-from daskreg.kernels.course import slow_part
+from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError
+from daskreg.geometry import SliceAffines
 from daskreg.kernels.descend import check_metric
 from daskreg.kernels.pairs import PairOptions
-from daskreg.kernels.pairtable import Looks, PairTable
 from daskreg.kernels.pose import Pose
-from daskreg.kernels.stack import Found
 from daskreg.sources.planes import SliceReader, level_of
 from daskreg.sources.source import Source
 from daskreg.stacking import table
-from daskreg.stacking.against import AgainstOne, fitted_to_image
+from daskreg.stacking.estimating import by_image, by_pairs, fit_of
 from daskreg.stacking.fit import StackFit, StackStatus
-from daskreg.stacking.given import mask_source, source_along
-from daskreg.stacking.model import Model
-from daskreg.stacking.outliers import named
-from daskreg.stacking.pairing import Where, pairs_of
-from daskreg.stacking.placing import Placed, place
-from daskreg.stacking.work import SpanDone, StackSpec
+from daskreg.stacking.given import earlier_fit, mask_source, pinned, source_along
+from daskreg.stacking.pairing import Where
+from daskreg.stacking.work import StackSpec
 
 __all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 REFERENCES = ("neighbors", "previous", "first", "mean")
 TRENDS = ("remove", "keep")
@@ -135,58 +126,20 @@ def align_stack(
     if not isinstance(reference, str) and not 0 <= reference < spec.count:
         raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
     where = Where(_client(client, source), progress)
-    pinned = _pinned(anchors, spec, reference, trend)
-    earlier = None if previous is None else _earlier(previous, spec)
+    held = pinned(anchors, spec, reference, trend)
+    earlier = None if previous is None else earlier_fit(previous, spec)
     if reference in ("neighbors", "previous"):
-        part = None if earlier is None else SpanDone(0, len(earlier.scores), *_known(earlier), np.empty(0, np.uint64))
-        pairs, looks = pairs_of(spec, where, earlier=part, checkpoint=checkpoint)
-        placed, blank = (
-            _of_pairs(spec, pairs, looks, first=reference == "previous", pinned=pinned, earlier=earlier),
-            looks.blank,
-        )
-        # Sums across a slice do not tell how alike slices are.
-        kinds = named(pairs if spec.line is None else pairs.take(slice(0)), looks, placed.fitted, spec.grid)
-        tables: dict[str, Any] = {"pairs": pairs, "looks": looks}
+        found = by_pairs(spec, where, first=reference == "previous", held=held, earlier=earlier, checkpoint=checkpoint)
+    elif earlier is not None or checkpoint is not None:
+        raise OptionError(f"previous= and checkpoint= go with pairs of neighbours, not with reference={reference!r}")
     else:
-        if earlier is not None or checkpoint is not None:
-            raise OptionError(
-                f"previous= and checkpoint= go with pairs of neighbours, not with reference={reference!r}"
-            )
-        placed, blank = _of_image(spec, reference, where)
-        kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~placed.fitted)}
-        tables = {}
-    if blank.all():
+        found = by_image(spec, reference, where)
+    if found.blank.all():
         what = "masked or constant where the mask leaves something" if mask is not None else "constant"
         raise (EmptyMaskError if mask is not None else DegenerateImageError)(f"every slice is {what}")
-    whole = spec.reader.whole
-    poses = _with_trend(placed, spec.model, trend, smooth)
-    variance = np.diagonal(placed.covariance, axis1=1, axis2=2)
-    return StackFit(
-        raw_from_aligned=SliceAffines(
-            _embedded(poses, whole.ndim, spec.keep), source.dims[position], tuple(whole.names), whole.unit
-        ),
-        centre=whole.centre,
-        half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
-        status=_status(placed, blank),
-        scores=placed.scores,
-        sigma=dict(zip(spec.options.pose.names, np.sqrt(np.maximum(variance, 0)).T, strict=True)),
-        kinds=kinds,
-        bridged=tuple(np.flatnonzero(~placed.fitted).tolist()),
-        breaks=tuple(placed.breaks),
-        model=model if isinstance(model, str) else spec.options.pose.groups,
-        metric=metric,
-        reference=reference if isinstance(reference, str) else int(reference),
-        trend=trend,
-        smooth=float(smooth),
-        neighbors=reach,
-        cycles=placed.cycles,
-        disagreement=placed.scale,
-        seconds=time.perf_counter() - began,
-        common_line=common_line,
-        weights=placed.weight,
-        residuals=placed.residual,
-        **tables,
-    )
+    fit = fit_of(spec, found, reference=reference, trend=trend, smooth=float(smooth))
+    named = model if isinstance(model, str) else fit.model
+    return replace(fit, model=named, common_line=common_line, seconds=time.perf_counter() - began)
 
 
 def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str | None = None) -> StackFit:
@@ -260,125 +213,3 @@ def _client(given: Any, source: Source) -> Any:
     if given and not hasattr(given, "submit"):
         raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
     return given or None
-
-
-def _pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str) -> dict[int, Floats]:
-    """Poses of anchored slices, on the axes that are aligned.
-
-    Raises: OptionError, UnitError, ShapeMismatchError.
-    """
-    if not anchors:
-        return {}
-    if reference not in ("neighbors", "previous") or trend == "keep":
-        raise OptionError('anchors go with reference="neighbors" or "previous" and trend="remove": they set the course')
-    whole, model = spec.reader.whole, spec.model
-    found = {}
-    for number, anchor in anchors.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
-            raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
-        affine = anchor if isinstance(anchor, Affine) else Affine(anchor)
-        common_unit(affine.unit, whole.unit, f"the anchor of slice {number} and the stack")
-        if affine.ndim != whole.ndim:
-            raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
-        index = np.array([*spec.keep, whole.ndim])
-        pose = affine.matrix[np.ix_(index, index)]
-        apart = np.abs(
-            (model.frame.nearest(pose[None])[0] - pose) @ np.append(model.centre + model.frame.reach, 1)
-        ).max()
-        if apart > 1e-3 * min(spec.grid.spacing):
-            raise OptionError(
-                f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
-                "or an anchor without what the model leaves out"
-            )
-        found[int(number)] = pose
-    return found
-
-
-def _earlier(previous: Any, spec: StackSpec) -> StackFit:
-    """The fit of the stack's first slices, checked.
-
-    Raises: OptionError where its pairs are not what this estimate needs.
-    """
-    fit = previous if isinstance(previous, StackFit) else StackFit.load(previous)
-    here = (spec.options.pose, spec.options.metric, spec.reach, spec.source.dims[spec.position])
-    pose = Pose.of(fit.model, len(spec.keep))
-    there = (pose, fit.metric, fit.neighbors, fit.raw_from_aligned.axis)
-    whole = spec.reader.whole
-    half = (np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing)
-    same_grid = np.allclose(fit.centre, whole.centre) and np.allclose(fit.half_extent, half)
-    if fit.pairs is None or here != there or not same_grid or len(fit.scores) > spec.count:
-        raise OptionError(
-            "previous= needs a fit of this stack with fewer slices, the same model, metric, axis and neighbors, and a "
-            'reference of "neighbors" or "previous"'
-        )
-    return fit
-
-
-def _known(fit: StackFit) -> tuple[PairTable, Looks]:
-    if fit.pairs is None or fit.looks is None:
-        raise OptionError("the earlier fit has no pairs")
-    return fit.pairs, fit.looks
-
-
-def _of_pairs(
-    spec: StackSpec, pairs: PairTable, looks: Looks, *, first: bool, pinned: dict[int, Floats], earlier: StackFit | None
-) -> Placed:
-    """All slices from all pairs; those of an earlier fit keep their place on average."""
-    model = spec.model
-    placed = place(pairs, looks.blank, model, first=first, anchors=pinned)
-    if earlier is None or pinned or first:
-        return placed
-    n = len(earlier.scores)
-    index = np.array([*spec.keep, spec.reader.whole.ndim])
-    before = earlier.raw_from_aligned.matrices[np.ix_(np.arange(n), index, index)]
-    both = placed.fitted[:n] & ~np.isin(np.arange(n), earlier.bridged)
-    if not both.any():
-        return placed
-    frame = model.algebra.mean(np.linalg.inv(placed.poses[:n]) @ before, both.astype(np.float64))
-    return replace(placed, poses=placed.poses @ frame)
-
-
-def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Placed, Bools]:
-    """Slices against the first, a chosen one, or the mean; and which are blank."""
-    model = spec.model
-    if reference != "mean":
-        root = None if reference == "first" else int(reference)
-        found = fitted_to_image(AgainstOne(spec, root), where)
-        return _placed(found, model), found.blank
-    pairs, looks = pairs_of(spec, where)
-    start = place(pairs, looks.blank, model, first=True)
-    begin = Found(start.poses, start.fitted, looks.blank, start.scores, start.covariance)
-    found = fitted_to_image(AgainstOne(spec, found=begin), where)
-    placed = _placed(found, model)
-    if not found.fitted.any():
-        return placed, found.blank
-    mean = model.algebra.mean(found.poses, found.fitted.astype(np.float64))
-    return replace(placed, poses=model.frame.nearest(found.poses @ np.linalg.inv(mean))), found.blank
-
-
-def _placed(found: Found, model: Model) -> Placed:
-    none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
-    return Placed(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
-
-
-def _with_trend(placed: Placed, model: Model, trend: str, smooth: float) -> Floats:
-    if trend == "remove":
-        return placed.poses
-    slow = slow_part(placed.poses, placed.fitted.astype(np.float64), smooth, model.frame)
-    return np.asarray(placed.poses @ np.linalg.inv(slow))
-
-
-def _embedded(poses: Floats, ndim: int, keep: Sequence[int]) -> Floats:
-    out = np.tile(np.eye(ndim + 1), (len(poses), 1, 1))
-    index = np.array([*keep, ndim])
-    out[:, index[:, None], index] = poses
-    return out
-
-
-def _status(placed: Placed, blank: Bools) -> StackStatus:
-    fitted = placed.fitted
-    if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
-        return StackStatus.FAILED
-    if placed.breaks:
-        return StackStatus.BROKEN
-    return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED

@@ -35,7 +35,8 @@ Bools = NDArray[np.bool_]
 _LARGE = 256  # voxels of the longest side from which far pairs leave out the finest level
 _COARSE = 0.02  # tolerance above the finest level, voxels
 _TINY = 0.05  # voxels; a last step this small is taken unseen
-_AS_GOOD = 5e-3
+_EVERY = 4  # of the rows of large images that tell slopes
+_SHORT, _AS_GOOD = 0.3, 5e-3  # voxels of a step that may make the cost worse; and by how much a longer one may
 _APART = 2.5  # voxels of the small copies by which triangles may fail to close
 _CLEARLY = 0.01
 _VOXELS = {"cpu": 1 << 21, "cuda": 1 << 26}  # of a level that are worked on at once
@@ -158,25 +159,28 @@ class Row:
         return _in_parts(lambda rows: self._polish(_between(level, edges[rows]), p[rows]), len(edges), level)
 
     def _polish(self, level: Level, p: Floats) -> State:
-        """Down from nearby: one step, and another unseen where it is tiny; else as any level."""
-        lens, undamped = Lens(self.problem, level), np.zeros(len(p))
-        here = lens.evaluate(p)
-        there = lens.evaluate(p + lens.step(here, undamped))
-        step = lens.step(there, undamped)
-        moved = lens.moved(there.parameters + step, there.parameters)
+        """Down from nearby: a tiny step unseen, or two; pairs that are not there then go on as on any level."""
+        lens = Lens(self.problem, level)
+        state = lens.evaluate(p)
+        step, moved = _undamped(lens, state)
+        state.parameters = p + step
+        far = ~(moved <= _TINY)
+        if not far.any():
+            return state
+        rows = np.flatnonzero(far)
+        there = lens.narrowed(lens.normal.take(rows), rows).evaluate(state.parameters[rows])
+        step, again = _undamped(lens, there)
+        better = there.cost <= state.cost[rows] * (1 + _AS_GOOD)
         # Where little is left to gain, interpolation moves the cost by more than the step does.
-        better = there.cost <= here.cost * (1 + _AS_GOOD)
-        easy = better & (moved <= _TINY)
-        reached = np.where(better[:, None], there.parameters, here.parameters)
+        easy = (better | (moved[rows] <= _SHORT)) & (again <= _TINY)
+        reached = np.where(better[:, None], there.parameters, p[rows])
         there.parameters = np.where(easy[:, None], there.parameters + step, reached)
         if not easy.all():
-            hard = np.flatnonzero(~easy)
-            fixed, moving = (image.take(torch.from_numpy(hard)) for image in (level.fixed, level.moving))
-            some = Level(fixed, moving, level.step, level.sigmas)
-            again = solve_level(self.problem, some, reached[hard], self.problem.tolerance)
-            for name in _KEPT:
-                getattr(there, name)[hard] = getattr(again, name)
-        return there
+            hard = torch.from_numpy(rows[~easy])
+            some = Level(level.fixed.take(hard), level.moving.take(hard), level.step, level.sigmas)
+            _put(there, ~easy, solve_level(self.problem, some, reached[~easy], self.problem.tolerance))
+        _put(state, far, there)
+        return state
 
     def _score(self, state: State, edges: Ints) -> Floats:
         cost = np.where(np.isfinite(state.cost), state.cost, np.nan)
@@ -226,6 +230,18 @@ _KEPT = ("parameters", "cost", "overlap", "normal", "right", "noise")
 def _between(level: Level, edges: Ints) -> Level:
     fixed, moving = (level.fixed.take(torch.from_numpy(np.ascontiguousarray(edges[:, k]))) for k in (0, 1))
     return Level(fixed, moving, level.step, level.sigmas)
+
+
+def _put(state: State, rows: Bools, some: State) -> None:
+    """Overwrite rows of a state with a state of these rows."""
+    for name in _KEPT:
+        getattr(state, name)[rows] = getattr(some, name)
+
+
+def _undamped(lens: Lens, here: State) -> tuple[Floats, Floats]:
+    """(B, P) steps, and the (B,) voxels by which they move the farthest corner."""
+    step = lens.step(here, np.zeros(len(here.cost)))
+    return step, lens.moved(here.parameters + step, here.parameters)
 
 
 def _part(level: Level) -> int:
@@ -283,7 +299,12 @@ def _levelled(every: Picture, blank: Bools, *, common: bool) -> tuple[Picture, T
 
 def _slopes(values: Tensor) -> Floats:
     """(B,) mean squared differences between neighbouring voxels."""
-    parts = [values.diff(dim=axis).square().flatten(1).mean(1) for axis in range(1, values.ndim)]
+    parts = []
+    for axis in range(1, values.ndim):
+        n, other = values.shape[axis], 1 if axis > 1 else 2
+        some = values[(slice(None),) * other + (slice(None, None, _EVERY),)] if values.shape[other] >= 64 else values
+        apart = some.narrow(axis, 1, n - 1) - some.narrow(axis, 0, n - 1)
+        parts.append(torch.linalg.vecdot(apart.flatten(1), apart.flatten(1)) / apart[0].numel())
     return np.asarray(torch.stack(parts).mean(0).cpu().double().numpy())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -62,7 +63,9 @@ def pairs_of(
     total = stack.count
     where.done(int(total - missing.sum()), total)
 
-    def on_done(part: SpanDone) -> None:
+    def on_done(result: SpanDone) -> None:
+        # Copied in this thread: small arrays that are kept would hold on to the memory in which threads work.
+        part = copy.deepcopy(result)
         _check_before(part, found)
         missing[part.start : part.stop] = False
         found.append(part)

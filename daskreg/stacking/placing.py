@@ -31,6 +31,7 @@ Bools = NDArray[np.bool_]
 BELIEVED = 0.05  # the say that a slice's pairs must keep together
 DOUBTFUL = 0.5  # correlation below which pairs whose triangles do not close are looked for again
 CLOSE = 0.05  # of the reach
+GROWTH = 4  # power of the distance between slices with which the variance grows that their change brings
 FLOOR = 0.01  # voxels: the error of a pair that noise does not tell
 
 
@@ -131,7 +132,8 @@ def _graph(
     """The good pairs and links without motion as a graph of `nodes`; which of its edges are pairs."""
     algebra = model.algebra
     some = pairs.take(believed)
-    steps, information = some.matrices, _information(some, model, algebra)
+    places = np.searchsorted(nodes, some.edges)
+    steps, information = some.matrices, _information(some, places, model, algebra)
     if links:
         loose = np.eye(algebra.size) / (algebra.reach / 2) ** 2
         steps = np.concatenate([steps, np.tile(np.eye(steps.shape[-1]), (len(links), 1, 1))])
@@ -141,14 +143,38 @@ def _graph(
     return Graph(len(nodes), np.searchsorted(nodes, edges), steps, information, algebra), real
 
 
-def _information(pairs: PairTable, model: Model, algebra: Algebra) -> Floats:
-    """(E, Q, Q) inverse covariance of the pairs' errors in the algebra, with a floor."""
+def _information(pairs: PairTable, places: Ints, model: Model, algebra: Algebra) -> Floats:
+    """(E, Q, Q) inverse covariance of the pairs' errors in the algebra: noise, a floor, and how slices change.
+
+    places: (E, 2) of the pairs' slices among those that pairs hold.
+    """
     p = model.pose.from_matrices(pairs.matrices, model.centre, model.frame.reach).numpy()
     change = model.pose.motions(p, model.centre)[1]
     tangent = algebra.tangents(pairs.matrices, change)
+    eye = np.eye(algebra.size)
     covariance = tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2)
-    floor = (FLOOR * min(model.grid.spacing)) ** 2
-    return np.asarray(np.linalg.inv(covariance + floor * np.eye(algebra.size)))
+    covariance = covariance + (FLOOR * min(model.grid.spacing)) ** 2 * eye
+    growth = np.abs(np.diff(places, axis=1))[:, 0].astype(np.float64) ** GROWTH
+    graph = Graph(int(places.max()) + 1, places, pairs.matrices, covariance, algebra)
+    return np.asarray(np.linalg.inv(covariance + (_unlike(graph, covariance, growth) * growth)[:, None, None] * eye))
+
+
+def _unlike(graph: Graph, covariance: Floats, growth: Floats) -> float:
+    """Variance of the error that direct neighbours have for not being the same.
+
+    A specimen that changes misleads every pair, and the more the farther apart its slices are; so triangles
+    fail to close by more than noise says. What misleads all alike, they cannot tell.
+
+    Args:
+        covariance: (E, Q, Q) of noise.
+        growth: (E,) how many times this variance each pair has.
+    """
+    triangles, apart = closures(graph)
+    if not len(triangles):
+        return 0.0
+    noise = np.trace(covariance, axis1=1, axis2=2)[triangles].sum(axis=1)
+    excess = float(np.median((apart**2 - noise) / growth[triangles].sum(axis=1)))
+    return max(0.0, excess) / graph.algebra.size
 
 
 def _start(

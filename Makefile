@@ -71,8 +71,9 @@ format: $(VENV)/.test-installed ## let ruff mend what it can
 notebooks: $(VENV)/.test-installed ## the notebooks, executed
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks $(ARGS)
 
-bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr
+bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr and in memory
 	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)
+	.venv-bench/bin/python benchmarks/sampling.py
 
 bench-register: .venv-bench/.installed ## registration beside SimpleITK, elastix, ANTs, StackReg and OpenCV
 	.venv-bench/bin/python benchmarks/register.py $(ARGS)

@@ -52,17 +52,24 @@ def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any,
             for j in range(d, ndim):
                 c[d, j] /= max(number, 1.0)
                 c[j, d] = c[d, j]
-        _jacobi(c, v)
-        for d in range(ndim):  # a selection sort of D numbers
-            low = d
-            for j in range(d + 1, ndim):
-                if c[j, j] < c[low, low]:
-                    low = j
-            values[i, d] = max(c[low, low], 0.0)
-            c[low, low] = c[d, d]
-            for j in range(ndim):
-                vectors[i, j, d] = v[j, low]
-                v[j, low] = v[j, d]
+        axes_of(c, v, values[i], vectors[i])
+
+
+@jit
+def axes_of(c: Any, v: Any, values: Any, vectors: Any) -> None:
+    """Fill the variances (D,), ascending, and axes (D, D; columns) of a covariance; c and v (D, D) are overwritten."""
+    ndim = c.shape[0]
+    _jacobi(c, v)
+    for d in range(ndim):  # a selection sort of D numbers
+        low = d
+        for j in range(d + 1, ndim):
+            if c[j, j] < c[low, low]:
+                low = j
+        values[d] = max(c[low, low], 0.0)
+        c[low, low] = c[d, d]
+        for j in range(ndim):
+            vectors[j, d] = v[j, low]
+            v[j, low] = v[j, d]
 
 
 @jit

@@ -6,6 +6,7 @@ threads do not spin while they wait, so that it does well where cores are shared
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,19 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int) -> None
         return
     ends = [count * k // threads for k in range(threads + 1)]
     spread(threads, lambda ends: function(*ends), pairwise(ends))
+
+
+def in_shares(function: Callable[[int, int], Any], count: int) -> None:
+    """Call compiled `function(first, stop)` on shares of `count` rows, in a small pool."""
+    threads = min(cores(), count)
+    bounds = [count * k // threads for k in range(threads + 1)] if threads else []
+    spread(max(threads, 1), lambda b: function(*b), list(pairwise(bounds)))
+
+
+@cache
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from daskreg.kernels.icp import closest_rigid
 from daskreg.kernels.points import Cloud, Floats
-from daskreg.kernels.threads import in_shares
 from daskreg.kernels.sample_numba import jit
+from daskreg.kernels.threads import in_shares
 
 BINS = 11
 # Neighbours in a descriptor, and the radius that holds them in spacings.

@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T, R = TypeVar("T"), TypeVar("R")
 
 _own = threading.local()
 # Fewer voxels than this are not worth waking a thread for.
@@ -58,6 +60,11 @@ def in_shares(function: Callable[[int, int], Any], count: int) -> None:
     threads = min(cores(), count)
     bounds = [count * k // threads for k in range(threads + 1)] if threads else []
     spread(max(threads, 1), lambda b: function(*b), list(pairwise(bounds)))
+
+
+def in_pool(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
+    """`function` of each part, in the same pool; worth it where most of it is compiled and releases the GIL."""
+    return list(_pool(cores()).map(function, parts))
 
 
 @cache

@@ -5,8 +5,6 @@ GIL and without threads of its own; callers share rows among a small pool, and e
 independent of how they were shared.
 """
 
-# ruff: noqa: PLR0917, PLR0912 (compiled functions call each other by position, and their loops are written out)
-
 from __future__ import annotations
 
 from typing import Any
@@ -17,8 +15,6 @@ from daskreg.kernels.sample_numba import jit
 
 # More than the levels of any tree.
 _DEEP = 64
-# A little above one, and above zero: a bound must not cut off what lies on it.
-_ABOVE, _TINY = 1 + 1e-9, 1e-290
 
 
 @jit
@@ -93,13 +89,7 @@ def nearest(asked: Any, tree: Any, limit: Any, squares: Any, rows: Any) -> None:
     last = count - 1
     for q in range(len(asked)):
         x, y, z = asked[q, 0], asked[q, 1], asked[q, 2]
-        start = limit
-        if q and found[last] >= 0:
-            # What was near the one before is no further from this one than both distances together.
-            u, v, w = x - asked[q - 1, 0], y - asked[q - 1, 1], z - asked[q - 1, 2]
-            reach = np.sqrt(best[last]) + np.sqrt(u * u + v * v + w * w)
-            start = min(limit, _ABOVE * reach * reach + _TINY)
-        best[:], found[:] = start, -1
+        best[:], found[:] = limit, -1
         nodes[0], gaps[0], aside[0, 0], aside[0, 1], aside[0, 2] = 0, 0.0, 0.0, 0.0, 0.0
         top = 1
         while top:

@@ -113,7 +113,9 @@ class Levels:
         def part(of: tuple[Cloud, tuple[float, Cloud], float]) -> Cloud:
             # What stands in for a cloud was made for the size sought for it.
             cloud, (own, few), size = of
-            return thinned(few if size >= own else cloud, size, near=near)
+            made = thinned(few if size >= own else cloud, size, near=near)
+            made.tree  # noqa: B018 (grown here, for both clouds at once)
+            return made
 
         a, b = in_pool(part, zip(clouds, found, sizes, strict=True))
         return a, b

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 _own = threading.local()
 # Fewer voxels than this are not worth waking a thread for.

@@ -311,6 +311,7 @@ def main() -> None:
     parser.add_argument("--angle", type=float, default=180)
     parser.add_argument("--data", default=os.environ.get("DASKREG_DATA", ""))
     parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--peers", default="", help="only those with this in their name")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
 
@@ -319,6 +320,7 @@ def main() -> None:
         return [mesh_case(name, args.data, a, seed=args.first + i, **knobs) for i, a in enumerate(angles)]
 
     peers = {} if args.alone else installed(only_global=args.what == "meshes")
+    peers = {name: tool for name, tool in peers.items() if args.peers in name}
     if args.what in ("meshes", "near", "large"):
         angles = np.linspace(10, 180, args.starts) if args.what == "meshes" else np.linspace(2, 10, args.starts)
         tools = {"daskreg": daskreg()}

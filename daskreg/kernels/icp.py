@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
 from daskreg.kernels.points import Cloud, Floats, Follower, Ints
 from daskreg.kernels.points_numba import bounds
+from daskreg.kernels.threads import in_pool
 
 Reals = NDArray[np.floating[Any]]
 
@@ -31,6 +32,8 @@ _TUKEY = 4.685
 _SIGMA_FROM_MEDIAN = 1.4826
 # Rounds without a smaller step after which steps are said to have stopped shrinking.
 _IDLE = 10
+# Pairs that are summed up at a time, whatever threads there are, so that sums do not depend on them.
+_BLOCK = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +140,14 @@ def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> t
     extent = float(np.sqrt(np.average(np.sum((moved - centre) ** 2, axis=1), weights=weights))) or 1.0
     scaled, errors = (moved - centre) / extent, (pairs.near - moved) / extent
     moves = generators(ndim, with_scale=with_scale)
-    hessian, gradient, cost = pair_sums(kind, scaled, errors, weights, pairs.fixed, pairs.turned, moves)
+
+    def part(first: int) -> Any:
+        rows = slice(first, first + _BLOCK)
+        inside = scaled[rows], errors[rows], weights[rows], pairs.fixed[rows], pairs.turned[rows]
+        return pair_sums(kind, *inside, moves)
+
+    sums = in_pool(part, range(0, len(moved), _BLOCK)) if len(moved) > _BLOCK else [part(0)]
+    hessian, gradient, cost = (sum(parts) for parts in zip(*sums, strict=True))
     values, vectors = np.linalg.eigh(hessian)
     told = values > 1e-9 * values[-1]
     parameters = vectors[:, told] @ ((vectors[:, told].T @ gradient) / values[told])

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.kernels.icp import closest_rigid
-from daskreg.kernels.points import Cloud, Floats, in_shares
+from daskreg.kernels.points import Cloud, Floats
 from daskreg.kernels.sample_numba import jit
+from daskreg.kernels.threads import in_shares
 
 BINS = 11
 # Neighbours in a descriptor, and the radius that holds them in spacings.
@@ -88,7 +89,7 @@ def _smoothed(points: Any, indices: Any, raw: Any, first: Any, stop: Any, out: A
 def descriptors(cloud: Cloud, radius: float) -> NDArray[np.float32]:
     """(N, 3 BINS) square roots of histograms, so that Euclidean distances are Hellinger's."""
     k = min(_AROUND, len(cloud))
-    _, indices = cloud.tree.query(cloud.points, k=k, distance_upper_bound=radius, workers=-1)
+    _, indices = cloud.tree.query(cloud.points, k, limit=radius)
     raw, out = np.zeros((2, len(cloud), 3 * BINS))
     in_shares(lambda a, b: _histograms(cloud.points, cloud.normals, indices, a, b, raw), len(cloud))
     in_shares(lambda a, b: _smoothed(cloud.points, indices, raw, a, b, out), len(cloud))

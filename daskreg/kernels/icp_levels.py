@@ -11,6 +11,7 @@ from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
 from daskreg.kernels.points import Cloud, Floats, core
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
+from daskreg.kernels.threads import in_pool
 
 Pair = tuple[Cloud, Cloud]
 
@@ -89,7 +90,7 @@ class Levels:
     @cached_property
     def _whole(self) -> Pair:
         """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
-        a, b = (Cloud(core(points, reach=_REACH), self.device) for points in (self.target, self.source))
+        a, b = in_pool(lambda points: Cloud(core(points, reach=_REACH), self.device), (self.target, self.source))
         return a, b
 
     @cached_property
@@ -104,13 +105,19 @@ class Levels:
         if max(map(len, clouds)) <= count:
             a, b = clouds
             return a, b
-        found = [voxel_size_for(cloud, min(count, len(cloud))) for cloud in clouds]
+        found = in_pool(lambda cloud: voxel_size_for(cloud, min(count, len(cloud))), clouds)
         sizes = [size for size, _ in found]
         if self.alike:
             sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
-        parts = zip(clouds, found, sizes, strict=True)
-        # What stands in for a cloud was made for the size sought for it.
-        a, b = (thinned(few if size >= own else cloud, size, near=near) for cloud, (own, few), size in parts)
+
+        def part(of: tuple[Cloud, tuple[float, Cloud], float]) -> Cloud:
+            # What stands in for a cloud was made for the size sought for it.
+            cloud, (own, few), size = of
+            made = thinned(few if size >= own else cloud, size, near=near)
+            made.tree  # noqa: B018 (grown here, for both clouds at once)
+            return made
+
+        a, b = in_pool(part, zip(clouds, found, sizes, strict=True))
         return a, b
 
 

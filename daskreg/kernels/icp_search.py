@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from daskreg.kernels.icp import homogeneous, kept_after
 from daskreg.kernels.icp_numba import advance as advance_all
-from daskreg.kernels.points import Floats, core, in_shares, radius
+from daskreg.kernels.points import Floats, core, radius
+from daskreg.kernels.threads import in_shares
 
 # (starts kept, points of the source, rounds of ICP) of each stage.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from daskreg.kernels.icp import generators, parameter_names
 from daskreg.kernels.icp_numba import PLANE, POINT, pair_sums
@@ -103,5 +102,5 @@ def wide_normals(points: Floats) -> tuple[Floats, float]:
         number = coarse.counts[few].sum(axis=1) if len(coarse.counts) else few.shape[1]
         found.append((float(np.median(flat)), float(np.median(flat / number)), coarse.points, planes.vectors[:, :, 0]))
     _, tilt, centres_of, normals = min(found, key=lambda f: f[0])
-    _, nearest = cKDTree(centres_of).query(points)
+    _, nearest = Cloud(centres_of).nearest(points)
     return normals[nearest], tilt

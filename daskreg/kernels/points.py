@@ -5,25 +5,21 @@ Columns are coordinates in the order given. Distances are in the unit of the poi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from daskreg.kernels.points_numba import followed, principal
-from daskreg.kernels.threads import spread
+from daskreg.kernels.threads import in_shares
+from daskreg.kernels.tree import Tree
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Below this, starting threads costs more than they save.
-_MANY, _LARGE = 10_000, 20_000
 # Neighbours of a point that tell where it lies in its cloud.
 _AROUND = 20
 
@@ -69,20 +65,19 @@ class Cloud:
         return self.__dict__[name]
 
     @cached_property
-    def tree(self) -> cKDTree:
-        # Balancing costs more than it saves where a large tree is asked few questions.
-        return cKDTree(self.points, balanced_tree=len(self) < _LARGE, compact_nodes=len(self) < _LARGE)
+    def tree(self) -> Tree:
+        return Tree.of(self.points)
 
     @cached_property
     def around(self) -> tuple[Floats, Ints]:
         """Distances and rows of the nearest points of each, itself first."""
-        return neighbours(self.tree, self.points, min(self.near or _AROUND, len(self)))
+        return self.tree.query_own(min(self.near or _AROUND, len(self)))
 
     @cached_property
     def spacing(self) -> float:
         """Median distance from a point to its nearest neighbour (at most 2000 points asked)."""
         step = max(1, len(self) // 2000)
-        known = self.around if "around" in self.__dict__ else neighbours(self.tree, self.points[::step], 2)
+        known = self.around if "around" in self.__dict__ else self.tree.query(self.points[::step], min(2, len(self)))
         apart = float(np.median(known[0][:, 1]))
         # Where most points are there twice, the copies do not count.
         return apart or (Cloud(np.unique(self.points, axis=0)).spacing if len(self) > 1 else 0.0)
@@ -132,8 +127,8 @@ class Cloud:
     def nearest(self, points: Floats) -> tuple[Floats, Ints]:
         """Distance to, and index of, the nearest point of the cloud for each of `points`."""
         if self.device == "cpu":
-            distances, indices = self.tree.query(points, workers=workers(len(points)))
-            return np.asarray(distances), np.asarray(indices)
+            distances, indices = self.tree.query(points, 1)
+            return distances[:, 0], indices[:, 0]
         return nearest_in_tiles(self._tensor, points)
 
     @cached_property
@@ -160,15 +155,13 @@ class Follower:
         if cloud.device != "cpu" or len(cloud) < 2:
             return cloud.nearest(points)
         if self.anchors is None:
-            stale = np.arange(len(points))
-            self.anchors, self.slack = points.copy(), np.empty(len(points))
-            self.indices, distances = np.empty(len(points), dtype=np.int64), np.empty(len(points))
-        else:
-            distances, moved = np.empty(len(points)), np.empty(len(points), dtype=np.bool_)
-            followed(points, self.anchors, self.slack, cloud.points, self.indices, distances, moved)
-            stale = np.flatnonzero(moved)
+            self.anchors, self.slack = points.copy(), np.full(len(points), -1.0)
+            self.indices = np.zeros(len(points), dtype=np.int64)
+        distances, moved = np.empty(len(points)), np.empty(len(points), dtype=np.bool_)
+        followed(points, self.anchors, self.slack, cloud.points, self.indices, distances, moved)
+        stale = np.flatnonzero(moved)
         if len(stale):
-            found, indices = neighbours(cloud.tree, points[stale], 2)
+            found, indices = cloud.tree.query(points[stale], 2)
             self.anchors[stale], self.indices[stale] = points[stale], indices[:, 0]
             self.slack[stale] = (found[:, 1] - found[:, 0]) / 2
             distances[stale] = found[:, 0]
@@ -177,11 +170,6 @@ class Follower:
 
 def lengths(vectors: Floats) -> Floats:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
-
-
-def workers(found: int) -> int:
-    """Threads for questions to a tree with `found` answers in all."""
-    return -1 if found >= _MANY else 1
 
 
 def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[Floats, Ints]:
@@ -195,19 +183,6 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
     ]
     distances = torch.cat([f.values for f in found]).cpu().numpy()
     return distances, torch.cat([f.indices for f in found]).cpu().numpy()
-
-
-def in_shares(function: Callable[[int, int], Any], count: int) -> None:
-    """Call compiled `function(first, stop)` on shares of `count` rows, in a small pool."""
-    threads = min(cores(), count)
-    bounds = [count * k // threads for k in range(threads + 1)] if threads else []
-    spread(max(threads, 1), lambda b: function(*b), list(pairwise(bounds)))
-
-
-@cache
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def core(points: Floats, *, reach: float = 8.0) -> Floats:
@@ -229,12 +204,6 @@ def radius(points: Floats) -> float:
 def neighbourhood(ndim: int) -> int:
     """How many points, itself included, make the neighbourhood of a point."""
     return 8 if ndim == 2 else 14
-
-
-def neighbours(tree: cKDTree, asked: Floats, count: int) -> tuple[Floats, Ints]:
-    """(N, count) distances and rows of the nearest, one row for each of `asked`."""
-    distances, indices = tree.query(asked, k=[*range(1, count + 1)], workers=workers(count * len(asked)))
-    return np.asarray(distances), np.asarray(indices, dtype=np.int64)
 
 
 def planes_of(cloud: Cloud, indices: Ints) -> Planes:

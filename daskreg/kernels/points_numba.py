@@ -4,7 +4,7 @@ Compiled without the GIL and without threads of its own; callers share rows amon
 and every result is independent of how they were shared. Any number of dimensions D.
 """
 
-# ruff: noqa: PLR0917, PLR0912 (compiled functions call each other by position, and their loops are written out)
+# ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
 
 from __future__ import annotations
 
@@ -52,17 +52,24 @@ def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any,
             for j in range(d, ndim):
                 c[d, j] /= max(number, 1.0)
                 c[j, d] = c[d, j]
-        _jacobi(c, v)
-        for d in range(ndim):  # a selection sort of D numbers
-            low = d
-            for j in range(d + 1, ndim):
-                if c[j, j] < c[low, low]:
-                    low = j
-            values[i, d] = max(c[low, low], 0.0)
-            c[low, low] = c[d, d]
-            for j in range(ndim):
-                vectors[i, j, d] = v[j, low]
-                v[j, low] = v[j, d]
+        axes_of(c, v, values[i], vectors[i])
+
+
+@jit
+def axes_of(c: Any, v: Any, values: Any, vectors: Any) -> None:
+    """Fill the variances (D,), ascending, and axes (D, D; columns) of a covariance; c and v (D, D) are overwritten."""
+    ndim = c.shape[0]
+    _jacobi(c, v)
+    for d in range(ndim):  # a selection sort of D numbers
+        low = d
+        for j in range(d + 1, ndim):
+            if c[j, j] < c[low, low]:
+                low = j
+        values[d] = max(c[low, low], 0.0)
+        c[low, low] = c[d, d]
+        for j in range(ndim):
+            vectors[j, d] = v[j, low]
+            v[j, low] = v[j, d]
 
 
 @jit
@@ -88,14 +95,16 @@ def _jacobi(c: Any, v: Any) -> None:
                 t = (1.0 if ratio >= 0 else -1.0) / (abs(ratio) + np.sqrt(ratio * ratio + 1))
                 cosine = 1 / np.sqrt(t * t + 1)
                 sine = t * cosine
+                c[i, i] -= t * c[i, j]
+                c[j, j] += t * c[i, j]
+                c[i, j] = c[j, i] = 0.0
                 for k in range(ndim):
-                    a, b = c[k, i], c[k, j]
-                    c[k, i], c[k, j] = cosine * a - sine * b, sine * a + cosine * b
-                for k in range(ndim):
-                    a, b = c[i, k], c[j, k]
-                    c[i, k], c[j, k] = cosine * a - sine * b, sine * a + cosine * b
                     a, b = v[k, i], v[k, j]
                     v[k, i], v[k, j] = cosine * a - sine * b, sine * a + cosine * b
+                    if k != i and k != j:  # noqa: PLR1714 (compiled)
+                        a, b = c[k, i], c[k, j]
+                        c[k, i] = c[i, k] = cosine * a - sine * b
+                        c[k, j] = c[j, k] = sine * a + cosine * b
 
 
 @jit

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood, neighbours, planes_of
+from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood, planes_of
 from daskreg.kernels.points_numba import bounds, moments, voxel_rows
 
 # A cloud counts as a surface where its neighbours grow with a power of the radius this much below that of a
@@ -91,7 +91,7 @@ def looks_flat(even: Cloud) -> bool:
         return False
     asked = even.points[:: max(1, len(even) // _ASKED)]
     count = int(np.clip(len(even) // 10, 12, 32))
-    distances, indices = neighbours(even.tree, asked, count + 1)
+    distances, indices = even.tree.query(asked, count + 1)
     farther = distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300)
     growth = np.log(4) / np.log(np.maximum(farther, 1 + 1e-9))
     # Of the points, not of what they stand for: means have less noise across.

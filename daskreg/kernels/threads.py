@@ -6,15 +6,19 @@ threads do not spin while they wait, so that it does well where cores are shared
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _own = threading.local()
 # Fewer voxels than this are not worth waking a thread for.
@@ -50,6 +54,24 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int) -> None
         return
     ends = [count * k // threads for k in range(threads + 1)]
     spread(threads, lambda ends: function(*ends), pairwise(ends))
+
+
+def in_shares(function: Callable[[int, int], Any], count: int) -> None:
+    """Call compiled `function(first, stop)` on shares of `count` rows, in a small pool."""
+    threads = min(cores(), count)
+    bounds = [count * k // threads for k in range(threads + 1)] if threads else []
+    spread(max(threads, 1), lambda b: function(*b), list(pairwise(bounds)))
+
+
+def in_pool(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
+    """`function` of each part, in the same pool; worth it where most of it is compiled and releases the GIL."""
+    return list(_pool(cores()).map(function, parts))
+
+
+@cache
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -1,0 +1,77 @@
+"""A k-d tree in 2D and 3D, for many questions about few neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.kernels.threads import in_shares
+from daskreg.kernels.tree_numba import grow, nearest
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_LEAF = 10
+# Fewer answers are not worth waking a thread for.
+_MANY = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Points (N, D) sorted into the leaves of a tree; see `tree_numba.grow`.
+
+    Attributes:
+        points: (N, 3) in the order of the leaves, 2D ones with a third coordinate of zero.
+        order: (N,) their rows.
+        first, axes, cuts: the nodes.
+    """
+
+    points: Floats
+    order: Ints
+    first: Ints
+    axes: Ints
+    cuts: Floats
+
+    @classmethod
+    def of(cls, points: Floats) -> Tree:
+        points = solid(points)
+        inner = 1
+        while inner * _LEAF < len(points):
+            inner *= 2
+        inner -= 1
+        order = np.arange(len(points))
+        first = np.empty((2 * inner + 1, 2), dtype=np.int64)
+        axes, cuts = np.empty(inner, dtype=np.int64), np.empty(inner)
+        grow(points, order, first, axes, cuts)
+        return cls(points[order], order, first, axes, cuts)
+
+    def query(self, asked: Floats, count: int, *, limit: float = np.inf) -> tuple[Floats, Ints]:
+        """(N, count) distances, ascending, and rows of the nearest of each; infinity and N beyond the limit."""
+        asked = solid(asked)
+        distances, rows = np.empty((len(asked), count)), np.empty((len(asked), count), dtype=np.int64)
+        tree = self.points, self.order, self.first, self.axes, self.cuts
+
+        def part(a: int, b: int) -> None:
+            nearest(asked[a:b], tree, limit**2, distances[a:b], rows[a:b])
+
+        if len(asked) * count < _MANY:
+            part(0, len(asked))
+        else:
+            in_shares(part, len(asked))
+        return np.sqrt(distances, out=distances), rows
+
+    def query_own(self, count: int) -> tuple[Floats, Ints]:
+        """Of its own points; neighbours are asked for one after the other, which caches like."""
+        distances, rows = self.query(self.points, count)
+        sorted_distances, sorted_rows = np.empty_like(distances), np.empty_like(rows)
+        sorted_distances[self.order], sorted_rows[self.order] = distances, rows
+        return sorted_distances, sorted_rows
+
+
+def solid(points: Floats) -> Floats:
+    """(N, 3), where 2D points get a zero."""
+    if points.shape[1] == 3:
+        return np.ascontiguousarray(points, dtype=np.float64)
+    return np.column_stack([points, np.zeros(len(points))])

@@ -78,7 +78,7 @@ def choose(problem: Problem, levels: Sequence[Level], starts: Floats, *, keep: i
     """
     p, last = starts, min(2, len(levels)) - 1
     for number, level in enumerate(levels[:2]):
-        state = solve_level(problem, level, p, 0.05, max_iterations=12)
+        state = solve_level(problem, level, p, 0.05, max_iterations=12, rough=True)
         merit = _merit(state.cost, state.overlap)
         # The smallest motion always goes on, so that it can be beaten but not lost.
         size = _motion(problem, level, state.parameters)

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -91,9 +93,7 @@ class Course:
 
 def course(needs: Sequence[Box], chunks: Sequence[int], itemsize: int) -> Course:
     """The course through what slabs need, along the axis where that takes the least memory."""
-    whole = needs[0]
-    for need in needs:
-        whole = whole | need
+    whole = reduce(or_, needs)
     if len(needs) == 1 or whole.size * itemsize <= HELD_WHOLE:
         return Course(whole, 0, ((whole.start[0], whole.stop[0]),) * len(needs), whole.shape[0])
     found = [_course_along(axis, whole, needs, chunks[axis]) for axis in range(whole.ndim)]

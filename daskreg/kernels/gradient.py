@@ -8,6 +8,7 @@ angles, shifts and scales.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -122,8 +123,7 @@ class _Objective:
 
     def thinned(self, share: float) -> _Objective:
         """That of a share of the fixed image's planes."""
-        other: _Objective = object.__new__(_Objective)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.sampler = self.sampler.thinned(share)
         other.possible = self.possible / other.sampler.scale
         return other
@@ -164,7 +164,7 @@ def _lowered(
     unit = 1 / moved.clamp_min(1e-9)
     z = torch.zeros_like(start, requires_grad=True)
     losses: list[float] = []
-    best, least = start, objective.at(start)
+    best, least = start, math.inf
 
     def closure() -> Tensor:
         nonlocal best, least

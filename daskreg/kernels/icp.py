@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
 from daskreg.kernels.points import Cloud, Floats, Follower, Ints
 from daskreg.kernels.points_numba import bounds
-from daskreg.kernels.threads import in_pool
+from daskreg.kernels.threads import pool_threads, spread
 
 Reals = NDArray[np.floating[Any]]
 
@@ -146,7 +146,7 @@ def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> t
         inside = scaled[rows], errors[rows], weights[rows], pairs.fixed[rows], pairs.turned[rows]
         return pair_sums(kind, *inside, moves)
 
-    sums = in_pool(part, range(0, len(moved), _BLOCK)) if len(moved) > _BLOCK else [part(0)]
+    sums = spread(pool_threads(), part, range(0, len(moved), _BLOCK)) if len(moved) > _BLOCK else [part(0)]
     hessian, gradient, cost = (sum(parts) for parts in zip(*sums, strict=True))
     values, vectors = np.linalg.eigh(hessian)
     told = values > 1e-9 * values[-1]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from daskreg.kernels.icp import closest_rigid
 from daskreg.kernels.points import Cloud, Floats
 from daskreg.kernels.sample_numba import jit
-from daskreg.kernels.threads import in_shares
+from daskreg.kernels.threads import shares
 
 BINS = 11
 # Neighbours in a descriptor, and the radius that holds them in spacings.
@@ -91,8 +91,8 @@ def descriptors(cloud: Cloud, radius: float) -> NDArray[np.float32]:
     k = min(_AROUND, len(cloud))
     _, indices = cloud.tree.query(cloud.points, k, limit=radius)
     raw, out = np.zeros((2, len(cloud), 3 * BINS))
-    in_shares(lambda a, b: _histograms(cloud.points, cloud.normals, indices, a, b, raw), len(cloud))
-    in_shares(lambda a, b: _smoothed(cloud.points, indices, raw, a, b, out), len(cloud))
+    shares(lambda a, b: _histograms(cloud.points, cloud.normals, indices, a, b, raw), len(cloud))
+    shares(lambda a, b: _smoothed(cloud.points, indices, raw, a, b, out), len(cloud))
     return out.astype(np.float32)
 
 
@@ -150,7 +150,7 @@ def proposals(target: Cloud, source: Cloud, spacing: float) -> Floats:
     p, n = target.points[pairs[:, 0]], normals_t[pairs[:, 0]]
     q, m = source.points[pairs[:, 1]], normals_s[pairs[:, 1]]
     support = np.zeros((len(pairs), len(pairs)), dtype=np.float32)
-    in_shares(lambda a, b: _compatible(p, n, q, m, _LENGTHS * spacing, _COSINES, a, b, support), len(pairs))
+    shares(lambda a, b: _compatible(p, n, q, m, _LENGTHS * spacing, _COSINES, a, b, support), len(pairs))
     shared = support * (support @ support)  # how many others both of a compatible pair agree with
     seeds = np.argsort(-shared.sum(axis=1), kind="stable")[:_SEEDS]
     k = min(_SUPPORT, len(pairs) - 1)

@@ -11,7 +11,7 @@ from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
 from daskreg.kernels.points import Cloud, Floats, core
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
-from daskreg.kernels.threads import in_pool
+from daskreg.kernels.threads import pool_threads, spread
 
 Pair = tuple[Cloud, Cloud]
 
@@ -90,7 +90,9 @@ class Levels:
     @cached_property
     def _whole(self) -> Pair:
         """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
-        a, b = in_pool(lambda points: Cloud(core(points, reach=_REACH), self.device), (self.target, self.source))
+        a, b = spread(
+            pool_threads(), lambda points: Cloud(core(points, reach=_REACH), self.device), (self.target, self.source)
+        )
         return a, b
 
     @cached_property
@@ -105,7 +107,7 @@ class Levels:
         if max(map(len, clouds)) <= count:
             a, b = clouds
             return a, b
-        found = in_pool(lambda cloud: voxel_size_for(cloud, min(count, len(cloud))), clouds)
+        found = spread(pool_threads(), lambda cloud: voxel_size_for(cloud, min(count, len(cloud))), clouds)
         sizes = [size for size, _ in found]
         if self.alike:
             sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
@@ -117,7 +119,7 @@ class Levels:
             made.tree  # noqa: B018 (grown here, for both clouds at once)
             return made
 
-        a, b = in_pool(part, zip(clouds, found, sizes, strict=True))
+        a, b = spread(pool_threads(), part, zip(clouds, found, sizes, strict=True))
         return a, b
 
 

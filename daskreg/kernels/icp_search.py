@@ -17,7 +17,7 @@ from scipy import ndimage
 from daskreg.kernels.icp import homogeneous, kept_after
 from daskreg.kernels.icp_numba import advance as advance_all
 from daskreg.kernels.points import Floats, core, radius
-from daskreg.kernels.threads import in_shares
+from daskreg.kernels.threads import shares
 
 # (starts kept, points of the source, rounds of ICP) of each stage.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))
@@ -135,7 +135,7 @@ def advance(table: NearestTable, source: Floats, starts: Floats, rounds: int, tr
         found = advance_all(table.near, table.low, table.cell, shape, points, matrices[first:stop], rounds, kept)
         scores[first:stop] = found
 
-    in_shares(part, len(starts))
+    shares(part, len(starts))
     return matrices, scores
 
 

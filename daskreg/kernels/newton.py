@@ -27,6 +27,7 @@ model costs nothing, and the same code serves 2D and 3D.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,8 +106,7 @@ class Lens:
 
     def narrowed(self, normal: Normal, rows: NDArray[np.int64] | None = None) -> Lens:
         """The same with other sums, and for some pairs."""
-        other: Lens = object.__new__(Lens)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.normal = normal
         if rows is not None and len(self.possible) > 1:
             other.possible = self.possible[rows]

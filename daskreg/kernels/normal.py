@@ -24,10 +24,11 @@ last axis, float64 beyond.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,6 @@ Floats = NDArray[np.float64]
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
-_Kind = TypeVar("_Kind")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -89,14 +89,14 @@ class NumbaNormal:
 
     def take(self, index: NDArray[np.int64]) -> NumbaNormal:
         """The same for some pairs of the batch."""
-        other = _copy(self)
+        other = copy.copy(self)
         for name in ("moving", "cover", "fixed", "weight"):
             setattr(other, name, take(getattr(self, name), torch.from_numpy(index)))
         return other
 
     def thinned(self, share: float) -> NumbaNormal:
         """The same over a share of the rows of the fixed image, evenly spread; sums are scaled up."""
-        other = _copy(self)
+        other = copy.copy(self)
         chosen = (self.rows * _GOLDEN) % 1 < share
         other.rows = self.rows[chosen] if chosen.any() else self.rows
         return other
@@ -139,12 +139,6 @@ def _turned(scalars: Floats, linear: Floats, square: Floats, maps: Floats, shape
     return Sums(scalars, j, jw, jd, wide @ square @ wide.swapaxes(1, 2))
 
 
-def _copy(normal: _Kind) -> _Kind:
-    other: _Kind = object.__new__(type(normal))
-    other.__dict__.update(normal.__dict__)
-    return other
-
-
 @cache
 def _unfolding(ndim: int) -> NDArray[np.int64]:
     """(Q, Q) where each entry of J J^T is found among those that differ."""
@@ -180,7 +174,7 @@ class TorchNormal:
 
     def take(self, index: NDArray[np.int64]) -> TorchNormal:
         """The same for some pairs of the batch."""
-        other = _copy(self)
+        other = copy.copy(self)
         for name in ("moving", "cover", "fixed", "weight", "slopes"):
             value = getattr(self, name)
             setattr(other, name, None if value is None else take(value, torch.from_numpy(index)))
@@ -189,7 +183,7 @@ class TorchNormal:
     def thinned(self, share: float) -> TorchNormal:
         """The same over a share of the planes of the fixed image, evenly spread; sums are scaled up."""
         every = max(1, min(round(1 / share), len(self.axes[0]) // 8))
-        other = _copy(self)
+        other = copy.copy(self)
         other.slopes = self._slopes()[:, :, ::every]
         other.fixed, other.weight = self.fixed[:, ::every], self.weight[:, ::every]
         other.axes = [self.axes[0][::every], *self.axes[1:]]

@@ -30,6 +30,11 @@ def planes(values: NDArray[Any]) -> NDArray[Any]:
     return values if values.ndim == 4 else values[:, None]
 
 
+def _rows(values: Singles) -> Singles:
+    """(B, R, n) of (B, *shape)."""
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
 def nothing() -> Singles:
     """What stands for no weights."""
     return np.empty((1, 0, 0, 0), np.float32)
@@ -37,8 +42,7 @@ def nothing() -> Singles:
 
 def mean_and_variance(values: Singles, weight: Singles | None) -> tuple[Floats, Floats]:
     """(B,) weighted, of (B, *shape) values and (B or 1, *shape) weights."""
-    source = values.reshape(len(values), -1, values.shape[-1])
-    cover = np.empty((1, 0, 0), np.float32) if weight is None else weight.reshape(len(weight), -1, weight.shape[-1])
+    source, cover = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
     rows = source.shape[1]
     sums = np.empty((len(source), rows, 3))
     origin = np.ascontiguousarray(source[:, rows // 2, source.shape[2] // 2])
@@ -76,8 +80,7 @@ def _sum_rows(source: Any, cover: Any, origin: Any, sums: Any, first: Any, stop:
 
 def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
     """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
-    source = values.reshape(len(values), -1, values.shape[-1])
-    cover = np.empty((1, 0, 0), np.float32) if weight is None else weight.reshape(len(weight), -1, weight.shape[-1])
+    source, cover = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
     out = np.empty_like(source)
     numbers = mean.astype(np.float32), scale.astype(np.float32)
     shares(partial(_scale_rows, source, cover, numbers, out), source.shape[0] * source.shape[1], values.size)

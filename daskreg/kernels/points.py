@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.kernels.points_numba import followed, principal
-from daskreg.kernels.threads import in_shares
+from daskreg.kernels.threads import shares
 from daskreg.kernels.tree import Tree
 
 Floats = NDArray[np.float64]
@@ -215,5 +215,5 @@ def planes_of(cloud: Cloud, indices: Ints) -> Planes:
     def part(a: int, b: int) -> None:
         principal(*inside, indices[a:b], found.values[a:b], found.vectors[a:b], found.means[a:b])
 
-    in_shares(part, number)
+    shares(part, number)
     return found

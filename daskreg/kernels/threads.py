@@ -6,7 +6,6 @@ threads do not spin while they wait, so that it does well where cores are shared
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +40,12 @@ def use_threads(count: int) -> Iterator[None]:
         _own.count = before
 
 
-def spread(threads: int, function: Callable[[Any], Any], parts: Iterable[Any]) -> None:
-    """Call `function` with each part, in a pool that is kept; it must release the GIL itself."""
-    list(_pool(threads).map(function, parts))
+def spread(threads: int, function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
+    """`function` of each part, in a pool that is kept; most of it must release the GIL itself."""
+    return list(_pool(threads).map(function, parts))
 
 
-def shares(function: Callable[[int, int], Any], count: int, voxels: int) -> None:
+def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL) -> None:
     """Call `function(first, stop)` with shares of `count` parts, at once where so many voxels in all pay."""
     threads = min(pool_threads(), count) if voxels >= _SMALL else 1
     if threads <= 1:
@@ -56,24 +55,7 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int) -> None
     spread(threads, lambda ends: function(*ends), pairwise(ends))
 
 
-def in_shares(function: Callable[[int, int], Any], count: int) -> None:
-    """Call compiled `function(first, stop)` on shares of `count` rows, in a small pool."""
-    threads = min(cores(), count)
-    bounds = [count * k // threads for k in range(threads + 1)] if threads else []
-    spread(max(threads, 1), lambda b: function(*b), list(pairwise(bounds)))
-
-
-def in_pool(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
-    """`function` of each part, in the same pool; worth it where most of it is compiled and releases the GIL."""
-    return list(_pool(cores()).map(function, parts))
-
-
-@cache
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
+    # What a thread of the pool calls has that thread: were it to wait for others, they might all wait.
+    return ThreadPoolExecutor(threads, "daskreg", initializer=setattr, initargs=(_own, "count", 1))

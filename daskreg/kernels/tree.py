@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.kernels.threads import in_shares
+from daskreg.kernels.threads import shares
 from daskreg.kernels.tree_numba import grow, nearest
 
 Floats = NDArray[np.float64]
@@ -59,7 +59,7 @@ class Tree:
         if len(asked) * count < _MANY:
             part(0, len(asked))
         else:
-            in_shares(part, len(asked))
+            shares(part, len(asked))
         return np.sqrt(distances, out=distances), rows
 
     def query_own(self, count: int) -> tuple[Floats, Ints]:

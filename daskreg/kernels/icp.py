@@ -32,8 +32,8 @@ _TUKEY = 4.685
 _SIGMA_FROM_MEDIAN = 1.4826
 # Rounds without a smaller step after which steps are said to have stopped shrinking.
 _IDLE = 10
-# Pairs that are summed up at a time, whatever threads there are, so that sums do not depend on them.
-_BLOCK = 5000
+# Pairs that are summed up at a time.
+_BLOCK = 30_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +117,35 @@ def generators(ndim: int, *, with_scale: bool = False) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What a step is solved from: (N, D) ends and what is near them, (N,) weights, (N, D) normals at either."""
+    """What a step is solved from; see `icp_numba.pair_sums`.
+
+    Attributes:
+        ends: (N, D) source points where they are now.
+        near, partners, weights: (M, D), (N,) rows of it that the ends are to meet, and (N,); 0 leaves a pair out.
+        fixed: (M, D) normals at `near`, no rows where the kind needs none.
+        turned, rotation: (N, D) normals at the ends before (D, D), no rows where the kind needs none.
+    """
 
     ends: Floats
     near: Floats
+    partners: Ints
     weights: Floats
     fixed: Floats
     turned: Floats
+    rotation: Floats
+
+    def sums(self, kind: int, centre: Floats, extent: float, moves: Floats) -> tuple[Floats, Floats, float]:
+        """Of motions about the centre, in extents; in fixed shares, so that threads do not tell in the result."""
+
+        def part(first: int) -> Any:
+            rows = slice(first, first + _BLOCK)
+            own = self.ends[rows], self.near, self.partners[rows], self.weights[rows], self.fixed, self.turned[rows]
+            return pair_sums(kind, *own, self.rotation, centre, extent, moves)
+
+        firsts = range(0, len(self.ends), _BLOCK)
+        parts = spread(pool_threads(), part, firsts) if len(firsts) > 1 else [part(0)]
+        hessian, gradient, cost = (sum(of) for of in zip(*parts, strict=True))
+        return hessian, gradient, float(cost)
 
 
 def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> tuple[Floats, float]:
@@ -135,23 +157,15 @@ def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> t
     Lengths are scaled by the extent, so that turns and shifts weigh alike, and directions
     in which the pairs say nothing (a sphere turns freely) are left where they are.
     """
-    moved, weights, ndim = pairs.ends, pairs.weights, pairs.ends.shape[1]
-    centre = np.average(moved, axis=0, weights=weights)
-    extent = float(np.sqrt(np.average(np.sum((moved - centre) ** 2, axis=1), weights=weights))) or 1.0
-    scaled, errors = (moved - centre) / extent, (pairs.near - moved) / extent
-    moves = generators(ndim, with_scale=with_scale)
-
-    def part(first: int) -> Any:
-        rows = slice(first, first + _BLOCK)
-        inside = scaled[rows], errors[rows], weights[rows], pairs.fixed[rows], pairs.turned[rows]
-        return pair_sums(kind, *inside, moves)
-
-    sums = spread(pool_threads(), part, range(0, len(moved), _BLOCK)) if len(moved) > _BLOCK else [part(0)]
-    hessian, gradient, cost = (sum(parts) for parts in zip(*sums, strict=True))
+    total, ndim = float(np.sum(pairs.weights)), pairs.ends.shape[1]
+    centre = pairs.weights @ pairs.ends / total
+    about = pairs.ends - centre
+    extent = float(np.sqrt(np.einsum("n,nd,nd->", pairs.weights, about, about) / total)) or 1.0
+    hessian, gradient, cost = pairs.sums(kind, centre, extent, generators(ndim, with_scale=with_scale))
     values, vectors = np.linalg.eigh(hessian)
     told = values > 1e-9 * values[-1]
     parameters = vectors[:, told] @ ((vectors[:, told].T @ gradient) / values[told])
-    gain = float(gradient @ parameters) * float(np.sum(weights)) / max(cost, 1e-300)
+    gain = float(gradient @ parameters) * total / max(cost, 1e-300)
     scale = float(np.exp(parameters[-1])) if with_scale else 1.0
     motions = len(parameters) - with_scale
     half = np.zeros((ndim + 1, ndim + 1))
@@ -237,11 +251,9 @@ def refine(
         moved = apply(matrix, source.points)
         distances, indices = nearest(moved)
         weights = pair_weights(distances, floor, options.max_distance, options.trim, source.ndim)
-        used = np.flatnonzero(weights)
-        if settled or rounds == max_iterations or len(used) < source.ndim:
+        if settled or rounds == max_iterations or np.count_nonzero(weights) < source.ndim:
             return Matched(matrix, distances, indices, weights, rounds, settled)
-        ends, pairs = moved[used], (used, indices[used], weights[used])
-        step, gain = _step((target, source), matrix, ends, pairs, options)
+        step, gain = _step((target, source), matrix, (moved, indices, weights), options)
         before, matrix = apply(matrix, corners), step @ matrix
         rounds += 1
         motion = float(np.max(np.abs(apply(matrix, corners) - before))) / target.radius
@@ -250,20 +262,22 @@ def refine(
 
 
 def _step(
-    clouds: tuple[Cloud, Cloud], matrix: Floats, ends: Floats, pairs: tuple[Ints, Ints, Floats], options: Options
+    clouds: tuple[Cloud, Cloud], matrix: Floats, pairs: tuple[Floats, Ints, Floats], options: Options
 ) -> tuple[Floats, float]:
-    """The motion of `ends` towards their partners, and its gain; pairs are rows (source, target), weights."""
+    """The motion of the ends (N, D) of pairs towards their partners (N,), weighed (N,), and its gain."""
     target, source = clouds
-    rows, partners, weights = pairs
-    near = target.points[partners]
+    ends, partners, weights = pairs
     if options.method == "point_to_point":
-        return closest_rigid(near, ends, weights, with_scale=options.with_scale), np.inf
-    fixed = target.normals[partners]
+        return closest_rigid(target.points[partners], ends, weights, with_scale=options.with_scale), np.inf
+    rotation, none = matrix[:-1, :-1].copy(), np.zeros((0, source.ndim))
     if options.method == "point_to_plane":
         # Edges, where the normal means little; plane to plane discounts them by itself.
-        off = np.abs(np.einsum("ij,ij->i", near - ends, fixed))
-        weights = weights * robust_weights(off, 1e-9 * target.radius)
-        return gauss_newton_step(PLANE, Pairs(ends, near, weights, fixed, fixed[:0]), with_scale=options.with_scale)
-    turned = source.normals[rows] @ matrix[:-1, :-1].T
-    turned /= np.linalg.norm(turned[:1])  # all are scaled alike
-    return gauss_newton_step(PLANES, Pairs(ends, near, weights, fixed, turned), with_scale=options.with_scale)
+        off = np.abs(np.einsum("ij,ij->i", target.points[partners] - ends, target.normals[partners]))
+        used = weights > 0
+        weights[used] *= robust_weights(off[used], 1e-9 * target.radius)
+        kind, turned = PLANE, none
+    else:
+        kind, turned = PLANES, source.normals
+        rotation /= abs(np.linalg.det(rotation)) ** (1 / source.ndim)
+    step = Pairs(ends, target.points, partners, weights, target.normals, turned, rotation)
+    return gauss_newton_step(kind, step, with_scale=options.with_scale)

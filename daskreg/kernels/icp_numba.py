@@ -19,6 +19,12 @@ from daskreg.kernels.sample_numba import jit
 POINT, PLANE, PLANES = 0, 1, 2
 # Variance across a local plane, as a share of the variance within it (Segal et al. 2009 use 1e-3).
 FLAT = 1e-3
+# Sums may be made in any order, so that they go in full vectors; of so many pairs at a time.
+_SUMS = {"reassoc", "contract", "nsz"}
+_LANE = 64
+# Where the entries of a symmetric (3, 3) and the products of (x, y, z, 1) lie in a row.
+_PACKED = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+_PRODUCTS = np.array([[4, 5, 6, 0], [5, 7, 8, 1], [6, 8, 9, 2], [0, 1, 2, 3]])
 
 
 @jit
@@ -147,90 +153,121 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
     m[:ndim] = turned
 
 
-@jit
-def pair_sums(kind: Any, moved: Any, errors: Any, weights: Any, a: Any, b: Any, generators: Any) -> Any:
-    """J^T W J (P, P), J^T W e (P,) and sum of w e^T W e of small motions of `moved` about the origin.
+@jit(fastmath=_SUMS)
+def pair_sums(
+    kind: Any,
+    ends: Any,
+    near: Any,
+    partners: Any,
+    weights: Any,
+    fixed: Any,
+    turned: Any,
+    rotation: Any,
+    centre: Any,
+    extent: Any,
+    generators: Any,
+) -> Any:
+    """J^T W J (P, P), J^T W e (P,) and sum of w e^T W e of small motions of `ends` about the centre, in extents.
 
     Args:
         kind: POINT, PLANE or PLANES.
-        moved, errors: (N, D) ends of the pairs, and what is left to their partners.
+        ends: (N, D), D in 2, 3.
+        near: (M, D), of which `partners` (N,) are the rows that the ends are to meet.
         weights: (N,).
-        a, b: (N, D) unit normals at either end, of any sign, those that the kind needs.
+        fixed, turned: (M, D) unit normals at `near`, and (N, D) at the ends before `rotation` (D, D), of any
+            sign, those that the kind needs.
         generators: (P, D, D+1), what each parameter adds to a point (p, 1): `kernels.icp.generators`.
 
-    Plane to plane, the covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b
-    and a - b, so that its inverse needs no solver: W is a multiple of the identity and two squares
-    of directions. It is scaled to cost lengths across.
+    A parameter moves a point by G (p, 1), which is linear in the point, so that all is told by the sums of
+    products of W's entries and those of (p, 1) (p, 1)^T, whatever the parameters are. Plane to plane, the
+    covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b and a - b, so that its inverse needs
+    no solver: W is a multiple of the identity and two squares of directions. It is scaled to cost lengths across.
     """
-    count, ndim = moved.shape
-    number = len(generators)
-    hessian, gradient, cost = np.zeros((number, number)), np.zeros(number), 0.0
-    second, first = np.zeros((ndim + 1, ndim + 1)), np.zeros((ndim, ndim + 1))
-    effect, normal, point = np.empty(number), np.empty(ndim), np.ones(ndim + 1)
-    even = 1.0 if kind == POINT else FLAT
+    ndim, count, short = ends.shape[1], len(ends), 1 / extent
+    solid = ndim == 3
+    products, metrics, pulls = np.empty((10, _LANE)), np.empty((6, _LANE)), np.empty((3, _LANE))
+    second, first, cost = np.zeros((10, 6)), np.zeros((4, 3)), 0.0
+    filled = 0
+    ez = z = a2 = b2 = 0.0
     for i in range(count):
         w = weights[i]
-        if w == 0.0:
-            continue
-        point[:ndim] = moved[i]
-        if kind == PLANE:
-            cost += _across(a[i], w, point, errors[i], effect, hessian, gradient)
-            continue
-        for d in range(ndim):
-            cost += even * w * errors[i, d] ** 2
-            for j in range(ndim + 1):
-                first[d, j] += even * w * errors[i, d] * point[j]
-                second[d, j] += even * w * point[d] * point[j]
-        second[ndim, ndim] += even * w
-        if kind == PLANES:
-            c = 0.0
-            for d in range(ndim):
-                c += a[i, d] * b[i, d]
-            sign = 1.0 if c >= 0 else -1.0
-            c = min(abs(c), 1.0)
-            plus = (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
-            minus = (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
-            for d in range(ndim):
-                normal[d] = a[i, d] + sign * b[i, d]
-            cost += _across(normal, w * plus, point, errors[i], effect, hessian, gradient)
-            for d in range(ndim):
-                normal[d] = a[i, d] - sign * b[i, d]
-            cost += _across(normal, w * minus, point, errors[i], effect, hessian, gradient)
-    second[ndim, :ndim] = second[:ndim, ndim]
-    for p in range(number):
-        for d in range(ndim):
-            for j in range(ndim + 1):
-                gradient[p] += generators[p, d, j] * first[d, j]
-                for q in range(p, number):
-                    for k in range(ndim + 1):
-                        hessian[p, q] += generators[p, d, j] * second[j, k] * generators[q, d, k]
-        for q in range(p):
-            hessian[p, q] = hessian[q, p]
-    return hessian, gradient, cost
+        if w != 0.0:
+            j, n = partners[i], filled
+            x, y = (ends[i, 0] - centre[0]) * short, (ends[i, 1] - centre[1]) * short
+            ex, ey = (near[j, 0] - ends[i, 0]) * short, (near[j, 1] - ends[i, 1]) * short
+            if solid:
+                z, ez = (ends[i, 2] - centre[2]) * short, (near[j, 2] - ends[i, 2]) * short
+            even, plus, minus = w, 0.0, 0.0
+            p0 = p1 = p2 = q0 = q1 = q2 = 0.0
+            if kind != POINT:
+                even, plus, p0, p1 = 0.0, w, fixed[j, 0], fixed[j, 1]
+                if solid:
+                    p2 = fixed[j, 2]
+            if kind == PLANES:
+                a0, a1, a2 = p0, p1, p2
+                b0 = rotation[0, 0] * turned[i, 0] + rotation[0, 1] * turned[i, 1]
+                b1 = rotation[1, 0] * turned[i, 0] + rotation[1, 1] * turned[i, 1]
+                if solid:
+                    b0 += rotation[0, 2] * turned[i, 2]
+                    b1 += rotation[1, 2] * turned[i, 2]
+                    b2 = rotation[2, 0] * turned[i, 0] + rotation[2, 1] * turned[i, 1] + rotation[2, 2] * turned[i, 2]
+                c = a0 * b0 + a1 * b1 + a2 * b2
+                sign = 1.0 if c >= 0 else -1.0
+                c = min(abs(c), 1.0)
+                even = FLAT * w
+                plus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
+                minus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
+                p0, p1, p2 = a0 + sign * b0, a1 + sign * b1, a2 + sign * b2
+                q0, q1, q2 = a0 - sign * b0, a1 - sign * b1, a2 - sign * b2
+            xx, xy = even + plus * p0 * p0 + minus * q0 * q0, plus * p0 * p1 + minus * q0 * q1
+            xz, yy = plus * p0 * p2 + minus * q0 * q2, even + plus * p1 * p1 + minus * q1 * q1
+            yz, zz = plus * p1 * p2 + minus * q1 * q2, even + plus * p2 * p2 + minus * q2 * q2
+            fx, fy, fz = xx * ex + xy * ey + xz * ez, xy * ex + yy * ey + yz * ez, xz * ex + yz * ey + zz * ez
+            cost += fx * ex + fy * ey + fz * ez
+            metrics[0, n], metrics[1, n], metrics[2, n] = xx, xy, xz
+            metrics[3, n], metrics[4, n], metrics[5, n] = yy, yz, zz
+            pulls[0, n], pulls[1, n], pulls[2, n] = fx, fy, fz
+            products[0, n], products[1, n], products[2, n], products[3, n] = x, y, z, 1.0
+            products[4, n], products[5, n], products[6, n] = x * x, x * y, x * z
+            products[7, n], products[8, n], products[9, n] = y * y, y * z, z * z
+            filled += 1
+        if filled == _LANE or (i == count - 1 and filled):
+            _add_products(products, metrics, filled, second)
+            _add_products(products, pulls, filled, first)
+            filled = 0
+    return _in_parameters(second, first, generators, ndim, cost)
+
+
+@jit(fastmath=_SUMS)
+def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
+    """Add the products of rows of a and b, of the first `count` columns, to `sums` (rows, rows)."""
+    for k in range(sums.shape[0]):
+        for t in range(sums.shape[1]):
+            total = 0.0
+            for n in range(count):
+                total += a[k, n] * b[t, n]
+            sums[k, t] += total
 
 
 @jit
-def _across(n: Any, weight: Any, point: Any, error: Any, effect: Any, hessian: Any, gradient: Any) -> Any:
-    """Add what a pair costs along n, and return it; `effect` (P,) is overwritten by how the parameters move n . p."""
-    ndim = len(n)
-    if ndim == 3:
-        effect[0] = point[1] * n[2] - point[2] * n[1]
-        effect[1] = point[2] * n[0] - point[0] * n[2]
-        effect[2] = point[0] * n[1] - point[1] * n[0]
-    else:
-        effect[0] = point[0] * n[1] - point[1] * n[0]
-    turns = ndim * (ndim - 1) // 2
-    left, along = 0.0, 0.0
-    for d in range(ndim):
-        effect[turns + d] = n[d]
-        left += n[d] * error[d]
-        along += n[d] * point[d]
-    number = len(effect)
-    if number > turns + ndim:
-        effect[turns + ndim] = along
+def _in_parameters(second: Any, first: Any, generators: Any, ndim: Any, cost: Any) -> Any:
+    """What `pair_sums` returns, of its sums: products (10,) x metric (6,), and point (x, y, z, 1) x pull (3,)."""
+    number = len(generators)
+    hessian, gradient = np.zeros((number, number)), np.zeros(number)
     for p in range(number):
-        seen = weight * effect[p]
-        gradient[p] += seen * left
+        for d in range(ndim):
+            for k in range(ndim + 1):
+                gradient[p] += generators[p, d, k] * first[k if k < ndim else 3, d]
         for q in range(p, number):
-            hessian[p, q] += seen * effect[q]
-    return weight * left * left
+            total = 0.0
+            for d in range(ndim):
+                for e in range(ndim):
+                    metric = _PACKED[d, e]
+                    for k in range(ndim + 1):
+                        along = generators[p, d, k]
+                        if along != 0.0:
+                            for m in range(ndim + 1):
+                                row = _PRODUCTS[k if k < ndim else 3, m if m < ndim else 3]
+                                total += along * second[row, metric] * generators[q, e, m]
+            hessian[p, q] = hessian[q, p] = total
+    return hessian, gradient, cost

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from daskreg.kernels.icp import generators, parameter_names
-from daskreg.kernels.icp_numba import PLANE, POINT, pair_sums
+from daskreg.kernels.icp import Pairs, generators, parameter_names
+from daskreg.kernels.icp_numba import PLANE, POINT
 from daskreg.kernels.points import Cloud, Floats, neighbourhood, planes_of
 from daskreg.kernels.thinning import thinned, voxel_size_for
 
@@ -64,7 +64,7 @@ def judge(
         unknown = np.full((len(names), len(names)), np.inf)
         return Evidence(np.inf, fitness, target.spacing, unknown, False, np.eye(len(names)))
     rmse = float(np.sqrt(np.mean(distances[inside] ** 2)))
-    ends, errors = moved[inside], target.points[indices[inside]] - moved[inside]
+    ends, near = moved[inside], target.points[indices[inside]]
     extent = float(np.sqrt(np.sum(np.var(ends, axis=0)))) or 1.0
     kind, normals = POINT, np.zeros((1, target.ndim))
     floor = 1e-6 + 9 * (rmse / extent) ** 2
@@ -73,12 +73,11 @@ def judge(
         normals, tilt = wide_normals(ends)
         kind, floor = PLANE, max(1e-3, 3 * tilt)
     moves = generators(target.ndim, with_scale=with_scale)
-    hessian, _, cost = pair_sums(
-        kind, (ends - ends.mean(axis=0)) / extent, errors, np.ones(len(ends)), normals, normals, moves
-    )
+    pairs = Pairs(ends, near, np.arange(len(ends)), np.ones(len(ends)), normals, normals[:0], np.eye(target.ndim))
+    hessian, _, cost = pairs.sums(kind, ends.mean(axis=0), extent, moves)
     values, vectors = np.linalg.eigh(hessian / len(ends))
     measured = len(ends) * (target.ndim if kind == POINT else 1)
-    variance = cost / max(1, measured - len(names)) / extent**2
+    variance = cost / max(1, measured - len(names))
     covariance = (vectors / np.maximum(values, 1e-12)) @ vectors.T * variance / len(ends)
     units = np.array([extent if name.startswith("shift") else 1.0 for name in names])
     free = vectors[:, values < floor].T

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from daskreg.kernels.icp import Options, apply, closest_rigid, generators, homogeneous, refine
-from daskreg.kernels.icp_numba import PLANE, PLANES, POINT, look_up, pair_sums
+from daskreg.kernels import icp
+from daskreg.kernels.icp import Options, Pairs, apply, closest_rigid, generators, homogeneous, refine
+from daskreg.kernels.icp_numba import PLANE, PLANES, POINT, look_up
 from daskreg.kernels.icp_search import NearestTable, distinct, rotations, sweep
 from daskreg.kernels.icp_soft import soft_correspondence_loss
 from daskreg.kernels.icp_verdict import judge
@@ -267,7 +268,11 @@ def test_local_shapes_are_those_of_an_eigensolver() -> None:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("kind", [POINT, PLANE, PLANES])
-def test_sums_over_pairs_are_those_of_matrices(ndim: int, kind: int) -> None:
+@pytest.mark.parametrize("block", [30_000, 17])
+def test_sums_over_pairs_are_those_of_matrices(
+    ndim: int, kind: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(icp, "_BLOCK", block)
     moved, errors, a, b = rng().normal(size=(4, 50, ndim))
     a, b = (n / np.linalg.norm(n, axis=1, keepdims=True) for n in (a, b))
     b[:5], b[5:10] = a[:5], -a[5:10]
@@ -280,9 +285,15 @@ def test_sums_over_pairs_are_those_of_matrices(ndim: int, kind: int) -> None:
     else:
         flat = 2 * np.eye(ndim) - 0.999 * (a[:, :, None] * a[:, None] + b[:, :, None] * b[:, None])
         metrics = 2e-3 * np.linalg.inv(flat)
+    centre, extent, order = rng(2).normal(size=ndim), 1.7, rng(3).permutation(50)
+    rotation = np.linalg.qr(rng(4).normal(size=(ndim, ndim)))[0]
+    near, fixed = np.empty((2, 50, ndim))
+    near[order], fixed[order] = moved + errors, a
+    pairs = Pairs(moved, near, order, weights, fixed, b @ rotation, rotation)
     moves = generators(ndim, with_scale=True)
-    effects = np.einsum("pij,nj->nip", moves, np.c_[moved, np.ones(50)])
-    hessian, gradient, cost = pair_sums(kind, moved, errors, weights, a, b, moves)
+    effects = np.einsum("pij,nj->nip", moves, np.c_[(moved - centre) / extent, np.ones(50)])
+    errors = errors / extent
+    hessian, gradient, cost = pairs.sums(kind, centre, extent, moves)
     np.testing.assert_allclose(hessian, np.einsum("n,nip,nij,njq->pq", weights, effects, metrics, effects), atol=1e-9)
     np.testing.assert_allclose(gradient, np.einsum("n,nip,nij,nj->p", weights, effects, metrics, errors), atol=1e-9)
     assert cost == pytest.approx(np.einsum("n,ni,nij,nj->", weights, errors, metrics, errors))

@@ -1,7 +1,7 @@
 """The loops over the points of a cloud on CPUs: moments of voxels, and the shape of neighbourhoods.
 
 Compiled without the GIL and without threads of its own; callers share rows among a small pool,
-and every result is independent of how they were shared. Any number of dimensions D.
+and every result is independent of how they were shared.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
@@ -14,97 +14,136 @@ import numpy as np
 
 from daskreg.kernels.sample_numba import jit
 
+# Sums may be made in any order, so that they go in full vectors.
+_FAST = {"reassoc", "contract", "nsz"}
+# Matrices that are diagonalised side by side.
+_LANES = 32
+_TINY = 1e-300
 
-@jit
+@jit(fastmath=_FAST)
 def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any, vectors: Any, means: Any) -> None:
     """Variances (N, D), ascending, axes (N, D, D; columns) and means (N, D) of the points in each row of `indices`.
 
     Args:
-        points: (M, D), of one measured point each, or means of many.
+        points: (M, D), of one measured point each, or means of many; D in 2, 3.
         counts, spreads: (M,) how many, and (M, D, D) their covariances; none where they have no rows.
-        indices: (N, K) rows of points; len(points) is no neighbour.
-
-    Jacobi's rotations: exact for repeated values too.
+        indices: (N, K) rows of points, the first near the others; len(points) is no neighbour.
     """
-    ndim = points.shape[1]
-    mean, c, v = np.empty(ndim), np.empty((ndim, ndim)), np.empty((ndim, ndim))
-    many = len(counts) > 0
-    for i in range(len(indices)):
-        number = 0.0
-        mean[:] = 0.0
-        c[:] = 0.0
-        for k in indices[i]:
-            if k < len(points):
-                weight = counts[k] if many else 1.0
-                number += weight
-                for d in range(ndim):
-                    mean[d] += weight * points[k, d]
-        mean /= max(number, 1.0)
-        for k in indices[i]:
-            if k < len(points):
-                weight = counts[k] if many else 1.0
-                for d in range(ndim):
-                    for j in range(d, ndim):
-                        product = (points[k, d] - mean[d]) * (points[k, j] - mean[j])
-                        c[d, j] += weight * (product + spreads[k, d, j] if many else product)
-        for d in range(ndim):
-            means[i, d] = mean[d]
-            for j in range(d, ndim):
-                c[d, j] /= max(number, 1.0)
-                c[j, d] = c[d, j]
-        axes_of(c, v, values[i], vectors[i])
+    ndim, many = points.shape[1], len(counts) > 0
+    solid = ndim == 3
+    c, v = np.zeros((ndim, ndim, _LANES)), np.empty((ndim, ndim, _LANES))
+    cosines, sines = np.empty(_LANES), np.empty(_LANES)
+    z0 = z = 0.0
+    for begin in range(0, len(indices), _LANES):
+        number = min(_LANES, len(indices) - begin)
+        for n in range(number):
+            i = begin + n
+            # About a point among them, so that no digits are lost far from the origin.
+            k = indices[i, 0]
+            x0, y0 = points[k, 0], points[k, 1]
+            if solid:
+                z0 = points[k, 2]
+            total = x1 = y1 = z1 = xx = xy = xz = yy = yz = zz = 0.0
+            for k in indices[i]:
+                if k < len(points):
+                    w = counts[k] if many else 1.0
+                    x, y = points[k, 0] - x0, points[k, 1] - y0
+                    if solid:
+                        z = points[k, 2] - z0
+                    wx, wy, wz = w * x, w * y, w * z
+                    total, x1, y1, z1 = total + w, x1 + wx, y1 + wy, z1 + wz
+                    xx, xy, yy = xx + wx * x, xy + wx * y, yy + wy * y
+                    xz, yz, zz = xz + wx * z, yz + wy * z, zz + wz * z
+                    if many:
+                        xx, xy, yy = xx + w * spreads[k, 0, 0], xy + w * spreads[k, 0, 1], yy + w * spreads[k, 1, 1]
+                        if solid:
+                            xz, yz, zz = xz + w * spreads[k, 0, 2], yz + w * spreads[k, 1, 2], zz + w * spreads[k, 2, 2]
+            x1, y1, z1 = x1 / total, y1 / total, z1 / total
+            means[i, 0], means[i, 1] = x0 + x1, y0 + y1
+            c[0, 0, n], c[0, 1, n], c[1, 1, n] = xx / total - x1 * x1, xy / total - x1 * y1, yy / total - y1 * y1
+            if solid:
+                means[i, 2] = z0 + z1
+                c[0, 2, n], c[1, 2, n], c[2, 2, n] = xz / total - x1 * z1, yz / total - y1 * z1, zz / total - z1 * z1
+        _diagonalise(c, v, cosines, sines)
+        _sorted_axes(c, v, values[begin : begin + number], vectors[begin : begin + number])
 
 
 @jit
-def axes_of(c: Any, v: Any, values: Any, vectors: Any) -> None:
-    """Fill the variances (D,), ascending, and axes (D, D; columns) of a covariance; c and v (D, D) are overwritten."""
-    ndim = c.shape[0]
-    _jacobi(c, v)
-    for d in range(ndim):  # a selection sort of D numbers
-        low = d
-        for j in range(d + 1, ndim):
-            if c[j, j] < c[low, low]:
-                low = j
-        values[d] = max(c[low, low], 0.0)
-        c[low, low] = c[d, d]
-        for j in range(ndim):
-            vectors[j, d] = v[j, low]
-            v[j, low] = v[j, d]
+def _sorted_axes(c: Any, v: Any, values: Any, vectors: Any) -> None:
+    """Take variances (N, D), ascending, and axes (N, D, D; columns) from the first lanes of c and v, (D, D, lanes)."""
+    ndim = values.shape[1]
+    for n in range(len(values)):
+        for d in range(ndim):  # a selection sort of D numbers
+            low = d
+            for j in range(d + 1, ndim):
+                if c[j, j, n] < c[low, low, n]:
+                    low = j
+            values[n, d] = max(c[low, low, n], 0.0)
+            c[low, low, n] = c[d, d, n]
+            for j in range(ndim):
+                vectors[n, j, d] = v[j, low, n]
+                v[j, low, n] = v[j, d, n]
 
 
 @jit
-def _jacobi(c: Any, v: Any) -> None:
-    """Diagonalise the symmetric c in place; the columns of v are its axes."""
-    ndim = c.shape[0]
+def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
+    """Diagonalise symmetric matrices side by side in place, by Jacobi's rotations: exact for repeated values too.
+
+    Args:
+        c: (D, D, lanes), of which the upper triangles are used.
+        v: (D, D, lanes), to fill with their axes, in columns.
+        cosines, sines: (lanes,), overwritten.
+    """
+    ndim = len(c)
     v[:] = 0.0
     for d in range(ndim):
         v[d, d] = 1.0
     for _ in range(12):
-        off, size = 0.0, 0.0
-        for i in range(ndim):
-            size += c[i, i] * c[i, i]
-            for j in range(i + 1, ndim):
-                off += c[i, j] * c[i, j]
-        if off <= 1e-30 * size:
+        if _is_diagonal(c):
             return
         for i in range(ndim):
             for j in range(i + 1, ndim):
-                if c[i, j] == 0.0:
-                    continue
-                ratio = (c[j, j] - c[i, i]) / (2 * c[i, j])
-                t = (1.0 if ratio >= 0 else -1.0) / (abs(ratio) + np.sqrt(ratio * ratio + 1))
-                cosine = 1 / np.sqrt(t * t + 1)
-                sine = t * cosine
-                c[i, i] -= t * c[i, j]
-                c[j, j] += t * c[i, j]
-                c[i, j] = c[j, i] = 0.0
+                _angles(c[i, i], c[j, j], c[i, j], cosines, sines)
                 for k in range(ndim):
-                    a, b = v[k, i], v[k, j]
-                    v[k, i], v[k, j] = cosine * a - sine * b, sine * a + cosine * b
-                    if k != i and k != j:  # noqa: PLR1714 (compiled)
-                        a, b = c[k, i], c[k, j]
-                        c[k, i] = c[i, k] = cosine * a - sine * b
-                        c[k, j] = c[j, k] = sine * a + cosine * b
+                    _turn(v[k, i], v[k, j], cosines, sines)
+                    if k not in {i, j}:
+                        _turn(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
+
+
+@jit
+def _is_diagonal(c: Any) -> Any:
+    """Whether all matrices (D, D, lanes) are."""
+    ndim, lanes = c.shape[1:]
+    for n in range(lanes):
+        off, size = 0.0, 0.0
+        for i in range(ndim):
+            size += c[i, i, n] ** 2
+            for j in range(i + 1, ndim):
+                off += c[i, j, n] ** 2
+        if off > 1e-30 * size:
+            return False
+    return True
+
+
+@jit(fastmath=_FAST)
+def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
+    """Fill the cosines and sines (lanes,) that make `between` zero, and turn the two variances by them."""
+    for n in range(len(cosines)):
+        apart = second[n] - first[n]
+        root = np.sqrt(apart * apart + 4 * between[n] * between[n]) + _TINY
+        tangent = 2 * between[n] / (apart + (root if apart >= 0 else -root))
+        cosines[n] = 1 / np.sqrt(tangent * tangent + 1)
+        sines[n] = tangent * cosines[n]
+        first[n] -= tangent * between[n]
+        second[n] += tangent * between[n]
+        between[n] = 0.0
+
+
+@jit(fastmath=_FAST)
+def _turn(a: Any, b: Any, cosines: Any, sines: Any) -> None:
+    for n in range(len(cosines)):
+        p, q = a[n], b[n]
+        a[n], b[n] = cosines[n] * p - sines[n] * q, sines[n] * p + cosines[n] * q
 
 
 @jit

@@ -115,9 +115,7 @@ class Levels:
         def part(of: tuple[Cloud, tuple[float, Cloud], float]) -> Cloud:
             # What stands in for a cloud was made for the size sought for it.
             cloud, (own, few), size = of
-            made = thinned(few if size >= own else cloud, size, near=near)
-            made.tree  # noqa: B018 (grown here, for both clouds at once)
-            return made
+            return thinned(few if size >= own else cloud, size, near=near).in_order()
 
         a, b = spread(pool_threads(), part, zip(clouds, found, sizes, strict=True))
         return a, b

@@ -22,6 +22,10 @@ Ints = NDArray[np.int64]
 
 # Neighbours of a point that tell where it lies in its cloud.
 _AROUND = 20
+# Nearest points that are remembered where points are followed.
+_FOLLOWED = 4
+# Points that tell the radius of a cloud.
+_SOME = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,14 @@ class Cloud:
     @cached_property
     def tree(self) -> Tree:
         return Tree.of(self.points)
+
+    def in_order(self) -> Cloud:
+        """The same points in the order of the tree's leaves: what is asked for one after the other lies near."""
+        tree, order = self.tree, self.tree.order
+        of_many = (part[order] if len(part) else part for part in (self.counts, self.spreads))
+        sorted_ = Cloud(np.ascontiguousarray(tree.points[:, : self.ndim]), self.device, *of_many, self.near)
+        sorted_.__dict__["tree"] = tree.in_order()
+        return sorted_
 
     @cached_property
     def around(self) -> tuple[Floats, Ints]:
@@ -141,8 +153,8 @@ class Cloud:
 class Follower:
     """Nearest points of a cloud for points that move little from one time to the next.
 
-    A point is asked for again once it has moved by half of what its nearest is nearer than the
-    next: before, the nearest cannot have changed (Nuchter et al., "Cached k-d tree search", 2007).
+    Of the few nearest from the last time that a point was asked for, one still is the nearest as long as it is
+    nearer than the last of them can have become (after Nuchter et al., "Cached k-d tree search", 2007).
     """
 
     def __init__(self, cloud: Cloud) -> None:
@@ -152,20 +164,22 @@ class Follower:
     def __call__(self, points: Floats) -> tuple[Floats, Ints]:
         """As `Cloud.nearest`, for the same rows each time."""
         cloud = self.cloud
-        if cloud.device != "cpu" or len(cloud) < 2:
+        if cloud.device != "cpu" or len(cloud) <= _FOLLOWED:
             return cloud.nearest(points)
         if self.anchors is None:
-            self.anchors, self.slack = points.copy(), np.full(len(points), -1.0)
-            self.indices = np.zeros(len(points), dtype=np.int64)
-        distances, moved = np.empty(len(points)), np.empty(len(points), dtype=np.bool_)
-        followed(points, self.anchors, self.slack, cloud.points, self.indices, distances, moved)
+            self.anchors = points.copy()
+            self.around = cloud.tree.query(points, _FOLLOWED)
+            distances, indices = self.around
+            return distances[:, 0].copy(), indices[:, 0].copy()
+        distances, indices = np.empty(len(points)), np.empty(len(points), dtype=np.int64)
+        moved = np.empty(len(points), dtype=np.bool_)
+        followed(points, self.anchors, *self.around, cloud.points, indices, distances, moved)
         stale = np.flatnonzero(moved)
         if len(stale):
-            found, indices = cloud.tree.query(points[stale], 2)
-            self.anchors[stale], self.indices[stale] = points[stale], indices[:, 0]
-            self.slack[stale] = (found[:, 1] - found[:, 0]) / 2
-            distances[stale] = found[:, 0]
-        return distances, self.indices.copy()
+            found, rows = cloud.tree.query(points[stale], _FOLLOWED)
+            self.anchors[stale], self.around[0][stale], self.around[1][stale] = points[stale], found, rows
+            distances[stale], indices[stale] = found[:, 0], rows[:, 0]
+        return distances, indices
 
 
 def lengths(vectors: Floats) -> Floats:
@@ -187,7 +201,7 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
 
 def core(points: Floats, *, reach: float = 8.0) -> Floats:
     """The points that are not further out than `reach` median distances from the median point."""
-    some = points[:: max(1, len(points) // 10_000)]
+    some = points[:: max(1, len(points) // _SOME)]
     middle = np.median(some, axis=0)
     limit = reach * float(np.median(lengths(some - middle)))
     if not limit > 0:  # most are one point
@@ -198,7 +212,7 @@ def core(points: Floats, *, reach: float = 8.0) -> Floats:
 
 def radius(points: Floats) -> float:
     """Root mean square distance from the centroid, of the core: one stray point must not tell."""
-    return float(np.sqrt(np.sum(np.var(core(points), axis=0))))
+    return float(np.sqrt(np.sum(np.var(core(points[:: max(1, len(points) // _SOME)]), axis=0))))
 
 
 def neighbourhood(ndim: int) -> int:

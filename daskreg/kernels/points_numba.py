@@ -228,12 +228,28 @@ def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbe
 
 
 @jit
-def followed(points: Any, anchors: Any, slack: Any, others: Any, indices: Any, distances: Any, stale: Any) -> None:
-    """Fill distances (N,) to the rows `indices` of `others`, and stale (N,): moved by the slack or more."""
+def followed(
+    points: Any, anchors: Any, apart: Any, around: Any, others: Any, indices: Any, distances: Any, stale: Any
+) -> None:
+    """Fill the nearest of a few rows of `others`, its distance (N,), and stale (N,): whether another may be nearer.
+
+    Args:
+        points, anchors: (N, D) now, and when distances `apart` (N, K), ascending, and rows `around` (N, K) of the K
+            nearest were found.
+    """
+    last = around.shape[1] - 1
     for i in range(len(points)):
-        distance, moved = 0.0, 0.0
+        moved, best, index = 0.0, np.inf, around[i, 0]
         for d in range(points.shape[1]):
-            distance += (points[i, d] - others[indices[i], d]) ** 2
             moved += (points[i, d] - anchors[i, d]) ** 2
-        distances[i] = np.sqrt(distance)
-        stale[i] = np.sqrt(moved) >= slack[i]
+        moved = np.sqrt(moved)
+        # While it moved by less than half of what its nearest is nearer than the next, that one is it.
+        number = 1 if 2 * moved < apart[i, 1] - apart[i, 0] else last + 1
+        for k in range(number):
+            square, row = 0.0, around[i, k]
+            for d in range(points.shape[1]):
+                square += (points[i, d] - others[row, d]) ** 2
+            if square < best:
+                best, index = square, row
+        distances[i], indices[i] = np.sqrt(best), index
+        stale[i] = number > 1 and distances[i] + moved > apart[i, last]

@@ -18,53 +18,54 @@ _DEEP = 64
 
 
 @jit
-def grow(points: Any, order: Any, first: Any, axes: Any, cuts: Any) -> None:
-    """Sort rows of points into leaves: nodes n have the parts 2 n + 1 and 2 n + 2, halves across the widest axis.
+def grow(points: Any, order: Any, first: Any, axes: Any, cuts: Any, root: Any, levels: Any) -> None:
+    """Sort points and their rows into leaves: nodes n have the parts 2 n + 1 and 2 n + 2, halves across the widest axis.
 
     Args:
-        points: (N, 3).
-        order: (N,) rows, to sort.
-        first: (nodes, 2), to fill with where the rows of a node begin and end.
+        points: (N, 3), to sort.
+        order: (N,) rows, to sort alike.
+        first: (nodes, 2), to fill with where the rows of a node begin and end; those of the root are given.
         axes, cuts: (inner nodes,), to fill with the axis that a node is cut across, and where.
+        root, levels: the node to begin with, and how many levels to cut.
     """
-    first[0, 0], first[0, 1] = 0, len(order)
-    keys = np.empty(len(order))
     low, high = np.empty(3), np.empty(3)
-    for node in range(len(axes)):
-        begin, end = first[node]
-        low[:], high[:] = np.inf, -np.inf
-        for i in range(begin, end):
-            row = order[i]
-            for d in range(3):
-                low[d] = min(low[d], points[row, d])
-                high[d] = max(high[d], points[row, d])
-        axis = 0
-        for d in range(1, 3):
-            if high[d] - low[d] > high[axis] - low[axis]:
-                axis = d
-        for i in range(begin, end):
-            keys[i] = points[order[i], axis]
-        middle = (begin + end) // 2
-        _halve(keys, order, begin, end - 1, middle)
-        axes[node], cuts[node] = axis, keys[middle]
-        first[2 * node + 1, 0], first[2 * node + 1, 1] = begin, middle
-        first[2 * node + 2, 0], first[2 * node + 2, 1] = middle, end
+    for level in range(levels):
+        begins = (root + 1) * 2**level - 1
+        if begins >= len(axes):
+            return
+        for node in range(begins, begins + 2**level):
+            begin, end = first[node]
+            low[:], high[:] = np.inf, -np.inf
+            for i in range(begin, end):
+                for d in range(3):
+                    low[d] = min(low[d], points[i, d])
+                    high[d] = max(high[d], points[i, d])
+            axis = 0
+            for d in range(1, 3):
+                if high[d] - low[d] > high[axis] - low[axis]:
+                    axis = d
+            middle = (begin + end) // 2
+            _halve(points, order, axis, begin, end - 1, middle)
+            axes[node], cuts[node] = axis, points[middle, axis]
+            first[2 * node + 1, 0], first[2 * node + 1, 1] = begin, middle
+            first[2 * node + 2, 0], first[2 * node + 2, 1] = middle, end
 
 
 @jit
-def _halve(keys: Any, order: Any, left: Any, right: Any, middle: Any) -> None:
+def _halve(points: Any, order: Any, axis: Any, left: Any, right: Any, middle: Any) -> None:
     """Sort so far that what comes before `middle` is not above it, and what comes after not below (Hoare's find)."""
     while left < right:
-        a, b, c = keys[left], keys[(left + right) // 2], keys[right]
+        a, b, c = points[left, axis], points[(left + right) // 2, axis], points[right, axis]
         pivot = max(min(a, b), min(max(a, b), c))
         i, j = left, right
         while i <= j:
-            while keys[i] < pivot:
+            while points[i, axis] < pivot:
                 i += 1
-            while keys[j] > pivot:
+            while points[j, axis] > pivot:
                 j -= 1
             if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
+                for d in range(3):
+                    points[i, d], points[j, d] = points[j, d], points[i, d]
                 order[i], order[j] = order[j], order[i]
                 i += 1
                 j -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -72,11 +72,8 @@ class Levels:
             return self.coarse[0], Cloud(thin(self.source, _VOLUME, "sample", self.seed))
         if self._noisy:
             a, b = (smoothed(cloud) for cloud in self.middle)
-        elif len(self.target) + len(self.source) <= 2 * _MIDDLE:
-            return self.middle
-        else:
-            a, b = self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
-        return a, b
+            return a, b
+        return self._dense
 
     @property
     def judged(self) -> Cloud:
@@ -96,8 +93,15 @@ class Levels:
         return a, b
 
     @cached_property
+    def _dense(self) -> Pair:
+        if len(self.target) + len(self.source) <= 2 * _MIDDLE:
+            return self._even
+        return self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
+
+    @cached_property
     def _even(self) -> Pair:
-        return self._thinned(_MIDDLE, *self._whole, near=_NEAR)
+        few = len(self.target) + len(self.source) <= 2 * _MIDDLE
+        return self._thinned(_MIDDLE, *(self._whole if few else self._dense), near=_NEAR)
 
     @cached_property
     def _small(self) -> Pair:
@@ -138,14 +142,18 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     """Refine from coarse to fine; `refined`: the start was, on the middle level."""
     matrix = start
     if levels.surface and not refined:
-        matrix = approach(levels.quick, matrix, options, max_iterations=max_iterations)
+        # What a level has left to say in steps below its own error, the next one says better.
+        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=1.0)
+        matrix = near(levels.quick, matrix)
         if levels.fine is not levels.refined:
-            matrix = approach(levels.refined, matrix, options, max_iterations=max_iterations)
+            matrix = near(levels.refined, matrix)
     return refine(*levels.fine, matrix, options, max_iterations=max_iterations)
 
 
-def approach(pair: Pair, start: Floats, options: Options, *, max_iterations: int = 30) -> Floats:
+def approach(
+    pair: Pair, start: Floats, options: Options, *, max_iterations: int = 30, least_gain: float = 0.1
+) -> Floats:
     """Refine on a level that is not the last."""
     wide = options.beyond(2 * pair[0].spacing)
     rounds = min(30, max_iterations)
-    return refine(*pair, start, wide, max_iterations=rounds, tolerance=3e-4, least_gain=0.1).matrix
+    return refine(*pair, start, wide, max_iterations=rounds, tolerance=3e-4, least_gain=least_gain).matrix

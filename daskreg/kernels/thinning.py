@@ -21,7 +21,7 @@ _BETWEEN, _THIN, _THIN_OF_FEW, _FEW = 0.6, 0.6, 0.45, 600
 # Points at which that is looked at.
 LOOKED, _ASKED = 1400, 500
 # A cloud of so many times the points that are wanted is thinned in two steps while a size is sought.
-_MANY = 3
+_MANY = 8
 
 
 def thinned(cloud: Cloud, size: float, *, near: int = 0) -> Cloud:

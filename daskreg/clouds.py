@@ -22,7 +22,6 @@ from daskreg.kernels.icp_agreement import Agreement, agreement
 from daskreg.kernels.icp_global import Start, find
 from daskreg.kernels.icp_levels import Levels, descend
 from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
-from daskreg.kernels.points import Cloud
 from daskreg.points import as_points
 
 if TYPE_CHECKING:
@@ -191,8 +190,8 @@ def icp(
     options = Options(method, with_scale, max_distance, trim)
     start = _start(levels, init, options)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
-    whole, ends = Cloud(fixed, where), apply(found.matrix, levels.judged.points)
-    evidence = judge(whole, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
+    ends = apply(found.matrix, levels.judged.points)
+    evidence = judge(levels.measured, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
     match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(

@@ -235,7 +235,7 @@ def refine(
     *,
     max_iterations: int = 50,
     tolerance: float = 1e-5,
-    least_gain: float = 0.01,
+    least_gain: float = 0.1,
 ) -> Matched:
     """Iterate from `start` (D+1, D+1) until points move less than `tolerance` of the extent.
 

@@ -42,7 +42,7 @@ class Levels:
 
     @cached_property
     def surface(self) -> bool:
-        return all(looks_flat(cloud) for cloud in self._small)
+        return all(spread(pool_threads(), looks_flat, self._small))
 
     @cached_property
     def coarse(self) -> Pair:
@@ -73,7 +73,14 @@ class Levels:
         if self._noisy:
             a, b = (smoothed(cloud) for cloud in self.middle)
             return a, b
-        return self._dense
+        few = len(self.target) + len(self.source) <= 2 * _MIDDLE
+        return self.middle if few else self._dense
+
+    @cached_property
+    def measured(self) -> Cloud:
+        """The whole target."""
+        whole = self._whole[0] if self.surface else self.coarse[0]
+        return whole if len(whole) == len(self.target) else Cloud(self.target, self.device)
 
     @property
     def judged(self) -> Cloud:
@@ -87,21 +94,22 @@ class Levels:
     @cached_property
     def _whole(self) -> Pair:
         """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
-        a, b = spread(
-            pool_threads(), lambda points: Cloud(core(points, reach=_REACH), self.device), (self.target, self.source)
-        )
+
+        def inner(points: Floats) -> Cloud:
+            inside = core(points, reach=_REACH)
+            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > _MIDDLE else 0)
+            return cloud.in_order() if len(cloud) <= _FINE else cloud
+
+        a, b = spread(pool_threads(), inner, (self.target, self.source))
         return a, b
 
     @cached_property
     def _dense(self) -> Pair:
-        if len(self.target) + len(self.source) <= 2 * _MIDDLE:
-            return self._even
         return self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
 
     @cached_property
     def _even(self) -> Pair:
-        few = len(self.target) + len(self.source) <= 2 * _MIDDLE
-        return self._thinned(_MIDDLE, *(self._whole if few else self._dense), near=_NEAR)
+        return self._thinned(_MIDDLE, *self._dense, near=_NEAR)
 
     @cached_property
     def _small(self) -> Pair:

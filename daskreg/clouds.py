@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from daskreg.kernels.icp_agreement import Agreement, agreement
 from daskreg.kernels.icp_global import Start, find
 from daskreg.kernels.icp_levels import Levels, descend
 from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
+from daskreg.kernels.threads import ahead
 from daskreg.points import as_points
 
 if TYPE_CHECKING:
@@ -191,12 +193,12 @@ def icp(
     start = _start(levels, init, options)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
     ends = apply(found.matrix, levels.judged.points)
+    match = ahead(partial(agreement, *levels.middle, found.matrix)) if levels.surface else None
     evidence = judge(levels.measured, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
-    match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
         target_from_source=Affine(found.matrix),
-        status=_status(found, evidence, match, start),
+        status=_status(found, evidence, match() if match and evidence.surface else None, start),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.kernels.icp_numba import PLANE, PLANES, pair_sums
+from daskreg.kernels.icp_numba import PLANE, PLANES, biweight, pair_sums
 from daskreg.kernels.points import Cloud, Floats, Follower, Ints
 from daskreg.kernels.points_numba import bounds
 from daskreg.kernels.threads import pool_threads, spread
@@ -181,12 +181,12 @@ def gauss_newton_step(kind: int, pairs: Pairs, *, with_scale: bool = False) -> t
 
 def robust_weights(residuals: Floats, floor: float, limit: float = np.inf) -> Floats:
     """Tukey's biweight of absolute residuals, with a scale from their median, capped at `limit`."""
-    within = residuals[residuals <= limit]
-    if not len(within):
-        return np.zeros_like(residuals)
-    reach = min(max(_TUKEY * _SIGMA_FROM_MEDIAN * float(np.median(within)), floor), 1e150)
-    inside = residuals <= min(reach, limit)
-    return np.asarray(np.where(inside, (1 - np.minimum(residuals / reach, 1.0) ** 2) ** 2, 0.0))
+    within = residuals if limit == np.inf else residuals[residuals <= limit]
+    weights = np.zeros_like(residuals)
+    if len(within):
+        reach = min(max(_TUKEY * _SIGMA_FROM_MEDIAN * float(np.median(within)), floor), 1e150)
+        biweight(residuals, reach, limit, weights)
+    return weights
 
 
 def kept_after(trim: float, count: int, ndim: int) -> int:

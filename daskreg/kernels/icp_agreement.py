@@ -93,6 +93,8 @@ def _roughness(cloud: Cloud) -> float:
 def rims(cloud: Cloud, rows: Ints) -> Floats:
     """How far to one side the neighbours of points lie, along the surface, in their radii."""
     distances, indices = (part[rows, :_AROUND] for part in cloud.around)
+    if distances.shape[1] < min(_AROUND, len(cloud)):
+        distances, indices = cloud.tree.query(cloud.points[rows], min(_AROUND, len(cloud)))
     middle, normals = cloud.points[indices].mean(axis=1) - cloud.points[rows], cloud.normals[rows]
     along = middle - np.einsum("ij,ij->i", middle, normals)[:, None] * normals
     return np.asarray(lengths(along) / np.maximum(distances[:, -1], 1e-300))

@@ -11,13 +11,15 @@ from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
 from daskreg.kernels.points import Cloud, Floats, core
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
-from daskreg.kernels.threads import pool_threads, spread
+from daskreg.kernels.threads import ahead, pool_threads, spread
 
 Pair = tuple[Cloud, Cloud]
 
 # Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
 _MIDDLE, _FINE = 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
+# So many points of a surface are worth no level between.
+_ALL = 12_000
 # Points further out, in median distances from the middle, are strays.
 _REACH = 20.0
 # Noise above this many spacings hides what finer sampling would show.
@@ -73,8 +75,7 @@ class Levels:
         if self._noisy:
             a, b = (smoothed(cloud) for cloud in self.middle)
             return a, b
-        few = len(self.target) + len(self.source) <= 2 * _MIDDLE
-        return self.middle if few else self._dense
+        return self._dense
 
     @cached_property
     def measured(self) -> Cloud:
@@ -97,7 +98,7 @@ class Levels:
 
         def inner(points: Floats) -> Cloud:
             inside = core(points, reach=_REACH)
-            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > _MIDDLE else 0)
+            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > _ALL else 0)
             return cloud.in_order() if len(cloud) <= _FINE else cloud
 
         a, b = spread(pool_threads(), inner, (self.target, self.source))
@@ -109,7 +110,8 @@ class Levels:
 
     @cached_property
     def _even(self) -> Pair:
-        return self._thinned(_MIDDLE, *self._dense, near=_NEAR)
+        few = max(map(len, self._dense)) <= _ALL
+        return self._dense if few else self._thinned(_MIDDLE, *self._dense, near=_NEAR)
 
     @cached_property
     def _small(self) -> Pair:
@@ -150,12 +152,19 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     """Refine from coarse to fine; `refined`: the start was, on the middle level."""
     matrix = start
     if levels.surface and not refined:
+        # Meanwhile the next level's planes are found, which takes longer than coarse levels do.
+        shapes = [ahead(partial(getattr, cloud, "shapes")) for cloud in levels.fine]
         # What a level has left to say in steps below its own error, the next one says better.
         near = partial(approach, options=options, max_iterations=max_iterations, least_gain=1.0)
         matrix = near(levels.quick, matrix)
         if levels.fine is not levels.refined:
             matrix = near(levels.refined, matrix)
-    return refine(*levels.fine, matrix, options, max_iterations=max_iterations)
+        for found in shapes:
+            found()
+    tree = ahead(partial(getattr, levels.measured, "tree"))
+    matched = refine(*levels.fine, matrix, options, max_iterations=max_iterations)
+    tree()
+    return matched
 
 
 def approach(

@@ -153,7 +153,7 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
     m[:ndim] = turned
 
 
-@jit(fastmath=_SUMS)
+@jit(fastmath=_SUMS, error_model="numpy")
 def pair_sums(
     kind: Any,
     ends: Any,
@@ -238,7 +238,16 @@ def pair_sums(
     return _in_parameters(second, first, generators, ndim, cost)
 
 
-@jit(fastmath=_SUMS)
+@jit(error_model="numpy")
+def biweight(residuals: Any, reach: Any, limit: Any, weights: Any) -> None:
+    """Fill Tukey's weights (N,) of residuals: zero from `reach` on, and beyond the limit."""
+    for i in range(len(residuals)):
+        share = residuals[i] / reach
+        left = 1 - share * share
+        weights[i] = left * left if share <= 1 and residuals[i] <= limit else 0.0
+
+
+@jit(fastmath=_SUMS, error_model="numpy")
 def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
     """Add the products of rows of a and b, of the first `count` columns, to `sums` (rows, rows)."""
     for k in range(sums.shape[0]):

@@ -20,12 +20,10 @@ from daskreg.kernels.tree import Tree
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Neighbours of a point that tell where it lies in its cloud.
-_AROUND = 20
 # Nearest points that are remembered where points are followed.
 _FOLLOWED = 4
-# Points that tell the radius of a cloud.
-_SOME = 10_000
+# Points that tell the middle of a cloud, and its radius.
+_SOME, _FEW = 10_000, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +80,8 @@ class Cloud:
 
     @cached_property
     def around(self) -> tuple[Floats, Ints]:
-        """Distances and rows of the nearest points of each, itself first."""
-        return self.tree.query_own(min(self.near or _AROUND, len(self)))
+        """Distances and rows of the points that make the local shape of each, itself first."""
+        return self.tree.query_own(min(self.near or neighbourhood(self.ndim), len(self)))
 
     @cached_property
     def spacing(self) -> float:
@@ -114,7 +112,7 @@ class Cloud:
     @cached_property
     def planes(self) -> Planes:
         """Through the neighbourhood of each point, of all that its points stand for."""
-        return planes_of(self, self.around[1][:, : self.near or neighbourhood(self.ndim)])
+        return planes_of(self, self.around[1])
 
     def part(self, count: int) -> Cloud:
         """About `count` of the points, evenly from among the rows, with their normals."""
@@ -212,7 +210,7 @@ def core(points: Floats, *, reach: float = 8.0) -> Floats:
 
 def radius(points: Floats) -> float:
     """Root mean square distance from the centroid, of the core: one stray point must not tell."""
-    return float(np.sqrt(np.sum(np.var(core(points[:: max(1, len(points) // _SOME)]), axis=0))))
+    return float(np.sqrt(np.sum(np.var(core(points[:: max(1, len(points) // _FEW)]), axis=0))))
 
 
 def neighbourhood(ndim: int) -> int:

@@ -17,10 +17,11 @@ from daskreg.kernels.sample_numba import jit
 # Sums may be made in any order, so that they go in full vectors.
 _FAST = {"reassoc", "contract", "nsz"}
 # Matrices that are diagonalised side by side.
-_LANES = 32
+_LANES = 64
 _TINY = 1e-300
 
-@jit(fastmath=_FAST)
+
+@jit(fastmath=_FAST, error_model="numpy")
 def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any, vectors: Any, means: Any) -> None:
     """Variances (N, D), ascending, axes (N, D, D; columns) and means (N, D) of the points in each row of `indices`.
 
@@ -110,22 +111,22 @@ def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
                         _turn(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
 
 
-@jit
+@jit(fastmath=_FAST, error_model="numpy")
 def _is_diagonal(c: Any) -> Any:
     """Whether all matrices (D, D, lanes) are."""
     ndim, lanes = c.shape[1:]
+    left = 0
     for n in range(lanes):
-        off, size = 0.0, 0.0
+        size = off = 0.0
         for i in range(ndim):
-            size += c[i, i, n] ** 2
+            size += c[i, i, n] * c[i, i, n]
             for j in range(i + 1, ndim):
-                off += c[i, j, n] ** 2
-        if off > 1e-30 * size:
-            return False
-    return True
+                off += c[i, j, n] * c[i, j, n]
+        left += off > 1e-30 * size
+    return left == 0
 
 
-@jit(fastmath=_FAST)
+@jit(fastmath=_FAST, error_model="numpy")
 def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
     """Fill the cosines and sines (lanes,) that make `between` zero, and turn the two variances by them."""
     for n in range(len(cosines)):
@@ -139,7 +140,7 @@ def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> 
         between[n] = 0.0
 
 
-@jit(fastmath=_FAST)
+@jit(fastmath=_FAST, error_model="numpy")
 def _turn(a: Any, b: Any, cosines: Any, sines: Any) -> None:
     for n in range(len(cosines)):
         p, q = a[n], b[n]
@@ -165,7 +166,7 @@ def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
     ndim = points.shape[1]
     low, high = np.empty(ndim), np.empty(ndim)
     bounds(points, low, high)
-    bits = 4
+    short, bits = 1 / size, 4
     while (1 << bits) < 2 * len(points):
         bits += 1
     mask = (1 << bits) - 1
@@ -176,7 +177,7 @@ def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
     for i in range(len(points)):
         key = np.uint64(0)
         for d in range(ndim):
-            cell[d] = np.int64(np.floor((points[i, d] - low[d]) / size))
+            cell[d] = np.int64((points[i, d] - low[d]) * short)
             key = (key ^ np.uint64(cell[d])) * np.uint64(0x9E3779B97F4A7C15)
             key ^= key >> np.uint64(29)
         slot = np.int64(key & np.uint64(mask))

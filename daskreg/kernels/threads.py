@@ -45,6 +45,12 @@ def spread(threads: int, function: Callable[[T], R], parts: Iterable[T]) -> list
     return list(_pool(threads).map(function, parts))
 
 
+def ahead(function: Callable[[], R]) -> Callable[[], R]:
+    """Begin `function` in a thread of the pool, if this one is not the only one; what is returned gives its result."""
+    threads = pool_threads()
+    return _pool(threads).submit(function).result if threads > 1 else function
+
+
 def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL) -> None:
     """Call `function(first, stop)` with shares of `count` parts, at once where so many voxels in all pay."""
     threads = min(pool_threads(), count) if voxels >= _SMALL else 1

@@ -28,27 +28,32 @@ def grow(points: Any, order: Any, first: Any, axes: Any, cuts: Any, root: Any, l
         axes, cuts: (inner nodes,), to fill with the axis that a node is cut across, and where.
         root, levels: the node to begin with, and how many levels to cut.
     """
-    low, high = np.empty(3), np.empty(3)
     for level in range(levels):
         begins = (root + 1) * 2**level - 1
         if begins >= len(axes):
             return
         for node in range(begins, begins + 2**level):
             begin, end = first[node]
-            low[:], high[:] = np.inf, -np.inf
-            for i in range(begin, end):
-                for d in range(3):
-                    low[d] = min(low[d], points[i, d])
-                    high[d] = max(high[d], points[i, d])
-            axis = 0
-            for d in range(1, 3):
-                if high[d] - low[d] > high[axis] - low[axis]:
-                    axis = d
+            axis = _widest(points, begin, end)
             middle = (begin + end) // 2
             _halve(points, order, axis, begin, end - 1, middle)
             axes[node], cuts[node] = axis, points[middle, axis]
             first[2 * node + 1, 0], first[2 * node + 1, 1] = begin, middle
             first[2 * node + 2, 0], first[2 * node + 2, 1] = middle, end
+
+
+@jit
+def _widest(points: Any, begin: Any, end: Any) -> Any:
+    """The axis along which the points reach furthest."""
+    x0 = y0 = z0 = np.inf
+    x1 = y1 = z1 = -np.inf
+    for i in range(begin, end):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        # Comparisons as processors make them: min and max also look for NaN.
+        x0, y0, z0 = x if x < x0 else x0, y if y < y0 else y0, z if z < z0 else z0
+        x1, y1, z1 = x if x > x1 else x1, y if y > y1 else y1, z if z > z1 else z1
+    width = max(x1 - x0, y1 - y0, z1 - z0)
+    return 0 if x1 - x0 == width else 1 if y1 - y0 == width else 2
 
 
 @jit

@@ -185,24 +185,27 @@ def icp(
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
     where = "cpu" if device == "auto" else resolve(device)
-    levels = Levels(fixed, moving, where, seed, alike=not with_scale)
+    # Far from the origin, as maps are, a turn about it moves everything, and digits are lost.
+    frames = Frames.of(fixed, moving)
+    local = frames.target_from_source(np.eye(fixed.shape[1] + 1))
+    levels = Levels(fixed - frames.target, moving - frames.source, local, where, seed, alike=not with_scale)
     if method == "auto":
         method = "generalized" if levels.surface else "point_to_point"
     options = Options(method, with_scale, max_distance, trim)
-    start = _start(levels, init, options)
+    start = _start(levels, init, options, frames)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
-    whole, ends = Cloud(fixed, where), apply(found.matrix, levels.judged.points)
+    whole, ends = Cloud(levels.target, where), apply(found.matrix, levels.judged.points)
     evidence = judge(whole, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
     match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
-        target_from_source=Affine(found.matrix),
+        target_from_source=Affine(frames.world(found.matrix)),
         status=_status(found, evidence, match, start),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,
         covariance_names=names,
-        rivals=tuple(Affine(m) for m in start.rivals),
+        rivals=tuple(Affine(frames.world(m)) for m in start.rivals),
         free=tuple(_in_words(direction, names) for direction in evidence.free),
         method=method,
         iterations=found.iterations,
@@ -227,11 +230,38 @@ def _check_options(
         raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
 
 
-def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options) -> Start:
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Where the clouds are: (D,) middles that become their origins."""
+
+    target: Floats
+    source: Floats
+
+    @classmethod
+    def of(cls, target: Floats, source: Floats) -> Frames:
+        middles = (np.median(points[:: max(1, len(points) // 10_000)], axis=0) for points in (target, source))
+        return cls(*middles)
+
+    def target_from_source(self, world: Floats) -> Floats:
+        """What a motion (D+1, D+1) is between the origins."""
+        local = world.copy()
+        local[:-1, -1] = apply(world, self.source[None])[0] - self.target
+        return local
+
+    def world(self, local: Floats) -> Floats:
+        world = local.copy()
+        world[:-1, -1] += self.target - local[:-1, :-1] @ self.source
+        return world
+
+
+def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, frames: Frames) -> Start:
     ndim = levels.target.shape[1]
     if isinstance(init, str) and init != "identity":
         return find(levels, options, near=init == "auto")
-    matrix = np.eye(ndim + 1) if isinstance(init, str) else as_affine(init, ndim, "init").matrix
+    if isinstance(init, str):
+        matrix = levels.unmoved
+    else:
+        matrix = frames.target_from_source(as_affine(init, ndim, "init").matrix)
     return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 

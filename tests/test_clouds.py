@@ -295,6 +295,42 @@ def surface(count: int, seed: int, *, overlap: float = 1.0, side: int = 1) -> Fl
     return points[height <= np.quantile(height, 1 / (2 - overlap))]
 
 
+@pytest.mark.parametrize("cloud", ["surface", "volume"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_far_from_the_origin(cloud: str, apart: bool) -> None:
+    """As the coordinates of maps are."""
+    away, rotation = np.array([5e6, 4e5, 0.0]), about(np.array([1.0, 2, 3]), 140)
+    target, source = (
+        (surface(3000, 0), surface(2500, 1))
+        if cloud == "surface"
+        else ((points := rng().random((600, 3))), rng(2).permutation(points + 0.003 * rng(1).normal(size=points.shape)))
+    )
+    source = source @ rotation + (0 if apart else away)
+    fit = dr.icp(target + away, source, init="global")
+    assert fit.ok, fit
+    assert degrees(fit.rotation, rotation) < 0.4
+    near = dr.icp(target + away, fit.target_from_source(source), init="identity")
+    assert near.ok
+    np.testing.assert_allclose(near.rotation, np.eye(3), atol=2e-3)
+    assert degrees(dr.icp(target + away, source, init=fit).rotation, rotation) < 0.4
+
+
+def test_a_wire_of_which_no_start_meets_the_other() -> None:
+    def helix(seed: int) -> Floats:
+        turn = 6 * np.pi * rng(seed).random(3000)
+        return np.c_[np.cos(turn), np.sin(turn), turn / 8] + 0.003 * rng(seed + 50).normal(size=(3000, 3))
+
+    fit = dr.icp(helix(0), helix(1) @ about(np.array([1.0, 2, 3]), 65))
+    assert fit.status is CloudStatus.UNDETERMINED
+
+
+def test_pairs_that_swap_for_ever_have_settled() -> None:
+    rotation = about(np.array([1.0, 2, 3]), 5)
+    for seed in range(40):
+        fit = dr.icp(surface(300, seed), surface(300, seed + 500) @ rotation, init="identity")
+        assert fit.status is not CloudStatus.UNSETTLED
+
+
 @pytest.mark.parametrize("angle", [15, 90, 180])
 def test_surfaces_that_overlap_in_part_from_any_start(angle: float) -> None:
     rotation = about(rng(angle).normal(size=3), angle)

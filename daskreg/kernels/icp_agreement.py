@@ -46,6 +46,8 @@ class Agreement:
     @property
     def score(self) -> float:
         """About the share of inliers where all is well."""
+        if not np.isfinite(self.strain):  # one has nothing near the other
+            return -_COST
         return self.inliers * (1.5 - 0.5 * max(self.strain, 0.9) ** 2) - _COST * self.conflicts
 
     def within(self, *, strain: float, conflicts: float) -> bool:

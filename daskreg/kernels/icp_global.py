@@ -65,7 +65,7 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
     starts = np.zeros((0, target.ndim + 1, target.ndim + 1))
     if near:
         shift = centre(target.points) - scale * centre(source.points)
-        starts = np.stack([np.eye(target.ndim + 1), homogeneous(scale * np.eye(target.ndim), shift)])
+        starts = np.stack([levels.unmoved, homogeneous(scale * np.eye(target.ndim), shift)])
     if not levels.surface:
         return _of_volumes(levels, options, starts, scale)
     middle = levels.middle
@@ -121,12 +121,12 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     order = np.argsort(-scores, kind="stable")
     first = approach(levels.refined, tried[order[0]], options, max_iterations=15)
     hope = _HOPE_OF_RIVALS if agreement(*middle, first).within(**_FITS) else _HOPE
-    hopeful = tried[order[: np.count_nonzero(scores > scores.max() - hope)]]
+    hopeful = tried[order[: np.count_nonzero(scores >= scores.max() - hope)]]
     others = distinct(hopeful, target.radius, angle=4.0, shift=0.04)[1:_CONTENDERS]
     best = np.stack([first, *(approach(levels.refined, m, options, max_iterations=15) for m in others)])
     scores = np.array([agreement(*middle, m).score for m in best])
     good = best[scores >= scores.max() - (1 - _CLEARLY["score"]) * abs(scores.max())]
-    return replace(_smallest(good, tried[: len(starts)], source, target.radius), refined=True)
+    return replace(_smallest(good, tried[: len(starts)], levels), refined=True)
 
 
 def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) -> Start:
@@ -141,12 +141,14 @@ def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) 
     scores = np.array([np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
     good = matrices[scores * _CLEARLY["distance"] <= scores.min() + 1e-9 * target.radius]
-    return _smallest(good, matrices[: len(starts)], source, target.radius)
+    return _smallest(good, matrices[: len(starts)], levels)
 
 
-def _smallest(good: Floats, near: Floats, source: Cloud, extent: float) -> Start:
+def _smallest(good: Floats, near: Floats, levels: Levels) -> Start:
     """The smallest motion among the good ones, and the others that differ."""
-    moved = [float(np.mean((apply(m, source.points) - source.points) ** 2)) for m in good]
+    target, source = levels.coarse
+    extent, still = target.radius, apply(levels.unmoved, source.points)
+    moved = [float(np.mean((apply(m, source.points) - still) ** 2)) for m in good]
     first = int(np.argmin(moved))
     ordered = np.concatenate([good[first : first + 1], np.delete(good, first, axis=0)])
     differ = distinct(ordered, extent)

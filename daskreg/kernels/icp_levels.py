@@ -36,6 +36,7 @@ class Levels:
 
     target: Floats
     source: Floats
+    unmoved: Floats  # (D+1, D+1) that is no motion: each has an origin of its own
     device: str = "cpu"
     seed: int = 0
     alike: bool = True  # in scale, so that one size of voxels does for both

@@ -36,6 +36,10 @@ def as_points(value: ArrayLike, name: str) -> Floats:
     array: Any = value
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+    if hasattr(array, "map_blocks") and hasattr(array, "variable"):  # xarray's, which may hold Dask's
+        array = array.data
+    if isinstance(array, np.ma.MaskedArray) and array.dtype.kind in "fiub":
+        array = np.ma.filled(array.astype(np.float64), np.nan)
     if not hasattr(array, "map_blocks"):
         array = np.asarray(array)
     if array.dtype.kind not in "fiub":

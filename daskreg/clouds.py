@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,9 +19,9 @@ from daskreg.fits import Fit
 from daskreg.geometry import Affine, as_affine
 from daskreg.kernels.icp import Matched, Options, apply, parameter_names
 from daskreg.kernels.icp_agreement import Agreement, agreement
-from daskreg.kernels.icp_global import Start, find
+from daskreg.kernels.icp_global import PARTNERS, Start, find
 from daskreg.kernels.icp_levels import Levels, descend
-from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
+from daskreg.kernels.icp_verdict import Evidence, by_chance, judge
 from daskreg.kernels.points import Cloud
 from daskreg.points import as_points
 
@@ -74,7 +74,8 @@ class CloudFit(Fit):
         status: how it ended; `ok` is whether to trust it.
         rmse: root mean square distance of the inliers to their nearest target points.
         fitness: share of the source points that are inliers: within `max_distance`, or,
-            where none was given, within five times the lower quartile of all distances.
+            where none was given, within what the search found partners to be within, or within
+            five times the lower quartile of all distances.
         covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
             inliers, shifts, and the logarithm of the scale if it was asked for.
         rivals: other poses that fit about as well, where poses were searched for: those that
@@ -193,9 +194,18 @@ def icp(
         method = "generalized" if levels.surface else "point_to_point"
     options = Options(method, with_scale, max_distance, trim)
     start = _start(levels, init, options, frames)
+    if start.limit is not None:
+        options = replace(options, max_distance=start.limit)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
     whole, ends = Cloud(levels.target, where), apply(found.matrix, levels.judged.points)
-    evidence = judge(whole, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
+    evidence = judge(
+        whole,
+        ends,
+        surface=levels.surface,
+        pointwise=method == "point_to_point",
+        max_distance=options.max_distance,
+        with_scale=with_scale,
+    )
     match = agreement(*levels.middle, found.matrix) if evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
@@ -266,14 +276,16 @@ def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, fra
 
 
 def _status(found: Matched, evidence: Evidence, match: Agreement | None, start: Start) -> CloudStatus:
-    if evidence.fitness < _LEAST_FITNESS or not np.isfinite(evidence.rmse):
+    least = _LEAST_FITNESS if start.limit is None else PARTNERS  # more than chance brings together
+    if evidence.fitness < least or not np.isfinite(evidence.rmse):
         return CloudStatus.LOW_OVERLAP
-    if len(evidence.free):
-        return CloudStatus.UNDETERMINED
-    if not evidence.surface and evidence.rmse > CHANCE * evidence.spacing:
-        return CloudStatus.CHANCE
+    # Of surfaces that do not belong together, the free motions mean nothing.
     if match is not None and not match.within(**_SNUG):
         return CloudStatus.MISFIT
+    if len(evidence.free):
+        return CloudStatus.UNDETERMINED
+    if not evidence.surface and evidence.rmse > by_chance(evidence.pairs) * evidence.spacing:
+        return CloudStatus.CHANCE
     if len(start.rivals) and not start.near:
         return CloudStatus.AMBIGUOUS
     return CloudStatus.CONVERGED if found.settled else CloudStatus.UNSETTLED

@@ -168,6 +168,50 @@ def test_what_the_shape_leaves_free_is_said(name: str, init: str) -> None:
         fit.raise_if_failed()
 
 
+def turning(name: str, count: int, seed: int) -> Floats:
+    """Points of a body of revolution, with noise that hides what small neighbourhoods show."""
+    u, v, w = rng(seed).random((3, count))
+    c, s = np.cos(2 * np.pi * u), np.sin(2 * np.pi * u)
+    if name == "cone":
+        points = np.c_[np.sqrt(v) * c, np.sqrt(v) * s, 2 * np.sqrt(v)]
+    elif name == "can":
+        end = w < 0.2
+        points = np.c_[c, s, 4 * v] * np.where(end, np.sqrt(w / 0.2), 1)[:, None] ** [1, 1, 0]
+        points[end, 2] = np.where(v[end] > 0.5, 4, 0)
+    else:
+        points = sphere(count, seed) * ([1.0, 0.6, 0.6] if name == "spheroid" else 1.0)
+    return points + 0.02 * rng(seed + 50).normal(size=(count, 3))
+
+
+@pytest.mark.parametrize("name", ["cone", "can", "sphere", "spheroid"])
+@pytest.mark.parametrize("count", [1000, 3000, 20_000])
+@pytest.mark.parametrize("init", ["auto", "identity"])
+def test_noise_does_not_hold_what_turns(name: str, count: int, init: str) -> None:
+    rotation = about(np.array([1.0, 2, 3]), 5 if init == "identity" else 65)
+    fit = dr.icp(turning(name, count, 1), turning(name, count, 71) @ rotation, init=init)
+    assert fit.status is CloudStatus.UNDETERMINED
+
+
+@pytest.mark.parametrize("partners", [True, False])
+def test_the_covariance_of_surfaces(partners: bool) -> None:
+    rotation = about(np.array([1.0, 2, 3]), 4)
+    off, said = [], []
+    for seed in range(25):
+        if partners:
+            clean = surface(3000, 5)
+            target, source = clean, clean + 0.004 * rng(seed).normal(size=clean.shape)
+        else:
+            target, source = surface(2000, seed), surface(3000, seed + 100)
+        fit = dr.icp(target, source @ rotation, init="identity")
+        turn = Rotation.from_matrix(fit.rotation @ rotation.T).as_rotvec()
+        middle = target.mean(axis=0)
+        off.append([*turn, *(fit.target_from_source(middle[None] @ rotation)[0] - middle)])
+        said.append(np.diag(fit.covariance))
+    ratio = np.sqrt(np.mean(np.square(off), axis=0) / np.mean(said, axis=0))
+    assert (ratio > 0.5).all()
+    assert (ratio < 2.0).all(), ratio
+
+
 def test_clouds_that_have_nothing_to_do_with_each_other_are_no_success() -> None:
     fit = dr.icp(rng(0).random((800, 3)), rng(1).random((800, 3)))
     assert fit.status is CloudStatus.CHANCE

@@ -33,8 +33,10 @@ Floats = NDArray[np.float64]
 METHODS = ("auto", "point_to_point", "point_to_plane", "generalized")
 STARTS = ("auto", "identity", "global")
 _LEAST_FITNESS = 0.3
-# Beyond these the surfaces of a pose do not belong together.
+# Beyond these the surfaces of a pose do not belong together: of one that was given, and of one that was searched
+# for, of which the best of many wrong ones is snugger than a wrong one that was given.
 _SNUG = {"strain": 1.5, "conflicts": 0.12}
+_SNUG_OF_MANY = {"strain": 1.25, "conflicts": 0.06}
 
 
 class CloudStatus(Enum):
@@ -52,7 +54,7 @@ class CloudStatus(Enum):
     )
     MISFIT = (
         "the surfaces cross, or stick out where the other one goes on, as in a pose that only happens to be snug: "
-        "use init='global', or cut the clouds to what they share"
+        "use init='global', give a pose near enough, or cut the clouds to what they share"
     )
     AMBIGUOUS = (
         "another pose fits about as well (fit.rivals), and none was given to choose by: give an init, "
@@ -210,7 +212,7 @@ def icp(
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
         target_from_source=Affine(frames.world(found.matrix)),
-        status=_status(found, evidence, match, start),
+        status=_status(found, evidence, match, start, searched=isinstance(init, str) and init != "identity"),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,
@@ -275,7 +277,9 @@ def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, fra
     return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 
-def _status(found: Matched, evidence: Evidence, match: Agreement | None, start: Start) -> CloudStatus:
+def _status(
+    found: Matched, evidence: Evidence, match: Agreement | None, start: Start, *, searched: bool
+) -> CloudStatus:
     least = _LEAST_FITNESS if start.limit is None else PARTNERS  # more than chance brings together
     if evidence.fitness < least or not np.isfinite(evidence.rmse):
         return CloudStatus.LOW_OVERLAP
@@ -284,6 +288,8 @@ def _status(found: Matched, evidence: Evidence, match: Agreement | None, start: 
         return CloudStatus.MISFIT
     if len(evidence.free):
         return CloudStatus.UNDETERMINED
+    if searched and match is not None and not match.within(**_SNUG_OF_MANY):
+        return CloudStatus.MISFIT
     if not evidence.surface and evidence.rmse > by_chance(evidence.pairs) * evidence.spacing:
         return CloudStatus.CHANCE
     if len(start.rivals) and not start.near:

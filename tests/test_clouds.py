@@ -442,3 +442,20 @@ def test_surfaces_of_two_sizes(with_scale: bool) -> None:
     assert fit.ok, fit
     assert fit.scale == pytest.approx(1 / size, rel=0.01)
     assert degrees(fit.rotation, rotation) < 0.7
+
+
+@pytest.mark.parametrize("count", [600, 3000])
+@pytest.mark.parametrize("init", ["auto", "global"])
+def test_curves_that_are_sampled_at_random(count: int, init: str) -> None:
+    """Gaps along a curve are wide, and say nothing against a pose."""
+
+    def curve(seed: int) -> Floats:
+        turn = 2 * np.pi * rng(seed).random(count)
+        out = 1 + 0.25 * np.sin(2 * turn + 1) + 0.15 * np.cos(3 * turn) + 0.05 * np.sin(5 * turn)
+        return np.c_[np.cos(turn), np.sin(turn)] * out[:, None]
+
+    for seed in range(4):
+        rotation = about(np.array([0.0, 0, 1]), 40 + 70 * seed)[:2, :2]
+        fit = dr.icp(curve(seed), curve(seed + 50) @ rotation + 1, init=init)
+        assert fit.ok, fit
+        assert degrees(fit.rotation, rotation) < 0.5

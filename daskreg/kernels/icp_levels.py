@@ -10,6 +10,7 @@ import numpy as np
 from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
 from daskreg.kernels.points import Cloud, Floats, core
+from daskreg.kernels.strays import without_strays
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
 from daskreg.kernels.threads import pool_threads, spread
 
@@ -24,6 +25,8 @@ _REACH = 20.0
 _NOISY = 0.52
 # Neighbours that make the local shape there, and where noise is smoothed.
 _NEAR_FINE, _NEAR = 14, 20
+# Fewest points of a surface that is seen through a haze of strays.
+_CLEAR = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,16 @@ class Levels:
 
     @cached_property
     def surface(self) -> bool:
-        return all(looks_flat(cloud) for cloud in self._small)
+        flat = [looks_flat(cloud) for cloud in self._small]
+        if all(flat):
+            return True
+        target, source = (c.points if f else without_strays(c.points) for c, f in zip(self._whole, flat, strict=True))
+        clear = Levels(target, source, self.unmoved, self.device, self.seed, self.alike)
+        if min(len(clear.target), len(clear.source)) < _CLEAR or not all(looks_flat(c) for c in clear._small):
+            return False
+        for name in ("_whole", "_even", "_small"):  # surfaces in a haze
+            self.__dict__[name] = getattr(clear, name)
+        return True
 
     @cached_property
     def coarse(self) -> Pair:

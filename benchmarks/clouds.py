@@ -9,19 +9,19 @@
     python benchmarks/clouds.py large [--points 1000000]
     python benchmarks/clouds.py exact --data $DASKREG_DATA
 
-all: every part with what the documentation quotes. meshes: two samples of a mesh of unit radius, cut by parallel planes so that the named share of
-each has its counterpart in the other, with noise (a share of the radius) and a motion of 10 to
-180 degrees about a random axis; nobody is told where to start. near: the same within 10
-degrees, where the tools that need a start begin from identity. tutorial: a unit cube filled
-with points, rows shuffled. parts: boxes filled with points, of which the clouds share half, and a third of
-the source strangers, none told where to start. large: a million points, without peers. scans: two LiDAR frames, two scans of a car, beside the stated
-pose. The tools take turns on every case, and the first case is run twice, so that nothing is
-compiled in the measured time. CPU seconds are of all threads, and mean something on a busy
-machine too; "of first" is the ratio of the medians of time to that of the first tool.
-small_gicp runs with voxels of three sizes, as shares of the extent: which is right depends on the cloud.
-Success: within 5 degrees and 0.1 radii on meshes. Peers that are not installed are left out with
-a word; `make bench-clouds ARGS=...` installs them first, but for the libusb-1.0 of the system,
-which open3d needs.
+all: every part with what the documentation quotes. meshes: two samples of a mesh of unit radius,
+cut by parallel planes so that the named share of each has its counterpart in the other, with noise
+(a share of the radius) and a motion of 10 to 180 degrees about a random axis; nobody is told where
+to start. near: the same within 10 degrees, where the tools that need a start begin from identity.
+tutorial: a unit cube filled with points, rows shuffled. parts: boxes filled with points, of which
+the clouds share half, and a third of the source strangers, none told where to start. large: a
+million points, without peers. scans: two LiDAR frames, two scans of a car, beside the stated pose.
+The tools take turns on every case, and the first case is run twice, so that nothing is compiled in
+the measured time. CPU seconds are of all threads, and mean something on a busy machine too; "of
+first" is the ratio of the medians of time to that of the first tool. small_gicp runs with voxels of
+three sizes, as shares of the extent: which is right depends on the cloud. Success: within 5 degrees
+and 0.1 radii on meshes. Peers that are not installed are left out with a word; `make bench-clouds
+ARGS=...` installs them first, but for the libusb-1.0 of the system, which open3d needs.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.cluster.device import resolve
 from daskreg.errors import (
+    InvalidTransformError,
     OptionError,
     ShapeMismatchError,
 )
@@ -167,7 +168,8 @@ def icp(
             use the local shape; "auto": generalized where both clouds are locally surfaces
             (in 2D, curves), else point_to_point.
         init: "identity"; "global": every rotation is tried from aligned centroids; "auto":
-            both, and a motion further from identity must win clearly; an Affine (or a fit).
+            both, and a motion further from identity must win clearly; an Affine (or a fit), of
+            which the nearest rotation (with a scale, if that is fitted) is where it starts.
         max_distance: pairs further apart never count. None: the limit follows the pairs,
             and shrinks with their distances.
         trim: share of the source points without a partner, 0 to < 1; that many of the worst
@@ -181,6 +183,7 @@ def icp(
         ShapeMismatchError: not (N, D) points with the same D, 2 or 3.
         DegenerateImageError: fewer points than dimensions, or all at one place.
         OptionError: a keyword's value is not known.
+        InvalidTransformError: init mirrors the source, or is of other dimensions.
     """
     begun = time.perf_counter()
     fixed, moving = as_points(target, "target"), as_points(source, "source")
@@ -225,6 +228,17 @@ def icp(
         _target=fixed,
         _source=moving,
     )
+
+
+def similar(matrix: Floats, options: Options) -> Floats:
+    """The rotation, and the common scale if it is fitted, nearest to the linear part of a start."""
+    linear = matrix[:-1, :-1]
+    if not np.linalg.det(linear) > 0:
+        raise InvalidTransformError("init mirrors, or flattens, the source; a rotation is needed")
+    u, values, vt = np.linalg.svd(linear)
+    nearest = matrix.copy()
+    nearest[:-1, :-1] = u @ vt * (np.mean(values) if options.with_scale else 1.0)
+    return nearest
 
 
 def _check_options(
@@ -273,7 +287,7 @@ def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, fra
     if isinstance(init, str):
         matrix = levels.unmoved
     else:
-        matrix = frames.target_from_source(as_affine(init, ndim, "init").matrix)
+        matrix = similar(frames.target_from_source(as_affine(init, ndim, "init").matrix), options)
     return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 

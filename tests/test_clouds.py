@@ -111,6 +111,20 @@ def test_init_as_a_transform_or_another_fit_is_where_it_starts() -> None:
     assert lost.status is CloudStatus.CHANCE
 
 
+def test_a_start_that_is_no_rotation() -> None:
+    target, source = tutorial(0, np.eye(3))
+    near = np.eye(4)
+    near[:3, 3] = -0.5, 0.2, -0.1
+    near[:3, :3] = np.diag([1.1, 1.0, 1.05])
+    fit = dr.icp(target, source, init=near)
+    assert fit.ok
+    np.testing.assert_allclose(fit.rotation @ fit.rotation.T, np.eye(3), atol=1e-12)
+    assert fit.scale == pytest.approx(1.0, abs=1e-12)
+    assert 0.99 < dr.icp(target, source, init=near, with_scale=True).scale < 1.01
+    with pytest.raises(InvalidTransformError, match="mirrors"):
+        dr.icp(target, source, init=np.diag([1.0, 1, -1, 1]))
+
+
 def test_the_same_seed_gives_the_same_fit() -> None:
     target, source = tutorial(0, about(np.array([1.0, 0, 1]), 70))
     assert dr.icp(target, source, seed=4).target_from_source == dr.icp(target, source, seed=4).target_from_source
@@ -243,6 +257,8 @@ def test_rows_that_are_not_finite_are_dropped_with_a_warning() -> None:
         (np.eye(3), np.eye(2), ShapeMismatchError, "target is 3D and the source 2D"),
         (np.eye(4), np.eye(4), ShapeMismatchError, r"\(4, 4\)"),
         (np.arange(5.0), np.eye(2), ShapeMismatchError, r"\(5,\)"),
+        (np.eye(3) * 1e300, np.eye(3), DegenerateImageError, r"target reaches to 1e\+300"),
+        (np.eye(3), np.eye(3) * 1e-200, DegenerateImageError, "source reaches to 1e-200"),
         (np.eye(3) * 1j, np.eye(3), UnsupportedDTypeError, "complex"),
     ],
 )

@@ -78,8 +78,8 @@ bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr and in memo
 bench-register: .venv-bench/.installed ## registration beside SimpleITK, elastix, ANTs, StackReg and OpenCV
 	.venv-bench/bin/python benchmarks/register.py $(ARGS)
 
-bench-clouds: .venv-clouds/.installed ## point clouds beside open3d, small_gicp and probreg
-	.venv-clouds/bin/python benchmarks/clouds.py $(or $(ARGS),meshes)
+bench-clouds: .venv-clouds/.installed ## point clouds beside open3d, small_gicp and probreg (ARGS='all --quick')
+	.venv-clouds/bin/python benchmarks/clouds.py $(or $(ARGS),all)
 
 docs: $(VENV)/.docs-installed ## the pages as HTML, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs

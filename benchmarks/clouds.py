@@ -1,24 +1,27 @@
 """Point clouds side by side with open3d, small_gicp and probreg: success, error, time.
 
+    python benchmarks/clouds.py all [--quick] --data $DASKREG_DATA
     python benchmarks/clouds.py meshes [--points 10000] [--noise 0.01] [--overlap 0.7] [--starts 12]
     python benchmarks/clouds.py near [--points 100000]
     python benchmarks/clouds.py tutorial [--seeds 20] [--angle 180]
+    python benchmarks/clouds.py parts [--dimensions 2]
     python benchmarks/clouds.py scans --data $DASKREG_DATA
     python benchmarks/clouds.py large [--points 1000000]
     python benchmarks/clouds.py exact --data $DASKREG_DATA
 
-meshes: two samples of a mesh of unit radius, cut by parallel planes so that the named share of
-each has its counterpart in the other, with noise (a share of the radius) and a motion of 10 to
-180 degrees about a random axis; nobody is told where to start. near: the same within 10
-degrees, where the tools that need a start begin from identity. tutorial: a unit cube filled
-with points, rows shuffled. scans: two LiDAR frames, two scans of a car, beside the stated
-pose. The tools take turns on every case, and the first case is run twice, so that nothing is
-compiled in the measured time. CPU seconds are of all threads, and mean something on a busy
-machine too; "of first" is the ratio of the medians of time to that of the first tool.
-small_gicp runs with voxels of three sizes, as shares of the extent: which is right depends on the cloud.
-Success: within 5 degrees and 0.1 radii on meshes. Peers that are not installed are left out with
-a word; `make bench-clouds ARGS=...` installs them first, but for the libusb-1.0 of the system,
-which open3d needs.
+all: every part with what the documentation quotes. meshes: two samples of a mesh of unit radius,
+cut by parallel planes so that the named share of each has its counterpart in the other, with noise
+(a share of the radius) and a motion of 10 to 180 degrees about a random axis; nobody is told where
+to start. near: the same within 10 degrees, where the tools that need a start begin from identity.
+tutorial: a unit cube filled with points, rows shuffled. parts: boxes filled with points, of which
+the clouds share half, and a third of the source strangers, none told where to start. large: a
+million points, without peers. scans: two LiDAR frames, two scans of a car, beside the stated pose.
+The tools take turns on every case, and the first case is run twice, so that nothing is compiled in
+the measured time. CPU seconds are of all threads, and mean something on a busy machine too; "of
+first" is the ratio of the medians of time to that of the first tool. small_gicp runs with voxels of
+three sizes, as shares of the extent: which is right depends on the cloud. Success: within 5 degrees
+and 0.1 radii on meshes. Peers that are not installed are left out with a word; `make bench-clouds
+ARGS=...` installs them first, but for the libusb-1.0 of the system, which open3d needs.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ Tool = Callable[[Floats, Floats], Answer]
 
 @dataclass(frozen=True)
 class Case:
-    """Two clouds, and the motion (4, 4) that brings the source onto the target."""
+    """Two clouds, and the motion (D+1, D+1) that brings the source onto the target."""
 
     name: str
     target: Floats
@@ -60,9 +63,9 @@ class Case:
 
     def errors(self, found: Floats) -> tuple[float, float]:
         """Degrees, and the distance at the middle of the source."""
-        rotation = found[:3, :3] @ self.truth[:3, :3].T
+        chord = np.linalg.norm(found[:-1, :-1] - self.truth[:-1, :-1]) / np.sqrt(8)
         middle = np.append(self.source.mean(axis=0), 1.0)
-        turn = np.degrees(Rotation.from_matrix(rotation).magnitude()) if np.isfinite(rotation).all() else np.inf
+        turn = np.degrees(2 * np.arcsin(min(1.0, float(chord)))) if np.isfinite(chord) else np.inf
         return float(turn), float(np.linalg.norm((found - self.truth) @ middle))
 
 
@@ -125,6 +128,21 @@ def tutorial_case(seed: int, angle: float) -> Case:
     return Case(f"seed {seed}", target, rng.permutation(source), truth, angle, turn=0.2, shift=0.01)
 
 
+def part_case(seed: int, ndim: int, *, count: int = 1000, overlap: float = 0.75, strangers: float = 1 / 3) -> Case:
+    rng = np.random.default_rng(seed)
+    points = rng.random((round(count * (2 - overlap)), ndim)) * [1, 0.8, 0.5][:ndim]
+    points = points[np.argsort(points @ rng.normal(size=ndim))]
+    source = rng.permutation(points[-count:]) + 0.02 * count ** (-1 / ndim) * rng.normal(size=(count, ndim))
+    source[: round(strangers * count)] = 2 * rng.random((round(strangers * count), ndim)) - 0.5
+    truth = motion(float(rng.uniform(10, 180)), 0.3, rng)
+    if ndim == 2:
+        angle = rng.uniform(0, 2 * np.pi)
+        truth[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        truth = np.delete(np.delete(truth, 2, axis=0), 2, axis=1)
+    source = (source - truth[:-1, -1]) @ truth[:-1, :-1]
+    return Case(f"seed {seed}", points[:count], rng.permutation(source), truth, 0.0, turn=1.0, shift=0.02)
+
+
 def scan_cases(folder: str) -> Iterator[Case]:
     place = Path(folder) / "points/lidar/data"
     truth = np.loadtxt(place / "T_target_source.txt")
@@ -145,10 +163,13 @@ def exact(folder: str) -> None:
     }
     for name, paths in pairs.items():
         target, source = (np.loadtxt(path) for path in paths)
+        begun = time.perf_counter()
         fit = dr.icp(target, source)
+        seconds = time.perf_counter() - begun
         truth = np.eye(target.shape[1] + 1)
         truth[:-1, -1] = -1.0 if name == "bunny" else -2.0
-        print(f"{name}: {np.abs(fit.target_from_source.matrix - truth).max():.1e} off, {fit.status.name.lower()}")
+        off = np.abs(fit.target_from_source.matrix - truth).max()
+        print(f"{name}: {off:.1e} off, {fit.status.name.lower()}, {seconds:.2f} s")
 
 
 # Tools: each gives its motion, and whether it calls it a success
@@ -298,9 +319,73 @@ def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False)
         )
 
 
+def all_of(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """Every run whose figures the documentation quotes; `--quick` leaves most starts and the largest clouds out."""
+    starts, few = (args.starts, 5) if not args.quick else (4, 2)
+    sizes = (10_000, 100_000) if not args.quick else (10_000,)
+    near = [("airplane", 0.002), ("ant,fandisk", 0.01)] if not args.quick else [("airplane", 0.002)]
+    runs: list[dict[str, Any]] = [
+        {"what": "exact"},
+        {"what": "scans"},
+        *({"what": "tutorial", "angle": angle, "seeds": args.seeds if not args.quick else 4} for angle in (45, 180)),
+        *({"what": "parts", "dimensions": ndim, "seeds": args.seeds if not args.quick else 4} for ndim in (2, 3)),
+        *(
+            {"what": "near", "points": points, "meshes": meshes, "noise": noise, "starts": few}
+            for points in sizes
+            for meshes, noise in near
+        ),
+        *({"what": "meshes", "points": points, "starts": starts} for points in sizes),
+        {"what": "large", "points": 1_000_000 if not args.quick else 200_000, "meshes": "fandisk", "starts": 2},
+    ]
+    return [argparse.Namespace(**{**vars(args), **run}) for run in runs]
+
+
+def run(args: argparse.Namespace) -> None:
+    """One of the parts, with a line that says which and one that says how long it took."""
+    begun = time.perf_counter()
+    print(f"== {args.what}", flush=True)
+    cpus = {} if args.alone else installed(only_global=args.what == "meshes")
+    peers = {name: tool for name, tool in cpus.items() if args.peers in name}
+    if args.what in ("meshes", "near", "large"):
+        on_meshes(args, peers)
+    elif args.what == "tutorial":
+        cases = [tutorial_case(s, args.angle) for s in range(args.seeds)]
+        print(f"{len(cases)} seeds, {args.angle:.0f} deg")
+        measure({"daskreg": daskreg(init="global")} | peers, cases)
+    elif args.what == "parts":
+        cases = [part_case(s, args.dimensions) for s in range(args.seeds)]
+        print(f"{args.dimensions}D, {len(cases)} seeds, {len(cases[0].target)} points, half of them shared")
+        measure({"daskreg": daskreg(init="global")} | (peers if args.dimensions == 3 else {}), cases)
+    elif args.what == "exact":
+        exact(args.data)
+    else:
+        tools = {f"daskreg {init}": daskreg(init=init) for init in ("auto", "identity")}
+        for case in scan_cases(args.data):
+            measure(tools | peers, [case] * 3)
+    print(f"   {args.what}: {time.perf_counter() - begun:.0f} s in all", flush=True)
+
+
+def on_meshes(args: argparse.Namespace, peers: dict[str, Tool]) -> None:
+    angles = np.linspace(10, 180, args.starts) if args.what == "meshes" else np.linspace(2, 10, args.starts)
+    tools = {"daskreg": daskreg()}
+    if args.what == "near":
+        tools["daskreg identity"] = daskreg(init="identity")
+    if args.what == "large":
+        angles, peers = np.linspace(150, 170, args.starts), {}
+    points = args.points or (1_000_000 if args.what == "large" else 10_000)
+    knobs: dict[str, Any] = {"points": points, "noise": args.noise, "overlap": args.overlap}
+    for name in args.meshes.split(","):
+        cases = [mesh_case(name, args.data, a, seed=args.first + i, **knobs) for i, a in enumerate(angles)]
+        span = f"{angles[0]:.0f} to {angles[-1]:.0f} deg"
+        print(f"{name}: {points} points, {span}, overlap {args.overlap:.0%}, noise {args.noise:.1%}", flush=True)
+        measure(tools | peers, cases, verbose=args.verbose)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["meshes", "near", "tutorial", "scans", "large", "exact"])
+    parts = ["meshes", "near", "tutorial", "parts", "scans", "large", "exact"]
+    parser.add_argument("what", nargs="?", default="all", choices=["all", *parts])
+    parser.add_argument("--quick", action="store_true", help="with all: a few minutes in place of half an hour")
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--overlap", type=float, default=0.7)
@@ -309,36 +394,14 @@ def main() -> None:
     parser.add_argument("--meshes", default="airplane,ant,fandisk,suzanne")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--angle", type=float, default=180)
+    parser.add_argument("--dimensions", type=int, default=3, choices=[2, 3])
     parser.add_argument("--data", default=os.environ.get("DASKREG_DATA", ""))
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--peers", default="", help="only those with this in their name")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-
-    def mesh_cases(name: str, points: int, angles: Floats) -> list[Case]:
-        knobs: dict[str, Any] = {"points": args.points or points, "noise": args.noise, "overlap": args.overlap}
-        return [mesh_case(name, args.data, a, seed=args.first + i, **knobs) for i, a in enumerate(angles)]
-
-    peers = {} if args.alone else installed(only_global=args.what == "meshes")
-    peers = {name: tool for name, tool in peers.items() if args.peers in name}
-    if args.what in ("meshes", "near", "large"):
-        angles = np.linspace(10, 180, args.starts) if args.what == "meshes" else np.linspace(2, 10, args.starts)
-        tools = {"daskreg": daskreg()}
-        if args.what == "near":
-            tools["daskreg identity"] = daskreg(init="identity")
-        for name in args.meshes.split(","):
-            cases = mesh_cases(name, 1_000_000 if args.what == "large" else 10_000, angles)
-            span, overlap, noise = f"{angles[0]:.0f} to {angles[-1]:.0f} deg", args.overlap, args.noise
-            print(f"{name}: {len(cases[0].target)} points, {span}, overlap {overlap:.0%}, noise {noise:.1%}")
-            measure(tools | peers, cases, verbose=args.verbose)
-    elif args.what == "tutorial":
-        measure({"daskreg": daskreg()} | peers, [tutorial_case(s, args.angle) for s in range(args.seeds)])
-    elif args.what == "exact":
-        exact(args.data)
-    else:
-        tools = {f"daskreg {init}": daskreg(init=init) for init in ("auto", "identity")}
-        for case in scan_cases(args.data):
-            measure(tools | peers, [case] * 3)
+    for one in all_of(args) if args.what == "all" else [args]:
+        run(one)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.cluster.device import resolve
 from daskreg.errors import (
+    InvalidTransformError,
     OptionError,
     ShapeMismatchError,
 )
@@ -20,9 +21,9 @@ from daskreg.fits import Fit
 from daskreg.geometry import Affine, as_affine
 from daskreg.kernels.icp import Matched, Options, apply, parameter_names
 from daskreg.kernels.icp_agreement import Agreement, agreement
-from daskreg.kernels.icp_global import Start, find
+from daskreg.kernels.icp_global import PARTNERS, Start, find
 from daskreg.kernels.icp_levels import Levels, descend
-from daskreg.kernels.icp_verdict import CHANCE, Evidence, judge
+from daskreg.kernels.icp_verdict import Evidence, by_chance, judge
 from daskreg.kernels.threads import ahead
 from daskreg.points import as_points
 
@@ -34,8 +35,10 @@ Floats = NDArray[np.float64]
 METHODS = ("auto", "point_to_point", "point_to_plane", "generalized")
 STARTS = ("auto", "identity", "global")
 _LEAST_FITNESS = 0.3
-# Beyond these the surfaces of a pose do not belong together.
+# Beyond these the surfaces of a pose do not belong together: of one that was given, and of one that was searched
+# for, of which the best of many wrong ones is snugger than a wrong one that was given.
 _SNUG = {"strain": 1.5, "conflicts": 0.12}
+_SNUG_OF_MANY = {"strain": 1.25, "conflicts": 0.06}
 
 
 class CloudStatus(Enum):
@@ -53,7 +56,7 @@ class CloudStatus(Enum):
     )
     MISFIT = (
         "the surfaces cross, or stick out where the other one goes on, as in a pose that only happens to be snug: "
-        "use init='global', or cut the clouds to what they share"
+        "use init='global', give a pose near enough, or cut the clouds to what they share"
     )
     AMBIGUOUS = (
         "another pose fits about as well (fit.rivals), and none was given to choose by: give an init, "
@@ -75,7 +78,8 @@ class CloudFit(Fit):
         status: how it ended; `ok` is whether to trust it.
         rmse: root mean square distance of the inliers to their nearest target points.
         fitness: share of the source points that are inliers: within `max_distance`, or,
-            where none was given, within five times the lower quartile of all distances.
+            where none was given, within what the search found partners to be within, or within
+            five times the lower quartile of all distances.
         covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
             inliers, shifts, and the logarithm of the scale if it was asked for.
         rivals: other poses that fit about as well, where poses were searched for: those that
@@ -165,7 +169,8 @@ def icp(
             use the local shape; "auto": generalized where both clouds are locally surfaces
             (in 2D, curves), else point_to_point.
         init: "identity"; "global": every rotation is tried from aligned centroids; "auto":
-            both, and a motion further from identity must win clearly; an Affine (or a fit).
+            both, and a motion further from identity must win clearly; an Affine (or a fit), of
+            which the nearest rotation (with a scale, if that is fitted) is where it starts.
         max_distance: pairs further apart never count. None: the limit follows the pairs,
             and shrinks with their distances.
         trim: share of the source points without a partner, 0 to < 1; that many of the worst
@@ -179,6 +184,7 @@ def icp(
         ShapeMismatchError: not (N, D) points with the same D, 2 or 3.
         DegenerateImageError: fewer points than dimensions, or all at one place.
         OptionError: a keyword's value is not known.
+        InvalidTransformError: init mirrors the source, or is of other dimensions.
     """
     begun = time.perf_counter()
     fixed, moving = as_points(target, "target"), as_points(source, "source")
@@ -186,24 +192,37 @@ def icp(
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
     where = "cpu" if device == "auto" else resolve(device)
-    levels = Levels(fixed, moving, where, seed, alike=not with_scale)
+    # Far from the origin, as maps are, a turn about it moves everything, and digits are lost.
+    frames = Frames.of(fixed, moving)
+    local = frames.target_from_source(np.eye(fixed.shape[1] + 1))
+    levels = Levels(fixed - frames.target, moving - frames.source, local, where, seed, alike=not with_scale)
     if method == "auto":
         method = "generalized" if levels.surface else "point_to_point"
     options = Options(method, with_scale, max_distance, trim)
-    start = _start(levels, init, options)
+    start = _start(levels, init, options, frames)
+    if start.limit is not None:
+        options = replace(options, max_distance=start.limit)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
     ends = apply(found.matrix, levels.judged.points)
     match = ahead(partial(agreement, *levels.middle, found.matrix)) if levels.surface else None
-    evidence = judge(levels.measured, ends, surface=levels.surface, max_distance=max_distance, with_scale=with_scale)
+    evidence = judge(
+        levels.measured,
+        ends,
+        surface=levels.surface,
+        pointwise=method == "point_to_point",
+        max_distance=options.max_distance,
+        with_scale=with_scale,
+    )
+    agreed = match() if match and evidence.surface else None
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
-        target_from_source=Affine(found.matrix),
-        status=_status(found, evidence, match() if match and evidence.surface else None, start),
+        target_from_source=Affine(frames.world(found.matrix)),
+        status=_status(found, evidence, agreed, start, searched=isinstance(init, str) and init != "identity"),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,
         covariance_names=names,
-        rivals=tuple(Affine(m) for m in start.rivals),
+        rivals=tuple(Affine(frames.world(m)) for m in start.rivals),
         free=tuple(_in_words(direction, names) for direction in evidence.free),
         method=method,
         iterations=found.iterations,
@@ -211,6 +230,17 @@ def icp(
         _target=fixed,
         _source=moving,
     )
+
+
+def similar(matrix: Floats, options: Options) -> Floats:
+    """The rotation, and the common scale if it is fitted, nearest to the linear part of a start."""
+    linear = matrix[:-1, :-1]
+    if not np.linalg.det(linear) > 0:
+        raise InvalidTransformError("init mirrors, or flattens, the source; a rotation is needed")
+    u, values, vt = np.linalg.svd(linear)
+    nearest = matrix.copy()
+    nearest[:-1, :-1] = u @ vt * (np.mean(values) if options.with_scale else 1.0)
+    return nearest
 
 
 def _check_options(
@@ -228,23 +258,56 @@ def _check_options(
         raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
 
 
-def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options) -> Start:
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Where the clouds are: (D,) middles that become their origins."""
+
+    target: Floats
+    source: Floats
+
+    @classmethod
+    def of(cls, target: Floats, source: Floats) -> Frames:
+        middles = (np.median(points[:: max(1, len(points) // 10_000)], axis=0) for points in (target, source))
+        return cls(*middles)
+
+    def target_from_source(self, world: Floats) -> Floats:
+        """What a motion (D+1, D+1) is between the origins."""
+        local = world.copy()
+        local[:-1, -1] = apply(world, self.source[None])[0] - self.target
+        return local
+
+    def world(self, local: Floats) -> Floats:
+        world = local.copy()
+        world[:-1, -1] += self.target - local[:-1, :-1] @ self.source
+        return world
+
+
+def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, frames: Frames) -> Start:
     ndim = levels.target.shape[1]
     if isinstance(init, str) and init != "identity":
         return find(levels, options, near=init == "auto")
-    matrix = np.eye(ndim + 1) if isinstance(init, str) else as_affine(init, ndim, "init").matrix
+    if isinstance(init, str):
+        matrix = levels.unmoved
+    else:
+        matrix = similar(frames.target_from_source(as_affine(init, ndim, "init").matrix), options)
     return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 
-def _status(found: Matched, evidence: Evidence, match: Agreement | None, start: Start) -> CloudStatus:
-    if evidence.fitness < _LEAST_FITNESS or not np.isfinite(evidence.rmse):
+def _status(
+    found: Matched, evidence: Evidence, match: Agreement | None, start: Start, *, searched: bool
+) -> CloudStatus:
+    least = _LEAST_FITNESS if start.limit is None else PARTNERS  # more than chance brings together
+    if evidence.fitness < least or not np.isfinite(evidence.rmse):
         return CloudStatus.LOW_OVERLAP
-    if len(evidence.free):
-        return CloudStatus.UNDETERMINED
-    if not evidence.surface and evidence.rmse > CHANCE * evidence.spacing:
-        return CloudStatus.CHANCE
+    # Of surfaces that do not belong together, the free motions mean nothing.
     if match is not None and not match.within(**_SNUG):
         return CloudStatus.MISFIT
+    if len(evidence.free):
+        return CloudStatus.UNDETERMINED
+    if searched and match is not None and not match.within(**_SNUG_OF_MANY):
+        return CloudStatus.MISFIT
+    if not evidence.surface and evidence.rmse > by_chance(evidence.pairs) * evidence.spacing:
+        return CloudStatus.CHANCE
     if len(start.rivals) and not start.near:
         return CloudStatus.AMBIGUOUS
     return CloudStatus.CONVERGED if found.settled else CloudStatus.UNSETTLED

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 # Points of a Dask array that are kept: more are thinned by voxels.
 _KEPT = 500_000
+# Coordinates whose squares and cubes can be told from zero and infinity.
+_LEAST, _MOST = 1e-75, 1e75
 
 
 def as_points(value: ArrayLike, name: str) -> Floats:
@@ -36,6 +38,10 @@ def as_points(value: ArrayLike, name: str) -> Floats:
     array: Any = value
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+    if hasattr(array, "map_blocks") and hasattr(array, "variable"):  # xarray's, which may hold Dask's
+        array = array.data
+    if isinstance(array, np.ma.MaskedArray) and array.dtype.kind in "fiub":
+        array = np.ma.filled(array.astype(np.float64), np.nan)
     if not hasattr(array, "map_blocks"):
         array = np.asarray(array)
     if array.dtype.kind not in "fiub":
@@ -53,6 +59,8 @@ def as_points(value: ArrayLike, name: str) -> Floats:
         raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")
     if (points[0] == points[-1]).all() and not np.ptp(points, axis=0).any():
         raise DegenerateImageError(f"all points of the {name} are at one place, so nothing can be matched")
+    if not _LEAST < np.max(np.abs(points)) < _MOST:
+        raise DegenerateImageError(f"the {name} reaches to {np.max(np.abs(points)):.0e}: give it in another unit")
     return points
 
 

@@ -111,6 +111,20 @@ def test_init_as_a_transform_or_another_fit_is_where_it_starts() -> None:
     assert lost.status is CloudStatus.CHANCE
 
 
+def test_a_start_that_is_no_rotation() -> None:
+    target, source = tutorial(0, np.eye(3))
+    near = np.eye(4)
+    near[:3, 3] = -0.5, 0.2, -0.1
+    near[:3, :3] = np.diag([1.1, 1.0, 1.05])
+    fit = dr.icp(target, source, init=near)
+    assert fit.ok
+    np.testing.assert_allclose(fit.rotation @ fit.rotation.T, np.eye(3), atol=1e-12)
+    assert fit.scale == pytest.approx(1.0, abs=1e-12)
+    assert 0.99 < dr.icp(target, source, init=near, with_scale=True).scale < 1.01
+    with pytest.raises(InvalidTransformError, match="mirrors"):
+        dr.icp(target, source, init=np.diag([1.0, 1, -1, 1]))
+
+
 def test_the_same_seed_gives_the_same_fit() -> None:
     target, source = tutorial(0, about(np.array([1.0, 0, 1]), 70))
     assert dr.icp(target, source, seed=4).target_from_source == dr.icp(target, source, seed=4).target_from_source
@@ -168,6 +182,50 @@ def test_what_the_shape_leaves_free_is_said(name: str, init: str) -> None:
         fit.raise_if_failed()
 
 
+def turning(name: str, count: int, seed: int) -> Floats:
+    """Points of a body of revolution, with noise that hides what small neighbourhoods show."""
+    u, v, w = rng(seed).random((3, count))
+    c, s = np.cos(2 * np.pi * u), np.sin(2 * np.pi * u)
+    if name == "cone":
+        points = np.c_[np.sqrt(v) * c, np.sqrt(v) * s, 2 * np.sqrt(v)]
+    elif name == "can":
+        end = w < 0.2
+        points = np.c_[c, s, 4 * v] * np.where(end, np.sqrt(w / 0.2), 1)[:, None] ** [1, 1, 0]
+        points[end, 2] = np.where(v[end] > 0.5, 4, 0)
+    else:
+        points = sphere(count, seed) * ([1.0, 0.6, 0.6] if name == "spheroid" else 1.0)
+    return points + 0.02 * rng(seed + 50).normal(size=(count, 3))
+
+
+@pytest.mark.parametrize("name", ["cone", "can", "sphere", "spheroid"])
+@pytest.mark.parametrize("count", [1000, 3000, 20_000])
+@pytest.mark.parametrize("init", ["auto", "identity"])
+def test_noise_does_not_hold_what_turns(name: str, count: int, init: str) -> None:
+    rotation = about(np.array([1.0, 2, 3]), 5 if init == "identity" else 65)
+    fit = dr.icp(turning(name, count, 1), turning(name, count, 71) @ rotation, init=init)
+    assert fit.status is CloudStatus.UNDETERMINED
+
+
+@pytest.mark.parametrize("partners", [True, False])
+def test_the_covariance_of_surfaces(partners: bool) -> None:
+    rotation = about(np.array([1.0, 2, 3]), 4)
+    off, said = [], []
+    for seed in range(25):
+        if partners:
+            clean = surface(3000, 5)
+            target, source = clean, clean + 0.004 * rng(seed).normal(size=clean.shape)
+        else:
+            target, source = surface(2000, seed), surface(3000, seed + 100)
+        fit = dr.icp(target, source @ rotation, init="identity")
+        turn = Rotation.from_matrix(fit.rotation @ rotation.T).as_rotvec()
+        middle = target.mean(axis=0)
+        off.append([*turn, *(fit.target_from_source(middle[None] @ rotation)[0] - middle)])
+        said.append(np.diag(fit.covariance))
+    ratio = np.sqrt(np.mean(np.square(off), axis=0) / np.mean(said, axis=0))
+    assert (ratio > 0.5).all()
+    assert (ratio < 2.0).all(), ratio
+
+
 def test_clouds_that_have_nothing_to_do_with_each_other_are_no_success() -> None:
     fit = dr.icp(rng(0).random((800, 3)), rng(1).random((800, 3)))
     assert fit.status is CloudStatus.CHANCE
@@ -199,6 +257,8 @@ def test_rows_that_are_not_finite_are_dropped_with_a_warning() -> None:
         (np.eye(3), np.eye(2), ShapeMismatchError, "target is 3D and the source 2D"),
         (np.eye(4), np.eye(4), ShapeMismatchError, r"\(4, 4\)"),
         (np.arange(5.0), np.eye(2), ShapeMismatchError, r"\(5,\)"),
+        (np.eye(3) * 1e300, np.eye(3), DegenerateImageError, r"target reaches to 1e\+300"),
+        (np.eye(3), np.eye(3) * 1e-200, DegenerateImageError, "source reaches to 1e-200"),
         (np.eye(3) * 1j, np.eye(3), UnsupportedDTypeError, "complex"),
     ],
 )
@@ -295,6 +355,42 @@ def surface(count: int, seed: int, *, overlap: float = 1.0, side: int = 1) -> Fl
     return points[height <= np.quantile(height, 1 / (2 - overlap))]
 
 
+@pytest.mark.parametrize("cloud", ["surface", "volume"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_far_from_the_origin(cloud: str, apart: bool) -> None:
+    """As the coordinates of maps are."""
+    away, rotation = np.array([5e6, 4e5, 0.0]), about(np.array([1.0, 2, 3]), 140)
+    target, source = (
+        (surface(3000, 0), surface(2500, 1))
+        if cloud == "surface"
+        else ((points := rng().random((600, 3))), rng(2).permutation(points + 0.003 * rng(1).normal(size=points.shape)))
+    )
+    source = source @ rotation + (0 if apart else away)
+    fit = dr.icp(target + away, source, init="global")
+    assert fit.ok, fit
+    assert degrees(fit.rotation, rotation) < 0.4
+    near = dr.icp(target + away, fit.target_from_source(source), init="identity")
+    assert near.ok
+    np.testing.assert_allclose(near.rotation, np.eye(3), atol=2e-3)
+    assert degrees(dr.icp(target + away, source, init=fit).rotation, rotation) < 0.4
+
+
+def test_a_wire_of_which_no_start_meets_the_other() -> None:
+    def helix(seed: int) -> Floats:
+        turn = 6 * np.pi * rng(seed).random(3000)
+        return np.c_[np.cos(turn), np.sin(turn), turn / 8] + 0.003 * rng(seed + 50).normal(size=(3000, 3))
+
+    fit = dr.icp(helix(0), helix(1) @ about(np.array([1.0, 2, 3]), 65))
+    assert fit.status is CloudStatus.UNDETERMINED
+
+
+def test_pairs_that_swap_for_ever_have_settled() -> None:
+    rotation = about(np.array([1.0, 2, 3]), 5)
+    for seed in range(40):
+        fit = dr.icp(surface(300, seed), surface(300, seed + 500) @ rotation, init="identity")
+        assert fit.status is not CloudStatus.UNSETTLED
+
+
 @pytest.mark.parametrize("angle", [15, 90, 180])
 def test_surfaces_that_overlap_in_part_from_any_start(angle: float) -> None:
     rotation = about(rng(angle).normal(size=3), angle)
@@ -362,3 +458,20 @@ def test_surfaces_of_two_sizes(with_scale: bool) -> None:
     assert fit.ok, fit
     assert fit.scale == pytest.approx(1 / size, rel=0.01)
     assert degrees(fit.rotation, rotation) < 0.7
+
+
+@pytest.mark.parametrize("count", [600, 3000])
+@pytest.mark.parametrize("init", ["auto", "global"])
+def test_curves_that_are_sampled_at_random(count: int, init: str) -> None:
+    """Gaps along a curve are wide, and say nothing against a pose."""
+
+    def curve(seed: int) -> Floats:
+        turn = 2 * np.pi * rng(seed).random(count)
+        out = 1 + 0.25 * np.sin(2 * turn + 1) + 0.15 * np.cos(3 * turn) + 0.05 * np.sin(5 * turn)
+        return np.c_[np.cos(turn), np.sin(turn)] * out[:, None]
+
+    for seed in range(4):
+        rotation = about(np.array([0.0, 0, 1]), 40 + 70 * seed)[:2, :2]
+        fit = dr.icp(curve(seed), curve(seed + 50) @ rotation + 1, init=init)
+        assert fit.ok, fit
+        assert degrees(fit.rotation, rotation) < 0.5

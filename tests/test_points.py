@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from distributed import Client
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -100,6 +101,19 @@ def test_few_points_of_a_dask_array_are_taken_as_they_are() -> None:
     np.testing.assert_array_equal(as_points(da.from_array(points, chunks=30), "target"), points)
     with pytest.raises(ShapeMismatchError, match="target"):
         as_points(da.zeros((5, 4)), "target")
+
+
+def test_what_is_masked_is_no_point() -> None:
+    points = np.ma.masked_array(rng().random((50, 3)), mask=False)
+    points[7, 1] = points[9, 0] = np.ma.masked
+    with pytest.warns(DaskregWarning, match="2 of 50 points of the source"):
+        np.testing.assert_array_equal(as_points(points, "source"), np.delete(points.data, [7, 9], axis=0))
+
+
+def test_a_data_array_of_blocks_is_thinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 2000)
+    points = da.from_array(rng().normal(size=(20_000, 3)), chunks=(3000, 3))
+    np.testing.assert_array_equal(as_points(xr.DataArray(points), "target"), as_points(points, "target"))
 
 
 def test_a_cluster_registers_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,17 +20,25 @@ def read_pcd(content: bytes) -> NDArray[np.float64]:
         line, found, rest = rest.partition(b"\n")
         if not found:
             raise ValueError("its header does not end")
-        words = line.decode("ascii").split()
+        words = line.decode("ascii", errors="replace").split()
         if words and not words[0].startswith("#"):
             fields[words[0]] = words[1:]
+    missing = {"FIELDS", "SIZE", "TYPE", "POINTS"} - fields.keys()
+    if missing:
+        raise ValueError(f"its header has no {', '.join(sorted(missing))}")
     names, count = fields["FIELDS"], int(fields["POINTS"][0])
     many = [int(n) for n in fields.get("COUNT", ["1"] * len(names))]
     kinds = [_KINDS[kind] + size for kind, size in zip(fields["TYPE"], fields["SIZE"], strict=True)]
     axes = [name for name in ("x", "y", "z") if name in names]
+    if count < 1 or axes[:2] != ["x", "y"]:
+        raise ValueError(f"it has {count} points with {', '.join(names)}")
     encoding = fields["DATA"][0]
     if encoding == "ascii":
         starts = np.cumsum([0, *many])
-        rows = np.loadtxt(rest.decode("ascii").splitlines()[:count], ndmin=2)
+        lines = [line for line in rest.decode("ascii").splitlines() if line.strip()][:count]
+        if len(lines) < count:
+            raise ValueError(f"it ends after {len(lines)} of {count} points")
+        rows = np.loadtxt(lines, ndmin=2)
         return np.asarray(rows[:, [int(starts[names.index(axis)]) for axis in axes]], dtype=np.float64)
     # Fields may share a name ("_" pads), so that each is known by its number.
     layout = np.dtype([(str(i), "<" + k, (n,)) for i, (k, n) in enumerate(zip(kinds, many, strict=True))])

@@ -27,12 +27,13 @@ _PLY_TYPES = {
 def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float64]:
     """(N, D) float64 points, columns in the file's own order (in most files x, y, z).
 
-    Columns after the third (normals, intensities) are left out; a file of two columns is 2D.
+    Columns after the third (normals, intensities) are left out; a file of two columns is 2D. In text with a
+    line of names, the columns x, y, z are taken wherever they are, empty cells as NaN.
 
     Args:
         path: NumPy `.npy`, `.ply` (ascii or binary), `.pcd` (ascii, binary, binary_compressed), or text
-            (`.csv`, `.xyz`, `.txt`, ...)
-            separated by commas, semicolons or blanks, with at most one line of names.
+            (`.csv`, `.xyz`, `.txt`, ...) separated by semicolons, commas or blanks, with at most one line of
+            names, or of the number of points. Decimal commas are read where commas separate nothing.
         ndim: columns to take where there are as many.
 
     Raises: InputError where there is no such file, or it holds no points.
@@ -45,6 +46,8 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
             magic = head.read(6)
         if magic == b"\x93NUMPY":
             points = np.load(file, allow_pickle=False)
+            if points.dtype.kind not in "fiub":
+                raise ValueError(f"an array of {points.dtype}")
         elif magic.startswith(b"ply"):
             points = _ply(file)
         elif _is_pcd(file):
@@ -69,11 +72,46 @@ def _is_pcd(file: Path) -> bool:
 
 
 def _text(file: Path) -> NDArray[np.float64]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    rows = [re.split(r"[,;\s]+", line.strip(" ,;\t")) for line in lines if line.strip() and line.strip()[0] not in "#%"]
-    if rows and not _is_number(rows[0][0]):
+    """Rows of numbers: the columns that a line of names calls x, y, z, else the first ones."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("#", "%", "//"))]
+    rows = [_words(line, _separator(lines[-1])) for line in lines]
+    if len(rows) > 1 and lines[0] == str(len(rows) - 1):  # the number of points comes first
         rows = rows[1:]
-    return np.array([[float(word) for word in row] for row in rows], dtype=np.float64)
+    columns = None
+    if rows and not any(_is_number(word) for word in rows[0]):
+        columns, rows = _named(rows[0]), rows[1:]
+    if not rows:
+        raise ValueError("it has no rows")
+    if len({len(row) for row in rows}) > 1:
+        number = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise ValueError(f"row {number + 1} has {len(rows[number])} columns, the first {len(rows[0])}")
+    chosen = columns or range(min(len(rows[0]), 3))
+    return np.array([[float(row[k]) if row[k] else np.nan for k in chosen] for row in rows], dtype=np.float64)
+
+
+def _separator(line: str) -> str | None:
+    """Semicolon, or comma, or (None) blanks: without commas between numbers, 1,5 is one and a half."""
+    if ";" in line:
+        return ";"
+    return "," if "," in line and not re.search(r"[\d.]\s+[-+.\d]", line) else None
+
+
+def _words(line: str, separator: str | None) -> list[str]:
+    if separator != ",":
+        line = line.replace(",", ".")
+    words = [word.strip(' \t"') for word in line.split(separator)]
+    return words[:-1] if len(words) > 1 and not words[-1] else words
+
+
+def _named(names: list[str]) -> list[int] | None:
+    """Columns called x, y and perhaps z (or as ParaView does, Points:0, :1, :2), in the file's order; None: no such."""
+    found = dict[str, int]()
+    for column, name in enumerate(names):
+        match = re.fullmatch(r"(?:points?[:_ ]?)?([xyz012])(?:[\W_].*)?", name.lower())
+        if match:
+            found.setdefault({"0": "x", "1": "y", "2": "z"}.get(match[1], match[1]), column)
+    return sorted(found.values()) if {"x", "y"} <= found.keys() else None
 
 
 def _is_number(word: str) -> bool:
@@ -85,31 +123,45 @@ def _is_number(word: str) -> bool:
 
 
 def _ply(file: Path) -> NDArray[np.float64]:
-    """The x, y, z of the vertices, which have to be the first element."""
+    """The x, y, z of the vertices. Elements before them are passed over, but for binary lists."""
     content = file.read_bytes()
     header, end, body = content.partition(b"end_header")
     if not end:
         raise ValueError("its header does not end")
     body = body[body.index(b"\n") + 1 :]
-    kind, count, names = "", 0, list[tuple[str, str]]()
-    in_vertex = False
-    for words in (line.split() for line in header.decode("ascii").splitlines()):
+    kind, elements = "", list[tuple[str, int, list[list[str]]]]()
+    for words in (line.split() for line in header.decode("ascii", errors="replace").splitlines()):
         if words[:1] == ["format"]:
             kind = words[1]
         elif words[:1] == ["element"]:
-            if words[1] != "vertex" and not count:
-                raise ValueError(f"its first element is {words[1]}, not vertex")
-            in_vertex = words[1] == "vertex"
-            count = int(words[2]) if in_vertex else count
-        elif words[:1] == ["property"] and in_vertex:
-            if words[1] not in _PLY_TYPES:
-                raise ValueError(f"property {words[-1]} of type {words[1]}")
-            names.append((words[2], _PLY_TYPES[words[1]]))
-    axes = [name for name in ("x", "y", "z") if name in dict(names)]
+            elements.append((words[1], int(words[2]), []))
+        elif words[:1] == ["property"]:
+            elements[-1][2].append(words[1:])
+    names = [name for name, _, _ in elements]
+    if "vertex" not in names:
+        raise ValueError("it has no vertices")
+    before, (_, count, properties) = elements[: names.index("vertex")], elements[names.index("vertex")]
+    columns = [words[-1] for words in properties]
+    axes = [columns.index(axis) for axis in ("x", "y", "z") if axis in columns]
+    if count < 1 or not {"x", "y"} <= set(columns):
+        raise ValueError(f"it has {count} vertices with {', '.join(columns)}")
     if kind == "ascii":
-        rows = body.decode("ascii").split("\n")[:count]
-        table = np.array([[float(word) for word in row.split()[: len(names)]] for row in rows])
-        return table[:, [list(dict(names)).index(axis) for axis in axes]]
+        lines = [line for line in body.decode("ascii").splitlines() if line.strip()]
+        rows = lines[sum(number for _, number, _ in before) :][:count]
+        if len(rows) < count:
+            raise ValueError(f"it ends after {len(rows)} of {count} vertices")
+        if "list" in [words[0] for words in properties[: max(axes)]]:
+            raise ValueError("a list comes before the coordinates")
+        table = [row.split() for row in rows]
+        return np.array([[float(row[axis]) for axis in axes] for row in table])
     order = {"binary_little_endian": "<", "binary_big_endian": ">"}[kind]
-    records = np.frombuffer(body, dtype=[(name, order + code) for name, code in names], count=count)
-    return np.stack([records[axis].astype(np.float64) for axis in axes], axis=1)
+    start = sum(number * _record(what, order).itemsize for _, number, what in before)
+    records = np.frombuffer(body, dtype=_record(properties, order), count=count, offset=start)
+    return np.stack([records[f"f{axis}"].astype(np.float64) for axis in axes], axis=1)
+
+
+def _record(properties: list[list[str]], order: str) -> np.dtype[np.void]:
+    for words in properties:
+        if words[0] not in _PLY_TYPES:
+            raise ValueError(f"property {words[-1]} of type {words[0]}, with the vertices or before them")
+    return np.dtype([(f"f{i}", order + _PLY_TYPES[words[0]]) for i, words in enumerate(properties)])

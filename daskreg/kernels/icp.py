@@ -241,12 +241,13 @@ def refine(
 
     Gauss-Newton steps also end where their gain is below `least_gain`, the square of a share of the
     motion's standard error.
-    Where a few pairs go on swapping partners the steps stop shrinking instead; that counts
-    as settled too, once they are below a hundred tolerances.
+    Where a few pairs go on swapping partners the steps stop shrinking instead, or lead back to where the
+    points were; that counts as settled too, below a hundred tolerances, and the latter whatever the steps.
     """
     floor, least = 1e-9 * target.radius, np.inf
     matrix, settled, rounds, idle = start, False, 0, 0
     nearest, corners = Follower(target), corners_of(source.points)
+    passed = list[Floats]()
     while True:
         moved = apply(matrix, source.points)
         distances, indices = nearest(moved)
@@ -255,10 +256,13 @@ def refine(
             return Matched(matrix, distances, indices, weights, rounds, settled)
         step, gain = _step((target, source), matrix, (moved, indices, weights), options)
         before, matrix = apply(matrix, corners), step @ matrix
+        now = apply(matrix, corners)
         rounds += 1
-        motion = float(np.max(np.abs(apply(matrix, corners) - before))) / target.radius
+        motion = float(np.max(np.abs(now - before))) / target.radius
         least, idle = (motion, 0) if motion < least else (least, idle + 1)
         settled = motion < tolerance or gain < least_gain or (idle == _IDLE and least < 100 * tolerance)
+        settled = settled or any(np.abs(now - then).max() < tolerance * target.radius for then in passed)
+        passed = [*passed[-_IDLE:], before]
 
 
 def _step(

@@ -23,6 +23,8 @@ from daskreg.kernels.points import Cloud, Floats, Ints, lengths
 NEAR, _OFF, _FAR = 2.5, 3.0, 10.0
 # A point belongs to the rim of its cloud where its neighbours' middle is this share of their radius away.
 _RIM = 0.25
+# Share of the distance from a curve that is across it.
+_BESIDE = 0.7
 # So many of them, itself included.
 _AROUND = 20
 # What a conflict costs, in inliers.
@@ -46,6 +48,8 @@ class Agreement:
     @property
     def score(self) -> float:
         """About the share of inliers where all is well."""
+        if not np.isfinite(self.strain):  # one has nothing near the other
+            return -_COST
         return self.inliers * (1.5 - 0.5 * max(self.strain, 0.9) ** 2) - _COST * self.conflicts
 
     def within(self, *, strain: float, conflicts: float) -> bool:
@@ -74,6 +78,9 @@ def _one_side(cloud: Cloud, points: Floats, spacing: float) -> tuple[float, floa
     rows = indices[inside]
     across = np.einsum("ij,ij->i", points[inside] - cloud.points[rows], cloud.normals[rows])
     off = (distances > _OFF * spacing) & (distances < _FAR * spacing)
+    if cloud.ndim == 2:  # gaps along a curve are as wide as that
+        beside = np.einsum("ij,ij->i", points - cloud.points[indices], cloud.normals[indices])
+        off &= np.abs(beside) > _BESIDE * distances
     conflicts = np.count_nonzero(rims(cloud, indices[off]) < _RIM)
     return number / len(points), float(np.sqrt(np.mean(across**2))), float(conflicts / number)
 

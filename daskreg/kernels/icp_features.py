@@ -151,13 +151,19 @@ def proposals(target: Cloud, source: Cloud, spacing: float) -> Floats:
     q, m = source.points[pairs[:, 1]], normals_s[pairs[:, 1]]
     support = np.zeros((len(pairs), len(pairs)), dtype=np.float32)
     shares(lambda a, b: _compatible(p, n, q, m, _LENGTHS * spacing, _COSINES, a, b, support), len(pairs))
+    best, weights = consensus(support, least=4)
+    return closest_rigid(p[best], q[best], weights)
+
+
+def consensus(support: NDArray[np.float32], *, least: int) -> tuple[NDArray[np.int64], Floats]:
+    """(S, K) matches that go together, and their weights, of (M, M) whether two agree; `least` must."""
     shared = support * (support @ support)  # how many others both of a compatible pair agree with
     seeds = np.argsort(-shared.sum(axis=1), kind="stable")[:_SEEDS]
-    k = min(_SUPPORT, len(pairs) - 1)
+    k = min(_SUPPORT, len(support) - 1)
     rows = shared[seeds]
     best = np.argpartition(-rows, k, axis=1)[:, :k]
     weights = np.take_along_axis(rows, best, axis=1).astype(np.float64)
     best = np.concatenate([seeds[:, None], best], axis=1)
     weights = np.concatenate([weights.max(axis=1, keepdims=True), weights], axis=1)
-    good = np.count_nonzero(weights, axis=1) >= 4
-    return closest_rigid(p[best[good]], q[best[good]], weights[good])
+    good = np.count_nonzero(weights, axis=1) >= least
+    return best[good], weights[good]

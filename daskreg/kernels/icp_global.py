@@ -1,9 +1,9 @@
 """The pose to start from when none is known: motions are proposed, compete, and the best are refined.
 
 Surfaces propose motions by their local shape (`icp_features`). Curves, and clouds that fill a
-volume, have no such shape, so that every rotation is tried (`icp_search`), as it is where
-the shapes led to nothing. Surfaces compete by how they agree (`icp_agreement`), other
-clouds by the distances of their pairs.
+volume, have no such shape: where the same points were measured, their neighbours tell them
+(`icp_constellations`), else every rotation is tried (`icp_search`), as it is where the shapes led to
+nothing. Surfaces compete by how they agree (`icp_agreement`), other clouds by the distances of their pairs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from daskreg.kernels.icp import Options, apply, homogeneous, kept_after, refine
+from daskreg.kernels.icp import Matched, Options, apply, homogeneous, kept_after, refine
 from daskreg.kernels.icp_agreement import NEAR, agreement
+from daskreg.kernels.icp_constellations import constellations
 from daskreg.kernels.icp_features import proposals
 from daskreg.kernels.icp_levels import Levels, approach
 from daskreg.kernels.icp_search import centre, distinct, sweep
@@ -34,6 +35,12 @@ _SWEEP_TRIMS = (0.1, 0.35)
 _CLEARLY = {"score": 0.95, "distance": 0.9}
 # A pose whose score on the coarse level is this much below the best has lost, and where the best fits.
 _HOPE, _HOPE_OF_RIVALS = 0.25, 0.12
+# Volumes: poses this much worse than the best are not refined further.
+_WORTH = 0.5
+# In spacings: partners are nearer than the first, pairs further apart than the second do not count.
+_MET, _LIMIT = 0.35, 0.6
+# Least share of the source that has partners.
+PARTNERS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +52,14 @@ class Start:
         rivals: (S, D+1, D+1) other poses that are about as good.
         near: whether it was given, or is where no motion, or a shift, led.
         refined: whether on the middle level.
+        limit: beyond which pairs do not count, where the points that have partners are known.
     """
 
     matrix: Floats
     rivals: Floats
     near: bool
     refined: bool = False
+    limit: float | None = None
 
 
 def find(levels: Levels, options: Options, *, near: bool) -> Start:
@@ -65,7 +74,7 @@ def find(levels: Levels, options: Options, *, near: bool) -> Start:
     starts = np.zeros((0, target.ndim + 1, target.ndim + 1))
     if near:
         shift = centre(target.points) - scale * centre(source.points)
-        starts = np.stack([np.eye(target.ndim + 1), homogeneous(scale * np.eye(target.ndim), shift)])
+        starts = np.stack([levels.unmoved, homogeneous(scale * np.eye(target.ndim), shift)])
     if not levels.surface:
         return _of_volumes(levels, options, starts, scale)
     middle = levels.middle
@@ -121,16 +130,19 @@ def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) ->
     order = np.argsort(-scores, kind="stable")
     first = approach(levels.refined, tried[order[0]], options, max_iterations=15)
     hope = _HOPE_OF_RIVALS if agreement(*middle, first).within(**_FITS) else _HOPE
-    hopeful = tried[order[: np.count_nonzero(scores > scores.max() - hope)]]
+    hopeful = tried[order[: np.count_nonzero(scores >= scores.max() - hope)]]
     others = distinct(hopeful, target.radius, angle=4.0, shift=0.04)[1:_CONTENDERS]
     best = np.stack([first, *(approach(levels.refined, m, options, max_iterations=15) for m in others)])
     scores = np.array([agreement(*middle, m).score for m in best])
     good = best[scores >= scores.max() - (1 - _CLEARLY["score"]) * abs(scores.max())]
-    return replace(_smallest(good, tried[: len(starts)], source, target.radius), refined=True)
+    return replace(_smallest(good, tried[: len(starts)], levels), refined=True)
 
 
 def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) -> Start:
     """Points have met their own partners or not: the distances of the nearest pairs tell."""
+    met = _of_partners(levels, options, starts, scale)
+    if met is not None:
+        return met
     target, source = levels.coarse
     trims = _SWEEP_TRIMS if options.trim is None else (options.trim,)
     few = np.concatenate([starts, sweep(target.points, source.points, scale=scale, trims=trims, seed=levels.seed)])
@@ -138,15 +150,51 @@ def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) 
     how = Options(options.method, trim=trim)
     tried = [refine(target, source, m, how, max_iterations=20) for m in few]
     kept = kept_after(trim, len(source), source.ndim)
-    scores = np.array([np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)) for t in tried])
+
+    def score(t: Matched) -> float:
+        return float(np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)))
+
+    # Those on the way to a better one are no rivals of it.
+    limit = min(map(score, tried)) / _WORTH
+    tried = [
+        t if t.settled or score(t) > limit else refine(target, source, t.matrix, how, max_iterations=80) for t in tried
+    ]
+    scores = np.array([score(t) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
     good = matrices[scores * _CLEARLY["distance"] <= scores.min() + 1e-9 * target.radius]
-    return _smallest(good, matrices[: len(starts)], source, target.radius)
+    return _smallest(good, matrices[: len(starts)], levels)
 
 
-def _smallest(good: Floats, near: Floats, source: Cloud, extent: float) -> Start:
+def _of_partners(levels: Levels, options: Options, starts: Floats, scale: float) -> Start | None:
+    """The pose that brings more points together than chance does, if there is one."""
+    target, source = levels.coarse
+    found = constellations(target, Cloud(levels.source), scale=scale, seed=levels.seed)
+    if not len(found):
+        return None
+    near = _MET * target.spacing
+    limit = min(options.max_distance or np.inf, _LIMIT * target.spacing)
+    some = source.points[:_FEW]
+    distances = target.nearest(np.concatenate([apply(m, some) for m in found]))[0].reshape(len(found), -1)
+    found = found[np.argsort(-np.mean(distances < near, axis=1), kind="stable")]
+    few = np.concatenate([starts, distinct(found, target.radius)[:_FINALISTS]])
+    how = replace(options, max_distance=limit, trim=None)
+    tried = [refine(target, source, m, how, max_iterations=30) for m in few]
+    numbers = np.array([np.count_nonzero(t.distances < near) for t in tried])
+    # Half of the points of a cloud have a neighbour within the spacing: so many would have one this near by chance.
+    share = 1 - 2.0 ** -(_MET**target.ndim)
+    chance = share * len(source) + 5 * np.sqrt(share * len(source)) + target.ndim + 2
+    if numbers.max() < max(chance, PARTNERS * len(source)):
+        return None
+    matrices = np.stack([t.matrix for t in tried])
+    good = matrices[numbers >= _CLEARLY["distance"] * numbers.max()]
+    return replace(_smallest(good, matrices[: len(starts)], levels), limit=limit)
+
+
+def _smallest(good: Floats, near: Floats, levels: Levels) -> Start:
     """The smallest motion among the good ones, and the others that differ."""
-    moved = [float(np.mean((apply(m, source.points) - source.points) ** 2)) for m in good]
+    target, source = levels.coarse
+    extent, still = target.radius, apply(levels.unmoved, source.points)
+    moved = [float(np.mean((apply(m, source.points) - still) ** 2)) for m in good]
     first = int(np.argmin(moved))
     ordered = np.concatenate([good[first : first + 1], np.delete(good, first, axis=0)])
     differ = distinct(ordered, extent)

@@ -10,6 +10,7 @@ import numpy as np
 from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
 from daskreg.kernels.points import Cloud, Floats, core
+from daskreg.kernels.strays import without_strays
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
 from daskreg.kernels.threads import ahead, pool_threads, spread
 
@@ -26,6 +27,8 @@ _REACH = 20.0
 _NOISY = 0.52
 # Neighbours that make the local shape there, and where noise is smoothed.
 _NEAR_FINE, _NEAR = 14, 20
+# Fewest points of a surface that is seen through a haze of strays.
+_CLEAR = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +41,23 @@ class Levels:
 
     target: Floats
     source: Floats
+    unmoved: Floats  # (D+1, D+1) that is no motion: each has an origin of its own
     device: str = "cpu"
     seed: int = 0
     alike: bool = True  # in scale, so that one size of voxels does for both
 
     @cached_property
     def surface(self) -> bool:
-        return all(spread(pool_threads(), looks_flat, self._small))
+        flat = spread(pool_threads(), looks_flat, self._small)
+        if all(flat):
+            return True
+        target, source = (c.points if f else without_strays(c.points) for c, f in zip(self._whole, flat, strict=True))
+        clear = Levels(target, source, self.unmoved, self.device, self.seed, self.alike)
+        if min(len(clear.target), len(clear.source)) < _CLEAR or not all(looks_flat(c) for c in clear._small):
+            return False
+        for name in ("_whole", "_dense", "_even", "_small"):  # surfaces in a haze
+            self.__dict__[name] = getattr(clear, name)
+        return True
 
     @cached_property
     def coarse(self) -> Pair:

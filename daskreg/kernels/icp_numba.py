@@ -5,7 +5,7 @@ and every result is independent of how they were shared. The number of dimension
 3 where a rotation is solved for, and any elsewhere.
 """
 
-# ruff: noqa: PLR0917, PLR0912 (compiled functions call each other by position, and their loops are written out)
+# ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
 
 from __future__ import annotations
 
@@ -179,16 +179,14 @@ def pair_sums(
         generators: (P, D, D+1), what each parameter adds to a point (p, 1): `kernels.icp.generators`.
 
     A parameter moves a point by G (p, 1), which is linear in the point, so that all is told by the sums of
-    products of W's entries and those of (p, 1) (p, 1)^T, whatever the parameters are. Plane to plane, the
-    covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b and a - b, so that its inverse needs
-    no solver: W is a multiple of the identity and two squares of directions. It is scaled to cost lengths across.
+    products of W's entries and those of (p, 1) (p, 1)^T, whatever the parameters are.
     """
     ndim, count, short = ends.shape[1], len(ends), 1 / extent
     solid = ndim == 3
     products, metrics, pulls = np.empty((10, _LANE)), np.empty((6, _LANE)), np.empty((3, _LANE))
     second, first, cost = np.zeros((10, 6)), np.zeros((4, 3)), 0.0
     filled = 0
-    ez = z = a2 = b2 = 0.0
+    ez = z = a0 = a1 = a2 = b0 = b1 = b2 = 0.0
     for i in range(count):
         w = weights[i]
         if w != 0.0:
@@ -197,31 +195,18 @@ def pair_sums(
             ex, ey = (near[j, 0] - ends[i, 0]) * short, (near[j, 1] - ends[i, 1]) * short
             if solid:
                 z, ez = (ends[i, 2] - centre[2]) * short, (near[j, 2] - ends[i, 2]) * short
-            even, plus, minus = w, 0.0, 0.0
-            p0 = p1 = p2 = q0 = q1 = q2 = 0.0
             if kind != POINT:
-                even, plus, p0, p1 = 0.0, w, fixed[j, 0], fixed[j, 1]
+                a0, a1 = fixed[j, 0], fixed[j, 1]
                 if solid:
-                    p2 = fixed[j, 2]
+                    a2 = fixed[j, 2]
             if kind == PLANES:
-                a0, a1, a2 = p0, p1, p2
                 b0 = rotation[0, 0] * turned[i, 0] + rotation[0, 1] * turned[i, 1]
                 b1 = rotation[1, 0] * turned[i, 0] + rotation[1, 1] * turned[i, 1]
                 if solid:
                     b0 += rotation[0, 2] * turned[i, 2]
                     b1 += rotation[1, 2] * turned[i, 2]
                     b2 = rotation[2, 0] * turned[i, 0] + rotation[2, 1] * turned[i, 1] + rotation[2, 2] * turned[i, 2]
-                c = a0 * b0 + a1 * b1 + a2 * b2
-                sign = 1.0 if c >= 0 else -1.0
-                c = min(abs(c), 1.0)
-                even = FLAT * w
-                plus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
-                minus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
-                p0, p1, p2 = a0 + sign * b0, a1 + sign * b1, a2 + sign * b2
-                q0, q1, q2 = a0 - sign * b0, a1 - sign * b1, a2 - sign * b2
-            xx, xy = even + plus * p0 * p0 + minus * q0 * q0, plus * p0 * p1 + minus * q0 * q1
-            xz, yy = plus * p0 * p2 + minus * q0 * q2, even + plus * p1 * p1 + minus * q1 * q1
-            yz, zz = plus * p1 * p2 + minus * q1 * q2, even + plus * p2 * p2 + minus * q2 * q2
+            xx, xy, xz, yy, yz, zz = _metric(kind, w, (a0, a1, a2), (b0, b1, b2))
             fx, fy, fz = xx * ex + xy * ey + xz * ez, xy * ex + yy * ey + yz * ez, xz * ex + yz * ey + zz * ez
             cost += fx * ex + fy * ey + fz * ez
             metrics[0, n], metrics[1, n], metrics[2, n] = xx, xy, xz
@@ -236,6 +221,31 @@ def pair_sums(
             _add_products(products, pulls, filled, first)
             filled = 0
     return _in_parameters(second, first, generators, ndim, cost)
+
+
+@jit(error_model="numpy")
+def _metric(kind: Any, w: Any, a: Any, b: Any) -> Any:
+    """W of a pair with the unit normals a and b, of any sign, as (xx, xy, xz, yy, yz, zz).
+
+    Plane to plane, the covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b and a - b, so that
+    its inverse needs no solver: W is a multiple of the identity and two squares of directions. It is scaled to
+    cost lengths across.
+    """
+    if kind == POINT:
+        return w, 0.0, 0.0, w, 0.0, w
+    if kind == PLANE:
+        return w * a[0] * a[0], w * a[0] * a[1], w * a[0] * a[2], w * a[1] * a[1], w * a[1] * a[2], w * a[2] * a[2]
+    c = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    sign = 1.0 if c >= 0 else -1.0
+    c = min(abs(c), 1.0)
+    even = FLAT * w
+    plus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
+    minus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
+    p0, p1, p2 = a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
+    q0, q1, q2 = a[0] - sign * b[0], a[1] - sign * b[1], a[2] - sign * b[2]
+    xx, xy = even + plus * p0 * p0 + minus * q0 * q0, plus * p0 * p1 + minus * q0 * q1
+    xz, yy = plus * p0 * p2 + minus * q0 * q2, even + plus * p1 * p1 + minus * q1 * q1
+    return xx, xy, xz, yy, plus * p1 * p2 + minus * q1 * q2, even + plus * p2 * p2 + minus * q2 * q2
 
 
 @jit(error_model="numpy")

@@ -144,7 +144,7 @@ def distinct(matrices: Floats, extent: float, *, angle: float = 5.0, shift: floa
     flat = matrices[:, :-1, :-1].reshape(len(matrices), -1)
     flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
     # For rotations R, Q in D dimensions, |R - Q| = 2 sqrt(2) sin(angle / 2) in Frobenius norm.
-    turned = 2 - 2 * flat @ flat.T < (8 / matrices.shape[1]) * np.sin(np.radians(angle) / 2) ** 2
+    turned = 2 - 2 * flat @ flat.T < (8 / (matrices.shape[1] - 1)) * np.sin(np.radians(angle) / 2) ** 2
     offsets = matrices[:, :-1, -1]
     moved = np.linalg.norm(offsets[:, None] - offsets[None], axis=-1) < shift * extent
     alike = turned & moved

@@ -73,8 +73,9 @@ class Cloud:
     def in_order(self) -> Cloud:
         """The same points in the order of the tree's leaves: what is asked for one after the other lies near."""
         tree, order = self.tree, self.tree.order
-        of_many = (part[order] if len(part) else part for part in (self.counts, self.spreads))
-        sorted_ = Cloud(np.ascontiguousarray(tree.points[:, : self.ndim]), self.device, *of_many, self.near)
+        counts, spreads = (part[order] if len(part) else part for part in (self.counts, self.spreads))
+        points = np.ascontiguousarray(tree.points[:, : self.ndim])
+        sorted_ = Cloud(points, self.device, counts, spreads, self.near)
         sorted_.__dict__["tree"] = tree.in_order()
         return sorted_
 

@@ -5,6 +5,8 @@ GIL and without threads of its own; callers share rows among a small pool, and e
 independent of how they were shared.
 """
 
+# ruff: noqa: PLR0917 (compiled functions call each other by position)
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,7 +21,7 @@ _DEEP = 64
 
 @jit
 def grow(points: Any, order: Any, first: Any, axes: Any, cuts: Any, root: Any, levels: Any) -> None:
-    """Sort points and their rows into leaves: nodes n have the parts 2 n + 1 and 2 n + 2, halves across the widest axis.
+    """Sort points and their rows into leaves: n has the parts 2 n + 1 and 2 n + 2, halves across the widest axis.
 
     Args:
         points: (N, 3), to sort.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from daskreg.errors import InputError
 from daskreg.formats.points import read_points
@@ -20,6 +21,15 @@ POINTS = np.array([[0.0, 1.5, -2.0], [3.0, 4.0, 5.25]])
         ("a.csv", "x,y,z,nx\n0 , 1.5,-2,9\n3,4 , 5.25 , 9\n"),
         ("a.txt", "# a comment\n\n  0;1.5;-2\n  3;4;5.25\n"),
         ("a.csv", "\ufeff0,1.5,-2,\n3,4,5.25,\n"),
+        ("a.csv", "id,x,y,z\n7,0,1.5,-2\n8,3,4,5.25\n"),
+        ("a.csv", ",X [µm],Y [µm],Z [µm],label\n0,0,1.5,-2,car\n1,3,4,5.25,a tree\n"),
+        ("a.csv", '"time","Points:0","Points:1","Points:2"\n1,0,1.5,-2\n1,3,4,5.25\n'),
+        ("a.csv", "0;1,5;-2\n3;4;5,25\n"),
+        ("a.txt", "0\t1,5\t-2\n3\t4\t5,25\n"),
+        ("a.pts", "2\n0 1.5 -2 255 0 0\n3 4 5.25 0 0 0\n"),
+        ("a.ply", "ply\nformat ascii 1.0\ncomment créé\nelement camera 1\nproperty float f\nelement vertex 2\n"
+         "property float x\nproperty float y\nproperty float z\nproperty list uchar int seen\nend_header\n"
+         "35\n0 1.5 -2 1 4\n3 4 5.25 2 1 4\n"),
         ("a.ply", "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\n"
          "property uchar red\nelement face 1\nproperty list uchar uint vertex_indices\nend_header\n"
          "0 1.5 -2 7\n3 4 5.25 7\n3 0 1 2\n"),
@@ -28,6 +38,11 @@ POINTS = np.array([[0.0, 1.5, -2.0], [3.0, 4.0, 5.25]])
 def test_text(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     np.testing.assert_array_equal(read_points(tmp_path / name), POINTS)
+
+
+def test_columns_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("time,z,y,x\n1,-2,1.5,0\n2,5.25,,3\n")
+    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[-2, 1.5, 0], [5.25, np.nan, 3]])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -98,11 +113,24 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
         read_points(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("points", [np.eye(3) * 1j, np.zeros(3, [("x", "f4"), ("y", "f4")]), np.full((2, 3), "1")])
+def test_arrays_that_hold_no_real_numbers(tmp_path: Path, points: NDArray[np.generic]) -> None:
+    np.save(tmp_path / "a.npy", points)
+    with pytest.raises(InputError, match="an array of"):
+        read_points(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"x,y,z\n", b"1 2 3\n4 5\n", b"hello\nworld\n", b"\xff\xfe\x00", b"1\n2\n",
         b"ply\n", b"ply\nformat ascii 1.0\n", b"ply\nformat ascii 1.0\nelement face 1\nend_header\n",
+        b"ply\nformat ascii 1.0\nelement vertex 3\nproperty int x\nproperty int y\nend_header\n1 2\n3 4",
+        b"ply\nformat ascii 1.0\nelement vertex -1\nproperty int x\nproperty int y\nend_header\n1 2\n3 4\n",
+        b"ply\nformat ascii 1.0\nelement vertex 2\nproperty int y\nproperty int z\nend_header\n1 2\n3 4\n",
+        b"VERSION .7\nFIELDS x y\nSIZE 4 4\nTYPE F F\nCOUNT 1 1\nPOINTS 3\nDATA ascii\n1 2\n3 4\n",
+        b"VERSION .7\nFIELDS x y\nSIZE 4 4\nTYPE F F\nDATA ascii\n1 2\n3 4\n",
+        b"1,2 3,4\n5,6 7,8\nx y\n",
         b"ply\nformat odd 1.0\nelement vertex 1\nproperty float x\nend_header\n",
     ],
 )  # fmt: skip

@@ -229,7 +229,7 @@ def test_the_verdict_counts_the_motions_that_are_free(shape: str, free: int) -> 
 
     target = points(0)
     moved = target + 1e-4 if shape == "pairs on a sphere" else points(1)
-    evidence = judge(Cloud(target), moved, surface="pairs" not in shape)
+    evidence = judge(Cloud(target), moved, surface="pairs" not in shape, pointwise="pairs" in shape)
     assert len(evidence.free) == free
     assert evidence.covariance.shape == (6, 6)
     assert evidence.fitness > 0.9
@@ -247,7 +247,9 @@ def test_the_covariance_predicts_the_scatter() -> None:
                 *(apply(result.matrix, source) - source).mean(axis=0),
             ]
         )
-    predicted = np.sqrt(np.diag(judge(Cloud(target), apply(result.matrix, source), surface=False).covariance))
+    predicted = np.sqrt(
+        np.diag(judge(Cloud(target), apply(result.matrix, source), surface=False, pointwise=True).covariance)
+    )
     np.testing.assert_allclose(predicted, np.std(found, axis=0), rtol=0.35)
 
 

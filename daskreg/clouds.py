@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -250,10 +251,10 @@ def _check_options(
         raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
     if isinstance(init, str) and init not in STARTS:
         raise OptionError(f"init {init!r} is none of {', '.join(STARTS)}, nor an Affine")
-    if max_distance is not None and not max_distance > 0:
-        raise OptionError(f"max_distance must be above zero, not {max_distance}")
-    if trim is not None and not 0 <= trim < 1:
-        raise OptionError(f"trim is the share of points without a partner, 0 to below 1, not {trim}")
+    if max_distance is not None and (not isinstance(max_distance, Real) or not max_distance > 0):
+        raise OptionError(f"max_distance must be above zero, not {max_distance!r}")
+    if trim is not None and (not isinstance(trim, Real) or not 0 <= trim < 1):
+        raise OptionError(f"trim is the share of points without a partner, 0 to below 1, not {trim!r}")
     if max_iterations < 0:
         raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
 

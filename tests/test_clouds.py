@@ -268,7 +268,15 @@ def test_bad_points(target: Floats, source: Floats, error: type[Exception], says
 
 
 @pytest.mark.parametrize(
-    "options", [{"method": "fast"}, {"init": "best"}, {"trim": 1.0}, {"max_distance": 0.0}, {"device": "tpu"}]
+    "options",
+    [
+        {"method": "fast"},
+        {"init": "best"},
+        {"trim": 1.0},
+        {"max_distance": 0.0},
+        {"max_distance": "far"},
+        {"device": "tpu"},
+    ],
 )
 def test_bad_options(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):

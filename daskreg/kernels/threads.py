@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -41,14 +41,41 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 def spread(threads: int, function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
-    """`function` of each part, in a pool that is kept; most of it must release the GIL itself."""
-    return list(_pool(threads).map(function, parts))
+    """`function` of each part, by the calling thread and those of a pool; most of it must release the GIL itself.
+
+    Each takes the next part as it comes, so that nothing waits for a thread that is busy elsewhere.
+    """
+    given = list(parts)
+    results: list[Any] = [None] * len(given)
+    todo = iter(range(len(given)))
+
+    def work() -> None:
+        for i in todo:
+            results[i] = function(given[i])
+
+    helpers = [_pool(threads).submit(work) for _ in range(min(threads, len(given)) - 1)]
+    try:
+        work()
+    finally:
+        for _ in todo:  # where a part failed, the rest is left
+            pass
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    for helper in begun:
+        helper.result()
+    return results
 
 
 def ahead(function: Callable[[], R]) -> Callable[[], R]:
-    """Begin `function` in a thread of the pool, if this one is not the only one; what is returned gives its result."""
+    """Begin `function` in a thread of the pool; what is returned gives its result.
+
+    It is called there and then where no thread has come to it: all are busy, or this is the only one.
+    """
     threads = pool_threads()
-    return _pool(threads).submit(function).result if threads > 1 else function
+    if threads <= 1:
+        return function
+    begun = _pool(threads).submit(function)
+    return lambda: function() if begun.cancel() else begun.result()
 
 
 def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL) -> None:
@@ -63,5 +90,5 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    # What a thread of the pool calls has that thread: were it to wait for others, they might all wait.
-    return ThreadPoolExecutor(threads, "daskreg", initializer=setattr, initargs=(_own, "count", 1))
+    # The calling thread is one of them. What a thread of the pool calls has that thread alone.
+    return ThreadPoolExecutor(threads - 1, "daskreg", initializer=setattr, initargs=(_own, "count", 1))

@@ -23,8 +23,8 @@ import daskreg as dr
 import daskreg.reg_torch as reg
 from daskreg.cluster.device import resolve
 from daskreg.errors import OptionError
-from daskreg.geometry import Affine, Box, Grid, SliceAffines, touched_box
-from daskreg.kernels import halo, passes, sample, sample_torch
+from daskreg.geometry import Affine, Box, Grid, SliceAffines
+from daskreg.kernels import passes, sample, sample_torch
 from daskreg.kernels.icp_soft import soft_correspondence_loss
 from daskreg.kernels.metrics import LOSSES
 from daskreg.kernels.normal import NumbaNormal, TorchNormal, scaling

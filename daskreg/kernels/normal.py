@@ -44,6 +44,8 @@ Floats = NDArray[np.float64]
 
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
+# Voxels of the images that torch sums at a time.
+_AT_ONCE = 1 << 28
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -171,6 +173,7 @@ class TorchNormal:
         self.weight = fixed_weight(level)
         self.scale = 1.0
         self.axes = [_scaled_axis(n, self.fixed.device) for n in level.fixed.grid.shape]
+        self.powers = _powers(self.axes)
 
     def take(self, index: NDArray[np.int64]) -> TorchNormal:
         """The same for some pairs of the batch."""
@@ -187,6 +190,7 @@ class TorchNormal:
         other.slopes = self._slopes()[:, :, ::every]
         other.fixed, other.weight = self.fixed[:, ::every], self.weight[:, ::every]
         other.axes = [self.axes[0][::every], *self.axes[1:]]
+        other.powers = _powers(other.axes)
         other.scale = self.scale * len(self.axes[0]) / len(other.axes[0])
         return other
 
@@ -205,12 +209,17 @@ class TorchNormal:
             coords, weight = self._coordinates(torch.from_numpy(maps))
             w, v = self._sampled(self.moving, coords), self._covered(weight, coords)
             d, g = self.fixed - w, self._slopes().unbind(1)
-            images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
-            images += [v * factor * slope for factor in (1, w, d) for slope in g]
-            powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
-            moments = [_moments(image, powers) for image in images]
-            moments += [_moments(v * g[a] * g[b], powers) for a in range(ndim) for b in range(a, ndim)]
-            found = torch.stack(moments, 1).cpu().numpy() * self.scale
+            vd, vw, vg = v * d, v * w, [v * slope for slope in g]
+            factors: list[tuple[Tensor, Tensor | None]] = [(v, None), (vd, None), (vw, None), (vd, d), (vd, w), (vw, w)]
+            factors += [(one, factor) for factor in (None, w, d) for one in vg]
+            factors += [(vg[a], g[b]) for a in range(ndim) for b in range(a, ndim)]
+            # Many at once: on a GPU each operation costs microseconds, however little it does.
+            step = max(1, _AT_ONCE // v.numel())
+            moments = []
+            for first in range(0, len(factors), step):
+                images = torch.stack([x if y is None else x * y for x, y in factors[first : first + step]], 1)
+                moments.append(_moments(images.flatten(0, 1), self.powers).unflatten(0, images.shape[:2]))
+            found = torch.cat(moments, 1).cpu().numpy() * self.scale
         lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
         linear = np.stack([_entry(found, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
         pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
@@ -253,13 +262,19 @@ class TorchNormal:
         return out[:, 0]
 
 
-def _moments(image: Tensor, powers: list[Tensor]) -> Tensor:
-    """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
-    out = (image @ powers[-1]).to(torch.float64)
-    for axis in range(image.ndim - 3, -1, -1):
-        out = torch.tensordot(out, powers[axis].to(torch.float64), dims=([axis + 1], [0]))
+def _powers(axes: list[Tensor]) -> list[Tensor]:
+    """(n, 3) powers of each axis up to the square, float64 but for the last."""
+    found = [torch.stack([a**0, a, a**2], -1) for a in axes]
+    return [*(p.to(torch.float64) for p in found[:-1]), found[-1]]
+
+
+def _moments(images: Tensor, powers: list[Tensor]) -> Tensor:
+    """(N, 3, ...) sums of (N, *shape) times monomials up to the square along each axis."""
+    out = (images @ powers[-1]).to(torch.float64)
+    for axis in range(images.ndim - 3, -1, -1):
+        out = torch.tensordot(out, powers[axis], dims=([axis + 1], [0]))
     # The contracted axes were appended last to first.
-    return out.permute(0, *range(image.ndim - 1, 0, -1))
+    return out.permute(0, *range(images.ndim - 1, 0, -1))
 
 
 def _sum(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

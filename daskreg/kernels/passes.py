@@ -68,7 +68,7 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
     if _compiled(values):
         return _tensors(smooth_numba.smoothed(values.numpy(), _numpy(weight), taps))
     if weight is None:
-        return _convolved(values, taps) / _convolved(torch.ones_like(values[:1]), taps), None
+        return _convolved(values, taps, normal=True), None
     norm = _convolved(weight, taps)
     return _convolved(values * weight, taps) / norm.clamp_min(1e-6), weight * (norm > 1e-3)
 
@@ -125,8 +125,8 @@ def _pooled(values: Tensor, factors: Sequence[int]) -> Tensor:
     return pool(values[:, None], tuple(factors))[:, 0]
 
 
-def _convolved(values: Tensor, taps: Sequence[Singles]) -> Tensor:
-    """Axis by axis, zero outside.
+def _convolved(values: Tensor, taps: Sequence[Singles], *, normal: bool = False) -> Tensor:
+    """Axis by axis, zero outside; `normal`: over the taps that are inside.
 
     By sums of shifted images: a GPU's convolutions round to ten bits of mantissa (TF32) unless told otherwise.
     """
@@ -139,5 +139,10 @@ def _convolved(values: Tensor, taps: Sequence[Singles]) -> Tensor:
             for tap, start, from_ in ((some[middle + reach], 0, reach), (some[middle - reach], reach, 0)):
                 part = values.narrow(axis, from_, n - reach)
                 out.narrow(axis, start, n - reach).add_(part, alpha=float(tap))
+        if normal:
+            inside = np.convolve(np.ones(n), some)[middle : middle + n]
+            one = [1] * values.ndim
+            one[axis] = -1
+            out *= torch.as_tensor(1 / inside, dtype=out.dtype, device=out.device).reshape(one)
         values = out
     return values

@@ -41,6 +41,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 import daskreg as dr
+from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
 from daskreg.kernels import sample
@@ -104,6 +105,7 @@ def ceilings(options: argparse.Namespace, report: Report) -> dict[str, float]:
         "pageable to device": lambda: part.copy_(torch.from_numpy(pageable)),
         "host to host": lambda: np.copyto(target, pageable),
         "pageable to pinned": lambda: np.copyto(host.numpy(), pageable),
+        "pageable to pinned, threads": lambda: host.copy_(torch.from_numpy(pageable)),
     }
     seconds = medians(runs, 5)
     moved_bytes = dict.fromkeys(runs, nbytes / 4) | {"device to device": 2 * nbytes}
@@ -327,9 +329,9 @@ def profiled(report: Report, name: str, run: Callable[[], Any]) -> None:
 def writing(options: argparse.Namespace, report: Report, rates: dict[str, float]) -> None:
     """Zarr to Zarr by one and by several workers on the GPU, and by a worker for each core."""
     slices = 16 if options.tiny else 64 if options.quick else 192
-    cores = os.cpu_count() or 1
-    layouts = [("cpu", cores)] + [(options.device, n) for n in ((1, 4) if options.quick else (1, 4, 8))]
-    layouts = [("cpu", 2), (options.device, 1)] if options.tiny else layouts
+    gpu, cores = options.device, os.cpu_count() or 1
+    layouts = [("cpu", cores, 1), (gpu, 1, 1), (gpu, 4, 1), (gpu, 1, 8)] + ([] if options.quick else [(gpu, 8, 1)])
+    layouts = [("cpu", 2, 1), (gpu, 1, 1), (gpu, 1, 2)] if options.tiny else layouts
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if shutil.disk_usage("/dev/shm").free > 8 * GIB else None))
     pulls: dict[str, Any] = {"copy": None, "affine": flat_map(), "3D": tilt(slices)}
     mib = slices * SIDE * SIDE * 2 / 2**20
@@ -337,12 +339,15 @@ def writing(options: argparse.Namespace, report: Report, rates: dict[str, float]
         source = folder / "in.zarr"
         make_stack(source, slices)
         reference = {}
-        for device, workers in layouts:
-            with attempt(report, f"write {device} {workers}"), dr.connect(workers=workers, device=device) as client:
+        for device, workers, threads in layouts:
+            config = LocalConfig(workers=workers, threads=threads, device=device)
+            with attempt(report, f"write {device} {workers} x {threads}"), dr.connect(config) as client:
                 warm_up(folder)
                 for name, pull in pulls.items():
                     volume = dr.open(source)
-                    array = volume if pull is None else dr.warp(volume, pull=pull, device=device)
+                    array = (
+                        volume if pull is None else dr.warp(volume, pull=pull, device="auto" if threads > 1 else device)
+                    )
                     seconds = []
                     for _ in range(2 if options.quick else 3):
                         remove(folder / "out.zarr")
@@ -353,7 +358,11 @@ def writing(options: argparse.Namespace, report: Report, rates: dict[str, float]
                         seconds.append(time.perf_counter() - started)
                     part = zarr.open_array(folder / "out.zarr" / "0", mode="r")[slices // 2, ::7, ::5].astype(int)
                     off = int(np.abs(part - reference.setdefault(name, part)).max())
-                    report.row("write", f"{name}: {workers} x {device}", **{"MiB/s": mib / min(seconds), "off by": off})
+                    report.row(
+                        "write",
+                        f"{name}: {workers} x {threads} {device}",
+                        **{"MiB/s": mib / min(seconds), "off by": off},
+                    )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -242,7 +242,8 @@ class TorchNormal:
         images = [v, some, some[:, :1] * both, some[:, 1:] * w, vg, vg * w, vg * d]
         images += [vg[:, a : a + 1] * g[:, a:] for a in range(g.shape[1])]
         together = torch.cat(images, 1)
-        return _moments(together.flatten(0, 1), self.powers).unflatten(0, together.shape[:2])
+        found = _moments(together.flatten(0, 1), self.powers)
+        return found.reshape(*together.shape[:2], *found.shape[1:])
 
     def _slopes(self) -> Tensor:
         """(B, D, *shape) central differences of the fixed image."""
@@ -316,8 +317,9 @@ def edge_weight(u: Tensor, n: int) -> Tensor:
     return _edge(u, n - 1, edge_width(n))
 
 
-def _edge(u: Tensor, last: Any, width: Any) -> Tensor:
-    return ((torch.minimum(u, last - u) + 0.5) / width).clamp(0, 1)
+def _edge(u: Tensor, last: Tensor | float, width: Tensor | float) -> Tensor:
+    inside: Tensor = torch.minimum(u, last - u) + 0.5
+    return (inside / width).clamp(0, 1)
 
 
 def edge_width(n: int) -> float:

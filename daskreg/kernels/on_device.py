@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ TILE_BYTES = 32 * 2**20
 LANES = 3
 """Tiles on their way: one up, one being computed, one down."""
 
-_MUCH = 1 << 20
+_MUCH, _SEVERAL = 1 << 20, 4
+_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,12 @@ def on_device(device: str, *, parallel: bool = False) -> Iterator[Sampler]:
         return
     import torch
 
-    belt = Belt(torch.device(device))
+    # A thread's belt is used again: a stream keeps the device memory that its work took, and each belt has its own.
+    belts = _own.__dict__.setdefault("belts", {})
+    belt = belts.pop(device, None) or Belt(torch.device(device))
     yield belt
     belt.finish()
+    belts[device] = belt  # unless something failed
 
 
 @dataclass(frozen=True)
@@ -241,11 +246,17 @@ class _Lane:
 
 
 def _copy(source: Pixels, target: Pixels) -> None:
-    """By as many threads as torch may use, where there is much to copy: one alone is slower than the bus."""
+    """By as many threads as torch may use, where they are several and there is much to copy.
+
+    One alone is slower than the bus.
+    """
     import torch
 
-    plain = all(a.dtype.isnative and a.flags.writeable and min(a.strides, default=0) >= 0 for a in (source, target))
-    if plain and source.nbytes >= _MUCH and source.dtype == target.dtype:
+    several = source.nbytes >= _MUCH and torch.get_num_threads() >= _SEVERAL
+    plain = several and all(
+        a.dtype.isnative and a.flags.writeable and min(a.strides, default=0) >= 0 for a in (source, target)
+    )
+    if plain and source.dtype == target.dtype:
         torch.from_numpy(target).copy_(torch.from_numpy(source))
     else:
         target[...] = source

@@ -44,7 +44,7 @@ import daskreg as dr
 from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
-from daskreg.kernels import sample
+from daskreg.kernels import normal_triton, sample
 from daskreg.kernels.on_device import Tile, on_device
 
 Runs = dict[str, Callable[[], Any]]
@@ -249,6 +249,7 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
             truth = motion(Grid(image.shape), 3, 0.3)
             pair = image, moved(image, truth, "zero")
             runs: Runs = {key: lambda d=d, p=pair: dr.register(*p, device=d) for key, d in devices.items()}
+            runs["GPU, sums by torch"] = without_triton(runs["GPU"])
             register_rows(report, name, runs, rounds, lambda fit, t=truth, s=image.shape: [error_of(fit, t, s)])
             if options.device != "cpu":
                 profiled(report, name, runs["GPU"])
@@ -259,6 +260,7 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
         truths = [motion(Grid((side, side)), k, 0.2) for k in range(len(fixed))]
         moving = np.stack([moved(f, t, "zero") for f, t in zip(fixed, truths, strict=True)])
         runs = {key: lambda d=d: dr.register_many(fixed, moving, device=d) for key, d in devices.items()}
+        runs["GPU, sums by torch"] = without_triton(runs["GPU"])
 
         def errors(fits: Any) -> list[float]:
             return [error_of(fit, t, (side, side)) for fit, t in zip(fits, truths, strict=True)]
@@ -288,6 +290,17 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
 
 def error_of(fit: Any, truth: Affine, shape: tuple[int, ...]) -> float:
     return corner_error(fit.moving_from_fixed.matrix, truth, shape)
+
+
+def without_triton(run: Callable[[], Any]) -> Callable[[], Any]:
+    def by_torch() -> Any:
+        before, normal_triton.ready = normal_triton.ready, lambda device: False
+        try:
+            return run()
+        finally:
+            normal_triton.ready = before
+
+    return by_torch
 
 
 def register_rows(report: Report, name: str, runs: Runs, rounds: int, errors: Callable[[Any], list[float]]) -> None:

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from daskreg.kernels import normal_triton
 from daskreg.kernels.normal_numba import sums_of_chunks
 from daskreg.kernels.pyramid import Level, take
 from daskreg.kernels.threads import pool_threads, spread
@@ -65,8 +66,11 @@ class Sums:
 
 
 def normal_of(level: Level) -> Normal:
-    """What sums for a level: compiled code on the CPU, torch on other devices."""
-    return (NumbaNormal if level.fixed.values.device.type == "cpu" else TorchNormal)(level)
+    """What sums for a level: compiled code on the CPU and on GPUs, torch elsewhere."""
+    device = level.fixed.values.device
+    if device.type == "cpu":
+        return NumbaNormal(level)
+    return (TritonNormal if normal_triton.ready(device) else TorchNormal)(level)
 
 
 class NumbaNormal:
@@ -203,7 +207,7 @@ class TorchNormal:
         other = copy.copy(self)
         other.slopes = self._slopes()[:, :, some]
         other.fixed, other.weight = self.fixed[:, some], self.weight[:, some]
-        other.axes = [self.axes[0][some], *self.axes[1:]]
+        other.axes = [self.axes[0][some].contiguous(), *self.axes[1:]]
         other.powers = [self.powers[0][some], *self.powers[1:]]
         return other
 
@@ -219,7 +223,7 @@ class TorchNormal:
         """The sums at (B, D, D+1) maps from xi to moving indices; one transfer to the CPU."""
         batch, ndim = maps.shape[:2]
         planes = len(self.axes[0])
-        step = max(1, _AT_ONCE // (batch * math.prod(self.shape[1:])))
+        step = self._planes_at_once(batch)
         there = torch.from_numpy(maps).to(self.fixed.device, torch.float32)
         with torch.no_grad():
             parts = [self] if step >= planes else [self._planes(slice(k, k + step)) for k in range(0, planes, step)]
@@ -231,6 +235,9 @@ class TorchNormal:
         square = np.stack([_entry(found, degrees) for degrees in pairs], -1)[:, 6 + 3 * ndim :]
         scalars = _entry(found, lines[-1])[:, :6]
         return _turned(scalars, linear.reshape(batch, 3, ndim, -1), _unfolded(square, ndim), maps, self.shape)
+
+    def _planes_at_once(self, batch: int) -> int:
+        return max(1, _AT_ONCE // (batch * math.prod(self.shape[1:])))
 
     def _moments(self, maps: Tensor) -> Tensor:
         """(B, K, 3, ...) moments of the K images whose sums are wanted."""
@@ -277,6 +284,20 @@ class TorchNormal:
         images = images.expand(len(coords), *images.shape[1:])[:, None]
         out = functional.grid_sample(images, coords, mode="bilinear", padding_mode="border", align_corners=False)
         return out[:, 0]
+
+
+class TritonNormal(TorchNormal):
+    """Sums by one compiled pass over the voxels of a GPU."""
+
+    def _planes_at_once(self, batch: int) -> int:
+        return len(self.axes[0])
+
+    def _moments(self, maps: Tensor) -> Tensor:
+        out = normal_triton.row_sums(self, maps).flatten(-2)
+        for axis in range(len(self.shape) - 2, -1, -1):
+            out = torch.tensordot(out, self.powers[axis], dims=([axis + 1], [0]))
+        found = out.reshape(len(out), -1, 3, *out.shape[2:])
+        return found.permute(0, 1, *range(found.ndim - 1, 1, -1))
 
 
 def _powers(axes: list[Tensor]) -> list[Tensor]:

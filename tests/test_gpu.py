@@ -197,7 +197,7 @@ def test_a_card_without_memory_is_given_halves(order: int, caplog: pytest.LogCap
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     try:
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 350e6) / total)
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 150e6) / total)
         with caplog.at_level(logging.WARNING):
             belt = Belt(torch.device(ON), tile_bytes=1 << 30)
             belt.put(Tile(block, box, tilt, box, order, 0.0), out)

@@ -25,6 +25,7 @@ from torch.nn import functional
 from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Box
 from daskreg.geometry.normalised import scale_and_offset
+from daskreg.kernels import sample_triton
 from daskreg.kernels.casting import cast
 from daskreg.kernels.sample_array import CUBIC_REACH, lift, limits, whole_shift
 
@@ -60,6 +61,9 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     if ndim == 1:
         voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
     live = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
+    if not live and sample_triton.ready(block.device):
+        blocks = voxels[:, 0] if many else voxels[0]
+        return sample_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
     if order == 0 or block.dtype == torch.bool:
         look = _nearest(voxels, read_box, value)
     else:
@@ -153,14 +157,16 @@ def _coordinates(m: Tensor, box: Box, device: torch.device) -> Coordinates:
     def entry(k: int, j: int) -> Any:
         return m[:, k, j].reshape(-1, *[1] * ndim) if numbers is None else numbers[k][j]
 
+    indices = [
+        torch.arange(start, stop, dtype=m.dtype, device=device).reshape(-1, *[1] * (ndim - 1 - j))
+        for j, (start, stop) in enumerate(zip(box.start, box.stop, strict=True))
+    ]
     result = []
     for k in range(ndim):
-        x: Any = None
-        for j, (start, stop) in enumerate(zip(box.start, box.stop, strict=True)):
-            index = torch.arange(start, stop, dtype=m.dtype, device=device).reshape(-1, *[1] * (ndim - 1 - j))
-            part = entry(k, j) * index
-            x = part if x is None else x + part
-        x = x + entry(k, ndim)
+        x = entry(k, 0) * indices[0]
+        for j in range(1, ndim - 1):
+            x = x + entry(k, j) * indices[j]
+        x = (x + entry(k, ndim)) + entry(k, ndim - 1) * indices[-1]  # the compiled kernels' order
         result.append(x if numbers is None else x[None])
     return result
 

@@ -24,7 +24,7 @@ import daskreg.reg_torch as reg
 from daskreg.cluster.device import resolve
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.kernels import normal_triton, passes, sample, sample_torch
+from daskreg.kernels import normal_triton, passes, sample, sample_torch, sample_triton
 from daskreg.kernels.icp_soft import soft_correspondence_loss
 from daskreg.kernels.metrics import LOSSES
 from daskreg.kernels.normal import NumbaNormal, TorchNormal, TritonNormal, scaling
@@ -47,14 +47,14 @@ def voxels(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
 
 
 def close(got: Any, expected: np.ndarray, order: int) -> None:
-    """Nearest is the same; else integers by one step where a half is rounded, floats by their digits."""
+    """Orders 0 and 1 are the same to the last bit; cubic up to rounding, which may turn a half."""
     found = np.asarray(got)
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
-    if order == 0 or expected.dtype == bool:
+    if order < 3 or expected.dtype == bool:
         np.testing.assert_array_equal(found, expected)
     elif expected.dtype.kind == "f":
-        atol = {2: 0.15, 4: 2e-4, 8: 2e-5 if order == 3 else 1e-10}[expected.dtype.itemsize]
+        atol = {2: 0.15, 4: 2e-4, 8: 2e-5}[expected.dtype.itemsize]
         np.testing.assert_allclose(found.astype("f8"), expected.astype("f8"), rtol=0, atol=atol)
     else:
         apart = np.abs(found.astype("f8") - expected.astype("f8"))
@@ -124,6 +124,23 @@ def test_gradients_are_those_of_the_cpu(order: int) -> None:
         found.append((block.grad.cpu(), matrix.grad.cpu()))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9 * float(a.abs().max()))
+
+
+def test_triton_takes_over_and_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    if ON == "cuda":
+        assert sample_triton.ready(torch.device("cuda", 0))
+    for dtype in ("uint8", "uint16", "float32"):
+        block = voxels((12, 40, 50), dtype)
+        for matrix, order in ((TURN, 0), (TILT, 0), (TURN, 1), (TILT, 1), (TILT, 3)):
+            box = Box.of(block.shape[4 - len(matrix) :])
+            found = []
+            for ready in (sample_triton.ready, lambda device: False):
+                monkeypatch.setattr(sample_triton, "ready", ready)
+                found.append(sample(torch.from_numpy(block).to(ON), box, matrix, box, order=order).cpu().numpy())
+            monkeypatch.undo()
+            if order == 0:
+                np.testing.assert_array_equal(*found)
+            np.testing.assert_allclose(*(f.astype("f8") for f in found), atol=1 if dtype[0] == "u" else 2e-4)
 
 
 def test_pieces_of_a_large_output(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +214,8 @@ def test_a_card_without_memory_is_given_halves(order: int, caplog: pytest.LogCap
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     try:
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 150e6) / total)
+        allowed = 25e6 if order == 1 else 40e6  # a whole tile takes 13 MB, there and back, and its spline 60
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + allowed) / total)
         with caplog.at_level(logging.WARNING):
             belt = Belt(torch.device(ON), tile_bytes=1 << 30)
             belt.put(Tile(block, box, tilt, box, order, 0.0), out)
@@ -289,7 +307,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     if ON == "cuda":
         with pytest.raises(Exception, match="cuda:77"):
             dr.register(blobs((40, 44)), blobs((40, 44)), device="cuda:77")
-        with pytest.raises(OptionError):
+        with pytest.raises(OptionError, match="cuda:77.*no such CUDA device"):
             dr.warp(blobs((40, 44)), pull=Affine.translation(x=0.5), device="cuda:77")
 
 
@@ -500,7 +518,7 @@ def test_losses_and_their_slopes(name: str) -> None:
     weight = (torch.rand(fixed.shape, generator=generator) > 0.2).float()
     found = []
     for device in ("cpu", ON):
-        w = warped.to(device).requires_grad_()
+        w = warped.clone().to(device).requires_grad_()
         loss = LOSSES[name](fixed.to(device), w, weight.to(device))
         loss.sum().backward()
         found.append((loss.detach().cpu(), w.grad.cpu()))

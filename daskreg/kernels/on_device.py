@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +28,7 @@ TILE_BYTES = 32 * 2**20
 LANES = 3
 """Tiles on their way: one up, one being computed, one down."""
 
-_MUCH, _SEVERAL = 1 << 20, 4
+_MUCH, _SEVERAL = 1 << 20, 16
 _own = threading.local()
 
 
@@ -145,21 +145,21 @@ class Belt:
         """Whether there is room for the voxels; else they were sampled in halves."""
         import torch
 
-        try:
+        # Halves come after the `except`: until it ends, the error keeps what the failed call had on the GPU.
+        with suppress(torch.cuda.OutOfMemoryError):
             lane.send(piece, out)
-        except torch.cuda.OutOfMemoryError:
-            self._split(piece, out)
-            return False
-        return True
+            return True
+        self._split(piece, out)
+        return False
 
     def _compute(self, lane: _Lane) -> None:
         import torch
 
-        try:
+        with suppress(torch.cuda.OutOfMemoryError):
             lane.compute()
-        except torch.cuda.OutOfMemoryError:
-            for piece, out in lane.given_up():
-                self._split(piece, out)
+            return
+        for piece, out in lane.given_up():
+            self._split(piece, out)
 
     def _split(self, piece: Tile, out: Pixels) -> None:
         """A tile that the GPU has no room for, alone and in halves.
@@ -246,20 +246,20 @@ class _Lane:
 
 
 def _copy(source: Pixels, target: Pixels) -> None:
-    """By as many threads as torch may use, where they are several and there is much to copy.
-
-    One alone is slower than the bus.
-    """
-    import torch
-
-    several = source.nbytes >= _MUCH and torch.get_num_threads() >= _SEVERAL
-    plain = several and all(
-        a.dtype.isnative and a.flags.writeable and min(a.strides, default=0) >= 0 for a in (source, target)
-    )
-    if plain and source.dtype == target.dtype:
-        torch.from_numpy(target).copy_(torch.from_numpy(source))
-    else:
+    """By several threads where there is much to copy: one alone is slower than the bus."""
+    if source.nbytes < _MUCH:
         target[...] = source
+        return
+    from daskreg.kernels.threads import shares
+
+    long = (k for k, n in enumerate(source.shape) if n >= _SEVERAL)
+    before = (slice(None),) * next(long, int(np.argmax(source.shape)))
+
+    def part(first: int, stop: int) -> None:
+        some = (*before, slice(first, stop))
+        target[some] = source[some]
+
+    shares(part, source.shape[len(before)])
 
 
 def _halves(piece: Tile, out: Pixels) -> list[tuple[Tile, Pixels]] | None:

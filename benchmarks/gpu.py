@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import out_of_core
 import torch
 import zarr
 from out_of_core import SIDE, flat_map, make_stack, remove, tilt, warm_up
@@ -45,6 +46,7 @@ from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
 from daskreg.kernels import normal_triton, sample
+from daskreg.kernels import on_device as belt_module
 from daskreg.kernels.on_device import Tile, on_device
 
 Runs = dict[str, Callable[[], Any]]
@@ -77,7 +79,12 @@ class Report:
     """Lines of a table that is printed at the end, and figures for a file."""
 
     def __init__(self, out: Path | None) -> None:
-        self.out, self.lines, self.figures = out, list[str](), dict[str, Any]()
+        self.out, self.lines, self.figures, self.until = out, list[str](), dict[str, Any](), math.inf
+
+    def more(self) -> None:
+        """Raises: OutOfTimeError where no case should be begun."""
+        if time.monotonic() > self.until:
+            raise OutOfTimeError
 
     def row(self, section: str, name: str, **figures: Any) -> None:
         self.figures.setdefault(section, {})[name] = figures
@@ -127,6 +134,7 @@ def sampling(options: argparse.Namespace, report: Report, rates: dict[str, float
         shape = (deep, side, side) if kind == "slices" else (cube,) * 3
         matrix = view_2d(shape[1:]) if kind == "slices" else view_3d(shape)
         with attempt(report, f"{kind} {dtype} {order}"):
+            report.more()
             image = (np.random.default_rng(order).random(shape, dtype="f4") * 200).astype(dtype)
             sampled(options, report, rates, image=image, matrix=matrix, order=order)
 
@@ -170,6 +178,8 @@ def sampled(
         errors[key] = float(np.linalg.norm(got - exact) / np.linalg.norm(exact))
         del found, whole, some
     seconds = medians(runs, 3 if options.quick else 5)
+    if options.device != "cpu":
+        report.row("copies", name, **copies(belt))
     for key, s in seconds.items():
         moved_bytes = 2 * image.nbytes if "host" not in key else image.nbytes
         ceiling = rates["host to device" if "host" in key else "device to device"] * 1e9
@@ -177,6 +187,27 @@ def sampled(
         report.row(
             "sampling", f"{name}: {key}", **{"Mvox/s": image.size / s / 1e6, "ms": 1e3 * s, **floor}, error=errors[key]
         )
+
+
+def copies(belt: Callable[[], None]) -> dict[str, float]:
+    """What of the way from host to host and back are copies in the host's memory, in one run."""
+    times: list[tuple[float, int]] = []
+    plain = belt_module._copy
+
+    def timed(source: np.ndarray, target: np.ndarray) -> None:
+        started = time.perf_counter()
+        plain(source, target)
+        times.append((time.perf_counter() - started, source.nbytes))
+
+    belt_module._copy = timed
+    try:
+        started = time.perf_counter()
+        belt()
+        whole = time.perf_counter() - started
+    finally:
+        belt_module._copy = plain
+    spent, nbytes = sum(t for t, _ in times), sum(n for _, n in times)
+    return {"ms": 1e3 * spent, "of ms": 1e3 * whole, "GB/s": nbytes / spent / 1e9}
 
 
 def by_others(tensor: torch.Tensor, matrix: np.ndarray, order: int) -> Runs:
@@ -245,30 +276,35 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
     devices = {"GPU": options.device, "CPU": "cpu"}
     for name, make in cases:
         with attempt(report, name):
+            report.more()
             image = make()
             truth = motion(Grid(image.shape), 3, 0.3)
             pair = image, moved(image, truth, "zero")
             runs: Runs = {key: lambda d=d, p=pair: dr.register(*p, device=d) for key, d in devices.items()}
-            runs["GPU, sums by torch"] = without_triton(runs["GPU"])
+            if not options.quick:
+                runs["GPU, sums by torch"] = without_triton(runs["GPU"])
             register_rows(report, name, runs, rounds, lambda fit, t=truth, s=image.shape: [error_of(fit, t, s)])
-            if options.device != "cpu":
+            if options.device != "cpu" and (name == "3D 256" or not options.quick):
                 profiled(report, name, runs["GPU"])
     with attempt(report, "256 pairs"):
+        report.more()
         side, count = (48, 4) if tiny else (256, 64 if options.quick else 256)
         image = photograph("camera")
         fixed = np.stack([image[k : k + side, 2 * k : 2 * k + side] for k in range(0, min(count, 128))] * 2)[:count]
         truths = [motion(Grid((side, side)), k, 0.2) for k in range(len(fixed))]
         moving = np.stack([moved(f, t, "zero") for f, t in zip(fixed, truths, strict=True)])
         runs = {key: lambda d=d: dr.register_many(fixed, moving, device=d) for key, d in devices.items()}
-        runs["GPU, sums by torch"] = without_triton(runs["GPU"])
+        if not options.quick:
+            runs["GPU, sums by torch"] = without_triton(runs["GPU"])
 
         def errors(fits: Any) -> list[float]:
             return [error_of(fit, t, (side, side)) for fit, t in zip(fits, truths, strict=True)]
 
         register_rows(report, f"{len(fixed)} pairs of {side}", runs, rounds, errors)
-        if options.device != "cpu":
+        if options.device != "cpu" and not options.quick:
             profiled(report, f"{len(fixed)} pairs", runs["GPU"])
     with attempt(report, "stack"):
+        report.more()
         side, count = (96, 6) if tiny else (512, 48 if options.quick else 128)
         base = photograph("camera", side)
         walk = np.cumsum(np.random.default_rng(0).normal(0, 1.0, (count, 2)), 0)
@@ -284,7 +320,7 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
             for key, d in devices.items()
         }
         register_rows(report, f"stack of {count} x {side}", runs, rounds, drift)
-        if options.device != "cpu":
+        if options.device != "cpu" and not options.quick:
             profiled(report, "stack", runs["GPU"])
 
 
@@ -341,9 +377,11 @@ def profiled(report: Report, name: str, run: Callable[[], Any]) -> None:
 
 def writing(options: argparse.Namespace, report: Report, rates: dict[str, float]) -> None:
     """Zarr to Zarr by one and by several workers on the GPU, and by a worker for each core."""
-    slices = 16 if options.tiny else 64 if options.quick else 192
+    slices = 16 if options.tiny else 96 if options.quick else 192
+    if options.quick:
+        out_of_core.LAYERS = 2
     gpu, cores = options.device, os.cpu_count() or 1
-    layouts = [("cpu", cores, 1), (gpu, 1, 1), (gpu, 4, 1), (gpu, 1, 8)] + ([] if options.quick else [(gpu, 8, 1)])
+    layouts = [("cpu", cores, 1), (gpu, 4, 1), (gpu, 1, 8), (gpu, 1, 1)] + ([] if options.quick else [(gpu, 8, 1)])
     layouts = [("cpu", 2, 1), (gpu, 1, 1), (gpu, 1, 2)] if options.tiny else layouts
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if shutil.disk_usage("/dev/shm").free > 8 * GIB else None))
     pulls: dict[str, Any] = {"copy": None, "affine": flat_map(), "3D": tilt(slices)}
@@ -357,6 +395,7 @@ def writing(options: argparse.Namespace, report: Report, rates: dict[str, float]
             with attempt(report, f"write {device} {workers} x {threads}"), dr.connect(config) as client:
                 warm_up(folder)
                 for name, pull in pulls.items():
+                    report.more()
                     volume = dr.open(source)
                     array = (
                         volume if pull is None else dr.warp(volume, pull=pull, device="auto" if threads > 1 else device)
@@ -388,6 +427,7 @@ def clouds(options: argparse.Namespace, report: Report, rates: dict[str, float])
     sizes = (2000,) if options.tiny else (5000, 50_000) if options.quick else (5000, 50_000, 500_000)
     for size, surface in ((n, s) for n in sizes for s in (True, False)):
         with attempt(report, f"icp {size}"):
+            report.more()
             points = rng.random((size, 3))
             if surface:
                 points[:, 2] = 0.2 * np.sin(5 * points[:, 0]) * np.cos(4 * points[:, 1]) + 0.1 * points[:, 0] ** 2
@@ -400,10 +440,14 @@ def clouds(options: argparse.Namespace, report: Report, rates: dict[str, float])
             for key, run in runs.items():
                 chord = np.linalg.norm(np.asarray(run().rotation) - turn.T) / math.sqrt(8)
                 off[key] = math.degrees(2 * math.asin(min(1.0, chord)))
-            seconds = medians(runs, 1 if options.quick else 3, budget=8)
+            seconds = medians(runs, 0 if options.quick else 3, budget=8)  # warm already
             for key, s in seconds.items():
                 name = f"{'surface' if surface else 'volume'} {size}: {key}"
                 report.row("icp", name, ms=1e3 * s, degrees=off[key], ratio=s / seconds["CPU"])
+
+
+class OutOfTimeError(Exception):
+    """The section has had its time."""
 
 
 @contextlib.contextmanager
@@ -412,6 +456,8 @@ def attempt(report: Report, name: str) -> Iterator[None]:
     began = time.perf_counter()
     try:
         yield
+    except OutOfTimeError:
+        print(f"          ({name}: left out, time is up)", flush=True)
     except Exception as error:
         traceback.print_exc()
         report.row("FAILED", name, error=f"{type(error).__name__}: {str(error)[:160]}")
@@ -421,6 +467,8 @@ def attempt(report: Report, name: str) -> Iterator[None]:
         print(f"          ({name}: {time.perf_counter() - began:.1f} s)", flush=True)
 
 
+LIMITS = {"sampling": 40.0, "register": 60.0, "icp": 25.0, "write": 55.0}
+"""Seconds after which a section begins nothing new with --quick."""
 SECTIONS = {"sampling": sampling, "register": registration, "icp": clouds, "write": writing}
 
 
@@ -435,6 +483,7 @@ def main() -> None:
     report = Report(options.out)
     rates = ceilings(options, report)
     for name in options.only:
+        report.until = time.monotonic() + LIMITS[name] if options.quick else math.inf
         with attempt(report, name):
             SECTIONS[name](options, report, rates)
     print("\n" + "\n".join(report.lines))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from daskreg.kernels.flat_numba import from_border
 from daskreg.kernels.passes import block_means
 
 SMALLEST = 8
@@ -93,6 +94,9 @@ def _corners(image: Tensor, side: int) -> Tensor:
 
 def _from_border(mask: Bools) -> Bools:
     """What is connected to the border."""
+    found = from_border(mask)
+    if found is not None:
+        return found
     labels, count = ndimage.label(mask)
     outer = np.zeros(count + 1, dtype=bool)
     for axis in range(mask.ndim):

@@ -3,8 +3,8 @@
 A program makes 8 rows of 32 voxels, one voxel a thread, so that what its rows share of the source is still in the
 cache; slices that share a matrix share coordinates and weights, four at a time. Coordinates are float64 from absolute
 indices, `((m0 * i0 + m1 * i1) + m3) + m2 * i2`, and nothing is contracted: they are the CPU's to the last bit, and
-so are the voxels of orders 0 and 1, wherever the output is cut. A coordinate costs ten float64 operations for each axis,
-which a card that is slow at them (1/64 of its float32 rate) still does faster than its bus brings the voxels.
+so are the voxels of orders 0 and 1, wherever the output is cut. That is ten float64 operations for each axis: few
+beside the bus even on a card that does them at 1/64 of its float32 rate.
 
 Cubic sampling takes the spline's coefficients from `coefficients`, in float32 for types of up to 16 bits and
 float32, and mixes them as the CPU does; the prefilter is the same up to rounding.
@@ -83,7 +83,8 @@ def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, or
         blocks = coefficients(blocks, read_box.ndim, value if finite else None, real)
         low, high = (first - _PAD + 1, last + _PAD - 2) if finite else (first, np.nextafter(last - 1, np.inf))
         first = first - _PAD + 1  # of the first of four neighbours
-    _launch(out, blocks, fill, matrices, (first, low, high), out_box, order=order, real=real)
+    ends = (first, low, high)
+    _launch(out, blocks, out_box, fill=fill, matrices=matrices, ends=ends, order=order, real=real)
     return out
 
 
@@ -94,18 +95,19 @@ def _plain(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, value:
     fill = torch.tensor([value], dtype=kind).view(plain)
     out = torch.empty((len(blocks), *out_box.shape), dtype=plain, device=blocks.device)
     first, last = np.array(read_box.start, float), np.array(read_box.stop, float)
-    _launch(out, blocks.view(plain), fill, matrices, (first, first, last), out_box, order=0, real=torch.float32)
+    ends = (first, first, last)
+    _launch(out, blocks.view(plain), out_box, fill=fill, matrices=matrices, ends=ends, order=0, real=torch.float32)
     return out.view(kind)
 
 
 def _launch(
     out: Tensor,
     blocks: Tensor,
+    out_box: Box,
+    *,
     fill: Tensor,
     matrices: Tensor,
     ends: tuple[Any, Any, Any],
-    out_box: Box,
-    *,
     order: int,
     real: torch.dtype,
 ) -> None:
@@ -256,7 +258,7 @@ if triton is not None:
         return tl.minimum(tl.maximum(low + up.to(real), least), most)
 
     @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
-    def _sample(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    def _sample(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917
         out, blocks, fill, matrices, numbers,
         d0, d1, d2, n0, n1, n2, o0, o1, o2, f0, f1, f2, count, block_step, matrix_step,
         NDIM: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr, INTEGER: tl.constexpr,

@@ -33,6 +33,7 @@ def triton_even_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_triton, "ready", lambda device: True)
     if INTERPRETED:  # few programs
         monkeypatch.setattr(sample_triton, "_ROWS", 32)
+        monkeypatch.setattr(sample_triton, "_FILTERED", 4096)
 
 
 def voxels(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
@@ -63,7 +64,9 @@ def test_the_same_bits_as_on_the_cpu(dtype: str, matrix: np.ndarray) -> None:
             np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "float32", *([] if INTERPRETED else ["uint16", "int64", "float16", "float64"])]
+)
 def test_cubic_is_the_cpus_up_to_rounding(dtype: str) -> None:
     block = voxels((2, 7, 9), dtype)
     for matrix in (TURN, TILT):
@@ -86,7 +89,7 @@ def test_what_is_not_finite_stays_where_it_is() -> None:
         )
 
 
-@pytest.mark.parametrize("order", [0, 1, 3])
+@pytest.mark.parametrize("order", [0, 1] if INTERPRETED else [0, 1, 3])  # the interpreter takes minutes
 @pytest.mark.parametrize("many", [1, 2, 5, 9])
 def test_each_block_has_its_matrix_or_all_share_one(many: int, order: int) -> None:
     block = voxels((many, 6, 8), "float32")

@@ -77,7 +77,8 @@ def _around(mask: Any, seen: Any, stack: Any, count: int, place: Any) -> int:
     count = _add(mask, seen, stack, count, (z, y - 1, x))
     count = _add(mask, seen, stack, count, (z, y + 1, x))
     count = _add(mask, seen, stack, count, (z, y, x - 1))
-    return _add(mask, seen, stack, count, (z, y, x + 1))
+    count = _add(mask, seen, stack, count, (z, y, x + 1))
+    return count
 
 
 @jit

@@ -4,6 +4,7 @@ Coordinates are float64, in the order of operations of the compiled kernels, and
 same numbers. Linear and cubic sampling go through `grid_sample`, which wants coordinates
 in the voxels' own type: float32 would be off by 1e-7 of the block's width, so that the
 work is done in float64, unless a gradient is wanted: estimates need speed, not digits.
+On a GPU, where no gradient is wanted, `sample_triton` does all but copies, if it can.
 
 Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
 third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution.

@@ -92,7 +92,10 @@ def read_image(
         )
         data, cover = data.reshape(flat.shape), None if cover is None else cover.reshape(flat.shape)
     data, cover, flat, factors = _within(data, cover, flat, budget or _voxel_budget(), what)
-    values = torch.as_tensor(np.asarray(data).astype(np.float32)).to(device)
+    read = np.asarray(data)
+    # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
+    own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
+    values = torch.as_tensor(read.astype(np.float32, copy=own)).to(device)
     found = None if cover is None else torch.as_tensor(np.asarray(cover) > 0).to(device)
     _check_content(values, found, what)
     return Image(values, flat, found, dropped, factors)

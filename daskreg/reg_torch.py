@@ -249,7 +249,7 @@ def _register(
         warnings.warn(f"not to be trusted: {fit.status.value}", DaskregWarning, stacklevel=3)
     if verbose:
         log.info("%r", fit)
-    registered = warp(moving, pull=fit.moving_from_fixed, like=fixed)
+    registered = warp(moving, pull=fit.moving_from_fixed, like=fixed, device=_device(device))
     return np.asarray(registered.values), {name: float(fit.parameters[name]) for name in _NAMES[ndim]}
 
 

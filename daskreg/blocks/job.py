@@ -229,13 +229,16 @@ def _whole_planes(part: Box, whole: Box, sampled: Sequence[int]) -> Box:
 def _device_here(device: str) -> str:
     """What "auto" means in this process, found once for a block: its pieces may be thousands.
 
-    Raises: OptionError for a CUDA device where there is none.
+    Raises: OptionError for a CUDA device that is not there.
     """
     if device == "cpu":
         return "cpu"
-    found = count_gpus() > 0
+    found = count_gpus()
     if device == "auto":
         return "cuda" if found else "cpu"
+    number = device.partition(":")[2] or "0"
+    if found and int(number) >= found:
+        raise OptionError(f"device={device!r}: there is no such CUDA device here, but {found}, counted from 0")
     if not found:
         raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
     return device

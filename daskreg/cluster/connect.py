@@ -126,6 +126,8 @@ def _to_local(config: LocalConfig) -> Client:
         "scheduler_kwargs": dashboard_options(config),
         **network_options(config),
         **({"resources": {"GPU": 1}} if gpus else {}),
+        # What was laid out for cores must not meet on a GPU by way of "auto".
+        **({"env": {"CUDA_VISIBLE_DEVICES": ""}} if config.device == "cpu" else {}),
     }
     environment = thread_environment(config.threads, cores() // count)
     cluster = _start_local(count, gpus, environment, options)

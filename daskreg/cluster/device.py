@@ -57,8 +57,9 @@ def resolve(device: str = "auto") -> str:
 
 
 def count_gpus() -> int:
-    """GPUs that torch can use in this process; 0 without importing torch where no driver is."""
-    if not (Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi")):
+    """GPUs that torch can use in this process; 0 without importing torch where no driver is, or all are hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not (Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi")):
         return 0
     import torch
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from daskreg.kernels.flat_numba import from_border
 from daskreg.kernels.passes import block_means
 
 SMALLEST = 8
@@ -26,8 +26,6 @@ _SIDE, _CORNER, _LEAST = 128, 6, 32
 # Standard deviations of the noise: what a flat corner and its border vary, what belongs to the border, and
 # the step from there to what lies beyond, without which it is a smooth part of the image.
 _STEADY, _EVEN, _ALIKE, _STEP = 1.5, 1.3, 4.0, 8.0
-
-Bools = NDArray[np.bool_]
 
 
 def flat_borders(values: Tensor) -> Tensor | None:
@@ -49,7 +47,7 @@ def _exact(image: Tensor) -> Tensor | None:
     if not bool(flat.any()):
         return None
     level = corners[flat, 0].median()
-    return torch.from_numpy(_from_border((image == level).cpu().numpy()))
+    return torch.from_numpy(from_border((image == level).cpu().numpy()))
 
 
 def _noisy(image: Tensor) -> Tensor | None:
@@ -66,7 +64,7 @@ def _noisy(image: Tensor) -> Tensor | None:
         return None
     level = corners[steady].median(1).values.median()
     away = ((means - level) / noise).cpu().numpy()
-    alike = _from_border(np.abs(away) < _ALIKE)
+    alike = from_border(np.abs(away) < _ALIKE)
     beyond = ndimage.binary_dilation(alike, iterations=3) & ~ndimage.binary_dilation(alike)
     if not beyond.any() or away[alike].std() > _EVEN or np.median(np.abs(away[beyond])) < _STEP:
         return None
@@ -89,14 +87,3 @@ def _corners(image: Tensor, side: int) -> Tensor:
     """(2**D, side**D) the voxels at each corner."""
     ends = [slice(0, side), slice(-side, None)]
     return torch.stack([image[c].flatten() for c in itertools.product(ends, repeat=image.ndim)])
-
-
-def _from_border(mask: Bools) -> Bools:
-    """What is connected to the border."""
-    labels, count = ndimage.label(mask)
-    outer = np.zeros(count + 1, dtype=bool)
-    for axis in range(mask.ndim):
-        for end in (0, -1):
-            outer[np.unique(labels.take(end, axis))] = True
-    outer[0] = False
-    return np.asarray(outer[labels])

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from daskreg.kernels import normal_triton
 from daskreg.kernels.normal_numba import sums_of_chunks
 from daskreg.kernels.pyramid import Level, take
 from daskreg.kernels.threads import pool_threads, spread
@@ -44,6 +45,8 @@ Floats = NDArray[np.float64]
 
 # Voxels of the fixed image that one compiled call sums at a time.
 _CHUNK = 1 << 15
+# Voxels of the fixed images that torch sums at a time, in 3D with some 250 bytes each.
+_AT_ONCE = 1 << 24
 SCALARS = ("n", "d", "w", "dd", "dw", "ww")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -63,8 +66,11 @@ class Sums:
 
 
 def normal_of(level: Level) -> Normal:
-    """What sums for a level: compiled code on the CPU, torch on other devices."""
-    return (NumbaNormal if level.fixed.values.device.type == "cpu" else TorchNormal)(level)
+    """What sums for a level: compiled code on the CPU and on GPUs, torch elsewhere."""
+    device = level.fixed.values.device
+    if device.type == "cpu":
+        return NumbaNormal(level)
+    return (TritonNormal if normal_triton.ready(device) else TorchNormal)(level)
 
 
 class NumbaNormal:
@@ -158,7 +164,10 @@ def _unfolded(square: Floats, ndim: int) -> Floats:
 
 
 class TorchNormal:
-    """Sums by torch, on the device where the level's images are."""
+    """Sums by torch, on the device where the level's images are.
+
+    In few operations, each on much: on a GPU any costs microseconds to start, however little it does.
+    """
 
     def __init__(self, level: Level) -> None:
         moving = level.moving
@@ -170,7 +179,13 @@ class TorchNormal:
         self.slopes: Tensor | None = None
         self.weight = fixed_weight(level)
         self.scale = 1.0
-        self.axes = [_scaled_axis(n, self.fixed.device) for n in level.fixed.grid.shape]
+        axes = [_scaled_axis(n, torch.device("cpu")) for n in level.fixed.grid.shape]
+        self.axes, self.powers = ([t.to(self.fixed.device) for t in some] for some in (axes, _powers(axes)))
+        # One row for each axis of the moving image, x first: its last index, the width of its edge, and what
+        # brings indices to the coordinates of grid_sample.
+        rows = [(n - 1, edge_width(n), 2 / n, 1 / n - 1) for n in self.inner[::-1]]
+        columns = torch.tensor(rows, dtype=torch.float32, device=self.fixed.device).T
+        self.last, self.width, self.factor, self.offset = columns.reshape(4, -1, *[1] * len(self.inner))
 
     def take(self, index: NDArray[np.int64]) -> TorchNormal:
         """The same for some pairs of the batch."""
@@ -183,11 +198,17 @@ class TorchNormal:
     def thinned(self, share: float) -> TorchNormal:
         """The same over a share of the planes of the fixed image, evenly spread; sums are scaled up."""
         every = max(1, min(round(1 / share), len(self.axes[0]) // 8))
-        other = copy.copy(self)
-        other.slopes = self._slopes()[:, :, ::every]
-        other.fixed, other.weight = self.fixed[:, ::every], self.weight[:, ::every]
-        other.axes = [self.axes[0][::every], *self.axes[1:]]
+        other = self._planes(slice(None, None, every))
         other.scale = self.scale * len(self.axes[0]) / len(other.axes[0])
+        return other
+
+    def _planes(self, some: slice) -> TorchNormal:
+        """The same over some planes of the fixed image."""
+        other = copy.copy(self)
+        other.slopes = self._slopes()[:, :, some]
+        other.fixed, other.weight = self.fixed[:, some], self.weight[:, some]
+        other.axes = [self.axes[0][some].contiguous(), *self.axes[1:]]
+        other.powers = [self.powers[0][some], *self.powers[1:]]
         return other
 
     def warp(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,22 +222,35 @@ class TorchNormal:
     def __call__(self, maps: Floats) -> Sums:
         """The sums at (B, D, D+1) maps from xi to moving indices; one transfer to the CPU."""
         batch, ndim = maps.shape[:2]
+        planes = len(self.axes[0])
+        step = self._planes_at_once(batch)
+        there = torch.from_numpy(maps).to(self.fixed.device, torch.float32)
         with torch.no_grad():
-            coords, weight = self._coordinates(torch.from_numpy(maps))
-            w, v = self._sampled(self.moving, coords), self._covered(weight, coords)
-            d, g = self.fixed - w, self._slopes().unbind(1)
-            images = [v, v * d, v * w, v * d * d, v * d * w, v * w * w]
-            images += [v * factor * slope for factor in (1, w, d) for slope in g]
-            powers = [torch.stack([a**0, a, a**2], -1) for a in self.axes]
-            moments = [_moments(image, powers) for image in images]
-            moments += [_moments(v * g[a] * g[b], powers) for a in range(ndim) for b in range(a, ndim)]
-            found = torch.stack(moments, 1).cpu().numpy() * self.scale
+            parts = [self] if step >= planes else [self._planes(slice(k, k + step)) for k in range(0, planes, step)]
+            total = sum(part._moments(there) for part in parts)
+        found = torch.as_tensor(total).cpu().numpy() * self.scale
         lines = [tuple(int(a == b) for a in range(ndim)) for b in range(ndim)] + [(0,) * ndim]
         linear = np.stack([_entry(found, line) for line in lines], -1)[:, 6 : 6 + 3 * ndim]
         pairs = [_sum(lines[e], lines[f]) for e in range(ndim + 1) for f in range(e, ndim + 1)]
         square = np.stack([_entry(found, degrees) for degrees in pairs], -1)[:, 6 + 3 * ndim :]
         scalars = _entry(found, lines[-1])[:, :6]
         return _turned(scalars, linear.reshape(batch, 3, ndim, -1), _unfolded(square, ndim), maps, self.shape)
+
+    def _planes_at_once(self, batch: int) -> int:
+        return max(1, _AT_ONCE // (batch * math.prod(self.shape[1:])))
+
+    def _moments(self, maps: Tensor) -> Tensor:
+        """(B, K, 3, ...) moments of the K images whose sums are wanted."""
+        coords, weight = self._coordinates(maps)
+        w, v = self._sampled(self.moving, coords)[:, None], self._covered(weight, coords)[:, None]
+        d, g = self.fixed[:, None] - w, self._slopes()
+        both = torch.cat([d, w], 1)
+        some, vg = v * both, v * g
+        images = [v, some, some[:, :1] * both, some[:, 1:] * w, vg, vg * w, vg * d]
+        images += [vg[:, a : a + 1] * g[:, a:] for a in range(g.shape[1])]
+        together = torch.cat(images, 1)
+        found = _moments(together.flatten(0, 1), self.powers)
+        return found.reshape(*together.shape[:2], *found.shape[1:])
 
     def _slopes(self) -> Tensor:
         """(B, D, *shape) central differences of the fixed image."""
@@ -231,17 +265,16 @@ class TorchNormal:
     def _coordinates(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, *shape, D) coordinates for grid_sample and (B, *shape) weights of the edges."""
         ndim = len(self.inner)
-        maps = maps.to(self.fixed.device, torch.float32)
-        coords, weight = [], self.weight
-        for k in range(ndim):
-            u = maps[:, k, ndim].reshape(-1, *[1] * ndim)
-            for axis in range(ndim):
-                one = [1] * (ndim + 1)
-                one[axis + 1] = -1
-                u = u + maps[:, k, axis].reshape(-1, *[1] * ndim) * self.axes[axis].reshape(one)
-            weight = weight * edge_weight(u, self.inner[k])
-            coords.append(u * (2 / self.inner[k]) + (1 / self.inner[k] - 1))
-        return torch.stack(coords[::-1], -1), weight
+        maps = maps.to(self.fixed.device, torch.float32).flip(1).reshape(-1, ndim, ndim + 1, *[1] * ndim)
+        u = maps[:, :, ndim]
+        for axis in range(ndim):
+            one = [1] * (ndim + 2)
+            one[axis + 2] = -1
+            u = u + maps[:, :, axis] * self.axes[axis].reshape(one)
+        weight = self.weight
+        for inside in _edge(u, self.last, self.width).unbind(1):
+            weight = weight * inside
+        return (u * self.factor + self.offset).movedim(1, -1), weight
 
     def _covered(self, weight: Tensor, coords: Tensor) -> Tensor:
         return weight if self.cover is None else weight * self._sampled(self.cover, coords)
@@ -253,13 +286,33 @@ class TorchNormal:
         return out[:, 0]
 
 
-def _moments(image: Tensor, powers: list[Tensor]) -> Tensor:
-    """(B, 3, ...) sums of (B, *shape) times monomials up to the square along each axis."""
-    out = (image @ powers[-1]).to(torch.float64)
-    for axis in range(image.ndim - 3, -1, -1):
-        out = torch.tensordot(out, powers[axis].to(torch.float64), dims=([axis + 1], [0]))
+class TritonNormal(TorchNormal):
+    """Sums by one compiled pass over the voxels of a GPU."""
+
+    def _planes_at_once(self, batch: int) -> int:
+        return len(self.axes[0])
+
+    def _moments(self, maps: Tensor) -> Tensor:
+        out = normal_triton.row_sums(self, maps).flatten(-2)
+        for axis in range(len(self.shape) - 2, -1, -1):
+            out = torch.tensordot(out, self.powers[axis], dims=([axis + 1], [0]))
+        found = out.reshape(len(out), -1, 3, *out.shape[2:])
+        return found.permute(0, 1, *range(found.ndim - 1, 1, -1))
+
+
+def _powers(axes: list[Tensor]) -> list[Tensor]:
+    """(n, 3) powers of each axis up to the square, float64 but for the last."""
+    found = [torch.stack([a**0, a, a**2], -1) for a in axes]
+    return [*(p.to(torch.float64) for p in found[:-1]), found[-1]]
+
+
+def _moments(images: Tensor, powers: list[Tensor]) -> Tensor:
+    """(N, 3, ...) sums of (N, *shape) times monomials up to the square along each axis."""
+    out = (images @ powers[-1]).to(torch.float64)
+    for axis in range(images.ndim - 3, -1, -1):
+        out = torch.tensordot(out, powers[axis], dims=([axis + 1], [0]))
     # The contracted axes were appended last to first.
-    return out.permute(0, *range(image.ndim - 1, 0, -1))
+    return out.permute(0, *range(images.ndim - 1, 0, -1))
 
 
 def _sum(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -282,7 +335,12 @@ def scaling(shape: tuple[int, ...]) -> Floats:
 
 def edge_weight(u: Tensor, n: int) -> Tensor:
     """1 inside, falling to 0 at the outer faces: an overlap that grows and shrinks smoothly."""
-    return ((torch.minimum(u, n - 1 - u) + 0.5) / edge_width(n)).clamp(0, 1)
+    return _edge(u, n - 1, edge_width(n))
+
+
+def _edge(u: Tensor, last: Tensor | float, width: Tensor | float) -> Tensor:
+    inside: Tensor = torch.minimum(u, last - u) + 0.5
+    return (inside / width).clamp(0, 1)
 
 
 def edge_width(n: int) -> float:
@@ -295,7 +353,7 @@ def edge_width(n: int) -> float:
 
 def edges(n: int, device: torch.device) -> Tensor:
     """(n,) the weight along an axis of the fixed image."""
-    return edge_weight(torch.arange(n, device=device, dtype=torch.float32), n)
+    return edge_weight(torch.arange(n, dtype=torch.float32), n).to(device)
 
 
 def fixed_weight(level: Level) -> Tensor:
@@ -312,7 +370,7 @@ def fixed_weight(level: Level) -> Tensor:
 
 def _scaled_axis(n: int, device: torch.device) -> Tensor:
     half = max((n - 1) / 2, 0.5)
-    return (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).div(half).to(device, torch.float32)
+    return torch.from_numpy(((np.arange(n) - (n - 1) / 2) / half).astype(np.float32)).to(device)
 
 
 def possible_overlap(level: Level) -> Floats:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,9 @@ TILE_BYTES = 32 * 2**20
 
 LANES = 3
 """Tiles on their way: one up, one being computed, one down."""
+
+_MUCH, _SEVERAL = 1 << 20, 16
+_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,12 @@ def on_device(device: str, *, parallel: bool = False) -> Iterator[Sampler]:
         return
     import torch
 
-    belt = Belt(torch.device(device))
+    # A thread's belt is used again: a stream keeps the device memory that its work took, and each belt has its own.
+    belts = _own.__dict__.setdefault("belts", {})
+    belt = belts.pop(device, None) or Belt(torch.device(device))
     yield belt
     belt.finish()
+    belts[device] = belt  # unless something failed
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,9 @@ class OnCpu:
 class Belt:
     """Brings tiles to a GPU and back through pinned memory, so that copies overlap with computing.
 
-    Out of memory on the GPU, a tile is cut in halves, as often as it takes, and said in the log.
-    On a CPU the same goes without pinned memory and streams.
+    A tile is computed when the next one is on its way, since sampling may look at the voxels first and
+    so waits until they are there. Out of memory on the GPU, a tile is cut in halves, as often as it takes,
+    and said in the log. On a CPU the same goes without pinned memory and streams.
     """
 
     def __init__(self, device: torch.device, *, tile_bytes: int = TILE_BYTES, lanes: int = LANES) -> None:
@@ -98,38 +106,80 @@ class Belt:
         self._device = device
         self._tile_bytes = tile_bytes
         self._next = 0
+        self._sent: _Lane | None = None
 
     def put(self, piece: Tile, out: Pixels) -> None:
+        """Sample `piece` into `out`, until `finish`; the block may be overwritten at once."""
         if max(piece.block.nbytes, out.nbytes) > self._tile_bytes:
             halves = _halves(piece, out)
             if halves is not None:
                 for half, part in halves:
                     self.put(half, part)
                 return
-        self._start(piece, out)
-
-    def _start(self, piece: Tile, out: Pixels) -> None:
-        import torch
-
-        lane = self._lanes[self._next]
-        self._next = (self._next + 1) % len(self._lanes)
-        lane.finish()
-        try:
-            lane.start(piece, out)
-        except torch.cuda.OutOfMemoryError:
-            halves = _halves(piece, out)
-            if halves is None:
-                raise
-            self.finish()
-            log.warning("out of memory on %s: trying again with half of the tile %s", self._device, piece.out_box)
-            torch.cuda.empty_cache()
-            for half, part in halves:
-                self._start(half, part)
+        before, lane = self._sent, self._free()
+        self._sent = None  # whatever happens to it, it is not begun twice
+        if before is lane:  # there is but one
+            self._compute(lane)
+            lane.finish()
+        if self._sends(lane, piece, out):
+            self._sent = lane
+        if before is not None and before is not lane:
+            self._compute(before)
 
     def finish(self) -> None:
         """Wait for all that is under way."""
+        last, self._sent = self._sent, None
+        if last is not None:
+            self._compute(last)
         for lane in self._lanes:
             lane.finish()
+
+    def _free(self) -> _Lane:
+        """The lane whose turn it is, with nothing under way but what was sent and not begun."""
+        lane = self._lanes[self._next]
+        self._next = (self._next + 1) % len(self._lanes)
+        lane.finish()
+        return lane
+
+    def _sends(self, lane: _Lane, piece: Tile, out: Pixels) -> bool:
+        """Whether there is room for the voxels; else they were sampled in halves."""
+        import torch
+
+        # Halves come after the `except`: until it ends, the error keeps what the failed call had on the GPU.
+        with suppress(torch.cuda.OutOfMemoryError):
+            lane.send(piece, out)
+            return True
+        self._split(piece, out)
+        return False
+
+    def _compute(self, lane: _Lane) -> None:
+        import torch
+
+        with suppress(torch.cuda.OutOfMemoryError):
+            lane.compute()
+            return
+        for piece, out in lane.given_up():
+            self._split(piece, out)
+
+    def _split(self, piece: Tile, out: Pixels) -> None:
+        """A tile that the GPU has no room for, alone and in halves.
+
+        Raises: OutOfMemoryError where it is a single voxel.
+        """
+        import torch
+
+        halves = _halves(piece, out)
+        if halves is None:
+            raise torch.cuda.OutOfMemoryError(f"{self._device} has no room for a single voxel of {piece.out_box}")
+        log.warning("out of memory on %s: trying again with half of the tile %s", self._device, piece.out_box)
+        for lane in self._lanes:
+            lane.finish()
+        torch.cuda.empty_cache()
+        for half, part in halves:
+            alone = _Lane(self._device)
+            if self._sends(alone, half, part):
+                self._compute(alone)
+                alone.finish()
 
 
 class _Lane:
@@ -142,19 +192,38 @@ class _Lane:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._room: dict[str, torch.Tensor] = {}
+        self._sent: tuple[Tile, torch.Tensor, Pixels] | None = None
         self._waiting: tuple[torch.Tensor, Pixels] | None = None
 
-    def start(self, piece: Tile, out: Pixels) -> None:
+    def send(self, piece: Tile, out: Pixels) -> None:
+        """The voxels start for the device."""
         import torch
 
         staged = self._staging("up", piece.block.shape, piece.block.dtype)
-        staged.numpy()[...] = piece.block
-        back = self._staging("down", out.shape, out.dtype)
+        _copy(piece.block, staged.numpy())
         with torch.cuda.stream(self._stream):  # None: does nothing
             tensor = staged.to(self._device, non_blocking=True)
+        self._sent = (replace(piece, block=staged.numpy()), tensor, out)
+
+    def compute(self) -> None:
+        """What was sent is sampled, and starts for home."""
+        import torch
+
+        if self._sent is None:
+            return
+        piece, tensor, out = self._sent
+        back = self._staging("down", out.shape, out.dtype)
+        with torch.cuda.stream(self._stream):
             result = sample(tensor, piece.read_box, piece.matrix, piece.out_box, order=piece.order, fill=piece.fill)
             back.copy_(result, non_blocking=True)
-        self._waiting = (back, out)
+        self._sent, self._waiting = None, (back, out)
+
+    def given_up(self) -> list[tuple[Tile, Pixels]]:
+        """What was sent and not sampled, in memory of its own."""
+        sent, self._sent = self._sent, None
+        if self._stream is not None:
+            self._stream.synchronize()
+        return [] if sent is None else [(replace(sent[0], block=sent[0].block.copy()), sent[2])]
 
     def finish(self) -> None:
         if self._waiting is None:
@@ -162,7 +231,7 @@ class _Lane:
         if self._stream is not None:
             self._stream.synchronize()
         back, out = self._waiting
-        out[...] = back.numpy()
+        _copy(back.numpy(), out)
         self._waiting = None
 
     def _staging(self, way: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
@@ -172,8 +241,25 @@ class _Lane:
         room = self._room.get(way)
         if room is None or len(room) < nbytes:
             room = self._room[way] = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._cuda)
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        kind = torch.from_numpy(np.empty(0, dtype.newbyteorder("="))).dtype
         return room[:nbytes].view(kind).reshape(shape)
+
+
+def _copy(source: Pixels, target: Pixels) -> None:
+    """By several threads where there is much to copy: one alone is slower than the bus."""
+    if source.nbytes < _MUCH:
+        target[...] = source
+        return
+    from daskreg.kernels.threads import shares
+
+    long = (k for k, n in enumerate(source.shape) if n >= _SEVERAL)
+    before = (slice(None),) * next(long, int(np.argmax(source.shape)))
+
+    def part(first: int, stop: int) -> None:
+        some = (*before, slice(first, stop))
+        target[some] = source[some]
+
+    shares(part, source.shape[len(before)])
 
 
 def _halves(piece: Tile, out: Pixels) -> list[tuple[Tile, Pixels]] | None:

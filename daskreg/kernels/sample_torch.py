@@ -4,6 +4,7 @@ Coordinates are float64, in the order of operations of the compiled kernels, and
 same numbers. Linear and cubic sampling go through `grid_sample`, which wants coordinates
 in the voxels' own type: float32 would be off by 1e-7 of the block's width, so that the
 work is done in float64, unless a gradient is wanted: estimates need speed, not digits.
+On a GPU, where no gradient is wanted, `sample_triton` does all but copies, if it can.
 
 Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
 third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution.
@@ -25,6 +26,7 @@ from torch.nn import functional
 from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Box
 from daskreg.geometry.normalised import scale_and_offset
+from daskreg.kernels import sample_triton
 from daskreg.kernels.casting import cast
 from daskreg.kernels.sample_array import CUBIC_REACH, lift, limits, whole_shift
 
@@ -42,7 +44,7 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     """`sampling.sample` of a tensor, where it lies."""
     _check(block, read_box, out_box)
     ndim = read_box.ndim
-    m = _matrix(matrix, block, ndim)
+    m = _matrix(matrix, block, ndim)  # one that is an array stays on the CPU: a GPU need not be waited for
     value = _fill_value(fill, block.dtype)
     many = m.ndim == 3
     batch = m.shape[:1] if many else block.shape[:-ndim]
@@ -60,6 +62,9 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     if ndim == 1:
         voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
     live = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
+    if not live and sample_triton.ready(block.device):
+        blocks = voxels[:, 0] if many else voxels[0]
+        return sample_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
     if order == 0 or block.dtype == torch.bool:
         look = _nearest(voxels, read_box, value)
     else:
@@ -99,16 +104,20 @@ def _check(block: Tensor, read_box: Box, out_box: Box) -> None:
 
 
 def _matrix(matrix: Any, block: Tensor, ndim: int) -> Tensor:
-    """float64 (float32 where the device has none) on the block's device; (D+1, D+1) or (B, D+1, D+1)."""
-    m = matrix if isinstance(matrix, Tensor) else torch.from_numpy(np.array(matrix, dtype=np.float64))
-    m = m.to(block.device, torch.float32 if block.device.type == "mps" else torch.float64)
+    """float64 (float32 where the device has none); (D+1, D+1) or (B, D+1, D+1).
+
+    On the block's device, but for a single one that is an array.
+    """
+    kind = torch.float32 if block.device.type == "mps" else torch.float64
+    given = isinstance(matrix, Tensor)
+    m = matrix.to(block.device, kind) if given else torch.from_numpy(np.array(matrix, dtype=np.float64)).to(kind)
     if m.ndim not in (2, 3) or m.shape[-2:] != (ndim + 1, ndim + 1):
         raise InvalidTransformError(f"a matrix of shape {(ndim + 1, ndim + 1)} is needed, not {tuple(m.shape)}")
     if m.ndim == 3 and block.ndim != ndim and tuple(block.shape[:-ndim]) != (len(m),):
         raise ShapeMismatchError(f"{len(m)} matrices do not fit a batch of shape {tuple(block.shape[:-ndim])}")
     if not bool(torch.isfinite(m).all()):
         raise InvalidTransformError("the matrix holds NaN or infinity")
-    return m
+    return m.to(block.device) if m.ndim == 3 else m
 
 
 def _fill_value(fill: float, dtype: torch.dtype) -> Any:
@@ -141,17 +150,25 @@ def _lifted(m: Tensor) -> Tensor:
     return result
 
 
-def _coordinates(m: Tensor, box: Box) -> Coordinates:
+def _coordinates(m: Tensor, box: Box, device: torch.device) -> Coordinates:
     """Of the voxels of `box` along each axis, (pairs, *box.shape), absolute indices of the source."""
     ndim = box.ndim
+    numbers = None if m.requires_grad or len(m) > 1 or m.device == device else m[0].tolist()
+
+    def entry(k: int, j: int) -> Any:
+        return m[:, k, j].reshape(-1, *[1] * ndim) if numbers is None else numbers[k][j]
+
+    indices = [
+        torch.arange(start, stop, dtype=m.dtype, device=device).reshape(-1, *[1] * (ndim - 1 - j))
+        for j, (start, stop) in enumerate(zip(box.start, box.stop, strict=True))
+    ]
     result = []
     for k in range(ndim):
-        x: Any = None
-        for j, (start, stop) in enumerate(zip(box.start, box.stop, strict=True)):
-            index = torch.arange(start, stop, dtype=m.dtype, device=m.device).reshape(-1, *[1] * (ndim - 1 - j))
-            part = m[:, k, j].reshape(-1, *[1] * ndim) * index
-            x = part if x is None else x + part
-        result.append(x + m[:, k, ndim].reshape(-1, *[1] * ndim))
+        x = entry(k, 0) * indices[0]
+        for j in range(1, ndim - 1):
+            x = x + entry(k, j) * indices[j]
+        x = (x + entry(k, ndim)) + entry(k, ndim - 1) * indices[-1]  # the compiled kernels' order
+        result.append(x if numbers is None else x[None])
     return result
 
 
@@ -161,13 +178,13 @@ def _in_pieces(look: Look, m: Tensor, out_box: Box, voxels: Tensor, *, live: boo
     pairs, channels = voxels.shape[:2]
     step = rows if live else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
     if step >= rows:
-        return look(_coordinates(m, out_box))
+        return look(_coordinates(m, out_box, voxels.device))
     result = torch.empty((pairs, channels, *out_box.shape), dtype=voxels.dtype, device=voxels.device)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         start, stop = out_box.start[0] + first, out_box.start[0] + last
         piece = Box((start, *out_box.start[1:]), (stop, *out_box.stop[1:]))
-        result[:, :, first:last] = look(_coordinates(m, piece))
+        result[:, :, first:last] = look(_coordinates(m, piece, voxels.device))
     return result
 
 
@@ -202,7 +219,10 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool
     data = voxels.to(work)
     if finite and value:
         data = data - value
-    interpolate = _cubic(data, around="constant" if finite else "replicate") if order == 3 else _linear(data)
+    if order == 3:
+        interpolate = _cubic(data, around="constant" if finite else "replicate")
+    else:
+        interpolate = _linear(data, sure=not voxels.dtype.is_floating_point)
 
     def look(coordinates: Coordinates) -> Tensor:
         inner = [x - start for x, start in zip(coordinates, read_box.start, strict=True)]
@@ -236,9 +256,9 @@ def _grid_sample(data: Tensor, coordinates: Coordinates) -> Tensor:
     return functional.grid_sample(data, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _linear(data: Tensor) -> Look:
-    """Voxels that are not finite show where their weight is not zero, and only there."""
-    if bool(torch.isfinite(data).all()):
+def _linear(data: Tensor, *, sure: bool) -> Look:
+    """Voxels that are not finite show where their weight is not zero, and only there; `sure`: there are none."""
+    if sure or bool(torch.isfinite(data).all()):
         return lambda coordinates: _grid_sample(data, coordinates)
     clean = torch.nan_to_num(data, 0.0, 0.0, 0.0)
     bad = [(data.isnan(), math.nan), (data == math.inf, math.inf), (data == -math.inf, -math.inf)]

@@ -224,3 +224,9 @@ def test_slurm_jobs_are_submitted_and_cancelled(tmp_path: Path, monkeypatch: pyt
     with dr.connect(config) as client:
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
     assert (tmp_path / "cancelled").read_text().strip() == "7"
+
+
+def test_workers_for_cores_see_no_gpu() -> None:
+    with dr.connect(workers=1, device="cpu") as client:
+        assert list(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values()) == [""]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""

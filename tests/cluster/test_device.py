@@ -28,6 +28,15 @@ def test_auto_takes_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     assert device.resolve("cuda:1") == "cuda:1"
 
 
+def test_gpus_that_are_hidden_are_no_reason_to_load_torch() -> None:
+    code = (
+        "import sys; from daskreg.cluster import device; device.shutil.which = lambda name: name; "
+        "assert device.resolve('auto') == 'cpu'; assert 'torch' not in sys.modules"
+    )
+    for hidden in ("", "-1"):
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": hidden})
+
+
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "count_gpus", lambda: 1)
     with pytest.raises(NoWorkersError, match=r"'cuda:1' was asked for and torch sees 1 GPU"):

@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from daskreg.kernels.flat import flat_borders
+from daskreg.kernels.flat_numba import from_border
 
 
 def scene(shape, seed=0):
@@ -46,3 +47,30 @@ def test_content_and_noise_are_not_flat():
     assert flat_borders(torch.tensor(image[None], dtype=torch.float32)) is None
     noise = torch.randn((1, 200, 260), generator=torch.Generator().manual_seed(0))
     assert flat_borders(noise) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 20), (30, 41), (9, 13, 17), (24, 20, 22)])
+def test_what_is_connected_with_the_border_is_what_labels_say(shape):
+    rng = np.random.default_rng(0)
+    for share in (0.2, 0.45, 0.6, 0.8):
+        mask = rng.random(shape) < share
+        labels, _ = ndimage.label(mask)
+        inner = np.ones(shape, bool)
+        inner[tuple(slice(1, -1) for _ in shape)] = False
+        expected = np.isin(labels, np.setdiff1d(labels[inner], [0]))
+        np.testing.assert_array_equal(from_border(mask), expected)
+    spiral = np.ones((61, 61), bool)
+    for k in range(0, 28, 2):  # walls with a gap on alternate sides
+        spiral[2 * k + 2, 1 if k % 4 else 0 : 60 if k % 4 else 59] = False
+    np.testing.assert_array_equal(from_border(spiral), spiral)
+
+
+def test_a_mask_that_winds():
+    maze = np.zeros((99, 99), bool)
+    maze[1:-1:2, 1:-1] = True
+    for k in range(2, 97, 2):
+        maze[k, 1 if k % 4 else 97] = True
+    assert not from_border(maze).any()
+    maze[0, 97] = True  # the only way in
+    np.testing.assert_array_equal(from_border(maze), maze)
+    np.testing.assert_array_equal(from_border(maze.T[:, None]), maze.T[:, None])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from daskreg.geometry import Grid
+from daskreg.kernels import normal
 from daskreg.kernels.normal import NumbaNormal, TorchNormal, fixed_weight, scaling
 from daskreg.kernels.pyramid import Level, picture
 
@@ -39,6 +40,19 @@ def test_compiled_and_torch_agree(shapes, masked, shared):
         for name in ("scalars", "j", "jw", "jd", "jj"):
             x, y = getattr(a, name), getattr(b, name)
             np.testing.assert_allclose(x, y, atol=1e-4 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_torch_in_pieces(masked, monkeypatch):
+    for shapes in SHAPES:
+        level, maps = problem(shapes, masked=masked, shared=masked)
+        whole = TorchNormal(level)(maps)
+        monkeypatch.setattr(normal, "_AT_ONCE", 3 * 7 * shapes[0][-1])
+        parts = TorchNormal(level)(maps)
+        monkeypatch.undo()
+        for name in ("scalars", "j", "jw", "jd", "jj"):
+            x, y = getattr(whole, name), getattr(parts, name)
+            np.testing.assert_allclose(y, x, atol=1e-9 * np.abs(x).max())
 
 
 @pytest.mark.parametrize("shapes", SHAPES[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,24 @@ def test_a_card_too_small_for_a_voxel_is_an_error(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "sample", no_card)
     piece = piece_of((2, 5, 5), TURN, "float32", 1)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        Belt(CPU).put(piece, np.zeros_like(alone(piece)))
+    belt = Belt(CPU)
+    belt.put(piece, np.zeros_like(alone(piece)))  # sent, and not begun
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no room for a single voxel"):
+        belt.finish()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_what_was_put_may_be_overwritten(lanes: int) -> None:
+    pieces = [piece_of((12, 40, 50), TURN @ Affine.translation(x=k, y=0).matrix, ">u2", 1) for k in range(7)]
+    outs = [np.zeros_like(alone(p)) for p in pieces]
+    belt = Belt(CPU, lanes=lanes, tile_bytes=20_000)
+    for piece, out in zip(pieces, outs, strict=True):
+        block = piece.block.copy()
+        belt.put(replace(piece, block=block), out)
+        block[...] = 7
+    belt.finish()
+    for piece, out in zip(pieces, outs, strict=True):
+        np.testing.assert_array_equal(out, alone(piece))
 
 
 def test_on_cpu_writes_into_any_array() -> None:

@@ -20,12 +20,12 @@ def test_results_come_in_order_also_where_parts_are_shared_again(threads: int) -
         assert spread(threads, nested, range(50)) == [45 * value for value in range(50)]
 
 
-def test_shares_cover_all_once() -> None:
-    for count in (1, 2, 3, 17):
-        seen: list[int] = []
-        with use_threads(4):
-            shares(lambda first, stop: seen.extend(range(first, stop)), count)
-        assert sorted(seen) == list(range(count))
+@pytest.mark.parametrize("count", [1, 2, 3, 17])
+def test_shares_cover_all_once(count: int) -> None:
+    seen: list[int] = []
+    with use_threads(4):
+        shares(lambda first, stop: seen.extend(range(first, stop)), count)
+    assert sorted(seen) == list(range(count))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -146,7 +146,8 @@ class Cloud:
     def _tensor(self) -> Any:
         import torch
 
-        return torch.as_tensor(self.points, dtype=torch.float64, device=self.device)
+        # Columns side by side; it stays there from one round to the next.
+        return torch.as_tensor(np.ascontiguousarray(self.points.T), dtype=torch.float64, device=self.device).T
 
 
 class Follower:
@@ -189,7 +190,13 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
     """Nearest points by comparing all pairs, on the device of the tensor `cloud` (N, D)."""
     import torch
 
+    from daskreg.kernels import nearest_triton
+
     asked = torch.as_tensor(np.ascontiguousarray(points), dtype=cloud.dtype, device=cloud.device)
+    if nearest_triton.ready(cloud.device):
+        squared, rows = nearest_triton.nearest(cloud, asked)
+        both = torch.stack([squared, rows.double()]).cpu().numpy()  # home in one go
+        return np.sqrt(both[0]), both[1].astype(np.int64)
     # The exact mode: the product form loses half of the digits where points nearly meet.
     found = [
         torch.cdist(part, cloud, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1) for part in asked.split(tile)

@@ -159,7 +159,7 @@ def coefficients(blocks: Tensor, ndim: int, around: float | None, real: torch.dt
     taps = torch.tensor([math.sqrt(3) * (math.sqrt(3) - 2) ** k for k in range(reach + 1)], dtype=torch.float64)
     taps, edge = taps.to(real).to(blocks.device, non_blocking=True), 0.0 if around is None else around
     fill = torch.tensor([edge], dtype=real).to(blocks.device, non_blocking=True)
-    if blocks.stride(0) == 0:  # one block for all
+    if len(blocks) > 1 and blocks.stride(0) == 0:  # one block for all
         return coefficients(blocks[:1], ndim, around, real).expand(len(blocks), *[-1] * ndim)
     data = blocks.contiguous()
     for axis in range(data.ndim - ndim, data.ndim):

@@ -103,6 +103,14 @@ def test_each_block_has_its_matrix_or_all_share_one(many: int, order: int) -> No
     np.testing.assert_array_equal(views[0], alone[0])
 
 
+def test_one_block_for_all_is_filtered_once() -> None:
+    block = torch.from_numpy(voxels((1, 3, 4), "float32")).to(ON)
+    one = sample_triton.coefficients(block, 2, 0.0, torch.float32)
+    many = sample_triton.coefficients(block.expand(5, 3, 4), 2, 0.0, torch.float32)
+    assert many.stride(0) == 0
+    np.testing.assert_array_equal(many.cpu(), one.cpu().expand(5, *one.shape[1:]))
+
+
 @pytest.mark.parametrize("order", [0, 1])
 def test_any_cut_is_the_whole_far_from_the_origin(order: int) -> None:
     """Each part of the output from what it reads alone, at indices of 100,000: bit for bit."""

@@ -285,8 +285,8 @@ def test_workers_with_a_gpu_write_what_cpus_write(tmp_path: Path, stored: Path) 
             if ON == "cuda":
                 seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
                 assert len(set(seen.values())) == 1
-                resources = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
-                assert all(r.get("GPU") == 1 for r in resources)
+                found = client.scheduler_info(n_workers=-1)["workers"].values()
+                assert all(w["resources"].get("GPU") == w["nthreads"] for w in found)
             for name, pull in PULLS.items():
                 for device in (ON, "auto"):
                     path = tmp_path / f"{name}-{workers}-{device}.zarr"

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from daskreg.cluster.device import tasks_at_once
 from daskreg.errors import InputError, OptionError
 
 T = TypeVar("T")
@@ -55,14 +56,14 @@ class LocalConfig(Network):
 
     Args:
         workers: processes; None: one for each core, or one for each GPU.
-        threads: tasks at once in each worker.
+        threads: tasks at once in each worker; None: one, or with a GPU one for each of the worker's cores, up to 8.
         memory: limit of each worker, such as "4 GiB"; None: the machine's, shared out.
         device: "auto", "cpu" or "cuda": whether workers are laid out for GPUs.
         scratch: folder for temporary files; None: the system's ($TMPDIR).
     """
 
     workers: int | None = None
-    threads: int = 1
+    threads: int | None = None
     memory: str | None = None
     device: str = "auto"
     scratch: str | None = None
@@ -81,7 +82,7 @@ class SlurmConfig(Network):
     Args:
         cores, memory, walltime: of one job, such as 16, "64 GiB", "02:00:00".
         jobs, maximum_jobs: kept running while there is work; jobs that end are replaced.
-        processes: workers in one job; None: one for each core, or a single one with a GPU.
+        processes: workers in one job; None: one for each core, or a single one with a GPU, of up to 8 threads.
         gpu: whether each job gets one GPU; for more GPUs, ask for more jobs.
         account, partition: as for sbatch.
         directives: further #SBATCH options, such as "--constraint=skylake".
@@ -118,6 +119,10 @@ class SlurmConfig(Network):
     @property
     def workers_per_job(self) -> int:
         return self.processes or (1 if self.gpu else self.cores)
+
+    @property
+    def threads_per_worker(self) -> int:
+        return tasks_at_once(self.cores // self.workers_per_job, gpu=self.gpu)
 
 
 @dataclass(frozen=True)

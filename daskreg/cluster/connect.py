@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.config import AddressConfig, Config, LocalConfig, SlurmConfig, read_config
-from daskreg.cluster.device import cores, count_gpus, thread_environment
+from daskreg.cluster.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.cluster.network import dashboard_options, network_options, security_of
 from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import InputError, NoWorkersError, OptionError, RunError
@@ -113,23 +113,25 @@ def _to_local(config: LocalConfig) -> Client:
     gpus = 0 if config.device == "cpu" else count_gpus()
     if config.device == "cuda" and not gpus:
         raise NoWorkersError("device: cuda was asked for and torch sees no GPU on this machine")
-    count = config.workers or gpus or max(1, cores() // config.threads)
+    count = config.workers or gpus or max(1, cores() // (config.threads or 1))
+    threads = config.threads or tasks_at_once(cores() // count, gpu=gpus > 0)
     try:
         memory = parse_bytes(config.memory) if config.memory else MEMORY_LIMIT // count
     except ValueError as error:
         raise OptionError(f"memory: {config.memory!r} is not like '4 GiB'") from error
     options = {
-        "threads_per_worker": config.threads,
+        "threads_per_worker": threads,
         "memory_limit": memory,
         "local_directory": config.scratch,
         "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
         "scheduler_kwargs": dashboard_options(config),
         **network_options(config),
-        **({"resources": {"GPU": 1}} if gpus else {}),
+        # Each thread may have a task on the GPU.
+        **({"resources": {"GPU": threads}} if gpus else {}),
         # What was laid out for cores must not meet on a GPU by way of "auto".
         **({"env": {"CUDA_VISIBLE_DEVICES": ""}} if config.device == "cpu" else {}),
     }
-    environment = thread_environment(config.threads, cores() // count)
+    environment = thread_environment(threads, cores() // count)
     cluster = _start_local(count, gpus, environment, options)
     return _owning(cluster, count)
 

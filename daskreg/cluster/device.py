@@ -14,6 +14,7 @@ from types import ModuleType
 
 from daskreg.errors import NoWorkersError, OptionError
 
+_SHARE_A_GPU = 8
 # What each library reads when it is loaded. ZARR_... is the size of zarr's own pool of threads.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -73,6 +74,14 @@ def cores() -> int:
     count = int(cpu_count())
     share = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return max(1, min(count, int(share)) if share.isdigit() else count)
+
+
+def tasks_at_once(cores_per_worker: int, *, gpu: bool) -> int:
+    """Threads of a worker where nobody says: one, so that its memory is one task's, or several that share a GPU.
+
+    A GPU samples faster than one core decodes and encodes. Each thread keeps three tiles of 32 MiB on their way.
+    """
+    return max(1, min(_SHARE_A_GPU, cores_per_worker)) if gpu else 1
 
 
 def library_threads() -> int:

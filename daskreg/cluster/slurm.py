@@ -25,7 +25,8 @@ def slurm_cluster(config: SlurmConfig) -> Any:
             from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise MissingExtraError("dask-jobqueue", "cluster") from error
-    environment = thread_environment(1, max(1, config.cores // config.workers_per_job))
+    threads = config.threads_per_worker
+    environment = thread_environment(threads, max(1, config.cores // config.workers_per_job))
     environment["DASK_DISTRIBUTED__COMM__RETRY__COUNT"] = "3"
     # Workers leave before SLURM ends their job, so that their blocks move on in time.
     lifetime = max(60, seconds(config.walltime) - 300)
@@ -34,7 +35,7 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         folder = tempfile.mkdtemp(prefix=".daskreg-tls-", dir=config.shared or ".")
         security = in_files(security, Path(folder).resolve())
     cluster = SLURMCluster(
-        cores=config.workers_per_job,
+        cores=config.workers_per_job * threads,
         job_cpu=config.cores,
         processes=config.workers_per_job,
         memory=config.memory,
@@ -49,7 +50,7 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directives],
         job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
         worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"]
-        + (["--resources", "GPU=1"] if config.gpu else []),
+        + (["--resources", f"GPU={threads}"] if config.gpu else []),
         scheduler_options=dashboard_options(config),
     )
     if folder:

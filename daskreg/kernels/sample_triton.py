@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -42,6 +43,8 @@ _FILTERED = 256
 # How far around the block there are coefficients, and the poles' powers that matter to float32 and to float64.
 _PAD = CUBIC_REACH + 1
 _REACH = {torch.float32: 16, torch.float64: 28}
+# A worker's threads share a GPU, and the first of them to launch a kernel compiles it.
+_compiling = threading.Lock()
 _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -123,7 +126,7 @@ def _launch(
     group = _GROUP if shared and count >= _GROUP else 1
     shape, source = (1, *out_box.shape)[-3:], (1, *whole.shape[1:])[-3:]
     tiles = shape[0] * -(-shape[1] // _ROWS) * -(-shape[2] // _COLUMNS)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _compiling, torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         _sample[(tiles * -(-count // group),)](
             out,
             whole,
@@ -167,7 +170,7 @@ def coefficients(blocks: Tensor, ndim: int, around: float | None, real: torch.dt
         shape = (*data.shape[:axis], n + 2 * _PAD, *data.shape[axis + 1 :])
         longer = torch.empty(shape, dtype=real, device=data.device)
         parts = -(-(n + 2 * _PAD) * inner // _FILTERED)
-        with torch.cuda.device(data.device) if data.device.type == "cuda" else nullcontext():
+        with _compiling, torch.cuda.device(data.device) if data.device.type == "cuda" else nullcontext():
             _filter[(parts * math.prod(data.shape[:axis]),)](
                 longer,
                 data,

@@ -7,7 +7,9 @@ read once more. So spans do not depend on each other, nor results on how the sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -34,6 +36,8 @@ from daskreg.stacking.model import Model
 
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
+
+_gpu = threading.Lock()
 
 SPAN_BYTES = 288 * 2**20
 """Of a span's slices with their pyramids, on the CPU."""
@@ -162,7 +166,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
 
 def fit_span(span: Span) -> SpanDone:
     """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
-    with limit_threads(None if _on_gpu(span.stack) else 1):
+    with _alone(span.stack):
         stack = span.stack
         low = max(0, span.start - stack.reach)
         images = stack.tensor(low, span.stop)
@@ -190,7 +194,7 @@ def fit_span(span: Span) -> SpanDone:
 def fit_edges(item: Edges) -> PairTable:
     """Fit single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
-    with limit_threads(None if _on_gpu(stack) else 1):
+    with _alone(stack):
         for number, (a, b) in enumerate(item.edges):
             images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
             row = Row(images, np.zeros(2, bool), stack.grid, _here(stack))
@@ -225,8 +229,12 @@ def _here(stack: StackSpec) -> PairOptions:
     return replace(stack.options, device=resolve(stack.options.device))
 
 
-def _on_gpu(stack: StackSpec) -> bool:
-    return resolve(stack.options.device) != "cpu"
+@contextmanager
+def _alone(stack: StackSpec) -> Iterator[None]:
+    """In one thread of a CPU; on a GPU one fit at a time in this process: it takes the GPU's memory for itself."""
+    gpu = resolve(stack.options.device) != "cpu"
+    with limit_threads(None if gpu else 1), _gpu if gpu else nullcontext():
+        yield
 
 
 def _cut(source: Source, stack: StackSpec, start: int, stop: int) -> Source:

@@ -124,6 +124,22 @@ def test_each_worker_of_a_gpu_cluster_sees_one_gpu(monkeypatch: pytest.MonkeyPat
     assert sorted(seen.values()) == ["3", "5"]
 
 
+def test_the_threads_of_a_worker_share_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tasks that want a GPU as there are threads run at once: each of these waits for the others."""
+    monkeypatch.setattr(connecting, "count_gpus", lambda: 1)
+
+    def together(number: int) -> int:
+        from distributed import Event
+
+        Event(f"here {number}").set()
+        return sum(Event(f"here {k}").wait(20) for k in range(3))
+
+    with dr.connect(LocalConfig(threads=3, dashboard_port=None)) as client:
+        (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert (worker["nthreads"], worker["resources"]) == (3, {"GPU": 3})
+        assert client.gather(client.map(together, range(3), resources={"GPU": 1})) == [3, 3, 3]
+
+
 def test_a_gpu_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "count_gpus", lambda: 0)
     with pytest.raises(NoWorkersError, match="torch sees no GPU"):
@@ -188,7 +204,7 @@ def test_the_slurm_job_script() -> None:
     assert "--local-directory ${TMPDIR:-/tmp}" in command
 
 
-def test_a_slurm_job_with_a_gpu_has_one_worker_and_tls(tmp_path: Path) -> None:
+def test_a_slurm_job_with_a_gpu_has_one_worker_of_several_threads_and_tls(tmp_path: Path) -> None:
     config = SlurmConfig(
         cores=8, memory="16 GiB", walltime="10", gpu=True, interface="lo", tls="temporary", shared=str(tmp_path)
     )
@@ -196,7 +212,9 @@ def test_a_slurm_job_with_a_gpu_has_one_worker_and_tls(tmp_path: Path) -> None:
         script = cluster.job_script()
         assert cluster.scheduler_address.startswith("tls://")
     assert "#SBATCH --gres=gpu:1" in script.splitlines()
-    assert "export OMP_NUM_THREADS=8" in script.splitlines()
+    assert "export OMP_NUM_THREADS=1" in script.splitlines()
+    assert "--nthreads 8 --memory-limit 16.00GiB" in script
+    assert "--resources GPU=8" in script
     assert f"--tls-ca-file {tmp_path}" in script
     assert [(p.stat().st_mode & 0o777) for p in tmp_path.glob("*/*.pem")] == [0o600] * 3
 

@@ -56,6 +56,11 @@ def test_slurm_says_how_many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.cores() <= (os.cpu_count() or 1)
 
 
+def test_a_gpu_is_shared_by_up_to_eight_threads() -> None:
+    assert [device.tasks_at_once(n, gpu=True) for n in (0, 1, 5, 8, 64)] == [1, 1, 5, 8, 8]
+    assert device.tasks_at_once(64, gpu=False) == 1
+
+
 def test_threads_of_a_worker_times_its_libraries_fit_its_cores() -> None:
     for threads, cores in ((1, 1), (1, 8), (2, 8), (3, 8), (4, 2)):
         environment = device.thread_environment(threads, cores)

@@ -42,6 +42,21 @@ def test_tiles_are_the_whole(matrix: np.ndarray, dtype: str, order: int) -> None
     np.testing.assert_array_equal(out, alone(piece))
 
 
+@pytest.mark.parametrize("shape", [(32, 40, 50), (1, 40, 50), (1, 1, 50), (20, 64), (4, 64)])
+def test_rows_are_cut_last(shape: tuple[int, ...]) -> None:
+    """Down to single voxels: first between rows, until so few are left that a row is longer."""
+    box = Box.of(shape)
+    todo = [(Tile(np.zeros(shape), box, np.eye(len(shape) + 1), box, 0, 0.0), np.zeros(shape))]
+    seen = []
+    while todo:
+        piece, out = todo.pop()
+        seen.append(out.shape)
+        todo += (module._halves(piece, out) or [])[:1]
+    cuts = [shape for shape in seen if shape[-1] < box.shape[-1]]
+    assert all(max(n[:-1]) < 16 for n in cuts)
+    assert seen[-1] == (1,) * len(shape)
+
+
 def test_many_pieces_share_a_few_lanes() -> None:
     pieces = [piece_of((12, 40, 50), TURN @ Affine.translation(x=k, y=0).matrix, "float32", 1) for k in range(9)]
     outs = [np.zeros_like(alone(p)) for p in pieces]

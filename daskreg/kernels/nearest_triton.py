@@ -100,7 +100,7 @@ if triton is not None:
             total += off * off
         return total
 
-    @triton.jit(do_not_specialize=["many", "number", "share"])
+    @triton.jit(do_not_specialize=["many", "number", "share", "point_axis", "asked_step"])
     def _nearest(  # type: ignore[no-untyped-def]  # noqa: PLR0917
         best, rows, cloud, asked, many, number, share,
         point_step, point_axis, asked_step, asked_axis,

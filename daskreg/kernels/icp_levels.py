@@ -170,7 +170,7 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
         fixed, moving = levels.fine
         shapes = ahead(partial(getattr, fixed, "shapes"))
         # What a level has left to say in steps below its own error, the next one says better.
-        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=1.0)
+        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=4.0)
         matrix = near(levels.quick, matrix)
         if levels.fine is not levels.refined:
             matrix = near(levels.refined, matrix)

@@ -13,6 +13,7 @@ import psutil
 from dask.utils import parse_bytes
 
 from daskreg.blocks.job import Task
+from daskreg.cluster.device import cores
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
 
@@ -85,13 +86,6 @@ def memory_limit(memory: str | int | None, client: Any | None) -> int:
 def threads_per_process(client: Any | None) -> int:
     """Blocks that one process works on at a time."""
     if client is None:
-        return local_threads()
+        return cores()
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return max((int(w["nthreads"]) for w in workers), default=1)
-
-
-def local_threads() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -16,9 +16,10 @@ from typing import Any
 
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, Lost, entry_now
-from daskreg.blocks.memory import keep_freed_memory, local_threads
+from daskreg.blocks.memory import keep_freed_memory
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.blocks.submit import Window
+from daskreg.cluster.device import cores
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.tally import tallied
@@ -163,7 +164,7 @@ def _run_threads(
     work: Callable[[WriteBlock], None],
     finish: Callable[[WriteBlock, BaseException | None], None],
 ) -> None:
-    threads = local_threads()
+    threads = cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
     running: dict[Future[None], WriteBlock] = {}
     try:

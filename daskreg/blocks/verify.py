@@ -15,8 +15,8 @@ import google_crc32c
 import zarr
 
 from daskreg.blocks.ledger import Entry, Ledger
-from daskreg.blocks.memory import local_threads
 from daskreg.blocks.run import Progress
+from daskreg.cluster.device import cores
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 
@@ -59,7 +59,7 @@ def verify_output(path: str | os.PathLike[str], progress: Progress | None = None
 
 def _in_threads(work: Iterator[tuple[Any, ...]]) -> Iterator[tuple[list[str], int]]:
     """The checks in order, some ahead of the one that is asked for; with the bytes read so far."""
-    threads = local_threads()
+    threads = cores()
     nbytes = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="daskreg-verify") as pool:
         running: deque[Future[tuple[list[str], int]]] = deque()

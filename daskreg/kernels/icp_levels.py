@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
 from daskreg.kernels.icp import Matched, Options, refine
 from daskreg.kernels.icp_agreement import roughness
+from daskreg.kernels.lazily import lazy
 from daskreg.kernels.points import Cloud, Floats, core
 from daskreg.kernels.strays import without_strays
 from daskreg.kernels.thinning import LOOKED, looks_flat, thin, thinned, voxel_size_for
@@ -46,7 +47,7 @@ class Levels:
     seed: int = 0
     alike: bool = True  # in scale, so that one size of voxels does for both
 
-    @cached_property
+    @lazy
     def surface(self) -> bool:
         flat = spread(pool_threads(), looks_flat, self._small)
         if all(flat):
@@ -59,13 +60,13 @@ class Levels:
             self.__dict__[name] = getattr(clear, name)
         return True
 
-    @cached_property
+    @lazy
     def coarse(self) -> Pair:
         if not self.surface:
             return Cloud(self.target, self.device), Cloud(thin(self.source, _VOLUME_START, "sample", self.seed))
         return self._small
 
-    @cached_property
+    @lazy
     def quick(self) -> Pair:
         """The coarse clouds with what the middle ones know of the shape."""
         a, b = (coarse.like(middle) for coarse, middle in zip(self.coarse, self.middle, strict=True))
@@ -80,7 +81,7 @@ class Levels:
         """The middle level where poses are refined: smoothed, where noise would slow that down."""
         return self.fine if self.surface and self._noisy else self.middle
 
-    @cached_property
+    @lazy
     def fine(self) -> Pair:
         """Where the last refinement is done: no finer than there is something to see."""
         if not self.surface:
@@ -90,7 +91,7 @@ class Levels:
             return a, b
         return self._dense
 
-    @cached_property
+    @lazy
     def measured(self) -> Cloud:
         """The whole target."""
         whole = self._whole[0] if self.surface else self.coarse[0]
@@ -101,11 +102,11 @@ class Levels:
         """Points of the source as they were measured, thinned."""
         return self.middle[1] if self.surface else self.fine[1]
 
-    @cached_property
+    @lazy
     def _noisy(self) -> bool:
         return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
 
-    @cached_property
+    @lazy
     def _whole(self) -> Pair:
         """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
 
@@ -117,16 +118,16 @@ class Levels:
         a, b = spread(pool_threads(), inner, (self.target, self.source))
         return a, b
 
-    @cached_property
+    @lazy
     def _dense(self) -> Pair:
         return self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
 
-    @cached_property
+    @lazy
     def _even(self) -> Pair:
         few = max(map(len, self._dense)) <= _ALL
         return self._dense if few else self._thinned(_MIDDLE, *self._dense, near=_NEAR)
 
-    @cached_property
+    @lazy
     def _small(self) -> Pair:
         return self._thinned(LOOKED, *self._even)
 
@@ -165,15 +166,16 @@ def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: 
     """Refine from coarse to fine; `refined`: the start was, on the middle level."""
     matrix = start
     if levels.surface and not refined:
-        # Meanwhile the next level's planes are found, which takes longer than coarse levels do.
-        shapes = [ahead(partial(getattr, cloud, "shapes")) for cloud in levels.fine]
+        # Meanwhile planes of the next level are found, which takes longer than coarse levels do.
+        fixed, moving = levels.fine
+        shapes = ahead(partial(getattr, fixed, "shapes"))
         # What a level has left to say in steps below its own error, the next one says better.
-        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=1.0)
+        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=4.0)
         matrix = near(levels.quick, matrix)
         if levels.fine is not levels.refined:
             matrix = near(levels.refined, matrix)
-        for found in shapes:
-            found()
+        moving.shapes  # noqa: B018 (by this thread, and the other once it is free)
+        shapes()
     tree = ahead(partial(getattr, levels.measured, "tree"))
     matched = refine(*levels.fine, matrix, options, max_iterations=max_iterations)
     tree()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.kernels.lazily import lazy
 from daskreg.kernels.points_numba import followed, principal
 from daskreg.kernels.threads import shares
 from daskreg.kernels.tree import Tree
@@ -66,7 +66,7 @@ class Cloud:
             self.__dict__[name] = function(self)
         return self.__dict__[name]
 
-    @cached_property
+    @lazy
     def tree(self) -> Tree:
         return Tree.of(self.points)
 
@@ -79,12 +79,12 @@ class Cloud:
         sorted_.__dict__["tree"] = tree.in_order()
         return sorted_
 
-    @cached_property
+    @lazy
     def around(self) -> tuple[Floats, Ints]:
         """Distances and rows of the points that make the local shape of each, itself first."""
         return self.tree.query_own(min(self.near or neighbourhood(self.ndim), len(self)))
 
-    @cached_property
+    @lazy
     def spacing(self) -> float:
         """Median distance from a point to its nearest neighbour (at most 2000 points asked)."""
         step = max(1, len(self) // 2000)
@@ -101,16 +101,16 @@ class Cloud:
         alike.__dict__["shapes"] = tuple(part[rows] for part in other.shapes)
         return alike
 
-    @cached_property
+    @lazy
     def radius(self) -> float:
         return radius(self.points)
 
-    @cached_property
+    @lazy
     def shapes(self) -> tuple[Floats, Floats]:
         """Eigenvalues (N, D), ascending, and eigenvectors (N, D, D) of the neighbourhoods."""
         return self.planes.values, self.planes.vectors
 
-    @cached_property
+    @lazy
     def planes(self) -> Planes:
         """Through the neighbourhood of each point, of all that its points stand for."""
         return planes_of(self, self.around[1])
@@ -130,7 +130,7 @@ class Cloud:
         larger.__dict__["shapes"] = (scale**2 * self.shapes[0], self.shapes[1])
         return larger
 
-    @cached_property
+    @lazy
     def normals(self) -> Floats:
         """(N, D) unit normals, sign arbitrary."""
         return np.ascontiguousarray(self.shapes[1][:, :, 0])
@@ -142,7 +142,7 @@ class Cloud:
             return distances[:, 0], indices[:, 0]
         return nearest_in_tiles(self._tensor, points)
 
-    @cached_property
+    @lazy
     def _tensor(self) -> Any:
         import torch
 

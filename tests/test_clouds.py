@@ -285,6 +285,15 @@ def test_bad_options(options: dict[str, object]) -> None:
         dr.icp(np.eye(3), np.eye(3), init=dr.Affine.identity(2))
 
 
+def test_a_volume_so_dense_that_only_its_outline_shows_the_way() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.random((100_000, 3))
+    motion = dr.Affine.from_parameters({"rx": 0.2, "rz": 0.4}, ndim=3).linear
+    source = rng.permutation(target @ motion.T + [0.5, -0.2, 0.1] + 0.002 * rng.normal(size=target.shape))
+    fit = dr.icp(target, source).raise_if_failed()
+    np.testing.assert_allclose(fit.rotation @ motion, np.eye(3), atol=2e-4)
+
+
 def test_saved_reported_and_drawn(tmp_path: Path) -> None:
     fit = dr.icp(*tutorial(0, np.eye(3)), init="identity")
     fit.save(tmp_path / "fit.json")

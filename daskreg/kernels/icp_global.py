@@ -19,6 +19,7 @@ from daskreg.kernels.icp_features import proposals
 from daskreg.kernels.icp_levels import Levels, approach
 from daskreg.kernels.icp_search import centre, distinct, sweep
 from daskreg.kernels.points import Cloud, Floats, lengths
+from daskreg.kernels.thinning import thin
 
 # Points of the source that tell many motions apart, and motions that are refined after.
 _FEW, _FINALISTS, _CONTENDERS = 200, 6, 4
@@ -41,6 +42,8 @@ _WORTH = 0.5
 _MET, _LIMIT = 0.35, 0.6
 # Least share of the source that has partners.
 PARTNERS = 0.2
+# Points of a volume from which the first looks are at a sample of so many.
+_DENSE, _SPARSE = 50_000, 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +151,13 @@ def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) 
     few = np.concatenate([starts, sweep(target.points, source.points, scale=scale, trims=trims, seed=levels.seed)])
     trim = _COMPETING_TRIM if options.trim is None else options.trim
     how = Options(options.method, trim=trim)
+    dense = len(target) > _DENSE
+    if dense:
+        few = np.concatenate([few, _by_outline(levels, options, few)])
     tried = [refine(target, source, m, how, max_iterations=20) for m in few]
-    kept = kept_after(trim, len(source), source.ndim)
 
     def score(t: Matched) -> float:
+        kept = kept_after(trim, len(t.distances), source.ndim)
         return float(np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)))
 
     # Those on the way to a better one are no rivals of it.
@@ -161,8 +167,22 @@ def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) 
     ]
     scores = np.array([score(t) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
+    if dense:  # few points stop short of their partners
+        best = int(np.argmin(scores))
+        closer = refine(target, levels.fine[1], matrices[best], options, max_iterations=80)
+        matrices[best], scores[best] = closer.matrix, score(closer)
     good = matrices[scores * _CLEARLY["distance"] <= scores.min() + 1e-9 * target.radius]
     return _smallest(good, matrices[: len(starts)], levels)
+
+
+def _by_outline(levels: Levels, options: Options, starts: Floats) -> Floats:
+    """(S, D+1, D+1): where starts lead that are further away than the spacing.
+
+    From there only the shape of the whole shows, and best where there is little else.
+    """
+    target, source = (Cloud(thin(points, _SPARSE, "sample", levels.seed)) for points in (levels.target, levels.source))
+    shaped = [refine(target, source, m, options, max_iterations=50).matrix for m in starts]
+    return np.stack([refine(levels.coarse[0], source, m, options, max_iterations=50).matrix for m in shaped])
 
 
 def _of_partners(levels: Levels, options: Options, starts: Floats, scale: float) -> Start | None:

@@ -206,9 +206,11 @@ def icp(
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
     ends = apply(found.matrix, levels.judged.points)
     match = ahead(partial(agreement, *levels.middle, found.matrix)) if levels.surface else None
+    asked = levels.fine[0] is levels.measured and levels.fine[1] is levels.judged
     evidence = judge(
         levels.measured,
         ends,
+        nearest=(found.distances, found.indices) if asked else None,
         surface=levels.surface,
         pointwise=method == "point_to_point",
         max_distance=options.max_distance,

@@ -8,7 +8,7 @@ import numpy as np
 
 from daskreg.kernels.icp import Pairs, generators, parameter_names
 from daskreg.kernels.icp_numba import POINT
-from daskreg.kernels.points import Cloud, Floats, neighbourhood, planes_of
+from daskreg.kernels.points import Cloud, Floats, Ints, neighbourhood, planes_of
 from daskreg.kernels.thinning import thinned, voxel_size_for
 from daskreg.kernels.threads import pool_threads, spread
 
@@ -58,6 +58,7 @@ def judge(
     *,
     surface: bool,
     pointwise: bool,
+    nearest: tuple[Floats, Ints] | None = None,
     max_distance: float | None = None,
     with_scale: bool = False,
 ) -> Evidence:
@@ -71,10 +72,11 @@ def judge(
         moved: (N, D) source points in the target's frame.
         surface: whether the clouds are locally surfaces (in 2D, curves).
         pointwise: whether the motion was found from distances of points, not from those across surfaces.
+        nearest: distances (N,) of the points to their nearest, and rows (N,) of the target, where they are known.
         max_distance: of an inlier; None: five times the lower quartile of the distances.
     """
     names = parameter_names(target.ndim, with_scale=with_scale)
-    distances, indices = target.nearest(moved)
+    distances, indices = nearest or target.nearest(moved)
     reach = max(5 * float(np.percentile(distances, 25)), 1e-6 * target.radius) if max_distance is None else max_distance
     inside = np.flatnonzero(distances <= reach)
     fitness = len(inside) / len(moved)

@@ -196,7 +196,9 @@ def icp(
     # Far from the origin, as maps are, a turn about it moves everything, and digits are lost.
     frames = Frames.of(fixed, moving)
     local = frames.target_from_source(np.eye(fixed.shape[1] + 1))
-    levels = Levels(fixed - frames.target, moving - frames.source, local, where, seed, alike=not with_scale)
+    searched = isinstance(init, str) and init != "identity"
+    pair = fixed - frames.target, moving - frames.source
+    levels = Levels(*pair, local, where, seed, alike=not with_scale, given=not searched)
     if method == "auto":
         method = "generalized" if levels.surface else "point_to_point"
     options = Options(method, with_scale, max_distance, trim)
@@ -220,7 +222,7 @@ def icp(
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
         target_from_source=Affine(frames.world(found.matrix)),
-        status=_status(found, evidence, agreed, start, searched=isinstance(init, str) and init != "identity"),
+        status=_status(found, evidence, agreed, start, searched=searched),
         rmse=evidence.rmse,
         fitness=evidence.fitness,
         covariance=evidence.covariance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ Pair = tuple[Cloud, Cloud]
 # Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
 _MIDDLE, _FINE = 6000, 20_000
 _VOLUME_START, _VOLUME = 1000, 50_000
-# So many points of a surface are worth no level between.
+# So many points of a surface are worth no level between, where one pose is refined.
 _ALL = 12_000
 # Points further out, in median distances from the middle, are strays.
 _REACH = 20.0
@@ -46,6 +46,7 @@ class Levels:
     device: str = "cpu"
     seed: int = 0
     alike: bool = True  # in scale, so that one size of voxels does for both
+    given: bool = False  # one pose to start from, and not many to choose among
 
     @lazy
     def surface(self) -> bool:
@@ -53,7 +54,7 @@ class Levels:
         if all(flat):
             return True
         target, source = (c.points if f else without_strays(c.points) for c, f in zip(self._whole, flat, strict=True))
-        clear = Levels(target, source, self.unmoved, self.device, self.seed, self.alike)
+        clear = replace(self, target=target, source=source)
         if min(len(clear.target), len(clear.source)) < _CLEAR or not all(looks_flat(c) for c in clear._small):
             return False
         for name in ("_whole", "_dense", "_even", "_small"):  # surfaces in a haze
@@ -106,13 +107,18 @@ class Levels:
     def _noisy(self) -> bool:
         return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
 
+    @property
+    def _all(self) -> int:
+        """So many points are worth no level between."""
+        return _ALL if self.given else _MIDDLE
+
     @lazy
     def _whole(self) -> Pair:
         """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
 
         def inner(points: Floats) -> Cloud:
             inside = core(points, reach=_REACH)
-            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > _ALL else 0)
+            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > self._all else 0)
             return cloud.in_order() if len(cloud) <= _FINE else cloud
 
         a, b = spread(pool_threads(), inner, (self.target, self.source))
@@ -124,7 +130,7 @@ class Levels:
 
     @lazy
     def _even(self) -> Pair:
-        few = max(map(len, self._dense)) <= _ALL
+        few = max(map(len, self._dense)) <= self._all
         return self._dense if few else self._thinned(_MIDDLE, *self._dense, near=_NEAR)
 
     @lazy

@@ -25,6 +25,7 @@ from daskreg.kernels.icp_agreement import Agreement, agreement
 from daskreg.kernels.icp_global import PARTNERS, Start, find
 from daskreg.kernels.icp_levels import Levels, descend
 from daskreg.kernels.icp_verdict import Evidence, by_chance, judge
+from daskreg.kernels.points import some_of
 from daskreg.kernels.threads import ahead
 from daskreg.points import as_points
 
@@ -202,23 +203,11 @@ def icp(
     if method == "auto":
         method = "generalized" if levels.surface else "point_to_point"
     options = Options(method, with_scale, max_distance, trim)
-    start = _start(levels, init, options, frames)
+    start = find(levels, options, near=init == "auto") if searched else _given(levels, init, options, frames)
     if start.limit is not None:
         options = replace(options, max_distance=start.limit)
     found = descend(levels, start.matrix, options, max_iterations=max_iterations, refined=start.refined)
-    ends = apply(found.matrix, levels.judged.points)
-    match = ahead(partial(agreement, *levels.middle, found.matrix)) if levels.surface else None
-    asked = levels.fine[0] is levels.measured and levels.fine[1] is levels.judged
-    evidence = judge(
-        levels.measured,
-        ends,
-        nearest=(found.distances, found.indices) if asked else None,
-        surface=levels.surface,
-        pointwise=method == "point_to_point",
-        max_distance=options.max_distance,
-        with_scale=with_scale,
-    )
-    agreed = match() if match and evidence.surface else None
+    evidence, agreed = _judged(levels, found, options)
     names = parameter_names(fixed.shape[1], with_scale=with_scale)
     return CloudFit(
         target_from_source=Affine(frames.world(found.matrix)),
@@ -272,7 +261,7 @@ class Frames:
 
     @classmethod
     def of(cls, target: Floats, source: Floats) -> Frames:
-        middles = (np.median(points[:: max(1, len(points) // 10_000)], axis=0) for points in (target, source))
+        middles = (np.median(some_of(points), axis=0) for points in (target, source))
         return cls(*middles)
 
     def target_from_source(self, world: Floats) -> Floats:
@@ -287,15 +276,29 @@ class Frames:
         return world
 
 
-def _start(levels: Levels, init: str | Affine | ArrayLike, options: Options, frames: Frames) -> Start:
+def _given(levels: Levels, init: str | Affine | ArrayLike, options: Options, frames: Frames) -> Start:
     ndim = levels.target.shape[1]
-    if isinstance(init, str) and init != "identity":
-        return find(levels, options, near=init == "auto")
     if isinstance(init, str):
         matrix = levels.unmoved
     else:
         matrix = similar(frames.target_from_source(as_affine(init, ndim, "init").matrix), options)
     return Start(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
+
+
+def _judged(levels: Levels, found: Matched, options: Options) -> tuple[Evidence, Agreement | None]:
+    """What the pairs say, and where they are two samples of a surface, how these agree."""
+    match = ahead(partial(agreement, *levels.middle, found.matrix)) if levels.surface else None
+    asked = levels.fine[0] is levels.measured and levels.fine[1] is levels.judged
+    evidence = judge(
+        levels.measured,
+        apply(found.matrix, levels.judged.points),
+        nearest=(found.distances, found.indices) if asked else None,
+        surface=levels.surface,
+        pointwise=options.method == "point_to_point",
+        max_distance=options.max_distance,
+        with_scale=options.with_scale,
+    )
+    return evidence, match() if match and evidence.surface else None
 
 
 def _status(

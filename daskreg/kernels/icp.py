@@ -247,7 +247,7 @@ def refine(
     floor, least = 1e-9 * target.radius, np.inf
     matrix, settled, rounds, idle = start, False, 0, 0
     nearest, corners = Follower(target), corners_of(source.points)
-    passed = list[Floats]()
+    now, passed = apply(start, corners), list[Floats]()
     while True:
         moved = apply(matrix, source.points)
         distances, indices = nearest(moved)
@@ -255,8 +255,8 @@ def refine(
         if settled or rounds == max_iterations or np.count_nonzero(weights) < source.ndim:
             return Matched(matrix, distances, indices, weights, rounds, settled)
         step, gain = _step((target, source), matrix, (moved, indices, weights), options)
-        before, matrix = apply(matrix, corners), step @ matrix
-        now = apply(matrix, corners)
+        matrix = step @ matrix
+        before, now = now, apply(matrix, corners)
         rounds += 1
         motion = float(np.max(np.abs(now - before))) / target.radius
         least, idle = (motion, 0) if motion < least else (least, idle + 1)

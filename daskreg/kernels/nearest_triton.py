@@ -14,20 +14,18 @@ Where Triton is not, or cannot compile, torch does the work; `ready` tells.
 
 from __future__ import annotations
 
-import logging
-from contextlib import nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from daskreg.kernels.by_triton import launched_on, works
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # as on a CPU
     triton = None
-
-log = logging.getLogger(__name__)
 
 # Points that are asked for, and points of the cloud, that a program compares at once.
 _ASKED, _AT_ONCE = 32, 64
@@ -38,16 +36,13 @@ _PROGRAMS, _FEWEST = 1024, 512
 @cache
 def ready(device: torch.device) -> bool:
     """Whether the kernel can be compiled and run here; tried once for a device, on a few points."""
-    if triton is None or device.type != "cuda":
-        return False
-    try:
+
+    def trial() -> None:
         for ndim in (2, 3):
             points = torch.zeros((4, ndim), dtype=torch.float64, device=device)
             nearest(points, points)[1].sum().item()
-    except Exception as error:
-        log.warning("nearest points on %s: Triton cannot compile (%s)", device, error)
-        return False
-    return True
+
+    return triton is not None and works("nearest points", device, trial)
 
 
 def nearest(cloud: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +60,7 @@ def nearest(cloud: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     best = torch.empty((parts, number), dtype=torch.float64, device=cloud.device)
     rows = torch.empty((parts, number), dtype=torch.int32, device=cloud.device)
     if number:
-        with torch.cuda.device(cloud.device) if cloud.device.type == "cuda" else nullcontext():
+        with launched_on(cloud.device):
             _nearest[(blocks, parts)](
                 best,
                 rows,

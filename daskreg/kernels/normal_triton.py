@@ -11,13 +11,13 @@ the work; `ready` tells.
 
 from __future__ import annotations
 
-import logging
-from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from daskreg.kernels.by_triton import launched_on, works
 
 try:
     import triton
@@ -27,8 +27,6 @@ except ImportError:  # as on a CPU
 
 if TYPE_CHECKING:
     from daskreg.kernels.normal import TorchNormal
-
-log = logging.getLogger(__name__)
 
 _BLOCK = 128
 
@@ -41,19 +39,15 @@ def images_of(ndim: int) -> int:
 @cache
 def ready(device: torch.device) -> bool:
     """Whether the kernels can be compiled and run here; tried once for a device, on a few voxels."""
-    if triton is None or device.type != "cuda":
-        return False
     from daskreg.geometry import Grid
     from daskreg.kernels.normal import TorchNormal
     from daskreg.kernels.pyramid import Level, Picture
 
-    try:
+    def trial() -> None:
         image = Picture(torch.rand(1, 8, 8, device=device), None, Grid((8, 8)))
         row_sums(TorchNormal(Level(image, image, 1.0)), torch.eye(3, device=device)[None, :2].contiguous())
-    except Exception as error:
-        log.warning("torch sums on %s: Triton cannot compile (%s)", device, error)
-        return False
-    return True
+
+    return triton is not None and works("sums", device, trial)
 
 
 def row_sums(normal: TorchNormal, maps: Tensor) -> Tensor:
@@ -80,7 +74,7 @@ def row_sums(normal: TorchNormal, maps: Tensor) -> Tensor:
     strides += [_strides(images, ndim)[0] for images in (moving, cover)]
     inner = (1, *normal.inner)[-3:]
     widths = [edge_width(n) for n in inner]
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with launched_on(device):
         _row_sums[(parts, batch)](
             out,
             fixed,

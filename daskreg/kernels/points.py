@@ -205,9 +205,14 @@ def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[F
     return distances, torch.cat([f.indices for f in found]).cpu().numpy()
 
 
+def some_of(points: Floats, count: int = _SOME) -> Floats:
+    """About `count` of the points (N, D) or more, evenly from among the rows."""
+    return points[:: max(1, len(points) // count)]
+
+
 def core(points: Floats, *, reach: float = 8.0) -> Floats:
     """The points that are not further out than `reach` median distances from the median point."""
-    some = points[:: max(1, len(points) // _SOME)]
+    some = some_of(points)
     middle = np.median(some, axis=0)
     limit = reach * float(np.median(lengths(some - middle)))
     if not limit > 0:  # most are one point
@@ -218,7 +223,7 @@ def core(points: Floats, *, reach: float = 8.0) -> Floats:
 
 def radius(points: Floats) -> float:
     """Root mean square distance from the centroid, of the core: one stray point must not tell."""
-    return float(np.sqrt(np.sum(np.var(core(points[:: max(1, len(points) // _FEW)]), axis=0))))
+    return float(np.sqrt(np.sum(np.var(core(some_of(points, _FEW)), axis=0))))
 
 
 def neighbourhood(ndim: int) -> int:

@@ -15,10 +15,8 @@ the work; `ready` tells.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
-from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Box
+from daskreg.kernels.by_triton import launched_on, works
 from daskreg.kernels.sample_array import CUBIC_REACH, limits
 
 try:
@@ -34,8 +33,6 @@ try:
     import triton.language as tl
 except ImportError:  # as on a CPU
     triton = None
-
-log = logging.getLogger(__name__)
 
 # Of one program: rows and columns of the output; slices that share coordinates.
 _ROWS, _COLUMNS, _GROUP = 8, 32, 4
@@ -51,16 +48,13 @@ _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 @cache
 def ready(device: torch.device) -> bool:
     """Whether the kernels can be compiled and run here; tried once for a device, on a few voxels."""
-    if triton is None or device.type != "cuda":
-        return False
-    box = Box((0, 0), (4, 5))
-    try:
+
+    def trial() -> None:
+        box = Box((0, 0), (4, 5))
         block, m = torch.ones((1, 4, 5), device=device), torch.eye(3, dtype=torch.float64)
         sampled(block, box, m[None], box, order=1, value=0.0).sum().item()
-    except Exception as error:
-        log.warning("sampling on %s by torch: Triton cannot compile (%s)", device, error)
-        return False
-    return True
+
+    return triton is not None and works("sampling", device, trial)
 
 
 def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any) -> Tensor:
@@ -126,7 +120,7 @@ def _launch(
     group = _GROUP if shared and count >= _GROUP else 1
     shape, source = (1, *out_box.shape)[-3:], (1, *whole.shape[1:])[-3:]
     tiles = shape[0] * -(-shape[1] // _ROWS) * -(-shape[2] // _COLUMNS)
-    with _compiling, torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _compiling, launched_on(device):
         _sample[(tiles * -(-count // group),)](
             out,
             whole,
@@ -170,7 +164,7 @@ def coefficients(blocks: Tensor, ndim: int, around: float | None, real: torch.dt
         shape = (*data.shape[:axis], n + 2 * _PAD, *data.shape[axis + 1 :])
         longer = torch.empty(shape, dtype=real, device=data.device)
         parts = -(-(n + 2 * _PAD) * inner // _FILTERED)
-        with _compiling, torch.cuda.device(data.device) if data.device.type == "cuda" else nullcontext():
+        with _compiling, launched_on(data.device):
             _filter[(parts * math.prod(data.shape[:axis]),)](
                 longer,
                 data,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood, planes_of
+from daskreg.kernels.points import Cloud, Floats, Ints, core, neighbourhood, planes_of, some_of
 from daskreg.kernels.points_numba import bounds, moments, voxel_rows
 
 # A cloud counts as a surface where its neighbours grow with a power of the radius this much below that of a
@@ -89,7 +89,7 @@ def looks_flat(even: Cloud) -> bool:
     """
     if len(even) < 3 * neighbourhood(even.ndim):
         return False
-    asked = even.points[:: max(1, len(even) // _ASKED)]
+    asked = some_of(even.points, _ASKED)
     count = int(np.clip(len(even) // 10, 12, 32))
     distances, indices = even.tree.query(asked, count + 1)
     farther = distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300)

@@ -42,13 +42,15 @@ from scipy import ndimage
 from torch.nn import functional
 
 import daskreg as dr
+from daskreg.clouds import brute_force_triton
+from daskreg.clouds.cloud import Cloud
 from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
-from daskreg.kernels import nearest_triton, normal_triton, sample
-from daskreg.kernels import on_device as belt_module
-from daskreg.kernels.on_device import Tile, on_device
-from daskreg.kernels.points import Cloud
+from daskreg.registration import normal_equations_triton
+from daskreg.sampling import tiles as belt_module
+from daskreg.sampling.sample import sample
+from daskreg.sampling.tiles import Tile, on_device
 
 Runs = dict[str, Callable[[], Any]]
 GIB = 2**30
@@ -331,11 +333,11 @@ def error_of(fit: Any, truth: Affine, shape: tuple[int, ...]) -> float:
 
 def without_triton(run: Callable[[], Any]) -> Callable[[], Any]:
     def by_torch() -> Any:
-        before, normal_triton.ready = normal_triton.ready, lambda device: False
+        before, normal_equations_triton.ready = normal_equations_triton.ready, lambda device: False
         try:
             return run()
         finally:
-            normal_triton.ready = before
+            normal_equations_triton.ready = before
 
     return by_torch
 
@@ -435,9 +437,9 @@ def nearest_points(options: argparse.Namespace, report: Report) -> None:
         there, here = Cloud(points, options.device), Cloud(points)
         expected = here.nearest(asked)
         runs: Runs = {"GPU, host to host": lambda c=there, a=asked: c.nearest(a)}
-        if nearest_triton.ready(there._tensor.device):
+        if brute_force_triton.ready(there._tensor.device):
             up = torch.from_numpy(asked).to(options.device)
-            runs["GPU, resident"] = lambda c=there, a=up: nearest_triton.nearest(c._tensor, a)
+            runs["GPU, resident"] = lambda c=there, a=up: brute_force_triton.nearest(c._tensor, a)
         runs["CPU, tree"] = lambda c=here, a=asked: c.nearest(a)
         off = int(np.count_nonzero(there.nearest(asked)[1] != expected[1]))
         for key, s in medians(runs, 5).items():

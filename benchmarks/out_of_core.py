@@ -44,7 +44,7 @@ import daskreg as dr
 from daskreg.cluster.watch import Watch
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
-from daskreg.kernels import sample
+from daskreg.sampling.sample import sample
 
 SIDE = 2048
 CHUNKS = (16, 512, 512)

@@ -30,7 +30,7 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.geometry import Affine, Grid
-from daskreg.kernels.pose import Pose
+from daskreg.registration.pose import Pose
 
 IMAGES = ("camera", "moon", "coins", "astronaut", "coffee", "chelsea")
 Tool = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from daskreg.geometry import Affine, Box
 from daskreg.geometry.normalised import theta_from_index
-from daskreg.kernels import sample
+from daskreg.sampling.sample import sample
 
 Runs = dict[str, Callable[[], Any]]
 

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
     from daskreg import tomography as tomography
-    from daskreg.batches import register_many as register_many
-    from daskreg.clouds import CloudFit as CloudFit
-    from daskreg.clouds import icp as icp
+    from daskreg.clouds.inputs import points_from as points_from
+    from daskreg.clouds.register import CloudFit as CloudFit
+    from daskreg.clouds.register import icp as icp
     from daskreg.cluster import connect as connect
     from daskreg.formats.transforms import load as load
     from daskreg.geometry import Affine as Affine
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
-    from daskreg.points import points_from as points_from
-    from daskreg.registration import PairFit as PairFit
-    from daskreg.registration import register as register
-    from daskreg.stacks import StackFit as StackFit
-    from daskreg.stacks import align_stack as align_stack
+    from daskreg.registration.batch import register_many as register_many
+    from daskreg.registration.register import PairFit as PairFit
+    from daskreg.registration.register import register as register
+    from daskreg.stacks.align import StackFit as StackFit
+    from daskreg.stacks.align import align_stack as align_stack
     from daskreg.volumes import grid as grid
     from daskreg.volumes import open as open
     from daskreg.warping import warp as warp
@@ -45,24 +45,24 @@ __version__ = "0.1.0"
 _HOMES = {
     "Affine": "geometry",
     "Box": "geometry",
-    "CloudFit": "clouds",
+    "CloudFit": "clouds.register",
     "Grid": "geometry",
-    "PairFit": "registration",
+    "PairFit": "registration.register",
     "SliceAffines": "geometry",
-    "StackFit": "stacks",
+    "StackFit": "stacks.align",
     "Written": "writing",
-    "align_stack": "stacks",
+    "align_stack": "stacks.align",
     "connect": "cluster",
     "convert": "",
     "errors": "",
     "grid": "volumes",
-    "icp": "clouds",
+    "icp": "clouds.register",
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
-    "points_from": "points",
-    "register": "registration",
-    "register_many": "batches",
+    "points_from": "clouds.inputs",
+    "register": "registration.register",
+    "register_many": "registration.batch",
     "tomography": "",
     "warp": "warping",
     "write": "writing",

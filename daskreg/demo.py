@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from daskreg.errors import MissingExtraError, OutputExistsError
 from daskreg.geometry import Affine, Grid, SliceAffines
-from daskreg.kernels.course import whittaker
-from daskreg.stacks import StackFit, align_stack
+from daskreg.stacks.align import StackFit, align_stack
+from daskreg.stacks.trajectory import whittaker
 from daskreg.volumes import open as open_volume
 from daskreg.volumes import to_dataarray
 from daskreg.warping import warp
@@ -254,16 +254,17 @@ def _prepared(folder: Path) -> Path:
 
 def _report(page: Path, fit: StackFit, truth: SliceAffines, errors: dict[str, DriftError], written: Written) -> Path:
     """The page: side views before and after, drift against truth, figures."""
-    from daskreg import plotting, reporting
+    from daskreg.reporting import plots
+    from daskreg.reporting.page import report
 
     before, after = (_small(open_volume(p)) for p in (page.with_name("stack.ome.zarr"), written.path))
-    return reporting.report(
+    return report(
         [fit, written],
         page,
         title="daskreg demo: a drifting stack, aligned out of core",
         figures={
-            "Before and after: a slice, and side views through the stack": plotting.sides(before, after),
-            "Drift: found (solid) and true (dashed)": plotting.drift(fit, truth=truth),
+            "Before and after: a slice, and side views through the stack": plots.sides(before, after),
+            "Drift: found (solid) and true (dashed)": plots.drift(fit, truth=truth),
         },
         facts={name: str(error) for name, error in errors.items()},
     )

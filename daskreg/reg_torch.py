@@ -31,12 +31,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from daskreg.clouds import icp
+from daskreg.clouds.register import icp
 from daskreg.convert import from_skimage, from_torch, to_torch
 from daskreg.errors import DaskregWarning, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid
-from daskreg.kernels.pose import Pose
-from daskreg.registration import register
+from daskreg.registration.pose import Pose
+from daskreg.registration.register import register
 from daskreg.volumes import to_dataarray
 from daskreg.warping import warp
 

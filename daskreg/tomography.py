@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import DegenerateImageError, OptionError, ShapeMismatchError
-from daskreg.kernels.profiles import fit_shift
+from daskreg.stacks.common_line import fit_shift
 
 __all__ = ["center_of_rotation"]
 

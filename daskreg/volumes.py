@@ -17,12 +17,13 @@ from dask.base import tokenize
 
 from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
-from daskreg.sources import Source, cf, read_block, recall, remember
+from daskreg.sources import Source, read_block, recall, remember
 from daskreg.sources.chunking import auto_block, given_block
 from daskreg.sources.coordinates import coordinates, default_dims, direction_attrs, grid_from, split_dims
 from daskreg.sources.describe import describe
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.found import Coord, Found, Wish, check_shape
+from daskreg.sources.readers import cf
 from daskreg.sources.source import IN_MEMORY
 
 

@@ -17,7 +17,7 @@ from daskreg.blocks.job import Job, run_block
 from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
 from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.kernels.sampling import cast, halo
+from daskreg.sampling.sample import cast, halo
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
@@ -287,7 +287,7 @@ def _warp_tensor(tensor: Any, pull: Any, *, like: Any, grid: Grid | str | None, 
     """Tensor in, tensor out, differentiable with respect to the voxels; pixels of spacing one."""
     import torch
 
-    from daskreg.kernels.sampling import sample
+    from daskreg.sampling.sample import sample
 
     pull_ndim = pull.ndim + isinstance(pull, SliceAffines)
     spatial = min(tensor.ndim, max(pull_ndim, 2))

@@ -22,12 +22,7 @@ from daskreg.blocks.probe import probed
 from daskreg.blocks.run import FATAL, Failure, Progress
 from daskreg.blocks.tasks import current_client
 from daskreg.blocks.verify import verify_output
-from daskreg.errors import (
-    BlocksFailedError,
-    DaskregWarning,
-    InputError,
-    OptionError,
-)
+from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.sources.registry import recall
 from daskreg.volumes import as_dataarray, source_of
@@ -271,7 +266,7 @@ def _shown(progress: bool | Progress, label: str) -> AbstractContextManager[Prog
         return nullcontext(progress)
     if not progress:
         return nullcontext(None)
-    from daskreg.progress import progress_bar
+    from daskreg.runtime.progress import progress_bar
 
     return progress_bar(label)
 

@@ -27,13 +27,7 @@ from pystackreg import StackReg
 from strategies import affines, grids, ndims
 
 from daskreg import convert
-from daskreg.errors import (
-    InvalidTransformError,
-    OptionError,
-    PixelUnitWarning,
-    ShapeMismatchError,
-    UnitError,
-)
+from daskreg.errors import InvalidTransformError, OptionError, PixelUnitWarning, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, Grid, SliceAffines, index_matrix
 from daskreg.kernels import sample
 

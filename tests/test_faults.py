@@ -381,7 +381,7 @@ def test_a_gpu_that_no_worker_has_is_an_error_at_once(tmp_path: Path, stored: Pa
 
 
 def device_here() -> str:
-    from daskreg.cluster.device import resolve
+    from daskreg.runtime.device import resolve
 
     return resolve("auto")
 

@@ -15,7 +15,7 @@ from reading import turned
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.sources import mapped
+from daskreg.sources.readers import mapped
 from daskreg.volumes import grid, source_of
 
 VALUES = np.random.default_rng(0).integers(0, 60_000, (12, 40, 50)).astype("u2")

@@ -21,17 +21,19 @@ from scipy import ndimage
 
 import daskreg as dr
 import daskreg.reg_torch as reg
-from daskreg.cluster.device import resolve
+from daskreg.clouds.cloud import Cloud
+from daskreg.clouds.soft_correspondence import soft_correspondence_loss
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.kernels import normal_triton, passes, sample, sample_torch, sample_triton
-from daskreg.kernels.icp_soft import soft_correspondence_loss
-from daskreg.kernels.metrics import LOSSES
-from daskreg.kernels.normal import NumbaNormal, TorchNormal, TritonNormal, scaling
-from daskreg.kernels.on_device import Belt, Tile, on_device
-from daskreg.kernels.pairs import phase_shifts
-from daskreg.kernels.points import Cloud
-from daskreg.kernels.pyramid import Level, picture
+from daskreg.registration import filters, normal_equations_triton
+from daskreg.registration.metrics import LOSSES
+from daskreg.registration.normal_equations import NumbaNormal, TorchNormal, TritonNormal, scaling
+from daskreg.registration.pyramid import Level, picture
+from daskreg.runtime.device import resolve
+from daskreg.sampling import tensors, tensors_triton
+from daskreg.sampling.sample import sample
+from daskreg.sampling.tiles import Belt, Tile, on_device
+from daskreg.stacks.pair_registration import phase_shifts
 
 ON = "cuda" if torch.cuda.is_available() else os.environ.get("DASKREG_TEST_ON", "")
 pytestmark = pytest.mark.skipif(not ON, reason="there is no GPU here")
@@ -128,14 +130,14 @@ def test_gradients_are_those_of_the_cpu(order: int) -> None:
 
 def test_triton_takes_over_and_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     if ON == "cuda":
-        assert sample_triton.ready(torch.device("cuda", 0))
+        assert tensors_triton.ready(torch.device("cuda", 0))
     for dtype in ("uint8", "uint16", "float32"):
         block = voxels((12, 40, 50), dtype)
         for matrix, order in ((TURN, 0), (TILT, 0), (TURN, 1), (TILT, 1), (TILT, 3)):
             box = Box.of(block.shape[4 - len(matrix) :])
             found = []
-            for ready in (sample_triton.ready, lambda device: False):
-                monkeypatch.setattr(sample_triton, "ready", ready)
+            for ready in (tensors_triton.ready, lambda device: False):
+                monkeypatch.setattr(tensors_triton, "ready", ready)
                 found.append(sample(torch.from_numpy(block).to(ON), box, matrix, box, order=order).cpu().numpy())
             monkeypatch.undo()
             if order == 0:
@@ -146,7 +148,7 @@ def test_triton_takes_over_and_torch_does_the_same(monkeypatch: pytest.MonkeyPat
 def test_pieces_of_a_large_output(monkeypatch: pytest.MonkeyPatch) -> None:
     block = torch.from_numpy(voxels((12, 40, 50), "float32")).to(ON)
     whole = sample(block, Box.of(block.shape), TILT, Box.of((12, 44, 51)))
-    monkeypatch.setattr(sample_torch, "_PIECE", 5000)
+    monkeypatch.setattr(tensors, "_PIECE", 5000)
     assert torch.equal(sample(block, Box.of(block.shape), TILT, Box.of((12, 44, 51))), whole)
 
 
@@ -445,17 +447,17 @@ def test_passes_keep_their_digits(shape: tuple[int, ...], masked: bool) -> None:
     there = values.to(ON), None if weight is None else weight.to(ON)
     factors = [1 if n == 1 else 2 for n in shape[1:]]
     sigmas = [0.0 if n == 1 else 0.7 + axis for axis, n in enumerate(shape[1:])]
-    mean, variance = passes.mean_and_variance(values, weight)
+    mean, variance = filters.mean_and_variance(values, weight)
     found = [
-        (passes.mean_and_variance(v, w), passes.scaled(v, w, mean.to(v.device), variance.to(v.device)),
-         passes.block_means(v, w, factors), passes.smoothed(v, w, sigmas), passes.slope_squares(v, w, 2))
+        (filters.mean_and_variance(v, w), filters.scaled(v, w, mean.to(v.device), variance.to(v.device)),
+         filters.block_means(v, w, factors), filters.smoothed(v, w, sigmas), filters.slope_squares(v, w, 2))
         for v, w in ((values, weight), there)
     ]  # fmt: skip
     for a, b in zip(*(list(flattened(f)) for f in found), strict=True):
         assert b.device.type == ON
         np.testing.assert_allclose(b.cpu(), a, rtol=1e-5, atol=1e-5)
     mask = values > 6.5
-    assert torch.equal(passes.dilated(mask.to(ON), 2).cpu(), passes.dilated(mask, 2))
+    assert torch.equal(filters.dilated(mask.to(ON), 2).cpu(), filters.dilated(mask, 2))
 
 
 def flattened(parts: Any) -> Any:
@@ -479,7 +481,7 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
     found: list[Any] = []
     compiled = [(ON, TritonNormal)] if ON == "cuda" else []
     if compiled:
-        assert normal_triton.ready(torch.device("cuda", 0))
+        assert normal_equations_triton.ready(torch.device("cuda", 0))
     for device, normal in [("cpu", NumbaNormal), (ON, TorchNormal), *compiled]:
         pictures = [
             picture(v.to(device), Grid(v.shape[1:]), None if m is None else m.to(device))
@@ -504,7 +506,7 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
 def test_without_triton_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed, moving, truth = pair((150, 181))
     one = dr.register(fixed, moving, device=ON)
-    monkeypatch.setattr(normal_triton, "ready", lambda device: False)
+    monkeypatch.setattr(normal_equations_triton, "ready", lambda device: False)
     other = dr.register(fixed, moving, device=ON)
     assert apart(one.moving_from_fixed, other.moving_from_fixed, Grid(fixed.shape)) < 0.01
     assert apart(other.moving_from_fixed, truth, Grid(fixed.shape)) < 0.05

@@ -142,7 +142,7 @@ def test_the_scheduler_forgets_the_names_of_blocks(
     tmp_path: Path, pixels: np.ndarray, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dask caches 100,000 of them, 30 MiB."""
-    monkeypatch.setattr("daskreg.blocks.submit.NAMES_KEPT", 16)
+    monkeypatch.setattr("daskreg.blocks.in_flight.NAMES_KEPT", 16)
     client.run_on_scheduler(key_split.cache_clear)
     written = dr.write(pixels, tmp_path / "out.zarr", client=client, chunks=(1, 33, 33), levels=1, progress=False)
     names = client.run_on_scheduler(lambda: key_split.cache_info().currsize)

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.mapping import IndexMap
-from daskreg.blocks.window import Course, Room, Window, course, lent_room, slabs
-from daskreg.cluster.device import count_gpus
+from daskreg.blocks.source_buffer import Course, Room, Window, course, lent_room, slabs
 from daskreg.errors import OptionError
 from daskreg.geometry import Box, Grid
-from daskreg.kernels.casting import CAST_PIECE, cast
-from daskreg.kernels.on_device import Tile, on_device
-from daskreg.kernels.reduce import block_reduce, reduce_scratch
-from daskreg.kernels.sampling import halo
+from daskreg.runtime.device import count_gpus
+from daskreg.sampling.cast import CAST_PIECE, cast
+from daskreg.sampling.downsample import block_reduce, reduce_scratch
+from daskreg.sampling.sample import halo
+from daskreg.sampling.tiles import Tile, on_device
 from daskreg.sources.source import IN_MEMORY, Source
 
 Pixels = NDArray[Any]

@@ -29,7 +29,7 @@ from threading import Lock
 from typing import Any
 
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
-from daskreg.sources.store import again
+from daskreg.sources.storage.retrying import again
 
 SCHEMA = "daskreg/ledger"
 VERSION = 1

@@ -20,7 +20,7 @@ from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.run import Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
-from daskreg.kernels.reduce import METHODS
+from daskreg.sampling.downsample import METHODS
 from daskreg.sources.source import Source
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ import psutil
 from dask.utils import parse_bytes
 
 from daskreg.blocks.job import Task
-from daskreg.cluster.device import cores
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
+from daskreg.runtime.device import cores
 
 CODEC_CONCURRENCY = 10
 """Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""

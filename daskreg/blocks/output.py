@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daskreg.blocks.inputs import locations
+from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.lock import locked

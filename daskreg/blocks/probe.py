@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 
 from daskreg.blocks.job import BlockStats
 from daskreg.blocks.plan import LevelPlan, Plan
-from daskreg.blocks.window import slabs
+from daskreg.blocks.source_buffer import slabs
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
 

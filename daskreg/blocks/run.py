@@ -14,15 +14,15 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
+from daskreg.blocks.in_flight import Window
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, Lost, entry_now
 from daskreg.blocks.memory import keep_freed_memory
 from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
-from daskreg.blocks.submit import Window
-from daskreg.cluster.device import cores
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.tally import tallied
+from daskreg.runtime.device import cores
+from daskreg.sources.storage.counters import tallied
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""

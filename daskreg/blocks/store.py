@@ -14,10 +14,10 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
 
-from daskreg.blocks.window import slabs
+from daskreg.blocks.source_buffer import slabs
 from daskreg.geometry import Box
-from daskreg.sources.chunks import local_chunks
-from daskreg.sources.store import open_store
+from daskreg.sources.storage.local_chunks import local_chunks
+from daskreg.sources.storage.retrying import open_store
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)

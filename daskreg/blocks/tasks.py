@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeVar
 
-from daskreg.blocks.submit import RETRIES
+from daskreg.blocks.in_flight import RETRIES
 from daskreg.cluster.capacity import Capacity
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ import zarr
 
 from daskreg.blocks.ledger import Entry, Ledger
 from daskreg.blocks.run import Progress
-from daskreg.cluster.device import cores
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
+from daskreg.runtime.device import cores
 
 Index = tuple[int, ...]
 

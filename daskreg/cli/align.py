@@ -78,7 +78,7 @@ def command(
     the fit (FIT.pairs.jsonl) until it is saved, so the same command goes on where it was cut off.
     """
     import daskreg
-    from daskreg.stacks import from_table
+    from daskreg.stacks.align import from_table
 
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
     kept = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None

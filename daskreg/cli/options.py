@@ -159,7 +159,7 @@ def counting(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] 
     if quiet:
         yield None
         return
-    from daskreg.progress import progress_bar
+    from daskreg.runtime.progress import progress_bar
 
     with progress_bar(label) as show:
         yield lambda done, total: show(done, total, 0)

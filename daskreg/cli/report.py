@@ -23,18 +23,18 @@ MOST_PIXELS = 512
 @loudness
 def command(thing: Path, *, out: Path, quiet: bool) -> None:
     """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote)."""
-    from daskreg import reporting
+    from daskreg.reporting.page import report
 
     facts, figures = _of_run(thing) if thing.is_dir() else _of_fit(thing)
-    page = reporting.report(facts, out, title=f"daskreg: {thing.name}", figures=figures)
+    page = report(facts, out, title=f"daskreg: {thing.name}", figures=figures)
     click.echo(f"saved to {page}")
 
 
 def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Facts of a fit's file, and the drift's course where it is a stack's."""
     import daskreg
-    from daskreg import plotting
     from daskreg.formats.transforms import read_json
+    from daskreg.reporting import plots
 
     transform = daskreg.load(path)
     facts = dict(read_json(path)) if path.suffix == ".json" else {}
@@ -43,7 +43,7 @@ def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"transform": transform.describe(), **told}, {}
     centre = told.get("centre", [0.0] * transform.ndim)
     fit = SimpleNamespace(**{**told, "raw_from_aligned": transform, "centre": centre})
-    return {"transform": repr(transform), **told}, {"The course of the slices": plotting.drift(fit)}
+    return {"transform": repr(transform), **told}, {"The course of the slices": plots.drift(fit)}
 
 
 def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,8 +51,8 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from dask.utils import format_bytes
 
     import daskreg
-    from daskreg import plotting
     from daskreg.blocks.ledger import Ledger
+    from daskreg.reporting import plots
 
     ledger = Ledger(path.resolve())
     if not ledger.exists:
@@ -74,5 +74,5 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     volume = daskreg.open(path, level=-1)
     if volume.ndim != 3 or max(volume.shape) > 4 * MOST_PIXELS:
         return facts, {}
-    picture = plotting.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
+    picture = plots.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
     return facts, {"The coarsest level: a slice, and side views": picture}

@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from daskreg.cluster.device import tasks_at_once
 from daskreg.errors import InputError, OptionError
+from daskreg.runtime.device import tasks_at_once
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.config import AddressConfig, Config, LocalConfig, SlurmConfig, read_config
-from daskreg.cluster.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.cluster.network import dashboard_options, network_options, security_of
 from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import InputError, NoWorkersError, OptionError, RunError
+from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster

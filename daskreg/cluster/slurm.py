@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.cluster.config import SlurmConfig, seconds
-from daskreg.cluster.device import thread_environment
 from daskreg.cluster.network import dashboard_options, in_files, network_options
 from daskreg.errors import MissingExtraError
+from daskreg.runtime.device import thread_environment
 
 
 def slurm_cluster(config: SlurmConfig) -> Any:

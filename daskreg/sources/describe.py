@@ -13,8 +13,8 @@ from daskreg.sources.locate import locate
 
 # One module for each format, with `describe(place, wish) -> Found`. A further format is such a
 # module, its suffix in locate.py and its reader in handles.py.
-FORMATS = {"zarr": "daskreg.sources.zarr_open"} | {
-    kind: f"daskreg.sources.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
+FORMATS = {"zarr": "daskreg.sources.readers.zarr_open"} | {
+    kind: f"daskreg.sources.readers.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
 }
 
 

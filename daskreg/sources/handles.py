@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from daskreg.errors import ChunkReadError, MissingExtraError, RunError
-from daskreg.sources.redact import is_url, redact
+from daskreg.sources.storage.redact import is_url, redact
 
 # One module for each kind of stored source. It has `open_handle(path) -> handle` and
 # `read(handle, index, source) -> array`.
-READERS = {"zarr": "daskreg.sources.zarr_read"} | {
-    kind: f"daskreg.sources.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
+READERS = {"zarr": "daskreg.sources.readers.zarr_read"} | {
+    kind: f"daskreg.sources.readers.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
 }
 
 MAX_OPEN = 32

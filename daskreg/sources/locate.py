@@ -12,8 +12,8 @@ import zarr
 from zarr.abc.store import Store
 
 from daskreg.errors import MissingExtraError, NotAVolumeError, UnsupportedDTypeError
-from daskreg.sources.redact import is_url, redact
-from daskreg.sources.store import open_store
+from daskreg.sources.storage.redact import is_url, redact
+from daskreg.sources.storage.retrying import open_store
 
 # Between the path of a store that is one file, or a URL, and the path inside it.
 INSIDE = "::/"

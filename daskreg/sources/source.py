@@ -16,8 +16,8 @@ from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.sources.graphs import culled
 from daskreg.sources.handles import opened, reader_of
-from daskreg.sources.redact import redact
-from daskreg.sources.tally import note_damaged, tallied
+from daskreg.sources.storage.counters import note_damaged, tallied
+from daskreg.sources.storage.redact import redact
 
 IN_MEMORY = ("array", "dask")
 

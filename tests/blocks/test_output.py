@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.inputs import locations
+from daskreg.blocks.input_files import locations
 from daskreg.errors import (
     DaskregError,
     LayoutMismatchError,
@@ -170,7 +170,7 @@ def test_a_disk_that_may_not_be_written_ends_the_run_at_once(tmp_path: Path, mon
         calls.append(path)
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("daskreg.sources.chunks.replace_file", refused)
+    monkeypatch.setattr("daskreg.sources.storage.local_chunks.replace_file", refused)
     with pytest.raises(OutputError, match=r"a\.zarr cannot be written .*Permission denied"):
         dr.write(PIXELS, tmp_path / "a.zarr", chunks=(1, 40, 44), memory="1 MiB", progress=False, client=False)
     assert len(calls) < 10

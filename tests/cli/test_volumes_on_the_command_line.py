@@ -122,7 +122,7 @@ def test_progress_is_lines_where_nobody_watches(
     """But none of what takes less than half a minute."""
     assert run(["convert", "in.tif", "short.zarr", "--shards", "none"]) == 0
     assert not capsys.readouterr().err
-    monkeypatch.setattr("daskreg.progress.LOG_EVERY", 0.0)
+    monkeypatch.setattr("daskreg.runtime.progress.LOG_EVERY", 0.0)
     assert run(["convert", "in.tif", "out.zarr", "--shards", "none"]) == 0
     caught = capsys.readouterr()
     assert "writing out.zarr: 1 of 1" in caught.err

@@ -19,9 +19,9 @@ from distributed import Client
 
 import daskreg as dr
 from daskreg.cluster.config import LocalConfig, SlurmConfig
-from daskreg.cluster.device import THREAD_VARIABLES, library_threads
 from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
+from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
 connecting = importlib.import_module("daskreg.cluster.connect")
 

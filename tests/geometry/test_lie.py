@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from daskreg.geometry.lie import Algebra
-from daskreg.kernels.pose import MODELS, Pose
+from daskreg.registration.pose import MODELS, Pose
 
 CENTRES = {2: np.array([40.0, 55.0]), 3: np.array([10.0, -20.0, 30.0])}
 

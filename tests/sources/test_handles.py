@@ -11,7 +11,8 @@ import pytest
 
 import daskreg as dr
 from daskreg.errors import ChunkReadError
-from daskreg.sources import handles, nifti
+from daskreg.sources import handles
+from daskreg.sources.readers import nifti
 from daskreg.volumes import source_of
 
 VALUES = np.random.default_rng(0).integers(0, 999, (20, 30, 40)).astype("i2")

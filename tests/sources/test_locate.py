@@ -10,7 +10,7 @@ import zarr
 
 from daskreg.errors import NotAVolumeError
 from daskreg.sources.locate import Place, locate
-from daskreg.sources.redact import is_url, redact
+from daskreg.sources.storage.redact import is_url, redact
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import zarr
 
 from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid
-from daskreg.sources import Source, handles, zarr_read
+from daskreg.sources import Source, handles
+from daskreg.sources.readers import zarr_read
 from daskreg.volumes import open as open_volume
 from daskreg.volumes import source_of
 

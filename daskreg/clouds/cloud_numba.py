@@ -1,0 +1,256 @@
+"""The loops over the points of a cloud on CPUs: moments of voxels, and the shape of neighbourhoods.
+
+Compiled without the GIL and without threads of its own; callers share rows among a small pool,
+and every result is independent of how they were shared.
+"""
+
+# ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from daskreg.sampling.arrays_numba import jit
+
+# Sums may be made in any order, so that they go in full vectors.
+_FAST = {"reassoc", "contract", "nsz"}
+# Matrices that are diagonalised side by side.
+_LANES = 64
+_TINY = 1e-300
+
+
+@jit(fastmath=_FAST, error_model="numpy")
+def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any, vectors: Any, means: Any) -> None:
+    """Variances (N, D), ascending, axes (N, D, D; columns) and means (N, D) of the points in each row of `indices`.
+
+    Args:
+        points: (M, D), of one measured point each, or means of many; D in 2, 3.
+        counts, spreads: (M,) how many, and (M, D, D) their covariances; none where they have no rows.
+        indices: (N, K) rows of points, the first near the others; len(points) is no neighbour.
+    """
+    ndim, many = points.shape[1], len(counts) > 0
+    solid = ndim == 3
+    c, v = np.zeros((ndim, ndim, _LANES)), np.empty((ndim, ndim, _LANES))
+    cosines, sines = np.empty(_LANES), np.empty(_LANES)
+    z0 = z = 0.0
+    for begin in range(0, len(indices), _LANES):
+        number = min(_LANES, len(indices) - begin)
+        for n in range(number):
+            i = begin + n
+            # About a point among them, so that no digits are lost far from the origin.
+            k = indices[i, 0]
+            x0, y0 = points[k, 0], points[k, 1]
+            if solid:
+                z0 = points[k, 2]
+            total = x1 = y1 = z1 = xx = xy = xz = yy = yz = zz = 0.0
+            for k in indices[i]:
+                if k < len(points):
+                    w = counts[k] if many else 1.0
+                    x, y = points[k, 0] - x0, points[k, 1] - y0
+                    if solid:
+                        z = points[k, 2] - z0
+                    wx, wy, wz = w * x, w * y, w * z
+                    total, x1, y1, z1 = total + w, x1 + wx, y1 + wy, z1 + wz
+                    xx, xy, yy = xx + wx * x, xy + wx * y, yy + wy * y
+                    xz, yz, zz = xz + wx * z, yz + wy * z, zz + wz * z
+                    if many:
+                        xx, xy, yy = xx + w * spreads[k, 0, 0], xy + w * spreads[k, 0, 1], yy + w * spreads[k, 1, 1]
+                        if solid:
+                            xz, yz, zz = xz + w * spreads[k, 0, 2], yz + w * spreads[k, 1, 2], zz + w * spreads[k, 2, 2]
+            x1, y1, z1 = x1 / total, y1 / total, z1 / total
+            means[i, 0], means[i, 1] = x0 + x1, y0 + y1
+            c[0, 0, n], c[0, 1, n], c[1, 1, n] = xx / total - x1 * x1, xy / total - x1 * y1, yy / total - y1 * y1
+            if solid:
+                means[i, 2] = z0 + z1
+                c[0, 2, n], c[1, 2, n], c[2, 2, n] = xz / total - x1 * z1, yz / total - y1 * z1, zz / total - z1 * z1
+        _diagonalise(c, v, cosines, sines)
+        _sorted_axes(c, v, values[begin : begin + number], vectors[begin : begin + number])
+
+
+@jit
+def _sorted_axes(c: Any, v: Any, values: Any, vectors: Any) -> None:
+    """Take variances (N, D), ascending, and axes (N, D, D; columns) from the first lanes of c and v, (D, D, lanes)."""
+    ndim = values.shape[1]
+    for n in range(len(values)):
+        for d in range(ndim):  # a selection sort of D numbers
+            low = d
+            for j in range(d + 1, ndim):
+                if c[j, j, n] < c[low, low, n]:
+                    low = j
+            values[n, d] = max(c[low, low, n], 0.0)
+            c[low, low, n] = c[d, d, n]
+            for j in range(ndim):
+                vectors[n, j, d] = v[j, low, n]
+                v[j, low, n] = v[j, d, n]
+
+
+@jit
+def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
+    """Diagonalise symmetric matrices side by side in place, by Jacobi's rotations: exact for repeated values too.
+
+    Args:
+        c: (D, D, lanes), of which the upper triangles are used.
+        v: (D, D, lanes), to fill with their axes, in columns.
+        cosines, sines: (lanes,), overwritten.
+    """
+    ndim = len(c)
+    v[:] = 0.0
+    for d in range(ndim):
+        v[d, d] = 1.0
+    for _ in range(12):
+        if _is_diagonal(c):
+            return
+        for i in range(ndim):
+            for j in range(i + 1, ndim):
+                _angles(c[i, i], c[j, j], c[i, j], cosines, sines)
+                for k in range(ndim):
+                    _turn(v[k, i], v[k, j], cosines, sines)
+                    if k not in {i, j}:
+                        _turn(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
+
+
+@jit(fastmath=_FAST, error_model="numpy")
+def _is_diagonal(c: Any) -> Any:
+    """Whether all matrices (D, D, lanes) are."""
+    ndim, lanes = c.shape[1:]
+    left = 0
+    for n in range(lanes):
+        size = off = 0.0
+        for i in range(ndim):
+            size += c[i, i, n] * c[i, i, n]
+            for j in range(i + 1, ndim):
+                off += c[i, j, n] * c[i, j, n]
+        left += off > 1e-30 * size
+    return left == 0
+
+
+@jit(fastmath=_FAST, error_model="numpy")
+def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
+    """Fill the cosines and sines (lanes,) that make `between` zero, and turn the two variances by them."""
+    for n in range(len(cosines)):
+        apart = second[n] - first[n]
+        root = np.sqrt(apart * apart + 4 * between[n] * between[n]) + _TINY
+        tangent = 2 * between[n] / (apart + (root if apart >= 0 else -root))
+        cosines[n] = 1 / np.sqrt(tangent * tangent + 1)
+        sines[n] = tangent * cosines[n]
+        first[n] -= tangent * between[n]
+        second[n] += tangent * between[n]
+        between[n] = 0.0
+
+
+@jit(fastmath=_FAST, error_model="numpy")
+def _turn(a: Any, b: Any, cosines: Any, sines: Any) -> None:
+    for n in range(len(cosines)):
+        p, q = a[n], b[n]
+        a[n], b[n] = cosines[n] * p - sines[n] * q, sines[n] * p + cosines[n] * q
+
+
+@jit
+def bounds(points: Any, low: Any, high: Any) -> None:
+    """Fill the least and the greatest coordinates (D,) of (N, D) points, N > 0."""
+    low[:], high[:] = points[0], points[0]
+    for i in range(1, len(points)):
+        for d in range(points.shape[1]):
+            low[d] = min(low[d], points[i, d])
+            high[d] = max(high[d], points[i, d])
+
+
+@jit
+def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
+    """The number of occupied cubes; `rows` (N,) to fill: which of them each point is in, as they are met.
+
+    Cubes start at the least coordinates, and are kept in a table with open addresses.
+    """
+    ndim = points.shape[1]
+    low, high = np.empty(ndim), np.empty(ndim)
+    bounds(points, low, high)
+    short, bits = 1 / size, 4
+    while (1 << bits) < 2 * len(points):
+        bits += 1
+    mask = (1 << bits) - 1
+    slots = np.full(1 << bits, -1, dtype=np.int32)
+    cells = np.empty((len(points), ndim), dtype=np.int64)
+    cell = np.empty(ndim, dtype=np.int64)
+    number = 0
+    for i in range(len(points)):
+        key = np.uint64(0)
+        for d in range(ndim):
+            cell[d] = np.int64((points[i, d] - low[d]) * short)
+            key = (key ^ np.uint64(cell[d])) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        slot = np.int64(key & np.uint64(mask))
+        while True:
+            row = slots[slot]
+            if row < 0:
+                row = number
+                slots[slot] = row
+                cells[row] = cell
+                number += 1
+                break
+            same = True
+            for d in range(ndim):
+                same = same and cells[row, d] == cell[d]
+            if same:
+                break
+            slot = (slot + 1) & mask
+        rows[i] = row
+    return number
+
+
+@jit
+def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbers: Any, pooled: Any) -> None:
+    """Fill the means (M, D), numbers (M,) and covariances `pooled` (M, D, D) of the points with each of `rows`.
+
+    `counts` and `spreads` as in `principal`.
+    """
+    ndim = points.shape[1]
+    many = len(counts) > 0
+    for i in range(len(points)):
+        weight, row = counts[i] if many else 1.0, rows[i]
+        numbers[row] += weight
+        for d in range(ndim):
+            means[row, d] += weight * points[i, d]
+    for row in range(len(numbers)):
+        for d in range(ndim):
+            means[row, d] /= numbers[row]
+    for i in range(len(points)):
+        weight, row = counts[i] if many else 1.0, rows[i]
+        for d in range(ndim):
+            for j in range(d, ndim):
+                product = (points[i, d] - means[row, d]) * (points[i, j] - means[row, j])
+                pooled[row, d, j] += weight * (product + spreads[i, d, j] if many else product)
+    for row in range(len(numbers)):
+        for d in range(ndim):
+            for j in range(d, ndim):
+                pooled[row, d, j] /= numbers[row]
+                pooled[row, j, d] = pooled[row, d, j]
+
+
+@jit
+def followed(
+    points: Any, anchors: Any, apart: Any, around: Any, others: Any, indices: Any, distances: Any, stale: Any
+) -> None:
+    """Fill the nearest of a few rows of `others`, its distance (N,), and stale (N,): whether another may be nearer.
+
+    Args:
+        points, anchors: (N, D) now, and when distances `apart` (N, K), ascending, and rows `around` (N, K) of the K
+            nearest were found.
+    """
+    last = around.shape[1] - 1
+    for i in range(len(points)):
+        moved, best, index = 0.0, np.inf, around[i, 0]
+        for d in range(points.shape[1]):
+            moved += (points[i, d] - anchors[i, d]) ** 2
+        moved = np.sqrt(moved)
+        # While it moved by less than half of what its nearest is nearer than the next, that one is it.
+        number = 1 if 2 * moved < apart[i, 1] - apart[i, 0] else last + 1
+        for k in range(number):
+            square, row = 0.0, around[i, k]
+            for d in range(points.shape[1]):
+                square += (points[i, d] - others[row, d]) ** 2
+            if square < best:
+                best, index = square, row
+        distances[i], indices[i] = np.sqrt(best), index
+        stale[i] = number > 1 and distances[i] + moved > apart[i, last]

@@ -1,0 +1,148 @@
+"""Passes over whole images: sums, scaling, block means, dilation, Gaussians.
+
+Compiled code on the CPU (`kernels.passes_numba`, `kernels.smooth_numba`), torch on other devices; the
+test holds them to each other. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from daskreg.registration import filters_numba, gaussian_numba
+
+Singles = NDArray[np.float32]
+Weighted = tuple[Tensor, Tensor | None]
+
+
+def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
+    """The weights of a Gaussian, one for sigma 0, that reach no more than `most` voxels."""
+    radius = min(math.ceil(3.5 * sigma), most)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
+    return np.asarray(taps / taps.sum(), dtype=np.float32)
+
+
+def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B,) float64, of each image by weight."""
+    if _compiled(values):
+        found = filters_numba.mean_and_variance(values.numpy(), _numpy(weight))
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    flat = values.flatten(1)
+    cover = torch.ones_like(flat[:1]) if weight is None else weight.flatten(1)
+    total = cover.expand_as(flat).sum(1, dtype=torch.float64).clamp_min(1e-9)
+    mean = (flat * cover).sum(1, dtype=torch.float64) / total
+    away = (flat - mean[:, None].to(torch.float32)).square_()
+    return mean, (away * cover).sum(1, dtype=torch.float64) / total
+
+
+def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
+    """(values - mean) * scale, with (B,) means and scales; zero where there is no weight."""
+    if _compiled(values):
+        return torch.from_numpy(filters_numba.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
+    one = (-1, *[1] * (values.ndim - 1))
+    found = (values - mean.to(torch.float32).reshape(one)) * scale.to(torch.float32).reshape(one)
+    return found if weight is None else found * (weight > 0)
+
+
+def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -> Weighted:
+    """Means over whole blocks of `factors` voxels, by weight, and the mean weights; what fills no block is left out."""
+    if _compiled(values):
+        return _tensors(filters_numba.block_means(values.numpy(), _numpy(weight), factors))
+    inside: Any = (..., *(slice(n // f * f) for n, f in zip(values.shape[1:], factors, strict=True)))
+    if weight is None:
+        return _pooled(values[inside], factors), None
+    total = _pooled(weight[inside], factors)
+    return _pooled(values[inside] * weight[inside], factors) / total.clamp_min(1e-6), total
+
+
+def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> Weighted:
+    """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution; the weight where any is near."""
+    taps = [gaussian_taps(s, n - 1) for s, n in zip(sigmas, values.shape[1:], strict=True)]
+    if _compiled(values):
+        return _tensors(gaussian_numba.smoothed(values.numpy(), _numpy(weight), taps))
+    if weight is None:
+        return _convolved(values, taps, normal=True), None
+    norm = _convolved(weight, taps)
+    return _convolved(values * weight, taps) / norm.clamp_min(1e-6), weight * (norm > 1e-3)
+
+
+def dilated(mask: Tensor, radius: int) -> Tensor:
+    """(B, *shape) bool, grown by a cube of half width `radius`."""
+    if _compiled(mask):
+        return torch.from_numpy(filters_numba.dilated(mask.numpy(), radius))
+    taps = [np.ones(2 * radius + 1, dtype=np.float32)] * (mask.ndim - 1)
+    return _convolved(mask.to(torch.float32), taps) > 0.5
+
+
+def slope_squares(values: Tensor, weight: Tensor | None, every: int = 1) -> Tensor:
+    """(B,) float64 means, by weight, of the squares of the central differences, summed over the axes.
+
+    every: only so many planes along the first axis, evenly spread.
+    """
+    if _compiled(values):
+        return torch.from_numpy(filters_numba.slope_squares(values.numpy(), _numpy(weight), every))
+    total = values.new_zeros(len(values), dtype=torch.float64)
+    for axis, n in enumerate(values.shape[1:], start=1):
+        if n < 3:
+            continue
+        before, after = (values.narrow(axis, start, n - 2)[:, ::every] for start in (0, 2))
+        squares = ((after - before) / 2).square()
+        cover = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
+        cover = cover.expand_as(squares).flatten(1)
+        total += (squares.flatten(1) * cover).sum(1, dtype=torch.float64) / cover.sum(1, dtype=torch.float64).clamp_min(
+            1e-6
+        )
+    return total
+
+
+def near_means(values: Tensor, radius: int) -> Tensor:
+    """Means over cubes of half width `radius` about each voxel, zero outside."""
+    pool = functional.avg_pool2d if values.ndim == 3 else functional.avg_pool3d
+    return pool(values[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
+
+
+def _compiled(values: Tensor) -> bool:
+    return values.device.type == "cpu"
+
+
+def _numpy(weight: Tensor | None) -> Any:
+    return None if weight is None else weight.numpy()
+
+
+def _tensors(found: tuple[Singles, Singles | None]) -> Weighted:
+    return torch.from_numpy(found[0]), None if found[1] is None else torch.from_numpy(found[1])
+
+
+def _pooled(values: Tensor, factors: Sequence[int]) -> Tensor:
+    pool = functional.avg_pool2d if len(factors) == 2 else functional.avg_pool3d
+    return pool(values[:, None], tuple(factors))[:, 0]
+
+
+def _convolved(values: Tensor, taps: Sequence[Singles], *, normal: bool = False) -> Tensor:
+    """Axis by axis, zero outside; `normal`: over the taps that are inside.
+
+    By sums of shifted images: a GPU's convolutions round to ten bits of mantissa (TF32) unless told otherwise.
+    """
+    for axis, some in enumerate(taps, start=1):
+        n, middle = values.shape[axis], len(some) // 2
+        if len(some) == 1:
+            continue
+        out = values * float(some[middle])
+        for reach in range(1, min(middle, n - 1) + 1):
+            for tap, start, from_ in ((some[middle + reach], 0, reach), (some[middle - reach], reach, 0)):
+                part = values.narrow(axis, from_, n - reach)
+                out.narrow(axis, start, n - reach).add_(part, alpha=float(tap))
+        if normal:
+            inside = np.convolve(np.ones(n), some)[middle : middle + n]
+            one = [1] * values.ndim
+            one[axis] = -1
+            out *= torch.as_tensor(1 / inside, dtype=out.dtype, device=out.device).reshape(one)
+        values = out
+    return values

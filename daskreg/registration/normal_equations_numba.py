@@ -1,0 +1,351 @@
+"""The Gauss-Newton sums on CPUs: sample, weight and sum in one pass over each row.
+
+Same meaning as the torch sums of `kernels.normal`, which its test holds; several times
+faster. Sums are float32 along a row and float64 beyond, chunk by chunk in a fixed order,
+so the number of threads changes no bit.
+
+A row of the fixed image is a straight line through the moving one. The part of it that meets
+the moving image is sampled into buffers that stay in the cache, which are then summed in
+vectors. What the next row needs is fetched ahead.
+"""
+
+# ruff: noqa: PLR0917 (compiled functions call each other by position)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from daskreg.sampling.arrays_numba import jit, prefetch
+
+# Rows of the buffer: weight, warped, difference, gradient along each axis.
+_V, _W, _D, _G = 0, 1, 2, 3
+# Voxels that the sums take at a time.
+_WIDE = 64
+# Voxels of a moving image that fit into a core's own cache: nothing needs to be fetched ahead.
+_CACHED = 1 << 17
+
+
+@jit
+def _run(line: Any, shape: Any, n: Any) -> Any:
+    """Columns [start, stop) of a row outside of which every weight is zero."""
+    start, stop = 0.0, float(n)
+    for k in range(len(shape)):
+        low, high = -0.5 - line[k, 0], shape[k] - 0.5 - line[k, 0]
+        slope = line[k, 1]
+        if slope == 0:
+            if low >= 0 or high <= 0:
+                return 0, 0
+        elif slope > 0:
+            start, stop = max(start, low / slope), min(stop, high / slope + 1)
+        else:
+            start, stop = max(start, high / slope), min(stop, low / slope + 1)
+    if not start < stop:
+        return 0, 0
+    first = min(np.int64(start), n)
+    return first, max(first, min(np.int64(stop) + 1, n))
+
+
+@jit(fastmath={"contract"})
+def _lay_down(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
+    """Offset of the lower neighbour and fractions of the columns `run`; `v` times the weights for the image's edges.
+
+    Coordinates are clamped to the image. The weights are those of `normal.edge_weight`.
+    """
+    first, count = run[0], run[1] - run[0]
+    offsets[:count] = 0
+    stride = 1
+    for k in range(len(shape) - 1, -1, -1):
+        start, slope, width = line[k, 0], line[k, 1], widths[k]
+        last, top = np.float64(shape[k] - 1), np.float64(max(shape[k] - 2, 0))
+        for at in range(count):
+            u = start + slope * np.float64(at + first)
+            edge = np.float32(min(u, last - u) + 0.5) / width
+            v[at] *= min(max(edge, np.float32(0.0)), np.float32(1.0))
+            inner = min(max(u, 0.0), last)
+            low = min(np.floor(inner), top)
+            offsets[at] += np.int64(np.int32(low)) * stride
+            fractions[k, at] = np.float32(inner - low)
+        stride *= shape[k]
+
+
+@jit(fastmath={"contract"})
+def _mix_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+    dy, dx = steps
+    for at in range(len(out)):
+        p, fy, fx = offsets[at], fractions[0, at], fractions[1, at]
+        low = m[p] + fx * (m[p + dx] - m[p])
+        high = m[p + dy] + fx * (m[p + dy + dx] - m[p + dy])
+        out[at] = low + fy * (high - low)
+
+
+@jit(fastmath={"contract"})
+def _mix_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+    dz, dy, dx = steps
+    for at in range(len(out)):
+        p, fz, fy, fx = offsets[at], fractions[0, at], fractions[1, at], fractions[2, at]
+        q = p + dz
+        a, e = m[p] + fx * (m[p + dx] - m[p]), m[p + dy] + fx * (m[p + dy + dx] - m[p + dy])
+        g, k = m[q] + fx * (m[q + dx] - m[q]), m[q + dy] + fx * (m[q + dy + dx] - m[q + dy])
+        low, high = a + fy * (e - a), g + fy * (k - g)
+        out[at] = low + fz * (high - low)
+
+
+def _mix(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+    """Interpolate linearly between the neighbours, `steps` of memory apart along each axis."""
+
+
+@overload(_mix, strict=False)
+def _mix_typed(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> Any:
+    chosen = _mix_2d if len(steps) == 2 else _mix_3d
+    return lambda m, steps, offsets, fractions, out: chosen(m, steps, offsets, fractions, out)  # noqa: PLW0108
+
+
+def _steps(shape: Any) -> Any:
+    """Voxels of memory to the next neighbour along each axis; none along an axis of one."""
+
+
+@overload(_steps, strict=False)
+def _steps_typed(shape: Any) -> Any:
+    if len(shape) == 2:
+        return lambda shape: (shape[1] if shape[0] > 1 else 0, 1 if shape[1] > 1 else 0)
+    return lambda shape: (
+        shape[1] * shape[2] if shape[0] > 1 else 0,
+        shape[2] if shape[1] > 1 else 0,
+        1 if shape[2] > 1 else 0,
+    )
+
+
+@jit(fastmath={"contract"})
+def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
+    """Sample the columns `run` of one row of the fixed grid into the first places of the buffer."""
+    m, c, shape = moving
+    fixed, weight, edge, lead = row
+    offsets, fractions, near = scratch
+    count = run[1] - run[0]
+    # Slices spare a test for negative indices, without which the loops go in vectors.
+    here = slice(run[0], run[1])
+    v, w, d = buffer[_V, :count], buffer[_W, :count], buffer[_D, :count]
+    _scale(edge[here], lead, v)
+    if len(weight) > 0:
+        _multiply(v, weight[here])
+    _lay_down(line, shape, widths, run, offsets, fractions, v)
+    steps = _steps(shape)
+    for at in range(0, count if ahead != 0 else 0, 8):
+        prefetch(m, offsets[at] + ahead)  # type: ignore[call-arg]
+        if len(shape) == 3:
+            prefetch(m, offsets[at] + ahead + steps[0])
+    _mix(m, steps, offsets, fractions, w)
+    _subtract(fixed[here], w, np.float32(1), d)
+    if len(c) > 0:
+        _mix(c, steps, offsets, fractions, near[:count])
+        _multiply(v, near[:count])
+
+
+@jit
+def _scale(values: Any, factor: Any, out: Any) -> None:
+    for at in range(len(out)):
+        out[at] = values[at] * factor
+
+
+@jit
+def _multiply(values: Any, factors: Any) -> None:
+    for at in range(len(values)):
+        values[at] *= factors[at]
+
+
+@jit(fastmath={"contract"})
+def _subtract(high: Any, low: Any, scale: Any, out: Any) -> None:
+    for at in range(len(out)):
+        out[at] = scale * (high[at] - low[at])
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
+    total = sd = sw = sdd = sdw = sww = np.float32(0.0)
+    for j in range(n):
+        v, w, d = buffer[_V, j], buffer[_W, j], buffer[_D, j]
+        total += v
+        sd += v * d
+        sw += v * w
+        sdd += v * d * d
+        sdw += v * d * w
+        sww += v * w * w
+    for k, value in enumerate((total, sd, sw, sdd, sdw, sww)):
+        out[k] += value
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, place: Any) -> None:
+    """Sums of v g, v g w, v g d, each times 1 and xi."""
+    s0 = s1 = w0 = w1 = d0 = d1 = np.float32(0.0)
+    for j in range(len(xi)):
+        vg = buffer[_V, j] * buffer[g, j]
+        vgw, vgd = vg * buffer[_W, j], vg * buffer[_D, j]
+        s0 += vg
+        s1 += vg * xi[j]
+        w0 += vgw
+        w1 += vgw * xi[j]
+        d0 += vgd
+        d1 += vgd * xi[j]
+    out[0, place], out[0, place + 1], out[0, place + 2] = s0, w0, d0
+    out[1, place], out[1, place + 1], out[1, place + 2] = s1, w1, d1
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, place: Any) -> None:
+    """Sums of v g h times 1, xi and xi squared."""
+    s0 = s1 = s2 = np.float32(0.0)
+    for j in range(len(xi)):
+        t = buffer[_V, j] * buffer[g, j] * buffer[h, j]
+        s0 += t
+        s1 += t * xi[j]
+        s2 += t * xi[j] * xi[j]
+    out[0, place], out[1, place], out[2, place] = s0, s1, s2
+
+
+@jit(fastmath={"contract"})
+def _add_row(buffer: Any, xi: Any, lead: Any, sums: Any, scalars: Any, linear: Any, square: Any) -> None:
+    """Add a sampled row to the sums; `lead` (D+1) is its scaled index, 1 for the last axis and 1."""
+    ones, twos = sums
+    _sum_scalars(buffer, len(xi), scalars)
+    ndim = len(lead) - 1
+    last = ndim - 1
+    pair = 0
+    for a in range(ndim):
+        _sum_linear(buffer, xi, _G + a, ones, 3 * a)
+        for b in range(a, ndim):
+            _sum_square(buffer, xi, _G + a, _G + b, twos, pair)
+            pair += 1
+    entry = 0
+    for e in range(ndim + 1):
+        degree = 1 if e == last else 0
+        _add(lead[e], ones[degree], linear[e])
+        for f in range(e, ndim + 1):
+            _add(lead[e] * lead[f], twos[degree + (1 if f == last else 0)], square[entry])
+            entry += 1
+
+
+@jit(fastmath={"contract"})
+def _add(factor: Any, values: Any, out: Any) -> None:
+    for k in range(len(out)):
+        out[k] += factor * np.float64(values[k])
+
+
+@jit(fastmath={"contract"})
+def _slope(fixed: Any, r: Any, stride: Any, place: Any, n: Any, run: Any, out: Any) -> None:
+    """The fixed image's central differences along one axis, of the columns `run`.
+
+    Along a leading axis they are differences of rows, `stride` apart, of which row `r` is number `place` of `n`.
+    """
+    start, stop = run
+    if stride:
+        before, after = r - stride * min(place, 1), r + stride * min(n - 1 - place, 1)
+        scale = np.float32(stride / max(after - before, 1))
+        _subtract(fixed[after, start:stop], fixed[before, start:stop], scale, out[: stop - start])
+        return
+    row, last = fixed[r], fixed.shape[1] - 1
+    inner = max(start, 1), max(min(stop, last), start, 1)
+    before, after = row[inner[0] - 1 : inner[1] - 1], row[inner[0] + 1 : inner[1] + 1]
+    _subtract(after, before, np.float32(0.5), out[inner[0] - start : inner[1] - start])
+    if start == 0:
+        out[0] = row[min(last, 1)] - row[0]
+    if stop == last + 1:
+        out[last - start] = row[last] - row[max(last - 1, 0)]
+
+
+@jit
+def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
+    """Moving indices along a row: at its first column, and from one to the next."""
+    ndim = len(line)
+    for k in range(ndim):
+        start = maps[k, ndim]
+        for axis in range(ndim - 1):
+            start += maps[k, axis] * lead[axis]
+        line[k, 0] = start + maps[k, ndim - 1] * np.float64(xi[0])
+        line[k, 1] = maps[k, ndim - 1] * slope
+
+
+@jit
+def _placed(r: Any, scaled: Any, edges: Any, place: Any, lead: Any) -> Any:
+    """Indices and scaled indices of a row along the leading axes; returns its weight for their edges."""
+    edge = np.float32(1)
+    for axis in range(len(place) - 2, -1, -1):
+        place[axis] = r % len(scaled[axis])
+        lead[axis] = scaled[axis][place[axis]]
+        edge *= edges[axis][place[axis]]
+        r //= len(scaled[axis])
+    return edge
+
+
+@jit
+def _apart(line: Any, other: Any, shape: Any) -> Any:
+    """Voxels of memory from a row to another."""
+    apart, stride = 0, 1
+    for k in range(len(shape) - 1, -1, -1):
+        apart += round(other[k, 0] - line[k, 0]) * stride
+        stride *= shape[k]
+    return apart
+
+
+@jit
+def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any) -> None:
+    """Fill the rows of `out` that belong to the chunks, with the gradient as it is in the fixed image.
+
+    moving: (values (B, *shape), cover (B, *shape), or (1, 0, ..) without a mask); a batch of one serves all.
+    fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
+    moving indices. axes: (xi of every axis, weight along every axis of the fixed image).
+    chunks: (rows, (N, 4) of pair, first and end in rows, place in `out`), rows being the numbers, out of R, of
+    those that count. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each slope, square (M, (D+1) (D+2) / 2,
+    D (D+1) / 2), with pairs of slopes last.
+    """
+    images, cover = moving
+    values, weight = fixed
+    rows, parts = chunks
+    scalars, linear, square = out
+    ndim = maps.shape[1]
+    scaled, edges = axes
+    xi = scaled[ndim - 1]
+    columns = len(xi)
+    buffer = np.empty((_G + ndim, columns + _WIDE), np.float32)
+    wide = np.zeros(columns + _WIDE, np.float32)
+    wide[:columns] = xi
+    scratch = np.empty(columns, np.int64), np.empty((ndim, columns), np.float32), np.empty(columns, np.float32)
+    sums = np.empty((2, 3 * ndim), np.float32), np.empty((3, ndim * (ndim + 1) // 2), np.float32)
+    lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
+    place = np.zeros(ndim, np.int64)
+    line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
+    slope = np.float64(xi[1] - xi[0]) if columns > 1 else 0.0
+    for c in range(len(parts)):
+        pair, first, stop, target = parts[c]
+        image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]
+        flat = image.reshape(-1), mask.reshape(-1), image.shape
+        of_fixed = pair if len(values) > 1 else 0
+        of_weight = pair if len(weight) > 1 else 0
+        for number in range(first, stop):
+            r = rows[number]
+            edge = _placed(r, scaled, edges, place, lead)
+            _lines(maps[pair], lead, xi, slope, line)
+            run = _run(line, image.shape, columns)
+            if run[0] < run[1]:
+                row = (values[of_fixed, r], weight[of_weight, r], edges[ndim - 1], edge)
+                ahead = 0
+                if image.size > _CACHED and number + 1 < stop:
+                    _placed(rows[number + 1], scaled, edges, place, far)
+                    _lines(maps[pair], far, xi, slope, other)
+                    ahead = _apart(line, other, image.shape)
+                    _placed(r, scaled, edges, place, lead)
+                _sample_row(flat, widths, line, row, run, ahead, scratch, buffer)
+                stride = 0
+                for axis in range(ndim - 1, -1, -1):
+                    n = len(scaled[axis])
+                    _slope(values[of_fixed], r, stride, place[axis], n, run, buffer[_G + axis])
+                    stride = max(1, stride * n) if axis < ndim - 1 else 1
+                # What is weighed zero fills the last vectors, which otherwise would go one by one.
+                count = run[1] - run[0]
+                full = -(-count // _WIDE) * _WIDE
+                buffer[:, count:full] = np.float32(0)
+                part = wide[run[0] : run[0] + full]
+                _add_row(buffer, part, lead, sums, scalars[target], linear[target], square[target])

@@ -1,0 +1,100 @@
+"""Block reduction: the mean, the middle or the most frequent of `factors` voxels. numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import OptionError
+from daskreg.sampling.sample import cast
+
+METHODS = ("mean", "nearest", "mode")
+
+SLAB = 2**18
+"""Voxels that are reduced at a time: what is in between is several times as large as they are."""
+
+BYTES_PER_VOXEL = 24
+"""What counting the votes of 8-byte labels takes; means take half of that."""
+
+
+def block_reduce(array: NDArray[Any], factors: Sequence[int], method: str) -> NDArray[Any]:
+    """Reduce blocks of `factors` voxels to one; shape ceil(n / f), dtype kept.
+
+    Blocks at the far ends are reduced over the voxels that exist. Means of integers are
+    rounded half to even. The mode takes the smallest of equally frequent labels.
+
+    Raises: OptionError for an unknown method.
+    """
+    if method not in METHODS:
+        raise OptionError(f"downsample={method!r}: use one of {', '.join(METHODS)}")
+    if method == "nearest":
+        return np.ascontiguousarray(array[_middles(array.shape, factors)])
+    reduce = _mean if method == "mean" else _mode
+    shape = tuple(-(-n // f) for n, f in zip(array.shape, factors, strict=True))
+    out = np.empty(shape, array.dtype)
+    axis, step = _slabs(array.shape, shape)
+    for start in range(0, shape[axis], step):
+        ours = (slice(None),) * axis + (slice(start, start + step),)
+        theirs = (slice(None),) * axis + (slice(start * factors[axis], (start + step) * factors[axis]),)
+        out[ours] = reduce(array[theirs], factors)
+    return out
+
+
+def reduce_scratch(shape: Sequence[int], factors: Sequence[int]) -> int:
+    """Bytes of working memory that `block_reduce` of an array of this shape takes at most, beside its result."""
+    reduced = tuple(-(-n // f) for n, f in zip(shape, factors, strict=True))
+    axis, step = _slabs(shape, reduced)
+    return BYTES_PER_VOXEL * (math.prod(shape) * min(step, reduced[axis]) // max(1, reduced[axis]))
+
+
+def _slabs(shape: Sequence[int], reduced: Sequence[int]) -> tuple[int, int]:
+    """Along which axis to cut, and how many reduced voxels a slab has there."""
+    axis = int(np.argmax(reduced))
+    return axis, max(1, SLAB * reduced[axis] // max(1, math.prod(shape)))
+
+
+def _mean(array: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
+    wide = np.float64 if array.dtype.itemsize > 2 and array.dtype.kind != "f" else np.float32
+    total: NDArray[Any] = array
+    for axis, factor in enumerate(factors):
+        if factor == 1:
+            continue
+        starts = np.arange(0, array.shape[axis], factor)
+        total = np.add.reduceat(total, starts, axis=axis, dtype=np.promote_types(array.dtype, wide))
+        counts = np.diff([*starts, array.shape[axis]]).astype(total.dtype)
+        total /= counts.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
+    return cast(total, array.dtype)[0]
+
+
+def _middles(shape: Sequence[int], factors: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+    picks = []
+    for n, f in zip(shape, factors, strict=True):
+        starts = np.arange(0, n, f)
+        picks.append(starts + (np.minimum(f, n - starts) - 1) // 2)
+    return np.ix_(*picks)
+
+
+def _mode(array: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
+    """Most frequent value of each block, from sorted runs; voxels beyond the end do not vote."""
+    shape = [-(-n // f) for n, f in zip(array.shape, factors, strict=True)]
+    pad = [(0, n * f - m) for n, f, m in zip(shape, factors, array.shape, strict=True)]
+    split = [k for n, f in zip(shape, factors, strict=True) for k in (n, f)]
+    last = tuple(range(1, 2 * array.ndim, 2))
+
+    def blocks(a: NDArray[Any]) -> NDArray[Any]:
+        moved = np.moveaxis(a.reshape(split), last, range(array.ndim, 2 * array.ndim))
+        return moved.reshape(*shape, -1)
+
+    values = blocks(np.pad(array, pad, mode="edge"))
+    votes = blocks(np.pad(np.ones(array.shape, np.int32), pad))
+    best, best_votes = values[..., 0].copy(), np.full(shape, -1, np.int64)
+    for k in range(values.shape[-1]):
+        candidate = values[..., k]
+        count = ((values == candidate[..., None]) * votes).sum(axis=-1)
+        wins = (count > best_votes) | ((count == best_votes) & (candidate < best))
+        best, best_votes = np.where(wins, candidate, best), np.where(wins, count, best_votes)
+    return best.astype(array.dtype)

@@ -1,0 +1,279 @@
+"""HDF5 and NeXus through h5py: `file.h5::/path/to/dataset`, or the file's default data.
+
+Without a path inside, NeXus' way of naming default data is followed (`default`, `signal`),
+and a file with one image holds that. Axes have their names and positions from dimension
+scales (netCDF), from NeXus `axes`, or from the attribute `element_size_um`; only positions
+that are lengths count, so that projections over angles are slices.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import ChunkReadError, GridError, MissingExtraError, NotAVolumeError, UnitError
+from daskreg.geometry import canonical_unit
+from daskreg.sources.coordinates import LEAD, SPACE, default_dims, grid_from, split_dims
+from daskreg.sources.found import Coord, Found, Wish
+from daskreg.sources.locate import INSIDE, Place, file_stamp
+from daskreg.sources.readers import cf
+from daskreg.sources.source import Source
+from daskreg.sources.stored import Stored, found_of
+
+_MOST_LISTED = 12
+_LENGTHS = ("meter", "angstrom", "inch", "pixel")
+
+
+@dataclass(frozen=True)
+class Values:
+    """A dataset, and how its numbers become values (CF, as netCDF has it): packed, with some missing."""
+
+    dataset: Any
+    slope: float = 1.0
+    intercept: float = 0.0
+    missing: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Any) -> Values:
+        attrs = dataset.attrs
+        slope, intercept = (float(np.ravel(attrs.get(n, d))[0]) for n, d in (("scale_factor", 1), ("add_offset", 0)))
+        marks = [v for n in ("_FillValue", "missing_value") if n in attrs for v in np.ravel(attrs[n]).tolist()]
+        return cls(dataset, slope, intercept, tuple(v for v in marks if v == v))  # noqa: PLR0124 (NaN)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.dataset.shape)
+
+    @property
+    def plain(self) -> bool:
+        return (self.slope, self.intercept, self.missing) == (1.0, 0.0, ())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values: as stored, or a float that holds them."""
+        stored: np.dtype[Any] = self.dataset.dtype
+        if self.plain or stored.kind not in "iuf":
+            return stored
+        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
+
+    def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        numbers = np.asarray(self.dataset[index])
+        if self.plain:
+            return numbers
+        values = (numbers * np.float64(self.slope) + self.intercept).astype(self.dtype)
+        return np.where(np.isin(numbers, self.missing), self.dtype.type(np.nan), values)
+
+
+def open_handle(path: str) -> Values:
+    """The dataset at a path as `Source.path` has it; it holds its file open."""
+    file, _, inner = path.partition(INSIDE)
+    return Values.of(_open(file)[inner])
+
+
+def read(handle: Values, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
+    """`handle[index]`.
+
+    Raises: ChunkReadError naming the dataset and the voxels.
+    """
+    try:
+        return handle.read(index)
+    except MemoryError:
+        raise
+    except Exception as error:
+        where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
+        unknown = "not registered" in str(error) or "plugin" in str(error)
+        advice = "; pip install hdf5plugin, which brings further compressions" if unknown else ""
+        raise ChunkReadError(f"cannot read [{where}] of {source.path}: {error}{advice}") from error
+
+
+def describe(place: Place, wish: Wish) -> Found:
+    """A dataset of an HDF5 file, links to other files followed.
+
+    Raises: NotAVolumeError naming the datasets there are where none is named and none is the
+        default; MissingExtraError without h5py.
+    """
+    with _open(place.root) as file:
+        inner, dataset = _dataset(file, place.inner or _default(file, place.root), place.root)
+        where = f"{place.root}{INSIDE}{inner}"
+        names, coords = _axes(dataset, file, inner)
+        lead, space = split_dims(names)
+        shape = dict(zip(names, dataset.shape, strict=True))
+        placed = {d: coords[d] for d in space if d in coords}
+        grid = cf.grid(space, [shape[d] for d in space], placed, {}, wish=wish, where=where)
+        stamp = file_stamp(place.root)
+        if dataset.file.filename != place.root:
+            stamp += file_stamp(dataset.file.filename)
+        dtype = Values.of(dataset).dtype
+        stored = Stored("hdf5", where, names, dataset.shape, dtype, stamp, dataset.chunks or ())
+        name = inner.rsplit("/", 1)[-1]
+        leading = {d: coords[d] for d in lead if d in coords}
+        # The spacing that was asked for is in the grid already.
+        return found_of(stored, grid, Wish(level=wish.level), name=name, coords=leading)
+
+
+def _open(path: str) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "formats") from error
+    if importlib.util.find_spec("hdf5plugin") is not None:
+        importlib.import_module("hdf5plugin")  # brings further compressions
+    cause: Exception | None = None
+    # Reading goes on where a detector holds a lock, and where this process has the file open with other flags.
+    for locking in (None, False, True, "best-effort"):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            cause = cause or error
+            if "lock" not in str(error):
+                break
+    raise NotAVolumeError(f"{path} cannot be read as HDF5: {cause}") from cause
+
+
+def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:
+    """A dataset and its path; of a NeXus group, the group's signal."""
+    import h5py
+
+    try:
+        found = file[inner]
+    except KeyError as error:
+        raise NotAVolumeError(f"{root} holds nothing at {inner!r} ({error}); it holds {_listed(file)}") from error
+    if isinstance(found, h5py.Group):
+        below = _signal(found)
+        if below is None:
+            raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(found, inner)}: name one")
+        return f"{inner}/{below}", found[below]
+    return inner, found
+
+
+def _default(file: Any, root: str) -> str:
+    """The path of NeXus' default data, if it can be opened, or of the only image.
+
+    Raises: NotAVolumeError where there is none, or several.
+    """
+    import h5py
+
+    node, path = file, ""
+    while True:
+        signal = _signal(node)
+        if signal is not None and node.get(signal) is not None:
+            return f"{path}/{signal}".strip("/")
+        entries = [k for k in node if _text(getattr(node.get(k), "attrs", {}).get("NX_class")) == "NXentry"]
+        step = _text(node.attrs.get("default")) or (entries[0] if len(entries) == 1 else "")
+        if not step or not isinstance(node.get(step), h5py.Group):
+            break
+        node, path = node[step], f"{path}/{step}"
+    images = list(_images(file))
+    if len(images) == 1:
+        return images[0]
+    example = f"; name one, such as {root}{INSIDE}{images[0]}" if images else ""
+    raise NotAVolumeError(f"{root} holds {_listed(file)}{example}")
+
+
+def _signal(group: Any) -> str | None:
+    name = _text(group.attrs.get("signal"))
+    if name and name in group:
+        return name
+    marked = [k for k in group if _text(getattr(group.get(k), "attrs", {}).get("signal")) == "1"]
+    return marked[0] if len(marked) == 1 else None
+
+
+def _images(group: Any, prefix: str = "", seen: set[Any] | None = None) -> Iterator[str]:
+    """Paths of the datasets of two axes and more; of several links to one, the first."""
+    import h5py
+
+    seen = set() if seen is None else seen
+    for name in group:
+        path, node = f"{prefix}/{name}".strip("/"), group.get(name)  # None for a link that leads nowhere
+        if node is None or (key := (node.file.filename, h5py.h5o.get_info(node.id).addr)) in seen:
+            continue
+        seen.add(key)
+        if isinstance(node, h5py.Group):
+            yield from _images(node, path, seen)
+        elif isinstance(node, h5py.Dataset) and node.ndim >= 2 and node.dtype.kind in "buif":
+            yield path
+
+
+def _listed(group: Any, prefix: str = "") -> str:
+    images = list(_images(group, prefix))
+    more = f" and {len(images) - _MOST_LISTED} more" if len(images) > _MOST_LISTED else ""
+    return f"the images {', '.join(images[:_MOST_LISTED])}{more}" if images else "no image"
+
+
+def _axes(dataset: Any, file: Any, inner: str) -> tuple[list[str], dict[str, Coord]]:
+    """Names of the stored axes, and the positions along some of them."""
+    group = file[inner.rpartition("/")[0] or "/"]
+    stated: list[str] = []
+    scales: list[Any] = [None] * dataset.ndim
+    for k, dim in enumerate(dataset.dims):
+        scales[k] = dim[0] if len(dim) else None
+        stated.append(dim.label or (scales[k].name.rsplit("/", 1)[-1] if scales[k] is not None else ""))
+    nexus = _names(dataset.attrs.get("axes")) or (
+        _names(group.attrs.get("axes")) if _signal(group) == inner.rsplit("/", 1)[-1] else []
+    )
+    if not any(stated) and len(nexus) == dataset.ndim:
+        stated = nexus
+        scales = [group.get(n) if n != "." else None for n in nexus]
+    names = _known(stated, dataset.ndim)
+    found: dict[str, Coord] = {}
+    for k, name in enumerate(names):
+        coord = _positions(scales[k], dataset.shape[k], space=name in SPACE)
+        if coord is not None:
+            found[name] = coord
+    sizes = np.ravel(dataset.attrs.get("element_size_um", ()))
+    space = [n for n in names if n in SPACE]
+    if len(sizes) == len(space) and not found:
+        at = {n: dataset.shape[names.index(n)] for n in space}
+        found = {n: (float(s) * np.arange(at[n]), {"units": "micrometer"}) for n, s in zip(space, sizes, strict=True)}
+    return names, found
+
+
+def _known(stated: list[str], ndim: int) -> list[str]:
+    """Names that mean something here; what is left is z, y, x from the end."""
+    names = [n.lower() if n.lower() in (*SPACE, *LEAD) else "" for n in stated]
+    if not any(names) or len({n for n in names if n}) < sum(map(bool, names)):
+        return list(default_dims(ndim))
+    free = [n for n in ("x", "y", "z", "t", "c") if n not in names]
+    for k in reversed(range(ndim)):
+        names[k] = names[k] or free.pop(0)
+    return names
+
+
+def _positions(scale: Any, count: int, *, space: bool) -> Coord | None:
+    """Positions along an axis, where they are numbers, and in space regular and lengths."""
+    if scale is None or getattr(scale, "shape", None) != (count,) or scale.dtype.kind not in "iuf" or count < 2:
+        return None
+    attrs: Mapping[str, Any] = scale.attrs
+    unit = _text(attrs.get("units")) or None
+    try:
+        canonical = canonical_unit(unit)
+    except UnitError:
+        canonical = ""
+    if space and not canonical.endswith(_LENGTHS):
+        return None
+    coord = np.asarray(scale[()]), {} if unit is None else {"units": canonical or unit}
+    if space:
+        try:
+            grid_from(["x"], [count], {"x": coord})
+        except GridError:
+            return None
+    return coord
+
+
+def _names(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bytes | str):
+        return [n.strip() for n in _text(value).replace(",", ":").split(":")]
+    return [_text(v) for v in np.ravel(value)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,171 @@
+"""TIFF files, read lazily through tifffile: multi-page stacks, ImageJ hyperstacks, OME-TIFF."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+
+from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, OptionError
+from daskreg.geometry import Grid
+from daskreg.sources.coordinates import SPACE
+from daskreg.sources.dtypes import image_dtype
+from daskreg.sources.found import Coord, Found, Wish, check_shape, ordered
+from daskreg.sources.locate import INSIDE, Place, file_stamp
+from daskreg.sources.source import Source
+from daskreg.sources.storage.retrying import RetryingStore
+
+_NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
+
+
+def open_handle(path: str) -> zarr.Array[Any]:
+    """The pages of a file (at the level behind "::/") as one Zarr array."""
+    file, _, level = path.partition(INSIDE)
+    tiff = tifffile.TiffFile(file)
+    store = RetryingStore(tiff.series[0].aszarr(level=int(level or 0)))
+    array = zarr.open_array(store, mode="r")
+    weakref.finalize(array, tiff.close)
+    return array
+
+
+def read(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
+    """`handle[index]`.
+
+    Raises: ChunkReadError naming the file and the voxels.
+    """
+    try:
+        return np.asarray(handle[index])
+    except MemoryError:
+        raise
+    except Exception as error:
+        where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
+        reason = str(error) or type(error).__name__
+        raise ChunkReadError(
+            f"cannot read [{where}] of {source.path}, a TIFF of shape {handle.shape}: {reason}"
+        ) from error
+
+
+def describe(place: Place, wish: Wish) -> Found:
+    """The first series of a TIFF file; pages beyond y, x are z where the file does not say more.
+
+    Spacing comes from ImageJ's and OME's metadata; other files' resolution tags (mostly 72 dpi)
+    say nothing about the specimen, and are left.
+    """
+    try:
+        tiff = tifffile.TiffFile(place.root)
+    except Exception as error:
+        raise NotAVolumeError(f"{place} cannot be read as TIFF: {error}") from error
+    with tiff:
+        if not tiff.series:
+            raise NotAVolumeError(f"{place} is a TIFF file without an image")
+        if len(tiff.series) > 1:
+            names = ", ".join(f"{s.name or k}" for k, s in enumerate(tiff.series[:6]))
+            message = f"{place} holds {len(tiff.series)} image series ({names}); the first is taken"
+            warnings.warn(message, MetadataWarning, stacklevel=2)
+        return _describe_series(tiff, place, wish)
+
+
+def _describe_series(tiff: tifffile.TiffFile, place: Place, wish: Wish) -> Found:
+    finest = tiff.series[0]
+    count = len(finest.levels)
+    if not -count <= wish.level < count:
+        raise OptionError(f"level={wish.level} is not in {place}, which has {count} (0 is the finest)")
+    number = wish.level % count
+    series = finest.levels[number]
+    dims, lead, space = _dims(series.axes, series.shape, str(place))
+    check_shape(dims, series.shape, str(place))
+    spacings, units, labels = _metadata(tiff)
+    unit = wish.common({d: units.get(d) for d in space} if any(units.values()) else {"x": None}, str(place))
+    shape = ordered(dims, series.shape, space)
+    # Levels of a TIFF pyramid are means of blocks of the finest: they cover the same ground.
+    factor = np.asarray(ordered(dims, finest.shape, space)) / np.asarray(shape)
+    fine = np.asarray([spacings.get(d, 1.0) for d in space])
+    grid = wish.apply(Grid(shape, fine * factor, fine * (factor - 1) / 2, unit=unit, axes=space))
+    with series.aszarr() as store:
+        chunks = zarr.open_array(store, mode="r").chunks
+    wanted = (*lead, *space)
+    order = tuple(dims.index(d) for d in wanted)
+    unit_block = ordered(dims, chunks, wanted)
+    source = Source(
+        "tiff",
+        f"{place.root}{INSIDE}{number}" if number else place.root,
+        None,
+        (),
+        wanted,
+        ordered(dims, series.shape, wanted),
+        image_dtype(series.dtype, str(place)),
+        unit_block,
+        grid,
+        order=() if order == tuple(range(len(order))) else order,
+        stamp=file_stamp(place.root),
+    )
+    coords: dict[str, Coord] = {}
+    if "c" in lead and len(labels) == source.shape[wanted.index("c")]:
+        coords["c"] = (np.asarray(labels), {})
+    return Found(
+        source, place.name.rsplit(".ome", 1)[0].removesuffix(".tif").removesuffix(".tiff"), {}, coords, unit_block
+    )
+
+
+def _dims(axes: str, shape: Sequence[int], where: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of the stored axes, the lead ones, the spatial ones."""
+    codes = list(axes)
+    if "Z" not in codes:
+        # Pages of an unknown kind ('I', 'Q', ...) are slices; of several such axes, the longest.
+        unknown = [k for k, a in enumerate(codes) if a not in _NAMES]
+        if unknown:
+            codes[max(unknown, key=lambda k: shape[k])] = "Z"
+    dims = [_NAMES.get(a, f"{a.lower()}{k}") for k, a in enumerate(codes)]
+    if "y" not in dims or "x" not in dims or len(set(dims)) != len(dims):
+        raise NotAVolumeError(f"{where} has the axes {axes}, which are not those of an image")
+    space = [d for d in SPACE if d in dims]
+    lead = [d for d in dims if d not in space]
+    lead.sort(key=lambda d: {"t": 0, "c": 2, "s": 3}.get(d, 1))
+    return dims, lead, space
+
+
+def _metadata(tiff: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, str | None], list[str]]:
+    """Spacing and unit of each axis, and the channels' names, as far as the file states them."""
+    if tiff.is_ome:
+        return _ome(tiff)
+    if tiff.is_imagej:
+        return _imagej(tiff)
+    return {}, {}, []
+
+
+def _ome(tiff: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, str | None], list[str]]:
+    image = tifffile.xml2dict(tiff.ome_metadata or "").get("OME", {}).get("Image", {})
+    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    spacings: dict[str, float] = {}
+    units: dict[str, str | None] = {}
+    for axis in "ZYX":
+        value = pixels.get(f"PhysicalSize{axis}")
+        if isinstance(value, int | float) and value > 0:
+            spacings[axis.lower()] = float(value)
+            units[axis.lower()] = str(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    channels = pixels.get("Channel", [])
+    channels = channels if isinstance(channels, list) else [channels]
+    labels = [str(c["Name"]) for c in channels if isinstance(c, Mapping) and "Name" in c]
+    return spacings, units, labels
+
+
+def _imagej(tiff: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, str | None], list[str]]:
+    metadata: Mapping[str, Any] = tiff.imagej_metadata or {}
+    unit = str(metadata.get("unit") or "").replace("\\u00B5", "µ").replace("\\u00b5", "µ") or None
+    spacings: dict[str, float] = {}
+    for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+        value = tiff.pages.first.tags.valueof(tag)
+        if value and value[0] and value[1]:
+            spacings[axis] = value[1] / value[0]
+    if unit is None and set(spacings.values()) == {1.0}:
+        spacings.clear()
+    depth = metadata.get("spacing")
+    if isinstance(depth, int | float) and depth > 0:
+        spacings["z"] = float(depth)
+    return spacings, dict.fromkeys("zyx", unit), []

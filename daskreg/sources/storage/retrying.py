@@ -1,0 +1,197 @@
+"""`RetryingStore`: a Zarr store whose every call is tried again when the storage hiccups."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
+
+from daskreg.errors import MissingExtraError
+from daskreg.sources.storage.counters import note_missing, note_retry
+from daskreg.sources.storage.redact import is_url
+
+_T = TypeVar("_T")
+
+ATTEMPTS = 6
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 2.0
+
+# What another attempt cannot mend.
+_FINAL_TYPES = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+_FINAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG}
+
+_lock = Lock()
+_retries = 0
+
+
+def retries() -> int:
+    """How many store calls were tried again so far, in this process."""
+    return _retries
+
+
+class EmptyValueError(OSError):
+    """A stored value of zero bytes: no chunk, shard or metadata file is that short."""
+
+
+class RetryingStore(WrapperStore[Store]):
+    """Wraps a store: each call that raises an OSError is tried again, up to 6 times.
+
+    Waits grow exponentially from 0.05 s to 2 s, with full jitter, so that many workers do not
+    come back at once. Missing files, permissions and a full disk are raised at once. A value
+    of zero bytes raises `EmptyValueError`; zarr would read it as the fill value.
+    """
+
+    passes_through = True  # what is stored is what the store inside holds
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        value = await _again(lambda: self._store.get(key, prototype, byte_range))
+        return _checked(key, value)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        ranges = list(key_ranges)
+        values = await _again(lambda: self._store.get_partial_values(prototype, ranges))
+        return [_checked(key, value) for (key, _), value in zip(ranges, values, strict=True)]
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        for request in requests:
+            yield request[0], await self.get(*request)
+
+    async def exists(self, key: str) -> bool:
+        return await _again(lambda: self._store.exists(key))
+
+    async def is_empty(self, prefix: str) -> bool:
+        return await _again(lambda: self._store.is_empty(prefix))
+
+    async def getsize(self, key: str) -> int:
+        return await _again(lambda: self._store.getsize(key))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await _again(lambda: self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await _again(lambda: self._store.set_if_not_exists(key, value))
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await asyncio.gather(*(self.set(key, value) for key, value in values))
+
+    async def delete(self, key: str) -> None:
+        await _again(lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        await _again(lambda: self._store.delete_dir(prefix))
+
+    def list(self) -> AsyncIterator[str]:
+        return _listed(self._store.list)
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        return _listed(lambda: self._store.list_prefix(prefix))
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        return _listed(lambda: self._store.list_dir(prefix))
+
+    def __repr__(self) -> str:
+        return f"RetryingStore({self._store!r})"
+
+
+def open_store(path: str | PathLike[str], mode: str = "r", **options: Any) -> RetryingStore:
+    """The store at a local path, a .zip file or a URL, with retries.
+
+    Args:
+        mode: "r" reads only; any other mode may write.
+        options: for the filesystem behind a URL (fsspec's `storage_options`).
+
+    Raises: MissingExtraError where the URL's filesystem library is not installed.
+    """
+    text = str(path)
+    read_only = mode == "r"
+    if is_url(text):
+        return RetryingStore(_remote(text, read_only, options))
+    local = Path(text.removeprefix("file://"))
+    if local.suffix == ".zip" and not local.is_dir():
+        return RetryingStore(ZipStore(local, mode="r" if read_only else "a", read_only=read_only))
+    return RetryingStore(LocalStore(local, read_only=read_only))
+
+
+def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
+    try:
+        return FsspecStore.from_url(url, storage_options=options or None, read_only=read_only)
+    except ImportError as error:
+        scheme = url.split("://", 1)[0]
+        raise MissingExtraError(f"fsspec with support for {scheme}://", "remote") from error
+
+
+async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
+    attempt = 0
+    while True:
+        try:
+            return await call()
+        except OSError as error:
+            await asyncio.sleep(_pause(attempt, error))
+            attempt += 1
+
+
+def again(call: Callable[[], _T]) -> _T:
+    """What `call` returns, tried again like the calls of a `RetryingStore`."""
+    attempt = 0
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            time.sleep(_pause(attempt, error))
+            attempt += 1
+
+
+def _pause(attempt: int, error: OSError) -> float:
+    """Seconds to wait until the next attempt.
+
+    Raises: the error, where there is to be none.
+    """
+    if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
+        raise error
+    _count()
+    return random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
+
+
+async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
+    """A listing is started over as a whole: half a listing cannot be resumed."""
+
+    async def collect() -> list[str]:
+        return [key async for key in call()]
+
+    for key in await _again(collect):
+        yield key
+
+
+def _checked(key: str, value: Buffer | None) -> Buffer | None:
+    if value is None:
+        note_missing(key)
+    elif len(value) == 0:
+        raise EmptyValueError(f"{key} is empty (0 bytes)")
+    return value
+
+
+def _count() -> None:
+    global _retries  # noqa: PLW0603
+    with _lock:
+        _retries += 1
+    note_retry()

@@ -1,0 +1,256 @@
+"""Fitting spans of slices: what travels to a worker is a description, what returns a few numbers a slice.
+
+A span's pairs are those whose moving slice is in it; the slices before it that they need are
+read once more. So spans do not depend on each other, nor results on how the stack was cut.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box, Grid
+from daskreg.registration.initial_pose import candidates, choose
+from daskreg.registration.masked_pyramids import Ways
+from daskreg.registration.multiresolution import half_extent
+from daskreg.registration.pyramid import Level
+from daskreg.runtime.device import limit_threads, resolve
+from daskreg.sources.source import IN_MEMORY, Source
+from daskreg.stacks.common_line import fit_profiles, profiles
+from daskreg.stacks.model import Model
+from daskreg.stacks.neighbor_registration import Row, pairs_within
+from daskreg.stacks.pair_registration import PairOptions
+from daskreg.stacks.pair_table import Looks, PairTable
+from daskreg.stacks.slice_reader import SliceReader
+from daskreg.stacks.slice_statistics import blank_images
+
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+_gpu = threading.Lock()
+
+SPAN_BYTES = 288 * 2**20
+"""Of a span's slices with their pyramids, on the CPU."""
+
+LONGEST = 32
+_BYTES_PER_VOXEL = 24
+_BACK = 32  # blank slices before a span over which its first pairs reach
+
+
+@dataclass(frozen=True, eq=False)
+class StackSpec:
+    """The slices, where they are read, and how pairs are fitted.
+
+    Args:
+        source: all its dims are `position` or those of a slice.
+        position: of the axis that the slices run along.
+        mask: true where voxels count, of the dims of `source` or of a slice.
+        options: its device is what the caller asked for; workers resolve it.
+        reach: how many slices apart pairs are, blank slices not counted.
+        line: axis of a slice along which alone shifts are looked for, in the sums across it.
+        level: taken off the voxels (see `SliceReader`).
+    """
+
+    source: Source
+    position: int
+    mask: Source | None
+    options: PairOptions
+    reach: int
+    line: int | None = None
+    level: float = 0.0
+
+    @cached_property
+    def reader(self) -> SliceReader:
+        return SliceReader.of(self.source, self.position, mask=self.mask, level=self.level)
+
+    @property
+    def count(self) -> int:
+        return self.reader.count
+
+    @cached_property
+    def keep(self) -> list[int]:
+        """Axes of a slice that are longer than one."""
+        return [k for k, n in enumerate(self.reader.grid.shape) if n > 1]
+
+    @property
+    def grid(self) -> Grid:
+        """Of a slice as read, without axes of length one."""
+        return self.reader.grid.take(self.keep)
+
+    @property
+    def model(self) -> Model:
+        centre = self.reader.whole.take(self.keep).centre
+        return Model(self.options.pose, centre, self.grid, self.options.metric, self.line)
+
+    def tensor(self, start: int, stop: int) -> torch.Tensor:
+        values = self.reader.span(start, stop)
+        return torch.from_numpy(np.ascontiguousarray(values)).reshape(len(values), *self.grid.shape)
+
+    def restricted(self, start: int, stop: int) -> StackSpec:
+        """The same with only slices start..stop of arrays in memory, under their own indices."""
+        if self.source.kind not in IN_MEMORY and (self.mask is None or self.mask.kind not in IN_MEMORY):
+            return self
+        source, mask = (None if s is None else _cut(s, self, start, stop) for s in (self.source, self.mask))
+        return replace(self, source=source or self.source, mask=mask)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader, which holds voxels."""
+        return {
+            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Slices start..stop of a stack, to be fitted to the ones before them."""
+
+    stack: StackSpec
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SpanDone:
+    """What is known of slices start..stop: the pairs whose moving slice is among them, and their looks.
+
+    before: digests of the `len(before)` slices in front of the span, as they are now.
+    """
+
+    start: int
+    stop: int
+    pairs: PairTable
+    looks: Looks
+    before: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Pairs (fixed, moving) to be looked for in every turn and shift, or from (E, D+1, D+1) starts."""
+
+    stack: StackSpec
+    edges: tuple[tuple[int, int], ...]
+    starts: NDArray[np.float64] | None = None
+
+
+def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
+    """The slices still to be fitted, in spans of about equal length that fit the memory.
+
+    Whole chunks along the stack where they are not too long; at least one span for each thread.
+    """
+    size = _BYTES_PER_VOXEL * math.prod(stack.grid.shape)
+    most = max(1, min(LONGEST, SPAN_BYTES // size - stack.reach))
+    chunk = stack.source.chunks[stack.position]
+    found = []
+    for start, stop in _runs(missing):
+        length = max(1, min(most, -(-(stop - start) // threads)))
+        length = length // chunk * chunk if 1 < chunk <= length else length
+        count = -(-(stop - start) // length)
+        ends = [start + min(k * length, stop - start) for k in range(count + 1)]
+        found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in pairwise(ends)]
+    return found
+
+
+def fit_span(span: Span) -> SpanDone:
+    """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
+    with _alone(span.stack):
+        stack = span.stack
+        low = max(0, span.start - stack.reach)
+        images = stack.tensor(low, span.stop)
+        blank = blank_images(images)
+        while low > max(0, span.start - _BACK) and np.count_nonzero(~blank[: span.start - low]) < stack.reach:
+            further = max(0, low - stack.reach)
+            more = stack.tensor(further, low)
+            images, blank = torch.cat([more, images]), np.concatenate([blank_images(more), blank])
+            low = further
+        lines = None if stack.line is None else profiles(images, stack.line)
+        row = Row(images, blank, stack.grid, _here(stack))
+        del images  # what the pyramids do not share
+        edges = pairs_within(blank, stack.reach)
+        first = span.start - low
+        mine = edges[:, 1] >= first
+        if lines is None or stack.line is None:
+            pairs = row.fit(edges, mine=mine).shifted(low)
+        else:
+            pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
+        looks = row.looks()
+        own = Looks(*(getattr(looks, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
+        return SpanDone(span.start, span.stop, pairs, own, looks.digest[:first])
+
+
+def fit_edges(item: Edges) -> PairTable:
+    """Fit single pairs. Runs on a worker, in one thread."""
+    stack, tables = item.stack, []
+    with _alone(stack):
+        for number, (a, b) in enumerate(item.edges):
+            images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
+            row = Row(images, np.zeros(2, bool), stack.grid, _here(stack))
+            pose, centre = row.problem.pose, row.problem.centre
+            if item.starts is None:
+                p = _searched(row)
+            else:
+                p = pose.from_matrices(item.starts[number][None], centre, half_extent(stack.grid)).numpy()
+            tables.append(replace(row.fit(np.array([[0, 1]]), start=p), edges=np.array([[a, b]])))
+    return PairTable.joined(tables)
+
+
+def _searched(row: Row) -> NDArray[np.float64]:
+    """(1, P) the best of all turns and shifts of the second image of a row of two."""
+    one, other = torch.tensor([0]), torch.tensor([1])
+    levels = [Level(s.fixed.take(one), s.fixed.take(other), s.step, s.sigmas) for s in row.levels[: max(2, row.small)]]
+    pose, centre = row.problem.pose, row.problem.centre
+    ways = Ways(levels, None, row.variance[:1])
+    motions = np.stack(candidates(ways, "search" if "rotation" in pose.groups else "phase"))
+    starts = pose.from_matrices(motions, centre, half_extent(row.grid)).numpy()
+    return choose(row.problem, levels, starts)[0]
+
+
+def local_threads(device: str) -> int:
+    """Spans that are fitted here at once: one a core, or one for a GPU."""
+    from daskreg.runtime.device import cores
+
+    return 1 if resolve(device) != "cpu" else cores()
+
+
+def _here(stack: StackSpec) -> PairOptions:
+    return replace(stack.options, device=resolve(stack.options.device))
+
+
+@contextmanager
+def _alone(stack: StackSpec) -> Iterator[None]:
+    """In one thread of a CPU; on a GPU one fit at a time in this process: it takes the GPU's memory for itself."""
+    gpu = resolve(stack.options.device) != "cpu"
+    with limit_threads(None if gpu else 1), _gpu if gpu else nullcontext():
+        yield
+
+
+def _cut(source: Source, stack: StackSpec, start: int, stop: int) -> Source:
+    if source.kind not in IN_MEMORY:
+        return source
+    if source.ndim < stack.source.ndim:  # a mask of one slice
+        return source
+    lower, upper = [0] * source.ndim, list(source.shape)
+    lower[stack.position], upper[stack.position] = start, stop
+    return source.restrict(Box(tuple(lower), tuple(upper)))
+
+
+def _runs(wanted: Bools) -> Sequence[tuple[int, int]]:
+    """Starts and stops of the runs of true entries."""
+    edge = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,114 @@
+"""What rolls by gives the voxels of what is held as a whole, and no chunk is decoded twice for it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import daskreg as dr
+from daskreg.blocks import source_buffer
+from daskreg.blocks.job import BlockStats, Job, run_block
+from daskreg.blocks.source_buffer import Room, course, lent_room, slabs
+from daskreg.geometry import Box, tile
+from daskreg.sources.registry import recall
+from daskreg.sources.storage.local_chunks import LocalChunks
+
+SHAPE, CHUNKS = (37, 50, 41), (4, 16, 16)
+MIDDLE = (18.0, 24.5, 20.0)
+
+
+def job_of(tmp_path: Path, pull: Any, **options: Any) -> Job:
+    array = zarr.create_array(tmp_path / "in.zarr", shape=SHAPE, chunks=CHUNKS, dtype="u2")
+    array[:] = np.random.default_rng(0).integers(0, 1000, SHAPE)
+    warped = dr.warp(dr.open(tmp_path / "in.zarr"), pull=pull, **options)
+    found = recall(warped.data.name)
+    assert isinstance(found, Job)
+    return found
+
+
+def turned(**named: float) -> dr.Affine:
+    return dr.Affine.from_parameters(named, ndim=3, centre=MIDDLE)
+
+
+def drift() -> dr.SliceAffines:
+    rng = np.random.default_rng(1)
+    maps = [dr.Affine.from_parameters(theta=t, tx=5 * t, centre=MIDDLE[1:]) for t in rng.normal(0, 0.1, SHAPE[0])]
+    return dr.SliceAffines(np.stack([one.matrix for one in maps]))
+
+
+PULLS = {
+    "tilt": turned(rx=0.2, ry=-0.1, rz=0.1),
+    "upside down": turned(rx=math.pi - 0.1, rz=0.05),
+    "on its side": turned(rx=math.pi / 2 + 0.05),
+    "a far part": turned(rx=0.1) @ dr.Affine.translation(z=-25.0, y=3.0, x=0.0),
+    "drift": drift(),
+}
+
+
+@pytest.mark.parametrize("name", PULLS)
+@pytest.mark.parametrize("options", [{}, {"order": 3}, {"dtype": "float32", "order": 0}], ids=str)
+@pytest.mark.parametrize("held", [1, 30_000])
+def test_slabs_are_what_the_whole_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], held: int
+) -> None:
+    job = job_of(tmp_path, PULLS[name], allow_empty=True, **options)
+    whole = Box.of(job.shape)
+    expected = run_block(job, whole)
+    monkeypatch.setattr(source_buffer, "HELD_WHOLE", held)
+    for block in (whole, Box((8, 16, 0), (37, 50, 32))):
+        parts = [[p.shift(s.start) for _, p in tile(s.shape, CHUNKS)] for s in slabs(block, CHUNKS)]
+        found = np.empty(job.shape, job.dtype)
+        for part, pixels in zip(chain.from_iterable(parts), job.run(parts, BlockStats()), strict=True):
+            found[part.slices] = pixels
+        if options.get("order") == 3:  # a spline depends, a little, on where its source is cut
+            np.testing.assert_allclose(found[block.slices].astype(float), expected[block.slices], atol=1)
+        else:
+            np.testing.assert_array_equal(found[block.slices], expected[block.slices])
+
+
+@pytest.mark.parametrize("name", ["tilt", "upside down"])
+def test_no_chunk_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(source_buffer, "HELD_WHOLE", 1)
+    job = job_of(tmp_path, PULLS[name])
+    decoded: Counter[Box] = Counter()
+    place = LocalChunks._place
+
+    def counted(self: LocalChunks, data: bytes | None, chunk: Box, box: Box, out: Any) -> None:
+        decoded[chunk] += 1
+        place(self, data, chunk, box, out)
+
+    monkeypatch.setattr(LocalChunks, "_place", counted)
+    cut = slabs(Box.of(job.shape), CHUNKS)
+    held = job.course(cut)
+    assert held.axis == 0
+    assert held.capacity < SHAPE[0]
+    for _ in job.run([[slab] for slab in cut], BlockStats()):
+        pass
+    assert set(decoded.values()) == {1}
+
+
+def test_the_axis_that_takes_least_memory_rolls() -> None:
+    needs = [Box((0, 8 * k, 0), (64, 8 * k + 12, 64)) for k in range(7)]
+    found = course(needs, (8, 8, 8), 2 * source_buffer.HELD_WHOLE)
+    assert (found.axis, found.shape) == (1, (64, 16, 64))
+    assert course(needs, (8, 8, 8), 1).spans == ((0, 64),) * 7
+
+
+def test_memory_of_a_thread_is_used_again_but_never_by_two() -> None:
+    with lent_room() as first:
+        first.array((1000,), np.dtype("u2"))
+        with lent_room() as second:
+            assert second is not first
+    with lent_room() as again:
+        assert again in (first, second)
+    room = Room()
+    assert room.array((3, 4), np.dtype("f4")).shape == (3, 4)
+    assert room.array((2,), np.dtype("u1")).base is not None
+    assert room.nbytes == 48

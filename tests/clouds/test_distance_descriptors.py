@@ -1,0 +1,64 @@
+"""Points told by their neighbours: clouds that share a part only, with strangers among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+import daskreg as dr
+from daskreg.clouds.cloud import Cloud
+from daskreg.clouds.distance_descriptors import constellations
+from daskreg.clouds.icp import apply, homogeneous
+from daskreg.clouds.register import CloudStatus
+
+Floats = NDArray[np.float64]
+
+
+def shared(ndim: int, seed: int, *, count: int = 400, overlap: float, outliers: float) -> tuple[Floats, Floats, Floats]:
+    """Target, source and the motion between them, of clouds that fill a box and share a part of their points."""
+    rng = np.random.default_rng(seed)
+    everything = rng.random((round(count * (2 - overlap)), ndim)) * [1, 0.8, 0.5][:ndim]
+    everything = everything[np.argsort(everything @ rng.normal(size=ndim))]
+    source = rng.permutation(everything[-count:])
+    strangers = round(outliers * count)
+    source[:strangers] = rng.random((strangers, ndim)) * 2 - 0.5
+    source += 0.02 * count ** (-1 / ndim) * rng.normal(size=source.shape)
+    linear = Rotation.from_rotvec(rng.normal(size=3) * (2 if ndim == 3 else [0, 0, 2])).as_matrix()[:ndim, :ndim]
+    motion = homogeneous(linear, rng.normal(size=ndim))
+    return everything[:count], rng.permutation(apply(np.linalg.inv(motion), source)), motion
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(("overlap", "outliers"), [(0.4, 0.0), (0.7, 0.3), (1.0, 0.5), (0.55, 0.5)])
+def test_clouds_that_share_a_part(ndim: int, overlap: float, outliers: float) -> None:
+    for seed in range(3):
+        target, source, motion = shared(ndim, seed, overlap=overlap, outliers=outliers)
+        fit = dr.icp(target, source, init=("auto", "global")[seed % 2])
+        assert fit.ok, fit
+        np.testing.assert_allclose(fit.target_from_source.matrix, motion, atol=0.01)
+        assert fit.fitness == pytest.approx(overlap * (1 - outliers), abs=0.12)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_proposals(ndim: int) -> None:
+    target, source, motion = shared(ndim, 5, overlap=0.6, outliers=0.3)
+    found = constellations(Cloud(target), Cloud(source / 3), scale=3.0)
+    motion[:-1, :-1] *= 3
+    assert np.abs(found - motion).max(axis=(1, 2)).min() < 0.1
+    assert constellations(Cloud(target), Cloud(source[:3])).shape == (0, ndim + 1, ndim + 1)
+
+
+def test_a_lattice_fits_itself_in_many_ways() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 2), axis=-1).reshape(-1, 2)
+    fit = dr.icp(grid, grid + 20, init="global")
+    assert fit.status is CloudStatus.AMBIGUOUS
+
+
+@pytest.mark.parametrize("count", [8, 12, 20, 35])
+def test_few_points_that_have_nothing_to_do_with_each_other(count: int) -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(1000 * count + seed)
+        fit = dr.icp(*rng.random((2, count, 2)), init="global", method="point_to_point")
+        assert not fit.ok, fit

@@ -1,0 +1,166 @@
+"""The report page stands alone, escapes what it shows, and its JSON is strict."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daskreg.errors import MissingExtraError
+from daskreg.geometry import Affine
+from daskreg.reporting import plots
+from daskreg.reporting.page import plain, report
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Status(Enum):
+    CONVERGED = "the estimate can be trusted"
+    FAILED = "try another init"
+
+
+@dataclass
+class Run:
+    """As a finished write looks."""
+
+    path: str
+    blocks: int = 12
+    seconds: float = 1.5
+    peak_memory: float = float("nan")
+    skipped: tuple[int, ...] = ()
+    shape: tuple[int, ...] = (100, 512, 512)
+    _secret: str = "not shown"
+
+
+@dataclass
+class Stack:
+    """As a fit of a stack looks."""
+
+    status: Status = Status.CONVERGED
+    ok: bool = True
+    parameters: dict[str, float] = field(default_factory=lambda: {"theta": np.pi / 6, "tx": 3.25})
+    transform: Affine = field(default_factory=lambda: Affine.identity(2))
+    sigma: dict[str, list[float]] = field(default_factory=lambda: {"tx": [0.0, 0.111, 0.222]})
+    nested: dict[str, list[float]] = field(default_factory=lambda: {"long": [0.123456] * 500})
+    scores: np.ndarray = field(default_factory=lambda: np.array([0.5, np.nan, 0.75]))
+
+    def rows(self):
+        return [{"slice": i, "tx": 0.5 * i, "theta": 0.1, "outlier": i == 1} for i in range(3)]
+
+    def plot(self):
+        return plots.sides(np.zeros((3, 4, 5)), np.ones((3, 4, 5)))
+
+
+class Tags(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_page_and_json(tmp_path):
+    page = report([Stack(), Run("out.zarr")], tmp_path / "a" / "run.html", title="Demo", facts={"size": 512})
+    text, data = page.read_text(), json.loads((tmp_path / "a" / "run.report.json").read_text())
+    assert page == tmp_path / "a" / "run.html"
+    assert "the estimate can be trusted" in text
+    assert "theta 30 deg, tx 3.25" in text
+    assert text.count('<tr class="bad">') == 1
+    assert "0.111" not in text, "what has a row for each slice is in the table"
+    assert text.count("0.123456") < 50, "cells stay short"
+    assert 'src="data:image/png;base64,' in text
+    assert data["schema"] == "daskreg/report"
+    assert data["facts"] == {"size": 512}
+    assert data["entries"][0]["status"] == "converged"
+    assert data["entries"][0]["scores"] == [0.5, None, 0.75]
+    assert data["entries"][0]["transform"]["type"] == "affine"
+    assert data["entries"][1]["blocks"] == 12
+    assert data["entries"][1]["peak_memory"] is None
+    assert "_secret" not in data["entries"][1]
+    assert sorted(p.name for p in page.parent.iterdir()) == ["run.html", "run.report.json"]
+
+
+def test_the_page_loads_nothing_and_says_so(tmp_path):
+    text = report(Stack(), tmp_path / "run.html").read_text()
+    tags = Tags(text).tags
+    policies = [a["content"] for t, a in tags if t == "meta" and "http-equiv" in a]
+    assert policies
+    assert "default-src 'none'" in policies[0]
+    assert "unsafe" not in policies[0]
+    assert not [t for t, _ in tags if t in ("script", "link", "iframe", "object", "embed")]
+    for _, attributes in tags:
+        assert not {"href", "style", "onerror", "onload"} & set(attributes)
+        assert (attributes.get("src") or "data:image/png").startswith("data:image/png")
+
+
+def test_everything_is_escaped(tmp_path):
+    run = Run(EVIL)
+    page = report(
+        [run, {EVIL: EVIL}], tmp_path / "run.html", title=EVIL, facts={EVIL: [EVIL]}, figures={f'"{EVIL}': b"\x89PNG"}
+    )
+    text = page.read_text()
+    assert not [t for t, _ in Tags(text).tags if t == "script"]
+    assert "&lt;script&gt;" in text
+
+
+def test_credentials_are_taken_out(tmp_path):
+    url = "s3://key:pass@bucket/a.zarr?X-Amz-Signature=abc"
+    page = report(Run("https://user:secret@host/a?token=abc"), tmp_path / "r", facts={"from": url})
+    both = page.read_text() + (tmp_path / "r.report.json").read_text()
+    for secret in ("secret", "abc", "key:", "pass"):
+        assert secret not in both
+    assert "***@host/a?token=***" in both
+
+
+def test_names_keep_their_dots(tmp_path):
+    assert report({}, tmp_path / "run.v2").name == "run.v2.html"
+    assert report({}, tmp_path / "run.json").name == "run.html"
+
+
+def test_long_tables_are_cut_on_the_page_only(tmp_path):
+    class Long:
+        def rows(self):
+            return [{"slice": i} for i in range(2500)]
+
+        def to_dict(self):
+            return {"rows": self.rows(), "scores": np.zeros(2500)}
+
+    text = report(Long(), tmp_path / "r.html").read_text()
+    assert len(re.findall("<tr>", text)) == 2001
+    assert "2500 rows" in text
+    assert len(json.loads((tmp_path / "r.report.json").read_text())["entries"][0]["rows"]) == 2500
+
+
+def test_a_page_without_matplotlib_has_the_facts(tmp_path):
+    class Blind(Stack):
+        def plot(self):
+            raise MissingExtraError("matplotlib", "report")
+
+    text = report(Blind(), tmp_path / "r.html").read_text()
+    assert "matplotlib is not installed" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (float("inf"), None),
+        (Path("a/b"), "a/b"),
+        (Status.FAILED, "failed"),
+        ({1: (2, 3)}, {"1": [2, 3]}),
+        (Affine.identity(2).matrix, np.eye(3).tolist()),
+        (None, None),
+    ],
+)
+def test_plain(value, expected):
+    assert plain(value) == expected

@@ -1,0 +1,137 @@
+"""Figures hold what they say they show, and need no display."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from daskreg.errors import MissingExtraError, ShapeMismatchError
+from daskreg.geometry import Affine, Grid, SliceAffines
+from daskreg.reporting import plots
+
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture
+def images():
+    y, x = np.mgrid[:40, :60]
+    fixed = np.exp(-((y - 18.0) ** 2 + (x - 25.0) ** 2) / 20)
+    return fixed, np.roll(fixed, (2, 5), (0, 1))
+
+
+def pair_fit(matrix, losses=((0.5, 0.2), (0.1, 0.05))):
+    return SimpleNamespace(moving_from_fixed=Affine(matrix), losses=losses, status="converged")
+
+
+def stack_fit(n=6):
+    matrices = np.stack([Affine.from_parameters(tx=i, ty=-i, theta=0.01 * i).matrix for i in range(n)])
+    return SimpleNamespace(
+        raw_from_aligned=SliceAffines(matrices, axis="z", unit="um"),
+        centre=(0.0, 0.0),
+        sigma={"tx": np.full(n, 0.1), "theta": np.full(n, 0.01)},
+        outliers=(3,),
+        scores=np.linspace(0.8, 0.9, n),
+        status="converged",
+    )
+
+
+def pictures(figure):
+    return [np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()]
+
+
+def test_a_pair_shows_the_moving_image_on_the_fixed_grid(images):
+    fixed, moving = images
+    figure = plots.pair(pair_fit(Affine.translation(x=5, y=2).matrix), fixed, moving)
+    target, before, _, after, _ = pictures(figure)
+    assert np.array_equal(target, fixed)
+    assert np.allclose(before, moving)
+    inside = after[:38, :55]
+    assert np.allclose(inside[..., 0], inside[..., 1], atol=0.03), "what agrees is grey"
+    assert plots.png(figure).startswith(PNG)
+
+
+def test_a_pair_of_volumes_shows_three_planes():
+    volume = np.random.default_rng(0).random((9, 20, 30))
+    grid = Grid(volume.shape, (3, 1, 1), unit="um")
+    figure = plots.pair(pair_fit(np.eye(4), losses=(0.4, 0.3)), volume, volume, fixed_grid=grid, moving_grid=grid)
+    shown = pictures(figure)
+    assert [p.shape[:2] for p in shown[::5]] == [(20, 30), (9, 30), (9, 20)]
+    assert np.allclose(shown[0], volume[4])
+    assert np.allclose(shown[1], volume[4])
+
+
+def test_a_pair_without_images_is_a_loss_curve():
+    figure = plots.pair(pair_fit(np.eye(3), losses=()))
+    assert len(figure.axes) == 1
+
+
+def test_drift_draws_each_parameter_and_the_truth_in_the_fits_frame():
+    fit = stack_fit()
+    frame = Affine.rotation(0.3).matrix
+    truth = fit.raw_from_aligned.matrices @ frame
+    figure = plots.drift(fit, truth=truth)
+    lines = {line.get_label(): line.get_ydata() for ax in figure.axes for line in ax.get_lines()}
+    assert np.allclose(lines["tx"], range(6))
+    assert np.allclose(lines["theta"], np.degrees(0.01 * np.arange(6)))
+    assert np.allclose(lines["tx, truth"], lines["tx"])
+    assert np.allclose(lines["theta, truth"], lines["theta"])
+    assert plots.png(figure).startswith(PNG)
+    with pytest.raises(ShapeMismatchError, match="truth"):
+        plots.drift(fit, truth=truth[:3])
+
+
+def test_drift_of_volumes_in_a_series():
+    matrices = np.stack([Affine.from_parameters(tz=i, rz=0.1).matrix for i in range(3)])
+    fit = SimpleNamespace(raw_from_aligned=SliceAffines(matrices, axis="t"), centre=(0, 0, 0), status="converged")
+    labels = [line.get_label() for ax in plots.drift(fit).axes for line in ax.get_lines()]
+    assert {"tx", "ty", "tz", "rx", "ry", "rz"} <= set(labels)
+
+
+def test_sides_show_middle_planes_with_the_spacing():
+    volume = np.arange(8 * 12 * 20, dtype=float).reshape(8, 12, 20)
+    figure = plots.sides(volume, volume, spacing=(4, 1, 1))
+    shown = pictures(figure)
+    assert np.array_equal(shown[0], volume[4])
+    assert np.array_equal(shown[1], volume[:, 6])
+    assert np.array_equal(shown[2], volume[:, :, 10])
+    assert figure.axes[1].get_aspect() == 4
+    with pytest.raises(ShapeMismatchError):
+        plots.sides(volume[0], volume[0])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_clouds_come_closer(ndim):
+    points = np.random.default_rng(1).random((500, ndim))
+    shift = Affine.translation(x=0.2, ndim=ndim)
+    fit = SimpleNamespace(target_from_source=shift, status="converged")
+    figure = plots.cloud(fit, points, shift.inverse()(points))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[-1] == f"after: median {0:.4g}" or float(titles[-1].split()[-1]) < 1e-12
+    assert plots.png(figure).startswith(PNG)
+
+
+def test_constant_and_nan_images_can_be_drawn():
+    figure = plots.pair(pair_fit(np.eye(3)), np.full((8, 8), np.nan), np.zeros((8, 8)))
+    assert plots.png(figure).startswith(PNG)
+
+
+def test_pyplot_is_not_needed_and_notebooks_show_the_figure():
+    code = (
+        "import sys; import numpy as np; from daskreg import plotting\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "f = plots.sides(np.zeros((3, 4, 5)), np.ones((3, 4, 5)))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert f._repr_png_().startswith(b'\\x89PNG')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    plots._figure_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"daskreg\[report\]"):
+        plots.drift(stack_fit())

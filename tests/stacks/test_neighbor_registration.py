@@ -1,0 +1,116 @@
+"""Rows of images: every pair is fitted as it would be alone, and around what failed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from oracles import pull, random_walk
+from scipy import ndimage
+
+from daskreg.geometry import Grid
+from daskreg.registration.pose import Pose
+from daskreg.stacks.neighbor_registration import Row, pairs_within
+from daskreg.stacks.pair_registration import PairOptions, fit_pairs
+from daskreg.stacks.pair_table import Looks, PairTable, good, packed, unpacked
+
+SHAPE = (300, 340)  # the finest level is for direct neighbours only
+
+
+@pytest.fixture(scope="module")
+def drift():
+    return random_walk(5, SHAPE, step=2, turn=0.5, seed=0)
+
+
+@pytest.fixture(scope="module")
+def images(drift):
+    image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 3)
+    return torch.from_numpy(np.stack([pull(image, m, order=3)[0] for m in np.linalg.inv(drift)]).astype("f4"))
+
+
+def apart(table, drift):
+    """Voxels between where pairs bring the corners and where they belong."""
+    truth = drift[table.edges[:, 1]] @ np.linalg.inv(drift[table.edges[:, 0]])
+    corners = np.array([[0, 0, 1], [0, SHAPE[1], 1], [SHAPE[0], 0, 1], [*SHAPE, 1]]).T
+    return np.linalg.norm(((table.matrices - truth) @ corners)[:, :2], axis=1).max(axis=1)
+
+
+def row(images, blank=None, metric="ncc", model="rigid"):
+    flat = np.zeros(len(images), bool) if blank is None else blank
+    return Row(images, flat, Grid(tuple(images.shape[1:])), PairOptions(Pose.of(model, images.ndim - 1), metric))
+
+
+@pytest.mark.parametrize("metric", ["ncc", "mse"])
+def test_all_pairs_are_found(images, drift, metric):
+    table = row(images, metric=metric).fit(pairs_within(np.zeros(5, bool), 3))
+    assert len(table) == 9
+    assert apart(table, drift).max() < 0.06
+    near = np.diff(table.edges, axis=1)[:, 0] == 1
+    assert apart(table.take(near), drift).max() < 0.03
+    alone = fit_pairs(images[:1], images[1:2], Grid(SHAPE), PairOptions(Pose.of("rigid", 2), metric))[0]
+    assert np.allclose(table.matrices[0], alone.matrices[0], atol=2e-2)
+    assert np.allclose(table.scores[0], alone.after[0], rtol=0.05, atol=1e-3)
+    assert good(table, Grid(SHAPE), metric).all()
+
+
+def test_pairs_reach_over_blank_images():
+    blank = np.array([False, True, True, False, False, True, False])
+    assert pairs_within(blank, 1).tolist() == [[0, 3], [3, 4], [4, 6]]
+    assert pairs_within(blank, 2).tolist() == [[0, 3], [0, 4], [3, 4], [3, 6], [4, 6]]
+    assert pairs_within(np.ones(3, bool), 2).shape == (0, 2)
+
+
+def test_what_is_not_wanted_is_left_out(images):
+    edges = pairs_within(np.zeros(5, bool), 2)
+    whole, part = row(images).fit(edges), row(images).fit(edges, mine=edges[:, 1] >= 3)
+    assert part.edges.tolist() == [[1, 3], [2, 3], [2, 4], [3, 4]]
+    assert np.allclose(part.matrices, whole.matrices[edges[:, 1] >= 3], atol=1e-9)
+    assert len(row(images).fit(edges, mine=edges[:, 1] >= 9)) == 0
+
+
+def test_a_wrong_start_is_mended_by_the_way_around(images, drift, monkeypatch):
+    from daskreg.stacks import neighbor_registration
+
+    found = neighbor_registration.best_starts
+
+    def misled(problem, levels, origin):
+        p = found(problem, levels, origin)
+        p[1, -2:] += 40  # the pair (0, 2)
+        return p
+
+    monkeypatch.setattr(neighbor_registration, "best_starts", misled)
+    table = row(images[:3]).fit(pairs_within(np.zeros(3, bool), 2))
+    assert apart(table, drift).max() < 0.06
+
+
+def test_fields_tell_where_images_agree(images):
+    torn = images.clone()
+    torn[1, :, 170:] = torn[1, :, 170:].flip(0)
+    table = row(torn).fit(np.array([[0, 1]]))
+    fields = table.fields[0].reshape(8, 8)
+    assert np.nanmin(fields[1:-1, 1:3]) > 0.9
+    assert np.nanmax(fields[1:-1, 5:7]) < 0.9
+
+
+def test_looks(images):
+    some = images.clone()
+    some[1] = some[0]
+    some[2] = torch.from_numpy(ndimage.gaussian_filter(some[2].numpy(), 4))
+    some[3] = 5
+    blank = np.array([False, False, False, True, False])
+    looks = row(some, blank).looks()
+    assert looks.digest[0] == looks.digest[1] != looks.digest[4]
+    assert looks.contrast[3] == 0
+    assert looks.texture[2, 0] < 0.3 * looks.texture[0, 0]
+    assert looks.blank.tolist() == blank.tolist()
+
+
+def test_tables_survive_being_text(images):
+    table = row(images).fit(np.array([[0, 1], [0, 2]]))
+    back = unpacked(PairTable, packed(table))
+    for name in ("edges", "matrices", "covariance", "scores", "likeness", "overlap", "fields"):
+        assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
+    looks = row(images).looks()
+    assert np.array_equal(unpacked(Looks, packed(looks)).digest, looks.digest)
+    with pytest.raises(ValueError):
+        unpacked(Looks, "no base64!")

@@ -1,0 +1,109 @@
+"""Slices are read in bounded pieces, each chunk once, and shrunk without losing what counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+from phantoms import block_mean
+
+import daskreg as dr
+from daskreg.geometry import Grid
+from daskreg.sources import Source
+from daskreg.stacks import slice_reader
+from daskreg.stacks.slice_reader import SliceReader
+from daskreg.volumes import source_of, to_dataarray
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(0).random((20, 50, 64)).astype("f4")
+
+
+def reads(monkeypatch):
+    """Boxes read since, in order."""
+    boxes = []
+    read = Source.read
+
+    def noted(self, box):
+        boxes.append(box)
+        return read(self, box)
+
+    monkeypatch.setattr(Source, "read", noted)
+    return boxes
+
+
+def test_slices_along_any_axis(volume):
+    source = source_of(volume)
+    for stack in range(3):
+        reader = SliceReader.of(source, stack)
+        assert reader.count == volume.shape[stack]
+        moved = np.moveaxis(volume, stack, 0)
+        assert reader.grid.shape == moved.shape[1:]
+        wanted = [5, 0, reader.count - 1, 6]
+        assert np.array_equal(reader.read(wanted), moved[wanted])
+
+
+def test_shrunk_slices_are_block_means_where_they_lie(volume):
+    source = source_of(to_dataarray(volume, Grid(volume.shape, (2, 0.5, 0.25), (1, 2, 3), unit="um")))
+    reader = SliceReader.of(source, 0, most=20)
+    assert reader.factors == (2, 3)
+    assert np.allclose(reader.read([3])[0], block_mean(volume[3], (2, 3)), atol=1e-6)
+    assert reader.grid == Grid((25, 21), (1.0, 0.75), (2.25, 3.25), unit="um", axes=("y", "x"))
+
+
+def test_nan_and_masked_voxels_do_not_count(volume):
+    volume[4, 10:12, 10:13] = np.nan
+    volume[4, 0, 0] = np.inf
+    mask = np.ones(volume.shape[1:], bool)
+    mask[20:30, 21:30] = False
+    source = source_of(volume)
+    dims, shape = source.dims[1:], mask.shape
+    cover = Source("array", "mask", mask, (), dims, shape, mask.dtype, shape, source.grid.take((1, 2)))
+    got = SliceReader.of(source, 0, mask=cover, most=20).read([4])[0]
+    kept = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan)[:50, :63].reshape(25, 2, 21, 3)
+    with np.errstate(invalid="ignore"):
+        counts = np.isfinite(kept).sum(axis=(1, 3))
+        expected = np.where(counts > 0, np.nansum(kept, axis=(1, 3)) / np.maximum(counts, 1), np.nan)
+    assert np.allclose(got, expected, equal_nan=True, atol=1e-6)
+    assert np.isnan(got).any()
+
+
+def test_each_chunk_is_read_once(volume, tmp_path, monkeypatch):
+    zarr.create_array(tmp_path / "a.zarr", data=volume, chunks=(10, 25, 64))
+    source = source_of(dr.open(tmp_path / "a.zarr"))
+    reader = SliceReader.of(source, 0)
+    boxes = reads(monkeypatch)
+    for i in range(reader.count):
+        reader.read([max(0, i - 1), i])
+    assert len(boxes) <= 2
+    assert sum(b.size for b in boxes) == volume.size
+
+
+def test_pieces_are_bounded(volume, monkeypatch):
+    monkeypatch.setattr(slice_reader, "TILE_BYTES", 4 * 16 * 64 * 5)
+    monkeypatch.setattr(slice_reader, "CACHE_BYTES", 4 * 25 * 32 * 3 * 4)
+    source = source_of(volume)
+    reader = SliceReader.of(source, 0, most=25)
+    assert reader.depth == 4
+    boxes = reads(monkeypatch)
+    full = np.stack([block_mean(s, (2, 2)) for s in volume])
+    for i in (0, 7, 19):
+        assert np.allclose(reader.read([i])[0], full[i], atol=1e-6)
+    assert all(4 * b.size <= slice_reader.TILE_BYTES for b in boxes)
+    assert len(reader._blocks) <= 3
+
+
+def test_the_array_is_not_written_to(volume):
+    before = volume.copy()
+    mask = np.zeros(volume.shape, bool)
+    mask[:, :5] = True
+    cover = Source("array", "mask", mask, (), ("z", "y", "x"), mask.shape, mask.dtype, mask.shape, Grid(mask.shape))
+    SliceReader.of(source_of(volume), 0, mask=cover).read([0])
+    assert np.array_equal(volume, before)
+
+
+def test_numbers_beyond_float32_keep_their_contrast(volume):
+    large = volume.astype("f8") + 1e9
+    read = SliceReader.of(source_of(large), 0).read([0, 1])
+    assert np.allclose(read - read.mean(), volume[:2] - volume[:2].mean(), atol=1e-6)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.sampling.arrays_numba import jit
+from daskreg.runtime.compiled import jit
 
 # Sums may be made in any order, so that they go in full vectors.
 _FAST = {"reassoc", "contract", "nsz"}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from daskreg.clouds.cloud import Cloud, Floats
 from daskreg.clouds.icp import closest_rigid
+from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
-from daskreg.sampling.arrays_numba import jit
 
 BINS = 11
 # Neighbours in a descriptor, and the radius that holds them in spacings.

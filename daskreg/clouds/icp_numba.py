@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.sampling.arrays_numba import jit
+from daskreg.runtime.compiled import jit
 
 # What a pair measures of its error: all of it, the part along one normal, or plane to plane.
 POINT, PLANE, PLANES = 0, 1, 2

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.sampling.arrays_numba import jit
+from daskreg.runtime.compiled import jit
 
 # More than the levels of any tree.
 _DEEP = 64

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
-from daskreg.sampling.arrays_numba import jit
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]

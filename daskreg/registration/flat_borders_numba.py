@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.sampling.arrays_numba import jit
+from daskreg.runtime.compiled import jit
 
 
 def from_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

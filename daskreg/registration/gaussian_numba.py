@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.filters_numba import nothing, planes
+from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
-from daskreg.sampling.arrays_numba import jit
 
 Singles = NDArray[np.float32]
 

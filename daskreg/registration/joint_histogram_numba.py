@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
-from daskreg.sampling.arrays_numba import jit
 
 _CHUNK = 1 << 15
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from daskreg.sampling.arrays_numba import jit, prefetch
+from daskreg.runtime.compiled import jit, prefetch
 
 # Rows of the buffer: weight, warped, difference, gradient along each axis.
 _V, _W, _D, _G = 0, 1, 2, 3

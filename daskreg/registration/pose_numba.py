@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.sampling.arrays_numba import jit
+from daskreg.runtime.compiled import jit
 
 
 @jit

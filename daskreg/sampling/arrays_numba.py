@@ -34,27 +34,17 @@ only notices a change in the file of the function that was called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+from daskreg.runtime.compiled import jit, prefetch
 
 _BAND = 32  # rows of a plane that are computed before those of the next plane: what they touch stays in the cache
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
-
-
-def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`numba.njit`, nogil, kept on disk between processes where there is a place for that."""
-    if function is None:
-        return lambda f: jit(f, **options)
-    try:
-        return numba.njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # a read-only installation and no home directory
-        return numba.njit(nogil=True, **options)(function)
 
 
 def _as(value: Any, like: Any) -> Any:
@@ -80,22 +70,6 @@ def _load_pair(typing_context: Any, block: Any, index: Any) -> Any:
         return builder.load(pointer, align=bits // 16)
 
     return numba.types.Integer.from_bitwidth(bits, signed=False)(block, index), generate
-
-
-@intrinsic
-def prefetch(typing_context: Any, block: Any, index: Any) -> Any:
-    """Let the processor fetch the line of memory around `block[index]`; harmless outside of the block."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(fetch, [place, flag(0), flag(3), flag(1)])  # for reading, into every cache, of data
-        return context.get_dummy_value()
-
-    return numba.types.none(block, index), generate
 
 
 def _gather(block: Any, offset: Any, near: Any, n: Any) -> None:

@@ -1,0 +1,37 @@
+"""Compiled code: how numba compiles functions here, and an instruction of the processor that it has no name for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`numba.njit`, nogil, kept on disk between processes where there is a place for that."""
+    if function is None:
+        return lambda f: jit(f, **options)
+    try:
+        return numba.njit(nogil=True, cache=True, **options)(function)
+    except RuntimeError:  # a read-only installation and no home directory
+        return numba.njit(nogil=True, **options)(function)
+
+
+@intrinsic
+def prefetch(typing_context: Any, block: Any, index: Any) -> Any:
+    """Let the processor fetch the line of memory around `block[index]`; harmless outside of the block."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [place, flag(0), flag(3), flag(1)])  # for reading, into every cache, of data
+        return context.get_dummy_value()
+
+    return numba.types.none(block, index), generate

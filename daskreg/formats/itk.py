@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError
 from daskreg.geometry import Affine
+from daskreg.geometry.rotations import plane_rotation, scaled_rotation_from_quaternion
 from daskreg.geometry.transform import reversed_axes
 
 Floats = NDArray[np.float64]
@@ -128,31 +129,15 @@ def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], nd
     return m
 
 
-def quaternion(x: float, y: float, z: float, w: float | None = None) -> Floats:
-    """Rotation of a unit quaternion; a versor leaves `w` to be found."""
-    w = float(np.sqrt(max(0.0, 1 - x * x - y * y - z * z))) if w is None else w
-    return np.array(
-        [
-            [w * w + x * x - y * y - z * z, 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), w * w - x * x + y * y - z * z, 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), w * w - x * x - y * y + z * z],
-        ]
-    )
+def _versor(x: float, y: float, z: float) -> Floats:
+    """Rotation of a unit quaternion whose w, not negative, is left out."""
+    return scaled_rotation_from_quaternion(x, y, z, float(np.sqrt(max(0.0, 1 - x * x - y * y - z * z))))
 
 
-def turn(angle: float, i: int = 0, j: int = 1, ndim: int = 2) -> Floats:
-    """Rotation that takes axis i towards axis j."""
-    m = np.eye(ndim)
-    m[i, i] = m[j, j] = np.cos(angle)
-    m[j, i] = np.sin(angle)
-    m[i, j] = -m[j, i]
-    return m
-
-
-def euler(angles: Floats, *, zyx: bool) -> Floats:
+def _euler(angles: Floats, *, zyx: bool) -> Floats:
     """Rz . Rx . Ry of angles about x, y, z, or Rz . Ry . Rx where the file says so."""
     x, y, z = angles
-    rx, ry, rz = turn(x, 1, 2, 3), turn(y, 2, 0, 3), turn(z, 0, 1, 3)
+    rx, ry, rz = plane_rotation(x, 1, 2, 3), plane_rotation(y, 2, 0, 3), plane_rotation(z, 0, 1, 3)
     return rz @ ry @ rx if zyx else rz @ rx @ ry
 
 
@@ -179,24 +164,24 @@ _TYPES: dict[str, Callable[[Floats, Floats, int], Parts]] = {
     "CenteredAffineTransform": lambda p, f, n: (_square(p, n), p[n * n + n : n * n + 2 * n], p[n * n : n * n + n]),
     "ScaleTransform": lambda p, f, n: (np.diag(p[:n]), np.zeros(n), f[:n]),
     "ScaleLogarithmicTransform": lambda p, f, n: (np.diag(np.exp(p[:n])), np.zeros(n), f[:n]),
-    "Euler2DTransform/2": lambda p, f, n: (turn(p[0]), p[1:3], f[:2]),
-    "CenteredRigid2DTransform/2": lambda p, f, n: (turn(p[0]), p[3:5], p[1:3]),
-    "Similarity2DTransform/2": lambda p, f, n: (p[0] * turn(p[1]), p[2:4], f[:2]),
-    "CenteredSimilarity2DTransform/2": lambda p, f, n: (p[0] * turn(p[1]), p[4:6], p[2:4]),
-    "Euler3DTransform/3": lambda p, f, n: (euler(p[:3], zyx=bool(f[3:].any())), p[3:6], f[:3]),
-    "CenteredEuler3DTransform/3": lambda p, f, n: (euler(p[:3], zyx=bool(f[3:].any())), p[6:9], p[3:6]),
-    "QuaternionRigidTransform/3": lambda p, f, n: (quaternion(*p[:4]), p[4:7], f[:3]),
-    "VersorTransform/3": lambda p, f, n: (quaternion(*p[:3]), np.zeros(3), f[:3]),
-    "VersorRigid3DTransform/3": lambda p, f, n: (quaternion(*p[:3]), p[3:6], f[:3]),
-    "Similarity3DTransform/3": lambda p, f, n: (p[6] * quaternion(*p[:3]), p[3:6], f[:3]),
-    "ScaleVersor3DTransform/3": lambda p, f, n: (quaternion(*p[:3]) + np.diag(p[6:9] - 1), p[3:6], f[:3]),
+    "Euler2DTransform/2": lambda p, f, n: (plane_rotation(p[0]), p[1:3], f[:2]),
+    "CenteredRigid2DTransform/2": lambda p, f, n: (plane_rotation(p[0]), p[3:5], p[1:3]),
+    "Similarity2DTransform/2": lambda p, f, n: (p[0] * plane_rotation(p[1]), p[2:4], f[:2]),
+    "CenteredSimilarity2DTransform/2": lambda p, f, n: (p[0] * plane_rotation(p[1]), p[4:6], p[2:4]),
+    "Euler3DTransform/3": lambda p, f, n: (_euler(p[:3], zyx=bool(f[3:].any())), p[3:6], f[:3]),
+    "CenteredEuler3DTransform/3": lambda p, f, n: (_euler(p[:3], zyx=bool(f[3:].any())), p[6:9], p[3:6]),
+    "QuaternionRigidTransform/3": lambda p, f, n: (scaled_rotation_from_quaternion(*p[:4]), p[4:7], f[:3]),
+    "VersorTransform/3": lambda p, f, n: (_versor(*p[:3]), np.zeros(3), f[:3]),
+    "VersorRigid3DTransform/3": lambda p, f, n: (_versor(*p[:3]), p[3:6], f[:3]),
+    "Similarity3DTransform/3": lambda p, f, n: (p[6] * _versor(*p[:3]), p[3:6], f[:3]),
+    "ScaleVersor3DTransform/3": lambda p, f, n: (_versor(*p[:3]) + np.diag(p[6:9] - 1), p[3:6], f[:3]),
     "ScaleSkewVersor3DTransform/3": lambda p, f, n: (
-        quaternion(*p[:3]) + np.diag(p[6:9] - 1) + _off_diagonal(p[9:15]),
+        _versor(*p[:3]) + np.diag(p[6:9] - 1) + _off_diagonal(p[9:15]),
         p[3:6],
         f[:3],
     ),
     "ComposeScaleSkewVersor3DTransform/3": lambda p, f, n: (
-        quaternion(*p[:3]) @ np.diag(p[6:9]) @ _upper(p[9:12]),
+        _versor(*p[:3]) @ np.diag(p[6:9]) @ _upper(p[9:12]),
         p[3:6],
         f[:3],
     ),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
-from daskreg.geometry.pose import matrix_from_parameters, parameters_from_matrix
+from daskreg.geometry.parameters import matrix_from_parameters, parameters_from_matrix
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
 
@@ -87,7 +87,7 @@ class Affine(Transform):
         unit: str | None = None,
         **named: float,
     ) -> Affine:
-        """M = T . R . Sh . S about `centre` from parameters by name (see `geometry.pose`).
+        """M = T . R . Sh . S about `centre` from parameters by name (see `geometry.parameters`).
 
         `ndim` is told by the names (`theta` is 2D, `rz` 3D) where it is not given.
         """
@@ -147,7 +147,7 @@ class Affine(Transform):
     def decompose(self, centre: ArrayLike | None = None) -> dict[str, float]:
         """Named parameters of M = T . R . Sh . S about `centre` (radians, world units).
 
-        Shear is upper triangular, which makes them unique; see `geometry.pose`.
+        Shear is upper triangular, which makes them unique; see `geometry.parameters`.
         """
         return parameters_from_matrix(self.matrix, centre)
 

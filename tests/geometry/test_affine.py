@@ -14,7 +14,7 @@ from strategies import affines, ndims, parameters, vectors
 
 from daskreg.errors import InvalidTransformError, OptionError, PixelUnitWarning, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, SliceAffines, Transform, as_affine
-from daskreg.geometry.pose import identity_parameters, parameter_names
+from daskreg.geometry.parameters import identity_parameters, parameter_names
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -121,8 +121,14 @@ class Grid:
 
     def bounds(self, box: Box) -> tuple[Floats, Floats]:
         """Lower and upper world bounds of a box of voxels, faces included."""
-        corners = self.world(_corners(np.asarray(box.start) - 0.5, np.asarray(box.stop) - 0.5))
+        corners = self.world(box_corners(np.asarray(box.start) - 0.5, np.asarray(box.stop) - 0.5))
         return corners.min(axis=0), corners.max(axis=0)
+
+    def corners(self, *, faces: bool = False) -> Floats:
+        """(2**D, D) world positions of the centres of the corner voxels, or with `faces` of their outer corners."""
+        outward = 0.5 if faces else 0.0
+        last = np.asarray(self.shape) - 1.0
+        return self.world(box_corners(np.zeros(self.ndim) - outward, last + outward))
 
     def world(self, index: ArrayLike) -> Floats:
         """World positions of (..., D) indices, which may be fractional."""
@@ -180,7 +186,7 @@ class Grid:
         """Whether two grids put their voxels at the same places, to `tolerance` voxels, in one unit."""
         if (self.shape, self.names, self.unit) != (other.shape, other.names, other.unit):
             return False
-        ends = _corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
+        ends = box_corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
         return bool(np.all(np.abs(other.index(self.world(ends)) - ends) <= tolerance))
 
     def _with(self, shape: tuple[int, ...], spacing: ArrayLike, origin: ArrayLike) -> Grid:
@@ -236,7 +242,7 @@ def touched_bounds(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Starts and stops, each (N, D), of `touched_box` under N matrices at once; `out` is not empty."""
     ndim = len(source_shape)
-    corners = _corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
+    corners = box_corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
     x = matrices[:, :-1, 0, None] * corners[:, 0]  # (N, D, corners)
     for j in range(1, ndim):
         x = x + matrices[:, :-1, j, None] * corners[:, j]
@@ -250,8 +256,8 @@ def touched_bounds(
     return start, np.maximum(start, stop)
 
 
-def _corners(lower: Floats, upper: Floats) -> Floats:
-    """The 2**D corners of the box from `lower` to `upper`, (2**D, D)."""
+def box_corners(lower: Floats, upper: Floats) -> Floats:
+    """(2**D, D) corners of the box from `lower` to `upper`, the last axis fastest."""
     ends = np.stack([lower, upper])
     bits = np.indices((2,) * len(lower)).reshape(len(lower), -1).T
     return np.take_along_axis(ends, bits, axis=0)

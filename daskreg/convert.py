@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, ShapeMismatchError
 from daskreg.formats.ngff import forward_matrix
-from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, as_affine, common_unit
+from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, Transform, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
 from daskreg.geometry.transform import checked_matrices, reversed_axes
 
@@ -106,11 +106,10 @@ def from_pystackreg(m: ArrayLike, *, fixed: Grid | None = None, moving: Grid | N
 
 def to_pystackreg(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
     """(3, 3), or (N, 3, 3) of SliceAffines, for `StackReg.transform` and `transform_stack`."""
-    held = getattr(t, "raw_from_aligned", t)
-    one = held if isinstance(held, SliceAffines) else as_affine(held, 2, "what to_pystackreg takes")
-    if one.ndim != 2:
-        raise InvalidTransformError(f"pystackreg moves 2D slices, not {one.ndim}D volumes")
-    return reversed_axes(_to_index(one, _plane(fixed), _plane(moving)))
+    transform = as_transform(t)
+    if transform.ndim != 2:
+        raise InvalidTransformError(f"pystackreg moves 2D slices, not {transform.ndim}D volumes")
+    return reversed_axes(_to_index(transform, _plane(fixed), _plane(moving)))
 
 
 # --- torch ----------------------------------------------------------------------------------
@@ -144,10 +143,9 @@ def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, a
     """
     import torch
 
-    held = getattr(t, "raw_from_aligned", t)
-    one = held if isinstance(held, SliceAffines) else as_affine(held, what="what to_torch takes")
     shapes = _shapes(fixed, moving, "to_torch")
-    return torch.as_tensor(theta_from_index(_to_index(one, fixed, moving), *shapes, align_corners=align_corners))
+    index = _to_index(as_transform(t), fixed, moving)
+    return torch.as_tensor(theta_from_index(index, *shapes, align_corners=align_corners))
 
 
 # --- ITK --------------------------------------------------------------------------------------
@@ -238,14 +236,14 @@ def _world(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> tuple[F
     return outer @ matrices @ inner, unit
 
 
-def _to_index(t: Affine | SliceAffines, fixed: Grid | None, moving: Grid | None) -> Floats:
+def _to_index(t: Transform, fixed: Grid | None, moving: Grid | None) -> Floats:
     """Matrices of array indices (moving from fixed) from a map of the world."""
     _check_grids(fixed, moving, t.ndim)
     for grid in (fixed, moving):
         common_unit(t.unit, PIXEL if grid is None else grid.unit, "transform and Grid")
     inner = np.eye(t.ndim + 1) if fixed is None else fixed.matrix
     outer = np.eye(t.ndim + 1) if moving is None else moving.inverse_matrix
-    return np.asarray(outer @ (t.matrix if isinstance(t, Affine) else t.matrices) @ inner)
+    return np.asarray(outer @ t.to_matrices() @ inner)
 
 
 def _in_world(t: Affine, fixed: Grid | None, moving: Grid | None) -> Affine:

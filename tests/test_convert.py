@@ -412,12 +412,12 @@ def test_without_grids_they_are_pixels_of_spacing_one() -> None:
 
 def test_fits_are_taken_for_their_transforms() -> None:
     class Fit:
-        moving_from_fixed = Affine.translation(x=3)
+        transform = Affine.translation(x=3)
 
     class Stack:
-        raw_from_aligned = SliceAffines([Fit.moving_from_fixed.matrix])
+        transform = SliceAffines([Fit.transform.matrix])
 
-    np.testing.assert_array_equal(convert.to_scipy(Fit()), Fit.moving_from_fixed.matrix)
+    np.testing.assert_array_equal(convert.to_scipy(Fit()), Fit.transform.matrix)
     np.testing.assert_array_equal(convert.to_pystackreg(Stack())[0], [[1, 0, 3], [0, 1, 0], [0, 0, 1]])
     assert convert.to_itk(Fit()).GetTranslation() == (3.0, 0.0)
 

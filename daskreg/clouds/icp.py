@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from daskreg.clouds.cloud import Cloud, Floats, Follower, Ints
 from daskreg.clouds.cloud_numba import bounds
 from daskreg.clouds.icp_numba import PLANE, PLANES, biweight, pair_sums
-from daskreg.geometry.grid import box_corners
+from daskreg.geometry import box_corners
 from daskreg.runtime.threads import pool_threads, spread
 
 Reals = NDArray[np.floating[Any]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from daskreg.errors import InvalidTransformError
 from daskreg.formats.itk import to_matrix
-from daskreg.geometry import Affine, SliceAffines
+from daskreg.geometry import Affine, Transform
 from daskreg.geometry.transform import reversed_axes
 
 Fields = dict[str, list[str]]
@@ -36,7 +36,7 @@ def looks_like(text: str) -> bool:
     return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
 
 
-def read(text: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
+def read(text: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
     """The map of a parameter file and of those it builds on.
 
     Args:
@@ -85,7 +85,7 @@ def _own(fields: Fields, path: Path) -> Affine:
     return Affine(reversed_axes(to_matrix(names[ndim], parameters, fixed, ndim)))
 
 
-def _linked(name: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
+def _linked(name: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
     """A file named in another: as it stands, or, where a run was moved, beside it."""
     places = [path.parent / name, path.parent / Path(name.replace("\\", "/")).name]
     found = load_linked(next((p for p in places if p.is_file()), places[0]))

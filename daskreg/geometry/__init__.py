@@ -14,21 +14,30 @@ The convention, in identities that the tests hold:
     warp(image, push=t)            == warp(image, pull=t.inverse())
 """
 
-from daskreg.geometry.affine import Affine, as_affine
+from daskreg.geometry.affine import Affine
 from daskreg.geometry.box import Box, tile
-from daskreg.geometry.grid import Grid, default_axes, index_matrix, touched_bounds, touched_box
+from daskreg.geometry.grid import Grid, box_corners, default_axes, index_matrix, touched_bounds, touched_box
+from daskreg.geometry.index_map import AffineIndexMap, IndexMap, Piece
+from daskreg.geometry.inputs import as_affine, as_transform
 from daskreg.geometry.slices import SliceAffines
 from daskreg.geometry.transform import Transform
 from daskreg.geometry.units import PIXEL, canonical_unit, common_unit
+from daskreg.geometry.warped_bounds import WarpedBounds
 
 __all__ = [
     "PIXEL",
     "Affine",
+    "AffineIndexMap",
     "Box",
     "Grid",
+    "IndexMap",
+    "Piece",
     "SliceAffines",
     "Transform",
+    "WarpedBounds",
     "as_affine",
+    "as_transform",
+    "box_corners",
     "canonical_unit",
     "common_unit",
     "default_axes",

@@ -47,13 +47,13 @@ def shear_axes(name: str) -> tuple[int, int]:
 
 
 def identity_parameters(ndim: int) -> dict[str, float]:
-    """Every parameter at the value that moves nothing, in the documented order."""
+    """Every parameter at its value for the identity, in the documented order."""
     names = parameter_names(ndim)
     return {n: float(group == "scale") for group, members in names.items() for n in members}
 
 
 def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: ArrayLike | None = None) -> Floats:
-    """(D+1, D+1) matrix in array order. Parameters left out move nothing.
+    """(D+1, D+1) matrix in array order. Parameters left out are those of the identity.
 
     Args:
         parameters: by name; translations in the unit of the world.
@@ -83,8 +83,8 @@ def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: A
 def parameters_from_matrix(matrix: Floats, centre: ArrayLike | None = None) -> dict[str, float]:
     """Named parameters of a matrix in array order, shear upper triangular (unique).
 
-    A reflection shows as a negative scale of the last of x, y, z. The linear part is
-    split by a QR decomposition into a rotation and an upper triangle Sh . S.
+    A reflection gives a negative scale of the last of x, y, z. A QR decomposition splits the
+    linear part into a rotation and an upper triangular Sh . S.
     """
     ndim = matrix.shape[0] - 1
     names = parameter_names(ndim)

@@ -214,8 +214,8 @@ def register(
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     pose = Pose.of(model, f.grid.ndim)
-    if hasattr(init, "target_from_source"):  # of the moving image's points, onto the fixed image's
-        init = init.target_from_source.inverse()
+    if isinstance(init, Fit):
+        init = init.pull
     start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
     if not isinstance(start, str) or start in ("auto", "identity"):
         check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if isinstance(start, str) else start)

@@ -295,8 +295,7 @@ def test_bad_calls() -> None:
 def test_as_affine_takes_what_holds_one() -> None:
     a = Affine.translation(x=1)
     assert as_affine(a, 2) is a
-    assert as_affine(SimpleNamespace(moving_from_fixed=a), 2) is a
-    assert as_affine(SimpleNamespace(target_from_source=a), 2) is a
+    assert as_affine(SimpleNamespace(transform=a), 2) is a
     assert as_affine(a.matrix, 2) == a
     with pytest.raises(InvalidTransformError, match="init is 2D where 3D is needed"):
         as_affine(a, 3, "init")

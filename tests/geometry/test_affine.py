@@ -43,6 +43,7 @@ def test_points_keep_their_shape(case: tuple[Affine, Affine, Affine, Floats]) ->
     cloud = np.stack([p, p + 1, 2 * p])
     assert a(p).shape == p.shape
     np.testing.assert_array_equal(a(cloud[None])[0], a(cloud))
+    np.testing.assert_array_equal(a(cloud, index=[0, 4, 2]), a(cloud))
     np.testing.assert_allclose(a(cloud)[1], a(p + 1), rtol=0, atol=1e-10)
     np.testing.assert_allclose(a(p), a.linear @ p + a.offset, rtol=0, atol=1e-10)
 

@@ -53,8 +53,8 @@ def warp(
 
     Args:
         source: DataArray, dask or NumPy array, or a torch tensor. Spatial axes come last.
-        like: a volume or Grid whose voxels the output shall have.
-        grid: the output's Grid, or "union" / "intersection" of where the transforms bring
+        like: a volume or Grid whose grid is the output's.
+        grid: the output's Grid, or "union" / "intersection" of where the transform brings
             the source's voxels. Default: the source's own grid.
         order: 0 nearest (labels), 1 linear, 3 cubic spline. Boolean arrays use 0.
         fill: value outside the source.
@@ -62,12 +62,12 @@ def warp(
         dtype: of the output; default the source's. Casting to integers rounds half to even
             and clamps.
         device: "auto", "cpu" or "cuda[:i]", resolved where blocks run.
-        allow_empty: allow an output that is nothing but fill.
+        allow_empty: allow an output that has only the fill value.
 
     Returns: the same kind as `source`; lazy (dask-backed) unless NumPy or a tensor.
 
     Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
-    EmptyOutputError where no voxel of the source would be seen.
+    EmptyOutputError where the output would have no voxel of the source.
     """
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
@@ -132,7 +132,7 @@ def _output_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse a fill that the output cannot hold: clamped, it could not be told from voxels."""
+    """Raise OptionError for a fill that the output's type cannot hold: clamped, it would look like a voxel."""
     try:
         value = float(fill)
     except (TypeError, ValueError) as error:
@@ -142,10 +142,10 @@ def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
 
 
 def lazy_array(job: Job, chunks: Any = "auto") -> da.Array:
-    """The job as one lazy layer of a dask array, which `write` finds again by its name."""
+    """The job as one lazy layer of a dask array; `write` finds the job by the array's name."""
     sizes = _chunk_sizes(job, chunks)
     starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
-    # The function holds the job, so the graph keeps it alive, and the registry finds it.
+    # The function refers to the job, so that the graph keeps it alive for the weak registry.
     data: da.Array = da.map_blocks(
         partial(_run_lazy, job, starts, sizes),
         chunks=sizes,
@@ -166,18 +166,18 @@ def _run_lazy(
 
 
 def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
-    """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
-    given = chunks
+    """Sizes of all chunks along each axis. Sizes for the spatial axes alone mean chunks of 1 along t and c."""
+    wanted = chunks
     if isinstance(chunks, str) and chunks == "auto":
-        given = _auto_chunks(job)
+        wanted = _auto_chunks(job)
     elif isinstance(chunks, Mapping):
         if not set(chunks) <= set(job.dims):
             raise OptionError(f"chunks={chunks!r} names an axis that is not among {', '.join(job.dims)}")
-        given = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
+        wanted = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
     elif isinstance(chunks, Sequence) and not isinstance(chunks, str) and len(chunks) == job.grid.ndim:
-        given = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
+        wanted = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
     try:
-        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(given, shape=job.shape, dtype=job.dtype)
+        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(wanted, shape=job.shape, dtype=job.dtype)
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise OptionError(
             f"chunks={chunks!r} does not fit the axes {dict(zip(job.dims, job.shape, strict=True))}: give 'auto', one "
@@ -187,7 +187,7 @@ def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _auto_chunks(job: Job) -> tuple[int, ...]:
-    """Chunks of at most 64 MiB: the sampled axes whole, or cut where a plane is larger."""
+    """Chunks of at most 64 MiB: whole along the sampled axes, unless a plane is larger."""
     chunks = [1] * (len(job.shape) - job.grid.ndim) + list(job.grid.shape)
     while math.prod(chunks) * job.dtype.itemsize > BLOCK_BYTES:
         carried = [k for k in job.mapping.carried if chunks[k] > 1]
@@ -226,7 +226,7 @@ def _output_grid(source: Grid, dims: tuple[str, ...], pull: Transform, like: Any
 
 
 def _warped_grid(source: Grid, dims: tuple[str, ...], pull: Transform, which: str) -> Grid:
-    """The source's lattice, cropped or extended to where the transform brings its voxels."""
+    """The source's grid, cropped or extended to where the transform brings its voxels."""
     bounds = pull.warped_bounds(source, dims)
     if which == "union":
         start, stop = np.floor(bounds.lower + 1e-6), np.ceil(bounds.upper - 1e-6) + 1
@@ -239,12 +239,12 @@ def _warped_grid(source: Grid, dims: tuple[str, ...], pull: Transform, which: st
 
 
 def _all_fill(job: Job) -> bool:
-    """Whether no voxel of the source is touched by any voxel of the output."""
+    """Whether no voxel of the output is sampled from a voxel of the source."""
     return job.mapping.read_box(Box.of(job.shape), job.source.shape, halo(0)).empty
 
 
 def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
-    """Tensor in, tensor out, differentiable with respect to the voxels; pixels of spacing one."""
+    """A tensor from a tensor, differentiable in the voxels; its voxels have spacing one."""
     import torch
 
     from daskreg.sampling.sample import sample
@@ -256,9 +256,9 @@ def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | 
     mapping = pull.index_map(out, source, names)
     shape = tuple(tensor.shape[: tensor.ndim - spatial]) + out.shape
     result = torch.full(shape, float(fill), dtype=tensor.dtype, device=tensor.device)
-    order_of_axes = (*mapping.carried, *mapping.sampled)
+    axes = (*mapping.carried, *mapping.sampled)
     for piece in mapping.pieces(Box.of(shape), tuple(tensor.shape), halo(order)):
-        block = tensor[piece.read.slices].permute(order_of_axes)
+        block = tensor[piece.read.slices].permute(axes)
         sampled = sample(
             block,
             piece.read.take(mapping.sampled),
@@ -267,5 +267,5 @@ def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | 
             order=order,
             fill=fill,
         )
-        result[piece.out.slices] = sampled.permute(tuple(np.argsort(order_of_axes)))
+        result[piece.out.slices] = sampled.permute(tuple(np.argsort(axes)))
     return result

@@ -1,4 +1,4 @@
-"""Converters, each judged by warping an image with the tool that it is for.
+"""Converters, each tested by warping an image with its tool.
 
 Where a tool's border differs from ours (what lies up to one voxel outside is blended with
 the fill), only the inside is compared: ITK keeps half a voxel around the image at the
@@ -173,7 +173,7 @@ def test_round_trip(name: str, ndim: int, oblique: bool) -> None:
 
 
 def pixel_matrix(ndim: int) -> Floats:
-    """Array-order pixels, output to input, with a bit of everything."""
+    """Array-order pixels, output to input, with rotation, scale, shear and shift."""
     if ndim == 2:
         return np.array([[0.95, 0.12, -4.3], [-0.15, 1.1, 21.7], [0, 0, 1]])
     return np.array([[0.95, 0.05, 0.1, -3.3], [-0.1, 0.97, 0.12, 4.6], [0.08, -0.15, 1.1, 1.4], [0, 0, 0, 1.0]])

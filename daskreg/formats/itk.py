@@ -1,8 +1,8 @@
 """ITK transform files, text and HDF5: from a type's parameters to a matrix.
 
 ITK's maps take points of the fixed image to the moving image, in x, y, z order, as
-x' = M (x - c) + c + t about a centre c. What each type's parameters mean follows the
-classes of its Transform module.
+x' = M (x - c) + c + t about a centre c. The meaning of each type's parameters follows the
+classes of ITK's Transform module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_PARAMETERS = 1000
 
 
 @dataclass(frozen=True)
-class Entry:
+class TransformRecord:
     """One transform of a file, such as ("AffineTransform_double_3_3", parameters, fixed)."""
 
     type: str
@@ -62,21 +62,23 @@ def read_text(text: str, name: str) -> Affine:
             fields.append({})
         if fields:
             fields[-1][key.strip()] = value.strip()
-    # Types first: a deformation field is refused by its name, not parsed.
-    types = [Entry(f["Transform"]) for f in fields]
+    # Types first: a deformation field is refused by its type, before its numbers are parsed.
+    types = [TransformRecord(f["Transform"]) for f in fields]
     _check_types(types, name)
     try:
-        entries = [Entry(f["Transform"], _numbers(f, "Parameters"), _numbers(f, "FixedParameters")) for f in fields]
+        records = [
+            TransformRecord(f["Transform"], _numbers(f, "Parameters"), _numbers(f, "FixedParameters")) for f in fields
+        ]
     except ValueError as error:
         raise InvalidTransformError(f"{name}: {error}") from error
-    return _composed(entries, name)
+    return _composed(records, name)
 
 
 def write_text(transform: Affine) -> str:
     """An AffineTransform about the origin."""
-    entry = _entry(transform)
-    parameters, fixed = (" ".join(map(repr, values)) for values in (entry.parameters, entry.fixed))
-    lines = [HEADER, "#Transform 0", f"Transform: {entry.type}"]
+    record = _record(transform)
+    parameters, fixed = (" ".join(map(repr, values)) for values in (record.parameters, record.fixed))
+    lines = [HEADER, "#Transform 0", f"Transform: {record.type}"]
     return "\n".join([*lines, f"Parameters: {parameters}", f"FixedParameters: {fixed}", ""])
 
 
@@ -99,15 +101,15 @@ def write_hdf5(transform: Affine, path: Path) -> None:
     Raises: MissingExtraError without h5py.
     """
     h5py = _h5py()
-    entry = _entry(transform)
+    record = _record(transform)
     with h5py.File(path, "w") as file:
         text = h5py.string_dtype("ascii")
         file.create_dataset("ITKVersion", data=["5.0.0"], dtype=text)
         file.create_dataset("HDFVersion", data=[h5py.version.hdf5_version], dtype=text)
         group = file.create_group("TransformGroup/0")
-        group.create_dataset("TransformType", data=[entry.type], dtype=text)
-        group.create_dataset("TransformParameters", data=np.asarray(entry.parameters, dtype=np.float64))
-        group.create_dataset("TransformFixedParameters", data=np.asarray(entry.fixed, dtype=np.float64))
+        group.create_dataset("TransformType", data=[record.type], dtype=text)
+        group.create_dataset("TransformParameters", data=np.asarray(record.parameters, dtype=np.float64))
+        group.create_dataset("TransformFixedParameters", data=np.asarray(record.fixed, dtype=np.float64))
 
 
 def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], ndim: int) -> Floats:
@@ -193,15 +195,15 @@ _TYPES |= dict.fromkeys(
 _TYPES["Rigid2DTransform/2"] = _TYPES["Euler2DTransform/2"]
 
 
-def _check_types(entries: Sequence[Entry], name: str) -> None:
-    if not entries:
+def _check_types(records: Sequence[TransformRecord], name: str) -> None:
+    if not records:
         raise InvalidTransformError(f"{name} holds no transform")
-    composite = entries[0].name == "CompositeTransform"
-    parts = entries[1:] if composite else entries
-    for entry in parts:
-        if entry.name not in _TYPES and f"{entry.name}/{entry.ndim}" not in _TYPES:
-            raise InvalidTransformError(f"{name}: {entry.type} is not an affine map that daskreg reads")
-    if len({entry.ndim for entry in entries}) != 1:
+    composite = records[0].name == "CompositeTransform"
+    parts = records[1:] if composite else records
+    for record in parts:
+        if record.name not in _TYPES and f"{record.name}/{record.ndim}" not in _TYPES:
+            raise InvalidTransformError(f"{name}: {record.type} is not an affine map that daskreg reads")
+    if len({record.ndim for record in records}) != 1:
         raise InvalidTransformError(f"{name}: its transforms are of different dimensions")
     if len(parts) > 1 and not composite:
         raise InvalidTransformError(
@@ -210,29 +212,32 @@ def _check_types(entries: Sequence[Entry], name: str) -> None:
         )
 
 
-def _composed(entries: Sequence[Entry], name: str) -> Affine:
-    """ITK's composite applies the last of its transforms first."""
-    ndim = entries[0].ndim
+def _composed(records: Sequence[TransformRecord], name: str) -> Affine:
+    """The product; ITK's composite applies the last of its transforms first."""
+    ndim = records[0].ndim
     m = np.eye(ndim + 1)
-    for entry in entries:
-        if entry.name != "CompositeTransform":
-            m = m @ to_matrix(entry.name, entry.parameters, entry.fixed, ndim)
+    for record in records:
+        if record.name != "CompositeTransform":
+            m = m @ to_matrix(record.name, record.parameters, record.fixed, ndim)
     return Affine(reversed_axes(m))
 
 
-def _entry(transform: Affine) -> Entry:
+def _record(transform: Affine) -> TransformRecord:
     m, n = reversed_axes(transform.matrix), transform.ndim
-    return Entry(f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n)
+    return TransformRecord(
+        f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n
+    )
 
 
 def _read_group(group: Any, name: str) -> Affine:
     members = [group[k] for k in sorted((k for k in group if k.isdigit()), key=int)]
     types = [_text(member["TransformType"][0]) for member in members]
-    _check_types([Entry(t) for t in types], name)
-    entries = [
-        Entry(t, _values(m, "Parameters"), _values(m, "FixedParameters")) for t, m in zip(types, members, strict=True)
+    _check_types([TransformRecord(t) for t in types], name)
+    records = [
+        TransformRecord(t, _values(m, "Parameters"), _values(m, "FixedParameters"))
+        for t, m in zip(types, members, strict=True)
     ]
-    return _composed(entries, name)
+    return _composed(records, name)
 
 
 def _numbers(fields: dict[str, str], key: str) -> list[float]:
@@ -240,13 +245,13 @@ def _numbers(fields: dict[str, str], key: str) -> list[float]:
 
 
 def _values(member: Any, key: str) -> list[float]:
-    # ITK 4 spelled the names without an "s".
-    found = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
-    if found is None:
+    # ITK 4 writes the names without the "s" of "Transform".
+    numbers = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
+    if numbers is None:
         return []
-    if found.size > _MOST_PARAMETERS:
-        raise InvalidTransformError(f"{found.size} parameters are too many for an affine map")
-    return [float(v) for v in found[()]]
+    if numbers.size > _MOST_PARAMETERS:
+        raise InvalidTransformError(f"{numbers.size} parameters are too many for an affine map")
+    return [float(v) for v in numbers[()]]
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,12 @@
 """Transform files: what `transform.save(path)` writes, and `load(path)`.
 
-daskreg's own file is JSON, so that it holds nothing but numbers and names:
+daskreg's own file is JSON, which holds nothing but numbers and names:
 
     {"schema": "daskreg/transform", "version": 1, "transform": {"type": "affine", ...}}
 
 A fit's file (schema "daskreg/fit") holds the same "transform" entry and loads as its
 transform. Files of ITK (`.tfm`, `.txt`, `.h5`) and of elastix store the same direction
-as daskreg's `moving_from_fixed`, on the world, in x, y, z order; they know no unit.
+as daskreg's `moving_from_fixed`, on the world, in x, y, z order, without a unit.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix param
 
 
 def load(path: str | PathLike[str]) -> Transform:
-    """Read a transform file, told by its content: JSON (also of a fit), ITK text or HDF5, elastix.
+    """Read a transform file, recognised by its content: JSON (also of a fit), ITK text or HDF5, elastix.
 
-    Maps of other tools come as that tool's pull, `moving_from_fixed`, in array order and
+    Maps of other tools are that tool's pull, `moving_from_fixed`, in array order and
     without a unit.
 
     Raises: InputError where there is no such file or it is larger than any transform;
@@ -46,10 +46,10 @@ def load(path: str | PathLike[str]) -> Transform:
     return _load(Path(path), ())
 
 
-def _load(path: Path, seen: tuple[Path, ...]) -> Transform:
-    """`seen` are the files that led here, by elastix's links."""
-    here = path.resolve()
-    if here in seen:
+def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
+    """`parents` are the elastix files that named this one."""
+    resolved = path.resolve()
+    if resolved in parents:
         raise InvalidTransformError(f"{path} builds on itself")
     if _is_hdf5(path):
         return itk.read_hdf5(path)
@@ -60,7 +60,7 @@ def _load(path: Path, seen: tuple[Path, ...]) -> Transform:
     if text.startswith("#Insight Transform File"):
         return itk.read_text(text, str(path))
     if elastix.looks_like(text):
-        return elastix.read(text, path, lambda linked: _load(linked, (*seen, here)))
+        return elastix.read(text, path, lambda linked: _load(linked, (*parents, resolved)))
     if text.lstrip().startswith("{"):
         return transform_from_file(_parsed(text, path), str(path))
     raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}")
@@ -84,7 +84,7 @@ def transform_from_file(data: Any, name: str = "the file") -> Transform:
 
 
 def transform_from_dict(data: Any, name: str = "the entry") -> Transform:
-    """What `transform.to_dict()` wrote."""
+    """The transform of what its `to_dict()` gave."""
     known = kinds()
     kind = data.get("type") if isinstance(data, Mapping) else None
     if not isinstance(kind, str) or kind not in known:
@@ -98,7 +98,7 @@ def transform_from_dict(data: Any, name: str = "the entry") -> Transform:
 
 
 def write_json(data: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Write JSON atomically; NaN and infinity are refused, since JSON has no word for them."""
+    """Write JSON atomically; NaN and infinity are an error, since JSON does not have them."""
     write_text(json.dumps(data, allow_nan=False, indent=1) + "\n", path)
 
 
@@ -127,7 +127,7 @@ def write_text(text: str, path: str | PathLike[str]) -> None:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, which takes its place in the end."""
+    """A path beside `target` to write to; it is renamed to `target` in the end."""
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial

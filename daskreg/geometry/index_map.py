@@ -47,12 +47,13 @@ class IndexMap(ABC):
     Boxes have all axes of the array, and absolute indices. `margin` is how many voxels beyond those
     of linear sampling the interpolation reads (`sampling.halo`).
 
-    A map that is not affine implements the same members. For a displacement field: `restrict` cuts
-    the vectors to what the interpolation of the field reads for the output box; `read_box` grows the
-    box under the affine part by the least and the greatest displacement in it; `pieces` are small
-    enough that their coordinates fit in memory; and `identity` has the bytes of the vectors, or the
-    fingerprint of the file that holds them. Its pieces have coordinates of a form of their own, which
-    reach `sampling.sample` unchanged: the kernel for them is added there, and nothing between.
+    A map that is not affine implements the same members. For a displacement field: `restrict` crops
+    the vectors to those that the interpolation of the field reads for the output box; `read_box` grows
+    the box of the affine part by the least and the greatest displacement; `pieces` are so small that
+    their coordinates fit in memory; and `identity` has the bytes of the vectors, or the fingerprint of
+    the file that has them. A chain of transforms that do not collapse into one goes through its maps
+    from the output to the source in each of these. The pieces of such maps have coordinates of another
+    form, which the callers of `pieces` pass on unread: only `sampling` needs a kernel for them.
 
     Attributes:
         sampled: positions of the sampled axes among the array's dims, ascending.

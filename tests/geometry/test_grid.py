@@ -1,4 +1,4 @@
-"""Grids against their formula, coordinate-valued images and dense evaluation."""
+"""Grids compared with their formula, coordinate-valued images and dense evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TURNED = [[0.6, -0.8], [0.8, 0.6]]
 
 
 def tolerance(grid: Grid) -> float:
-    """World distances that count as rounding."""
+    """World distances below which differences are rounding."""
     return 1e-12 * (1 + float(np.abs(coordinates_of_corners(grid)).max()))
 
 

@@ -1,4 +1,4 @@
-"""A third kind of transform, defined outside of the package, goes all the ways that an Affine goes."""
+"""A third kind of transform, defined outside of the package, does all that an Affine does."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_kinds_are_told_apart_by_name() -> None:
 
 
 def test_saving_needs_no_other_import(tmp_path: Path) -> None:
-    """Geometry is imported alone, and finds who writes files when a file is written."""
+    """Geometry is imported alone; the module that writes files is imported when a file is written."""
     code = (
         "import sys; from daskreg.geometry import Affine; "
         "assert not any(m.startswith('daskreg.formats') for m in sys.modules); "

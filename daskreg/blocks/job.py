@@ -133,7 +133,7 @@ class Job:
         if self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0):
             part = cut[0]
         seen = self.read_box(part)
-        total = self._held_bytes(cut) + part.size * self.computed_dtype.itemsize
+        total = self._held_bytes(cut) + part.size * self.computed_dtype.itemsize + self.mapping.coordinate_bytes(part)
         if self.order == 3:
             sampled = [seen.shape[k] for k in self.mapping.sampled]
             batch = math.prod(seen.shape[k] for k in self.mapping.batch)

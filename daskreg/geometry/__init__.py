@@ -12,6 +12,9 @@ The convention, in identities that the tests hold:
     Affine.rotation(theta)         turns +x towards +y
     warp(image, pull=t)[p]         == image at t(p)
     warp(image, push=t)            == warp(image, pull=t.inverse())
+
+`Transform` says what any map answers, `IndexMap` how it pulls between two grids. A new kind of map
+is one file that implements both.
 """
 
 from daskreg.geometry.affine import Affine

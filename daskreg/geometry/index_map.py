@@ -94,6 +94,10 @@ class IndexMap(ABC):
         What no piece covers lies outside the source and is fill.
         """
 
+    def coordinate_bytes(self, out: Box) -> int:
+        """Memory that the coordinates of the pieces of `out` take: none for index matrices."""
+        return 0
+
 
 @dataclass(frozen=True, eq=False)
 class AffineIndexMap(IndexMap):

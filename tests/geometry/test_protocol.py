@@ -6,6 +6,9 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import reduce
+from itertools import combinations
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from scipy import ndimage as ndi
 import daskreg as dr
 from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnitError
 from daskreg.formats.transforms import load
-from daskreg.geometry import Affine, Box, Grid, SliceAffines, Transform, registry
+from daskreg.geometry import Affine, Box, Grid, SliceAffines, Transform, registry, tile
 from daskreg.volumes import to_dataarray
 
 SHAPE = (9, 33, 41)
@@ -91,6 +94,39 @@ def test_it_acts_on_the_world(volume: np.ndarray) -> None:
         dr.warp(array, pull=PiecewiseAffine(PIXELS.below, PIXELS.above, 5, unit="millimeter"))
     with pytest.raises(EmptyOutputError):
         dr.warp(array, push=Affine.translation(x=1e6, unit="um") @ PIECEWISE)
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        Affine.from_parameters(rx=0.2, rz=0.3, tx=2.5, centre=(4, 16, 20)),
+        Affine.from_parameters(theta=0.2, tx=30),
+        Affine.translation(z=-2, x=0.5),
+        SliceAffines(np.stack([Affine.from_parameters(theta=0.1 * i, tx=6 * i).matrix for i in range(SHAPE[0])])),
+        PIXELS,
+    ],
+    ids=("volume", "plane", "shift", "slices", "piecewise"),
+)
+def test_what_every_index_map_keeps_to(pull: Transform) -> None:
+    """Pieces are disjoint parts of their box and read what the read box holds, also after `restrict`."""
+    grid = Grid(SHAPE)
+    whole = pull.index_map(grid, grid, grid.names)
+    assert sorted((*whole.sampled, *whole.carried)) == [0, 1, 2]
+    assert set(whole.batch) <= set(whole.carried)
+    for _, box in tile(SHAPE, (4, 11, 20)):
+        for margin in (0, 2):
+            pieces = list(whole.pieces(box, SHAPE, margin))
+            own = list(whole.restrict(box).pieces(box, SHAPE, margin))
+            assert [(p.out, p.read, p.coordinates.tobytes()) for p in own] == [
+                (p.out, p.read, p.coordinates.tobytes()) for p in pieces
+            ]
+            read = whole.read_box(box, SHAPE, margin)
+            assert read == whole.restrict(box).read_box(box, SHAPE, margin)
+            assert read.empty or read == reduce(or_, (p.read for p in pieces))
+            assert read.empty == (not pieces)
+            assert all(p.out in box and p.read in Box.of(SHAPE) for p in pieces)
+            assert all((a.out & b.out).empty for a, b in combinations(pieces, 2))
+        assert whole.restrict(box).identity() == whole.restrict(box).restrict(box).identity()
 
 
 def test_points_inverse_and_composition(volume: np.ndarray) -> None:

@@ -101,8 +101,8 @@ def build_affine_matrix(  # noqa: PLR0917 (the original's order)
 
     Differentiable with respect to every parameter.
     """
-    turned = _stacked((theta, tx, ty, shx, shy), device)
-    return _inverse_theta(Pose.of(("rotation", "translation", "shear"), 2), turned, (sx, sy), dtype)
+    parameters = _stacked((theta, tx, ty, shx, shy), device)
+    return _inverse_theta(Pose.of(("rotation", "translation", "shear"), 2), parameters, (sx, sy), dtype)
 
 
 def build_affine_matrix_3d(  # noqa: PLR0917 (the original's order)
@@ -119,8 +119,8 @@ def build_affine_matrix_3d(  # noqa: PLR0917 (the original's order)
     dtype: torch.dtype,
 ) -> Tensor:
     """The *inverse* of T . Rz . Ry . Rx . S as theta (1, 3, 4); differentiable."""
-    turned = _stacked((rx, ry, rz, tx, ty, tz), device)
-    return _inverse_theta(Pose.of("rigid", 3), turned, (sx, sy, sz), dtype)
+    parameters = _stacked((rx, ry, rz, tx, ty, tz), device)
+    return _inverse_theta(Pose.of("rigid", 3), parameters, (sx, sy, sz), dtype)
 
 
 def registering_matrix(params: dict[str, float]) -> Tensor:

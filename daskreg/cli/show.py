@@ -17,12 +17,12 @@ ANGLES = ("theta", "rx", "ry", "rz")
 
 def fit_lines(fit: Any) -> Iterator[str]:
     """A fit in a few lines: its own words, or of a cloud's the facts that matter."""
-    if not hasattr(fit, "rmse"):
+    if fit.kind != "cloud":
         yield from repr(fit).splitlines()
         return
     status = fit.status.name.lower()
     yield f"{type(fit).__name__}({status}: {fit.method}, {fit.iterations} iterations, {fit.seconds:.2g} s"
-    yield f"  target from source: {fit.target_from_source.describe()}"
+    yield f"  target from source: {fit.transform.describe()}"
     yield f"  rmse {fit.rmse:.5g}, inliers {fit.fitness:.1%})"
 
 

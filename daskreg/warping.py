@@ -18,11 +18,11 @@ from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
 from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
 from daskreg.sampling.sample import cast, halo
+from daskreg.sources.chunking import entries_per_axis, wrong_sizes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
-from daskreg.volumes import as_dataarray, source_of, to_dataarray
-from daskreg.volumes import grid as grid_of
+from daskreg.volumes import to_dataarray, volume_of
 
 ORDERS = (0, 1, 3)
 BLOCK_BYTES = 64 * 2**20
@@ -75,8 +75,8 @@ def warp(
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill)
-    array = as_dataarray(source)
-    spec = source_of(array)
+    volume = volume_of(source)
+    array, spec = volume.array, volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
     job = make_job(spec, transform, out, order=order, fill=fill, dtype=dtype, device=device)
     if not allow_empty and _all_fill(job):
@@ -180,22 +180,12 @@ def _run_lazy(
 
 def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
     """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
-    given = chunks
-    if isinstance(chunks, str) and chunks == "auto":
-        given = _auto_chunks(job)
-    elif isinstance(chunks, Mapping):
-        if not set(chunks) <= set(job.dims):
-            raise OptionError(f"chunks={chunks!r} names an axis that is not among {', '.join(job.dims)}")
-        given = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
-    elif isinstance(chunks, Sequence) and not isinstance(chunks, str) and len(chunks) == job.grid.ndim:
-        given = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
+    lead = len(job.dims) - job.grid.ndim
+    entries = entries_per_axis(chunks, job.dims, job.shape, auto=_auto_chunks(job), optional=lead)
     try:
-        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(given, shape=job.shape, dtype=job.dtype)
+        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(entries, shape=job.shape, dtype=job.dtype)
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise OptionError(
-            f"chunks={chunks!r} does not fit the axes {dict(zip(job.dims, job.shape, strict=True))}: give 'auto', one "
-            "size, one for each axis, or a mapping by name"
-        ) from error
+        raise wrong_sizes(chunks, job.dims, job.shape) from error
     return sizes
 
 
@@ -240,7 +230,7 @@ def _output_grid(source: Grid, dims: tuple[str, ...], pull: Pull, like: Any, gri
     if like is not None and grid is not None:
         raise OptionError("give like= or grid=, not both")
     if like is not None:
-        return like if isinstance(like, Grid) else grid_of(as_dataarray(like))
+        return like if isinstance(like, Grid) else volume_of(like).grid
     if grid is None or isinstance(grid, Grid):
         return grid or source
     if grid not in {"union", "intersection"}:

@@ -1,8 +1,8 @@
-"""Which spec made a dask array: looked up by the array's *name*, held weakly.
+"""Which spec made a dask array: looked up by the array's *name*, referenced weakly.
 
 `open` and `warp` build one lazy dask layer around a spec (a `Source`, a `Job`) and remember
-the spec under the layer's name. Any operation on the array changes its name, so a known
-name means the very same voxels. The entry lives as long as the dask graph that holds the spec.
+the spec under the layer's name. Any operation on the array changes its name, so a name that is
+known here stands for the same voxels. The entry lives as long as the dask graph that refers to the spec.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 _specs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_kept: dict[int, Any] = {}
+_by_keeper: dict[int, Any] = {}
 
 
 def remember(name: str, spec: Any, *, keeper: object | None = None) -> None:
@@ -23,8 +23,8 @@ def remember(name: str, spec: Any, *, keeper: object | None = None) -> None:
     _specs[name] = spec
     if keeper is not None:
         key = id(keeper)
-        _kept[key] = spec
-        weakref.finalize(keeper, _kept.pop, key, None).atexit = False
+        _by_keeper[key] = spec
+        weakref.finalize(keeper, _by_keeper.pop, key, None).atexit = False
 
 
 def recall(name: str) -> Any | None:

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskreg.errors import OptionError
-from daskreg.sources.chunking import LARGE, SMALL, auto_block, given_block
+from daskreg.sources.chunking import LARGE, SMALL, read_block_shape, sizes_per_axis
 
 
 @given(
     st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 300)), min_size=1, max_size=5), st.sampled_from([1, 2, 8])
 )
-def test_auto_blocks_are_whole_chunks_of_a_sensible_size(axes, itemsize):
+def test_read_block_shapes_are_whole_chunks_of_a_sensible_size(axes, itemsize):
     shape, unit = [n for n, _ in axes], [c for _, c in axes]
     lead = max(0, len(axes) - 3)
-    block = auto_block(shape, unit, itemsize, lead)
+    block = read_block_shape(shape, unit, itemsize, lead)
     for n, c, b in zip(shape, unit, block, strict=True):
         assert b == n or b % c == 0
         assert 1 <= b <= n
@@ -40,10 +40,10 @@ def test_auto_blocks_are_whole_chunks_of_a_sensible_size(axes, itemsize):
     ],
 )
 def test_given_blocks(chunks, block):
-    assert given_block(chunks, "zyx", (10, 20, 30), (1, 8, 9)) == block
+    assert sizes_per_axis(chunks, "zyx", (10, 20, 30), auto=(1, 8, 9), whole=True) == block
 
 
 @pytest.mark.parametrize("chunks", [0, -2, 1.5, "big", (1, 2), {"w": 1}, ((5, 5), 20, 30)])
 def test_wrong_chunks_are_named(chunks):
     with pytest.raises(OptionError, match="chunks"):
-        given_block(chunks, "zyx", (10, 20, 30), (1, 8, 9))
+        sizes_per_axis(chunks, "zyx", (10, 20, 30), auto=(1, 8, 9), whole=True)

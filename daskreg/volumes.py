@@ -101,7 +101,7 @@ def grid(array: Any) -> Grid:
     """Where the voxels of an array lie in the world, from its coordinates.
 
     A DataArray's spatial dims are its last three (or two) that are not times or channels;
-    those named z, y, x are given in that order. Coordinates must be regular; descending ones
+    those named z, y, x come in that order. Coordinates must be regular; descending ones
     make a flipped direction, and `attrs["direction"]` an oblique one. Axes without
     coordinates count pixels. NumPy and dask arrays count pixels.
 
@@ -125,7 +125,7 @@ def to_dataarray(
         data: (*lead, *grid.shape), numpy or dask; it is not copied.
         lead: names of the dims in front, such as ("t", "c").
         lead_coords: for some of them, values, (values, attrs), or a coordinate.
-        attrs: kept; "direction" is set where the grid is oblique, and removed where not.
+        attrs: of the array; "direction" is set where the grid is oblique, and removed where not.
     """
     dims = (*lead, *grid.names)
     if tuple(data.shape[len(lead) :]) != grid.shape or len(data.shape) != len(dims):

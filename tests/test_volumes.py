@@ -17,6 +17,7 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 import daskreg as dr
+from daskreg import volumes
 from daskreg.errors import (
     ChannelError,
     EmptyArrayError,
@@ -561,6 +562,42 @@ def test_what_xarray_opened_lazily_is_not_loaded(tmp_path):
     lazy = xr.open_zarr(tmp_path / "a.zarr", chunks=None, consolidated=False).v
     volume = dr.open(lazy)
     np.testing.assert_array_equal(volume[4:8, 4:8, 4:8].values, VALUES[4:8, 4:8, 4:8])
+
+
+def test_inputs_are_normalised_once(stored, tmp_path, monkeypatch):
+    times = []
+    real = volumes._normalised
+    monkeypatch.setattr(volumes, "_normalised", lambda value: times.append(type(value)) or real(value))
+    lazy = dr.open(stored)
+    assert times == []
+    moved = dr.warp(lazy, pull=dr.Affine.translation(x=0.5), like=VALUES[:5])
+    assert times == [xr.DataArray, np.ndarray]
+    times.clear()
+    dr.write(moved, tmp_path / "out.zarr", levels=1, progress=False, client=False)
+    assert times == [xr.DataArray]
+    volume = volume_of(lazy)
+    assert volume_of(volume) is volume
+    assert volume.grid is volume.source.grid
+    assert dr.grid(volume) == volume.grid
+    with pytest.raises(AttributeError, match="cannot assign"):
+        volume.source = None
+
+
+def test_tensors_are_volumes_and_torch_types_numpy_does_not_have():
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor(VALUES.astype("f4"), requires_grad=True)
+    np.testing.assert_array_equal(volume_of(tensor).array.values, VALUES)
+    assert volume_of(tensor.bfloat16()).source.dtype == np.float32
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_bare_arrays_that_end_in_colour(lazy):
+    image = np.zeros((3, 40, 50, 3), "u1")
+    image = da.from_array(image, chunks=-1) if lazy else image
+    assert volume_of(image, colour_ndim=4).array.dims == ("c", "z", "y", "x")
+    assert volume_of(image[0], colour_ndim=3).array.dims == ("c", "y", "x")
+    assert volume_of(image[0]).array.dims == ("z", "y", "x")
+    assert volume_of(image, colour_ndim=3).array.sizes == {"c": 3, "z": 40, "y": 50, "x": 3}
 
 
 def test_volume_of_accepts_what_open_does(stored):

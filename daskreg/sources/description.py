@@ -61,7 +61,7 @@ class OpenOptions:
         return reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, names)
 
     def apply(self, grid: Grid) -> Grid:
-        """The grid with the spacing and unit asked for; its origin keeps its place in voxels."""
+        """The grid with the spacing and unit asked for; its origin stays the same in voxels."""
         asked = self.spacings(grid.names)
         unit = grid.unit if self.unit is None else canonical_unit(self.unit)
         if not asked:
@@ -144,6 +144,6 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
 
 
-def ordered(dims: Sequence[str], values: Sequence[Any], wanted: Sequence[str]) -> tuple[Any, ...]:
-    """Values that belong to `dims`, in the order of `wanted`."""
-    return tuple(values[list(dims).index(d)] for d in wanted)
+def ordered(dims: Sequence[str], values: Sequence[Any], order: Sequence[str]) -> tuple[Any, ...]:
+    """Values that belong to `dims`, in the order of some of these names."""
+    return tuple(values[list(dims).index(d)] for d in order)

@@ -17,7 +17,7 @@ from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
 
 INSIDE = "::/"
-"""Stands between the path of a store that is one file, or a URL, and the path inside it."""
+"""What separates the path of a store that is one file, or a URL, from the path inside it."""
 
 STORE_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Names of the metadata files of which a Zarr node has one or more."""
@@ -56,7 +56,7 @@ class StoreLocation:
 
     @property
     def _descends(self) -> bool:
-        """Whether a path further down is a directory of its own."""
+        """Whether nodes further down are directories."""
         return self.store is None and not is_url(self.root) and Path(self.root).is_dir()
 
     def child(self, path: str) -> StoreLocation:

@@ -17,8 +17,9 @@ _by_keeper: dict[int, Any] = {}
 def remember(name: str, spec: Any, *, keeper: object | None = None) -> None:
     """Note that the dask array called `name` was made from `spec`.
 
-    The graph must hold `spec` itself (not a copy), or `keeper`, a part of the graph, must
-    be given: then the entry lives as long as the keeper does.
+    Args:
+        keeper: a part of the array's graph, as long as which the entry lives. None: the graph refers to `spec` itself
+            (not to a copy), and the entry lives as long as `spec`.
     """
     _specs[name] = spec
     if keeper is not None:

@@ -253,8 +253,8 @@ class Source(ABC):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
-        mine, theirs = ((*s._fields, s.path, s.stamp, s.policy) for s in (self, other))
-        return self.array is other.array and mine == theirs
+        one, two = ((*s._fields, s.path, s.stamp, s.policy) for s in (self, other))
+        return self.array is other.array and one == two
 
     def __hash__(self) -> int:
         return hash((*self._fields, self.path, self.stamp, self.policy, id(self.array)))

@@ -37,8 +37,8 @@ def only_variable(group: zarr.Group, what: str) -> str:
         reason = f"{type(error).__name__}: {error}"
         raise NotAVolumeError(f"{what} holds something that cannot be read ({reason}); name one array in it") from error
     listed = " ".join(str(a.attrs.get(key, "")) for a in arrays.values() for key in ("coordinates", "bounds"))
-    aside = {*listed.split(), *str(group.attrs.get("coordinates", "")).split()}
-    names = [n for n, a in arrays.items() if n not in aside and not _is_index(n, a)]
+    auxiliary = {*listed.split(), *str(group.attrs.get("coordinates", "")).split()}
+    names = [n for n, a in arrays.items() if n not in auxiliary and not _is_index(n, a)]
     several = [n for n in names if arrays[n].ndim >= 2]
     for chosen in (names, several):
         if len(chosen) == 1:

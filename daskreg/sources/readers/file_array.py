@@ -1,4 +1,4 @@
-"""`FileArray`: a plain array in a file with named axes; and the description of it that a reader hands out."""
+"""`FileArray`: a plain array in a file, with named axes, and its description as a volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from daskreg.sources.stored import stored_source
 
 @dataclass(frozen=True)
 class FileArray:
-    """An array as it lies in a file.
+    """An array as it is stored in a file.
 
     Args:
         format: name of the reader.

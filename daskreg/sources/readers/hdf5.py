@@ -3,7 +3,7 @@
 Without a path inside, NeXus' way of naming default data is followed (`default`, `signal`),
 and a file with one image holds that. Axes have their names and positions from dimension
 scales (netCDF), from NeXus `axes`, or from the attribute `element_size_um`; only positions
-that are lengths count, so that projections over angles are slices.
+that are lengths are used, so that projections over angles are slices.
 """
 
 from __future__ import annotations
@@ -145,15 +145,15 @@ def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:
     import h5py
 
     try:
-        found = file[inner]
+        node = file[inner]
     except KeyError as error:
         raise NotAVolumeError(f"{root} holds nothing at {inner!r} ({error}); it holds {_listed(file)}") from error
-    if isinstance(found, h5py.Group):
-        below = _signal(found)
+    if isinstance(node, h5py.Group):
+        below = _signal(node)
         if below is None:
-            raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(found, inner)}: name one")
-        return f"{inner}/{below}", found[below]
-    return inner, found
+            raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(node, inner)}: name one")
+        return f"{inner}/{below}", node[below]
+    return inner, node
 
 
 def _default(file: Any, root: str) -> str:
@@ -225,21 +225,21 @@ def _axes(dataset: Any, file: Any, inner: str) -> tuple[list[str], dict[str, Coo
         stated = nexus
         scales = [group.get(n) if n != "." else None for n in nexus]
     names = _known(stated, dataset.ndim)
-    found: dict[str, Coord] = {}
+    coords: dict[str, Coord] = {}
     for k, name in enumerate(names):
         coord = _positions(scales[k], dataset.shape[k], space=name in SPACE)
         if coord is not None:
-            found[name] = coord
+            coords[name] = coord
     sizes = np.ravel(dataset.attrs.get("element_size_um", ()))
     space = [n for n in names if n in SPACE]
-    if len(sizes) == len(space) and not found:
+    if len(sizes) == len(space) and not coords:
         at = {n: dataset.shape[names.index(n)] for n in space}
-        found = {n: (float(s) * np.arange(at[n]), {"units": "micrometer"}) for n, s in zip(space, sizes, strict=True)}
-    return names, found
+        coords = {n: (float(s) * np.arange(at[n]), {"units": "micrometer"}) for n, s in zip(space, sizes, strict=True)}
+    return names, coords
 
 
 def _known(stated: list[str], ndim: int) -> list[str]:
-    """Names that mean something here; what is left is z, y, x from the end."""
+    """The names of axes that are known here; the other axes are named z, y, x from the last one."""
     names = [n.lower() if n.lower() in (*SPACE, *LEAD) else "" for n in stated]
     if not any(names) or len({n for n in names if n}) < sum(map(bool, names)):
         return list(default_dims(ndim))
@@ -250,7 +250,7 @@ def _known(stated: list[str], ndim: int) -> list[str]:
 
 
 def _positions(scale: Any, count: int, *, space: bool) -> Coord | None:
-    """Positions along an axis, where they are numbers, and in space regular and lengths."""
+    """Positions along an axis; None where they are no numbers, or in space irregular or no lengths."""
     if scale is None or getattr(scale, "shape", None) != (count,) or scale.dtype.kind not in "iuf" or count < 2:
         return None
     attrs: Mapping[str, Any] = scale.attrs

@@ -158,11 +158,11 @@ def _streams(path: str) -> bool:
 
 def _stamp(path: str) -> str:
     """Of the file, and of those beside it that may hold its voxels (.mhd and .raw)."""
-    own = file_stamp(path)
+    stamp = file_stamp(path)
     if Path(path).suffix.lower() not in (".mhd", ".nhdr"):
-        return own
+        return stamp
     beside = sorted(p for p in Path(path).parent.glob(f"{Path(path).stem}.*") if p.is_file())
-    return "-".join([own, *(file_stamp(os.fspath(p)) for p in beside)])
+    return "-".join([stamp, *(file_stamp(os.fspath(p)) for p in beside)])
 
 
 def _last_line(error: Exception) -> str:

@@ -90,7 +90,7 @@ def _header(path: str) -> tuple[Any, str]:
 
 
 def _layout(header: Any, what: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Type and shape of the voxels, slowest axis first, and where they begin."""
+    """Type and shape of the voxels, slowest axis first, and the byte at which they begin."""
     from mrcfile.utils import data_dtype_from_header
 
     shape = tuple(int(header[n]) for n in ("nz", "ny", "nx"))
@@ -112,7 +112,7 @@ def _imod_flags(header: Any) -> int | None:
 
 
 def _holds_unsigned(header: Any) -> bool:
-    """Whether bytes without a flag are unsigned: IMOD's are, others' where their maximum is none of int8."""
+    """Whether bytes without a flag are unsigned: those of IMOD are, and those whose stated maximum is above int8."""
     return _imod_flags(header) is not None or float(header["dmax"]) > np.iinfo(np.int8).max
 
 

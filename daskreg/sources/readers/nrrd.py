@@ -44,7 +44,7 @@ def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[A
 
 
 def _header(path: str) -> tuple[dict[str, str], int]:
-    """The fields, names in lower case, and where the header ends."""
+    """The fields, names in lower case, and the byte at which the header ends."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         for line in file:

@@ -40,17 +40,17 @@ def count_events(*, opening: bool = False) -> Iterator[Counters]:
         opening: an array is opened in the block, so metadata is looked for under several names; a name that is not
             there is then not a missing chunk.
     """
-    outer, mine = _current.get(), Counters()
-    token = _current.set(mine)
+    outer, counters = _current.get(), Counters()
+    token = _current.set(counters)
     try:
-        yield mine
+        yield counters
     finally:
         _current.reset(token)
         if outer is not None:
             with _lock:
-                outer.retries += mine.retries
-                outer.missing |= set() if opening else mine.missing
-                outer.damaged |= mine.damaged
+                outer.retries += counters.retries
+                outer.missing |= set() if opening else counters.missing
+                outer.damaged |= counters.damaged
 
 
 def count_retry() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
@@ -81,6 +82,7 @@ def index_text(index: Index) -> str:
     return ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
 
 
+@cache
 def reader_of(name: str) -> Reader:
     """The reader of a format, by its name in `file_formats.FORMATS`; its module is imported by the first call."""
     reader: Reader = importlib.import_module(f"daskreg.sources.readers.{name}").READER

@@ -35,7 +35,7 @@ _METAIMAGE = (".mha", ".mhd")
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedImage:
     """A file of which ITK reads boxes; axes (t,) z, y, x (, c)."""
 
     path: str
@@ -76,7 +76,7 @@ class ItkReader(Reader):
         array = FileArray("itk", path, names, shape, _dtype(reader), _stamp(path))
         return array.describe(grid, options, name=Path(path).stem, attrs=attrs, coords=coords)
 
-    def open_handle(self, path: str) -> MappedArray | Streamed:
+    def open_handle(self, path: str) -> MappedArray | StreamedImage:
         reader = _information(path)
         shape = _shape(reader)
         if Path(path).suffix.lower() in _NRRD:
@@ -84,12 +84,12 @@ class ItkReader(Reader):
             if data is not None:
                 return MappedArray(data)
         if _streams(path):
-            return Streamed(path, shape, reader.GetNumberOfComponents())
+            return StreamedImage(path, shape, reader.GetNumberOfComponents())
         check_memory(int(np.prod(shape, dtype=np.int64)) * _dtype(reader).itemsize, path)
         image = _sitk().ReadImage(path)  # the view below does not keep it alive
         return MappedArray(moved_to_disk(_sitk().GetArrayViewFromImage(image), path))
 
-    def read(self, handle: MappedArray | Streamed, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: MappedArray | StreamedImage, index: Index, source: Source) -> NDArray[Any]:
         try:
             return handle.read(index, source.dtype)
         except RuntimeError as error:

@@ -28,8 +28,8 @@ from daskreg.sources.coordinates import SPACE, coordinates, default_dims, direct
 from daskreg.sources.describe import describe
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.dtypes import image_dtype
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
-from daskreg.sources.source import source_in_memory
 
 
 @dataclass(frozen=True, eq=False)

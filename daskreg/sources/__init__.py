@@ -8,7 +8,8 @@ Modules, from the bottom up:
     channels      the entry of a lead axis that is meant; which arrays end in colour
     registry      which description made a dask array, by the array's name
     graphs        parts of dask graphs
-    source        Source, and the sources of NumPy and dask arrays
+    source        Source: voxels that can be read in boxes anywhere
+    in_memory     the sources of NumPy and dask arrays
     description   what a reader says of a volume, and what was asked of it
     file_formats  the registry of formats: a line for each
     locate        what a path or URL points at

@@ -1,25 +1,22 @@
 """`Source`: a description of voxels, without open files, that can read a box of them anywhere.
 
-`ArraySource` and `GraphSource` are of NumPy and dask arrays in memory; `sources.stored.StoredSource` is of arrays in
-files and stores.
+Its kinds are `ArraySource` and `GraphSource` (`sources.in_memory`) of NumPy and dask arrays, and `StoredSource`
+(`sources.stored`) of arrays in files and stores.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import Box, Grid
-from daskreg.sources.graphs import culled
 from daskreg.sources.storage.redact import redact
 
 Index = tuple[int | slice, ...]
@@ -264,70 +261,7 @@ class Source(ABC):
         return f"Source({self.kind} {redact(self.path)!r}, {size}, {self.dtype}, chunks {self.chunks})"
 
 
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ArraySource(Source):
-    """A NumPy array in memory."""
-
-    kind = "array"
-    in_memory = True
-    location = None
-
-    def _read(self, box: Box) -> NDArray[Any]:
-        return self._ordered(self.array[self._index(box)])
-
-    def restrict(self, box: Box) -> Source:
-        box = box & self.readable
-        return replace(self, array=self._cut(box), start=box.start, selection=(), order=())
-
-    def _content_key(self) -> str:
-        return str(tokenize(self.view()))
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class GraphSource(Source):
-    """A dask array, computed block by block where it is read."""
-
-    kind = "dask"
-    is_graph = True
-
-    def _read(self, box: Box) -> NDArray[Any]:
-        return self._ordered(_computed(self.array[self._index(box)]))
-
-    def restrict(self, box: Box) -> Source:
-        box = box & self.readable
-        return replace(self, array=culled(self._cut(box)), start=box.start, selection=(), order=())
-
-    def _content_key(self) -> str:
-        return str(self.array.name)
-
-
-def source_in_memory(data: Any, *, name: str, dims: tuple[str, ...], grid: Grid) -> Source:
-    """The source of a NumPy or dask array that has the axes `dims`.
-
-    Args:
-        data: (*lead, *grid.shape) of a type that `image_dtype` returns.
-        name: for messages.
-    """
-    lazy = hasattr(data, "dask")
-    chunks = tuple(map(int, data.chunksize)) if lazy else data.shape
-    made = GraphSource if lazy else ArraySource
-    return made(path=name, dims=dims, shape=data.shape, dtype=data.dtype, chunks=chunks, grid=grid, array=data)
-
-
 def read_block(source: Source, step: tuple[int, ...], block_id: tuple[int, ...]) -> NDArray[Any]:
     """One block of the dask array that `open` makes; `step` is its chunk size."""
     start = tuple(i * s for i, s in zip(block_id, step, strict=True))
     return source.read(Box(start, tuple(a + s for a, s in zip(start, step, strict=True))).clip(source.shape))
-
-
-def _computed(array: Any) -> Any:
-    """A dask array's values, computed in this thread: the caller is a task already.
-
-    Only the client of a cluster can fetch persisted pieces, so those are computed through it.
-    """
-    small = culled(array)
-    # Where another thread is importing distributed at this moment, there is no client yet.
-    futures_of = getattr(sys.modules.get("distributed"), "futures_of", None)
-    if futures_of is not None and futures_of(small):
-        return small.compute()
-    return small.compute(scheduler="synchronous")

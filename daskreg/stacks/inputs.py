@@ -12,7 +12,8 @@ from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, common_unit
 from daskreg.registration.pose import Pose
 from daskreg.sources.coordinates import CHANNELS
-from daskreg.sources.source import Source, source_in_memory
+from daskreg.sources.in_memory import source_in_memory
+from daskreg.sources.source import Source
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import volume_of

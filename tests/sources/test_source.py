@@ -14,8 +14,8 @@ import zarr
 from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid
 from daskreg.sources import handles
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers.zarr import READER
-from daskreg.sources.source import source_in_memory
 from daskreg.sources.stored import StoredSource, stored_source
 from daskreg.volumes import open as open_volume
 from daskreg.volumes import volume_of

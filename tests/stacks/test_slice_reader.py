@@ -10,7 +10,7 @@ from phantoms import block_mean
 import daskreg as dr
 from daskreg.geometry import Grid
 from daskreg.sources import Source
-from daskreg.sources.source import source_in_memory
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.stacks import slice_reader
 from daskreg.stacks.slice_reader import SliceReader
 from daskreg.volumes import to_dataarray, volume_of

@@ -17,8 +17,8 @@ from daskreg.geometry import Grid
 from daskreg.sources.coordinates import grid_from, split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.dtypes import image_dtype
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.locate import StoreLocation
-from daskreg.sources.source import source_in_memory
 
 # Attributes about how values are stored, not what they are.
 _ENCODING = ("_ARRAY_DIMENSIONS", "_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates")

@@ -251,7 +251,7 @@ def test_spacing_and_unit_are_overridden(tmp_path):
         dr.open(path, unit="furlong")
 
 
-def test_mixed_units_are_refused_unless_told(tmp_path):
+def test_mixed_units_are_refused_unless_a_unit_is_passed(tmp_path):
     axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", ("nm", "um", "um"), strict=True)]
     path = write_ome(tmp_path / "a.zarr", VALUES, axes="zyx")
     group = zarr.open_group(path)

@@ -273,7 +273,7 @@ def test_a_missing_chunk_is_the_fill_value(stored):
     np.testing.assert_array_equal(block[4:], VALUES[4:])
 
 
-def test_dask_pieces_held_by_a_cluster_are_read():
+def test_dask_pieces_that_a_cluster_persists_are_read():
     distributed = pytest.importorskip("distributed")
     with distributed.Client(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"

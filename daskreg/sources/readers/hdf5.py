@@ -76,6 +76,8 @@ class ScaledDataset:
 
 
 class Hdf5Reader(Reader):
+    """Reads boxes of datasets by h5py, scaled where the dataset says so."""
+
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """A dataset of an HDF5 file; links to other files are followed.
 

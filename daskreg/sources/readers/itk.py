@@ -57,6 +57,8 @@ class StreamedImage:
 
 
 class ItkReader(Reader):
+    """Reads boxes by ITK, or maps the voxels into memory; see the module."""
+
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The image in a file that ITK reads: dims t, c, z, y, x as far as they are there.
 
@@ -77,6 +79,7 @@ class ItkReader(Reader):
         return array.describe(grid, options, name=Path(path).stem, attrs=attrs, coords=coords)
 
     def open_handle(self, path: str) -> MappedArray | StreamedImage:
+        """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""
         reader = _information(path)
         shape = _shape(reader)
         if Path(path).suffix.lower() in _NRRD:

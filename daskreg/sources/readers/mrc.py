@@ -35,6 +35,8 @@ _SIGNED, _INVERTED = 1, 4
 
 
 class MrcReader(Reader):
+    """Maps the voxels into memory, from an unpacked copy where the file is packed."""
+
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The image, stack or volume in an MRC file; a file without the map ID is read with a warning.
 

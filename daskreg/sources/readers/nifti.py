@@ -29,6 +29,8 @@ _TIMES = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
 
 
 class NiftiReader(Reader):
+    """Maps the voxels into memory, from an unpacked copy where the file is packed."""
+
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The image in a NIfTI file; axes t and c are there where they are longer than 1.
 

@@ -27,6 +27,8 @@ _NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
 
 
 class TiffReader(Reader):
+    """Reads pages through tifffile, which presents them as a Zarr array."""
+
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The first series of a TIFF file; pages beyond y, x are z where the file does not say more.
 

@@ -17,11 +17,11 @@ from daskreg.blocks.job import Job, run_block
 from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
 from daskreg.sampling.sample import cast, halo
+from daskreg.sources.chunking import entries_per_axis, wrong_sizes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
-from daskreg.volumes import as_dataarray, source_of, to_dataarray
-from daskreg.volumes import grid as grid_of
+from daskreg.volumes import to_dataarray, volume_of
 
 ORDERS = (0, 1, 3)
 BLOCK_BYTES = 64 * 2**20
@@ -72,8 +72,8 @@ def warp(
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill)
-    array = as_dataarray(source)
-    spec = source_of(array)
+    volume = volume_of(source)
+    array, spec = volume.array, volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
     job = make_job(spec, transform, out, order=order, fill=fill, dtype=dtype, device=device)
     if not allow_empty and _all_fill(job):
@@ -166,23 +166,13 @@ def _run_lazy(
 
 
 def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
-    """Sizes of all chunks along each axis. Sizes for the spatial axes alone mean chunks of 1 along t and c."""
-    wanted = chunks
-    if isinstance(chunks, str) and chunks == "auto":
-        wanted = _auto_chunks(job)
-    elif isinstance(chunks, Mapping):
-        if not set(chunks) <= set(job.dims):
-            raise OptionError(f"chunks={chunks!r} names an axis that is not among {', '.join(job.dims)}")
-        wanted = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
-    elif isinstance(chunks, Sequence) and not isinstance(chunks, str) and len(chunks) == job.grid.ndim:
-        wanted = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
+    """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
+    lead = len(job.dims) - job.grid.ndim
+    entries = entries_per_axis(chunks, job.dims, job.shape, auto=_auto_chunks(job), optional=lead)
     try:
-        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(wanted, shape=job.shape, dtype=job.dtype)
+        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(entries, shape=job.shape, dtype=job.dtype)
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise OptionError(
-            f"chunks={chunks!r} does not fit the axes {dict(zip(job.dims, job.shape, strict=True))}: give 'auto', one "
-            "size, one for each axis, or a mapping by name"
-        ) from error
+        raise wrong_sizes(chunks, job.dims, job.shape) from error
     return sizes
 
 
@@ -217,7 +207,7 @@ def _output_grid(source: Grid, dims: tuple[str, ...], pull: Transform, like: Any
     if like is not None and grid is not None:
         raise OptionError("give like= or grid=, not both")
     if like is not None:
-        return like if isinstance(like, Grid) else grid_of(as_dataarray(like))
+        return like if isinstance(like, Grid) else volume_of(like).grid
     if grid is None or isinstance(grid, Grid):
         return grid or source
     if grid not in {"union", "intersection"}:

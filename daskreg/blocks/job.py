@@ -27,7 +27,7 @@ from daskreg.sampling.cast import CAST_PIECE, cast
 from daskreg.sampling.downsample import block_reduce, reduce_scratch
 from daskreg.sampling.sample import halo
 from daskreg.sampling.tiles import Tile, on_device
-from daskreg.sources.source import IN_MEMORY, Source
+from daskreg.sources.source import Source
 
 Pixels = NDArray[Any]
 
@@ -145,7 +145,7 @@ class Job:
     def _held_bytes(self, cut: Sequence[Box]) -> int:
         held = self.course(cut)
         total = math.prod(held.shape) * self.computed_dtype.itemsize
-        if self.source.kind != "zarr":  # read in one piece and then put there
+        if not self.source.reads_into_buffers:  # read in one piece and then put there
             thick = max(b - a for a, b in held.spans)
             total += held.whole.size // max(1, held.whole.shape[held.axis]) * thick * self.source.dtype.itemsize
         return total
@@ -153,7 +153,7 @@ class Job:
     def course(self, cut: Sequence[Box]) -> Course:
         """How the source is held while the slabs of a block are made; a graph is computed once."""
         needs = [self.read_box(slab) for slab in cut]
-        if self.source.kind in IN_MEMORY:
+        if self.source.carries_data:
             needs = [reduce(or_, needs)] * len(needs)
         return course(needs, self.source.chunks, self.computed_dtype.itemsize)
 

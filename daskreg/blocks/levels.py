@@ -21,7 +21,8 @@ from daskreg.blocks.run import Failure, Progress, WriteBlock, run_blocks
 from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.sampling.downsample import METHODS
-from daskreg.sources.source import Source
+from daskreg.sources.file_formats import ZARR
+from daskreg.sources.stored import StoredSource
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def _culled(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Task, Iter
     A Dask graph is searched once for a group of blocks, and then, cut to what those need, for
     each of them: its size is the whole volume's. Other sources have nothing to search.
     """
-    if task.source.kind != "dask":
+    if not task.source.is_graph:
         yield task, tile(shape, block)
         return
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
@@ -267,16 +268,14 @@ def _method(downsample: str, dtype: np.dtype[Any]) -> str:
 def _next_level(below: LevelPlan, path: str, factors: Shape, method: str) -> Downsample:
     layout, grid = below.layout, below.task.grid
     lead = len(layout.shape) - grid.ndim
-    source = Source(
-        "zarr",
-        os.path.join(path, str(below.level)),
-        None,
-        (),
-        layout.dims,
-        layout.shape,
-        layout.dtype,
-        layout.chunks,
-        grid,
+    source = StoredSource(
+        format=ZARR.name,
+        path=os.path.join(path, str(below.level)),
+        dims=layout.dims,
+        shape=layout.shape,
+        dtype=layout.dtype,
+        chunks=layout.chunks,
+        grid=grid,
         stamp=uuid.uuid4().hex,  # of this run: a handle of an earlier output at this path is not taken
     )
     return Downsample(source, (1,) * lead + factors, grid.downsample(factors), method)

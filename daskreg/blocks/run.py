@@ -22,7 +22,7 @@ from daskreg.blocks.store import NO_SPACE, NOT_ALLOWED, Target
 from daskreg.errors import OptionError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.runtime.device import cores
-from daskreg.sources.storage.counters import tallied
+from daskreg.sources.storage.counters import count_events
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
 """What ends a run at once, since every block would meet it."""
@@ -76,7 +76,7 @@ def write_block(item: WriteBlock) -> None:
     keep_freed_memory()
     target = _target(item.output, item.run_id, item.level)
     stats = BlockStats()
-    with tallied() as seen:
+    with count_events() as seen:
         pixels = item.task.run(target.parts(item.box), stats)
         first = next(pixels)
         ledger = Ledger(item.output)

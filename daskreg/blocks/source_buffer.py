@@ -130,7 +130,8 @@ class Window:
         self._source, self._course, self._dtype = source, course, dtype
         self._start = course.whole.start[course.axis]
         self._valid = (self._start, self._start)
-        self._at_once = course.capacity == course.whole.shape[course.axis] and (room is None or source.kind != "zarr")
+        in_place = room is None or not source.reads_into_buffers
+        self._at_once = course.capacity == course.whole.shape[course.axis] and in_place
         self._data = np.empty(0, dtype) if self._at_once else (room or Room()).array(course.shape, dtype)
         self.voxels_read = 0
 

@@ -209,7 +209,7 @@ def _warn_if_flat(spec: StackSpec) -> None:
 def _client(given: Any, source: Source) -> Any:
     """The client whose workers read the voxels; None for arrays that are here already, and for threads."""
     if given is None:
-        return None if source.kind == "array" else current_client()
+        return None if source.in_memory else current_client()
     if given and not hasattr(given, "submit"):
         raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
     return given or None

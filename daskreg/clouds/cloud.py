@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.clouds.cloud_numba import followed, principal
-from daskreg.clouds.kdtree import Tree
+from daskreg.clouds.kdtree import KDTree
 from daskreg.runtime.cached import lazy
 from daskreg.runtime.threads import shares
 
@@ -67,8 +67,8 @@ class Cloud:
         return self.__dict__[name]
 
     @lazy
-    def tree(self) -> Tree:
-        return Tree.of(self.points)
+    def tree(self) -> KDTree:
+        return KDTree.of(self.points)
 
     def in_order(self) -> Cloud:
         """The same points in the order of the tree's leaves: what is asked for one after the other lies near."""
@@ -76,13 +76,13 @@ class Cloud:
         counts, spreads = (part[order] if len(part) else part for part in (self.counts, self.spreads))
         points = np.ascontiguousarray(tree.points[:, : self.ndim])
         sorted_ = Cloud(points, self.device, counts, spreads, self.near)
-        sorted_.__dict__["tree"] = tree.in_order()
+        sorted_.__dict__["tree"] = tree.sorted()
         return sorted_
 
     @lazy
     def around(self) -> tuple[Floats, Ints]:
         """Distances and rows of the points that make the local shape of each, itself first."""
-        return self.tree.query_own(min(self.near or neighbourhood(self.ndim), len(self)))
+        return self.tree.query_self(min(self.near or neighbourhood(self.ndim), len(self)))
 
     @lazy
     def spacing(self) -> float:

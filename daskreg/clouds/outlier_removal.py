@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from daskreg.clouds.cloud import Floats
-from daskreg.clouds.kdtree import Tree
+from daskreg.clouds.kdtree import KDTree
 
 # The neighbour whose distance tells how dense a place is, and how many points are looked at to learn that.
 _NEIGHBOUR, _LEARNED = 8, 50_000
@@ -25,7 +25,7 @@ def without_strays(points: Floats) -> Floats:
     some = points[:: -(-len(points) // _LEARNED)]
     if len(some) <= 2 * _NEIGHBOUR:
         return points
-    tree = Tree.of(some)
+    tree = KDTree.of(some)
 
     def logarithms(asked: Floats) -> Floats:
         distances = tree.query(asked, _NEIGHBOUR + 1)[0][:, -1]

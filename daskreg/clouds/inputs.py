@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.clouds.voxel_grid import Cells
 from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, ShapeMismatchError, UnsupportedDTypeError
-from daskreg.registration.images import read_image
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +78,9 @@ def points_from(
     Raises: OptionError unless one of threshold and log is given; DegenerateImageError where
         there are no such points; what reading an image raises.
     """
+    # It brings torch, which `icp` of arrays does without.
+    from daskreg.registration.images import read_image
+
     if (threshold is None) == (log is None):
         raise OptionError("give either threshold= (points of a surface) or log= (middles of blobs)")
     image = read_image(volume, what="volume", channel=channel)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,24 @@ def test_a_start_that_is_no_rotation() -> None:
 def test_the_same_seed_gives_the_same_fit() -> None:
     target, source = tutorial(0, about(np.array([1.0, 0, 1]), 70))
     assert dr.icp(target, source, seed=4).target_from_source == dr.icp(target, source, seed=4).target_from_source
+
+
+def test_arrays_on_a_cpu_need_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+import daskreg.clouds.register
+assert "torch" not in sys.modules, "after the import"
+import daskreg as dr
+rng = np.random.default_rng(0)
+flat = np.c_[rng.random((2000, 2)), np.zeros(2000)]
+flat[:, 2] = 0.2 * np.sin(5 * flat[:, 0]) * np.cos(4 * flat[:, 1])
+for points in (flat, rng.random((300, 3)), rng.random((300, 2))):
+    for init in ("auto", "global", "identity"):
+        assert dr.icp(points, points + 0.01, init=init).ok
+assert "torch" not in sys.modules, "after icp"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_of_poses_that_fit_alike_the_smallest_motion_is_taken() -> None:

@@ -26,7 +26,7 @@ def build(points: Any, order: Any, ranges: Any, axes: Any, cuts: Any, root: Any,
     Args:
         points: (N, 3), sorted in place.
         order: (N,) rows, sorted in the same way.
-        ranges: (nodes, 2), filled with the first row and the end of the rows of each node; those of the root are inputs.
+        ranges: (nodes, 2), filled with the first row and the end of the rows of each node; of the root they are inputs.
         axes, cuts: (inner nodes,), filled with the axis that a node is cut across, and the coordinate of the cut.
         root, levels: the node to begin with, and how many levels to cut.
     """

@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 import daskreg as dr
 from daskreg.clouds.cloud import Cloud
-from daskreg.clouds.distance_descriptors import constellations
-from daskreg.clouds.icp import apply, homogeneous
+from daskreg.clouds.distance_descriptors import motions_by_distances
+from daskreg.clouds.icp import homogeneous, transform_points
 from daskreg.clouds.register import CloudStatus
 
 Floats = NDArray[np.float64]
@@ -27,7 +27,7 @@ def shared(ndim: int, seed: int, *, count: int = 400, overlap: float, outliers: 
     source += 0.02 * count ** (-1 / ndim) * rng.normal(size=source.shape)
     linear = Rotation.from_rotvec(rng.normal(size=3) * (2 if ndim == 3 else [0, 0, 2])).as_matrix()[:ndim, :ndim]
     motion = homogeneous(linear, rng.normal(size=ndim))
-    return everything[:count], rng.permutation(apply(np.linalg.inv(motion), source)), motion
+    return everything[:count], rng.permutation(transform_points(np.linalg.inv(motion), source)), motion
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -44,10 +44,10 @@ def test_clouds_that_share_a_part(ndim: int, overlap: float, outliers: float) ->
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_proposals(ndim: int) -> None:
     target, source, motion = shared(ndim, 5, overlap=0.6, outliers=0.3)
-    found = constellations(Cloud(target), Cloud(source / 3), scale=3.0)
+    found = motions_by_distances(Cloud(target), Cloud(source / 3), scale=3.0)
     motion[:-1, :-1] *= 3
     assert np.abs(found - motion).max(axis=(1, 2)).min() < 0.1
-    assert constellations(Cloud(target), Cloud(source[:3])).shape == (0, ndim + 1, ndim + 1)
+    assert motions_by_distances(Cloud(target), Cloud(source[:3])).shape == (0, ndim + 1, ndim + 1)
 
 
 def test_a_lattice_fits_itself_in_many_ways() -> None:

@@ -76,7 +76,7 @@ def test_geometry_starts_a_registration(angle: float) -> None:
 
 
 def test_a_dask_array_is_thinned_out_of_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2000)
+    monkeypatch.setattr(module, "_MOST_POINTS", 2000)
     points = rng().normal(size=(20_000, 3)) * [1, 2, 3]
     points[7] = np.nan
     found = []
@@ -111,13 +111,13 @@ def test_what_is_masked_is_no_point() -> None:
 
 
 def test_a_data_array_of_blocks_is_thinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2000)
+    monkeypatch.setattr(module, "_MOST_POINTS", 2000)
     points = da.from_array(rng().normal(size=(20_000, 3)), chunks=(3000, 3))
     np.testing.assert_array_equal(as_points(xr.DataArray(points), "target"), as_points(points, "target"))
 
 
 def test_a_cluster_registers_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 4000)
+    monkeypatch.setattr(module, "_MOST_POINTS", 4000)
     sphere = rng().normal(size=(30_000, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     bumpy = sphere * (1 + 0.2 * np.sin(3 * sphere[:, :1]) + 0.15 * np.cos(4 * sphere[:, 1:2] + 1)) * [1, 0.8, 0.6]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import daskreg as dr
-from daskreg.clouds.outlier_removal import without_strays
+from daskreg.clouds.outlier_removal import remove_outliers
 
 Floats = NDArray[np.float64]
 
@@ -40,12 +40,12 @@ def test_a_haze_around_surfaces(share: float, count: int) -> None:
 def test_one_kind_of_points_is_left_alone() -> None:
     rng = np.random.default_rng(0)
     for points in (rng.random((3000, 3)), rng.random((3000, 2)), bumpy(3000, 1), rng.random((10, 3))):
-        assert without_strays(points) is points
+        assert remove_outliers(points) is points
 
 
 def test_the_sparser_kind_is_left_out() -> None:
     clean = bumpy(3000, 1)
-    found = without_strays(hazy(clean, 0.4, 3))
+    found = remove_outliers(hazy(clean, 0.4, 3))
     members = {tuple(p) for p in clean}
     assert sum(tuple(p) in members for p in found) > 0.98 * len(clean)
     assert len(found) < 1.1 * len(clean)

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """A place for one value: given at once, or computed by `get` and stored.
+    """One value: an input of the constructor, or computed by `get` and stored.
 
     It has no lock, so threads that ask at the same time may both compute the value. `functools.cached_property` is not
     used, since up to Python 3.11 its lock is one for all objects of a class, so that two clouds cannot be

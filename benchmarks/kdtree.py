@@ -9,10 +9,10 @@ self 14        the 14 neighbours of each point of the tree, from which normals a
 nearest 1, 4   of a cloud of the same size and shape that was moved by a tenth of its spacing: 1 for the judgement of
                the result, 4 for the first round of the iteration (later rounds reuse them).
 
-All queries come in the order of the leaves of a tree, so that they use caches well. "all" is the sum. Both trees take
-turns on every task; the figures are medians over the rounds. SciPy's tree is built
-with its default options and with `balanced_tree=False, compact_nodes=False`, which builds faster; "all" has the
-better of the two sums.
+All queries come in the order of the leaves of a tree, so that they use caches well. "all" is the sum of the tasks.
+The trees take turns on every task; the figures are medians over the rounds. SciPy's tree is built with its default
+options, and with `balanced_tree=False, compact_nodes=False`, which builds faster; the last column compares with the
+better of the two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def cube(count: int, seed: int) -> Floats:
     return np.random.default_rng(seed).random((count, 3))
 
 
-def ours(points: Floats, queries: Floats) -> dict[str, Callable[[], Any]]:
+def own_tasks(points: Floats, queries: Floats) -> dict[str, Callable[[], Any]]:
     tree = KDTree.of(points)
     return {
         "build": lambda: KDTree.of(points),
@@ -57,7 +57,7 @@ def ours(points: Floats, queries: Floats) -> dict[str, Callable[[], Any]]:
     }
 
 
-def scipy_tree(points: Floats, queries: Floats, threads: int, **options: bool) -> dict[str, Callable[[], Any]]:
+def scipy_tasks(points: Floats, queries: Floats, threads: int, **options: bool) -> dict[str, Callable[[], Any]]:
     tree = cKDTree(points, **options)
     own = points[tree.indices]
     return {
@@ -77,9 +77,9 @@ def seconds(function: Callable[[], Any]) -> float:
 def compare(points: Floats, queries: Floats, rounds: int, threads: int) -> dict[str, tuple[float, float, float]]:
     """Median seconds of each task, and of all: ours, SciPy's with its defaults, and SciPy's built fast."""
     trees = (
-        ours(points, queries),
-        scipy_tree(points, queries, threads),
-        scipy_tree(points, queries, threads, balanced_tree=False, compact_nodes=False),
+        own_tasks(points, queries),
+        scipy_tasks(points, queries, threads),
+        scipy_tasks(points, queries, threads, balanced_tree=False, compact_nodes=False),
     )
     times: dict[str, list[list[float]]] = {task: [[] for _ in trees] for task in TASKS}
     for number in range(rounds + 1):  # the first round, in which code is compiled, does not count

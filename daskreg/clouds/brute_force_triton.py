@@ -115,6 +115,6 @@ if triton is not None:
             start += AT_ONCE
         nearest_ = tl.min(least, axis=1)
         lowest = tl.min(tl.where(least == nearest_[:, None], row, many), axis=1)
-        place = part.to(tl.int64) * number + own
-        tl.store(best + place, nearest_, mask=own < number)
-        tl.store(rows + place, lowest, mask=own < number)
+        slot = part.to(tl.int64) * number + own
+        tl.store(best + slot, nearest_, mask=own < number)
+        tl.store(rows + slot, lowest, mask=own < number)

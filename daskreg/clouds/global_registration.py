@@ -220,7 +220,7 @@ def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -
     """The smallest motion among the good ones; the distinct others are the alternatives.
 
     Args:
-        from_starts: what the near starts led to.
+        from_starts: (K, D+1, D+1) poses that refinement of the near starts ended in.
     """
     target, source = pyramid.coarse
     extent, unmoved = target.radius, transform_points(pyramid.identity, source.points)

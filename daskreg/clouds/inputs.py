@@ -135,8 +135,8 @@ def _blobs(values: Floats, sigma: float, spacing: tuple[float, ...]) -> Floats:
     for axis in range(values.ndim):
         step = np.eye(values.ndim, dtype=np.int64)[axis]
         before, middle, after = (response[tuple((index + k * step).T)] for k in (-1, 0, 1))
-        bend = before - 2 * middle + after
-        refined[:, axis] += np.where(bend < 0, 0.5 * (before - after) / np.minimum(bend, -1e-300), 0.0)
+        curvature = before - 2 * middle + after
+        refined[:, axis] += np.where(curvature < 0, 0.5 * (before - after) / np.minimum(curvature, -1e-300), 0.0)
     return refined
 
 

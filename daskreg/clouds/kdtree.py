@@ -2,7 +2,7 @@
 
 It is 1.5 to 2 times faster than `scipy.spatial.cKDTree` at what ICP asks: building the tree, the 14 neighbours of each
 point, and the nearest 1 and 4 points of a moved cloud, of 10,000 to 1,000,000 points on two threads
-(benchmarks/kdtree.py). Building alone takes SciPy 0.6 to 0.9 of the time of ours.
+(benchmarks/kdtree.py). Building alone takes SciPy's tree 0.5 to 0.9 of the time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class KDTree:
         return cls(points, order, ranges, axes, cuts)
 
     def sorted(self) -> KDTree:
-        """The tree of the same points given in the order of the leaves."""
+        """The same tree, for points whose rows are in the order of the leaves."""
         return replace(self, order=np.arange(len(self.order)), in_leaf_order=True)
 
     def query(self, queries: Floats, neighbours: int, *, limit: float = np.inf) -> tuple[Floats, Ints]:
@@ -89,7 +89,7 @@ class KDTree:
         return distances, rows
 
     def query_self(self, neighbours: int) -> tuple[Floats, Ints]:
-        """As `query`, of the tree's own points. They are asked in the order of the leaves, which uses caches well."""
+        """As `query`, of the tree's own points. Queries are in the order of the leaves, which uses caches well."""
         distances, rows = self.query(self.points, neighbours)
         if self.in_leaf_order:
             return distances, rows

@@ -44,11 +44,11 @@ def count_voxels(points: Floats, size: float) -> int:
 
 
 def voxel_size_for(cloud: Cloud, count: int) -> tuple[float, Cloud]:
-    """A side of voxels that leaves about `count` points of a cloud, and a cloud that may be downsampled in its place.
+    """A side of voxels that leaves about `count` points of a cloud, and a smaller cloud to downsample instead.
 
     The number of occupied voxels goes as a power of their side between 1 (a line) and D (a volume); the power is
     estimated on the way (secant steps on logarithms). For a cloud of many more points, the means of voxels of half the
-    side are used in its place.
+    side are used instead.
     """
     points = np.ascontiguousarray(cloud.points)
     low, high = np.empty((2, cloud.ndim))

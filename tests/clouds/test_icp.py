@@ -95,8 +95,8 @@ def test_the_closed_form_is_never_a_reflection(ndim: int) -> None:
 
 def test_rotations_cover_every_15_degrees() -> None:
     flat = rotations(3).reshape(-1, 9)
-    asked = Rotation.random(2000, random_state=0).as_matrix().reshape(-1, 9)
-    angles = np.degrees(np.arccos(np.clip(((asked @ flat.T).max(axis=1) - 1) / 2, -1, 1)))
+    queries = Rotation.random(2000, random_state=0).as_matrix().reshape(-1, 9)
+    angles = np.degrees(np.arccos(np.clip(((queries @ flat.T).max(axis=1) - 1) / 2, -1, 1)))
     assert angles.max() < 15
     np.testing.assert_allclose(np.linalg.det(rotations(3)), 1)
     np.testing.assert_array_equal(rotations(3)[0], np.eye(3))
@@ -108,18 +108,18 @@ def test_rotations_cover_every_15_degrees() -> None:
 def test_the_table_finds_the_nearest_to_within_a_cell(ndim: int) -> None:
     points = rng().random((500, ndim))
     table = NearestTable.of(points)
-    asked = rng(1).random((2100, ndim)) * 1.2 - 0.1
-    asked[0] = 100  # far outside: no error
-    rows = [table_row(table.low, table.cell, np.array(table.shape), point) for point in asked]
-    found = np.linalg.norm(table.nearest[rows] - asked, axis=-1)
-    nearest, _ = cKDTree(points).query(asked)
+    queries = rng(1).random((2100, ndim)) * 1.2 - 0.1
+    queries[0] = 100  # far outside: no error
+    rows = [table_row(table.low, table.cell, np.array(table.shape), point) for point in queries]
+    found = np.linalg.norm(table.nearest[rows] - queries, axis=-1)
+    nearest, _ = cKDTree(points).query(queries)
     assert np.all(found[1:] < nearest[1:] + 2 * np.sqrt(ndim) * table.cell)
 
 
-def test_distinct_keeps_the_first_of_those_alike() -> None:
+def test_of_poses_alike_the_first_is_taken() -> None:
     poses = [homogeneous(turn(3, a), np.full(3, t)) for a, t in ((0, 0), (1, 0), (0, 0.5), (20, 0), (0.5, 0.01))]
-    kept = distinct_poses(np.stack(poses), extent=1.0)
-    np.testing.assert_array_equal(kept, np.stack([poses[0], poses[2], poses[3]]))
+    distinct = distinct_poses(np.stack(poses), extent=1.0)
+    np.testing.assert_array_equal(distinct, np.stack([poses[0], poses[2], poses[3]]))
 
 
 def test_the_search_is_deterministic() -> None:
@@ -130,9 +130,9 @@ def test_the_search_is_deterministic() -> None:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_brute_force_in_tiles_is_the_tree(ndim: int) -> None:
-    cloud, asked = rng().random((300, ndim)), rng(1).random((100, ndim))
-    distances, indices = nearest_brute_force(torch.as_tensor(cloud), asked, tile=17)
-    expected = Cloud(cloud).nearest(asked)
+    cloud, queries = rng().random((300, ndim)), rng(1).random((100, ndim))
+    distances, indices = nearest_brute_force(torch.as_tensor(cloud), queries, tile=17)
+    expected = Cloud(cloud).nearest(queries)
     np.testing.assert_allclose(distances, expected[0], atol=1e-14)
     np.testing.assert_array_equal(indices, expected[1])
 

@@ -1,7 +1,7 @@
 """A k-d tree in 2D and 3D for many queries of few neighbours.
 
-It is 1.5 to 2 times faster than `scipy.spatial.cKDTree` at what ICP asks: building the tree, the 14 neighbours of each
-point, and the nearest 1 and 4 points of a moved cloud, of 10,000 to 1,000,000 points on two threads
+It is 1.5 to 2.5 times faster than `scipy.spatial.cKDTree` at what ICP asks: building the tree, the 14 neighbours of
+each point, and the nearest 1 and 4 points of a moved cloud, of 10,000 to 1,000,000 points on two threads
 (benchmarks/kdtree.py). Building alone takes SciPy's tree 0.5 to 0.9 of the time.
 """
 

@@ -35,6 +35,11 @@ class Fit(ABC):
         """`transform` as a pull, from points of the fixed data to the moving data."""
         return self.transform
 
+    @property
+    def push(self) -> Transform:
+        """The other way, from points of the moving data to the fixed data."""
+        return self.transform.inverse()
+
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """What else is worth keeping, by name."""

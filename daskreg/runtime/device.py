@@ -102,7 +102,7 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
     torch keeps one number for each thread, so it has to be set where the work runs.
     """
     wanted = count or library_threads()
-    torch, numba = _loaded("torch"), _loaded("numba")
+    torch, numba = loaded("torch"), loaded("numba")
     before = torch.get_num_threads() if torch else 0
     before_numba = numba.get_num_threads() if numba else 0
     if torch:
@@ -124,7 +124,7 @@ def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, each) | {ZARR_VARIABLE: str(max(1, cores_per_worker))}
 
 
-def _loaded(name: str) -> ModuleType | None:
+def loaded(name: str) -> ModuleType | None:
     """A module that is imported, and not just being imported by another thread."""
     module = sys.modules.get(name)
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
@@ -132,7 +132,7 @@ def _loaded(name: str) -> ModuleType | None:
 
 def _tasks_at_once() -> int:
     """Tasks that run side by side in this process: the threads of a Dask worker, else 1."""
-    if _loaded("distributed") is None:
+    if loaded("distributed") is None:
         return 1
     from distributed import get_worker
 

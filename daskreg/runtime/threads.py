@@ -14,7 +14,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
-import torch
+from daskreg.runtime.device import library_threads, loaded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ _SMALL = 1 << 16
 
 def pool_threads() -> int:
     """Threads for compiled code in the calling thread: what `use_threads` set, or as many as torch may use."""
-    return int(getattr(_own, "count", 0)) or torch.get_num_threads()
+    return int(getattr(_own, "count", 0)) or _torch_threads()
 
 
 @contextmanager
@@ -86,6 +86,18 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL
         return
     ends = [count * k // threads for k in range(threads + 1)]
     spread(threads, lambda ends: function(*ends), pairwise(ends))
+
+
+def _torch_threads() -> int:
+    """How many threads torch may use in this thread, or would use where it is not loaded."""
+    torch = loaded("torch")
+    return torch.get_num_threads() if torch is not None else _library_threads()
+
+
+@cache
+def _library_threads() -> int:
+    """`library_threads`, asked once: it reads files of the system, and small calls ask often."""
+    return library_threads()
 
 
 @cache

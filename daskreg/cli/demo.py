@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from daskreg.cli.options import loudness, seed
+from daskreg.cli.options import loudness
 
 
 @click.command(short_help="The main job on a real volume, with a known drift.")
@@ -15,7 +15,7 @@ from daskreg.cli.options import loudness, seed
 @click.option("--size", type=click.IntRange(min=64), default=512, show_default=True, help="Pixels along y and x.")
 @click.option("--slices", type=click.IntRange(min=5), default=50, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Local worker processes.")
-@seed
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drift and of the noise.")
 @loudness
 def command(*, out: Path, size: int, slices: int, workers: int, seed: int, quiet: bool) -> None:
     """Drift a real volume, align it, warp it out of core, and say how well that went.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import deliver, device, fit_outputs, loudness, seed
+from daskreg.cli.options import deliver, device, fit_outputs, loudness
 
 POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -23,7 +23,6 @@ POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--max-distance", type=float, help="Pairs further apart never count.")
 @click.option("--trim", type=float, help="Share of the source points without a partner, 0 to 1.")
 @click.option("--with-scale", is_flag=True, help="Also fit one common scale.")
-@seed
 @device
 @loudness
 def command(
@@ -35,7 +34,6 @@ def command(
     max_distance: float | None,
     trim: float | None,
     with_scale: bool,
-    seed: int,
     device: str,
     quiet: bool,
     **outputs: Any,
@@ -57,7 +55,6 @@ def command(
         max_distance=max_distance,
         trim=trim,
         with_scale=with_scale,
-        seed=seed,
         device=device,
     )
     return deliver(fit, **outputs)

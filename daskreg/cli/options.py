@@ -102,10 +102,6 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
-def seed(command: Command) -> Command:
-    return click.option("--seed", type=int, default=0, show_default=True, help="Of random choices.")(command)
-
-
 def reading(command: Command) -> Command:
     """--channel, --spacing, --unit: how volumes are opened."""
     command = click.option("--unit", help="Of the spacing, such as um; in place of what the file states.")(command)

@@ -13,13 +13,13 @@ from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness
 @click.argument("fixed")
 @click.argument("moving")
 @fit_outputs
-@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or groups "
-              "out of rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or some of "
+              "rotation,translation,scale,shear.")  # fmt: skip
 @click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi.")
 @click.option(
-    "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or a fit's file."
+    "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
-@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both to work on.")
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
 @reading
 @device
 @loudness
@@ -38,9 +38,9 @@ def command(
     quiet: bool,
     **outputs: Any,
 ) -> int:
-    """Estimate where each point of FIXED is found in MOVING.
+    """Estimate where each point of FIXED lies in MOVING.
 
-    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then brings MOVING onto FIXED.
+    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
     """
     import daskreg
 

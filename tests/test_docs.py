@@ -19,6 +19,8 @@ from daskreg import kernels
 from daskreg.cli import run
 from daskreg.cluster.config import read_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "cluster/README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 TEXTS = [*PAGES, "CONTRIBUTING.md"]

@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter
 import daskreg as dr
 from daskreg.cli import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

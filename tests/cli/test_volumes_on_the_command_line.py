@@ -16,6 +16,8 @@ import tifffile
 import daskreg as dr
 from daskreg.cli import run
 
+pytestmark = pytest.mark.slow
+
 SHIFT = (1, 2)  # whole voxels along y, x
 
 

@@ -13,6 +13,8 @@ from daskreg.clouds.distance_descriptors import constellations
 from daskreg.clouds.icp import apply, homogeneous
 from daskreg.clouds.register import CloudStatus
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 

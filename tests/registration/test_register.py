@@ -135,6 +135,7 @@ def test_noise_gain_and_offset(easy):
     assert corner_error(fit, truth, grid) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.03, 0.15])
 def test_covariance_predicts_the_scatter(easy, noise):
     fixed, moving, truth, grid = easy

@@ -20,6 +20,8 @@ from daskreg.registration.images import read_image
 from daskreg.registration.register import FitStatus, PairFit, register
 from daskreg.volumes import to_dataarray
 
+pytestmark = pytest.mark.slow
+
 
 def texture(shape, seed=0):
     rng = np.random.default_rng(seed)
@@ -135,7 +137,6 @@ def test_noise_gain_and_offset(easy):
     assert corner_error(fit, truth, grid) < 0.3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.03, 0.15])
 def test_covariance_predicts_the_scatter(easy, noise):
     fixed, moving, truth, grid = easy

@@ -13,6 +13,8 @@ from daskreg.errors import MissingExtraError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, SliceAffines
 from daskreg.reporting import plots
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n"
 
 

@@ -23,6 +23,7 @@ POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--max-distance", type=float, help="Ignore pairs that are farther apart.")
 @click.option("--trim", type=float, help="Fraction of the source points without a correspondence, 0 to 1.")
 @click.option("--with-scale", is_flag=True, help="Also estimate one common scale.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the samples of large clouds.")
 @device
 @loudness
 def command(
@@ -34,6 +35,7 @@ def command(
     max_distance: float | None,
     trim: float | None,
     with_scale: bool,
+    seed: int,
     device: str,
     quiet: bool,
     **outputs: Any,
@@ -55,6 +57,7 @@ def command(
         max_distance=max_distance,
         trim=trim,
         with_scale=with_scale,
+        seed=seed,
         device=device,
     )
     return deliver(fit, **outputs)

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean
+.PHONY: help venv demo test quick fast-low fast-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,11 +54,16 @@ demo: $(VENV)/.demo-installed ## the main workflow on a real volume: drift, alig
 
 test: lint types pytest ## lint, types and every test, notebooks and documentation included
 
-quick: $(VENV)/.test-installed ## lint, types and the fast tests, in 90 seconds: while you work
-	@$(MAKE) --no-print-directory -j2 lint types fast
+quick: $(VENV)/.test-installed ## lint, types and the fast tests: while you work
+	@$(MAKE) --no-print-directory -j2 lint types fast-low fast-high
 
-fast: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -q -m "not slow" tests $(ARGS)
+# The fast tests in two halves, which run at the same time: the lower layers, and all others.
+LOW := geometry runtime sampling sources formats blocks cluster
+fast-low: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -m "not slow" $(LOW:%=tests/%) $(ARGS)
+
+fast-high: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -m "not slow" tests $(LOW:%=--ignore=tests/%) $(ARGS)
 
 pytest: $(VENV)/.test-installed
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(ARGS)

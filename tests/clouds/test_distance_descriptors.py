@@ -13,6 +13,8 @@ from daskreg.clouds.distance_descriptors import motions_by_distances
 from daskreg.clouds.icp import homogeneous, transform_points
 from daskreg.clouds.register import CloudStatus
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 

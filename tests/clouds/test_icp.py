@@ -340,6 +340,7 @@ def test_the_soft_loss_is_differentiable_in_both_clouds(outliers: float) -> None
     torch.testing.assert_close(soft_correspondence_loss(target, moved, sigma=0.3, outliers=outliers, tile=2), whole)
 
 
+@pytest.mark.slow
 def test_the_soft_loss_leads_to_the_pose_and_lets_outliers_be() -> None:
     target = torch.tensor(rng().random((200, 2)))
     source = target @ torch.tensor(turn(2, -10)).T

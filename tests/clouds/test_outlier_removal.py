@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 import daskreg as dr
 from daskreg.clouds.outlier_removal import remove_outliers
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 

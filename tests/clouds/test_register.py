@@ -26,6 +26,8 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 

@@ -23,6 +23,8 @@ from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
 from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
+pytestmark = pytest.mark.slow
+
 connecting = importlib.import_module("daskreg.cluster.connect")
 
 SLURM = SlurmConfig(

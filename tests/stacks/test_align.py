@@ -27,6 +27,8 @@ from daskreg.registration.pose import MODELS
 from daskreg.stacks.align import StackStatus
 from daskreg.volumes import to_dataarray
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (96, 112)
 N = 8
 

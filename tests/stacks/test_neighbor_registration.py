@@ -14,6 +14,8 @@ from daskreg.stacks.neighbor_registration import Row, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, fit_pairs
 from daskreg.stacks.pair_table import Looks, PairTable, good, packed, unpacked
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (300, 340)  # the finest level is for direct neighbours only
 
 

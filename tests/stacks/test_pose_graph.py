@@ -72,6 +72,7 @@ def test_wrong_pairs_lose_their_say():
     assert np.abs(errors(graph, truth, solved)).max() < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reach", "count"), [(1, 12), (2, 25), (3, 40)])
 def test_the_covariance_is_that_of_many_runs(reach, count):
     squares, told = [], None

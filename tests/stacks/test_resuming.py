@@ -17,6 +17,8 @@ from daskreg.geometry import Grid
 from daskreg.stacks import pairing, spans
 from daskreg.volumes import to_dataarray
 
+pytestmark = pytest.mark.slow
+
 SHAPE, N = (72, 88), 14
 
 

@@ -10,6 +10,8 @@ from oracles import low_pass, pull, random_walk, residuals, rigid_2d
 import daskreg as dr
 from daskreg.stacks.align import StackStatus
 
+pytestmark = pytest.mark.slow
+
 SHAPE, N = (120, 136), 24
 
 

@@ -66,7 +66,6 @@ def align_stack(
     device: str = "auto",
     client: Any = None,
     progress: Callable[[int, int], None] | None = None,
-    seed: int = 0,
 ) -> StackFit:
     """Find where each slice of the aligned stack lies in the raw one.
 
@@ -106,7 +105,6 @@ def align_stack(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved where the work runs.
         client: a distributed Client in place of the current one; False for local threads.
         progress: called with (slices done, slices in all).
-        seed: of what is random; today nothing is.
 
     Returns: a StackFit; look at `fit.ok` and `fit.outliers`.
 

@@ -125,7 +125,7 @@ def _descended(graph: Graph, poses: Floats, held: Bools, told: Floats | None) ->
     return poses, weight, scale
 
 
-def closures(graph: Graph, steps: Floats | None = None) -> tuple[Ints, Floats]:
+def closures(graph: Graph) -> tuple[Ints, Floats]:
     """Triangles a -> b -> c -> a of pairs, and how far each is from closing, in the world.
 
     Returns: (T, 3) numbers of the pairs (a, b), (b, c) and (a, c) with a < b < c; (T,) lengths.
@@ -142,8 +142,7 @@ def closures(graph: Graph, steps: Floats | None = None) -> tuple[Ints, Floats]:
         if (a, c) in number
     ]
     triangles = np.array(found, dtype=np.intp).reshape(-1, 3)
-    m = graph.steps if steps is None else steps
-    ab, bc, ac = (m[triangles[:, k]] for k in range(3))
+    ab, bc, ac = (graph.steps[triangles[:, k]] for k in range(3))
     return triangles, np.linalg.norm(graph.algebra.log(np.linalg.inv(ac) @ bc @ ab), axis=1)
 
 

@@ -120,8 +120,3 @@ def whittaker(values: Floats, weight: Floats, period: float) -> Floats:
         banded[2 - k, k:] = penalty.diagonal(k)
     banded[2] += weight
     return np.asarray(scipy.linalg.solveh_banded(banded, values * weight[:, None]))
-
-
-def mean_pose(poses: Floats, weight: Floats, frame: Frame) -> Floats:
-    """(D+1, D+1) average of the poses."""
-    return np.asarray(frame.poses(np.average(frame.entries(poses), axis=0, weights=weight)[None])[0])

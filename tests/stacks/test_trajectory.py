@@ -8,7 +8,7 @@ from oracles import low_pass
 
 from daskreg.geometry import Affine
 from daskreg.registration.pose import Pose
-from daskreg.stacks.trajectory import Frame, bridged, chained, mean_pose, slow_part, whittaker
+from daskreg.stacks.trajectory import Frame, bridged, chained, slow_part, whittaker
 
 CENTRE, REACH = np.array([40.0, 60.0]), np.array([40.0, 60.0])
 
@@ -95,9 +95,3 @@ def test_the_slow_part_of_turns_is_a_turn():
     angle = np.arctan2(-fast[:, 1, 0], fast[:, 1, 1])
     assert np.abs(angle).max() < 0.15, "more than a whole turn went into the slow part"
     assert np.corrcoef(angle, jitter)[0, 1] > 0.9
-
-
-def test_the_mean_of_poses():
-    poses = np.stack([rigid(a, 4 * a, 0) for a in (-0.3, 0.1, 0.2)])
-    assert np.allclose(mean_pose(poses, np.ones(3), frame()), np.eye(3), atol=0.1)
-    assert np.allclose(mean_pose(poses, np.array([0, 0, 1.0]), frame()), poses[2])

@@ -31,9 +31,10 @@ from daskreg.sources.source import Source
 from daskreg.stacks import table
 from daskreg.stacks.estimate import by_image, by_pairs, fit_of
 from daskreg.stacks.fit import StackFit, StackStatus
-from daskreg.stacks.inputs import earlier_fit, mask_source, pinned, source_along
+from daskreg.stacks.inputs import mask_source, pinned, source_along
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.pairing import Where
+from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, level_of
 from daskreg.stacks.spans import StackSpec
 
@@ -125,7 +126,7 @@ def align_stack(
         raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
     where = Where(_client(client, source), progress)
     held = pinned(anchors, spec, reference, trend)
-    earlier = None if previous is None else earlier_fit(previous, spec)
+    earlier = None if previous is None else previous_fit(previous, spec)
     if reference in ("neighbors", "previous"):
         found = by_pairs(spec, where, first=reference == "previous", held=held, earlier=earlier, checkpoint=checkpoint)
     elif earlier is not None or checkpoint is not None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.stacks.fit import StackFit, StackStatus
 from daskreg.stacks.model import Model
@@ -17,8 +16,9 @@ from daskreg.stacks.outliers import named
 from daskreg.stacks.pair_table import Looks, PairTable
 from daskreg.stacks.pairing import Where, pairs_of
 from daskreg.stacks.pose_solve import Placed, place
+from daskreg.stacks.previous import finished_span, in_frame_of
 from daskreg.stacks.slice_statistics import Found
-from daskreg.stacks.spans import SpanDone, StackSpec
+from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.to_reference import AgainstOne, fitted_to_image
 from daskreg.stacks.trajectory import slow_part
 
@@ -53,11 +53,11 @@ def by_pairs(
         held: poses of slices that are known.
         earlier: of the first slices, when the stack had no others.
     """
-    part = None if earlier is None else SpanDone(0, len(earlier.scores), *_known(earlier), np.empty(0, np.uint64))
+    part = None if earlier is None else finished_span(earlier)
     pairs, looks = pairs_of(spec, where, earlier=part, checkpoint=checkpoint)
     placed = place(pairs, looks.blank, spec.model, first=first, anchors=held)
     if earlier is not None and not held and not first:
-        placed = _kept_in_place(placed, spec, earlier)
+        placed = in_frame_of(earlier, placed, spec)
     # Sums across a slice do not tell how alike slices are.
     told = pairs if spec.line is None else pairs.take(slice(0))
     return Estimate(placed, looks.blank, named(told, looks, placed.fitted, spec.grid), pairs, looks)
@@ -99,24 +99,6 @@ def fit_of(spec: StackSpec, found: Estimate, *, reference: str | int, trend: str
         pairs=found.pairs,
         looks=found.looks,
     )
-
-
-def _known(fit: StackFit) -> tuple[PairTable, Looks]:
-    if fit.pairs is None or fit.looks is None:
-        raise OptionError("the earlier fit has no pairs")
-    return fit.pairs, fit.looks
-
-
-def _kept_in_place(placed: Placed, spec: StackSpec, earlier: StackFit) -> Placed:
-    """All slices moved so that those of an earlier fit keep their place on average."""
-    model, n = spec.model, len(earlier.scores)
-    index = np.array([*spec.keep, spec.reader.whole.ndim])
-    before = earlier.raw_from_aligned.matrices[np.ix_(np.arange(n), index, index)]
-    both = placed.fitted[:n] & ~np.isin(np.arange(n), earlier.bridged)
-    if not both.any():
-        return placed
-    frame = model.algebra.mean(np.linalg.inv(placed.poses[:n]) @ before, both.astype(np.float64))
-    return replace(placed, poses=placed.poses @ frame)
 
 
 def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Placed, Bools]:

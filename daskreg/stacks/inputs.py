@@ -1,4 +1,4 @@
-"""What `align_stack` is handed: one channel of a stack, its axis and its mask, as sources; anchors; an earlier fit."""
+"""The inputs of `align_stack`: one channel of a stack, its axis and its mask, as sources; and anchors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChannelError, EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, common_unit
-from daskreg.registration.pose import Pose
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.source import Source
-from daskreg.stacks.fit import StackFit
 from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import as_dataarray, source_of
 
@@ -129,23 +127,3 @@ def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | 
             )
         found[int(number)] = pose
     return found
-
-
-def earlier_fit(previous: Any, spec: StackSpec) -> StackFit:
-    """The fit of the stack's first slices, checked.
-
-    Raises: OptionError where its pairs are not what this estimate needs.
-    """
-    fit = previous if isinstance(previous, StackFit) else StackFit.load(previous)
-    here = (spec.options.pose, spec.options.metric, spec.reach, spec.source.dims[spec.position])
-    pose = Pose.of(fit.model, len(spec.keep))
-    there = (pose, fit.metric, fit.neighbors, fit.raw_from_aligned.axis)
-    whole = spec.reader.whole
-    half = (np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing)
-    same_grid = np.allclose(fit.centre, whole.centre) and np.allclose(fit.half_extent, half)
-    if fit.pairs is None or here != there or not same_grid or len(fit.scores) > spec.count:
-        raise OptionError(
-            "previous= needs a fit of this stack with fewer slices, the same model, metric, axis and neighbors, and a "
-            'reference of "neighbors" or "previous"'
-        )
-    return fit

@@ -24,7 +24,7 @@ def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tupl
     """The source of one channel, and the position of the axis among its dims."""
     if hasattr(stack, "detach"):  # a tensor
         stack = stack.detach().cpu().numpy()
-    array = as_dataarray(_with_colours_named(stack))
+    array = as_dataarray(_with_named_colours(stack))
     source = source_of(array)
     dim = _axis_name(source, axis)
     for lead in source.lead:
@@ -35,8 +35,8 @@ def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tupl
     return source, source.dims.index(dim)
 
 
-def _with_colours_named(stack: Any) -> Any:
-    """A bare array of pictures with colours at the end gets names for its axes."""
+def _with_named_colours(stack: Any) -> Any:
+    """A NumPy array of RGB or RGBA images, with the colours on its last axis, as a DataArray with named axes."""
     if not isinstance(stack, np.ndarray) or stack.ndim != 4 or stack.shape[-1] not in _RGB:
         return stack
     import xarray as xr
@@ -58,7 +58,7 @@ def _axis_name(source: Source, axis: int | str) -> str:
 
 
 def _index(array: Any, dim: str, channel: int | str | None) -> int:
-    """Which entry of a lead dim to use; never guessed.
+    """Which entry of a dim before the spatial ones to use; none is chosen by default.
 
     Raises: ChannelError.
     """
@@ -97,7 +97,9 @@ def mask_source(mask: Any, source: Source, position: int) -> Source | None:
     return Source(kind, "mask", data, (), dims, tuple(data.shape), data.dtype, tuple(data.shape), source.grid)
 
 
-def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str) -> dict[int, Floats]:
+def anchor_poses(
+    anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str
+) -> dict[int, Floats]:
     """Poses of anchored slices, on the axes that are aligned.
 
     Raises: OptionError, UnitError, ShapeMismatchError.
@@ -105,9 +107,9 @@ def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | 
     if not anchors:
         return {}
     if reference not in ("neighbors", "previous") or trend == "keep":
-        raise OptionError('anchors go with reference="neighbors" or "previous" and trend="remove": they set the course')
+        raise OptionError('anchors need reference="neighbors" or "previous", and trend="remove"')
     whole, model = spec.reader.whole, spec.model
-    found = {}
+    poses = {}
     for number, anchor in anchors.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
             raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
@@ -117,13 +119,12 @@ def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | 
             raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
         index = np.array([*spec.keep, whole.ndim])
         pose = affine.matrix[np.ix_(index, index)]
-        apart = np.abs(
-            (model.frame.nearest(pose[None])[0] - pose) @ np.append(model.centre + model.frame.reach, 1)
-        ).max()
-        if apart > 1e-3 * min(spec.grid.spacing):
+        corner = np.append(model.centre + model.projection.half_extent, 1)
+        difference = np.abs((model.projection.project(pose[None])[0] - pose) @ corner).max()
+        if difference > 1e-3 * min(spec.grid.spacing):
             raise OptionError(
                 f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
-                "or an anchor without what the model leaves out"
+                "or an anchor without the motions that the model leaves out"
             )
-        found[int(number)] = pose
-    return found
+        poses[int(number)] = pose
+    return poses

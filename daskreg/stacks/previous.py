@@ -10,7 +10,7 @@ import numpy as np
 from daskreg.errors import OptionError
 from daskreg.registration.pose import Pose
 from daskreg.stacks.fit import StackFit
-from daskreg.stacks.pose_solve import Placed
+from daskreg.stacks.pose_solve import PoseSolution
 from daskreg.stacks.spans import SpanDone, StackSpec
 
 
@@ -44,7 +44,7 @@ def finished_span(fit: StackFit) -> SpanDone:
     return SpanDone(0, len(fit.scores), fit.pairs, fit.looks, np.empty(0, np.uint64))
 
 
-def in_frame_of(fit: StackFit, solution: Placed, spec: StackSpec) -> Placed:
+def in_frame_of(fit: StackFit, solution: PoseSolution, spec: StackSpec) -> PoseSolution:
     """The solution with one motion applied to all slices, so that those of `fit` keep their poses on average."""
     n = len(fit.scores)
     index = np.array([*spec.keep, spec.reader.whole.ndim])

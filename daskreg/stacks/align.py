@@ -115,7 +115,7 @@ def align_stack(
     _check_options(reference, metric, trend, smooth, neighbors)
     source, position = source_along(stack, axis, channel)
     options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
-    reach = {"neighbors": neighbors}.get(str(reference), 1)
+    reach = neighbors if reference == "neighbors" else 1
     spec = StackSpec(source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source))
     spec = _with_model(spec, model, common_line)
     resolve(device)
@@ -139,7 +139,7 @@ def align_stack(
     else:
         estimate = estimate_to_image(spec, reference, execution)
     if estimate.blank.all():
-        what = "masked or constant where the mask leaves something" if mask is not None else "constant"
+        what = "masked, or constant where it is not masked" if mask is not None else "constant"
         raise (EmptyMaskError if mask is not None else DegenerateImageError)(f"every slice is {what}")
     fit = make_fit(spec, estimate, reference=reference, trend=trend, smooth=float(smooth))
     name = model if isinstance(model, str) else fit.model

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InputError, LayoutMismatchError
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
-from daskreg.stacks.spans import SpanDone, StackSpec
+from daskreg.stacks.spans import SpanResult, StackSpec
 
 SCHEMA, VERSION = "daskreg/pairs", 1
 
@@ -32,7 +32,7 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], stack: StackSpec) -> None:
         self.path, self._key = Path(path), key_of(stack)
 
-    def load(self) -> list[SpanDone]:
+    def load(self) -> list[SpanResult]:
         if not self.path.exists() or not self.path.stat().st_size:
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
@@ -46,7 +46,7 @@ class Checkpoint:
         entries = [self._parsed(line) for line in lines[1:] if line]
         return [_from_entry(entry) for entry in entries if isinstance(entry, dict)]
 
-    def append(self, span: SpanDone) -> None:
+    def append(self, span: SpanResult) -> None:
         """Add a span, after the first line where the file is new. The line is on the disk when this returns."""
         lines = [_line(span)]
         fresh = not self.path.exists() or not self.path.stat().st_size
@@ -91,13 +91,13 @@ def key_of(stack: StackSpec) -> str:
 # In files, features are called "looks": checkpoints of earlier versions stay readable.
 
 
-def _line(span: SpanDone) -> str:
+def _line(span: SpanResult) -> str:
     return json.dumps(
         {"start": span.start, "stop": span.stop, "pairs": packed(span.pairs), "looks": packed(span.features)}
     )
 
 
-def _from_entry(entry: dict[str, Any]) -> SpanDone:
+def _from_entry(entry: dict[str, Any]) -> SpanResult:
     before: NDArray[np.uint64] = np.empty(0, np.uint64)
     pairs, features = unpacked(PairTable, entry["pairs"]), unpacked(SliceFeatures, entry["looks"])
-    return SpanDone(int(entry["start"]), int(entry["stop"]), pairs, features, before)
+    return SpanResult(int(entry["start"]), int(entry["stop"]), pairs, features, before)

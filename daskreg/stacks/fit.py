@@ -98,7 +98,7 @@ class StackFit(Fit):
 
     @property
     def ok(self) -> bool:
-        """Whether every slice has a pose from a fit, from its neighbours or from a table, and nothing failed."""
+        """Whether every slice has a pose from a fit, from its neighbours or from a table, without breaks."""
         return self.status in (StackStatus.CONVERGED, StackStatus.BRIDGED, StackStatus.EDITED)
 
     @property
@@ -125,9 +125,9 @@ class StackFit(Fit):
     def consistency(self, truth: Any = None) -> dict[str, float]:
         """How well the pairs agree with each other, and with `truth`, how large their errors are.
 
-        Lengths are in the world, root mean square over a slice's voxels. A chain of pairs has no
-        cycles, so it cannot be checked this way. Triangles (neighbors of 2 or more) can, but an error that
-        all pairs share is seen only with the truth.
+        Lengths are in the world, at the root mean square distance of a slice's voxels from its centre. A
+        chain of pairs has no cycles, so it cannot be checked without the truth. Pairs in triangles
+        (neighbors of 2 or more) can, but an error that all pairs share appears only with the truth.
 
         Args:
             truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices.

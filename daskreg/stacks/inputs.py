@@ -24,7 +24,7 @@ def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tupl
     """The source of one channel, and the position of the axis among its dims."""
     if hasattr(stack, "detach"):  # a tensor
         stack = stack.detach().cpu().numpy()
-    array = as_dataarray(_with_named_colours(stack))
+    array = as_dataarray(_with_colours_named(stack))
     source = source_of(array)
     dim = _axis_name(source, axis)
     for lead in source.lead:
@@ -35,8 +35,8 @@ def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tupl
     return source, source.dims.index(dim)
 
 
-def _with_named_colours(stack: Any) -> Any:
-    """A NumPy array of RGB or RGBA images, with the colours on its last axis, as a DataArray with named axes."""
+def _with_colours_named(stack: Any) -> Any:
+    """A bare array of pictures with colours at the end gets names for its axes."""
     if not isinstance(stack, np.ndarray) or stack.ndim != 4 or stack.shape[-1] not in _RGB:
         return stack
     import xarray as xr
@@ -58,7 +58,7 @@ def _axis_name(source: Source, axis: int | str) -> str:
 
 
 def _index(array: Any, dim: str, channel: int | str | None) -> int:
-    """Which entry of a dim before the spatial ones to use; none is chosen by default.
+    """Which entry of a lead dim to use; never guessed.
 
     Raises: ChannelError.
     """

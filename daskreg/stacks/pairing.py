@@ -16,7 +16,7 @@ from daskreg.stacks.checkpoint import Checkpoint
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pose_solve import pairs_to_search
-from daskreg.stacks.spans import Edges, SpanDone, StackSpec, fit_edges, fit_span, local_threads, spans
+from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ Edge = tuple[int, int]
 MOST_SEARCHES = 500
 """Pairs of a stack that are searched over all rotations and shifts, at most."""
 
-_EDGES_PER_TASK = 4
+_PAIRS_PER_TASK = 4
 
 
 def fit_pairs_of(
     stack: StackSpec,
     execution: Execution,
     *,
-    previous: SpanDone | None = None,
+    previous: SpanResult | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[PairTable, SliceFeatures]:
     """The pairs of all slices, and the features of all slices.
@@ -49,7 +49,7 @@ def fit_pairs_of(
     finished = [] if previous is None else [previous]
     finished += [] if file is None else file.load()
     missing = np.ones(stack.count, bool)
-    results: list[SpanDone] = []
+    results: list[SpanResult] = []
     for part in finished:
         if missing[part.start : part.stop].all():
             missing[part.start : part.stop] = False
@@ -57,7 +57,7 @@ def fit_pairs_of(
     total = stack.count
     execution.report(int(total - missing.sum()), total)
 
-    def on_done(result: SpanDone) -> None:
+    def on_done(result: SpanResult) -> None:
         # Copied in this thread: a small array from a worker thread keeps that thread's memory pool alive.
         part = copy.deepcopy(result)
         _check_unchanged(part, results)
@@ -115,10 +115,10 @@ def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[E
 def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution) -> PairTable:
     tables: list[PairTable] = []
     items = [
-        Edges(
-            stack, tuple(edges[k : k + _EDGES_PER_TASK]), None if initial is None else initial[k : k + _EDGES_PER_TASK]
+        PairTask(
+            stack, tuple(edges[k : k + _PAIRS_PER_TASK]), None if initial is None else initial[k : k + _PAIRS_PER_TASK]
         )
-        for k in range(0, len(edges), _EDGES_PER_TASK)
+        for k in range(0, len(edges), _PAIRS_PER_TASK)
     ]
     threads = local_threads(stack.options.device)
     run_tasks(fit_edges, items, client=execution.client, threads=threads, on_done=tables.append, label="search")
@@ -135,7 +135,7 @@ def _better_of(old: PairTable, new: PairTable) -> PairTable:
     return both.take(first)
 
 
-def _check_unchanged(part: SpanDone, results: Sequence[SpanDone]) -> None:
+def _check_unchanged(part: SpanResult, results: Sequence[SpanResult]) -> None:
     """The slices before a new span must be the same as when an earlier run read them.
 
     Raises: OptionError.

@@ -11,7 +11,7 @@ from daskreg.errors import OptionError
 from daskreg.registration.pose import Pose
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.pose_solve import PoseSolution
-from daskreg.stacks.spans import SpanDone, StackSpec
+from daskreg.stacks.spans import SpanResult, StackSpec
 
 
 def previous_fit(previous: StackFit | str | PathLike[str], spec: StackSpec) -> StackFit:
@@ -34,14 +34,14 @@ def previous_fit(previous: StackFit | str | PathLike[str], spec: StackSpec) -> S
     return fit
 
 
-def finished_span(fit: StackFit) -> SpanDone:
+def finished_span(fit: StackFit) -> SpanResult:
     """The pairs of a previous fit as one finished span.
 
     Raises: OptionError where the fit has none.
     """
     if fit.pairs is None or fit.looks is None:
         raise OptionError("the earlier fit has no pairs")
-    return SpanDone(0, len(fit.scores), fit.pairs, fit.looks, np.empty(0, np.uint64))
+    return SpanResult(0, len(fit.scores), fit.pairs, fit.looks, np.empty(0, np.uint64))
 
 
 def in_frame_of(fit: StackFit, solution: PoseSolution, spec: StackSpec) -> PoseSolution:

@@ -124,7 +124,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class SpanDone:
+class SpanResult:
     """What is known of slices start..stop: the pairs whose moving slice is among them, and their features.
 
     before: digests of the `len(before)` slices in front of the span, as they are now.
@@ -138,7 +138,7 @@ class SpanDone:
 
 
 @dataclass(frozen=True)
-class Edges:
+class PairTask:
     """Pairs (fixed, moving) to be looked for in every turn and shift, or from (E, D+1, D+1) starts."""
 
     stack: StackSpec
@@ -164,7 +164,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
     return found
 
 
-def fit_span(span: Span) -> SpanDone:
+def fit_span(span: Span) -> SpanResult:
     """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
     with _alone(span.stack):
         stack = span.stack
@@ -188,10 +188,10 @@ def fit_span(span: Span) -> SpanDone:
             pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
         features = row.features()
         own = SliceFeatures(*(getattr(features, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
-        return SpanDone(span.start, span.stop, pairs, own, features.digest[:first])
+        return SpanResult(span.start, span.stop, pairs, own, features.digest[:first])
 
 
-def fit_edges(item: Edges) -> PairTable:
+def fit_edges(item: PairTask) -> PairTable:
     """Fit single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
     with _alone(stack):

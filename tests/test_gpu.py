@@ -26,8 +26,10 @@ from daskreg.clouds.soft_correspondence import soft_correspondence_loss
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
 from daskreg.registration import filters, normal_equations_triton
+from daskreg.registration.edge_weights import scaling
 from daskreg.registration.metrics import LOSSES
-from daskreg.registration.normal_equations import NumbaNormal, TorchNormal, TritonNormal, scaling
+from daskreg.registration.normal_equations import NormalEquationsNumba
+from daskreg.registration.normal_equations_torch import NormalEquationsTorch, NormalEquationsTriton
 from daskreg.registration.pyramid import Level, picture
 from daskreg.runtime.device import resolve
 from daskreg.sampling import tensors, tensors_triton
@@ -479,10 +481,10 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
     maps = maps + 0.05 * torch.randn(maps.shape, generator=generator, dtype=torch.float64)
     at = maps.numpy() @ scaling(shapes[0])
     found: list[Any] = []
-    compiled = [(ON, TritonNormal)] if ON == "cuda" else []
+    compiled = [(ON, NormalEquationsTriton)] if ON == "cuda" else []
     if compiled:
         assert normal_equations_triton.ready(torch.device("cuda", 0))
-    for device, normal in [("cpu", NumbaNormal), (ON, TorchNormal), *compiled]:
+    for device, normal in [("cpu", NormalEquationsNumba), (ON, NormalEquationsTorch), *compiled]:
         pictures = [
             picture(v.to(device), Grid(v.shape[1:]), None if m is None else m.to(device))
             for v, m in zip(values, masks, strict=True)
@@ -494,7 +496,7 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
             for name in ("scalars", "j", "jw", "jd", "jj"):
                 x, y = getattr(a, name), getattr(b, name)
                 np.testing.assert_allclose(y, x, atol=2e-4 * np.abs(x).max(), err_msg=name)
-    a, *others = (f.thinned(0.3)(at) for f in found[1:])
+    a, *others = (f.subsampled(0.3)(at) for f in found[1:])
     for b in others:
         np.testing.assert_allclose(b.jj, a.jj, atol=2e-4 * np.abs(a.jj).max())
         np.testing.assert_allclose(b.scalars, a.scalars, atol=2e-4 * np.abs(a.scalars).max())

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
+from daskreg.registration.edge_weights import possible_overlap, scaling
 from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, MANY, Problem, corners_of
 from daskreg.registration.metrics import POINTWISE, Loss
-from daskreg.registration.normal_equations import TorchNormal, possible_overlap, scaling
+from daskreg.registration.normal_equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramid import Level
 
 OPTIMIZERS = ("adam", "lbfgs")
@@ -108,7 +109,7 @@ class _Objective:
 
     def __init__(self, problem: Problem, level: Level, loss: Loss) -> None:
         self.problem, self.level, self.loss = problem, level, loss
-        self.sampler = TorchNormal(level)
+        self.sampler = NormalEquationsTorch(level)
         self.possible = float(possible_overlap(level)[0])
         self.inner = torch.from_numpy(level.moving.grid.inverse_matrix[:-1].copy())
         self.outer = torch.from_numpy(level.fixed.grid.matrix @ scaling(level.fixed.grid.shape))
@@ -124,7 +125,7 @@ class _Objective:
     def thinned(self, share: float) -> _Objective:
         """That of a share of the fixed image's planes."""
         other = copy.copy(self)
-        other.sampler = self.sampler.thinned(share)
+        other.sampler = self.sampler.subsampled(share)
         other.possible = self.possible / other.sampler.scale
         return other
 

@@ -34,7 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
-from daskreg.registration.normal_equations import Normal, Sums, normal_of, possible_overlap, scaling
+from daskreg.registration.edge_weights import possible_overlap, scaling
+from daskreg.registration.normal_equations import NormalEquations, normal_equations_of
+from daskreg.registration.normal_sums import NormalSums
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramid import Level
 
@@ -96,7 +98,7 @@ class Lens:
     def __init__(self, problem: Problem, level: Level) -> None:
         fixed, moving = level.fixed.grid, level.moving.grid
         self.problem, self.level = problem, level
-        self.normal: Normal = normal_of(level)
+        self.normal: NormalEquations = normal_equations_of(level)
         self.possible = possible_overlap(level)
         self.voxels = int(np.prod(fixed.shape))
         self.inner = moving.inverse_matrix[:-1]
@@ -104,7 +106,7 @@ class Lens:
         self.corners = corners_of(fixed)
         self.limit = max(2.0, 0.2 * max(fixed.shape))
 
-    def narrowed(self, normal: Normal, rows: NDArray[np.int64] | None = None) -> Lens:
+    def narrowed(self, normal: NormalEquations, rows: NDArray[np.int64] | None = None) -> Lens:
         """The same with other sums, and for some pairs."""
         other = copy.copy(self)
         other.normal = normal
@@ -114,7 +116,7 @@ class Lens:
 
     def thinned(self) -> Lens:
         """The same over about `MANY` voxels, evenly spread, or all where there are no more."""
-        return self if self.voxels <= MANY else self.narrowed(self.normal.thinned(MANY / self.voxels))
+        return self if self.voxels <= MANY else self.narrowed(self.normal.subsampled(MANY / self.voxels))
 
     def evaluate(self, p: Floats) -> State:
         """Cost, overlap and the model's normal equations at parameters (B, P)."""
@@ -273,7 +275,7 @@ def _solve(lens: Lens, p: Floats, tolerance: float, max_iterations: int) -> Stat
     return state
 
 
-def _ncc(sums: Sums) -> tuple[Floats, Floats, Floats, Floats]:
+def _ncc(sums: NormalSums) -> tuple[Floats, Floats, Floats, Floats]:
     """1 - ncc, the projected normal equations in the full affine basis, the residual's variance."""
     n, d, w, dd, dw, ww = sums.scalars.T
     n = np.maximum(n, 1e-9)
@@ -292,7 +294,7 @@ def _ncc(sums: Sums) -> tuple[Floats, Floats, Floats, Floats]:
     return cost, jj, jr / np.maximum(ncc, _LEAST_CORRELATION)[:, None], unexplained * vff / n
 
 
-def _mse(sums: Sums) -> tuple[Floats, Floats, Floats, Floats]:
+def _mse(sums: NormalSums) -> tuple[Floats, Floats, Floats, Floats]:
     mean = sums.scalars[:, 3] / np.maximum(sums.scalars[:, 0], 1e-9)
     return mean, sums.jj, sums.jd, mean
 

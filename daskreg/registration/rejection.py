@@ -19,7 +19,7 @@ from torch import Tensor
 
 from daskreg.registration.filters import dilated, near_means
 from daskreg.registration.levenberg_marquardt import Lens, Problem, State, corners_of, solve_level
-from daskreg.registration.normal_equations import TorchNormal
+from daskreg.registration.normal_equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramid import Level
 
 Floats = NDArray[np.float64]
@@ -71,7 +71,7 @@ def _agree(level: Level, p: Floats, problem: Problem) -> Tensor:
     """(B, *shape) false where the images differ by far more than elsewhere."""
     lens = Lens(problem, level)
     maps = lens.inner @ problem.pose.motions(p, problem.centre)[0] @ lens.outer
-    warped, weight = TorchNormal(level).warp(torch.from_numpy(maps))
+    warped, weight = NormalEquationsTorch(level).warp(torch.from_numpy(maps))
     fixed = level.fixed.values.expand_as(warped)
     agree = torch.ones_like(weight, dtype=torch.bool)
     for _ in range(3):

@@ -23,7 +23,7 @@ from torch.nn import functional
 from daskreg.geometry import Grid
 from daskreg.registration.levenberg_marquardt import Lens, Problem, State, corners_of, solve_level
 from daskreg.registration.multiresolution import half_extent
-from daskreg.registration.normal_equations import TorchNormal
+from daskreg.registration.normal_equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramid import Level, Picture, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, best_starts, flat_picture
 from daskreg.stacks.pair_table import Looks, PairTable, field_count
@@ -199,7 +199,7 @@ class Row:
             pair = _between(level, edges[rows])
             lens = Lens(self.problem, pair)
             maps = lens.inner @ self.problem.pose.motions(p[rows], self.problem.centre)[0] @ lens.outer
-            w, weight = TorchNormal(pair).warp(torch.from_numpy(maps))
+            w, weight = NormalEquationsTorch(pair).warp(torch.from_numpy(maps))
             f = pair.fixed.values
             images = torch.stack([weight, weight * f, weight * w, weight * f * f, weight * w * w, weight * f * w], 1)
             n, a, b, aa, bb, ab = pool(images, (fit,) * self.grid.ndim).flatten(2).unbind(1)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.multiresolution import descend
-from daskreg.registration.normal_equations import TorchNormal
+from daskreg.registration.normal_equations_torch import NormalEquationsTorch
 
 
 def texture(shape, seed=0, scale=3.0):
@@ -134,7 +134,7 @@ def test_torch_alone_gives_the_same(monkeypatch):
     fixed = texture(grid.shape)
     moving = batch(moved(fixed, grid, truth))
     compiled = descend(batch(fixed), moving, model="affine")
-    monkeypatch.setattr("daskreg.registration.levenberg_marquardt.normal_of", TorchNormal)
+    monkeypatch.setattr("daskreg.registration.levenberg_marquardt.normal_equations_of", NormalEquationsTorch)
     monkeypatch.setattr("daskreg.registration.filters._compiled", lambda values: False)
     by_torch = descend(batch(fixed), moving, model="affine")
     np.testing.assert_allclose(by_torch.matrices, compiled.matrices, atol=1e-4)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading, seed
+from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading
 
 
 @click.command(short_help="The motion between two images.")
@@ -21,7 +21,6 @@ from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness
 )
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both to work on.")
 @reading
-@seed
 @device
 @loudness
 def command(
@@ -35,7 +34,6 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
-    seed: int,
     device: str,
     quiet: bool,
     **outputs: Any,
@@ -50,7 +48,5 @@ def command(
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
     with counting("registering", quiet=quiet) as progress:
-        fit = daskreg.register(
-            *images, model=groups, metric=metric, init=start, seed=seed, device=device, progress=progress
-        )
+        fit = daskreg.register(*images, model=groups, metric=metric, init=start, device=device, progress=progress)
     return deliver(fit, **outputs)

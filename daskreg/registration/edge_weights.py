@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.registration.pyramid import Level
+from daskreg.registration.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ def axis_weights(n: int, device: torch.device) -> Tensor:
     return edge_weight(torch.arange(n, dtype=torch.float32), n - 1, edge_width(n)).to(device)
 
 
-def fixed_weight(level: Level) -> Tensor:
+def fixed_weight(level: PyramidLevel) -> Tensor:
     """(1 or B, *shape) the mask weight of the fixed image times its edge weights."""
     shape = level.fixed.grid.shape
     device = level.fixed.values.device
@@ -65,7 +65,7 @@ def fixed_weight(level: Level) -> Tensor:
     return weight if level.fixed.weight is None else weight * level.fixed.weight
 
 
-def possible_overlap(level: Level) -> Floats:
+def possible_overlap(level: PyramidLevel) -> Floats:
     """(B or 1,) the total weight of the smaller of the two images, in voxels of the fixed image."""
     shape = level.fixed.grid.shape
     if level.fixed.weight is None:

@@ -18,7 +18,7 @@ from daskreg.registration.edge_weights import axis_weights, edge_width, scaled_a
 from daskreg.registration.normal_equations_numba import sums_of_chunks
 from daskreg.registration.normal_equations_torch import NormalEquationsTorch, NormalEquationsTriton
 from daskreg.registration.normal_sums import SCALARS, NormalSums, full_square, with_moving_gradient
-from daskreg.registration.pyramid import Level, take
+from daskreg.registration.pyramid import PyramidLevel, take
 from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
@@ -28,7 +28,7 @@ _CHUNK = 1 << 15
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def normal_equations_of(level: Level) -> NormalEquations:
+def normal_equations_of(level: PyramidLevel) -> NormalEquations:
     """The implementation for the device where the images of a level are."""
     device = level.fixed.values.device
     if device.type == "cpu":
@@ -39,7 +39,7 @@ def normal_equations_of(level: Level) -> NormalEquations:
 class NormalEquationsNumba:
     """Sums by compiled code on the CPU, in `pool_threads()` threads."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: PyramidLevel) -> None:
         fixed, moving = level.fixed, level.moving
         self.moving = moving.values.contiguous()
         self.moving_weight = (

@@ -16,7 +16,7 @@ from daskreg.registration import normal_equations_triton
 from daskreg.registration.edge_weights import edge_weight, edge_width, fixed_weight, scaled_axis
 from daskreg.registration.normal_equations_triton import RowSumInputs
 from daskreg.registration.normal_sums import NormalSums, full_square, with_moving_gradient
-from daskreg.registration.pyramid import Level, take
+from daskreg.registration.pyramid import PyramidLevel, take
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class NormalEquationsTorch:
     There are few operations, each on many voxels: on a GPU each operation costs microseconds to start.
     """
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: PyramidLevel) -> None:
         moving = level.moving
         self.moving_shape = moving.grid.shape
         self.moving = moving.values

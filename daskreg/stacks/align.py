@@ -24,8 +24,8 @@ import numpy as np
 from daskreg.blocks.tasks import current_client
 from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError
 from daskreg.geometry import SliceAffines
-from daskreg.registration.multiresolution import check_metric
 from daskreg.registration.pose import Pose
+from daskreg.registration.problem import check_metric
 from daskreg.runtime.device import resolve
 from daskreg.sources.source import Source
 from daskreg.stacks import table

@@ -17,9 +17,9 @@ from daskreg.stacks.outliers import named
 from daskreg.stacks.pair_table import Looks, PairTable
 from daskreg.stacks.pairing import Where, pairs_of
 from daskreg.stacks.pose_solve import Placed, place
-from daskreg.stacks.slice_statistics import Found
+from daskreg.stacks.reference_registration import SlicePoses
 from daskreg.stacks.spans import SpanDone, StackSpec
-from daskreg.stacks.to_reference import AgainstOne, fitted_to_image
+from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
 
 Floats = NDArray[np.float64]
@@ -123,12 +123,12 @@ def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Plac
     model = spec.model
     if reference != "mean":
         root = None if reference == "first" else int(reference)
-        found = fitted_to_image(AgainstOne(spec, root), where)
+        found = register_to_reference(ReferenceTask(spec, root), where)
         return _placed(found, model), found.blank
     pairs, looks = pairs_of(spec, where)
     start = place(pairs, looks.blank, model, first=True)
-    begin = Found(start.poses, start.fitted, looks.blank, start.scores, start.covariance)
-    found = fitted_to_image(AgainstOne(spec, found=begin), where)
+    begin = SlicePoses(start.poses, start.fitted, looks.blank, start.scores, start.covariance)
+    found = register_to_reference(ReferenceTask(spec, start=begin), where)
     placed = _placed(found, model)
     if not found.fitted.any():
         return placed, found.blank
@@ -136,7 +136,7 @@ def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Plac
     return replace(placed, poses=model.frame.nearest(found.poses @ np.linalg.inv(mean))), found.blank
 
 
-def _placed(found: Found, model: Model) -> Placed:
+def _placed(found: SlicePoses, model: Model) -> Placed:
     none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
     return Placed(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
 

@@ -1,4 +1,4 @@
-"""Passes over whole images: compiled code and torch give the same, and what SciPy gives."""
+"""Filters of whole images: compiled code and torch give the same, and what SciPy gives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHAPES = [(3, 37, 50), (2, 13, 41, 30), (1, 1, 70, 33), (2, 300, 257)]
 
 
 @pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request, monkeypatch):
+def implementation(request, monkeypatch):
     """Also what runs on other devices."""
     if request.param == "torch":
         monkeypatch.setattr(filters, "_compiled", lambda values: False)

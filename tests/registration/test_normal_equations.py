@@ -11,7 +11,7 @@ from daskreg.registration import normal_equations_torch
 from daskreg.registration.edge_weights import fixed_weight, scaling
 from daskreg.registration.normal_equations import NormalEquationsNumba
 from daskreg.registration.normal_equations_torch import NormalEquationsTorch
-from daskreg.registration.pyramid import Level, picture
+from daskreg.registration.pyramid import PyramidLevel, image_batch
 
 SHAPES = [((40, 50), (44, 30)), ((10, 12, 14), (12, 9, 20)), ((1, 9, 8), (2, 9, 8))]
 
@@ -23,9 +23,9 @@ def problem(shapes, *, masked, shared):
     def some(shape, n):
         values = torch.randn((n, *shape), generator=generator)
         mask = torch.rand((n, *shape), generator=generator) > 0.1 if masked else None
-        return picture(values, Grid(shape), mask)
+        return image_batch(values, Grid(shape), mask)
 
-    level = Level(some(shapes[0], 1 if shared else batch), some(shapes[1], batch), 1.0)
+    level = PyramidLevel(some(shapes[0], 1 if shared else batch), some(shapes[1], batch), 1.0)
     ndim = len(shapes[0])
     maps = torch.eye(ndim + 1, dtype=torch.float64)[:ndim].repeat(batch, 1, 1)
     maps = maps + 0.1 * torch.randn(maps.shape, generator=generator, dtype=torch.float64)

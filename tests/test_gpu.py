@@ -25,12 +25,13 @@ from daskreg.clouds.cloud import Cloud
 from daskreg.clouds.soft_correspondence import soft_correspondence_loss
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.registration import filters, normal_equations_triton
-from daskreg.registration.edge_weights import scaling
 from daskreg.registration.metrics import LOSSES
-from daskreg.registration.normal_equations import NormalEquationsNumba
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch, NormalEquationsTriton
-from daskreg.registration.pyramid import PyramidLevel, image_batch
+from daskreg.registration.normal_equations import equations_triton
+from daskreg.registration.normal_equations.edge_weights import scaling
+from daskreg.registration.normal_equations.equations import NormalEquationsNumba
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch, NormalEquationsTriton
+from daskreg.registration.pyramids import filters
+from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 from daskreg.runtime.device import resolve
 from daskreg.sampling import tensors, tensors_triton
 from daskreg.sampling.sample import sample
@@ -483,7 +484,7 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
     found: list[Any] = []
     compiled = [(ON, NormalEquationsTriton)] if ON == "cuda" else []
     if compiled:
-        assert normal_equations_triton.ready(torch.device("cuda", 0))
+        assert equations_triton.ready(torch.device("cuda", 0))
     for device, normal in [("cpu", NormalEquationsNumba), (ON, NormalEquationsTorch), *compiled]:
         batches = [
             image_batch(v.to(device), Grid(v.shape[1:]), None if m is None else m.to(device))
@@ -508,7 +509,7 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
 def test_without_triton_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed, moving, truth = pair((150, 181))
     one = dr.register(fixed, moving, device=ON)
-    monkeypatch.setattr(normal_equations_triton, "ready", lambda device: False)
+    monkeypatch.setattr(equations_triton, "ready", lambda device: False)
     other = dr.register(fixed, moving, device=ON)
     assert apart(one.moving_from_fixed, other.moving_from_fixed, Grid(fixed.shape)) < 0.01
     assert apart(other.moving_from_fixed, truth, Grid(fixed.shape)) < 0.05

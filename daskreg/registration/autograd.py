@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.edge_weights import possible_overlap, scaling
 from daskreg.registration.estimate import Estimate, judged
 from daskreg.registration.initial_pose import Start
 from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, SUBSET_VOXELS, corners_of
 from daskreg.registration.metrics import POINTWISE, Loss
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch
+from daskreg.registration.normal_equations.edge_weights import possible_overlap, scaling
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from daskreg.registration.initial_pose import IdentityFirst
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
-from daskreg.registration.pyramid import ImageBatch, image_batch
+from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch
 from daskreg.registration.register import check_options, masked_fraction
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.threads import use_threads

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, solve_level
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import MIN_OBSERVABILITY, observability
 
 Floats = NDArray[np.float64]

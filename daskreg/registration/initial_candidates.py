@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Grid, index_matrix
-from daskreg.registration.pyramid import ImageBatch, PyramidLevel, shrink, smooth
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, shrink, smooth
 
 Floats = NDArray[np.float64]
 

@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.geometry import Affine
 from daskreg.registration.initial_candidates import correlate, moments, reduced_for
 from daskreg.registration.levenberg_marquardt import LevelObjective, solve_level
-from daskreg.registration.masked_pyramids import MaskedPyramids
 from daskreg.registration.problem import Problem, SolverOptions, half_extent
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 

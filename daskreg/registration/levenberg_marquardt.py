@@ -6,7 +6,7 @@ touches voxels happens in one pass (`normal_equations`), which returns the sums 
 Gauss-Newton system; the system of the model is that one times dA/dp, small and float64. So every
 model costs the same, and the same code serves 2D and 3D.
 
-- Forward additive: the moving image is sampled at the current pose; see `normal_sums` for the gradient.
+- Forward additive: the moving image is sampled at the current pose; see `normal_equations.sums` for the gradient.
 - "mse" minimises the mean of (f - w)^2. "ncc" is 1 - Pearson's correlation, by variable
   projection (Golub & Pereyra 1973, in Kaufman's form): gain and offset of the best fit
   f = a w + b are solved for at every pose and projected out of the Jacobian. Steps always aim at
@@ -36,11 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
-from daskreg.registration.edge_weights import possible_overlap, scaling
-from daskreg.registration.normal_equations import NormalEquations, normal_equations_of
-from daskreg.registration.normal_sums import NormalSums
+from daskreg.registration.normal_equations.edge_weights import possible_overlap, scaling
+from daskreg.registration.normal_equations.equations import NormalEquations, normal_equations_of
+from daskreg.registration.normal_equations.sums import NormalSums
 from daskreg.registration.problem import Problem
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 

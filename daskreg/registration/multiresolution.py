@@ -31,7 +31,7 @@ from daskreg.registration.levenberg_marquardt import (
 )
 from daskreg.registration.noise import noise_share, white_noise_variance, with_best_smoothing
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramid import PyramidLevel, smooth
+from daskreg.registration.pyramids.pyramid import PyramidLevel, smooth
 from daskreg.registration.rejection import reject_outliers, with_inliers
 
 Floats = NDArray[np.float64]

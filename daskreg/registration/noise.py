@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.registration.filters import gaussian_taps, slope_squares
-from daskreg.registration.flat_borders import SMALLEST
-from daskreg.registration.pyramid import ImageBatch, PyramidLevel, smooth
+from daskreg.registration.pyramids.filters import gaussian_taps, slope_squares
+from daskreg.registration.pyramids.flat_borders import SMALLEST
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, smooth
 
 Floats = NDArray[np.float64]
 

@@ -13,11 +13,11 @@ from daskreg.registration import autograd
 from daskreg.registration.border_choice import prefers_borderless
 from daskreg.registration.estimate import BatchEstimate, Estimate
 from daskreg.registration.initial_pose import BestCandidate, InitialPose, Start
-from daskreg.registration.masked_pyramids import masked_pyramids
 from daskreg.registration.metrics import Loss
 from daskreg.registration.multiresolution import estimate_over_levels
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramid import ImageBatch
+from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
+from daskreg.registration.pyramids.pyramid import ImageBatch
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +37,7 @@ def estimate(
         fixed, moving: of B pairs, or of one image that all pairs share.
         progress: called with (levels done, levels).
     """
-    pyramids = masked_pyramids(fixed, moving, problem.metric, options)
+    pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     starts = initial_pose(problem, options, pyramids)
     ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
     if len(ends) == 1:
@@ -58,7 +58,7 @@ def estimate_by_autograd(
     progress: Progress | None = None,
 ) -> Estimate:
     """Register one moving image to its fixed image by a differentiable loss (see `autograd`)."""
-    pyramids = masked_pyramids(fixed, moving, problem.metric, options)
+    pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     reference, candidates = initial_pose.candidates(problem, pyramids)
     best = autograd.best_candidate(problem, options, pyramids.levels[0], candidates, loss)
     start = Start(pyramids, best, reference)

@@ -22,7 +22,7 @@ from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
-from daskreg.registration.pyramid import ImageBatch, all_finite, image_batch
+from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.threads import use_threads
 

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.registration.filters import dilated, near_means
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.filters import dilated, near_means
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 

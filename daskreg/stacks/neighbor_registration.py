@@ -23,8 +23,8 @@ from torch.nn import functional
 from daskreg.geometry import Grid
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
 from daskreg.registration.multiresolution import inverse_normal
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch
-from daskreg.registration.pyramid import ImageBatch, PyramidLevel, pyramid
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import Looks, PairTable, field_count
 

@@ -24,11 +24,11 @@ from daskreg.geometry import Grid
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.initial_pose import GivenPoses, Start
 from daskreg.registration.levenberg_marquardt import Iterate, solve_level
-from daskreg.registration.masked_pyramids import MaskedPyramids
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramid import ImageBatch, PyramidLevel, image_batch
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, image_batch
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.initial_pose import candidates, choose
-from daskreg.registration.masked_pyramids import MaskedPyramids
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import IN_MEMORY, Source
 from daskreg.stacks.common_line import fit_profiles, profiles

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from daskreg.registration import filters
+from daskreg.registration.pyramids import filters
 from daskreg.runtime.threads import use_threads
 
 SHAPES = [(3, 37, 50), (2, 13, 41, 30), (1, 1, 70, 33), (2, 300, 257)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from daskreg.registration.flat_borders import flat_borders
-from daskreg.registration.flat_borders_numba import from_border
+from daskreg.registration.pyramids.flat_borders import flat_borders
+from daskreg.registration.pyramids.flat_borders_numba import from_border
 
 
 def scene(shape, seed=0):

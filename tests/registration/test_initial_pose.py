@@ -11,16 +11,16 @@ from scipy import ndimage
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.initial_candidates import correlate, moments
 from daskreg.registration.initial_pose import all_rotations, candidates, choose, near_rotations
-from daskreg.registration.masked_pyramids import masked_pyramids
 from daskreg.registration.pose import Pose
-from daskreg.registration.problem import Problem, SolverOptions, half_extent
-from daskreg.registration.pyramid import image_batch
+from daskreg.registration.problem import Problem, half_extent
+from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
+from daskreg.registration.pyramids.pyramid import image_batch
 
 
 def pyramids_of(fixed, moving, grid, other=None):
     f = image_batch(torch.tensor(fixed, dtype=torch.float32)[None], grid)
     m = image_batch(torch.tensor(moving, dtype=torch.float32)[None], other or grid)
-    return masked_pyramids(f, m, "ncc", SolverOptions(smoothing=0.7))
+    return masked_pyramids(f, m, "ncc", levels="auto", smoothing=0.7)
 
 
 def moved(image, grid, motion, other=None):

@@ -10,11 +10,11 @@ from scipy import ndimage
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.initial_pose import GivenPoses
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions, check_metric
-from daskreg.registration.pyramid import image_batch
+from daskreg.registration.pyramids.pyramid import image_batch
 
 
 def texture(shape, seed=0, scale=3.0):
@@ -142,7 +142,7 @@ def test_torch_alone_gives_the_same(monkeypatch):
     moving = batch(moved(fixed, grid, truth))
     compiled = registered(batch(fixed), moving, model="affine")
     monkeypatch.setattr("daskreg.registration.levenberg_marquardt.normal_equations_of", NormalEquationsTorch)
-    monkeypatch.setattr("daskreg.registration.filters._compiled", lambda values: False)
+    monkeypatch.setattr("daskreg.registration.pyramids.filters._compiled", lambda values: False)
     by_torch = registered(batch(fixed), moving, model="affine")
     np.testing.assert_allclose(by_torch.matrices, compiled.matrices, atol=1e-4)
     np.testing.assert_allclose(by_torch.covariance, compiled.covariance, rtol=1e-2)

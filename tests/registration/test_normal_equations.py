@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from daskreg.geometry import Grid
-from daskreg.registration import normal_equations_torch
-from daskreg.registration.edge_weights import fixed_weight, scaling
-from daskreg.registration.normal_equations import NormalEquationsNumba
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch
-from daskreg.registration.pyramid import PyramidLevel, image_batch
+from daskreg.registration.normal_equations import equations_torch
+from daskreg.registration.normal_equations.edge_weights import fixed_weight, scaling
+from daskreg.registration.normal_equations.equations import NormalEquationsNumba
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
+from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 
 SHAPES = [((40, 50), (44, 30)), ((10, 12, 14), (12, 9, 20)), ((1, 9, 8), (2, 9, 8))]
 
@@ -49,7 +49,7 @@ def test_torch_in_pieces(masked, monkeypatch):
     for shapes in SHAPES:
         level, maps = problem(shapes, masked=masked, shared=masked)
         whole = NormalEquationsTorch(level)(maps)
-        monkeypatch.setattr(normal_equations_torch, "_VOXELS_AT_ONCE", 3 * 7 * shapes[0][-1])
+        monkeypatch.setattr(equations_torch, "_VOXELS_AT_ONCE", 3 * 7 * shapes[0][-1])
         parts = NormalEquationsTorch(level)(maps)
         monkeypatch.undo()
         for name in ("scalars", "j", "jw", "jd", "jj"):

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from daskreg.geometry import Grid
-from daskreg.registration.pyramid import ImageBatch, image_batch, pyramid, shrink, smooth
+from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch, pyramid, shrink, smooth
 
 
 def ramp(grid: Grid) -> ImageBatch:

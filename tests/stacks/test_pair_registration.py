@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
-from daskreg.registration.pyramid import image_batch
+from daskreg.registration.pyramids.pyramid import image_batch
 from daskreg.stacks.pair_registration import PairOptions, batch_size, phase_shifts, register_pairs
 
 

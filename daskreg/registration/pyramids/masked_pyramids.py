@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Grid
-from daskreg.registration.filters import dilated, mean_and_variance
-from daskreg.registration.problem import SolverOptions
-from daskreg.registration.pyramid import ImageBatch, PyramidLevel, pyramid, standardised
+from daskreg.registration.pyramids.filters import dilated, mean_and_variance
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid, standardised
 
 # Voxels around a flat border into which smoothing and the earlier interpolation spread it.
 _MARGIN = 6
@@ -53,18 +52,20 @@ class MaskedPyramids:
         return MaskedPyramids([level.take(index) for level in self.levels], borderless, variance, self.grid)
 
 
-def masked_pyramids(fixed: ImageBatch, moving: ImageBatch, metric: str, options: SolverOptions) -> MaskedPyramids:
+def masked_pyramids(
+    fixed: ImageBatch, moving: ImageBatch, metric: str, *, levels: int | str, smoothing: float
+) -> MaskedPyramids:
     """Both pyramids (see `pyramid`) of images that are scaled for a metric (see `standardised`)."""
     f, m, variance = standardised(fixed, moving, metric)
-    levels = pyramid(f, m, levels=options.levels, smoothing=options.smoothing)
+    full = pyramid(f, m, levels=levels, smoothing=smoothing)
     masked = [_without_border(image) for image in (f, m)]
     if masked == [None, None]:
-        return MaskedPyramids(levels, None, variance, fixed.grid)
+        return MaskedPyramids(full, None, variance, fixed.grid)
     f, m = masked[0] or f, masked[1] or m
     if metric != "mse":
         f, m, _ = standardised(f, m, metric)
-    borderless = pyramid(f, m, levels=options.levels, smoothing=options.smoothing)
-    return MaskedPyramids(levels, borderless, variance, fixed.grid)
+    borderless = pyramid(f, m, levels=levels, smoothing=smoothing)
+    return MaskedPyramids(full, borderless, variance, fixed.grid)
 
 
 def _without_border(image: ImageBatch) -> ImageBatch | None:

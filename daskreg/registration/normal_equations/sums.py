@@ -29,7 +29,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.edge_weights import scaling
+from daskreg.registration.normal_equations.edge_weights import scaling
 
 Floats = NDArray[np.float64]
 

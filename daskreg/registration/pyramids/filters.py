@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.registration import filters_numba, gaussian_numba
+from daskreg.registration.pyramids import filters_numba, gaussian_numba
 
 Singles = NDArray[np.float32]
 Weighted = tuple[Tensor, Tensor | None]

@@ -1,4 +1,4 @@
-"""The sums of a Gauss-Newton step (see `normal_sums`) by torch, on any device, and by Triton on GPUs."""
+"""The sums of a Gauss-Newton step (see `normal_equations.sums`) by torch, on any device, and by Triton on GPUs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.registration import normal_equations_triton
-from daskreg.registration.edge_weights import edge_weight, edge_width, fixed_weight, scaled_axis
-from daskreg.registration.normal_equations_triton import RowSumInputs
-from daskreg.registration.normal_sums import NormalSums, full_square, with_moving_gradient
-from daskreg.registration.pyramid import PyramidLevel, take
+from daskreg.registration.normal_equations import equations_triton
+from daskreg.registration.normal_equations.edge_weights import edge_weight, edge_width, fixed_weight, scaled_axis
+from daskreg.registration.normal_equations.equations_triton import RowSumInputs
+from daskreg.registration.normal_equations.sums import NormalSums, full_square, with_moving_gradient
+from daskreg.registration.pyramids.pyramid import PyramidLevel, take
 
 Floats = NDArray[np.float64]
 
@@ -159,7 +159,7 @@ class NormalEquationsTriton(NormalEquationsTorch):
         inputs = RowSumInputs(
             self.fixed, self.weight, self._gradient(), self.moving, self.moving_weight, self.axes, widths
         )
-        out = normal_equations_triton.row_sums(inputs, maps).flatten(-2)
+        out = equations_triton.row_sums(inputs, maps).flatten(-2)
         for axis in range(len(self.shape) - 2, -1, -1):
             out = torch.tensordot(out, self.powers[axis], dims=([axis + 1], [0]))
         moments = out.reshape(len(out), -1, 3, *out.shape[2:])

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Box, Grid
-from daskreg.registration import filters
-from daskreg.registration.flat_borders import SMALLEST, flat_borders
+from daskreg.registration.pyramids import filters
+from daskreg.registration.pyramids.flat_borders import SMALLEST, flat_borders
 
 COARSEST = 32
 _COARSE_SIGMA = 0.7

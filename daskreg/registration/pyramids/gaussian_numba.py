@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.filters_numba import nothing, planes
+from daskreg.registration.pyramids.filters_numba import nothing, planes
 from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.registration.pyramid import PyramidLevel
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 

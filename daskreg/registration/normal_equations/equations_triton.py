@@ -6,7 +6,7 @@ them, and writes the sums of each of the K images times 1, x, x x: two bytes for
 over the other axes, in float64, take little time.
 
 Triton comes with torch where there is CUDA. Where it is not installed, or cannot compile, torch computes the
-sums (`normal_equations_torch`); `ready` says which.
+sums (`equations_torch`); `ready` says which.
 """
 
 from __future__ import annotations

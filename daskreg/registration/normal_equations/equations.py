@@ -1,4 +1,4 @@
-"""The sums of a Gauss-Newton step for a batch of pairs (see `normal_sums`), by the fastest code for the device.
+"""The sums of a Gauss-Newton step for a batch of pairs (see `normal_equations.sums`), by the code for the device.
 
 Compiled code on CPUs and, by Triton, on GPUs; torch elsewhere. Nothing else touches voxels while a pose is
 estimated.
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from daskreg.registration import normal_equations_triton
-from daskreg.registration.edge_weights import axis_weights, edge_width, scaled_axis
-from daskreg.registration.normal_equations_numba import sums_of_chunks
-from daskreg.registration.normal_equations_torch import NormalEquationsTorch, NormalEquationsTriton
-from daskreg.registration.normal_sums import SCALARS, NormalSums, full_square, with_moving_gradient
-from daskreg.registration.pyramid import PyramidLevel, take
+from daskreg.registration.normal_equations import equations_triton
+from daskreg.registration.normal_equations.edge_weights import axis_weights, edge_width, scaled_axis
+from daskreg.registration.normal_equations.equations_numba import sums_of_chunks
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch, NormalEquationsTriton
+from daskreg.registration.normal_equations.sums import SCALARS, NormalSums, full_square, with_moving_gradient
+from daskreg.registration.pyramids.pyramid import PyramidLevel, take
 from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ def normal_equations_of(level: PyramidLevel) -> NormalEquations:
     device = level.fixed.values.device
     if device.type == "cpu":
         return NormalEquationsNumba(level)
-    return (NormalEquationsTriton if normal_equations_triton.ready(device) else NormalEquationsTorch)(level)
+    return (NormalEquationsTriton if equations_triton.ready(device) else NormalEquationsTorch)(level)
 
 
 class NormalEquationsNumba:

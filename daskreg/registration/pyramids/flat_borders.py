@@ -17,8 +17,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from daskreg.registration.filters import block_means
-from daskreg.registration.flat_borders_numba import from_border
+from daskreg.registration.pyramids.filters import block_means
+from daskreg.registration.pyramids.flat_borders_numba import from_border
 
 SMALLEST = 8
 # Voxels along the longest side of the block means, and of a corner of them, at most and at least.

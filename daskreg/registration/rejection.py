@@ -78,7 +78,10 @@ def with_inliers(level: PyramidLevel, inliers: Tensor | None) -> PyramidLevel:
         if weight.shape[axis] != n:
             index = torch.arange(n, device=inliers.device) * weight.shape[axis] // n
             weight = weight.index_select(axis, index)
-    return replace(level, fixed=replace(fixed, weight=weight if fixed.weight is None else weight * fixed.weight))
+    weight = weight if fixed.weight is None else weight * fixed.weight
+    # The inliers differ between pairs that share one fixed image: from here on, each pair has its own.
+    values = fixed.values if len(weight) == 1 else fixed.values.expand(len(weight), *fixed.values.shape[1:])
+    return replace(level, fixed=replace(fixed, values=values, weight=weight))
 
 
 def _inliers(level: PyramidLevel, p: Floats, problem: Problem) -> Tensor:

@@ -453,7 +453,7 @@ def test_filters_keep_their_digits(shape: tuple[int, ...], masked: bool) -> None
     mean, variance = filters.mean_and_variance(values, weight)
     found = [
         (filters.mean_and_variance(v, w), filters.scaled(v, w, mean.to(v.device), variance.to(v.device)),
-         filters.block_means(v, w, factors), filters.smoothed(v, w, sigmas), filters.slope_squares(v, w, 2))
+         filters.block_means(v, w, factors), filters.smoothed(v, w, sigmas), filters.mean_square_gradient(v, w, 2))
         for v, w in ((values, weight), there)
     ]  # fmt: skip
     for a, b in zip(*(list(flattened(f)) for f in found), strict=True):

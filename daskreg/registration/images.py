@@ -1,4 +1,4 @@
-"""What an estimate reads: one image of numbers in memory, its Grid and its mask.
+"""The images that an estimate reads: one image of numbers in memory, its Grid and its mask.
 
 Volumes that are larger than the memory budget are read as block means, streamed.
 """
@@ -32,7 +32,7 @@ from daskreg.sources.coordinates import CHANNELS
 from daskreg.volumes import as_dataarray
 from daskreg.volumes import grid as grid_of
 
-# Levels, gradients and what is sampled: bytes of memory for each voxel that is read.
+# Bytes of memory for each voxel that is read: levels, gradients and samples.
 _BYTES_PER_VOXEL = 64
 # A bare array of many rows and columns and 3 or 4 at the end is a picture with colours.
 _RGB, _THIN = (3, 4), 16
@@ -40,9 +40,9 @@ _RGB, _THIN = (3, 4), 16
 
 @dataclass(frozen=True)
 class Image:
-    """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: where they lie.
+    """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: of both.
 
-    dropped: names of axes of length one that were taken out; factors: of the block means.
+    dropped: names of axes of length one that were removed; factors: of the block means.
     """
 
     values: torch.Tensor

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.registration.pyramids.filters import gaussian_taps, slope_squares
+from daskreg.registration.pyramids.filters import gaussian_taps, mean_square_gradient
 from daskreg.registration.pyramids.flat_borders import SMALLEST
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, smooth
 
@@ -123,4 +123,4 @@ def _covariances(sigma: float, factor: float) -> tuple[float, float, float]:
 def _mean_square_gradient(image: ImageBatch) -> Floats:
     """(B,) mean squares of the central differences, on some planes of large images."""
     every = max(1, math.prod(image.grid.shape) // _ENOUGH)
-    return slope_squares(image.values, image.weight, every).cpu().numpy()
+    return mean_square_gradient(image.values, image.weight, every).cpu().numpy()

@@ -19,7 +19,7 @@ from torch import Tensor
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem
-from daskreg.registration.pyramids.filters import dilated, near_means
+from daskreg.registration.pyramids.filters import dilated, local_means
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def _inliers(level: PyramidLevel, p: Floats, problem: Problem) -> Tensor:
     for _ in range(3):
         matched = warped if problem.metric == "mse" else _matched(fixed, warped, weight * agree)
         difference = fixed - matched
-        near = near_means(difference * weight, _MEAN_RADIUS) / near_means(weight, _MEAN_RADIUS).clamp_min(1e-6)
+        near = local_means(difference * weight, _MEAN_RADIUS) / local_means(weight, _MEAN_RADIUS).clamp_min(1e-6)
         size = torch.where((weight > 0) & agree, near.abs(), torch.nan).flatten(1)
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
         limit = torch.clamp(_MANY_DEVIATIONS * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)

@@ -140,4 +140,4 @@ def test_squares_of_slopes_are_numpys(pair):
                     np.take(x, range(k, n - 2 + k), axis)[:, ::every] for x, k in ((v, 0), (w, 1), (v, 2))
                 )
                 expected += ((high - low) ** 2 / 4 * mid).reshape(len(v), -1).sum(1) / mid.reshape(len(v), -1).sum(1)
-        np.testing.assert_allclose(filters.slope_squares(values, weight, every), expected, rtol=1e-4)
+        np.testing.assert_allclose(filters.mean_square_gradient(values, weight, every), expected, rtol=1e-4)

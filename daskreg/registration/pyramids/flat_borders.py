@@ -1,9 +1,9 @@
-"""Find flat borders: background, or what an earlier warp had to fill.
+"""Find flat borders: background, or what an earlier warp filled.
 
-A border is flat where a corner of the image holds one value, exactly or but for the noise of
-the image, and as far as voxels of that value are connected with the border. With noise that is
-told on block means, in which the noise is small. Whether a flat border is background or fill is
-not decided here (see `kernels.fill`).
+A border is flat where a corner of the image has one value, exactly or apart from the noise of
+the image; it consists of the voxels of that value that are connected with the border. With noise it is
+found on block means, in which the noise is small. Whether a flat border is background or fill is
+decided later (`border_choice`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from scipy import ndimage
 from torch import Tensor
 
 from daskreg.registration.pyramids.filters import block_means
-from daskreg.registration.pyramids.flat_borders_numba import from_border
+from daskreg.registration.pyramids.flat_borders_numba import connected_with_border
 
 SMALLEST = 8
-# Voxels along the longest side of the block means, and of a corner of them, at most and at least.
-_SIDE, _CORNER, _LEAST = 128, 6, 32
-# Standard deviations of the noise: what a flat corner and its border vary, what belongs to the border, and
-# the step from there to what lies beyond, without which it is a smooth part of the image.
-_STEADY, _EVEN, _ALIKE, _STEP = 1.5, 1.3, 4.0, 8.0
+"""Voxels along an axis below which an image is not reduced, and has no flat border."""
+# Voxels along the longest side of the block means.
+_SIDE = 128
+# Voxels along a side of a corner.
+_EXACT_CORNER, _NOISY_CORNER = 3, 6
+# Voxels along the shortest side that block means need.
+_MIN_SIDE = 32
+# Standard deviations of the noise: the largest variation of a flat corner and of the border, the largest
+# difference of a border voxel from the corner, and the least step from there to the voxels beyond; without
+# a step the region is a smooth part of the image.
+_MAX_CORNER, _MAX_BORDER, _MAX_DIFFERENCE, _MIN_STEP = 1.5, 1.3, 4.0, 8.0
 
 
 def flat_borders(values: Tensor) -> Tensor | None:
@@ -41,34 +47,34 @@ def flat_borders(values: Tensor) -> Tensor | None:
 
 
 def _exact(image: Tensor) -> Tensor | None:
-    """Where it holds exactly the value of its flat corners."""
-    corners = _corners(image, 3)
+    """Where the image has exactly the value of its flat corners."""
+    corners = _corners(image, _EXACT_CORNER)
     flat = (corners == corners[:, :1]).all(-1)
     if not bool(flat.any()):
         return None
-    level = corners[flat, 0].median()
-    return torch.from_numpy(from_border((image == level).cpu().numpy()))
+    value = corners[flat, 0].median()
+    return torch.from_numpy(connected_with_border((image == value).cpu().numpy()))
 
 
 def _noisy(image: Tensor) -> Tensor | None:
-    """The same but for noise that is white."""
-    if min(image.shape) < _LEAST:
+    """Where the image has the value of its flat corners apart from white noise."""
+    if min(image.shape) < _MIN_SIDE:
         return None
     factor = max(1, math.ceil(max(image.shape) / _SIDE))
-    size = tuple(factor if n >= _LEAST * factor else 1 for n in image.shape)
+    size = tuple(factor if n >= _MIN_SIDE * factor else 1 for n in image.shape)
     means = block_means(image[None], None, size)[0][0]
     noise = _noise(image) / math.sqrt(math.prod(size))
-    corners = _corners(means, _CORNER)
-    steady = corners.std(1) < _STEADY * noise
+    corners = _corners(means, _NOISY_CORNER)
+    steady = corners.std(1) < _MAX_CORNER * noise
     if not bool(steady.any()):
         return None
-    level = corners[steady].median(1).values.median()
-    away = ((means - level) / noise).cpu().numpy()
-    alike = from_border(np.abs(away) < _ALIKE)
-    beyond = ndimage.binary_dilation(alike, iterations=3) & ~ndimage.binary_dilation(alike)
-    if not beyond.any() or away[alike].std() > _EVEN or np.median(np.abs(away[beyond])) < _STEP:
+    value = corners[steady].median(1).values.median()
+    deviation = ((means - value) / noise).cpu().numpy()
+    border = connected_with_border(np.abs(deviation) < _MAX_DIFFERENCE)
+    beyond = ndimage.binary_dilation(border, iterations=3) & ~ndimage.binary_dilation(border)
+    if not beyond.any() or deviation[border].std() > _MAX_BORDER or np.median(np.abs(deviation[beyond])) < _MIN_STEP:
         return None
-    whole = torch.from_numpy(alike)[None, None].to(torch.float32)
+    whole = torch.from_numpy(border)[None, None].to(torch.float32)
     for axis, (n, f) in enumerate(zip(image.shape, size, strict=True)):
         index = torch.arange(n).div(f, rounding_mode="floor").clamp_max(whole.shape[axis + 2] - 1)
         whole = whole.index_select(axis + 2, index)

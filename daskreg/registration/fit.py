@@ -65,7 +65,7 @@ class PairFit(Fit):
 
     @property
     def ok(self) -> bool:
-        """Whether the estimate converged, and nothing speaks against it."""
+        """Whether the estimate converged, with enough overlap and a score that is not chance."""
         return self.status is FitStatus.CONVERGED
 
     @property

@@ -11,7 +11,7 @@ levels that are still to be solved with the poses at which they begin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,9 +68,7 @@ class GivenPoses:
     matrices: Floats
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
-        level = pyramids.levels[-1]
-        batch = max(len(level.fixed.values), len(level.moving.values))
-        matrices = np.broadcast_to(self.matrices, (batch, *np.shape(self.matrices)[-2:]))
+        matrices = np.broadcast_to(self.matrices, (pyramids.count, *np.shape(self.matrices)[-2:]))
         p = problem.parameters_of(matrices, pyramids.grid)
         return [Start(pyramids, p, p)]
 
@@ -86,7 +84,9 @@ class BestCandidate:
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         reference, starts = self.candidates(problem, pyramids)
-        return refined(problem, pyramids, starts, reference=reference, rotations=self._rotations(problem.pose.ndim))
+        searched = isinstance(self.init, str) and self.init in ("auto", "search")
+        rotations = correlated_rotations(str(self.init), problem.pose.ndim) if searched else None
+        return refined(problem, pyramids, starts, reference=reference, rotations=rotations)
 
     def candidates(self, problem: Problem, pyramids: MaskedPyramids) -> tuple[Floats, Floats]:
         """(1, P) parameters of identity or of the given motion, and (K, P) those of all candidates."""
@@ -95,11 +95,6 @@ class BestCandidate:
         if not isinstance(self.init, str) or self.init == "identity":
             return reference, reference
         return reference, problem.parameters_of(candidates(pyramids, self.init), pyramids.grid)
-
-    def _rotations(self, ndim: int) -> Sequence[Floats] | None:
-        if not isinstance(self.init, str) or self.init not in _DENSE:
-            return None
-        return _DENSE[self.init](ndim)
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,9 @@ class IdentityFirst:
     search: bool
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
-        finest = pyramids.levels[-1]
-        batch = max(len(finest.fixed.values), len(finest.moving.values))
-        identity = problem.pose.identity(batch).numpy()
+        identity = problem.pose.identity(pyramids.count).numpy()
         small = [level for level in pyramids.levels if max(level.fixed.grid.shape) <= _SMALL] or pyramids.levels[:1]
-        p, cost = identity, np.full(batch, np.inf)
+        p, cost = identity, np.full(pyramids.count, np.inf)
         for level in small:
             iterate = solve_level(problem, level, p, tolerance=0.05, max_iterations=15)
             p, cost = iterate.parameters, iterate.cost
@@ -140,7 +133,7 @@ def candidates(pyramids: MaskedPyramids, kind: str) -> list[Floats]:
     found = [np.eye(ndim + 1)]
     if kind in ("moments", "auto"):
         found += moments(levels[0].fixed, levels[0].moving)
-    rotations = _CORRELATED[kind](ndim) if kind in _CORRELATED else []
+    rotations = correlated_rotations(kind, ndim)
     if rotations:
         # A flat border may be background or what an earlier warp filled: try both.
         for some in (levels, pyramids.borderless):
@@ -206,6 +199,15 @@ def _denser_candidates(problem: Problem, pyramids: MaskedPyramids, rotations: Se
     return problem.parameters_of(np.concatenate(found), pyramids.levels[0].fixed.grid)
 
 
+def correlated_rotations(kind: str, ndim: int) -> list[Floats]:
+    """The rotations for which images are correlated; none for kinds that use no correlation."""
+    if kind == "phase":
+        return [np.eye(ndim)]
+    if kind == "auto":
+        return near_rotations(ndim)
+    return all_rotations(ndim) if kind == "search" else []
+
+
 def near_rotations(ndim: int) -> list[Floats]:
     """Rotations within 45 degrees: every 7.5 in 2D, every 25 about single axes in 3D."""
     if ndim == 2:
@@ -264,8 +266,3 @@ def _from_quaternion(q: Floats) -> Floats:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-Rotations = Callable[[int], list[Floats]]
-_CORRELATED: dict[str, Rotations] = {"phase": lambda n: [np.eye(n)], "auto": near_rotations, "search": all_rotations}
-_DENSE: dict[str, Rotations] = {"auto": near_rotations, "search": all_rotations}

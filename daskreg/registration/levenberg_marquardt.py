@@ -225,7 +225,7 @@ def solve_level(
 
 
 def _corrected_by_all_voxels(objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int) -> Iterate:
-    """Continue with every voxel from the optimum of the subset; not converged where a few passes do not do."""
+    """Continue with every voxel from the optimum of the subset; not converged where a few passes are not enough."""
     subset = objective.subsampled()
     iterate = objective.evaluate(p)
     iterate.losses.append(iterate.cost.copy())

@@ -68,11 +68,11 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     """
     bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
     f, w, v = (t.flatten(1) for t in torch.broadcast_tensors(fixed, warped, weight))
-    places = _positions(f, v, bins), _positions(w, v, bins)
-    joint = _Joint.apply(*places, v, bins) if f.device.type == "cpu" else _joint(*places, v, bins)
+    positions = _positions(f, v, bins), _positions(w, v, bins)
+    joint = _Joint.apply(*positions, v, bins) if f.device.type == "cpu" else _joint(*positions, v, bins)
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)
-    apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
-    return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
+    independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+    return -(joint * ((joint + _EPS) / (independent + _EPS)).log()).sum((1, 2))
 
 
 POINTWISE: tuple[Loss, ...] = (ncc, mse, mae, mi)

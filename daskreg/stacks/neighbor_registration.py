@@ -313,8 +313,8 @@ def _mean_square_gradient(values: Tensor) -> Floats:
     for axis in range(1, values.ndim):
         n, other = values.shape[axis], 1 if axis > 1 else 2
         some = values[(slice(None),) * other + (slice(None, None, _EVERY),)] if values.shape[other] >= 64 else values
-        apart = some.narrow(axis, 1, n - 1) - some.narrow(axis, 0, n - 1)
-        parts.append(torch.linalg.vecdot(apart.flatten(1), apart.flatten(1)) / apart[0].numel())
+        difference = some.narrow(axis, 1, n - 1) - some.narrow(axis, 0, n - 1)
+        parts.append(torch.linalg.vecdot(difference.flatten(1), difference.flatten(1)) / difference[0].numel())
     return np.asarray(torch.stack(parts).mean(0).cpu().double().numpy())
 
 

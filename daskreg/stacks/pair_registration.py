@@ -143,8 +143,7 @@ class IdentityOrShift:
     """An `InitialPose`: identity, or a shift by phase correlation where that is clearly better on small levels."""
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
-        levels = pyramids.levels
-        count = max(len(levels[-1].fixed.values), len(levels[-1].moving.values))
+        levels, count = pyramids.levels, pyramids.count
         side = SMALL.get(problem.pose.ndim, 64)
         small = [level for level in levels if max(level.fixed.grid.shape) <= side] or levels[:1]
         p = identity_or_shift(problem, small, count, max_iterations=options.max_iterations)

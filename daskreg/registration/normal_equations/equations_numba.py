@@ -120,7 +120,7 @@ def _steps_typed(shape: Any) -> Any:
 
 @jit(fastmath={"contract"})
 def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
-    """Sample the columns `run` of one row of the fixed grid into the first places of the buffer."""
+    """Sample the columns `run` of one row of the fixed grid into the first columns of the buffer."""
     m, c, shape = moving
     fixed, weight, edge, lead = row
     offsets, fractions, near = scratch

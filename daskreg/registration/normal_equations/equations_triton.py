@@ -187,9 +187,9 @@ if triton is not None:
         blocks = tl.cdiv(n2, BLOCK)
         row = part // blocks
         i0, i1 = (row // n1).to(tl.int64), (row % n1).to(tl.int64)
-        place = (part % blocks) * BLOCK + tl.arange(0, BLOCK)
-        inside = place < n2
-        x = tl.load(ax2 + place, mask=inside, other=0.0)
+        column = (part % blocks) * BLOCK + tl.arange(0, BLOCK)
+        inside = column < n2
+        x = tl.load(ax2 + column, mask=inside, other=0.0)
         y = tl.load(ax1 + i1)
         a = maps + pair * (NDIM * (NDIM + 1))
         if NDIM == 3:
@@ -201,8 +201,8 @@ if triton is not None:
             u1 = tl.load(a + 2) + tl.load(a) * y + tl.load(a + 1) * x
             u2 = tl.load(a + 5) + tl.load(a + 3) * y + tl.load(a + 4) * x
             u0 = u1
-        f = tl.load(fixed + pair * f_b + i0 * f_0 + i1 * f_1 + place, mask=inside, other=0.0)
-        v = tl.load(weight + pair * w_b + i0 * w_0 + i1 * w_1 + place, mask=inside, other=0.0)
+        f = tl.load(fixed + pair * f_b + i0 * f_0 + i1 * f_1 + column, mask=inside, other=0.0)
+        v = tl.load(weight + pair * w_b + i0 * w_0 + i1 * w_1 + column, mask=inside, other=0.0)
         v = v * _edge(u1, m1, e1) * _edge(u2, m2, e2)
         if NDIM == 3:
             v = v * _edge(u0, m0, e0)
@@ -218,7 +218,7 @@ if triton is not None:
         _store_sums(into, 3, vd * d, x)
         _store_sums(into, 4, vd * w, x)
         _store_sums(into, 5, vw * w, x)
-        at = gradient + pair * s_b + i0 * s_0 + i1 * s_1 + place
+        at = gradient + pair * s_b + i0 * s_0 + i1 * s_1 + column
         number = 6 + 3 * NDIM
         for one in tl.static_range(NDIM):
             g = tl.load(at + one * s_d, mask=inside, other=0.0)

@@ -97,11 +97,10 @@ def mean_square_gradient(values: Tensor, weight: Tensor | None, every: int = 1) 
             continue
         before, after = (values.narrow(axis, start, n - 2)[:, ::every] for start in (0, 2))
         squares = ((after - before) / 2).square()
-        cover = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
-        cover = cover.expand_as(squares).flatten(1)
-        total += (squares.flatten(1) * cover).sum(1, dtype=torch.float64) / cover.sum(1, dtype=torch.float64).clamp_min(
-            1e-6
-        )
+        weights = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
+        weights = weights.expand_as(squares).flatten(1)
+        count = weights.sum(1, dtype=torch.float64).clamp_min(1e-6)
+        total += (squares.flatten(1) * weights).sum(1, dtype=torch.float64) / count
     return total
 
 

@@ -39,6 +39,12 @@ class MaskedPyramids:
     variance: Tensor
     grid: Grid
 
+    @property
+    def count(self) -> int:
+        """How many pairs there are."""
+        finest = self.levels[-1]
+        return max(len(finest.fixed.values), len(finest.moving.values))
+
     def part(self, levels: slice) -> MaskedPyramids:
         """Some of the levels."""
         return replace(

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.mapping import IndexMap
 from daskreg.blocks.source_buffer import Course, Room, Window, course, lent_room, slabs
 from daskreg.errors import OptionError
-from daskreg.geometry import Box, Grid
+from daskreg.geometry import Box, Grid, IndexMap
 from daskreg.runtime.device import count_gpus
 from daskreg.sampling.cast import CAST_PIECE, cast
 from daskreg.sampling.downsample import block_reduce, reduce_scratch
@@ -116,13 +115,13 @@ class Job:
         return replace(self, mapping=self.mapping.restrict(box), source=self.source.restrict(self.read_box(box)))
 
     def fingerprint(self, box: Box) -> str:
-        """Identifies the pixels of `box`: its source, its own matrices, and how it is sampled."""
-        mapping = self.mapping.restrict(box)
+        """Identifies the pixels of `box`: its source, its own part of the index map, and how it is sampled."""
+        numbers, layout = self.mapping.restrict(box).identity()
         digest = hashlib.sha256()
         for part in (
             self._source_print,
-            mapping.matrices.tobytes(),
-            (mapping.sampled, mapping.offsets, mapping.stack, box.start, box.stop),
+            numbers,
+            (*layout, box.start, box.stop),
             (self.order, float(self.fill), self.dtype.str),
         ):
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
@@ -134,11 +133,11 @@ class Job:
         if self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0):
             part = cut[0]
         seen = self.read_box(part)
-        total = self._held_bytes(cut) + part.size * self.computed_dtype.itemsize
+        total = self._held_bytes(cut) + part.size * self.computed_dtype.itemsize + self.mapping.coordinate_bytes(part)
         if self.order == 3:
             sampled = [seen.shape[k] for k in self.mapping.sampled]
-            carried = seen.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
-            total += 3 * 8 * math.prod(n + 24 for n in sampled) * carried
+            batch = math.prod(seen.shape[k] for k in self.mapping.batch)
+            total += 3 * 8 * math.prod(n + 24 for n in sampled) * batch
         if self.computed_dtype != self.dtype:
             total += part.size * self.dtype.itemsize + 20 * min(part.size, CAST_PIECE)
         return total
@@ -214,7 +213,7 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
             # Whole planes need no copy; a GPU is sent what it reads.
             seen = _whole_planes(piece.read, read, sampled) if device == "cpu" and plain else piece.read
             block = data[seen.within(read).slices].transpose(axes)
-            view = Tile(block, seen.take(sampled), piece.matrix, piece.out.take(sampled), job.order, job.fill)
+            view = Tile(block, seen.take(sampled), piece.coordinates, piece.out.take(sampled), job.order, job.fill)
             sampler.put(view, out[piece.out.within(box).slices].transpose(axes))
     return out
 

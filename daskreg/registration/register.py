@@ -17,12 +17,12 @@ from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import Image, read_image
 from daskreg.registration.initial_pose import KINDS, BestCandidate
-from daskreg.registration.levenberg_marquardt import corners_of
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
+from daskreg.reporting.fit import Fit
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.threads import use_threads
 
@@ -89,8 +89,8 @@ def register(
     if f.grid.ndim != m.grid.ndim:
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
-    if hasattr(init, "target_from_source"):  # of the moving image's points, onto the fixed image's
-        init = init.target_from_source.inverse()
+    if isinstance(init, Fit):
+        init = init.pull
     start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     if not check_inverse:
@@ -152,7 +152,7 @@ def _batch_of(image: Image) -> ImageBatch:
 
 def _round_trip_error(there: Affine, back: Affine, grid: Grid) -> float:
     """Voxels by which a corner of the grid is moved at most by both motions, one after the other."""
-    corners = corners_of(grid)[:-1].T
+    corners = grid.corners()
     return float(np.linalg.norm(grid.index(back(there(corners))) - grid.index(corners), axis=1).max())
 
 
@@ -176,8 +176,7 @@ def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
 
 def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
     """Raise NoOverlapError where the fixed grid, moved by `start`, misses the moving grid."""
-    bits = np.indices((2,) * fixed.ndim).reshape(fixed.ndim, -1).T
-    corners = Affine(start)(fixed.world(bits * np.asarray(fixed.shape) - 0.5))
+    corners = Affine(start)(fixed.corners(faces=True))
     low, high = moving.extent
     if np.any(corners.min(axis=0) >= high) or np.any(corners.max(axis=0) <= low):
         boxes = [

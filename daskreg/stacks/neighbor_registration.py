@@ -26,7 +26,7 @@ from daskreg.registration.multiresolution import inverse_normal
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
-from daskreg.stacks.pair_table import Looks, PairTable, field_count
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -95,9 +95,9 @@ class ImageSequence:
         for level in self.levels[first : self.shared]:
             iterate = self._refined(level, edges, p) if start is None else self._solved(level, edges, p)
             p = iterate.parameters
-        likeness = self._score(iterate, edges)
+        similarity = self._score(iterate, edges)
         covariance = _covariance(iterate, self.levels[self.shared - 1])
-        scores, overlap = likeness.copy(), iterate.overlap.copy()
+        scores, overlap = similarity.copy(), iterate.overlap.copy()
         near = np.flatnonzero(np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges))
         if self.shared < len(self.levels) and len(near):
             finest = self.levels[-1]
@@ -106,16 +106,16 @@ class ImageSequence:
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
             covariance[near] = _covariance(fine, finest)
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        return PairTable(edges, matrices, covariance, scores, likeness, overlap, self._fields(edges, p))
+        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
 
-    def looks(self) -> Looks:
+    def features(self) -> SliceFeatures:
         """Statistics of the single images."""
         values = [level.fixed.values for level in self.levels[:-3:-1]]
         missing = [np.zeros(len(self.blank))] * (2 - len(values))
         gradients = np.stack([_mean_square_gradient(v) for v in values] + missing, axis=1)
         small = self.levels[min(1, self.small - 1)].fixed.values.flatten(1)
         contrast = (small.var(1, correction=0).cpu().double() * self.variance).sqrt().numpy()
-        return Looks(self.blank, contrast, gradients * self.variance.numpy()[:, None], self.digest)
+        return SliceFeatures(self.blank, contrast, gradients * self.variance.numpy()[:, None], self.digest)
 
     def _least_gap(self, edges: Ints) -> Any:
         """For each pair, the distance from the fixed image to the next image that is not blank."""

@@ -19,8 +19,8 @@ from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.problem import half_extent
 from daskreg.sampling.sample import sample
 from daskreg.stacks.pair_registration import PairOptions, batch_size, blank_images, register_pairs
-from daskreg.stacks.pair_table import PairTable, good, table_of
-from daskreg.stacks.trajectory import Frame, bridged
+from daskreg.stacks.pair_table import PairTable, reliable, table_of
+from daskreg.stacks.trajectory import PoseProjection, interpolate_missing
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -48,8 +48,8 @@ class SliceReading:
     progress: Callable[[int, int], None] | None = None
 
     @property
-    def frame(self) -> Frame:
-        return Frame(self.options.pose, self.centre, half_extent(self.grid))
+    def frame(self) -> PoseProjection:
+        return PoseProjection(self.options.pose, self.centre, half_extent(self.grid))
 
     @property
     def batch(self) -> int:
@@ -127,19 +127,19 @@ def register_to_mean(slices: SliceReading, start: SlicePoses) -> SlicePoses:
 def _poses_of(slices: SliceReading, pairs: PairTable, blank: Bools, reference: int | None) -> SlicePoses:
     """The poses of the moving slices of pairs with one fixed image; slice `reference` has the identity."""
     n, size, parameters = slices.count, slices.grid.ndim + 1, len(slices.options.pose.names)
-    reliable = good(pairs, slices.grid, slices.options.metric)
-    if not reliable.any():
+    accepted = reliable(pairs, slices.grid, slices.options.metric)
+    if not accepted.any():
         return _identity(slices, blank)
     moving = pairs.edges[:, 1]
     poses, scores = np.full((n, size, size), np.nan), np.full(n, np.nan)
     covariance = np.full((n, parameters, parameters), np.nan)
-    poses[moving[reliable]] = pairs.matrices[reliable]
+    poses[moving[accepted]] = pairs.matrices[accepted]
     scores[moving] = pairs.scores
-    covariance[moving[reliable]] = pairs.covariance[reliable]
+    covariance[moving[accepted]] = pairs.covariance[accepted]
     if reference is not None:
         poses[reference], covariance[reference] = np.eye(size), 0.0
     fitted = np.isfinite(poses[:, 0, 0])
-    return SlicePoses(bridged(poses, fitted, slices.frame), fitted, blank, scores, covariance)
+    return SlicePoses(interpolate_missing(poses, fitted, slices.frame), fitted, blank, scores, covariance)
 
 
 def _pairs_with_mean(slices: SliceReading, mean: torch.Tensor, start: SlicePoses) -> PairTable:
@@ -174,7 +174,7 @@ def _mean(slices: SliceReading, current: SlicePoses) -> torch.Tensor:
 def _displacement(slices: SliceReading, before: Floats, after: Floats) -> float:
     """Voxels by which the slices moved relative to each other, root mean square over centre and ends of the axes."""
     points = np.eye(slices.grid.ndim + 1)
-    points[:-1, :-1] *= slices.frame.reach
+    points[:-1, :-1] *= slices.frame.half_extent
     points[:-1, -1] = slices.centre
     points[-1] = 1
     moves = ((after - before) @ points)[:, :-1]

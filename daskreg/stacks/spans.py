@@ -25,10 +25,10 @@ from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import IN_MEMORY, Source
 from daskreg.stacks.common_line import fit_profiles, profiles
-from daskreg.stacks.model import Model
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
-from daskreg.stacks.pair_table import Looks, PairTable
+from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.slice_reader import SliceReader
 
 Ints = NDArray[np.intp]
@@ -58,7 +58,7 @@ class StackSpec:
         options: its device is what the caller asked for; workers resolve it.
         reach: how many slices apart the images of a pair are at most, blank slices not counted.
         line: the only axis of a slice along which shifts are estimated, from sums across it; None: all axes.
-        level: subtracted from the voxels (see `SliceReader`).
+        offset: subtracted from the voxels (see `SliceReader`).
     """
 
     source: Source
@@ -67,11 +67,11 @@ class StackSpec:
     options: PairOptions
     reach: int
     line: int | None = None
-    level: float = 0.0
+    offset: float = 0.0
 
     @cached_property
     def reader(self) -> SliceReader:
-        return SliceReader.of(self.source, self.position, mask=self.mask, level=self.level)
+        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset)
 
     @property
     def count(self) -> int:
@@ -88,9 +88,9 @@ class StackSpec:
         return self.reader.grid.take(self.keep)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> StackModel:
         centre = self.reader.whole.take(self.keep).centre
-        return Model(self.options.pose, centre, self.grid, self.options.metric, self.line)
+        return StackModel(self.options.pose, centre, self.grid, self.options.metric, self.line)
 
     def tensor(self, start: int, stop: int) -> torch.Tensor:
         values = self.reader.span(start, stop)
@@ -106,7 +106,7 @@ class StackSpec:
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader, which holds voxels."""
         return {
-            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")
+            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "offset")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -124,8 +124,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class SpanDone:
-    """The results of slices start..stop: the pairs whose moving slice is among them, and statistics of the slices.
+class SpanResult:
+    """The results of slices start..stop: the pairs whose moving slice is among them, and features of the slices.
 
     before: digests of the `len(before)` slices before the span, as they are now.
     """
@@ -133,12 +133,12 @@ class SpanDone:
     start: int
     stop: int
     pairs: PairTable
-    looks: Looks
+    features: SliceFeatures
     before: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Edges:
+class PairTask:
     """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts."""
 
     stack: StackSpec
@@ -164,7 +164,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
     return found
 
 
-def fit_span(span: Span) -> SpanDone:
+def fit_span(span: Span) -> SpanResult:
     """Read a span and the slices before it that its pairs need, and register them. Runs on a worker, in one thread."""
     with _alone(span.stack):
         stack = span.stack
@@ -186,12 +186,12 @@ def fit_span(span: Span) -> SpanDone:
             pairs = sequence.register(edges, wanted=wanted).shifted(low)
         else:
             pairs = fit_profiles(lines, edges[wanted], stack.grid, stack.line, sequence.options.pose).shifted(low)
-        looks = sequence.looks()
-        own = Looks(*(getattr(looks, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
-        return SpanDone(span.start, span.stop, pairs, own, looks.digest[:first])
+        features = sequence.features()
+        own = SliceFeatures(*(getattr(features, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
+        return SpanResult(span.start, span.stop, pairs, own, features.digest[:first])
 
 
-def fit_edges(item: Edges) -> PairTable:
+def fit_edges(item: PairTask) -> PairTable:
     """Register single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
     with _alone(stack):

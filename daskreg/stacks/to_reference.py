@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from daskreg.blocks.tasks import run_tasks
 from daskreg.runtime.device import resolve
-from daskreg.stacks.pairing import Where
+from daskreg.stacks.execution import Execution
 from daskreg.stacks.reference_registration import SlicePoses, SliceReading, register_to_mean, register_to_slice
 from daskreg.stacks.spans import StackSpec
 
-_HERE = Where(None)
+_HERE = Execution(None)
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class ReferenceTask:
     start: SlicePoses | None = None
 
 
-def register_to_reference(task: ReferenceTask, where: Where) -> SlicePoses:
+def register_to_reference(task: ReferenceTask, execution: Execution) -> SlicePoses:
     """Run a task on a worker where there is a cluster, else here with progress."""
-    if where.client is None:
-        return _run(task, where)
+    if execution.client is None:
+        return _run(task, execution)
     results: list[SlicePoses] = []
-    run_tasks(_run, [task], client=where.client, threads=1, on_done=results.append, label="stack")
+    run_tasks(_run, [task], client=execution.client, threads=1, on_done=results.append, label="stack")
     return results[0]
 
 
-def _run(task: ReferenceTask, where: Where = _HERE) -> SlicePoses:
+def _run(task: ReferenceTask, execution: Execution = _HERE) -> SlicePoses:
     stack = task.stack
     options = replace(stack.options, device=resolve(stack.options.device))
     centre = stack.reader.whole.take(stack.keep).centre
-    slices = SliceReading(stack.reader.read, stack.count, stack.grid, centre, options, where.progress)
+    slices = SliceReading(stack.reader.read, stack.count, stack.grid, centre, options, execution.progress)
     return register_to_slice(slices, task.reference) if task.start is None else register_to_mean(slices, task.start)

@@ -127,15 +127,15 @@ def register_to_mean(slices: SliceReading, start: SlicePoses) -> SlicePoses:
 def _poses_of(slices: SliceReading, pairs: PairTable, blank: Bools, reference: int | None) -> SlicePoses:
     """The poses of the moving slices of pairs with one fixed image; slice `reference` has the identity."""
     n, size, parameters = slices.count, slices.grid.ndim + 1, len(slices.options.pose.names)
-    reliable = good(pairs, slices.grid, slices.options.metric)
-    if not reliable.any():
+    accepted = good(pairs, slices.grid, slices.options.metric)
+    if not accepted.any():
         return _identity(slices, blank)
     moving = pairs.edges[:, 1]
     poses, scores = np.full((n, size, size), np.nan), np.full(n, np.nan)
     covariance = np.full((n, parameters, parameters), np.nan)
-    poses[moving[reliable]] = pairs.matrices[reliable]
+    poses[moving[accepted]] = pairs.matrices[accepted]
     scores[moving] = pairs.scores
-    covariance[moving[reliable]] = pairs.covariance[reliable]
+    covariance[moving[accepted]] = pairs.covariance[accepted]
     if reference is not None:
         poses[reference], covariance[reference] = np.eye(size), 0.0
     fitted = np.isfinite(poses[:, 0, 0])

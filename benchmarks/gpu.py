@@ -47,7 +47,7 @@ from daskreg.clouds.cloud import Cloud
 from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
-from daskreg.registration import normal_equations_triton
+from daskreg.registration.normal_equations import equations_triton
 from daskreg.sampling import tiles as belt_module
 from daskreg.sampling.sample import sample
 from daskreg.sampling.tiles import Tile, on_device
@@ -333,11 +333,11 @@ def error_of(fit: Any, truth: Affine, shape: tuple[int, ...]) -> float:
 
 def without_triton(run: Callable[[], Any]) -> Callable[[], Any]:
     def by_torch() -> Any:
-        before, normal_equations_triton.ready = normal_equations_triton.ready, lambda device: False
+        before, equations_triton.ready = equations_triton.ready, lambda device: False
         try:
             return run()
         finally:
-            normal_equations_triton.ready = before
+            equations_triton.ready = before
 
     return by_torch
 

@@ -1,12 +1,12 @@
-"""Real pairs of images, beside elastix: agreement with what is known, with it, and with itself.
+"""Real pairs of images, compared with elastix: agreement with known facts, with elastix, and with itself.
 
     python benchmarks/real_data.py --data $DASKREG_DATA
     python benchmarks/real_data.py --data $DASKREG_DATA --case brain --case histology
 
-One line for each case and tool. What is judged is independent of both: a stated shift, landmarks,
+One line for each case and tool. The measures are independent of both tools: a stated shift, landmarks,
 masks, identity in the world, local correlation (windows of 9 voxels, by scipy, after resampling
-by scipy), and how far there-and-back ends from where it began. elastix (itk-elastix) runs
-with its default parameters for the model, and is left out with a word where it is missing.
+by scipy), and the error of the two directions composed. elastix (itk-elastix) runs
+with its default parameters for the model; where it is not installed, it is left out with a message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tool = Callable[..., Affine]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a tool found for a case, and how long it took."""
+    """The result of a tool for a case, and its seconds."""
 
     case: str
     tool: str
@@ -113,7 +113,7 @@ def _itk(volume: xr.DataArray, dtype: type = np.float32) -> Any:
 
 
 def resampled(moving: xr.DataArray, found: Affine, onto: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """The moving image on the fixed grid by scipy, and where it is inside."""
+    """The moving image on the fixed grid by scipy, and which voxels are inside."""
     where = dr.grid(moving)
     m = where.inverse_matrix @ found.matrix @ onto.matrix
     values = np.asarray(moving.values, dtype=np.float32)
@@ -212,7 +212,7 @@ def histology(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
 
 
 def flair(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
-    """One volume as NIfTI and as NRRD: nothing moves."""
+    """One volume as NIfTI and as NRRD: the truth is the identity."""
     fixed, moving = (dr.open(data / f"volumes3d/niivue/FLAIR.{s}") for s in ("nii.gz", "nrrd"))
     for name, tool in tools.items():
         found, seconds = timed(tool, fixed, moving, model="affine", metric="ncc")
@@ -221,7 +221,7 @@ def flair(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
 
 
 def epi(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
-    """T1 and an oblique EPI that lie together in the world, about."""
+    """T1 and an oblique EPI that are about aligned in the world."""
     fixed, moving = (dr.open(data / f"volumes3d/epi_anat/someones_{n}.nii.gz") for n in ("anatomy", "epi"))
     where, still = dr.grid(fixed), Affine.identity(3)
     for model in ("rigid", "affine"):
@@ -237,7 +237,7 @@ def epi(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
 def chris(data: Path, tools: dict[str, Tool]) -> Iterator[Outcome]:
     """A head to the MNI152 template, affine, there and back, at 2 mm; judged at 1 mm.
 
-    The template has no skull: with its mask, what the other has more does not count.
+    The template has no skull: its mask leaves out what only the other image shows.
     """
     template = dr.open(next((data / "volumes3d/mni152").glob("*.nii.gz"))).load()
     head = dr.open(data / "volumes3d/niivue/chris_t1.nii.gz").load()
@@ -289,13 +289,13 @@ def corner(a: Affine, b: Affine, where: Grid) -> float:
 
 
 def timed(tool: Tool, fixed: xr.DataArray, moving: xr.DataArray, **options: Any) -> tuple[Affine, float]:
-    """What a tool finds, and its seconds; the identity, with a word, where it gives up."""
+    """The result of a tool, and its seconds; the identity, with a message, where the tool fails."""
     fixed, moving = fixed.load(), moving.load()
     began = time.perf_counter()
     try:
         found = tool(fixed, moving, **options)
     except RuntimeError as error:
-        print(f"{tool.__name__} gave up, judged as identity: {str(error).splitlines()[-1][:120]}")
+        print(f"{tool.__name__} failed, counted as identity: {str(error).splitlines()[-1][:120]}")
         found = Affine.identity(dr.grid(fixed).ndim)
     return found, time.perf_counter() - began
 
@@ -321,7 +321,7 @@ def main() -> None:
             tools[name] = tool
     warnings.simplefilter("ignore")
     square = xr.DataArray(ndimage.gaussian_filter(np.random.default_rng(0).random((64, 64)), 2), dims=("y", "x"))
-    for tool in tools.values():  # what is compiled or imported once does not count
+    for tool in tools.values():  # compilation and imports are not measured
         tool(square, square, model="rigid", metric="ncc")
     for name in options.case or CASES:
         for outcome in CASES[name](options.data, tools):

@@ -6,12 +6,12 @@
     python benchmarks/register.py --ndim 3 --data $DASKREG_DATA --side 256 --pairs 3 --tools daskreg "elastix affine"
     python benchmarks/register.py --noise 0.05
 
-2D: photographs of scikit-image, 512x512, against themselves; hard is up to 30 degrees, 15 %
+2D: photographs of scikit-image, 512x512, registered to themselves; hard is up to 30 degrees, 15 %
 shift, scales of 0.9 to 1.1, shear 0.15; easy a third of it. 3D: the MNI152 brain at
 94x116x98 with up to 20 degrees, 10 % shift, scales 0.9 to 1.1. Motions are drawn from a seed
 and made by cubic interpolation. The error is the largest distance of the corners between
-found and true map, in voxels; success is below 1. The tools take turns on every pair, so
-the ratios of the medians hold where the machine is busy. With noise, which is white in
+found and true map, in voxels; success is below 1. The tools run one after the other on every pair, so
+that the ratios of the medians are valid on a busy machine. With noise, which is white in
 both images, the Cramer-Rao bound of the median error is computed from J^T J as well.
 Tools that are not installed are left out.
 """
@@ -56,7 +56,7 @@ def brain(folder: Path, side: int | None = None) -> np.ndarray:
     if side is None:
         return small
     large = ndimage.zoom(small, [side / n for n in small.shape], order=3)
-    large[large < 1e-3 * large.max()] = 0  # what cubic interpolation leaves of nothing
+    large[large < 1e-3 * large.max()] = 0  # cubic interpolation makes zeros slightly different from zero
     return np.asarray(large, dtype=np.float32)
 
 
@@ -176,7 +176,7 @@ def with_ants(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
 
 
 def with_adam(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """What nDTomo's reg_torch does: Adam on the parameters at full size, in a world of [-1, 1], 200 iterations."""
+    """The method of nDTomo's reg_torch: Adam on the parameters at full size, in a world of [-1, 1], 200 iterations."""
     import torch
     from torch.nn import functional
 
@@ -259,7 +259,7 @@ def installed(ndim: int) -> dict[str, Tool]:
 
 
 def measure(tools: dict[str, Tool], cases: list[tuple[np.ndarray, np.ndarray, Affine]]) -> dict[str, Any]:
-    """Errors and seconds of each tool, taking turns; one unmeasured round first."""
+    """Errors and seconds of each tool, one after the other on each pair; one unmeasured round first."""
     errors: dict[str, list[float]] = {name: [] for name in tools}
     seconds: dict[str, list[float]] = {name: [] for name in tools}
     for number, (fixed, moving, truth) in enumerate([cases[0], *cases]):
@@ -277,7 +277,7 @@ def measure(tools: dict[str, Tool], cases: list[tuple[np.ndarray, np.ndarray, Af
 
 
 def many_at_once(count: int) -> None:
-    """`register_many` and a loop over `register`, taking turns."""
+    """`register_many` and a loop over `register`, alternately."""
     images, grid = [photograph(n, 256) for n in IMAGES], Grid((256, 256))
     fixed = np.stack([images[k % len(images)] for k in range(count)])
     truth = [motion(grid, k, 0.2) for k in range(count)]
@@ -300,8 +300,8 @@ def many_at_once(count: int) -> None:
 def attainable(image: np.ndarray, truth: Affine, variance: float) -> float:
     """The bound where both images are noisy: frequencies count by their coherence (Knapp & Carter 1976).
 
-    With signal S and noise N in each image, a frequency tells S^2 / (2 S N + N^2) where one noise-free
-    template would let it tell S / 2 N, which J^T J counts. S is what rises above the noise in the
+    With signal S and noise N in each image, a frequency has the information S^2 / (2 S N + N^2). With a noise-free
+    template it would have S / 2 N, which is what J^T J counts. S is what rises above the noise in the
     spectrum of the noise-free image.
     """
     power = np.abs(np.fft.fftn(image - image.mean())) ** 2 / image.size

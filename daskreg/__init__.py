@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
     from daskreg.registration.batch import register_many as register_many
-    from daskreg.registration.register import PairFit as PairFit
+    from daskreg.registration.fit import PairFit as PairFit
     from daskreg.registration.register import register as register
     from daskreg.stacks.align import StackFit as StackFit
     from daskreg.stacks.align import align_stack as align_stack
@@ -47,7 +47,7 @@ _HOMES = {
     "Box": "geometry",
     "CloudFit": "clouds.fit",
     "Grid": "geometry",
-    "PairFit": "registration.register",
+    "PairFit": "registration.fit",
     "SliceAffines": "geometry",
     "StackFit": "stacks.align",
     "Written": "writing",

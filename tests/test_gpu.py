@@ -25,10 +25,13 @@ from daskreg.clouds.cloud import Cloud
 from daskreg.clouds.soft_correspondence import soft_correspondence_loss
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.registration import filters, normal_equations_triton
 from daskreg.registration.metrics import LOSSES
-from daskreg.registration.normal_equations import NumbaNormal, TorchNormal, TritonNormal, scaling
-from daskreg.registration.pyramid import Level, picture
+from daskreg.registration.normal_equations import equations_triton
+from daskreg.registration.normal_equations.edge_weights import scaling
+from daskreg.registration.normal_equations.equations import NormalEquationsNumba
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch, NormalEquationsTriton
+from daskreg.registration.pyramids import filters
+from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 from daskreg.runtime.device import resolve
 from daskreg.sampling import tensors, tensors_triton
 from daskreg.sampling.sample import sample
@@ -351,7 +354,7 @@ def test_other_metrics(shape: tuple[int, ...], metric: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(150, 181), (44, 60, 52)])
-def test_starts_masks_and_fill(shape: tuple[int, ...]) -> None:
+def test_initial_poses_masks_and_fill(shape: tuple[int, ...]) -> None:
     fixed, moving, truth = pair(shape)
     filled = np.nan_to_num(moving)
     mask = np.ones(shape, bool)
@@ -363,7 +366,7 @@ def test_starts_masks_and_fill(shape: tuple[int, ...]) -> None:
 
 
 def test_noise_and_large_images() -> None:
-    """Above 2**18 voxels some of them lead; noise is smoothed."""
+    """Above 2**18 voxels a subset of them is solved first; noise is smoothed."""
     rng = np.random.default_rng(1)
     for shape in ((700, 640), (72, 90, 80)):
         fixed, moving, truth = pair(shape)
@@ -374,7 +377,7 @@ def test_noise_and_large_images() -> None:
         assert apart(fits[1].moving_from_fixed, truth, Grid(shape)) < 0.3
 
 
-def test_optimizers_callables_and_the_way_back() -> None:
+def test_optimizers_callables_and_the_inverse() -> None:
     fixed, moving, truth = pair((150, 181))
 
     def loss(f: torch.Tensor, w: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -439,7 +442,7 @@ def test_a_stack_by_workers_with_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 37, 50), (2, 13, 41, 30), (1, 1, 70, 33), (2, 300, 257)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_passes_keep_their_digits(shape: tuple[int, ...], masked: bool) -> None:
+def test_filters_keep_their_digits(shape: tuple[int, ...], masked: bool) -> None:
     """Convolutions of a GPU have ten bits of mantissa unless told otherwise."""
     rng = np.random.default_rng(3)
     values = torch.from_numpy((5 + rng.standard_normal(shape)).astype("f4"))
@@ -450,7 +453,7 @@ def test_passes_keep_their_digits(shape: tuple[int, ...], masked: bool) -> None:
     mean, variance = filters.mean_and_variance(values, weight)
     found = [
         (filters.mean_and_variance(v, w), filters.scaled(v, w, mean.to(v.device), variance.to(v.device)),
-         filters.block_means(v, w, factors), filters.smoothed(v, w, sigmas), filters.slope_squares(v, w, 2))
+         filters.block_means(v, w, factors), filters.smoothed(v, w, sigmas), filters.mean_square_gradient(v, w, 2))
         for v, w in ((values, weight), there)
     ]  # fmt: skip
     for a, b in zip(*(list(flattened(f)) for f in found), strict=True):
@@ -479,22 +482,22 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
     maps = maps + 0.05 * torch.randn(maps.shape, generator=generator, dtype=torch.float64)
     at = maps.numpy() @ scaling(shapes[0])
     found: list[Any] = []
-    compiled = [(ON, TritonNormal)] if ON == "cuda" else []
+    compiled = [(ON, NormalEquationsTriton)] if ON == "cuda" else []
     if compiled:
-        assert normal_equations_triton.ready(torch.device("cuda", 0))
-    for device, normal in [("cpu", NumbaNormal), (ON, TorchNormal), *compiled]:
-        pictures = [
-            picture(v.to(device), Grid(v.shape[1:]), None if m is None else m.to(device))
+        assert equations_triton.ready(torch.device("cuda", 0))
+    for device, normal in [("cpu", NormalEquationsNumba), (ON, NormalEquationsTorch), *compiled]:
+        batches = [
+            image_batch(v.to(device), Grid(v.shape[1:]), None if m is None else m.to(device))
             for v, m in zip(values, masks, strict=True)
         ]
-        found.append(normal(Level(*pictures, 1.0)))
+        found.append(normal(PyramidLevel(*batches, 1.0)))
     for index in (np.arange(3), np.array([0, 2])):
         a, *others = (f.take(index)(at[index]) for f in found)
         for b in others:
             for name in ("scalars", "j", "jw", "jd", "jj"):
                 x, y = getattr(a, name), getattr(b, name)
                 np.testing.assert_allclose(y, x, atol=2e-4 * np.abs(x).max(), err_msg=name)
-    a, *others = (f.thinned(0.3)(at) for f in found[1:])
+    a, *others = (f.subsampled(0.3)(at) for f in found[1:])
     for b in others:
         np.testing.assert_allclose(b.jj, a.jj, atol=2e-4 * np.abs(a.jj).max())
         np.testing.assert_allclose(b.scalars, a.scalars, atol=2e-4 * np.abs(a.scalars).max())
@@ -506,14 +509,14 @@ def test_sums_of_a_step(shapes: Any, masked: bool) -> None:
 def test_without_triton_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed, moving, truth = pair((150, 181))
     one = dr.register(fixed, moving, device=ON)
-    monkeypatch.setattr(normal_equations_triton, "ready", lambda device: False)
+    monkeypatch.setattr(equations_triton, "ready", lambda device: False)
     other = dr.register(fixed, moving, device=ON)
     assert apart(one.moving_from_fixed, other.moving_from_fixed, Grid(fixed.shape)) < 0.01
     assert apart(other.moving_from_fixed, truth, Grid(fixed.shape)) < 0.05
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_their_slopes(name: str) -> None:
+def test_losses_and_their_gradients(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     fixed = torch.randn((2, 20, 24), generator=generator)
     warped = fixed + 0.5 * torch.randn(fixed.shape, generator=generator)
@@ -531,7 +534,7 @@ def test_losses_and_their_slopes(name: str) -> None:
 def test_phases() -> None:
     image = blobs((60, 70), count=30)
     moved = np.roll(image, (4, -6), (0, 1))
-    there = [picture(torch.from_numpy(v)[None].to(ON), Grid(image.shape)) for v in (image, moved)]
+    there = [image_batch(torch.from_numpy(v)[None].to(ON), Grid(image.shape)) for v in (image, moved)]
     np.testing.assert_array_equal(phase_shifts(*there, 1)[0, 0], (4, -6))
 
 

@@ -1,7 +1,7 @@
-"""Any differentiable loss over a pyramid, by torch autograd: Adam or L-BFGS on the pose.
+"""Any differentiable loss over a pyramid, by torch autograd: Adam or L-BFGS on the pose of one pair.
 
-The slow and general sibling of `descend`, for one pair: the same levels, weights and
-poses, but the loss is any `loss(fixed, warped, weight)`. Parameters are optimised in
+The levels, weights and poses are those of `multiresolution`, but the loss is any
+`loss(fixed, warped, weight)`, and it takes longer. Parameters are optimised in
 units of the voxels by which they move the farthest corner, so that one step size serves
 angles, shifts and scales.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,112 +19,115 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, MANY, Problem, corners_of
+from daskreg.registration.estimate import Estimate, judged
+from daskreg.registration.initial_pose import Start
+from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, SUBSET_VOXELS, corners_of
 from daskreg.registration.metrics import POINTWISE, Loss
-from daskreg.registration.normal_equations import TorchNormal, possible_overlap, scaling
-from daskreg.registration.pyramid import Level
+from daskreg.registration.normal_equations.edge_weights import possible_overlap, scaling
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
+from daskreg.registration.problem import Problem, SolverOptions
+from daskreg.registration.pyramids.pyramid import PyramidLevel
+
+Floats = NDArray[np.float64]
 
 OPTIMIZERS = ("adam", "lbfgs")
-_TOO_LITTLE = 1e3
+_TOO_LITTLE_OVERLAP = 1e3  # the loss there
 _FAIR_OVERLAP = 0.5
-# Iterations with all voxels of a large level, from where some of them led.
-_LAST = 15
+# Iterations of each candidate.
+_BRIEF = 10
+# A candidate must be better than the first by this share of the spread of the losses.
+_CLEARLY = 0.05
+# Iterations with all voxels of a large level, from the optimum of a subset of them.
+_LAST_ITERATIONS = 15
 # Voxels of the first step.
-_FIRST = 0.1
-# The last step of L-BFGS, of the tolerance: at its end steps fall off fast.
-_SHARE = 0.01
+_FIRST_STEP = 0.1
+# Voxels of Adam's first steps.
+_ADAM_STEP = 0.5
+# L-BFGS stops at this share of the tolerance: near its end, steps become small quickly.
+_LBFGS_SHARE = 0.01
 
 
-@dataclass(frozen=True)
-class Slope:
-    """Where the descent of one pair ended; `losses` are those of the finest level."""
-
-    parameters: Tensor
-    before: float
-    after: float
-    overlap: float
-    iterations: int
-    converged: bool
-    losses: NDArray[np.float64]
-
-
-def slope(
+def minimise(
     problem: Problem,
-    levels: Sequence[Level],
-    start: Tensor,
+    options: SolverOptions,
+    start: Start,
     loss: Loss,
     *,
     optimizer: str = "adam",
-    origin: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Slope:
-    """Minimise `loss` from (1, P) parameters, coarse to fine.
+) -> Estimate:
+    """Minimise `loss` for one pair, coarse to fine.
 
-    The result is never worse, by the loss on the finest level, than `origin`, which is the
-    start where it is not given.
+    The result is never worse, by the loss on the finest level, than the reference of the start.
 
     Raises: OptionError for an unknown optimizer.
     """
     if optimizer not in OPTIMIZERS:
         raise OptionError(f"optimizer {optimizer!r} is unknown: use gauss-newton, {', '.join(OPTIMIZERS)}")
-    p, iterations, converged, losses = start, 0, False, np.empty(0)
+    levels = start.pyramids.levels
+    p, iterations, converged, losses = torch.from_numpy(start.parameters), 0, False, np.empty(0)
     for number, level in enumerate(levels):
         last = number == len(levels) - 1
-        here = problem if last else replace(problem, tolerance=max(problem.tolerance, COARSE_TOLERANCE))
-        p, losses, converged = _on_level(here, _Objective(problem, level, loss), p, optimizer)
+        here = options if last else replace(options, tolerance=max(options.tolerance, COARSE_TOLERANCE))
+        p, losses, converged = _minimise_on_level(here, _LossObjective(problem, level, loss), p, optimizer)
         iterations += len(losses)
         if progress:
             progress(number + 1, len(levels))
-    finest = _Objective(problem, levels[-1], loss)
-    first = start if origin is None else origin
-    before, after = finest.at(first), finest.at(p)
+    finest = _LossObjective(problem, levels[-1], loss)
+    reference = torch.from_numpy(start.reference)
+    before, after = finest.at(reference), finest.at(p)
     if not after <= before:
-        p, after, converged = first, before, False
-    return Slope(p, before, after, finest.overlap(p), iterations, converged, losses)
+        p, after, converged = reference, before, False
+    overlap = finest.overlap(p)
+    status = judged(converged, after <= before, overlap)
+    return Estimate(p[0].numpy(), status, (before, after), overlap, losses, None, iterations)
 
 
-def best_of(problem: Problem, level: Level, starts: Tensor, loss: Loss, *, keep: int = 4) -> Tensor:
+def best_candidate(
+    problem: Problem, options: SolverOptions, level: PyramidLevel, starts: Floats, loss: Loss, *, keep: int = 4
+) -> Floats:
     """(1, P) the best of (K, P) starts: the first, and the `keep` with the least loss, refined a little.
 
-    Another than the first must be better by a twentieth of what there is between the losses,
-    and over at least half of the smaller image: chance does well over small overlaps.
+    Another than the first must be better by a twentieth of the spread of the losses,
+    and over at least half of the smaller image: over small overlaps a loss may be low by chance.
     """
     if len(starts) == 1:
         return starts
+    candidates = torch.from_numpy(starts)
     problem = replace(problem, min_overlap=max(problem.min_overlap, _FAIR_OVERLAP))
-    objective = _Objective(problem, level, loss)
-    values = [objective.at(p[None]) for p in starts]
-    order = sorted(range(1, len(starts)), key=values.__getitem__)[:keep]
-    brief = replace(problem, max_iterations=10)
-    refined = [_lowered(brief, objective, starts[k][None], "lbfgs")[0] for k in (0, *order)]
+    objective = _LossObjective(problem, level, loss)
+    values = [objective.at(p[None]) for p in candidates]
+    order = sorted(range(1, len(candidates)), key=values.__getitem__)[:keep]
+    brief = replace(options, max_iterations=_BRIEF)
+    refined = [_minimise_loss(brief, objective, candidates[k][None], "lbfgs")[0] for k in (0, *order)]
     ends = [objective.at(p) for p in refined]
-    spread = max([v for v in values if v < _TOO_LITTLE], default=0.0) - min(ends)
+    spread = max([v for v in values if v < _TOO_LITTLE_OVERLAP], default=0.0) - min(ends)
     best = min(range(len(ends)), key=ends.__getitem__)
-    return refined[best if ends[best] < ends[0] - 0.05 * spread else 0]
+    return refined[best if ends[best] < ends[0] - _CLEARLY * spread else 0].numpy()
 
 
-class _Objective:
+class _LossObjective:
     """The loss of one pair on one level as a function of its parameters."""
 
-    def __init__(self, problem: Problem, level: Level, loss: Loss) -> None:
+    def __init__(self, problem: Problem, level: PyramidLevel, loss: Loss) -> None:
         self.problem, self.level, self.loss = problem, level, loss
-        self.sampler = TorchNormal(level)
+        self.sampler = NormalEquationsTorch(level)
         self.possible = float(possible_overlap(level)[0])
-        self.inner = torch.from_numpy(level.moving.grid.inverse_matrix[:-1].copy())
-        self.outer = torch.from_numpy(level.fixed.grid.matrix @ scaling(level.fixed.grid.shape))
+        self._moving_from_world = torch.from_numpy(level.moving.grid.inverse_matrix[:-1].copy())
+        self._world_from_xi = torch.from_numpy(level.fixed.grid.matrix @ scaling(level.fixed.grid.shape))
 
     def __call__(self, p: Tensor) -> Tensor:
         warped, weight = self.sampler.warp(self._maps(p))
         weight = weight.detach()
         if float(weight.sum()) < self.problem.min_overlap * self.possible:
-            # A wall, with a slope of its own back to where the step came from.
-            return _TOO_LITTLE + (p * 0).sum()
+            # The line search of L-BFGS then shortens its step. The sum keeps p in the graph, with a gradient of zero.
+            return _TOO_LITTLE_OVERLAP + (p * 0).sum()
         return torch.as_tensor(self.loss(self.sampler.fixed, warped, weight)).sum()
 
-    def thinned(self, share: float) -> _Objective:
-        """That of a share of the fixed image's planes."""
+    def subsampled(self, share: float) -> _LossObjective:
+        """The same over a share of the planes of the fixed image."""
         other = copy.copy(self)
-        other.sampler = self.sampler.thinned(share)
+        other.sampler = self.sampler.subsampled(share)
         other.possible = self.possible / other.sampler.scale
         return other
 
@@ -137,27 +140,29 @@ class _Objective:
             return min(1.0, float(self.sampler.warp(self._maps(p))[1].sum()) / self.possible)
 
     def _maps(self, p: Tensor) -> Tensor:
-        return self.inner @ self.problem.pose.matrices(p, self.problem.centre) @ self.outer
+        return self._moving_from_world @ self.problem.pose.matrices(p, self.problem.centre) @ self._world_from_xi
 
 
-def _on_level(
-    problem: Problem, objective: _Objective, start: Tensor, optimizer: str
-) -> tuple[Tensor, NDArray[np.float64], bool]:
+def _minimise_on_level(
+    options: SolverOptions, objective: _LossObjective, start: Tensor, optimizer: str
+) -> tuple[Tensor, Floats, bool]:
     """Parameters, losses and convergence on one level.
 
-    On large levels some of the voxels lead on, where the loss is one of single voxels, and all have the last word.
+    On large levels a subset of the voxels is minimised first, where the loss is a sum over voxels, and then all.
     """
     voxels = math.prod(objective.level.fixed.grid.shape)
-    if voxels <= MANY or objective.loss not in POINTWISE or optimizer != "lbfgs":
-        return _lowered(problem, objective, start, optimizer)
-    p, first, converged = _lowered(problem, objective.thinned(MANY / voxels), start, optimizer)
-    p, losses, _ = _lowered(replace(problem, max_iterations=_LAST), objective, p, optimizer)
+    if voxels <= SUBSET_VOXELS or objective.loss not in POINTWISE or optimizer != "lbfgs":
+        return _minimise_loss(options, objective, start, optimizer)
+    subset = objective.subsampled(SUBSET_VOXELS / voxels)
+    p, first, converged = _minimise_loss(options, subset, start, optimizer)
+    p, losses, _ = _minimise_loss(replace(options, max_iterations=_LAST_ITERATIONS), objective, p, optimizer)
     return p, np.concatenate([first, losses]), converged
 
 
-def _lowered(
-    problem: Problem, objective: _Objective, start: Tensor, optimizer: str
-) -> tuple[Tensor, NDArray[np.float64], bool]:
+def _minimise_loss(
+    options: SolverOptions, objective: _LossObjective, start: Tensor, optimizer: str
+) -> tuple[Tensor, Floats, bool]:
+    problem = objective.problem
     level = objective.level
     change = problem.pose.motions(start.numpy(), problem.centre)[1][0, :, :-1] @ corners_of(level.fixed.grid)
     moved = torch.from_numpy(np.linalg.norm(change, axis=1).max(-1) / level.step)
@@ -176,31 +181,31 @@ def _lowered(
             best, least = (start + z * unit).detach().clone(), losses[-1]
         return value.detach() * scale
 
-    # A loss knows no voxels: scaled, its slope at the start is a first step of a fair size.
+    # A loss has any unit. It is scaled so that its gradient at the start makes a first step of a useful size.
     scale = 1.0
     closure()
     steepest = 0.0 if z.grad is None else float(z.grad.abs().max())
-    scale = _FIRST / steepest if steepest > 0 else 1.0
+    scale = _FIRST_STEP / steepest if steepest > 0 else 1.0
     if optimizer == "lbfgs":
         torch.optim.LBFGS(
             [z],
             lr=1.0,
-            max_iter=problem.max_iterations,
+            max_iter=options.max_iterations,
             tolerance_grad=1e-10,
-            tolerance_change=problem.tolerance * _SHARE,
+            tolerance_change=options.tolerance * _LBFGS_SHARE,
             line_search_fn="strong_wolfe",
         ).step(closure)
-        return best, np.array(losses), len(losses) < 1.25 * problem.max_iterations
-    return _adam(z, closure, problem, losses, lambda: best)
+        return best, np.array(losses), len(losses) < 1.25 * options.max_iterations
+    return _adam(z, closure, options, losses, lambda: best)
 
 
 def _adam(
-    z: Tensor, closure: Callable[[], Tensor], problem: Problem, losses: list[float], best: Callable[[], Tensor]
-) -> tuple[Tensor, NDArray[np.float64], bool]:
-    """Adam with a step that falls from half a voxel to the tolerance."""
-    steps = 2 * problem.max_iterations
-    adam = torch.optim.Adam([z], lr=0.5)
-    decay = max(problem.tolerance / 0.5, 1e-3) ** (1 / steps)
+    z: Tensor, closure: Callable[[], Tensor], options: SolverOptions, losses: list[float], best: Callable[[], Tensor]
+) -> tuple[Tensor, Floats, bool]:
+    """Adam with a step that is reduced from half a voxel to the tolerance."""
+    steps = 2 * options.max_iterations
+    adam = torch.optim.Adam([z], lr=_ADAM_STEP)
+    decay = max(options.tolerance / _ADAM_STEP, 1e-3) ** (1 / steps)
     schedule = torch.optim.lr_scheduler.ExponentialLR(adam, gamma=decay)
     for _ in range(steps):
         adam.step(closure)

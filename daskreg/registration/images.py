@@ -1,4 +1,4 @@
-"""What an estimate reads: one image of numbers in memory, its Grid and its mask.
+"""The images that an estimate reads: one image of numbers in memory, its Grid and its mask.
 
 Volumes that are larger than the memory budget are read as block means, streamed.
 """
@@ -27,15 +27,15 @@ from daskreg.errors import (
 from daskreg.geometry import Box, Grid
 from daskreg.volumes import volume_of
 
-# Levels, gradients and what is sampled: bytes of memory for each voxel that is read.
+# Bytes of memory for each voxel that is read: levels, gradients and samples.
 _BYTES_PER_VOXEL = 64
 
 
 @dataclass(frozen=True)
 class Image:
-    """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: where they lie.
+    """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: of both.
 
-    dropped: names of axes of length one that were taken out; factors: of the block means.
+    dropped: names of axes of length one that were removed; factors: of the block means.
     """
 
     values: torch.Tensor

@@ -29,13 +29,16 @@ def joint(fixed: NDArray[Any], warped: NDArray[Any], weight: NDArray[Any], bins:
     return np.asarray(out.sum(1))
 
 
-def slopes(
-    fixed: NDArray[Any], warped: NDArray[Any], weight: NDArray[Any], slope: NDArray[Any]
+def gradients(
+    fixed: NDArray[Any], warped: NDArray[Any], weight: NDArray[Any], gradient: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """(B, N) derivatives by both positions and by the weight, for a (B, bins, bins) derivative by the histogram."""
+    """(B, N) gradients with respect to both positions and to the weight, from that with respect to the histogram.
+
+    gradient: (B, bins, bins).
+    """
     found = tuple(np.empty_like(fixed) for _ in range(3))
     chunks = -(-fixed.shape[1] // _CHUNK)
-    shares(partial(_slopes, fixed, warped, weight, slope, found), len(fixed) * chunks, fixed.size)
+    shares(partial(_gradients, fixed, warped, weight, gradient, found), len(fixed) * chunks, fixed.size)
     return found[0], found[1], found[2]
 
 
@@ -66,13 +69,13 @@ def _joint(fixed: Any, warped: Any, weight: Any, out: Any, first: Any, stop: Any
             i = _windows(np.float64(fixed[row, n]), a, unused)
             j = _windows(np.float64(warped[row, n]), b, unused)
             for k in range(4):
-                share = v * a[k]
+                weighted = v * a[k]
                 for m in range(4):
-                    table[i + k, j + m] += share * b[m]
+                    table[i + k, j + m] += weighted * b[m]
 
 
 @jit
-def _slopes(fixed: Any, warped: Any, weight: Any, slope: Any, found: Any, first: Any, stop: Any) -> None:
+def _gradients(fixed: Any, warped: Any, weight: Any, gradient: Any, found: Any, first: Any, stop: Any) -> None:
     of_fixed, of_warped, of_weight = found
     chunks = -(-fixed.shape[1] // _CHUNK)
     a, da, b, db = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
@@ -86,8 +89,8 @@ def _slopes(fixed: Any, warped: Any, weight: Any, slope: Any, found: Any, first:
             for k in range(4):
                 near = steep = 0.0
                 for m in range(4):
-                    near += b[m] * slope[row, i + k, j + m]
-                    steep += db[m] * slope[row, i + k, j + m]
+                    near += b[m] * gradient[row, i + k, j + m]
+                    steep += db[m] * gradient[row, i + k, j + m]
                 by_weight += a[k] * near
                 by_fixed += da[k] * near
                 by_warped += a[k] * steep

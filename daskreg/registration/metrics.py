@@ -45,8 +45,8 @@ def ncc(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
 def lncc(fixed: Tensor, warped: Tensor, weight: Tensor, *, radius: int = 4) -> Tensor:
     """1 - mean squared correlation in windows of 2 radius + 1 voxels a side.
 
-    Each window counts by how many of its voxels do (Avants et al. 2008, with box filters).
-    Along an axis shorter than a window, windows are as long as fits.
+    Each window is weighted by its number of valid voxels (Avants et al. 2008, with box filters).
+    Along an axis that is shorter than a window, windows are as long as fits.
     """
     count = _box(weight, radius).clamp_min(_EPS)
     f_mean, w_mean = _box(weight * fixed, radius) / count, _box(weight * warped, radius) / count
@@ -63,20 +63,20 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     """- mutual information in nats, from a joint histogram with cubic Parzen windows.
 
     (Mattes et al. 2003.) For images of different modalities. By default there are as many
-    bins as the cube root of the voxels, 8 to 32: few voxels in many bins share information
+    bins as the cube root of the number of voxels, 8 to 32: few voxels in many bins have mutual information
     by chance.
     """
     bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
     f, w, v = (t.flatten(1) for t in torch.broadcast_tensors(fixed, warped, weight))
-    places = _positions(f, v, bins), _positions(w, v, bins)
-    joint = _Joint.apply(*places, v, bins) if f.device.type == "cpu" else _joint(*places, v, bins)
+    positions = _positions(f, v, bins), _positions(w, v, bins)
+    joint = _Joint.apply(*positions, v, bins) if f.device.type == "cpu" else _joint(*positions, v, bins)
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(_EPS)
-    apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
-    return -(joint * ((joint + _EPS) / (apart + _EPS)).log()).sum((1, 2))
+    independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+    return -(joint * ((joint + _EPS) / (independent + _EPS)).log()).sum((1, 2))
 
 
-# Losses of single voxels, which some of the voxels tell as well, wherever they are.
 POINTWISE: tuple[Loss, ...] = (ncc, mse, mae, mi)
+"""Losses that do not depend on where voxels are, so that a subset of the voxels can be used."""
 LOSSES: dict[str, Loss] = {"ncc": ncc, "mse": mse, "mae": mae, "lncc": lncc, "mi": mi}
 
 
@@ -113,11 +113,11 @@ def _box(values: Tensor, radius: int) -> Tensor:
 
 
 def _positions(values: Tensor, weight: Tensor, bins: int) -> Tensor:
-    """(B, N) where in the range of what counts the values are, in bins."""
+    """(B, N) positions of the values in bins; the bins cover the range of the voxels with weight."""
     valid = weight > 0
     low = torch.where(valid, values, torch.inf).amin(1, keepdim=True)
     high = torch.where(valid, values, -torch.inf).amax(1, keepdim=True)
-    # Two bins of room at both ends, so that the windows stay inside.
+    # Two bins are left free at both ends, so that the windows stay inside.
     return ((values - low) / (high - low).clamp_min(_EPS) * (bins - 5) + 2).clamp(1, bins - 3)
 
 
@@ -132,10 +132,10 @@ class _Joint(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        arrays = (t.detach().numpy() for t in (*ctx.saved_tensors, slope.to(torch.float64)))
-        found = joint_histogram_numba.slopes(*arrays)
-        return *(torch.from_numpy(f) if n else None for f, n in zip(found, ctx.needs_input_grad, strict=False)), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        arrays = (t.detach().numpy() for t in (*ctx.saved_tensors, gradient.to(torch.float64)))
+        inputs = zip(joint_histogram_numba.gradients(*arrays), ctx.needs_input_grad, strict=False)
+        return *(torch.from_numpy(g) if needed else None for g, needed in inputs), None
 
 
 def _joint(fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
@@ -143,9 +143,9 @@ def _joint(fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
     (f_bin, f_part), (w_bin, w_part) = _windows(fixed), _windows(warped)
     # Each voxel is in four bins of each image: sixteen of the histogram, instead of all.
     reach = torch.arange(4, device=fixed.device)
-    place = (f_bin[..., None, None] + reach[:, None]) * bins + w_bin[..., None, None] + reach
+    index = (f_bin[..., None, None] + reach[:, None]) * bins + w_bin[..., None, None] + reach
     share = (f_part * weight[..., None])[..., :, None] * w_part[..., None, :]
-    joint = share.new_zeros(len(fixed), bins * bins).scatter_add(1, place.flatten(1), share.flatten(1))
+    joint = share.new_zeros(len(fixed), bins * bins).scatter_add(1, index.flatten(1), share.flatten(1))
     return joint.reshape(-1, bins, bins)
 
 

@@ -1,15 +1,15 @@
-"""How much of the gradients is noise, and how much smoothing serves best.
+"""How much of the gradients is noise, and which smoothing gives the least variance of the pose.
 
-With images smoothed by h, the pose is where J^T r = 0. J has the gradient of the fixed image, S of whose
-squares is signal and N noise, and r is the noise of both. Smoothed noise is correlated, so the
+With images smoothed by h, the pose solves J^T r = 0. J has the gradient of the fixed image; of its
+mean square, S is signal and N noise. r is the noise of both images. Smoothed noise is correlated, so the
 variance of the score J^T r is that of images smoothed twice: N0 (S + N) at sqrt(2) times the
-sigma, N0 being the noise before. A step scales with S alone, hence the variance of the pose
+sigma, N0 being the variance of the noise before smoothing. A step scales with S alone, hence the variance of the pose
 
     V(sigma) ~ (S + N at sqrt(2) sigma) / S(sigma)^2,
 
 in which only what both images show counts as signal. Without noise it is least for the least
-sigma; at low signal to noise it is least where smoothing leaves what rises above the noise (the
-weights of maximum likelihood, Knapp & Carter 1976, as far as a Gaussian can follow them).
+sigma. At low signal to noise it is least where smoothing leaves the frequencies that rise above the noise (the
+weights of maximum likelihood, Knapp & Carter 1976, as far as a Gaussian can approximate them).
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.registration.filters import gaussian_taps, slope_squares
-from daskreg.registration.flat_borders import SMALLEST
-from daskreg.registration.pyramid import Level, Picture, smooth
+from daskreg.registration.pyramids.filters import gaussian_taps, mean_square_gradient
+from daskreg.registration.pyramids.flat_borders import SMALLEST
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, smooth
 
 Floats = NDArray[np.float64]
 
-# The share of noise in the gradients below which more smoothing is not tried, and how much at most, in
-# factors of sqrt(2) of sigma.
-_LITTLE, _STEPS = 0.25, 6
-# Voxels that tell the mean of a square well enough.
-_MANY = 1 << 21
+# The share of noise in the gradients below which more smoothing is not tried.
+_LITTLE_NOISE = 0.25
+# How many times sigma is multiplied by sqrt(2) at most.
+_STEPS = 6
+# Voxels that are enough for the mean of a square.
+_ENOUGH = 1 << 21
 
 
-def noise_share(level: Level, residual: Floats) -> Floats:
-    """(B,) the part of the squares of the fixed image's gradient that is noise, for (B,) residual variances."""
-    return np.clip(_noise(level, residual, 1.0) / np.maximum(_energy(level.fixed), 1e-30), 0.0, 0.95)
+def noise_share(level: PyramidLevel, residual: Floats) -> Floats:
+    """(B,) the part of the mean square of the fixed image's gradient that is noise, for (B,) residual variances."""
+    return np.clip(_noise(level, residual, 1.0) / np.maximum(_mean_square_gradient(level.fixed), 1e-30), 0.0, 0.95)
 
 
-def quieted(level: Level, residual: Floats) -> Level | None:
-    """The level, with as much more smoothing as makes the pose surest; None where it has enough.
+def with_best_smoothing(level: PyramidLevel, residual: Floats) -> PyramidLevel | None:
+    """The level smoothed to the least variance of the pose; None where that needs no more smoothing.
 
     Args:
-        residual: (B,) variances of the difference of the images, aligned.
+        residual: (B,) variances of the difference of the aligned images.
     """
-    if level.sigmas is None or not any(level.sigmas[0]) or np.mean(noise_share(level, residual)) < _LITTLE:
+    if level.sigmas is None or not any(level.sigmas[0]) or np.mean(noise_share(level, residual)) < _LITTLE_NOISE:
         return None
     factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
-    middle = _middle(level.fixed)
-    energy = [_energy(smooth(middle, _more(level.sigmas[0], f))) for f in factors]
-    signal = [np.maximum(e - _noise(level, residual, f), 1e-3 * e) for e, f in zip(energy, factors, strict=True)]
-    spread = [float(np.median(e / s**2)) for e, s in zip(energy[1:], signal[:-1], strict=True)]
-    best = int(np.argmin(spread))
-    return None if best == 0 else _smoother(level, factors[best])
+    centre = _central_part(level.fixed)
+    total = [_mean_square_gradient(smooth(centre, _additional(level.sigmas[0], f))) for f in factors]
+    signal = [np.maximum(t - _noise(level, residual, f), 1e-3 * t) for t, f in zip(total, factors, strict=True)]
+    variance = [float(np.median(t / s**2)) for t, s in zip(total[1:], signal[:-1], strict=True)]
+    best = int(np.argmin(variance))
+    return None if best == 0 else _smoothed_more(level, factors[best])
 
 
-def _middle(image: Picture) -> Picture:
-    """What lies around the centre of a large image, for that tells as well and is smoothed sooner."""
-    share = (_MANY / math.prod(image.grid.shape)) ** (1 / image.grid.ndim)
+def _central_part(image: ImageBatch) -> ImageBatch:
+    """The centre of a large image: it has enough voxels for a mean, and is smoothed in less time."""
+    share = (_ENOUGH / math.prod(image.grid.shape)) ** (1 / image.grid.ndim)
     if share >= 1:
         return image
     sizes = [max(min(n, SMALLEST), round(n * share)) for n in image.grid.shape]
@@ -67,49 +68,49 @@ def _middle(image: Picture) -> Picture:
     box = Box.from_slices([slice(a, a + s) for a, s in zip(starts, sizes, strict=True)])
     inside = (slice(None), *box.slices)
     weight = None if image.weight is None else image.weight[inside]
-    return Picture(image.values[inside], weight, image.grid.crop(box))
+    return ImageBatch(image.values[inside], weight, image.grid.crop(box))
 
 
-def _smoother(level: Level, factor: float) -> Level:
-    """With `factor` times the sigma."""
+def _smoothed_more(level: PyramidLevel, factor: float) -> PyramidLevel:
+    """The level at `factor` times its sigma."""
     if factor == 1 or level.sigmas is None:
         return level
     pair = zip((level.fixed, level.moving), level.sigmas, strict=True)
-    fixed, moving = (smooth(p, _more(s, factor)) for p, s in pair)
+    fixed, moving = (smooth(p, _additional(s, factor)) for p, s in pair)
     sigmas = tuple(factor * s for s in level.sigmas[0]), tuple(factor * s for s in level.sigmas[1])
     return replace(level, fixed=fixed, moving=moving, sigmas=sigmas)
 
 
-def _more(sigmas: Sequence[float], factor: float) -> list[float]:
-    """What is to come on top of `sigmas` to make them `factor` times as large."""
+def _additional(sigmas: Sequence[float], factor: float) -> list[float]:
+    """The sigmas of a second Gaussian that makes `sigmas` `factor` times as large."""
     return [s * math.sqrt(factor**2 - 1) for s in sigmas]
 
 
-def white(level: Level, residual: Floats) -> Floats:
-    """(B,) the variance before smoothing of noise that has this variance on the level."""
-    return residual / math.prod(_correlation(s, 1.0)[0] for s in _sigmas(level))
+def white_noise_variance(level: PyramidLevel, residual: Floats) -> Floats:
+    """(B,) the variance before smoothing of white noise that has this variance on the level."""
+    return residual / math.prod(_covariances(s, 1.0)[0] for s in _sigmas(level))
 
 
-def _noise(level: Level, residual: Floats, factor: float) -> Floats:
-    """(B,) squares of the gradient of the fixed image's noise at `factor` times the sigma.
+def _noise(level: PyramidLevel, residual: Floats, factor: float) -> Floats:
+    """(B,) mean square of the gradient of the fixed image's noise at `factor` times the sigma.
 
-    Both images are as noisy, but where the moving one is interpolated, between two voxels on average
-    2/3 and a third of their correlation is left of its noise.
+    Both images are taken to be equally noisy. Linear interpolation between two voxels of the moving image leaves,
+    on average, 2/3 of the variance of its noise plus a third of the covariance of neighbours.
     """
-    now = [_correlation(s, 1.0) for s in _sigmas(level)]
+    now = [_covariances(s, 1.0) for s in _sigmas(level)]
     moving = math.prod(2 / 3 + one / (3 * same) for same, one, _ in now)
-    passed = [_correlation(s, factor) for s in _sigmas(level)]
-    whole = math.prod(same for same, _, _ in passed)
+    smoothed = [_covariances(s, factor) for s in _sigmas(level)]
+    variance = math.prod(same for same, _, _ in smoothed)
     # Central differences are of voxels two apart.
-    differ = sum((same - two) / (2 * same) for same, _, two in passed)
-    return np.asarray(white(level, residual) / (1 + moving) * whole * differ)
+    differences = sum((same - two) / (2 * same) for same, _, two in smoothed)
+    return np.asarray(white_noise_variance(level, residual) / (1 + moving) * variance * differences)
 
 
-def _sigmas(level: Level) -> tuple[float, ...]:
+def _sigmas(level: PyramidLevel) -> tuple[float, ...]:
     return (0.0,) * level.fixed.grid.ndim if level.sigmas is None else level.sigmas[0]
 
 
-def _correlation(sigma: float, factor: float) -> tuple[float, float, float]:
+def _covariances(sigma: float, factor: float) -> tuple[float, float, float]:
     """Covariances at 0, 1 and 2 voxels of white noise smoothed by sigma, and then up to `factor` times it."""
     taps = gaussian_taps(sigma)
     if factor > 1:
@@ -119,7 +120,7 @@ def _correlation(sigma: float, factor: float) -> tuple[float, float, float]:
     return float(whole[middle]), float(whole[middle + 1]), float(whole[middle + 2])
 
 
-def _energy(image: Picture) -> Floats:
+def _mean_square_gradient(image: ImageBatch) -> Floats:
     """(B,) mean squares of the central differences, on some planes of large images."""
-    every = max(1, math.prod(image.grid.shape) // _MANY)
-    return slope_squares(image.values, image.weight, every).cpu().numpy()
+    every = max(1, math.prod(image.grid.shape) // _ENOUGH)
+    return mean_square_gradient(image.values, image.weight, every).cpu().numpy()

@@ -1,12 +1,12 @@
 """Poses in torch: free parameters to matrices, their derivatives, and back.
 
 A `Pose` says which parameters of M = T . R . Sh . S about a centre are free (see
-`geometry.parameters` for names and signs); the others stay where they move nothing. It maps
+`geometry.parameters` for names and signs); the others stay at identity. It maps
 (B, P) parameters to (B, D+1, D+1) matrices in array order, with plain torch operations,
 so that gradients flow through (`matrices`), and as NumPy arrays with dM/dp, compiled, for
 Gauss-Newton (`motions`).
 
-Everything here is float64 and tiny: it stays on the CPU unless the parameters do not.
+Everything here is float64 and small: it is computed on the CPU unless the parameters are elsewhere.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Pose:
             if group == "scale" and self.common_scale:
                 free.append(_COMMON_SCALE)
             elif group == "shear" and {"rotation", "scale"} <= set(self.groups):
-                # A lower triangle would repeat what rotation and scale already do.
+                # A lower triangle would be redundant: rotation and scale already have its effect.
                 free += [n for n in members[group] if shear_axes(n)[1] > shear_axes(n)[0]]
             else:
                 free += members[group]
@@ -93,7 +93,7 @@ class Pose:
 
     @cached_property
     def _embedding(self) -> tuple[Floats, Floats]:
-        """(P, F) matrix E and (F,) base with: all parameters = base + p @ E."""
+        """(P, F) matrix E and (F,) base, so that all parameters are base + p @ E."""
         names = self.all_names
         e = np.zeros((len(self.names), len(names)))
         for row, name in enumerate(self.names):
@@ -107,14 +107,14 @@ class Pose:
         return np.array([shear_axes(n) for n in parameter_names(self.ndim)["shear"]])
 
     def identity(self, batch: int = 1) -> Tensor:
-        """(B, P) parameters that move nothing."""
+        """(B, P) parameters of the identity."""
         p = torch.tensor([float(n.startswith("s") and not n.startswith("sh")) for n in self.names], dtype=torch.float64)
         return p.repeat(batch, 1)
 
     def full(self, parameters: Tensor) -> Tensor:
         """(B, F) all parameters, in the order of `all_names`, of (B, P) free ones."""
         e, base = (torch.from_numpy(t).to(parameters) for t in self._embedding)
-        # Not a matrix product: for these sizes a BLAS spends its time waking threads.
+        # Not a matrix product: for these sizes a BLAS spends its time starting threads.
         return (parameters[..., None] * e).sum(-2) + base
 
     def motions(self, parameters: Floats, centre: ArrayLike) -> tuple[Floats, Floats]:
@@ -131,7 +131,7 @@ class Pose:
         """(B, D+1, D+1) matrices in array order of (B, P) parameters; differentiable.
 
         Args:
-            centre: (D,) world point, array order, that all but translation leave in place.
+            centre: (D,) world point, array order, that rotation, scale and shear leave in place.
         """
         turn, shear, scale, shift = self._factors(self.full(parameters))
         return _homogeneous(_product(turn) @ shear @ scale, shift, centre)
@@ -150,10 +150,10 @@ class Pose:
         probes[:-1, -1] = c
         best, error = self._nearest(p, c, m, probes)
         if {"rotation", "shear"} <= set(self.groups) and "scale" not in self.groups:
-            # Both shears and the rotation meet in a fold at identity: look on its sides.
-            turns = np.array([float(n in parameter_names(self.ndim)["rotation"]) for n in self.names])
+            # With both shears and the rotation free, the parameters are singular at identity: start on either side too.
+            rotations = np.array([float(n in parameter_names(self.ndim)["rotation"]) for n in self.names])
             for side in (-0.3, 0.3):
-                other, other_error = self._nearest(p + side * turns, c, m, probes)
+                other, other_error = self._nearest(p + side * rotations, c, m, probes)
                 better = other_error < 0.99 * error
                 best, error = np.where(better[:, None], other, best), np.where(better, other_error, error)
         return torch.from_numpy(best)

@@ -1,4 +1,4 @@
-"""Matrices and derivatives of poses, compiled: what Gauss-Newton asks for at every step."""
+"""Matrices and derivatives of poses, compiled: Gauss-Newton needs them at every step."""
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
 
@@ -23,7 +23,7 @@ def _product(a: Any, b: Any) -> Any:
 
 
 @jit
-def _turn(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
+def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     """An elementary rotation about `axis` (2D: the only one) in x, y, z order, or its derivative."""
     out = np.zeros((ndim, ndim)) if derivative else np.eye(ndim)
     i, j = (0, 1) if ndim == 2 else ((axis + 1) % 3, (axis + 2) % 3)
@@ -61,7 +61,7 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
         p = q[b]
         rotation, shear, scale = np.eye(ndim), np.eye(ndim), np.zeros((ndim, ndim))
         for k in range(angles):
-            rotation = _product(_turn(p[k], k, ndim, False), rotation)
+            rotation = _product(_rotation(p[k], k, ndim, False), rotation)
         for k in range(ndim):
             scale[k, k] = p[angles + ndim + k]
         for k in range(len(shears)):
@@ -71,10 +71,10 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
         for f in range(q.shape[1]):
             linear, shift = zero.copy(), still.copy()
             if f < angles:
-                turned = np.eye(ndim)
+                derived = np.eye(ndim)
                 for k in range(angles):
-                    turned = _product(_turn(p[k], k, ndim, k == f), turned)
-                linear = _product(turned, scaled)
+                    derived = _product(_rotation(p[k], k, ndim, k == f), derived)
+                linear = _product(derived, scaled)
             elif f < angles + ndim:
                 shift[f - angles] = 1.0
             elif f < angles + 2 * ndim:

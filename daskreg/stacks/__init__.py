@@ -25,7 +25,7 @@ checkpoint             finished pairs in a file, so that an interrupted estimate
 
 Slices and one image:
 
-slice_statistics       slices fitted to one slice, or to the mean of the aligned slices
+reference_registration slices registered to one slice, or to the mean of the aligned slices
 to_reference           the same as a task on a worker
 
 Poses:

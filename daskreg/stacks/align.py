@@ -23,8 +23,8 @@ import numpy as np
 
 from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError
 from daskreg.geometry import SliceAffines
-from daskreg.registration.multiresolution import check_metric
 from daskreg.registration.pose import Pose
+from daskreg.registration.problem import check_metric
 from daskreg.runtime.device import resolve
 from daskreg.stacks import table
 from daskreg.stacks.estimate import estimate_from_pairs, estimate_to_image, make_fit

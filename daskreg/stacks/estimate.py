@@ -18,9 +18,9 @@ from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pairing import fit_pairs_of
 from daskreg.stacks.pose_solve import PoseSolution, solve_poses
 from daskreg.stacks.previous import finished_span, in_frame_of
-from daskreg.stacks.slice_statistics import Found
+from daskreg.stacks.reference_registration import SlicePoses
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.to_reference import AgainstOne, fitted_to_image
+from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def estimate_to_image(spec: StackSpec, reference: str | int, execution: Executio
         solution, blank = _to_mean(spec, execution)
     else:
         root = None if reference == "first" else int(reference)
-        found = fitted_to_image(AgainstOne(spec, root), execution)
+        found = register_to_reference(ReferenceTask(spec, root), execution)
         solution, blank = _solution(found), found.blank
     kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~solution.fitted)}
     return StackEstimate(solution, blank, kinds)
@@ -119,8 +119,8 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     model = spec.model
     pairs, features = fit_pairs_of(spec, execution)
     initial = solve_poses(pairs, features.blank, model, first=True)
-    start = Found(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
-    found = fitted_to_image(AgainstOne(spec, found=start), execution)
+    start = SlicePoses(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
+    found = register_to_reference(ReferenceTask(spec, start=start), execution)
     solution = _solution(found)
     if not found.fitted.any():
         return solution, found.blank
@@ -129,7 +129,7 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     return replace(solution, poses=poses), found.blank
 
 
-def _solution(found: Found) -> PoseSolution:
+def _solution(found: SlicePoses) -> PoseSolution:
     none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
     return PoseSolution(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
 

@@ -1,8 +1,8 @@
-"""Pairs of neighbouring images, many at once, from nothing to a fit.
+"""Pairs of slices, many at once: the initial pose without a user's hint, and the registration to one image.
 
-No motion is one start; where its fit on small copies of the images agrees with what their phases
-say, it goes on to the finer levels. Where it does not, the shifts that the phases propose are
-tried too and the best goes on; a larger motion must win clearly, so that periodic
+Identity is one candidate. Where its result on small levels agrees with the shift that phase correlation finds,
+the pair continues on the finer levels from there. Where it does not, the shifts that phase correlation proposes are
+tried too and the best is taken; a larger motion must be clearly better, so that periodic
 objects keep the small one.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,26 +21,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.geometry import Grid
-from daskreg.registration.levenberg_marquardt import Problem, State, solve_level
-from daskreg.registration.multiresolution import Descent, descend_levels, half_extent
+from daskreg.registration.estimate import BatchEstimate
+from daskreg.registration.initial_pose import GivenPoses, Start
+from daskreg.registration.levenberg_marquardt import Iterate, solve_level
+from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
-from daskreg.registration.pyramid import Level, Picture, picture, pyramid, standardised
+from daskreg.registration.problem import Problem, SolverOptions
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, image_batch
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
-SMALL = {2: 160, 3: 48}  # voxels along the longest axis of small copies, at most
-PROPOSALS = 3
-SMOOTHING = 0.4  # sigma of the finest level, voxels: less than in `register`, so that neighbours match as they are
-_AGREE = 2.0  # voxels of the small copies
+SMALL = {2: 160, 3: 48}
+"""Voxels along the longest axis of small levels, at most, by number of dimensions."""
+# Sigma of the finest level in voxels: less than in `register`, so that neighbours are matched as they are.
+_SMOOTHING = 0.4
+# Levels that are solved from given poses.
+_LEVELS_FROM_GIVEN = 3
+# Shifts that phase correlation proposes for a pair.
+_PROPOSALS = 3
+# Voxels of the level within which identity and phase correlation agree.
+_AGREEMENT = 2.0
+# A proposal must cost less by this fraction.
 _CLEARLY = 0.01
-_TRIES = 15  # iterations of a proposal
-_COARSE, _COARSER = 0.02, 0.1  # tolerance on the small copies, voxels: the finest of them, and those before
-_PHASES = 56  # voxels along the longest axis that phases need
+# Iterations of a proposal.
+_TRIAL_ITERATIONS = 15
+# Tolerance in voxels on the finest of the small levels, and on those before it.
+_FINE_TOLERANCE, _COARSE_TOLERANCE = 0.02, 0.1
+# Voxels along the longest axis that phase correlation needs.
+_PHASE_VOXELS = 56
+# Half width, in voxels, of a peak of the phase correlation.
+_PEAK = 3
+# Memory for each voxel of a pair, in bytes, and for all pairs that are registered at once, by device.
+_BYTES_PER_VOXEL = 150
+_BYTES = {"cpu": 512 * 2**20, "cuda": 4096 * 2**20}
+_MAX_PAIRS = {"cpu": 32, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """How pairs are fitted; see `descend`."""
+    """How the pairs of a stack are registered; see `SolverOptions`."""
 
     pose: Pose
     metric: str = "ncc"
@@ -47,48 +69,46 @@ class PairOptions:
     tolerance: float = 1e-3
     device: str = "cpu"
 
+    def problem(self, grid: Grid) -> Problem:
+        """What is estimated for slices on a grid."""
+        return Problem(self.pose, grid.centre, self.metric)
+
+    def solver(self, *, levels: int | str = "auto") -> SolverOptions:
+        """How it is solved: outliers are found later, by comparing pairs, and flat borders count."""
+        return SolverOptions(levels, _SMOOTHING, self.max_iterations, self.tolerance, robust=False, device=self.device)
+
 
 def batch_size(grid: Grid, device: str) -> int:
-    """How many pairs on this grid are fitted at once in about 512 MiB (a GPU: 4 GiB)."""
-    budget = (4096 if device.startswith("cuda") else 512) * 2**20
-    return max(1, min(256 if device.startswith("cuda") else 32, budget // (150 * math.prod(grid.shape))))
+    """How many pairs on this grid are registered at once: in about 512 MiB, on a GPU in 4 GiB."""
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    return max(1, min(_MAX_PAIRS[kind], _BYTES[kind] // (_BYTES_PER_VOXEL * math.prod(grid.shape))))
 
 
-def fit_pairs(
+def register_pairs(
     fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None
-) -> list[Descent]:
-    """Fit (B, *shape) moving images to (B or 1, *shape) fixed ones, all on one grid.
+) -> list[BatchEstimate]:
+    """Register (B, *shape) moving images to (B or 1, *shape) fixed ones, all on one grid.
 
     On the CPU the pairs are shared among as many threads as torch may use.
 
     Args:
-        fixed, moving: float32, NaN where nothing counts.
-        start: (B, D+1, D+1) moving_from_fixed in the world, within a voxel or two; None: searched.
+        fixed, moving: float32, NaN where voxels are masked.
+        start: (B, D+1, D+1) moving_from_fixed in the world, within a voxel or two; None: it is searched.
 
-    Returns: the fits in order, a part of the batch each.
+    Returns: the estimates in order, of a part of the batch each.
     """
+    problem, solver = options.problem(grid), options.solver(levels="auto" if start is None else _LEVELS_FROM_GIVEN)
 
-    def part(rows: slice) -> Descent:
-        f = fixed if len(fixed) == 1 else fixed[rows]
-        return _fit_pairs(f, moving[rows], grid, options, None if start is None else start[rows])
+    def part(rows: slice) -> BatchEstimate:
+        fixed_rows = fixed if len(fixed) == 1 else fixed[rows]
+        f, m = (slice_batch(images, grid, options.device) for images in (fixed_rows, moving[rows]))
+        initial_pose = IdentityOrShift() if start is None else GivenPoses(start[rows])
+        return estimate(problem, solver, f, m, initial_pose)
 
     return _in_threads(part, len(moving), options.device)
 
 
-def fit_row(images: Tensor, grid: Grid, options: PairOptions) -> list[Descent]:
-    """`fit_pairs` of each of (B, *shape) images but the first to the one before it: B - 1 pairs."""
-
-    def part(rows: slice) -> Descent:
-        some = images[rows.start : rows.stop + 1]
-        # For other metrics than ncc the images of a pair need a common scale.
-        return (
-            _fit_row(some, grid, options) if options.metric == "ncc" else _fit_pairs(some[:-1], some[1:], grid, options)
-        )
-
-    return _in_threads(part, len(images) - 1, options.device)
-
-
-def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -> list[Descent]:
+def _in_threads(function: Callable[[slice], BatchEstimate], count: int, device: str) -> list[BatchEstimate]:
     """`function` of parts of `count` rows, in threads in each of which torch takes no others.
 
     Many small operations wait for each other less than the threads within each do.
@@ -105,94 +125,82 @@ def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -
         torch.set_num_threads(threads)  # with what new threads begin
 
 
-def _fit_pairs(fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None) -> Descent:
-    f, m = (flat_picture(t, grid, options.device) for t in (fixed, moving))
-    f, m, variance = standardised(f, m, options.metric)
-    levels = pyramid(f, m, levels="auto" if start is None else 3, smoothing=SMOOTHING)
-    return _fit(levels, variance, options, start)
+def slice_batch(values: Tensor, grid: Grid, device: str) -> ImageBatch:
+    """An ImageBatch in which flat borders count: what is background in one slice is background in the next."""
+    return image_batch(values.to(device), grid, find_borders=False)
 
 
-def _fit_row(images: Tensor, grid: Grid, options: PairOptions) -> Descent:
-    """Each image goes down the pyramid once, though it is in two pairs."""
-    every = flat_picture(images, grid, options.device)
-    every, first, variance = standardised(every, every.take(torch.tensor([0])), options.metric)
-    before, after = torch.arange(len(images) - 1), torch.arange(1, len(images))
-    levels = [
-        Level(s.fixed.take(before), s.fixed.take(after), s.step, s.sigmas)
-        for s in pyramid(every, first, smoothing=SMOOTHING)
-    ]
-    return _fit(levels, variance[:-1], options, None)
+def blank_images(images: Tensor) -> Bools:
+    """(B,) which of (B, *shape) images are constant where they are not NaN."""
+    flat: Any = images.flatten(1)
+    low = torch.where(torch.isnan(flat), torch.inf, flat).amin(1)
+    high = torch.where(torch.isnan(flat), -torch.inf, flat).amax(1)
+    return np.asarray((~(high > low)).numpy())
 
 
-def flat_picture(values: Tensor, grid: Grid, device: str) -> Picture:
-    """A Picture whose flat borders count: what is background in one slice is so in the next."""
-    return picture(values.to(device), grid, borders=False)
+@dataclass(frozen=True)
+class IdentityOrShift:
+    """An `InitialPose`: identity, or a shift by phase correlation where that is clearly better on small levels."""
+
+    def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
+        levels, count = pyramids.levels, pyramids.count
+        side = SMALL.get(problem.pose.ndim, 64)
+        small = [level for level in levels if max(level.fixed.grid.shape) <= side] or levels[:1]
+        p = identity_or_shift(problem, small, count, max_iterations=options.max_iterations)
+        first = min(len(small), len(levels) - 1)
+        return [Start(pyramids.part(slice(first, None)), p, problem.pose.identity(count).numpy())]
 
 
-def _fit(levels: Sequence[Level], variance: Tensor, options: PairOptions, start: Floats | None) -> Descent:
-    grid = levels[-1].fixed.grid
-    batch = max(len(levels[-1].fixed.values), len(levels[-1].moving.values))
-    problem = Problem(
-        options.pose, grid.centre, options.metric, options.max_iterations, options.tolerance, robust=False
-    )
-    if start is not None:
-        p = options.pose.from_matrices(start, grid.centre, half_extent(grid))
-        return descend_levels(problem, levels, p, variance)
-    origin = options.pose.identity(batch)
-    small = [s for s in levels if max(s.fixed.grid.shape) <= SMALL.get(grid.ndim, 64)] or levels[:1]
-    best = best_starts(problem, small, origin)
-    return descend_levels(problem, levels[len(small) :] or levels[-1:], best, variance, origin=origin)
-
-
-def best_starts(problem: Problem, levels: Sequence[Level], origin: Tensor) -> Floats:
-    """(B, P) where pairs fit best on coarse levels, coarse to fine, from several starts."""
-    p = origin.numpy()
+def identity_or_shift(problem: Problem, levels: Sequence[PyramidLevel], count: int, *, max_iterations: int) -> Floats:
+    """(B, P) the best poses of `count` pairs on small levels, coarse to fine, from identity and proposed shifts."""
+    p = problem.pose.identity(count).numpy()
     for level in levels:
-        state = solve_level(problem, level, p, _COARSE if level is levels[-1] else _COARSER)
-        p = state.parameters
+        tolerance = _FINE_TOLERANCE if level is levels[-1] else _COARSE_TOLERANCE
+        iterate = solve_level(problem, level, p, tolerance=tolerance, max_iterations=max_iterations)
+        p = iterate.parameters
     if "translation" not in problem.pose.groups:
         return p
-    top = levels[-1]
-    seen = next(level for level in levels if level is top or max(level.fixed.grid.shape) >= _PHASES)
-    shifts = phase_shifts(seen.fixed, seen.moving, PROPOSALS)
-    doubtful = np.flatnonzero(_distance(problem, seen, p, shifts[:, 0]) > _AGREE)
+    last = levels[-1]
+    correlated = next(level for level in levels if level is last or max(level.fixed.grid.shape) >= _PHASE_VOXELS)
+    shifts = phase_shifts(correlated.fixed, correlated.moving, _PROPOSALS)
+    doubtful = np.flatnonzero(_distance(problem, correlated, p, shifts[:, 0]) > _AGREEMENT)
     if len(doubtful):
-        rows = torch.from_numpy(doubtful)
-        some = Level(top.fixed.take(rows), top.moving.take(rows), top.step)
-        for k in range(PROPOSALS):
-            start = _shifted(problem, seen, shifts[doubtful, k])
-            _keep_better(state, doubtful, solve_level(problem, some, start, _COARSE, max_iterations=_TRIES))
-    return state.parameters
+        pairs = last.take(torch.from_numpy(doubtful))
+        for k in range(_PROPOSALS):
+            start = _shifted(problem, correlated, shifts[doubtful, k])
+            trial = solve_level(problem, pairs, start, tolerance=_FINE_TOLERANCE, max_iterations=_TRIAL_ITERATIONS)
+            _keep_better(iterate, doubtful, trial)
+    return iterate.parameters
 
 
-def _keep_better(state: State, rows: NDArray[np.int64], trial: State) -> None:
-    """Overwrite rows of `state` where the trial is clearly better."""
-    wins = trial.cost < state.cost[rows] * (1 - _CLEARLY)
-    state.parameters[rows[wins]], state.cost[rows[wins]] = trial.parameters[wins], trial.cost[wins]
+def _keep_better(iterate: Iterate, rows: NDArray[np.int64], trial: Iterate) -> None:
+    """Overwrite the poses of the pairs `rows` for which the trial is clearly better."""
+    better = trial.cost < iterate.cost[rows] * (1 - _CLEARLY)
+    iterate.parameters[rows[better]], iterate.cost[rows[better]] = trial.parameters[better], trial.cost[better]
 
 
-def _shifted(problem: Problem, level: Level, shifts: Floats) -> Floats:
+def _shifted(problem: Problem, level: PyramidLevel, shifts: Floats) -> Floats:
     """(B, P) parameters of shifts by (B, D) voxels of a level."""
     grid = level.fixed.grid
     matrices = np.tile(np.eye(grid.ndim + 1), (len(shifts), 1, 1))
     matrices[:, :-1, -1] = shifts @ (grid.direction_matrix * np.asarray(grid.spacing)).T
-    return problem.pose.from_matrices(matrices, problem.centre, half_extent(grid)).numpy()
+    return problem.parameters_of(matrices, grid)
 
 
-def _distance(problem: Problem, level: Level, p: Floats, shifts: Floats) -> Floats:
-    """(B,) voxels of the level between where parameters and shifts bring the centre."""
+def _distance(problem: Problem, level: PyramidLevel, p: Floats, shifts: Floats) -> Floats:
+    """(B,) voxels of the level between the images of the centre under the parameters and under the shifts."""
     grid = level.fixed.grid
-    found = problem.pose.motions(p, problem.centre)[0]
-    moved = found[:, :-1, :-1] @ grid.centre + found[:, :-1, -1]
+    motions = problem.pose.motions(p, problem.centre)[0]
+    moved = motions[:, :-1, :-1] @ grid.centre + motions[:, :-1, -1]
     return np.asarray(np.linalg.norm(grid.index(moved) - grid.index(grid.centre) - shifts, axis=1))
 
 
-def phase_shifts(fixed: Picture, moving: Picture, count: int) -> Floats:
-    """(B, count, D) shifts in voxels, array order, where each image's phases agree best.
+def phase_shifts(fixed: ImageBatch, moving: ImageBatch, count: int) -> Floats:
+    """(B, count, D) shifts in voxels, array order, at the highest peaks of the phase correlation of each pair.
 
-    moving(p + shift) looks like fixed(p). Images are padded to twice their size, so a shift is
-    told from its complement, and a window takes their borders away. (Kuglin & Hines 1975,
-    high frequencies damped.)
+    moving(p + shift) resembles fixed(p). Images are padded to twice their size, so that a shift differs
+    from its complement, and multiplied by a window, so that borders have no effect. (Kuglin & Hines 1975,
+    with high frequencies damped.)
     """
     shape = fixed.grid.shape
     axes = tuple(range(1, 1 + len(shape)))
@@ -209,8 +217,8 @@ def phase_shifts(fixed: Picture, moving: Picture, count: int) -> Floats:
     return _peaks(surface, count)
 
 
-def _windowed(image: Picture) -> Tensor:
-    """Mean taken out, borders and masked voxels brought to zero."""
+def _windowed(image: ImageBatch) -> Tensor:
+    """Less the mean, and falling to zero at the borders and in masked voxels."""
     values = image.values
     window = torch.ones_like(values[:1])
     for k, n in enumerate(image.grid.shape):
@@ -226,13 +234,14 @@ def _windowed(image: Picture) -> Tensor:
 
 
 def _peaks(surface: Tensor, count: int) -> Floats:
-    """Highest values apart from each other, as signed shifts."""
+    """(B, count, D) the highest values that are apart from each other, as signed shifts."""
     shape = surface.shape[1:]
-    found = np.zeros((len(surface), count, len(shape)))
+    shifts = np.zeros((len(surface), count, len(shape)))
     values = surface.clone().numpy()
     for k in range(count):
         at = np.stack(np.unravel_index(values.reshape(len(values), -1).argmax(1), shape), -1)
-        found[:, k] = np.where(at > np.asarray(shape) // 2, at - np.asarray(shape), at)
-        for image, where in zip(values, at, strict=True):
-            image[np.ix_(*[np.arange(i - 3, i + 4) % n for i, n in zip(where, shape, strict=True)])] = -np.inf
-    return found
+        shifts[:, k] = np.where(at > np.asarray(shape) // 2, at - np.asarray(shape), at)
+        for image, peak in zip(values, at, strict=True):
+            near = [np.arange(i - _PEAK, i + _PEAK + 1) % n for i, n in zip(peak, shape, strict=True)]
+            image[np.ix_(*near)] = -np.inf
+    return shifts

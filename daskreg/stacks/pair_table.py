@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
-from daskreg.registration.multiresolution import Descent
+from daskreg.registration.estimate import BatchEstimate
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -103,15 +103,14 @@ def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
     return np.asarray(usable & (pairs.scores >= np.maximum(chance, least)))
 
 
-def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[Descent]) -> PairTable:
+def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[BatchEstimate]) -> PairTable:
     """Fits of whole pyramids as a table."""
-    ndim, size = fits[0].pose.ndim, len(fits[0].pose.names)
-    unknown = [np.full((len(f.after), size, size), np.nan) if f.covariance is None else f.covariance for f in fits]
+    ndim = fits[0].problem.pose.ndim
     scores = np.concatenate([f.after for f in fits])
     return PairTable(
         np.asarray(edges, dtype=np.intp).reshape(-1, 2),
         np.concatenate([f.matrices for f in fits]),
-        np.concatenate(unknown),
+        np.concatenate([f.covariance for f in fits]),
         scores,
         scores.copy(),
         np.concatenate([f.overlap for f in fits]),

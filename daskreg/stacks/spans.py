@@ -1,7 +1,7 @@
-"""Fitting spans of slices: what travels to a worker is a description, what returns a few numbers a slice.
+"""Registration of spans of slices: a worker receives a description, and returns a few numbers for each slice.
 
-A span's pairs are those whose moving slice is in it; the slices before it that they need are
-read once more. So spans do not depend on each other, nor results on how the stack was cut.
+The pairs of a span are those whose moving slice is in it; the slices before it that they need are
+read once more. So spans do not depend on each other, and results do not depend on how the stack was divided.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.initial_pose import candidates, choose
-from daskreg.registration.masked_pyramids import Ways
-from daskreg.registration.multiresolution import half_extent
-from daskreg.registration.pyramid import Level
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import Source
 from daskreg.stacks.common_line import fit_profiles, profiles
 from daskreg.stacks.model import StackModel
-from daskreg.stacks.neighbor_registration import Row, pairs_within
-from daskreg.stacks.pair_registration import PairOptions
+from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
+from daskreg.stacks.pair_registration import PairOptions, blank_images
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.slice_reader import SliceReader
-from daskreg.stacks.slice_statistics import blank_images
 
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
@@ -40,24 +37,27 @@ Bools = NDArray[np.bool_]
 _gpu = threading.Lock()
 
 SPAN_BYTES = 288 * 2**20
-"""Of a span's slices with their pyramids, on the CPU."""
+"""Memory for the slices of a span with their pyramids, on the CPU."""
 
 LONGEST = 32
+"""Slices of a span, at most."""
+
 _BYTES_PER_VOXEL = 24
-_BACK = 32  # blank slices before a span over which its first pairs reach
+# Slices before a span that are read, at most, to find its first pairs behind blank slices.
+_BACK = 32
 
 
 @dataclass(frozen=True, eq=False)
 class StackSpec:
-    """The slices, where they are read, and how pairs are fitted.
+    """The slices, where they are read, and how pairs are registered.
 
     Args:
-        source: all its dims are `position` or those of a slice.
-        position: of the axis that the slices run along.
+        source: its dims are the one at `position` and those of a slice.
+        position: of the axis along which the slices lie.
         mask: true where voxels count, of the dims of `source` or of a slice.
         options: its device is what the caller asked for; workers resolve it.
-        reach: how many slices apart pairs are, blank slices not counted.
-        line: axis of a slice along which alone shifts are looked for, in the sums across it.
+        reach: how many slices apart the images of a pair are at most, blank slices not counted.
+        line: the only axis of a slice along which shifts are estimated, from sums across it; None: all axes.
         offset: subtracted from the voxels (see `SliceReader`).
     """
 
@@ -84,7 +84,7 @@ class StackSpec:
 
     @property
     def grid(self) -> Grid:
-        """Of a slice as read, without axes of length one."""
+        """The grid of a slice as read, without axes of length one."""
         return self.reader.grid.take(self.keep)
 
     @property
@@ -116,7 +116,7 @@ class StackSpec:
 
 @dataclass(frozen=True)
 class Span:
-    """Slices start..stop of a stack, to be fitted to the ones before them."""
+    """Slices start..stop of a stack, to be registered to the ones before them."""
 
     stack: StackSpec
     start: int
@@ -125,9 +125,9 @@ class Span:
 
 @dataclass(frozen=True)
 class SpanResult:
-    """What is known of slices start..stop: the pairs whose moving slice is among them, and their features.
+    """The results of slices start..stop: the pairs whose moving slice is among them, and features of the slices.
 
-    before: digests of the `len(before)` slices in front of the span, as they are now.
+    before: digests of the `len(before)` slices before the span, as they are now.
     """
 
     start: int
@@ -139,7 +139,7 @@ class SpanResult:
 
 @dataclass(frozen=True)
 class PairTask:
-    """Pairs (fixed, moving) to be looked for in every turn and shift, or from (E, D+1, D+1) starts."""
+    """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts."""
 
     stack: StackSpec
     edges: tuple[tuple[int, int], ...]
@@ -147,9 +147,9 @@ class PairTask:
 
 
 def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
-    """The slices still to be fitted, in spans of about equal length that fit the memory.
+    """The slices that are missing, in spans of about equal length that fit the memory.
 
-    Whole chunks along the stack where they are not too long; at least one span for each thread.
+    A span is of whole chunks along the stack where these are not too long; there is at least one for each thread.
     """
     size = _BYTES_PER_VOXEL * math.prod(stack.grid.shape)
     most = max(1, min(LONGEST, SPAN_BYTES // size - stack.reach))
@@ -165,7 +165,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
 
 
 def fit_span(span: Span) -> SpanResult:
-    """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
+    """Read a span and the slices before it that its pairs need, and register them. Runs on a worker, in one thread."""
     with _alone(span.stack):
         stack = span.stack
         low = max(0, span.start - stack.reach)
@@ -177,61 +177,63 @@ def fit_span(span: Span) -> SpanResult:
             images, blank = torch.cat([more, images]), np.concatenate([blank_images(more), blank])
             low = further
         lines = None if stack.line is None else profiles(images, stack.line)
-        row = Row(images, blank, stack.grid, _here(stack))
+        sequence = ImageSequence(images, blank, stack.grid, _options_here(stack))
         del images  # what the pyramids do not share
         edges = pairs_within(blank, stack.reach)
         first = span.start - low
-        mine = edges[:, 1] >= first
+        wanted = edges[:, 1] >= first
         if lines is None or stack.line is None:
-            pairs = row.fit(edges, mine=mine).shifted(low)
+            pairs = sequence.register(edges, wanted=wanted).shifted(low)
         else:
-            pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
-        features = row.features()
+            pairs = fit_profiles(lines, edges[wanted], stack.grid, stack.line, sequence.options.pose).shifted(low)
+        features = sequence.features()
         own = SliceFeatures(*(getattr(features, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
         return SpanResult(span.start, span.stop, pairs, own, features.digest[:first])
 
 
 def fit_edges(item: PairTask) -> PairTable:
-    """Fit single pairs. Runs on a worker, in one thread."""
+    """Register single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
     with _alone(stack):
         for number, (a, b) in enumerate(item.edges):
             images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
-            row = Row(images, np.zeros(2, bool), stack.grid, _here(stack))
-            pose, centre = row.problem.pose, row.problem.centre
+            sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, _options_here(stack))
             if item.starts is None:
-                p = _searched(row)
+                p = _searched(sequence)
             else:
-                p = pose.from_matrices(item.starts[number][None], centre, half_extent(stack.grid)).numpy()
-            tables.append(replace(row.fit(np.array([[0, 1]]), start=p), edges=np.array([[a, b]])))
+                p = sequence.problem.parameters_of(item.starts[number][None], stack.grid)
+            pairs = sequence.register(np.array([[0, 1]]), start=p)
+            tables.append(replace(pairs, edges=np.array([[a, b]])))
     return PairTable.joined(tables)
 
 
-def _searched(row: Row) -> NDArray[np.float64]:
-    """(1, P) the best of all turns and shifts of the second image of a row of two."""
+def _searched(pair: ImageSequence) -> NDArray[np.float64]:
+    """(1, P) the best of all rotations and shifts of the second of two images."""
     one, other = torch.tensor([0]), torch.tensor([1])
-    levels = [Level(s.fixed.take(one), s.fixed.take(other), s.step, s.sigmas) for s in row.levels[: max(2, row.small)]]
-    pose, centre = row.problem.pose, row.problem.centre
-    ways = Ways(levels, None, row.variance[:1])
-    motions = np.stack(candidates(ways, "search" if "rotation" in pose.groups else "phase"))
-    starts = pose.from_matrices(motions, centre, half_extent(row.grid)).numpy()
-    return choose(row.problem, levels, starts)[0]
+    levels = [
+        replace(level, fixed=level.fixed.take(one), moving=level.moving.take(other))
+        for level in pair.levels[: max(2, pair.small)]
+    ]
+    problem = pair.problem
+    pyramids = MaskedPyramids(levels, None, pair.variance[:1], pair.grid)
+    motions = candidates(pyramids, "search" if "rotation" in problem.pose.groups else "phase")
+    return choose(problem, levels, problem.parameters_of(motions, pair.grid))[0]
 
 
 def local_threads(device: str) -> int:
-    """Spans that are fitted here at once: one a core, or one for a GPU."""
+    """Spans that are registered in this process at once: one for each core, or one for a GPU."""
     from daskreg.runtime.device import cores
 
     return 1 if resolve(device) != "cpu" else cores()
 
 
-def _here(stack: StackSpec) -> PairOptions:
+def _options_here(stack: StackSpec) -> PairOptions:
     return replace(stack.options, device=resolve(stack.options.device))
 
 
 @contextmanager
 def _alone(stack: StackSpec) -> Iterator[None]:
-    """In one thread of a CPU; on a GPU one fit at a time in this process: it takes the GPU's memory for itself."""
+    """In one thread of a CPU; on a GPU one registration at a time in this process, as it uses most of its memory."""
     gpu = resolve(stack.options.device) != "cpu"
     with limit_threads(None if gpu else 1), _gpu if gpu else nullcontext():
         yield

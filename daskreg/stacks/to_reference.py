@@ -1,45 +1,39 @@
-"""Slices against one image, as a task: where a worker is, so that voxels stay there."""
+"""Slices registered to one image, as a task: on a worker where there is one, so that voxels stay there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from daskreg.blocks.tasks import run_tasks
 from daskreg.runtime.device import resolve
 from daskreg.stacks.execution import Execution
-from daskreg.stacks.slice_statistics import Found, Slices, against_mean, against_one
+from daskreg.stacks.reference_registration import SlicePoses, SliceReading, register_to_mean, register_to_slice
 from daskreg.stacks.spans import StackSpec
-
-Floats = NDArray[np.float64]
-
 
 _HERE = Execution(None)
 
 
 @dataclass(frozen=True)
-class AgainstOne:
-    """To slice `root` (None: the first that is not blank), or with `found` to the mean of the aligned slices."""
+class ReferenceTask:
+    """Register all slices to slice `reference` (None: the first that is not blank), or from `start` to their mean."""
 
     stack: StackSpec
-    root: int | None = None
-    found: Found | None = None
+    reference: int | None = None
+    start: SlicePoses | None = None
 
 
-def fitted_to_image(item: AgainstOne, execution: Execution) -> Found:
-    """Run on a worker where there is a cluster, else here with the progress shown."""
+def register_to_reference(task: ReferenceTask, execution: Execution) -> SlicePoses:
+    """Run a task on a worker where there is a cluster, else here with progress."""
     if execution.client is None:
-        return _fit(item, execution)
-    results: list[Found] = []
-    run_tasks(_fit, [item], client=execution.client, threads=1, on_done=results.append, label="stack")
+        return _run(task, execution)
+    results: list[SlicePoses] = []
+    run_tasks(_run, [task], client=execution.client, threads=1, on_done=results.append, label="stack")
     return results[0]
 
 
-def _fit(item: AgainstOne, execution: Execution = _HERE) -> Found:
-    stack = item.stack
+def _run(task: ReferenceTask, execution: Execution = _HERE) -> SlicePoses:
+    stack = task.stack
     options = replace(stack.options, device=resolve(stack.options.device))
     centre = stack.reader.whole.take(stack.keep).centre
-    slices = Slices(stack.reader.read, stack.count, stack.grid, centre, options, execution.progress)
-    return against_one(slices, item.root) if item.found is None else against_mean(slices, item.found)
+    slices = SliceReading(stack.reader.read, stack.count, stack.grid, centre, options, execution.progress)
+    return register_to_slice(slices, task.reference) if task.start is None else register_to_mean(slices, task.start)

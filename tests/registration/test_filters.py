@@ -1,4 +1,4 @@
-"""Passes over whole images: compiled code and torch give the same, and what SciPy gives."""
+"""Filters of whole images: compiled code and torch give the same, and what SciPy gives."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from daskreg.registration import filters
+from daskreg.registration.pyramids import filters
 from daskreg.runtime.threads import use_threads
 
 SHAPES = [(3, 37, 50), (2, 13, 41, 30), (1, 1, 70, 33), (2, 300, 257)]
 
 
 @pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request, monkeypatch):
+def implementation(request, monkeypatch):
     """Also what runs on other devices."""
     if request.param == "torch":
         monkeypatch.setattr(filters, "_compiled", lambda values: False)
@@ -140,4 +140,4 @@ def test_squares_of_slopes_are_numpys(pair):
                     np.take(x, range(k, n - 2 + k), axis)[:, ::every] for x, k in ((v, 0), (w, 1), (v, 2))
                 )
                 expected += ((high - low) ** 2 / 4 * mid).reshape(len(v), -1).sum(1) / mid.reshape(len(v), -1).sum(1)
-        np.testing.assert_allclose(filters.slope_squares(values, weight, every), expected, rtol=1e-4)
+        np.testing.assert_allclose(filters.mean_square_gradient(values, weight, every), expected, rtol=1e-4)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from daskreg.registration.flat_borders import flat_borders
-from daskreg.registration.flat_borders_numba import from_border
+from daskreg.registration.pyramids.flat_borders import flat_borders
+from daskreg.registration.pyramids.flat_borders_numba import connected_with_border
 
 
 def scene(shape, seed=0):
@@ -58,11 +58,11 @@ def test_what_is_connected_with_the_border_is_what_labels_say(shape):
         inner = np.ones(shape, bool)
         inner[tuple(slice(1, -1) for _ in shape)] = False
         expected = np.isin(labels, np.setdiff1d(labels[inner], [0]))
-        np.testing.assert_array_equal(from_border(mask), expected)
+        np.testing.assert_array_equal(connected_with_border(mask), expected)
     spiral = np.ones((61, 61), bool)
     for k in range(0, 28, 2):  # walls with a gap on alternate sides
         spiral[2 * k + 2, 1 if k % 4 else 0 : 60 if k % 4 else 59] = False
-    np.testing.assert_array_equal(from_border(spiral), spiral)
+    np.testing.assert_array_equal(connected_with_border(spiral), spiral)
 
 
 def test_a_mask_that_winds():
@@ -70,7 +70,7 @@ def test_a_mask_that_winds():
     maze[1:-1:2, 1:-1] = True
     for k in range(2, 97, 2):
         maze[k, 1 if k % 4 else 97] = True
-    assert not from_border(maze).any()
+    assert not connected_with_border(maze).any()
     maze[0, 97] = True  # the only way in
-    np.testing.assert_array_equal(from_border(maze), maze)
-    np.testing.assert_array_equal(from_border(maze.T[:, None]), maze.T[:, None])
+    np.testing.assert_array_equal(connected_with_border(maze), maze)
+    np.testing.assert_array_equal(connected_with_border(maze.T[:, None]), maze.T[:, None])

@@ -1,4 +1,4 @@
-"""Starts from far away, and which of them wins."""
+"""Initial poses far from identity, and which of them is chosen."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from phantoms import blobs
 from scipy import ndimage
 
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.initial_pose import all_turns, candidates, choose, correlate, moments, near_turns
-from daskreg.registration.levenberg_marquardt import Problem
-from daskreg.registration.masked_pyramids import ways
-from daskreg.registration.multiresolution import half_extent
+from daskreg.registration.initial_candidates import correlate, moments
+from daskreg.registration.initial_pose import all_rotations, candidates, choose, near_rotations
 from daskreg.registration.pose import Pose
-from daskreg.registration.pyramid import picture
+from daskreg.registration.problem import Problem, half_extent
+from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
+from daskreg.registration.pyramids.pyramid import image_batch
 
 
-def levels_of(fixed, moving, grid, other=None):
-    f = picture(torch.tensor(fixed, dtype=torch.float32)[None], grid)
-    m = picture(torch.tensor(moving, dtype=torch.float32)[None], other or grid)
-    return ways(f, m, "ncc", levels="auto", smoothing=0.7)
+def pyramids_of(fixed, moving, grid, other=None):
+    f = image_batch(torch.tensor(fixed, dtype=torch.float32)[None], grid)
+    m = image_batch(torch.tensor(moving, dtype=torch.float32)[None], other or grid)
+    return masked_pyramids(f, m, "ncc", levels="auto", smoothing=0.7)
 
 
 def moved(image, grid, motion, other=None):
@@ -37,8 +37,8 @@ def displacement(found, truth, grid):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_turns_cover_all_rotations(ndim):
-    turns = np.array(all_turns(ndim))
+def test_rotations_are_covered(ndim):
+    turns = np.array(all_rotations(ndim))
     np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(ndim), turns.shape), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(turns), 1)
     rng = np.random.default_rng(0)
@@ -50,9 +50,9 @@ def test_turns_cover_all_rotations(ndim):
         assert np.degrees(np.arccos(np.clip(cosine.max(), -1, 1))) < (4 if ndim == 2 else 35)
 
 
-def test_near_turns_stay_near():
-    assert len(near_turns(2)) == 13
-    assert len(near_turns(3)) == 7
+def test_near_rotations_stay_near():
+    assert len(near_rotations(2)) == 13
+    assert len(near_rotations(3)) == 7
 
 
 @pytest.mark.parametrize("turned", [0, 90, 170])
@@ -65,8 +65,8 @@ def test_correlation_finds_shift_and_turn_between_grids(turned):
         @ Affine.rotation(np.radians(turned), centre=grid.centre).matrix
     )
     image = blobs(grid.shape, seed=1)
-    level = levels_of(image, moved(image, grid, truth, other), grid, other).whole[0]
-    best = correlate(level, all_turns(2))[0]
+    level = pyramids_of(image, moved(image, grid, truth, other), grid, other).levels[0]
+    best = correlate(level, all_rotations(2))[0]
     assert displacement(best, truth, grid) < 8
 
 
@@ -74,32 +74,32 @@ def test_moments_find_a_large_motion_of_an_object():
     grid = Grid((36, 40, 44))
     truth = Affine.from_parameters(rx=0.6, ry=-0.4, rz=0.7, tx=3, ty=-2, tz=1, centre=grid.centre)
     image = blobs(grid.shape, seed=2, margin=0.35)
-    level = levels_of(image, moved(image, grid, truth), grid).whole[-1]
+    level = pyramids_of(image, moved(image, grid, truth), grid).levels[-1]
     errors = [displacement(m, truth, grid) for m in moments(level.fixed, level.moving)]
     assert min(errors) < 2
 
 
 @pytest.mark.parametrize("kind", ["auto", "moments", "phase", "search"])
-def test_the_best_start_is_chosen(kind):
+def test_the_best_candidate_is_chosen(kind):
     turn = 2.4 if kind == "search" else 0.5 if kind in ("auto", "moments") else 0.05
     grid = Grid((96, 80))
     truth = Affine.from_parameters(theta=turn, tx=9, ty=-7, centre=grid.centre)
     image = blobs(grid.shape, seed=4)
-    levels = levels_of(image, moved(image, grid, truth), grid)
+    pyramids = pyramids_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
-    starts = problem.pose.from_matrices(np.stack(candidates(levels, kind)), grid.centre, half_extent(grid)).numpy()
-    found = problem.pose.motions(choose(problem, levels.whole, starts)[0], grid.centre)[0][0]
+    starts = problem.parameters_of(candidates(pyramids, kind), grid)
+    found = problem.pose.motions(choose(problem, pyramids.levels, starts)[0], grid.centre)[0][0]
     assert displacement(found, truth, grid) < 1
 
 
-def test_of_equal_starts_the_smallest_motion_wins():
+def test_of_equal_candidates_the_smallest_motion_is_chosen():
     y, x = np.mgrid[-1:1:65j, -1:1:65j]
     cross = ((np.abs(x) < 0.1) | (np.abs(y) < 0.1)) & (x * x + y * y < 0.5)
     image = ndimage.gaussian_filter(cross.astype(float), 1)
     grid = Grid(image.shape)
     truth = Affine.rotation(0.35, centre=grid.centre)
-    levels = levels_of(image, moved(image, grid, truth), grid)
+    pyramids = pyramids_of(image, moved(image, grid, truth), grid)
     problem = Problem(Pose.of("rigid", 2), grid.centre, "ncc")
     far = [Affine.rotation(0.35 + k * np.pi / 2, centre=grid.centre).matrix for k in (1, 2, 3)]
-    starts = problem.pose.from_matrices(np.stack([*far, np.eye(3)]), grid.centre, half_extent(grid)).numpy()
-    assert choose(problem, levels.whole, starts)[0][0, 0].item() == pytest.approx(0.35, abs=0.02)
+    starts = problem.parameters_of([*far, np.eye(3)], grid)
+    assert choose(problem, pyramids.levels, starts)[0][0, 0].item() == pytest.approx(0.35, abs=0.02)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from daskreg.geometry import Grid
-from daskreg.registration import normal_equations
-from daskreg.registration.normal_equations import NumbaNormal, TorchNormal, fixed_weight, scaling
-from daskreg.registration.pyramid import Level, picture
+from daskreg.registration.normal_equations import equations_torch
+from daskreg.registration.normal_equations.edge_weights import fixed_weight, scaling
+from daskreg.registration.normal_equations.equations import NormalEquationsNumba
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
+from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 
 SHAPES = [((40, 50), (44, 30)), ((10, 12, 14), (12, 9, 20)), ((1, 9, 8), (2, 9, 8))]
 
@@ -21,9 +23,9 @@ def problem(shapes, *, masked, shared):
     def some(shape, n):
         values = torch.randn((n, *shape), generator=generator)
         mask = torch.rand((n, *shape), generator=generator) > 0.1 if masked else None
-        return picture(values, Grid(shape), mask)
+        return image_batch(values, Grid(shape), mask)
 
-    level = Level(some(shapes[0], 1 if shared else batch), some(shapes[1], batch), 1.0)
+    level = PyramidLevel(some(shapes[0], 1 if shared else batch), some(shapes[1], batch), 1.0)
     ndim = len(shapes[0])
     maps = torch.eye(ndim + 1, dtype=torch.float64)[:ndim].repeat(batch, 1, 1)
     maps = maps + 0.1 * torch.randn(maps.shape, generator=generator, dtype=torch.float64)
@@ -34,7 +36,7 @@ def problem(shapes, *, masked, shared):
 @pytest.mark.parametrize(("masked", "shared"), [(False, False), (True, False), (True, True)])
 def test_compiled_and_torch_agree(shapes, masked, shared):
     level, maps = problem(shapes, masked=masked, shared=shared)
-    compiled, by_torch = NumbaNormal(level), TorchNormal(level)
+    compiled, by_torch = NormalEquationsNumba(level), NormalEquationsTorch(level)
     for index in (np.arange(3), np.array([0, 2])):
         a, b = compiled.take(index)(maps[index]), by_torch.take(index)(maps[index])
         for name in ("scalars", "j", "jw", "jd", "jj"):
@@ -46,9 +48,9 @@ def test_compiled_and_torch_agree(shapes, masked, shared):
 def test_torch_in_pieces(masked, monkeypatch):
     for shapes in SHAPES:
         level, maps = problem(shapes, masked=masked, shared=masked)
-        whole = TorchNormal(level)(maps)
-        monkeypatch.setattr(normal_equations, "_AT_ONCE", 3 * 7 * shapes[0][-1])
-        parts = TorchNormal(level)(maps)
+        whole = NormalEquationsTorch(level)(maps)
+        monkeypatch.setattr(equations_torch, "_VOXELS_AT_ONCE", 3 * 7 * shapes[0][-1])
+        parts = NormalEquationsTorch(level)(maps)
         monkeypatch.undo()
         for name in ("scalars", "j", "jw", "jd", "jj"):
             x, y = getattr(whole, name), getattr(parts, name)
@@ -58,7 +60,7 @@ def test_torch_in_pieces(masked, monkeypatch):
 @pytest.mark.parametrize("shapes", SHAPES[:2])
 def test_sums_are_what_they_say(shapes):
     level, maps = problem(shapes, masked=False, shared=False)
-    out, weight = TorchNormal(level).warp(torch.from_numpy(maps))
+    out, weight = NormalEquationsTorch(level).warp(torch.from_numpy(maps))
     w = out.double()
     d, v = level.fixed.values.double() - w, weight.double()
     # What the gradient of the fixed image is in voxels of the moving one.
@@ -68,7 +70,7 @@ def test_sums_are_what_they_say(shapes):
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in shapes[0]]
     xi = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones(shapes[0], dtype=torch.float64)])
     j = (g[:, :, None] * xi).flatten(3).flatten(1, 2)
-    sums = NumbaNormal(level)(maps)
+    sums = NormalEquationsNumba(level)(maps)
     expected = {
         "scalars": torch.stack([(v * x).flatten(1).sum(1) for x in (v * 0 + 1, d, w, d * d, d * w, w * w)], 1),
         "j": (j * v.flatten(1)[:, None]).sum(2),
@@ -87,7 +89,7 @@ def test_threads_change_no_bit():
         found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(NumbaNormal(level)(maps))
+            found.append(NormalEquationsNumba(level)(maps))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

@@ -8,14 +8,14 @@ import torch
 from scipy import ndimage
 
 from daskreg.geometry import Grid
-from daskreg.registration.pyramid import Picture, picture, pyramid, shrink, smooth
+from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch, pyramid, shrink, smooth
 
 
-def ramp(grid: Grid) -> Picture:
+def ramp(grid: Grid) -> ImageBatch:
     """An image whose values are a linear function of the world."""
     points = grid.world(np.indices(grid.shape).reshape(grid.ndim, -1).T)
     values = (points @ np.arange(1, grid.ndim + 1)).reshape(1, *grid.shape)
-    return picture(torch.tensor(values), grid)
+    return image_batch(torch.tensor(values), grid)
 
 
 @pytest.mark.parametrize("shape", [(37, 52), (23, 34, 41)])
@@ -29,7 +29,7 @@ def test_every_level_is_in_its_place(shape):
 
 def test_axes_that_are_coarse_already_are_halved_later():
     thick, fine = Grid((20, 256, 256), spacing=(5, 1, 1)), Grid((300, 300, 300), spacing=0.5)
-    levels = pyramid(picture(torch.zeros(1, 20, 256, 256), thick), picture(torch.zeros(1, 300, 300, 300), fine))
+    levels = pyramid(image_batch(torch.zeros(1, 20, 256, 256), thick), image_batch(torch.zeros(1, 300, 300, 300), fine))
     assert [level.fixed.grid.shape for level in levels] == [(10, 32, 32), (20, 64, 64), (20, 128, 128), (20, 256, 256)]
     assert levels[-1].moving.grid.shape == (150, 150, 150)
     assert [level.step for level in levels] == [8, 4, 2, 1]
@@ -42,7 +42,7 @@ def test_masked_values_stay_in():
     grid = Grid((40, 44))
     other = torch.where(mask, values, torch.tensor(1e6))
     for change in (lambda p: smooth(p, (1, 1)), lambda p: shrink(p, (3, 2))):
-        a, b = change(picture(values, grid, mask)), change(picture(other, grid, mask))
+        a, b = change(image_batch(values, grid, mask)), change(image_batch(other, grid, mask))
         assert torch.equal(a.weight, b.weight)
         np.testing.assert_allclose((a.values * (a.weight > 0)), (b.values * (b.weight > 0)), atol=1e-5)
 
@@ -50,7 +50,7 @@ def test_masked_values_stay_in():
 def test_not_finite_is_masked():
     values = torch.ones(1, 10, 10)
     values[0, 2, 3], values[0, 5, 5] = torch.nan, torch.inf
-    p = picture(values, Grid((10, 10)))
+    p = image_batch(values, Grid((10, 10)))
     assert p.weight is not None
     assert p.weight.sum() == 98
     assert torch.isfinite(p.values).all()
@@ -61,7 +61,7 @@ def test_smoothing_is_a_gaussian_of_what_is_there(shape):
     values = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     sigmas = [1.0, 0.7, 1.4][: len(shape)]
     sigmas = [s if n > 7 else 0.0 for s, n in zip(sigmas, shape, strict=True)]
-    found = smooth(picture(torch.tensor(values), Grid(shape)), sigmas).values
+    found = smooth(image_batch(torch.tensor(values), Grid(shape)), sigmas).values
 
     def blur(image):
         for axis, s in enumerate(sigmas):

@@ -16,8 +16,13 @@ from scipy import ndimage
 import daskreg as dr
 from daskreg import errors
 from daskreg.geometry import Affine, Grid
+from daskreg.registration import pipeline
+from daskreg.registration import register as register_module
+from daskreg.registration.estimate import FitStatus
+from daskreg.registration.fit import PairFit
 from daskreg.registration.images import read_image
-from daskreg.registration.register import FitStatus, PairFit, register
+from daskreg.registration.problem import SolverOptions
+from daskreg.registration.register import register
 from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
@@ -201,6 +206,35 @@ def test_there_and_back(easy):
     fit = register(fixed, moving, model="rigid", check_inverse=True)
     assert 0 <= fit.inverse_error < 0.05
     assert register(fixed, moving, model="rigid").inverse_error is None
+
+
+def test_the_inverse_has_the_same_options(easy, monkeypatch):
+    """Among them the levels, which it once lacked, and the optimizer; progress counts both registrations."""
+    fixed, moving, truth, _ = easy
+    used = []
+
+    def noted(problem, options, *images, **given):
+        used.append(options)
+        return pipeline.estimate(problem, options, *images, **given)
+
+    monkeypatch.setattr(register_module, "estimate", noted)
+    done = []
+    fit = register(
+        fixed,
+        moving,
+        model="rigid",
+        init=truth,
+        levels=1,
+        smoothing=1.0,
+        tolerance=1e-2,
+        max_iterations=7,
+        check_inverse=True,
+        progress=lambda k, n: done.append((k, n)),
+    )
+    assert 0 <= fit.inverse_error < 0.1
+    assert len(used) == 2
+    assert used[0] == used[1] == SolverOptions(1, 1.0, 7, 1e-2)
+    assert done == [(1, 2), (2, 2)]
 
 
 def test_things_that_repeat_are_told_apart():

@@ -276,8 +276,8 @@ def test_lazy_stacks_give_the_same(stack, tmp_path):
 
 
 def test_large_slices_are_downsampled_and_small_batches_agree(stack, drift, monkeypatch):
+    from daskreg.stacks import reference_registration as engine
     from daskreg.stacks import slice_reader
-    from daskreg.stacks import slice_statistics as engine
 
     expected = dr.align_stack(stack).raw_from_aligned.matrices
     monkeypatch.setattr(engine, "batch_size", lambda *_: 3)

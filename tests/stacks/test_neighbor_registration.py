@@ -1,4 +1,4 @@
-"""Rows of images: every pair is fitted as it would be alone, and around what failed."""
+"""Sequences of images: every pair is registered as it would be alone, or by way of a third image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
-from daskreg.stacks.neighbor_registration import Row, pairs_within
-from daskreg.stacks.pair_registration import PairOptions, fit_pairs
+from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
+from daskreg.stacks.pair_registration import PairOptions, register_pairs
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, reliable, unpacked
 
 pytestmark = pytest.mark.slow
@@ -37,19 +37,20 @@ def apart(table, drift):
     return np.linalg.norm(((table.matrices - truth) @ corners)[:, :2], axis=1).max(axis=1)
 
 
-def row(images, blank=None, metric="ncc", model="rigid"):
+def sequence(images, blank=None, metric="ncc", model="rigid"):
     flat = np.zeros(len(images), bool) if blank is None else blank
-    return Row(images, flat, Grid(tuple(images.shape[1:])), PairOptions(Pose.of(model, images.ndim - 1), metric))
+    options = PairOptions(Pose.of(model, images.ndim - 1), metric)
+    return ImageSequence(images, flat, Grid(tuple(images.shape[1:])), options)
 
 
 @pytest.mark.parametrize("metric", ["ncc", "mse"])
 def test_all_pairs_are_found(images, drift, metric):
-    table = row(images, metric=metric).fit(pairs_within(np.zeros(5, bool), 3))
+    table = sequence(images, metric=metric).register(pairs_within(np.zeros(5, bool), 3))
     assert len(table) == 9
     assert apart(table, drift).max() < 0.06
     near = np.diff(table.edges, axis=1)[:, 0] == 1
     assert apart(table.take(near), drift).max() < 0.03
-    alone = fit_pairs(images[:1], images[1:2], Grid(SHAPE), PairOptions(Pose.of("rigid", 2), metric))[0]
+    alone = register_pairs(images[:1], images[1:2], Grid(SHAPE), PairOptions(Pose.of("rigid", 2), metric))[0]
     assert np.allclose(table.matrices[0], alone.matrices[0], atol=2e-2)
     assert np.allclose(table.scores[0], alone.after[0], rtol=0.05, atol=1e-3)
     assert reliable(table, Grid(SHAPE), metric).all()
@@ -64,31 +65,31 @@ def test_pairs_reach_over_blank_images():
 
 def test_what_is_not_wanted_is_left_out(images):
     edges = pairs_within(np.zeros(5, bool), 2)
-    whole, part = row(images).fit(edges), row(images).fit(edges, mine=edges[:, 1] >= 3)
+    whole, part = sequence(images).register(edges), sequence(images).register(edges, wanted=edges[:, 1] >= 3)
     assert part.edges.tolist() == [[1, 3], [2, 3], [2, 4], [3, 4]]
     assert np.allclose(part.matrices, whole.matrices[edges[:, 1] >= 3], atol=1e-9)
-    assert len(row(images).fit(edges, mine=edges[:, 1] >= 9)) == 0
+    assert len(sequence(images).register(edges, wanted=edges[:, 1] >= 9)) == 0
 
 
-def test_a_wrong_start_is_mended_by_the_way_around(images, drift, monkeypatch):
+def test_a_wrong_initial_pose_is_corrected_over_a_third_image(images, drift, monkeypatch):
     from daskreg.stacks import neighbor_registration
 
-    found = neighbor_registration.best_starts
+    found = neighbor_registration.identity_or_shift
 
-    def misled(problem, levels, origin):
-        p = found(problem, levels, origin)
+    def misled(*args, **options):
+        p = found(*args, **options)
         p[1, -2:] += 40  # the pair (0, 2)
         return p
 
-    monkeypatch.setattr(neighbor_registration, "best_starts", misled)
-    table = row(images[:3]).fit(pairs_within(np.zeros(3, bool), 2))
+    monkeypatch.setattr(neighbor_registration, "identity_or_shift", misled)
+    table = sequence(images[:3]).register(pairs_within(np.zeros(3, bool), 2))
     assert apart(table, drift).max() < 0.06
 
 
 def test_fields_tell_where_images_agree(images):
     torn = images.clone()
     torn[1, :, 170:] = torn[1, :, 170:].flip(0)
-    table = row(torn).fit(np.array([[0, 1]]))
+    table = sequence(torn).register(np.array([[0, 1]]))
     fields = table.fields[0].reshape(8, 8)
     assert np.nanmin(fields[1:-1, 1:3]) > 0.9
     assert np.nanmax(fields[1:-1, 5:7]) < 0.9
@@ -100,7 +101,7 @@ def test_looks(images):
     some[2] = torch.from_numpy(ndimage.gaussian_filter(some[2].numpy(), 4))
     some[3] = 5
     blank = np.array([False, False, False, True, False])
-    looks = row(some, blank).features()
+    looks = sequence(some, blank).features()
     assert looks.digest[0] == looks.digest[1] != looks.digest[4]
     assert looks.contrast[3] == 0
     assert looks.texture[2, 0] < 0.3 * looks.texture[0, 0]
@@ -108,11 +109,11 @@ def test_looks(images):
 
 
 def test_tables_survive_being_text(images):
-    table = row(images).fit(np.array([[0, 1], [0, 2]]))
+    table = sequence(images).register(np.array([[0, 1], [0, 2]]))
     back = unpacked(PairTable, packed(table))
     for name in ("edges", "matrices", "covariance", "scores", "similarity", "overlap", "fields"):
         assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
-    looks = row(images).features()
+    looks = sequence(images).features()
     assert np.array_equal(unpacked(SliceFeatures, packed(looks)).digest, looks.digest)
     with pytest.raises(ValueError):
         unpacked(SliceFeatures, "no base64!")

@@ -1,7 +1,7 @@
-"""Passes over whole images: sums, scaling, block means, dilation, Gaussians.
+"""Filters of whole images: sums, scaling, block means, dilation, Gaussians.
 
-Compiled code on the CPU (`kernels.passes_numba`, `kernels.smooth_numba`), torch on other devices; the
-test holds them to each other. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
+Compiled code on the CPU (`filters_numba`, `gaussian_numba`), torch on other devices; a
+test compares them. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.registration import filters_numba, gaussian_numba
+from daskreg.registration.pyramids import filters_numba, gaussian_numba
 
 Singles = NDArray[np.float32]
 Weighted = tuple[Tensor, Tensor | None]
 
 
 def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
-    """The weights of a Gaussian, one for sigma 0, that reach no more than `most` voxels."""
+    """The weights of a Gaussian, up to `most` voxels from its centre; for sigma 0 a single one."""
     radius = min(math.ceil(3.5 * sigma), most)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
     return np.asarray(taps / taps.sum(), dtype=np.float32)
 
 
 def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(B,) float64, of each image by weight."""
+    """(B,) float64 weighted means and variances of each image."""
     if _compiled(values):
         found = filters_numba.mean_and_variance(values.numpy(), _numpy(weight))
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     flat = values.flatten(1)
-    cover = torch.ones_like(flat[:1]) if weight is None else weight.flatten(1)
-    total = cover.expand_as(flat).sum(1, dtype=torch.float64).clamp_min(1e-9)
-    mean = (flat * cover).sum(1, dtype=torch.float64) / total
+    weights = torch.ones_like(flat[:1]) if weight is None else weight.flatten(1)
+    total = weights.expand_as(flat).sum(1, dtype=torch.float64).clamp_min(1e-9)
+    mean = (flat * weights).sum(1, dtype=torch.float64) / total
     away = (flat - mean[:, None].to(torch.float32)).square_()
-    return mean, (away * cover).sum(1, dtype=torch.float64) / total
+    return mean, (away * weights).sum(1, dtype=torch.float64) / total
 
 
 def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -
 
 
 def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -> Weighted:
-    """Means over whole blocks of `factors` voxels, by weight, and the mean weights; what fills no block is left out."""
+    """Weighted means over whole blocks of `factors` voxels, and the mean weights; an incomplete block is left out."""
     if _compiled(values):
         return _tensors(filters_numba.block_means(values.numpy(), _numpy(weight), factors))
     inside: Any = (..., *(slice(n // f * f) for n, f in zip(values.shape[1:], factors, strict=True)))
@@ -63,7 +63,10 @@ def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -
 
 
 def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> Weighted:
-    """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution; the weight where any is near."""
+    """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution.
+
+    Returns: the values, and the weight, set to 0 where no weight is near.
+    """
     taps = [gaussian_taps(s, n - 1) for s, n in zip(sigmas, values.shape[1:], strict=True)]
     if _compiled(values):
         return _tensors(gaussian_numba.smoothed(values.numpy(), _numpy(weight), taps))
@@ -74,35 +77,34 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
 
 
 def dilated(mask: Tensor, radius: int) -> Tensor:
-    """(B, *shape) bool, grown by a cube of half width `radius`."""
+    """(B, *shape) bool, dilated by a cube of half width `radius`."""
     if _compiled(mask):
         return torch.from_numpy(filters_numba.dilated(mask.numpy(), radius))
     taps = [np.ones(2 * radius + 1, dtype=np.float32)] * (mask.ndim - 1)
     return _convolved(mask.to(torch.float32), taps) > 0.5
 
 
-def slope_squares(values: Tensor, weight: Tensor | None, every: int = 1) -> Tensor:
-    """(B,) float64 means, by weight, of the squares of the central differences, summed over the axes.
+def mean_square_gradient(values: Tensor, weight: Tensor | None, every: int = 1) -> Tensor:
+    """(B,) float64 weighted means of the squares of the central differences, summed over the axes.
 
-    every: only so many planes along the first axis, evenly spread.
+    every: use only every so many planes along the first axis.
     """
     if _compiled(values):
-        return torch.from_numpy(filters_numba.slope_squares(values.numpy(), _numpy(weight), every))
+        return torch.from_numpy(filters_numba.mean_square_gradient(values.numpy(), _numpy(weight), every))
     total = values.new_zeros(len(values), dtype=torch.float64)
     for axis, n in enumerate(values.shape[1:], start=1):
         if n < 3:
             continue
         before, after = (values.narrow(axis, start, n - 2)[:, ::every] for start in (0, 2))
         squares = ((after - before) / 2).square()
-        cover = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
-        cover = cover.expand_as(squares).flatten(1)
-        total += (squares.flatten(1) * cover).sum(1, dtype=torch.float64) / cover.sum(1, dtype=torch.float64).clamp_min(
-            1e-6
-        )
+        weights = torch.ones_like(squares) if weight is None else weight.narrow(axis, 1, n - 2)[:, ::every]
+        weights = weights.expand_as(squares).flatten(1)
+        count = weights.sum(1, dtype=torch.float64).clamp_min(1e-6)
+        total += (squares.flatten(1) * weights).sum(1, dtype=torch.float64) / count
     return total
 
 
-def near_means(values: Tensor, radius: int) -> Tensor:
+def local_means(values: Tensor, radius: int) -> Tensor:
     """Means over cubes of half width `radius` about each voxel, zero outside."""
     pool = functional.avg_pool2d if values.ndim == 3 else functional.avg_pool3d
     return pool(values[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
@@ -126,9 +128,9 @@ def _pooled(values: Tensor, factors: Sequence[int]) -> Tensor:
 
 
 def _convolved(values: Tensor, taps: Sequence[Singles], *, normal: bool = False) -> Tensor:
-    """Axis by axis, zero outside; `normal`: over the taps that are inside.
+    """Convolved axis by axis, zero outside; `normal`: divided by the sum of the taps that are inside.
 
-    By sums of shifted images: a GPU's convolutions round to ten bits of mantissa (TF32) unless told otherwise.
+    By sums of shifted images: a GPU's convolutions round to ten bits of mantissa (TF32) by default.
     """
     for axis, some in enumerate(taps, start=1):
         n, middle = values.shape[axis], len(some) // 2

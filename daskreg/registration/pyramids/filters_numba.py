@@ -1,6 +1,6 @@
-"""Single passes over whole images on CPUs: sums, scaling, block means, dilation.
+"""Filters of whole images on CPUs: sums, scaling, block means, dilation.
 
-Large images are read from memory as few times as can be: what torch does in several operations, with an
+Each reads a large image from memory once: what torch does in several operations, with an
 array of the image's size for each, is one loop here. Sums are float64 along each row and added in a fixed
 order, so that the number of threads changes no bit.
 """
@@ -35,18 +35,18 @@ def _rows(values: Singles) -> Singles:
     return values.reshape(len(values), -1, values.shape[-1])
 
 
-def nothing() -> Singles:
-    """What stands for no weights."""
+def no_weight() -> Singles:
+    """An empty array in place of weights, for images without a mask."""
     return np.empty((1, 0, 0, 0), np.float32)
 
 
 def mean_and_variance(values: Singles, weight: Singles | None) -> tuple[Floats, Floats]:
     """(B,) weighted, of (B, *shape) values and (B or 1, *shape) weights."""
-    source, cover = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
+    source, weights = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
     rows = source.shape[1]
     sums = np.empty((len(source), rows, 3))
     origin = np.ascontiguousarray(source[:, rows // 2, source.shape[2] // 2])
-    shares(partial(_sum_rows, source, cover, origin, sums), len(source) * rows, values.size)
+    shares(partial(_sum_rows, source, weights, origin, sums), len(source) * rows, values.size)
     count, first, second = sums.sum(1).T
     count = np.maximum(count, 1e-9)
     away = first / count
@@ -54,16 +54,16 @@ def mean_and_variance(values: Singles, weight: Singles | None) -> tuple[Floats, 
 
 
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def _sum_rows(source: Any, cover: Any, origin: Any, sums: Any, first: Any, stop: Any) -> None:
+def _sum_rows(source: Any, weights: Any, origin: Any, sums: Any, first: Any, stop: Any) -> None:
     _, rows, n = source.shape
-    masked = cover.shape[1] > 0
+    masked = weights.shape[1] > 0
     for part in range(first, stop):
         b, r = part // rows, part % rows
         shift = np.float64(origin[b])
         count = one = two = 0.0
         voxels = source[b, r]
         if masked:
-            weight = cover[b if len(cover) > 1 else 0, r]
+            weight = weights[b if len(weights) > 1 else 0, r]
             for x in range(n):
                 v, w = np.float64(voxels[x]) - shift, np.float64(weight[x])
                 count += w
@@ -80,23 +80,23 @@ def _sum_rows(source: Any, cover: Any, origin: Any, sums: Any, first: Any, stop:
 
 def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
     """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
-    source, cover = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
+    source, weights = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
     out = np.empty_like(source)
     numbers = mean.astype(np.float32), scale.astype(np.float32)
-    shares(partial(_scale_rows, source, cover, numbers, out), source.shape[0] * source.shape[1], values.size)
+    shares(partial(_scale_rows, source, weights, numbers, out), source.shape[0] * source.shape[1], values.size)
     return out.reshape(values.shape)
 
 
 @jit
-def _scale_rows(source: Any, cover: Any, numbers: Any, out: Any, first: Any, stop: Any) -> None:
+def _scale_rows(source: Any, weights: Any, numbers: Any, out: Any, first: Any, stop: Any) -> None:
     _, rows, n = source.shape
-    masked = cover.shape[1] > 0
+    masked = weights.shape[1] > 0
     for part in range(first, stop):
         b, r = part // rows, part % rows
         mean, scale = numbers[0][b], numbers[1][b]
         voxels, line = source[b, r], out[b, r]
         if masked:
-            weight = cover[b if len(cover) > 1 else 0, r]
+            weight = weights[b if len(weights) > 1 else 0, r]
             for x in range(n):
                 line[x] = (voxels[x] - mean) * scale if weight[x] > 0 else np.float32(0)
         else:
@@ -105,39 +105,39 @@ def _scale_rows(source: Any, cover: Any, numbers: Any, out: Any, first: Any, sto
 
 
 def block_means(values: Singles, weight: Singles | None, factors: Sequence[int]) -> tuple[Singles, Singles | None]:
-    """Means over whole blocks of `factors` voxels, by weight, and the mean weights.
+    """Weighted means over whole blocks of `factors` voxels, and the mean weights.
 
-    values: (B, *shape), 2D or 3D; voxels beyond the last block are left out. weight: (B or 1, *shape) or None.
+    values: (B, *shape), 2D or 3D; voxels beyond the last block are out_weights out. weight: (B or 1, *shape) or None.
     """
     source = planes(values)
-    cover = nothing() if weight is None else planes(weight)
+    weights = no_weight() if weight is None else planes(weight)
     three = (*(1 for _ in range(3 - len(factors))), *factors)
     size = tuple(n // f for n, f in zip(source.shape[1:], three, strict=True))
     out = np.empty((len(source), *size), np.float32)
-    left = np.empty((len(cover), *size) if weight is not None else (1, 0, 0, 0), np.float32)
+    out_weights = np.empty((len(weights), *size) if weight is not None else (1, 0, 0, 0), np.float32)
     parts = len(source) * size[0] * size[1]
-    shares(partial(_mean_rows, source, cover, three, out, left), parts, source.size)
+    shares(partial(_mean_rows, source, weights, three, out, out_weights), parts, source.size)
     shape = size[3 - len(factors) :]
-    return out.reshape(-1, *shape), None if weight is None else left.reshape(-1, *shape)
+    return out.reshape(-1, *shape), None if weight is None else out_weights.reshape(-1, *shape)
 
 
 @jit(fastmath={"contract"})
-def _mean_rows(source: Any, cover: Any, factors: Any, out: Any, left: Any, first: Any, stop: Any) -> None:
+def _mean_rows(source: Any, weights: Any, factors: Any, out: Any, out_weights: Any, first: Any, stop: Any) -> None:
     """The rows `first` to `stop` of `out`, counted over (B, z, y)."""
     fz, fy, fx = factors
     _, nz, ny, n = out.shape
-    masked = cover.shape[1] > 0
+    masked = weights.shape[1] > 0
     line, near = np.empty(n * fx, np.float32), np.empty(n * fx, np.float32)
     share = np.float32(1 / (fz * fy * fx))
     for part in range(first, stop):
         b, z, y = part // ny // nz, part // ny % nz, part % ny
-        c = b if len(cover) > 1 else 0
+        c = b if len(weights) > 1 else 0
         line[:] = np.float32(0)
         near[:] = np.float32(0)
         for k in range(fz * fy):
             voxels = source[b, z * fz + k // fy, y * fy + k % fy]
             if masked:
-                weight = cover[c, z * fz + k // fy, y * fy + k % fy]
+                weight = weights[c, z * fz + k // fy, y * fy + k % fy]
                 for x in range(n * fx):
                     line[x] += voxels[x] * weight[x]
                     near[x] += weight[x]
@@ -151,38 +151,38 @@ def _mean_rows(source: Any, cover: Any, factors: Any, out: Any, left: Any, first
                 below += near[x * fx + k]
             if masked:
                 out[b, z, y, x] = (total * share) / max(below * share, np.float32(1e-6))
-                left[c, z, y, x] = below * share
+                out_weights[c, z, y, x] = below * share
             else:
                 out[b, z, y, x] = total * share
 
 
-def slope_squares(values: Singles, weight: Singles | None, every: int) -> Floats:
-    """(B,) means, by weight, of the squares of the central differences, summed over the axes.
+def mean_square_gradient(values: Singles, weight: Singles | None, every: int) -> Floats:
+    """(B,) weighted means of the squares of the central differences, summed over the axes.
 
-    every: only so many planes along the first axis, evenly spread.
+    every: use only every so many planes along the first axis.
     """
     source = planes(values)
-    cover = nothing() if weight is None else planes(weight)
+    weights = no_weight() if weight is None else planes(weight)
     _, nz, ny, _ = source.shape
     # In 2D the first axis is y.
     steps = (every, 1) if values.ndim == 4 else (1, every)
     sums = np.zeros((len(source), nz, ny, 3, 2))
-    shares(partial(_square_rows, source, cover, steps, sums), len(source) * nz, values.size)
+    shares(partial(_square_rows, source, weights, steps, sums), len(source) * nz, values.size)
     total = sums.sum((1, 2))
     return np.asarray((total[..., 0] / np.maximum(total[..., 1], 1e-6)).sum(1))
 
 
 @jit
-def _square_rows(source: Any, cover: Any, steps: Any, sums: Any, first: Any, stop: Any) -> None:
-    """Sums and weights, for each axis, of the planes `first` to `stop`, counted over (B, z)."""
+def _square_rows(source: Any, weights: Any, steps: Any, sums: Any, first: Any, stop: Any) -> None:
+    """Sums of squares and of weights, for each axis, of the planes `first` to `stop`, counted over (B, z)."""
     _, nz, ny, nx = source.shape
-    masked = cover.shape[1] > 0
+    masked = weights.shape[1] > 0
     ones = np.ones(nx, np.float32)
     for part in range(first, stop):
         b, z = part // nz, part % nz
-        c = b if len(cover) > 1 else 0
+        c = b if len(weights) > 1 else 0
         for y in range(ny):
-            weight = cover[c, z, y] if masked else ones
+            weight = weights[c, z, y] if masked else ones
             found = sums[b, z, y]
             if 0 < z < nz - 1 and (z - 1) % steps[0] == 0:
                 _square_row(source[b, z - 1, y], source[b, z + 1, y], weight, found[0])
@@ -205,7 +205,7 @@ def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
 
 
 def dilated(mask: Bools, radius: int) -> Bools:
-    """(B, *shape) grown by a cube of half width `radius`, up to 254, axis by axis."""
+    """(B, *shape) dilated by a cube of half width `radius`, up to 254, axis by axis."""
     out = np.ascontiguousarray(mask).view(np.uint8)
     for axis in range(1, mask.ndim):
         outer = int(np.prod(mask.shape[:axis], dtype=np.int64))
@@ -218,7 +218,7 @@ def dilated(mask: Bools, radius: int) -> Bools:
 
 @jit
 def _dilate_rows(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> None:
-    """Along the middle of three axes: true where a true voxel, on either side, is near."""
+    """Along the middle of three axes: true where a true voxel is within the radius on either side."""
     _, n, inner = source.shape
     far = np.uint8(radius + 1)
     since = np.empty(inner, np.uint8)

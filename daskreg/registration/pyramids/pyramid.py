@@ -1,11 +1,11 @@
 """Coarse-to-fine pyramids of image pairs, each level on grids of its own.
 
-A level is made by means over whole blocks (voxels that fill no block at the far end are
-left out, so no voxel of a level is off its centre) and a small Gaussian. Both images of
-a pair go down together, by what their voxels measure in the world: an axis is halved
+A level is made by means over whole blocks (voxels at the far end that fill no block are
+left out, so that the voxels of a level stay centred on what they average) and a small Gaussian. Both images of
+a pair are reduced together, by the size of their voxels in the world: an axis is halved
 only where it is not coarser already, and the finer image is first brought to about the
-resolution of the coarser one. Masks go down with the voxels: a mean counts valid ones
-only, smoothing is a normalised convolution, so that nothing leaks out of a mask.
+resolution of the coarser one. Masks are reduced with the voxels: a mean counts valid voxels
+only, and smoothing is a normalised convolution, so that no masked value has an effect.
 """
 
 from __future__ import annotations
@@ -19,92 +19,96 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Box, Grid
-from daskreg.registration import filters
-from daskreg.registration.flat_borders import SMALLEST, flat_borders
+from daskreg.registration.pyramids import filters
+from daskreg.registration.pyramids.flat_borders import SMALLEST, flat_borders
 
 COARSEST = 32
 _COARSE_SIGMA = 0.7
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageBatch:
     """A batch of images at one level.
 
     values: (B, *shape) float32; finite everywhere, also where weight is zero.
     weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
-    fill: (B, *shape) bool, the flat border (see `kernels.flat`), or None where there is none:
-        background, or what an earlier warp had to fill (see `kernels.fill`).
+    flat_border: (B, *shape) bool (see `flat_borders`), or None where there is none. It is either
+        background, or what an earlier warp filled (see `masked_pyramids`).
     """
 
     values: Tensor
     weight: Tensor | None
     grid: Grid
-    fill: Tensor | None = None
+    flat_border: Tensor | None = None
 
-    def take(self, index: Tensor) -> Picture:
+    def take(self, index: Tensor) -> ImageBatch:
         """Some pairs of the batch; an image shared by all pairs stays shared."""
-        weight, fill = (None if t is None else take(t, index) for t in (self.weight, self.fill))
-        return Picture(take(self.values, index), weight, self.grid, fill)
+        weight, border = (None if t is None else take(t, index) for t in (self.weight, self.flat_border))
+        return ImageBatch(take(self.values, index), weight, self.grid, border)
 
 
 @dataclass(frozen=True)
-class Level:
-    """One step of the pyramid.
+class PyramidLevel:
+    """Both images of the pairs at one level.
 
     step: size of its voxels in the world. sigmas: of the Gaussian that smoothed (fixed,
     moving), in voxels along each axis; None where there was none.
     """
 
-    fixed: Picture
-    moving: Picture
+    fixed: ImageBatch
+    moving: ImageBatch
     step: float
     sigmas: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
+    def take(self, index: Tensor) -> PyramidLevel:
+        """Some pairs of the batch; an image shared by all pairs stays shared."""
+        return replace(self, fixed=self.fixed.take(index), moving=self.moving.take(index))
 
-class Pyramid(Sequence[Level]):
-    """Levels, from the coarsest to the finest, each smoothed when it is first asked for."""
 
-    def __init__(self, steps: Iterable[_Step]) -> None:
-        self._steps = tuple(steps)
+class Pyramid(Sequence[PyramidLevel]):
+    """Levels, from the coarsest to the finest, each smoothed when it is first used."""
+
+    def __init__(self, levels: Iterable[_LazyLevel]) -> None:
+        self._levels = tuple(levels)
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._levels)
 
-    def __iter__(self) -> Iterator[Level]:
-        return (step.level() for step in self._steps)
+    def __iter__(self) -> Iterator[PyramidLevel]:
+        return (level.smoothed() for level in self._levels)
 
     @overload
-    def __getitem__(self, index: int) -> Level: ...
+    def __getitem__(self, index: int) -> PyramidLevel: ...
 
     @overload
     def __getitem__(self, index: slice) -> Pyramid: ...
 
-    def __getitem__(self, index: int | slice) -> Level | Pyramid:
-        return Pyramid(self._steps[index]) if isinstance(index, slice) else self._steps[index].level()
+    def __getitem__(self, index: int | slice) -> PyramidLevel | Pyramid:
+        return Pyramid(self._levels[index]) if isinstance(index, slice) else self._levels[index].smoothed()
 
 
-class _Step:
-    """A level that is still to be smoothed by its `sigmas`; shared by the parts of a pyramid."""
+class _LazyLevel:
+    """A level that is smoothed by its `sigmas` when it is first used; slices of a pyramid share it."""
 
-    def __init__(self, plain: Level) -> None:
-        self.plain = plain
-        self.ready = False
+    def __init__(self, level: PyramidLevel) -> None:
+        self._level = level
+        self._ready = False
 
-    def level(self) -> Level:
-        if not self.ready and self.plain.sigmas is not None:
-            pair = (self.plain.fixed, self.plain.moving)
-            fixed, moving = (smooth(p, s) for p, s in zip(pair, self.plain.sigmas, strict=True))
-            self.plain = replace(self.plain, fixed=fixed, moving=moving)
-        self.ready = True
-        return self.plain
+    def smoothed(self) -> PyramidLevel:
+        if not self._ready and self._level.sigmas is not None:
+            pair = (self._level.fixed, self._level.moving)
+            fixed, moving = (smooth(p, s) for p, s in zip(pair, self._level.sigmas, strict=True))
+            self._level = replace(self._level, fixed=fixed, moving=moving)
+        self._ready = True
+        return self._level
 
 
-def picture(values: Tensor, grid: Grid, mask: Tensor | None = None, *, borders: bool = True) -> Picture:
-    """A Picture of (B, *shape) values; NaN and infinity become masked zeros.
+def image_batch(values: Tensor, grid: Grid, mask: Tensor | None = None, *, find_borders: bool = True) -> ImageBatch:
+    """An ImageBatch of (B, *shape) values; NaN and infinity become masked zeros.
 
     Args:
         mask: (B or 1, *shape), true or positive where voxels count; None: everywhere.
-        borders: look for flat ones.
+        find_borders: look for flat borders.
     """
     values = values.to(torch.float32)
     weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
@@ -112,23 +116,28 @@ def picture(values: Tensor, grid: Grid, mask: Tensor | None = None, *, borders: 
         finite = torch.isfinite(values)
         values = torch.where(finite, values, values.new_zeros(()))
         weight = finite.to(torch.float32) if weight is None else weight * finite
-    return Picture(values, weight, grid, flat_borders(values) if borders else None)
+    return ImageBatch(values, weight, grid, flat_borders(values) if find_borders else None)
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether nothing is NaN or infinite; a sum tells in one pass where it is finite itself."""
+    """Whether nothing is NaN or infinite; where the sum is finite, one pass is enough."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def pyramid(
-    fixed: Picture, moving: Picture, *, levels: int | str = "auto", smoothing: float = 0.7, coarsest: int = COARSEST
+    fixed: ImageBatch,
+    moving: ImageBatch,
+    *,
+    levels: int | str = "auto",
+    smoothing: float = 0.7,
+    coarsest: int = COARSEST,
 ) -> Pyramid:
     """Levels from the coarsest to the finest.
 
     Args:
-        levels: how many; "auto" goes down to about `coarsest` voxels along the longest side.
+        levels: how many; "auto": until about `coarsest` voxels are left along the longest side.
         smoothing: sigma of the finest level, in voxels of the coarser of the two images;
-            coarser levels, which are means already, get 0.7 of their own.
+            coarser levels, which are means already, get 0.7 of their own voxels.
     """
     base = max(min(fixed.grid.spacing), min(moving.grid.spacing))
     if levels == "auto":
@@ -136,27 +145,27 @@ def pyramid(
         count = 1 + max(0, math.ceil(math.log2(longest / base / coarsest) - 0.1))
     else:
         count = max(1, int(levels))
-    result: list[_Step] = []
+    result: list[_LazyLevel] = []
     f, m = fixed, moving
     for level in range(count):
         step = base * 2**level
         f, m = (shrink(p, _factors(p.grid, step)) for p in (f, m))
         sigma = smoothing if level == 0 else _COARSE_SIGMA
         sigmas = tuple(_sigmas(f.grid, step, sigma)), tuple(_sigmas(m.grid, step, sigma))
-        result.append(_Step(Level(f, m, step, sigmas)))
+        result.append(_LazyLevel(PyramidLevel(f, m, step, sigmas)))
     return Pyramid(result[::-1])
 
 
-def shrink(image: Picture, factors: Sequence[int]) -> Picture:
+def shrink(image: ImageBatch, factors: Sequence[int]) -> ImageBatch:
     """Means over whole blocks of `factors` voxels, valid voxels only."""
     if all(f == 1 for f in factors):
         return image
     used = Box.of([n // f * f for n, f in zip(image.grid.shape, factors, strict=True)])
     values, weight = filters.block_means(image.values, image.weight, factors)
-    return Picture(values, weight, image.grid.crop(used).downsample(factors))
+    return ImageBatch(values, weight, image.grid.crop(used).downsample(factors))
 
 
-def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
+def smooth(image: ImageBatch, sigmas: Sequence[float]) -> ImageBatch:
     """A Gaussian of `sigmas` voxels along each axis, as a normalised convolution.
 
     Normalising also at the borders means that nothing is assumed about what lies outside.
@@ -167,10 +176,10 @@ def smooth(image: Picture, sigmas: Sequence[float]) -> Picture:
     return replace(image, values=values, weight=weight)
 
 
-def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture, Picture, Tensor]:
+def standardised(fixed: ImageBatch, moving: ImageBatch, metric: str) -> tuple[ImageBatch, ImageBatch, Tensor]:
     """Both images with mean 0 and variance 1 (mse: on one common scale), and the (B,) variance of fixed.
 
-    Sums of squares then lose no digits to a large offset.
+    So sums of squares lose no digits to a large offset.
     """
     mean, variance = filters.mean_and_variance(fixed.values, fixed.weight)
     other_mean, other_variance = filters.mean_and_variance(moving.values, moving.weight)
@@ -183,7 +192,7 @@ def standardised(fixed: Picture, moving: Picture, metric: str) -> tuple[Picture,
     return _scaled(fixed, mean, variance), _scaled(moving, other_mean, other_variance), variance.cpu()
 
 
-def _scaled(image: Picture, mean: Tensor, variance: Tensor) -> Picture:
+def _scaled(image: ImageBatch, mean: Tensor, variance: Tensor) -> ImageBatch:
     scale = torch.where(variance > 0, variance.rsqrt(), torch.ones_like(variance))
     return replace(image, values=filters.scaled(image.values, image.weight, mean, scale))
 
@@ -209,6 +218,6 @@ def _factors(grid: Grid, step: float) -> list[int]:
 
 
 def _sigmas(grid: Grid, step: float, sigma: float) -> list[float]:
-    """In voxels: `sigma` steps of the level, no more than two voxels, none across a thin axis."""
+    """In voxels: `sigma` steps of the level, at most two voxels per step, and 0 along a thin axis."""
     ratio = [step / s for s in grid.spacing]
     return [sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)]

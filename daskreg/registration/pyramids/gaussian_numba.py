@@ -1,7 +1,7 @@
 """Gaussians on CPUs, all axes in one pass over the image.
 
-Rows are combined along the first axes into a few lines that stay in the cache, and those along the
-others, so that each voxel is read from memory and written to it about once, however many axes there are.
+Rows are combined along the first axis into a few lines that stay in the cache, and these lines along the
+other axes, so that each voxel is read from memory and written to it about once, for any number of axes.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.filters_numba import nothing, planes
+from daskreg.registration.pyramids.filters_numba import no_weight, planes
 from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
 
@@ -26,23 +26,23 @@ _ROWS = 32
 
 
 def smoothed(values: Singles, weight: Singles | None, taps: Sequence[Singles]) -> tuple[Singles, Singles | None]:
-    """Convolved along every axis, and divided by what of the taps, times the weight, is inside.
+    """Convolved along every axis, and divided by the sum of taps times weights that are inside.
 
     Args:
         values: (B, *shape), 2D or 3D. weight: (B or 1, *shape) or None.
         taps: an odd number for each axis, symmetric; no longer than twice the axis.
 
-    Returns: the values, and the weights, but zero where next to nothing is near.
+    Returns: the values, and the weights, set to zero where almost no weight is near.
     """
     source = planes(values)
-    cover = nothing() if weight is None else planes(weight)
-    out, left = np.empty_like(source), np.empty_like(cover)
+    weights = no_weight() if weight is None else planes(weight)
+    out, out_weights = np.empty_like(source), np.empty_like(weights)
     three = (*(np.ones(1, np.float32) for _ in range(3 - len(taps))), *taps)
     inside = tuple(1 / tap_sums(n, t) for n, t in zip(source.shape[1:], three, strict=True))
     batch, nz, ny, _ = source.shape
     parts = batch * nz * -(-ny // _ROWS)
-    shares(partial(_smoothed, source, cover, three, inside, out, left), parts, source.size)
-    return out.reshape(values.shape), None if weight is None else left.reshape(weight.shape)
+    shares(partial(_smoothed, source, weights, three, inside, out, out_weights), parts, source.size)
+    return out.reshape(values.shape), None if weight is None else out_weights.reshape(weight.shape)
 
 
 def tap_sums(n: int, taps: Singles) -> Singles:
@@ -52,18 +52,20 @@ def tap_sums(n: int, taps: Singles) -> Singles:
 
 
 @jit(fastmath={"contract"})
-def _smoothed(source: Any, cover: Any, taps: Any, inside: Any, out: Any, left: Any, first: Any, stop: Any) -> None:
+def _smoothed(
+    source: Any, weights: Any, taps: Any, inside: Any, out: Any, out_weights: Any, first: Any, stop: Any
+) -> None:
     """The blocks of rows `first` to `stop`, counted over (B, z, blocks of y)."""
     _, nz, ny, nx = source.shape
     tz, ty, tx = taps
     rz, ry = len(tz) // 2, len(ty) // 2
     blocks = -(-ny // _ROWS)
-    masked = cover.shape[1] > 0
+    masked = weights.shape[1] > 0
     lines = np.empty((2, _ROWS + 2 * ry, nx), np.float32)
     row, across = np.empty((2, nx), np.float32), np.empty((2, nx), np.float32)
     for part in range(first, stop):
         b, z, begin = part // blocks // nz, part // blocks % nz, part % blocks * _ROWS
-        c = b if len(cover) > 1 else 0
+        c = b if len(weights) > 1 else 0
         end = min(begin + _ROWS, ny)
         low, high = max(0, begin - ry), min(ny, end + ry)
         for y in range(low, high):
@@ -74,7 +76,7 @@ def _smoothed(source: Any, cover: Any, taps: Any, inside: Any, out: Any, left: A
             for k in range(max(0, rz - z), min(len(tz), nz + rz - z)):
                 voxels = source[b, z + k - rz, y]
                 if masked:
-                    _add_weighted(voxels, cover[c, z + k - rz, y], tz[k], line, near)
+                    _add_weighted(voxels, weights[c, z + k - rz, y], tz[k], line, near)
                 else:
                     _add(voxels, tz[k], line)
         for y in range(begin, end):
@@ -84,7 +86,7 @@ def _smoothed(source: Any, cover: Any, taps: Any, inside: Any, out: Any, left: A
                     _add(lines[kind, y + k - ry - low], ty[k], row[kind])
                 _across(row[kind], tx, across[kind])
             if masked:
-                _divide(across, cover[c, z, y], out[b, z, y], left[c, z, y])
+                _divide(across, weights[c, z, y], out[b, z, y], out_weights[c, z, y])
             else:
                 scale = inside[0][z] * inside[1][y]
                 for x in range(nx):
@@ -116,8 +118,8 @@ def _across(row: Any, taps: Any, out: Any) -> None:
 
 
 @jit(fastmath={"contract"})
-def _divide(across: Any, weight: Any, out: Any, left: Any) -> None:
+def _divide(across: Any, weight: Any, out: Any, out_weights: Any) -> None:
     for x in range(len(out)):
         near = across[1, x]
         out[x] = across[0, x] / max(near, np.float32(1e-6))
-        left[x] = weight[x] if near > np.float32(1e-3) else np.float32(0)
+        out_weights[x] = weight[x] if near > np.float32(1e-3) else np.float32(0)

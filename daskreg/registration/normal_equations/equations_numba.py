@@ -1,12 +1,12 @@
 """The Gauss-Newton sums on CPUs: sample, weight and sum in one pass over each row.
 
-Same meaning as the torch sums of `kernels.normal`, which its test holds; several times
+The same sums as those of `equations_torch`, as a test shows, several times
 faster. Sums are float32 along a row and float64 beyond, chunk by chunk in a fixed order,
 so the number of threads changes no bit.
 
-A row of the fixed image is a straight line through the moving one. The part of it that meets
+A row of the fixed image is a straight line through the moving one. The part of it that lies inside
 the moving image is sampled into buffers that stay in the cache, which are then summed in
-vectors. What the next row needs is fetched ahead.
+vectors. The voxels that the next row needs are prefetched.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -24,12 +24,12 @@ from daskreg.runtime.compiled import jit, prefetch
 _V, _W, _D, _G = 0, 1, 2, 3
 # Voxels that the sums take at a time.
 _WIDE = 64
-# Voxels of a moving image that fit into a core's own cache: nothing needs to be fetched ahead.
+# Voxels of a moving image that fit into a core's own cache: nothing is prefetched.
 _CACHED = 1 << 17
 
 
 @jit
-def _run(line: Any, shape: Any, n: Any) -> Any:
+def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
     """Columns [start, stop) of a row outside of which every weight is zero."""
     start, stop = 0.0, float(n)
     for k in range(len(shape)):
@@ -49,10 +49,10 @@ def _run(line: Any, shape: Any, n: Any) -> Any:
 
 
 @jit(fastmath={"contract"})
-def _lay_down(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
-    """Offset of the lower neighbour and fractions of the columns `run`; `v` times the weights for the image's edges.
+def _sample_positions(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
+    """Offset of the lower neighbour and fractions of the columns `run`; multiplies `v` by the edge weights.
 
-    Coordinates are clamped to the image. The weights are those of `normal.edge_weight`.
+    Coordinates are clamped to the image. The weights are those of `edge_weights.edge_weight`.
     """
     first, count = run[0], run[1] - run[0]
     offsets[:count] = 0
@@ -72,7 +72,7 @@ def _lay_down(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fracti
 
 
 @jit(fastmath={"contract"})
-def _mix_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+def _interpolate_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dy, dx = steps
     for at in range(len(out)):
         p, fy, fx = offsets[at], fractions[0, at], fractions[1, at]
@@ -82,7 +82,7 @@ def _mix_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
 
 
 @jit(fastmath={"contract"})
-def _mix_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+def _interpolate_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dz, dy, dx = steps
     for at in range(len(out)):
         p, fz, fy, fx = offsets[at], fractions[0, at], fractions[1, at], fractions[2, at]
@@ -93,13 +93,13 @@ def _mix_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
         out[at] = low + fz * (high - low)
 
 
-def _mix(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
+def _interpolate(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     """Interpolate linearly between the neighbours, `steps` of memory apart along each axis."""
 
 
-@overload(_mix, strict=False)
-def _mix_typed(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> Any:
-    chosen = _mix_2d if len(steps) == 2 else _mix_3d
+@overload(_interpolate, strict=False)
+def _interpolate_typed(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> Any:
+    chosen = _interpolate_2d if len(steps) == 2 else _interpolate_3d
     return lambda m, steps, offsets, fractions, out: chosen(m, steps, offsets, fractions, out)  # noqa: PLW0108
 
 
@@ -120,27 +120,27 @@ def _steps_typed(shape: Any) -> Any:
 
 @jit(fastmath={"contract"})
 def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
-    """Sample the columns `run` of one row of the fixed grid into the first places of the buffer."""
+    """Sample the columns `run` of one row of the fixed grid into the first columns of the buffer."""
     m, c, shape = moving
     fixed, weight, edge, lead = row
     offsets, fractions, near = scratch
     count = run[1] - run[0]
-    # Slices spare a test for negative indices, without which the loops go in vectors.
+    # Slices need no test for negative indices; without such tests the loops are vectorised.
     here = slice(run[0], run[1])
     v, w, d = buffer[_V, :count], buffer[_W, :count], buffer[_D, :count]
     _scale(edge[here], lead, v)
     if len(weight) > 0:
         _multiply(v, weight[here])
-    _lay_down(line, shape, widths, run, offsets, fractions, v)
+    _sample_positions(line, shape, widths, run, offsets, fractions, v)
     steps = _steps(shape)
     for at in range(0, count if ahead != 0 else 0, 8):
         prefetch(m, offsets[at] + ahead)  # type: ignore[call-arg]
         if len(shape) == 3:
             prefetch(m, offsets[at] + ahead + steps[0])
-    _mix(m, steps, offsets, fractions, w)
+    _interpolate(m, steps, offsets, fractions, w)
     _subtract(fixed[here], w, np.float32(1), d)
     if len(c) > 0:
-        _mix(c, steps, offsets, fractions, near[:count])
+        _interpolate(c, steps, offsets, fractions, near[:count])
         _multiply(v, near[:count])
 
 
@@ -178,7 +178,7 @@ def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
 
 
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, place: Any) -> None:
+def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, index: Any) -> None:
     """Sums of v g, v g w, v g d, each times 1 and xi."""
     s0 = s1 = w0 = w1 = d0 = d1 = np.float32(0.0)
     for j in range(len(xi)):
@@ -190,12 +190,12 @@ def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, place: Any) -> None:
         w1 += vgw * xi[j]
         d0 += vgd
         d1 += vgd * xi[j]
-    out[0, place], out[0, place + 1], out[0, place + 2] = s0, w0, d0
-    out[1, place], out[1, place + 1], out[1, place + 2] = s1, w1, d1
+    out[0, index], out[0, index + 1], out[0, index + 2] = s0, w0, d0
+    out[1, index], out[1, index + 1], out[1, index + 2] = s1, w1, d1
 
 
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, place: Any) -> None:
+def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, index: Any) -> None:
     """Sums of v g h times 1, xi and xi squared."""
     s0 = s1 = s2 = np.float32(0.0)
     for j in range(len(xi)):
@@ -203,7 +203,7 @@ def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, place: Any) -> N
         s0 += t
         s1 += t * xi[j]
         s2 += t * xi[j] * xi[j]
-    out[0, place], out[1, place], out[2, place] = s0, s1, s2
+    out[0, index], out[1, index], out[2, index] = s0, s1, s2
 
 
 @jit(fastmath={"contract"})
@@ -235,14 +235,14 @@ def _add(factor: Any, values: Any, out: Any) -> None:
 
 
 @jit(fastmath={"contract"})
-def _slope(fixed: Any, r: Any, stride: Any, place: Any, n: Any, run: Any, out: Any) -> None:
+def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out: Any) -> None:
     """The fixed image's central differences along one axis, of the columns `run`.
 
-    Along a leading axis they are differences of rows, `stride` apart, of which row `r` is number `place` of `n`.
+    Along a leading axis they are differences of rows, `stride` apart, of which row `r` is number `index` of `n`.
     """
     start, stop = run
     if stride:
-        before, after = r - stride * min(place, 1), r + stride * min(n - 1 - place, 1)
+        before, after = r - stride * min(index, 1), r + stride * min(n - 1 - index, 1)
         scale = np.float32(stride / max(after - before, 1))
         _subtract(fixed[after, start:stop], fixed[before, start:stop], scale, out[: stop - start])
         return
@@ -269,37 +269,37 @@ def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
 
 
 @jit
-def _placed(r: Any, scaled: Any, edges: Any, place: Any, lead: Any) -> Any:
-    """Indices and scaled indices of a row along the leading axes; returns its weight for their edges."""
+def _row_position(r: Any, scaled: Any, edges: Any, index: Any, lead: Any) -> Any:
+    """Fills in index and scaled index of a row along the leading axes; returns the product of their edge weights."""
     edge = np.float32(1)
-    for axis in range(len(place) - 2, -1, -1):
-        place[axis] = r % len(scaled[axis])
-        lead[axis] = scaled[axis][place[axis]]
-        edge *= edges[axis][place[axis]]
+    for axis in range(len(index) - 2, -1, -1):
+        index[axis] = r % len(scaled[axis])
+        lead[axis] = scaled[axis][index[axis]]
+        edge *= edges[axis][index[axis]]
         r //= len(scaled[axis])
     return edge
 
 
 @jit
-def _apart(line: Any, other: Any, shape: Any) -> Any:
-    """Voxels of memory from a row to another."""
-    apart, stride = 0, 1
+def _memory_distance(line: Any, other: Any, shape: Any) -> Any:
+    """Voxels of memory between the first samples of two rows."""
+    distance, stride = 0, 1
     for k in range(len(shape) - 1, -1, -1):
-        apart += round(other[k, 0] - line[k, 0]) * stride
+        distance += round(other[k, 0] - line[k, 0]) * stride
         stride *= shape[k]
-    return apart
+    return distance
 
 
 @jit
 def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any) -> None:
     """Fill the rows of `out` that belong to the chunks, with the gradient as it is in the fixed image.
 
-    moving: (values (B, *shape), cover (B, *shape), or (1, 0, ..) without a mask); a batch of one serves all.
+    moving: (values (B, *shape), weight (B, *shape), or (1, 0, ..) without a mask); a batch of one is for all pairs.
     fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
     moving indices. axes: (xi of every axis, weight along every axis of the fixed image).
-    chunks: (rows, (N, 4) of pair, first and end in rows, place in `out`), rows being the numbers, out of R, of
-    those that count. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each slope, square (M, (D+1) (D+2) / 2,
-    D (D+1) / 2), with pairs of slopes last.
+    chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of R, of
+    the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
+    square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
     """
     images, cover = moving
     values, weight = fixed
@@ -315,7 +315,7 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     scratch = np.empty(columns, np.int64), np.empty((ndim, columns), np.float32), np.empty(columns, np.float32)
     sums = np.empty((2, 3 * ndim), np.float32), np.empty((3, ndim * (ndim + 1) // 2), np.float32)
     lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
-    place = np.zeros(ndim, np.int64)
+    index = np.zeros(ndim, np.int64)
     line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
     slope = np.float64(xi[1] - xi[0]) if columns > 1 else 0.0
     for c in range(len(parts)):
@@ -326,24 +326,24 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
         of_weight = pair if len(weight) > 1 else 0
         for number in range(first, stop):
             r = rows[number]
-            edge = _placed(r, scaled, edges, place, lead)
+            edge = _row_position(r, scaled, edges, index, lead)
             _lines(maps[pair], lead, xi, slope, line)
-            run = _run(line, image.shape, columns)
+            run = _columns_inside(line, image.shape, columns)
             if run[0] < run[1]:
                 row = (values[of_fixed, r], weight[of_weight, r], edges[ndim - 1], edge)
                 ahead = 0
                 if image.size > _CACHED and number + 1 < stop:
-                    _placed(rows[number + 1], scaled, edges, place, far)
+                    _row_position(rows[number + 1], scaled, edges, index, far)
                     _lines(maps[pair], far, xi, slope, other)
-                    ahead = _apart(line, other, image.shape)
-                    _placed(r, scaled, edges, place, lead)
+                    ahead = _memory_distance(line, other, image.shape)
+                    _row_position(r, scaled, edges, index, lead)
                 _sample_row(flat, widths, line, row, run, ahead, scratch, buffer)
                 stride = 0
                 for axis in range(ndim - 1, -1, -1):
                     n = len(scaled[axis])
-                    _slope(values[of_fixed], r, stride, place[axis], n, run, buffer[_G + axis])
+                    _gradient(values[of_fixed], r, stride, index[axis], n, run, buffer[_G + axis])
                     stride = max(1, stride * n) if axis < ndim - 1 else 1
-                # What is weighed zero fills the last vectors, which otherwise would go one by one.
+                # Voxels of weight zero fill the last vector, so that no voxel is summed on its own.
                 count = run[1] - run[0]
                 full = -(-count // _WIDE) * _WIDE
                 buffer[:, count:full] = np.float32(0)

@@ -1,0 +1,164 @@
+"""`PairFit`: what `register` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Affine
+from daskreg.registration.estimate import Estimate, FitStatus
+from daskreg.registration.problem import Problem
+from daskreg.reporting.fit import Fit
+
+if TYPE_CHECKING:
+    from daskreg.registration.images import Image
+
+Floats = NDArray[np.float64]
+
+_ANGLES = ("theta", "rx", "ry", "rz")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PairFit(Fit):
+    """Where each point of the fixed image is found in the moving image, and how certain that is.
+
+    Args:
+        moving_from_fixed: the motion, on world points: `warp(moving, pull=fit.moving_from_fixed,
+            like=fixed)` registers.
+        parameters: of M = T . R . Sh . S about `centre`, every one by name; radians, world units.
+        centre: (D,) world point, array order: the centre of the fixed grid.
+        status: how it ended; its value says what to do.
+        score: the metric before and after, on the finest level (ncc: correlation, higher is
+            better; the others: losses, lower is better; mse in the images' units squared).
+        overlap: fraction of the smaller image that overlaps the other.
+        losses: over the iterations of the finest level, lower is better.
+        covariance: (P, P) of the free parameters `free`, in their order; None where the
+            metric has no Gauss-Newton form.
+        free: names of the parameters that were estimated.
+        masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
+        iterations, seconds: over all levels.
+        inverse_error: voxels by which a corner of the fixed image is moved at most by the motion followed by the
+            one of the inverse registration; None unless `check_inverse` was set.
+    """
+
+    kind: ClassVar[str] = "pair"
+    moving_from_fixed: Affine
+    parameters: Mapping[str, float]
+    centre: Floats
+    status: FitStatus
+    score: tuple[float, float]
+    overlap: float
+    losses: Floats
+    covariance: Floats | None
+    free: tuple[str, ...]
+    model: str | tuple[str, ...]
+    metric: str
+    masked: tuple[float, float]
+    iterations: int
+    seconds: float
+    inverse_error: float | None = None
+    _images: tuple[Image, Image] | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the estimate converged, with enough overlap and a score that is not chance."""
+        return self.status is FitStatus.CONVERGED
+
+    @property
+    def sigma(self) -> dict[str, float]:
+        """One standard deviation of each free parameter, from the noise of the residual."""
+        if self.covariance is None:
+            return {}
+        return dict(zip(self.free, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    @property
+    def transform(self) -> Affine:
+        return self.moving_from_fixed
+
+    def facts(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, **{name: getattr(self, name) for name in _FACTS}}
+
+    def plot(self, fixed: Any = None, moving: Any = None) -> Any:
+        """A matplotlib figure: both images before and after, and the losses."""
+        from daskreg.reporting import plots
+
+        if self._images is None:
+            return plots.pair(self, fixed, moving)
+        images = [image.values.cpu().numpy() for image in self._images]
+        return plots.pair(self, *images, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
+
+    def __repr__(self) -> str:
+        sigma, unit = self.sigma, self.moving_from_fixed.unit or "pixel"
+        words = []
+        for name, value in self.parameters.items():
+            if name not in self.free and not ("scale" in self.free and name in ("sx", "sy", "sz")):
+                continue
+            factor = np.degrees(1.0) if name in _ANGLES else 1.0
+            deviation = sigma.get(name, sigma.get("scale") if name in ("sx", "sy", "sz") else None)
+            spread = "" if deviation is None else f" +- {deviation * factor:.2g}"
+            suffix = " deg" if name in _ANGLES else f" {unit}" if name.startswith("t") else ""
+            words.append(f"{name} {value * factor:.6g}{spread}{suffix}")
+        ending = "" if self.ok else f"\n  {self.status.value}"
+        return (
+            f"PairFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
+            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
+            f"  moving from fixed, {self.model}: {', '.join(words)}{ending})"
+        )
+
+
+_FACTS = (
+    "parameters",
+    "centre",
+    "status",
+    "score",
+    "overlap",
+    "losses",
+    "covariance",
+    "free",
+    "model",
+    "metric",
+    "masked",
+    "iterations",
+    "seconds",
+    "inverse_error",
+)
+
+
+def pair_fit(
+    problem: Problem,
+    estimate: Estimate,
+    images: tuple[Image, Image],
+    *,
+    model: str | tuple[str, ...],
+    metric: str,
+    unit: str | None,
+    masked: tuple[float, float],
+    seconds: float = 0.0,
+) -> PairFit:
+    """The fit of an estimate.
+
+    Args:
+        images: fixed and moving. masked: fractions of their voxels that did not count.
+    """
+    pose, p = problem.pose, estimate.parameters[None]
+    return PairFit(
+        moving_from_fixed=Affine(pose.motions(p, problem.centre)[0][0], unit=unit),
+        parameters=pose.named(p)[0],
+        centre=problem.centre,
+        status=estimate.status,
+        score=estimate.score,
+        overlap=estimate.overlap,
+        losses=estimate.losses,
+        covariance=estimate.covariance,
+        free=pose.names,
+        model=model,
+        metric=metric,
+        masked=masked,
+        iterations=estimate.iterations,
+        seconds=seconds,
+        _images=images,
+    )

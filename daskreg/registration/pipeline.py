@@ -1,0 +1,65 @@
+"""The one way in which images are registered: pyramids, initial pose, levels from coarse to fine, choice of the end.
+
+`register`, `register_many`, the slices of a stack that are registered to one image, and the tests all go through it.
+They differ in the options and in the strategy for the initial pose. The neighbours of a stack share images
+between pairs, so `stacks.neighbor_registration` composes the same parts in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daskreg.registration import autograd
+from daskreg.registration.border_choice import prefers_borderless
+from daskreg.registration.estimate import BatchEstimate, Estimate
+from daskreg.registration.initial_pose import BestCandidate, InitialPose, Start
+from daskreg.registration.metrics import Loss
+from daskreg.registration.multiresolution import estimate_over_levels
+from daskreg.registration.problem import Problem, SolverOptions
+from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
+from daskreg.registration.pyramids.pyramid import ImageBatch
+
+Progress = Callable[[int, int], None]
+
+
+def estimate(
+    problem: Problem,
+    options: SolverOptions,
+    fixed: ImageBatch,
+    moving: ImageBatch,
+    initial_pose: InitialPose,
+    *,
+    progress: Progress | None = None,
+) -> BatchEstimate:
+    """Register each moving image to its fixed image by Gauss-Newton.
+
+    Args:
+        fixed, moving: of B pairs, or of one image that all pairs share.
+        progress: called with (levels done, levels).
+    """
+    pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
+    starts = initial_pose(problem, options, pyramids)
+    ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
+    if len(ends) == 1:
+        return ends[0]
+    full, borderless = ((start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True))
+    return ends[1] if prefers_borderless(problem, full, borderless) else ends[0]
+
+
+def estimate_by_autograd(
+    problem: Problem,
+    options: SolverOptions,
+    fixed: ImageBatch,
+    moving: ImageBatch,
+    initial_pose: BestCandidate,
+    *,
+    loss: Loss,
+    optimizer: str,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Register one moving image to its fixed image by a differentiable loss (see `autograd`)."""
+    pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
+    reference, candidates = initial_pose.candidates(problem, pyramids)
+    best = autograd.best_candidate(problem, options, pyramids.levels[0], candidates, loss)
+    start = Start(pyramids, best, reference)
+    return autograd.minimise(problem, options, start, loss, optimizer=optimizer, progress=progress)

@@ -12,10 +12,7 @@ as daskreg's `moving_from_fixed`, on the world, in x, y, z order; they know no u
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from typing import Any
 from daskreg.errors import InputError, InvalidTransformError, OptionError
 from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, SliceAffines, Transform
+from daskreg.runtime.atomic import replace_text, replacing
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
@@ -52,7 +50,7 @@ def save(transform: Transform, path: str | PathLike[str]) -> None:
     if not isinstance(transform, Affine):
         raise OptionError(f"{target.name}: an ITK file holds one map, not a map for each slice: save as .json")
     if suffix == ".h5":
-        with _partial(target) as partial:
+        with replacing(target) as partial:
             itk.write_hdf5(transform, partial)
     else:
         write_text(itk.write_text(transform), target)
@@ -143,21 +141,7 @@ def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
 
 def write_text(text: str, path: str | PathLike[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    with _partial(Path(path)) as partial, partial.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, which takes its place in the end."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_text(Path(path), text, sync=True)
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from daskreg.errors import MissingExtraError
+from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.redact import redact
 
 SCHEMA = "daskreg/report"
@@ -78,8 +79,8 @@ def report(
         sections += _section(thing)
     sections += [_figure(caption, figure) for caption, figure in (figures or {}).items()]
     page.parent.mkdir(parents=True, exist_ok=True)
-    _replace(data, json.dumps(document, indent=1, allow_nan=False))
-    _replace(page, _page(title, sections, str(document["written"])))
+    replace_text(data, json.dumps(document, indent=1, allow_nan=False))
+    replace_text(page, _page(title, sections, str(document["written"])))
     return page
 
 
@@ -236,10 +237,3 @@ def _version() -> str:
         return version("daskreg")
     except PackageNotFoundError:  # run from a source tree
         return "unknown"
-
-
-def _replace(path: Path, text: str) -> None:
-    """All of the file or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

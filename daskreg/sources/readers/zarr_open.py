@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from daskreg.errors import NotAVolumeError, OptionError
 from daskreg.geometry import Grid
+from daskreg.runtime.private_apis import wrapped_store
 from daskreg.sources.chunking import LARGE
 from daskreg.sources.coordinates import default_dims, split_dims
 from daskreg.sources.dtypes import image_dtype
@@ -53,8 +54,8 @@ def describe(place: Place, wish: Wish) -> Found:
 def place_of(node: Array | zarr.Group) -> Place:
     """Where an opened array or group is: a path for stores that have one, else the store itself."""
     store, inner = node.store, node.path
-    while isinstance(store, WrapperStore):
-        store = store._store
+    while (wrapped := wrapped_store(store)) is not None:
+        store = wrapped
     if isinstance(store, LocalStore):
         place = Place(str(store.root.absolute()))
         return place.child(inner) if inner else place

@@ -39,22 +39,47 @@ def resolve(device: str = "auto") -> str:
         OptionError: not one of "auto", "cpu", "cuda", "cuda:<i>".
         NoWorkersError: a GPU was asked for that this machine lacks.
     """
+    index, count = _gpu(device)
+    if index is None:
+        return "cpu"
+    if index >= count:
+        raise NoWorkersError(
+            f"device {str(device)!r} was asked for and torch sees {count} GPUs on {platform.node()}; "
+            "use device='auto' or 'cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def resolve_in_task(device: str) -> str:
+    """`resolve` for one block of many: every block fails on a worker that lacks the device, so the option is wrong.
+
+    Raises: OptionError, which ends a run at once.
+    """
+    index, count = _gpu(device)
+    if index is None:
+        return "cpu"
+    if not count:
+        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
+    if index >= count:
+        raise OptionError(f"device={device!r}: there is no such CUDA device here, but {count}, counted from 0")
+    return f"cuda:{index}"
+
+
+def _gpu(device: str) -> tuple[int | None, int]:
+    """The number of the GPU that a device names (None: the CPU), and how many GPUs there are (0: not counted).
+
+    Raises: OptionError for other names.
+    """
     name = str(device)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if name == "cpu":
-        return "cpu"
+        return None, 0
     if name != "auto" and match is None:
         raise OptionError(f"device {name!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>'")
     count = count_gpus()
     if match is None:
-        return "cuda:0" if count else "cpu"
-    index = int(match[1] or 0)
-    if index >= count:
-        raise NoWorkersError(
-            f"device {name!r} was asked for and torch sees {count} GPUs on {platform.node()}; "
-            "use device='auto' or 'cpu'"
-        )
-    return f"cuda:{index}"
+        return (0 if count else None), count
+    return int(match[1] or 0), count
 
 
 def count_gpus() -> int:
@@ -102,7 +127,7 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
     torch keeps one number for each thread, so it has to be set where the work runs.
     """
     wanted = count or library_threads()
-    torch, numba = _loaded("torch"), _loaded("numba")
+    torch, numba = loaded("torch"), loaded("numba")
     before = torch.get_num_threads() if torch else 0
     before_numba = numba.get_num_threads() if numba else 0
     if torch:
@@ -124,7 +149,7 @@ def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, each) | {ZARR_VARIABLE: str(max(1, cores_per_worker))}
 
 
-def _loaded(name: str) -> ModuleType | None:
+def loaded(name: str) -> ModuleType | None:
     """A module that is imported, and not just being imported by another thread."""
     module = sys.modules.get(name)
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
@@ -132,7 +157,7 @@ def _loaded(name: str) -> ModuleType | None:
 
 def _tasks_at_once() -> int:
     """Tasks that run side by side in this process: the threads of a Dask worker, else 1."""
-    if _loaded("distributed") is None:
+    if loaded("distributed") is None:
         return 1
     from distributed import get_worker
 

@@ -30,7 +30,7 @@ def test_auto_takes_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_gpus_that_are_hidden_are_no_reason_to_load_torch() -> None:
     code = (
-        "import sys; from daskreg.cluster import device; device.shutil.which = lambda name: name; "
+        "import sys; from daskreg.runtime import device; device.shutil.which = lambda name: name; "
         "assert device.resolve('auto') == 'cpu'; assert 'torch' not in sys.modules"
     )
     for hidden in ("", "-1"):

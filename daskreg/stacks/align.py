@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.tasks import current_client
+from daskreg.cluster.client import chosen_client
 from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.registration.multiresolution import check_metric
@@ -208,8 +208,6 @@ def _warn_if_flat(spec: StackSpec) -> None:
 
 def _client(given: Any, source: Source) -> Any:
     """The client whose workers read the voxels; None for arrays that are here already, and for threads."""
-    if given is None:
-        return None if source.kind == "array" else current_client()
-    if given and not hasattr(given, "submit"):
-        raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
-    return given or None
+    if given is None and source.kind == "array":
+        return None
+    return chosen_client(given)

@@ -50,7 +50,8 @@ from daskreg.geometry.normalised import theta_from_index
 from daskreg.registration import normal_equations_triton
 from daskreg.sampling import tiles as belt_module
 from daskreg.sampling.sample import sample
-from daskreg.sampling.tiles import Tile, on_device
+from daskreg.sampling.tile_sampler import tile_sampler
+from daskreg.sampling.tiles import Tile
 
 Runs = dict[str, Callable[[], Any]]
 GIB = 2**30
@@ -158,7 +159,7 @@ def sampled(
     piece = Tile(image, box, matrix, box, order, 0.0)
 
     def belt() -> None:
-        with on_device(options.device) as sampler:
+        with tile_sampler(options.device) as sampler:
             sampler.put(piece, out)
 
     runs: Runs = {

@@ -26,7 +26,8 @@ from daskreg.runtime.device import count_gpus, resolve_in_task
 from daskreg.sampling.cast import CAST_PIECE, cast
 from daskreg.sampling.downsample import block_reduce, reduce_scratch
 from daskreg.sampling.sample import halo
-from daskreg.sampling.tiles import Tile, on_device
+from daskreg.sampling.tile_sampler import tile_sampler
+from daskreg.sampling.tiles import Tile
 from daskreg.sources.source import IN_MEMORY, Source
 
 Pixels = NDArray[Any]
@@ -213,7 +214,7 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
         out[...] = _fill_value(job.fill, job.computed_dtype)
     sampled, axes = job.mapping.sampled, (*job.mapping.carried, *job.mapping.sampled)
     contiguous = data.flags.c_contiguous
-    with on_device(device, parallel=parallel) as sampler:
+    with tile_sampler(device, parallel=parallel) as sampler:
         for piece in pieces:
             # Whole planes need no copy; a GPU gets only what it reads.
             part = _whole_planes(piece.read, read, sampled) if device == "cpu" and contiguous else piece.read

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from daskreg.runtime.triton_support import launched_on, works
+from daskreg.runtime.triton_support import kernels_run, launched_on
 
 try:
     import triton
@@ -47,7 +47,7 @@ def ready(device: torch.device) -> bool:
         image = Picture(torch.rand(1, 8, 8, device=device), None, Grid((8, 8)))
         row_sums(TorchNormal(Level(image, image, 1.0)), torch.eye(3, device=device)[None, :2].contiguous())
 
-    return triton is not None and works("sums", device, trial)
+    return triton is not None and kernels_run("sums", device, trial)
 
 
 def row_sums(normal: TorchNormal, maps: Tensor) -> Tensor:

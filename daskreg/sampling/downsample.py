@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import OptionError
-from daskreg.sampling.sample import cast
+from daskreg.sampling.cast import cast
 
 METHODS = ("mean", "nearest", "mode")
 

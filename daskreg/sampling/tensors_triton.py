@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Box
-from daskreg.runtime.triton_support import launched_on, works
+from daskreg.runtime.triton_support import kernels_run, launched_on
 from daskreg.sampling.arrays import CUBIC_REACH, limits
 
 try:
@@ -54,7 +54,7 @@ def ready(device: torch.device) -> bool:
         block, m = torch.ones((1, 4, 5), device=device), torch.eye(3, dtype=torch.float64)
         sampled(block, box, m[None], box, order=1, value=0.0).sum().item()
 
-    return triton is not None and works("sampling", device, trial)
+    return triton is not None and kernels_run("sampling", device, trial)
 
 
 def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any) -> Tensor:

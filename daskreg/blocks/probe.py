@@ -43,8 +43,9 @@ def _block_seconds(level: LevelPlan) -> float:
     parts = [part.shift(slab.start) for _, part in tile(slab.shape, layout.chunks)]
     picked = parts[:: max(1, len(parts) // MOST_PARTS)][:MOST_PARTS]
     task = level.task.restrict(box)
-    corner = Box(start, tuple(a + 1 for a in start))
-    next(iter(task.run([[corner]], BlockStats())))  # compiles
+    middle = tuple((a + b) // 2 for a, b in zip(box.start, box.stop, strict=True))
+    voxel = Box(middle, tuple(a + 1 for a in middle))
+    next(iter(task.run([[voxel]], BlockStats())))  # compiles; at the corners of a block there may be only fill
     encoded = zarr.create_array(
         MemoryStore(), shape=layout.chunks, chunks=layout.chunks, dtype=layout.dtype, compressors=codecs(layout.dtype)
     )

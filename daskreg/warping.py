@@ -17,7 +17,8 @@ from daskreg.blocks.job import Job, run_block
 from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
 from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, SliceAffines
-from daskreg.sampling.sample import cast, halo
+from daskreg.sampling.cast import cast
+from daskreg.sampling.sample import halo
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source

@@ -149,6 +149,10 @@ class StoreWrapper(WrapperStore[Store]):
     def inner(self) -> Store:
         return self._store
 
+    def with_read_only(self, read_only: bool = False) -> StoreWrapper:
+        """A copy around the read-only store. WrapperStore has this from zarr 3.1.6 on, and its subclasses need it."""
+        return self._with_store(self.inner.with_read_only(read_only))
+
     def _with_store(self, store: Store) -> StoreWrapper:
         return type(self)(store)
 

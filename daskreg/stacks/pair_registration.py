@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +23,7 @@ from daskreg.registration.levenberg_marquardt import Problem, State, solve_level
 from daskreg.registration.multiresolution import Descent, descend_levels, half_extent
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramid import Level, Picture, picture, pyramid, standardised
+from daskreg.runtime.threads import in_threads
 
 Floats = NDArray[np.float64]
 
@@ -98,9 +98,13 @@ def _in_threads(function: Callable[[slice], Descent], count: int, device: str) -
     if parts == 1:
         return [function(slice(0, count))]
     ends = np.linspace(0, count, parts + 1).astype(int).tolist()
+
+    def in_one_thread(rows: slice) -> Descent:
+        torch.set_num_threads(1)
+        return function(rows)
+
     try:
-        with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, [slice(a, b) for a, b in pairwise(ends)]))
+        return list(in_threads(parts, in_one_thread, [slice(a, b) for a, b in pairwise(ends)], in_order=True))
     finally:
         torch.set_num_threads(threads)  # with what new threads begin
 

@@ -125,7 +125,7 @@ def run(
     import time
 
     from daskreg.cluster import connect
-    from daskreg.cluster.watch import Watch
+    from daskreg.cluster.watch import MemoryWatch
 
     started = time.monotonic()
     place = _prepared(Path(folder))
@@ -139,7 +139,7 @@ def run(
         fit = align_stack(stack)
         aligned = warp(stack, pull=fit.raw_from_aligned)
         say("warping out of core ...")
-        with Watch.workers(client) as watch:
+        with MemoryWatch.workers(client) as watch:
             written = write(aligned, place / "aligned.ome.zarr", progress=progress)
     error = drift_error(fit.raw_from_aligned, truth, size)
     say("control: one slice repeated with the same drift ...")

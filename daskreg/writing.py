@@ -218,7 +218,7 @@ def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -
 
 
 def _task_of(array: xr.DataArray) -> Task:
-    """The warp behind a lazy array if it is one of ours, else a copy of its pixels."""
+    """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
     spec = source_of(array)
     check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))

@@ -137,7 +137,7 @@ class Ledger:
     def serves(self, session: str) -> bool:
         """Whether this session is the current one.
 
-        Before it says no it looks again for some seconds, since network file systems show changes late.
+        Before it answers no it reads again for some seconds, since network file systems show changes late.
         """
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)

@@ -124,10 +124,10 @@ def _named(path: str) -> Iterator[None]:
 
 def _is_resumed(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, version: str) -> bool:
     """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
-    ours = ledger.exists and _is_ours(ledger)
-    if ours and (overwrite or not _created(ledger)):
+    own = ledger.exists and _is_own(ledger)
+    if own and (overwrite or not _created(ledger)):
         ledger.remove_output()
-    elif ours and resume:
+    elif own and resume:
         ledger.check(layout_facts(plan, version))
         if ledger.block_shapes() != [level.block_shape for level in plan.levels]:
             raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
@@ -136,7 +136,7 @@ def _is_resumed(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, ve
     if ledger.output.exists():
         remedy = (
             "resume=True takes it up again, overwrite=True replaces it"
-            if ours
+            if own
             else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
         )
         raise OutputExistsError(f"{ledger.output} exists; {remedy}")
@@ -185,7 +185,7 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
     return facts
 
 
-def _is_ours(ledger: Ledger) -> bool:
+def _is_own(ledger: Ledger) -> bool:
     """Whether what lies at the output is the image of this ledger, or nothing yet.
 
     The attributes of the group hold the run's id; a folder that somebody put there instead lacks it.

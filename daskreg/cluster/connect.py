@@ -40,7 +40,7 @@ def connect(
 
     Closing the client, or leaving its `with` block, also ends the cluster that was started
     for it; a scheduler that ran before goes on running. A local worker has one thread and its share
-    of the memory; torch, numba and codecs are held to its share of the cores. Scripts need
+    of the memory; torch, numba and codecs use at most its share of the cores. Scripts need
     `if __name__ == "__main__":`.
 
     Raises:

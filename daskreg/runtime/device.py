@@ -15,7 +15,7 @@ from types import ModuleType
 from daskreg.errors import NoWorkersError, OptionError
 
 _SHARE_A_GPU = 8
-# What each library reads when it is loaded. ZARR_... is the size of zarr's own pool of threads.
+# Each library reads its variable when it is loaded. ZARR_... is the size of zarr's own pool of threads.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -102,9 +102,10 @@ def cores() -> int:
 
 
 def tasks_at_once(cores_per_worker: int, *, gpu: bool) -> int:
-    """Threads of a worker where nobody says: one, so that its memory is one task's, or several that share a GPU.
+    """The default number of threads of a worker: one, so that it takes the memory of one task, or several with a GPU.
 
-    A GPU samples faster than one core decodes and encodes. Each thread keeps three tiles of 32 MiB on their way.
+    Several threads share a GPU, which samples faster than one core decodes and encodes. Each thread has
+    three tiles of 32 MiB in flight.
     """
     return max(1, min(_SHARE_A_GPU, cores_per_worker)) if gpu else 1
 
@@ -114,15 +115,15 @@ def library_threads() -> int:
 
     A worker's own threads times these never exceed its cores.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return min(int(given), cores())
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    if setting.isdigit() and int(setting) > 0:
+        return min(int(setting), cores())
     return max(1, cores() // _tasks_at_once())
 
 
 @contextmanager
 def limit_threads(count: int | None = None) -> Iterator[int]:
-    """Hold torch and numba, where they are loaded, to `count` threads in the calling thread.
+    """Let torch and numba, where they are loaded, use `count` threads in the calling thread.
 
     torch keeps one number for each thread, so it has to be set where the work runs.
     """
@@ -150,7 +151,7 @@ def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:
 
 
 def loaded(name: str) -> ModuleType | None:
-    """A module that is imported, and not just being imported by another thread."""
+    """A module that has been imported; None where it has not, or another thread is importing it right now."""
     module = sys.modules.get(name)
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
 

@@ -4,7 +4,7 @@ Each entry says what is private about it, why it is needed, and for which versio
 and `make test-newest` run the tests of this file, and of all that stands on it, with the oldest versions that
 pyproject.toml allows and with the newest; the oldest are in constraints-oldest.txt.
 
-Last tried: dask and distributed 2025.1.0 to 2026.8.0, zarr 3.1.3 to 3.1.6, xarray 2024.10.0 to 2026.9.0.
+Last tried: dask and distributed 2025.9.1 to 2026.8.0, zarr 3.1.4 to 3.1.6, xarray 2025.6.1 to 2026.9.0.
 
 Public, though not well known, are `dask.task_spec`, `dask.core.flatten`, `zarr.abc.buffer` and
 `distributed.protocol.pickle`: they are imported where they are used.
@@ -28,7 +28,7 @@ from zarr.storage import WrapperStore
 # The layers of a graph. `HighLevelGraph.cull` is public, but it copies each materialized layer as a whole: 150 ms for
 # a rechunked array of 64,000 blocks, and a run would pay that for each of its blocks. `Blockwise`,
 # `MaterializedLayer.mapping` and the signature of `Blockwise.cull` are not documented, and neither are `toposort` and
-# `keys_in_tasks` of dask.core. Unchanged from 2025.1 to 2026.8.
+# `keys_in_tasks` of dask.core. Unchanged from 2025.9 to 2026.8.
 
 
 def layers_downwards(graph: HighLevelGraph) -> Iterator[Any]:
@@ -85,7 +85,7 @@ def forget_task_names() -> None:
 # distributed --------------------------------------------------------------------------------------------------------
 #
 # The public calls of a client wait for the scheduler without a limit. `client.sync(coroutine, callback_timeout=)` is
-# public and has one; the coroutines below are not. All unchanged from 2025.1 to 2026.8.
+# public and has one; the coroutines below are not. All unchanged from 2025.9 to 2026.8.
 
 
 def on_done(client: Any, future: Any, callback: Callable[[Any], None]) -> None:
@@ -136,7 +136,7 @@ def memory_of_machine() -> int:
 #
 # A store that wraps another one cannot do without private names: the wrapped store is `_store`, and zarr calls the
 # hooks `_get_many`, `_set_many` and `_with_store`. Codecs keep the numcodecs object that does their work in a private
-# property. Unchanged from 3.1.3 to 3.1.6.
+# property. Unchanged from 3.1.4 to 3.1.6.
 
 
 class StoreWrapper(WrapperStore[Store]):
@@ -187,7 +187,7 @@ def numcodecs_zstd(codec: Any) -> Any:
 def wrapped_arrays(item: Any) -> Iterator[Any]:
     """What xarray's lazy arrays wrap, under either of two names. Nothing for other objects.
 
-    xarray has no public way from an opened variable to the Zarr array behind it. Unchanged from 2024.10 to 2026.9.
+    xarray has no public way from an opened variable to the Zarr array behind it. Unchanged from 2025.6 to 2026.9.
     """
     fields = {*getattr(item, "__dict__", ()), *getattr(type(item), "__slots__", ())}
     yield from (getattr(item, name) for name in ("array", "_array") if name in fields)

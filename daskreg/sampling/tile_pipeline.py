@@ -45,8 +45,8 @@ def thread_pipeline(device: str) -> Iterator[TilePipeline]:
 class TilePipeline:
     """Samples tiles on a device, several of them in flight, each with a stream of its own.
 
-    A tile is computed when the next one has been sent, since sampling may first look at the voxels and
-    then waits until they are there. A tile for which the GPU has too little memory is halved, as often as it takes,
+    A tile is computed when the next one has been sent, since sampling may first examine the voxels and
+    then waits until they have arrived. A tile for which the GPU has too little memory is halved, as often as it takes,
     and the log says so. On a CPU the same code runs without pinned memory and streams.
     """
 

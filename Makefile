@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast-low fast-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean
+.PHONY: help venv demo test quick fast-low fast-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,20 @@ $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/.test-installe
 	  --constraint constraints-clouds.txt --editable '.[bench-clouds]'
 	@touch $@
 
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-oldest.txt --editable $(VERSION_NEEDS)
+	@touch $@
+
+# All of it is new but torch, which is large and whose versions are not what is tested here. Made anew each time.
+.PHONY: .venv-newest/.installed
+.venv-newest/.installed: | $(BIN)/python
+	$(BIN)/python -m venv --clear .venv-newest
+	grep '^torch==' constraints.txt > .venv-newest/torch.txt
+	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint .venv-newest/torch.txt --editable $(VERSION_NEEDS)
+
 venv: $(VENV)/.test-installed ## the environment with everything that the tests need
 
 demo: $(VENV)/.demo-installed ## the main workflow on a real volume: drift, align, warp, compare
@@ -67,6 +81,18 @@ fast-high: $(VENV)/.test-installed
 
 pytest: $(VENV)/.test-installed
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(ARGS)
+
+# What stands on private APIs of dask, distributed and zarr (daskreg/runtime/private_apis.py), and on their versions.
+VERSION_TESTS := tests/runtime tests/sources tests/blocks tests/cluster tests/test_volumes.py tests/test_warping.py \
+  tests/test_writing.py tests/test_faults.py tests/test_imports.py
+VERSION_NEEDS := '.[formats]' cryptography dask-jobqueue hypothesis ome-zarr-models pandas pytest pytest-timeout
+
+test-oldest: .venv-oldest/.installed ## what depends on dask, zarr and xarray, with the oldest versions allowed
+	.venv-oldest/bin/python -m pytest $(VERSION_TESTS) $(ARGS)
+
+test-newest: .venv-newest/.installed ## the same with the newest versions there are
+	.venv-newest/bin/python -m pip --disable-pip-version-check list
+	.venv-newest/bin/python -m pytest $(VERSION_TESTS) $(ARGS)
 
 lint: $(VENV)/.test-installed ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -101,5 +127,5 @@ constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now
 	@mv constraints.tmp constraints.txt
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) .venv-bench .venv-clouds build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .venv-clouds .venv-oldest .venv-newest build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

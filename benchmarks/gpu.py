@@ -37,7 +37,7 @@ import torch
 import zarr
 from out_of_core import SIDE, flat_map, make_stack, remove, tilt
 from register import corner_error, motion, moved, photograph
-from sampling import view_2d, view_3d
+from sampling import affine_2d, affine_3d
 from scipy import ndimage
 from torch.nn import functional
 
@@ -48,9 +48,10 @@ from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
 from daskreg.registration.normal_equations import equations_triton
-from daskreg.sampling import tiles as belt_module
+from daskreg.sampling import tile_pipeline
 from daskreg.sampling.sample import sample
-from daskreg.sampling.tiles import Tile, on_device
+from daskreg.sampling.tile_sampler import tile_sampler
+from daskreg.sampling.tiles import Tile
 
 Runs = dict[str, Callable[[], Any]]
 GIB = 2**30
@@ -135,7 +136,7 @@ def sampling(options: argparse.Namespace, report: Report, rates: dict[str, float
     cases += [("volume", "uint16", 1), ("volume", "float32", 0), ("slices", "float32", 3), ("volume", "float32", 3)]
     for kind, dtype, order in cases:
         shape = (deep, side, side) if kind == "slices" else (cube,) * 3
-        matrix = view_2d(shape[1:]) if kind == "slices" else view_3d(shape)
+        matrix = affine_2d(shape[1:]) if kind == "slices" else affine_3d(shape)
         with attempt(report, f"{kind} {dtype} {order}"):
             report.more()
             image = (np.random.default_rng(order).random(shape, dtype="f4") * 200).astype(dtype)
@@ -157,13 +158,13 @@ def sampled(
     tensor = torch.from_numpy(image).to(options.device)
     piece = Tile(image, box, matrix, box, order, 0.0)
 
-    def belt() -> None:
-        with on_device(options.device) as sampler:
+    def pipeline() -> None:
+        with tile_sampler(options.device) as sampler:
             sampler.put(piece, out)
 
     runs: Runs = {
         "GPU, resident": lambda: sample(tensor, box, matrix, box, order=order),
-        "GPU, host to host": belt,
+        "GPU, host to host": pipeline,
         "CPU": lambda: sample(image, box, matrix, box, order=order, out=out, parallel=True),
         **by_others(tensor, matrix, order),
     }
@@ -182,7 +183,7 @@ def sampled(
         del found, whole, some
     seconds = medians(runs, 3 if options.quick else 5)
     if options.device != "cpu":
-        report.row("copies", name, **copies(belt))
+        report.row("copies", name, **copies(pipeline))
     for key, s in seconds.items():
         moved_bytes = 2 * image.nbytes if "host" not in key else image.nbytes
         ceiling = rates["host to device" if "host" in key else "device to device"] * 1e9
@@ -192,23 +193,23 @@ def sampled(
         )
 
 
-def copies(belt: Callable[[], None]) -> dict[str, float]:
+def copies(sample_once: Callable[[], None]) -> dict[str, float]:
     """What of the way from host to host and back are copies in the host's memory, in one run."""
     times: list[tuple[float, int]] = []
-    plain = belt_module._copy
+    plain = tile_pipeline._copy
 
     def timed(source: np.ndarray, target: np.ndarray) -> None:
         started = time.perf_counter()
         plain(source, target)
         times.append((time.perf_counter() - started, source.nbytes))
 
-    belt_module._copy = timed
+    tile_pipeline._copy = timed
     try:
         started = time.perf_counter()
-        belt()
+        sample_once()
         whole = time.perf_counter() - started
     finally:
-        belt_module._copy = plain
+        tile_pipeline._copy = plain
     spent, nbytes = sum(t for t, _ in times), sum(n for _, n in times)
     return {"ms": 1e3 * spent, "of ms": 1e3 * whole, "GB/s": nbytes / spent / 1e9}
 

@@ -41,7 +41,7 @@ from distributed import Client
 from scipy import ndimage as ndi
 
 import daskreg as dr
-from daskreg.cluster.watch import Watch
+from daskreg.cluster.watch import MemoryWatch
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
 from daskreg.sampling.sample import sample
@@ -265,7 +265,7 @@ def measure(
         for name, run in runs.items():
             gc.collect()
             ours = name.startswith("daskreg") or "engine" in name
-            watch = Watch.workers(client) if ours else Watch([os.getpid()])
+            watch = MemoryWatch.workers(client) if ours else MemoryWatch([os.getpid()])
             processes = workers if ours else [psutil.Process()]
             with watch:
                 started, before = time.perf_counter(), cpu_seconds(processes)
@@ -308,7 +308,7 @@ def warm_up(folder: Path) -> None:
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with dr.connect(workers=options.workers) as client:
         warm_up(folder)
-        idle = Watch.workers(client).idle
+        idle = MemoryWatch.workers(client).idle
         return {f"{size} GiB": measure(client, folder, size, options, idle=idle) for size in options.sizes}
 
 

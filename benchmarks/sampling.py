@@ -29,13 +29,13 @@ from daskreg.sampling.sample import sample
 Runs = dict[str, Callable[[], Any]]
 
 
-def view_2d(shape: tuple[int, ...]) -> np.ndarray:
+def affine_2d(shape: tuple[int, ...]) -> np.ndarray:
     centre = tuple((n - 1) / 2 for n in shape)
     named = {"theta": 0.1, "tx": 3.3, "ty": -2.1, "sx": 1.02, "sy": 0.97, "shx": 0.03}
     return np.array(Affine.from_parameters(named, ndim=2, centre=centre).matrix)
 
 
-def view_3d(shape: tuple[int, ...]) -> np.ndarray:
+def affine_3d(shape: tuple[int, ...]) -> np.ndarray:
     centre = tuple((n - 1) / 2 for n in shape)
     named = {"rx": 0.1, "ry": -0.07, "rz": 0.13, "tx": 3.3, "tz": -1.2, "sx": 1.02, "sy": 0.98, "shxy": 0.02}
     return np.array(Affine.from_parameters(named, ndim=3, centre=centre).matrix)
@@ -127,11 +127,11 @@ def main() -> None:
         return (rng.random(shape) * 250).astype(options.dtype)
 
     wide, side, deep = (int(n * options.size) for n in (1024, 512, 128))
-    compare("2D", image(wide, wide), view_2d((wide, wide)), options.rounds)
+    compare("2D", image(wide, wide), affine_2d((wide, wide)), options.rounds)
     stacked = np.eye(4)
-    stacked[1:, 1:] = view_2d((side, side))
+    stacked[1:, 1:] = affine_2d((side, side))
     compare("slices", image(16, side, side), stacked, options.rounds)
-    compare("3D", image(deep, deep, deep), view_3d((deep,) * 3), options.rounds)
+    compare("3D", image(deep, deep, deep), affine_3d((deep,) * 3), options.rounds)
 
 
 ORDER = 1

@@ -7,7 +7,7 @@ nothing, so what is left is the way there and back: describing a block (its part
 transform, its fingerprint), submitting it, and taking its result. Beside it the same number of
 empty tasks goes through the same window with nothing to describe; the difference is what
 daskreg adds to Dask's own cost. The scheduler's and the client's resident size are sampled
-all the while.
+meanwhile.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ import psutil
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.job import Prints
-from daskreg.blocks.levels import _items
-from daskreg.blocks.output import Claim
-from daskreg.blocks.run import WriteBlock, run_blocks
+from daskreg.blocks.fingerprints import BlockFingerprints
+from daskreg.blocks.levels import unfinished_items
+from daskreg.blocks.output import OutputRun
+from daskreg.blocks.run import run_blocks
+from daskreg.blocks.write_block import WriteBlock
 from daskreg.writing import plan
 
 MIB = 2**20
@@ -76,10 +77,11 @@ def graph_items(folder: Path, count: int) -> Iterator[WriteBlock]:
 def items_of(volume: Any, folder: Path, count: int) -> Iterator[WriteBlock]:
     """The blocks that `write` would submit for one level."""
     made = plan(volume, folder / "out.zarr", chunks=(1, CHUNK, CHUNK), shards=None, levels=1, client=False)
-    level = made.levels[0]
-    prints = Prints(level.task, level.layout.unit)
-    level = SimpleNamespace(layout=level.layout, block_shape=level.layout.unit, level=0)
-    for k, item in enumerate(_items(level, made.levels[0].task, prints, set(), made.path, Claim("run", f"{count}"))):
+    task, layout = made.levels[0].task, made.levels[0].layout
+    fingerprints = BlockFingerprints(task.fingerprint, task.shape, layout.unit)
+    level: Any = SimpleNamespace(layout=layout, block_shape=layout.unit, level=0)
+    run = OutputRun("run", f"{count}")
+    for k, item in enumerate(unfinished_items(level, task, fingerprints, set(), made.path, run)):
         if k == count:
             return
         yield item
@@ -112,7 +114,7 @@ class Rss:
             stop.set()
             thread.join()
 
-    def told(self) -> str:
+    def summary(self) -> str:
         picks = [self.rows[round(i)] for i in np.linspace(0, len(self.rows) - 1, min(6, len(self.rows)))]
         return "; ".join(f"{done}: {scheduler:.0f} / {client:.0f}" for done, scheduler, client in picks)
 
@@ -184,7 +186,7 @@ def main() -> None:
             rss = Rss(pid)
             with rss.sampled():
                 done, each = timed(zarr_items(folder, options.blocks), client, rss)
-            print(f"{done} blocks, {each:.2f} ms each; MiB of scheduler / client as blocks are done: {rss.told()}")
+            print(f"{done} blocks, {each:.2f} ms each; MiB of scheduler / client as blocks are done: {rss.summary()}")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def run(
     import time
 
     from daskreg.cluster import connect
-    from daskreg.cluster.watch import Watch
+    from daskreg.cluster.watch import MemoryWatch
 
     started = time.monotonic()
     output = _prepared(Path(folder))
@@ -140,7 +140,7 @@ def run(
         fit = align_stack(stack)
         aligned = warp(stack, pull=fit.raw_from_aligned)
         show("warping out of core ...")
-        with Watch.workers(client) as watch:
+        with MemoryWatch.workers(client) as watch:
             written = write(aligned, output / "aligned.ome.zarr", progress=progress)
     error = drift_error(fit.raw_from_aligned, truth, size)
     show("control: one slice repeated with the same drift ...")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from daskreg.blocks.job import Job, run_block
 from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
-from daskreg.sampling.sample import cast, halo
+from daskreg.sampling.cast import cast
+from daskreg.sampling.sample import halo
 from daskreg.sources.chunking import entries_per_axis, wrong_sizes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember

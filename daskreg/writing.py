@@ -1,11 +1,10 @@
-"""`write`: plan, run, ledger; a multiscale OME-Zarr image out of any lazy volume."""
+"""`plan`, `write` and `verify`: a multiscale OME-Zarr image out of any lazy volume, block by block."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +14,19 @@ from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.levels import Options, Tally, plan_levels, run_levels
-from daskreg.blocks.output import claimed, safe_output, unfinished_blocks
+from daskreg.blocks.levels import RunOptions, RunTotals, Sizes, plan_levels, run_levels
+from daskreg.blocks.output import locked_output, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
-from daskreg.blocks.run import FATAL, Failure, Progress
-from daskreg.blocks.tasks import current_client
+from daskreg.blocks.run import FATAL, BlockFailure
 from daskreg.blocks.verify import verify_output
+from daskreg.cluster.client import chosen_client
 from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
+from daskreg.runtime.progress import Progress, progress_bar
 from daskreg.sources.registry import recall
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
-
-Sizes = str | int | Sequence[int] | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Written:
         shapes: of its levels.
         blocks: made in this run.
         skipped: blocks that an earlier run had finished.
-        changed: blocks that were made again because their source or transform had changed.
+        changed: finished blocks that were made again because their source or transform had changed.
         bytes_read: decoded bytes that came out of the source.
         bytes_written: bytes of pixels before compression.
         stored: bytes of the files written.
@@ -48,7 +46,7 @@ class Written:
         retries: store calls that failed at first and were tried again.
         missing: chunks of the source that are not stored and were read as the fill value (where
             several blocks read one, each counts).
-        damaged: names of the chunks that could not be read and were taken as the fill value, as
+        damaged: names of the chunks that could not be decoded and were read as the fill value, as
             `open(corrupt="fill")` asks.
     """
 
@@ -101,12 +99,12 @@ def plan(
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
 
     Args:
-        probe: compute some chunks of one block here, to say how long all will take.
+        probe: compute some chunks of one block here, to estimate how long all will take.
 
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
-    client = _client(client)
-    options = Options(chunks, shards, levels, downsample, memory)
+    client = chosen_client(client)
+    options = RunOptions(chunks, shards, levels, downsample, memory)
     task = _task_of(volume_of(array))
     made = plan_levels(task, str(safe_output(path, task.source)), options, client=client)
     return probed(made) if probe else made
@@ -141,7 +139,7 @@ def write(
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
         downsample: "mean", "nearest" or "mode"; "auto" is mode for labels (bool), else mean.
         overwrite: remove what is there first, if daskreg made it.
-        resume: True takes an unfinished run up again; "changed" also redoes finished blocks
+        resume: True resumes an unfinished run; "changed" also redoes finished blocks
             whose source or transform has changed; False refuses an existing output.
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
@@ -156,14 +154,14 @@ def write(
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
     started = time.monotonic()
-    client = _client(client)
+    client = chosen_client(client)
     volume = volume_of(array)
     task = _task_of(volume)
     output = safe_output(path, task.source)
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
-    options = Options(chunks, shards, levels, downsample, memory)
+    options = RunOptions(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)
-    place = claimed(
+    locked = locked_output(
         made,
         name=str(volume.array.name or ""),
         lead=_lead_axes(volume.array, task),
@@ -171,25 +169,25 @@ def write(
         resume=resume is not False,
         version=version,
     )
-    with place as claim, _shown(progress, f"writing {output.name}") as report:
-        tally = Tally(made.block_count, report)
-        failures = run_levels(made, claim, client=client, tally=tally, redo_changed=resume == "changed")
+    with locked as run, _shown(progress, f"writing {output.name}") as report:
+        totals = RunTotals(made.block_count, report)
+        failures = run_levels(made, run, client=client, totals=totals, redo_changed=resume == "changed")
     if failures:
         raise _failed(made, failures)
     result = Written(
         str(output),
         tuple(level.layout.shape for level in made.levels),
-        tally.blocks,
-        tally.skipped,
-        tally.changed,
+        totals.blocks,
+        totals.skipped,
+        totals.changed,
         time.monotonic() - started,
-        tally.bytes_read,
-        tally.bytes_written,
-        tally.stored,
-        tally.clipped,
-        tally.retries,
-        tally.missing,
-        tuple(sorted(tally.damaged)),
+        totals.bytes_read,
+        totals.bytes_written,
+        totals.stored,
+        totals.clipped,
+        totals.retries,
+        totals.missing,
+        tuple(sorted(totals.damaged)),
     )
     if result.clipped:
         warnings.warn(
@@ -219,17 +217,8 @@ def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -
         return list(verify_output(path, report))
 
 
-def _client(given: Any) -> Any | None:
-    """The client to use: the one given, else the current one; None (for False) means threads."""
-    if given is None:
-        return current_client()
-    if given and not hasattr(given, "submit"):
-        raise OptionError(f"client={given!r} is not a distributed.Client: make one by daskreg.connect({given!r})")
-    return given or None
-
-
 def _task_of(volume: Volume) -> Task:
-    """The warp behind a lazy array if it is one of ours, else a copy of its pixels."""
+    """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
     array, spec = volume.array, volume.source
     check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))
@@ -239,7 +228,7 @@ def _task_of(volume: Volume) -> Task:
 
 
 def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
-    """What the coordinates of times and channels say."""
+    """The axes of times and channels, with what their coordinates say."""
     lead = [str(d) for d in array.dims[: array.ndim - task.grid.ndim]]
     return [
         lead_axis(d, array.coords[d].values, array.coords[d].attrs.get("units")) if d in array.coords else LeadAxis()
@@ -247,7 +236,8 @@ def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
     ]
 
 
-def _failed(made: Plan, failures: list[Failure]) -> Exception:
+def _failed(made: Plan, failures: list[BlockFailure]) -> Exception:
+    """The error of a run with failures: that of one block where every block would meet it, else a list of them."""
     for failure in failures:
         if isinstance(failure.error, (*FATAL, InputError)):
             return failure.error
@@ -262,13 +252,10 @@ def _failed(made: Plan, failures: list[Failure]) -> Exception:
 
 
 def _shown(progress: bool | Progress, label: str) -> AbstractContextManager[Progress | None]:
+    """What the public argument `progress` means: a function to call, or None."""
     if callable(progress):
         return nullcontext(progress)
-    if not progress:
-        return nullcontext(None)
-    from daskreg.runtime.progress import progress_bar
-
-    return progress_bar(label)
+    return progress_bar(label) if progress else nullcontext(None)
 
 
-__all__ = ["Plan", "Written", "current_client", "plan", "verify", "write"]
+__all__ = ["Plan", "Written", "plan", "verify", "write"]

@@ -259,6 +259,6 @@ def test_broken_metadata_names_the_path(stored: Path, text: str) -> None:
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskreg.blocks.job.count_gpus", lambda: 0)
+    monkeypatch.setattr("daskreg.runtime.device.count_gpus", lambda: 0)
     with pytest.raises(OptionError, match="device='cuda:1': there is no CUDA device"):
         dr.warp(VALUES, pull=dr.Affine.translation(x=0.5), device="cuda:1")

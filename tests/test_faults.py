@@ -213,7 +213,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
 def test_a_scheduler_that_dies_is_an_error_and_the_run_resumes(
     tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["daskreg.cluster.connect"], "CONNECT_SECONDS", 5)
+    monkeypatch.setattr("daskreg.cluster.address.CONNECT_SECONDS", 5)
     slow = Slow(tmp_path, stored, 0.05)
     path = tmp_path / "out.zarr"
     with own_cluster(tmp_path) as (file, scheduler), dr.connect(file) as client:

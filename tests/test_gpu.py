@@ -35,7 +35,9 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 from daskreg.runtime.device import resolve
 from daskreg.sampling import tensors, tensors_triton
 from daskreg.sampling.sample import sample
-from daskreg.sampling.tiles import Belt, Tile, on_device
+from daskreg.sampling.tile_pipeline import TilePipeline
+from daskreg.sampling.tile_sampler import tile_sampler
+from daskreg.sampling.tiles import Tile
 from daskreg.stacks.pair_registration import phase_shifts
 
 ON = "cuda" if torch.cuda.is_available() else os.environ.get("DASKREG_TEST_ON", "")
@@ -174,19 +176,19 @@ def alone(piece: Tile) -> Any:
 @pytest.mark.parametrize("order", [0, 1, 3])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("matrix", [TURN, TILT], ids=["slices", "volume"])
-def test_many_tiles_in_three_lanes(matrix: np.ndarray, dtype: str, order: int) -> None:
+def test_many_tiles_in_three_streams(matrix: np.ndarray, dtype: str, order: int) -> None:
     """What was given may be overwritten at once, and every round gives the same bits."""
     pieces = tiles((12, 90, 110), matrix, dtype, order, 9)
     expected = [alone(p) for p in pieces]
     rounds = []
     for _ in range(2):
-        belt = Belt(torch.device(ON), tile_bytes=60_000)
+        pipeline = TilePipeline(torch.device(ON), tile_bytes=60_000)
         outs = [np.full_like(e, 99) for e in expected]
         for piece, out in zip(pieces, outs, strict=True):
             block = piece.block.copy()
-            belt.put(Tile(block, piece.read_box, piece.matrix, piece.out_box, order, 7.0), out)
+            pipeline.put(Tile(block, piece.read_box, piece.matrix, piece.out_box, order, 7.0), out)
             block[...] = 111
-        belt.finish()
+        pipeline.finish()
         rounds.append(outs)
     for a, b, e in zip(*rounds, expected, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -198,7 +200,7 @@ def test_large_tiles_that_overlap() -> None:
     block = voxels((160, 256, 256), "float32")
     wide = np.zeros((*block.shape, 2), "float32")
     tilt = Affine.from_parameters({"rx": 0.1, "rz": 0.2}, ndim=3, centre=(80, 128, 128)).matrix
-    with on_device(ON) as sampler:
+    with tile_sampler(ON) as sampler:
         box = Box.of(block.shape)
         sampler.put(Tile(block, box, tilt, box, 1, 0.0), wide[..., 0])
         sampler.put(Tile(block.transpose(0, 2, 1), Box.of((160, 256, 256)), tilt, box, 1, 0.0), wide[..., 1])
@@ -222,9 +224,9 @@ def test_a_card_without_memory_is_given_halves(order: int, caplog: pytest.LogCap
         allowed = 25e6 if order == 1 else 40e6  # a whole tile takes 13 MB, there and back, and its spline 60
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + allowed) / total)
         with caplog.at_level(logging.WARNING):
-            belt = Belt(torch.device(ON), tile_bytes=1 << 30)
-            belt.put(Tile(block, box, tilt, box, order, 0.0), out)
-            belt.finish()
+            pipeline = TilePipeline(torch.device(ON), tile_bytes=1 << 30)
+            pipeline.put(Tile(block, box, tilt, box, order, 0.0), out)
+            pipeline.finish()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import zarr
 from distributed import Client
 
 import daskreg as dr
-from daskreg.cluster.watch import Watch
+from daskreg.cluster.watch import MemoryWatch
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def warm_up(client: Client, folder: Path) -> int:
     warped = dr.warp(dr.open(folder / "tiny.zarr"), pull=drift(16), allow_empty=True)
     for _ in range(2):
         dr.write(warped, folder / "warm.zarr", chunks=(1, 64, 64), levels=1, overwrite=True, progress=False)
-    return Watch.workers(client).idle
+    return MemoryWatch.workers(client).idle
 
 
 def peak(client: Client, folder: Path, slices: int) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def peak(client: Client, folder: Path, slices: int) -> tuple[int, int]:
     volume = dr.open(stack(folder / f"in{slices}.zarr", slices))
     warped = dr.warp(volume, pull=drift(slices))
     path = folder / f"out{slices}.zarr"
-    with Watch.workers(client) as watch:
+    with MemoryWatch.workers(client) as watch:
         dr.write(warped, path, levels=1, progress=False)
     return watch.peak, dr.plan(warped, path, levels=1).memory * WORKERS
 

@@ -1,7 +1,7 @@
 """Blocks on a `distributed` cluster: a bounded number in flight, whatever happens to the machines.
 
-A task is described in a kilobyte and returns nothing. Its future is released at once: results that are
-held would be computed again when their worker dies, and one that is fetched from a dead worker is
+A task is described in a kilobyte and returns nothing. Its future is released at once: a result that is
+kept would be computed again when its worker dies, and one that is fetched from a dead worker is
 waited for. The scheduler only ever knows a few tasks for each thread, so its memory does not
 depend on the number of blocks.
 """
@@ -14,16 +14,15 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import numpy as np
 
+from daskreg.blocks.write_block import WriteBlock
 from daskreg.cluster.capacity import Capacity
 from daskreg.errors import NoWorkersError, SchedulerLostError
-
-if TYPE_CHECKING:
-    from daskreg.blocks.run import WriteBlock
+from daskreg.runtime.private_apis import cancel, forget_task_names, on_done, run_on_scheduler
 
 RETRIES = 3
 """Times that a task which raised is tried again, on top of the retries of each store call."""
@@ -35,23 +34,26 @@ LEAST = 64
 """Blocks in flight at least: a message for many of them costs the scheduler less, and a cluster
 that has no workers yet sees that there is work."""
 
-CARRIED = 64 * 2**20
+CARRIED_BYTES = 64 * 2**20
 """Bytes of voxels in flight at most, where the source is in memory and travels with the blocks
-(but always a block or two for each thread)."""
+(but always two blocks for each thread)."""
 
 NAMES_KEPT = 10_000
 """Blocks after which the scheduler is asked to forget their names, of which dask caches 100,000 (0.3 kB each)."""
 
-NOBODY = ("NoValidWorkerError", "NoWorkerError")
-"""Errors of a scheduler that found nobody for a task within its own time; by name, since versions differ."""
+NO_WORKER_ERRORS = ("NoValidWorkerError", "NoWorkerError")
+"""Errors of a scheduler that found no worker for a task within its own time; by name, since versions differ."""
 
 LOST_AT_MOST = 5
 """Times that a run goes on after its scheduler was lost and came back."""
 
-Outcome = Callable[["WriteBlock", BaseException | None], None]
+ANSWER_WITHIN = 5.0
+"""Seconds that a request to the scheduler may take whose answer is not needed."""
+
+Finish = Callable[[WriteBlock, BaseException | None], None]
 
 
-class Window:
+class InFlightWindow:
     """Keeps a bounded number of blocks in flight on a client.
 
     Args:
@@ -60,16 +62,14 @@ class Window:
         resource: what a worker must have to run a task, such as "GPU", if any worker declares it.
     """
 
-    def __init__(
-        self, client: Any, work: Callable[[Any], Any], finish: Outcome, *, resource: str | None = None
-    ) -> None:
+    def __init__(self, client: Any, work: Callable[[Any], Any], finish: Finish, *, resource: str | None = None) -> None:
         self._client = client
         self._work = work
         self._finish = finish
         self._capacity = Capacity(client, resource)
         self._running: dict[str, tuple[Any, WriteBlock]] = {}
-        self._arrived: SimpleQueue[Any] = SimpleQueue()
-        self._again: list[WriteBlock] = []
+        self._done: SimpleQueue[Any] = SimpleQueue()
+        self._lost: list[WriteBlock] = []
         self._losses = 0
         self._carried = 0
         self._named = 0
@@ -86,62 +86,63 @@ class Window:
                     return
                 for future in self._wait(1.0):
                     self._take(future)
-                self._capacity.look()
+                self._capacity.refresh()
         finally:
             if self._running:
                 self._cancel()
 
+    def _size(self) -> int:
+        """Blocks that may be in flight."""
+        return max(LEAST, AHEAD * self._capacity.threads)
+
     def _fill(self, items: Iterator[WriteBlock]) -> bool:
-        """Submit up to the size of the window, once half of it is free: a message for many blocks.
+        """Submit up to the size of the window, once half of it is free: one message for many blocks.
 
         Returns: whether anything is in flight.
         """
-        size = max(LEAST, AHEAD * self._capacity.threads)
+        size = self._size()
         if len(self._running) > size // 2:
             return True
         batch: list[WriteBlock] = []
-        for item in itertools.islice(itertools.chain(_popped(self._again), items), size - len(self._running)):
+        for item in itertools.islice(itertools.chain(_popped(self._lost), items), size - len(self._running)):
             batch.append(item)
             self._carried += _carried(item)
-            if self._carried > CARRIED and len(batch) + len(self._running) > 2 * self._capacity.threads:
+            if self._carried > CARRIED_BYTES and len(batch) + len(self._running) > 2 * self._capacity.threads:
                 break
         if batch:
             self._submit(batch)
             self._named += len(batch)
         if self._named >= NAMES_KEPT:
             self._named = 0
-            _forget_names()
-            with contextlib.suppress(Exception):  # a scheduler that is away forgets anyway
-                self._client.sync(self._client._run_on_scheduler, _forget_names, callback_timeout=5)
+            forget_task_names()
+            with contextlib.suppress(Exception):  # a scheduler that does not answer forgets when it restarts
+                run_on_scheduler(self._client, forget_task_names, timeout=ANSWER_WITHIN)
         return bool(self._running)
 
     def _submit(self, batch: list[WriteBlock]) -> None:
-        keys = [item.key for item in batch]
-        from distributed.client import done_callback
         from distributed.protocol.pickle import dumps
 
         resource = self._capacity.resource
-        # The warning about large graphs tells of what is meant here: voxels that exist in memory only.
+        # dask warns of large graphs. Here that is intended: voxels that exist in memory only travel with the tasks.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             futures = self._client.map(
                 partial(_run_packed, self._work),
                 [dumps(item) for item in batch],  # the scheduler would unpack and pack again what is not bytes
-                key=keys,
+                key=[item.key for item in batch],
                 retries=RETRIES,
                 pure=False,
                 resources={resource: 1} if resource else None,
             )
         for future, item in zip(futures, batch, strict=True):
             self._running[future.key] = (future, item)
-            # `future.add_done_callback` would go through a thread of its own.
-            self._client.loop.add_callback(done_callback, future, self._arrived.put)
+            on_done(self._client, future, self._done.put)
 
     def _wait(self, seconds: float) -> Iterator[Any]:
-        """Futures that are done: waits for the first, then gives what else is there."""
+        """Futures that are done: waits for the first, then gives the others that are there."""
         with contextlib.suppress(Empty):
-            yield self._arrived.get(timeout=seconds)
+            yield self._done.get(timeout=seconds)
             while True:
-                yield self._arrived.get_nowait()
+                yield self._done.get_nowait()
 
     def _take(self, future: Any) -> None:
         _, item = self._running.pop(future.key)
@@ -149,27 +150,30 @@ class Window:
         status, error = future.status, future.exception() if future.status == "error" else None
         future.release()
         if status not in ("finished", "error"):
-            self._lost(item)
-        elif type(error).__name__ in NOBODY:
+            self._submit_again(item)
+        elif type(error).__name__ in NO_WORKER_ERRORS:
             raise NoWorkersError(f"{error}: finished blocks are kept; run the same command again to resume")
         else:
             self._finish(item, error)
 
-    def _lost(self, item: WriteBlock) -> None:
-        """Do a block again whose scheduler went away and came back."""
-        if self._losses > LOST_AT_MOST * max(LEAST, AHEAD * self._capacity.threads):
+    def _submit_again(self, item: WriteBlock) -> None:
+        """Note a block whose scheduler was lost and came back.
+
+        Raises: SchedulerLostError where that has happened too often.
+        """
+        if self._losses > LOST_AT_MOST * self._size():
             raise SchedulerLostError(
                 "the scheduler was lost: finished blocks are kept; start a cluster and run the same command again to "
                 "resume"
             )
         self._losses += 1
-        self._again.append(item)
+        self._lost.append(item)
 
     def _cancel(self) -> None:
         """Cancel what is in flight, without waiting for a scheduler that does not answer."""
         futures = [future for future, _ in self._running.values()]
         with contextlib.suppress(Exception):
-            self._client.sync(self._client._cancel, futures, force=True, callback_timeout=5)
+            cancel(self._client, futures, timeout=ANSWER_WITHIN)
 
 
 def _run_packed(work: Callable[[Any], None], packed: bytes) -> None:
@@ -177,13 +181,6 @@ def _run_packed(work: Callable[[Any], None], packed: bytes) -> None:
     from distributed.protocol.pickle import loads
 
     work(loads(packed))
-
-
-def _forget_names() -> None:
-    """Empty dask's cache of what task names begin with: a run has many names, each used once."""
-    from dask.utils import key_split
-
-    key_split.cache_clear()
 
 
 def _carried(item: WriteBlock) -> int:

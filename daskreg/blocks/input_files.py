@@ -1,4 +1,4 @@
-"""Which files a source reads in the end, also through a dask graph: what an output must spare."""
+"""Which files a source reads in the end, also through a dask graph: an output must not overwrite them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from dask._task_spec import DataNode, Task
-from dask.blockwise import Blockwise
-from zarr.storage import LocalStore, WrapperStore, ZipStore
+from dask.task_spec import DataNode, Task
+from zarr.storage import LocalStore, ZipStore
 
 from daskreg.blocks.job import Job
+from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
 from daskreg.sources.locate import STORE_FILES
 from daskreg.sources.source import Source
 
-MOST_LOOKED_AT = 200_000
-"""Of a graph larger than this, the rest is not searched."""
+MOST_SEARCHED = 200_000
+"""Objects of a graph that are searched at most; of a larger graph, the rest is not."""
 
 
 def locations(source: Source) -> set[Path]:
@@ -31,26 +31,27 @@ def locations(source: Source) -> set[Path]:
     found: set[Path] = set()
     queue: deque[Any] = deque([source])
     seen: set[int] = set()
-    while queue and len(seen) < MOST_LOOKED_AT:
+    while queue and len(seen) < MOST_SEARCHED:
         item = queue.popleft()
         if id(item) in seen or isinstance(item, str | int | float | None):
             continue
         seen.add(id(item))
-        where = _location(item)
-        if where is not None:
-            found.add(_store_root(Path(os.path.realpath(where))))
-        queue.extend(_parts(item))
+        location = _location(item)
+        if location is not None:
+            found.add(_store_root(Path(os.path.realpath(location))))
+        queue.extend(_contents(item))
     return found
 
 
 def _location(item: Any) -> str | None:
+    """The file or folder that an object reads; None where it reads none."""
     if isinstance(item, Source):
         return item.location
     if not isinstance(item, zarr.Array):
         return None
     store: Any = item.store
-    while isinstance(store, WrapperStore):
-        store = store._store
+    while (inner := wrapped_store(store)) is not None:
+        store = inner
     if isinstance(store, LocalStore):
         return str(store.root)
     if isinstance(store, ZipStore):
@@ -59,21 +60,20 @@ def _location(item: Any) -> str | None:
     return path if isinstance(path, str) and os.path.exists(path) else None
 
 
-def _parts(item: Any) -> Iterator[Any]:
-    """What an object of a graph is made of, as far as voxels may hide in it."""
+def _contents(item: Any) -> Iterator[Any]:
+    """What an object of a graph is made of, where that may read voxels."""
     if isinstance(item, Source):
         yield item.array
     elif isinstance(item, Job):
         yield item.source
-    elif isinstance(item, Blockwise):
-        yield item.task
-        yield from (value for value, _ in item.indices)
     elif isinstance(item, Task):
         yield from (item.func, item.args, item.kwargs)
     elif isinstance(item, DataNode):
         yield item.value
     elif isinstance(item, partial):
         yield from (item.func, item.args, item.keywords)
+    elif parts := list(blockwise_contents(item)):
+        yield from parts
     elif isinstance(item, Mapping):
         yield from item.values()
     elif isinstance(item, list | tuple | set | frozenset):
@@ -81,12 +81,8 @@ def _parts(item: Any) -> Iterator[Any]:
     elif hasattr(item, "__dask_graph__"):
         graph = item.__dask_graph__()
         yield getattr(graph, "layers", graph)
-    else:  # xarray's lazy wrappers
-        yield from (getattr(item, name) for name in ("array", "_array") if name in _fields(item))
-
-
-def _fields(item: Any) -> set[str]:
-    return {*getattr(item, "__dict__", ()), *getattr(type(item), "__slots__", ())}
+    else:
+        yield from wrapped_arrays(item)
 
 
 def _store_root(path: Path) -> Path:

@@ -1,12 +1,12 @@
 """The ledger beside an output: which blocks are finished, and what their files hold.
 
 `OUT.zarr.daskreg/run.json` states the layout; `OUT.zarr.daskreg/<worker>.jsonl` has a line
-for each finished block, appended after its shard was written. Each process writes a file of
-its own, so nobody waits for a lock; a torn last line is ignored, and a later line for the
+for each finished block, appended after its files were written. Each process writes a file of
+its own, so no process waits for a lock; a torn last line is ignored, and a later line for the
 same block replaces an earlier one.
 
-`lock` is held by the process that runs, so a second run of the same output is refused. `session`
-changes each time that a run is taken up: a worker that outlived its own run (stopped, or cut
+`lock` is locked by the process that runs, so a second run of the same output is refused. `session`
+changes each time that a run starts or resumes: a worker that outlived its own run (stopped, or cut
 off from its client) sees that and writes nothing more.
 """
 
@@ -29,6 +29,7 @@ from threading import Lock
 from typing import Any
 
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
+from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.retrying import again
 
 SCHEMA = "daskreg/ledger"
@@ -38,24 +39,24 @@ _appending = Lock()
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Chunks of the source that a block shows as the fill value, since they could not be had.
+class LostChunks:
+    """Chunks of the source that a block shows as the fill value.
 
     Args:
         missing: how many are not stored.
-        damaged: names of those that could not be read.
+        damaged: names of those that could not be decoded.
     """
 
     missing: int = 0
     damaged: tuple[str, ...] = ()
 
 
-NOTHING_LOST = Lost()
+NOTHING_LOST = LostChunks()
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A finished block.
+class LedgerEntry:
+    """A finished block. The names of the fields are those in the file.
 
     Args:
         level: of the pyramid.
@@ -64,7 +65,7 @@ class Entry:
         files: (key in the store, crc32c, bytes) of each file that was written.
         clipped: voxels clamped when casting to integers.
         written: seconds since the epoch.
-        lost: chunks of the source that it lacks.
+        lost: chunks of the source that it shows as the fill value.
         bytes_read: decoded bytes that came out of the source.
         retries: store calls that were tried again.
     """
@@ -75,7 +76,7 @@ class Entry:
     files: tuple[tuple[str, int, int], ...]
     clipped: int = 0
     written: float = 0.0
-    lost: Lost = NOTHING_LOST
+    lost: LostChunks = NOTHING_LOST
     bytes_read: int = 0
     retries: int = 0
 
@@ -85,7 +86,7 @@ class Entry:
         return sum(size for _, _, size in self.files)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Entry:
+    def from_json(cls, data: dict[str, Any]) -> LedgerEntry:
         files = tuple((str(k), int(crc), int(size)) for k, crc, size in data["files"])
         lost = data.get("lost") or {}
         return cls(
@@ -95,14 +96,14 @@ class Entry:
             files,
             int(data["clipped"]),
             float(data["written"]),
-            Lost(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
+            LostChunks(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
             int(data.get("bytes_read", 0)),
             int(data.get("retries", 0)),
         )
 
 
 class Ledger:
-    """The ledger of one output. Cheap to make; holds no open file."""
+    """The ledger of one output. Cheap to make; keeps no file open."""
 
     def __init__(self, output: str | os.PathLike[str]) -> None:
         self.output = Path(output)
@@ -117,21 +118,27 @@ class Ledger:
         return self.folder / "lock"
 
     def create(self, layout: dict[str, Any]) -> None:
-        """Start a ledger: `layout` has what must agree under "facts", and whatever else a run keeps."""
+        """Start a ledger.
+
+        Args:
+            layout: "facts" must be the same when the run is resumed; "run" and "blocks" are this run's.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._clear()  # what a run left that was killed while it removed its output
+        self._clear()  # left by a run that was killed while it removed its output
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
-        self._replace("run.json", text)
+        replace_text(self.folder / "run.json", text)
 
     def new_session(self) -> str:
-        """Take the run up: whoever worked for an earlier session stops."""
+        """Start or resume the run: workers of earlier sessions stop writing."""
         session = uuid.uuid4().hex
-        self._replace("session", session)
+        replace_text(self.folder / "session", session)
         return session
 
     def serves(self, session: str) -> bool:
-        """Whether this session is the current one; a no is asked again for some seconds, since network
-        file systems show changes late."""
+        """Whether this session is the current one.
+
+        Before it answers no it reads again for some seconds, since network file systems show changes late.
+        """
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
             try:
@@ -140,11 +147,6 @@ class Ledger:
             except FileNotFoundError:
                 continue
         return False
-
-    def _replace(self, name: str, text: str) -> None:
-        partial = self.folder / f"{name}.{uuid.uuid4().hex}.partial"
-        partial.write_text(text)
-        partial.replace(self.folder / name)
 
     def layout(self) -> dict[str, Any]:
         """The layout that the output was started with.
@@ -162,7 +164,7 @@ class Ledger:
     def block_shapes(self) -> list[tuple[int, ...]]:
         """The shape of a block of each level.
 
-        Raises: NotAVolumeError where the ledger does not say so, or not in agreement with its facts.
+        Raises: NotAVolumeError where the ledger lacks them, or they do not fit its facts.
         """
         layout = self.layout()
         try:
@@ -182,20 +184,20 @@ class Ledger:
 
     def check(self, facts: dict[str, Any]) -> None:
         """Raises: LayoutMismatchError naming the first thing that differs."""
-        mine = self.layout()["facts"]
+        recorded = self.layout()["facts"]
         wanted = json.loads(json.dumps(facts))
-        for key in [*wanted, *(k for k in mine if k not in wanted)]:
-            if mine.get(key) != wanted.get(key):
+        for key in [*wanted, *(k for k in recorded if k not in wanted)]:
+            if recorded.get(key) != wanted.get(key):
                 raise LayoutMismatchError(
-                    f"{self.output}: {key} is {mine.get(key)} in the unfinished output and {wanted.get(key)} now; "
+                    f"{self.output}: {key} is {recorded.get(key)} in the unfinished output and {wanted.get(key)} now; "
                     "use the same options to resume, or overwrite=True to start again"
                 )
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: LedgerEntry) -> None:
         """Record a finished block: one write of one line to this process's own file."""
         line = (json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
         path = self.folder / f"{_process_name(os.getpid())}.jsonl"
-        starts = chain([b""], repeat(b"\n"))  # what a failed attempt left of the line is ended
+        starts = chain([b""], repeat(b"\n"))  # an earlier attempt may have left a part of the line
 
         def write() -> None:
             text = next(starts) + line
@@ -205,9 +207,9 @@ class Ledger:
 
         again(write)
 
-    def entries(self) -> dict[tuple[int, tuple[int, ...]], Entry]:
+    def entries(self) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
         """The latest entry of each (level, block)."""
-        found: dict[tuple[int, tuple[int, ...]], Entry] = {}
+        found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
         for file in sorted(self.folder.glob("*.jsonl")):
             for line in file.read_bytes().split(b"\n"):
                 entry = _parse(line)
@@ -219,11 +221,11 @@ class Ledger:
         return found
 
     def ends(self) -> dict[str, int]:
-        """How long each file of entries is now."""
+        """The size of each file of entries, for `entries_since`."""
         return {file.name: file.stat().st_size for file in self.folder.glob("*.jsonl")}
 
-    def entries_since(self, ends: dict[str, int]) -> Iterator[Entry]:
-        """Entries that were appended since `ends()` was asked for, one after another."""
+    def entries_since(self, ends: dict[str, int]) -> Iterator[LedgerEntry]:
+        """Entries that were appended since `ends()` was called, one after another."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(ends.get(path.name, 0))
@@ -232,14 +234,14 @@ class Ledger:
                     if entry is not None:
                         yield entry
 
-    def intact(self, entry: Entry) -> bool:
-        """Whether the files of a finished block are there, with the size they had."""
+    def intact(self, entry: LedgerEntry) -> bool:
+        """Whether the files of a finished block are there, with the size that was written."""
         try:
             return all((self.output / key).stat().st_size == size for key, _, size in entry.files)
         except OSError:
             return False
 
-    def written_at(self, entry: Entry) -> float:
+    def written_at(self, entry: LedgerEntry) -> float:
         """When the oldest file of a finished block was written, in seconds since the epoch."""
         return min(((self.output / key).stat().st_mtime for key, _, _ in entry.files), default=entry.written)
 
@@ -249,16 +251,16 @@ class Ledger:
             orphan.unlink(missing_ok=True)
 
     def remove_output(self) -> None:
-        """Remove the output and its ledger; for outputs that are known to be ours.
+        """Remove the output and its ledger; only for outputs that daskreg made.
 
-        The output moves into the ledger's folder first, in one step: half of it is never left.
+        The output is first moved into the ledger's folder, in one step, so that a kill never leaves half of it.
         """
         if self.output.exists():
             self.output.rename(self.folder / f"removed-{uuid.uuid4().hex}")
         self._clear()
 
     def _clear(self) -> None:
-        """Empty the folder, but for the lock, which is held."""
+        """Empty the folder, except for the lock file, which this process has locked."""
         for item in self.folder.iterdir():
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
@@ -273,19 +275,19 @@ def entry_now(
     files: dict[str, tuple[int, int]],
     *,
     clipped: int = 0,
-    lost: Lost = NOTHING_LOST,
+    lost: LostChunks = NOTHING_LOST,
     bytes_read: int = 0,
     retries: int = 0,
-) -> Entry:
-    """An entry for a block whose files were written just now."""
+) -> LedgerEntry:
+    """The entry of a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return Entry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries)
+    return LedgerEntry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries)
 
 
-def _parse(line: bytes) -> Entry | None:
+def _parse(line: bytes) -> LedgerEntry | None:
     """The entry of a line; None for a blank or torn one."""
     try:
-        return Entry.from_json(json.loads(line))
+        return LedgerEntry.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""The levels of a multiscale image: plan each from the one below, and run one after another."""
+"""The levels of a multiscale image: each is planned from the one below, and they run one after another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.job import Downsample, Job, Prints, Task
-from daskreg.blocks.ledger import Entry, Ledger
+from daskreg.blocks.fingerprints import BlockFingerprints
+from daskreg.blocks.job import Downsample, Job, Task
+from daskreg.blocks.ledger import Ledger, LedgerEntry
 from daskreg.blocks.memory import memory_limit, threads_per_process
-from daskreg.blocks.output import Claim
+from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
-from daskreg.blocks.run import Failure, Progress, WriteBlock, run_blocks
+from daskreg.blocks.run import BlockFailure, run_blocks
+from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
+from daskreg.runtime.progress import Progress
 from daskreg.sampling.downsample import METHODS
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.stored import StoredSource
@@ -30,15 +33,15 @@ SMALLEST_LEVEL = 256
 """Levels are added until no spatial axis is longer than this."""
 
 GROUP = 64
-"""Blocks for which a Dask graph is searched at once."""
+"""Blocks for which a Dask graph is culled at once."""
 
 Shape = tuple[int, ...]
 Sizes = str | int | Sequence[int] | Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an image is to be cut and stored; see `daskreg.write`."""
+class RunOptions:
+    """How an image is cut and stored; the options of `daskreg.write`."""
 
     chunks: Sizes = "auto"
     shards: Sizes | None = "auto"
@@ -48,8 +51,8 @@ class Options:
 
 
 @dataclass
-class Tally:
-    """Running totals of a run."""
+class RunTotals:
+    """Totals of a run so far; each finished block is reported to `progress`."""
 
     total: int
     progress: Progress | None = None
@@ -66,16 +69,16 @@ class Tally:
     damaged: set[str] = field(default_factory=set)
 
     def add(self, block: WriteBlock) -> None:
-        """A block is done."""
+        """Count a block that is done."""
         self.blocks += 1
         self.bytes_written += block.box.size * block.task.dtype.itemsize
         self._advance(1)
 
-    def read(self, entries: Iterator[Entry], counts: Shape) -> None:
-        """What the ledger says about a level's blocks; one that was made twice counts once.
+    def add_entries(self, entries: Iterator[LedgerEntry], counts: Shape) -> None:
+        """Add what the ledger says about a level's blocks; one that was made twice counts once.
 
         Args:
-            counts: of the level's blocks along each axis.
+            counts: number of the level's blocks along each axis.
         """
         seen = np.zeros(counts, dtype=bool)
         for entry in entries:
@@ -85,12 +88,13 @@ class Tally:
             seen[entry.block] = True
             self.stored += entry.stored
             self.clipped += entry.clipped
-            if entry.level == 0:  # further levels read what was just written
+            if entry.level == 0:  # the other levels read the level below, not the source
                 self.bytes_read += entry.bytes_read
                 self.missing += entry.lost.missing
                 self.damaged.update(entry.lost.damaged)
 
     def skip(self, count: int) -> None:
+        """Count blocks that an earlier run has finished."""
         self.skipped += count
         if count:
             self._advance(count)
@@ -102,12 +106,12 @@ class Tally:
 
 
 def plan_levels(
-    task: Task, path: str, options: Options, *, client: Any | None, blocks: Sequence[Shape] | None = None
+    task: Task, path: str, options: RunOptions, *, client: Any | None, blocks: Sequence[Shape] | None = None
 ) -> Plan:
     """Plan all levels of the image that `task` makes.
 
     Args:
-        blocks: block shapes of a run that is taken up again; by default they are chosen.
+        blocks: block shapes of a run that is resumed; by default they are chosen.
 
     Raises: MemoryBudgetError where a block does not fit; OptionError for an unknown option.
     """
@@ -122,7 +126,7 @@ def plan_levels(
         layout = make_layout(task, options.chunks, options.shards)
         block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
         if block is not None and len(block) != len(layout.shape):
-            block = None  # of something else, which is refused before it is touched
+            block = None  # of another image, which is refused before anything is written
         plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
     return Plan(path, tuple(plans), limit, threads, workers)
 
@@ -150,13 +154,13 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
 
 def run_levels(
     plan: Plan,
-    claim: Claim,
+    run: OutputRun,
     *,
     client: Any | None,
-    tally: Tally,
+    totals: RunTotals,
     redo_changed: bool,
-) -> list[Failure]:
-    """Run the levels one after another, since each reads the one below; skip what is finished.
+) -> list[BlockFailure]:
+    """Run the levels one after another, since each reads the one below; skip finished blocks.
 
     Args:
         redo_changed: make finished blocks again whose source or transform has changed.
@@ -166,16 +170,16 @@ def run_levels(
     """
     ledger = Ledger(plan.path)
     entries = ledger.entries()
-    prints: Prints | None = None
+    fingerprints: BlockFingerprints | None = None
     for level in plan.levels:
         task = level.task
         if isinstance(task, Downsample):
-            task = replace(task, parents=prints)
-        prints = Prints(task, level.block_shape)
-        kept, stale = _finished(ledger, entries, level.level, prints)
+            task = replace(task, parents=fingerprints)
+        fingerprints = BlockFingerprints(task.fingerprint, task.shape, level.block_shape)
+        finished, stale = _finished(ledger, entries, level.level, fingerprints)
         if redo_changed:
-            replaced = {index for index in kept if _source_is_newer(ledger, entries[level.level, index], level)}
-            kept, stale = kept - replaced, stale | replaced
+            replaced = {index for index in finished if _source_is_newer(ledger, entries[level.level, index], level)}
+            finished, stale = finished - replaced, stale | replaced
         if stale and redo_changed:
             log.info(
                 "level %d: %d of %d blocks have changed and are made again", level.level, len(stale), level.block_count
@@ -185,48 +189,53 @@ def run_levels(
                 f"{plan.path}: {len(stale)} finished blocks of level {level.level} were made from another source or "
                 "transform; resume='changed' redoes them, overwrite=True starts again"
             )
-        tally.skip(len(kept))
-        tally.changed += len(stale)
-        items = _items(level, task, prints, kept, plan.path, claim)
+        totals.skip(len(finished))
+        totals.changed += len(stale)
+        items = unfinished_items(level, task, fingerprints, finished, plan.path, run)
         ends = ledger.ends()
-        failures = run_blocks(items, client=client, on_done=tally.add, resource=_resource(task))
-        tally.read((e for e in ledger.entries_since(ends) if e.level == level.level), prints.counts)
+        failures = run_blocks(items, client=client, on_done=totals.add, resource=_resource(task))
+        totals.add_entries((e for e in ledger.entries_since(ends) if e.level == level.level), fingerprints.counts)
         if failures:
             return failures
     return []
 
 
 def _resource(task: Task) -> str | None:
-    """What a worker must have for a task: a GPU, where the user asked for one."""
+    """The Dask resource that a worker must have for a task: a GPU, where the user asked for one."""
     return "GPU" if isinstance(task, Job) and task.device.startswith("cuda") else None
 
 
-def _items(  # noqa: PLR0917
-    level: LevelPlan, task: Task, prints: Prints, kept: set[Shape], path: str, claim: Claim
+def unfinished_items(  # noqa: PLR0917
+    level: LevelPlan,
+    task: Task,
+    fingerprints: BlockFingerprints,
+    finished: set[Shape],
+    path: str,
+    run: OutputRun,
 ) -> Iterator[WriteBlock]:
     """The blocks of a level that are not finished, described one after another as they are asked for."""
-    for part, blocks in _culled(task, level.layout.shape, level.block_shape):
+    for part, blocks in grouped_blocks(task, level.layout.shape, level.block_shape):
         for index, box in blocks:
-            if index not in kept:
-                mine = part.restrict(box)
-                yield WriteBlock(mine, path, claim.run_id, level.level, index, box, prints[index], claim.session)
+            if index not in finished:
+                own = part.restrict(box)
+                yield WriteBlock(own, path, run.run_id, level.level, index, box, fingerprints[index], run.session)
 
 
-def _culled(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Task, Iterator[tuple[Shape, Box]]]]:
-    """All blocks, in groups, each with the task that makes them.
+def grouped_blocks(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Task, Iterator[tuple[Shape, Box]]]]:
+    """All blocks (index, output box), in groups, each group with a task that is restricted to it.
 
-    A Dask graph is searched once for a group of blocks, and then, cut to what those need, for
-    each of them: its size is the whole volume's. Other sources have nothing to search.
+    A Dask graph has as many tasks as the whole volume has blocks. So it is culled once for a group of blocks, and
+    that part of it is culled again for each block. Other sources need no culling and are one group.
     """
     if not task.source.is_graph:
         yield task, tile(shape, block)
         return
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     sizes: list[int] = []
-    room = GROUP
+    left = GROUP
     for count in reversed(counts):
-        sizes.insert(0, min(count, room))
-        room = max(1, room // count)
+        sizes.insert(0, min(count, left))
+        left = max(1, left // count)
     for _, group in tile(tuple(counts), tuple(sizes)):
         start = tuple(a * b for a, b in zip(group.start, block, strict=True))
         box = Box(start, tuple(a * b for a, b in zip(group.stop, block, strict=True))).clip(shape)
@@ -239,18 +248,18 @@ def _plus(first: Shape, second: Shape) -> Shape:
 
 
 def _finished(
-    ledger: Ledger, entries: dict[tuple[int, Shape], Entry], level: int, prints: Prints
+    ledger: Ledger, entries: dict[tuple[int, Shape], LedgerEntry], level: int, fingerprints: BlockFingerprints
 ) -> tuple[set[Shape], set[Shape]]:
-    """Blocks of a level that are finished and still there: as they should be, and changed ones."""
-    kept: set[Shape] = set()
+    """Blocks of a level that are finished and whose files are there: those that are current, and stale ones."""
+    current: set[Shape] = set()
     stale: set[Shape] = set()
     for (number, index), entry in entries.items():
-        if number == level and index in prints and ledger.intact(entry):
-            (kept if entry.fingerprint == prints[index] else stale).add(index)
-    return kept, stale
+        if number == level and index in fingerprints and ledger.intact(entry):
+            (current if entry.fingerprint == fingerprints[index] else stale).add(index)
+    return current, stale
 
 
-def _source_is_newer(ledger: Ledger, entry: Entry, level: LevelPlan) -> bool:
+def _source_is_newer(ledger: Ledger, entry: LedgerEntry, level: LevelPlan) -> bool:
     """Whether a chunk that a finished block was made of has been written since."""
     start = tuple(i * b for i, b in zip(entry.block, level.block_shape, strict=True))
     box = Box(start, tuple(a + b for a, b in zip(start, level.block_shape, strict=True))).clip(level.layout.shape)
@@ -276,6 +285,6 @@ def _next_level(below: LevelPlan, path: str, factors: Shape, method: str) -> Dow
         dtype=layout.dtype,
         chunks=layout.chunks,
         grid=grid,
-        stamp=uuid.uuid4().hex,  # of this run: a handle of an earlier output at this path is not taken
+        stamp=uuid.uuid4().hex,  # of this run, so that no open handle of an earlier output at this path is reused
     )
     return Downsample(source, (1,) * lead + factors, grid.downsample(factors), method)

@@ -29,9 +29,9 @@ IDLE_WORKER = 400 * 2**20
 def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None) -> int:
     """Peak bytes of working memory of the block `box`, above an idle worker.
 
-    The block read, one chunk of it made, and the chunks in the hands of the codecs: decoded
-    ones on the way in; on the way out a whole one, its encoding twice, and the encoded
-    chunks of a shard, which is written at once.
+    The sum of: the source buffer, one chunk of output, and what the codecs work on. Reading, that is
+    decoded chunks; writing, it is a whole chunk, its encoding twice, and all encoded chunks of a shard,
+    which is written at once.
     """
     part = Box(box.start, tuple(a + c for a, c in zip(box.start, chunk, strict=True))) & box
     source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
@@ -41,17 +41,17 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     local = task.source.decodes_in_thread
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
-    kept = chunk_in if local else 0  # room to decode in, which a thread keeps
+    kept = chunk_in if local else 0  # the scratch chunk to decode into, which a thread keeps
     total = task.working_bytes(box, part, shard or chunk) + max(decoding, kept + encoding)
-    return total + total // 8  # what the allocator keeps between one buffer and the next
+    return total + total // 8  # freed memory that the allocator has not given back
 
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
-    """Let this process use freed buffers again, where it is a worker of Dask on glibc.
+    """Let this process reuse freed buffers, where it is a Dask worker on glibc.
 
-    Dask starts workers with MALLOC_TRIM_THRESHOLD_ set, which also keeps glibc from noticing
-    that buffers of some MiB come and go: each is mapped anew, and the pages of a block that is
+    Dask starts workers with MALLOC_TRIM_THRESHOLD_ set. That also turns off glibc's rule to raise its thresholds
+    when buffers of some MiB are freed often, so each buffer is mapped anew, and the fresh pages of a block that is
     decoded, sampled and encoded cost more than the sampling.
     """
     if "MALLOC_TRIM_THRESHOLD_" in os.environ and platform.libc_ver()[0] == "glibc":
@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:
-    """Bytes that one process may use: what is asked for, the worker's limit, or half of what is free.
+    """Bytes that one process may use: `memory`, else the worker's limit, else half of the memory that is free.
 
     Raises: OptionError for a text that is not a size.
     """

@@ -1,4 +1,4 @@
-"""The place that is written to: safe for the input, created once, taken up again, checked."""
+"""The output of a run: a path that is safe for the input, locked, and created or checked before it is resumed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.level_writer import NO_SPACE
 from daskreg.blocks.lock import locked
 from daskreg.blocks.plan import Plan
-from daskreg.blocks.store import NO_SPACE
 from daskreg.errors import (
     DaskregError,
     OptionError,
@@ -32,12 +32,12 @@ from daskreg.sources.source import Source
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An output that is held for one run.
+class OutputRun:
+    """One run of an output, which it has locked.
 
     Args:
-        run_id: of the output; the same when it is taken up again.
-        session: of this run of it.
+        run_id: of the output; the same when it is resumed.
+        session: of this run alone.
     """
 
     run_id: str
@@ -62,32 +62,31 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
         raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
     ledger = Ledger(output).folder
     for origin in locations(source):
-        if any(place == origin or place in origin.parents or origin in place.parents for place in (output, ledger)):
+        if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output
 
 
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
-    """Block shapes of the run that can be taken up again, by level; None where there is none."""
+    """Block shapes of the run that can be resumed, by level; None where there is none."""
     return ledger.block_shapes() if ledger.exists else None
 
 
 @contextmanager
-def claimed(
+def locked_output(
     plan: Plan, *, name: str, lead: Sequence[LeadAxis], overwrite: bool, resume: bool, version: str
-) -> Iterator[Claim]:
-    """Hold the output of a plan for one run: create it, or check that the unfinished one can be taken up.
+) -> Iterator[OutputRun]:
+    """Lock the output of a plan for one run, and create it or check that it can be resumed.
 
-    Raises: OutputBusyError where another run writes there; OutputExistsError for what is not
-    ours or not to be resumed; LayoutMismatchError; OutputError where the folder cannot be
-    written; StorageFullError.
+    Raises: OutputBusyError where another run writes there; OutputExistsError for what daskreg did not make or
+    is not to resume; LayoutMismatchError; OutputError where the folder cannot be written; StorageFullError.
     """
     ledger = Ledger(plan.path)
     fresh = not ledger.folder.exists()
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with _named(plan.path):
             ledger.folder.mkdir(parents=True, exist_ok=True)
-            free = held.enter_context(locked(ledger.lock))
+            free = stack.enter_context(locked(ledger.lock))
         if not free:
             raise OutputBusyError(
                 f"another run is writing {ledger.output}: wait until it is done, or end it, and run the same command "
@@ -95,16 +94,16 @@ def claimed(
             )
         try:
             with _named(plan.path):
-                if _taken_up(ledger, plan, overwrite=overwrite, resume=resume, version=version):
+                if _is_resumed(ledger, plan, overwrite=overwrite, resume=resume, version=version):
                     run_id = str(ledger.layout()["run"])
                 else:
                     run_id = _created_anew(ledger, plan, name, lead, version)
-                claim = Claim(run_id, ledger.new_session())
+                run = OutputRun(run_id, ledger.new_session())
         except BaseException:
             if fresh and not ledger.exists:
                 shutil.rmtree(ledger.folder, ignore_errors=True)
             raise
-        yield claim
+        yield run
 
 
 @contextmanager
@@ -123,12 +122,12 @@ def _named(path: str) -> Iterator[None]:
         ) from error
 
 
-def _taken_up(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, version: str) -> bool:
-    """Whether the run that is there goes on; if not, the place is free now."""
-    ours = ledger.exists and _is_ours(ledger)
-    if ours and (overwrite or not _created(ledger)):
+def _is_resumed(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, version: str) -> bool:
+    """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
+    own = ledger.exists and _is_own(ledger)
+    if own and (overwrite or not _created(ledger)):
         ledger.remove_output()
-    elif ours and resume:
+    elif own and resume:
         ledger.check(layout_facts(plan, version))
         if ledger.block_shapes() != [level.block_shape for level in plan.levels]:
             raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
@@ -137,7 +136,7 @@ def _taken_up(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, vers
     if ledger.output.exists():
         remedy = (
             "resume=True takes it up again, overwrite=True replaces it"
-            if ours
+            if own
             else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
         )
         raise OutputExistsError(f"{ledger.output} exists; {remedy}")
@@ -146,7 +145,7 @@ def _taken_up(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, vers
 
 def _created_anew(ledger: Ledger, plan: Plan, name: str, lead: Sequence[LeadAxis], version: str) -> str:
     run_id = uuid.uuid4().hex
-    # The ledger comes first: an output without one is never taken for ours.
+    # The ledger comes first: an output without one is never taken for daskreg's.
     blocks = [{"block": list(level.block_shape)} for level in plan.levels]
     ledger.create({"facts": layout_facts(plan, version), "run": run_id, "blocks": blocks})
     last = plan.levels[-1].task
@@ -166,7 +165,7 @@ def _created_anew(ledger: Ledger, plan: Plan, name: str, lead: Sequence[LeadAxis
 
 
 def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
-    """What must agree for a run to be taken up again, by a name that a message can use."""
+    """What must be the same for a run to be resumed, by a name that a message can use."""
     facts: dict[str, Any] = {"format": f"ome-zarr {version}", "number of levels": len(plan.levels)}
     for p in plan.levels:
         grid = p.task.grid
@@ -186,10 +185,10 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
     return facts
 
 
-def _is_ours(ledger: Ledger) -> bool:
+def _is_own(ledger: Ledger) -> bool:
     """Whether what lies at the output is the image of this ledger, or nothing yet.
 
-    The group bears the run's id; a folder that somebody put in its place does not.
+    The attributes of the group hold the run's id; a folder that somebody put there instead lacks it.
     """
     if not ledger.output.is_dir():
         return not ledger.output.exists()
@@ -203,6 +202,6 @@ def _is_ours(ledger: Ledger) -> bool:
 
 
 def _created(ledger: Ledger) -> bool:
-    """Whether the metadata of the group and all its levels is there (a kill may have come before)."""
+    """Whether the metadata of the group and of all its levels is there; a kill may have come before."""
     names = ["zarr.json", *(f"{level}/zarr.json" for level in range(len(ledger.block_shapes())))]
     return all((ledger.output / name).is_file() for name in names)

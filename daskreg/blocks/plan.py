@@ -1,4 +1,4 @@
-"""The plan of a run: which blocks there are and what they will cost. Pure: touches no pixel."""
+"""The plan of a run: which blocks there are and what they will cost. No pixel is read."""
 
 from __future__ import annotations
 
@@ -13,39 +13,27 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
-from daskreg.geometry import Box, tile
+from daskreg.geometry import Box
 from daskreg.sources.chunking import sizes_per_axis
 
 BLOCK_TARGET = 240 * 2**20
-"""Working memory that a block is grown to, at most, when that saves reading."""
+"""Bytes of working memory of a block that is enlarged to read less, at most."""
 
-MOST_WORK = 512 * 2**20
-"""Bytes that a block is grown to, at most: what is done again where a worker dies."""
+MOST_OUTPUT = 512 * 2**20
+"""Bytes of output of a block that is enlarged, at most: so much is computed again when a worker dies."""
 
 MOST_FILES = 50_000
 """More chunks than this are gathered in shards."""
 
 SAMPLED_BLOCKS = 2048
-"""Plans of more blocks estimate the bytes read from a sample of this size."""
+"""Of more blocks than this, the bytes read and the memory are estimated from this many."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Block:
-    """One unit of work: the output box it owns (whole shards) and the source box it needs.
-
-    `read` is None where the block is fill only.
-    """
-
-    index: Shape
-    write: Box
-    read: Box | None
-
-
-@dataclass(frozen=True)
 class Layout:
-    """How an array lies in its store."""
+    """How an array is stored."""
 
     dims: tuple[str, ...]
     shape: Shape
@@ -55,7 +43,7 @@ class Layout:
 
     @property
     def unit(self) -> Shape:
-        """What one file holds, which no two tasks may share: a shard, or a chunk without shards."""
+        """The shape that one file holds, which no two tasks may share: a shard, or a chunk without shards."""
         return self.shards or self.chunks
 
     @property
@@ -72,7 +60,7 @@ class LevelPlan:
     """One pyramid level: what is computed, how it is stored, and in which blocks.
 
     Args:
-        block_shape: whole units (shards) that one task owns.
+        block_shape: of what one task writes: whole units, `layout.unit`.
         bytes_read: decoded bytes of the source chunks that the blocks touch.
         memory: projected peak of the most demanding block, above an idle process.
         exact: whether bytes_read and memory come from every block or from a sample.
@@ -90,16 +78,10 @@ class LevelPlan:
     def block_count(self) -> int:
         return math.prod(-(-n // b) for n, b in zip(self.layout.shape, self.block_shape, strict=True))
 
-    def blocks(self) -> Iterator[Block]:
-        """All blocks, lazily, in C order."""
-        for index, write in tile(self.layout.shape, self.block_shape):
-            read = self.task.read_box(write)
-            yield Block(index, write, None if read.empty else read)
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run will do, made without touching a pixel. Print it.
+    """What a run will do. Print it.
 
     Args:
         threads: blocks that a process works on at a time.
@@ -116,7 +98,7 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Decoded bytes, as far as level 0 (later levels read what was just written)."""
+        """Decoded bytes of the source, for level 0 (the others read the level below)."""
         return self.levels[0].bytes_read
 
     @property
@@ -126,14 +108,14 @@ class Plan:
 
     @property
     def amplification(self) -> float:
-        """Decoded source bytes for each byte of the source that the output shows."""
+        """Decoded bytes of the source for each voxel of the output, in voxels of the source."""
         level = self.levels[0]
         per_voxel = level.task.source.dtype.itemsize / level.layout.dtype.itemsize
         return level.bytes_read / max(1.0, level.layout.nbytes * per_voxel)
 
     @property
     def memory(self) -> int:
-        """Projected peak bytes of one process above idle: its threads work on a block each."""
+        """Projected peak bytes of one process above idle, all of whose threads work on a block."""
         return max(level.memory for level in self.levels) * self.threads
 
     @property
@@ -143,10 +125,6 @@ class Plan:
     @property
     def block_count(self) -> int:
         return sum(level.block_count for level in self.levels)
-
-    def blocks(self) -> Iterator[Block]:
-        """The blocks of level 0, lazily."""
-        return self.levels[0].blocks()
 
     def __repr__(self) -> str:
         first = self.levels[0]
@@ -184,8 +162,8 @@ def make_layout(task: Task, chunks: Any, shards: Any) -> Layout:
         shard = None
     else:
         # Where a chunk holds the whole axis, so does the shard.
-        given = _sizes(shards, task, "shards", clip=False)
-        shard = tuple(c if c >= n else s for s, c, n in zip(given, chunk, shape, strict=True))
+        sizes = _sizes(shards, task, "shards", clip=False)
+        shard = tuple(c if c >= n else s for s, c, n in zip(sizes, chunk, shape, strict=True))
         for name, s, c in zip(task.dims, shard, chunk, strict=True):
             if s % c:
                 raise OptionError(f"shards along {name} are {s}, which is no multiple of the chunks' {c}")
@@ -202,7 +180,12 @@ def plan_level(
     workers: int = 1,
     block: Shape | None = None,
 ) -> LevelPlan:
-    """Choose the blocks of a level (unless given): few bytes read, under the memory limit.
+    """Choose the blocks of a level that read few bytes and stay under the memory limit.
+
+    Args:
+        limit: bytes of one process.
+        threads, workers: blocks that a process works on at a time, and processes.
+        block: the shape of a block, which is then not chosen.
 
     Raises: MemoryBudgetError where not even one shard fits, saying what would.
     """
@@ -226,7 +209,7 @@ def _need(task: Task, layout: Layout, boxes: Sequence[Box]) -> int:
 
 
 def _what_fits(task: Task, layout: Layout, need: int, *, limit: int, threads: int) -> Iterator[str]:
-    """Ways to make a block fit that takes `need` bytes."""
+    """Changes that make a block fit that takes `need` bytes, as they are typed."""
     yield f"memory='{-(-need * threads // 2**20)} MiB'"
     if limit >= need:
         yield f"workers of {limit // need} thread{'s' if limit >= 2 * need else ''}"
@@ -254,7 +237,12 @@ def _fitting(task: Task, layout: Layout, budget: int) -> Layout | None:
 
 
 def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shape:
-    """Grow from one unit along the axis that saves most reading, while it pays and fits."""
+    """Double one unit along the axis that saves most reading, again and again, while that saves 0.5 % and fits.
+
+    Args:
+        target: bytes of working memory.
+        fewest: blocks that must be left, so that all threads have some.
+    """
     block = layout.unit
     cost = _amplification(task, layout, block)
     while cost > 1.02:
@@ -265,7 +253,7 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             wider = tuple(2 * b if k == axis else b for k, b in enumerate(block))
             count = math.prod(-(-n // b) for n, b in zip(layout.shape, wider, strict=True))
             sample = _middle_box(layout.shape, wider)
-            if count < fewest or sample.size * layout.dtype.itemsize > MOST_WORK:
+            if count < fewest or sample.size * layout.dtype.itemsize > MOST_OUTPUT:
                 continue
             if projected_bytes(task, sample, layout.chunks, layout.shards) > target:
                 continue
@@ -292,7 +280,7 @@ def _decoded_bytes(task: Task, box: Box) -> int:
 
 
 def _representatives(shape: Shape, block: Shape, most: int) -> tuple[list[Box], float]:
-    """Boxes of all blocks, or evenly spread ones; and how many blocks each stands for."""
+    """Boxes of all blocks, or of `most` evenly spread ones; and how many blocks each stands for."""
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     total = math.prod(counts)
     picks = np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
@@ -327,7 +315,7 @@ def _auto_chunks(task: Task) -> Shape:
 
 
 def _auto_shards(shape: Shape, chunks: Shape) -> Shape | None:
-    """None, or shards wide enough to keep the number of files in bounds."""
+    """None, or shards large enough that there are at most MOST_FILES files."""
     counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
     times = [1] * len(shape)
     while math.prod(-(-n // t) for n, t in zip(counts, times, strict=True)) > MOST_FILES:

@@ -1,4 +1,4 @@
-"""How long a run will take, from computing a little of it: the only look at pixels before a run."""
+"""How long a run will take, measured on a few chunks of it. Nothing else reads pixels before a run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
 
 MOST_PARTS = 4
-"""Chunks of a block that are computed and encoded; the rest of it is taken to be like them."""
+"""Chunks of a block that are computed and encoded; the others are assumed to take as long."""
 
 
 def probed(plan: Plan) -> Plan:
     """The plan with an estimate of the seconds it will take, from one block of its first level.
 
     The block in the middle is read, some of its chunks are computed and encoded, in this
-    process; nothing is written. Reading and writing a disk that is slower than the codecs is not
-    foreseen, and neither is what a GPU of a worker would do.
+    process; nothing is written. The estimate is too low where the disk is slower than the codecs, and does not
+    know the GPU of a worker.
 
     Raises: ChunkReadError where that block cannot be read.
     """
@@ -43,13 +43,14 @@ def _block_seconds(level: LevelPlan) -> float:
     parts = [part.shift(slab.start) for _, part in tile(slab.shape, layout.chunks)]
     picked = parts[:: max(1, len(parts) // MOST_PARTS)][:MOST_PARTS]
     task = level.task.restrict(box)
-    corner = Box(start, tuple(a + 1 for a in start))
-    next(iter(task.run([[corner]], BlockStats())))  # compiles
-    shelf = zarr.create_array(
+    middle = tuple((a + b) // 2 for a, b in zip(box.start, box.stop, strict=True))
+    voxel = Box(middle, tuple(a + 1 for a in middle))
+    next(iter(task.run([[voxel]], BlockStats())))  # compiles; at the corners of a block there may be only fill
+    encoded = zarr.create_array(
         MemoryStore(), shape=layout.chunks, chunks=layout.chunks, dtype=layout.dtype, compressors=codecs(layout.dtype)
     )
     whole = np.zeros(layout.chunks, layout.dtype)
-    shelf[...] = whole  # starts zarr's threads
+    encoded[...] = whole  # starts zarr's threads
     began = time.perf_counter()
     blocks = task.run([picked], BlockStats())
     whole[Box.of(picked[0].shape).slices] = next(blocks)
@@ -59,6 +60,6 @@ def _block_seconds(level: LevelPlan) -> float:
         whole[Box.of(pixels.shape).slices] = pixels
     more = (time.perf_counter() - began) / max(1, len(picked) - 1)
     began = time.perf_counter()
-    shelf[...] = whole
+    encoded[...] = whole
     encode = time.perf_counter() - began
     return len(cut) * (read_and_first + (len(parts) - 1) * more + len(parts) * encode)

@@ -1,8 +1,8 @@
-"""The part of a source that a block is made of, in memory that is used again.
+"""The part of a source that one block is made of, in memory that is reused from block to block.
 
-Fresh pages of memory cost more than decoding into them, so a thread keeps its room from one
-block to the next. What is too large to be held at once rolls by: a block is made slab after
-slab, and of the source there is what the slab needs. No chunk is decoded twice for that.
+Fresh pages of memory cost more than decoding into them, so each thread keeps its scratch memory. A block that needs
+more of its source than fits is computed slab after slab, and the buffer moves along: it holds only what the
+current slab needs. No chunk is decoded twice for that.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 from daskreg.geometry import Box
 from daskreg.sources.source import Source
 
-HELD_WHOLE = 136 * 2**20
-"""Bytes up to which what a block needs is held as a whole; beyond, it rolls by, with room for so much if it can."""
+BUFFER_TARGET = 136 * 2**20
+"""Bytes up to which a block's part of the source is buffered as a whole. Of a larger part, only what a slab
+needs is buffered, or as much as fits into this many bytes where that is more."""
 
-KEPT = 2 * HELD_WHOLE
-"""Bytes of memory that a thread keeps at most from one block to the next."""
+SCRATCH_LIMIT = 2 * BUFFER_TARGET
+"""Bytes of scratch memory that a thread keeps between blocks, at most."""
 
 _own = threading.local()
 
 
-class Room:
-    """Memory for one array at a time."""
+class ScratchBuffer:
+    """Memory for one array at a time, which grows to the largest that was asked for."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
@@ -42,26 +43,26 @@ class Room:
         return len(self._bytes)
 
     def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array without values; the one before it is lost."""
+        """An array without values, in the same memory as the one before it."""
         nbytes = math.prod(shape) * dtype.itemsize
         if len(self._bytes) < nbytes:
-            self._bytes = np.empty(0, np.uint8)  # both are never there
+            self._bytes = np.empty(0, np.uint8)  # free the old memory first: there is never room for both
             self._bytes = np.empty(nbytes, np.uint8)
         return self._bytes[:nbytes].view(dtype).reshape(shape)
 
 
 @contextmanager
-def lent_room() -> Iterator[Room]:
-    """This thread's room, or another where that is in use."""
-    room, _own.room = getattr(_own, "room", None) or Room(), None
+def thread_scratch() -> Iterator[ScratchBuffer]:
+    """The scratch buffer of this thread, or a new one where a caller further up is using it."""
+    scratch, _own.scratch = getattr(_own, "scratch", None) or ScratchBuffer(), None
     try:
-        yield room
+        yield scratch
     finally:
-        _own.room = room if room.nbytes <= KEPT else None
+        _own.scratch = scratch if scratch.nbytes <= SCRATCH_LIMIT else None
 
 
 def slabs(box: Box, unit: Sequence[int]) -> list[Box]:
-    """Cut a block of whole units along the first axis that has several: the order in which it is made."""
+    """Cut a block along the first axis that has several units. Slabs are computed in this order."""
     for axis, size in enumerate(unit):
         first, last = box.start[axis] // size, -(-box.stop[axis] // size)
         if last - first > 1:
@@ -70,14 +71,14 @@ def slabs(box: Box, unit: Sequence[int]) -> list[Box]:
 
 
 @dataclass(frozen=True)
-class Course:
-    """How what a block needs of its source is held, slab after slab.
+class BufferLayout:
+    """Which part of the source is buffered for each slab of a block.
 
     Args:
-        whole: all that it needs.
-        axis: along which it rolls.
-        spans: for each slab, from where to where it is held along that axis.
-        capacity: how much there is room for along that axis.
+        whole: the box of the source that the block needs.
+        axis: of the source, along which the buffer moves.
+        spans: (start, stop) along that axis, one for each slab, in absolute indices.
+        capacity: length of the buffer along that axis.
     """
 
     whole: Box
@@ -87,25 +88,30 @@ class Course:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the room."""
+        """Of the buffer."""
         return tuple(self.capacity if k == self.axis else n for k, n in enumerate(self.whole.shape))
 
 
-def course(needs: Sequence[Box], chunks: Sequence[int], itemsize: int) -> Course:
-    """The course through what slabs need, along the axis where that takes the least memory."""
+def buffer_layout(needs: Sequence[Box], chunks: Sequence[int], itemsize: int) -> BufferLayout:
+    """The layout for slabs that need these boxes, along the axis where it takes the least memory.
+
+    Args:
+        chunks: of the source.
+        itemsize: bytes of a voxel in the buffer.
+    """
     whole = reduce(or_, needs)
-    if len(needs) == 1 or whole.size * itemsize <= HELD_WHOLE:
-        return Course(whole, 0, ((whole.start[0], whole.stop[0]),) * len(needs), whole.shape[0])
-    found = [_course_along(axis, whole, needs, chunks[axis]) for axis in range(whole.ndim)]
-    best = min(found, key=lambda c: math.prod(c.shape))
-    # Where there is memory for more, what is held has to be moved within it less often.
-    affordable = HELD_WHOLE * best.capacity // max(1, math.prod(best.shape) * itemsize)
-    roomy = min(whole.shape[best.axis], max(best.capacity, affordable))
-    return Course(whole, best.axis, best.spans, roomy)
+    if len(needs) == 1 or whole.size * itemsize <= BUFFER_TARGET:
+        return BufferLayout(whole, 0, ((whole.start[0], whole.stop[0]),) * len(needs), whole.shape[0])
+    candidates = [_layout_along(axis, whole, needs, chunks[axis]) for axis in range(whole.ndim)]
+    best = min(candidates, key=lambda layout: math.prod(layout.shape))
+    # With more memory than that, the contents of the buffer are moved within it less often.
+    affordable = BUFFER_TARGET * best.capacity // max(1, math.prod(best.shape) * itemsize)
+    capacity = min(whole.shape[best.axis], max(best.capacity, affordable))
+    return BufferLayout(whole, best.axis, best.spans, capacity)
 
 
-def _course_along(axis: int, whole: Box, needs: Sequence[Box], chunk: int) -> Course:
-    """Chunks are read whole on the side towards which the slabs go, so that none is read again."""
+def _layout_along(axis: int, whole: Box, needs: Sequence[Box], chunk: int) -> BufferLayout:
+    """Spans end at a chunk's border on the side towards which the slabs go, so that no chunk is read twice."""
     least, most = whole.start[axis], whole.stop[axis]
     ends = [(n.start[axis], n.stop[axis]) if not n.empty else (least, least) for n in needs]
     upwards = sum(ends[-1]) >= sum(ends[0])
@@ -115,62 +121,66 @@ def _course_along(axis: int, whole: Box, needs: Sequence[Box], chunk: int) -> Co
             spans.append((a, min(most, -(-b // chunk) * chunk)))
         else:
             spans.append((max(least, a // chunk * chunk) if a < b else a, b))
-    return Course(whole, axis, tuple(spans), max(b - a for a, b in spans))
+    return BufferLayout(whole, axis, tuple(spans), max(b - a for a, b in spans))
 
 
-class Window:
-    """Voxels of a source, of which one span after another is wanted.
+class SourceBuffer:
+    """The voxels that one slab of a block after another needs.
 
     Args:
-        dtype: in which they are held.
-        room: where they are held; None: in an array of their own, or where they lie already.
+        dtype: of the buffer.
+        scratch: memory of the buffer; None: an array of its own, or no buffer at all where the source is in memory.
+
+    `voxels_read` counts what came out of the source so far.
     """
 
-    def __init__(self, source: Source, course: Course, dtype: np.dtype[Any], room: Room | None = None) -> None:
-        self._source, self._course, self._dtype = source, course, dtype
-        self._start = course.whole.start[course.axis]
+    def __init__(
+        self, source: Source, layout: BufferLayout, dtype: np.dtype[Any], scratch: ScratchBuffer | None = None
+    ) -> None:
+        self._source, self._layout, self._dtype = source, layout, dtype
+        self._start = layout.whole.start[layout.axis]
         self._valid = (self._start, self._start)
-        in_place = room is None or not source.reads_into_buffers
-        self._at_once = course.capacity == course.whole.shape[course.axis] and in_place
-        self._data = np.empty(0, dtype) if self._at_once else (room or Room()).array(course.shape, dtype)
+        in_place = scratch is None or not source.reads_into_buffers
+        self._at_once = layout.capacity == layout.whole.shape[layout.axis] and in_place
+        self._data = np.empty(0, dtype) if self._at_once else (scratch or ScratchBuffer()).array(layout.shape, dtype)
         self.voxels_read = 0
 
-    def hold(self, number: int) -> tuple[NDArray[Any], Box]:
-        """What slab `number` needs: voxels, and where they lie in the source."""
-        whole, axis, (a, b) = self._course.whole, self._course.axis, self._course.spans[number]
+    def load(self, number: int) -> tuple[NDArray[Any], Box]:
+        """What slab `number` needs: a view of the buffer, valid until the next call, and its box in the source."""
+        whole, axis, (a, b) = self._layout.whole, self._layout.axis, self._layout.spans[number]
         if self._at_once:
             if not self.voxels_read:
                 self._data = self._source.read(whole).astype(self._dtype, copy=False)
                 self.voxels_read = whole.size
             return self._data, whole
         if a < b:
-            self._make_room(a, b)
+            self._move_to(a, b)
             first, last = self._valid
             if first == last or a > last or b < first:
                 first = last = a
             self._read(a, first)
             self._read(last, b)
             self._valid = (min(a, first), max(b, last))
-        held = _along(whole, axis, *self._valid)
-        return self._data[held.within(self._place).slices], held
+        valid = _along(whole, axis, *self._valid)
+        return self._data[valid.within(self._box).slices], valid
 
     @property
-    def _place(self) -> Box:
-        """Where the array lies in the source, as far as it is filled."""
-        return _along(self._course.whole, self._course.axis, self._start, self._start + self._course.capacity)
+    def _box(self) -> Box:
+        """The box of the source that the buffer covers, its part without valid voxels included."""
+        return _along(self._layout.whole, self._layout.axis, self._start, self._start + self._layout.capacity)
 
-    def _make_room(self, a: int, b: int) -> None:
-        """Move what is held and still wanted, where the span does not fit behind or before it."""
-        start, capacity, whole = self._start, self._course.capacity, self._course.whole
+    def _move_to(self, a: int, b: int) -> None:
+        """Let the buffer cover [a, b): where it does not yet, move the valid voxels that are still wanted."""
+        start, capacity, whole = self._start, self._layout.capacity, self._layout.whole
         if start <= a and b <= start + capacity:
             return
-        axis = self._course.axis
+        axis = self._layout.axis
         start = a if b > start + capacity else b - capacity
         self._start, before = min(max(start, whole.start[axis]), whole.stop[axis] - capacity), self._start
         first, last = max(self._valid[0], self._start), min(self._valid[1], self._start + capacity)
         if first < last:
             step = math.prod(self._data.shape[axis + 1 :])
-            for line in self._data.reshape(-1, capacity * step):  # one dimension: numpy needs no copy of it
+            for line in self._data.reshape(-1, capacity * step):  # in one dimension numpy moves without a copy
                 line[(first - self._start) * step : (last - self._start) * step] = line[
                     (first - before) * step : (last - before) * step
                 ]
@@ -179,8 +189,8 @@ class Window:
     def _read(self, a: int, b: int) -> None:
         if a >= b:
             return
-        box = _along(self._course.whole, self._course.axis, a, b)
-        self._source.read_into(box, self._data[box.within(self._place).slices])
+        box = _along(self._layout.whole, self._layout.axis, a, b)
+        self._source.read_into(box, self._data[box.within(self._box).slices])
         self.voxels_read += box.size
 
 

@@ -1,24 +1,23 @@
-"""Read back every file of an image that daskreg wrote: there, with its bytes, decodable, and all of it."""
+"""Read back every file of an image that daskreg wrote: is it there, with the bytes that were written, and decodable?"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import zarr
 
-from daskreg.blocks.ledger import Entry, Ledger
-from daskreg.blocks.run import Progress
+from daskreg.blocks.ledger import Ledger, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores
+from daskreg.runtime.progress import Progress
+from daskreg.runtime.threads import in_threads
 
 Index = tuple[int, ...]
 
@@ -26,9 +25,9 @@ Index = tuple[int, ...]
 def verify_output(path: str | os.PathLike[str], progress: Progress | None = None) -> Iterator[str]:
     """Check an image against its ledger, a few blocks at a time; yields a line for each thing wrong.
 
-    Each level must be an array of the stated shape, type and chunks. Each of its blocks must
-    be in the ledger, and each file of it there, with the bytes that were written (size and
-    crc32c), which decode.
+    Each level must be an array of the recorded shape, type and chunks. Each of its blocks must be in
+    the ledger, and each file of a block must exist, hold the bytes that were written (size and
+    crc32c), and decode.
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
@@ -51,34 +50,21 @@ def verify_output(path: str | os.PathLike[str], progress: Progress | None = None
         for index, box in tile(shape, block)
     )
     total = sum(math.prod(-(-n // b) for n, b in zip(shape, block, strict=True)) for _, _, shape, block in checks)
-    for done, (problems, nbytes) in enumerate(_in_threads(work), 1):
-        yield from problems
-        if progress is not None:
-            progress(done, total, nbytes)
-
-
-def _in_threads(work: Iterator[tuple[Any, ...]]) -> Iterator[tuple[list[str], int]]:
-    """The checks in order, some ahead of the one that is asked for; with the bytes read so far."""
-    threads = cores()
     nbytes = 0
-    with ThreadPoolExecutor(threads, thread_name_prefix="daskreg-verify") as pool:
-        running: deque[Future[tuple[list[str], int]]] = deque()
-        try:
-            while True:
-                for item in islice(work, 2 * threads - len(running)):
-                    running.append(pool.submit(_block, *item))
-                if not running:
-                    return
-                problems, size = running.popleft().result()
-                nbytes += size
-                yield problems, nbytes
-        finally:
-            for future in running:
-                future.cancel()
+
+    def check(item: tuple[Any, ...]) -> tuple[list[str], int]:
+        return _block(*item)
+
+    with closing(in_threads(cores(), check, work, in_order=True)) as checked:
+        for done, (problems, size) in enumerate(checked, 1):
+            yield from problems
+            nbytes += size
+            if progress is not None:
+                progress(done, total, nbytes)
 
 
 def _block(  # noqa: PLR0917
-    ledger: Ledger, entry: Entry | None, level: int, index: Index, array: zarr.Array[Any], box: Box
+    ledger: Ledger, entry: LedgerEntry | None, level: int, index: Index, array: zarr.Array[Any], box: Box
 ) -> tuple[list[str], int]:
     """What is wrong with one block, and how many bytes its files have."""
     if entry is None:
@@ -97,6 +83,7 @@ def _block(  # noqa: PLR0917
 
 
 def _file(file: Path, crc: int, size: int) -> str | None:
+    """What is wrong with one file; None where nothing is."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -116,9 +103,9 @@ def _opened(path: Path) -> zarr.Array[Any] | None:
 
 
 def _metadata(array: zarr.Array[Any], facts: dict[str, Any], level: int) -> str | None:
-    """What an array's metadata says otherwise than the ledger."""
+    """The first difference between an array's metadata and the ledger; None where they agree."""
     for name, value in (("shape", array.shape), ("dtype", array.dtype.str), ("chunks", array.chunks)):
-        wanted = facts[f"level {level} {name}"]
-        if (list(value) if isinstance(value, tuple) else value) != wanted:
-            return f"level {level}: its {name} is {value}, and {wanted} was written"
+        recorded = facts[f"level {level} {name}"]
+        if (list(value) if isinstance(value, tuple) else value) != recorded:
+            return f"level {level}: its {name} is {value}, and {recorded} was written"
     return None

@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from daskreg.runtime.triton_support import launched_on, works
+from daskreg.runtime.triton_support import kernels_run, launched_on
 
 try:
     import triton
@@ -41,7 +41,7 @@ def ready(device: torch.device) -> bool:
             points = torch.zeros((4, ndim), dtype=torch.float64, device=device)
             nearest(points, points)[1].sum().item()
 
-    return triton is not None and works("nearest points", device, trial)
+    return triton is not None and kernels_run("nearest points", device, trial)
 
 
 def nearest(cloud: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:

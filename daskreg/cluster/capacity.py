@@ -1,4 +1,4 @@
-"""Who can run tasks: the threads of a cluster's working workers, and for how long there were none."""
+"""How many tasks a cluster can run: the threads of its running workers, and for how long there were none."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import dask
 from dask.utils import parse_timedelta
 
 from daskreg.errors import NoWorkersError, SchedulerLostError
+from daskreg.runtime.private_apis import workers_of
 
 ASK_EVERY = 1.0
 """Seconds between two questions to the scheduler."""
 
 ANSWER_WITHIN = 15.0
-"""Seconds after which a question counts as not answered."""
+"""Seconds that the scheduler may take to answer."""
 
 PATIENCE = 60.0
-"""Seconds without anyone who can run a task after which a run gives up, where
-`distributed.scheduler.no-workers-timeout` says nothing else."""
+"""Seconds without a worker that can run a task after which a run gives up, where
+`distributed.scheduler.no-workers-timeout` is not set."""
 
 
 class Capacity:
-    """What a cluster can do now, asked for at most once a second, and never waited for without end.
+    """The capacity of a cluster, asked for at most once a second. No question waits without a limit.
 
     Args:
         client: a `distributed.Client`.
         resource: what a worker must have, such as "GPU". Where no worker declares it, the
-            scheduler cannot tell who has it, and all count.
+            scheduler cannot tell which workers have it, and all count.
+
+    `threads` is how many tasks can run at once, `resource` what tasks have to ask for (None: nothing).
     """
 
     def __init__(self, client: Any, resource: str | None = None) -> None:
@@ -36,17 +39,17 @@ class Capacity:
         self._address = client.scheduler.address
         self._patience = _patience()
         self._asked = -ASK_EVERY
-        self._able = self._answered = time.monotonic()
-        self._why = "has no worker"
+        self._had_threads = self._answered = time.monotonic()
+        self._reason = "has no worker"
         self.threads = 0
         self.resource: str | None = None
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
-        """Ask again, if a second has passed.
+    def refresh(self) -> None:
+        """Ask again, if a second has passed since the last question.
 
         Raises: SchedulerLostError where the scheduler is gone, or silent for too long;
-        NoWorkersError where nobody could run a task for too long.
+        NoWorkersError where no worker could run a task for too long.
         """
         now = time.monotonic()
         if now - self._asked < ASK_EVERY:
@@ -59,15 +62,15 @@ class Capacity:
                     f"the scheduler at {self._address} is gone: finished blocks are kept; start a cluster and run the "
                     "same command again to resume"
                 )
-            self._able = self._asked
+            self._had_threads = self._asked
             return
         self._answered = self._asked
         self._count(workers)
         if self.threads:
-            self._able = self._asked
-        elif self._asked - self._able > self._patience:
+            self._had_threads = self._asked
+        elif self._asked - self._had_threads > self._patience:
             raise NoWorkersError(
-                f"the cluster at {self._address} {self._why}, for {self._patience:.0f} s: finished blocks are kept; "
+                f"the cluster at {self._address} {self._reason}, for {self._patience:.0f} s: finished blocks are kept; "
                 "start workers and run the same command again to resume"
             )
 
@@ -76,25 +79,24 @@ class Capacity:
             self.resource = self._wanted
         if self.resource:
             workers = [worker for worker in workers if self.resource in worker["resources"]]
-        working = [worker for worker in workers if worker["status"] == "running"]
-        self.threads = sum(int(worker["nthreads"]) for worker in working)
-        if workers and not working:
+        running = [worker for worker in workers if worker["status"] == "running"]
+        self.threads = sum(int(worker["nthreads"]) for worker in running)
+        if workers and not running:
             states = ", ".join(sorted({str(worker["status"]) for worker in workers}))
-            self._why = f"has {len(workers)} workers, all of them {states} (a paused worker is out of memory)"
+            self._reason = f"has {len(workers)} workers, all of them {states} (a paused worker is out of memory)"
         else:
-            self._why = f"has no worker with a {self.resource}" if self.resource else "has no worker"
+            self._reason = f"has no worker with a {self.resource}" if self.resource else "has no worker"
 
     def _workers(self) -> list[dict[str, Any]] | None:
         """What the scheduler knows of its workers; None where it does not answer."""
         if self._client.status != "running":
             return None
         try:
-            identity = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_WITHIN)
+            return workers_of(self._client, timeout=ANSWER_WITHIN)
         except (OSError, TimeoutError, AttributeError):
             return None
-        return list(identity["workers"].values())
 
 
 def _patience() -> float:
-    given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
-    return PATIENCE if given is None else float(parse_timedelta(given))
+    timeout = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+    return PATIENCE if timeout is None else float(parse_timedelta(timeout))

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.config import Network, Tls
+from daskreg.cluster.options import Network, Tls
 from daskreg.errors import DaskregWarning, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ def network_options(config: Network) -> dict[str, Any]:
 
 
 def security_of(tls: Tls | str | None) -> Security | None:
+    """The certificates of a cluster: those in files, new ones for "temporary", or None.
+
+    Raises: InputError for a file that is missing; MissingExtraError.
+    """
     if tls is None:
         return None
     from distributed.security import Security
@@ -51,7 +55,7 @@ def security_of(tls: Tls | str | None) -> Security | None:
 
 
 def in_files(security: Any, folder: Path) -> Security | None:
-    """The same certificates as files that only this user can read, for workers on other machines."""
+    """The same certificates in files that only this user can read, for workers on other machines."""
     parts = {"ca_file": security.tls_ca_file, "cert": security.tls_worker_cert, "key": security.tls_worker_key}
     for name, text in parts.items():
         (folder / f"{name}.pem").touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""`Watch`: the peak memory of some processes of this machine, while a block of code runs."""
+"""`MemoryWatch`: the peak memory of some processes of this machine, while a block of code runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 
-class Watch:
+class MemoryWatch:
     """Samples the summed resident size of processes, every 20 ms, inside a `with` block.
 
     `idle` is the sum when the watch was made, `peak` the largest seen in the block, and
@@ -24,7 +24,7 @@ class Watch:
         self.idle = self.peak = self._now()
 
     @classmethod
-    def workers(cls, client: Any) -> Watch:
+    def workers(cls, client: Any) -> MemoryWatch:
         """A watch over the workers of a local cluster."""
         return cls(list(client.run(os.getpid).values()))
 
@@ -32,7 +32,7 @@ class Watch:
     def above_idle(self) -> int:
         return self.peak - self.idle
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemoryWatch:
         self._thread.start()
         return self
 

@@ -12,10 +12,7 @@ as daskreg's `moving_from_fixed`, on the world, in x, y, z order, without a unit
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from daskreg.errors import InputError, InvalidTransformError
 from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.registry import FileWriter, kinds, register_writer
+from daskreg.runtime.atomic import replace_text, replacing
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
@@ -119,21 +117,7 @@ def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
 
 def write_text(text: str, path: str | PathLike[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    with _partial(Path(path)) as partial, partial.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; it is renamed to `target` in the end."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_text(Path(path), text, sync=True)
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
@@ -156,7 +140,7 @@ def _write_itk_text(transform: Affine, path: Path) -> None:
 
 
 def _write_itk_hdf5(transform: Affine, path: Path) -> None:
-    with _partial(path) as partial:
+    with replacing(path) as partial:
         itk.write_hdf5(transform, partial)
 
 

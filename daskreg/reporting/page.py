@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskreg.errors import MissingExtraError
+from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.redact import redact
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def report(
         written=written,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    _replace(data, json.dumps(document, indent=1, allow_nan=False))
-    _replace(page, html)
+    replace_text(data, json.dumps(document, indent=1, allow_nan=False))
+    replace_text(page, html)
     return page
 
 
@@ -286,10 +287,3 @@ def _version() -> str:
         return version("daskreg")
     except PackageNotFoundError:  # run from a source tree
         return "unknown"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all of the file or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -1,1 +1,11 @@
-"""What this process runs on: its device, its threads, compiled code, progress. Knows nothing of images."""
+"""The process and the libraries it runs on. Nothing here knows of images.
+
+device           which device, how many cores and threads, decided where the work runs
+threads          calls in several threads: parts of one computation, or independent jobs
+compiled         how numba compiles functions here
+triton_support   whether Triton's kernels run on a device
+lazy             parts of an object that are computed when first asked for
+atomic           files that appear as a whole or not at all
+progress         a progress bar, or lines of a log
+private_apis     what is used of dask, distributed, zarr and xarray beyond their public API
+"""

@@ -1,4 +1,4 @@
-"""Compiled code: how numba compiles functions here, and an instruction of the processor that it has no name for."""
+"""How numba compiles functions here, and a prefetch instruction, which numba lacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`numba.njit`, nogil, kept on disk between processes where there is a place for that."""
+    """`numba.njit` without the GIL, with compiled code cached on disk where a folder can be written."""
     if function is None:
         return lambda f: jit(f, **options)
     try:
@@ -23,15 +23,15 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 @intrinsic
 def prefetch(typing_context: Any, block: Any, index: Any) -> Any:
-    """Let the processor fetch the line of memory around `block[index]`; harmless outside of the block."""
+    """Fetch the cache line around `block[index]` from memory; an index outside of the block does no harm."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        kind = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(fetch, [place, flag(0), flag(3), flag(1)])  # for reading, into every cache, of data
+        builder.call(fetch, [address, flag(0), flag(3), flag(1)])  # for reading; into all caches; data, not code
         return context.get_dummy_value()
 
     return numba.types.none(block, index), generate

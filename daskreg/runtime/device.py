@@ -15,7 +15,7 @@ from types import ModuleType
 from daskreg.errors import NoWorkersError, OptionError
 
 _SHARE_A_GPU = 8
-# What each library reads when it is loaded. ZARR_... is the size of zarr's own pool of threads.
+# Each library reads its variable when it is loaded. ZARR_... is the size of zarr's own pool of threads.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -39,22 +39,47 @@ def resolve(device: str = "auto") -> str:
         OptionError: not one of "auto", "cpu", "cuda", "cuda:<i>".
         NoWorkersError: a GPU was asked for that this machine lacks.
     """
+    index, count = _gpu(device)
+    if index is None:
+        return "cpu"
+    if index >= count:
+        raise NoWorkersError(
+            f"device {str(device)!r} was asked for and torch sees {count} GPUs on {platform.node()}; "
+            "use device='auto' or 'cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def resolve_in_task(device: str) -> str:
+    """`resolve` for one block of many: every block fails on a worker that lacks the device, so the option is wrong.
+
+    Raises: OptionError, which ends a run at once.
+    """
+    index, count = _gpu(device)
+    if index is None:
+        return "cpu"
+    if not count:
+        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
+    if index >= count:
+        raise OptionError(f"device={device!r}: there is no such CUDA device here, but {count}, counted from 0")
+    return f"cuda:{index}"
+
+
+def _gpu(device: str) -> tuple[int | None, int]:
+    """The number of the GPU that a device names (None: the CPU), and how many GPUs there are (0: not counted).
+
+    Raises: OptionError for other names.
+    """
     name = str(device)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if name == "cpu":
-        return "cpu"
+        return None, 0
     if name != "auto" and match is None:
         raise OptionError(f"device {name!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>'")
     count = count_gpus()
     if match is None:
-        return "cuda:0" if count else "cpu"
-    index = int(match[1] or 0)
-    if index >= count:
-        raise NoWorkersError(
-            f"device {name!r} was asked for and torch sees {count} GPUs on {platform.node()}; "
-            "use device='auto' or 'cpu'"
-        )
-    return f"cuda:{index}"
+        return (0 if count else None), count
+    return int(match[1] or 0), count
 
 
 def count_gpus() -> int:
@@ -77,9 +102,10 @@ def cores() -> int:
 
 
 def tasks_at_once(cores_per_worker: int, *, gpu: bool) -> int:
-    """Threads of a worker where nobody says: one, so that its memory is one task's, or several that share a GPU.
+    """The default number of threads of a worker: one, so that it takes the memory of one task, or several with a GPU.
 
-    A GPU samples faster than one core decodes and encodes. Each thread keeps three tiles of 32 MiB on their way.
+    Several threads share a GPU, which samples faster than one core decodes and encodes. Each thread has
+    three tiles of 32 MiB in flight.
     """
     return max(1, min(_SHARE_A_GPU, cores_per_worker)) if gpu else 1
 
@@ -89,15 +115,15 @@ def library_threads() -> int:
 
     A worker's own threads times these never exceed its cores.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return min(int(given), cores())
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    if setting.isdigit() and int(setting) > 0:
+        return min(int(setting), cores())
     return max(1, cores() // _tasks_at_once())
 
 
 @contextmanager
 def limit_threads(count: int | None = None) -> Iterator[int]:
-    """Hold torch and numba, where they are loaded, to `count` threads in the calling thread.
+    """Let torch and numba, where they are loaded, use `count` threads in the calling thread.
 
     torch keeps one number for each thread, so it has to be set where the work runs.
     """
@@ -125,7 +151,7 @@ def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:
 
 
 def loaded(name: str) -> ModuleType | None:
-    """A module that is imported, and not just being imported by another thread."""
+    """A module that has been imported; None where it has not, or another thread is importing it right now."""
     module = sys.modules.get(name)
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
 

@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left; plain lines where nobody watches."""
+"""A progress bar with rate and time left; lines of a log where there is no terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from dask.utils import format_bytes, format_time
 log = logging.getLogger("daskreg")
 
 Progress = Callable[[int, int, int], None]
+"""Called with (parts done, parts in all, bytes so far)."""
+
 LOG_EVERY = 30.0
-"""Seconds between lines of a log."""
+"""Seconds between two lines of the log."""
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def _logged(label: str) -> Progress:
     def show(done: int, total: int, nbytes: int) -> None:
         nonlocal last
         now = time.monotonic()
-        # What takes less than that says nothing at all, so that an error stands alone.
+        # Work that takes less than that logs nothing, so that an error message stands alone.
         if now - last < LOG_EVERY and (done < total or last == started):
             return
         last = now

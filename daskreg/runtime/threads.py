@@ -1,17 +1,23 @@
-"""How many threads compiled code brings, and the pool that runs them.
+"""Threads of this process: how many compiled code uses, and the two ways to run calls in several threads.
 
-Compiled code without the GIL is called from a small pool of our own: unlike OpenMP's, its
-threads do not spin while they wait, so that it does well where cores are shared.
+`spread` (with `shares` and `ahead`) is for parts of one computation, which take milliseconds: the calling thread
+takes part, the pool is made once and is kept, and a nested call cannot wait for a thread that waits for it. Compiled
+code without the GIL is called so: unlike OpenMP's threads, these do not spin while they wait, so that this does
+well where cores are shared.
+
+`in_threads` is for independent jobs, which take seconds and may be many: they come from an iterator, of which only
+a few are taken ahead, and results are handed over one by one. It has a pool of its own, since what it runs
+may use `spread`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 from daskreg.runtime.device import library_threads, loaded
@@ -43,17 +49,20 @@ def use_threads(count: int) -> Iterator[None]:
 def spread(threads: int, function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
     """`function` of each part, by the calling thread and those of a pool; most of it must release the GIL itself.
 
-    Each takes the next part as it comes, so that nothing waits for a thread that is busy elsewhere.
+    Each thread takes the next part when it is free, so nothing waits for a thread that is busy elsewhere. The first
+    error is raised when the parts that were begun have ended; the others are not begun.
+
+    Returns: the results, in the order of the parts.
     """
-    given = list(parts)
-    results: list[Any] = [None] * len(given)
-    todo = iter(range(len(given)))
+    items = list(parts)
+    results: list[Any] = [None] * len(items)
+    todo = iter(range(len(items)))
 
     def work() -> None:
         for i in todo:
-            results[i] = function(given[i])
+            results[i] = function(items[i])
 
-    helpers = [_pool(threads).submit(work) for _ in range(min(threads, len(given)) - 1)]
+    helpers = [_pool(threads).submit(work) for _ in range(min(threads, len(items)) - 1)]
     try:
         work()
     finally:
@@ -67,9 +76,10 @@ def spread(threads: int, function: Callable[[T], R], parts: Iterable[T]) -> list
 
 
 def ahead(function: Callable[[], R]) -> Callable[[], R]:
-    """Begin `function` in a thread of the pool; what is returned gives its result.
+    """Begin `function` in a thread of the pool; the returned callable waits for its result.
 
-    It is called there and then where no thread has come to it: all are busy, or this is the only one.
+    Where no thread of the pool has begun it (all are busy, or there is only one thread), the returned callable
+    calls it itself.
     """
     threads = pool_threads()
     if threads <= 1:
@@ -79,13 +89,50 @@ def ahead(function: Callable[[], R]) -> Callable[[], R]:
 
 
 def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL) -> None:
-    """Call `function(first, stop)` with shares of `count` parts, at once where so many voxels in all pay."""
+    """Call `function(first, stop)` with shares of `count` parts, by `pool_threads()` threads.
+
+    Args:
+        voxels: of all parts together; where there are few, this thread does all.
+    """
     threads = min(pool_threads(), count) if voxels >= _SMALL else 1
     if threads <= 1:
         function(0, count)
         return
     ends = [count * k // threads for k in range(threads + 1)]
     spread(threads, lambda ends: function(*ends), pairwise(ends))
+
+
+def in_threads(
+    threads: int, function: Callable[[T], R], items: Iterable[T], *, taken_ahead: int = 0, in_order: bool = False
+) -> Generator[R, None, None]:
+    """Results of independent calls, in `threads` threads of a pool of their own; the calling thread only waits.
+
+    The first error is raised when its result is due. On an error, on Ctrl-C, and where the caller closes the
+    iterator (`contextlib.closing`), calls that have not begun are dropped, and those that have begun are waited for.
+
+    Args:
+        taken_ahead: how many items are taken from `items` and not yet handed over, at most; 0: twice the threads.
+        in_order: give results in the order of the items; else as they come.
+    """
+    limit = taken_ahead or 2 * threads
+    waiting = iter(items)
+    running: list[Future[R]] = []
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
+    try:
+        while True:
+            running += [pool.submit(function, item) for item in islice(waiting, limit - len(running))]
+            if not running:
+                return
+            if in_order:
+                done = running[:1]
+            else:
+                finished = wait(running, return_when=FIRST_COMPLETED).done
+                done = [future for future in running if future in finished]
+            running = running[1:] if in_order else [future for future in running if future not in finished]
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _torch_threads() -> int:

@@ -1,4 +1,4 @@
-"""What the kernels in Triton share: whether they run on a device, and the device that they are launched on."""
+"""What all kernels in Triton need: whether they run on a device, and the device that they are launched on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import torch
 log = logging.getLogger(__name__)
 
 
-def works(what: str, device: torch.device, trial: Callable[[], object]) -> bool:
-    """Whether kernels can be compiled and run on a device, which `trial` tries; said in the log where not."""
+def kernels_run(what: str, device: torch.device, trial: Callable[[], object]) -> bool:
+    """Whether kernels can be compiled and run on a device. Where they cannot, the log says so.
+
+    Args:
+        what: the kernels compute, for the log.
+        trial: runs one of them.
+    """
     if device.type != "cuda":
         return False
     try:

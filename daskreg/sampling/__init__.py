@@ -1,9 +1,13 @@
-"""Values between voxels: a box of one grid from the voxels of another, in memory, on one device. No dask, no zarr.
+"""Interpolation: the voxels of a box of one grid from those of another, in memory, on one device. No dask, no zarr.
 
 sample           the entry: arrays or tensors, any order
-arrays           NumPy arrays, by the compiled loops of arrays_numba
-tensors          torch tensors, differentiable; tensors_triton is its one kernel on a GPU
-tiles            arrays of the host, sampled on a GPU tile after tile
+arrays           NumPy arrays, by compiled loops
+arrays_numba     the compiled loops
+tensors          torch tensors, differentiable
+tensors_triton   tensors on a GPU without a gradient, by two kernels in Triton
+tiles            what a tile is: the arguments of `sample`
+tile_sampler     one tile after another, on the CPU or a GPU
+tile_pipeline    tiles to a GPU and back, several in flight
 cast             numbers to the type of an output
 downsample       block means, nearest voxels and modes, for the levels of a pyramid
 """

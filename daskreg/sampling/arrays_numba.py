@@ -1,6 +1,6 @@
 """The sampling kernels for CPUs: index, weight and gather in one pass over each output row.
 
-Nothing here knows boxes or errors; `kernels.sample_array` prepares and calls. Everything
+Nothing here knows boxes or errors; `sampling.arrays` prepares the arguments and calls. Everything
 is flat: blocks are (B, n), one contiguous block after the other, the output is
 (B, rows, width), and the three kernels take the same four tuples:
 
@@ -13,15 +13,15 @@ is flat: blocks are (B, n), one contiguous block after the other, the output is
              each axis but the last.
     scratch  (lines, offsets, weights, near): of one thread; `near` are the neighbours, two
              along the last axis in one number, which one load fetches.
-    consts   (fill, fill_out, unit, limits): the fill to mix and to store; numbers in the
-             type of the weights; the range of the output's integers, or None.
+    consts   (fill, fill_out, unit, limits): the fill to interpolate with, and to store; the numbers
+             1, 1 - eps, 0, 1/2, 1/6, 2/3 in the type of the weights; the range of the output's integers, or None.
 
 A row of the output is a straight line through the source, along which every coordinate is
 monotone, in floating point too. So the voxels of a row that need no bounds check are one
 run, and those that touch the block at all are another; both ends are found exactly. Inside
-the run, offsets and weights of as many voxels as the scratch holds are laid down once, in
-vectors, and then serve every block of the batch: its neighbours are gathered, one load for
-two of them, and then mixed, in vectors again.
+the run, offsets and weights of as many voxels as the scratch holds are computed once, in
+vectors, and then used for every block of the batch: its neighbours are gathered, one load for
+two of them, and then interpolated, in vectors again.
 
 Coordinates are `((m0 * i0 + m1 * i1) + m3) + m2 * i2` in float64 from absolute indices,
 in this order and without fastmath, so that no cut of the output into blocks changes a bit.
@@ -150,7 +150,7 @@ def _position(line: Any, j: Any) -> Any:
 
 @jit
 def _first(line: Any, bound: Any, columns: Any) -> Any:
-    """First column from which the coordinate has passed `bound`: a guess, then corrected."""
+    """First column from which on the coordinate is beyond `bound`: estimated, then corrected."""
     start, stop = columns
     falling = line[1] < 0
     guess = (bound - line[2] - line[0]) / line[1]
@@ -202,14 +202,14 @@ def _whole(value: Any, like: Any) -> Any:
 
 @overload(_whole, strict=False)
 def _whole_typed(value: Any, like: Any) -> Any:
-    if like.bitwidth == 32:  # signed, which every processor converts in vectors; blocks are smaller than 2^31
+    if like.bitwidth == 32:  # signed: every processor converts to it in vectors; blocks are smaller than 2^31
         return lambda value, like: np.int32(value)
     return lambda value, like: np.int64(value)
 
 
 @jit
 def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, weights: Any, unit: Any) -> None:
-    """Offsets into the block, and the way to the next neighbours, of `count` columns from `column` on.
+    """Offsets into the block, and the weights of the next neighbours, of `count` columns from `column` on.
 
     Offsets are added up in float64, in which they are exact.
     """
@@ -250,7 +250,7 @@ def _fill_ends(out: Any, row: Any, start: Any, stop: Any, fill: Any) -> None:
 
 @jit
 def _mix(a: Any, b: Any, w: Any, unit: Any) -> Any:
-    """Between two neighbours; the next one is left out where its weight is zero (NaN * 0 is NaN)."""
+    """Interpolate between two neighbours; the second is left out where its weight is zero (NaN * 0 is NaN)."""
     return a * (unit[0] - w) + (b * w if w != unit[2] else unit[2])
 
 
@@ -261,7 +261,7 @@ def _mix4(a: Any, b: Any, c: Any, d: Any, wy: Any, wx: Any, unit: Any) -> Any:
 
 @jit
 def _row(number: Any, rows: Any) -> Any:
-    """The row that comes as `number`: planes are computed band by band, each band in all planes.
+    """The row with this number in the order of computing: band by band, each band in all planes.
 
     `rows` is (first, last, planes, rows of a plane), with the first two counted in this order.
     """
@@ -274,7 +274,7 @@ def _row(number: Any, rows: Any) -> Any:
 
 
 def _stored(value: Any, limits: Any) -> Any:
-    """As it goes into the output: for integers (with `limits`) rounded half to even and clamped."""
+    """As it is stored in the output: for integers (with `limits`) rounded half to even and clamped."""
 
 
 @overload(_stored, strict=False)
@@ -307,10 +307,10 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
 
 @jit
 def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ahead: Any) -> None:
-    """The neighbours of voxels that lie inside the block, and those of a row to come on their way here.
+    """The neighbours of voxels that lie inside the block; those of a later row are prefetched into the cache.
 
-    Rows that are a little oblique touch a new line of memory every few voxels, which no
-    processor foresees: without the prefetch they take three times as long.
+    Rows that are a little oblique touch a new cache line every few voxels, which processors
+    do not predict: without the prefetch they take three times as long.
     """
     for n in range(0, count, 8):
         prefetch(block, np.int64(offsets[n]) + ahead)  # type: ignore[call-arg]
@@ -363,7 +363,7 @@ def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, n
 
 @jit
 def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any:
-    """Between four neighbours, those of the lower row of voxels in `low`."""
+    """Interpolate between four neighbours, those of the lower row of voxels in `low`."""
     a, b = _pair(low, n, like)
     c, d = _pair(high, n, like)
     one = unit[0]
@@ -372,7 +372,7 @@ def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any
 
 @jit
 def _mix_run(near: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
-    """Between the neighbours that were gathered, in vectors."""
+    """Interpolate between the neighbours that were gathered, in vectors."""
     like, unit, limits = consts[1], consts[2], consts[3]
     low, high = near[0], near[1]
     if len(strides) == 2:
@@ -418,7 +418,7 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
 
 @jit
 def _cubic_weights(t: Any, unit: Any) -> Any:
-    """Of the cubic B-spline at the four nodes around, the second of which lies `t` behind."""
+    """Weights of the cubic B-spline at the four nodes around a point that lies `t` beyond the second of them."""
     one, half, sixth, two_thirds = unit[0], unit[3], unit[4], unit[5]
     u = one - t
     w0, w3 = u * u * u * sixth, t * t * t * sixth
@@ -460,7 +460,7 @@ def _cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, 
 
 @jit
 def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
-    """Of spline coefficients, which reach so far around that there is fill only outside."""
+    """Samples of spline coefficients, which reach so far around the block that voxels without them are fill."""
     bounds, origin = source[3], target[1]
     lines, offsets, weights, _ = scratch
     j0 = origin[-1]

@@ -1,4 +1,4 @@
-"""`cast`: into another type, rounded and clamped rather than wrapped."""
+"""`cast`: numbers into another type, rounded and clamped where NumPy would wrap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cast(array: NDArray[Any], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
     """The array in another type: to integers half to even, clamped to their range, NaN as 0.
 
     bool is taken as the integers 0 and 1. Into a floating type nothing is clamped. An
-    array that has the type already is returned as it is, not copied.
+    array that has the type already is returned itself, not copied.
 
     Returns: the array, and how many voxels were clamped or NaN.
     Raises: UnsupportedDTypeError for types that are not real numbers.

@@ -1,4 +1,4 @@
-"""Block reduction: the mean, the middle or the most frequent of `factors` voxels. numpy."""
+"""Block reduction: each block of `factors` voxels becomes its mean, its middle voxel or its most frequent one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import OptionError
-from daskreg.sampling.sample import cast
+from daskreg.sampling.cast import cast
 
 METHODS = ("mean", "nearest", "mode")
 
 SLAB = 2**18
-"""Voxels that are reduced at a time: what is in between is several times as large as they are."""
+"""Voxels that are reduced at a time: intermediate arrays are several times as large as they are."""
 
 BYTES_PER_VOXEL = 24
 """What counting the votes of 8-byte labels takes; means take half of that."""
@@ -38,9 +38,9 @@ def block_reduce(array: NDArray[Any], factors: Sequence[int], method: str) -> ND
     out = np.empty(shape, array.dtype)
     axis, step = _slabs(array.shape, shape)
     for start in range(0, shape[axis], step):
-        ours = (slice(None),) * axis + (slice(start, start + step),)
-        theirs = (slice(None),) * axis + (slice(start * factors[axis], (start + step) * factors[axis]),)
-        out[ours] = reduce(array[theirs], factors)
+        target = (slice(None),) * axis + (slice(start, start + step),)
+        source = (slice(None),) * axis + (slice(start * factors[axis], (start + step) * factors[axis]),)
+        out[target] = reduce(array[source], factors)
     return out
 
 
@@ -79,7 +79,7 @@ def _middles(shape: Sequence[int], factors: Sequence[int]) -> tuple[NDArray[np.i
 
 
 def _mode(array: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
-    """Most frequent value of each block, from sorted runs; voxels beyond the end do not vote."""
+    """Most frequent value of each block, by counting each of its values; voxels beyond the end do not count."""
     shape = [-(-n // f) for n, f in zip(array.shape, factors, strict=True)]
     pad = [(0, n * f - m) for n, f, m in zip(shape, factors, array.shape, strict=True)]
     split = [k for n, f in zip(shape, factors, strict=True) for k in (n, f)]

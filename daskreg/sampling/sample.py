@@ -1,7 +1,7 @@
-"""`sample`: one affine view of a block of voxels, for arrays and for tensors.
+"""`sample`: a block of voxels sampled through an affine matrix, for arrays and for tensors.
 
-It means `scipy.ndimage.affine_transform(mode="grid-constant", cval=fill)` of the whole
-source, of which the block holds the part that the output needs.
+The result is that of `scipy.ndimage.affine_transform(mode="grid-constant", cval=fill)` of the whole
+source; the block holds the part of the source that the output needs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Box
-from daskreg.sampling.arrays import CUBIC_REACH, View, sample_into
+from daskreg.sampling.arrays import CUBIC_REACH, SampleSpec, sample_into
 from daskreg.sampling.cast import cast
-
-__all__ = ["cast", "halo", "sample"]
 
 Floats = NDArray[np.float64]
 
@@ -63,11 +61,11 @@ def sample(
         parallel: use several threads for this one call (arrays).
 
     Returns: (*batch, *out_box.shape), of the block's type; integers half to even, clamped.
-        For orders 0 and 1 a neighbour of weight zero is never looked at, so a NaN stays
+        For orders 0 and 1 a neighbour of weight zero is not used, so a NaN stays
         where it was, and results of arrays do not depend on how the output is cut.
     Raises: ShapeMismatchError, OptionError, InvalidTransformError, UnsupportedDTypeError.
     """
-    halo(order)  # refuses other orders
+    halo(order)  # raises for other orders
     if _is_tensor(block):
         from daskreg.sampling import tensors
 
@@ -91,23 +89,23 @@ def sample(
         return out
     voxel = _fill_value(fill, native)
     if native.kind == "b":
-        view = View(read_box, matrix, out_box, 0, np.uint8(voxel), threads)
-        sample_into(out.view(np.uint8), block.view(np.uint8), view)
+        spec = SampleSpec(read_box, matrix, out_box, 0, np.uint8(voxel), threads)
+        sample_into(out.view(np.uint8), block.view(np.uint8), spec)
     else:
-        sample_into(out, block.astype(native, copy=False), View(read_box, matrix, out_box, order, voxel, threads))
+        sample_into(out, block.astype(native, copy=False), SampleSpec(read_box, matrix, out_box, order, voxel, threads))
     return out
 
 
 def _threads() -> int:
-    """As many as numba would take: the cores of this process, or NUMBA_NUM_THREADS."""
+    """As many as numba uses: the cores of this process, or NUMBA_NUM_THREADS."""
     from numba import config
 
     return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is a tensor, without importing torch where nobody has."""
-    # A module that another thread is importing has no Tensor yet, and then nobody has one.
+    """Whether it is a tensor, without importing torch: where it is not imported there are no tensors."""
+    # A module that another thread is importing has no Tensor yet, and no caller can have one.
     tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor_type is not None and isinstance(value, tensor_type)
 

@@ -1,10 +1,10 @@
 """Sampling of tensors: on any device, differentiable in the voxels and in the matrix.
 
-Coordinates are float64, in the order of operations of the compiled kernels, and so the
-same numbers. Linear and cubic sampling go through `grid_sample`, which wants coordinates
-in the voxels' own type: float32 would be off by 1e-7 of the block's width, so that the
-work is done in float64, unless a gradient is wanted: estimates need speed, not digits.
-On a GPU, where no gradient is wanted, `sample_triton` does all but copies, if it can.
+Coordinates are float64, computed in the same order of operations as in the compiled kernels, so they are the
+same numbers. Linear and cubic sampling use `grid_sample`, whose coordinates have the voxels' own
+type: in float32 they would be off by 1e-7 of the block's width. So all is computed in float64, except where a
+gradient is wanted: estimates need speed more than that accuracy. On a GPU, where no gradient is wanted,
+`tensors_triton` does all but copies, if Triton can compile.
 
 Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
 third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution.
@@ -31,7 +31,7 @@ from daskreg.sampling.arrays import CUBIC_REACH, lift, limits, whole_shift
 from daskreg.sampling.cast import cast
 
 Coordinates = list[Tensor]
-Look = Callable[[Coordinates], Tensor]
+Interpolator = Callable[[Coordinates], Tensor]
 
 # Voxels that are sampled at once where no gradient is wanted.
 _PIECE = 1 << 22
@@ -66,14 +66,14 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
         blocks = voxels[:, 0] if many else voxels[0]
         return tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
     if order == 0 or block.dtype == torch.bool:
-        look = _nearest(voxels, read_box, value)
+        interpolated = _nearest(voxels, read_box, value)
     else:
-        look = _smooth(voxels, read_box, order, value, live=live)
-    return _in_pieces(look, m, out_box, voxels, live=live).reshape(shape)
+        interpolated = _smooth(voxels, read_box, order, value, live=live)
+    return _in_pieces(interpolated, m, out_box, voxels, live=live).reshape(shape)
 
 
 def is_plain(block: Tensor, matrix: Any) -> bool:
-    """Whether it is an array in all but name: on a CPU, of a type that numpy has, without a gradient."""
+    """Whether NumPy can do the work: on a CPU, of a type that NumPy has, without a gradient."""
     tensors = [t for t in (block, matrix) if isinstance(t, Tensor)]
     return (
         all(t.device.type == "cpu" for t in tensors)
@@ -109,8 +109,10 @@ def _matrix(matrix: Any, block: Tensor, ndim: int) -> Tensor:
     On the block's device, but for a single one that is an array.
     """
     kind = torch.float32 if block.device.type == "mps" else torch.float64
-    given = isinstance(matrix, Tensor)
-    m = matrix.to(block.device, kind) if given else torch.from_numpy(np.array(matrix, dtype=np.float64)).to(kind)
+    if isinstance(matrix, Tensor):
+        m = matrix.to(block.device, kind)
+    else:
+        m = torch.from_numpy(np.array(matrix, dtype=np.float64)).to(kind)
     if m.ndim not in (2, 3) or m.shape[-2:] != (ndim + 1, ndim + 1):
         raise InvalidTransformError(f"a matrix of shape {(ndim + 1, ndim + 1)} is needed, not {tuple(m.shape)}")
     if m.ndim == 3 and block.ndim != ndim and tuple(block.shape[:-ndim]) != (len(m),):
@@ -172,30 +174,34 @@ def _coordinates(m: Tensor, box: Box, device: torch.device) -> Coordinates:
     return result
 
 
-def _in_pieces(look: Look, m: Tensor, out_box: Box, voxels: Tensor, *, live: bool) -> Tensor:
-    """(pairs, channels, *out_box.shape), along the first axis in pieces that keep the coordinates small."""
+def _in_pieces(interpolated: Interpolator, m: Tensor, out_box: Box, voxels: Tensor, *, live: bool) -> Tensor:
+    """(pairs, channels, *out_box.shape), in pieces along the first axis, so that coordinates take little memory.
+
+    Args:
+        live: whether a gradient is wanted; then all is one piece.
+    """
     rows = out_box.shape[0]
     pairs, channels = voxels.shape[:2]
     step = rows if live else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
     if step >= rows:
-        return look(_coordinates(m, out_box, voxels.device))
+        return interpolated(_coordinates(m, out_box, voxels.device))
     result = torch.empty((pairs, channels, *out_box.shape), dtype=voxels.dtype, device=voxels.device)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         start, stop = out_box.start[0] + first, out_box.start[0] + last
         piece = Box((start, *out_box.start[1:]), (stop, *out_box.stop[1:]))
-        result[:, :, first:last] = look(_coordinates(m, piece, voxels.device))
+        result[:, :, first:last] = interpolated(_coordinates(m, piece, voxels.device))
     return result
 
 
-def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Look:
-    # Few operations know the unsigned types; which voxel it is does not depend on them.
+def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Interpolator:
+    # Few operations of torch support the unsigned types; the nearest voxel does not depend on the type.
     floating = voxels.dtype.is_floating_point
     plain = voxels if floating else voxels.view(_PLAIN[voxels.dtype.itemsize])
     fill = value if floating else torch.tensor([value], dtype=voxels.dtype).view(plain.dtype).item()
     flat = plain.flatten(2)
 
-    def look(coordinates: Coordinates) -> Tensor:
+    def interpolated(coordinates: Coordinates) -> Tensor:
         inside: Any = None
         offset: Any = 0
         for x, start, n in zip(coordinates, read_box.start, read_box.shape, strict=True):
@@ -208,11 +214,11 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Look:
         result = torch.where(inside[:, None], found, fill)
         return result if floating else result.view(voxels.dtype)  # a view as its own type has no gradient
 
-    return look
+    return interpolated
 
 
-def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool) -> Look:
-    """Linear or cubic, with the fill as the zero outside."""
+def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool) -> Interpolator:
+    """Linear or cubic. The fill is subtracted first and added last, so that the zero outside becomes the fill."""
     wide = voxels.dtype == torch.float64 or not live or voxels.dtype in (torch.int32, torch.int64)
     work = torch.float64 if wide and voxels.device.type != "mps" else torch.float32
     finite = math.isfinite(value)
@@ -222,9 +228,9 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool
     if order == 3:
         interpolate = _cubic(data, around="constant" if finite else "replicate")
     else:
-        interpolate = _linear(data, sure=not voxels.dtype.is_floating_point)
+        interpolate = _linear(data, finite=not voxels.dtype.is_floating_point)
 
-    def look(coordinates: Coordinates) -> Tensor:
+    def interpolated(coordinates: Coordinates) -> Tensor:
         inner = [x - start for x, start in zip(coordinates, read_box.start, strict=True)]
         result = interpolate(inner)
         if finite and value:
@@ -234,7 +240,7 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool
                 result = torch.where(((x < 0) | (x > n - 1))[:, None], value, result)
         return _stored(result, voxels.dtype)
 
-    return look
+    return interpolated
 
 
 def _stored(result: Tensor, dtype: torch.dtype) -> Tensor:
@@ -250,19 +256,23 @@ def _grid_sample(data: Tensor, coordinates: Coordinates) -> Tensor:
     normalised = []
     for x, n in zip(coordinates, data.shape[2:], strict=True):
         scale, offset = scale_and_offset(n)
-        # Far outside the weights would overflow; a little beyond is as good.
+        # Far outside, the weights would overflow; a little beyond the border gives the same zero.
         normalised.append(x.clamp(-2, n + 1) * scale + offset)
     grid = torch.stack(normalised[::-1], -1).to(data.dtype)
     return functional.grid_sample(data, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _linear(data: Tensor, *, sure: bool) -> Look:
-    """Voxels that are not finite show where their weight is not zero, and only there; `sure`: there are none."""
-    if sure or bool(torch.isfinite(data).all()):
+def _linear(data: Tensor, *, finite: bool) -> Interpolator:
+    """Linear interpolation; voxels that are not finite affect only points where their weight is not zero.
+
+    Args:
+        finite: that all voxels are finite is known.
+    """
+    if finite or bool(torch.isfinite(data).all()):
         return lambda coordinates: _grid_sample(data, coordinates)
     clean = torch.nan_to_num(data, 0.0, 0.0, 0.0)
     bad = [(data.isnan(), math.nan), (data == math.inf, math.inf), (data == -math.inf, -math.inf)]
-    # What a weight of zero may become by rounding.
+    # A weight of zero may become so large by rounding.
     least = 64 * max(data.shape[2:]) * torch.finfo(data.dtype).eps
 
     def interpolate(coordinates: Coordinates) -> Tensor:
@@ -275,8 +285,12 @@ def _linear(data: Tensor, *, sure: bool) -> Look:
     return interpolate
 
 
-def _cubic(data: Tensor, *, around: str) -> Look:
-    """`around`: "constant" (zero) or "replicate", what is outside of the data."""
+def _cubic(data: Tensor, *, around: str) -> Interpolator:
+    """Cubic interpolation.
+
+    Args:
+        around: what is outside of the data: "constant" (zero) or "replicate".
+    """
     ndim = data.ndim - 2
     coefficients = _prefilter(functional.pad(data, [_PAD] * (2 * ndim), mode=around))
 
@@ -299,10 +313,10 @@ def _cubic(data: Tensor, *, around: str) -> Look:
 
 
 def _prefilter(data: Tensor) -> Tensor:
-    """Cubic B-spline coefficients of data that is zero, or long the same, at its ends.
+    """Cubic B-spline coefficients of data that is constant near its ends.
 
     The pole's geometric series, forwards and backwards, by doubling: 1 + zq, then
-    1 + z^2 q^2, ... , in which 32 terms are below the rounding of float64.
+    1 + z^2 q^2, ... ; the terms beyond the 32nd are below the rounding of float64.
     """
     pole = math.sqrt(3) - 2
     for axis in range(2, data.ndim):

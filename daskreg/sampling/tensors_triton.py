@@ -1,16 +1,16 @@
-"""Sampling on a GPU in one pass over its voxels: `sample_numba` said again in Triton, with the same numbers.
+"""Sampling on a GPU in one pass over the voxels: the algorithm of `arrays_numba` in Triton, with the same numbers.
 
-A program makes 8 rows of 32 voxels, one voxel a thread, so that what its rows share of the source is still in the
+A program computes 8 rows of 32 voxels, one voxel a thread, so that what its rows share of the source is still in the
 cache; slices that share a matrix share coordinates and weights, four at a time. Coordinates are float64 from absolute
-indices, `((m0 * i0 + m1 * i1) + m3) + m2 * i2`, and nothing is contracted: they are the CPU's to the last bit, and
-so are the voxels of orders 0 and 1, wherever the output is cut. That is ten float64 operations for each axis: few
-beside the bus even on a card that does them at 1/64 of its float32 rate.
+indices, `((m0 * i0 + m1 * i1) + m3) + m2 * i2`, and no operations are fused: they equal the CPU's to the last bit, and
+so do the voxels of orders 0 and 1, however the output is cut. That is ten float64 operations for each axis, which
+take little time beside the bus even on a card that does them at 1/64 of its float32 rate.
 
 Cubic sampling takes the spline's coefficients from `coefficients`, in float32 for types of up to 16 bits and
-float32, and mixes them as the CPU does; the prefilter is the same up to rounding.
+float32, and weights them as the CPU does; the prefilter is the same up to rounding.
 
-Written in Triton, which comes with torch where there is CUDA. Where it is not, or cannot compile, torch does
-the work; `ready` tells.
+Triton comes with torch where there is CUDA. Where it is missing or cannot compile, torch does the work; `ready`
+says which.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from daskreg.geometry import Box
-from daskreg.runtime.triton_support import launched_on, works
+from daskreg.runtime.triton_support import kernels_run, launched_on
 from daskreg.sampling.arrays import CUBIC_REACH, limits
 
 try:
@@ -47,14 +47,14 @@ _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @cache
 def ready(device: torch.device) -> bool:
-    """Whether the kernels can be compiled and run here; tried once for a device, on a few voxels."""
+    """Whether the kernels can be compiled and run on a device, tried once, on a few voxels."""
 
     def trial() -> None:
         box = Box((0, 0), (4, 5))
         block, m = torch.ones((1, 4, 5), device=device), torch.eye(3, dtype=torch.float64)
         sampled(block, box, m[None], box, order=1, value=0.0).sum().item()
 
-    return triton is not None and works("sampling", device, trial)
+    return triton is not None and kernels_run("sampling", device, trial)
 
 
 def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any) -> Tensor:
@@ -68,7 +68,7 @@ def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, or
     kind = blocks.dtype
     if kind == torch.bool or (order == 0 and not kind.is_floating_point):
         return _plain(blocks, read_box, matrices, out_box, value)
-    if kind == torch.bfloat16:  # an array of it does not exist, nor a rule for its digits
+    if kind == torch.bfloat16:  # NumPy has no such type
         return sampled(blocks.float(), read_box, matrices, out_box, order=order, value=value).to(kind)
     real = torch.float32 if kind.itemsize <= 2 or kind == torch.float32 else torch.float64
     first, last = np.array(read_box.start, float), np.array(read_box.stop, float)
@@ -86,7 +86,7 @@ def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, or
 
 
 def _plain(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, value: Any) -> Tensor:
-    """Nearest of integers: which voxel it is does not depend on what it holds."""
+    """Nearest voxels of integers, as unsigned ones: which voxel is nearest does not depend on the type."""
     kind = blocks.dtype
     plain = _PLAIN[kind.itemsize]
     fill = torch.tensor([value], dtype=kind).view(plain)
@@ -147,10 +147,10 @@ def _launch(
 
 
 def coefficients(blocks: Tensor, ndim: int, around: float | None, real: torch.dtype) -> Tensor:
-    """Of cubic B-splines through the last `ndim` axes, `CUBIC_REACH + 1` more on each side.
+    """Coefficients of cubic B-splines along the last `ndim` axes, `CUBIC_REACH + 1` more on each side.
 
     Args:
-        around: what lies outside of the blocks; None to go on with their outermost voxels.
+        around: the value outside of the blocks; None repeats their outermost voxels.
     """
     reach = _REACH[real]
     taps = torch.tensor([math.sqrt(3) * (math.sqrt(3) - 2) ** k for k in range(reach + 1)], dtype=torch.float64)
@@ -205,7 +205,7 @@ if triton is not None:
 
     @triton.jit
     def _node(x, touched, first, top, REAL: tl.constexpr):  # type: ignore[no-untyped-def]
-        """The index of the neighbour below in the block, and how near the next one is, always below 1."""
+        """The index of the lower neighbour in the block, and the weight of the next one, always below 1."""
         start = first.to(tl.float64)
         x = tl.where(touched, x, start)
         low = tl.floor(x)
@@ -213,12 +213,12 @@ if triton is not None:
 
     @triton.jit
     def _mix(a, b, w):  # type: ignore[no-untyped-def]
-        """Between two neighbours; the next one is left out where its weight is zero (NaN * 0 is NaN)."""
+        """Interpolate between two neighbours; the second is left out where its weight is zero (NaN * 0 is NaN)."""
         return a * (1 - w) + tl.where(w != 0, b * w, 0.0)
 
     @triton.jit
     def _square(source, o, n2, y0, y1, x0, x1, wy, wx, fill):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-        """Between four neighbours, some of which are fill."""
+        """Interpolate between four neighbours, some of which are fill."""
         real: tl.constexpr = wx.dtype
         a = tl.load(source + o, mask=y0 & x0, other=fill).to(real)
         b = tl.load(source + o + 1, mask=y0 & x1, other=fill).to(real)

@@ -6,8 +6,9 @@ from os import PathLike
 from typing import Any
 
 import zarr
-from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
+from daskreg.runtime.private_apis import wrapped_store
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation, locate
@@ -31,8 +32,8 @@ def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options
 def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:
     """The location of an opened array or group: a path for stores that have one, else the store itself."""
     store, inner = node.store, node.path
-    while isinstance(store, WrapperStore):
-        store = store._store
+    while (wrapped := wrapped_store(store)) is not None:
+        store = wrapped
     if isinstance(store, LocalStore):
         location = StoreLocation(str(store.root.absolute()))
         return location.child(inner) if inner else location

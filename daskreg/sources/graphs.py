@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import dask.array as da
-from dask._task_spec import GraphNode
-from dask.blockwise import Blockwise
-from dask.core import flatten, keys_in_tasks, toposort
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import GraphNode
+
+from daskreg.runtime.private_apis import blockwise_part, keys_of_old_task, layer_tasks, layers_downwards, meta_of
 
 
-class _Keys:
-    """The names of a graph's tasks, as a container that is not built for asking."""
+class _GraphKeys:
+    """The keys of a graph as a container that answers `key in keys`, without making a set of all of them."""
 
     def __init__(self, graph: HighLevelGraph) -> None:
         self._layers = graph.layers
@@ -29,10 +30,10 @@ def culled(array: Any) -> da.Array:
     """The array with only those tasks that its blocks need.
 
     `dask.optimize` would lose the futures of a persisted array, and the layers of a culled
-    graph are renamed without their dependencies, so it becomes one layer.
+    graph are renamed without their dependencies, so the result has a single layer.
     """
     tasks = _tasks(array.dask, set(flatten(array.__dask_keys__())))
-    return da.Array(tasks, array.name, array.chunks, meta=array._meta)
+    return da.Array(tasks, array.name, array.chunks, meta=meta_of(array))
 
 
 def _tasks(graph: HighLevelGraph, keys: set[Any]) -> dict[Any, Any]:
@@ -43,23 +44,22 @@ def _tasks(graph: HighLevelGraph, keys: set[Any]) -> dict[Any, Any]:
     """
     found: dict[Any, Any] = {}
     wanted = set(keys)
-    known: Any = _Keys(graph)
-    for name in reversed(toposort(graph.dependencies, graph.dependencies)):
-        layer = graph.layers[name]
-        if isinstance(layer, Blockwise):
-            part, dependencies = layer.cull(wanted, ())
+    known: Any = _GraphKeys(graph)
+    for layer in layers_downwards(graph):
+        blockwise = blockwise_part(layer, wanted)
+        if blockwise is not None:
+            part, dependencies = blockwise
             found.update(part)
             wanted.update(*dependencies.values())
             continue
-        tasks = layer.mapping if isinstance(layer, MaterializedLayer) else layer
-        work = [key for key in wanted if key in tasks]
-        while work:
-            key = work.pop()
+        tasks = layer_tasks(layer)
+        pending = [key for key in wanted if key in tasks]
+        while pending:
+            key = pending.pop()
             if key in found or key not in tasks:
                 continue
             task = found[key] = tasks[key]
-            # Dask's old form is a tuple, which does not say what it needs.
-            needed = task.dependencies if isinstance(task, GraphNode) else keys_in_tasks(known, [task])
+            needed = task.dependencies if isinstance(task, GraphNode) else keys_of_old_task(task, known)
             wanted.update(needed)
-            work.extend(needed)
+            pending.extend(needed)
     return found

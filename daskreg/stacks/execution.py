@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daskreg.blocks.tasks import current_client
-from daskreg.errors import OptionError
+from daskreg.cluster.client import chosen_client
 from daskreg.sources.source import Source
 
 
@@ -32,8 +31,4 @@ def client_for(client: Any, source: Source) -> Any:
 
     Raises: OptionError for what is not a client.
     """
-    if client is None:
-        return None if source.in_memory else current_client()
-    if client and not hasattr(client, "submit"):
-        raise OptionError(f"client={client!r} is not a distributed.Client: make one by daskreg.connect({client!r})")
-    return client or None
+    return None if client is None and source.in_memory else chosen_client(client)

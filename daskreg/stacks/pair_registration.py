@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -29,6 +28,7 @@ from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, image_batch
+from daskreg.runtime.threads import in_threads
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -118,9 +118,13 @@ def _in_threads(function: Callable[[slice], BatchEstimate], count: int, device: 
     if parts == 1:
         return [function(slice(0, count))]
     ends = np.linspace(0, count, parts + 1).astype(int).tolist()
+
+    def in_one_thread(rows: slice) -> BatchEstimate:
+        torch.set_num_threads(1)
+        return function(rows)
+
     try:
-        with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, [slice(a, b) for a, b in pairwise(ends)]))
+        return list(in_threads(parts, in_one_thread, [slice(a, b) for a, b in pairwise(ends)], in_order=True))
     finally:
         torch.set_num_threads(threads)  # with what new threads begin
 

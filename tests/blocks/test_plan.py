@@ -10,8 +10,10 @@ import pytest
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.plan import Layout, make_layout, plan_level
+from daskreg.blocks.levels import grouped_blocks
+from daskreg.blocks.plan import Layout, Plan, make_layout, plan_level
 from daskreg.errors import MemoryBudgetError, OptionError
+from daskreg.geometry import Box
 from daskreg.volumes import volume_of
 from daskreg.warping import make_job
 
@@ -21,6 +23,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("plan") / "stack.zarr"
     zarr.create_array(path, shape=(32, 256, 256), chunks=(8, 64, 64), dtype="u2")
     return str(path)
+
+
+def boxes(plan: Plan) -> list[Box]:
+    """The output boxes of the blocks of level 0, as a run makes them."""
+    level = plan.levels[0]
+    groups = grouped_blocks(level.task, level.layout.shape, level.block_shape)
+    found = [box for _, blocks in groups for _, box in blocks]
+    assert len(found) == level.block_count
+    return found
 
 
 def test_a_copy_reads_each_byte_once(stack: str, tmp_path) -> None:
@@ -45,18 +56,18 @@ def test_blocks_grow_to_read_less(stack: str, tmp_path) -> None:
 def test_blocks_are_whole_shards_and_cover_the_output_once(stack: str, tmp_path) -> None:
     plan = dr.plan(dr.open(stack), tmp_path / "o.zarr", chunks=(4, 32, 32), shards=(8, 96, 64), levels=1)
     seen = np.zeros((32, 256, 256), np.uint8)
-    for block in plan.blocks():
-        assert all(a % s == 0 for a, s in zip(block.write.start, (8, 96, 64), strict=True))
-        assert all(b % s == 0 or b == n for b, s, n in zip(block.write.stop, (8, 96, 64), (32, 256, 256), strict=True))
-        seen[block.write.slices] += 1
+    for box in boxes(plan):
+        assert all(a % s == 0 for a, s in zip(box.start, (8, 96, 64), strict=True))
+        assert all(b % s == 0 or b == n for b, s, n in zip(box.stop, (8, 96, 64), (32, 256, 256), strict=True))
+        seen[box.slices] += 1
     assert (seen == 1).all()
 
 
 def test_fill_only_blocks_read_nothing(stack: str, tmp_path) -> None:
     far = dr.warp(dr.open(stack), pull=dr.Affine.translation(x=192))
     plan = dr.plan(far, tmp_path / "o.zarr", chunks=(32, 64, 64), levels=1, memory="8 MiB")
-    empty = [b for b in plan.blocks() if b.read is None]
-    assert {b.write.start[2] for b in empty} == {64, 128, 192}
+    empty = [box for box in boxes(plan) if plan.levels[0].task.read_box(box).empty]
+    assert {box.start[2] for box in empty} == {64, 128, 192}
 
 
 @pytest.mark.parametrize("layout", [{"chunks": (32, 256, 256)}, {"chunks": (8, 64, 64), "shards": (32, 256, 256)}])

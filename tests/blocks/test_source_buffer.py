@@ -1,4 +1,4 @@
-"""What rolls by gives the voxels of what is held as a whole, and no chunk is decoded twice for it."""
+"""A buffer that moves along gives the voxels of one that holds all, and no chunk is decoded twice for that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import zarr
 import daskreg as dr
 from daskreg.blocks import source_buffer
 from daskreg.blocks.job import BlockStats, Job, run_block
-from daskreg.blocks.source_buffer import Room, course, lent_room, slabs
+from daskreg.blocks.source_buffer import ScratchBuffer, buffer_layout, slabs, thread_scratch
 from daskreg.geometry import Box, tile
 from daskreg.sources.registry import recall
 from daskreg.sources.storage.local_chunks import LocalChunks
@@ -56,14 +56,14 @@ PULLS = {
 
 @pytest.mark.parametrize("name", PULLS)
 @pytest.mark.parametrize("options", [{}, {"order": 3}, {"dtype": "float32", "order": 0}], ids=str)
-@pytest.mark.parametrize("held", [1, 30_000])
-def test_slabs_are_what_the_whole_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], held: int
+@pytest.mark.parametrize("target", [1, 30_000])
+def test_slabs_have_the_voxels_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], target: int
 ) -> None:
     job = job_of(tmp_path, PULLS[name], allow_empty=True, **options)
     whole = Box.of(job.shape)
     expected = run_block(job, whole)
-    monkeypatch.setattr(source_buffer, "HELD_WHOLE", held)
+    monkeypatch.setattr(source_buffer, "BUFFER_TARGET", target)
     for block in (whole, Box((8, 16, 0), (37, 50, 32))):
         parts = [[p.shift(s.start) for _, p in tile(s.shape, CHUNKS)] for s in slabs(block, CHUNKS)]
         found = np.empty(job.shape, job.dtype)
@@ -77,7 +77,7 @@ def test_slabs_are_what_the_whole_is(
 
 @pytest.mark.parametrize("name", ["tilt", "upside down"])
 def test_no_chunk_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(source_buffer, "HELD_WHOLE", 1)
+    monkeypatch.setattr(source_buffer, "BUFFER_TARGET", 1)
     job = job_of(tmp_path, PULLS[name])
     decoded: Counter[Box] = Counter()
     place = LocalChunks._decode_part
@@ -88,29 +88,29 @@ def test_no_chunk_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(LocalChunks, "_decode_part", counted)
     cut = slabs(Box.of(job.shape), CHUNKS)
-    held = job.course(cut)
-    assert held.axis == 0
-    assert held.capacity < SHAPE[0]
+    layout = job.buffer_layout(cut)
+    assert layout.axis == 0
+    assert layout.capacity < SHAPE[0]
     for _ in job.run([[slab] for slab in cut], BlockStats()):
         pass
     assert set(decoded.values()) == {1}
 
 
-def test_the_axis_that_takes_least_memory_rolls() -> None:
+def test_the_buffer_moves_along_the_axis_that_takes_least_memory() -> None:
     needs = [Box((0, 8 * k, 0), (64, 8 * k + 12, 64)) for k in range(7)]
-    found = course(needs, (8, 8, 8), 2 * source_buffer.HELD_WHOLE)
+    found = buffer_layout(needs, (8, 8, 8), 2 * source_buffer.BUFFER_TARGET)
     assert (found.axis, found.shape) == (1, (64, 16, 64))
-    assert course(needs, (8, 8, 8), 1).spans == ((0, 64),) * 7
+    assert buffer_layout(needs, (8, 8, 8), 1).spans == ((0, 64),) * 7
 
 
 def test_memory_of_a_thread_is_used_again_but_never_by_two() -> None:
-    with lent_room() as first:
+    with thread_scratch() as first:
         first.array((1000,), np.dtype("u2"))
-        with lent_room() as second:
+        with thread_scratch() as second:
             assert second is not first
-    with lent_room() as again:
+    with thread_scratch() as again:
         assert again in (first, second)
-    room = Room()
-    assert room.array((3, 4), np.dtype("f4")).shape == (3, 4)
-    assert room.array((2,), np.dtype("u1")).base is not None
-    assert room.nbytes == 48
+    scratch = ScratchBuffer()
+    assert scratch.array((3, 4), np.dtype("f4")).shape == (3, 4)
+    assert scratch.array((2,), np.dtype("u1")).base is not None
+    assert scratch.nbytes == 48

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 import daskreg as dr
-from daskreg.blocks.tasks import current_client, run_tasks
+from daskreg.blocks.tasks import run_tasks
+from daskreg.cluster.client import current_client
 
 
 def double(n: int) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from daskreg.cluster.config import AddressConfig, LocalConfig, SlurmConfig, Tls, build, read_config, seconds
+import daskreg as dr
+from daskreg.cluster.config import KINDS, AddressConfig, ClusterKind, LocalConfig, SlurmConfig, read_config
+from daskreg.cluster.options import ClusterConfig, Tls, build
+from daskreg.cluster.slurm import seconds
 from daskreg.errors import InputError, OptionError
 
 SHIPPED = Path(__file__).parents[2] / "cluster"
@@ -98,3 +102,20 @@ def test_build_names_unknown_keys_that_are_not_text() -> None:
 )
 def test_walltimes_are_slurms(walltime: str, expected: int) -> None:
     assert seconds(walltime) == expected
+
+
+@dataclass(frozen=True)
+class OneConfig(ClusterConfig):
+    """A kind of cluster that nobody knew of."""
+
+    size: int = 1
+
+
+def test_another_kind_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[OneConfig] = []
+    monkeypatch.setitem(KINDS, "one", ClusterKind(OneConfig, started.append))  # type: ignore[arg-type]
+    dr.connect(write(tmp_path, "kind: one\nsize: 3\n"))
+    dr.connect(OneConfig(2))
+    assert started == [OneConfig(3), OneConfig(2)]
+    with pytest.raises(OptionError, match="for a local cluster only"):
+        dr.connect(OneConfig(), workers=2)

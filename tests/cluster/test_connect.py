@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -18,14 +17,14 @@ import pytest
 from distributed import Client
 
 import daskreg as dr
+from daskreg.cluster import address as joining
+from daskreg.cluster import local
 from daskreg.cluster.config import LocalConfig, SlurmConfig
 from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
 from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
 pytestmark = pytest.mark.slow
-
-connecting = importlib.import_module("daskreg.cluster.connect")
 
 SLURM = SlurmConfig(
     cores=8,
@@ -75,7 +74,7 @@ def test_threads_are_limited_on_the_workers_and_not_here(client: Client) -> None
     before = environment()
     for values in client.run(environment).values():
         assert all(value is not None and int(value) >= 1 for value in values.values())
-        assert 2 * int(values["OMP_NUM_THREADS"] or 0) <= max(2, connecting.cores())
+        assert 2 * int(values["OMP_NUM_THREADS"] or 0) <= max(2, local.cores())
     assert environment() == before
     assert client.submit(library_threads).result() >= 1
 
@@ -119,7 +118,7 @@ def test_closing_the_client_ends_the_cluster_it_started() -> None:
 
 
 def test_each_worker_of_a_gpu_cluster_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "count_gpus", lambda: 2)
+    monkeypatch.setattr(local, "count_gpus", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with dr.connect(LocalConfig(dashboard_port=None)) as client:
         seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
@@ -128,7 +127,7 @@ def test_each_worker_of_a_gpu_cluster_sees_one_gpu(monkeypatch: pytest.MonkeyPat
 
 def test_the_threads_of_a_worker_share_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tasks that want a GPU as there are threads run at once: each of these waits for the others."""
-    monkeypatch.setattr(connecting, "count_gpus", lambda: 1)
+    monkeypatch.setattr(local, "count_gpus", lambda: 1)
 
     def together(number: int) -> int:
         from distributed import Event
@@ -143,7 +142,7 @@ def test_the_threads_of_a_worker_share_its_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gpu_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "count_gpus", lambda: 0)
+    monkeypatch.setattr(local, "count_gpus", lambda: 0)
     with pytest.raises(NoWorkersError, match="torch sees no GPU"):
         dr.connect(device="cuda")
 
@@ -161,7 +160,7 @@ def test_an_unguarded_script_is_told_so_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["tcp://127.0.0.1:1", "127.0.0.1:1"])
 def test_a_scheduler_that_does_not_answer(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(joining, "CONNECT_SECONDS", 1)
     with pytest.raises(NoWorkersError, match="no Dask scheduler answers at .*127.0.0.1:1"):
         dr.connect(spec)
 

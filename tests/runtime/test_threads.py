@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from daskreg.runtime.threads import ahead, pool_threads, shares, spread, use_threads
+from daskreg.runtime.device import library_threads
+from daskreg.runtime.threads import ahead, in_threads, pool_threads, shares, spread, use_threads
 
 
 def nested(value: int) -> int:
@@ -71,3 +75,63 @@ def test_one_thread_begins_nothing_ahead() -> None:
         assert not calls
         later()
     assert calls == [1]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_independent_calls_are_taken_a_few_ahead(in_order: bool) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(30):
+            taken.append(n)
+            yield n
+
+    found = []
+    with closing(in_threads(3, lambda n: 2 * n, items(), taken_ahead=5, in_order=in_order)) as results:
+        for result in results:
+            found.append(result)
+            assert len(taken) <= len(found) + 5
+    assert sorted(found) == list(range(0, 60, 2))
+    assert found == sorted(found) or not in_order
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_first_error_ends_independent_calls(in_order: bool) -> None:
+    begun: list[int] = []
+
+    def fail(n: int) -> int:
+        begun.append(n)
+        if n == 3:
+            raise ValueError("three")
+        return n
+
+    with pytest.raises(ValueError, match="three"):
+        list(in_threads(2, fail, range(1000), in_order=in_order))
+    assert len(begun) < 20
+
+
+def test_who_closes_the_calls_waits_for_those_that_run() -> None:
+    ended: list[int] = []
+
+    def slow(n: int) -> int:
+        time.sleep(0.05)
+        ended.append(n)
+        return n
+
+    with closing(in_threads(2, slow, range(1000))) as results:
+        next(results)
+    before = len(ended)
+    time.sleep(0.1)
+    assert len(ended) == before < 10
+
+
+def test_threads_of_torch_are_asked_for_where_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Torch:
+        @staticmethod
+        def get_num_threads() -> int:
+            return 7
+
+    monkeypatch.setitem(sys.modules, "torch", Torch)  # type: ignore[arg-type]
+    assert pool_threads() == 7
+    monkeypatch.delitem(sys.modules, "torch")
+    assert pool_threads() == library_threads()

@@ -1,4 +1,4 @@
-"""Tiles on their way to a device and back are what one call gives; here the device is a CPU."""
+"""Tiles that go to a device and back have the voxels of one call; here the device is a CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 
 from daskreg.geometry import Affine, Box
 from daskreg.kernels import sample
-from daskreg.sampling import tiles as module
-from daskreg.sampling.tiles import Belt, Tile, on_device
+from daskreg.sampling import tile_pipeline as module
+from daskreg.sampling.tile_pipeline import TilePipeline
+from daskreg.sampling.tile_sampler import tile_sampler
+from daskreg.sampling.tiles import Tile
 
 CPU = torch.device("cpu")
 TURN = Affine.rotation(0.3, centre=(20, 25)).matrix
@@ -33,12 +35,12 @@ def alone(piece: Tile) -> Any:
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("matrix", [TURN, TILT], ids=["slices", "volume"])
-def test_tiles_are_the_whole(matrix: np.ndarray, dtype: str, order: int) -> None:
+def test_tiles_have_the_voxels_of_the_whole(matrix: np.ndarray, dtype: str, order: int) -> None:
     piece = piece_of((12, 40, 50), matrix, dtype, order)
     out = np.zeros_like(alone(piece))
-    belt = Belt(CPU, tile_bytes=4000)
-    belt.put(piece, out)
-    belt.finish()
+    pipeline = TilePipeline(CPU, tile_bytes=4000)
+    pipeline.put(piece, out)
+    pipeline.finish()
     np.testing.assert_array_equal(out, alone(piece))
 
 
@@ -57,13 +59,13 @@ def test_rows_are_cut_last(shape: tuple[int, ...]) -> None:
     assert seen[-1] == (1,) * len(shape)
 
 
-def test_many_pieces_share_a_few_lanes() -> None:
+def test_many_tiles_share_a_few_streams() -> None:
     pieces = [piece_of((12, 40, 50), TURN @ Affine.translation(x=k, y=0).matrix, "float32", 1) for k in range(9)]
     outs = [np.zeros_like(alone(p)) for p in pieces]
-    belt = Belt(CPU, lanes=2)
+    pipeline = TilePipeline(CPU, streams=2)
     for piece, out in zip(pieces, outs, strict=True):
-        belt.put(piece, out)
-    belt.finish()
+        pipeline.put(piece, out)
+    pipeline.finish()
     for piece, out in zip(pieces, outs, strict=True):
         np.testing.assert_array_equal(out, alone(piece))
 
@@ -84,9 +86,9 @@ def test_out_of_memory_halves_the_tile(
 
     monkeypatch.setattr(module, "sample", small_card)
     with caplog.at_level(logging.WARNING):
-        belt = Belt(CPU)
-        belt.put(piece, out)
-        belt.finish()
+        pipeline = TilePipeline(CPU)
+        pipeline.put(piece, out)
+        pipeline.finish()
     np.testing.assert_array_equal(out, expected)
     assert len(sizes) > 4
     assert "half of the tile" in caplog.text
@@ -98,22 +100,22 @@ def test_a_card_too_small_for_a_voxel_is_an_error(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "sample", no_card)
     piece = piece_of((2, 5, 5), TURN, "float32", 1)
-    belt = Belt(CPU)
-    belt.put(piece, np.zeros_like(alone(piece)))  # sent, and not begun
+    pipeline = TilePipeline(CPU)
+    pipeline.put(piece, np.zeros_like(alone(piece)))  # sent, and not begun
     with pytest.raises(torch.cuda.OutOfMemoryError, match="no room for a single voxel"):
-        belt.finish()
+        pipeline.finish()
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_what_was_put_may_be_overwritten(lanes: int) -> None:
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_blocks_may_be_overwritten_at_once(streams: int) -> None:
     pieces = [piece_of((12, 40, 50), TURN @ Affine.translation(x=k, y=0).matrix, ">u2", 1) for k in range(7)]
     outs = [np.zeros_like(alone(p)) for p in pieces]
-    belt = Belt(CPU, lanes=lanes, tile_bytes=20_000)
+    pipeline = TilePipeline(CPU, streams=streams, tile_bytes=20_000)
     for piece, out in zip(pieces, outs, strict=True):
         block = piece.block.copy()
-        belt.put(replace(piece, block=block), out)
+        pipeline.put(replace(piece, block=block), out)
         block[...] = 7
-    belt.finish()
+    pipeline.finish()
     for piece, out in zip(pieces, outs, strict=True):
         np.testing.assert_array_equal(out, alone(piece))
 
@@ -122,7 +124,7 @@ def test_on_cpu_writes_into_any_array() -> None:
     piece = piece_of((12, 40, 50), TURN, "uint16", 1)
     expected = alone(piece)
     wide = np.zeros((*expected.shape, 2), expected.dtype)
-    with on_device("cpu") as sampler:
+    with tile_sampler("cpu") as sampler:
         sampler.put(piece, wide[..., 0])
     np.testing.assert_array_equal(wide[..., 0], expected)
 
@@ -131,6 +133,6 @@ def test_on_cpu_writes_into_any_array() -> None:
 def test_on_a_gpu() -> None:
     piece = piece_of((12, 40, 50), TILT, "float32", 1)
     out = np.zeros_like(alone(piece))
-    with on_device("cuda") as sampler:
+    with tile_sampler("cuda") as sampler:
         sampler.put(piece, out)
     np.testing.assert_allclose(out, alone(piece), atol=1e-3)

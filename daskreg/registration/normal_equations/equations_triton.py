@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from daskreg.runtime.triton_support import launched_on, works
+from daskreg.runtime.triton_support import kernels_run, launched_on
 
 try:
     import triton
@@ -63,7 +63,7 @@ def ready(device: torch.device) -> bool:
         inputs = RowSumInputs(image, torch.ones_like(image), gradient, image, None, [axis, axis], (1.0, 1.0))
         row_sums(inputs, torch.eye(3, device=device)[None, :2].contiguous())
 
-    return triton is not None and works("sums", device, trial)
+    return triton is not None and kernels_run("sums", device, trial)
 
 
 def row_sums(inputs: RowSumInputs, maps: Tensor) -> Tensor:

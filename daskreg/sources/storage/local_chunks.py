@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +29,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
 from daskreg.geometry import Box
+from daskreg.runtime.atomic import replace_file
+from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
 
@@ -240,10 +241,10 @@ class LocalChunks:
 def local_chunks(array: zarr.Array[Any]) -> LocalChunks | None:
     """The chunks of an array, read and written here; None where zarr-python has to do it."""
     store: Any = array.store
-    while isinstance(store, WrapperStore):
+    while (inner := wrapped_store(store)) is not None:
         if not getattr(store, "passes_through", False):
             return None
-        store = store._store
+        store = inner
     if type(store) is not LocalStore or not array.shape:
         return None
     meta: Any = array.metadata
@@ -281,9 +282,9 @@ def _chain(codecs: Sequence[Any], shape: Index, dtype: np.dtype[Any]) -> Codec |
     if not rest:
         return Codec(shape, dtype, None, checksum)
     if len(rest) == 1 and isinstance(rest[0], BloscCodec):
-        return Codec(shape, dtype, rest[0]._blosc_codec, checksum)
+        return Codec(shape, dtype, numcodecs_blosc(rest[0]), checksum)
     if len(rest) == 1 and isinstance(rest[0], ZstdCodec):
-        return Codec(shape, dtype, rest[0]._zstd_codec, checksum)
+        return Codec(shape, dtype, numcodecs_zstd(rest[0]), checksum)
     return None
 
 
@@ -352,26 +353,3 @@ def _shard_table(path: Path, counts: Index, checksum: bool) -> NDArray[np.uint64
     if checksum and struct.unpack("<I", data[-_CRC_BYTES:])[0] != google_crc32c.value(data[:-_CRC_BYTES]):
         raise ValueError(f"the index of the shard {path.name} does not match its checksum")
     return np.frombuffer(data[: 16 * int(np.prod(counts))], "<u8").reshape(*counts, 2)
-
-
-def replace_file(path: Path, parts: Sequence[Any]) -> None:
-    """Write a file under another name and then rename it, so that half of it is never seen."""
-    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-    try:
-        try:
-            file = partial.open("wb", buffering=0)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = partial.open("wb", buffering=0)
-        with file:
-            for part in parts:
-                _write_all(file.fileno(), memoryview(part))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _write_all(file: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(file, data) :]

@@ -6,17 +6,18 @@ import asyncio
 import errno
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from os import PathLike
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from daskreg.errors import MissingExtraError
+from daskreg.runtime.private_apis import StoreWrapper
 from daskreg.sources.storage.counters import count_missing, count_retry
 from daskreg.sources.storage.redact import is_url
 
@@ -49,7 +50,7 @@ class EmptyValueError(OSError):
     """A stored value of zero bytes: no chunk, shard or metadata file is that short."""
 
 
-class RetryingStore(WrapperStore[Store]):
+class RetryingStore(StoreWrapper):
     """Wraps a store: each call that raises an OSError is tried again, up to 6 times.
 
     Waits grow exponentially from 0.05 s to 2 s, with full jitter, so that many workers do not
@@ -60,57 +61,48 @@ class RetryingStore(WrapperStore[Store]):
     passes_through = True  # keys and values are those of the store inside
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        value = await _again(lambda: self._store.get(key, prototype, byte_range))
+        value = await _again(lambda: self.inner.get(key, prototype, byte_range))
         return _checked(key, value)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         ranges = list(key_ranges)
-        values = await _again(lambda: self._store.get_partial_values(prototype, ranges))
+        values = await _again(lambda: self.inner.get_partial_values(prototype, ranges))
         return [_checked(key, value) for (key, _), value in zip(ranges, values, strict=True)]
 
-    async def _get_many(
-        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
-    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
-        for request in requests:
-            yield request[0], await self.get(*request)
-
     async def exists(self, key: str) -> bool:
-        return await _again(lambda: self._store.exists(key))
+        return await _again(lambda: self.inner.exists(key))
 
     async def is_empty(self, prefix: str) -> bool:
-        return await _again(lambda: self._store.is_empty(prefix))
+        return await _again(lambda: self.inner.is_empty(prefix))
 
     async def getsize(self, key: str) -> int:
-        return await _again(lambda: self._store.getsize(key))
+        return await _again(lambda: self.inner.getsize(key))
 
     async def set(self, key: str, value: Buffer) -> None:
-        await _again(lambda: self._store.set(key, value))
+        await _again(lambda: self.inner.set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await _again(lambda: self._store.set_if_not_exists(key, value))
-
-    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        await asyncio.gather(*(self.set(key, value) for key, value in values))
+        await _again(lambda: self.inner.set_if_not_exists(key, value))
 
     async def delete(self, key: str) -> None:
-        await _again(lambda: self._store.delete(key))
+        await _again(lambda: self.inner.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        await _again(lambda: self._store.delete_dir(prefix))
+        await _again(lambda: self.inner.delete_dir(prefix))
 
     def list(self) -> AsyncIterator[str]:
-        return _listed(self._store.list)
+        return _listed(self.inner.list)
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        return _listed(lambda: self._store.list_prefix(prefix))
+        return _listed(lambda: self.inner.list_prefix(prefix))
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        return _listed(lambda: self._store.list_dir(prefix))
+        return _listed(lambda: self.inner.list_dir(prefix))
 
     def __repr__(self) -> str:
-        return f"RetryingStore({self._store!r})"
+        return f"RetryingStore({self.inner!r})"
 
 
 def open_store(path: str | PathLike[str], mode: str = "r", **options: Any) -> RetryingStore:

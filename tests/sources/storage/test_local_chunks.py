@@ -14,7 +14,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
 import daskreg as dr
-from daskreg.blocks.store import Target
+from daskreg.blocks.level_writer import LevelWriter
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
 from daskreg.sources.storage import local_chunks as chunk_files
@@ -78,8 +78,8 @@ def test_zarr_reads_what_was_written_here(tmp_path: Path, name: str, shards: Any
     zarr.create_array(
         two / "0", shape=SHAPE, dtype="u2", chunks=CHUNKS, compressors=COMPRESSORS[name], shards=shards, fill_value=7
     )
-    target, whole = Target(str(two), 0), Box.of(SHAPE)
-    files = target.write(whole, (pixels()[part.slices] for slab in target.parts(whole) for part in slab))
+    writer, whole = LevelWriter(str(two), 0), Box.of(SHAPE)
+    files = writer.write(whole, (pixels()[part.slices] for slab in writer.parts(whole) for part in slab))
     for key, (crc, size) in files.items():
         data = (two / key).read_bytes()
         assert (google_crc32c.value(data), len(data)) == (crc, size)

@@ -1,4 +1,4 @@
-"""Where the shards of a level are written, with the checksum and size of each file."""
+"""Writes the files of one level, and keeps the checksum and size of each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import google_crc32c
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
-from zarr.storage import WrapperStore
 
 from daskreg.blocks.source_buffer import slabs
 from daskreg.geometry import Box
+from daskreg.runtime.private_apis import StoreWrapper
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.retrying import open_store
 
@@ -23,8 +23,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class RecordingStore(WrapperStore[Store]):
-    """Passes everything on, and keeps (crc32c, bytes) of each value set, until taken."""
+class RecordingStore(StoreWrapper):
+    """A store that notes (crc32c, bytes) of each value it is given, until they are taken."""
 
     passes_through = True
 
@@ -32,22 +32,19 @@ class RecordingStore(WrapperStore[Store]):
         super().__init__(store)
         self._written: dict[str, tuple[int, int]] = {}
 
-    def _with_store(self, store: Store) -> RecordingStore:
-        return RecordingStore(store)
-
     async def set(self, key: str, value: Buffer) -> None:
-        await self._store.set(key, value)
+        await self.inner.set(key, value)
         array: Any = value.as_numpy_array()
         self._written[key] = (google_crc32c.value(array), array.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """What is known of these keys; forgets it."""
+        """What was noted of these keys, which is then forgotten. Keys that were not set are left out."""
         found = {key: self._written.pop(key, None) for key in keys}
         return {key: value for key, value in found.items() if value is not None}
 
 
-class Target:
-    """The array of one level, open for writing: chunk by chunk where its files are written here, else by zarr."""
+class LevelWriter:
+    """The array of one level, open for writing: chunk by chunk on a local disk, else by zarr."""
 
     def __init__(self, output: str, level: int) -> None:
         self._store = RecordingStore(open_store(output, mode="r+"))
@@ -55,7 +52,7 @@ class Target:
         self._local = local_chunks(self._array)
 
     def parts(self, box: Box) -> list[list[Box]]:
-        """What of `box` is written at a time, in order, by slabs of whole shards; or all of it."""
+        """The boxes whose pixels `write` takes, in order: the chunks of each slab of whole shards, or all of `box`."""
         if self._local is None:
             return [[box]]
         return [list(self._local.parts(slab)) for slab in slabs(box, self._local.unit)]

@@ -1,0 +1,21 @@
+"""A large output in blocks: planned, computed by independent tasks, recorded, resumed, verified.
+
+job              what a block computes: a warp or copy (`Job`), the next pyramid level (`Downsample`)
+mapping          which source box an output box needs, and by which matrices
+source_buffer    the part of a source that a block needs, in memory that is reused
+fingerprints     what identifies the pixels of each block
+memory           how much memory a block takes, and how much there is
+plan             the blocks of a level and what they will cost
+probe            how long a run will take, measured on a few chunks
+levels           the pyramid levels: planned and run one after another
+output           the output of a run: safe, locked, created or resumed
+lock             a lock on a file that ends with its process
+ledger           which blocks are finished, and what their files hold
+input_files      which files a source reads in the end
+write_block      the one task of a run: compute a block, write it, record it
+level_writer     the files of one level, with their checksums
+run              the blocks of a level, on a cluster or in threads
+in_flight        a bounded number of blocks in flight on a cluster
+tasks            other independent tasks, on a cluster or in threads
+verify           every file of an output read back
+"""

@@ -1,0 +1,152 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from daskreg.cluster.network import dashboard_options, network_options
+from daskreg.cluster.options import Network, positive
+from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.errors import NoWorkersError, OptionError, RunError
+from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
+from daskreg.runtime.private_apis import memory_of_machine
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+GUARD = (
+    "connect() starts worker processes, which import this script again: "
+    "put what the script does under `if __name__ == '__main__':`"
+)
+
+# When a worker dies, its nanny starts the next one. With the default (15 s), a local cluster gives up a worker for good
+# if it is away for a moment 15 seconds after another one has died there, and its nanny with it.
+LOST_WORKER_TIMEOUT = "1 day"
+
+
+@dataclass(frozen=True)
+class LocalConfig(Network):
+    """Worker processes on this machine.
+
+    Args:
+        workers: processes; None: one for each core, or one for each GPU.
+        threads: tasks at once in each worker; None: one, or with a GPU one for each of the worker's cores, up to 8.
+        memory: limit of each worker, such as "4 GiB"; None: the machine's, shared out.
+        device: "auto", "cpu" or "cuda": whether workers are laid out for GPUs.
+        scratch: folder for temporary files; None: the system's ($TMPDIR).
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    memory: str | None = None
+    device: str = "auto"
+    scratch: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "workers", "threads")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise OptionError(f"device: {self.device!r} is not one of 'auto', 'cpu', 'cuda'")
+
+
+def start_local(config: LocalConfig) -> Client:
+    """A client of new workers; closing it ends them.
+
+    Raises: NoWorkersError where a GPU is asked for and there is none; OptionError; RunError where they do not start.
+    """
+    _refuse_reimport()
+    import dask
+    from dask.utils import parse_bytes
+
+    give_up_workers_after(LOST_WORKER_TIMEOUT)
+    gpus = 0 if config.device == "cpu" else count_gpus()
+    if config.device == "cuda" and not gpus:
+        raise NoWorkersError("device: cuda was asked for and torch sees no GPU on this machine")
+    count = config.workers or gpus or max(1, cores() // (config.threads or 1))
+    threads = config.threads or tasks_at_once(cores() // count, gpu=gpus > 0)
+    try:
+        memory = parse_bytes(config.memory) if config.memory else memory_of_machine() // count
+    except ValueError as error:
+        raise OptionError(f"memory: {config.memory!r} is not like '4 GiB'") from error
+    options = {
+        "threads_per_worker": threads,
+        "memory_limit": memory,
+        "local_directory": config.scratch,
+        "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
+        "scheduler_kwargs": dashboard_options(config),
+        **network_options(config),
+        # Each thread may have a task on the GPU.
+        **({"resources": {"GPU": threads}} if gpus else {}),
+        # Workers that are laid out for cores must not share a GPU, which the device "auto" would use.
+        **({"env": {"CUDA_VISIBLE_DEVICES": ""}} if config.device == "cpu" else {}),
+    }
+    environment = thread_environment(threads, cores() // count)
+    cluster = _start_local(count, gpus, environment, options)
+    return owning_client(cluster, count)
+
+
+def _start_local(count: int, gpus: int, environment: dict[str, str], options: dict[str, Any]) -> LocalCluster:
+    """A LocalCluster whose workers get `environment` before they load any library."""
+    from distributed import LocalCluster
+
+    class OneGpuEach(LocalCluster):
+        """Worker i sees GPU i (modulo their number) as its first and only one."""
+
+        def new_worker_spec(self) -> dict[Any, Any]:
+            spec: dict[Any, Any] = super().new_worker_spec()
+            visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
+            for name, worker in spec.items():
+                number = int(name) % gpus
+                pin = {"CUDA_VISIBLE_DEVICES": visible[number] if visible else str(number)}
+                spec[name] = {**worker, "options": {**worker["options"], "env": pin}}
+            return spec
+
+    with _worker_environment(environment):
+        try:
+            if gpus:
+                cluster = OneGpuEach(n_workers=0, **options)
+                cluster.scale(count)
+                return cluster
+            return LocalCluster(n_workers=count, **options)
+        except RuntimeError as error:
+            if "Nanny" not in str(error):
+                raise RunError(f"the local cluster did not start: {error}") from error
+            # distributed's chain of errors tells no more than its last line.
+            raise RunError(
+                f"the local workers did not start ({error.__cause__ or error}); in a script, {GUARD}"
+            ) from None
+
+
+@contextmanager
+def _worker_environment(values: dict[str, str]) -> Iterator[None]:
+    """Workers that start in this block get `values` as environment; this process is left as it was.
+
+    distributed sets them in this process before it spawns, and prefers what it finds here
+    to its configuration, so both are set.
+    """
+    import dask
+
+    values = {"MALLOC_TRIM_THRESHOLD_": "65536", **values}
+    before = {name: os.environ.get(name) for name in (*values, "PYTHONHASHSEED")}
+    config = {"distributed.nanny.pre-spawn-environ": values}
+    try:
+        os.environ.update(values)
+        with dask.config.set(config):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _refuse_reimport() -> None:
+    """End a worker that imports an unguarded script, in one line instead of a chain of starts."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(f"daskreg: {GUARD}")

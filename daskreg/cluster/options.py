@@ -1,0 +1,94 @@
+"""What the kinds of clusters have in common: who can reach them, and how a config is built from plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from daskreg.errors import OptionError
+
+T = TypeVar("T")
+
+
+class ClusterConfig:
+    """The options of one kind of cluster: the base of a frozen dataclass for each kind."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate files (PEM) that scheduler, workers and client share."""
+
+    ca_file: str
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Network(ClusterConfig):
+    """Options of clusters that `connect` starts: only this machine can reach them, unless an interface is named.
+
+    Args:
+        interface: name of a network interface, such as "ib0".
+        tls: certificate files, or "temporary" for a self-signed pair of this run alone.
+        insecure: allow the interface without TLS; anyone who reaches it can run code.
+        dashboard_port: port of the dashboard on the loopback interface; None: no dashboard.
+    """
+
+    interface: str | None = None
+    tls: Tls | str | None = None
+    insecure: bool = False
+    dashboard_port: int | None = 8787
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tls, str) and self.tls != "temporary":
+            raise OptionError(f"tls: {self.tls!r} is neither 'temporary' nor ca_file, cert and key")
+        if self.interface and not self.tls and not self.insecure:
+            raise OptionError(
+                f"interface: {self.interface} opens the cluster to a network; add tls: (temporary, or "
+                "ca_file, cert and key), or insecure: true where only trusted people can reach it"
+            )
+
+
+def build(cls: type[T], data: Mapping[str, Any]) -> T:
+    """An instance of a dataclass from plain data, with unknown and missing keys named.
+
+    Raises: OptionError.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = [str(k) for k in data if k not in fields]
+    if unknown:
+        raise OptionError(f"unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise OptionError(f"missing key {', '.join(missing)}")
+    return cls(**{name: _coerced(name, str(fields[name].type), value) for name, value in data.items()})
+
+
+def positive(config: object, *names: str) -> None:
+    """Raises: OptionError where one of these fields is set and below one."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise OptionError(f"{name}: {value} must be at least 1")
+
+
+def _coerced(name: str, kind: str, value: Any) -> Any:
+    """`value` where it fits the annotation `kind`, lists as tuples."""
+    wanted = [w.strip() for w in kind.split("|")]
+    if value is None and "None" in wanted:
+        return None
+    if isinstance(value, list) and "tuple[str, ...]" in wanted and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    known: dict[str, type] = {"int": int, "str": str, "bool": bool, "Tls": Tls}
+    for word in wanted:
+        cls = known.get(word)
+        if cls is not None and isinstance(value, cls) and (cls is bool or not isinstance(value, bool)):
+            return value
+    hint = " (put it in quotes)" if "str" in wanted else ""
+    raise OptionError(f"{name}: {value!r} is not of type {kind.replace('tuple[str, ...]', 'list of text')}{hint}")

@@ -1,0 +1,61 @@
+"""Files that appear as a whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, `<name>.<random>.partial`, which replaces `path` when the block ends.
+
+    Where the block raises, the temporary file is removed and `path` stays as it was. A process that is killed
+    leaves the temporary file behind.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, parts: Iterable[Any], *, sync: bool = False, parents: bool = True) -> None:
+    """Write a file out of several buffers of bytes, atomically.
+
+    Args:
+        sync: wait until the bytes are on the disk (fsync), so that a power failure does not leave an empty file.
+        parents: make the folder where it is missing; False raises FileNotFoundError.
+
+    Raises: OSError.
+    """
+    with replacing(path) as partial:
+        try:
+            file = partial.open("xb", buffering=0)
+        except FileNotFoundError:
+            if not parents:
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = partial.open("xb", buffering=0)
+        with file:
+            for part in parts:
+                _write_all(file.fileno(), memoryview(part))
+            if sync:
+                os.fsync(file.fileno())
+
+
+def replace_text(path: Path, text: str, *, sync: bool = False) -> None:
+    """`replace_file` of a text, in UTF-8, into a folder that exists."""
+    replace_file(path, [text.encode()], sync=sync, parents=False)
+
+
+def _write_all(file: int, data: memoryview) -> None:
+    """`os.write` may write less than it is asked to."""
+    while data:
+        data = data[os.write(file, data) :]

@@ -1,0 +1,193 @@
+"""What daskreg uses of dask, distributed, zarr and xarray beyond their public API: all of it is in this file.
+
+Each entry says what is private about it, why it is needed, and for which versions it was tried. `make test-oldest`
+and `make test-newest` run the tests of this file, and of all that stands on it, with the oldest versions that
+pyproject.toml allows and with the newest; the oldest are in constraints-oldest.txt.
+
+Last tried: dask and distributed 2025.9.1 to 2026.8.0, zarr 3.1.4 to 3.1.6, xarray 2025.6.1 to 2026.9.0.
+
+Public, though not well known, are `dask.task_spec`, `dask.core.flatten`, `zarr.abc.buffer` and
+`distributed.protocol.pickle`: they are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from dask.blockwise import Blockwise
+from dask.core import keys_in_tasks, toposort
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest, Store
+from zarr.storage import WrapperStore
+
+# dask ---------------------------------------------------------------------------------------------------------------
+#
+# The layers of a graph. `HighLevelGraph.cull` is public, but it copies each materialized layer as a whole: 150 ms for
+# a rechunked array of 64,000 blocks, and a run would pay that for each of its blocks. `Blockwise`,
+# `MaterializedLayer.mapping` and the signature of `Blockwise.cull` are not documented, and neither are `toposort` and
+# `keys_in_tasks` of dask.core. Unchanged from 2025.9 to 2026.8.
+
+
+def layers_downwards(graph: HighLevelGraph) -> Iterator[Any]:
+    """The layers of a graph, each before those that it depends on."""
+    for name in reversed(toposort(graph.dependencies, graph.dependencies)):
+        yield graph.layers[name]
+
+
+def blockwise_part(layer: Any, keys: set[Any]) -> tuple[Mapping[Any, Any], Mapping[Any, set[Any]]] | None:
+    """The tasks of a blockwise layer that `keys` need, and the keys that each of them needs; None for other layers."""
+    if not isinstance(layer, Blockwise):
+        return None
+    part, dependencies = layer.cull(keys, ())
+    return part, dependencies
+
+
+def layer_tasks(layer: Any) -> Mapping[Any, Any]:
+    """The tasks of a layer by key. A materialized layer is a slow mapping around a dict; this is the dict."""
+    tasks: Mapping[Any, Any] = layer.mapping if isinstance(layer, MaterializedLayer) else layer
+    return tasks
+
+
+def keys_of_old_task(task: Any, known: Any) -> Any:
+    """The keys that a task in dask's old form needs: a tuple, which does not say so itself.
+
+    Args:
+        known: a container of all keys of the graph.
+    """
+    return keys_in_tasks(known, [task])
+
+
+def blockwise_contents(layer: Any) -> Iterator[Any]:
+    """What the tasks of a blockwise layer are made of: its one function and its inputs. Nothing for other layers."""
+    if isinstance(layer, Blockwise):
+        yield layer.task
+        yield from (value for value, _ in layer.indices)
+
+
+def meta_of(array: Any) -> Any:
+    """The empty array that stands for a dask array's blocks, which `da.Array` takes as `meta`."""
+    return array._meta
+
+
+def forget_task_names() -> None:
+    """Empty dask's cache of the prefixes of task names, up to 100,000 of them with 0.3 kB each, in this process.
+
+    A run uses each name once. `key_split` is public; that it is an `lru_cache` is not.
+    """
+    from dask.utils import key_split
+
+    key_split.cache_clear()
+
+
+# distributed --------------------------------------------------------------------------------------------------------
+#
+# The public calls of a client wait for the scheduler without a limit. `client.sync(coroutine, callback_timeout=)` is
+# public and has one; the coroutines below are not. All unchanged from 2025.9 to 2026.8.
+
+
+def on_done(client: Any, future: Any, callback: Callable[[Any], None]) -> None:
+    """Call `callback(future)` in the client's event loop when the future is done, failed, lost or cancelled.
+
+    `future.add_done_callback` goes through a thread of its own for each future, 0.1 ms each.
+    """
+    from distributed.client import done_callback
+
+    client.loop.add_callback(done_callback, future, callback)
+
+
+def run_on_scheduler(client: Any, function: Callable[[], Any], *, timeout: float) -> None:
+    """`client.run_on_scheduler` that gives up after some seconds.
+
+    Raises: TimeoutError, OSError where the scheduler does not answer.
+    """
+    client.sync(client._run_on_scheduler, function, callback_timeout=timeout)
+
+
+def cancel(client: Any, futures: list[Any], *, timeout: float) -> None:
+    """`client.cancel(futures, force=True)` that gives up after some seconds.
+
+    Raises: TimeoutError, OSError where the scheduler does not answer.
+    """
+    client.sync(client._cancel, futures, force=True, callback_timeout=timeout)
+
+
+def workers_of(client: Any, *, timeout: float) -> list[dict[str, Any]]:
+    """What the scheduler knows of its workers now: a dict each, with `nthreads`, `resources`, `status` and more.
+
+    `client.scheduler_info()` answers out of a cache that is some seconds old, and it lacks the status.
+
+    Raises: TimeoutError, OSError, AttributeError where the scheduler does not answer.
+    """
+    identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
+    return list(identity["workers"].values())
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this process may use: the machine's, or what a cgroup or ulimit leaves of it."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
+
+
+# zarr ---------------------------------------------------------------------------------------------------------------
+#
+# A store that wraps another one cannot do without private names: the wrapped store is `_store`, and zarr calls the
+# hooks `_get_many`, `_set_many` and `_with_store`. Codecs keep the numcodecs object that does their work in a private
+# property. Unchanged from 3.1.4 to 3.1.6.
+
+
+class StoreWrapper(WrapperStore[Store]):
+    """A store around another one, `inner`, whose single gets and sets a subclass may override.
+
+    zarr may ask for many keys at once; such calls come to `get` and `set` here, so a subclass need not know of them.
+    """
+
+    @property
+    def inner(self) -> Store:
+        return self._store
+
+    def with_read_only(self, read_only: bool = False) -> StoreWrapper:
+        """A copy around the read-only store. WrapperStore has this from zarr 3.1.6 on, and its subclasses need it."""
+        return self._with_store(self.inner.with_read_only(read_only))
+
+    def _with_store(self, store: Store) -> StoreWrapper:
+        return type(self)(store)
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        for request in requests:
+            yield request[0], await self.get(*request)
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await asyncio.gather(*(self.set(key, value) for key, value in values))
+
+
+def wrapped_store(store: Any) -> Store | None:
+    """The store inside a store that wraps one; None where it wraps none."""
+    return store._store if isinstance(store, WrapperStore) else None
+
+
+def numcodecs_blosc(codec: Any) -> Any:
+    """The `numcodecs.Blosc` of zarr's BloscCodec, with its options resolved for the array's type."""
+    return codec._blosc_codec
+
+
+def numcodecs_zstd(codec: Any) -> Any:
+    """The `numcodecs.Zstd` of zarr's ZstdCodec."""
+    return codec._zstd_codec
+
+
+# xarray -------------------------------------------------------------------------------------------------------------
+
+
+def wrapped_arrays(item: Any) -> Iterator[Any]:
+    """What xarray's lazy arrays wrap, under either of two names. Nothing for other objects.
+
+    xarray has no public way from an opened variable to the Zarr array behind it. Unchanged from 2025.6 to 2026.9.
+    """
+    fields = {*getattr(item, "__dict__", ()), *getattr(type(item), "__slots__", ())}
+    yield from (getattr(item, name) for name in ("array", "_array") if name in fields)

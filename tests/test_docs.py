@@ -62,7 +62,7 @@ def test_what_a_page_shows_runs(
         kind, code = match.groups()
         where = f"{page}:{text.count(chr(10), 0, match.start()) + 2}"
         if kind == "python":
-            exec(compile(code, where, "exec"), names)
+            exec(compile(code, where, "exec", dont_inherit=True), names)
         elif kind == "yaml":
             Path("page.yaml").write_text(code)
             read_config("page.yaml")

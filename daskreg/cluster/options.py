@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import formatannotation
 from typing import Any, TypeVar
 
 from daskreg.errors import OptionError
@@ -67,7 +68,8 @@ def build(cls: type[T], data: Mapping[str, Any]) -> T:
     ]
     if missing:
         raise OptionError(f"missing key {', '.join(missing)}")
-    return cls(**{name: _coerced(name, str(fields[name].type), value) for name, value in data.items()})
+    kinds = {name: formatannotation(f.type) if isinstance(f.type, type) else str(f.type) for name, f in fields.items()}
+    return cls(**{name: _coerced(name, kinds[name], value) for name, value in data.items()})
 
 
 def positive(config: object, *names: str) -> None:

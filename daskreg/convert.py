@@ -1,7 +1,7 @@
 """Transforms of other tools, in memory: `from_X(m, fixed=, moving=)` and `to_X(t, fixed=, moving=)`.
 
-The name says the tool, the Grids say whose pixels: `fixed` those of the output, `moving`
-those of the image that is sampled. Without a Grid they are pixels of spacing one.
+X is the tool. The Grids are those of the output (`fixed`) and of the image that is sampled
+(`moving`); without a Grid, pixels have spacing one.
 
     tool         stores                                          order     numbers are in
     skimage      (3, 3) for `transform.warp`: output -> input    x, y      pixels
@@ -11,8 +11,8 @@ those of the image that is sampled. Without a Grid they are pixels of spacing on
     itk          `SimpleITK.Transform`: fixed -> moving          x, y, z   the world
     ngff         coordinateTransformations: input -> output      z, y, x   the world
 
-So every `from_X` returns `moving_from_fixed`, but `from_ngff`, which returns
-`output_from_input`. Each `to_X` takes the same transform, or a fit that holds it.
+So every `from_X` returns `moving_from_fixed`, except `from_ngff`, which returns
+`output_from_input`. Each `to_X` takes the same transform, or a fit that has it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, ShapeMismatchError
 from daskreg.formats.ngff import forward_matrix
-from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, as_affine, common_unit
+from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, Transform, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
 from daskreg.geometry.transform import checked_matrices, reversed_axes
 
 Floats = NDArray[np.float64]
 
-_FAR = 2.0**20
+_FAR = 2.0**20  # distance of the points at which SimpleITK's transforms are evaluated
 
 
 # --- scikit-image -------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def from_skimage(m: Any, *, fixed: Grid | None = None, moving: Grid | None = Non
     """From the matrix M, or transform object, of `skimage.transform.warp(moving, M)`.
 
     Args:
-        m: (3, 3), x first, from output pixels to input pixels; or what has it as `.params`.
+        m: (3, 3), x first, from output pixels to input pixels; or an object with it as `.params`.
         fixed, moving: grids of the output and of the input image.
 
     Raises: InvalidTransformError for another shape (scikit-image's matrices are 2D).
@@ -62,7 +62,7 @@ def to_skimage(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None)
 
 
 def from_scipy(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine:
-    """From what `scipy.ndimage.affine_transform(moving, ...)` takes.
+    """From the arguments of `scipy.ndimage.affine_transform(moving, ...)`.
 
     Args:
         m: a homogeneous (D+1, D+1) or (D, D+1) matrix, or a tuple `(matrix, offset)` with a
@@ -106,11 +106,10 @@ def from_pystackreg(m: ArrayLike, *, fixed: Grid | None = None, moving: Grid | N
 
 def to_pystackreg(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
     """(3, 3), or (N, 3, 3) of SliceAffines, for `StackReg.transform` and `transform_stack`."""
-    held = getattr(t, "raw_from_aligned", t)
-    one = held if isinstance(held, SliceAffines) else as_affine(held, 2, "what to_pystackreg takes")
-    if one.ndim != 2:
-        raise InvalidTransformError(f"pystackreg moves 2D slices, not {one.ndim}D volumes")
-    return reversed_axes(_to_index(one, _plane(fixed), _plane(moving)))
+    transform = as_transform(t)
+    if transform.ndim != 2:
+        raise InvalidTransformError(f"pystackreg moves 2D slices, not {transform.ndim}D volumes")
+    return reversed_axes(_to_index(transform, _plane(fixed), _plane(moving)))
 
 
 # --- torch ----------------------------------------------------------------------------------
@@ -123,10 +122,10 @@ def from_torch(
 
     Args:
         theta: (D, D+1), or (N, D, D+1) for a batch; a tensor or an array.
-        fixed, moving: grids of the output and of the input image. Theta means nothing
-            without their shapes, so one of them is needed; the other then has its shape,
-            in pixels of spacing one.
-        align_corners: as it was given to `affine_grid` and `grid_sample`.
+        fixed, moving: grids of the output and of the input image. Theta depends on their
+            shapes, so one of them is needed; the other then has the same shape, in pixels
+            of spacing one.
+        align_corners: the argument of `affine_grid` and `grid_sample`.
 
     Raises: OptionError without any Grid.
     """
@@ -140,14 +139,13 @@ def from_torch(
 def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, align_corners: bool = False) -> Any:
     """Theta, a float64 tensor (D, D+1), for `affine_grid(theta[None], (1, 1, *fixed.shape))`.
 
-    SliceAffines give (N, D, D+1). Takes and raises what `from_torch` does.
+    SliceAffines give (N, D, D+1). The arguments and errors are those of `from_torch`.
     """
     import torch
 
-    held = getattr(t, "raw_from_aligned", t)
-    one = held if isinstance(held, SliceAffines) else as_affine(held, what="what to_torch takes")
     shapes = _shapes(fixed, moving, "to_torch")
-    return torch.as_tensor(theta_from_index(_to_index(one, fixed, moving), *shapes, align_corners=align_corners))
+    index = _to_index(as_transform(t), fixed, moving)
+    return torch.as_tensor(theta_from_index(index, *shapes, align_corners=align_corners))
 
 
 # --- ITK --------------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, a
 def from_itk(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Affine:
     """From an affine `SimpleITK.Transform` of any class, composites included.
 
-    ITK's world (3D: LPS) is daskreg's, written x, y, z. So Grids bring only the unit.
+    ITK's world (3D: LPS) is daskreg's, in the order x, y, z. So the Grids give only the unit.
 
     Raises: InvalidTransformError for a transform that is not affine.
     """
@@ -164,7 +162,7 @@ def from_itk(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -
         raise InvalidTransformError(f"{type(m).__name__} is not an affine transform of SimpleITK")
     ndim = m.GetDimension()
     origin = np.array(m.TransformPoint([0.0] * ndim))
-    # Far points, so that the offset takes no digits from the linear part.
+    # At far points the offset costs the linear part no digits.
     ends = np.array([m.TransformPoint(p.tolist()) for p in _FAR * np.eye(ndim)])
     matrix = np.column_stack([((ends - origin) / _FAR).T, origin])
     return Affine(reversed_axes(checked_matrices(matrix, 2)), unit=_unit(fixed, moving))
@@ -194,8 +192,8 @@ def from_ngff(
 ) -> Affine:
     """From coordinateTransformations of OME-NGFF (versions 0.4 to 0.6).
 
-    They map forward between coordinate systems, in array order, so Grids bring only the
-    unit (and, to an identity, its dimension).
+    They map forward between coordinate systems, in array order, so the Grids give only the
+    unit, and the dimension of an identity.
 
     Args:
         m: a transformation of type identity, scale, translation, affine, rotation, mapAxis
@@ -221,13 +219,13 @@ def to_ngff(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) ->
 
 
 def _from_index(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> Affine | SliceAffines:
-    """A map of the world from one of array indices (moving from fixed); many make SliceAffines."""
+    """A map of the world from one of array indices (moving from fixed), or SliceAffines from many."""
     world, unit = _world(matrices, fixed, moving)
     return SliceAffines(world, unit=unit) if world.ndim == 3 else Affine(world, unit=unit)
 
 
 def _world(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> tuple[Floats, str | None]:
-    """The same as (matrices, unit)."""
+    """World matrices and their unit from index matrices."""
     ndim = matrices.shape[-1] - 1
     _check_grids(fixed, moving, ndim)
     inner = np.eye(ndim + 1) if fixed is None else fixed.inverse_matrix
@@ -238,14 +236,14 @@ def _world(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> tuple[F
     return outer @ matrices @ inner, unit
 
 
-def _to_index(t: Affine | SliceAffines, fixed: Grid | None, moving: Grid | None) -> Floats:
+def _to_index(t: Transform, fixed: Grid | None, moving: Grid | None) -> Floats:
     """Matrices of array indices (moving from fixed) from a map of the world."""
     _check_grids(fixed, moving, t.ndim)
     for grid in (fixed, moving):
         common_unit(t.unit, PIXEL if grid is None else grid.unit, "transform and Grid")
     inner = np.eye(t.ndim + 1) if fixed is None else fixed.matrix
     outer = np.eye(t.ndim + 1) if moving is None else moving.inverse_matrix
-    return np.asarray(outer @ (t.matrix if isinstance(t, Affine) else t.matrices) @ inner)
+    return np.asarray(outer @ t.to_matrices() @ inner)
 
 
 def _in_world(t: Affine, fixed: Grid | None, moving: Grid | None) -> Affine:

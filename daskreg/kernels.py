@@ -1,7 +1,7 @@
-"""Kernels: what happens to voxels in memory, on one device. No dask, no zarr.
+"""The pieces of registration that users put into their own torch code, under their public names.
 
-The names below are imported when they are first used: the numba kernels and their
-callers never load torch, which only the kernels for it import.
+They compute on arrays and tensors in memory, without dask or zarr. Each name is imported when it is
+first used, so that those that do not need torch do not load it.
 """
 
 from __future__ import annotations

@@ -3,20 +3,20 @@
     import daskreg.reg_torch as reg
 
 Each function is a few lines over daskreg. They register in a world where the grid spans
-[-1, 1] along every axis (spacing 2/n, origin -1 + 1/n, centre 0), so that parameters come out in
+[-1, 1] along every axis (spacing 2/n, origin -1 + 1/n, centre 0), so that parameters are in
 torch's normalised units, also where H is not W. Parameters are those of M = T . R . Sh . S in
-x, y(, z) order. What differs is right where the original is wrong:
+x, y(, z) order. Results differ where the original is wrong:
 
 - `register_affine_2d`, `register_affine_3d` return the parameters of the motion that made
-  `mov` out of `ref`, so that they compare with the truth. (The original optimised its inverse,
-  which rotation and shear without scale cannot express.) `registering_matrix(parameters)` is
-  the matrix that registers `mov` again.
+  `mov` out of `ref`, so that they can be compared with the known motion. (The original optimised
+  its inverse, which rotation and shear without scale cannot express.)
+  `registering_matrix(parameters)` is the matrix that registers `mov`.
 - `normalize_affine_matrix` uses voxel centres; the original is off by half a pixel
   times (M - I).
 - `warp_volume_xy_batched` with a pixel matrix equals scikit-image's `warp`, slice by slice.
-- `icp_torch` needs no rows in correspondence, and never ends in a reflection.
+- `icp_torch` does not need corresponding rows, and never returns a reflection.
 
-What the originals' optimiser needed (`lr`) is accepted and not used.
+`lr`, which the original's optimiser needed, is accepted and not used.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def build_affine_matrix(  # noqa: PLR0917 (the original's order)
 
     Differentiable with respect to every parameter.
     """
-    turned = _stacked((theta, tx, ty, shx, shy), device)
-    return _inverse_theta(Pose.of(("rotation", "translation", "shear"), 2), turned, (sx, sy), dtype)
+    parameters = _stacked((theta, tx, ty, shx, shy), device)
+    return _inverse_theta(Pose.of(("rotation", "translation", "shear"), 2), parameters, (sx, sy), dtype)
 
 
 def build_affine_matrix_3d(  # noqa: PLR0917 (the original's order)
@@ -119,8 +119,8 @@ def build_affine_matrix_3d(  # noqa: PLR0917 (the original's order)
     dtype: torch.dtype,
 ) -> Tensor:
     """The *inverse* of T . Rz . Ry . Rx . S as theta (1, 3, 4); differentiable."""
-    turned = _stacked((rx, ry, rz, tx, ty, tz), device)
-    return _inverse_theta(Pose.of("rigid", 3), turned, (sx, sy, sz), dtype)
+    parameters = _stacked((rx, ry, rz, tx, ty, tz), device)
+    return _inverse_theta(Pose.of("rigid", 3), parameters, (sx, sy, sz), dtype)
 
 
 def registering_matrix(params: dict[str, float]) -> Tensor:
@@ -148,13 +148,13 @@ def register_affine_2d(  # noqa: PLR0917 (the original's order)
     """Register two (H, W) images.
 
     Args:
-        order: what is free, out of "rot", "trans", "scale", "shear"; the rest is locked on
-            the motion. "shear" without "scale" frees both shears.
+        order: the free parameters, out of "rot", "trans", "scale", "shear"; the others stay those
+            of the identity. With "shear" and without "scale", both shears are free.
         loss_type: "ncc", "mae" or "mse".
         iters: most iterations on each level of the pyramid; far fewer are needed.
         lr: not used.
 
-    Returns: `mov` registered onto `ref`, and the motion that made `mov` out of `ref`: theta in
+    Returns: `mov` registered to `ref`, and the motion that made `mov` out of `ref`: theta in
     radians, tx and ty in normalised units, sx, sy, shx, shy.
     """
     return _register(ref, mov, 2, order, loss_type=loss_type, iters=iters, verbose=verbose, device=device)
@@ -172,7 +172,7 @@ def register_affine_3d(  # noqa: PLR0917 (the original's order)
 ) -> tuple[NDArray[np.float32], dict[str, float]]:
     """Register two (D, H, W) volumes; see `register_affine_2d`. There is no shear in 3D.
 
-    Returns: `mov` registered onto `ref`, and the motion: rx, ry, rz in radians, tx, ty,
+    Returns: `mov` registered to `ref`, and the motion: rx, ry, rz in radians, tx, ty,
     tz in normalised units, sx, sy, sz.
     """
     return _register(ref, mov, 3, order, loss_type=loss_type, iters=iters, verbose=verbose, device=device)
@@ -216,7 +216,7 @@ def icp_torch(  # noqa: PLR0917 (the original's order)
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Align the cloud B (M, 3) to A (N, 3): `B_aligned = B @ R.T + t` fits A.
 
-    For B = A @ R_gt.T + t_gt the answer is R = R_gt.T, t = -R_gt.T @ t_gt. Rows need not
+    For B = A @ R_gt.T + t_gt the result is R = R_gt.T, t = -R_gt.T @ t_gt. Rows need not
     correspond, and the clouds may differ in size. `lr` and `tolerance` are not used.
 
     Returns: B_aligned (M, 3), R (3, 3), a rotation, and t (3,).
@@ -279,12 +279,12 @@ def _device(device: Any) -> str:
 
 
 def _stacked(values: Sequence[Any], device: Any) -> Tensor:
-    """(1, P) float64, through which gradients flow back to the values."""
+    """(1, P) float64, differentiable in the values."""
     return torch.stack([torch.as_tensor(v, device=device).to(torch.float64) for v in values])[None]
 
 
 def _inverse_theta(pose: Pose, parameters: Tensor, scales: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """Inverse of (pose . S), turned from array order to x first, without the last row."""
+    """Inverse of (pose . S), x first, without the last row."""
     n = pose.ndim
     scale = torch.cat([_stacked(scales, parameters.device)[0].flip(0), parameters.new_ones(1)])
     motion = pose.matrices(parameters, np.zeros(n)) @ torch.diag(scale)

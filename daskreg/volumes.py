@@ -1,10 +1,14 @@
-"""`open`: any source -> a lazy DataArray with physical coordinates; and back to its Grid and Source."""
+"""`open`: any source -> a lazy DataArray with physical coordinates; `volume_of`: anything -> a `Volume`.
+
+`volume_of` is the one place where what a user passes (a path, NumPy, dask, Zarr, xarray, a tensor) is normalised.
+Functions of the package call it once, and hand the `Volume` on.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import Any, cast
@@ -18,31 +22,92 @@ from dask.base import tokenize
 from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.sources import Source, read_block, recall, remember
-from daskreg.sources.chunking import auto_block, given_block
-from daskreg.sources.coordinates import coordinates, default_dims, direction_attrs, grid_from, split_dims
+from daskreg.sources.channels import ends_in_colour, only_entry
+from daskreg.sources.chunking import read_block_shape, sizes_per_axis
+from daskreg.sources.coordinates import SPACE, coordinates, default_dims, direction_attrs, grid_from, split_dims
 from daskreg.sources.describe import describe
+from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.found import Coord, Found, Wish, check_shape
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
-from daskreg.sources.source import IN_MEMORY
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """What a user passed, normalised.
+
+    Args:
+        array: with dims t, c, z, y, x as far as there are such axes; its voxels are NumPy's or dask's.
+        source: reads the voxels, along the dims of `array`.
+    """
+
+    array: xr.DataArray
+    source: Source
+
+    @property
+    def grid(self) -> Grid:
+        """Position of the voxels in the world."""
+        return self.source.grid
+
+    def only_entries(self, channel: int | str | None, *, owner: str, besides: str = "") -> dict[str, int]:
+        """The entry of each lead axis that an estimate of one image uses; see `sources.channels.only_entry`.
+
+        Args:
+            owner: what has the axes, for messages.
+            besides: a lead axis that is left as it is.
+
+        Raises: ChannelError where an axis has several entries and none was named.
+        """
+        return {
+            dim: only_entry(
+                dim,
+                self.array.sizes[dim],
+                self.array.coords[dim].values if dim in self.array.coords else (),
+                channel,
+                owner,
+            )
+            for dim in self.source.lead
+            if dim != besides
+        }
+
+
+def volume_of(value: Any, *, colour_ndim: int | None = None) -> Volume:
+    """Anything that is taken as a volume, normalised: what `open` takes, a tensor, or a Volume, which is returned.
+
+    NumPy stays NumPy and dask stays dask. Byte order is made native, float16 becomes float32.
+    A DataArray keeps its coordinates and attributes; a path is opened.
+
+    What `open` made is recognised by the name of its dask array, and its source reads straight from the store.
+    Anything that was computed, sliced or rechunked has another name, and is read through its dask graph: slower,
+    never wrong.
+
+    Args:
+        colour_ndim: a NumPy or dask array with so many axes, of which the last has 3 or 4 entries, is taken as images
+            in colour; None: no array is.
+
+    Raises: UnsupportedDTypeError, EmptyArrayError, NotAVolumeError; GridError, UnitError.
+    """
+    if isinstance(value, Volume):
+        return value
+    if hasattr(value, "detach"):
+        value = _from_tensor(value)
+    if colour_ndim is not None:
+        value = _with_colour_named(value, colour_ndim)
+    array = _normalised(value)
+    return Volume(array, _source_of(array, _grid_of(array)))
 
 
 def grid(array: Any) -> Grid:
     """Where the voxels of an array lie in the world, from its coordinates.
 
     A DataArray's spatial dims are its last three (or two) that are not times or channels;
-    those named z, y, x are given in that order. Coordinates must be regular; descending ones
+    those named z, y, x come in that order. Coordinates must be regular; descending ones
     make a flipped direction, and `attrs["direction"]` an oblique one. Axes without
     coordinates count pixels. NumPy and dask arrays count pixels.
 
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
-    value = array if isinstance(array, xr.DataArray) else as_dataarray(array)
-    _, space = split_dims([str(d) for d in value.dims])
-    _check_shape(value.dims, value.shape, _called(value))
-    coords = {d: (value.coords[d].values, value.coords[d].attrs) for d in space if d in value.coords}
-    shape = [value.sizes[d] for d in space]
-    return grid_from(space, shape, coords, direction=value.attrs.get("direction"), what=_called(value))
+    return _grid_of(array) if isinstance(array, xr.DataArray) else volume_of(array).grid
 
 
 def to_dataarray(
@@ -60,82 +125,22 @@ def to_dataarray(
         data: (*lead, *grid.shape), numpy or dask; it is not copied.
         lead: names of the dims in front, such as ("t", "c").
         lead_coords: for some of them, values, (values, attrs), or a coordinate.
-        attrs: kept; "direction" is set where the grid is oblique, and removed where not.
+        attrs: of the array; "direction" is set where the grid is oblique, and removed where not.
     """
     dims = (*lead, *grid.names)
     if tuple(data.shape[len(lead) :]) != grid.shape or len(data.shape) != len(dims):
         raise ShapeMismatchError(f"data of shape {tuple(data.shape)} does not have dims {dims} of {grid}")
     coords: dict[str, Any] = {}
-    for dim, given in (lead_coords or {}).items():
-        pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
-        values, extra = given if pair else (given, getattr(given, "attrs", {}))
+    for dim, coord in (lead_coords or {}).items():
+        pair = isinstance(coord, tuple) and len(coord) == 2 and isinstance(coord[1], Mapping)
+        values, extra = coord if pair else (coord, getattr(coord, "attrs", {}))
         coords[dim] = (dim, np.asarray(values), dict(extra))
     for dim, (values, extra) in coordinates(grid).items():
         coords[dim] = (dim, values, extra)
-    kept = {k: v for k, v in (attrs or {}).items() if k != "direction"}
-    array = xr.DataArray(data, dims=dims, coords=coords, attrs={**kept, **direction_attrs(grid)})
-    array.name = name  # given to the constructor, None would become the dask array's name
+    others = {k: v for k, v in (attrs or {}).items() if k != "direction"}
+    array = xr.DataArray(data, dims=dims, coords=coords, attrs={**others, **direction_attrs(grid)})
+    array.name = name  # the constructor would replace None by the dask array's name
     return array
-
-
-def as_dataarray(value: Any) -> xr.DataArray:
-    """Anything that `open` takes in memory, as a DataArray with dims t, c, z, y, x.
-
-    NumPy stays NumPy and dask stays dask. Byte order is made native, float16 becomes float32.
-    A DataArray keeps its coordinates and attributes; a path is opened.
-
-    Raises: UnsupportedDTypeError, EmptyArrayError, NotAVolumeError.
-    """
-    if isinstance(value, str | PathLike | zarr.Array | zarr.Group):
-        return open(value)
-    if isinstance(value, xr.Dataset):
-        value = _only_variable(value)
-    if not isinstance(value, xr.DataArray):
-        if isinstance(value, np.ma.MaskedArray):
-            value = xr.DataArray(value).data  # NaN where masked
-        elif not isinstance(value, da.Array):
-            value = _as_numpy(value)
-        dims = default_dims(value.ndim)
-        dtype = image_dtype(value.dtype)
-        _check_shape(dims, value.shape, "the array")
-        lead, space = split_dims(dims)
-        return to_dataarray(value.astype(dtype, copy=False), Grid(value.shape[len(lead) :], axes=space), lead=lead)
-    what = _called(value)
-    dtype = image_dtype(value.dtype, what)
-    _check_shape(value.dims, value.shape, what)
-    if not all(isinstance(d, str) for d in value.dims):
-        value = value.rename({d: str(d) for d in value.dims})
-    if not value.variable._in_memory and value.chunks is None:
-        value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
-    lead, space = split_dims([str(d) for d in value.dims])
-    value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
-    return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))
-
-
-def source_of(array: Any) -> Source:
-    """The source that reads an array's voxels, along the dims of `as_dataarray(array)`.
-
-    What `open` made is recognised by the name of its dask array and is read straight from
-    its store. Anything that was computed, sliced or rechunked has another name, and is read
-    through its dask graph: slower, never wrong.
-    """
-    value = as_dataarray(array)
-    return _source_at(value, grid(value))
-
-
-def _source_at(value: xr.DataArray, where: Grid) -> Source:
-    """The source of what `as_dataarray` gave, on a grid that is known already."""
-    dims = tuple(str(d) for d in value.dims)
-    data = value.data
-    if isinstance(data, da.Array):
-        spec = recall(data.name)
-        if isinstance(spec, Source) and (spec.shape, spec.dtype) == (data.shape, data.dtype):
-            return spec if (spec.dims, spec.grid) == (dims, where) else replace(spec, dims=dims, grid=where)
-        kind, chunks = "dask", tuple(map(int, data.chunksize))
-    else:
-        kind, data = "array", np.asarray(data)
-        chunks = data.shape
-    return Source(kind, _called(value), data, (), dims, data.shape, image_dtype(data.dtype), chunks, where)
 
 
 def open(
@@ -185,42 +190,104 @@ def open(
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
-    wish = Wish(level, recentre, spacing, unit)
+    options = OpenOptions(level, recentre, spacing, unit)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
-        found = describe(source, wish).choose(channel, time)
-        return _to_lazy(replace(found, source=replace(found.source, missing=missing, corrupt=corrupt)), chunks)
+        described = describe(source, options).choose(channel, time)
+        stored = described.source.with_policy(missing=missing, corrupt=corrupt)
+        return _to_lazy(replace(described, source=stored), chunks)
     if level != 0:
         raise OptionError(f"level={level} was asked for, but an array in memory has no levels")
-    array = as_dataarray(source)
-    opened = _to_lazy(_found_in(array, wish).choose(channel, time), chunks)
-    aside = {k: v for k, v in array.coords.items() if k not in opened.coords and set(v.dims) <= set(opened.dims)}
-    return opened.assign_coords(aside)
+    array = _normalised(source)
+    opened = _to_lazy(_describe_in_memory(array, options).choose(channel, time), chunks)
+    others = {k: v for k, v in array.coords.items() if k not in opened.coords and set(v.dims) <= set(opened.dims)}
+    return opened.assign_coords(others)
 
 
-def _found_in(array: xr.DataArray, wish: Wish) -> Found:
-    """An array in memory (or lazy), as the readers describe what is stored."""
-    what = _called(array)
+def _normalised(value: Any) -> xr.DataArray:
+    """The DataArray of a `Volume`: see `volume_of`."""
+    if isinstance(value, str | PathLike | zarr.Array | zarr.Group):
+        return open(value)
+    if isinstance(value, xr.Dataset):
+        value = _only_variable(value)
+    if not isinstance(value, xr.DataArray):
+        if isinstance(value, np.ma.MaskedArray):
+            value = xr.DataArray(value).data  # NaN where masked
+        elif not isinstance(value, da.Array):
+            value = _as_numpy(value)
+        dims = default_dims(value.ndim)
+        dtype = image_dtype(value.dtype)
+        _check_shape(dims, value.shape, "the array")
+        lead, space = split_dims(dims)
+        return to_dataarray(value.astype(dtype, copy=False), Grid(value.shape[len(lead) :], axes=space), lead=lead)
+    what = _title(value)
+    dtype = image_dtype(value.dtype, what)
+    _check_shape(value.dims, value.shape, what)
+    if not all(isinstance(d, str) for d in value.dims):
+        value = value.rename({d: str(d) for d in value.dims})
+    if not value.variable._in_memory and value.chunks is None:
+        value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
+    lead, space = split_dims([str(d) for d in value.dims])
+    value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
+    return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))
+
+
+def _with_colour_named(value: Any, ndim: int) -> Any:
+    """A NumPy or dask array that ends in colour, with names for its axes; anything else as it is."""
+    if not isinstance(value, np.ndarray | da.Array) or not ends_in_colour(value.shape, ndim):
+        return value
+    return xr.DataArray(value, dims=(*SPACE[-(ndim - 1) :], "c"))
+
+
+def _grid_of(array: xr.DataArray) -> Grid:
+    """See `grid`."""
+    what = _title(array)
+    _, space = split_dims([str(d) for d in array.dims])
+    _check_shape(array.dims, array.shape, what)
+    coords = {d: (array.coords[d].values, array.coords[d].attrs) for d in space if d in array.coords}
+    shape = [array.sizes[d] for d in space]
+    return grid_from(space, shape, coords, direction=array.attrs.get("direction"), what=what)
+
+
+def _source_of(array: xr.DataArray, grid: Grid) -> Source:
+    """The source of a normalised array on a grid that is known already."""
+    dims, data = tuple(str(d) for d in array.dims), array.data
+    if isinstance(data, da.Array):
+        spec = recall(data.name)
+        if isinstance(spec, Source) and (spec.shape, spec.dtype) == (data.shape, data.dtype):
+            return spec if (spec.dims, spec.grid) == (dims, grid) else replace(spec, dims=dims, grid=grid)
+    else:
+        data = np.asarray(data)
+    return source_in_memory(data, name=_title(array), dims=dims, grid=grid)
+
+
+def _describe_in_memory(array: xr.DataArray, options: OpenOptions) -> Description:
+    """A normalised array, as the readers describe what is stored."""
     dims = [str(d) for d in array.dims]
     lead, space = split_dims(dims)
     coords: dict[str, Coord] = {d: (array.coords[d].values, array.coords[d].attrs) for d in dims if d in array.coords}
-    where = cf.grid(space, array.shape[len(lead) :], coords, array.attrs, wish=wish, where=what)
+    placed = cf.grid(space, array.shape[len(lead) :], coords, array.attrs, options=options, what=_title(array))
     name = None if array.name is None else str(array.name)
-    return Found(_source_at(array, where), name, array.attrs, {d: coords[d] for d in lead if d in coords})
+    return Description(_source_of(array, placed), name, array.attrs, {d: coords[d] for d in lead if d in coords})
 
 
-def _to_lazy(found: Found, chunks: Any) -> xr.DataArray:
-    source = found.source
-    automatic = isinstance(chunks, str) and chunks == "auto"
-    if source.kind in IN_MEMORY:
+def _to_lazy(described: Description, chunks: Any) -> xr.DataArray:
+    source = described.source
+    if source.carries_data:
         data = _lazy_in_memory(source)
-        if not automatic:
-            data = data.rechunk(given_block(chunks, source.dims, source.shape, [int(c) for c in data.chunksize]))
+        if not (isinstance(chunks, str) and chunks == "auto"):
+            sizes = [int(c) for c in data.chunksize]
+            data = data.rechunk(sizes_per_axis(chunks, source.dims, source.shape, auto=sizes, whole=True))
     else:
-        unit = found.unit_block or source.chunks
-        auto = auto_block(source.shape, unit, source.dtype.itemsize, len(source.lead))
-        data = _lazy(source, given_block(chunks, source.dims, source.shape, auto))
+        unit = described.read_unit or source.chunks
+        auto = read_block_shape(source.shape, unit, source.dtype.itemsize, len(source.lead))
+        data = _lazy(source, sizes_per_axis(chunks, source.dims, source.shape, auto=auto, whole=True))
     return to_dataarray(
-        data, source.grid, lead=source.lead, lead_coords=found.lead_coords, name=found.name, attrs=found.attrs
+        data,
+        source.grid,
+        lead=source.lead,
+        lead_coords=described.lead_coords,
+        name=described.name,
+        attrs=described.attrs,
     )
 
 
@@ -230,9 +297,9 @@ def _lazy(source: Source, step: tuple[int, ...]) -> da.Array:
     # An array in memory gets a random name: hashing the values would read them all.
     token = tokenize(source.fingerprint(), source.policy, step) if source.array is None else uuid.uuid4().hex
     name = f"daskreg-open-{token}"
-    known = recall(name)
-    if isinstance(known, Source) and known == source:
-        source = known  # so that the entry lives as long as either array does
+    earlier = recall(name)
+    if isinstance(earlier, Source) and earlier == source:
+        source = earlier  # so that the entry lives as long as either array does
     meta = np.empty((0,) * source.ndim, source.dtype)
     array: da.Array = da.map_blocks(
         partial(read_block, source, step), chunks=chunks, meta=meta, dtype=source.dtype, name=name
@@ -242,14 +309,20 @@ def _lazy(source: Source, step: tuple[int, ...]) -> da.Array:
 
 
 def _lazy_in_memory(source: Source) -> da.Array:
-    """A dask array over NumPy in pieces (so that a task carries its piece only); dask stays as it is."""
+    """A dask array over pieces of a NumPy array, so that a task carries only its piece; a dask array as it is."""
     data = source.view()
-    if source.kind == "dask":
+    if source.is_graph:
         return cast(da.Array, data)
-    step = auto_block(source.shape, (1,) * source.ndim, source.dtype.itemsize)
+    step = read_block_shape(source.shape, (1,) * source.ndim, source.dtype.itemsize)
     array: da.Array = da.from_array(data, chunks=step, name=f"daskreg-open-{uuid.uuid4().hex}")
     remember(array.name, source, keeper=array.dask.layers[array.name])
     return array
+
+
+def _from_tensor(tensor: Any) -> Any:
+    """A tensor as NumPy; torch, which takes long to import, is not imported for it."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
@@ -279,5 +352,5 @@ def _check_shape(dims: Sequence[Any], shape: Sequence[int], what: str) -> None:
     check_shape(names, shape, what)
 
 
-def _called(array: xr.DataArray) -> str:
+def _title(array: xr.DataArray) -> str:
     return "the array" if array.name is None else f"array {str(array.name)!r}"

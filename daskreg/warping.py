@@ -14,21 +14,18 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from daskreg.blocks.job import Job, run_block
-from daskreg.blocks.mapping import IndexMap, index_map, stack_axis
-from daskreg.errors import EmptyOutputError, InvalidTransformError, OptionError, UnsupportedDTypeError
-from daskreg.geometry import Affine, Box, Grid, SliceAffines
+from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
+from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
 from daskreg.sampling.cast import cast
 from daskreg.sampling.sample import halo
+from daskreg.sources.chunking import entries_per_axis, wrong_sizes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
 from daskreg.sources.source import Source
-from daskreg.volumes import as_dataarray, source_of, to_dataarray
-from daskreg.volumes import grid as grid_of
+from daskreg.volumes import to_dataarray, volume_of
 
 ORDERS = (0, 1, 3)
 BLOCK_BYTES = 64 * 2**20
-
-Pull = Affine | SliceAffines
 
 
 def warp(
@@ -57,8 +54,8 @@ def warp(
 
     Args:
         source: DataArray, dask or NumPy array, or a torch tensor. Spatial axes come last.
-        like: a volume or Grid whose voxels the output shall have.
-        grid: the output's Grid, or "union" / "intersection" of where the transforms bring
+        like: a volume or Grid whose grid is the output's.
+        grid: the output's Grid, or "union" / "intersection" of where the transform brings
             the source's voxels. Default: the source's own grid.
         order: 0 nearest (labels), 1 linear, 3 cubic spline. Boolean arrays use 0.
         fill: value outside the source.
@@ -66,18 +63,18 @@ def warp(
         dtype: of the output; default the source's. Casting to integers rounds half to even
             and clamps.
         device: "auto", "cpu" or "cuda[:i]", resolved where blocks run.
-        allow_empty: allow an output that is nothing but fill.
+        allow_empty: allow an output that has only the fill value.
 
     Returns: the same kind as `source`; lazy (dask-backed) unless NumPy or a tensor.
 
     Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
-    EmptyOutputError where no voxel of the source would be seen.
+    EmptyOutputError where the output would have no voxel of the source.
     """
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill)
-    array = as_dataarray(source)
-    spec = source_of(array)
+    volume = volume_of(source)
+    array, spec = volume.array, volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
     job = make_job(spec, transform, out, order=order, fill=fill, dtype=dtype, device=device)
     if not allow_empty and _all_fill(job):
@@ -99,7 +96,7 @@ def warp(
 
 def make_job(
     spec: Source,
-    pull: Pull | None,
+    pull: Transform | None,
     out: Grid,
     *,
     order: int = 1,
@@ -119,19 +116,9 @@ def make_job(
     _check_fill(fill, wanted)
     if spec.dtype.kind == "b":
         order = 0
-    mapping = index_map(pull, out, spec.grid, spec.dims)
-    token = tokenize(
-        spec.fingerprint(),
-        spec.policy,
-        mapping.matrices,
-        mapping.sampled,
-        mapping.offsets,
-        mapping.stack,
-        out,
-        order,
-        fill,
-        wanted.str,
-    )
+    pull = Affine.identity(spec.grid.ndim) if pull is None else pull
+    mapping = pull.index_map(out, spec.grid, spec.dims)
+    token = tokenize(spec.fingerprint(), spec.policy, mapping.identity(), out, order, fill, wanted.str)
     return Job(spec, mapping, out, order, float(fill), wanted, device, token)
 
 
@@ -146,7 +133,7 @@ def _output_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse a fill that the output cannot hold: clamped, it could not be told from voxels."""
+    """Raise OptionError for a fill that the output's type cannot hold: clamped, it would look like a voxel."""
     try:
         value = float(fill)
     except (TypeError, ValueError) as error:
@@ -156,10 +143,10 @@ def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
 
 
 def lazy_array(job: Job, chunks: Any = "auto") -> da.Array:
-    """The job as one lazy layer of a dask array, which `write` finds again by its name."""
+    """The job as one lazy layer of a dask array; `write` finds the job by the array's name."""
     sizes = _chunk_sizes(job, chunks)
     starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
-    # The function holds the job, so the graph keeps it alive, and the registry finds it.
+    # The function refers to the job, so that the graph keeps it alive for the weak registry.
     data: da.Array = da.map_blocks(
         partial(_run_lazy, job, starts, sizes),
         chunks=sizes,
@@ -181,27 +168,17 @@ def _run_lazy(
 
 def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
     """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
-    given = chunks
-    if isinstance(chunks, str) and chunks == "auto":
-        given = _auto_chunks(job)
-    elif isinstance(chunks, Mapping):
-        if not set(chunks) <= set(job.dims):
-            raise OptionError(f"chunks={chunks!r} names an axis that is not among {', '.join(job.dims)}")
-        given = tuple(chunks.get(d, n) for d, n in zip(job.dims, _auto_chunks(job), strict=True))
-    elif isinstance(chunks, Sequence) and not isinstance(chunks, str) and len(chunks) == job.grid.ndim:
-        given = (1,) * (len(job.shape) - job.grid.ndim) + tuple(chunks)
+    lead = len(job.dims) - job.grid.ndim
+    entries = entries_per_axis(chunks, job.dims, job.shape, auto=_auto_chunks(job), optional=lead)
     try:
-        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(given, shape=job.shape, dtype=job.dtype)
+        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(entries, shape=job.shape, dtype=job.dtype)
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise OptionError(
-            f"chunks={chunks!r} does not fit the axes {dict(zip(job.dims, job.shape, strict=True))}: give 'auto', one "
-            "size, one for each axis, or a mapping by name"
-        ) from error
+        raise wrong_sizes(chunks, job.dims, job.shape) from error
     return sizes
 
 
 def _auto_chunks(job: Job) -> tuple[int, ...]:
-    """Chunks of at most 64 MiB: the sampled axes whole, or cut where a plane is larger."""
+    """Chunks of at most 64 MiB: whole along the sampled axes, unless a plane is larger."""
     chunks = [1] * (len(job.shape) - job.grid.ndim) + list(job.grid.shape)
     while math.prod(chunks) * job.dtype.itemsize > BLOCK_BYTES:
         carried = [k for k in job.mapping.carried if chunks[k] > 1]
@@ -210,104 +187,76 @@ def _auto_chunks(job: Job) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def _one_pull(pull: Any, push: Any) -> Pull:
+def _one_pull(pull: Any, push: Any) -> Transform:
     if (pull is None) == (push is None):
         raise OptionError("give exactly one of pull= (where to sample) and push= (how the content moves)")
-    transform: Pull = _composed(push if pull is None else pull)
+    transform = _composed(push if pull is None else pull)
     return transform.inverse() if pull is None else transform
 
 
-def _composed(value: Any) -> Any:
-    """One transform out of one, a fit that holds one, a matrix, or a sequence of them."""
-    if isinstance(value, (list, tuple)):
-        if not value:
-            raise OptionError("an empty list of transforms says nothing; pass Affine.identity(ndim)")
-        return reduce(matmul, [_composed(v) for v in value])
-    for name in ("moving_from_fixed", "raw_from_aligned", "target_from_source"):
-        value = getattr(value, name, value)
-    if isinstance(value, (Affine, SliceAffines)):
-        return value
-    try:
-        matrix = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidTransformError(
-            f"{value!r} is no transform: give an Affine, SliceAffines, a fit, a matrix, or a list of them; "
-            "a file is read by daskreg.load(path)"
-        ) from error
-    return SliceAffines(matrix) if matrix.ndim == 3 else Affine(matrix)
+def _composed(value: Any) -> Transform:
+    """One transform out of one, a fit, a matrix, or a sequence of them."""
+    if not isinstance(value, (list, tuple)):
+        return as_transform(value)
+    if not value:
+        raise OptionError("an empty list of transforms says nothing; pass Affine.identity(ndim)")
+    composed: Transform = reduce(matmul, [_composed(v) for v in value])
+    return composed
 
 
-def _output_grid(source: Grid, dims: tuple[str, ...], pull: Pull, like: Any, grid: Grid | str | None) -> Grid:
+def _output_grid(source: Grid, dims: tuple[str, ...], pull: Transform, like: Any, grid: Grid | str | None) -> Grid:
     if like is not None and grid is not None:
         raise OptionError("give like= or grid=, not both")
     if like is not None:
-        return like if isinstance(like, Grid) else grid_of(as_dataarray(like))
+        return like if isinstance(like, Grid) else volume_of(like).grid
     if grid is None or isinstance(grid, Grid):
         return grid or source
     if grid not in {"union", "intersection"}:
         raise OptionError(f"grid={grid!r}: give a Grid, 'union' or 'intersection'")
-    return _reached_grid(source, dims, pull, grid)
+    return _warped_grid(source, dims, pull, grid)
 
 
-def _reached_grid(source: Grid, dims: tuple[str, ...], pull: Pull, which: str) -> Grid:
-    """The source's lattice, cut or extended to where the transforms bring its voxels."""
-    inside = list(range(source.ndim))
-    if isinstance(pull, SliceAffines):
-        stack = stack_axis(pull, dims, source.names) - (len(dims) - source.ndim)
-        inside = [k for k in inside if k != stack]
-    elif pull.ndim < source.ndim:
-        inside = inside[-pull.ndim :]
-    plane = source.take(inside)
-    matrices = pull.inverse().matrices if isinstance(pull, SliceAffines) else pull.inverse().matrix[None]
-    corners = np.stack(np.meshgrid(*[(0.0, n - 1.0) for n in plane.shape], indexing="ij"), -1).reshape(-1, plane.ndim)
-    world = plane.world(corners)
-    reached = np.stack([plane.index(world @ m[:-1, :-1].T + m[:-1, -1]) for m in matrices])
-    ranked = np.sort(reached, axis=1)
+def _warped_grid(source: Grid, dims: tuple[str, ...], pull: Transform, which: str) -> Grid:
+    """The source's grid, cropped or extended to where the transform brings its voxels."""
+    bounds = pull.warped_bounds(source, dims)
     if which == "union":
-        lower, upper = ranked[:, 0].min(axis=0), ranked[:, -1].max(axis=0)
-    else:  # for motions of less than 45 degrees, half of the corners bound each side
-        half = len(corners) // 2
-        lower, upper = ranked[:, half - 1].max(axis=0), ranked[:, half].min(axis=0)
-    start, stop = [0] * source.ndim, list(source.shape)
-    for k, low, high in zip(inside, lower, upper, strict=True):
-        outward = which == "union"
-        start[k] = math.floor(low + 1e-6) if outward else math.ceil(low - 1e-6)
-        stop[k] = (math.ceil(high - 1e-6) if outward else math.floor(high + 1e-6)) + 1
-    box = Box(tuple(start), tuple(stop))
+        start, stop = np.floor(bounds.lower + 1e-6), np.ceil(bounds.upper - 1e-6) + 1
+    else:
+        start, stop = np.ceil(bounds.inner_lower - 1e-6), np.floor(bounds.inner_upper + 1e-6) + 1
+    box = Box(tuple(start.tolist()), tuple(stop.tolist()))
     if box.empty:
         raise EmptyOutputError("the transforms leave no voxel that all of them reach: use grid='union'")
     return source.crop(box)
 
 
 def _all_fill(job: Job) -> bool:
-    """Whether no voxel of the source is touched by any voxel of the output."""
-    return next(iter(job.mapping.pieces(Box.of(job.shape), job.source.shape, halo(0))), None) is None
+    """Whether no voxel of the output is sampled from a voxel of the source."""
+    return job.mapping.read_box(Box.of(job.shape), job.source.shape, halo(0)).empty
 
 
-def _warp_tensor(tensor: Any, pull: Any, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
-    """Tensor in, tensor out, differentiable with respect to the voxels; pixels of spacing one."""
+def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
+    """A tensor from a tensor, differentiable in the voxels; its voxels have spacing one."""
     import torch
 
     from daskreg.sampling.sample import sample
 
-    pull_ndim = pull.ndim + isinstance(pull, SliceAffines)
-    spatial = min(tensor.ndim, max(pull_ndim, 2))
-    names = tuple(f"d{k}" for k in range(tensor.ndim - spatial)) + ("z", "y", "x")[3 - spatial :]
+    spatial = min(tensor.ndim, max(pull.array_ndim, 2))
+    names = tuple(f"d{k}" for k in range(tensor.ndim - spatial)) + default_axes(spatial)
     source = Grid(tensor.shape[tensor.ndim - spatial :])
     out = _output_grid(source, names, pull, like, grid)
-    mapping: IndexMap = index_map(pull, out, source, names)
+    mapping = pull.index_map(out, source, names)
     shape = tuple(tensor.shape[: tensor.ndim - spatial]) + out.shape
     result = torch.full(shape, float(fill), dtype=tensor.dtype, device=tensor.device)
-    order_of_axes = (*mapping.carried, *mapping.sampled)
+    axes = (*mapping.carried, *mapping.sampled)
     for piece in mapping.pieces(Box.of(shape), tuple(tensor.shape), halo(order)):
-        block = tensor[piece.read.slices].permute(order_of_axes)
+        block = tensor[piece.read.slices].permute(axes)
         sampled = sample(
             block,
             piece.read.take(mapping.sampled),
-            piece.matrix,
+            piece.coordinates,
             piece.out.take(mapping.sampled),
             order=order,
             fill=fill,
         )
-        result[piece.out.slices] = sampled.permute(tuple(np.argsort(order_of_axes)))
+        result[piece.out.slices] = sampled.permute(tuple(np.argsort(axes)))
     return result

@@ -25,7 +25,7 @@ from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, Option
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.runtime.progress import Progress, progress_bar
 from daskreg.sources.registry import recall
-from daskreg.volumes import as_dataarray, source_of
+from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
 
 
@@ -105,7 +105,7 @@ def plan(
     """
     client = chosen_client(client)
     options = RunOptions(chunks, shards, levels, downsample, memory)
-    task = _task_of(as_dataarray(array))
+    task = _task_of(volume_of(array))
     made = plan_levels(task, str(safe_output(path, task.source)), options, client=client)
     return probed(made) if probe else made
 
@@ -155,16 +155,16 @@ def write(
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
     started = time.monotonic()
     client = chosen_client(client)
-    data = as_dataarray(array)
-    task = _task_of(data)
+    volume = volume_of(array)
+    task = _task_of(volume)
     output = safe_output(path, task.source)
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = RunOptions(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)
     locked = locked_output(
         made,
-        name=str(data.name or ""),
-        lead=_lead_axes(data, task),
+        name=str(volume.array.name or ""),
+        lead=_lead_axes(volume.array, task),
         overwrite=overwrite,
         resume=resume is not False,
         version=version,
@@ -217,9 +217,9 @@ def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -
         return list(verify_output(path, report))
 
 
-def _task_of(array: xr.DataArray) -> Task:
+def _task_of(volume: Volume) -> Task:
     """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
-    spec = source_of(array)
+    array, spec = volume.array, volume.source
     check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))
     if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):

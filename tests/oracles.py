@@ -1,4 +1,4 @@
-"""Measures and other tools' answers that the tests compare with. No daskreg in here.
+"""Measures and other tools' results that the tests compare with. It does not use daskreg.
 
 Matrices are homogeneous, in array order, from output indices to input indices (a pull),
 as `scipy.ndimage.affine_transform` takes them.
@@ -82,7 +82,7 @@ def pystackreg_stack(stack: NDArray[Any], model: str = "rigid", reference: str =
 
 
 def rigid_2d(theta: float, ty: float, tx: float, centre: Sequence[float]) -> Floats:
-    """A turn of +x towards +y by `theta` radians about `centre` (y, x), then a shift."""
+    """A rotation of +x towards +y by `theta` radians about `centre` (y, x), then a shift."""
     c, s = np.cos(theta), np.sin(theta)
     m = np.eye(3)
     m[:2, :2] = [[c, s], [-s, c]]
@@ -101,7 +101,7 @@ def random_walk(n: int, shape: Sequence[int], *, step: float, turn: float, seed:
 
 
 def low_pass(values: Floats, period: float) -> Floats:
-    """The course of `values` (N, ...) slower than `period`: half amplitude there, straight lines kept.
+    """The part of `values` (N, ...) slower than `period`: half amplitude there, straight lines unchanged.
 
     Whittaker's smoother with second differences, by a dense solve.
     """
@@ -122,8 +122,8 @@ def residuals(found: Floats, truth: Floats, shape: Sequence[int], *, period: flo
     grid = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in shape], indexing="ij"), -1).reshape(-1, len(shape))
     clean_from_aligned = np.linalg.inv(truth) @ found
     points = np.einsum("nij,pj->npi", clean_from_aligned[:, :-1, :-1], grid) + clean_from_aligned[:, None, :-1, -1]
-    # The gauge: in which aligned frame the residual is measured is a matter of choice. Map
-    # back through the mean so that it is measured in the clean one.
+    # The residual may be measured in any aligned frame (the gauge). Subtracting the mean
+    # measures it in the clean one.
     error = points - points.mean(axis=0)
     slow = low_pass(error, period)
     parts = {"all": error, "fast": error - slow, "slow": slow}

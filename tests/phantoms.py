@@ -1,4 +1,4 @@
-"""Images whose truth is known: coordinate-valued ones, and ones without any symmetry."""
+"""Images whose values are known: coordinate-valued ones, and ones without any symmetry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def indices(shape: Sequence[int]) -> Floats:
 
 
 def coordinates(grid: Grid) -> Floats:
-    """(*shape, D): every voxel's own world position, so that a warp shows where it read."""
+    """(*shape, D): every voxel's own world position, so that a warp shows where it sampled."""
     return grid.world(indices(grid.shape))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from daskreg.geometry import Box
-from daskreg.volumes import grid, source_of
+from daskreg.volumes import grid, volume_of
 
 
 def turned(angles=(0.2, -0.3, 0.5), spacing=(0.7, 1.1, 2.5), origin=(-12.0, 30.0, 7.5)):
@@ -40,7 +40,7 @@ def agrees_with_itk(path, volume):
 
 def boxes_agree(volume, expected, *, seed=0, atol=0.0):
     """Random boxes read through the source are those of the whole array."""
-    source, rng = source_of(volume), np.random.default_rng(seed)
+    source, rng = volume_of(volume).source, np.random.default_rng(seed)
     source = pickle.loads(pickle.dumps(source))
     for _ in range(8):
         ends = [sorted(rng.choice(n + 1, 2, replace=False)) for n in source.shape]

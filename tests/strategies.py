@@ -50,7 +50,7 @@ def boxes(draw: st.DrawFn, ndim: int, *, low: int = -30, high: int = 30, empty: 
 
 @st.composite
 def rotations(draw: st.DrawFn, ndim: int, *, flips: bool = True) -> Floats:
-    """Orthonormal matrices, with reflections and whole turns of axes among them."""
+    """Orthonormal matrices, among them reflections and permutations of axes."""
     kind = draw(st.sampled_from(("axes", "any")))
     if kind == "axes":
         q = np.eye(ndim)[list(draw(st.permutations(range(ndim))))]

@@ -165,7 +165,7 @@ def test_estimates(estimate: Callable[[], Any], error: type[Exception], words: s
         estimate()
 
 
-def test_nan_is_masked_where_fits_are_made_and_the_share_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_nan_is_masked_in_estimates_and_lowers_the_overlap(caplog: pytest.LogCaptureFixture) -> None:
     moving = spots((60, 64), y=1, x=2)
     holes = moving.values.copy()
     holes[10:16, 20:30] = np.nan
@@ -382,7 +382,7 @@ def test_an_empty_output_is_refused_before_running() -> None:
         dr.warp(VALUES, pull=dr.Affine.translation(x=1e4))
 
 
-def test_places_that_are_taken(tmp_path: Path, stored: Path) -> None:
+def test_outputs_that_exist(tmp_path: Path, stored: Path) -> None:
     dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
     with pytest.raises(OutputExistsError, match="resume=True takes it up again, overwrite=True replaces it"):
         dr.write(dr.open(stored), tmp_path / "out.zarr", resume=False, progress=False)

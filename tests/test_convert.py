@@ -1,4 +1,4 @@
-"""Converters, each judged by warping an image with the tool that it is for.
+"""Converters, each tested by warping an image with its tool.
 
 Where a tool's border differs from ours (what lies up to one voxel outside is blended with
 the fill), only the inside is compared: ITK keeps half a voxel around the image at the
@@ -173,7 +173,7 @@ def test_round_trip(name: str, ndim: int, oblique: bool) -> None:
 
 
 def pixel_matrix(ndim: int) -> Floats:
-    """Array-order pixels, output to input, with a bit of everything."""
+    """Array-order pixels, output to input, with rotation, scale, shear and shift."""
     if ndim == 2:
         return np.array([[0.95, 0.12, -4.3], [-0.15, 1.1, 21.7], [0, 0, 1]])
     return np.array([[0.95, 0.05, 0.1, -3.3], [-0.1, 0.97, 0.12, 4.6], [0.08, -0.15, 1.1, 1.4], [0, 0, 0, 1.0]])
@@ -412,12 +412,12 @@ def test_without_grids_they_are_pixels_of_spacing_one() -> None:
 
 def test_fits_are_taken_for_their_transforms() -> None:
     class Fit:
-        moving_from_fixed = Affine.translation(x=3)
+        transform = Affine.translation(x=3)
 
     class Stack:
-        raw_from_aligned = SliceAffines([Fit.moving_from_fixed.matrix])
+        transform = SliceAffines([Fit.transform.matrix])
 
-    np.testing.assert_array_equal(convert.to_scipy(Fit()), Fit.moving_from_fixed.matrix)
+    np.testing.assert_array_equal(convert.to_scipy(Fit()), Fit.transform.matrix)
     np.testing.assert_array_equal(convert.to_pystackreg(Stack())[0], [[1, 0, 3], [0, 1, 0], [0, 0, 1]])
     assert convert.to_itk(Fit()).GetTranslation() == (3.0, 0.0)
 

@@ -16,7 +16,7 @@ from reading import turned
 import daskreg as dr
 from daskreg.cli import run
 from daskreg.sources.readers import mapped
-from daskreg.volumes import grid, source_of
+from daskreg.volumes import grid, volume_of
 
 VALUES = np.random.default_rng(0).integers(0, 60_000, (12, 40, 50)).astype("u2")
 FORMATS = ("a.nii.gz", "a.nii", "a.nrrd", "packed.nrrd", "a.mha", "packed.mha", "a.mrc", "a.mrc.gz", "a.h5")
@@ -62,11 +62,11 @@ def test_on_a_cluster(tmp_path):
 @pytest.mark.parametrize("name", FORMATS)
 def test_opening_reads_metadata_only(tmp_path, monkeypatch, name):
     path = written(tmp_path, name)
-    for function in ("mapped", "unpacked", "kept", "over"):
+    for function in ("map_file", "unpack", "moved_to_disk", "map_open_file"):
         monkeypatch.setattr(mapped, function, None)
     volume = dr.open(path)
     assert volume.shape == VALUES.shape
-    assert source_of(volume).array is None
+    assert volume_of(volume).source.array is None
     assert volume[3:, :20].shape == (9, 20, 50)
 
 

@@ -1,4 +1,4 @@
-"""Registration in the world: oblique, flipped, anisotropic grids, from files, held against SimpleITK.
+"""Registration in the world: oblique, flipped, anisotropic grids, from files, compared with SimpleITK.
 
 The images are one function of world points, so that nothing is interpolated in making them:
 moving(t(p)) = fixed(p) for a known motion t.
@@ -155,7 +155,7 @@ def test_metrics_by_autograd_in_the_world(name, metric):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_how_a_volume_is_stored_changes_nothing(name):
-    """Flipped, cut, or with axes exchanged, an image lies where it lay, and so does the motion."""
+    """An image that is flipped, cropped, or has its axes exchanged stays in place, and so does the motion."""
     fixed, moving, values, _ = pair(name)
     f, m = (to_dataarray(v, g) for v, g in zip(values, (fixed, moving), strict=True))
     fit = dr.register(f, m, model="affine")

@@ -1,4 +1,4 @@
-"""`open`, `grid`, `source_of`: any source becomes a lazy volume, and leads back to its voxels."""
+"""`open`, `grid`, `volume_of`: any source becomes a lazy volume, and leads back to its voxels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 import daskreg as dr
+from daskreg import volumes
 from daskreg.errors import (
     ChannelError,
     EmptyArrayError,
@@ -31,7 +32,7 @@ from daskreg.errors import (
 )
 from daskreg.geometry import Box, Grid
 from daskreg.sources import recall
-from daskreg.volumes import as_dataarray, source_of, to_dataarray
+from daskreg.volumes import to_dataarray, volume_of
 
 SHAPE = (9, 10, 11)
 VALUES = np.random.default_rng(0).integers(0, 2**16, SHAPE).astype("u2")
@@ -106,7 +107,7 @@ def test_nothing_is_read_but_metadata(tmp_path, monkeypatch):
     for path in ("a.zarr", "a.zarr/s1"):
         volume = dr.open(tmp_path / path)
         dr.grid(volume)
-        source_of(volume)
+        volume_of(volume)
         repr(volume)
     assert keys
     assert all(k.rsplit("/", 1)[-1] in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata") for k in keys)
@@ -121,7 +122,7 @@ def test_shards_are_read_whole_or_in_multiples(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=VALUES, chunks=(2, 2, 2), shards=(4, 4, 6))
     volume = dr.open(tmp_path / "a.zarr")
     np.testing.assert_array_equal(volume.values, VALUES)
-    assert source_of(volume).chunks == (2, 2, 2)
+    assert volume_of(volume).source.chunks == (2, 2, 2)
     pieces = dr.open(tmp_path / "a.zarr", chunks={"z": 4, "y": 4, "x": 6})
     assert pieces.data.chunksize == (4, 4, 6)
     np.testing.assert_array_equal(pieces.values, VALUES)
@@ -164,7 +165,7 @@ def test_where_a_zarr_array_may_be(tmp_path, stored, kind):
         source = {"path": stored, "str": str(stored), "array": zarr.open_array(stored)}[kind]
     volume = dr.open(source)
     np.testing.assert_array_equal(volume.values, VALUES)
-    spec = pickle.loads(pickle.dumps(source_of(volume)))
+    spec = pickle.loads(pickle.dumps(volume_of(volume).source))
     assert spec.kind == "zarr"
     assert (spec.array is not None) == (kind == "memory")
     box = Box((1, 2, 3), (8, 7, 5))
@@ -218,7 +219,7 @@ def test_channels_and_times(tmp_path):
         one = dr.open(path, channel=channel, time=2, level=1)
         assert one.dims == ("z", "y", "x")
         np.testing.assert_array_equal(one.values, values[2, 1, ::2, ::2, ::2])
-        assert source_of(one).kind == "zarr"
+        assert volume_of(one).source.kind == "zarr"
     for wrong in ("RFP", 2, -3):
         with pytest.raises(ChannelError, match="not there"):
             dr.open(path, channel=wrong)
@@ -250,7 +251,7 @@ def test_spacing_and_unit_are_overridden(tmp_path):
         dr.open(path, unit="furlong")
 
 
-def test_mixed_units_are_refused_unless_told(tmp_path):
+def test_mixed_units_are_refused_unless_a_unit_is_passed(tmp_path):
     axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", ("nm", "um", "um"), strict=True)]
     path = write_ome(tmp_path / "a.zarr", VALUES, axes="zyx")
     group = zarr.open_group(path)
@@ -374,7 +375,7 @@ def test_a_million_chunks_open_at_once(tmp_path):
     assert seconds < 1
     assert len(volume.data.dask.layers) == 1
     assert len(pickle.dumps(volume.data.dask)) < 20_000
-    assert source_of(volume).kind == "zarr"
+    assert volume_of(volume).source.kind == "zarr"
     assert not volume[3, 4, :5].values.any()
 
 
@@ -401,7 +402,7 @@ def test_two_openings_share_a_name_and_one_may_go(stored):
     assert first.data.name == second.data.name
     del second
     gc.collect()
-    assert source_of(first).kind == "zarr"
+    assert volume_of(first).source.kind == "zarr"
     other = dr.open(stored, spacing=2)
     assert other.data.name != first.data.name
 
@@ -424,15 +425,15 @@ def test_any_scheduler_computes(stored):
     np.testing.assert_array_equal((volume.astype("f4") * 2).mean("z").values, (VALUES.astype("f4") * 2).mean(0))
 
 
-# source_of
+# volume_of
 
 
-def test_source_of_what_open_made(stored):
+def test_the_source_of_what_open_made(stored):
     volume = dr.open(stored)
-    source = source_of(volume)
+    source = volume_of(volume).source
     assert (source.kind, source.dims, source.shape, source.grid) == ("zarr", volume.dims, SHAPE, dr.grid(volume))
     renamed = volume.rename(z="slice").assign_coords(x=("x", 3.0 * np.arange(11), {"units": "pixel"}))
-    other = source_of(renamed)
+    other = volume_of(renamed).source
     assert (other.kind, other.dims) == ("zarr", ("slice", "y", "x"))
     assert other.grid == dr.grid(renamed)
     assert other.grid.spacing == (1, 1, 3)
@@ -457,19 +458,19 @@ def test_source_of_what_open_made(stored):
     ],
 )
 @pytest.mark.parametrize("start", ["stored", "numpy", "turned"])
-def test_source_of_anything_derived_is_never_wrong(stored, change, start):
+def test_the_source_of_anything_derived_is_never_wrong(stored, change, start):
     if start == "turned":
         volume = dr.open(to_dataarray(VALUES, TURNED))
     else:
         volume = dr.open(stored if start == "stored" else VALUES)
     try:
         derived = change(volume)
-        wanted = as_dataarray(derived)
+        wanted = volume_of(derived).array
         dr.grid(derived)
     except GridError:
         assert start == "turned"  # a dimension was dropped, or joined ends of an oblique volume
         return
-    source = source_of(derived)
+    source = volume_of(derived).source
     assert source.dims == wanted.dims
     assert source.grid == dr.grid(derived)
     whole = Box.of(source.shape)
@@ -479,12 +480,12 @@ def test_source_of_anything_derived_is_never_wrong(stored, change, start):
 
 
 def test_sources_of_arrays():
-    assert source_of(VALUES).array is VALUES
-    assert source_of(da.from_array(VALUES, chunks=4)).kind == "dask"
-    assert source_of(da.from_array(VALUES, chunks=4)).chunks == (4, 4, 4)
-    flat = source_of(VALUES[0])
+    assert volume_of(VALUES).source.array is VALUES
+    assert volume_of(da.from_array(VALUES, chunks=4)).source.kind == "dask"
+    assert volume_of(da.from_array(VALUES, chunks=4)).source.chunks == (4, 4, 4)
+    flat = volume_of(VALUES[0]).source
     assert (flat.dims, flat.grid) == (("y", "x"), Grid((10, 11)))
-    five = source_of(np.zeros((2, 3, 4, 5, 6)))
+    five = volume_of(np.zeros((2, 3, 4, 5, 6))).source
     assert (five.lead, five.grid.shape) == (("t", "c"), (4, 5, 6))
 
 
@@ -495,7 +496,7 @@ def test_numpy_is_opened_in_pieces_without_a_copy():
     volume = dr.open(VALUES)
     assert isinstance(volume.data, da.Array)
     np.testing.assert_array_equal(volume.values, VALUES)
-    source = source_of(volume)
+    source = volume_of(volume).source
     assert (source.kind, source.array is VALUES) == ("array", True)
     assert dr.open(VALUES, chunks=(3, -1, 4)).data.chunksize == (3, 10, 4)
     big = dr.open(np.broadcast_to(np.uint8(1), (600, 600, 600)))
@@ -509,7 +510,7 @@ def test_arrays_in_memory_become_native(dtype):
         volume = dr.open(given)
         assert volume.dtype == (np.float32 if dtype == "f2" else np.dtype(dtype).newbyteorder("="))
         np.testing.assert_array_equal(volume.values, np.asarray(given))
-        np.testing.assert_array_equal(source_of(volume).read(Box.of(SHAPE)), np.asarray(given))
+        np.testing.assert_array_equal(volume_of(volume).source.read(Box.of(SHAPE)), np.asarray(given))
 
 
 def test_dataarrays_keep_what_they_know():
@@ -527,7 +528,7 @@ def test_dataarrays_keep_what_they_know():
     assert dr.grid(volume) == Grid(SHAPE, (1, 0.5, 1), unit="mm")
     one = dr.open(array, channel="b")
     np.testing.assert_array_equal(one.values, VALUES + 1)
-    assert source_of(one).kind == "array"
+    assert volume_of(one).source.kind == "array"
     again = dr.open(volume, channel=0, spacing=2)
     np.testing.assert_array_equal(again.values, VALUES)
     assert dr.grid(again) == Grid(SHAPE, 2, unit="mm")
@@ -544,9 +545,9 @@ def test_dask_arrays_stay_what_they_are():
 
 def test_masked_and_odd_arrays():
     masked = np.ma.masked_greater(VALUES, 1000)
-    np.testing.assert_array_equal(as_dataarray(masked).values, np.where(VALUES > 1000, np.nan, VALUES))
+    np.testing.assert_array_equal(volume_of(masked).array.values, np.where(VALUES > 1000, np.nan, VALUES))
     numbered = xr.DataArray(VALUES, dims=(0, 1, 2))
-    assert as_dataarray(numbered).dims == ("0", "1", "2")
+    assert volume_of(numbered).array.dims == ("0", "1", "2")
     unknown = da.from_array(VALUES, chunks=4)
     with pytest.raises(NotAVolumeError, match="compute_chunk_sizes"):
         dr.open(unknown[unknown[:, 0, 0] > 10])
@@ -563,15 +564,51 @@ def test_what_xarray_opened_lazily_is_not_loaded(tmp_path):
     np.testing.assert_array_equal(volume[4:8, 4:8, 4:8].values, VALUES[4:8, 4:8, 4:8])
 
 
-def test_as_dataarray_accepts_what_open_does(stored):
-    np.testing.assert_array_equal(as_dataarray(stored).values, VALUES)
-    assert isinstance(as_dataarray(VALUES).data, np.ndarray)
-    assert as_dataarray(xr.DataArray(VALUES, dims=("x", "y", "z"))).dims == ("z", "y", "x")
-    assert as_dataarray([[1, 2], [3, 4]]).dims == ("y", "x")
+def test_inputs_are_normalised_once(stored, tmp_path, monkeypatch):
+    times = []
+    real = volumes._normalised
+    monkeypatch.setattr(volumes, "_normalised", lambda value: times.append(type(value)) or real(value))
+    lazy = dr.open(stored)
+    assert times == []
+    moved = dr.warp(lazy, pull=dr.Affine.translation(x=0.5), like=VALUES[:5])
+    assert times == [xr.DataArray, np.ndarray]
+    times.clear()
+    dr.write(moved, tmp_path / "out.zarr", levels=1, progress=False, client=False)
+    assert times == [xr.DataArray]
+    volume = volume_of(lazy)
+    assert volume_of(volume) is volume
+    assert volume.grid is volume.source.grid
+    assert dr.grid(volume) == volume.grid
+    with pytest.raises(AttributeError, match="cannot assign"):
+        volume.source = None
+
+
+def test_tensors_are_volumes_and_torch_types_numpy_does_not_have():
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor(VALUES.astype("f4"), requires_grad=True)
+    np.testing.assert_array_equal(volume_of(tensor).array.values, VALUES)
+    assert volume_of(tensor.bfloat16()).source.dtype == np.float32
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_bare_arrays_that_end_in_colour(lazy):
+    image = np.zeros((3, 40, 50, 3), "u1")
+    image = da.from_array(image, chunks=-1) if lazy else image
+    assert volume_of(image, colour_ndim=4).array.dims == ("c", "z", "y", "x")
+    assert volume_of(image[0], colour_ndim=3).array.dims == ("c", "y", "x")
+    assert volume_of(image[0]).array.dims == ("z", "y", "x")
+    assert volume_of(image, colour_ndim=3).array.sizes == {"c": 3, "z": 40, "y": 50, "x": 3}
+
+
+def test_volume_of_accepts_what_open_does(stored):
+    np.testing.assert_array_equal(volume_of(stored).array.values, VALUES)
+    assert isinstance(volume_of(VALUES).array.data, np.ndarray)
+    assert volume_of(xr.DataArray(VALUES, dims=("x", "y", "z"))).array.dims == ("z", "y", "x")
+    assert volume_of([[1, 2], [3, 4]]).array.dims == ("y", "x")
     with pytest.warns(UserWarning, match="Duplicate dimension"):
         twice = xr.DataArray(VALUES[0, :5, :5], dims=("y", "y"))
     with pytest.raises(GridError, match="name of its own"):
-        as_dataarray(twice)
+        volume_of(twice)
 
 
 # grid and to_dataarray
@@ -626,7 +663,7 @@ def test_dims_of_other_names():
     assert dr.grid(stack) == Grid(SHAPE, axes=("slice", "y", "x"))
     colour = xr.DataArray(VALUES, dims=("y", "x", "band"))
     assert dr.grid(colour) == Grid((9, 10))
-    source = source_of(colour)
+    source = volume_of(colour).source
     assert source.dims == ("band", "y", "x")
     np.testing.assert_array_equal(source.read(Box.of(source.shape)), VALUES.transpose(2, 0, 1))
 
@@ -647,7 +684,7 @@ def test_real_arrays_equal_what_zarr_reads(data):
                 assert array.dtype.kind not in "buif", path.name
                 continue
             np.testing.assert_array_equal(volume.values, array[:], err_msg=path.name)
-            source = source_of(volume)
+            source = volume_of(volume).source
             np.testing.assert_array_equal(source.read(Box.of(source.shape)), array[:], err_msg=path.name)
             opened += 1
     assert opened >= 50
@@ -687,4 +724,4 @@ def test_real_sections_as_a_stack(data):
     stack = dr.open(np.stack([np.asarray(pil.open(f)) for f in files]), spacing=(50, 10, 10), unit="nm")
     assert stack.shape == (12, 800, 800)
     assert dr.grid(stack).spacing == (50, 10, 10)
-    assert source_of(stack[3:4]).read(Box((0, 0, 0), (1, 800, 800))).any()
+    assert volume_of(stack[3:4]).source.read(Box((0, 0, 0), (1, 800, 800))).any()

@@ -1,4 +1,4 @@
-"""`warp` against scipy.ndimage, one call for every kind of transform and array."""
+"""`warp` compared with scipy.ndimage, for every kind of transform and array."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_lazy_previews_read_one_slice_and_any_chunking_is_the_same(tmp_path, vol
         assert isinstance(lazy.data, da.Array)
         np.testing.assert_array_equal(lazy.values, whole)
     np.testing.assert_array_equal(dr.warp(opened, pull=t)[4].values, whole[4])
-    # Anything that was computed with is read through its graph, with the same result.
+    # A lazy array that is the result of arithmetic is read through its graph, with the same values.
     np.testing.assert_array_equal(dr.warp(opened * 1.0, pull=t).values, whole)
     np.testing.assert_array_equal(dr.warp(opened[2:9], pull=_some(t, 2, 9)).values, whole[2:9])
 
@@ -232,6 +232,15 @@ def test_tensors_in_tensors_out_with_gradients(volume: np.ndarray) -> None:
     got.sum().backward()
     assert tensor.grad is not None
     assert 0.5 < float(tensor.grad.mean()) <= 1.01
+
+
+def test_a_series_of_volumes_in_a_tensor(volume: np.ndarray) -> None:
+    import torch
+
+    data = np.stack([volume, volume[::-1], 2 * volume])
+    series = dr.SliceAffines(np.stack([dr.Affine.translation(z=i, y=0.5 * i).matrix for i in range(3)]))
+    expected = dr.warp(xr.DataArray(data, dims=("t", "z", "y", "x")), pull=series)
+    np.testing.assert_array_equal(dr.warp(torch.from_numpy(data), pull=series).numpy(), expected.values)
 
 
 @pytest.mark.parametrize(

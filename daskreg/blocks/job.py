@@ -19,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.fingerprints import BlockFingerprints
-from daskreg.blocks.mapping import IndexMap
 from daskreg.blocks.source_buffer import BufferLayout, ScratchBuffer, SourceBuffer, buffer_layout, slabs, thread_scratch
-from daskreg.geometry import Box, Grid
+from daskreg.geometry import Box, Grid, IndexMap
 from daskreg.runtime.device import count_gpus, resolve_in_task
 from daskreg.sampling.cast import CAST_PIECE, cast
 from daskreg.sampling.downsample import block_reduce, reduce_scratch
 from daskreg.sampling.sample import halo
 from daskreg.sampling.tile_sampler import tile_sampler
 from daskreg.sampling.tiles import Tile
-from daskreg.sources.source import IN_MEMORY, Source
+from daskreg.sources.source import Source
 
 Pixels = NDArray[Any]
 
@@ -116,13 +115,13 @@ class Job:
         return replace(self, mapping=self.mapping.restrict(box), source=self.source.restrict(self.read_box(box)))
 
     def fingerprint(self, box: Box) -> str:
-        """Identifies the pixels of `box`: its source, its own matrices, and how it is sampled."""
-        mapping = self.mapping.restrict(box)
+        """Identifies the pixels of `box`: its source, its own part of the index map, and how it is sampled."""
+        numbers, layout = self.mapping.restrict(box).identity()
         digest = hashlib.sha256()
         for part in (
             self._source_fingerprint,
-            mapping.matrices.tobytes(),
-            (mapping.sampled, mapping.offsets, mapping.stack, box.start, box.stop),
+            numbers,
+            (*layout, box.start, box.stop),
             (self.order, float(self.fill), self.dtype.str),
         ):
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
@@ -134,11 +133,11 @@ class Job:
         if self.device.startswith("cuda") or (self.device == "auto" and count_gpus() > 0):
             part = cut[0]
         read = self.read_box(part)
-        total = self._buffer_bytes(cut) + part.size * self.computed_dtype.itemsize
+        total = self._buffer_bytes(cut) + part.size * self.computed_dtype.itemsize + self.mapping.coordinate_bytes(part)
         if self.order == 3:
             sampled = [read.shape[k] for k in self.mapping.sampled]
-            carried = read.size // max(1, math.prod(sampled)) if self.mapping.stack is None else 1
-            total += 3 * 8 * math.prod(n + 24 for n in sampled) * carried
+            batch = math.prod(read.shape[k] for k in self.mapping.batch)
+            total += 3 * 8 * math.prod(n + 24 for n in sampled) * batch
         if self.computed_dtype != self.dtype:
             total += part.size * self.dtype.itemsize + 20 * min(part.size, CAST_PIECE)
         return total
@@ -146,7 +145,7 @@ class Job:
     def _buffer_bytes(self, cut: Sequence[Box]) -> int:
         layout = self.buffer_layout(cut)
         total = math.prod(layout.shape) * self.computed_dtype.itemsize
-        if self.source.kind != "zarr":  # read into an array of its own and then copied to the buffer
+        if not self.source.reads_into_buffers:  # read into an array of its own and then copied to the buffer
             longest = max(b - a for a, b in layout.spans)
             total += layout.whole.size // max(1, layout.whole.shape[layout.axis]) * longest * self.source.dtype.itemsize
         return total
@@ -154,7 +153,7 @@ class Job:
     def buffer_layout(self, cut: Sequence[Box]) -> BufferLayout:
         """How the source is buffered while the slabs of a block are computed. A dask graph is computed only once."""
         needs = [self.read_box(slab) for slab in cut]
-        if self.source.kind in IN_MEMORY:
+        if self.source.carries_data:
             needs = [reduce(or_, needs)] * len(needs)
         return buffer_layout(needs, self.source.chunks, self.computed_dtype.itemsize)
 
@@ -219,7 +218,7 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
             # Whole planes need no copy; a GPU gets only what it reads.
             part = _whole_planes(piece.read, read, sampled) if device == "cpu" and contiguous else piece.read
             block = data[part.within(read).slices].transpose(axes)
-            one = Tile(block, part.take(sampled), piece.matrix, piece.out.take(sampled), job.order, job.fill)
+            one = Tile(block, part.take(sampled), piece.coordinates, piece.out.take(sampled), job.order, job.fill)
             sampler.put(one, out[piece.out.within(box).slices].transpose(axes))
     return out
 

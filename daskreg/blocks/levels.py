@@ -24,7 +24,8 @@ from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.runtime.progress import Progress
 from daskreg.sampling.downsample import METHODS
-from daskreg.sources.source import Source
+from daskreg.sources.file_formats import ZARR
+from daskreg.sources.stored import StoredSource
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def grouped_blocks(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Tas
     A Dask graph has as many tasks as the whole volume has blocks. So it is culled once for a group of blocks, and
     that part of it is culled again for each block. Other sources need no culling and are one group.
     """
-    if task.source.kind != "dask":
+    if not task.source.is_graph:
         yield task, tile(shape, block)
         return
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
@@ -276,16 +277,14 @@ def _method(downsample: str, dtype: np.dtype[Any]) -> str:
 def _next_level(below: LevelPlan, path: str, factors: Shape, method: str) -> Downsample:
     layout, grid = below.layout, below.task.grid
     lead = len(layout.shape) - grid.ndim
-    source = Source(
-        "zarr",
-        os.path.join(path, str(below.level)),
-        None,
-        (),
-        layout.dims,
-        layout.shape,
-        layout.dtype,
-        layout.chunks,
-        grid,
+    source = StoredSource(
+        format=ZARR.name,
+        path=os.path.join(path, str(below.level)),
+        dims=layout.dims,
+        shape=layout.shape,
+        dtype=layout.dtype,
+        chunks=layout.chunks,
+        grid=grid,
         stamp=uuid.uuid4().hex,  # of this run, so that no open handle of an earlier output at this path is reused
     )
     return Downsample(source, (1,) * lead + factors, grid.downsample(factors), method)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from daskreg.blocks.job import Job, Task
 from daskreg.blocks.memory import projected_bytes
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box
+from daskreg.sources.chunking import sizes_per_axis
 
 BLOCK_TARGET = 240 * 2**20
 """Bytes of working memory of a block that is enlarged to read less, at most."""
@@ -155,7 +155,7 @@ def make_layout(task: Task, chunks: Any, shards: Any) -> Layout:
     Raises: OptionError where they do not fit the array or one another.
     """
     shape = task.shape
-    chunk = _auto_chunks(task) if isinstance(chunks, str) and chunks == "auto" else _sizes(chunks, task, "chunks")
+    chunk = _sizes(chunks, task, "chunks")
     if isinstance(shards, str) and shards == "auto":
         shard = _auto_shards(shape, chunk)
     elif shards is None:
@@ -274,7 +274,7 @@ def _decoded_bytes(task: Task, box: Box) -> int:
     read = task.read_box(box)
     if read.empty:
         return 0
-    if task.source.kind != "array":
+    if not task.source.in_memory:
         read = read.align(task.source.chunks).clip(task.source.shape)
     return read.size * task.source.dtype.itemsize
 
@@ -328,21 +328,16 @@ def _auto_shards(shape: Shape, chunks: Shape) -> Shape | None:
 
 def _sizes(value: Any, task: Task, what: str, *, clip: bool = True) -> Shape:
     """One size for the spatial axes (1 for t and c in front), or one for each axis, by position or name."""
-    shape = task.shape
-    if isinstance(value, Mapping):
-        unknown = [str(k) for k in value if k not in task.dims]
-        if unknown:
-            raise OptionError(f"{what} names {', '.join(unknown)}, but the axes are {', '.join(task.dims)}")
-        lead = len(shape) - task.grid.ndim
-        value = [value.get(d, 1 if k < lead else n) for k, (d, n) in enumerate(zip(task.dims, shape, strict=True))]
-    try:
-        if isinstance(value, str | bool):
-            raise TypeError(value)
-        sizes = [operator.index(v) for v in value] if np.ndim(value) else [operator.index(value)] * task.grid.ndim
-    except TypeError as error:
-        raise OptionError(f"{what}={value!r}: give 'auto', one size, or one for each axis") from error
-    if len(sizes) < len(shape):
-        sizes = [1] * (len(shape) - len(sizes)) + sizes
-    if len(sizes) != len(shape) or min(sizes) < 1:
-        raise OptionError(f"{what}={value!r} does not fit an array of shape {shape}")
-    return tuple(min(s, n) for s, n in zip(sizes, shape, strict=True)) if clip else tuple(sizes)
+    space = task.grid.ndim
+    lead = len(task.shape) - space
+    return sizes_per_axis(
+        value,
+        task.dims,
+        task.shape,
+        auto=_auto_chunks(task),
+        unnamed=(1,) * lead + task.shape[lead:],
+        optional=len(task.shape),
+        space=space,
+        what=what,
+        clip=clip,
+    )

@@ -140,9 +140,8 @@ class SourceBuffer:
         self._source, self._layout, self._dtype = source, layout, dtype
         self._start = layout.whole.start[layout.axis]
         self._valid = (self._start, self._start)
-        self._at_once = layout.capacity == layout.whole.shape[layout.axis] and (
-            scratch is None or source.kind != "zarr"
-        )
+        in_place = scratch is None or not source.reads_into_buffers
+        self._at_once = layout.capacity == layout.whole.shape[layout.axis] and in_place
         self._data = np.empty(0, dtype) if self._at_once else (scratch or ScratchBuffer()).array(layout.shape, dtype)
         self.voxels_read = 0
 

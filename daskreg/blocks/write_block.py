@@ -18,7 +18,7 @@ from daskreg.blocks.level_writer import NO_SPACE, NOT_ALLOWED, LevelWriter
 from daskreg.blocks.memory import keep_freed_memory
 from daskreg.errors import OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
-from daskreg.sources.storage.counters import tallied
+from daskreg.sources.storage.counters import count_events
 
 Index = tuple[int, ...]
 
@@ -55,7 +55,7 @@ def write_block(item: WriteBlock) -> None:
     keep_freed_memory()
     writer = _writer(item.output, item.run_id, item.level)
     stats = BlockStats()
-    with tallied() as seen:
+    with count_events() as seen:
         pixels = item.task.run(writer.parts(item.box), stats)
         first = next(pixels)
         ledger = Ledger(item.output)

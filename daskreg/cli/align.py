@@ -127,7 +127,7 @@ def _read(anchors: tuple[str, ...]) -> dict[int, Any]:
         if not equals or not number.isdigit():
             raise click.UsageError(f"--anchor {anchor}: say SLICE=FILE, such as 12=pose.json")
         transform = daskreg.load(path)
-        if isinstance(transform, daskreg.SliceAffines):
+        if transform.array_ndim > transform.ndim:
             raise click.UsageError(f"--anchor {anchor}: the file holds a map for each of many slices, not one")
         found[int(number)] = transform
     return found

@@ -18,10 +18,10 @@ from daskreg.errors import InputError
 def command(path: str, *, channel: str | int | None, spacing: float | None, unit: str | None, quiet: bool) -> None:
     """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
     from daskreg.cli.show import volume_lines
-    from daskreg.volumes import source_of
+    from daskreg.volumes import volume_of
 
     array = daskreg.open(path, channel=channel, spacing=spacing, unit=unit)
-    source = source_of(array)
+    source = volume_of(array).source
     click.echo(path)
     for line in volume_lines(array, source.grid):
         click.echo(f"  {line}")

@@ -39,7 +39,7 @@ def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     transform = daskreg.load(path)
     facts = dict(read_json(path)) if path.suffix == ".json" else {}
     told = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
-    if not isinstance(transform, daskreg.SliceAffines):
+    if transform.array_ndim == transform.ndim:  # no map for each slice
         return {"transform": transform.describe(), **told}, {}
     centre = told.get("centre", [0.0] * transform.ndim)
     fit = SimpleNamespace(**{**told, "raw_from_aligned": transform, "centre": centre})

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
 
-from daskreg.geometry import Affine, Grid, SliceAffines
+from daskreg.geometry import Affine, Grid, SliceAffines, Transform
 
 ANGLES = ("theta", "rx", "ry", "rz")
 
 
 def fit_lines(fit: Any) -> Iterator[str]:
     """A fit in a few lines: its own words, or of a cloud's the facts that matter."""
-    if not hasattr(fit, "rmse"):
+    if fit.kind != "cloud":
         yield from repr(fit).splitlines()
         return
     status = fit.status.name.lower()
     yield f"{type(fit).__name__}({status}: {fit.method}, {fit.iterations} iterations, {fit.seconds:.2g} s"
-    yield f"  target from source: {fit.target_from_source.describe()}"
+    yield f"  target from source: {fit.transform.describe()}"
     yield f"  rmse {fit.rmse:.5g}, inliers {fit.fitness:.1%})"
 
 
-def transform_lines(transform: Affine | SliceAffines) -> Iterator[str]:
-    """A transform in words; for each slice, its largest parameters."""
+@singledispatch
+def transform_lines(transform: Transform) -> Iterator[str]:
+    """A transform in words; of slices, the range of each parameter."""
+    yield repr(transform)
+
+
+@transform_lines.register
+def _(transform: Affine) -> Iterator[str]:
+    yield f"affine   {transform.ndim}D, {transform.unit or 'any unit'}: {transform.describe()}"
+
+
+@transform_lines.register
+def _(transform: SliceAffines) -> Iterator[str]:
     unit = transform.unit or "any unit"
-    if isinstance(transform, Affine):
-        yield f"affine   {transform.ndim}D, {unit}: {transform.describe()}"
-        return
     yield f"slices   {len(transform)} along {transform.axis!r}, {transform.ndim}D maps, {unit}"
     rows = [affine.decompose() for affine in transform]
     for name in rows[0]:

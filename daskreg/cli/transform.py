@@ -36,8 +36,7 @@ def show(path: Path, *, matrix: bool) -> None:
     for line in transform_lines(loaded):
         click.echo(line)
     if matrix:
-        values = loaded.matrix if isinstance(loaded, daskreg.Affine) else loaded.matrices
-        click.echo(np.array2string(values, precision=9, suppress_small=True, threshold=10_000))
+        click.echo(np.array2string(loaded.to_matrices(), precision=9, suppress_small=True, threshold=10_000))
 
 
 @command.command()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from daskreg.clouds.cloud import Cloud, Floats, Follower, Ints
 from daskreg.clouds.cloud_numba import bounds
 from daskreg.clouds.icp_numba import PLANE, PLANES, biweight, pair_sums
+from daskreg.geometry import box_corners
 from daskreg.runtime.threads import pool_threads, spread
 
 Reals = NDArray[np.floating[Any]]
@@ -208,7 +209,7 @@ def corners_of(points: Floats) -> Floats:
     """(2^D, D) corners of the box around the points; under a linear map none of them moves further."""
     low, high = np.empty((2, points.shape[1]))
     bounds(points, low, high)
-    return np.stack(np.meshgrid(*np.stack([low, high], axis=1), indexing="ij"), axis=-1).reshape(-1, len(low))
+    return box_corners(low, high)
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,10 @@ class CloudFit(Fit):
     def transform(self) -> Affine:
         return self.target_from_source
 
+    @property
+    def pull(self) -> Affine:
+        return self.target_from_source.inverse()
+
     def facts(self) -> dict[str, Any]:
         hidden = ("target_from_source",)
         names = [f.name for f in fields(self) if not f.name.startswith("_") and f.name not in hidden]

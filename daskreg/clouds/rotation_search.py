@@ -17,6 +17,7 @@ from scipy import ndimage
 from daskreg.clouds.cloud import Floats, core, radius
 from daskreg.clouds.icp import homogeneous, kept_after
 from daskreg.clouds.icp_numba import advance as advance_all
+from daskreg.geometry.rotations import plane_rotation, super_fibonacci_rotations
 from daskreg.runtime.threads import shares
 
 # (starts kept, points of the source, rounds of ICP) of each stage.
@@ -67,21 +68,8 @@ def rotations(ndim: int, step: float = 15.0) -> Floats:
     """
     if ndim == 2:
         angle = np.radians(np.arange(0.0, 360.0, step))
-        c, s = np.cos(angle), np.sin(angle)
-        return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
-    count = round(4600 * (15.0 / step) ** 3)
-    phi, psi = np.sqrt(2.0), 1.533751168755204288118041
-    s = np.arange(count) + 0.5
-    r, big = np.sqrt(s / count), np.sqrt(1 - s / count)
-    a, b = 2 * np.pi * s / phi, 2 * np.pi * s / psi
-    x, y, z, w = r * np.sin(a), r * np.cos(a), big * np.sin(b), big * np.cos(b)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    covering = np.moveaxis(np.array(rows), -1, 0)
-    return np.concatenate([np.eye(3)[None], covering])
+        return np.stack([plane_rotation(a) for a in angle])
+    return np.concatenate([np.eye(3)[None], super_fibonacci_rotations(round(4600 * (15.0 / step) ** 3))])
 
 
 def sweep(

@@ -1,1 +1,1 @@
-"""Files: transforms of daskreg and of other tools."""
+"""Files: transforms of daskreg and of other tools, point clouds, OME-Zarr metadata."""

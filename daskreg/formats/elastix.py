@@ -1,7 +1,7 @@
 """elastix parameter files, `TransformParameters.0.txt`: lines of `(Name value value)`.
 
 elastix maps points of the fixed image to the moving image, in world x, y, z, like ITK. A
-file names the one that was applied before it, so that a run of several stages is a chain.
+file names the file whose transform is applied before its own; the files of a run form a chain.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from daskreg.errors import InvalidTransformError
 from daskreg.formats.itk import to_matrix
-from daskreg.geometry import Affine, SliceAffines
+from daskreg.geometry import Affine, Transform
 from daskreg.geometry.transform import reversed_axes
 
 Fields = dict[str, list[str]]
@@ -22,7 +22,7 @@ Fields = dict[str, list[str]]
 _LINE = re.compile(r"^\(\s*(\S+)\s+(.*?)\s*\)\s*(?://.*)?$")
 _VALUE = re.compile(r'"([^"]*)"|(\S+)')
 
-# ITK's name of each type, and the numbers of parameters by which the dimension is told.
+# ITK's name of each type, and the dimension by the number of parameters.
 _TYPES = {
     "TranslationTransform": ({2: "TranslationTransform", 3: "TranslationTransform"}, {2: 2, 3: 3}),
     "EulerTransform": ({2: "Euler2DTransform", 3: "Euler3DTransform"}, {3: 2, 6: 3}),
@@ -36,11 +36,11 @@ def looks_like(text: str) -> bool:
     return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
 
 
-def read(text: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
-    """The map of a parameter file and of those it builds on.
+def read(text: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
+    """The map of a parameter file, with the maps of the files that it names.
 
     Args:
-        path: of the file; others that it names are looked for beside it.
+        path: of the file; files that it names are searched for beside it.
         load_linked: reads such a file.
     """
     fields = _fields(text)
@@ -75,8 +75,8 @@ def _own(fields: Fields, path: Path) -> Affine:
     ndim = sizes.get(len(parameters))
     if ndim is None:
         raise InvalidTransformError(f"{path}: {kind} does not have {len(parameters)} parameters")
-    turned = direction and not np.array_equal(direction, np.eye(ndim).ravel())
-    if turned and _one(fields, "UseDirectionCosines", "true") == "false":
+    oblique = direction and not np.array_equal(direction, np.eye(ndim).ravel())
+    if oblique and _one(fields, "UseDirectionCosines", "true") == "false":
         raise InvalidTransformError(
             f"{path}: it ignores the image's direction (UseDirectionCosines false), so it is not a map of the world"
         )
@@ -85,13 +85,13 @@ def _own(fields: Fields, path: Path) -> Affine:
     return Affine(reversed_axes(to_matrix(names[ndim], parameters, fixed, ndim)))
 
 
-def _linked(name: str, path: Path, load_linked: Callable[[Path], Affine | SliceAffines]) -> Affine:
-    """A file named in another: as it stands, or, where a run was moved, beside it."""
-    places = [path.parent / name, path.parent / Path(name.replace("\\", "/")).name]
-    found = load_linked(next((p for p in places if p.is_file()), places[0]))
-    if not isinstance(found, Affine):
+def _linked(name: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
+    """The map of a file named in another: at that path, or, where the folder was moved, beside it."""
+    candidates = [path.parent / name, path.parent / Path(name.replace("\\", "/")).name]
+    linked = load_linked(next((p for p in candidates if p.is_file()), candidates[0]))
+    if not isinstance(linked, Affine):
         raise InvalidTransformError(f"{name} is not one affine map")
-    return found
+    return linked
 
 
 def _fields(text: str) -> Fields:

@@ -1,8 +1,8 @@
 """ITK transform files, text and HDF5: from a type's parameters to a matrix.
 
 ITK's maps take points of the fixed image to the moving image, in x, y, z order, as
-x' = M (x - c) + c + t about a centre c. What each type's parameters mean follows the
-classes of its Transform module.
+x' = M (x - c) + c + t about a centre c. The meaning of each type's parameters follows the
+classes of ITK's Transform module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError
 from daskreg.geometry import Affine
+from daskreg.geometry.rotations import plane_rotation, scaled_rotation_from_quaternion
 from daskreg.geometry.transform import reversed_axes
 
 Floats = NDArray[np.float64]
@@ -28,7 +29,7 @@ _MOST_PARAMETERS = 1000
 
 
 @dataclass(frozen=True)
-class Entry:
+class TransformRecord:
     """One transform of a file, such as ("AffineTransform_double_3_3", parameters, fixed)."""
 
     type: str
@@ -61,21 +62,23 @@ def read_text(text: str, name: str) -> Affine:
             fields.append({})
         if fields:
             fields[-1][key.strip()] = value.strip()
-    # Types first: a deformation field is refused by its name, not parsed.
-    types = [Entry(f["Transform"]) for f in fields]
+    # Types first: a deformation field is refused by its type, before its numbers are parsed.
+    types = [TransformRecord(f["Transform"]) for f in fields]
     _check_types(types, name)
     try:
-        entries = [Entry(f["Transform"], _numbers(f, "Parameters"), _numbers(f, "FixedParameters")) for f in fields]
+        records = [
+            TransformRecord(f["Transform"], _numbers(f, "Parameters"), _numbers(f, "FixedParameters")) for f in fields
+        ]
     except ValueError as error:
         raise InvalidTransformError(f"{name}: {error}") from error
-    return _composed(entries, name)
+    return _composed(records, name)
 
 
 def write_text(transform: Affine) -> str:
     """An AffineTransform about the origin."""
-    entry = _entry(transform)
-    parameters, fixed = (" ".join(map(repr, values)) for values in (entry.parameters, entry.fixed))
-    lines = [HEADER, "#Transform 0", f"Transform: {entry.type}"]
+    record = _record(transform)
+    parameters, fixed = (" ".join(map(repr, values)) for values in (record.parameters, record.fixed))
+    lines = [HEADER, "#Transform 0", f"Transform: {record.type}"]
     return "\n".join([*lines, f"Parameters: {parameters}", f"FixedParameters: {fixed}", ""])
 
 
@@ -98,15 +101,15 @@ def write_hdf5(transform: Affine, path: Path) -> None:
     Raises: MissingExtraError without h5py.
     """
     h5py = _h5py()
-    entry = _entry(transform)
+    record = _record(transform)
     with h5py.File(path, "w") as file:
         text = h5py.string_dtype("ascii")
         file.create_dataset("ITKVersion", data=["5.0.0"], dtype=text)
         file.create_dataset("HDFVersion", data=[h5py.version.hdf5_version], dtype=text)
         group = file.create_group("TransformGroup/0")
-        group.create_dataset("TransformType", data=[entry.type], dtype=text)
-        group.create_dataset("TransformParameters", data=np.asarray(entry.parameters, dtype=np.float64))
-        group.create_dataset("TransformFixedParameters", data=np.asarray(entry.fixed, dtype=np.float64))
+        group.create_dataset("TransformType", data=[record.type], dtype=text)
+        group.create_dataset("TransformParameters", data=np.asarray(record.parameters, dtype=np.float64))
+        group.create_dataset("TransformFixedParameters", data=np.asarray(record.fixed, dtype=np.float64))
 
 
 def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], ndim: int) -> Floats:
@@ -128,31 +131,15 @@ def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], nd
     return m
 
 
-def quaternion(x: float, y: float, z: float, w: float | None = None) -> Floats:
-    """Rotation of a unit quaternion; a versor leaves `w` to be found."""
-    w = float(np.sqrt(max(0.0, 1 - x * x - y * y - z * z))) if w is None else w
-    return np.array(
-        [
-            [w * w + x * x - y * y - z * z, 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), w * w - x * x + y * y - z * z, 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), w * w - x * x - y * y + z * z],
-        ]
-    )
+def _versor(x: float, y: float, z: float) -> Floats:
+    """Rotation of a unit quaternion whose w, not negative, is left out."""
+    return scaled_rotation_from_quaternion(x, y, z, float(np.sqrt(max(0.0, 1 - x * x - y * y - z * z))))
 
 
-def turn(angle: float, i: int = 0, j: int = 1, ndim: int = 2) -> Floats:
-    """Rotation that takes axis i towards axis j."""
-    m = np.eye(ndim)
-    m[i, i] = m[j, j] = np.cos(angle)
-    m[j, i] = np.sin(angle)
-    m[i, j] = -m[j, i]
-    return m
-
-
-def euler(angles: Floats, *, zyx: bool) -> Floats:
+def _euler(angles: Floats, *, zyx: bool) -> Floats:
     """Rz . Rx . Ry of angles about x, y, z, or Rz . Ry . Rx where the file says so."""
     x, y, z = angles
-    rx, ry, rz = turn(x, 1, 2, 3), turn(y, 2, 0, 3), turn(z, 0, 1, 3)
+    rx, ry, rz = plane_rotation(x, 1, 2, 3), plane_rotation(y, 2, 0, 3), plane_rotation(z, 0, 1, 3)
     return rz @ ry @ rx if zyx else rz @ rx @ ry
 
 
@@ -179,24 +166,24 @@ _TYPES: dict[str, Callable[[Floats, Floats, int], Parts]] = {
     "CenteredAffineTransform": lambda p, f, n: (_square(p, n), p[n * n + n : n * n + 2 * n], p[n * n : n * n + n]),
     "ScaleTransform": lambda p, f, n: (np.diag(p[:n]), np.zeros(n), f[:n]),
     "ScaleLogarithmicTransform": lambda p, f, n: (np.diag(np.exp(p[:n])), np.zeros(n), f[:n]),
-    "Euler2DTransform/2": lambda p, f, n: (turn(p[0]), p[1:3], f[:2]),
-    "CenteredRigid2DTransform/2": lambda p, f, n: (turn(p[0]), p[3:5], p[1:3]),
-    "Similarity2DTransform/2": lambda p, f, n: (p[0] * turn(p[1]), p[2:4], f[:2]),
-    "CenteredSimilarity2DTransform/2": lambda p, f, n: (p[0] * turn(p[1]), p[4:6], p[2:4]),
-    "Euler3DTransform/3": lambda p, f, n: (euler(p[:3], zyx=bool(f[3:].any())), p[3:6], f[:3]),
-    "CenteredEuler3DTransform/3": lambda p, f, n: (euler(p[:3], zyx=bool(f[3:].any())), p[6:9], p[3:6]),
-    "QuaternionRigidTransform/3": lambda p, f, n: (quaternion(*p[:4]), p[4:7], f[:3]),
-    "VersorTransform/3": lambda p, f, n: (quaternion(*p[:3]), np.zeros(3), f[:3]),
-    "VersorRigid3DTransform/3": lambda p, f, n: (quaternion(*p[:3]), p[3:6], f[:3]),
-    "Similarity3DTransform/3": lambda p, f, n: (p[6] * quaternion(*p[:3]), p[3:6], f[:3]),
-    "ScaleVersor3DTransform/3": lambda p, f, n: (quaternion(*p[:3]) + np.diag(p[6:9] - 1), p[3:6], f[:3]),
+    "Euler2DTransform/2": lambda p, f, n: (plane_rotation(p[0]), p[1:3], f[:2]),
+    "CenteredRigid2DTransform/2": lambda p, f, n: (plane_rotation(p[0]), p[3:5], p[1:3]),
+    "Similarity2DTransform/2": lambda p, f, n: (p[0] * plane_rotation(p[1]), p[2:4], f[:2]),
+    "CenteredSimilarity2DTransform/2": lambda p, f, n: (p[0] * plane_rotation(p[1]), p[4:6], p[2:4]),
+    "Euler3DTransform/3": lambda p, f, n: (_euler(p[:3], zyx=bool(f[3:].any())), p[3:6], f[:3]),
+    "CenteredEuler3DTransform/3": lambda p, f, n: (_euler(p[:3], zyx=bool(f[3:].any())), p[6:9], p[3:6]),
+    "QuaternionRigidTransform/3": lambda p, f, n: (scaled_rotation_from_quaternion(*p[:4]), p[4:7], f[:3]),
+    "VersorTransform/3": lambda p, f, n: (_versor(*p[:3]), np.zeros(3), f[:3]),
+    "VersorRigid3DTransform/3": lambda p, f, n: (_versor(*p[:3]), p[3:6], f[:3]),
+    "Similarity3DTransform/3": lambda p, f, n: (p[6] * _versor(*p[:3]), p[3:6], f[:3]),
+    "ScaleVersor3DTransform/3": lambda p, f, n: (_versor(*p[:3]) + np.diag(p[6:9] - 1), p[3:6], f[:3]),
     "ScaleSkewVersor3DTransform/3": lambda p, f, n: (
-        quaternion(*p[:3]) + np.diag(p[6:9] - 1) + _off_diagonal(p[9:15]),
+        _versor(*p[:3]) + np.diag(p[6:9] - 1) + _off_diagonal(p[9:15]),
         p[3:6],
         f[:3],
     ),
     "ComposeScaleSkewVersor3DTransform/3": lambda p, f, n: (
-        quaternion(*p[:3]) @ np.diag(p[6:9]) @ _upper(p[9:12]),
+        _versor(*p[:3]) @ np.diag(p[6:9]) @ _upper(p[9:12]),
         p[3:6],
         f[:3],
     ),
@@ -208,15 +195,15 @@ _TYPES |= dict.fromkeys(
 _TYPES["Rigid2DTransform/2"] = _TYPES["Euler2DTransform/2"]
 
 
-def _check_types(entries: Sequence[Entry], name: str) -> None:
-    if not entries:
+def _check_types(records: Sequence[TransformRecord], name: str) -> None:
+    if not records:
         raise InvalidTransformError(f"{name} holds no transform")
-    composite = entries[0].name == "CompositeTransform"
-    parts = entries[1:] if composite else entries
-    for entry in parts:
-        if entry.name not in _TYPES and f"{entry.name}/{entry.ndim}" not in _TYPES:
-            raise InvalidTransformError(f"{name}: {entry.type} is not an affine map that daskreg reads")
-    if len({entry.ndim for entry in entries}) != 1:
+    composite = records[0].name == "CompositeTransform"
+    parts = records[1:] if composite else records
+    for record in parts:
+        if record.name not in _TYPES and f"{record.name}/{record.ndim}" not in _TYPES:
+            raise InvalidTransformError(f"{name}: {record.type} is not an affine map that daskreg reads")
+    if len({record.ndim for record in records}) != 1:
         raise InvalidTransformError(f"{name}: its transforms are of different dimensions")
     if len(parts) > 1 and not composite:
         raise InvalidTransformError(
@@ -225,29 +212,32 @@ def _check_types(entries: Sequence[Entry], name: str) -> None:
         )
 
 
-def _composed(entries: Sequence[Entry], name: str) -> Affine:
-    """ITK's composite applies the last of its transforms first."""
-    ndim = entries[0].ndim
+def _composed(records: Sequence[TransformRecord], name: str) -> Affine:
+    """The product; ITK's composite applies the last of its transforms first."""
+    ndim = records[0].ndim
     m = np.eye(ndim + 1)
-    for entry in entries:
-        if entry.name != "CompositeTransform":
-            m = m @ to_matrix(entry.name, entry.parameters, entry.fixed, ndim)
+    for record in records:
+        if record.name != "CompositeTransform":
+            m = m @ to_matrix(record.name, record.parameters, record.fixed, ndim)
     return Affine(reversed_axes(m))
 
 
-def _entry(transform: Affine) -> Entry:
+def _record(transform: Affine) -> TransformRecord:
     m, n = reversed_axes(transform.matrix), transform.ndim
-    return Entry(f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n)
+    return TransformRecord(
+        f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n
+    )
 
 
 def _read_group(group: Any, name: str) -> Affine:
     members = [group[k] for k in sorted((k for k in group if k.isdigit()), key=int)]
     types = [_text(member["TransformType"][0]) for member in members]
-    _check_types([Entry(t) for t in types], name)
-    entries = [
-        Entry(t, _values(m, "Parameters"), _values(m, "FixedParameters")) for t, m in zip(types, members, strict=True)
+    _check_types([TransformRecord(t) for t in types], name)
+    records = [
+        TransformRecord(t, _values(m, "Parameters"), _values(m, "FixedParameters"))
+        for t, m in zip(types, members, strict=True)
     ]
-    return _composed(entries, name)
+    return _composed(records, name)
 
 
 def _numbers(fields: dict[str, str], key: str) -> list[float]:
@@ -255,13 +245,13 @@ def _numbers(fields: dict[str, str], key: str) -> list[float]:
 
 
 def _values(member: Any, key: str) -> list[float]:
-    # ITK 4 spelled the names without an "s".
-    found = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
-    if found is None:
+    # ITK 4 writes the names without the "s" of "Transform".
+    numbers = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
+    if numbers is None:
         return []
-    if found.size > _MOST_PARAMETERS:
-        raise InvalidTransformError(f"{found.size} parameters are too many for an affine map")
-    return [float(v) for v in found[()]]
+    if numbers.size > _MOST_PARAMETERS:
+        raise InvalidTransformError(f"{numbers.size} parameters are too many for an affine map")
+    return [float(v) for v in numbers[()]]
 
 
 def _text(value: Any) -> str:

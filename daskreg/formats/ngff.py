@@ -24,10 +24,10 @@ def forward_matrix(m: Mapping[str, Any] | Sequence[Mapping[str, Any]], ndim: int
     """(D+1, D+1) matrix of a transformation, or of a list that is applied from first to last.
 
     Args:
-        ndim: dimension of an identity, which does not say it.
+        ndim: dimension of an identity, which has no numbers that tell it.
 
     Returns: None for an identity of unknown dimension.
-    Raises: InvalidTransformError for a type that is not affine, or numbers that are not in
+    Raises: InvalidTransformError for a type that is not affine, or where the numbers are not in
         the metadata; ShapeMismatchError where parts differ in dimension.
     """
     if not isinstance(m, Mapping):

@@ -34,7 +34,7 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class LeadAxis:
-    """What is known of an axis in front of the spatial ones: index -> value, its unit, names of its entries."""
+    """An axis in front of the spatial ones: value = start + scale * index, its unit, names of its entries."""
 
     scale: float = 1.0
     start: float = 0.0
@@ -43,7 +43,7 @@ class LeadAxis:
 
 
 def lead_axis(name: str, values: ArrayLike | None, unit: str | None = None) -> LeadAxis:
-    """The axis of some coordinate values; those that no scale and start can say are left out, with a warning."""
+    """The axis with these coordinates; if they are not equally spaced, it has none, with a warning."""
     if values is None:
         return LeadAxis()
     x = np.asarray(values)
@@ -70,10 +70,7 @@ def _known_unit(unit: str | None) -> str | None:
 
 
 def check_axes(dims: Sequence[str], spatial: int) -> None:
-    """Refuse axes that OME-Zarr has no room for.
-
-    Raises: ShapeMismatchError.
-    """
+    """Raise ShapeMismatchError for axes that OME-Zarr does not hold."""
     lead = [_LEAD_TYPES.get(d, "other") for d in dims[: len(dims) - spatial]]
     if not 2 <= spatial <= 3 or lead.count("time") > 1 or len(lead) - lead.count("time") > 1:
         raise ShapeMismatchError(
@@ -106,7 +103,7 @@ def create_multiscale(
 ) -> None:
     """Create the group and the empty arrays of a multiscale image.
 
-    The arrays write chunks that hold only fill too, so that a missing file is a missing block.
+    Chunks of nothing but the fill value are written too, so that a missing file means a missing block.
 
     Args:
         lead: the axes in front of the spatial ones (time, channel); () counts them from 0.
@@ -152,7 +149,7 @@ def multiscale_metadata(
     known = list(lead) or [LeadAxis()] * len(front)
     datasets = []
     for number, level in enumerate(levels):
-        # Along the volume's own axes; equal to the world unless the axes are turned.
+        # Along the volume's own axes, which are those of the world unless the direction is oblique.
         origin = level.grid.direction_matrix.T @ np.asarray(level.grid.origin)
         scale = {"type": "scale", "scale": [*(a.scale for a in known), *level.grid.spacing]}
         translation = {"type": "translation", "translation": [*(a.start for a in known), *origin.tolist()]}
@@ -167,7 +164,7 @@ def multiscale_metadata(
 
 
 def _channels(lead: Sequence[LeadAxis], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """The block "omero", which names channels; its other fields are required of who writes it."""
+    """The block "omero", which names channels; its other fields are required by the specification."""
     labels = next((axis.labels for axis in lead if axis.labels), ())
     if not labels:
         return {}

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
-_MOST = 1 << 31
+_MAX_BYTES = 1 << 31
 
 
 def read_pcd(content: bytes) -> NDArray[np.float64]:
@@ -40,14 +40,14 @@ def read_pcd(content: bytes) -> NDArray[np.float64]:
             raise ValueError(f"it ends after {len(lines)} of {count} points")
         rows = np.loadtxt(lines, ndmin=2)
         return np.asarray(rows[:, [int(starts[names.index(axis)]) for axis in axes]], dtype=np.float64)
-    # Fields may share a name ("_" pads), so that each is known by its number.
+    # Fields may share a name ("_" for padding), so they are named by their numbers.
     layout = np.dtype([(str(i), "<" + k, (n,)) for i, (k, n) in enumerate(zip(kinds, many, strict=True))])
     if encoding == "binary":
         records = np.frombuffer(rest, dtype=layout, count=count)
         columns = [records[str(names.index(axis))][:, 0] for axis in axes]
     elif encoding == "binary_compressed":
         packed, size = (int(n) for n in np.frombuffer(rest, "<u4", 2))
-        if size != count * layout.itemsize or size > _MOST:
+        if size != count * layout.itemsize or size > _MAX_BYTES:
             raise ValueError(f"{size} bytes where {count} points need {count * layout.itemsize}")
         plain = _lzf(rest[8 : 8 + packed], size)
         sizes = [count * layout[i].itemsize for i in range(len(names))]
@@ -62,7 +62,7 @@ def read_pcd(content: bytes) -> NDArray[np.float64]:
 
 
 def _lzf(packed: bytes, size: int) -> bytes:
-    """Unpack Marc Lehmann's LZF: runs of literals, and copies from what is out already."""
+    """Unpack Marc Lehmann's LZF: runs of literals, and copies of earlier output."""
     out, i = bytearray(), 0
     while i < len(packed):
         control = packed[i]
@@ -79,7 +79,7 @@ def _lzf(packed: bytes, size: int) -> bytes:
         i += 1
         if start < 0:
             raise ValueError("its compressed data are broken")
-        for k in range(start, start + length + 2):  # may overlap with what it writes
+        for k in range(start, start + length + 2):  # may overlap with the bytes that it appends
             out.append(out[k])
     if len(out) != size:
         raise ValueError(f"its compressed data hold {len(out)} bytes, not {size}")

@@ -28,13 +28,13 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
     """(N, D) float64 points, columns in the file's own order (in most files x, y, z).
 
     Columns after the third (normals, intensities) are left out; a file of two columns is 2D. In text with a
-    line of names, the columns x, y, z are taken wherever they are, empty cells as NaN.
+    line of names, the columns named x, y, z are taken, wherever they are. Empty cells are NaN.
 
     Args:
         path: NumPy `.npy`, `.ply` (ascii or binary), `.pcd` (ascii, binary, binary_compressed), or text
             (`.csv`, `.xyz`, `.txt`, ...) separated by semicolons, commas or blanks, with at most one line of
-            names, or of the number of points. Decimal commas are read where commas separate nothing.
-        ndim: columns to take where there are as many.
+            names, or of the number of points. Where commas do not separate columns, they are decimal commas.
+        ndim: the largest number of columns to take.
 
     Raises: InputError where there is no such file, or it holds no points.
     """
@@ -65,14 +65,14 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
 
 
 def _is_pcd(file: Path) -> bool:
-    """By its first line, or, where comments come first, by its name."""
+    """Whether it is a PCD file: by its first line, or, where comments come first, by its name."""
     with file.open("rb") as head:
         start = head.read(200).lstrip()
     return start.startswith((b"VERSION", b"# .PCD")) or (file.suffix.lower() == ".pcd" and b"VERSION" in start)
 
 
 def _text(file: Path) -> NDArray[np.float64]:
-    """Rows of numbers: the columns that a line of names calls x, y, z, else the first ones."""
+    """Rows of numbers: the columns named x, y, z where there is a line of names, else the first three."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     lines = [line for line in lines if line and not line.startswith(("#", "%", "//"))]
     rows = [_words(line, _separator(lines[-1])) for line in lines]
@@ -91,7 +91,7 @@ def _text(file: Path) -> NDArray[np.float64]:
 
 
 def _separator(line: str) -> str | None:
-    """Semicolon, or comma, or (None) blanks: without commas between numbers, 1,5 is one and a half."""
+    """Semicolon, comma, or None for blanks; where blanks are between numbers, "1,5" is one and a half."""
     if ";" in line:
         return ";"
     return "," if "," in line and not re.search(r"[\d.]\s+[-+.\d]", line) else None
@@ -105,13 +105,13 @@ def _words(line: str, separator: str | None) -> list[str]:
 
 
 def _named(names: list[str]) -> list[int] | None:
-    """Columns called x, y and perhaps z (or as ParaView does, Points:0, :1, :2), in the file's order; None: no such."""
-    found = dict[str, int]()
+    """Columns named x, y and maybe z (in ParaView Points:0, :1, :2), in the file's order; None without x and y."""
+    columns = dict[str, int]()
     for column, name in enumerate(names):
         match = re.fullmatch(r"(?:points?[:_ ]?)?([xyz012])(?:[\W_].*)?", name.lower())
         if match:
-            found.setdefault({"0": "x", "1": "y", "2": "z"}.get(match[1], match[1]), column)
-    return sorted(found.values()) if {"x", "y"} <= found.keys() else None
+            columns.setdefault({"0": "x", "1": "y", "2": "z"}.get(match[1], match[1]), column)
+    return sorted(columns.values()) if {"x", "y"} <= columns.keys() else None
 
 
 def _is_number(word: str) -> bool:
@@ -123,7 +123,7 @@ def _is_number(word: str) -> bool:
 
 
 def _ply(file: Path) -> NDArray[np.float64]:
-    """The x, y, z of the vertices. Elements before them are passed over, but for binary lists."""
+    """The x, y, z of the vertices. Elements before them are skipped; binary lists there are an error."""
     content = file.read_bytes()
     header, end, body = content.partition(b"end_header")
     if not end:

@@ -1,12 +1,12 @@
-"""Transform files: `save(transform, path)` and `load(path)`.
+"""Transform files: what `transform.save(path)` writes, and `load(path)`.
 
-daskreg's own file is JSON, so that it holds nothing but numbers and names:
+daskreg's own file is JSON, which holds nothing but numbers and names:
 
     {"schema": "daskreg/transform", "version": 1, "transform": {"type": "affine", ...}}
 
 A fit's file (schema "daskreg/fit") holds the same "transform" entry and loads as its
 transform. Files of ITK (`.tfm`, `.txt`, `.h5`) and of elastix store the same direction
-as daskreg's `moving_from_fixed`, on the world, in x, y, z order; they know no unit.
+as daskreg's `moving_from_fixed`, on the world, in x, y, z order, without a unit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import InputError, InvalidTransformError, OptionError
+from daskreg.errors import InputError, InvalidTransformError
 from daskreg.formats import elastix, itk
-from daskreg.geometry import Affine, SliceAffines, Transform
+from daskreg.geometry import Affine, Transform
+from daskreg.geometry.registry import FileWriter, kinds, register_writer
 from daskreg.runtime.atomic import replace_text, replacing
 
 SCHEMA = "daskreg/transform"
@@ -29,37 +30,11 @@ SIZE_CAP = 256 * 2**20
 
 _READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix parameter files"
 
-_TYPES: dict[str, type[Affine] | type[SliceAffines]] = {"affine": Affine, "slice-affines": SliceAffines}
 
+def load(path: str | PathLike[str]) -> Transform:
+    """Read a transform file, recognised by its content: JSON (also of a fit), ITK text or HDF5, elastix.
 
-def save(transform: Transform, path: str | PathLike[str]) -> None:
-    """Write a transform: JSON, or by suffix ITK text (`.tfm`, `.txt`) or ITK HDF5 (`.h5`).
-
-    The file appears whole or not at all, and replaces what was there. Only JSON keeps the
-    unit, the axes and maps of single slices.
-
-    Raises: OptionError for a suffix that is not known or a format that cannot hold it.
-    """
-    target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix == ".json":
-        write_json({"schema": SCHEMA, "version": VERSION, "transform": transform.to_dict()}, target)
-        return
-    if suffix not in (".tfm", ".txt", ".h5"):
-        raise OptionError(f"{target.name}: transforms are saved as .json, or for ITK as .tfm, .txt or .h5")
-    if not isinstance(transform, Affine):
-        raise OptionError(f"{target.name}: an ITK file holds one map, not a map for each slice: save as .json")
-    if suffix == ".h5":
-        with replacing(target) as partial:
-            itk.write_hdf5(transform, partial)
-    else:
-        write_text(itk.write_text(transform), target)
-
-
-def load(path: str | PathLike[str]) -> Affine | SliceAffines:
-    """Read a transform file, told by its content: JSON (also of a fit), ITK text or HDF5, elastix.
-
-    Maps of other tools come as that tool's pull, `moving_from_fixed`, in array order and
+    Maps of other tools are that tool's pull, `moving_from_fixed`, in array order and
     without a unit.
 
     Raises: InputError where there is no such file or it is larger than any transform;
@@ -69,10 +44,10 @@ def load(path: str | PathLike[str]) -> Affine | SliceAffines:
     return _load(Path(path), ())
 
 
-def _load(path: Path, seen: tuple[Path, ...]) -> Affine | SliceAffines:
-    """`seen` are the files that led here, by elastix's links."""
-    here = path.resolve()
-    if here in seen:
+def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
+    """`parents` are the elastix files that named this one."""
+    resolved = path.resolve()
+    if resolved in parents:
         raise InvalidTransformError(f"{path} builds on itself")
     if _is_hdf5(path):
         return itk.read_hdf5(path)
@@ -83,7 +58,7 @@ def _load(path: Path, seen: tuple[Path, ...]) -> Affine | SliceAffines:
     if text.startswith("#Insight Transform File"):
         return itk.read_text(text, str(path))
     if elastix.looks_like(text):
-        return elastix.read(text, path, lambda linked: _load(linked, (*seen, here)))
+        return elastix.read(text, path, lambda linked: _load(linked, (*parents, resolved)))
     if text.lstrip().startswith("{"):
         return transform_from_file(_parsed(text, path), str(path))
     raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}")
@@ -96,7 +71,7 @@ def _is_hdf5(path: Path) -> bool:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffines:
+def transform_from_file(data: Any, name: str = "the file") -> Transform:
     """The transform in the parsed JSON of a transform or of a fit."""
     if not isinstance(data, Mapping) or data.get("schema") not in SCHEMAS:
         raise InvalidTransformError(f"{name} is not a daskreg transform: its schema is none of {', '.join(SCHEMAS)}")
@@ -106,13 +81,14 @@ def transform_from_file(data: Any, name: str = "the file") -> Affine | SliceAffi
     return transform_from_dict(data.get("transform"), name)
 
 
-def transform_from_dict(data: Any, name: str = "the entry") -> Affine | SliceAffines:
-    """What `transform.to_dict()` wrote."""
+def transform_from_dict(data: Any, name: str = "the entry") -> Transform:
+    """The transform of what its `to_dict()` gave."""
+    known = kinds()
     kind = data.get("type") if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in _TYPES:
-        raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(_TYPES)}")
+    if not isinstance(kind, str) or kind not in known:
+        raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(known)}")
     try:
-        return _TYPES[kind].from_dict(data)
+        return known[kind].from_dict(data)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -120,7 +96,7 @@ def transform_from_dict(data: Any, name: str = "the entry") -> Affine | SliceAff
 
 
 def write_json(data: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Write JSON atomically; NaN and infinity are refused, since JSON has no word for them."""
+    """Write JSON atomically; NaN and infinity are an error, since JSON does not have them."""
     write_text(json.dumps(data, allow_nan=False, indent=1) + "\n", path)
 
 
@@ -153,3 +129,23 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
     if size > SIZE_CAP:
         raise InputError(f"{file} has {size} bytes; a transform file has at most {SIZE_CAP}")
     return file.read_bytes()
+
+
+def _write_own(transform: Transform, path: Path) -> None:
+    write_json({"schema": SCHEMA, "version": VERSION, "transform": transform.to_dict()}, path)
+
+
+def _write_itk_text(transform: Affine, path: Path) -> None:
+    write_text(itk.write_text(transform), path)
+
+
+def _write_itk_hdf5(transform: Affine, path: Path) -> None:
+    with replacing(path) as partial:
+        itk.write_hdf5(transform, partial)
+
+
+_ITK_LIMIT = "an ITK file holds one affine map, not a field, and not a map for each slice"
+
+register_writer((".json",), FileWriter("daskreg", Transform, "", _write_own))
+register_writer((".tfm", ".txt"), FileWriter("ITK", Affine, _ITK_LIMIT, _write_itk_text))
+register_writer((".h5",), FileWriter("ITK", Affine, _ITK_LIMIT, _write_itk_hdf5))

@@ -12,23 +12,35 @@ The convention, in identities that the tests hold:
     Affine.rotation(theta)         turns +x towards +y
     warp(image, pull=t)[p]         == image at t(p)
     warp(image, push=t)            == warp(image, pull=t.inverse())
+
+`Transform` says what any map answers, `IndexMap` how it pulls between two grids. A new kind of map
+is one file that implements both.
 """
 
-from daskreg.geometry.affine import Affine, as_affine
+from daskreg.geometry.affine import Affine
 from daskreg.geometry.box import Box, tile
-from daskreg.geometry.grid import Grid, default_axes, index_matrix, touched_bounds, touched_box
+from daskreg.geometry.grid import Grid, box_corners, default_axes, index_matrix, touched_bounds, touched_box
+from daskreg.geometry.index_map import AffineIndexMap, IndexMap, Piece
+from daskreg.geometry.inputs import as_affine, as_transform
 from daskreg.geometry.slices import SliceAffines
 from daskreg.geometry.transform import Transform
 from daskreg.geometry.units import PIXEL, canonical_unit, common_unit
+from daskreg.geometry.warped_bounds import WarpedBounds
 
 __all__ = [
     "PIXEL",
     "Affine",
+    "AffineIndexMap",
     "Box",
     "Grid",
+    "IndexMap",
+    "Piece",
     "SliceAffines",
     "Transform",
+    "WarpedBounds",
     "as_affine",
+    "as_transform",
+    "box_corners",
     "canonical_unit",
     "common_unit",
     "default_axes",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
-from daskreg.geometry.pose import matrix_from_parameters, parameters_from_matrix
+from daskreg.geometry.grid import Grid, index_matrix
+from daskreg.geometry.index_map import AffineIndexMap
+from daskreg.geometry.parameters import matrix_from_parameters, parameters_from_matrix
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
+from daskreg.geometry.warped_bounds import WarpedBounds
 
 Floats = NDArray[np.float64]
 
@@ -27,11 +30,12 @@ class Affine(Transform):
     Args:
         matrix: (D+1, D+1) homogeneous, or (D, D+1).
         axes: names of the axes, such as ("y", "x").
-        unit: of the world; None takes the unit of what it meets.
+        unit: of the world; None takes the unit of the grid or transform that it is used with.
 
     Raises: InvalidTransformError for a singular, non-finite or wrong-shaped matrix.
     """
 
+    kind: ClassVar[str] = "affine"
     matrix: Floats
     axes: tuple[str, ...] | None = None
     unit: str | None = None
@@ -87,14 +91,14 @@ class Affine(Transform):
         unit: str | None = None,
         **named: float,
     ) -> Affine:
-        """M = T . R . Sh . S about `centre` from parameters by name (see `geometry.pose`).
+        """M = T . R . Sh . S about `centre` from parameters by name (see `geometry.parameters`).
 
-        `ndim` is told by the names (`theta` is 2D, `rz` 3D) where it is not given.
+        Without `ndim`, the names decide (`theta` is 2D, `rz` 3D).
         """
         values = {**(parameters or {}), **named}
         if ndim is None:
-            solid = any(n in ("rx", "ry", "rz", "tz", "sz") or len(n) == 4 for n in values)
-            ndim = np.size(centre) if centre is not None else 3 if solid else 2
+            named_3d = any(n in ("rx", "ry", "rz", "tz", "sz") or len(n) == 4 for n in values)
+            ndim = np.size(centre) if centre is not None else 3 if named_3d else 2
         return cls(matrix_from_parameters(values, ndim, centre), unit=unit)
 
     @classmethod
@@ -103,7 +107,7 @@ class Affine(Transform):
 
     def to_dict(self) -> dict[str, Any]:
         axes = None if self.axes is None else list(self.axes)
-        return {"type": "affine", "matrix": self.matrix.tolist(), "axes": axes, "unit": self.unit}
+        return {"type": self.kind, "matrix": self.matrix.tolist(), "axes": axes, "unit": self.unit}
 
     @property
     def ndim(self) -> int:
@@ -121,8 +125,8 @@ class Affine(Transform):
     def is_identity(self) -> bool:
         return bool(np.allclose(self.matrix, np.eye(self.ndim + 1), rtol=0, atol=1e-12))
 
-    def __call__(self, points: ArrayLike) -> Floats:
-        """Where (..., D) world points go. Of a Dask array: lazily, as one."""
+    def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:
+        """Where (..., D) world points go, in any slice. A Dask array of points gives a Dask array."""
         p: Any = points if hasattr(points, "map_blocks") else np.asarray(points, dtype=np.float64)
         if p.ndim == 0 or p.shape[-1] != self.ndim:
             raise ShapeMismatchError(f"points of shape (N, {self.ndim}) are needed, not {p.shape}")
@@ -144,10 +148,38 @@ class Affine(Transform):
     def inverse(self) -> Affine:
         return Affine(np.asarray(np.linalg.inv(self.matrix), dtype=np.float64), self.axes, self.unit)
 
+    def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> AffineIndexMap:
+        """How `out` is sampled from `source`; see `Transform.index_map`.
+
+        A 2D map on a volume acts in the plane of its last two axes, on every slice.
+        """
+        self.check_grids(out, source)
+        pull, moved = self, self._axes_in(source)
+        if len(moved) < source.ndim:
+            for grid in (out, source):
+                grid.take(moved)  # raises where the plane is oblique
+            pull = self.embed(source.ndim, moved)
+        matrix = index_matrix(pull.matrix, out, source)
+        # A leading axis that is only shifted by whole voxels is carried: slices share weights.
+        first = 0
+        while source.ndim - first > 2 and _is_carried(matrix, first):
+            first += 1
+        keep = [*range(first, source.ndim), source.ndim]
+        lead = len(dims) - source.ndim
+        offsets = [0] * lead + [int(matrix[k, -1]) if k < first else 0 for k in range(source.ndim)]
+        sampled = tuple(range(lead + first, lead + source.ndim))
+        return AffineIndexMap(matrix[np.ix_(keep, keep)][None], sampled, tuple(offsets))
+
+    def warped_bounds(self, source: Grid, dims: Sequence[str]) -> WarpedBounds:
+        return WarpedBounds.of_matrices(source, self._axes_in(source), self.inverse().matrix[None])
+
+    def to_matrices(self) -> Floats:
+        return self.matrix
+
     def decompose(self, centre: ArrayLike | None = None) -> dict[str, float]:
         """Named parameters of M = T . R . Sh . S about `centre` (radians, world units).
 
-        Shear is upper triangular, which makes them unique; see `geometry.pose`.
+        Shear is upper triangular, which makes them unique; see `geometry.parameters`.
         """
         return parameters_from_matrix(self.matrix, centre)
 
@@ -157,6 +189,14 @@ class Affine(Transform):
         index = [*axes, ndim]
         m[np.ix_(index, index)] = self.matrix
         return Affine(m, unit=self.unit)
+
+    def _axes_in(self, source: Grid) -> list[int]:
+        """The axes of a volume that it acts on."""
+        if self.ndim == 2 and source.ndim == 3:
+            return [1, 2]
+        if self.ndim != source.ndim:
+            raise InvalidTransformError(f"a {self.ndim}D transform does not apply to a volume with axes {source.names}")
+        return list(range(source.ndim))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Affine):
@@ -171,33 +211,26 @@ class Affine(Transform):
         return f"Affine({self.ndim}D, {self.unit or 'any unit'}: {self.describe()})"
 
     def describe(self, centre: ArrayLike | None = None) -> str:
-        """The parameters that do something, angles in degrees."""
+        """The parameters that move points, angles in degrees."""
         if self.ndim not in (2, 3):
             return f"matrix {self.matrix.tolist()}"
-        words = []
+        parts = []
         for name, value in self.decompose(centre).items():
-            turns = name == "theta" or name in ("rx", "ry", "rz")
+            angle = name in ("theta", "rx", "ry", "rz")
             if abs(value - name.startswith("s") * (not name.startswith("sh"))) > 1e-12:
-                words.append(f"{name} {np.degrees(value):.6g} deg" if turns else f"{name} {value:.6g}")
-        return ", ".join(words) or "identity"
-
-
-def as_affine(value: object, ndim: int | None = None, what: str = "transform") -> Affine:
-    """An Affine from one, from a fit that holds one, or from a matrix.
-
-    Raises: InvalidTransformError when it is none of these or not of `ndim` dimensions (None: any).
-    """
-    held: Any = getattr(value, "moving_from_fixed", getattr(value, "target_from_source", value))
-    if isinstance(held, Transform) and not isinstance(held, Affine):
-        raise InvalidTransformError(f"{what} must be one Affine, not {type(held).__name__}")
-    affine = held if isinstance(held, Affine) else Affine(held)
-    if ndim is not None and affine.ndim != ndim:
-        raise InvalidTransformError(f"{what} is {affine.ndim}D where {ndim}D is needed")
-    return affine
+                parts.append(f"{name} {np.degrees(value):.6g} deg" if angle else f"{name} {value:.6g}")
+        return ", ".join(parts) or "identity"
 
 
 def common_axes(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The axis names that both share; None meets any."""
+    """The axis names that both share; None takes the other's."""
     if a is not None and b is not None and a != b:
         raise ShapeMismatchError(f"transforms on axes {a} and {b} do not compose")
     return b if a is None else a
+
+
+def _is_carried(matrix: Floats, axis: int) -> bool:
+    """Whether an index matrix only shifts an axis by whole voxels."""
+    row, column = np.delete(matrix[axis], axis), np.delete(matrix[:, axis], axis)
+    shift = matrix[axis, -1]
+    return bool(matrix[axis, axis] == 1 and not row[:-1].any() and not column.any() and shift == round(shift))

@@ -113,7 +113,7 @@ class Box:
         )
 
     def take(self, axes: Sequence[int]) -> Box:
-        """The box of some of the axes, in the order given."""
+        """The box of some of the axes, in the order of `axes`."""
         return Box(tuple(self.start[k] for k in axes), tuple(self.stop[k] for k in axes))
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ class Box:
 
 
 def tile(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Box]]:
-    """Cut an array of `shape` into blocks: `(block index, box)` in C order, lazily."""
+    """Cut an array of `shape` into blocks: an iterator of `(block index, box)` in C order."""
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     whole = Box.of(shape)
     for index in product(*map(range, counts)):

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 _DEFAULT_AXES = ("z", "y", "x")
 
-# Directions of files are rounded to 32 bits: so near to whole numbers, they are meant to be whole.
+# Files round directions to 32 bits: what is as near to a whole number as this is taken as whole.
 _SNAP = 1e-7
 
 
@@ -121,8 +121,14 @@ class Grid:
 
     def bounds(self, box: Box) -> tuple[Floats, Floats]:
         """Lower and upper world bounds of a box of voxels, faces included."""
-        corners = self.world(_corners(np.asarray(box.start) - 0.5, np.asarray(box.stop) - 0.5))
+        corners = self.world(box_corners(np.asarray(box.start) - 0.5, np.asarray(box.stop) - 0.5))
         return corners.min(axis=0), corners.max(axis=0)
+
+    def corners(self, *, faces: bool = False) -> Floats:
+        """(2**D, D) world positions of the centres of the corner voxels, or with `faces` of their outer corners."""
+        outward = 0.5 if faces else 0.0
+        last = np.asarray(self.shape) - 1.0
+        return self.world(box_corners(np.zeros(self.ndim) - outward, last + outward))
 
     def world(self, index: ArrayLike) -> Floats:
         """World positions of (..., D) indices, which may be fractional."""
@@ -135,14 +141,14 @@ class Grid:
         return np.asarray(((points - np.asarray(self.origin)) @ self.direction_matrix) / np.asarray(self.spacing))
 
     def crop(self, box: Box) -> Grid:
-        """The grid of a box of voxels, which keep their place in the world; may reach outside."""
+        """The grid of a box of voxels, which stay at their places in the world; the box may reach outside."""
         return self._with(box.shape, self.spacing, self.world(box.start))
 
     def downsample(self, factor: int | Sequence[int], *, strided: bool = False) -> Grid:
         """The grid after block means of `factor` voxels, shape ceil(n / f).
 
         The origin moves to the middle of the first block, by `direction @ ((f - 1) / 2 *
-        spacing)`; with `strided=True` (every f-th voxel kept) it stays.
+        spacing)`; with `strided=True` (every f-th voxel is taken) it stays.
         """
         f = np.asarray(factor)
         f = np.full(self.ndim, f) if f.ndim == 0 else f
@@ -157,30 +163,30 @@ class Grid:
         )
 
     def take(self, axes: Sequence[int]) -> Grid:
-        """The grid of some axes, in the order given; the others must not be mixed with them.
+        """The grid of some axes, in the order of `axes`.
 
-        Raises: GridError where the direction couples a kept axis with a dropped one.
+        Raises: GridError where the direction mixes one of them with another axis.
         """
-        keep = list(axes)
-        drop = [k for k in range(self.ndim) if k not in keep]
+        taken = list(axes)
+        dropped = [k for k in range(self.ndim) if k not in taken]
         d = self.direction_matrix
-        if np.any(np.abs(d[np.ix_(keep, drop)]) > _SNAP) or np.any(np.abs(d[np.ix_(drop, keep)]) > _SNAP):
-            dropped = ", ".join(self.names[k] for k in drop)
-            raise GridError(f"axis {dropped} is oblique in the world and cannot be taken apart from the others")
+        if np.any(np.abs(d[np.ix_(taken, dropped)]) > _SNAP) or np.any(np.abs(d[np.ix_(dropped, taken)]) > _SNAP):
+            names = ", ".join(self.names[k] for k in dropped)
+            raise GridError(f"axis {names} is oblique in the world and cannot be taken apart from the others")
         return Grid(
-            [self.shape[k] for k in keep],
-            [self.spacing[k] for k in keep],
-            [self.origin[k] for k in keep],
-            d[np.ix_(keep, keep)],
+            [self.shape[k] for k in taken],
+            [self.spacing[k] for k in taken],
+            [self.origin[k] for k in taken],
+            d[np.ix_(taken, taken)],
             self.unit,
-            [self.names[k] for k in keep],
+            [self.names[k] for k in taken],
         )
 
     def same(self, other: Grid, *, tolerance: float = 1e-6) -> bool:
         """Whether two grids put their voxels at the same places, to `tolerance` voxels, in one unit."""
         if (self.shape, self.names, self.unit) != (other.shape, other.names, other.unit):
             return False
-        ends = _corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
+        ends = box_corners(np.zeros(self.ndim), np.asarray(self.shape) - 1.0)
         return bool(np.all(np.abs(other.index(self.world(ends)) - ends) <= tolerance))
 
     def _with(self, shape: tuple[int, ...], spacing: ArrayLike, origin: ArrayLike) -> Grid:
@@ -203,15 +209,15 @@ def default_axes(ndim: int) -> tuple[str, ...]:
 def index_matrix(pull: Floats, out: Grid, source: Grid) -> Floats:
     """(D+1, D+1) matrix from indices of `out` to fractional indices of `source`.
 
-    `pull` maps world points of `out` to world points of `source`. What is an integer but
-    for rounding becomes one, so that identity and whole-voxel shifts are recognised.
+    `pull` maps world points of `out` to world points of `source`. An entry that differs from an
+    integer only by rounding becomes that integer, so that identity and whole-voxel shifts are recognised.
     """
     m = source.inverse_matrix @ pull @ out.matrix
     m[-1] = np.eye(source.ndim + 1)[-1]
     whole = np.rint(m)
     scale = np.ones_like(m) * 1e-12
     scale[:, -1] = 1e-9
-    # A multiple by a long axis may amplify the error of the matrix product.
+    # A long axis may amplify the error of the matrix product.
     return np.asarray(np.where(np.abs(m - whole) <= scale, whole, m))
 
 
@@ -219,8 +225,8 @@ def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: i
     """Smallest source box whose voxels linear sampling of `out` can touch, grown by `margin`.
 
     `matrix` is an index matrix. An affine image of a box is bounded by its corners, and
-    the corners are computed in the kernels' own order of operations, so rounding is too.
-    A neighbour of weight zero is not touched: whole-voxel shifts read what they write.
+    the corners are computed in the order of operations of the kernels, so that both round alike.
+    A neighbour of weight zero is not touched: a whole-voxel shift reads as many voxels as it writes.
 
     Returns: a box clipped to the source; empty if nothing is touched.
     """
@@ -236,12 +242,12 @@ def touched_bounds(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Starts and stops, each (N, D), of `touched_box` under N matrices at once; `out` is not empty."""
     ndim = len(source_shape)
-    corners = _corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
+    corners = box_corners(np.asarray(out.start, float), np.asarray(out.stop, float) - 1)
     x = matrices[:, :-1, 0, None] * corners[:, 0]  # (N, D, corners)
     for j in range(1, ndim):
         x = x + matrices[:, :-1, j, None] * corners[:, j]
     x = x + matrices[:, :-1, ndim, None]
-    # Far outside, 64-bit integers would overflow; one voxel beyond is as good.
+    # Far outside, 64-bit integers would overflow; one voxel beyond the source gives the same box.
     shape = np.asarray(source_shape)
     lower = np.clip(x.min(axis=-1), -2.0 - margin, shape + 1.0 + margin)
     upper = np.clip(x.max(axis=-1), -2.0 - margin, shape + 1.0 + margin)
@@ -250,8 +256,8 @@ def touched_bounds(
     return start, np.maximum(start, stop)
 
 
-def _corners(lower: Floats, upper: Floats) -> Floats:
-    """The 2**D corners of the box from `lower` to `upper`, (2**D, D)."""
+def box_corners(lower: Floats, upper: Floats) -> Floats:
+    """(2**D, D) corners of the box from `lower` to `upper`, the last axis fastest."""
     ends = np.stack([lower, upper])
     bits = np.indices((2,) * len(lower)).reshape(len(lower), -1).T
     return np.take_along_axis(ends, bits, axis=0)
@@ -275,7 +281,7 @@ def _shape(value: Sequence[int]) -> tuple[int, ...]:
 
 
 def _per_axis(value: float | ArrayLike, ndim: int, what: str, error: type[GridError] = GridError) -> tuple[float, ...]:
-    """`ndim` numbers, from as many or from one that serves every axis."""
+    """`ndim` numbers, from as many or from one for all axes."""
     try:
         values = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as cause:
@@ -305,7 +311,7 @@ def _spacing(value: float | ArrayLike, names: tuple[str, ...]) -> tuple[float, .
 
 
 def _direction(value: ArrayLike | None, ndim: int) -> tuple[tuple[float, ...], ...] | None:
-    """Orthonormal to the last digits, so that its transpose is its inverse; None for the identity."""
+    """Orthonormal to rounding, so that the transpose is the inverse; None for the identity."""
     if value is None:
         return None
     try:

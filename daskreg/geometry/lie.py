@@ -1,11 +1,11 @@
-"""Lie algebras of affine motions: what is added and averaged where matrices only compose.
+"""Lie algebras of affine motions: coordinates of motions that can be added and averaged.
 
     log, exp        a motion near identity <-> its (Q,) coordinates, which add
     adjoint(T)      T exp(v) T^-1 = exp(adjoint(T) v)
 
-Coordinates are lengths in the world: how far a motion of that kind moves points at `reach`
-from `centre`, so that turns, stretches and shifts weigh alike. (Sola, Deray, Atchuthan, "A micro
-Lie theory", 2018; logarithms by inverse scaling and squaring, Higham 2008.)
+Coordinates are lengths in the world: how far a motion moves points at the distance `reach`
+from `centre`, so that rotations, scales and translations have comparable weights. (Sola, Deray,
+Atchuthan, "A micro Lie theory", 2018; logarithms by inverse scaling and squaring, Higham 2008.)
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_NEAR = 0.1  # of a matrix from identity, for which a few terms of the series are exact
+_NEAR = 0.1  # largest difference from identity at which a few terms of the series are exact
 
 
 @dataclass(frozen=True, eq=False)
 class Algebra:
-    """The directions in which motions of a model go, and their coordinates.
+    """The Lie algebra of the motions of a model, with a basis.
 
     Args:
-        basis: (Q, D+1, D+1) directions about the origin, at reach 1.
+        basis: (Q, D+1, D+1) generators about the origin, at reach 1.
         rigid: (Q,) which of them keep distances.
-        centre: (D,) world point that turns and stretches leave in place.
-        reach: world length at which they are measured.
+        centre: (D,) world point that rotation, scale and shear leave in place.
+        reach: distance from `centre`, in world units, at which motions are measured.
     """
 
     basis: Floats
@@ -41,10 +41,10 @@ class Algebra:
 
     @classmethod
     def of(cls, groups: Collection[str], centre: Floats, reach: float, *, common_scale: bool = False) -> Algebra:
-        """The smallest algebra that holds a model, given by groups of parameters.
+        """The smallest algebra that holds a model, which is named by its groups of parameters.
 
-        Rotation, scale and shear that do not compose among themselves (a turn with two scales)
-        give all linear motions.
+        Groups that do not compose among themselves (a rotation with two scales) give all linear
+        motions.
         """
         ndim, linear = len(centre), set(groups) - {"translation"}
         parts: list[tuple[Floats, bool]] = []
@@ -66,7 +66,7 @@ class Algebra:
         return len(self.basis)
 
     def log(self, matrices: Floats) -> Floats:
-        """(N, Q) coordinates of (N, D+1, D+1) motions; turns of less than 180 degrees."""
+        """(N, Q) coordinates of (N, D+1, D+1) motions with rotations of less than 180 degrees."""
         return self.coordinates(_log(self._inward @ matrices @ self._outward))
 
     def exp(self, vectors: Floats) -> Floats:
@@ -85,9 +85,9 @@ class Algebra:
         return np.swapaxes(self.coordinates(self._inward @ change @ self._outward), 1, 2)
 
     def mean(self, matrices: Floats, weight: Floats) -> Floats:
-        """(D+1, D+1) motion about which the logarithms of (N, D+1, D+1) average to nothing.
+        """(D+1, D+1) motion about which the weighted logarithms of (N, D+1, D+1) average to zero.
 
-        Their stretches then average to one: no mean of matrices, which shrinks where they turn.
+        Their scales then average to one. A mean of the matrices would shrink where rotations differ.
         """
         at: Floats = matrices[int(np.argmax(weight))]
         for _ in range(30):
@@ -97,9 +97,9 @@ class Algebra:
                 break
         return at
 
-    def coordinates(self, directions: Floats) -> Floats:
-        """(..., Q) of directions (..., D+1, D+1) at reach 1, by least squares."""
-        flat = directions.reshape(*directions.shape[:-2], self._projector.shape[0])
+    def coordinates(self, elements: Floats) -> Floats:
+        """(..., Q) of elements of the algebra (..., D+1, D+1) at reach 1, by least squares."""
+        flat = elements.reshape(*elements.shape[:-2], self._projector.shape[0])
         return np.asarray(flat @ self._projector) * self.reach
 
     def _combined(self, vectors: Floats) -> Floats:
@@ -166,11 +166,11 @@ def _roots(matrices: Floats) -> Floats:
     return np.asarray(y)
 
 
-def _exp(directions: Floats) -> Floats:
+def _exp(elements: Floats) -> Floats:
     """Exponentials by scaling, a Taylor series, and squaring."""
-    size = float(np.abs(directions).sum(axis=-1).max(initial=0.0))
+    size = float(np.abs(elements).sum(axis=-1).max(initial=0.0))
     halvings = max(0, int(np.ceil(np.log2(max(size, 1e-300) / 0.25))))
-    x = directions / 2.0**halvings
+    x = elements / 2.0**halvings
     eye = np.eye(x.shape[-1])
     out = eye + x / 12
     for k in range(11, 0, -1):

@@ -1,10 +1,10 @@
-"""torch's normalised coordinates: the one place that knows [-1, 1], x first and `align_corners`.
+"""torch's normalised coordinates: [-1, 1], x first, `align_corners`. No other module knows them.
 
 `torch.nn.functional.affine_grid` and `grid_sample` count positions in an image of n voxels
-along an axis from -1 to 1, with x before y before z. With `align_corners=False` -1 and 1
-are the outer faces of the first and the last voxel, so that voxel i has its centre at
-`(2 i + 1) / n - 1`. With `align_corners=True` they are the centres of those voxels, and it
-is at `2 i / (n - 1) - 1`. numpy only.
+along an axis from -1 to 1, with x before y before z. With `align_corners=False`, -1 and 1
+are the outer faces of the first and the last voxel, and the centre of voxel i is at
+`(2 i + 1) / n - 1`. With `align_corners=True`, -1 and 1 are the centres of those voxels, and
+the centre of voxel i is at `2 i / (n - 1) - 1`. numpy only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 def scale_and_offset(n: int, *, align_corners: bool = False) -> tuple[float, float]:
     """Along an axis of n voxels: normalised coordinate = scale * index + offset.
 
-    A single voxel with `align_corners=True` lies at 0, as torch puts it; its scale, which
-    torch leaves open, is one.
+    A single voxel with `align_corners=True` is at 0, as in torch; its scale, which torch does
+    not define, is one.
     """
     if not align_corners:
         return 2 / n, 1 / n - 1
@@ -54,13 +54,13 @@ def index_from_normalised(shape: Sequence[int], *, align_corners: bool = False) 
 def index_from_theta(
     theta: ArrayLike, fixed_shape: Sequence[int], moving_shape: Sequence[int], *, align_corners: bool = False
 ) -> Floats:
-    """Index matrices (..., D+1, D+1), array order, of what `affine_grid` is given.
+    """Index matrices (..., D+1, D+1), array order, of a theta for `affine_grid`.
 
     Args:
         theta: (..., D, D+1), from normalised output to normalised input, x first.
         fixed_shape: of the output, (z, y, x), as in the `size` of `affine_grid`.
         moving_shape: of the input image of `grid_sample`.
-        align_corners: as it is given to both.
+        align_corners: the argument of both functions.
 
     Returns: from indices of the output to fractional indices of the input.
     Raises: ShapeMismatchError where theta and the shapes differ in dimensions.

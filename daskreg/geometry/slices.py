@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, ShapeMismatchError
+from daskreg.errors import GridError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry.affine import Affine, common_axes
+from daskreg.geometry.grid import Grid, index_matrix
+from daskreg.geometry.index_map import AffineIndexMap
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
+from daskreg.geometry.warped_bounds import WarpedBounds
 
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", Affine, "SliceAffines")
@@ -21,20 +24,21 @@ _T = TypeVar("_T", Affine, "SliceAffines")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SliceAffines(Transform):
-    """Slices of a stack, or volumes of a series, each with a map of its own.
+    """Maps of the slices of a stack, or of the volumes of a series.
 
     `matrices[i]` acts on the world of slice `start + i`, whose D axes are those of the
-    array without `axis`. Slices stay in their place along `axis`.
+    array without `axis`. Slices stay at their places along `axis`.
 
     Args:
         matrices: (N, D+1, D+1) homogeneous, array order.
         axis: number of the axis in the array (its spatial dims, where D is one less than
             their number), or its name, such as "z" or "t".
         axes: names of the D axes that the matrices act on.
-        unit: of the world; None takes the unit of what it meets.
+        unit: of the world; None takes the unit of the grid or transform that it is used with.
         start: index of the first slice that `matrices` holds.
     """
 
+    kind: ClassVar[str] = "slice-affines"
     matrices: Floats
     axis: int | str = 0
     axes: tuple[str, ...] | None = None
@@ -55,7 +59,7 @@ class SliceAffines(Transform):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "type": "slice-affines",
+            "type": self.kind,
             "matrices": self.matrices.tolist(),
             "axis": self.axis,
             "axes": None if self.axes is None else list(self.axes),
@@ -69,6 +73,10 @@ class SliceAffines(Transform):
         return int(self.matrices.shape[-1]) - 1
 
     @property
+    def array_ndim(self) -> int:
+        return self.ndim + 1
+
+    @property
     def stop(self) -> int:
         return self.start + len(self.matrices)
 
@@ -76,7 +84,7 @@ class SliceAffines(Transform):
         return len(self.matrices)
 
     def __getitem__(self, index: int) -> Affine:
-        """The map of slice `index`, counted as in the array."""
+        """The map of slice `index`, as numbered in the array."""
         if not self.start <= index < self.stop:
             raise IndexError(f"slice {index} is not among {self.start}..{self.stop - 1}")
         return Affine(self.matrices[index - self.start], self.axes, self.unit)
@@ -84,8 +92,10 @@ class SliceAffines(Transform):
     def __iter__(self) -> Iterator[Affine]:
         return (self[i] for i in range(self.start, self.stop))
 
-    def __call__(self, points: ArrayLike, index: ArrayLike) -> Floats:
-        """Where (..., D) points of the slices `index` (...) go, within their slices."""
+    def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:
+        """Where (..., D) world points go that lie in the slices `index` (...), within these slices."""
+        if index is None:
+            raise OptionError("give index=, the slice of each point: every slice has a map of its own")
         p = np.asarray(points, dtype=np.float64)
         if p.shape[-1:] != (self.ndim,):
             raise ShapeMismatchError(f"points of shape (N, {self.ndim}) are needed, not {p.shape}")
@@ -98,8 +108,46 @@ class SliceAffines(Transform):
     def inverse(self) -> SliceAffines:
         return self._with(np.asarray(np.linalg.inv(self.matrices), dtype=np.float64))
 
+    def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> AffineIndexMap:
+        """How `out` is sampled from `source`; see `Transform.index_map`.
+
+        A numbered `axis` counts the spatial axes for maps of one dimension less than the volume
+        (slices of a stack), and all dims otherwise (volumes of a series).
+
+        Raises: also GridError where the output's slices are not slices of the source.
+        """
+        self.check_grids(out, source)
+        lead = len(dims) - source.ndim
+        stack = self._position(dims, source.names)
+        inside = [k for k in range(source.ndim) if k + lead != stack]
+        out_plane, source_plane = out.take(inside), source.take(inside)
+        offset, count = 0, len(self)
+        if stack >= lead:
+            offset, count = _slice_offset(out, source, stack - lead), out.shape[stack - lead]
+            if len(self) != source.shape[stack - lead]:
+                raise ShapeMismatchError(
+                    f"the transform has {len(self)} slices, the source {source.shape[stack - lead]} along "
+                    f"{dims[stack]!r}"
+                )
+        if self.start != 0 or offset < 0 or offset + count > len(self):
+            raise ShapeMismatchError(
+                f"the transform has slices {self.start}..{self.stop - 1}, the output needs {count} from {offset} "
+                f"along {dims[stack]!r}"
+            )
+        m = np.stack([index_matrix(self.matrices[i + offset], out_plane, source_plane) for i in range(count)])
+        offsets = tuple(offset if k == stack else 0 for k in range(len(dims)))
+        return AffineIndexMap(m, tuple(k + lead for k in inside), offsets, stack)
+
+    def warped_bounds(self, source: Grid, dims: Sequence[str]) -> WarpedBounds:
+        stack = self._position(dims, source.names) - (len(dims) - source.ndim)
+        inside = [k for k in range(source.ndim) if k != stack]
+        return WarpedBounds.of_matrices(source, inside, self.inverse().matrices)
+
+    def to_matrices(self) -> Floats:
+        return self.matrices
+
     def restrict(self, start: int, stop: int) -> SliceAffines:
-        """Only the slices `start <= i < stop`, under their own indices."""
+        """Only the slices `start <= i < stop`, with the same indices."""
         if not self.start <= start < stop <= self.stop:
             raise ShapeMismatchError(f"slices {start}..{stop - 1} are not among {self.start}..{self.stop - 1}")
         return SliceAffines(
@@ -107,7 +155,7 @@ class SliceAffines(Transform):
         )
 
     def __matmul__(self, other: object) -> SliceAffines:
-        """Slice by slice: `(a @ b)[i] == a[i] @ b[i]`; one Affine serves every slice."""
+        """Slice by slice: `(a @ b)[i] == a[i] @ b[i]`; an Affine is the same for every slice."""
         if isinstance(other, Affine):
             return self._composed(self.matrices @ _same_ndim(self, other).matrix, other)
         if isinstance(other, SliceAffines):
@@ -142,6 +190,28 @@ class SliceAffines(Transform):
             f"{self.unit or 'any unit'}, offsets up to {shifts:.4g})"
         )
 
+    def _position(self, dims: Sequence[str], spatial: Sequence[str]) -> int:
+        """Position among `dims` of the axis that the slices run along.
+
+        Raises: InvalidTransformError where there is no such axis or the dimensions do not fit.
+        """
+        lead = len(dims) - len(spatial)
+        if isinstance(self.axis, str):
+            if self.axis not in dims:
+                raise InvalidTransformError(f"the transform runs along {self.axis!r}, the array has {tuple(dims)}")
+            position = list(dims).index(self.axis)
+        else:
+            position = self.axis + lead if self.ndim == len(spatial) - 1 else self.axis
+            if not 0 <= position < len(dims):
+                raise InvalidTransformError(f"the transform runs along axis {self.axis}, the array has {tuple(dims)}")
+        inside = len(spatial) - (position >= lead)
+        if self.ndim != inside:
+            raise InvalidTransformError(
+                f"slices along {dims[position]!r} of an array with dims {tuple(dims)} are {inside}D, "
+                f"the transform is {self.ndim}D"
+            )
+        return position
+
     def _with(self, matrices: Floats) -> SliceAffines:
         return SliceAffines(matrices, self.axis, self.axes, self.unit, self.start)
 
@@ -164,3 +234,16 @@ def _same_ndim(mine: SliceAffines, other: _T) -> _T:
     if mine.ndim != other.ndim:
         raise ShapeMismatchError(f"{mine.ndim}D slices and a {other.ndim}D transform do not compose")
     return other
+
+
+def _slice_offset(out: Grid, source: Grid, axis: int) -> int:
+    """Source slice minus output slice; the slices of the two must coincide."""
+    o, s = out.take((axis,)), source.take((axis,))
+    ends = s.index(o.world(np.array([[0.0], [out.shape[axis] - 1.0]])))[:, 0]
+    first = round(float(ends[0]))
+    if np.abs(ends - [first, first + out.shape[axis] - 1]).max() > 1e-3:
+        raise GridError(
+            f"axis {source.names[axis]}: the output's slices, at source indices {ends.tolist()}, are not slices of the "
+            "source; a transform of slices keeps them in place"
+        )
+    return first

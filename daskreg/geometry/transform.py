@@ -1,15 +1,22 @@
-"""What every transform can do; the rest of the package is written against this."""
+"""`Transform`: what every transform answers. The rest of the package is written against this."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError
+from daskreg.errors import InvalidTransformError, ShapeMismatchError
+from daskreg.geometry import registry
+from daskreg.geometry.grid import Grid
+from daskreg.geometry.index_map import IndexMap
+from daskreg.geometry.units import common_unit
+from daskreg.geometry.warped_bounds import WarpedBounds
 
 Floats = NDArray[np.float64]
 
@@ -17,35 +24,114 @@ _MAX_CONDITION = 1e8
 
 
 class Transform(ABC):
-    """A map of points that knows its inverse and which source box an output box needs.
+    """A map of points of the world, in array order (z, y, x).
 
-    Matrices are homogeneous, in array order (z, y, x), and act on world coordinates.
+    It answers: where do points go (`t(points)`); what is the inverse (`t.inverse()`); what is the map
+    after another one (`t @ other`); how does an output grid pull from a source grid (`t.index_map`,
+    which also says which source box an output box needs and what is left of the transform for that
+    box); and where are the source's voxels brought (`t.warped_bounds`).
+
+    A new kind of transform is one file: a subclass with a `kind`, which files name it by. It needs an
+    `IndexMap` of its own where its pieces are not those of `AffineIndexMap`. Where it composes with
+    the kinds that exist already, it says so in `__matmul__` and `__rmatmul__`: they return
+    NotImplemented for what they do not know.
+
+    Attributes:
+        kind: the `type` of this class in files; None for a class that is not saved.
+        unit: of the world; None takes the unit of the grid or transform that it is used with.
+        axes: names of the axes that it acts on, or None.
     """
 
+    kind: ClassVar[str | None] = None
     unit: str | None
     axes: tuple[str, ...] | None
 
     # A bare array does not say whether it is a matrix or points: `t @ array` is an error.
     __array_ufunc__ = None
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__dict__.get("kind") is not None:
+            registry.register_kind(cls.__dict__["kind"], cls)
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """Dimensions of the points that it maps."""
+
+    @property
+    def array_ndim(self) -> int:
+        """Axes of the smallest array that it warps: one more than `ndim` where slices have maps of their own."""
+        return self.ndim
+
+    @abstractmethod
+    def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:
+        """Where (..., D) world points go.
+
+        Args:
+            index: (...) the slice of each point, for a transform of slices; others do not need it.
+        """
+
+    @abstractmethod
+    def __matmul__(self, other: object) -> Transform:
+        """`(a @ b)(p) == a(b(p))`; NotImplemented where it does not know how, so that `other` is asked."""
+
     @abstractmethod
     def inverse(self) -> Transform:
         """The map the other way."""
 
     @abstractmethod
+    def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> IndexMap:
+        """How an array on `out` is sampled from one on `source`, with this transform as the pull.
+
+        Args:
+            dims: names of the array's axes. They end with the axes of `source`; those in front
+                (time, channel) are carried.
+
+        Raises: InvalidTransformError or ShapeMismatchError where the transform does not fit the
+            array; UnitError for mixed units.
+        """
+
+    @abstractmethod
+    def warped_bounds(self, source: Grid, dims: Sequence[str]) -> WarpedBounds:
+        """Where the voxels of `source` are brought, with this transform as the pull (by its inverse)."""
+
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, for JSON."""
+        """Plain numbers and strings for JSON, with `kind` as "type"."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The transform of which `to_dict` gave `data`."""
+
+    def to_matrices(self) -> Floats:
+        """(D+1, D+1) of one affine map, (N, D+1, D+1) of one for each slice.
+
+        Raises: InvalidTransformError where the transform is neither.
+        """
+        raise InvalidTransformError(f"{type(self).__name__} is no affine map and has no matrices")
+
+    def describe(self) -> str:
+        """What it does, in a line, with angles in degrees."""
+        return repr(self)
+
+    def check_grids(self, out: Grid, source: Grid) -> None:
+        """Raise ShapeMismatchError or UnitError where a pull between two grids means nothing."""
+        if out.names != source.names:
+            raise ShapeMismatchError(f"the output has axes {out.names}, the source {source.names}; they must agree")
+        unit = common_unit(out.unit, source.unit, "output and source grid")
+        common_unit(unit, self.unit, "transform and volume")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write to a file: JSON, or by suffix ITK `.tfm`/`.txt`/`.h5` (affine maps).
 
-        Raises: OptionError for a format that cannot hold this transform.
-        """
-        # The one import that points upwards: files know transforms, and `t.save()` is
-        # what people type.
-        from daskreg.formats.transforms import save
+        The file appears whole or not at all, and replaces what was there. Only JSON keeps the
+        unit, the axes and maps of single slices.
 
-        save(self, path)
+        Raises: OptionError for a suffix that is not known, or a format that cannot hold this transform.
+        """
+        registry.save(self, Path(path))
 
 
 def checked_matrices(value: Any, ndim: int) -> Floats:
@@ -57,8 +143,7 @@ def checked_matrices(value: Any, ndim: int) -> Floats:
     Raises: InvalidTransformError with the expected shape, or the condition number.
     """
     try:
-        given = np.asarray(value)
-        m = np.array(given.astype(np.float64, casting="same_kind"))
+        m = np.array(np.asarray(value).astype(np.float64, casting="same_kind"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTransformError(f"a matrix of numbers is needed, not {type(value).__name__} ({error})") from error
     if m.ndim == ndim and m.shape[-1] == m.shape[-2] + 1:

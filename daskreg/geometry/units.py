@@ -1,4 +1,4 @@
-"""Names of length units: many spellings in, one UDUNITS name out."""
+"""Names of units: from many spellings to one UDUNITS name."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def canonical_unit(unit: str | None) -> str:
     if unit is None:
         return PIXEL
     text = str(unit).strip()
-    # "MM" and "Micron" are meant in lower case, but "Mm" is not a millimetre.
+    # "MM" and "Micron" mean the lower case, but "Mm" is not a millimetre.
     folded = text.lower() if len(text) > 2 or text.isupper() else text
-    found = _CANONICAL.get(text) or _CANONICAL.get(folded)
-    if found is None:
+    name = _CANONICAL.get(text) or _CANONICAL.get(folded)
+    if name is None:
         raise UnitError(f"unknown unit {unit!r}: use one of {', '.join(sorted(_SPELLINGS))}, or pass unit='pixel'")
-    return found
+    return name
 
 
 def common_unit(a: str | None, b: str | None, what: str = "these") -> str | None:
-    """The unit that both share; None meets anything, pixels meet a physical unit with a warning.
+    """The unit that both share; None takes the other's, pixels take a physical unit with a warning.
 
     Raises: UnitError where two physical units differ.
     """

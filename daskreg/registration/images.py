@@ -14,28 +14,21 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 
 from daskreg.errors import (
-    ChannelError,
     DaskregWarning,
     DegenerateImageError,
     EmptyArrayError,
     EmptyMaskError,
     MemoryBudgetError,
     ShapeMismatchError,
-    UnsupportedDTypeError,
 )
 from daskreg.geometry import Box, Grid
-from daskreg.sources.coordinates import CHANNELS
-from daskreg.volumes import as_dataarray
-from daskreg.volumes import grid as grid_of
+from daskreg.volumes import volume_of
 
 # Levels, gradients and what is sampled: bytes of memory for each voxel that is read.
 _BYTES_PER_VOXEL = 64
-# A bare array of many rows and columns and 3 or 4 at the end is a picture with colours.
-_RGB, _THIN = (3, 4), 16
 
 
 @dataclass(frozen=True)
@@ -72,10 +65,9 @@ def read_image(
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
     """
-    if isinstance(value, torch.Tensor):
-        value = _from_tensor(value, what)
-    array = _one_channel(value, channel, what)
-    where = grid_of(array)
+    volume = volume_of(value, colour_ndim=3)
+    array = volume.array.isel(volume.only_entries(channel, owner=what))
+    where = volume.grid
     if where.ndim not in (2, 3):
         raise ShapeMismatchError(f"{what} has {where.ndim} spatial axes; 2 or 3 are needed")
     keep = [k for k, n in enumerate(where.shape) if n > 1]
@@ -109,48 +101,6 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
     values = torch.as_tensor(value.astype(np.float32)).to(like.values.device)
     _check_content(values, None, what)
     return replace(like, values=values)
-
-
-def _from_tensor(tensor: torch.Tensor, what: str) -> Any:
-    if tensor.is_complex():
-        raise UnsupportedDTypeError(f"{what} is complex; take .real, .imag or abs() first")
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    return tensor.detach().cpu().numpy()
-
-
-def _one_channel(value: Any, channel: int | str | None, what: str) -> xr.DataArray:
-    """The array with its spatial dims only.
-
-    Raises: ChannelError where something other than space is left, or a channel does not exist.
-    """
-    bare = isinstance(value, np.ndarray | da.Array) and value.ndim == 3
-    if bare and value.shape[-1] in _RGB and min(value.shape[:2]) > _THIN:
-        value = xr.DataArray(value, dims=("y", "x", "c"))
-    array = as_dataarray(value)
-    lead = array.dims[: array.ndim - grid_of(array).ndim]
-    for dim in lead:
-        if array.sizes[dim] == 1 and (channel is None or str(dim) not in CHANNELS):
-            array = array.isel({dim: 0})
-        elif channel is not None and str(dim).lower() in CHANNELS:
-            array = _pick(array, dim, channel, what)
-        else:
-            advice = "pass channel=" if str(dim).lower() in CHANNELS else f"choose one with .isel({dim}=...)"
-            raise ChannelError(f"{what} has {array.sizes[dim]} entries along {dim!r}; {advice} (one is never guessed)")
-    return array
-
-
-def _pick(array: xr.DataArray, dim: Any, channel: int | str, what: str) -> xr.DataArray:
-    size = array.sizes[dim]
-    if isinstance(channel, str):
-        labels = [str(v) for v in array.coords[dim].values] if dim in array.coords else []
-        if channel not in labels:
-            known = ", ".join(labels) or f"the numbers 0 to {size - 1}"
-            raise ChannelError(f"{what} has no channel {channel!r}; there are {known}")
-        return array.isel({dim: labels.index(channel)})
-    if not -size <= channel < size:
-        raise ChannelError(f"{what} has no channel {channel}; there are 0 to {size - 1}")
-    return array.isel({dim: channel})
 
 
 def _mask_data(mask: Any, grid: Grid, what: str) -> Any:

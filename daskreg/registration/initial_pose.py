@@ -23,7 +23,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.geometry import Affine, Grid, index_matrix
+from daskreg.geometry import Grid, index_matrix
+from daskreg.geometry.rotations import array_order, rotation_from_angles, super_fibonacci_rotations
 from daskreg.registration.levenberg_marquardt import Lens, Problem, solve_level
 from daskreg.registration.masked_pyramids import Ways
 from daskreg.registration.multiresolution import half_extent
@@ -219,14 +220,7 @@ def all_turns(ndim: int) -> list[Floats]:
     """All turns: every 7.5 degrees in 2D; in 3D 576, about 30 degrees apart."""
     if ndim == 2:
         return [_turn([a]) for a in np.arange(0, 360, 7.5)]
-    count = 576
-    golden, plastic = math.sqrt(2.0), 1.533751168755204288118041
-    k = np.arange(count) + 0.5
-    # A low-discrepancy cover of the unit quaternions (Alexa, "Super-Fibonacci spirals", 2022).
-    r, s = np.sqrt(k / count), np.sqrt(1 - k / count)
-    alpha, beta = 2 * np.pi * k / golden, 2 * np.pi * k / plastic
-    q = np.stack([r * np.sin(alpha), r * np.cos(alpha), s * np.sin(beta), s * np.cos(beta)], 1)
-    return [np.eye(3), *(_from_quaternion(one) for one in q)]
+    return [np.eye(3), *super_fibonacci_rotations(576)]
 
 
 def _motion(problem: Problem, level: Level, p: Floats) -> Floats:
@@ -276,20 +270,7 @@ def _about(turn: Floats, fixed_point: Floats, moving_point: Floats, *, about: Fl
 
 
 def _turn(angles: ArrayLike) -> Floats:
-    radians = np.radians(angles).tolist()
-    names = ("theta",) if len(radians) == 1 else ("rx", "ry", "rz")
-    return Affine.from_parameters(dict(zip(names, radians, strict=True)), ndim=2 if len(radians) == 1 else 3).linear
-
-
-def _from_quaternion(q: Floats) -> Floats:
-    x, y, z, w = q
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return array_order(rotation_from_angles(np.radians(angles).tolist()))
 
 
 def _diagonal(grid: Grid, step: float) -> int:

@@ -299,7 +299,5 @@ def _mse(sums: Sums) -> tuple[Floats, Floats, Floats, Floats]:
 
 def corners_of(grid: Grid) -> Floats:
     """(D+1, 2**D) homogeneous world corners, the centres of the corner voxels."""
-    ends = np.stack([np.zeros(grid.ndim), np.asarray(grid.shape) - 1.0])
-    bits = np.indices((2,) * grid.ndim).reshape(grid.ndim, -1).T
-    points = grid.world(np.take_along_axis(ends, bits, axis=0))
+    points = grid.corners()
     return np.concatenate([points, np.ones((len(points), 1))], axis=1).T

@@ -1,7 +1,7 @@
 """Poses in torch: free parameters to matrices, their derivatives, and back.
 
 A `Pose` says which parameters of M = T . R . Sh . S about a centre are free (see
-`geometry.pose` for names and signs); the others stay where they move nothing. It maps
+`geometry.parameters` for names and signs); the others stay where they move nothing. It maps
 (B, P) parameters to (B, D+1, D+1) matrices in array order, with plain torch operations,
 so that gradients flow through (`matrices`), and as NumPy arrays with dM/dp, compiled, for
 Gauss-Newton (`motions`).
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.geometry.pose import identity_parameters, parameter_names, parameters_from_matrix, shear_axes
+from daskreg.geometry.parameters import identity_parameters, parameter_names, parameters_from_matrix, shear_axes
 from daskreg.registration.pose_numba import motions
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,7 @@ from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.registration.autograd import OPTIMIZERS, Slope, best_of, slope
 from daskreg.registration.images import Image, read_image
 from daskreg.registration.initial_pose import STARTS, all_turns, believed, candidates, near_turns, views
-from daskreg.registration.levenberg_marquardt import Problem, corners_of
+from daskreg.registration.levenberg_marquardt import Problem
 from daskreg.registration.masked_pyramids import Ways, ways
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.multiresolution import METRICS, Descent, descend_levels, half_extent
@@ -214,8 +214,8 @@ def register(
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     pose = Pose.of(model, f.grid.ndim)
-    if hasattr(init, "target_from_source"):  # of the moving image's points, onto the fixed image's
-        init = init.target_from_source.inverse()
+    if isinstance(init, Fit):
+        init = init.pull
     start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
     if not isinstance(start, str) or start in ("auto", "identity"):
         check_meeting(f.grid, m.grid, np.eye(f.grid.ndim + 1) if isinstance(start, str) else start)
@@ -285,7 +285,7 @@ def fit_of(
 
 def _apart(there: Affine, back: Affine, grid: Grid) -> float:
     """Voxels by which a corner of the grid is missed, there and back."""
-    corners = corners_of(grid)[:-1].T
+    corners = grid.corners()
     return float(np.linalg.norm(grid.index(back(there(corners))) - grid.index(corners), axis=1).max())
 
 
@@ -338,8 +338,7 @@ def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
 
 def check_meeting(fixed: Grid, moving: Grid, start: Floats) -> None:
     """Raise NoOverlapError where the fixed grid, moved by `start`, misses the moving grid."""
-    bits = np.indices((2,) * fixed.ndim).reshape(fixed.ndim, -1).T
-    corners = Affine(start)(fixed.world(bits * np.asarray(fixed.shape) - 0.5))
+    corners = Affine(start)(fixed.corners(faces=True))
     low, high = moving.extent
     if np.any(corners.min(axis=0) >= high) or np.any(corners.max(axis=0) <= low):
         boxes = [

@@ -30,6 +30,11 @@ class Fit(ABC):
     def transform(self) -> Transform:
         """What was estimated, and what is saved."""
 
+    @property
+    def pull(self) -> Transform:
+        """`transform` as a pull, from points of the fixed data to the moving data."""
+        return self.transform
+
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """What else is worth keeping, by name."""
@@ -52,12 +57,12 @@ class Fit(ABC):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
-        from daskreg.formats import transforms
+        from daskreg.formats.transforms import write_json
 
         if Path(path).suffix.lower() == ".json":
-            transforms.write_json(self.to_dict(), path)
+            write_json(self.to_dict(), path)
         else:
-            transforms.save(self.transform, path)
+            self.transform.save(path)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """One HTML page, and the same facts as JSON beside it."""

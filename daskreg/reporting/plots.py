@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import MissingExtraError, ShapeMismatchError
 from daskreg.geometry import Grid, index_matrix
-from daskreg.geometry.pose import parameters_from_matrix
+from daskreg.geometry.parameters import parameters_from_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

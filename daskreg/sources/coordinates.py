@@ -27,15 +27,15 @@ TIMES = ("t", "time")
 CHANNELS = ("c", "channel", "channels", "band", "bands", "wavelength", "s", "sample", "samples", "rgb", "rgba")
 SPACE = ("z", "y", "x")
 
-# The attribute of volumes whose header shears them (see `sources.physical`).
 HEADER_FROM_WORLD = "header_from_world"
+"""The attribute of volumes whose header shears them (see `readers.physical`)."""
 
-# How far, in voxels, a coordinate may lie off the regular grid: files round to a few digits.
+# Largest distance, in voxels, of a coordinate from the regular grid: files round to a few digits.
 TOLERANCE = 0.01
 
 
 def split_dims(dims: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the lead dims and of the spatial ones, each in the order to use.
+    """Names of the lead dims and of the spatial ones, each in the order in which volumes have them.
 
     The spatial dims are the last three (or fewer) that are not times or channels; of more
     than three, those named z, y, x. z, y, x come in that order, others keep theirs. Times
@@ -74,7 +74,7 @@ def coordinates(grid: Grid) -> dict[str, tuple[Floats, dict[str, Any]]]:
 
 
 def direction_attrs(grid: Grid) -> dict[str, Any]:
-    """The array's attribute "direction" where the coordinates alone do not say it."""
+    """The array's attribute "direction" where coordinates alone do not have it; else nothing."""
     return {} if grid.separable else {"direction": grid.direction_matrix.tolist()}
 
 
@@ -93,17 +93,17 @@ def grid_from(
     starts, steps, units = [], [], []
     for name in names:
         values, attrs = coords.get(name, (None, {}))
-        start, step = (0.0, 1.0) if values is None else _line(name, values, attrs, what)
+        start, step = (0.0, 1.0) if values is None else _start_and_step(name, values, attrs, what)
         starts.append(start)
         steps.append(step)
         units.append(unit_of(name, attrs.get("units"), what))
     unit = reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, units)
     signs, origin = np.sign(steps), np.asarray(starts)
-    turn = np.diag(signs)
+    matrix = np.diag(signs)
     own = _own_direction(direction, names, what)
     if own is not None:
-        origin, turn = own @ origin, own * signs
-    return Grid(shape, np.abs(steps), origin, turn, unit, names)
+        origin, matrix = own @ origin, own * signs
+    return Grid(shape, np.abs(steps), origin, matrix, unit, names)
 
 
 def unit_of(axis: str, unit: Any, what: str) -> str:
@@ -118,7 +118,7 @@ def unit_of(axis: str, unit: Any, what: str) -> str:
 
 
 def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats | None:
-    """The attribute "direction" as a matrix; None where something else goes by that name."""
+    """The attribute "direction" as a matrix; None where it is something else."""
     try:
         matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -133,7 +133,7 @@ def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats | None
     return matrix
 
 
-def _line(name: str, values: Any, attrs: Mapping[str, Any], what: str) -> tuple[float, float]:
+def _start_and_step(name: str, values: Any, attrs: Mapping[str, Any], what: str) -> tuple[float, float]:
     """Start and step of coordinates, checked to be regular."""
     raw = np.asarray(values)
     if raw.dtype.kind not in "iuf" or raw.ndim != 1:
@@ -148,7 +148,7 @@ def _line(name: str, values: Any, attrs: Mapping[str, Any], what: str) -> tuple[
             raise GridError(f"{what}: the coordinate of axis {name} is {x[0]}; give it a finite position")
         return float(x[0]), stated or 1.0
     step = float((x[-1] - x[0]) / (len(x) - 1))
-    # A last digit of single precision, far from zero, can be a good part of a step.
+    # Far from zero, a last digit of single precision can be a large part of a step.
     noise = 4 * float(np.finfo(raw.dtype).eps) * float(np.abs(x[[0, -1]]).max()) if raw.dtype.kind == "f" else 0.0
     allowed = TOLERANCE * abs(step) + noise
     if not (np.isfinite(step) and step and np.all(np.abs(x - (x[0] + step * np.arange(len(x)))) <= allowed)):

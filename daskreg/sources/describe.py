@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import importlib
 from os import PathLike
 from typing import Any
 
 import zarr
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from daskreg.sources.found import Found, Wish
-from daskreg.sources.locate import locate
+from daskreg.runtime.private_apis import wrapped_store
+from daskreg.sources.description import Description, OpenOptions
+from daskreg.sources.file_formats import ZARR
+from daskreg.sources.locate import StoreLocation, locate
+from daskreg.sources.reader import reader_of
+from daskreg.sources.storage.redact import redact
+from daskreg.sources.stored import MEMORY
 
-# One module for each format, with `describe(place, wish) -> Found`. A further format is such a
-# module, its suffix in locate.py and its reader in handles.py.
-FORMATS = {"zarr": "daskreg.sources.readers.zarr_open"} | {
-    kind: f"daskreg.sources.readers.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
-}
 
-
-def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, wish: Wish) -> Found:
+def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options: OpenOptions) -> Description:
     """What is at a path or URL, or in an opened Zarr array or group.
 
     Raises: NotAVolumeError and the other input errors.
     """
     if isinstance(source, zarr.Array | zarr.Group):
-        kind, place = "zarr", importlib.import_module(FORMATS["zarr"]).place_of(source)
+        name, location = ZARR.name, location_of(source)
     else:
-        kind, place = locate(source)
-    found: Found = importlib.import_module(FORMATS[kind]).describe(place, wish)
-    return found
+        name, location = locate(source)
+    return reader_of(name).describe(location, options)
+
+
+def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:
+    """The location of an opened array or group: a path for stores that have one, else the store itself."""
+    store, inner = node.store, node.path
+    while (wrapped := wrapped_store(store)) is not None:
+        store = wrapped
+    if isinstance(store, LocalStore):
+        location = StoreLocation(str(store.root.absolute()))
+        return location.child(inner) if inner else location
+    if isinstance(store, ZipStore):
+        return StoreLocation(str(store.path.absolute()), inner)
+    root = MEMORY if isinstance(store, MemoryStore) else redact(str(store))
+    return StoreLocation(root, inner, node.store)

@@ -1,22 +1,15 @@
-"""Opened arrays, few and shared: specs travel, handles stay where they were opened."""
+"""Opened files and arrays, few and shared in a process: sources travel, handles stay where they were opened."""
 
 from __future__ import annotations
 
-import importlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 from daskreg.errors import ChunkReadError, MissingExtraError, RunError
+from daskreg.sources.reader import reader_of
 from daskreg.sources.storage.redact import is_url, redact
-
-# One module for each kind of stored source. It has `open_handle(path) -> handle` and
-# `read(handle, index, source) -> array`.
-READERS = {"zarr": "daskreg.sources.readers.zarr_read"} | {
-    kind: f"daskreg.sources.readers.{kind}" for kind in ("tiff", "nifti", "itk", "mrc", "hdf5")
-}
 
 MAX_OPEN = 32
 
@@ -25,22 +18,18 @@ _open: OrderedDict[Hashable, Any] = OrderedDict()
 _opening: dict[Hashable, Lock] = {}
 
 
-def reader_of(kind: str) -> ModuleType:
-    """The module that reads this kind of source."""
-    return importlib.import_module(READERS[kind])
-
-
-def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
+def opened(name: str, path: str, stamp: str = "") -> Any:
     """The handle of a stored array, from the cache or opened now. Safe among threads.
 
-    Where the spec holds an opened object itself (an array in a MemoryStore), that is it.
-    Of several threads one opens, which may take a while (unpacking), and the others wait.
+    One thread opens it, which may take a while (unpacking), and the others wait.
 
-    Raises: ChunkReadError where it cannot be opened (any more).
+    Args:
+        name: of the format.
+        path, stamp: as in `Source`.
+
+    Raises: ChunkReadError where it cannot be opened any more.
     """
-    if array is not None:
-        return array
-    key = (kind, path, stamp)
+    key = (name, path, stamp)
     with _lock:
         if key in _open:
             _open.move_to_end(key)
@@ -51,7 +40,7 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
             if key in _open:
                 return _open[key]
         try:
-            handle = _opened(kind, path)
+            handle = _opened_now(name, path)
             with _lock:
                 _open[key] = handle
                 while len(_open) > MAX_OPEN:
@@ -62,9 +51,9 @@ def opened(kind: str, path: str, array: Any = None, stamp: str = "") -> Any:
     return handle
 
 
-def _opened(kind: str, path: str) -> Any:
+def _opened_now(name: str, path: str) -> Any:
     try:
-        return reader_of(kind).open_handle(path)
+        return reader_of(name).open_handle(path)
     except Exception as error:
         if isinstance(error, RunError | MissingExtraError | MemoryError):
             raise

@@ -1,4 +1,4 @@
-"""Paths, and places inside stores: what a string points at, checked before anything is opened."""
+"""What a path or URL points at, checked before anything is opened: its format, and the location in a store."""
 
 from __future__ import annotations
 
@@ -12,34 +12,26 @@ import zarr
 from zarr.abc.store import Store
 
 from daskreg.errors import MissingExtraError, NotAVolumeError, UnsupportedDTypeError
+from daskreg.sources.file_formats import READABLE, ZARR, format_of
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
 
-# Between the path of a store that is one file, or a URL, and the path inside it.
 INSIDE = "::/"
-
-READABLE = (
-    "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL), TIFF, HDF5/NeXus, NIfTI, NRRD, MetaImage and "
-    "MRC files are read"
-)
-_BY_KIND = {
-    "tiff": ".tif .tiff .btf .tf8",
-    "nifti": ".nii .nii.gz .nii.bz2 .hdr .img .hdr.gz .img.gz",
-    "itk": ".nrrd .nhdr .mha .mhd .gipl .gipl.gz .dcm .png .jpg .jpeg .bmp",
-    "mrc": ".mrc .mrcs .map .rec .st .ali .preali .mrc.gz .map.gz .mrc.bz2 .map.bz2",
-    "hdf5": ".h5 .hdf5 .hdf .he5 .nxs .nx5 .nex .nc",
-}
-SUFFIXES = {suffix: kind for kind, suffixes in _BY_KIND.items() for suffix in suffixes.split()}
+"""What separates the path of a store that is one file, or a URL, from the path inside it."""
 
 STORE_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Names of the metadata files of which a Zarr node has one or more."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node of a Zarr hierarchy: a directory; a path inside a zip file, URL or open store.
+class StoreLocation:
+    """The location of a node in a Zarr store, or of an array in a file of another format.
 
-    `root` is the directory, file or URL, `inner` the path inside ("" for directories, whose
-    root goes all the way down), and `store` the store itself where no path leads to it.
+    Args:
+        root: the directory, file or URL.
+        inner: the path inside a zip file, a URL, an opened store or an HDF5 file; "" for directories, whose root is
+            the path of the node itself.
+        store: the opened store, where no path leads to it.
     """
 
     root: str
@@ -48,7 +40,7 @@ class Place:
 
     @property
     def path(self) -> str:
-        """As `Source.path` has it."""
+        """The path in one text, as in `Source.path`."""
         return f"{self.root}{INSIDE}{self.inner}" if self.inner else self.root
 
     def __str__(self) -> str:
@@ -64,10 +56,10 @@ class Place:
 
     @property
     def _descends(self) -> bool:
-        """Whether a path further down is a directory of its own."""
+        """Whether nodes further down are directories."""
         return self.store is None and not is_url(self.root) and Path(self.root).is_dir()
 
-    def child(self, path: str) -> Place:
+    def child(self, path: str) -> StoreLocation:
         """A node further down.
 
         Raises: NotAVolumeError for an absolute path or one with `..`: metadata must not lead
@@ -78,8 +70,8 @@ class Place:
             return replace(self, root=str(Path(self.root) / path))
         return replace(self, inner=f"{self.inner}/{path}".strip("/"))
 
-    def parents(self, levels: int = 2) -> Iterator[tuple[Place, str]]:
-        """Nodes further up, nearest first, each with the path from there to here."""
+    def parents(self, levels: int = 2) -> Iterator[tuple[StoreLocation, str]]:
+        """The nodes above, nearest first, each with the path from there to here."""
         up, down = self, ""
         for _ in range(levels):
             if up.inner:
@@ -117,7 +109,7 @@ class Place:
         raise NotAVolumeError(message) from (None if is_url(self.root) else cause)
 
     def group(self) -> zarr.Group | None:
-        """The group here, if there is one that can be read; nothing is asked of its members."""
+        """The group here; None where there is none that can be read. Its members are not read."""
         try:
             return zarr.open_group(self._opened_store, path=self.inner, mode="r", use_consolidated=False)
         except Exception:
@@ -140,7 +132,7 @@ class Place:
             return zarr.open_group(store, path=self.inner, mode="r", use_consolidated=False)
 
     def stamp_files(self) -> tuple[str, ...]:
-        """For a local array: state of its metadata file (name, time of change, size)."""
+        """Of a local array, the name, time of change and size of its metadata file; () for others."""
         if self._descends:
             for name in ("zarr.json", ".zarray"):
                 file = Path(self.root) / name
@@ -152,8 +144,8 @@ class Place:
         return ()
 
 
-def locate(source: str | os.PathLike[str]) -> tuple[str, Place]:
-    """Which kind of reader a path or URL needs, and the place.
+def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
+    """The name of the format that a path or URL has, and its location.
 
     Raises: NotAVolumeError for a path that does not exist, a format that is not read, and
         `..` inside a store.
@@ -161,10 +153,10 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, Place]:
     text = os.fspath(source)
     if is_url(text):
         root, _, inner = text.partition(INSIDE)
-        place = Place(root.rstrip("/"))
-        return "zarr", place.child(inner) if inner else place
+        location = StoreLocation(root.rstrip("/"))
+        return ZARR.name, location.child(inner) if inner else location
     text, _, inner = text.removeprefix("file://").partition(INSIDE)
-    _check_climb(Path(text))
+    _check_parents(Path(text))
     path = Path(os.path.abspath(Path(text).expanduser()))
     # The path may go on inside a zip file, which the file system cannot follow.
     outer = path
@@ -172,22 +164,25 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, Place]:
         outer = outer.parent
     rest = "/".join([*path.parts[len(outer.parts) :], *([inner] if inner else [])])
     if outer.is_file():
-        return _file(outer, rest)
-    place = Place(str(outer))
+        return _locate_in_file(outer, rest)
+    location = StoreLocation(str(outer))
     if rest:
         missing = f"{path}{INSIDE}{inner}" if inner else str(path)
         if inner and outer == path:
-            return "zarr", place.child(inner)
-        raise NotAVolumeError(f"{missing} does not exist{_held_by(outer)}")
+            return ZARR.name, location.child(inner)
+        raise NotAVolumeError(f"{missing} does not exist{_listed_members(outer)}")
     if not any((outer / f).is_file() for f in STORE_FILES):
         raise NotAVolumeError(f"{outer} is not a Zarr array or group (no zarr.json, .zarray or .zgroup); {READABLE}")
-    return "zarr", place
+    return ZARR.name, location
 
 
-def check_inner(path: str, where: object) -> None:
-    """Refuse a path inside a store that is absolute or climbs out of it."""
+def check_inner(path: str, owner: object) -> None:
+    """Refuse a path inside a store that is absolute or leads out of the store.
+
+    Raises: NotAVolumeError.
+    """
     if path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/") or PureWindowsPath(path).drive:
-        raise NotAVolumeError(f"{where}: the path {path!r} leads out of the store, which is not allowed")
+        raise NotAVolumeError(f"{owner}: the path {path!r} leads out of the store, which is not allowed")
 
 
 def file_stamp(path: str) -> str:
@@ -196,28 +191,29 @@ def file_stamp(path: str) -> str:
     return f"{state.st_mtime_ns}-{state.st_size}"
 
 
-def _file(path: Path, inner: str) -> tuple[str, Place]:
-    suffix = path.suffix.lower()
-    if suffix == ".zip":
-        place = Place(str(path))
-        return "zarr", place.child(inner) if inner else place
-    kind = SUFFIXES.get("".join(path.suffixes[-2:]).lower(), SUFFIXES.get(suffix))
-    if kind is None:
-        raise NotAVolumeError(f"{path}: files ending in {suffix or path.name!r} are not read; {READABLE}")
-    if inner and kind != "hdf5":
+def _locate_in_file(path: Path, inner: str) -> tuple[str, StoreLocation]:
+    form = format_of(path.suffixes)
+    if form is None:
+        ending = path.suffix.lower() or path.name
+        raise NotAVolumeError(f"{path}: files ending in {ending!r} are not read; {READABLE}")
+    if form == ZARR:
+        location = StoreLocation(str(path))
+        return form.name, location.child(inner) if inner else location
+    if inner and not form.has_paths:
         raise NotAVolumeError(f"{path} is a file and holds nothing at {inner!r}")
-    return kind, Place(str(path), inner.strip("/"))
+    return form.name, StoreLocation(str(path), inner.strip("/"))
 
 
-def _check_climb(path: Path) -> None:
-    """`..` is fine on the way to a store, not inside it."""
+def _check_parents(path: Path) -> None:
+    """Refuse `..` inside a store; on the way to a store it is allowed."""
     for k, part in enumerate(path.parts):
         before = Path(*path.parts[:k]) if k else Path()
         if part == ".." and any((p / f).is_file() for p in (before, *before.parents) for f in STORE_FILES):
             raise NotAVolumeError(f"{path}: '..' inside a store is not allowed; name the other store itself")
 
 
-def _held_by(folder: Path) -> str:
+def _listed_members(folder: Path) -> str:
+    """For a message: what a Zarr store holds; "" for other folders."""
     if not any((folder / f).is_file() for f in STORE_FILES):
         return ""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))[:8]

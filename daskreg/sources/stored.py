@@ -1,77 +1,179 @@
-"""`Stored`: a plain array in a file with named axes; and what `open` makes of it."""
+"""`StoredSource`: voxels in a file or store, read by the reader of its format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
-from daskreg.geometry import Grid
-from daskreg.sources.coordinates import SPACE, split_dims
-from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.found import Coord, Found, Wish, check_shape
+from daskreg.errors import ChunkReadError
+from daskreg.geometry import Box, Grid, tile
+from daskreg.sources.description import ordered
+from daskreg.sources.handles import opened
+from daskreg.sources.reader import Reader, reader_of
 from daskreg.sources.source import Source
+from daskreg.sources.storage.counters import count_damaged, count_events
+from daskreg.sources.storage.redact import redact
+
+MEMORY = "memory::"
+"""How the path of a Zarr array in a MemoryStore starts."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An array as it lies in a file.
+class _MissingChunkError(ChunkReadError):
+    """A chunk that is not stored, which `missing="error"` refuses."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class StoredSource(Source):
+    """An array in a file or store.
 
     Args:
-        kind: of the reader; path: as `Source.path` has it.
-        names: of the stored axes; "" for one of length 1 that is dropped.
-        dtype: of the values.
-        stamp: changes when the file does.
-        chunks: along the stored axes; () where any box costs what it holds.
+        format: name of the reader ("zarr", "tiff").
+        array: the opened array, only where no path leads to it (a Zarr array in a MemoryStore).
+        missing: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
+        corrupt: "error" refuses a chunk that cannot be decoded, "fill" reads it as the fill value.
     """
 
-    kind: str
-    path: str
-    names: Sequence[str]
-    shape: Sequence[int]
-    dtype: np.dtype[Any]
-    stamp: str
-    chunks: Sequence[int] = ()
+    format: str
+    missing: str = "fill"
+    corrupt: str = "error"
+
+    @property
+    def kind(self) -> str:
+        return self.format
+
+    @property
+    def reads_into_buffers(self) -> bool:
+        return self._reader.reads_into_buffers
+
+    @property
+    def decodes_in_thread(self) -> bool:
+        return self._reader.decodes_in_thread and self.location is not None
+
+    @property
+    def policy(self) -> tuple[str, ...]:
+        return self.missing, self.corrupt
+
+    def with_policy(self, *, missing: str, corrupt: str) -> Source:
+        return replace(self, missing=missing, corrupt=corrupt)
+
+    def read_into(self, box: Box, out: NDArray[Any]) -> None:
+        if box.empty:
+            return
+        self._check_inside(box)
+        block = self._read_or_fill(box, out if self.reads_into_buffers else None)
+        if block is not out:
+            out[...] = block
+
+    def written_at(self, box: Box) -> float:
+        if not self._reader.knows_write_times or self.array is not None or box.empty:
+            return 0.0
+        return self._reader.written_at(self._handle(), self._index(box), self)
+
+    def _read(self, box: Box) -> NDArray[Any]:
+        return self._read_or_fill(box, None)
+
+    @property
+    def _reader(self) -> Reader:
+        return reader_of(self.format)
+
+    def _handle(self) -> Any:
+        return opened(self.format, self.path, self.stamp) if self.array is None else self.array
+
+    def _read_or_fill(self, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
+        """The voxels of a box; `out` itself where they were put there."""
+        with count_events(opening=True):
+            handle = self._handle()
+        self._check_shape(handle)
+        try:
+            return self._read_box(handle, box, out)
+        except ChunkReadError as error:
+            if self.corrupt != "fill" or isinstance(error, _MissingChunkError):
+                raise
+            return self._read_by_chunk(handle, box)
+
+    def _read_box(self, handle: Any, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        with count_events() as events:
+            reader, index = self._reader, self._index(box)
+            if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
+                block = out
+            else:
+                block = self._ordered(reader.read(handle, index, self))
+        if events.missing and self.missing == "error":
+            raise _MissingChunkError(
+                f"chunk {min(events.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
+                "or let it be read as the fill value with missing='fill'"
+            )
+        return block
+
+    def _read_by_chunk(self, handle: Any, box: Box) -> NDArray[Any]:
+        """The box chunk by chunk, with the fill value where one cannot be read."""
+        out = np.full(box.shape, getattr(handle, "fill_value", 0) or 0, self.dtype)
+        whole = box.align(self.chunks)
+        for _, tiled in tile(whole.shape, self.chunks):
+            part = tiled.shift(whole.start) & box
+            try:
+                out[part.within(box).slices] = self._read_box(handle, part)
+            except _MissingChunkError:
+                raise
+            except ChunkReadError as error:
+                count_damaged(f"{redact(self.path)} {part}", str(error))
+        return out
+
+    def _with_stored_axes(self, out: NDArray[Any]) -> NDArray[Any]:
+        """A view of an array along `dims` with the stored axes, those that were dropped included."""
+        stored = out.transpose(tuple(np.argsort(self.order))) if self.order else out
+        return np.expand_dims(stored, tuple(k for k, s in enumerate(self.selection) if not isinstance(s, slice)))
+
+    def _check_shape(self, handle: Any) -> None:
+        """Refuse an array that was replaced by one of another shape since the source was made."""
+        left = [n for k, n in enumerate(handle.shape) if not self.selection or k in self._remaining_axes]
+        shape = tuple(left[k] for k in self.order) if self.order else tuple(left)
+        if shape != self.shape:
+            raise ChunkReadError(
+                f"{redact(self.path)} has the shape {shape} now, not {self.shape}: it was replaced; open it again"
+            )
+
+    def _content_key(self) -> str:
+        return str(tokenize(self.view())) if self.path.startswith(MEMORY) else ""
 
 
-def found_of(
-    stored: Stored,
-    grid: Grid,
-    wish: Wish,
+def stored_source(
+    names: Sequence[str],
+    shape: Sequence[int],
     *,
-    name: str,
-    attrs: Mapping[str, Any] | None = None,
-    coords: Mapping[str, Coord] | None = None,
-) -> Found:
-    """The source of a stored array on a grid, with the spacing and unit that were asked for.
+    format: str,
+    path: str,
+    dtype: np.dtype[Any],
+    chunks: Sequence[int],
+    lead: Sequence[str],
+    grid: Grid,
+    stamp: str,
+    array: Any = None,
+) -> StoredSource:
+    """The source of a stored array, handed out with its lead axes first and the grid's last.
 
-    Raises: EmptyArrayError, UnsupportedDTypeError; OptionError where a level was asked for.
+    Args:
+        names: of the stored axes; "" for one of length 1 that is dropped.
+        shape, chunks: along the stored axes.
+        lead: names of the axes that are not the grid's, in the order in which they are handed out.
     """
-    if wish.level not in (0, -1):
-        raise OptionError(f"level={wish.level} was asked for, but {stored.path} has no levels")
-    kept = [n for n in stored.names if n]
-    dims = (*split_dims(kept)[0], *grid.names)
-    sizes = dict(zip(stored.names, stored.shape, strict=True))
-    shape = tuple(sizes[d] for d in dims)
-    check_shape(dims, shape, stored.path)
-    # Contiguous planes are the natural pieces of what is not chunked.
-    chunked = dict(zip(stored.names, stored.chunks, strict=True)) if stored.chunks else {}
-    chunks = tuple(chunked.get(d, sizes[d] if d in SPACE[1:] else 1) for d in dims)
-    order = tuple(kept.index(d) for d in dims)
-    source = Source(
-        stored.kind,
-        stored.path,
-        None,
-        () if len(kept) == len(stored.names) else tuple(slice(None) if n else 0 for n in stored.names),
-        dims,
-        shape,
-        image_dtype(stored.dtype, stored.path),
-        chunks,
-        wish.apply(grid),
+    dims, remaining = (*lead, *grid.names), [n for n in names if n]
+    order = tuple(remaining.index(d) for d in dims)
+    return StoredSource(
+        format=format,
+        path=path,
+        array=array,
+        selection=() if len(remaining) == len(names) else tuple(slice(None) if n else 0 for n in names),
+        dims=dims,
+        shape=ordered(names, shape, dims),
+        dtype=dtype,
+        chunks=ordered(names, chunks, dims),
+        grid=grid,
         order=() if order == tuple(range(len(order))) else order,
-        stamp=stored.stamp,
+        stamp=stamp,
     )
-    return Found(source, name or None, attrs or {}, coords or {}, chunks)

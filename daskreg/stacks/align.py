@@ -208,6 +208,6 @@ def _warn_if_flat(spec: StackSpec) -> None:
 
 def _client(given: Any, source: Source) -> Any:
     """The client whose workers read the voxels; None for arrays that are here already, and for threads."""
-    if given is None and source.kind == "array":
+    if given is None and source.in_memory:
         return None
     return chosen_client(given)

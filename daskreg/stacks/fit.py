@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InputError, InvalidTransformError, MissingExtraError, ShapeMismatchError
 from daskreg.formats import transforms
 from daskreg.geometry import SliceAffines
-from daskreg.geometry.pose import parameter_names, parameters_from_matrix
+from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
 from daskreg.reporting.fit import Fit
 from daskreg.stacks.pair_table import Looks, PairTable, packed, unpacked

@@ -8,42 +8,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import ChannelError, EmptyMaskError, OptionError, ShapeMismatchError
+from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, common_unit
 from daskreg.registration.pose import Pose
 from daskreg.sources.coordinates import CHANNELS
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.spans import StackSpec
-from daskreg.volumes import as_dataarray, source_of
+from daskreg.volumes import volume_of
 
 Floats = NDArray[np.float64]
-
-_RGB, _THIN = (3, 4), 16
 
 
 def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tuple[Source, int]:
     """The source of one channel, and the position of the axis among its dims."""
-    if hasattr(stack, "detach"):  # a tensor
-        stack = stack.detach().cpu().numpy()
-    array = as_dataarray(_with_colours_named(stack))
-    source = source_of(array)
+    volume = volume_of(stack, colour_ndim=4)
+    source = volume.source
     dim = _axis_name(source, axis)
-    for lead in source.lead:
-        if lead != dim:
-            source = source.pick(lead, _index(array, lead, channel))
+    for lead, entry in volume.only_entries(channel, owner="the stack", besides=dim).items():
+        source = source.pick(lead, entry)
     if len(source.dims) < 3:
         raise ShapeMismatchError(f"one image with axes {source.dims} is not a stack of slices along {dim!r}")
     return source, source.dims.index(dim)
-
-
-def _with_colours_named(stack: Any) -> Any:
-    """A bare array of pictures with colours at the end gets names for its axes."""
-    if not isinstance(stack, np.ndarray) or stack.ndim != 4 or stack.shape[-1] not in _RGB:
-        return stack
-    import xarray as xr
-
-    return xr.DataArray(stack, dims=("z", "y", "x", "c")) if min(stack.shape[1:3]) > _THIN else stack
 
 
 def _axis_name(source: Source, axis: int | str) -> str:
@@ -57,27 +44,6 @@ def _axis_name(source: Source, axis: int | str) -> str:
     if not -source.grid.ndim <= axis < source.grid.ndim:
         raise OptionError(f"axis={axis}: the stack has the spatial axes {', '.join(source.grid.names)}")
     return source.grid.names[axis]
-
-
-def _index(array: Any, dim: str, channel: int | str | None) -> int:
-    """Which entry of a lead dim to use; never guessed.
-
-    Raises: ChannelError.
-    """
-    size = int(array.sizes[dim])
-    if dim.lower() in CHANNELS and channel is not None:
-        labels = [str(v) for v in array.coords[dim].values] if dim in array.coords else []
-        if isinstance(channel, str) and channel in labels:
-            return labels.index(channel)
-        if isinstance(channel, str) or not -size <= channel < size:
-            raise ChannelError(
-                f"the stack has no channel {channel!r}; there are {', '.join(labels) or f'0 to {size - 1}'}"
-            )
-        return int(channel) % size
-    if size == 1:
-        return 0
-    advice = "pass channel=" if dim.lower() in CHANNELS else f"choose one with .isel({dim}=...)"
-    raise ChannelError(f"the stack has {size} entries along {dim!r}; {advice} (one is never guessed)")
 
 
 def mask_source(mask: Any, source: Source, position: int) -> Source | None:
@@ -95,8 +61,7 @@ def mask_source(mask: Any, source: Source, position: int) -> Source | None:
     if isinstance(data, np.ndarray) and not data.any():
         raise EmptyMaskError("mask leaves no voxel")
     dims = source.dims if data.ndim == source.ndim else tuple(source.dims[k] for k in inner)
-    kind = "array" if isinstance(data, np.ndarray) else "dask"
-    return Source(kind, "mask", data, (), dims, tuple(data.shape), data.dtype, tuple(data.shape), source.grid)
+    return source_in_memory(data, name="mask", dims=dims, grid=source.grid)
 
 
 def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str) -> dict[int, Floats]:

@@ -25,7 +25,7 @@ from daskreg.registration.masked_pyramids import Ways
 from daskreg.registration.multiresolution import half_extent
 from daskreg.registration.pyramid import Level
 from daskreg.runtime.device import limit_threads, resolve
-from daskreg.sources.source import IN_MEMORY, Source
+from daskreg.sources.source import Source
 from daskreg.stacks.common_line import fit_profiles, profiles
 from daskreg.stacks.model import Model
 from daskreg.stacks.neighbor_registration import Row, pairs_within
@@ -98,7 +98,7 @@ class StackSpec:
 
     def restricted(self, start: int, stop: int) -> StackSpec:
         """The same with only slices start..stop of arrays in memory, under their own indices."""
-        if self.source.kind not in IN_MEMORY and (self.mask is None or self.mask.kind not in IN_MEMORY):
+        if not self.source.carries_data and (self.mask is None or not self.mask.carries_data):
             return self
         source, mask = (None if s is None else _cut(s, self, start, stop) for s in (self.source, self.mask))
         return replace(self, source=source or self.source, mask=mask)
@@ -238,7 +238,7 @@ def _alone(stack: StackSpec) -> Iterator[None]:
 
 
 def _cut(source: Source, stack: StackSpec, start: int, stop: int) -> Source:
-    if source.kind not in IN_MEMORY:
+    if not source.carries_data:
         return source
     if source.ndim < stack.source.ndim:  # a mask of one slice
         return source

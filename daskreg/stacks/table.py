@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from daskreg.errors import InputError
 from daskreg.formats.transforms import read_bytes, write_text
 from daskreg.geometry import Affine
-from daskreg.geometry.pose import identity_parameters
+from daskreg.geometry.parameters import identity_parameters
 
 Floats = NDArray[np.float64]
 Row = Mapping[str, Any]

@@ -26,7 +26,7 @@ from daskreg.errors import (
     OutputExistsError,
     UnsafeOutputError,
 )
-from daskreg.volumes import source_of
+from daskreg.volumes import volume_of
 from daskreg.writing import verify
 
 PIXELS = np.random.default_rng(0).integers(0, 60_000, (10, 40, 44), dtype=np.uint16)
@@ -70,7 +70,7 @@ def test_what_is_read_is_not_written_to(made: Path, derive: Callable[[Path], Any
 def test_what_xarray_opened_is_found(tmp_path: Path) -> None:
     xr.Dataset({"a": (("y", "x"), np.ones((4, 5)))}).to_zarr(tmp_path / "x.zarr", consolidated=False)
     opened = xr.open_zarr(tmp_path / "x.zarr", consolidated=False)["a"] + 1
-    assert locations(source_of(opened)) == {Path(os.path.realpath(tmp_path / "x.zarr"))}
+    assert locations(volume_of(opened).source) == {Path(os.path.realpath(tmp_path / "x.zarr"))}
 
 
 def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from daskreg.blocks.levels import grouped_blocks
 from daskreg.blocks.plan import Layout, Plan, make_layout, plan_level
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box
-from daskreg.volumes import source_of
+from daskreg.volumes import volume_of
 from daskreg.warping import make_job
 
 
@@ -100,7 +100,7 @@ def test_many_files_are_gathered_in_shards() -> None:
 
 def test_large_plans_are_estimated_from_a_sample(stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskreg.blocks.plan.SAMPLED_BLOCKS", 16)
-    spec = source_of(dr.open(stack))
+    spec = volume_of(dr.open(stack)).source
     job = make_job(spec, None, spec.grid)
     level = plan_level(
         0, job, Layout(job.dims, job.shape, job.dtype, (8, 64, 64), None), limit=2**30, threads=2, workers=1

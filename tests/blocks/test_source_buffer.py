@@ -78,13 +78,13 @@ def test_no_chunk_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(source_buffer, "BUFFER_TARGET", 1)
     job = job_of(tmp_path, PULLS[name])
     decoded: Counter[Box] = Counter()
-    place = LocalChunks._place
+    place = LocalChunks._decode_part
 
     def counted(self: LocalChunks, data: bytes | None, chunk: Box, box: Box, out: Any) -> None:
         decoded[chunk] += 1
         place(self, data, chunk, box, out)
 
-    monkeypatch.setattr(LocalChunks, "_place", counted)
+    monkeypatch.setattr(LocalChunks, "_decode_part", counted)
     cut = slabs(Box.of(job.shape), CHUNKS)
     layout = job.buffer_layout(cut)
     assert layout.axis == 0

@@ -1,4 +1,4 @@
-"""Point clouds in the files that people have."""
+"""Point clouds from files of the formats in use."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ LAYOUT = [("intensity", "<u2"), ("x", "<f4"), ("y", "<f8"), ("z", "<f4"), ("_", 
 
 
 def packed(content: bytes) -> bytes:
-    """LZF with literals, and a copy where the rest repeats what came just before."""
+    """LZF with literals, and a copy where the rest repeats the bytes before it."""
     zeros = len(content) - len(content.rstrip(b"\0"))
     head = content[: len(content) - zeros + 1]
     out = b"".join(bytes([len(head[i : i + 32]) - 1]) + head[i : i + 32] for i in range(0, len(head), 32))

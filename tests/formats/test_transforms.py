@@ -1,4 +1,4 @@
-"""Transform files: round trips, real files of other tools, SimpleITK as the judge."""
+"""Transform files: round trips, real files of other tools, and SimpleITK as the reference."""
 
 from __future__ import annotations
 
@@ -412,7 +412,7 @@ def test_elastix_means_what_itk_says(
 
 
 def test_elastix_chains(tmp_path: Path) -> None:
-    """The initial transform is applied first; its path is looked for beside the file."""
+    """The initial transform is applied first; its path is searched for beside the file."""
     elastix(tmp_path / "first.txt", "AffineTransform", "2 0 0 1 0 0")
     for name in ("first.txt", "/home/somebody/run/first.txt", "C:\\\\run\\\\first.txt"):
         path = elastix(

@@ -14,7 +14,7 @@ from strategies import affines, ndims, parameters, vectors
 
 from daskreg.errors import InvalidTransformError, OptionError, PixelUnitWarning, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, SliceAffines, Transform, as_affine
-from daskreg.geometry.pose import identity_parameters, parameter_names
+from daskreg.geometry.parameters import identity_parameters, parameter_names
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -43,6 +43,7 @@ def test_points_keep_their_shape(case: tuple[Affine, Affine, Affine, Floats]) ->
     cloud = np.stack([p, p + 1, 2 * p])
     assert a(p).shape == p.shape
     np.testing.assert_array_equal(a(cloud[None])[0], a(cloud))
+    np.testing.assert_array_equal(a(cloud, index=[0, 4, 2]), a(cloud))
     np.testing.assert_allclose(a(cloud)[1], a(p + 1), rtol=0, atol=1e-10)
     np.testing.assert_allclose(a(p), a.linear @ p + a.offset, rtol=0, atol=1e-10)
 
@@ -295,8 +296,7 @@ def test_bad_calls() -> None:
 def test_as_affine_takes_what_holds_one() -> None:
     a = Affine.translation(x=1)
     assert as_affine(a, 2) is a
-    assert as_affine(SimpleNamespace(moving_from_fixed=a), 2) is a
-    assert as_affine(SimpleNamespace(target_from_source=a), 2) is a
+    assert as_affine(SimpleNamespace(transform=a), 2) is a
     assert as_affine(a.matrix, 2) == a
     with pytest.raises(InvalidTransformError, match="init is 2D where 3D is needed"):
         as_affine(a, 3, "init")

@@ -1,4 +1,4 @@
-"""Boxes against sets of indices."""
+"""Boxes compared with sets of indices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids against their formula, coordinate-valued images and dense evaluation."""
+"""Grids compared with their formula, coordinate-valued images and dense evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TURNED = [[0.6, -0.8], [0.8, 0.6]]
 
 
 def tolerance(grid: Grid) -> float:
-    """World distances that count as rounding."""
+    """World distances below which differences are rounding."""
     return 1e-12 * (1 + float(np.abs(coordinates_of_corners(grid)).max()))
 
 
@@ -315,3 +315,14 @@ def test_touched_box_of_half_a_voxel() -> None:
     matrix = np.eye(3)
     matrix[1, 2] = 0.5
     assert touched_box(matrix, Box((2, 2), (4, 4)), (10, 10)) == Box((2, 2), (4, 5))
+
+
+@given(ndims.flatmap(grids))
+def test_corners_bound_the_grid(grid: Grid) -> None:
+    last = np.asarray(grid.shape) - 1
+    centres, faces = grid.corners(), grid.corners(faces=True)
+    assert centres.shape == faces.shape == (2**grid.ndim, grid.ndim)
+    np.testing.assert_allclose(grid.index(centres[0]), np.zeros(grid.ndim), atol=1e-8)
+    np.testing.assert_allclose(grid.index(centres[1]), [*np.zeros(grid.ndim - 1), last[-1]], atol=1e-8)
+    np.testing.assert_allclose(grid.index(centres[-1]), last, atol=1e-8)
+    np.testing.assert_array_equal((faces.min(axis=0), faces.max(axis=0)), grid.extent)

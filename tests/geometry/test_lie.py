@@ -1,4 +1,4 @@
-"""Lie algebras of affine motions: against scipy's matrix functions, in 2D and 3D."""
+"""Lie algebras of affine motions, compared with scipy's matrix functions, in 2D and 3D."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_coordinates_are_how_far_points_move_at_reach():
 
 
 def test_the_mean_of_turned_and_stretched_poses_does_not_shrink():
-    """A mean of matrices would: turns of +-60 degrees average to half of the identity."""
+    """A mean of matrices would: rotations of +-60 degrees average to half of the identity."""
     lie = algebra("similarity", 2)
     angle, stretch = lie.reach * np.radians(60), lie.reach * 0.2
     vectors = np.array([[0, 0, angle, stretch], [0, 0, -angle, -stretch]])

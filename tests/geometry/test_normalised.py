@@ -1,4 +1,4 @@
-"""torch's normalised coordinates, against torch."""
+"""torch's normalised coordinates, compared with torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_ends_of_an_axis() -> None:
 def test_theta_means_what_torch_does_with_it(
     fixed: tuple[int, ...], moving: tuple[int, ...], align_corners: bool
 ) -> None:
-    """Images of different, odd shapes; our kernel with the index matrix gives torch's picture."""
+    """Images of different, odd shapes; our kernel with the index matrix gives torch's image."""
     rng = np.random.default_rng(0)
     ndim = len(fixed)
     image = rng.random(moving)

@@ -1,4 +1,4 @@
-"""SliceAffines against one Affine for each slice."""
+"""SliceAffines compared with one Affine for each slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import affines, slice_affines, vectors
 
-from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnitError
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, SliceAffines
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -155,6 +155,8 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 def test_bad_calls() -> None:
     with pytest.raises(ShapeMismatchError, match=r"\(N, 2\)"):
         three_shifts()((1, 2, 3), 0)
+    with pytest.raises(OptionError, match="index="):
+        three_shifts()((1, 2))
     with pytest.raises(TypeError):
         three_shifts() @ np.eye(3)
 

@@ -1,4 +1,4 @@
-"""Spellings of units, and which of them meet."""
+"""Spellings of units, and which units go together."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from daskreg.errors import OptionError
-from daskreg.geometry.pose import matrix_from_parameters
+from daskreg.geometry.parameters import matrix_from_parameters
 from daskreg.registration.pose import Pose
 
 MODELS = ["translation", "rigid", "similarity", "affine", ("rotation", "shear", "translation"), ("scale",), ("shear",)]

@@ -121,7 +121,7 @@ def test_constant_and_nan_images_can_be_drawn():
 
 def test_pyplot_is_not_needed_and_notebooks_show_the_figure():
     code = (
-        "import sys; import numpy as np; from daskreg import plotting\n"
+        "import sys; import numpy as np; from daskreg.reporting import plots\n"
         "assert 'matplotlib' not in sys.modules\n"
         "f = plots.sides(np.zeros((3, 4, 5)), np.ones((3, 4, 5)))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from daskreg.errors import NotAVolumeError
-from daskreg.sources.locate import Place, locate
+from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.storage.redact import is_url, redact
 
 
@@ -44,7 +44,7 @@ def test_climbing_inside_a_store_is_refused(store, path):
 
 @pytest.mark.parametrize("path", ["../x", "g/../../x", "/etc/passwd", "\\\\host\\x", "C:\\x", "..\\x"])
 def test_metadata_cannot_lead_out_of_a_store(store, path):
-    for place in (Place(str(store)), Place(str(store / "x.zip"), "g")):
+    for place in (StoreLocation(str(store)), StoreLocation(str(store / "x.zip"), "g")):
         with pytest.raises(NotAVolumeError, match="leads out of the store"):
             place.child(path)
 
@@ -107,4 +107,4 @@ def test_what_is_a_url():
     assert is_url("s3://bucket/x")
     assert not is_url("file:///x")
     assert not is_url("/x/y.zarr")
-    assert str(Place("https://me:pw@host/x.zarr", "a")) == "https://***@host/x.zarr::/a"
+    assert str(StoreLocation("https://me:pw@host/x.zarr", "a")) == "https://***@host/x.zarr::/a"

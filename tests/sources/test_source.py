@@ -13,19 +13,20 @@ import zarr
 
 from daskreg.errors import ChunkReadError, ShapeMismatchError
 from daskreg.geometry import Box, Grid
-from daskreg.sources import Source, handles
-from daskreg.sources.readers import zarr_read
+from daskreg.sources import handles
+from daskreg.sources.in_memory import source_in_memory
+from daskreg.sources.readers.zarr import READER
+from daskreg.sources.stored import StoredSource, stored_source
 from daskreg.volumes import open as open_volume
-from daskreg.volumes import source_of
+from daskreg.volumes import volume_of
 
 SHAPE = (9, 10, 11)
 VALUES = np.random.default_rng(0).integers(0, 2**16, SHAPE).astype("u2")
 
 
-def spec(array, kind="array", **changes):
+def spec(array, **changes):
     dims = ("t", "c", "z", "y", "x")[-array.ndim :]
-    given = Source(kind, "it", array, (), dims, array.shape, array.dtype, array.shape, Grid(array.shape[-3:]))
-    return replace(given, **changes)
+    return replace(source_in_memory(array, name="it", dims=dims, grid=Grid(array.shape[-3:])), **changes)
 
 
 @pytest.fixture
@@ -34,16 +35,16 @@ def stored(tmp_path):
     return tmp_path / "a.zarr"
 
 
-def stored_source(path):
+def source_at(path):
     volume = open_volume(path)
-    return source_of(volume)
+    return volume_of(volume).source
 
 
 @pytest.fixture(params=["array", "dask", "zarr"])
 def source(request, stored):
     if request.param == "zarr":
-        return stored_source(stored)
-    return spec(da.from_array(VALUES, chunks=4) if request.param == "dask" else VALUES, request.param)
+        return source_at(stored)
+    return spec(da.from_array(VALUES, chunks=4) if request.param == "dask" else VALUES)
 
 
 def test_reads_boxes_in_absolute_indices(source):
@@ -62,8 +63,8 @@ def test_restricted_reads_the_same_and_only_inside(source):
     assert part.grid == source.grid
     again = part.restrict(inner)
     np.testing.assert_array_equal(again.read(inner), VALUES[inner.slices])
-    if source.kind != "zarr":
-        assert part.held == box
+    if source.carries_data:
+        assert part.readable == box
         with pytest.raises(ShapeMismatchError, match="not inside"):
             part.read(Box((0, 0, 0), (1, 1, 1)))
 
@@ -72,7 +73,7 @@ def test_a_restricted_array_carries_its_pixels_only():
     part = spec(VALUES).restrict(Box((0, 0, 0), (2, 2, 2)))
     assert len(pickle.dumps(part)) < 1000
     lazy = da.random.default_rng(0).random((200, 200, 200), chunks=20)
-    small = spec(lazy, "dask").restrict(Box((0, 0, 0), (21, 20, 20)))
+    small = spec(lazy).restrict(Box((0, 0, 0), (21, 20, 20)))
     assert len(small.array.dask) < 10
     assert len(pickle.dumps(small)) < 10_000
 
@@ -86,7 +87,7 @@ def test_outside_and_empty_boxes(source):
 
 
 def test_a_spec_is_small_and_holds_no_handle(stored):
-    source = stored_source(stored)
+    source = source_at(stored)
     source.read(Box((0, 0, 0), (1, 1, 1)))
     assert source.array is None
     assert len(pickle.dumps(source)) < 2000
@@ -140,7 +141,7 @@ def test_equality_and_hash_never_look_at_voxels(stored):
     assert hash(a) == hash(b)
     assert len({a, b, c}) == 2
     assert a != "something else"
-    first, second = stored_source(stored), stored_source(stored)
+    first, second = source_at(stored), source_at(stored)
     assert first == second == pickle.loads(pickle.dumps(first))
     assert hash(first) == hash(pickle.loads(pickle.dumps(first)))
     assert first != replace(first, grid=Grid(SHAPE, 2.0))
@@ -151,22 +152,63 @@ def test_fingerprints(stored, source):
     assert source.fingerprint() != replace(source, grid=Grid(SHAPE, 1 + 1e-9)).fingerprint()
     assert spec(VALUES).fingerprint() == spec(VALUES.copy()).fingerprint()
     assert spec(VALUES).fingerprint() != spec(VALUES + 1).fingerprint()
-    first = stored_source(stored).fingerprint()
-    assert stored_source(stored).fingerprint() == first
+    first = source_at(stored).fingerprint()
+    assert source_at(stored).fingerprint() == first
     zarr.create_array(stored, data=VALUES + 1, chunks=(4, 4, 4), overwrite=True)
-    assert stored_source(stored).fingerprint() != first
-    url = replace(stored_source(stored), path="https://me:secret@host/a.zarr?sig=1")
+    assert source_at(stored).fingerprint() != first
+    url = replace(source_at(stored), path="https://me:secret@host/a.zarr?sig=1")
     assert url.fingerprint() == replace(url, path="https://you:other@host/a.zarr?sig=2").fingerprint()
     assert "secret" not in repr(url)
+
+
+def test_fingerprints_stay_those_of_earlier_versions():
+    """Ledgers hold them: a run that was interrupted under an earlier version must resume."""
+    grid = Grid((3, 4, 5), (2, 1, 0.5), (1, 2, 3), unit="um")
+    space = {"dims": ("z", "y", "x"), "shape": (3, 4, 5), "dtype": np.dtype("u2"), "chunks": (2, 2, 2), "grid": grid}
+    flat = StoredSource(format="zarr", path="/data/a.zarr", stamp="abc", **space)
+    assert flat.fingerprint() == "bbac356d850faa83d12773140ca5426c"
+    assert flat.with_policy(missing="error", corrupt="fill").fingerprint() == flat.fingerprint()
+    turned = stored_source(
+        ("z", "t", "y", "x", "c"),
+        (3, 6, 4, 5, 2),
+        format="tiff",
+        path="/data/a.tif::/1",
+        dtype=np.dtype("f4"),
+        chunks=(1, 1, 4, 5, 1),
+        lead=("t", "c"),
+        grid=grid,
+        stamp="1-2",
+    )
+    assert turned.order == (1, 4, 0, 2, 3)
+    assert turned.fingerprint() == "0e17664ad84d3dc89e73dedccd5b11d9"
+    assert turned.pick("c", 1).fingerprint() == "921a27d9bd4e25ec326ff56cb4e12886"
+    assert turned.pick("c", 1).pick("t", 0).fingerprint() == "11703f8e526622884d8324d629879b97"
+    lazy = source_in_memory(
+        da.zeros((3, 4, 5), chunks=2, dtype="u2", name="zeros-1"), name="the array", dims=("z", "y", "x"), grid=grid
+    )
+    assert lazy.fingerprint() == "fc2de66c0cdde690f9908a944468d867"
+
+
+def test_each_kind_of_source_says_what_it_is(source):
+    kind = source.kind
+    assert (source.in_memory, source.is_graph) == (kind == "array", kind == "dask")
+    assert source.carries_data == (kind != "zarr")
+    assert source.reads_into_buffers == source.decodes_in_thread == (kind == "zarr")
+    assert (source.restrict(Box.of((1, 1, 1))) is source) == (kind == "zarr")
+    assert (source.written_at(Box.of(SHAPE)) > 0) == (kind == "zarr")
+    assert source.policy == (("fill", "error") if kind == "zarr" else ())
+    out = np.empty((2, 10, 11), "f4")
+    source.read_into(Box((3, 0, 0), (5, 10, 11)), out)
+    np.testing.assert_array_equal(out, VALUES[3:5])
 
 
 def test_handles_are_shared_bounded_and_renewed(stored, tmp_path, monkeypatch):
     handles.forget()
     count = []
-    real = zarr_read.open_handle
-    monkeypatch.setattr(zarr_read, "open_handle", lambda path: count.append(path) or real(path))
+    real = READER.open_handle
+    monkeypatch.setattr(type(READER), "open_handle", lambda self, path: count.append(path) or real(path))
     monkeypatch.setattr(handles, "MAX_OPEN", 2)
-    source = stored_source(stored)
+    source = source_at(stored)
     threads = [threading.Thread(target=source.read, args=(Box((0, 0, 0), (2, 2, 2)),)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -178,15 +220,15 @@ def test_handles_are_shared_bounded_and_renewed(stored, tmp_path, monkeypatch):
     assert len(count) == opened
     for k in range(3):
         zarr.create_array(tmp_path / f"{k}.zarr", data=VALUES)
-        stored_source(tmp_path / f"{k}.zarr").read(Box((0, 0, 0), (1, 1, 1)))
+        source_at(tmp_path / f"{k}.zarr").read(Box((0, 0, 0), (1, 1, 1)))
     assert len(handles._open) == 2
     # An array written anew at the same path is another one.
     zarr.create_array(stored, data=VALUES // 2, chunks=(3, 3, 3), overwrite=True)
-    np.testing.assert_array_equal(stored_source(stored).read(Box.of(SHAPE)), VALUES // 2)
+    np.testing.assert_array_equal(source_at(stored).read(Box.of(SHAPE)), VALUES // 2)
 
 
 def test_an_array_that_is_gone_is_named(stored):
-    source = stored_source(stored)
+    source = source_at(stored)
     handles.forget()
     stored.rename(stored.with_name("b.zarr"))
     with pytest.raises(ChunkReadError, match=r"a\.zarr cannot be opened any more"):
@@ -194,7 +236,7 @@ def test_an_array_that_is_gone_is_named(stored):
 
 
 def test_an_array_replaced_by_another_shape_is_noticed(stored):
-    source = stored_source(stored)
+    source = source_at(stored)
     handles.forget()
     zarr.create_array(stored, data=VALUES[:5], overwrite=True)
     with pytest.raises(ChunkReadError, match=r"shape \(5, 10, 11\) now.*open it again"):
@@ -214,7 +256,7 @@ def test_a_damaged_chunk_is_named(tmp_path, shards, damage, compressors):
     if damage == "garbage" and compressors is None and not shards:
         rubbish += b"more than there should be" * 100  # bytes of the right number would be values
     file.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "garbage": rubbish}[damage])
-    source = stored_source(path)
+    source = source_at(path)
     good = Box((0, 0, 0), (4, 4, 4))
     np.testing.assert_array_equal(source.read(good), VALUES[good.slices])
     with pytest.raises(ChunkReadError) as caught:
@@ -226,18 +268,18 @@ def test_a_damaged_chunk_is_named(tmp_path, shards, damage, compressors):
 
 def test_a_missing_chunk_is_the_fill_value(stored):
     (stored / "c" / "0" / "0" / "0").unlink()
-    block = stored_source(stored).read(Box.of(SHAPE))
+    block = source_at(stored).read(Box.of(SHAPE))
     assert not block[:4, :4, :4].any()
     np.testing.assert_array_equal(block[4:], VALUES[4:])
 
 
-def test_dask_pieces_held_by_a_cluster_are_read():
+def test_dask_pieces_that_a_cluster_persists_are_read():
     distributed = pytest.importorskip("distributed")
     with distributed.Client(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as client:
         array = da.from_array(VALUES, chunks=4).persist()
-        source = spec(array, "dask")
+        source = spec(array)
         box = Box((1, 2, 3), (6, 7, 8))
         np.testing.assert_array_equal(source.read(box), VALUES[box.slices])
         np.testing.assert_array_equal(client.submit(source.restrict(box).read, box).result(), VALUES[box.slices])

@@ -190,9 +190,9 @@ def test_what_a_span_weighs(stored):
 
     from daskreg.registration.pose import Pose
     from daskreg.stacks.pair_registration import PairOptions
-    from daskreg.volumes import source_of
+    from daskreg.volumes import volume_of
 
-    spec = spans.StackSpec(source_of(dr.open(stored)), 0, None, PairOptions(Pose.of("rigid", 2)), 2)
+    spec = spans.StackSpec(volume_of(dr.open(stored)).source, 0, None, PairOptions(Pose.of("rigid", 2)), 2)
     span = spans.spans(spec, np.ones(N, bool), 2)[0]
     assert spec.reader.count == N
     assert len(pickle.dumps(span)) < 3000

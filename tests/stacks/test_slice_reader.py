@@ -10,9 +10,10 @@ from phantoms import block_mean
 import daskreg as dr
 from daskreg.geometry import Grid
 from daskreg.sources import Source
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.stacks import slice_reader
 from daskreg.stacks.slice_reader import SliceReader
-from daskreg.volumes import source_of, to_dataarray
+from daskreg.volumes import to_dataarray, volume_of
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def reads(monkeypatch):
 
 
 def test_slices_along_any_axis(volume):
-    source = source_of(volume)
+    source = volume_of(volume).source
     for stack in range(3):
         reader = SliceReader.of(source, stack)
         assert reader.count == volume.shape[stack]
@@ -45,7 +46,7 @@ def test_slices_along_any_axis(volume):
 
 
 def test_shrunk_slices_are_block_means_where_they_lie(volume):
-    source = source_of(to_dataarray(volume, Grid(volume.shape, (2, 0.5, 0.25), (1, 2, 3), unit="um")))
+    source = volume_of(to_dataarray(volume, Grid(volume.shape, (2, 0.5, 0.25), (1, 2, 3), unit="um"))).source
     reader = SliceReader.of(source, 0, most=20)
     assert reader.factors == (2, 3)
     assert np.allclose(reader.read([3])[0], block_mean(volume[3], (2, 3)), atol=1e-6)
@@ -57,9 +58,9 @@ def test_nan_and_masked_voxels_do_not_count(volume):
     volume[4, 0, 0] = np.inf
     mask = np.ones(volume.shape[1:], bool)
     mask[20:30, 21:30] = False
-    source = source_of(volume)
-    dims, shape = source.dims[1:], mask.shape
-    cover = Source("array", "mask", mask, (), dims, shape, mask.dtype, shape, source.grid.take((1, 2)))
+    source = volume_of(volume).source
+    dims = source.dims[1:]
+    cover = source_in_memory(mask, name="mask", dims=dims, grid=source.grid.take((1, 2)))
     got = SliceReader.of(source, 0, mask=cover, most=20).read([4])[0]
     kept = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan)[:50, :63].reshape(25, 2, 21, 3)
     with np.errstate(invalid="ignore"):
@@ -71,7 +72,7 @@ def test_nan_and_masked_voxels_do_not_count(volume):
 
 def test_each_chunk_is_read_once(volume, tmp_path, monkeypatch):
     zarr.create_array(tmp_path / "a.zarr", data=volume, chunks=(10, 25, 64))
-    source = source_of(dr.open(tmp_path / "a.zarr"))
+    source = volume_of(dr.open(tmp_path / "a.zarr")).source
     reader = SliceReader.of(source, 0)
     boxes = reads(monkeypatch)
     for i in range(reader.count):
@@ -83,7 +84,7 @@ def test_each_chunk_is_read_once(volume, tmp_path, monkeypatch):
 def test_pieces_are_bounded(volume, monkeypatch):
     monkeypatch.setattr(slice_reader, "TILE_BYTES", 4 * 16 * 64 * 5)
     monkeypatch.setattr(slice_reader, "CACHE_BYTES", 4 * 25 * 32 * 3 * 4)
-    source = source_of(volume)
+    source = volume_of(volume).source
     reader = SliceReader.of(source, 0, most=25)
     assert reader.depth == 4
     boxes = reads(monkeypatch)
@@ -98,12 +99,12 @@ def test_the_array_is_not_written_to(volume):
     before = volume.copy()
     mask = np.zeros(volume.shape, bool)
     mask[:, :5] = True
-    cover = Source("array", "mask", mask, (), ("z", "y", "x"), mask.shape, mask.dtype, mask.shape, Grid(mask.shape))
-    SliceReader.of(source_of(volume), 0, mask=cover).read([0])
+    cover = source_in_memory(mask, name="mask", dims=("z", "y", "x"), grid=Grid(mask.shape))
+    SliceReader.of(volume_of(volume).source, 0, mask=cover).read([0])
     assert np.array_equal(volume, before)
 
 
 def test_numbers_beyond_float32_keep_their_contrast(volume):
     large = volume.astype("f8") + 1e9
-    read = SliceReader.of(source_of(large), 0).read([0, 1])
+    read = SliceReader.of(volume_of(large).source, 0).read([0, 1])
     assert np.allclose(read - read.mean(), volume[:2] - volume[:2].mean(), atol=1e-6)

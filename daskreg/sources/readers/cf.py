@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from zarr.abc.store import Store
 from daskreg.errors import GridError, NotAVolumeError
 from daskreg.geometry import Grid
 from daskreg.sources.coordinates import grid_from, split_dims
+from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.found import Coord, Found, Wish, check_shape
-from daskreg.sources.locate import Place
-from daskreg.sources.source import Source
+from daskreg.sources.in_memory import source_in_memory
+from daskreg.sources.locate import StoreLocation
 
 # Attributes about how values are stored, not what they are.
 _ENCODING = ("_ARRAY_DIMENSIONS", "_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates")
@@ -25,7 +26,7 @@ _ENCODING = ("_ARRAY_DIMENSIONS", "_FillValue", "missing_value", "scale_factor",
 Array = zarr.Array[Any]
 
 
-def only_variable(group: zarr.Group, where: str) -> str:
+def only_variable(group: zarr.Group, what: str) -> str:
     """Name of the one variable of a group that is not a coordinate.
 
     Raises: NotAVolumeError that names the variables where there is not exactly one.
@@ -34,31 +35,29 @@ def only_variable(group: zarr.Group, where: str) -> str:
         arrays = dict(group.arrays())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise NotAVolumeError(
-            f"{where} holds something that cannot be read ({reason}); name one array in it"
-        ) from error
+        raise NotAVolumeError(f"{what} holds something that cannot be read ({reason}); name one array in it") from error
     listed = " ".join(str(a.attrs.get(key, "")) for a in arrays.values() for key in ("coordinates", "bounds"))
-    aside = {*listed.split(), *str(group.attrs.get("coordinates", "")).split()}
-    names = [n for n, a in arrays.items() if n not in aside and not _is_index(n, a)]
+    auxiliary = {*listed.split(), *str(group.attrs.get("coordinates", "")).split()}
+    names = [n for n, a in arrays.items() if n not in auxiliary and not _is_index(n, a)]
     several = [n for n in names if arrays[n].ndim >= 2]
     for chosen in (names, several):
         if len(chosen) == 1:
             return chosen[0]
     if names:
-        raise NotAVolumeError(f"{where} holds the arrays {_some(names)}: name one, such as {where}/{min(names)}")
+        raise NotAVolumeError(f"{what} holds the arrays {_some(names)}: name one, such as {what}/{min(names)}")
     groups = sorted(name for name, _ in group.groups())
-    hint = f"; it holds the groups {_some(groups)}: name one, such as {where}/{groups[0]}" if groups else ""
-    raise NotAVolumeError(f"{where} is a Zarr group without an array{hint}")
+    hint = f"; it holds the groups {_some(groups)}: name one, such as {what}/{groups[0]}" if groups else ""
+    raise NotAVolumeError(f"{what} is a Zarr group without an array{hint}")
 
 
-def explains(group: zarr.Group, dims: Sequence[str]) -> bool:
+def has_coordinates(group: zarr.Group, dims: Sequence[str]) -> bool:
     """Whether a group has coordinate arrays for some of these dims."""
     return any(_coordinate(group, dim) is not None for dim in dims)
 
 
 def coordinate_arrays(group: zarr.Group, dims: Sequence[str]) -> dict[str, Coord]:
-    """Values and attributes of the coordinate arrays there are for some dims; they are read here."""
-    found: dict[str, Coord] = {}
+    """Values and attributes of the coordinate arrays that a group has for some dims; the values are read here."""
+    coords: dict[str, Coord] = {}
     for dim in dims:
         array = _coordinate(group, dim)
         if array is not None:
@@ -66,8 +65,8 @@ def coordinate_arrays(group: zarr.Group, dims: Sequence[str]) -> dict[str, Coord
             values = np.asarray(array[:])
             if values.dtype.kind in "iuf" and {"scale_factor", "add_offset"} & set(attrs):
                 values = values * _number(attrs, "scale_factor", 1.0) + _number(attrs, "add_offset", 0.0)
-            found[dim] = (values, plain_attrs(attrs))
-    return found
+            coords[dim] = (values, plain_attrs(attrs))
+    return coords
 
 
 def grid(
@@ -76,23 +75,23 @@ def grid(
     coords: Mapping[str, Coord],
     attrs: Mapping[str, Any],
     *,
-    wish: Wish,
-    where: str,
+    options: OpenOptions,
+    what: str,
 ) -> Grid:
-    """The grid of some coordinates; where a spacing was asked for, irregular ones are let go.
+    """The grid of some coordinates; along axes whose spacing was asked for, irregular coordinates are ignored.
 
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
-    unit = wish.common({d: coords[d][1].get("units") if d in coords else None for d in space}, where)
+    unit = options.common_unit({d: coords[d][1].get("units") if d in coords else None for d in space}, what)
     plain = {d: (coords[d][0], {**coords[d][1], "units": unit}) for d in space if d in coords}
-    for dim in wish.spacings(space):
+    for dim in options.spacings(space):
         try:
             grid_from([dim], [shape[list(space).index(dim)]], plain)
         except GridError:
             plain.pop(dim)
     for dim in space:
         plain.setdefault(dim, (None, {"units": unit}))
-    return wish.apply(grid_from(space, shape, plain, direction=attrs.get("direction"), what=where))
+    return options.apply(grid_from(space, shape, plain, direction=attrs.get("direction"), what=what))
 
 
 def plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,24 +112,26 @@ def is_encoded(array: Array) -> bool:
     return fill is not None and not _is_nan(fill)
 
 
-def decoded(store: Store, group: str, place: Place, name: str, wish: Wish) -> Found:
+def decoded_by_xarray(
+    store: Store, group: str, location: StoreLocation, name: str, options: OpenOptions
+) -> Description:
     """An encoded variable, decoded by xarray, through its dask graph."""
     import xarray as xr
 
+    what = str(location)
     dataset = xr.open_zarr(store, group=group or None, consolidated=False, chunks={})
     array = dataset[name]
     dims = [str(d) for d in array.dims]
     lead, space = split_dims(dims)
-    check_shape(dims, array.shape, str(place))
+    check_shape(dims, array.shape, what)
     array = array.transpose(*lead, *space)
     coords: dict[str, Coord] = {
         str(d): (array.coords[d].values, array.coords[d].attrs) for d in dims if d in array.coords
     }
-    where = grid(space, array.shape[len(lead) :], coords, array.attrs, wish=wish, where=str(place))
-    dtype = image_dtype(array.dtype, str(place))
-    data = array.data
-    source = Source("dask", place.path, data, (), (*lead, *space), array.shape, dtype, data.chunksize, where)
-    return Found(source, name, plain_attrs(array.attrs), {d: coords[d] for d in lead if d in coords})
+    placed = grid(space, array.shape[len(lead) :], coords, array.attrs, options=options, what=what)
+    source = source_in_memory(array.data, name=location.path, dims=(*lead, *space), grid=placed)
+    source = replace(source, dtype=image_dtype(array.dtype, what))
+    return Description(source, name, plain_attrs(array.attrs), {d: coords[d] for d in lead if d in coords})
 
 
 def _coordinate(group: zarr.Group, dim: str) -> Array | None:

@@ -3,7 +3,7 @@
 Without a path inside, NeXus' way of naming default data is followed (`default`, `signal`),
 and a file with one image holds that. Axes have their names and positions from dimension
 scales (netCDF), from NeXus `axes`, or from the attribute `element_size_um`; only positions
-that are lengths count, so that projections over angles are slices.
+that are lengths are used, so that projections over angles are slices.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ from numpy.typing import NDArray
 from daskreg.errors import ChunkReadError, GridError, MissingExtraError, NotAVolumeError, UnitError
 from daskreg.geometry import canonical_unit
 from daskreg.sources.coordinates import LEAD, SPACE, default_dims, grid_from, split_dims
-from daskreg.sources.found import Coord, Found, Wish
-from daskreg.sources.locate import INSIDE, Place, file_stamp
+from daskreg.sources.description import Coord, Description, OpenOptions
+from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
+from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import cf
-from daskreg.sources.source import Source
-from daskreg.sources.stored import Stored, found_of
+from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.source import Index, Source
 
 _MOST_LISTED = 12
 _LENGTHS = ("meter", "angstrom", "inch", "pixel")
 
 
 @dataclass(frozen=True)
-class Values:
-    """A dataset, and how its numbers become values (CF, as netCDF has it): packed, with some missing."""
+class ScaledDataset:
+    """A dataset whose stored numbers may be scaled, with some missing, by the CF conventions (as in netCDF).
+
+    Args:
+        slope, intercept: value = slope * number + intercept.
+        missing: numbers that stand for no value; they are read as NaN.
+    """
 
     dataset: Any
     slope: float = 1.0
@@ -39,81 +45,82 @@ class Values:
     missing: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, dataset: Any) -> Values:
+    def of(cls, dataset: Any) -> ScaledDataset:
         attrs = dataset.attrs
         slope, intercept = (float(np.ravel(attrs.get(n, d))[0]) for n, d in (("scale_factor", 1), ("add_offset", 0)))
-        marks = [v for n in ("_FillValue", "missing_value") if n in attrs for v in np.ravel(attrs[n]).tolist()]
-        return cls(dataset, slope, intercept, tuple(v for v in marks if v == v))  # noqa: PLR0124 (NaN)
+        missing = [v for n in ("_FillValue", "missing_value") if n in attrs for v in np.ravel(attrs[n]).tolist()]
+        return cls(dataset, slope, intercept, tuple(v for v in missing if v == v))  # noqa: PLR0124 (NaN)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.dataset.shape)
 
     @property
-    def plain(self) -> bool:
+    def unscaled(self) -> bool:
         return (self.slope, self.intercept, self.missing) == (1.0, 0.0, ())
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values: as stored, or a float that holds them."""
+        """Of the values: as stored, or a float type that holds them."""
         stored: np.dtype[Any] = self.dataset.dtype
-        if self.plain or stored.kind not in "iuf":
+        if self.unscaled or stored.kind not in "iuf":
             return stored
         return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
 
-    def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+    def read(self, index: Index) -> NDArray[Any]:
         numbers = np.asarray(self.dataset[index])
-        if self.plain:
+        if self.unscaled:
             return numbers
         values = (numbers * np.float64(self.slope) + self.intercept).astype(self.dtype)
         return np.where(np.isin(numbers, self.missing), self.dtype.type(np.nan), values)
 
 
-def open_handle(path: str) -> Values:
-    """The dataset at a path as `Source.path` has it; it holds its file open."""
-    file, _, inner = path.partition(INSIDE)
-    return Values.of(_open(file)[inner])
+class Hdf5Reader(Reader):
+    """Reads boxes of datasets by h5py, scaled where the dataset says so."""
+
+    def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
+        """A dataset of an HDF5 file; links to other files are followed.
+
+        Raises: NotAVolumeError naming the datasets there are where none is named and none is the
+            default; MissingExtraError without h5py.
+        """
+        path = location.root
+        with _open(path) as file:
+            inner, dataset = _dataset(file, location.inner or _default(file, path), path)
+            what = f"{path}{INSIDE}{inner}"
+            names, coords = _axes(dataset, file, inner)
+            lead, space = split_dims(names)
+            shape = dict(zip(names, dataset.shape, strict=True))
+            spatial = {d: coords[d] for d in space if d in coords}
+            grid = cf.grid(space, [shape[d] for d in space], spatial, {}, options=options, what=what)
+            stamp = file_stamp(path)
+            if dataset.file.filename != path:
+                stamp += file_stamp(dataset.file.filename)
+            dtype = ScaledDataset.of(dataset).dtype
+            array = FileArray("hdf5", what, names, dataset.shape, dtype, stamp, dataset.chunks or ())
+            name = inner.rsplit("/", 1)[-1]
+            leading = {d: coords[d] for d in lead if d in coords}
+            # The grid has the spacing and unit that were asked for already.
+            return array.describe(grid, OpenOptions(level=options.level), name=name, coords=leading)
+
+    def open_handle(self, path: str) -> ScaledDataset:
+        """The dataset at a path; it holds its file open."""
+        file, _, inner = path.partition(INSIDE)
+        return ScaledDataset.of(_open(file)[inner])
+
+    def read(self, handle: ScaledDataset, index: Index, source: Source) -> NDArray[Any]:
+        try:
+            return handle.read(index)
+        except MemoryError:
+            raise
+        except Exception as error:
+            unknown = "not registered" in str(error) or "plugin" in str(error)
+            advice = "; pip install hdf5plugin, which brings further compressions" if unknown else ""
+            message = f"cannot read [{index_text(index)}] of {source.path}: {error}{advice}"
+            raise ChunkReadError(message) from error
 
 
-def read(handle: Values, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
-    """`handle[index]`.
-
-    Raises: ChunkReadError naming the dataset and the voxels.
-    """
-    try:
-        return handle.read(index)
-    except MemoryError:
-        raise
-    except Exception as error:
-        where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
-        unknown = "not registered" in str(error) or "plugin" in str(error)
-        advice = "; pip install hdf5plugin, which brings further compressions" if unknown else ""
-        raise ChunkReadError(f"cannot read [{where}] of {source.path}: {error}{advice}") from error
-
-
-def describe(place: Place, wish: Wish) -> Found:
-    """A dataset of an HDF5 file, links to other files followed.
-
-    Raises: NotAVolumeError naming the datasets there are where none is named and none is the
-        default; MissingExtraError without h5py.
-    """
-    with _open(place.root) as file:
-        inner, dataset = _dataset(file, place.inner or _default(file, place.root), place.root)
-        where = f"{place.root}{INSIDE}{inner}"
-        names, coords = _axes(dataset, file, inner)
-        lead, space = split_dims(names)
-        shape = dict(zip(names, dataset.shape, strict=True))
-        placed = {d: coords[d] for d in space if d in coords}
-        grid = cf.grid(space, [shape[d] for d in space], placed, {}, wish=wish, where=where)
-        stamp = file_stamp(place.root)
-        if dataset.file.filename != place.root:
-            stamp += file_stamp(dataset.file.filename)
-        dtype = Values.of(dataset).dtype
-        stored = Stored("hdf5", where, names, dataset.shape, dtype, stamp, dataset.chunks or ())
-        name = inner.rsplit("/", 1)[-1]
-        leading = {d: coords[d] for d in lead if d in coords}
-        # The spacing that was asked for is in the grid already.
-        return found_of(stored, grid, Wish(level=wish.level), name=name, coords=leading)
+READER = Hdf5Reader()
 
 
 def _open(path: str) -> Any:
@@ -122,9 +129,9 @@ def _open(path: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("h5py", "formats") from error
     if importlib.util.find_spec("hdf5plugin") is not None:
-        importlib.import_module("hdf5plugin")  # brings further compressions
+        importlib.import_module("hdf5plugin")  # has further compressions
     cause: Exception | None = None
-    # Reading goes on where a detector holds a lock, and where this process has the file open with other flags.
+    # Reading must work while a detector holds a lock, and where this process has the file open with other flags.
     for locking in (None, False, True, "best-effort"):
         try:
             return h5py.File(path, "r", locking=locking)
@@ -140,15 +147,15 @@ def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:
     import h5py
 
     try:
-        found = file[inner]
+        node = file[inner]
     except KeyError as error:
         raise NotAVolumeError(f"{root} holds nothing at {inner!r} ({error}); it holds {_listed(file)}") from error
-    if isinstance(found, h5py.Group):
-        below = _signal(found)
+    if isinstance(node, h5py.Group):
+        below = _signal(node)
         if below is None:
-            raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(found, inner)}: name one")
-        return f"{inner}/{below}", found[below]
-    return inner, found
+            raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(node, inner)}: name one")
+        return f"{inner}/{below}", node[below]
+    return inner, node
 
 
 def _default(file: Any, root: str) -> str:
@@ -220,21 +227,21 @@ def _axes(dataset: Any, file: Any, inner: str) -> tuple[list[str], dict[str, Coo
         stated = nexus
         scales = [group.get(n) if n != "." else None for n in nexus]
     names = _known(stated, dataset.ndim)
-    found: dict[str, Coord] = {}
+    coords: dict[str, Coord] = {}
     for k, name in enumerate(names):
         coord = _positions(scales[k], dataset.shape[k], space=name in SPACE)
         if coord is not None:
-            found[name] = coord
+            coords[name] = coord
     sizes = np.ravel(dataset.attrs.get("element_size_um", ()))
     space = [n for n in names if n in SPACE]
-    if len(sizes) == len(space) and not found:
+    if len(sizes) == len(space) and not coords:
         at = {n: dataset.shape[names.index(n)] for n in space}
-        found = {n: (float(s) * np.arange(at[n]), {"units": "micrometer"}) for n, s in zip(space, sizes, strict=True)}
-    return names, found
+        coords = {n: (float(s) * np.arange(at[n]), {"units": "micrometer"}) for n, s in zip(space, sizes, strict=True)}
+    return names, coords
 
 
 def _known(stated: list[str], ndim: int) -> list[str]:
-    """Names that mean something here; what is left is z, y, x from the end."""
+    """The names of axes that are known here; the other axes are named z, y, x from the last one."""
     names = [n.lower() if n.lower() in (*SPACE, *LEAD) else "" for n in stated]
     if not any(names) or len({n for n in names if n}) < sum(map(bool, names)):
         return list(default_dims(ndim))
@@ -245,7 +252,7 @@ def _known(stated: list[str], ndim: int) -> list[str]:
 
 
 def _positions(scale: Any, count: int, *, space: bool) -> Coord | None:
-    """Positions along an axis, where they are numbers, and in space regular and lengths."""
+    """Positions along an axis; None where they are no numbers, or in space irregular or no lengths."""
     if scale is None or getattr(scale, "shape", None) != (count,) or scale.dtype.kind not in "iuf" or count < 2:
         return None
     attrs: Mapping[str, Any] = scale.attrs

@@ -1,8 +1,8 @@
 """NRRD, MetaImage and whatever else ITK reads, through SimpleITK: ITK's world, z, y, x.
 
-ITK reads boxes of uncompressed MetaImage files; uncompressed NRRD is mapped, and
-gzip NRRD unpacked (see `mapped`). Anything else, such as compressed MetaImage, is read whole
-once a process, within its memory, and kept in a temporary file. VTK files are left out: ITK's reader
+ITK reads boxes of uncompressed MetaImage files; uncompressed NRRD is mapped, and gzip NRRD
+unpacked (see `mapped`). Any other file, such as compressed MetaImage, is read whole once in each
+process, which needs the memory for it, and moved to a temporary file. VTK files are not read: ITK's reader
 of them sets the locale of the whole process to "C", and other files are then read as ASCII.
 """
 
@@ -19,29 +19,30 @@ from numpy.typing import NDArray
 from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid
 from daskreg.sources.coordinates import SPACE
-from daskreg.sources.found import Coord, Found, Wish
-from daskreg.sources.locate import Place, file_stamp
+from daskreg.sources.description import Coord, Description, OpenOptions
+from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import nrrd
-from daskreg.sources.readers.mapped import Mapped, check_memory, kept
-from daskreg.sources.readers.physical import placed
-from daskreg.sources.source import Source
-from daskreg.sources.stored import Stored, found_of
+from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.mapped import MappedArray, check_memory, moved_to_disk
+from daskreg.sources.readers.physical import grid_of_header
+from daskreg.sources.source import Index, Source
 
-# Resolutions of pictures (mostly 72 dpi) say nothing about the specimen.
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+# The resolution that these files state (mostly 72 dpi) is not that of the specimen.
+_WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
 _NRRD = (".nrrd", ".nhdr")
 _METAIMAGE = (".mha", ".mhd")
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedImage:
     """A file of which ITK reads boxes; axes (t,) z, y, x (, c)."""
 
     path: str
     shape: tuple[int, ...]
     components: int
 
-    def read(self, index: tuple[int | slice, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def read(self, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The box, of which integers drop their axis."""
         sitk = _sitk()
         space = self.shape[:-1] if self.components > 1 else self.shape
@@ -55,67 +56,66 @@ class Streamed:
         return np.asarray(box[(*(slice(None) if isinstance(s, slice) else 0 for s in index[: len(space)]), *rest)])
 
 
-def open_handle(path: str) -> Mapped | Streamed:
-    """What reads boxes of a file."""
-    reader = _information(path)
-    shape = _shape(reader)
-    if Path(path).suffix.lower() in _NRRD:
-        data = nrrd.voxels(path, _dtype(reader), shape)
-        if data is not None:
-            return Mapped(data)
-    if _streams(path):
-        return Streamed(path, shape, reader.GetNumberOfComponents())
-    check_memory(int(np.prod(shape, dtype=np.int64)) * _dtype(reader).itemsize, path)
-    image = _sitk().ReadImage(path)  # the view below does not keep it alive
-    return Mapped(kept(_sitk().GetArrayViewFromImage(image), path))
+class ItkReader(Reader):
+    """Reads boxes by ITK, or maps the voxels into memory; see the module."""
+
+    def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
+        """The image in a file that ITK reads: dims t, c, z, y, x as far as they are there.
+
+        Raises: NotAVolumeError, GridError; MissingExtraError without SimpleITK.
+        """
+        path, what = location.root, str(location)
+        reader = _information(path)
+        ndim, shape = reader.GetDimension(), _shape(reader)
+        spatial = min(ndim, 3)
+        names = ["t"] * (ndim - spatial) + list(SPACE[-spatial:]) + ["c"] * (reader.GetNumberOfComponents() > 1)
+        if ndim > 4:
+            raise NotAVolumeError(f"{what} has {ndim} dimensions; up to x, y, z, t are read")
+        grid, attrs = _grid(reader, shape[ndim - spatial : ndim], what, options)
+        coords: dict[str, Coord] = {}
+        if ndim == 4 and (reader.GetSpacing()[3], reader.GetOrigin()[3]) != (1.0, 0.0):
+            coords["t"] = (reader.GetOrigin()[3] + reader.GetSpacing()[3] * np.arange(shape[0]), {})
+        array = FileArray("itk", path, names, shape, _dtype(reader), _stamp(path))
+        return array.describe(grid, options, name=Path(path).stem, attrs=attrs, coords=coords)
+
+    def open_handle(self, path: str) -> MappedArray | StreamedImage:
+        """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""
+        reader = _information(path)
+        shape = _shape(reader)
+        if Path(path).suffix.lower() in _NRRD:
+            data = nrrd.voxels(path, _dtype(reader), shape)
+            if data is not None:
+                return MappedArray(data)
+        if _streams(path):
+            return StreamedImage(path, shape, reader.GetNumberOfComponents())
+        check_memory(int(np.prod(shape, dtype=np.int64)) * _dtype(reader).itemsize, path)
+        image = _sitk().ReadImage(path)  # the view below does not keep it alive
+        return MappedArray(moved_to_disk(_sitk().GetArrayViewFromImage(image), path))
+
+    def read(self, handle: MappedArray | StreamedImage, index: Index, source: Source) -> NDArray[Any]:
+        try:
+            return handle.read(index, source.dtype)
+        except RuntimeError as error:
+            raise ChunkReadError(f"cannot read [{index_text(index)}] of {source.path}: {_last_line(error)}") from error
 
 
-def read(handle: Mapped | Streamed, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
-    """`handle[index]`.
-
-    Raises: ChunkReadError naming the file and the voxels.
-    """
-    try:
-        return handle.read(index, source.dtype)
-    except RuntimeError as error:
-        where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
-        raise ChunkReadError(f"cannot read [{where}] of {source.path}: {_last_line(error)}") from error
+READER = ItkReader()
 
 
-def describe(place: Place, wish: Wish) -> Found:
-    """The image in a file that ITK reads: dims t, c, z, y, x as far as they are there.
-
-    Raises: NotAVolumeError, GridError; MissingExtraError without SimpleITK.
-    """
-    path, where = place.root, str(place)
-    reader = _information(path)
-    ndim, shape = reader.GetDimension(), _shape(reader)
-    spatial = min(ndim, 3)
-    names = ["t"] * (ndim - spatial) + list(SPACE[-spatial:]) + ["c"] * (reader.GetNumberOfComponents() > 1)
-    if ndim > 4:
-        raise NotAVolumeError(f"{where} has {ndim} dimensions; up to x, y, z, t are read")
-    grid, attrs = _grid(reader, shape[ndim - spatial : ndim], where, wish)
-    coords: dict[str, Coord] = {}
-    if ndim == 4 and (reader.GetSpacing()[3], reader.GetOrigin()[3]) != (1.0, 0.0):
-        coords["t"] = (reader.GetOrigin()[3] + reader.GetSpacing()[3] * np.arange(shape[0]), {})
-    stored = Stored("itk", path, names, shape, _dtype(reader), _stamp(path))
-    return found_of(stored, grid, wish, name=Path(path).stem, attrs=attrs, coords=coords)
-
-
-def _grid(reader: Any, shape: tuple[int, ...], where: str, wish: Wish) -> tuple[Grid, dict[str, Any]]:
-    ndim, suffix = reader.GetDimension(), Path(where).suffix.lower()
-    unit = PIXEL if suffix in _PICTURES else "millimeter"
+def _grid(reader: Any, shape: tuple[int, ...], what: str, options: OpenOptions) -> tuple[Grid, dict[str, Any]]:
+    ndim, suffix = reader.GetDimension(), Path(what).suffix.lower()
+    unit = PIXEL if suffix in _WITHOUT_SPACING else "millimeter"
     if suffix in _NRRD:
-        unit = nrrd.unit(where) or unit
-    unit = wish.common({"x": unit}, where)
-    if suffix in _PICTURES:
+        unit = nrrd.unit(what) or unit
+    unit = options.common_unit({"x": unit}, what)
+    if suffix in _WITHOUT_SPACING:
         return Grid(shape, unit=unit, axes=SPACE[-len(shape) :]), {}
     turn = np.asarray(reader.GetDirection()).reshape(ndim, ndim)
     d = len(shape)
     matrix = np.eye(d + 1)
     matrix[:d, :d] = (turn * np.asarray(reader.GetSpacing()))[:d, :d]
     matrix[:d, d] = np.asarray(reader.GetOrigin())[:d]
-    return placed(matrix, shape, unit, where=where)
+    return grid_of_header(matrix, shape, unit, what=what)
 
 
 def _sitk() -> Any:
@@ -161,11 +161,11 @@ def _streams(path: str) -> bool:
 
 def _stamp(path: str) -> str:
     """Of the file, and of those beside it that may hold its voxels (.mhd and .raw)."""
-    own = file_stamp(path)
+    stamp = file_stamp(path)
     if Path(path).suffix.lower() not in (".mhd", ".nhdr"):
-        return own
+        return stamp
     beside = sorted(p for p in Path(path).parent.glob(f"{Path(path).stem}.*") if p.is_file())
-    return "-".join([own, *(file_stamp(os.fspath(p)) for p in beside)])
+    return "-".join([stamp, *(file_stamp(os.fspath(p)) for p in beside)])
 
 
 def _last_line(error: Exception) -> str:

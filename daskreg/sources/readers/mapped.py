@@ -1,10 +1,9 @@
-"""Voxels that lie in a file as they are, mapped into memory; packed files are unpacked first.
+"""Files whose voxels are stored one after another, mapped into memory; packed files are unpacked first.
 
-A packed file (.nii.gz, compressed NRRD) can only be read from its beginning. On the first
-read a worker unpacks it to a temporary file without a name, which the system deletes with
-the last reader, even if that is killed; boxes are then read from there. So it is unpacked
-once for each process, and its size is taken once on the disk of dask's
-`temporary-directory`, or TMPDIR.
+A packed file (.nii.gz, compressed NRRD) can only be read from its beginning. On the first read a worker unpacks it to
+a temporary file without a name, which the system deletes with the last process that reads it, even if that is killed;
+boxes are then read from there. So a file is unpacked once in each process, and takes its unpacked size once on the
+disk of dask's `temporary-directory`, or TMPDIR.
 """
 
 from __future__ import annotations
@@ -26,16 +25,19 @@ from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MemoryBudgetError, StorageFullError
+from daskreg.sources.source import Index
 
 _DAMAGED = (EOFError, OSError, zlib.error)
 _PIECE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
-    """An array in a file: stored numbers, and the line that makes values of them.
+class MappedArray:
+    """An array in a file.
 
-    data: the mapped numbers; slope, intercept: value = slope * number + intercept.
+    Args:
+        data: the mapped numbers.
+        slope, intercept: value = slope * number + intercept.
     """
 
     data: NDArray[Any]
@@ -46,8 +48,8 @@ class Mapped:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data.shape)
 
-    def read(self, index: tuple[int | slice, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """A copy in memory, of `dtype` where there is a line, else as stored."""
+    def read(self, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A copy in memory: values of `dtype` where slope or intercept change the numbers, else the stored numbers."""
         numbers = np.array(self.data[index])
         if (self.slope, self.intercept) == (1.0, 0.0):
             return numbers
@@ -55,12 +57,14 @@ class Mapped:
         return np.asarray(values, dtype=dtype)
 
 
-def mapped(
+def map_file(
     path: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C", packing: str = ""
 ) -> NDArray[Any]:
-    """The array at `offset` of a file; `packing` "gzip" or "bz2": of what it unpacks to from there.
+    """The array at an offset of a file, mapped into memory.
 
-    For packed files the offset counts packed bytes with `offset`, and the array is what follows.
+    Args:
+        order: "C" or "F", of the axes.
+        packing: "gzip" or "bz2" where what follows the offset, which counts bytes of the file, is packed; "" otherwise.
 
     Raises: ChunkReadError for a file that is too short or damaged, StorageFullError where it
         cannot be unpacked.
@@ -69,7 +73,7 @@ def mapped(
     if packing:
         with open(path, "rb") as file:
             file.seek(offset)
-            whole: NDArray[Any] = over(unpacked(file, packing, size, path), dtype, shape, order=order)
+            whole: NDArray[Any] = map_open_file(unpack(file, packing, size, path), dtype, shape, order=order)
             return whole
     try:
         return np.memmap(path, dtype, "r", offset=offset, shape=shape, order=order)  # type: ignore[call-overload, no-any-return]
@@ -77,31 +81,39 @@ def mapped(
         raise ChunkReadError(f"{path} is shorter than its header says ({offset + size} bytes)") from error
 
 
-def over(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C") -> Any:
-    """The array in an open file, which is then closed: the map keeps it."""
+def map_open_file(
+    file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C"
+) -> Any:
+    """The array in an open file, which is then closed; the map holds the file open itself."""
     with file:
         return np.memmap(file, dtype, "r", offset=offset, shape=shape, order=order)  # type: ignore[call-overload]
 
 
-def unpacked(file: IO[bytes], packing: str, size: int, what: str) -> IO[bytes]:
-    """What a gzip or bz2 stream holds, `size` bytes at least, in a temporary file.
+def unpack(file: IO[bytes], packing: str, size: int, what: str) -> IO[bytes]:
+    """The content of a gzip or bz2 stream, `size` bytes at least, in a temporary file.
 
-    Raises: ChunkReadError for a damaged or short stream, StorageFullError without room.
+    Raises: ChunkReadError for a damaged or short stream, StorageFullError where the disk has no space for it.
     """
     reader: Any = gzip.GzipFile(fileobj=file) if packing == "gzip" else bz2.BZ2File(file)
-    return _filled(what, size, lambda out: _pour(reader, out, what))
+    return _temporary_file(what, size, lambda out: _copy_stream(reader, out, what))
 
 
-def kept(array: NDArray[Any], what: str) -> NDArray[Any]:
-    """An array out of memory, in a temporary file."""
+def moved_to_disk(array: NDArray[Any], what: str) -> NDArray[Any]:
+    """The same array in a temporary file, mapped into memory, so that the system may drop its pages."""
     flat = np.ascontiguousarray(array)
-    file = _filled(what, flat.nbytes, lambda out: out.write(flat.data.cast("B")))
-    mapped_: NDArray[Any] = over(file, flat.dtype, flat.shape)
-    return mapped_
+    file = _temporary_file(what, flat.nbytes, lambda out: out.write(flat.data.cast("B")))
+    on_disk: NDArray[Any] = map_open_file(file, flat.dtype, flat.shape)
+    return on_disk
 
 
 def check_memory(size: int, what: str) -> None:
-    """Raise MemoryBudgetError where a file that must be read whole does not fit."""
+    """Check that a file which must be read whole fits into memory.
+
+    Args:
+        size: bytes of its voxels.
+
+    Raises: MemoryBudgetError.
+    """
     free = _free_memory()
     if 2 * size > free:
         raise MemoryBudgetError(
@@ -124,7 +136,11 @@ def _free_memory() -> int:
     return min(free, max(0, int(limit) - used)) if limit else free
 
 
-def _filled(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]:
+def _temporary_file(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]:
+    """A temporary file without a name that `fill` has written.
+
+    Raises: StorageFullError where there is no space for `size` bytes; ChunkReadError where fewer were written.
+    """
     folder = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     full = (
@@ -150,7 +166,7 @@ def _filled(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]
     return file
 
 
-def _pour(reader: Any, out: IO[bytes], what: str) -> None:
+def _copy_stream(reader: Any, out: IO[bytes], what: str) -> None:
     while True:
         try:
             piece = reader.read(_PIECE)

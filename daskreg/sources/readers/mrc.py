@@ -1,7 +1,7 @@
 """MRC (.mrc, .map, .rec, .st, .ali; packed with gzip or bz2 too), through mrcfile's headers.
 
 Lengths are in angstrom. The first voxel lies at the header's `origin`, and where that is 0, at
-its `nstart` voxels (MRC2014 leaves the choice; this is what viewers do). IMOD marks its files:
+its `nstart` voxels (MRC2014 allows both; viewers do the same). IMOD marks its files:
 its bytes are unsigned unless a flag says otherwise, and its origin has the other sign
 (bio3d.colorado.edu/imod/doc/mrc_format.txt).
 """
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
 from daskreg.sources.coordinates import SPACE
-from daskreg.sources.found import Found, Wish
-from daskreg.sources.locate import Place, file_stamp
-from daskreg.sources.readers.mapped import Mapped, mapped, over, unpacked
-from daskreg.sources.source import Source
-from daskreg.sources.stored import Stored, found_of
+from daskreg.sources.description import Description, OpenOptions
+from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.reader import Reader
+from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
+from daskreg.sources.source import Index, Source
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
 _HEADER = 1024
@@ -33,43 +34,45 @@ _IMOD = 1146047817
 _SIGNED, _INVERTED = 1, 4
 
 
-def open_handle(path: str) -> Mapped:
-    """The voxels of a file, slowest axis first."""
-    header, _ = _header(path)
-    dtype, shape, offset = _layout(header, path)
-    packing = _packing(path)
-    if not packing:
-        return Mapped(mapped(path, dtype, shape, offset=offset))
-    size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    with open(path, "rb") as packed:
-        return Mapped(over(unpacked(packed, packing, size, path), dtype, shape, offset=offset))
+class MrcReader(Reader):
+    """Maps the voxels into memory, from an unpacked copy where the file is packed."""
 
+    def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
+        """The image, stack or volume in an MRC file; a file without the map ID is read with a warning.
 
-def read(handle: Mapped, index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
-    """`handle[index]`."""
-    return handle.read(index, source.dtype)
+        Raises: NotAVolumeError, UnsupportedDTypeError (complex); MissingExtraError without mrcfile.
+        """
+        path, what = location.root, str(location)
+        header, problem = _header(path)
+        dtype, shape, offset = _layout(header, what)
+        if not _packing(path):
+            size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            if Path(path).stat().st_size < size:
+                reason = f"; {problem}" if problem else ""
+                raise NotAVolumeError(f"{what} is shorter than its header says ({size} bytes){reason}")
+        if problem:
+            warnings.warn(f"{what}: {problem}; its header is taken as it stands", MetadataWarning, stacklevel=2)
+        names = _names(header)
+        grid = _grid(header, dict(zip(names, shape, strict=True)), what, options)
+        name = Path(path.removesuffix(Path(path).suffix) if _packing(path) else path).stem
+        return FileArray("mrc", path, names, shape, dtype, file_stamp(path)).describe(grid, options, name=name)
 
-
-def describe(place: Place, wish: Wish) -> Found:
-    """The image, stack or volume in an MRC file; a file without the map ID is read with a warning.
-
-    Raises: NotAVolumeError, UnsupportedDTypeError (complex); MissingExtraError without mrcfile.
-    """
-    where = str(place)
-    header, problem = _header(place.root)
-    dtype, shape, offset = _layout(header, where)
-    if not _packing(place.root):
+    def open_handle(self, path: str) -> MappedArray:
+        """The voxels of a file, slowest axis first."""
+        header, _ = _header(path)
+        dtype, shape, offset = _layout(header, path)
+        packing = _packing(path)
+        if not packing:
+            return MappedArray(map_file(path, dtype, shape, offset=offset))
         size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if Path(place.root).stat().st_size < size:
-            reason = f"; {problem}" if problem else ""
-            raise NotAVolumeError(f"{where} is shorter than its header says ({size} bytes){reason}")
-    if problem:
-        warnings.warn(f"{where}: {problem}; its header is taken as it stands", MetadataWarning, stacklevel=2)
-    names = _names(header)
-    grid = _grid(header, dict(zip(names, shape, strict=True)), where, wish)
-    stored = Stored("mrc", place.root, names, shape, dtype, file_stamp(place.root))
-    name = Path(place.root.removesuffix(Path(place.root).suffix) if _packing(place.root) else place.root).stem
-    return found_of(stored, grid, wish, name=name)
+        with open(path, "rb") as packed:
+            return MappedArray(map_open_file(unpack(packed, packing, size, path), dtype, shape, offset=offset))
+
+    def read(self, handle: MappedArray, index: Index, source: Source) -> NDArray[Any]:
+        return handle.read(index, source.dtype)
+
+
+READER = MrcReader()
 
 
 def _header(path: str) -> tuple[Any, str]:
@@ -79,28 +82,28 @@ def _header(path: str) -> tuple[Any, str]:
     except ImportError as error:
         raise MissingExtraError("mrcfile", "formats") from error
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with mrcfile.open(path, permissive=True, header_only=True) as file:
                 header = file.header.copy()
     except Exception as error:
         raise NotAVolumeError(f"{path} cannot be read as MRC: {error}") from error
-    return header, "; ".join(str(w.message) for w in said if issubclass(w.category, RuntimeWarning))
+    return header, "; ".join(str(w.message) for w in caught if issubclass(w.category, RuntimeWarning))
 
 
-def _layout(header: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Type and shape of the voxels, slowest axis first, and where they begin."""
+def _layout(header: Any, what: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Type and shape of the voxels, slowest axis first, and the byte at which they begin."""
     from mrcfile.utils import data_dtype_from_header
 
     shape = tuple(int(header[n]) for n in ("nz", "ny", "nx"))
     try:
         dtype: np.dtype[Any] = np.dtype(data_dtype_from_header(header))
     except ValueError as error:
-        raise NotAVolumeError(f"{where} cannot be read as MRC: {error}") from error
+        raise NotAVolumeError(f"{what} cannot be read as MRC: {error}") from error
     if dtype == np.int8 and (_imod_flags(header) or 0) & _SIGNED == 0 and _holds_unsigned(header):
         dtype = np.dtype(np.uint8)
     if min(shape) < 1 or int(header["nsymbt"]) < 0:
-        raise NotAVolumeError(f"{where} cannot be read as MRC: its header states a shape of {shape}")
+        raise NotAVolumeError(f"{what} cannot be read as MRC: its header states a shape of {shape}")
     return dtype, shape, _HEADER + int(header["nsymbt"])
 
 
@@ -111,7 +114,7 @@ def _imod_flags(header: Any) -> int | None:
 
 
 def _holds_unsigned(header: Any) -> bool:
-    """Whether bytes without a flag are unsigned: IMOD's are, others' where their maximum is none of int8."""
+    """Whether bytes without a flag are unsigned: those of IMOD are, and those whose stated maximum is above int8."""
     return _imod_flags(header) is not None or float(header["dmax"]) > np.iinfo(np.int8).max
 
 
@@ -121,7 +124,7 @@ def _names(header: Any) -> list[str]:
     return ["xyz"[k - 1] for k in order] if sorted(order) == [1, 2, 3] else list(SPACE)
 
 
-def _grid(header: Any, sizes: dict[str, int], where: str, wish: Wish) -> Grid:
+def _grid(header: Any, sizes: dict[str, int], what: str, options: OpenOptions) -> Grid:
     cells = np.array([float(header["cella"][k]) for k in "zyx"])
     counts = np.array([float(header[f"m{k}"]) for k in "zyx"])
     known = bool(np.all((cells > 0) & (counts > 0)))
@@ -136,9 +139,9 @@ def _grid(header: Any, sizes: dict[str, int], where: str, wish: Wish) -> Grid:
         origin = spacing * np.array([starts[k] for k in "zyx"])
     angles = [float(header["cellb"][k]) for k in ("alpha", "beta", "gamma")]
     if known and any(angles) and not np.allclose(angles, 90, atol=0.01):
-        message = f"{where}: the cell's angles are {angles}, not 90 degrees; voxels are taken as boxes all the same"
+        message = f"{what}: the cell's angles are {angles}, not 90 degrees; voxels are taken as boxes all the same"
         warnings.warn(message, MetadataWarning, stacklevel=2)
-    unit = wish.common({"x": "angstrom" if known else None}, where)
+    unit = options.common_unit({"x": "angstrom" if known else None}, what)
     return Grid([sizes[k] for k in "zyx"], spacing, origin + 0.0, unit=unit, axes=SPACE)
 
 

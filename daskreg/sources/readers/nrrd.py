@@ -1,4 +1,4 @@
-"""What ITK does not do with NRRD files: read boxes, and tell the unit of space.
+"""What ITK does not do with NRRD files: read boxes, and say the unit of space.
 
 The header is text of `field: value` lines up to an empty one (teem.sourceforge.net/nrrd/format.html).
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.sources.readers.mapped import mapped
+from daskreg.sources.readers.mapped import map_file
 
 _PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bz2", "bz2": "bz2"}
 
@@ -25,9 +25,9 @@ def unit(path: str) -> str | None:
 
 
 def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """The stored array, slowest axis first; None where only ITK makes sense of the file.
+    """The stored array, slowest axis first; None where only ITK can read the file.
 
-    That is where voxels are written as text, spread over files, or in another order of axes.
+    That is where voxels are written as text, are spread over files, or have another order of axes.
 
     Raises: ChunkReadError for a file that is too short or damaged.
     """
@@ -38,13 +38,13 @@ def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[A
     skips = (fields.get("byte skip", fields.get("byteskip", "0")), fields.get("line skip", fields.get("lineskip", "0")))
     if packing is None or sizes[::-1] != shape or skips != ("0", "0") or "%" in file or file.startswith("LIST"):
         return None
-    big = fields.get("endian", "little") == "big"
-    where = str(Path(path).parent / file) if file else path
-    return mapped(where, dtype.newbyteorder(">" if big else "<"), shape, offset=0 if file else end, packing=packing)
+    dtype = dtype.newbyteorder(">" if fields.get("endian", "little") == "big" else "<")
+    data_path = str(Path(path).parent / file) if file else path
+    return map_file(data_path, dtype, shape, offset=0 if file else end, packing=packing)
 
 
 def _header(path: str) -> tuple[dict[str, str], int]:
-    """The fields, names in lower case, and where the header ends."""
+    """The fields, names in lower case, and the byte at which the header ends."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         for line in file:

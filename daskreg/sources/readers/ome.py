@@ -31,8 +31,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Level:
-    """One resolution: where its array is, and index -> world along each axis."""
+class MultiscaleLevel:
+    """One resolution: the path of its array, and `origin + scale * index`, the world position along each axis."""
 
     path: str
     scale: Floats
@@ -44,20 +44,22 @@ class Level:
 class Multiscale:
     """One image of an OME-Zarr group.
 
-    `direction` is what daskreg keeps beside the metadata of a turned volume: the columns are the
-    world directions of the spatial axes, along which scale and origin run.
+    Args:
+        labels: of the channels.
+        direction: what daskreg stores beside the metadata of a turned volume: the columns are the world directions
+            of the spatial axes, along which scale and origin are.
     """
 
     axes: tuple[Axis, ...]
-    levels: tuple[Level, ...]
+    levels: tuple[MultiscaleLevel, ...]
     name: str | None
     labels: tuple[str, ...]
     direction: Any = None
 
-    def level(self, number: int, *, recentre: bool, where: str) -> Level:
+    def level(self, number: int, *, recentre: bool, what: str) -> MultiscaleLevel:
         """One level; a negative number counts from the coarsest.
 
-        A coarser level without a translation is trusted as it stands, with a warning; with
+        A coarser level without a translation is taken as it is, with a warning; with
         `recentre`, its voxels are taken to be means of whole blocks of level 0, and its
         origin moves by (f - 1) / 2 voxels of level 0.
 
@@ -65,7 +67,7 @@ class Multiscale:
         """
         count = len(self.levels)
         if not -count <= number < count:
-            raise OptionError(f"level={number} is not in {where}, which has {count} (0 is the finest)")
+            raise OptionError(f"level={number} is not in {what}, which has {count} (0 is the finest)")
         chosen, finest = self.levels[number], self.levels[0]
         space = np.asarray([a.type == "space" for a in self.axes])
         factor = np.where(space, chosen.scale / finest.scale, 1.0)
@@ -73,7 +75,7 @@ class Multiscale:
             return chosen
         if not recentre:
             warnings.warn(
-                f"{where}: level {number % count} has a scale but no translation, and is trusted as it stands; if it "
+                f"{what}: level {number % count} has a scale but no translation, and is trusted as it stands; if it "
                 f"holds means of blocks, it lies {np.array2string((factor - 1)[space] / 2, precision=3)} voxels of "
                 f"level 0 off, and recentre=True puts it right",
                 MetadataWarning,
@@ -81,10 +83,10 @@ class Multiscale:
             )
             return chosen
         moved = chosen.origin + (factor - 1) / 2 * finest.scale
-        return Level(chosen.path, chosen.scale, moved, True)
+        return MultiscaleLevel(chosen.path, chosen.scale, moved, True)
 
 
-def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
+def multiscale(attrs: Mapping[str, Any], what: str) -> Multiscale | None:
     """The image that a group's attributes describe, or None if they describe none.
 
     Raises: NotAVolumeError for metadata that is broken or of an unknown version.
@@ -99,34 +101,32 @@ def multiscale(attrs: Mapping[str, Any], where: str) -> Multiscale | None:
             raise TypeError(f"multiscales is a {type(images).__name__}, not a list")
         if len(images) > 1:
             warnings.warn(
-                f"{where} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
+                f"{what} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
             )
         own = attrs.get("daskreg")
-        return _parse(images[0], block, where, own.get("direction") if isinstance(own, Mapping) else None)
+        return _parse(images[0], block, what, own.get("direction") if isinstance(own, Mapping) else None)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, NotAVolumeError | InvalidSpacingError):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise NotAVolumeError(f"{where}: the OME-Zarr metadata cannot be read ({reason})") from error
+        raise NotAVolumeError(f"{what}: the OME-Zarr metadata cannot be read ({reason})") from error
 
 
-def _parse(image: Mapping[str, Any], block: Mapping[str, Any], where: str, direction: Any) -> Multiscale:
+def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direction: Any) -> Multiscale:
     version = str(block.get("version") or image.get("version") or "")
     if "coordinateSystems" in image or version.startswith("0.6"):
-        raise NotAVolumeError(
-            f"{where} is OME-Zarr {version or 'with coordinate systems'}; versions up to 0.5 are read"
-        )
+        raise NotAVolumeError(f"{what} is OME-Zarr {version or 'with coordinate systems'}; versions up to 0.5 are read")
     datasets = image["datasets"]
     axes = tuple(map(_axis, image.get("axes") or ("t", "c", "z", "y", "x")))
     if not datasets or len({a.name for a in axes}) != len(axes):
-        raise NotAVolumeError(f"{where}: a multiscale needs datasets and axes with different names")
+        raise NotAVolumeError(f"{what}: a multiscale needs datasets and axes with different names")
     whole = image.get("coordinateTransformations") or ()
     levels = []
     for data in datasets:
         own = data.get("coordinateTransformations") or ()
-        scale, origin = _chain([*own, *whole], axes, f"{where}/{data['path']}")
+        scale, origin = _chain([*own, *whole], axes, f"{what}/{data['path']}")
         translated = any(t.get("type") == "translation" for t in own)
-        levels.append(Level(str(data["path"]), scale, origin, translated))
+        levels.append(MultiscaleLevel(str(data["path"]), scale, origin, translated))
     channels = (block.get("omero") or {}).get("channels") or ()
     labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
     name = image.get("name")
@@ -142,7 +142,7 @@ def _axis(axis: Any) -> Axis:
     return Axis(name, str(axis.get("type") or guess), axis.get("unit"))
 
 
-def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], where: str) -> tuple[Floats, Floats]:
+def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], what: str) -> tuple[Floats, Floats]:
     scale, origin = np.ones(len(axes)), np.zeros(len(axes))
     for t in transforms:
         kind = t.get("type")
@@ -150,12 +150,12 @@ def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], where:
             continue
         if kind not in ("scale", "translation") or kind not in t:
             raise NotAVolumeError(
-                f"{where}: a coordinate transformation of type {kind!r} is not read; scale and translation are"
+                f"{what}: a coordinate transformation of type {kind!r} is not read; scale and translation are"
             )
         values = np.asarray(t[kind], dtype=np.float64)
         if values.shape != scale.shape:
-            raise NotAVolumeError(f"{where}: the {kind} has {values.size} numbers for {len(axes)} axes")
-        _check_numbers(kind, values, axes, where)
+            raise NotAVolumeError(f"{what}: the {kind} has {values.size} numbers for {len(axes)} axes")
+        _check_numbers(kind, values, axes, what)
         if kind == "scale":
             scale, origin = scale * values, origin * values
         else:
@@ -163,17 +163,17 @@ def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], where:
     return scale, origin
 
 
-def _check_numbers(kind: str, values: Floats, axes: Sequence[Axis], where: str) -> None:
+def _check_numbers(kind: str, values: Floats, axes: Sequence[Axis], what: str) -> None:
     for axis, v in zip(axes, values.tolist(), strict=True):
         if not np.isfinite(v) or (kind == "scale" and v <= 0):
-            raise InvalidSpacingError(f"{where}: the {kind} along {axis.name} is {v}; mend the metadata")
+            raise InvalidSpacingError(f"{what}: the {kind} along {axis.name} is {v}; mend the metadata")
 
 
-def spatial(axes: Sequence[Axis], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def spatial(axes: Sequence[Axis], what: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the lead axes and of the spatial ones, in the order in which they are handed out."""
     space = [a.name for a in axes if a.type == "space"]
     if not 1 <= len(space) <= 3:
-        raise NotAVolumeError(f"{where}: {len(space)} axes of type space ({', '.join(space)}); 2 or 3 are needed")
+        raise NotAVolumeError(f"{what}: {len(space)} axes of type space ({', '.join(space)}); 2 or 3 are needed")
     if set(space) <= set(SPACE):
         space.sort(key=SPACE.index)
     lead = [a for a in axes if a.type != "space"]

@@ -15,115 +15,110 @@ from numpy.typing import NDArray
 from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
 from daskreg.sources.coordinates import SPACE
+from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.found import Coord, Found, Wish, check_shape, ordered
-from daskreg.sources.locate import INSIDE, Place, file_stamp
-from daskreg.sources.source import Source
+from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
+from daskreg.sources.reader import Reader, index_text
+from daskreg.sources.source import Index, Source
 from daskreg.sources.storage.retrying import RetryingStore
+from daskreg.sources.stored import stored_source
 
 _NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
 
 
-def open_handle(path: str) -> zarr.Array[Any]:
-    """The pages of a file (at the level behind "::/") as one Zarr array."""
-    file, _, level = path.partition(INSIDE)
-    tiff = tifffile.TiffFile(file)
-    store = RetryingStore(tiff.series[0].aszarr(level=int(level or 0)))
-    array = zarr.open_array(store, mode="r")
-    weakref.finalize(array, tiff.close)
-    return array
+class TiffReader(Reader):
+    """Reads pages through tifffile, which presents them as a Zarr array."""
+
+    def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
+        """The first series of a TIFF file; pages beyond y, x are z where the file does not say more.
+
+        Spacing comes from ImageJ's and OME's metadata; the resolution tags of other files (mostly 72 dpi)
+        are not those of the specimen, and are not used.
+        """
+        try:
+            tiff = tifffile.TiffFile(location.root)
+        except Exception as error:
+            raise NotAVolumeError(f"{location} cannot be read as TIFF: {error}") from error
+        with tiff:
+            if not tiff.series:
+                raise NotAVolumeError(f"{location} is a TIFF file without an image")
+            if len(tiff.series) > 1:
+                names = ", ".join(f"{s.name or k}" for k, s in enumerate(tiff.series[:6]))
+                message = f"{location} holds {len(tiff.series)} image series ({names}); the first is taken"
+                warnings.warn(message, MetadataWarning, stacklevel=2)
+            return _describe_series(tiff, location, options)
+
+    def open_handle(self, path: str) -> zarr.Array[Any]:
+        """The pages of a file (at the level behind "::/") as one Zarr array."""
+        file, _, level = path.partition(INSIDE)
+        tiff = tifffile.TiffFile(file)
+        store = RetryingStore(tiff.series[0].aszarr(level=int(level or 0)))
+        array = zarr.open_array(store, mode="r")
+        weakref.finalize(array, tiff.close)
+        return array
+
+    def read(self, handle: zarr.Array[Any], index: Index, source: Source) -> NDArray[Any]:
+        try:
+            return np.asarray(handle[index])
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise ChunkReadError(
+                f"cannot read [{index_text(index)}] of {source.path}, a TIFF of shape {handle.shape}: {reason}"
+            ) from error
 
 
-def read(handle: zarr.Array[Any], index: tuple[int | slice, ...], source: Source) -> NDArray[Any]:
-    """`handle[index]`.
-
-    Raises: ChunkReadError naming the file and the voxels.
-    """
-    try:
-        return np.asarray(handle[index])
-    except MemoryError:
-        raise
-    except Exception as error:
-        where = ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
-        reason = str(error) or type(error).__name__
-        raise ChunkReadError(
-            f"cannot read [{where}] of {source.path}, a TIFF of shape {handle.shape}: {reason}"
-        ) from error
+READER = TiffReader()
 
 
-def describe(place: Place, wish: Wish) -> Found:
-    """The first series of a TIFF file; pages beyond y, x are z where the file does not say more.
-
-    Spacing comes from ImageJ's and OME's metadata; other files' resolution tags (mostly 72 dpi)
-    say nothing about the specimen, and are left.
-    """
-    try:
-        tiff = tifffile.TiffFile(place.root)
-    except Exception as error:
-        raise NotAVolumeError(f"{place} cannot be read as TIFF: {error}") from error
-    with tiff:
-        if not tiff.series:
-            raise NotAVolumeError(f"{place} is a TIFF file without an image")
-        if len(tiff.series) > 1:
-            names = ", ".join(f"{s.name or k}" for k, s in enumerate(tiff.series[:6]))
-            message = f"{place} holds {len(tiff.series)} image series ({names}); the first is taken"
-            warnings.warn(message, MetadataWarning, stacklevel=2)
-        return _describe_series(tiff, place, wish)
-
-
-def _describe_series(tiff: tifffile.TiffFile, place: Place, wish: Wish) -> Found:
+def _describe_series(tiff: tifffile.TiffFile, location: StoreLocation, options: OpenOptions) -> Description:
     finest = tiff.series[0]
     count = len(finest.levels)
-    if not -count <= wish.level < count:
-        raise OptionError(f"level={wish.level} is not in {place}, which has {count} (0 is the finest)")
-    number = wish.level % count
+    if not -count <= options.level < count:
+        raise OptionError(f"level={options.level} is not in {location}, which has {count} (0 is the finest)")
+    number = options.level % count
     series = finest.levels[number]
-    dims, lead, space = _dims(series.axes, series.shape, str(place))
-    check_shape(dims, series.shape, str(place))
+    dims, lead, space = _dims(series.axes, series.shape, str(location))
+    check_shape(dims, series.shape, str(location))
     spacings, units, labels = _metadata(tiff)
-    unit = wish.common({d: units.get(d) for d in space} if any(units.values()) else {"x": None}, str(place))
+    unit = options.common_unit({d: units.get(d) for d in space} if any(units.values()) else {"x": None}, str(location))
     shape = ordered(dims, series.shape, space)
-    # Levels of a TIFF pyramid are means of blocks of the finest: they cover the same ground.
+    # Levels of a TIFF pyramid are means of blocks of the finest: all cover the same part of the world.
     factor = np.asarray(ordered(dims, finest.shape, space)) / np.asarray(shape)
     fine = np.asarray([spacings.get(d, 1.0) for d in space])
-    grid = wish.apply(Grid(shape, fine * factor, fine * (factor - 1) / 2, unit=unit, axes=space))
+    grid = options.apply(Grid(shape, fine * factor, fine * (factor - 1) / 2, unit=unit, axes=space))
     with series.aszarr() as store:
         chunks = zarr.open_array(store, mode="r").chunks
-    wanted = (*lead, *space)
-    order = tuple(dims.index(d) for d in wanted)
-    unit_block = ordered(dims, chunks, wanted)
-    source = Source(
-        "tiff",
-        f"{place.root}{INSIDE}{number}" if number else place.root,
-        None,
-        (),
-        wanted,
-        ordered(dims, series.shape, wanted),
-        image_dtype(series.dtype, str(place)),
-        unit_block,
-        grid,
-        order=() if order == tuple(range(len(order))) else order,
-        stamp=file_stamp(place.root),
+    source = stored_source(
+        dims,
+        series.shape,
+        format="tiff",
+        path=f"{location.root}{INSIDE}{number}" if number else location.root,
+        dtype=image_dtype(series.dtype, str(location)),
+        chunks=chunks,
+        lead=lead,
+        grid=grid,
+        stamp=file_stamp(location.root),
     )
     coords: dict[str, Coord] = {}
-    if "c" in lead and len(labels) == source.shape[wanted.index("c")]:
+    if "c" in lead and len(labels) == source.shape[source.dims.index("c")]:
         coords["c"] = (np.asarray(labels), {})
-    return Found(
-        source, place.name.rsplit(".ome", 1)[0].removesuffix(".tif").removesuffix(".tiff"), {}, coords, unit_block
-    )
+    name = location.name.rsplit(".ome", 1)[0].removesuffix(".tif").removesuffix(".tiff")
+    return Description(source, name, {}, coords, source.chunks)
 
 
-def _dims(axes: str, shape: Sequence[int], where: str) -> tuple[list[str], list[str], list[str]]:
+def _dims(axes: str, shape: Sequence[int], what: str) -> tuple[list[str], list[str], list[str]]:
     """Names of the stored axes, the lead ones, the spatial ones."""
     codes = list(axes)
     if "Z" not in codes:
-        # Pages of an unknown kind ('I', 'Q', ...) are slices; of several such axes, the longest.
+        # Pages of an unknown kind ('I', 'Q', ...) are slices; where there are several such axes, the longest is.
         unknown = [k for k, a in enumerate(codes) if a not in _NAMES]
         if unknown:
             codes[max(unknown, key=lambda k: shape[k])] = "Z"
     dims = [_NAMES.get(a, f"{a.lower()}{k}") for k, a in enumerate(codes)]
     if "y" not in dims or "x" not in dims or len(set(dims)) != len(dims):
-        raise NotAVolumeError(f"{where} has the axes {axes}, which are not those of an image")
+        raise NotAVolumeError(f"{what} has the axes {axes}, which are not those of an image")
     space = [d for d in SPACE if d in dims]
     lead = [d for d in dims if d not in space]
     lead.sort(key=lambda d: {"t": 0, "c": 2, "s": 3}.get(d, 1))

@@ -1,1 +1,8 @@
-"""Bytes in stores: calls that are tried again, chunks of local files, counts of what went wrong."""
+"""Stores and their bytes; nothing here knows of volumes.
+
+Modules, from the bottom up:
+    redact        credentials out of URLs
+    counters      counts of retries, missing and damaged chunks
+    retrying      a Zarr store that tries each call again
+    local_chunks  chunks of Zarr arrays on a local disk, read and written in the calling thread
+"""

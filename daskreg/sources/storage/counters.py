@@ -1,7 +1,7 @@
-"""What happens while voxels are read and written: calls tried again, chunks missing or damaged.
+"""Counts of what happens while voxels are read and written: calls tried again, chunks missing or damaged.
 
-Whoever wants to know opens a tally around the work; reading and storing note in it, in this
-thread and in what it starts (zarr's own event loop runs with the caller's context).
+The caller opens counters around the work; reading and storing count in them, in this thread and in what it starts
+(zarr's own event loop runs with the caller's context).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from threading import Lock
 
 
 @dataclass
-class Tally:
+class Counters:
     """Counts of one piece of work.
 
     Args:
@@ -28,47 +28,50 @@ class Tally:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-_current: ContextVar[Tally | None] = ContextVar("daskreg_tally", default=None)
+_current: ContextVar[Counters | None] = ContextVar("daskreg_counters", default=None)
 _lock = Lock()
 
 
 @contextmanager
-def tallied(*, opening: bool = False) -> Iterator[Tally]:
-    """A tally of what happens in the block; what is noted in an inner one, the outer one gets as well.
+def count_events(*, opening: bool = False) -> Iterator[Counters]:
+    """Counters of what happens in the block; what inner ones count is added to the outer ones.
 
     Args:
-        opening: while an array is opened, metadata is looked for in several places; what is not
-            there is not missing.
+        opening: an array is opened in the block, so metadata is looked for under several names; a name that is not
+            there is then not a missing chunk.
     """
-    outer, mine = _current.get(), Tally()
-    token = _current.set(mine)
+    outer, counters = _current.get(), Counters()
+    token = _current.set(counters)
     try:
-        yield mine
+        yield counters
     finally:
         _current.reset(token)
         if outer is not None:
             with _lock:
-                outer.retries += mine.retries
-                outer.missing |= set() if opening else mine.missing
-                outer.damaged |= mine.damaged
+                outer.retries += counters.retries
+                outer.missing |= set() if opening else counters.missing
+                outer.damaged |= counters.damaged
 
 
-def note_retry() -> None:
-    tally = _current.get()
-    if tally is not None:
+def count_retry() -> None:
+    """A store call is tried again."""
+    counters = _current.get()
+    if counters is not None:
         with _lock:
-            tally.retries += 1
+            counters.retries += 1
 
 
-def note_missing(key: str) -> None:
-    tally = _current.get()
-    if tally is not None:
+def count_missing(key: str) -> None:
+    """A store does not hold a key."""
+    counters = _current.get()
+    if counters is not None:
         with _lock:
-            tally.missing.add(key)
+            counters.missing.add(key)
 
 
-def note_damaged(what: str, reason: str) -> None:
-    tally = _current.get()
-    if tally is not None:
+def count_damaged(what: str, reason: str) -> None:
+    """A chunk could not be decoded and was read as the fill value."""
+    counters = _current.get()
+    if counters is not None:
         with _lock:
-            tally.damaged[what] = reason
+            counters.damaged[what] = reason

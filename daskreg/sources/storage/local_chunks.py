@@ -1,10 +1,10 @@
-"""Chunks of Zarr arrays on a local disk, read and written in the thread that wants them.
+"""Chunks of Zarr arrays on a local disk, read and written in the calling thread.
 
-zarr-python hands every chunk to an event loop and from there to a pool of threads. A worker
-computes one block a thread already, so that costs more than it gives: decoding and encoding
-right here, into buffers that are used again, takes about 0.6 of the time (docs/engine.md).
-zarr-python still owns the metadata. `local_chunks` says whether an array is of a kind that
-is handled here, and for all others zarr-python reads and writes:
+zarr-python gives every chunk to an event loop and from there to a pool of threads. A worker
+computes one block in each thread already, so that costs more than it saves: decoding and encoding
+in the calling thread, into buffers that are used again, takes about 0.6 of the time (docs/engine.md).
+zarr-python still reads and writes the metadata, and the chunks of all arrays for which `local_chunks`
+returns None. What is handled here:
 
 - a LocalStore, behind our wrappers or not;
 - little-endian numbers in C order;
@@ -34,7 +34,7 @@ from zarr.storage import LocalStore
 from daskreg.geometry import Box
 from daskreg.runtime.atomic import replace_file
 from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
-from daskreg.sources.storage.counters import note_missing
+from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
 
 Pixels = NDArray[Any]
@@ -43,12 +43,18 @@ Index = tuple[int, ...]
 _CRC_BYTES = 4
 _BLOSC_HEADER = struct.Struct("<4xI4xI")
 _MISSING = 2**64 - 1  # where the index of a shard has no chunk
-_spare = threading.local()
+_own = threading.local()  # memory that a thread uses again
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Voxels of one chunk to bytes and back: a compressor of numcodecs (None: none), a crc32c or not."""
+    """Encodes the voxels of one chunk to bytes, and decodes them.
+
+    Args:
+        shape, dtype: of a chunk.
+        compressor: of numcodecs; None for none.
+        checksum: whether the bytes end with their crc32c.
+    """
 
     shape: Index
     dtype: np.dtype[Any]
@@ -77,7 +83,7 @@ class Codec:
                 raise ValueError("its checksum (crc32c) does not match")
         flat = out.reshape(-1).view(np.uint8)
         if isinstance(self.compressor, numcodecs.Blosc):
-            # The header says how many bytes there are, decoded and encoded; blosc believes it.
+            # The header states the number of bytes, decoded and encoded; blosc does not check them.
             if len(view) < _BLOSC_HEADER.size or _BLOSC_HEADER.unpack_from(data) != (self.nbytes, len(view)):
                 raise ValueError("it is cut off, or holds another number of bytes than its shape takes")
             self.compressor.decode(view, out=flat)
@@ -95,8 +101,10 @@ class LocalChunks:
     Args:
         folder: of the array.
         metadata: zarr-python's, which names the files.
+        codec: of one chunk.
         shards: shape of what one file holds, None where that is a chunk.
         index_checksum: whether the index of a shard ends with a crc32c.
+        fill: value of the voxels of missing chunks.
     """
 
     folder: Path
@@ -112,7 +120,7 @@ class LocalChunks:
 
     @property
     def unit(self) -> Index:
-        """What one file holds."""
+        """Shape of what one file holds: a shard, or a chunk."""
         return self.shards or self.chunks
 
     def path(self, index: Index) -> Path:
@@ -130,13 +138,13 @@ class LocalChunks:
     def read_into(self, box: Box, out: Pixels) -> None:
         """As `read`, into an array of the shape of the box, of this or another type."""
         units = list(_tiles(box, self.unit))
-        _announce(self.path(index) for index, _ in units)
+        _prefetch(self.path(index) for index, _ in units)
         for index, whole in units:
             if self.shards is None:
-                data = again(partial(_file, self.path(index)))
+                data = again(partial(_read_file, self.path(index)))
                 if data is None:
-                    note_missing(str(self.metadata.encode_chunk_key(index)))
-                self._place(data, whole, box, out)
+                    count_missing(str(self.metadata.encode_chunk_key(index)))
+                self._decode_part(data, whole, box, out)
             else:
                 self._read_shard(index, whole, box, out)
 
@@ -145,16 +153,20 @@ class LocalChunks:
         counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
         table = again(partial(_shard_table, path, counts, self.index_checksum))
         if table is None:
-            note_missing(str(self.metadata.encode_chunk_key(index)))
+            count_missing(str(self.metadata.encode_chunk_key(index)))
         for number, part in _tiles(box & whole, self.chunks):
-            where = None if table is None else table[tuple(i % n for i, n in zip(number, counts, strict=True))]
+            entry = None if table is None else table[tuple(i % n for i, n in zip(number, counts, strict=True))]
             data = None
-            if where is not None and int(where[0]) != _MISSING:
-                data = again(partial(_file, path, int(where[0]), int(where[1])))
-            self._place(data, part, box, out)
+            if entry is not None and int(entry[0]) != _MISSING:
+                data = again(partial(_read_file, path, int(entry[0]), int(entry[1])))
+            self._decode_part(data, part, box, out)
 
-    def _place(self, data: bytes | None, chunk: Box, box: Box, out: Pixels) -> None:
-        """Decode one chunk into its place in `out`, which is `box`."""
+    def _decode_part(self, data: bytes | None, chunk: Box, box: Box, out: Pixels) -> None:
+        """Decode one chunk and put the part of it that lies in `box` into `out`, the voxels of `box`.
+
+        Args:
+            data: the bytes of the chunk; None where it is missing.
+        """
         part = chunk & box
         target = out[part.within(box).slices]
         if data is None:
@@ -167,7 +179,7 @@ class LocalChunks:
             target[...] = scratch[part.within(chunk).slices]
 
     def parts(self, box: Box) -> Iterator[Box]:
-        """The chunks of whole units, those of one unit after those of another: the order of `write`."""
+        """The chunks of a box of whole units, those of one unit after those of another: the order of `write`."""
         for _, whole in _tiles(box, self.unit):
             for _, chunk in _tiles(whole & box, self.chunks):
                 yield chunk & box
@@ -185,18 +197,18 @@ class LocalChunks:
         return written
 
     def _write_unit(self, index: Index, whole: Box, box: Box, pixels: Iterator[Pixels]) -> tuple[int, int]:
-        """One file; nothing of it stays in memory for the next."""
+        """Write one file; nothing of it stays in memory for the next."""
         parts: list[Any] = []
-        places: dict[Index, tuple[int, int]] = {}
+        entries: dict[Index, tuple[int, int]] = {}
         offset = 0
         for number, chunk in _tiles(whole & box, self.chunks):
-            encoded = self.codec.encode(self._full(next(pixels), chunk, box))
+            encoded = self.codec.encode(self._whole_chunk(next(pixels), chunk, box))
             size = sum(len(part) for part in encoded)
-            places[number] = (offset, size)
+            entries[number] = (offset, size)
             offset += size
             parts += encoded
         if self.shards is not None:
-            parts.append(self._shard_index(places))
+            parts.append(self._shard_index(entries))
         again(partial(replace_file, self.path(index), parts))
         return self._crc(parts), sum(len(part) for part in parts)
 
@@ -207,8 +219,8 @@ class LocalChunks:
             crc = google_crc32c.extend(crc, part)
         return int(crc)
 
-    def _full(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
-        """A whole chunk, C-contiguous: at the far ends of the array the rest is fill."""
+    def _whole_chunk(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
+        """A whole chunk, C-contiguous: where the array ends inside a chunk, the rest is the fill value."""
         if pixels.shape == self.chunks and pixels.flags.c_contiguous:
             return pixels
         full = _scratch(self.codec)
@@ -217,17 +229,17 @@ class LocalChunks:
         full[(chunk & box).within(chunk).slices] = pixels
         return full
 
-    def _shard_index(self, places: dict[Index, tuple[int, int]]) -> bytes:
+    def _shard_index(self, entries: dict[Index, tuple[int, int]]) -> bytes:
         counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
         table = np.full((*counts, 2), _MISSING, "<u8")
-        for number, where in places.items():
-            table[tuple(i % n for i, n in zip(number, counts, strict=True))] = where
+        for number, entry in entries.items():
+            table[tuple(i % n for i, n in zip(number, counts, strict=True))] = entry
         data = table.tobytes()
         return data + struct.pack("<I", google_crc32c.value(data)) if self.index_checksum else data
 
 
 def local_chunks(array: zarr.Array[Any]) -> LocalChunks | None:
-    """How the chunks of an array are read and written here; None where zarr-python has to."""
+    """The chunks of an array, read and written here; None where zarr-python has to do it."""
     store: Any = array.store
     while (inner := wrapped_store(store)) is not None:
         if not getattr(store, "passes_through", False):
@@ -260,7 +272,7 @@ _COMPRESSORS = (numcodecs.Blosc, numcodecs.Zstd, type(None))
 
 
 def _chain(codecs: Sequence[Any], shape: Index, dtype: np.dtype[Any]) -> Codec | None:
-    """The codecs of Zarr v3, where they are bytes, at most one compressor, and crc32c last or not at all."""
+    """The codec of a chunk out of Zarr v3's: bytes, at most one compressor, then crc32c or not; None for others."""
     rest = list(codecs)
     first = rest.pop(0) if rest else None
     if not isinstance(first, BytesCodec) or (dtype.itemsize > 1 and getattr(first.endian, "value", "") != "little"):
@@ -285,15 +297,15 @@ def _tiles(box: Box, tile: Index) -> Iterator[tuple[Index, Box]]:
 
 
 def _scratch(codec: Codec) -> Pixels:
-    """Room for one chunk, the same for every chunk of its size in this thread."""
-    known: Pixels | None = getattr(_spare, "room", None)
-    if known is None or known.nbytes != codec.nbytes:
-        known = _spare.room = np.empty(codec.nbytes, np.uint8)
-    return known.view(codec.dtype).reshape(codec.shape)
+    """Memory for one chunk, the same for every chunk of its size in this thread."""
+    scratch: Pixels | None = getattr(_own, "scratch", None)
+    if scratch is None or scratch.nbytes != codec.nbytes:
+        scratch = _own.scratch = np.empty(codec.nbytes, np.uint8)
+    return scratch.view(codec.dtype).reshape(codec.shape)
 
 
-def _announce(paths: Iterator[Path]) -> None:
-    """Let the system fetch files that will be read, while the first of them are being decoded."""
+def _prefetch(paths: Iterator[Path]) -> None:
+    """Ask the system to fetch files that will be read, while the first of them are decoded."""
     if not hasattr(os, "posix_fadvise"):
         return
     for path in paths:
@@ -309,8 +321,8 @@ def _announce(paths: Iterator[Path]) -> None:
             os.close(file)
 
 
-def _file(path: Path, offset: int = 0, size: int | None = None) -> bytes | None:
-    """What a file holds, or `size` bytes from `offset` on; None where it does not exist.
+def _read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes | None:
+    """The bytes of a file, or `size` bytes from `offset` on; None where it does not exist.
 
     Raises: EmptyValueError for an empty file, which zarr would take for a missing one.
     """
@@ -327,7 +339,7 @@ def _file(path: Path, offset: int = 0, size: int | None = None) -> bytes | None:
 
 
 def _shard_table(path: Path, counts: Index, checksum: bool) -> NDArray[np.uint64] | None:
-    """Where each chunk of a shard lies, (*counts, 2) of offset and size; None where there is no file."""
+    """Offset and size in bytes of each chunk of a shard, (*counts, 2); None where there is no file."""
     size = 16 * int(np.prod(counts)) + checksum * _CRC_BYTES
     try:
         total = path.stat().st_size
@@ -335,7 +347,7 @@ def _shard_table(path: Path, counts: Index, checksum: bool) -> NDArray[np.uint64
         return None
     if total < size:
         raise EmptyValueError(f"{path.name} has {total} bytes, too few for the index of a shard")
-    data = _file(path, total - size, size)
+    data = _read_file(path, total - size, size)
     if data is None:
         return None
     if checksum and struct.unpack("<I", data[-_CRC_BYTES:])[0] != google_crc32c.value(data[:-_CRC_BYTES]):

@@ -1,4 +1,4 @@
-"""Credentials out of URLs before they reach a message, a log or a report."""
+"""Removes credentials from URLs before they reach a message, a log or a report."""
 
 from __future__ import annotations
 

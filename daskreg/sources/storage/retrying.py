@@ -1,4 +1,4 @@
-"""`RetryingStore`: a Zarr store whose every call is tried again when the storage hiccups."""
+"""`RetryingStore`: a Zarr store that tries each call again when it fails for a moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.runtime.private_apis import StoreWrapper
-from daskreg.sources.storage.counters import note_missing, note_retry
+from daskreg.sources.storage.counters import count_missing, count_retry
 from daskreg.sources.storage.redact import is_url
 
 _T = TypeVar("_T")
@@ -27,7 +27,7 @@ ATTEMPTS = 6
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 2.0
 
-# What another attempt cannot mend.
+# Errors that another attempt cannot avoid.
 _FINAL_TYPES = (
     FileNotFoundError,
     FileExistsError,
@@ -54,11 +54,11 @@ class RetryingStore(StoreWrapper):
     """Wraps a store: each call that raises an OSError is tried again, up to 6 times.
 
     Waits grow exponentially from 0.05 s to 2 s, with full jitter, so that many workers do not
-    come back at once. Missing files, permissions and a full disk are raised at once. A value
+    try again at the same time. Missing files, permissions and a full disk are raised at once. A value
     of zero bytes raises `EmptyValueError`; zarr would read it as the fill value.
     """
 
-    passes_through = True  # what is stored is what the store inside holds
+    passes_through = True  # keys and values are those of the store inside
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         value = await _again(lambda: self.inner.get(key, prototype, byte_range))
@@ -156,7 +156,7 @@ def again(call: Callable[[], _T]) -> _T:
 def _pause(attempt: int, error: OSError) -> float:
     """Seconds to wait until the next attempt.
 
-    Raises: the error, where there is to be none.
+    Raises: the error, where there is no further attempt.
     """
     if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
         raise error
@@ -165,7 +165,7 @@ def _pause(attempt: int, error: OSError) -> float:
 
 
 async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
-    """A listing is started over as a whole: half a listing cannot be resumed."""
+    """The keys of a listing. It is started again as a whole: half a listing cannot be continued."""
 
     async def collect() -> list[str]:
         return [key async for key in call()]
@@ -176,7 +176,7 @@ async def _listed(call: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
 
 def _checked(key: str, value: Buffer | None) -> Buffer | None:
     if value is None:
-        note_missing(key)
+        count_missing(key)
     elif len(value) == 0:
         raise EmptyValueError(f"{key} is empty (0 bytes)")
     return value
@@ -186,4 +186,4 @@ def _count() -> None:
     global _retries  # noqa: PLW0603
     with _lock:
         _retries += 1
-    note_retry()
+    count_retry()

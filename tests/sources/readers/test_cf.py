@@ -11,7 +11,7 @@ import zarr
 
 from daskreg.errors import GridError, NotAVolumeError, PixelUnitWarning, UnitError
 from daskreg.geometry import Box, Grid
-from daskreg.volumes import grid, source_of
+from daskreg.volumes import grid, volume_of
 from daskreg.volumes import open as open_volume
 
 VALUES = np.random.default_rng(0).integers(0, 1000, (4, 6, 7)).astype("u2")
@@ -48,8 +48,8 @@ def test_coordinates_become_the_grid(tmp_path, zarr_format, consolidated, inner)
     assert grid(volume) == WHERE
     assert (volume.name, volume.attrs) == ("img", {"long_name": "it"})
     np.testing.assert_array_equal(volume.values, VALUES)
-    assert source_of(volume).kind == "zarr"
-    assert source_of(volume).location == str(tmp_path / "a.zarr" / "img")
+    assert volume_of(volume).source.kind == "zarr"
+    assert volume_of(volume).source.location == str(tmp_path / "a.zarr" / "img")
 
 
 def test_a_volume_written_by_xarray_comes_back(tmp_path):
@@ -71,7 +71,7 @@ def test_dims_in_another_order_are_put_right(tmp_path):
     assert volume.dims == ("channel", "z", "y", "x")
     assert grid(volume) == WHERE
     np.testing.assert_array_equal(volume.values, values)
-    source = source_of(volume)
+    source = volume_of(volume).source
     assert source.kind == "zarr"
     box = Box((1, 1, 2, 3), (2, 3, 5, 7))
     np.testing.assert_array_equal(source.read(box), values[box.slices])
@@ -104,7 +104,7 @@ def test_packed_values_are_decoded(tmp_path, zarr_format):
     volume = open_volume(save(packed, tmp_path / "a.zarr", zarr_format))
     np.testing.assert_allclose(volume.values, VALUES)
     assert grid(volume) == WHERE
-    assert source_of(volume).kind == "dask"
+    assert volume_of(volume).source.kind == "dask"
     assert "scale_factor" not in volume.attrs
 
 
@@ -113,7 +113,7 @@ def test_missing_values_are_nan(tmp_path, zarr_format):
     holes = array(np.where(VALUES > 500, np.nan, VALUES).astype("f4"))
     plain = open_volume(save(holes, tmp_path / "a.zarr", zarr_format))
     np.testing.assert_array_equal(plain.values, holes.values)
-    assert source_of(plain).kind == "zarr"
+    assert volume_of(plain).source.kind == "zarr"
     holes.encoding = {"_FillValue": -9999.0}
     coded = open_volume(save(holes, tmp_path / "b.zarr", zarr_format))
     np.testing.assert_array_equal(coded.values, holes.values)

@@ -14,7 +14,7 @@ import daskreg as dr
 from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError, PixelUnitWarning, UnitError
 from daskreg.geometry import Grid
 from daskreg.sources import handles
-from daskreg.volumes import grid, source_of
+from daskreg.volumes import grid, volume_of
 
 h5py = pytest.importorskip("h5py")
 RNG = np.random.default_rng(3)
@@ -33,7 +33,7 @@ def test_a_dataset_by_its_path(path, options):
         file["other"] = VALUES[0]
     volume = dr.open(f"{path}::/raw/volume")
     assert (volume.dims, volume.dtype, volume.name) == (("z", "y", "x"), np.uint16, "volume")
-    source = source_of(volume)
+    source = volume_of(volume).source
     assert source.chunks == options.get("chunks", (1, 6, 7))
     assert source.location == str(path)
     boxes_agree(volume, VALUES)
@@ -178,4 +178,4 @@ def test_links_to_other_files(data):
     assert linked.shape == direct.shape == (3201, 22, 26)
     np.testing.assert_array_equal(linked[1000:1010].values, direct[1000:1010].values)
     # Its default data leads nowhere; every other image is one and the same dataset.
-    assert source_of(dr.open(folder / "k11-18014.nxs")).path.endswith("k11-18014.nxs::/entry/imaging/data")
+    assert volume_of(dr.open(folder / "k11-18014.nxs")).source.path.endswith("k11-18014.nxs::/entry/imaging/data")

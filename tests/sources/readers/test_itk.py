@@ -17,8 +17,8 @@ from daskreg.errors import ChunkReadError, MemoryBudgetError, MissingExtraError,
 from daskreg.geometry import Grid
 from daskreg.sources import handles
 from daskreg.sources.readers import itk, mapped
-from daskreg.sources.readers.mapped import Mapped
-from daskreg.volumes import grid, source_of
+from daskreg.sources.readers.mapped import MappedArray
+from daskreg.volumes import grid, volume_of
 
 RNG = np.random.default_rng(1)
 VALUES = RNG.integers(-999, 999, (5, 6, 7)).astype("i2")
@@ -140,7 +140,7 @@ def test_other_encodings_of_nrrd(tmp_path):
 
 def test_boxes_are_read_without_the_rest(tmp_path, monkeypatch):
     """Uncompressed files are never read whole, not even for the first box."""
-    monkeypatch.setattr(itk, "kept", None)
+    monkeypatch.setattr(itk, "moved_to_disk", None)
     for suffix in (".mha", ".mhd", ".nrrd", ".nhdr"):
         boxes_agree(dr.open(written(tmp_path / f"a{suffix}", oblique=False)), VALUES)
 
@@ -186,9 +186,9 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
 
 def test_a_changed_raw_file_changes_the_fingerprint(tmp_path):
     path = written(tmp_path / "a.mhd")
-    before = source_of(dr.open(path)).fingerprint()
+    before = volume_of(dr.open(path)).source.fingerprint()
     (tmp_path / "a.raw").write_bytes(VALUES[::-1].tobytes() + b"x")
-    assert source_of(dr.open(path)).fingerprint() != before
+    assert volume_of(dr.open(path)).source.fingerprint() != before
 
 
 REAL = (
@@ -211,6 +211,6 @@ def test_real_files(data, name):
 def test_one_volume_in_two_formats(data):
     """Compressed NRRD is mapped once unpacked; the same voxels at the same places as the NIfTI."""
     a, b = (dr.open(data / "volumes3d/niivue" / f"FLAIR.{s}") for s in ("nrrd", "nii.gz"))
-    assert isinstance(handles.opened("itk", source_of(a).path), Mapped)
+    assert isinstance(handles.opened("itk", volume_of(a).source.path), MappedArray)
     assert grid(a).same(grid(b), tolerance=1e-4)
     np.testing.assert_array_equal(a.values, b.values)

@@ -41,36 +41,36 @@ def test_levels_and_the_transform_of_the_whole(wrap):
     )
     found = multiscale(attrs, "here")
     assert found.name == "brain"
-    one = found.level(1, recentre=False, where="here")
+    one = found.level(1, recentre=False, what="here")
     np.testing.assert_allclose(one.scale, [10, 20, 20])
     np.testing.assert_allclose(one.origin, [0, 105, 5])
-    assert found.level(-1, recentre=True, where="here").origin.tolist() == one.origin.tolist()
-    zero = found.level(0, recentre=True, where="here")
+    assert found.level(-1, recentre=True, what="here").origin.tolist() == one.origin.tolist()
+    zero = found.level(0, recentre=True, what="here")
     np.testing.assert_allclose(zero.origin, [0, 100, 0])
 
 
 def test_levels_without_a_translation_are_trusted_with_a_warning_or_recentred():
     attrs = {"multiscales": [image([[scale(0.5, 1, 1)], [scale(0.5, 2, 2)], [scale(1, 4, 4)]])]}
     found = multiscale(attrs, "here")
-    found.level(0, recentre=False, where="here")  # no warning
+    found.level(0, recentre=False, what="here")  # no warning
     with pytest.warns(MetadataWarning, match="level 2.*recentre=True") as caught:
-        trusted = found.level(-1, recentre=False, where="here")
+        trusted = found.level(-1, recentre=False, what="here")
     assert len(caught) == 1
     np.testing.assert_allclose(trusted.origin, 0)
-    moved = found.level(2, recentre=True, where="here")
+    moved = found.level(2, recentre=True, what="here")
     np.testing.assert_allclose(moved.origin, [0.25, 1.5, 1.5])  # (f - 1) / 2 voxels of level 0, f = 2, 4, 4
 
 
 def test_recentring_keeps_to_the_transform_of_the_whole_and_to_space():
     transforms = [[scale(1, 1, 1)], [scale(2, 2, 2)]]
     attrs = {"multiscales": [image(transforms, "tyx", coordinateTransformations=[scale(5, 10, 10), shift(7, 100, 0)])]}
-    one = multiscale(attrs, "here").level(1, recentre=True, where="here")
+    one = multiscale(attrs, "here").level(1, recentre=True, what="here")
     np.testing.assert_allclose(one.origin, [7, 105, 5])
 
 
 def test_an_explicit_zero_is_a_translation():
     attrs = {"multiscales": [image([[scale(1, 1, 1)], [scale(2, 2, 2), shift(0, 0, 0)]])]}
-    one = multiscale(attrs, "here").level(1, recentre=True, where="here")
+    one = multiscale(attrs, "here").level(1, recentre=True, what="here")
     np.testing.assert_allclose(one.origin, 0)
 
 
@@ -136,7 +136,7 @@ def test_unknown_levels_and_axes():
     found = multiscale({"multiscales": [image([[scale(1, 1, 1)]] * 2)]}, "here")
     for level in (2, -3):
         with pytest.raises(OptionError, match="which has 2"):
-            found.level(level, recentre=False, where="here")
+            found.level(level, recentre=False, what="here")
     four = multiscale({"multiscales": [image([[scale(1, 1, 1, 1)]], "wzyx")]}, "here")
     with pytest.raises(NotAVolumeError, match="4 axes of type space"):
         spatial(four.axes, "here")

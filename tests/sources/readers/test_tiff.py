@@ -17,7 +17,7 @@ from daskreg.errors import (
 )
 from daskreg.geometry import Box, Grid
 from daskreg.sources import handles
-from daskreg.volumes import grid, source_of
+from daskreg.volumes import grid, volume_of
 from daskreg.volumes import open as open_volume
 
 VALUES = np.random.default_rng(0).integers(0, 2**16, (4, 50, 60)).astype("u2")
@@ -38,7 +38,7 @@ def test_pages_are_slices(path, options):
     assert volume.dims == ("z", "y", "x")
     assert grid(volume) == Grid(VALUES.shape)
     np.testing.assert_array_equal(volume.values, VALUES)
-    source = source_of(volume)
+    source = volume_of(volume).source
     assert (source.kind, source.location) == ("tiff", str(path))
     box = Box((1, 3, 5), (3, 40, 17))
     np.testing.assert_array_equal(source.read(box), VALUES[box.slices])
@@ -62,7 +62,7 @@ def test_imagej_hyperstack(path):
     assert grid(volume) == Grid((3, 5, 6), (2.5, 0.5, 0.25), unit="um")
     one = open_volume(path, channel=1, time=-1)
     np.testing.assert_array_equal(one.values, values[1, :, 1])
-    np.testing.assert_array_equal(source_of(one).read(Box((1, 0, 0), (2, 5, 6))), values[1, 1:2, 1])
+    np.testing.assert_array_equal(volume_of(one).source.read(Box((1, 0, 0), (2, 5, 6))), values[1, 1:2, 1])
 
 
 def test_imagej_unit_spelled_as_an_escape(path):
@@ -103,7 +103,7 @@ def test_pyramid_levels_cover_the_same_ground(path):
     volume = open_volume(path, level=1)
     np.testing.assert_array_equal(volume.values, VALUES[0, :48:2, ::2])
     assert grid(volume) == Grid((48, 60)).downsample(2)
-    np.testing.assert_array_equal(source_of(volume).read(Box((0, 0), (3, 3))), VALUES[0, :6:2, :6:2])
+    np.testing.assert_array_equal(volume_of(volume).source.read(Box((0, 0), (3, 3))), VALUES[0, :6:2, :6:2])
     with pytest.raises(OptionError, match="which has 2"):
         open_volume(path, level=2)
 
@@ -144,7 +144,7 @@ def test_a_damaged_page_is_named(path):
         file.seek(offset)
         file.write(b"\xa5" * 200)
     with pytest.raises(ChunkReadError, match=r"a\.tif"):
-        source_of(volume).read(Box((3, 0, 0), (4, 50, 60)))
+        volume_of(volume).source.read(Box((3, 0, 0), (4, 50, 60)))
 
 
 def test_files_are_closed_once_nobody_reads_them(path, monkeypatch):
@@ -172,4 +172,4 @@ def test_zarr_chunks_of_a_stack_are_pages(path):
     tifffile.imwrite(path, VALUES, photometric="minisblack")
     handle = handles.opened("tiff", str(path))
     assert isinstance(handle, zarr.Array)
-    assert source_of(open_volume(path)).chunks == (1, 50, 60)
+    assert volume_of(open_volume(path)).source.chunks == (1, 50, 60)

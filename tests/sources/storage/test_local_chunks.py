@@ -173,7 +173,7 @@ def test_each_call_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     stored(tmp_path / "in.zarr", compressors=COMPRESSORS["blosc, crc32c"])
     source = dr.open(tmp_path / "in.zarr")
-    for name in ("_file", "replace_file"):
+    for name in ("_read_file", "replace_file"):
         monkeypatch.setattr(chunk_files, name, failing(getattr(chunk_files, name)))
     before = retries()
     dr.write(source, tmp_path / "out.zarr", chunks=CHUNKS, levels=1, progress=False, client=False)

@@ -1,4 +1,4 @@
-"""What a reader finds when it opens something: the source, and what else a person wants to keep."""
+"""`Description`: what a reader says of a volume, from metadata alone; `OpenOptions`: what was asked of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from daskreg.errors import ChannelError, EmptyArrayError, InvalidSpacingError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
+from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
 
@@ -19,8 +20,8 @@ Coord = tuple[Any, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What `open` was asked for, as far as readers need to know."""
+class OpenOptions:
+    """The arguments of `open` that readers need; see `daskreg.open`."""
 
     level: int = 0
     recentre: bool = False
@@ -46,7 +47,7 @@ class Wish:
             )
         return dict(zip(names, np.broadcast_to(values, len(names)).tolist(), strict=True))
 
-    def common(self, units: Mapping[str, str | None], what: str) -> str:
+    def common_unit(self, units: Mapping[str, str | None], what: str) -> str:
         """The one unit of the axes, or the one asked for.
 
         Args:
@@ -60,66 +61,61 @@ class Wish:
         return reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, names)
 
     def apply(self, grid: Grid) -> Grid:
-        """The grid with the spacing and unit asked for; its origin keeps its place in voxels."""
-        given = self.spacings(grid.names)
+        """The grid with the spacing and unit asked for; its origin stays the same in voxels."""
+        asked = self.spacings(grid.names)
         unit = grid.unit if self.unit is None else canonical_unit(self.unit)
-        if not given:
+        if not asked:
             return grid if unit == grid.unit else replace_grid(grid, unit=unit)
-        spacing = np.asarray([given.get(n, s) for n, s in zip(grid.names, grid.spacing, strict=True)])
+        spacing = np.asarray([asked.get(n, s) for n, s in zip(grid.names, grid.spacing, strict=True)])
         d = grid.direction_matrix
         offset = (d.T @ np.asarray(grid.origin)) / np.asarray(grid.spacing)
-        wanted = replace_grid(grid, spacing=spacing, unit=unit)
-        return replace_grid(wanted, origin=d @ (offset * spacing))
+        spaced = replace_grid(grid, spacing=spacing, unit=unit)
+        return replace_grid(spaced, origin=d @ (offset * spacing))
 
 
 @dataclass(frozen=True)
-class Found:
-    """A source with its name, attributes and the coordinates of its lead dims.
+class Description:
+    """A volume as a reader describes it, from metadata alone.
 
-    `unit_block` is the size, along the source's dims, of what is best read as a whole: the
-    stored chunk, or the shard; () where blocks are given (in memory).
+    Args:
+        lead_coords: coordinates of some of the lead axes, by name.
+        read_unit: size, along the source's dims, of what is best read as a whole: the stored chunk, or the shard;
+            () for arrays in memory.
     """
 
     source: Source
     name: str | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     lead_coords: Mapping[str, Coord] = field(default_factory=dict)
-    unit_block: tuple[int, ...] = ()
+    read_unit: tuple[int, ...] = ()
 
-    def choose(self, channel: int | str | None, time: int | None) -> Found:
-        """At one channel and one time, whose dims are dropped; None keeps them.
+    def choose(self, channel: int | str | None, time: int | None) -> Description:
+        """The volume at one channel and one time, whose axes are dropped; None keeps them.
 
         Raises: ChannelError for one that is not there, naming those that are.
         """
-        found = self
+        chosen = self
         for what, value, names in (("channel", channel, CHANNELS), ("time", time, TIMES)):
             if value is not None:
-                dim = next((d for d in found.source.lead if d.lower() in names), None)
+                dim = next((d for d in chosen.source.lead if d.lower() in names), None)
                 if dim is None:
-                    raise ChannelError(f"{what}={value!r} was asked for, but the dims are {found.source.dims}")
-                found = found._at(dim, found._number(dim, value, what))
-        return found
+                    raise ChannelError(f"{what}={value!r} was asked for, but the dims are {chosen.source.dims}")
+                chosen = chosen._at(dim, chosen._entry(dim, value, what))
+        return chosen
 
-    def _at(self, dim: str, index: int) -> Found:
+    def _at(self, dim: str, index: int) -> Description:
         at = self.source.dims.index(dim)
         return replace(
             self,
             source=self.source.pick(dim, index),
             lead_coords={k: v for k, v in self.lead_coords.items() if k != dim},
-            unit_block=self.unit_block[:at] + self.unit_block[at + 1 :],
+            read_unit=self.read_unit[:at] + self.read_unit[at + 1 :],
         )
 
-    def _number(self, dim: str, value: int | str, what: str) -> int:
+    def _entry(self, dim: str, value: int | str, what: str) -> int:
         count = self.source.shape[self.source.dims.index(dim)]
-        labels = [str(v) for v in np.asarray(self.lead_coords[dim][0])] if dim in self.lead_coords else []
-        if isinstance(value, str):
-            if labels.count(value) == 1:
-                return labels.index(value)
-            problem = "is there more than once" if value in labels else "is not there"
-            raise ChannelError(f"{what} {value!r} {problem}; there are {', '.join(labels) or f'{count} without names'}")
-        if not -count <= value < count:
-            raise ChannelError(f"{what} {value} is not there; axis {dim} has {count}, numbered from 0")
-        return int(value) % count
+        labels = self.lead_coords[dim][0] if dim in self.lead_coords else ()
+        return entry_number(value, dim=dim, count=count, labels=labels, what=what)
 
 
 def replace_grid(grid: Grid, *, spacing: Any = None, origin: Any = None, unit: str | None = None) -> Grid:
@@ -135,7 +131,10 @@ def replace_grid(grid: Grid, *, spacing: Any = None, origin: Any = None, unit: s
 
 
 def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
-    """Refuse arrays without axes, and axes of length zero."""
+    """Refuse arrays without axes, and axes of length zero.
+
+    Raises: NotAVolumeError, EmptyArrayError.
+    """
     if not shape:
         raise NotAVolumeError(f"{what} is a single number, without axes")
     for dim, n in zip(dims, shape, strict=True):
@@ -145,6 +144,6 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
 
 
-def ordered(dims: Sequence[str], values: Sequence[Any], wanted: Sequence[str]) -> tuple[Any, ...]:
-    """Values that belong to `dims`, in the order of `wanted`."""
-    return tuple(values[list(dims).index(d)] for d in wanted)
+def ordered(dims: Sequence[str], values: Sequence[Any], order: Sequence[str]) -> tuple[Any, ...]:
+    """Values that belong to `dims`, in the order of some of these names."""
+    return tuple(values[list(dims).index(d)] for d in order)

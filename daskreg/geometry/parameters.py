@@ -8,12 +8,13 @@ theta turns x towards y.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.geometry.rotations import angles_from_rotation, rotation_from_angles
 
 Floats = NDArray[np.float64]
 
@@ -46,29 +47,13 @@ def shear_axes(name: str) -> tuple[int, int]:
 
 
 def identity_parameters(ndim: int) -> dict[str, float]:
-    """Every parameter at the value that moves nothing, in the documented order."""
+    """Every parameter at its value for the identity, in the documented order."""
     names = parameter_names(ndim)
     return {n: float(group == "scale") for group, members in names.items() for n in members}
 
 
-def rotation_xyz(angles: Sequence[float]) -> Floats:
-    """Rotation in x, y(, z) order: one angle in 2D; Rz . Ry . Rx of three in 3D."""
-    if len(angles) == 1:
-        c, s = np.cos(angles[0]), np.sin(angles[0])
-        return np.array([[c, -s], [s, c]])
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        c, s = np.cos(angle), np.sin(angle)
-        elementary = np.eye(3)
-        elementary[i, i] = elementary[j, j] = c
-        elementary[i, j], elementary[j, i] = -s, s
-        result = elementary @ result
-    return result
-
-
 def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: ArrayLike | None = None) -> Floats:
-    """(D+1, D+1) matrix in array order. Parameters left out move nothing.
+    """(D+1, D+1) matrix in array order. Parameters left out are those of the identity.
 
     Args:
         parameters: by name; translations in the unit of the world.
@@ -85,7 +70,7 @@ def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: A
     shear = np.eye(ndim)
     for name in names["shear"]:
         shear[shear_axes(name)] += values[name]
-    linear = rotation_xyz([values[n] for n in names["rotation"]]) @ shear
+    linear = rotation_from_angles([values[n] for n in names["rotation"]]) @ shear
     linear = linear @ np.diag([values[n] for n in names["scale"]])
     translation = np.array([values[n] for n in names["translation"]])
     c = _centre(centre, ndim)
@@ -98,8 +83,8 @@ def matrix_from_parameters(parameters: Mapping[str, float], ndim: int, centre: A
 def parameters_from_matrix(matrix: Floats, centre: ArrayLike | None = None) -> dict[str, float]:
     """Named parameters of a matrix in array order, shear upper triangular (unique).
 
-    A reflection shows as a negative scale of the last of x, y, z. The linear part is
-    split by a QR decomposition into a rotation and an upper triangle Sh . S.
+    A reflection gives a negative scale of the last of x, y, z. A QR decomposition splits the
+    linear part into a rotation and an upper triangular Sh . S.
     """
     ndim = matrix.shape[0] - 1
     names = parameter_names(ndim)
@@ -115,7 +100,7 @@ def parameters_from_matrix(matrix: Floats, centre: ArrayLike | None = None) -> d
     shear = r / scale
     translation = (matrix[:-1, :-1] @ c + matrix[:-1, -1] - c)[::-1]
     values = identity_parameters(ndim)
-    values |= dict(zip(names["rotation"], _angles(q), strict=True))
+    values |= dict(zip(names["rotation"], angles_from_rotation(q), strict=True))
     values |= dict(zip(names["translation"], translation.tolist(), strict=True))
     values |= dict(zip(names["scale"], scale.tolist(), strict=True))
     for name in names["shear"]:
@@ -129,18 +114,3 @@ def _centre(centre: ArrayLike | None, ndim: int) -> Floats:
     if c.shape != (ndim,):
         raise ShapeMismatchError(f"a centre of {ndim} numbers is needed, in array order, not shape {c.shape}")
     return c
-
-
-def _angles(rotation: Floats) -> list[float]:
-    """Angles of a rotation in x, y(, z) order; in 3D with R = Rz . Ry . Rx."""
-    if len(rotation) == 2:
-        return [float(np.arctan2(rotation[1, 0], rotation[0, 0]))]
-    horizontal = np.hypot(rotation[0, 0], rotation[1, 0])
-    ry = np.arctan2(-rotation[2, 0], horizontal)
-    if horizontal > 1e-9:
-        rx = np.arctan2(rotation[2, 1], rotation[2, 2])
-        rz = np.arctan2(rotation[1, 0], rotation[0, 0])
-    else:  # gimbal lock: only the sum or difference of rx and rz is defined
-        rx = np.arctan2(-rotation[1, 2], rotation[1, 1])
-        rz = 0.0
-    return [float(rx), float(ry), float(rz)]

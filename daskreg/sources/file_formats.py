@@ -1,0 +1,52 @@
+"""The registry of formats: one line for each, with the suffixes by which a file is recognised.
+
+A format `name` is implemented by the module `daskreg.sources.readers.<name>`, whose `READER` is a
+`daskreg.sources.reader.Reader`. That module is imported when a file of the format is first opened, so a library
+such as h5py is needed only by those who read its files. This module imports nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Args:
+        name: of its module in `readers/`; also the `kind` of its sources.
+        title: in messages.
+        suffixes: of its files, in lower case; a pair such as ".nii.gz" goes before its last part.
+        has_paths: whether a path inside the file names one of several arrays (`file.h5::/dataset`).
+    """
+
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    has_paths: bool = False
+
+
+ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL)", (".zip",), has_paths=True)
+
+FORMATS = (
+    ZARR,
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8")),
+    Format("hdf5", "HDF5/NeXus", (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx5", ".nex", ".nc"), has_paths=True),
+    Format("nifti", "NIfTI", (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".img", ".hdr.gz", ".img.gz")),
+    Format("itk", "NRRD, MetaImage",
+           (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz", ".dcm", ".png", ".jpg", ".jpeg", ".bmp")),
+    Format("mrc", "MRC",
+           (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")),
+)  # fmt: skip
+
+READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} files are read"
+"""What can be read, for messages."""
+
+_BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}
+
+
+def format_of(suffixes: list[str]) -> Format | None:
+    """The format of a file whose name ends in some suffixes (as `Path.suffixes` has them); None where it is unknown."""
+    pair, last = "".join(suffixes[-2:]).lower(), "".join(suffixes[-1:]).lower()
+    return _BY_SUFFIX.get(pair, _BY_SUFFIX.get(last))

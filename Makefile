@@ -1,5 +1,5 @@
-# daskreg: `make demo` and `make test` need nothing but Python 3.11 to 3.13 and make.
-# The environment is made in .venv; another Python: `make test PYTHON=python3.12`.
+# daskreg: `make demo` and `make test` need only Python 3.11 to 3.13 and make.
+# The environment is made in .venv; to use another Python: `make test PYTHON=python3.12`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest
+.PHONY: help venv demo test quick fast-low fast-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -20,12 +20,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing what the demo needs into $(VENV) (minutes, the first time)"
+	@echo "installing what the demo needs into $(VENV) (this takes minutes the first time)"
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing what the tests need into $(VENV) (minutes, the first time)"
+	@echo "installing what the tests need into $(VENV) (this takes minutes the first time)"
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $(VENV)/.demo-installed $@
 
@@ -63,10 +63,21 @@ $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/.test-installe
 
 venv: $(VENV)/.test-installed ## the environment with everything that the tests need
 
-demo: $(VENV)/.demo-installed ## the main job on a real volume: drift, align, warp, judge
+demo: $(VENV)/.demo-installed ## the main workflow on a real volume: drift, align, warp, compare
 	$(BIN)/daskreg demo $(ARGS)
 
 test: lint types pytest ## lint, types and every test, notebooks and documentation included
+
+quick: $(VENV)/.test-installed ## lint, types and the fast tests: while you work
+	@$(MAKE) --no-print-directory -j2 lint types fast-low fast-high
+
+# The fast tests in two halves, which run at the same time: the lower layers, and all others.
+LOW := geometry runtime sampling sources formats blocks cluster
+fast-low: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -m "not slow" $(LOW:%=tests/%) $(ARGS)
+
+fast-high: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -m "not slow" tests $(LOW:%=--ignore=tests/%) $(ARGS)
 
 pytest: $(VENV)/.test-installed
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(ARGS)
@@ -90,7 +101,7 @@ lint: $(VENV)/.test-installed ## ruff: rules and format
 types: $(VENV)/.test-installed ## mypy --strict on the package
 	$(BIN)/mypy
 
-format: $(VENV)/.test-installed ## let ruff mend what it can
+format: $(VENV)/.test-installed ## let ruff correct what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -101,13 +112,13 @@ bench: .venv-bench/.installed ## throughput and memory, Zarr to Zarr and in memo
 	.venv-bench/bin/python benchmarks/out_of_core.py $(ARGS)
 	.venv-bench/bin/python benchmarks/sampling.py
 
-bench-register: .venv-bench/.installed ## registration beside SimpleITK, elastix, ANTs, StackReg and OpenCV
+bench-register: .venv-bench/.installed ## registration compared with SimpleITK, elastix, ANTs, StackReg and OpenCV
 	.venv-bench/bin/python benchmarks/register.py $(ARGS)
 
-bench-clouds: .venv-clouds/.installed ## point clouds beside open3d, small_gicp and probreg (ARGS='all --quick')
+bench-clouds: .venv-clouds/.installed ## point clouds compared with open3d, small_gicp and probreg (ARGS='all --quick')
 	.venv-clouds/bin/python benchmarks/clouds.py $(or $(ARGS),all)
 
-docs: $(VENV)/.docs-installed ## the pages as HTML, in build/docs
+docs: $(VENV)/.docs-installed ## the pages and the API reference as HTML, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
 constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now

@@ -9,19 +9,20 @@
     python benchmarks/clouds.py large [--points 1000000]
     python benchmarks/clouds.py exact --data $DASKREG_DATA
 
-all: every part with what the documentation quotes. meshes: two samples of a mesh of unit radius,
-cut by parallel planes so that the named share of each has its counterpart in the other, with noise
-(a share of the radius) and a motion of 10 to 180 degrees about a random axis; nobody is told where
-to start. near: the same within 10 degrees, where the tools that need a start begin from identity.
-tutorial: a unit cube filled with points, rows shuffled. parts: boxes filled with points, of which
-the clouds share half, and a third of the source strangers, none told where to start. large: a
-million points, without peers. scans: two LiDAR frames, two scans of a car, beside the stated pose.
+all: every part, with the options of the documentation's figures. meshes: two samples of a mesh of unit radius,
+cut by parallel planes so that the given overlap remains, with noise (a share of the radius) and a motion of 10 to
+180 degrees about a random axis; no tool has an initial pose. near: the same within 10 degrees; tools that need
+an initial pose start from identity. tutorial: a unit cube filled with points, rows shuffled. parts: boxes filled with
+points, of which the clouds have half in common, and a third of the source are outliers; no initial pose. large:
+a million points, without other tools. scans: two LiDAR frames, two scans of a car, compared with the stated pose.
+exact: clouds whose rows are a known shift apart.
+
 The tools take turns on every case, and the first case is run twice, so that nothing is compiled in
-the measured time. CPU seconds are of all threads, and mean something on a busy machine too; "of
-first" is the ratio of the medians of time to that of the first tool. small_gicp runs with voxels of
-three sizes, as shares of the extent: which is right depends on the cloud. Success: within 5 degrees
-and 0.1 radii on meshes. Peers that are not installed are left out with a word; `make bench-clouds
-ARGS=...` installs them first, but for the libusb-1.0 of the system, which open3d needs.
+the measured time. CPU seconds are of all threads, and are comparable on a busy machine too; "of
+first" is the ratio of a tool's median time to that of the first tool. small_gicp runs with voxels of
+three sizes, as shares of the extent: which is best depends on the cloud. Success: within 5 degrees
+and 0.1 radii on meshes. Tools that are not installed are skipped with a message; `make bench-clouds
+ARGS=...` installs them first, except for libusb-1.0, a system library that open3d needs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ class Case:
     shift: float = 0.1
 
     def errors(self, found: Floats) -> tuple[float, float]:
-        """Degrees, and the distance at the middle of the source."""
+        """The error of the rotation in degrees, and the distance at the centroid of the source."""
         chord = np.linalg.norm(found[:-1, :-1] - self.truth[:-1, :-1]) / np.sqrt(8)
-        middle = np.append(self.source.mean(axis=0), 1.0)
+        centroid = np.append(self.source.mean(axis=0), 1.0)
         turn = np.degrees(2 * np.arcsin(min(1.0, float(chord)))) if np.isfinite(chord) else np.inf
-        return float(turn), float(np.linalg.norm((found - self.truth) @ middle))
+        return float(turn), float(np.linalg.norm((found - self.truth) @ centroid))
 
 
 # Clouds
@@ -74,7 +75,7 @@ class Case:
 
 @cache
 def mesh(name: str, folder: str) -> tuple[Floats, NDArray[np.int64]]:
-    """Vertices about the middle, of unit radius, and triangles."""
+    """Vertices about the centre of their bounding box, scaled to unit radius, and triangles."""
     import pyvista
     from pyvista import examples
 
@@ -128,12 +129,12 @@ def tutorial_case(seed: int, angle: float) -> Case:
     return Case(f"seed {seed}", target, rng.permutation(source), truth, angle, turn=0.2, shift=0.01)
 
 
-def part_case(seed: int, ndim: int, *, count: int = 1000, overlap: float = 0.75, strangers: float = 1 / 3) -> Case:
+def part_case(seed: int, ndim: int, *, count: int = 1000, overlap: float = 0.75, outliers: float = 1 / 3) -> Case:
     rng = np.random.default_rng(seed)
     points = rng.random((round(count * (2 - overlap)), ndim)) * [1, 0.8, 0.5][:ndim]
     points = points[np.argsort(points @ rng.normal(size=ndim))]
     source = rng.permutation(points[-count:]) + 0.02 * count ** (-1 / ndim) * rng.normal(size=(count, ndim))
-    source[: round(strangers * count)] = 2 * rng.random((round(strangers * count), ndim)) - 0.5
+    source[: round(outliers * count)] = 2 * rng.random((round(outliers * count), ndim)) - 0.5
     truth = motion(float(rng.uniform(10, 180)), 0.3, rng)
     if ndim == 2:
         angle = rng.uniform(0, 2 * np.pi)
@@ -144,22 +145,22 @@ def part_case(seed: int, ndim: int, *, count: int = 1000, overlap: float = 0.75,
 
 
 def scan_cases(folder: str) -> Iterator[Case]:
-    place = Path(folder) / "points/lidar/data"
-    truth = np.loadtxt(place / "T_target_source.txt")
-    yield Case("lidar", read_points(place / "target.ply"), read_points(place / "source.ply"), truth, 0, 0.1, 0.05)
-    place = Path(folder) / "points/car"
-    row = (place / "carCloudList.csv").read_text().splitlines()[2].split(",")
+    root = Path(folder) / "points/lidar/data"
+    truth = np.loadtxt(root / "T_target_source.txt")
+    yield Case("lidar", read_points(root / "target.ply"), read_points(root / "source.ply"), truth, 0, 0.1, 0.05)
+    root = Path(folder) / "points/car"
+    row = (root / "carCloudList.csv").read_text().splitlines()[2].split(",")
     truth = np.array(row[1:], dtype=np.float64).reshape(4, 4)
-    clouds = (read_points(place / f"car_cloud{n}.csv") for n in (400, 401))
+    clouds = (read_points(root / f"car_cloud{n}.csv") for n in (400, 401))
     yield Case("car", *clouds, truth, 0, 0.5, 0.1)
 
 
 def exact(folder: str) -> None:
     """Print the largest error of a coefficient on clouds whose rows are a shift apart."""
-    place = Path(folder) / "points"
+    root = Path(folder) / "points"
     pairs = {
-        "bunny": [place / f"pycpd/data/bunny_{name}.txt" for name in ("target", "source")],
-        "itk_icp": [place / f"itk_icp/IterativeClosestPoint{name}Points.txt" for name in ("Fixed", "Moving")],
+        "bunny": [root / f"pycpd/data/bunny_{name}.txt" for name in ("target", "source")],
+        "itk_icp": [root / f"itk_icp/IterativeClosestPoint{name}Points.txt" for name in ("Fixed", "Moving")],
     }
     for name, paths in pairs.items():
         target, source = (np.loadtxt(path) for path in paths)
@@ -172,7 +173,7 @@ def exact(folder: str) -> None:
         print(f"{name}: {off:.1e} off, {fit.status.name.lower()}, {seconds:.2f} s")
 
 
-# Tools: each gives its motion, and whether it calls it a success
+# Tools: each returns its motion, and whether it reports success
 
 
 def daskreg(**options: Any) -> Tool:
@@ -277,13 +278,13 @@ PEERS: dict[str, tuple[Tool, str, bool]] = {
 
 def installed(*, only_global: bool) -> dict[str, Tool]:
     found = {}
-    for name, (tool, module, anywhere) in PEERS.items():
-        if only_global and not anywhere:
+    for name, (tool, module, is_global) in PEERS.items():
+        if only_global and not is_global:
             continue
         try:
             importlib.import_module(module)
         except ImportError as error:  # not installed, or without a library of the system
-            print(f"{name}: left out, {error}")
+            print(f"{name}: skipped, {error}")
         else:
             found[name] = tool
     return found
@@ -308,19 +309,19 @@ def measure(tools: dict[str, Tool], cases: list[Case], *, verbose: bool = False)
     for name, row in rows.items():
         good = [r for r in row if r[3]]
         turn, shift = (statistics.median(r[k] for r in good) if good else np.nan for k in (0, 1))
-        lies, alarms = sum(r[4] and not r[3] for r in row), sum(r[3] and not r[4] for r in row)
+        false_ok, false_alarms = sum(r[4] and not r[3] for r in row), sum(r[3] and not r[4] for r in row)
         seconds = statistics.median(r[2] for r in row)
         cpu = statistics.median(r[5] for r in row)
         score = f"{len(good)}/{len(row)}"
         print(
-            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {lies:9} {alarms:11}"
+            f"{name:26} {score:>9} {turn:11.3f} {shift:8.4f} {seconds:9.3f} {cpu:7.3f} {false_ok:9} {false_alarms:11}"
             f" {seconds / base:8.2f}",
             flush=True,
         )
 
 
 def all_of(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """Every run whose figures the documentation quotes; `--quick` leaves most starts and the largest clouds out."""
+    """Every run of the documentation's figures; `--quick` skips most initial poses and the largest clouds."""
     starts, few = (args.starts, 5) if not args.quick else (4, 2)
     sizes = (10_000, 100_000) if not args.quick else (10_000,)
     near = [("airplane", 0.002), ("ant,fandisk", 0.01)] if not args.quick else [("airplane", 0.002)]
@@ -341,7 +342,7 @@ def all_of(args: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One of the parts, with a line that says which and one that says how long it took."""
+    """One of the parts; prints its name first, and last how long it took."""
     begun = time.perf_counter()
     print(f"== {args.what}", flush=True)
     cpus = {} if args.alone else installed(only_global=args.what == "meshes")
@@ -354,7 +355,7 @@ def run(args: argparse.Namespace) -> None:
         measure({"daskreg": daskreg(init="global")} | peers, cases)
     elif args.what == "parts":
         cases = [part_case(s, args.dimensions) for s in range(args.seeds)]
-        print(f"{args.dimensions}D, {len(cases)} seeds, {len(cases[0].target)} points, half of them shared")
+        print(f"{args.dimensions}D, {len(cases)} seeds, {len(cases[0].target)} points, half of them in both")
         measure({"daskreg": daskreg(init="global")} | (peers if args.dimensions == 3 else {}), cases)
     elif args.what == "exact":
         exact(args.data)
@@ -373,9 +374,9 @@ def on_meshes(args: argparse.Namespace, peers: dict[str, Tool]) -> None:
     if args.what == "large":
         angles, peers = np.linspace(150, 170, args.starts), {}
     points = args.points or (1_000_000 if args.what == "large" else 10_000)
-    knobs: dict[str, Any] = {"points": points, "noise": args.noise, "overlap": args.overlap}
+    make = partial(mesh_case, points=points, noise=args.noise, overlap=args.overlap)
     for name in args.meshes.split(","):
-        cases = [mesh_case(name, args.data, a, seed=args.first + i, **knobs) for i, a in enumerate(angles)]
+        cases = [make(name, args.data, a, seed=args.first + i) for i, a in enumerate(angles)]
         span = f"{angles[0]:.0f} to {angles[-1]:.0f} deg"
         print(f"{name}: {points} points, {span}, overlap {args.overlap:.0%}, noise {args.noise:.1%}", flush=True)
         measure(tools | peers, cases, verbose=args.verbose)
@@ -385,7 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ["meshes", "near", "tutorial", "parts", "scans", "large", "exact"]
     parser.add_argument("what", nargs="?", default="all", choices=["all", *parts])
-    parser.add_argument("--quick", action="store_true", help="with all: a few minutes in place of half an hour")
+    parser.add_argument("--quick", action="store_true", help="with all: a few minutes instead of half an hour")
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--overlap", type=float, default=0.7)
@@ -397,7 +398,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=3, choices=[2, 3])
     parser.add_argument("--data", default=os.environ.get("DASKREG_DATA", ""))
     parser.add_argument("--alone", action="store_true", help="without peers")
-    parser.add_argument("--peers", default="", help="only those with this in their name")
+    parser.add_argument("--peers", default="", help="only tools with this in their name")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     for one in all_of(args) if args.what == "all" else [args]:

@@ -438,9 +438,9 @@ def nearest_points(options: argparse.Namespace, report: Report) -> None:
         there, here = Cloud(points, options.device), Cloud(points)
         expected = here.nearest(asked)
         runs: Runs = {"GPU, host to host": lambda c=there, a=asked: c.nearest(a)}
-        if brute_force_triton.ready(there._tensor.device):
+        if brute_force_triton.ready(there.on_device.device):
             up = torch.from_numpy(asked).to(options.device)
-            runs["GPU, resident"] = lambda c=there, a=up: brute_force_triton.nearest(c._tensor, a)
+            runs["GPU, resident"] = lambda c=there, a=up: brute_force_triton.nearest(c.on_device, a)
         runs["CPU, tree"] = lambda c=here, a=asked: c.nearest(a)
         off = int(np.count_nonzero(there.nearest(asked)[1] != expected[1]))
         for key, s in medians(runs, 5).items():

@@ -1,4 +1,4 @@
-"""Stack alignment side by side with pystackreg: time, and what is left of a known drift.
+"""Stack alignment side by side with pystackreg: time, and the residual of a known drift.
 
     python benchmarks/stacks.py [--size 512] [--slices 50] [--repeats 3] [--out stacks.json]
     python benchmarks/stacks.py --real          # stacks that are in DASKREG_DATA
@@ -7,9 +7,9 @@
 
 The slices are those of the MNI152 template that nilearn ships, moved by a rigid random walk.
 Three stacks: one slice repeated (the estimator's own error), different slices (anatomy that
-changes along the stack cannot be told from slow drift), and different slices without any
-drift (what is invented). A fourth has independent jitter, noise, and slices that must be found.
-The tools take turns, and the median of their times counts.
+changes along the stack cannot be separated from slow drift), and different slices without
+drift (any motion found is false). A fourth has independent jitter, noise, and outlier slices that must be found.
+The tools run in turn, and the median of their times is reported.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def template() -> Floats:
     found = importlib.util.find_spec("nilearn")
     if found is None or not found.submodule_search_locations:
         sys.exit("nilearn is needed for its template: pip install 'daskreg[bench]'")
-    place = Path(found.submodule_search_locations[0]) / "datasets" / "data"
-    image: Any = nibabel.load(next(place.glob("mni_icbm152_t1_tal_nlin_sym_09a*.nii.gz")))
+    folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
+    image: Any = nibabel.load(next(folder.glob("mni_icbm152_t1_tal_nlin_sym_09a*.nii.gz")))
     return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)
 
 
 def brain(size: int, slices: int) -> Floats:
-    """Central slices of the template, most of a field of `size` x `size`."""
+    """Central slices of the template, which fill most of a field of `size` x `size`."""
     volume = template()
     first, last = 0.3 * len(volume), 0.6 * len(volume)
     factor = size / 1.25 / max(volume.shape[1:])
@@ -99,14 +99,14 @@ TOOLS: dict[str, Callable[[Floats], Floats]] = {"daskreg": daskreg_stack, "pysta
 def measured(stack: Floats, truth: Floats, repeats: int) -> dict[str, dict[str, float]]:
     """Each tool in turn, `repeats` times: median seconds and residuals."""
     times: dict[str, list[float]] = {name: [] for name in TOOLS}
-    left = {}
+    residual = {}
     for _ in range(repeats):
         for name, tool in TOOLS.items():
             began = time.perf_counter()
             found = tool(stack)
             times[name].append(time.perf_counter() - began)
-            left[name] = residuals(found, truth, stack.shape[1:])
-    return {name: {"seconds": statistics.median(times[name]), **left[name]} for name in TOOLS}
+            residual[name] = residuals(found, truth, stack.shape[1:])
+    return {name: {"seconds": statistics.median(times[name]), **residual[name]} for name in TOOLS}
 
 
 def controls(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def controls(options: argparse.Namespace) -> dict[str, Any]:
         print(case)
         for name, row in results[case].items():
             print(
-                f"  {name:<11} {row['seconds']:7.2f} s   left {row['all']:7.3f} px   "
+                f"  {name:<11} {row['seconds']:7.2f} s   residual {row['all']:7.3f} px   "
                 f"faster than 15 slices {row['fast']:6.4f} px   slow part {row['slow']:7.3f} px"
             )
         rows = results[case]
@@ -138,7 +138,7 @@ def controls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def jitter(options: argparse.Namespace) -> dict[str, Any]:
-    """Independent jitter, noise, blank slices and copies: what is left, and what is named."""
+    """Independent jitter, noise, blank slices and copies: the residual, and the outliers that are found."""
     import daskreg
 
     clean = brain(512, 50)
@@ -155,14 +155,14 @@ def jitter(options: argparse.Namespace) -> dict[str, Any]:
             stack[copy] = stack[original]
         fit = daskreg.align_stack(stack)
         good = np.setdiff1d(np.arange(50), [*BLANK, *COPIES])
-        left = residuals(fit.raw_from_aligned.matrices[good], truth[good], stack.shape[1:])
+        residual = residuals(fit.raw_from_aligned.matrices[good], truth[good], stack.shape[1:])
         fast = fast_of_slices(fit.raw_from_aligned.matrices[good], truth[good], stack.shape[1:])
         right = fit.kinds == dict.fromkeys(BLANK, "blank") | dict.fromkeys(COPIES, "duplicated")
         print(
             f"jitter 5 px, 3 deg, noise 3 %, seed {seed}: median of the fast part {fast:.3f} px, slow part "
-            f"{left['slow']:.2f} px, named {fit.kinds}: {'as it is' if right else 'WRONG'}"
+            f"{residual['slow']:.2f} px, outliers {fit.kinds}: {'right' if right else 'WRONG'}"
         )
-        results[f"seed {seed}"] = {"median fast": fast, **left, "kinds": {str(k): v for k, v in fit.kinds.items()}}
+        results[f"seed {seed}"] = {"median fast": fast, **residual, "kinds": {str(k): v for k, v in fit.kinds.items()}}
     return results
 
 
@@ -197,7 +197,7 @@ def real(_: argparse.Namespace) -> dict[str, Any]:
     pc12 = tifffile.imread(folder / "stacks" / "pc12" / "pc12-unreg.tif")
     results: dict[str, Any] = {}
 
-    def told(name: str, stack: Floats, model: str, theirs: Floats) -> None:
+    def compare(name: str, stack: Floats, model: str, theirs: Floats) -> None:
         fit = daskreg.align_stack(stack, model=model)
         mine, other = (aligned_correlation(stack, m) for m in (fit.raw_from_aligned.matrices, theirs))
         results[f"{name}, {model}"] = {
@@ -205,18 +205,18 @@ def real(_: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
         print(
             f"{name}, {model}: neighbour correlation {mine.mean():.5f} (worst {mine.min():.4f}), pystackreg "
-            f"{other.mean():.5f} (worst {other.min():.4f}); cycles close to {fit.cycle:.3f} px, named {fit.kinds}"
+            f"{other.mean():.5f} (worst {other.min():.4f}); cycles close to {fit.cycle:.3f} px, outliers {fit.kinds}"
         )
         if name == "haadf":
             apart = fit.raw_from_aligned.matrices[:, :2, 2] - theirs[:, :2, 2]
             print(f"  shifts from pystackreg's: at most {np.abs(apart - apart[0]).max():.3f} px")
 
-    told("haadf", haadf, "translation", pystackreg_stack(haadf, "translation"))
+    compare("haadf", haadf, "translation", pystackreg_stack(haadf, "translation"))
     for model in ("rigid", "affine"):
-        told("lung_sem", lung, model, pystackreg_stack(lung, model))
+        compare("lung_sem", lung, model, pystackreg_stack(lung, model))
     for model, name in (("translation", "translation"), ("rigid", "rigid-body")):
         theirs = pystackreg_stack(pc12, model)
-        told("pc12", pc12, model, theirs)
+        compare("pc12", pc12, model, theirs)
         shipped = tifffile.imread(folder / "stacks" / "pc12" / f"pc12-reg-{name}.tif")
         print(f"  StackReg's images: {neighbour_correlation(shipped, pull_stack(pc12, theirs)[1]).mean():.5f}")
     return results
@@ -237,9 +237,9 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     mine, theirs = found["daskreg"], found["pystackreg"]
     print(
         f"  daskreg     {mine['seconds']:7.1f} s, {1e3 * mine['seconds'] / options.large:6.1f} ms a slice, peak "
-        f"{mine['peak'] / 2**30:.2f} GiB, left {mine['all']:.3f} px, fast {mine['fast']:.4f} px\n"
-        f"  the first {options.peers}: left {found['first']['all']:.3f} px, fast {found['first']['fast']:.4f} px\n"
-        f"  pystackreg  {1e3 * theirs['seconds'] / options.peers:.0f} ms a slice (the first {options.peers}): left "
+        f"{mine['peak'] / 2**30:.2f} GiB, residual {mine['all']:.3f} px, fast {mine['fast']:.4f} px\n"
+        f"  the first {options.peers}: residual {found['first']['all']:.3f} px, fast {found['first']['fast']:.4f} px\n"
+        f"  pystackreg  {1e3 * theirs['seconds'] / options.peers:.0f} ms a slice (the first {options.peers}): residual "
         f"{theirs['all']:.3f} px, fast {theirs['fast']:.4f} px\n"
         f"  times faster, a slice: {theirs['seconds'] / options.peers * options.large / mine['seconds']:.1f}"
     )
@@ -247,7 +247,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def store_large(path: Path, count: int, seed: int) -> Floats:
-    """Slices of the template under a slow and a fast drift, with noise, written out of core; raw_from_clean."""
+    """Write slices of the template with slow and fast drift and noise, out of core. Returns: raw_from_clean."""
     import dask.array as da
 
     import daskreg
@@ -256,7 +256,7 @@ def store_large(path: Path, count: int, seed: int) -> Floats:
 
     volume, rng = template(), np.random.default_rng(seed)
     steps = rng.normal(size=(count, 3)) * [np.radians(0.3), 3, 3]
-    for i in range(1, count):  # a walk that comes back
+    for i in range(1, count):  # a random walk that returns to zero
         steps[i] += 0.97 * steps[i - 1]
     centre = ((LARGE - 1) / 2,) * 2
     truth = np.stack([rigid_2d(*row, centre) for row in steps])
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true", help="the stacks of DASKREG_DATA")
-    parser.add_argument("--all", action="store_true", help="everything, --large of 200 slices unless told")
+    parser.add_argument("--all", action="store_true", help="everything, with --large 200 unless given")
     parser.add_argument("--large", type=int, metavar="SLICES", help="a stack in Zarr of so many slices")
     parser.add_argument("--peers", type=int, default=40, help="slices of --large that pystackreg gets")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
     from daskreg import tomography as tomography
+    from daskreg.clouds.fit import CloudFit as CloudFit
     from daskreg.clouds.inputs import points_from as points_from
-    from daskreg.clouds.register import CloudFit as CloudFit
     from daskreg.clouds.register import icp as icp
     from daskreg.cluster import connect as connect
     from daskreg.formats.transforms import load as load
@@ -45,7 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Affine": "geometry",
     "Box": "geometry",
-    "CloudFit": "clouds.register",
+    "CloudFit": "clouds.fit",
     "Grid": "geometry",
     "PairFit": "registration.register",
     "SliceAffines": "geometry",

@@ -1,14 +1,14 @@
-"""The main job, end to end, on a real volume with a known drift: simulate, align, warp, judge.
+"""The main workflow on a real volume with a known drift: simulate, align, warp, compare.
 
-The brain template that the nilearn package ships is sliced, each slice is turned and shifted
-along a random walk and gets noise, and the stack is stored as OME-Zarr. Then the stack is
-aligned and warped out of core on a local cluster, and the found motion is held against the
+The brain template in the nilearn package is cut into slices. Each slice is rotated and shifted
+by a random walk and gets noise, and the stack is stored as OME-Zarr. Then the stack is
+aligned and warped out of core on a local cluster, and the estimated motion is compared with the
 known one.
 
-From images alone, a specimen that changes from slice to slice cannot be told from a slow
-drift. So the error is given in parts: from slice to slice, the part faster than 15 slices, and
-the slow part, which is the course of the anatomy itself; and a control shows that what
-remains is not the estimator's: the same drift on one slice repeated.
+Images alone cannot distinguish a specimen that changes from slice to slice from a slow
+drift. So the error has three parts: from slice to slice, the part faster than 15 slices, and
+the slow part, which is caused by the changing anatomy. A control, one slice repeated with the same
+drift, shows that the estimator does not cause the slow part.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from daskreg.writing import Written, write
 Floats = NDArray[np.float64]
 
 SMOOTH = 15
-"""Slices; slower change counts as the slow part."""
+"""Period in slices; change over longer periods is the slow part."""
 
 NOISE = 0.02
-"""Standard deviation of the noise, of the range."""
+"""Standard deviation of the noise, as a fraction of the range."""
 
 _TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _MARKER = ".daskreg-demo"
@@ -49,9 +49,9 @@ _MARKER = ".daskreg-demo"
 
 @dataclass(frozen=True)
 class DriftError:
-    """Distance between found and true positions, in pixels, mean over slices and the image.
+    """Distance between estimated and true positions, in pixels, mean over slices and the image.
 
-    A constant offset of the whole stack does not count: no stack says where it stands.
+    A constant offset of the whole stack is not counted, because a stack does not determine it.
     """
 
     before: float
@@ -69,7 +69,7 @@ class DriftError:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found; `print` it."""
+    """The results of the demo; `print` shows them."""
 
     stack: str
     aligned: str
@@ -95,8 +95,8 @@ class DemoResult:
                 f"estimate    {format_time(self.fit.seconds)} for {self.shape[0]} slices",
                 f"warp        {format_bytes(int(self.written.throughput))}/s, Zarr to Zarr",
                 f"memory      workers peaked {format_bytes(self.peak_memory)} above idle",
-                f"picture     {self.page}",
-                f"in all      {format_time(self.seconds)}",
+                f"report      {self.page}",
+                f"total       {format_time(self.seconds)}",
             ]
         )
 
@@ -109,18 +109,19 @@ def run(
     workers: int = 2,
     seed: int = 0,
     progress: bool = True,
-    say: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
 ) -> DemoResult:
-    """Simulate, align, warp and judge; see the module's docstring.
+    """Simulate, align, warp and compare; see the module's docstring.
 
     Args:
-        folder: for the stack, the aligned stack and the report; what an earlier demo left
+        folder: for the stack, the aligned stack and the report; the output of an earlier demo
             there is replaced.
         size: pixels along y and x; the memory of the workers does not grow with the volume.
         slices: number of slices.
-        workers: of the local cluster.
+        workers: number of workers of the local cluster.
+        show: called with a line of text before each step.
 
-    Raises: MissingExtraError without nilearn; OutputExistsError for a folder with other things.
+    Raises: MissingExtraError without nilearn; OutputExistsError for a folder with other files.
     """
     import time
 
@@ -128,26 +129,26 @@ def run(
     from daskreg.cluster.watch import MemoryWatch
 
     started = time.monotonic()
-    place = _prepared(Path(folder))
+    output = _prepared(Path(folder))
     template = _template(slices, size)
     truth = random_walk(slices, size, seed)
     with connect(workers=workers) as client:
-        say(f"simulating a stack of {slices} x {size} x {size} with a known drift ...")
-        write(_drifted(template, truth, size, seed), place / "stack.ome.zarr", progress=progress)
-        stack = open_volume(place / "stack.ome.zarr")
-        say("aligning ...")
+        show(f"simulating a stack of {slices} x {size} x {size} with a known drift ...")
+        write(_drifted(template, truth, size, seed), output / "stack.ome.zarr", progress=progress)
+        stack = open_volume(output / "stack.ome.zarr")
+        show("aligning ...")
         fit = align_stack(stack)
         aligned = warp(stack, pull=fit.raw_from_aligned)
-        say("warping out of core ...")
+        show("warping out of core ...")
         with MemoryWatch.workers(client) as watch:
-            written = write(aligned, place / "aligned.ome.zarr", progress=progress)
+            written = write(aligned, output / "aligned.ome.zarr", progress=progress)
     error = drift_error(fit.raw_from_aligned, truth, size)
-    say("control: one slice repeated with the same drift ...")
+    show("control: one slice repeated with the same drift ...")
     control = _control(template, truth, size, seed)
-    page = _report(place / "report.html", fit, truth, {"error": error, "control": control}, written)
+    page = _report(output / "report.html", fit, truth, {"error": error, "control": control}, written)
     return DemoResult(
-        str(place / "stack.ome.zarr"),
-        str(place / "aligned.ome.zarr"),
+        str(output / "stack.ome.zarr"),
+        str(output / "aligned.ome.zarr"),
         str(page),
         tuple(stack.shape),
         error,
@@ -175,22 +176,22 @@ def random_walk(slices: int, size: int, seed: int) -> SliceAffines:
     )
 
 
-def drift_error(found: SliceAffines, truth: SliceAffines, size: int) -> DriftError:
-    """Hold raw_from_aligned against raw_from_clean over the middle of the image."""
+def drift_error(estimated: SliceAffines, truth: SliceAffines, size: int) -> DriftError:
+    """Compare raw_from_aligned (`estimated`) with raw_from_clean (`truth`) over the middle of the image."""
     ends = np.linspace(0.2, 0.8, 5) * (size - 1)
     points = np.stack(np.meshgrid(ends, ends, indexing="ij"), -1).reshape(-1, 2)
 
-    def courses(maps: Floats) -> Floats:
-        """Where points go in each slice, less their mean over the stack: (N, points, 2)."""
+    def trajectories(maps: Floats) -> Floats:
+        """The mapped points of each slice, minus their mean over the stack: (N, points, 2)."""
         moved = np.einsum("nij,pj->npi", maps[:, :2, :2], points) + maps[:, None, :2, 2]
         return np.asarray(moved - moved.mean(axis=0))
 
-    # clean_from_aligned is constant where the drift was found up to the stack's own frame.
-    residual = courses(truth.inverse().matrices @ found.matrices)
+    # clean_from_aligned is constant if the drift was estimated correctly, up to the frame of the stack.
+    residual = trajectories(truth.inverse().matrices @ estimated.matrices)
     rows = residual.reshape(len(residual), -1)
     slow = whittaker(rows, np.ones(len(rows)), SMOOTH).reshape(residual.shape)
     return DriftError(
-        _length(courses(truth.matrices)),
+        _length(trajectories(truth.matrices)),
         _length(residual),
         _length(np.diff(residual, axis=0)),
         _length(residual - slow),
@@ -214,7 +215,7 @@ def _template(slices: int, size: int) -> xr.DataArray:
     first, last = 0.35 * depth, 0.65 * depth
     thick = Grid((slices, *volume.shape[1:]), spacing=((last - first) / slices, 1, 1), origin=(first, 0, 0))
     cut = warp(volume, pull=Affine.identity(3), grid=thick)
-    # In the drifted stack's pixels, with the image filling most of the field.
+    # In pixels of the drifted stack; the image fills most of the field.
     spacing = 1.25 * max(volume.shape[1:]) / size
     origin = [(n - 1) / 2 / spacing - (size - 1) / 2 for n in volume.shape[1:]]
     plane = Grid(cut.shape, spacing=(1, 1 / spacing, 1 / spacing), origin=(0, -origin[0], -origin[1]))
@@ -233,7 +234,7 @@ def _drifted(template: xr.DataArray, truth: SliceAffines, size: int, seed: int) 
 
 
 def _control(template: xr.DataArray, truth: SliceAffines, size: int, seed: int) -> DriftError:
-    """The estimator's own error: the middle slice repeated, moved by the same drift."""
+    """The estimator's own error: the middle slice, repeated, with the same drift."""
     n = template.shape[0]
     one = template.isel(z=[n // 2] * n).assign_coords(z=template.z)
     stack = _drifted(one, truth, size, seed + 1)
@@ -241,10 +242,10 @@ def _control(template: xr.DataArray, truth: SliceAffines, size: int, seed: int) 
 
 
 def _prepared(folder: Path) -> Path:
-    """An empty folder for the demo; removes only what an earlier demo left."""
+    """An empty folder for the demo; removes only the output of an earlier demo."""
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise OutputExistsError(f"{folder} holds other things: give the demo a folder of its own")
+        raise OutputExistsError(f"{folder} holds other files: give the demo a folder of its own")
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -253,7 +254,7 @@ def _prepared(folder: Path) -> Path:
 
 
 def _report(page: Path, fit: StackFit, truth: SliceAffines, errors: dict[str, DriftError], written: Written) -> Path:
-    """The page: side views before and after, drift against truth, figures."""
+    """The page: side views before and after, estimated and true drift, errors."""
     from daskreg.reporting import plots
     from daskreg.reporting.page import report
 
@@ -264,7 +265,7 @@ def _report(page: Path, fit: StackFit, truth: SliceAffines, errors: dict[str, Dr
         title="daskreg demo: a drifting stack, aligned out of core",
         figures={
             "Before and after: a slice, and side views through the stack": plots.sides(before, after),
-            "Drift: found (solid) and true (dashed)": plots.drift(fit, truth=truth),
+            "Drift: estimated (solid) and true (dashed)": plots.drift(fit, truth=truth),
         },
         facts={name: str(error) for name, error in errors.items()},
     )

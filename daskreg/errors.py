@@ -1,7 +1,7 @@
 """Every exception and warning that daskreg raises, in one tree.
 
     DaskregError
-    ├── InputError (ValueError)            what was handed in cannot be used
+    ├── InputError (ValueError)            the input cannot be used
     │   ├── NotAVolumeError                a path that holds no readable array
     │   ├── UnsupportedDTypeError          complex, object, string
     │   ├── EmptyArrayError                an axis of length zero
@@ -12,26 +12,26 @@
     │   ├── ChannelError                   a channel or time must be named
     │   ├── InvalidTransformError          singular, NaN or wrong-shaped matrix
     │   ├── DegenerateImageError           a constant image, a cloud without extent
-    │   ├── EmptyMaskError                 a mask that leaves nothing
-    │   ├── NoOverlapError                 two volumes apart in the world
-    │   ├── EmptyOutputError               an output that would be fill only
-    │   └── OptionError                    a keyword's value is not one of the known ones
-    ├── OutputError                        the place to write to
-    │   ├── OutputExistsError              something is there already
+    │   ├── EmptyMaskError                 a mask that leaves no voxel
+    │   ├── NoOverlapError                 two volumes that do not overlap in the world
+    │   ├── EmptyOutputError               an output with nothing but fill
+    │   └── OptionError                    the value of a keyword is not a known one
+    ├── OutputError                        the output cannot be written
+    │   ├── OutputExistsError              the output exists already
     │   ├── OutputBusyError                another run is writing to it
-    │   ├── UnsafeOutputError              it is, contains or lies in the input
+    │   ├── UnsafeOutputError              it is, contains, or lies in the input
     │   └── LayoutMismatchError            an unfinished output of another layout
     ├── RunError                           while blocks run
-    │   ├── MemoryBudgetError              refused before anything runs
+    │   ├── MemoryBudgetError              the work does not fit; nothing was run
     │   ├── ChunkReadError                 a chunk that cannot be read or decoded
     │   ├── StorageFullError               no space left
-    │   ├── NoWorkersError                 nobody can run the work
-    │   ├── SchedulerLostError             the scheduler is gone
-    │   └── BlocksFailedError              some blocks failed; the others are kept
+    │   ├── NoWorkersError                 no worker can run the work
+    │   ├── SchedulerLostError             the scheduler does not answer
+    │   └── BlocksFailedError              some blocks failed; the finished ones are kept
     ├── FitFailedError                     fit.raise_if_failed()
     └── MissingExtraError (ImportError)    an optional library is not installed
 
-Messages name the array, the axis or the value, and say what to do.
+A message names the array, the axis or the value, and says what to do.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from typing import Any
 
 
 class DaskregError(Exception):
-    """Base of everything that daskreg raises on purpose."""
+    """Base class of all errors that daskreg raises intentionally."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By calling the class: workers' errors reach the client as they are, whatever else a class derives from."""
+        """Pickle by calling the class, so that an error of a worker reaches the client with its type and message."""
         return type(self), self.args
 
 
 class InputError(DaskregError, ValueError):
-    """What was handed in cannot be used."""
+    """The input cannot be used."""
 
 
 class NotAVolumeError(InputError):
@@ -68,7 +68,7 @@ class ShapeMismatchError(InputError):
 
 
 class GridError(InputError):
-    """Coordinates that do not make a regular grid, or one that cannot do what is asked."""
+    """Coordinates that do not form a regular grid, or a grid that does not allow the operation."""
 
 
 class InvalidSpacingError(GridError):
@@ -96,7 +96,7 @@ class EmptyMaskError(InputError):
 
 
 class NoOverlapError(InputError):
-    """Two volumes do not meet in the world."""
+    """Two volumes do not overlap in the world."""
 
 
 class EmptyOutputError(InputError):
@@ -104,19 +104,19 @@ class EmptyOutputError(InputError):
 
 
 class OptionError(InputError):
-    """The value of an option is not one of those that are known."""
+    """The value of an option is not a known one."""
 
 
 class OutputError(DaskregError):
-    """The place to write to cannot be used."""
+    """The output cannot be written."""
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """Something is there already."""
+    """The output exists already."""
 
 
 class OutputBusyError(OutputError):
-    """Another run is writing there, or has taken it over."""
+    """Another run is writing there, or has replaced this run."""
 
 
 class UnsafeOutputError(OutputError):
@@ -128,7 +128,7 @@ class LayoutMismatchError(OutputError):
 
 
 class RunError(DaskregError):
-    """Something went wrong while blocks ran."""
+    """An error while blocks ran."""
 
 
 class MemoryBudgetError(RunError, MemoryError):
@@ -148,7 +148,7 @@ class NoWorkersError(RunError):
 
 
 class SchedulerLostError(RunError):
-    """The scheduler died or does not answer; finished blocks are kept and the same command resumes."""
+    """The scheduler ended or does not answer; finished blocks are kept and the same command resumes."""
 
 
 class BlocksFailedError(RunError):
@@ -156,11 +156,11 @@ class BlocksFailedError(RunError):
 
 
 class FitFailedError(DaskregError):
-    """An estimate failed and the caller asked for an error."""
+    """An estimate failed, and the caller asked for an error (`fit.raise_if_failed()`)."""
 
 
 class MissingExtraError(DaskregError, ImportError):
-    """An optional library is not installed; the message says which extra brings it."""
+    """An optional library is not installed; the message says which extra installs it."""
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed: pip install 'daskreg[{extra}]'")
@@ -171,12 +171,12 @@ class MissingExtraError(DaskregError, ImportError):
 
 
 class DaskregWarning(UserWarning):
-    """Base of the warnings that daskreg gives."""
+    """Base class of the warnings that daskreg gives."""
 
 
 class PixelUnitWarning(DaskregWarning):
-    """An unknown unit was taken as pixels, or pixels met a physical unit."""
+    """An unknown unit was treated as pixels, or pixels were combined with a physical unit."""
 
 
 class MetadataWarning(DaskregWarning):
-    """Metadata is incomplete and was trusted as it stands."""
+    """Metadata is incomplete and was used as it is."""

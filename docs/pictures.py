@@ -1,4 +1,4 @@
-"""Makes the pictures of the pages: `python docs/pictures.py` writes docs/trend.png."""
+"""The figures of the pages: `python docs/pictures.py` writes docs/trend.png."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import daskreg as dr
 
 
 def specimen(count: int = 80, size: int = 128) -> np.ndarray:
-    """A curved rod in grain that follows it, (z, y, x)."""
+    """A curved rod whose texture follows its curve, (z, y, x)."""
     rng = np.random.default_rng(0)
     grain = scipy.ndimage.gaussian_filter(rng.normal(size=(count, size, size)), (8, 2, 2))
     y, x = np.indices((size, size)) - (size - 1) / 2
@@ -31,7 +31,7 @@ def main() -> None:
     true = specimen()
     jitter = np.random.default_rng(1).normal(size=(len(true), 2)) * 3
     raw = moved(list(true), list(map(tuple, jitter)))
-    shown = {"the specimen": true, "raw: every slice slid": raw}
+    shown = {"the specimen": true, "raw: every slice shifted": raw}
     for trend, name in (("remove", 'trend="remove"'), ("keep", 'trend="keep"')):
         fit = dr.align_stack(raw, model="translation", trend=trend)
         shown[name] = np.asarray(dr.warp(raw, pull=fit.raw_from_aligned, fill=1))

@@ -244,6 +244,7 @@ def test_a_damaged_chunk_is_named(tmp_path: Path, stored: Path, damage: bytes) -
         dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_says_what_would(tmp_path: Path, stored: Path) -> None:
     with pytest.raises(MemoryBudgetError, match=r"what would fit: memory='\d+ MiB'"):
         dr.write(dr.open(stored), tmp_path / "out.zarr", memory="1 kB", progress=False)

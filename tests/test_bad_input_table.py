@@ -44,6 +44,8 @@ from daskreg.errors import (
 from daskreg.volumes import to_dataarray
 from daskreg.writing import verify
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (6, 40, 44)
 RNG = np.random.default_rng(0)
 VALUES = RNG.random(SHAPE).astype(np.float32)

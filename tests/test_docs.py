@@ -1,7 +1,8 @@
-"""What the pages show is run: Python and `daskreg` commands, top to bottom; YAML is read."""
+"""The code of the pages runs: Python and `daskreg` commands, from top to bottom; YAML is read. Names on them exist."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -14,17 +15,23 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
+from daskreg import kernels
 from daskreg.cli import run
 from daskreg.cluster.config import read_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "cluster/README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+TEXTS = [*PAGES, "CONTRIBUTING.md"]
+FILE_NAME = re.compile(r"\b((?:daskreg|tests|benchmarks|cluster|docs|notebooks)/[\w./-]*\w)")
+DOTTED_NAME = re.compile(r"\bdaskreg(?:\.[A-Za-z_]\w*)+")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages speak of."""
+    """The files that the pages use."""
     folder = tmp_path_factory.mktemp("samples")
     rng = np.random.default_rng(0)
     large = gaussian_filter(rng.normal(size=(128, 128)), 3)
@@ -68,3 +75,37 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", (ROOT / page).read_text()):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    for name in FILE_NAME.findall((ROOT / page).read_text()):
+        assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_modules_and_names_that_a_page_names_exist(page: str) -> None:
+    for name in DOTTED_NAME.findall((ROOT / page).read_text()):
+        assert exists(name), f"{page}: {name}"
+
+
+def exists(dotted: str) -> bool:
+    """Whether this is a module of the package, or an attribute of one."""
+    path, *parts = dotted.split(".")
+    value: object = dr
+    for part in parts:
+        path = f"{path}.{part}"
+        try:
+            value = importlib.import_module(path)
+        except ModuleNotFoundError:
+            if not hasattr(value, part):
+                return False
+            value = getattr(value, part)
+    return True
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    missing = [n for n in dr.__all__ if not re.search(rf"auto\w+:: daskreg\.{n}\n", page)]
+    missing += [f"kernels.{n}" for n in kernels.__all__ if f":: daskreg.kernels.{n}\n" not in page]
+    assert not missing

@@ -37,6 +37,8 @@ from daskreg.errors import (
 )
 from daskreg.writing import verify
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (24, 200, 160)
 PIXELS = np.random.default_rng(0).integers(0, 60_000, SHAPE, dtype=np.uint16)
 TURN = dr.Affine.from_parameters(theta=0.2, tx=3, centre=(100, 80))

@@ -40,6 +40,7 @@ def written(folder: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_on_a_cluster(tmp_path):
     """Specs travel, files are opened and unpacked by the workers; and the same in local threads."""
     paths = [written(tmp_path, name) for name in FORMATS]

@@ -12,6 +12,8 @@ from distributed import Client
 import daskreg as dr
 from daskreg.cluster.watch import MemoryWatch
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 PLANE = (1024, 1024)
 WORKERS = 2

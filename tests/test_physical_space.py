@@ -17,6 +17,8 @@ import daskreg as dr
 from daskreg.geometry import Affine, Grid
 from daskreg.volumes import grid, to_dataarray
 
+pytestmark = pytest.mark.slow
+
 
 def scene(points, *, centre, size, seed=3):
     """Values of (..., D) world points: blobs within `size` of `centre`, without symmetry."""

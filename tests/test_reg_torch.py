@@ -13,6 +13,8 @@ from torch.nn.functional import affine_grid, grid_sample
 import daskreg.reg_torch as reg
 from daskreg.errors import OptionError, ShapeMismatchError
 
+pytestmark = pytest.mark.slow
+
 
 def by_torch(image: np.ndarray, theta: torch.Tensor) -> np.ndarray:
     tensor = torch.from_numpy(image)[None, None]

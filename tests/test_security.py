@@ -23,6 +23,8 @@ from daskreg.cluster.config import LocalConfig
 from daskreg.errors import InputError, OptionError
 from daskreg.formats.points import read_points
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(dr.__file__).parent
 LOOPBACK = {"127.0.0.1", "::1"}
 SECRET = "hunter2"

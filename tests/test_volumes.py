@@ -379,6 +379,7 @@ def test_a_million_chunks_open_at_once(tmp_path):
     assert not volume[3, 4, :5].values.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stored", "numpy"])
 def test_the_registry_lives_as_long_as_the_array(stored, kind):
     given = stored if kind == "stored" else VALUES

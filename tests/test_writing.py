@@ -34,6 +34,8 @@ from daskreg.errors import (
 from daskreg.volumes import to_dataarray
 from daskreg.writing import verify
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (13, 97, 120)
 GRID = dr.Grid(SHAPE, spacing=(2.0, 0.5, 0.5), origin=(1, -3, 4), unit="um")
 

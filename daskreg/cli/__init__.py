@@ -24,7 +24,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class Commands(click.Group):
-    """Commands that are imported when they are named, so that `--help` is quick."""
+    """Imports the module of a command only when the command is used, so that `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -42,11 +42,11 @@ def app() -> None:
     """Align and warp image volumes larger than memory.
 
     \b
-    Estimate, look at it, apply it:
+    Estimate a transform, check it, apply it:
       daskreg align stack.ome.zarr --out fit.json --plot drift.png
       daskreg warp stack.ome.zarr aligned.ome.zarr --pull fit.json
 
-    Interrupted commands resume when they are typed again.
+    An interrupted command resumes when it is run again.
     """
 
 
@@ -63,20 +63,22 @@ def run(args: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        _say(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
+        _print_error(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
         return USAGE
     except (click.Abort, KeyboardInterrupt):
         resumes = any(word in RESUMING for word in words)
-        _say("interrupted: finished blocks are kept, and the same command resumes" if resumes else "interrupted")
+        _print_error(
+            "interrupted: finished blocks are kept, and the same command resumes" if resumes else "interrupted"
+        )
         return INTERRUPTED
     except (InputError, OutputError, MissingExtraError, MemoryBudgetError) as error:
-        _say(f"{error}")
+        _print_error(f"{error}")
         return USAGE
     except DaskregError as error:
-        _say(f"{error}")
+        _print_error(f"{error}")
     except OSError as error:
         logging.getLogger("daskreg").debug("", exc_info=True)
-        _say(f"{error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}")
+        _print_error(f"{error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}")
     return FAILED
 
 
@@ -85,9 +87,9 @@ def main() -> None:
     sys.exit(run())
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     click.echo(f"daskreg: {message}", err=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _say(f"warning: {message}")
+    _print_error(f"warning: {message}")

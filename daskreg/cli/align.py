@@ -30,24 +30,34 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @fit_outputs
 @click.option("--table", type=OutputFile(), help="Write the parameters of each slice as CSV, or as JSON (.json): "
               "radians, world units.")  # fmt: skip
-@click.option("--edit", type=_FILE, help="Estimate nothing: take the slices' places from an edited --table. A slice "
-              "without a row, or with empty cells, stands in line with its neighbours.")  # fmt: skip
-@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, or groups "
-              "out of rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--edit", type=_FILE, help="Estimate nothing: read the slices' poses from an edited --table. A slice "
+              "without a row, or with empty cells, gets a pose interpolated from its neighbours.")  # fmt: skip
+@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, or some of "
+              "rotation,translation,scale,shear.")  # fmt: skip
 @click.option("--reference", type=NumberOrWord(), default="neighbors", show_default=True,
               help="neighbors, previous, first, mean, or the number of a slice.")  # fmt: skip
-@click.option("--neighbors", type=int, default=2, show_default=True, help="Slices on each side that each is fitted to.")
+@click.option(
+    "--neighbors",
+    type=int,
+    default=2,
+    show_default=True,
+    help="Number of slices on each side to which a slice is registered.",
+)
 @click.option("--anchor", "anchors", multiple=True, metavar="SLICE=FILE",
-              help="A slice whose place is known, as a transform file; may be given more than once.")  # fmt: skip
+              help="A slice with a known pose, as a transform file; the option can be repeated.")  # fmt: skip
 @click.option("--metric", default="ncc", show_default=True, help="ncc or mse.")
 @click.option("--trend", type=click.Choice(["remove", "keep"]), default="remove", show_default=True,
-              help="keep: leave the slow course of the slices as it is.")  # fmt: skip
-@click.option("--smooth", type=float, default=15, show_default=True, help="Slices; what is slower counts as slow.")
-@click.option("--common-line", metavar="AXIS", help="Shifts along this axis only, from the sums across it: for "
-              "projections, the tilt axis. With --model translation.")  # fmt: skip
-@click.option("--previous", type=_FILE, help="The saved fit of the same stack when it had fewer slices.")
-@click.option("--axis", type=NumberOrWord(), default=0, show_default=True, help="The axis along which slices follow.")
-@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level to work on.")
+              help="keep: leave slow motion in the result.")  # fmt: skip
+@click.option(
+    "--smooth", type=float, default=15, show_default=True, help="Period in slices above which motion is slow."
+)
+@click.option("--common-line", metavar="AXIS", help="Estimate shifts along this axis only, from the sums across it: "
+              "for projections, the tilt axis. With --model translation.")  # fmt: skip
+@click.option("--previous", type=_FILE, help="The saved fit of an earlier, shorter version of the stack.")
+@click.option(
+    "--axis", type=NumberOrWord(), default=0, show_default=True, help="The axis along which the slices are ordered."
+)
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level to use.")
 @reading
 @device
 @where_it_runs
@@ -71,28 +81,28 @@ def command(
     keep_failed: bool,
     **options: Any,
 ) -> int:
-    """Estimate where each slice of the aligned STACK is found in the raw one.
+    """Estimate where each slice of the aligned STACK lies in the raw one.
 
-    `daskreg warp STACK OUT.zarr --pull FIT.json` then aligns it, and any other volume of the
-    same slices (another channel, another detector) with the same file. Finished pairs are kept beside
-    the fit (FIT.pairs.jsonl) until it is saved, so the same command goes on where it was cut off.
+    `daskreg warp STACK OUT.zarr --pull FIT.json` then aligns it. The same file aligns any other volume of the
+    same slices (another channel, another detector). Finished pairs are stored next to
+    the fit (FIT.pairs.jsonl) until it is saved, so the same command resumes after an interruption.
     """
     import daskreg
     from daskreg.stacks.align import from_table
 
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
-    kept = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
+    checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with counting("aligning", quiet=quiet) as progress, _dropped_if_useless(kept):
+        with counting("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,
                 axis=axis,
-                anchors=_read(anchors),
-                checkpoint=kept,
+                anchors=_read_anchors(anchors),
+                checkpoint=checkpoint,
                 progress=progress,
                 **options,
             )
@@ -101,33 +111,33 @@ def command(
     if page is not None:
         fit.report(page, stack=volume)
     code = deliver(fit, out=out, plot=plot, page=None, keep_failed=keep_failed)
-    if kept is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
-        kept.unlink(missing_ok=True)
+    if checkpoint is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
+        checkpoint.unlink(missing_ok=True)
     return code
 
 
 @contextmanager
-def _dropped_if_useless(kept: Path | None) -> Iterator[None]:
-    """Remove the kept pairs of a stack that cannot be aligned, whatever is done with it."""
+def _removed_if_degenerate(checkpoint: Path | None) -> Iterator[None]:
+    """Remove the checkpoint of a stack that no options can align."""
     try:
         yield
     except DegenerateImageError:
-        if kept is not None:
-            kept.unlink(missing_ok=True)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         raise
 
 
-def _read(anchors: tuple[str, ...]) -> dict[int, Any]:
+def _read_anchors(anchors: tuple[str, ...]) -> dict[int, Any]:
     """SLICE=FILE pairs as transforms by slice."""
     import daskreg
 
-    found: dict[int, Any] = {}
+    transforms: dict[int, Any] = {}
     for anchor in anchors:
         number, equals, path = anchor.partition("=")
         if not equals or not number.isdigit():
-            raise click.UsageError(f"--anchor {anchor}: say SLICE=FILE, such as 12=pose.json")
+            raise click.UsageError(f"--anchor {anchor}: write SLICE=FILE, such as 12=pose.json")
         transform = daskreg.load(path)
         if transform.array_ndim > transform.ndim:
-            raise click.UsageError(f"--anchor {anchor}: the file holds a map for each of many slices, not one")
-        found[int(number)] = transform
-    return found
+            raise click.UsageError(f"--anchor {anchor}: the file has a map for each of many slices, not a single one")
+        transforms[int(number)] = transform
+    return transforms

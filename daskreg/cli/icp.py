@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import deliver, device, fit_outputs, loudness, seed
+from daskreg.cli.options import deliver, device, fit_outputs, loudness
 
 POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -19,11 +19,11 @@ POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--method", type=click.Choice(["auto", "point_to_point", "point_to_plane", "generalized"]), default="auto"
 )
-@click.option("--init", default="auto", show_default=True, help="auto, identity, global, or a transform's file.")
-@click.option("--max-distance", type=float, help="Pairs further apart never count.")
-@click.option("--trim", type=float, help="Share of the source points without a partner, 0 to 1.")
-@click.option("--with-scale", is_flag=True, help="Also fit one common scale.")
-@seed
+@click.option("--init", default="auto", show_default=True, help="auto, identity, global, or a transform file.")
+@click.option("--max-distance", type=float, help="Ignore pairs that are farther apart.")
+@click.option("--trim", type=float, help="Fraction of the source points without a correspondence, 0 to 1.")
+@click.option("--with-scale", is_flag=True, help="Also estimate one common scale.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the samples of large clouds.")
 @device
 @loudness
 def command(
@@ -40,10 +40,10 @@ def command(
     quiet: bool,
     **outputs: Any,
 ) -> int:
-    """Estimate the motion that brings the points of SOURCE onto those of TARGET.
+    """Estimate the motion that aligns the points of SOURCE with those of TARGET.
 
     Files are .npy, .ply, .pcd, or text (.csv, .xyz, .txt). The transform acts on the columns in the
-    files' own order, which in most files is x, y, z.
+    order of the files, which in most files is x, y, z.
     """
     import daskreg
     from daskreg.formats.points import read_points

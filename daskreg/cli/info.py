@@ -1,4 +1,4 @@
-"""daskreg info: what a path holds, and where its voxels lie."""
+"""daskreg info: the content of a path, and where its voxels lie."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def command(path: str, *, channel: str | int | None, spacing: float | None, unit
 
 
 def level_grids(path: str) -> list[daskreg.Grid]:
-    """The grids of a pyramid's levels; levels end where opening one is refused."""
-    found: list[daskreg.Grid] = []
-    with warnings.catch_warnings(action="ignore"):  # said already
+    """The grids of all pyramid levels, from the finest to the last one that can be opened."""
+    grids: list[daskreg.Grid] = []
+    with warnings.catch_warnings(action="ignore"):  # they were shown when the finest level was opened
         try:
             while True:
-                found.append(daskreg.grid(daskreg.open(path, level=len(found))))
+                grids.append(daskreg.grid(daskreg.open(path, level=len(grids))))
         except InputError:
-            return found
+            return grids

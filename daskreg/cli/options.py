@@ -1,4 +1,4 @@
-"""Options that commands share, and what they lead to."""
+"""Options that several commands share, and what the commands do with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = Callable[..., Any]
 
 
 class OutputFile(click.Path):
-    """A file to be written, whose folder is there already: said before hours of work, not after."""
+    """A file to write, in a folder that exists. This is checked before hours of work, not after."""
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(dir_okay=False, path_type=Path)
@@ -50,7 +50,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
 
 class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
-    """A number where it reads as one, else the text."""
+    """An integer if the text is one, else the text."""
 
     name = "number|name"
 
@@ -60,10 +60,10 @@ class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
 
 
 def loudness(command: Command) -> Command:
-    """--quiet, --verbose: messages of the package on stderr. The command is given `quiet`."""
+    """--quiet, --verbose: messages of the package on stderr. Passes `quiet` on to the command."""
 
-    @click.option("-q", "--quiet", is_flag=True, help="Nothing but errors and results.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print only errors and results.")
+    @click.option("-v", "--verbose", is_flag=True, help="Print more messages.")
     @wraps(command)
     def wrapped(*args: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
         log = logging.getLogger("daskreg")
@@ -81,17 +81,19 @@ def loudness(command: Command) -> Command:
 
 
 def where_it_runs(command: Command) -> Command:
-    """--scheduler, --cluster, --workers; the command runs under that client, if any, as the current one."""
+    """--scheduler, --cluster, --workers: the command runs with that client, if any, as the current one."""
 
     @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask scheduler: address, or its JSON file.")
     @click.option(
-        "--cluster", type=click.Path(exists=True, dir_okay=False), help="Start what a cluster file describes."
+        "--cluster",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Start the workers that a cluster file describes.",
     )
     @click.option("--workers", type=click.IntRange(min=1), help="Start this many local worker processes.")
     @wraps(command)
     def wrapped(*args: Any, scheduler: str | None, cluster: str | None, workers: int | None, **options: Any) -> Any:
         if scheduler and (cluster or workers):
-            raise click.UsageError("--scheduler says where the work runs; leave out --cluster and --workers")
+            raise click.UsageError("--scheduler names a running cluster; leave out --cluster and --workers")
         with _client(scheduler or cluster, workers, options.get("device")):
             return command(*args, **options)
 
@@ -102,38 +104,34 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
-def seed(command: Command) -> Command:
-    return click.option("--seed", type=int, default=0, show_default=True, help="Of random choices.")(command)
-
-
 def reading(command: Command) -> Command:
     """--channel, --spacing, --unit: how volumes are opened."""
-    command = click.option("--unit", help="Of the spacing, such as um; in place of what the file states.")(command)
-    command = click.option("--spacing", type=Numbers(float), help="Voxel spacing in place of the file's.")(command)
+    command = click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")(command)
+    command = click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")(command)
     return click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")(command)
 
 
 def damage(command: Command) -> Command:
-    """--missing, --corrupt: what becomes of chunks that are not there or cannot be decoded."""
+    """--missing, --corrupt: how chunks are treated that are not stored or cannot be decoded."""
     either = click.Choice(["fill", "error"])
-    missing = "A chunk that is not stored is filled and counted, or ends in an error."
-    corrupt = "A chunk that cannot be decoded is filled and reported, or ends in an error."
+    missing = "A chunk that is not stored: fill and count it, or stop with an error."
+    corrupt = "A chunk that cannot be decoded: fill and report it, or stop with an error."
     command = click.option("--corrupt", type=either, default="error", show_default=True, help=corrupt)(command)
     return click.option("--missing", type=either, default="fill", show_default=True, help=missing)(command)
 
 
 def fit_outputs(command: Command) -> Command:
-    """--out, --plot, --report, --keep-failed of commands that estimate something."""
+    """--out, --plot, --report, --keep-failed of the commands that estimate a transform."""
     command = click.option("--keep-failed", is_flag=True, help="Save the fit even if it failed.")(command)
     command = click.option("--report", "page", type=OutputFile(), help="Write an HTML page about the fit.")(command)
-    command = click.option("--plot", type=OutputFile(), help="Write a picture of the fit (.png, .pdf, .svg).")(command)
+    command = click.option("--plot", type=OutputFile(), help="Write a figure of the fit (.png, .pdf, .svg).")(command)
     return click.option("--out", type=OutputFile(".json"), required=True, help="The fit, as JSON.")(command)
 
 
 def deliver(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_failed: bool) -> int:
-    """Print a fit, write what was asked for, and return the exit code.
+    """Print a fit, write the requested files, and return the exit code.
 
-    A fit that failed is not saved, so that nothing downstream takes it for a good one.
+    A fit that failed is not saved, so that no later step uses it as if it were good.
     """
     from daskreg.cli.show import fit_lines
 
@@ -148,14 +146,14 @@ def deliver(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_f
         click.echo(f"saved to {out}")
     if fit.ok:
         return 0
-    kept = "" if keep_failed else f"; {out} was not written (--keep-failed writes it all the same)"
-    click.echo(f"daskreg: failed: {fit.status.value}{kept}", err=True)
+    not_saved = "" if keep_failed else f"; {out} was not written (--keep-failed writes it in any case)"
+    click.echo(f"daskreg: failed: {fit.status.value}{not_saved}", err=True)
     return 1
 
 
 @contextmanager
 def counting(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """What an estimate calls with (done, total) to show how far it is; None where nobody wants to know."""
+    """A progress bar, as a function of (done, total) that an estimate calls; None with --quiet."""
     if quiet:
         yield None
         return
@@ -167,7 +165,7 @@ def counting(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] 
 
 @contextmanager
 def _client(spec: str | None, workers: int | None, device: str | None) -> Iterator[Any]:
-    """The client to work with, current and closed at the end; None for local threads."""
+    """The client to use: the current one inside the block, closed at its end; None for local threads."""
     if spec is None and workers is None:
         yield None
         return
@@ -182,7 +180,7 @@ def _client(spec: str | None, workers: int | None, device: str | None) -> Iterat
 
 
 class _Echo(logging.Handler):
-    """Log records as lines on the stderr of now."""
+    """Log records as lines on stderr, as it is when a record is written."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""

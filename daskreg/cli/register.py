@@ -6,22 +6,21 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading, seed
+from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading
 
 
 @click.command(short_help="The motion between two images.")
 @click.argument("fixed")
 @click.argument("moving")
 @fit_outputs
-@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or groups "
-              "out of rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or some of "
+              "rotation,translation,scale,shear.")  # fmt: skip
 @click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi.")
 @click.option(
-    "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or a fit's file."
+    "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
-@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both to work on.")
+@click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
 @reading
-@seed
 @device
 @loudness
 def command(
@@ -35,14 +34,13 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
-    seed: int,
     device: str,
     quiet: bool,
     **outputs: Any,
 ) -> int:
-    """Estimate where each point of FIXED is found in MOVING.
+    """Estimate where each point of FIXED lies in MOVING.
 
-    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then brings MOVING onto FIXED.
+    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
     """
     import daskreg
 
@@ -50,7 +48,5 @@ def command(
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
     with counting("registering", quiet=quiet) as progress:
-        fit = daskreg.register(
-            *images, model=groups, metric=metric, init=start, seed=seed, device=device, progress=progress
-        )
+        fit = daskreg.register(*images, model=groups, metric=metric, init=start, device=device, progress=progress)
     return deliver(fit, **outputs)

@@ -1,4 +1,4 @@
-"""daskreg report: one HTML page about a fit's file or an output."""
+"""daskreg report: one HTML page about the file of a fit or about an output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MOST_PIXELS = 512
 @click.command(short_help="An HTML page about a fit or an output.")
 @click.argument("thing", metavar="RUN_OR_FIT", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--out", type=OutputFile(), required=True, help="The page (.html); the same facts go beside it as .report.json."
+    "--out",
+    type=OutputFile(),
+    required=True,
+    help="The page (.html); the same facts are written next to it as .report.json.",
 )
 @loudness
 def command(thing: Path, *, out: Path, quiet: bool) -> None:
@@ -31,23 +34,23 @@ def command(thing: Path, *, out: Path, quiet: bool) -> None:
 
 
 def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts of a fit's file, and the drift's course where it is a stack's."""
+    """Facts from the file of a fit, and the trajectory if it is the fit of a stack."""
     import daskreg
     from daskreg.formats.transforms import read_json
     from daskreg.reporting import plots
 
     transform = daskreg.load(path)
     facts = dict(read_json(path)) if path.suffix == ".json" else {}
-    told = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
+    shown = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
     if transform.array_ndim == transform.ndim:  # no map for each slice
-        return {"transform": transform.describe(), **told}, {}
-    centre = told.get("centre", [0.0] * transform.ndim)
-    fit = SimpleNamespace(**{**told, "raw_from_aligned": transform, "centre": centre})
-    return {"transform": repr(transform), **told}, {"The course of the slices": plots.drift(fit)}
+        return {"transform": transform.describe(), **shown}, {}
+    centre = shown.get("centre", [0.0] * transform.ndim)
+    fit = SimpleNamespace(**{**shown, "raw_from_aligned": transform, "centre": centre})
+    return {"transform": repr(transform), **shown}, {"Trajectory of the slices": plots.drift(fit)}
 
 
 def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the ledger beside an output knows, and a look at the output."""
+    """Facts from the ledger next to an output, and a figure of the output."""
     from dask.utils import format_bytes
 
     import daskreg
@@ -56,7 +59,7 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     ledger = Ledger(path.resolve())
     if not ledger.exists:
-        raise InputError(f"{path} has no ledger {ledger.folder.name} beside it: daskreg did not write it")
+        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it")
     entries = list(ledger.entries().values())
     counts = [
         sum(entry.level == level for entry in entries)
@@ -74,5 +77,5 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     volume = daskreg.open(path, level=-1)
     if volume.ndim != 3 or max(volume.shape) > 4 * MOST_PIXELS:
         return facts, {}
-    picture = plots.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
-    return facts, {"The coarsest level: a slice, and side views": picture}
+    figure = plots.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
+    return facts, {"The coarsest level: a slice, and side views": figure}

@@ -1,4 +1,4 @@
-"""What a terminal says about volumes, transforms and fits. Angles are in degrees."""
+"""Volumes, transforms and fits as lines of text. Angles are in degrees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANGLES = ("theta", "rx", "ry", "rz")
 
 
 def fit_lines(fit: Any) -> Iterator[str]:
-    """A fit in a few lines: its own words, or of a cloud's the facts that matter."""
+    """A fit in a few lines: its repr, or for a fit of clouds the main results."""
     if fit.kind != "cloud":
         yield from repr(fit).splitlines()
         return
@@ -28,7 +28,7 @@ def fit_lines(fit: Any) -> Iterator[str]:
 
 @singledispatch
 def transform_lines(transform: Transform) -> Iterator[str]:
-    """A transform in words; of slices, the range of each parameter."""
+    """A transform as text; for `SliceAffines`, the range of each parameter that is not constant at rest."""
     yield repr(transform)
 
 
@@ -59,7 +59,7 @@ def parameter_words(parameters: Mapping[str, float]) -> str:
 
 
 def volume_lines(array: Any, grid: Grid) -> Iterator[str]:
-    """A lazy volume: axes, type and size, and where its voxels lie."""
+    """A lazy volume: axes, type and size, and its grid."""
     axes = ", ".join(f"{dim} {size}" for dim, size in array.sizes.items())
     yield f"axes     {axes}; {array.dtype}, {format_bytes(array.nbytes)}"
     yield from grid_lines(grid)

@@ -1,4 +1,4 @@
-"""daskreg transform: look at transform files and make new ones of them."""
+"""daskreg transform: show transform files and make new ones from them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(path: Path, *, matrix: bool) -> None:
 @click.argument("path", type=TRANSFORM)
 @click.option("--out", type=OutputFile(), required=True)
 def invert(path: Path, *, out: Path) -> None:
-    """Write the map the other way."""
+    """Write the inverse map."""
     import daskreg
 
     _save(daskreg.load(path).inverse(), out)
@@ -53,9 +53,9 @@ def invert(path: Path, *, out: Path) -> None:
 @click.argument("paths", type=TRANSFORM, nargs=-1, required=True)
 @click.option("--out", type=OutputFile(), required=True)
 def compose(paths: tuple[Path, ...], *, out: Path) -> None:
-    """Write the product A B ..., which applies the last one first.
+    """Write the product A B ..., in which the last one is applied first.
 
-    Names cancel: a_from_b.json b_from_c.json gives a_from_c.
+    Inner names cancel: a_from_b.json b_from_c.json gives a_from_c.
     """
     import daskreg
 

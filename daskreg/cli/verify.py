@@ -1,4 +1,4 @@
-"""daskreg verify: whether an output is whole, and its bytes are the ones that were written."""
+"""daskreg verify: check that an output is complete and that its bytes are those that were written."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import click
 from daskreg.cli.options import loudness
 
 
-@click.command(short_help="Re-read every file of an output.")
+@click.command(short_help="Read every file of an output again.")
 @click.argument("output")
 @loudness
 def command(output: str, *, quiet: bool) -> int:
-    """Check that every block of an OME-Zarr image that daskreg wrote is finished, and that each
-    of its files is there with the bytes that were written, and decodes. Exits 1 where something is wrong."""
+    """Check an OME-Zarr image that daskreg wrote.
+
+    Every block must be finished, and each file must exist, have the bytes that were written, and decode. Prints a line
+    for each problem, and then exits with 1.
+    """
     from daskreg.writing import verify
 
     problems = verify(output, progress=not quiet)

@@ -13,15 +13,15 @@ TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def storing(command: Any) -> Any:
-    """How the output is stored; shared with `convert`."""
+    """The options for the storage of the output, shared with `convert`."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the plan (blocks, bytes, memory, files) and stop."),
         click.option("--overwrite", is_flag=True, help="Replace an output that daskreg made."),
-        click.option("--memory", help="Limit of one process, such as 4GiB."),
+        click.option("--memory", help="Memory limit of one process, such as 4GiB."),
         click.option("--levels", type=NumberOrWord(), default="auto", help="Number of pyramid levels."),
         click.option("--downsample", type=click.Choice(["auto", "mean", "nearest", "mode"]), default="auto"),
         click.option("--shards", type=Numbers(int, ("auto", "none")), default="auto", help="Voxels in one file."),
-        click.option("--chunks", type=Numbers(int, ("auto",)), default="auto", help="Voxels read at once."),
+        click.option("--chunks", type=Numbers(int, ("auto",)), default="auto", help="Voxels that are read at once."),
     ):
         command = option(command)
     return command
@@ -30,13 +30,28 @@ def storing(command: Any) -> Any:
 @click.command(short_help="Apply a transform, Zarr to Zarr, in bounded memory.")
 @click.argument("source")
 @click.argument("out")
-@click.option("--pull", type=TRANSFORM, multiple=True, help="Sample SOURCE where this transform says. Several compose.")
-@click.option("--push", type=TRANSFORM, multiple=True, help="Move the content by this transform. Several compose.")
-@click.option("--like", help="A volume whose voxels the output shall have.")
-@click.option("--grid", type=click.Choice(["union", "intersection"]), help="Grow or cut the output to what is reached.")
-@click.option("--order", type=click.Choice(["0", "1", "3"]), default="1", show_default=True, help="0 for labels.")
+@click.option(
+    "--pull",
+    type=TRANSFORM,
+    multiple=True,
+    help="Sample SOURCE where this transform maps each output point. Several are composed.",
+)
+@click.option("--push", type=TRANSFORM, multiple=True, help="Move the content by this transform. Several are composed.")
+@click.option("--like", help="A volume whose grid the output gets.")
+@click.option(
+    "--grid",
+    type=click.Choice(["union", "intersection"]),
+    help="Enlarge or crop the output to the region that is reached.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(["0", "1", "3"]),
+    default="1",
+    show_default=True,
+    help="Interpolation order: 0 nearest (for labels), 1 linear, 3 cubic.",
+)
 @click.option("--fill", type=float, default=0.0, show_default=True, help="Value outside SOURCE.")
-@click.option("--dtype", help="Of the output; the source's where it is not given.")
+@click.option("--dtype", help="Type of the output; default: that of SOURCE.")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
 @click.option("--resume", type=click.Choice(["unfinished", "changed"]), default="unfinished", show_default=True,
  help="changed: also redo blocks whose source or transform has changed.")  # fmt: skip
@@ -96,7 +111,7 @@ def command(
 def store(
     array: Any, out: str, *, resume: bool | str, quiet: bool, dry_run: bool, overwrite: bool, **layout: Any
 ) -> None:
-    """Plan, and unless that was all, write; print either."""
+    """Write and print the result; with `dry_run` only print the plan."""
     import daskreg
 
     if layout["shards"] == "none":

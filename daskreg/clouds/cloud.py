@@ -1,57 +1,65 @@
-"""Point clouds in memory: nearest points and local shape. Any number of dimensions.
+"""One point cloud in memory, with what registration asks of it: nearest points, normals, spacing, roughness.
 
-Columns are coordinates in the order given. Distances are in the unit of the points.
+Any number of dimensions. Columns are coordinates in the order of the inputs. Distances are in the unit of the points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.clouds.cloud_numba import followed, principal
-from daskreg.clouds.kdtree import Tree
-from daskreg.runtime.cached import lazy
+from daskreg.clouds.brute_force import nearest_brute_force, on_device
+from daskreg.clouds.cloud_numba import principal_axes
+from daskreg.clouds.kdtree import KDTree
+from daskreg.runtime.lazy import Lazy
 from daskreg.runtime.threads import shares
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Nearest points that are remembered where points are followed.
-_FOLLOWED = 4
-# Points that tell the middle of a cloud, and its radius.
-_SOME, _FEW = 10_000, 2000
+# Points nearer than this many spacings count as near.
+NEAR = 2.5
+# Points from which the centre of a cloud is estimated, and its radius.
+_CENTRE_SAMPLE, _RADIUS_SAMPLE = 10_000, 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Planes:
-    """Neighbourhoods: variances (N, D), ascending, axes (N, D, D; columns) and means (N, D)."""
+class LocalShape:
+    """Of neighbourhoods: variances (N, D), ascending, principal axes (N, D, D; columns) and means (N, D)."""
 
-    values: Floats
-    vectors: Floats
+    variances: Floats
+    axes: Floats
     means: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Points with what matching needs; each part is computed when first asked for.
+    """Points, and what is derived from them; each derived part is computed when it is first asked for.
 
     Args:
         points: (N, D).
         device: "cpu" searches a k-d tree, a CUDA device compares all pairs in tiles.
-        counts, spreads: (N,) how many measured points each stands for, and their (N, D, D) covariances; no rows
-            where points are measured themselves.
-        near: neighbours, itself included, that make the local shape (0: `neighbourhood`).
+        counts, covariances: (N,) how many measured points each point is the mean of, and their (N, D, D) covariances;
+            no rows where the points are measured themselves.
+        neighbours: how many points, itself included, make the neighbourhood of each point (0: `default_neighbours`).
     """
 
     points: Floats
     device: str = "cpu"
     counts: Floats = field(default_factory=lambda: np.zeros(0))
-    spreads: Floats = field(default_factory=lambda: np.zeros((0, 0, 0)))
-    near: int = 0
+    covariances: Floats = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    neighbours: int = 0
+    _tree: Lazy[KDTree] = field(default_factory=Lazy, repr=False)
+    _neighbourhoods: Lazy[tuple[Floats, Ints]] = field(default_factory=Lazy, repr=False)
+    _local_shape: Lazy[LocalShape] = field(default_factory=Lazy, repr=False)
+    _normals: Lazy[Floats] = field(default_factory=Lazy, repr=False)
+    _spacing: Lazy[float] = field(default_factory=Lazy, repr=False)
+    _radius: Lazy[float] = field(default_factory=Lazy, repr=False)
+    _roughness: Lazy[float] = field(default_factory=Lazy, repr=False)
+    _on_device: Lazy[Any] = field(default_factory=Lazy, repr=False)
 
     @property
     def ndim(self) -> int:
@@ -60,185 +68,147 @@ class Cloud:
     def __len__(self) -> int:
         return len(self.points)
 
-    def kept(self, name: str, function: Callable[[Cloud], Any]) -> Any:
-        """`function` of the cloud, computed once."""
-        if name not in self.__dict__:
-            self.__dict__[name] = function(self)
-        return self.__dict__[name]
+    @property
+    def tree(self) -> KDTree:
+        return self._tree.get(lambda: KDTree.of(self.points))
 
-    @lazy
-    def tree(self) -> Tree:
-        return Tree.of(self.points)
+    @property
+    def neighbourhoods(self) -> tuple[Floats, Ints]:
+        """Distances and rows (N, K) of the points in the neighbourhood of each point, itself first."""
+        count = self.neighbours or default_neighbours(self.ndim)
+        return self._neighbourhoods.get(lambda: self.tree.query_self(min(count, len(self))))
 
-    def in_order(self) -> Cloud:
-        """The same points in the order of the tree's leaves: what is asked for one after the other lies near."""
-        tree, order = self.tree, self.tree.order
-        counts, spreads = (part[order] if len(part) else part for part in (self.counts, self.spreads))
-        points = np.ascontiguousarray(tree.points[:, : self.ndim])
-        sorted_ = Cloud(points, self.device, counts, spreads, self.near)
-        sorted_.__dict__["tree"] = tree.in_order()
-        return sorted_
+    @property
+    def local_shape(self) -> LocalShape:
+        """Of the neighbourhood of each point; a point that is a mean counts with all points that it stands for."""
+        return self._local_shape.get(lambda: local_shapes(self, self.neighbourhoods[1]))
 
-    @lazy
-    def around(self) -> tuple[Floats, Ints]:
-        """Distances and rows of the points that make the local shape of each, itself first."""
-        return self.tree.query_own(min(self.near or neighbourhood(self.ndim), len(self)))
+    @property
+    def normals(self) -> Floats:
+        """(N, D) unit normals of either sign: the axes of the smallest variance."""
+        return self._normals.get(lambda: np.ascontiguousarray(self.local_shape.axes[:, :, 0]))
 
-    @lazy
+    @property
     def spacing(self) -> float:
-        """Median distance from a point to its nearest neighbour (at most 2000 points asked)."""
+        """Median distance from a point to its nearest neighbour.
+
+        Of all points where the neighbourhoods are known already, else of at most about 2000 of them.
+        """
+        return self._spacing.get(self._median_spacing)
+
+    def _median_spacing(self) -> float:
         step = max(1, len(self) // 2000)
-        known = self.around if "around" in self.__dict__ else self.tree.query(self.points[::step], min(2, len(self)))
-        apart = float(np.median(known[0][:, 1]))
-        # Where most points are there twice, the copies do not count.
-        return apart or (Cloud(np.unique(self.points, axis=0)).spacing if len(self) > 1 else 0.0)
+        known = self._neighbourhoods.known
+        distances = (self.neighbourhoods if known else self.tree.query(self.points[::step], min(2, len(self))))[0]
+        median = float(np.median(distances[:, 1]))
+        # Where most points are there twice, duplicates do not count.
+        return median or (Cloud(np.unique(self.points, axis=0)).spacing if len(self) > 1 else 0.0)
 
-    def like(self, other: Cloud) -> Cloud:
-        """The same points with the local shapes of the nearest of another's."""
-        alike = Cloud(self.points, self.device, self.counts, self.spreads, self.near)
-        alike.__dict__["tree"] = self.tree
-        _, rows = other.nearest(self.points)
-        alike.__dict__["shapes"] = tuple(part[rows] for part in other.shapes)
-        return alike
-
-    @lazy
+    @property
     def radius(self) -> float:
-        return radius(self.points)
+        return self._radius.get(lambda: robust_radius(self.points))
 
-    @lazy
-    def shapes(self) -> tuple[Floats, Floats]:
-        """Eigenvalues (N, D), ascending, and eigenvectors (N, D, D) of the neighbourhoods."""
-        return self.planes.values, self.planes.vectors
+    @property
+    def roughness(self) -> float:
+        """Root mean square distance of points across the surface of their nearest neighbours."""
+        return self._roughness.get(self._distance_across)
 
-    @lazy
-    def planes(self) -> Planes:
-        """Through the neighbourhood of each point, of all that its points stand for."""
-        return planes_of(self, self.around[1])
+    def _distance_across(self) -> float:
+        distances, other = (part[:, 1] for part in self.neighbourhoods)
+        across = np.einsum("ij,ij->i", self.points - self.points[other], self.normals[other])
+        near = distances < NEAR * self.spacing
+        return float(np.sqrt(np.mean(across[near] ** 2))) if near.any() else 0.0
 
-    def part(self, count: int) -> Cloud:
+    def in_leaf_order(self) -> Cloud:
+        """The same points in the order of the tree's leaves, so that points of consecutive rows are near each other."""
+        tree, order = self.tree, self.tree.order
+        counts, covariances = (part[order] if len(part) else part for part in (self.counts, self.covariances))
+        points = np.ascontiguousarray(tree.points[:, : self.ndim])
+        return Cloud(points, self.device, counts, covariances, self.neighbours, _tree=Lazy(tree.sorted()))
+
+    def with_normals_of(self, other: Cloud) -> Cloud:
+        """The same points; the normal of each is that of the nearest point of another cloud."""
+        tree = Lazy(self.tree)
+        _, rows = other.nearest(self.points)
+        normals = Lazy(other.normals[rows])
+        return Cloud(
+            self.points, self.device, self.counts, self.covariances, self.neighbours, _tree=tree, _normals=normals
+        )
+
+    def subsample(self, count: int) -> Cloud:
         """About `count` of the points, evenly from among the rows, with their normals."""
         rows = slice(None, None, max(1, len(self) // count))
-        some = Cloud(self.points[rows], self.device)
-        if "shapes" in self.__dict__:
-            some.__dict__["shapes"] = tuple(part[rows] for part in self.shapes)
-        return some
+        return Cloud(self.points[rows], self.device, _normals=Lazy(np.ascontiguousarray(self.normals[rows])))
 
     def scaled(self, scale: float) -> Cloud:
+        """The points times `scale`, with the same normals."""
         if scale == 1.0:
             return self
-        larger = Cloud(scale * self.points, self.device)
-        larger.__dict__["shapes"] = (scale**2 * self.shapes[0], self.shapes[1])
-        return larger
+        return Cloud(scale * self.points, self.device, _normals=Lazy(self.normals))
 
-    @lazy
-    def normals(self) -> Floats:
-        """(N, D) unit normals, sign arbitrary."""
-        return np.ascontiguousarray(self.shapes[1][:, :, 0])
+    def moved_onto_planes(self) -> Cloud:
+        """The points projected onto the plane through the neighbourhood of each, with the normals of these planes.
+
+        Noise across the surface falls with the root of the number of neighbours (a step of moving least squares).
+        """
+        shape = self.local_shape
+        normals = shape.axes[:, :, 0]
+        off = np.einsum("ij,ij->i", self.points - shape.means, normals)
+        projected = self.points - off[:, None] * normals
+        return Cloud(projected, self.device, _normals=Lazy(np.ascontiguousarray(normals)))
 
     def nearest(self, points: Floats) -> tuple[Floats, Ints]:
-        """Distance to, and index of, the nearest point of the cloud for each of `points`."""
+        """Distance to, and row of, the nearest point of the cloud for each of `points`."""
         if self.device == "cpu":
-            distances, indices = self.tree.query(points, 1)
-            return distances[:, 0], indices[:, 0]
-        return nearest_in_tiles(self._tensor, points)
+            distances, rows = self.tree.query(points, 1)
+            return distances[:, 0], rows[:, 0]
+        return nearest_brute_force(self.on_device, points)
 
-    @lazy
-    def _tensor(self) -> Any:
-        import torch
-
-        # Columns side by side; it stays there from one round to the next.
-        return torch.as_tensor(np.ascontiguousarray(self.points.T), dtype=torch.float64, device=self.device).T
+    @property
+    def on_device(self) -> Any:
+        """The points as a tensor on the device; it stays there from one search to the next."""
+        return self._on_device.get(lambda: on_device(self.points, self.device))
 
 
-class Follower:
-    """Nearest points of a cloud for points that move little from one time to the next.
+def local_shapes(cloud: Cloud, rows: Ints) -> LocalShape:
+    """The local shape of the points of a cloud in each row of `rows` (N, K)."""
+    number, ndim = len(rows), cloud.ndim
+    shape = LocalShape(np.empty((number, ndim)), np.empty((number, ndim, ndim)), np.empty((number, ndim)))
 
-    Of the few nearest from the last time that a point was asked for, one still is the nearest as long as it is
-    nearer than the last of them can have become (after Nuchter et al., "Cached k-d tree search", 2007).
-    """
+    def part(a: int, b: int) -> None:
+        out = shape.variances[a:b], shape.axes[a:b], shape.means[a:b]
+        principal_axes(cloud.points, cloud.counts, cloud.covariances, rows[a:b], *out)
 
-    def __init__(self, cloud: Cloud) -> None:
-        self.cloud = cloud
-        self.anchors: Floats | None = None
-
-    def __call__(self, points: Floats) -> tuple[Floats, Ints]:
-        """As `Cloud.nearest`, for the same rows each time."""
-        cloud = self.cloud
-        if cloud.device != "cpu" or len(cloud) <= _FOLLOWED:
-            return cloud.nearest(points)
-        if self.anchors is None:
-            self.anchors = points.copy()
-            self.around = cloud.tree.query(points, _FOLLOWED)
-            distances, indices = self.around
-            return distances[:, 0].copy(), indices[:, 0].copy()
-        distances, indices = np.empty(len(points)), np.empty(len(points), dtype=np.int64)
-        moved = np.empty(len(points), dtype=np.bool_)
-        followed(points, self.anchors, *self.around, cloud.points, indices, distances, moved)
-        stale = np.flatnonzero(moved)
-        if len(stale):
-            found, rows = cloud.tree.query(points[stale], _FOLLOWED)
-            self.anchors[stale], self.around[0][stale], self.around[1][stale] = points[stale], found, rows
-            distances[stale], indices[stale] = found[:, 0], rows[:, 0]
-        return distances, indices
+    shares(part, number)
+    return shape
 
 
-def lengths(vectors: Floats) -> Floats:
-    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
-
-
-def nearest_in_tiles(cloud: Any, points: Floats, *, tile: int = 4096) -> tuple[Floats, Ints]:
-    """Nearest points by comparing all pairs, on the device of the tensor `cloud` (N, D)."""
-    import torch
-
-    from daskreg.clouds import brute_force_triton
-
-    asked = torch.as_tensor(np.ascontiguousarray(points), dtype=cloud.dtype, device=cloud.device)
-    if brute_force_triton.ready(cloud.device):
-        squared, rows = brute_force_triton.nearest(cloud, asked)
-        both = torch.stack([squared, rows.double()]).cpu().numpy()  # home in one go
-        return np.sqrt(both[0]), both[1].astype(np.int64)
-    # The exact mode: the product form loses half of the digits where points nearly meet.
-    found = [
-        torch.cdist(part, cloud, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1) for part in asked.split(tile)
-    ]
-    distances = torch.cat([f.values for f in found]).cpu().numpy()
-    return distances, torch.cat([f.indices for f in found]).cpu().numpy()
-
-
-def some_of(points: Floats, count: int = _SOME) -> Floats:
-    """About `count` of the points (N, D) or more, evenly from among the rows."""
-    return points[:: max(1, len(points) // count)]
-
-
-def core(points: Floats, *, reach: float = 8.0) -> Floats:
-    """The points that are not further out than `reach` median distances from the median point."""
-    some = some_of(points)
-    middle = np.median(some, axis=0)
-    limit = reach * float(np.median(lengths(some - middle)))
-    if not limit > 0:  # most are one point
-        return points
-    inside = lengths(points - middle) <= limit
-    return points if inside.all() else np.asarray(points[inside])
-
-
-def radius(points: Floats) -> float:
-    """Root mean square distance from the centroid, of the core: one stray point must not tell."""
-    return float(np.sqrt(np.sum(np.var(core(some_of(points, _FEW)), axis=0))))
-
-
-def neighbourhood(ndim: int) -> int:
+def default_neighbours(ndim: int) -> int:
     """How many points, itself included, make the neighbourhood of a point."""
     return 8 if ndim == 2 else 14
 
 
-def planes_of(cloud: Cloud, indices: Ints) -> Planes:
-    """The planes through the points of a cloud in each row of `indices`."""
-    number, ndim = len(indices), cloud.ndim
-    found = Planes(np.empty((number, ndim)), np.empty((number, ndim, ndim)), np.empty((number, ndim)))
-    inside = cloud.points, cloud.counts, cloud.spreads
+def norms(vectors: Floats) -> Floats:
+    """(N,) lengths of (N, D) vectors."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
 
-    def part(a: int, b: int) -> None:
-        principal(*inside, indices[a:b], found.values[a:b], found.vectors[a:b], found.means[a:b])
 
-    shares(part, number)
-    return found
+def every_nth(points: Floats, count: int = _CENTRE_SAMPLE) -> Floats:
+    """About `count` of the points (N, D) or more, evenly from among the rows."""
+    return points[:: max(1, len(points) // count)]
+
+
+def without_far_points(points: Floats, *, limit: float = 8.0) -> Floats:
+    """The points that are within `limit` median distances of the median point."""
+    sample = every_nth(points)
+    centre = np.median(sample, axis=0)
+    radius = limit * float(np.median(norms(sample - centre)))
+    if not radius > 0:  # most points are at one place
+        return points
+    inside = norms(points - centre) <= radius
+    return points if inside.all() else np.asarray(points[inside])
+
+
+def robust_radius(points: Floats) -> float:
+    """Root mean square distance from the centroid, without far points, so that one outlier does not change it."""
+    return float(np.sqrt(np.sum(np.var(without_far_points(every_nth(points, _RADIUS_SAMPLE)), axis=0))))

@@ -1,7 +1,8 @@
-"""The loops over the points of a cloud on CPUs: moments of voxels, and the shape of neighbourhoods.
+"""Compiled loops over the points of a cloud: principal axes of neighbourhoods, voxels and their moments.
 
-Compiled without the GIL and without threads of its own; callers share rows among a small pool,
-and every result is independent of how they were shared.
+The code runs without the GIL and has no threads of its own; callers divide the rows among a small pool. Results do
+not depend on how they are divided, except for rounding of principal axes: matrices that are diagonalised in one
+batch get the same number of sweeps.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
@@ -14,38 +15,41 @@ import numpy as np
 
 from daskreg.runtime.compiled import jit
 
-# Sums may be made in any order, so that they go in full vectors.
+# Sums may be taken in any order, so that they use full vector registers.
 _FAST = {"reassoc", "contract", "nsz"}
-# Matrices that are diagonalised side by side.
+# Matrices that are diagonalised at a time, each in a lane of vector registers.
 _LANES = 64
 _TINY = 1e-300
 
 
 @jit(fastmath=_FAST, error_model="numpy")
-def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any, vectors: Any, means: Any) -> None:
-    """Variances (N, D), ascending, axes (N, D, D; columns) and means (N, D) of the points in each row of `indices`.
+def principal_axes(
+    points: Any, counts: Any, covariances: Any, rows: Any, variances: Any, axes: Any, means: Any
+) -> None:
+    """Fill variances (N, D), ascending, axes (N, D, D; columns) and means (N, D) of the points in each row of `rows`.
 
     Args:
-        points: (M, D), of one measured point each, or means of many; D in 2, 3.
-        counts, spreads: (M,) how many, and (M, D, D) their covariances; none where they have no rows.
-        indices: (N, K) rows of points, the first near the others; len(points) is no neighbour.
+        points: (M, D), each one measured point or the mean of several; D in 2, 3.
+        counts, covariances: (M,) how many measured points, and their (M, D, D) covariances; no rows where points are
+            measured themselves.
+        rows: (N, K) rows of points, the first near the others; an entry of len(points) is no point.
     """
     ndim, many = points.shape[1], len(counts) > 0
     solid = ndim == 3
     c, v = np.zeros((ndim, ndim, _LANES)), np.empty((ndim, ndim, _LANES))
     cosines, sines = np.empty(_LANES), np.empty(_LANES)
     z0 = z = 0.0
-    for begin in range(0, len(indices), _LANES):
-        number = min(_LANES, len(indices) - begin)
+    for begin in range(0, len(rows), _LANES):
+        number = min(_LANES, len(rows) - begin)
         for n in range(number):
             i = begin + n
-            # About a point among them, so that no digits are lost far from the origin.
-            k = indices[i, 0]
+            # Relative to one of the points, so that no digits are lost far from the origin.
+            k = rows[i, 0]
             x0, y0 = points[k, 0], points[k, 1]
             if solid:
                 z0 = points[k, 2]
             total = x1 = y1 = z1 = xx = xy = xz = yy = yz = zz = 0.0
-            for k in indices[i]:
+            for k in rows[i]:
                 if k < len(points):
                     w = counts[k] if many else 1.0
                     x, y = points[k, 0] - x0, points[k, 1] - y0
@@ -56,9 +60,17 @@ def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any,
                     xx, xy, yy = xx + wx * x, xy + wx * y, yy + wy * y
                     xz, yz, zz = xz + wx * z, yz + wy * z, zz + wz * z
                     if many:
-                        xx, xy, yy = xx + w * spreads[k, 0, 0], xy + w * spreads[k, 0, 1], yy + w * spreads[k, 1, 1]
+                        xx, xy, yy = (
+                            xx + w * covariances[k, 0, 0],
+                            xy + w * covariances[k, 0, 1],
+                            yy + w * covariances[k, 1, 1],
+                        )
                         if solid:
-                            xz, yz, zz = xz + w * spreads[k, 0, 2], yz + w * spreads[k, 1, 2], zz + w * spreads[k, 2, 2]
+                            xz, yz, zz = (
+                                xz + w * covariances[k, 0, 2],
+                                yz + w * covariances[k, 1, 2],
+                                zz + w * covariances[k, 2, 2],
+                            )
             x1, y1, z1 = x1 / total, y1 / total, z1 / total
             means[i, 0], means[i, 1] = x0 + x1, y0 + y1
             c[0, 0, n], c[0, 1, n], c[1, 1, n] = xx / total - x1 * x1, xy / total - x1 * y1, yy / total - y1 * y1
@@ -66,34 +78,34 @@ def principal(points: Any, counts: Any, spreads: Any, indices: Any, values: Any,
                 means[i, 2] = z0 + z1
                 c[0, 2, n], c[1, 2, n], c[2, 2, n] = xz / total - x1 * z1, yz / total - y1 * z1, zz / total - z1 * z1
         _diagonalise(c, v, cosines, sines)
-        _sorted_axes(c, v, values[begin : begin + number], vectors[begin : begin + number])
+        _sorted_axes(c, v, variances[begin : begin + number], axes[begin : begin + number])
 
 
 @jit
-def _sorted_axes(c: Any, v: Any, values: Any, vectors: Any) -> None:
-    """Take variances (N, D), ascending, and axes (N, D, D; columns) from the first lanes of c and v, (D, D, lanes)."""
-    ndim = values.shape[1]
-    for n in range(len(values)):
+def _sorted_axes(c: Any, v: Any, variances: Any, axes: Any) -> None:
+    """Fill variances (N, D), ascending, and axes (N, D, D; columns) from the first lanes of c and v, (D, D, lanes)."""
+    ndim = variances.shape[1]
+    for n in range(len(variances)):
         for d in range(ndim):  # a selection sort of D numbers
             low = d
             for j in range(d + 1, ndim):
                 if c[j, j, n] < c[low, low, n]:
                     low = j
-            values[n, d] = max(c[low, low, n], 0.0)
+            variances[n, d] = max(c[low, low, n], 0.0)
             c[low, low, n] = c[d, d, n]
             for j in range(ndim):
-                vectors[n, j, d] = v[j, low, n]
+                axes[n, j, d] = v[j, low, n]
                 v[j, low, n] = v[j, d, n]
 
 
 @jit
 def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
-    """Diagonalise symmetric matrices side by side in place, by Jacobi's rotations: exact for repeated values too.
+    """Diagonalise symmetric matrices in place by Jacobi rotations, which are exact for repeated eigenvalues too.
 
     Args:
-        c: (D, D, lanes), of which the upper triangles are used.
-        v: (D, D, lanes), to fill with their axes, in columns.
-        cosines, sines: (lanes,), overwritten.
+        c: (D, D, lanes), of which the upper triangles are used; the diagonals become the eigenvalues.
+        v: (D, D, lanes), filled with the eigenvectors, in columns.
+        cosines, sines: (lanes,) scratch buffers.
     """
     ndim = len(c)
     v[:] = 0.0
@@ -104,11 +116,11 @@ def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
             return
         for i in range(ndim):
             for j in range(i + 1, ndim):
-                _angles(c[i, i], c[j, j], c[i, j], cosines, sines)
+                _jacobi_angles(c[i, i], c[j, j], c[i, j], cosines, sines)
                 for k in range(ndim):
-                    _turn(v[k, i], v[k, j], cosines, sines)
+                    _rotate(v[k, i], v[k, j], cosines, sines)
                     if k not in {i, j}:
-                        _turn(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
+                        _rotate(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
 
 
 @jit(fastmath=_FAST, error_model="numpy")
@@ -127,8 +139,8 @@ def _is_diagonal(c: Any) -> Any:
 
 
 @jit(fastmath=_FAST, error_model="numpy")
-def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
-    """Fill the cosines and sines (lanes,) that make `between` zero, and turn the two variances by them."""
+def _jacobi_angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
+    """Fill cosines and sines (lanes,) of the rotations that make `between` zero, and rotate the two variances."""
     for n in range(len(cosines)):
         apart = second[n] - first[n]
         root = np.sqrt(apart * apart + 4 * between[n] * between[n]) + _TINY
@@ -141,15 +153,15 @@ def _angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> 
 
 
 @jit(fastmath=_FAST, error_model="numpy")
-def _turn(a: Any, b: Any, cosines: Any, sines: Any) -> None:
+def _rotate(a: Any, b: Any, cosines: Any, sines: Any) -> None:
     for n in range(len(cosines)):
         p, q = a[n], b[n]
         a[n], b[n] = cosines[n] * p - sines[n] * q, sines[n] * p + cosines[n] * q
 
 
 @jit
-def bounds(points: Any, low: Any, high: Any) -> None:
-    """Fill the least and the greatest coordinates (D,) of (N, D) points, N > 0."""
+def bounding_box(points: Any, low: Any, high: Any) -> None:
+    """Fill the lowest and the highest coordinates (D,) of (N, D) points, N > 0."""
     low[:], high[:] = points[0], points[0]
     for i in range(1, len(points)):
         for d in range(points.shape[1]):
@@ -159,13 +171,16 @@ def bounds(points: Any, low: Any, high: Any) -> None:
 
 @jit
 def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
-    """The number of occupied cubes; `rows` (N,) to fill: which of them each point is in, as they are met.
+    """Fill `rows` (N,) with the voxel that each point is in; voxels are numbered in the order of their first points.
 
-    Cubes start at the least coordinates, and are kept in a table with open addresses.
+    The grid of voxels of side `size` starts at the lowest coordinates. Occupied voxels are in a hash table with
+    open addressing.
+
+    Returns: the number of occupied voxels.
     """
     ndim = points.shape[1]
     low, high = np.empty(ndim), np.empty(ndim)
-    bounds(points, low, high)
+    bounding_box(points, low, high)
     short, bits = 1 / size, 4
     while (1 << bits) < 2 * len(points):
         bits += 1
@@ -200,10 +215,12 @@ def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
 
 
 @jit
-def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbers: Any, pooled: Any) -> None:
-    """Fill the means (M, D), numbers (M,) and covariances `pooled` (M, D, D) of the points with each of `rows`.
+def voxel_moments(points: Any, rows: Any, counts: Any, covariances: Any, means: Any, numbers: Any, pooled: Any) -> None:
+    """Fill the means (M, D), numbers (M,) and pooled covariances (M, D, D) of the points in each voxel.
 
-    `counts` and `spreads` as in `principal`.
+    Args:
+        rows: (N,) voxel of each point, as `voxel_rows` fills it; the arrays to fill hold zeros.
+        counts, covariances: as in `principal_axes`.
     """
     ndim = points.shape[1]
     many = len(counts) > 0
@@ -220,7 +237,7 @@ def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbe
         for d in range(ndim):
             for j in range(d, ndim):
                 product = (points[i, d] - means[row, d]) * (points[i, j] - means[row, j])
-                pooled[row, d, j] += weight * (product + spreads[i, d, j] if many else product)
+                pooled[row, d, j] += weight * (product + covariances[i, d, j] if many else product)
     for row in range(len(numbers)):
         for d in range(ndim):
             for j in range(d, ndim):
@@ -229,28 +246,28 @@ def moments(points: Any, rows: Any, counts: Any, spreads: Any, means: Any, numbe
 
 
 @jit
-def followed(
-    points: Any, anchors: Any, apart: Any, around: Any, others: Any, indices: Any, distances: Any, stale: Any
+def nearest_of_cached(
+    points: Any, searched: Any, stored: Any, stored_rows: Any, cloud: Any, rows: Any, distances: Any, unsure: Any
 ) -> None:
-    """Fill the nearest of a few rows of `others`, its distance (N,), and stale (N,): whether another may be nearer.
+    """Fill the nearest of a few stored rows of `cloud`, its distance (N,), and unsure (N,): another may be nearer.
 
     Args:
-        points, anchors: (N, D) now, and when distances `apart` (N, K), ascending, and rows `around` (N, K) of the K
-            nearest were found.
+        points, searched: (N, D) queries now, and when they were searched for.
+        stored, stored_rows: (N, K) distances, ascending, and rows of the K nearest that were found then.
     """
-    last = around.shape[1] - 1
+    last = stored_rows.shape[1] - 1
     for i in range(len(points)):
-        moved, best, index = 0.0, np.inf, around[i, 0]
+        moved, best, row_of_best = 0.0, np.inf, stored_rows[i, 0]
         for d in range(points.shape[1]):
-            moved += (points[i, d] - anchors[i, d]) ** 2
+            moved += (points[i, d] - searched[i, d]) ** 2
         moved = np.sqrt(moved)
-        # While it moved by less than half of what its nearest is nearer than the next, that one is it.
-        number = 1 if 2 * moved < apart[i, 1] - apart[i, 0] else last + 1
+        # Where it moved by less than half of the difference of the two least distances, the nearest is the same.
+        number = 1 if 2 * moved < stored[i, 1] - stored[i, 0] else last + 1
         for k in range(number):
-            square, row = 0.0, around[i, k]
+            square, row = 0.0, stored_rows[i, k]
             for d in range(points.shape[1]):
-                square += (points[i, d] - others[row, d]) ** 2
+                square += (points[i, d] - cloud[row, d]) ** 2
             if square < best:
-                best, index = square, row
-        distances[i], indices[i] = np.sqrt(best), index
-        stale[i] = number > 1 and distances[i] + moved > apart[i, last]
+                best, row_of_best = square, row
+        distances[i], rows[i] = np.sqrt(best), row_of_best
+        unsure[i] = number > 1 and distances[i] + moved > stored[i, last]

@@ -1,11 +1,9 @@
-"""Motions proposed by local shape: descriptors of surfaces, matched, and the consensus among the matches.
+"""Candidate motions from the local shape of surfaces: point feature histograms are matched, and true matches agree.
 
-A descriptor is a histogram of angles between a point's normal and those around it, smoothed
-over the neighbours (Rusu et al., FPFH, 2009). Ours takes only what does not change when a
-normal changes its sign, so that nothing has to decide which side of a thin or open surface is
-out. Matches that preserve each other's distances and angles support each other, and the
-support that two of them share tells true from false even where nine of ten are false (Chen et
-al., SC2-PCR, CVPR 2022). There is no chance in it.
+A descriptor is a histogram of the angles between a point's normal and those of its neighbours, smoothed
+over the neighbours (Rusu et al., FPFH, 2009). Only angles are used that do not change when a normal changes its
+sign, so that nobody has to decide which side of a thin or open surface is outside. Groups of matches that preserve
+each other's distances and angles give the motions (`consensus`). Nothing is random.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -18,22 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.clouds.cloud import Cloud, Floats
-from daskreg.clouds.icp import closest_rigid
+from daskreg.clouds.consensus import consensus
+from daskreg.clouds.icp import fit_rigid
 from daskreg.runtime.compiled import jit
 from daskreg.runtime.threads import shares
 
 BINS = 11
-# Neighbours in a descriptor, and the radius that holds them in spacings.
-_AROUND, _REACH = 90, 5.0
-# Matches that vote, seeds of motions, and matches that each motion is solved from.
-_MATCHES, _SEEDS, _SUPPORT = 800, 100, 24
-# Distances and angles that a true pair of matches preserves: in spacings, as a difference of cosines.
+# The most neighbours in a descriptor, and the radius they are within, in spacings.
+_NEIGHBOURS, _RADIUS = 90, 5.0
+# Matches that are compared with each other.
+_MATCHES = 800
+# The largest differences of distances, in spacings, and of cosines between two matches that agree.
 _LENGTHS, _COSINES = 1.2, 0.25
 
 
 @jit
-def _to(points: Any, i: Any, j: Any, line: Any) -> Any:
-    """Fill the line (3,) from point i to j and return its length; 0 where j is none, or at the same place."""
+def _line(points: Any, i: Any, j: Any, line: Any) -> Any:
+    """Fill the vector (3,) from point i to j and return its length; 0 where j is no point, or at the same place."""
     if j == len(points):
         return 0.0
     length = 0.0
@@ -44,38 +43,38 @@ def _to(points: Any, i: Any, j: Any, line: Any) -> Any:
 
 
 @jit
-def _histograms(points: Any, normals: Any, indices: Any, first: Any, stop: Any, out: Any) -> None:
-    """Fill rows `first` to `stop` of out (N, 3 BINS) from each point's neighbours."""
+def _histograms(points: Any, normals: Any, rows: Any, first: Any, stop: Any, out: Any) -> None:
+    """Fill rows `first` to `stop` of out (N, 3 BINS): histograms over the neighbours `rows` (N, K) of each point."""
     line = np.empty(3)
     for i in range(first, stop):
         number = 0
-        for j in indices[i]:
-            length = _to(points, i, j, line)
+        for j in rows[i]:
+            length = _line(points, i, j, line)
             if length == 0.0:
                 continue
-            mine, other, both = 0.0, 0.0, 0.0
+            own, other, both = 0.0, 0.0, 0.0
             for d in range(3):
-                mine += normals[i, d] * line[d] / length
+                own += normals[i, d] * line[d] / length
                 other += normals[j, d] * line[d] / length
                 both += normals[i, d] * normals[j, d]
-            # With either normal turned round, the product of the three keeps its sign.
-            turn = np.sign(mine * other * both) * (1 - min(abs(both), 1.0))
-            out[i, min(int(abs(mine) * BINS), BINS - 1)] += 1
+            # When either normal changes its sign, the product of the three cosines keeps its own.
+            signed = np.sign(own * other * both) * (1 - min(abs(both), 1.0))
+            out[i, min(int(abs(own) * BINS), BINS - 1)] += 1
             out[i, BINS + min(int(abs(other) * BINS), BINS - 1)] += 1
-            out[i, 2 * BINS + min(int((turn + 1) / 2 * BINS), BINS - 1)] += 1
+            out[i, 2 * BINS + min(int((signed + 1) / 2 * BINS), BINS - 1)] += 1
             number += 1
         for b in range(3 * BINS):
             out[i, b] /= max(number, 1)
 
 
 @jit
-def _smoothed(points: Any, indices: Any, raw: Any, first: Any, stop: Any, out: Any) -> None:
-    """Each histogram with those around it, the nearer the more."""
+def _smooth(points: Any, rows: Any, raw: Any, first: Any, stop: Any, out: Any) -> None:
+    """Square roots of the mean of each histogram and its neighbours', which are weighed by 1 / distance."""
     line = np.empty(3)
     for i in range(first, stop):
         total = 0.0
-        for j in indices[i]:
-            length = _to(points, i, j, line)
+        for j in rows[i]:
+            length = _line(points, i, j, line)
             if length == 0.0:
                 continue
             weight = 1 / length
@@ -86,31 +85,37 @@ def _smoothed(points: Any, indices: Any, raw: Any, first: Any, stop: Any, out: A
             out[i, b] = np.sqrt((out[i, b] / max(total, 1e-300) + raw[i, b]) / 2)
 
 
-def descriptors(cloud: Cloud, radius: float) -> NDArray[np.float32]:
-    """(N, 3 BINS) square roots of histograms, so that Euclidean distances are Hellinger's."""
-    k = min(_AROUND, len(cloud))
-    _, indices = cloud.tree.query(cloud.points, k, limit=radius)
+def fpfh(cloud: Cloud, radius: float) -> NDArray[np.float32]:
+    """(N, 3 BINS) square roots of histograms, so that Euclidean distances between them are Hellinger distances."""
+    k = min(_NEIGHBOURS, len(cloud))
+    _, rows = cloud.tree.query(cloud.points, k, limit=radius)
     raw, out = np.zeros((2, len(cloud), 3 * BINS))
-    shares(lambda a, b: _histograms(cloud.points, cloud.normals, indices, a, b, raw), len(cloud))
-    shares(lambda a, b: _smoothed(cloud.points, indices, raw, a, b, out), len(cloud))
+    shares(lambda a, b: _histograms(cloud.points, cloud.normals, rows, a, b, raw), len(cloud))
+    shares(lambda a, b: _smooth(cloud.points, rows, raw, a, b, out), len(cloud))
     return out.astype(np.float32)
 
 
-def matched(target: NDArray[np.float32], source: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    """(M, 2) rows (target, source) of nearest descriptors: first the mutual ones, then the more distinct."""
+def match(target: NDArray[np.float32], source: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+    """(M, 2) rows (target, source) of nearest descriptors: mutual ones first, then those with a worse second best."""
     products = source @ target.T
     squares = np.sum(source**2, axis=1)[:, None] + np.sum(target**2, axis=1)[None] - 2 * products
-    forth, back = squares.argmin(axis=1), squares.argmin(axis=0)
+    nearest, back = squares.argmin(axis=1), squares.argmin(axis=0)
     rows = np.arange(len(source))
     two = np.partition(squares, 1, axis=1)[:, :2]
-    mutual = back[forth] == rows
+    mutual = back[nearest] == rows
     order = np.lexsort((two[:, 0] / np.maximum(two[:, 1], 1e-12), ~mutual))[:most]
-    return np.stack([forth[order], order], axis=1)
+    return np.stack([nearest[order], order], axis=1)
 
 
 @jit
 def _compatible(p: Any, n: Any, q: Any, m: Any, lengths: Any, cosines: Any, first: Any, stop: Any, out: Any) -> None:
-    """1 where matches i and j preserve the distance and the angles between them."""
+    """Fill rows `first` to `stop` of out (M, M): 1 where matches i and j preserve distance and angles.
+
+    Args:
+        p, n: (M, 3) target points and normals of the matches.
+        q, m: (M, 3) source points and normals.
+        lengths, cosines: the largest differences.
+    """
     count = len(p)
     a, b = np.empty(3), np.empty(3)
     for i in range(first, stop):
@@ -139,31 +144,17 @@ def _compatible(p: Any, n: Any, q: Any, m: Any, lengths: Any, cosines: Any, firs
                 out[i, j] = 1
 
 
-def proposals(target: Cloud, source: Cloud, spacing: float) -> Floats:
-    """(S, 4, 4) motions, target from source, each solved from matches that support each other.
+def motions_by_fpfh(target: Cloud, source: Cloud, spacing: float) -> Floats:
+    """(S, 4, 4) motions, target from source, each fitted to a group of matches that agree.
 
-    Both are 3D surfaces, thinned to about the same `spacing`.
+    Both clouds are 3D surfaces, downsampled to about the same `spacing`.
     """
-    normals_t, normals_s = target.normals, source.normals
-    radius = _REACH * spacing
-    pairs = matched(descriptors(target, radius), descriptors(source, radius), _MATCHES)
-    p, n = target.points[pairs[:, 0]], normals_t[pairs[:, 0]]
-    q, m = source.points[pairs[:, 1]], normals_s[pairs[:, 1]]
-    support = np.zeros((len(pairs), len(pairs)), dtype=np.float32)
-    shares(lambda a, b: _compatible(p, n, q, m, _LENGTHS * spacing, _COSINES, a, b, support), len(pairs))
-    best, weights = consensus(support, least=4)
-    return closest_rigid(p[best], q[best], weights)
-
-
-def consensus(support: NDArray[np.float32], *, least: int) -> tuple[NDArray[np.int64], Floats]:
-    """(S, K) matches that go together, and their weights, of (M, M) whether two agree; `least` must."""
-    shared = support * (support @ support)  # how many others both of a compatible pair agree with
-    seeds = np.argsort(-shared.sum(axis=1), kind="stable")[:_SEEDS]
-    k = min(_SUPPORT, len(support) - 1)
-    rows = shared[seeds]
-    best = np.argpartition(-rows, k, axis=1)[:, :k]
-    weights = np.take_along_axis(rows, best, axis=1).astype(np.float64)
-    best = np.concatenate([seeds[:, None], best], axis=1)
-    weights = np.concatenate([weights.max(axis=1, keepdims=True), weights], axis=1)
-    good = np.count_nonzero(weights, axis=1) >= least
-    return best[good], weights[good]
+    target_normals, source_normals = target.normals, source.normals
+    radius = _RADIUS * spacing
+    pairs = match(fpfh(target, radius), fpfh(source, radius), _MATCHES)
+    p, n = target.points[pairs[:, 0]], target_normals[pairs[:, 0]]
+    q, m = source.points[pairs[:, 1]], source_normals[pairs[:, 1]]
+    compatible = np.zeros((len(pairs), len(pairs)), dtype=np.float32)
+    shares(lambda a, b: _compatible(p, n, q, m, _LENGTHS * spacing, _COSINES, a, b, compatible), len(pairs))
+    groups, weights = consensus(compatible, least=4)
+    return fit_rigid(p[groups], q[groups], weights)

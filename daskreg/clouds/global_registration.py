@@ -1,9 +1,9 @@
-"""The pose to start from when none is known: motions are proposed, compete, and the best are refined.
+"""The initial pose where none is known: candidates are proposed and compared, and the best are refined.
 
-Surfaces propose motions by their local shape (`icp_features`). Curves, and clouds that fill a
-volume, have no such shape: where the same points were measured, their neighbours tell them
-(`icp_constellations`), else every rotation is tried (`icp_search`), as it is where the shapes led to
-nothing. Surfaces compete by how they agree (`icp_agreement`), other clouds by the distances of their pairs.
+Candidates of 3D surfaces come from matches of their local shape (`fpfh`). Curves, and clouds that fill a
+volume, have no such shape: where the same points were measured in both, neighbours are matched
+(`distance_descriptors`). Where this finds nothing good, every rotation is tried (`rotation_search`).
+Surfaces are compared by their consistency (`surface_consistency`), other clouds by the distances of correspondences.
 """
 
 from __future__ import annotations
@@ -12,212 +12,222 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from daskreg.clouds.cloud import Cloud, Floats, lengths
-from daskreg.clouds.distance_descriptors import constellations
-from daskreg.clouds.fpfh import proposals
-from daskreg.clouds.icp import Matched, Options, apply, homogeneous, kept_after, refine
-from daskreg.clouds.multiresolution import Levels, approach
-from daskreg.clouds.rotation_search import centre, distinct, sweep
-from daskreg.clouds.surface_consistency import NEAR, agreement
-from daskreg.clouds.voxel_grid import thin
+from daskreg.clouds.cloud import NEAR, Cloud, Floats, norms
+from daskreg.clouds.distance_descriptors import motions_by_distances
+from daskreg.clouds.fpfh import motions_by_fpfh
+from daskreg.clouds.icp import IcpOptions, IcpResult, count_after_trim, homogeneous, refine, transform_points
+from daskreg.clouds.multiresolution import CloudPyramid, refine_on_level
+from daskreg.clouds.rotation_search import distinct_poses, robust_centre, search_rotations
+from daskreg.clouds.surface_consistency import ConsistencyLimits, surface_consistency
+from daskreg.clouds.voxel_grid import random_sample
 
-# Points of the source that tell many motions apart, and motions that are refined after.
-_FEW, _FINALISTS, _CONTENDERS = 200, 6, 4
-# A pose this good needs no rival: the near start is taken, the other proposals are left alone.
-_FITS = {"strain": 1.15, "conflicts": 0.055}
-# On the coarse level, what is worth a closer look.
-_PROMISES = {"strain": 1.5, "conflicts": 0.15}
-# Fewest points whose shapes are worth describing.
-_DESCRIBED = 200
-# Share of the pairs left out while starts compete, where no trim is given.
-_COMPETING_TRIM = 0.3
-_SWEEP_TRIMS = (0.1, 0.35)
-# A motion further from identity wins only if it is better by this factor.
-_CLEARLY = {"score": 0.95, "distance": 0.9}
-# A pose whose score on the coarse level is this much below the best has lost, and where the best fits.
-_HOPE, _HOPE_OF_RIVALS = 0.25, 0.12
-# Volumes: poses this much worse than the best are not refined further.
+# Points of the source that many candidates are compared with, and candidates of each kind that are refined.
+_FEW, _ON_COARSE, _ON_MIDDLE = 200, 6, 4
+# A pose within these limits is taken without comparison with others: the near pose, or the best by shape.
+_GOOD = ConsistencyLimits(residual_ratio=1.15, conflicts=0.055)
+# On the coarse level: a pose within these limits is refined on the next level.
+_PROMISING = ConsistencyLimits(residual_ratio=1.5, conflicts=0.15)
+# Fewest points of surfaces that descriptors are computed for.
+_FEWEST_DESCRIBED = 200
+# Share of correspondences left out while candidates are compared, where no trim is given.
+_COMPARISON_TRIM = 0.3
+_SEARCH_TRIMS = (0.1, 0.35)
+# Poses within these factors of the best score, and of the best distance, count as equally good: of these the smallest
+# motion is taken.
+_EQUAL_SCORE, _EQUAL_DISTANCE = 0.95, 0.9
+# Candidates whose score on the coarse level is this much below the best are dropped; the second where the best is good.
+_DROPPED_BELOW, _DROPPED_BELOW_GOOD = 0.25, 0.12
+# Volumes: candidates with more than the best distance divided by this are not refined further.
 _WORTH = 0.5
-# In spacings: partners are nearer than the first, pairs further apart than the second do not count.
+# In spacings: points nearer than the first have met their counterparts; correspondences above the second do not count.
 _MET, _LIMIT = 0.35, 0.6
-# Least share of the source that has partners.
-PARTNERS = 0.2
-# Points of a volume from which the first looks are at a sample of so many.
+# Least share of the source points that have counterparts.
+LEAST_OVERLAP = 0.2
+# Volumes of more points are first registered by a sample of so many.
 _DENSE, _SPARSE = 50_000, 5000
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """The pose to refine, and how sure it is.
+class InitialPose:
+    """The pose to refine, and what is known of it.
 
     Attributes:
         matrix: (D+1, D+1), target from source.
-        rivals: (S, D+1, D+1) other poses that are about as good.
-        near: whether it was given, or is where no motion, or a shift, led.
-        refined: whether on the middle level.
-        limit: beyond which pairs do not count, where the points that have partners are known.
+        alternatives: (S, D+1, D+1) other poses that are about as good.
+        near: whether it was an input, or was reached from no motion or from aligned centroids.
+        refined: whether it was refined on the refinement level.
+        max_distance: the limit for correspondences, where it is known which points have counterparts.
     """
 
     matrix: Floats
-    rivals: Floats
+    alternatives: Floats
     near: bool
     refined: bool = False
-    limit: float | None = None
+    max_distance: float | None = None
 
 
-def find(levels: Levels, options: Options, *, near: bool) -> Start:
-    """The best pose without one given.
+def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool) -> InitialPose:
+    """The best pose where none is an input.
 
     Args:
-        near: begin with no motion, and with the middles of the clouds moved together; take
-            what they lead to if it fits, and else if nothing fits clearly better.
+        near: try no motion, and aligned centroids, first. What they lead to is taken if it is good, and
+            otherwise if no other candidate is clearly better.
     """
-    target, source = levels.coarse
+    target, source = pyramid.coarse
     scale = target.radius / source.radius if options.with_scale else 1.0
     starts = np.zeros((0, target.ndim + 1, target.ndim + 1))
     if near:
-        shift = centre(target.points) - scale * centre(source.points)
-        starts = np.stack([levels.unmoved, homogeneous(scale * np.eye(target.ndim), shift)])
-    if not levels.surface:
-        return _of_volumes(levels, options, starts, scale)
-    middle = levels.middle
+        shift = robust_centre(target.points) - scale * robust_centre(source.points)
+        starts = np.stack([pyramid.identity, homogeneous(scale * np.eye(target.ndim), shift)])
+    if not pyramid.surface:
+        return _of_volumes(pyramid, options, starts, scale)
     for start in starts[: 0 if options.with_scale else 1]:
-        matrix = approach(levels.quick, start, options, max_iterations=20)
-        if agreement(target, source, matrix).within(**_PROMISES):
-            matrix = approach(levels.refined, matrix, options)
-            if agreement(*middle, matrix).within(**_FITS):
-                return Start(matrix, starts[:0], near=True, refined=True)
-    described = target.ndim == 3 and min(len(target), len(source)) >= _DESCRIBED
-    found = _by_shape(target, source, scale) if described else starts[:0]
+        matrix = refine_on_level(pyramid.coarse_with_middle_normals(), start, options, max_iterations=20)
+        if surface_consistency(target, source, matrix).within(_PROMISING):
+            matrix = refine_on_level(pyramid.refinement, matrix, options)
+            if surface_consistency(*pyramid.middle, matrix).within(_GOOD):
+                return InitialPose(matrix, starts[:0], near=True, refined=True)
+    described = target.ndim == 3 and min(len(target), len(source)) >= _FEWEST_DESCRIBED
+    found = _candidates_by_shape(target, source, scale) if described else starts[:0]
     if len(found):
-        start = _contest(levels, found, starts, options)
-        if agreement(*middle, start.matrix).within(**_FITS):
-            return start
-        starts = np.concatenate([starts, start.matrix[None], start.rivals])
-    trims = _SWEEP_TRIMS if options.trim is None else (options.trim,)
-    found = sweep(target.points, source.points, scale=scale, trims=trims, seed=levels.seed)
-    return _contest(levels, found, starts, options)
+        pose = _best_by_consistency(pyramid, found, starts, options)
+        if surface_consistency(*pyramid.middle, pose.matrix).within(_GOOD):
+            return pose
+        starts = np.concatenate([starts, pose.matrix[None], pose.alternatives])
+    return _best_by_consistency(pyramid, _candidates_by_rotation(pyramid, options, scale), starts, options)
 
 
-def _by_shape(target: Cloud, source: Cloud, scale: float) -> Floats:
-    """Proposals, best first."""
-    apart = max(target.spacing, scale * source.spacing)
-    found = proposals(target, source.scaled(scale), apart)
+def _candidates_by_rotation(pyramid: CloudPyramid, options: IcpOptions, scale: float) -> Floats:
+    target, source = pyramid.coarse
+    trims = _SEARCH_TRIMS if options.trim is None else (options.trim,)
+    return search_rotations(target.points, source.points, scale=scale, trims=trims, seed=pyramid.seed)
+
+
+def _candidates_by_shape(target: Cloud, source: Cloud, scale: float) -> Floats:
+    """Candidates, the best first."""
+    spacing = max(target.spacing, scale * source.spacing)
+    found = motions_by_fpfh(target, source.scaled(scale), spacing)
     if not len(found):
         return found
     found[:, :-1, :-1] *= scale
-    scores = meeting(target, source.part(_FEW), found, NEAR * apart)
+    scores = near_shares(target, source.subsample(_FEW), found, NEAR * spacing)
     return found[np.argsort(-scores, kind="stable")]
 
 
-def meeting(target: Cloud, source: Cloud, matrices: Floats, reach: float) -> Floats:
-    """How much of a surface meets the other under each of (S, D+1, D+1): 0 to 1.
+def near_shares(target: Cloud, source: Cloud, matrices: Floats, limit: float) -> Floats:
+    """Share of a surface that is near the other one under each of (S, D+1, D+1): 0 to 1.
 
-    A point counts less the further it is from its nearest, nothing beyond `reach`, and as the
+    A point counts less the further it is from its nearest, nothing beyond `limit`, and as the
     square of the cosine between the normals.
     """
-    moved = np.concatenate([apply(m, source.points) for m in matrices])
-    turned = np.concatenate([source.normals @ m[:-1, :-1].T for m in matrices])
-    distances, indices = target.nearest(moved)
-    alike = np.einsum("ij,ij->i", turned, target.normals[indices]) / np.maximum(lengths(turned), 1e-300)
-    near = np.maximum(0.0, 1 - (distances / reach) ** 2) * alike**2
+    moved = np.concatenate([transform_points(m, source.points) for m in matrices])
+    normals = np.concatenate([source.normals @ m[:-1, :-1].T for m in matrices])
+    distances, rows = target.nearest(moved)
+    cosines = np.einsum("ij,ij->i", normals, target.normals[rows]) / np.maximum(norms(normals), 1e-300)
+    near = np.maximum(0.0, 1 - (distances / limit) ** 2) * cosines**2
     return np.asarray(near.reshape(len(matrices), -1).mean(axis=1))
 
 
-def _contest(levels: Levels, found: Floats, starts: Floats, options: Options) -> Start:
-    """Refine `starts` and the first few of `found` that differ; of those about as good, the smallest motion."""
-    (target, source), middle = levels.coarse, levels.middle
-    few = np.concatenate([starts, distinct(found, target.radius, angle=10.0, shift=0.1)[:_FINALISTS]])
-    tried = np.stack([approach(levels.coarse, m, options, max_iterations=8) for m in few])
-    scores = np.array([agreement(target, source, m).score for m in tried])
+def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, options: IcpOptions) -> InitialPose:
+    """Refine `starts` and the first distinct ones of `found`; of those about equally good, the smallest motion."""
+    (target, source), middle = pyramid.coarse, pyramid.middle
+    few = np.concatenate([starts, distinct_poses(found, target.radius, angle=10.0, shift=0.1)[:_ON_COARSE]])
+    tried = np.stack([refine_on_level(pyramid.coarse, m, options, max_iterations=8) for m in few])
+    scores = np.array([surface_consistency(target, source, m).score for m in tried])
     order = np.argsort(-scores, kind="stable")
-    first = approach(levels.refined, tried[order[0]], options, max_iterations=15)
-    hope = _HOPE_OF_RIVALS if agreement(*middle, first).within(**_FITS) else _HOPE
-    hopeful = tried[order[: np.count_nonzero(scores >= scores.max() - hope)]]
-    others = distinct(hopeful, target.radius, angle=4.0, shift=0.04)[1:_CONTENDERS]
-    best = np.stack([first, *(approach(levels.refined, m, options, max_iterations=15) for m in others)])
-    scores = np.array([agreement(*middle, m).score for m in best])
-    good = best[scores >= scores.max() - (1 - _CLEARLY["score"]) * abs(scores.max())]
-    return replace(_smallest(good, tried[: len(starts)], levels), refined=True)
+    first = refine_on_level(pyramid.refinement, tried[order[0]], options, max_iterations=15)
+    margin = _DROPPED_BELOW_GOOD if surface_consistency(*middle, first).within(_GOOD) else _DROPPED_BELOW
+    remaining = tried[order[: np.count_nonzero(scores >= scores.max() - margin)]]
+    others = distinct_poses(remaining, target.radius, angle=4.0, shift=0.04)[1:_ON_MIDDLE]
+    best = np.stack([first, *(refine_on_level(pyramid.refinement, m, options, max_iterations=15) for m in others)])
+    scores = np.array([surface_consistency(*middle, m).score for m in best])
+    good = best[scores >= scores.max() - (1 - _EQUAL_SCORE) * abs(scores.max())]
+    return replace(_smallest_motion(good, tried[: len(starts)], pyramid), refined=True)
 
 
-def _of_volumes(levels: Levels, options: Options, starts: Floats, scale: float) -> Start:
-    """Points have met their own partners or not: the distances of the nearest pairs tell."""
-    met = _of_partners(levels, options, starts, scale)
+def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> InitialPose:
+    """For clouds that fill a volume: the candidate with the nearest correspondences."""
+    met = _by_common_points(pyramid, options, starts, scale)
     if met is not None:
         return met
-    target, source = levels.coarse
-    trims = _SWEEP_TRIMS if options.trim is None else (options.trim,)
-    few = np.concatenate([starts, sweep(target.points, source.points, scale=scale, trims=trims, seed=levels.seed)])
-    trim = _COMPETING_TRIM if options.trim is None else options.trim
-    how = Options(options.method, trim=trim)
+    target, source = pyramid.coarse
+    few = np.concatenate([starts, _candidates_by_rotation(pyramid, options, scale)])
+    trim = _COMPARISON_TRIM if options.trim is None else options.trim
+    comparison = IcpOptions(options.method, trim=trim)
     dense = len(target) > _DENSE
     if dense:
-        few = np.concatenate([few, _by_outline(levels, options, few)])
-    tried = [refine(target, source, m, how, max_iterations=20) for m in few]
+        few = np.concatenate([few, _candidates_by_outline(pyramid, options, few)])
+    tried = [refine(target, source, m, comparison, max_iterations=20) for m in few]
 
-    def score(t: Matched) -> float:
-        kept = kept_after(trim, len(t.distances), source.ndim)
-        return float(np.sqrt(np.mean(np.partition(t.distances, kept - 1)[:kept] ** 2)))
+    def distance(result: IcpResult) -> float:
+        """Root mean square of the distances that the trim leaves."""
+        count = count_after_trim(trim, len(result.distances), source.ndim)
+        return float(np.sqrt(np.mean(np.partition(result.distances, count - 1)[:count] ** 2)))
 
-    # Those on the way to a better one are no rivals of it.
-    limit = min(map(score, tried)) / _WORTH
+    # Candidates that would still move to a better pose are no alternatives of it.
+    limit = min(map(distance, tried)) / _WORTH
     tried = [
-        t if t.settled or score(t) > limit else refine(target, source, t.matrix, how, max_iterations=80) for t in tried
+        t if t.converged or distance(t) > limit else refine(target, source, t.matrix, comparison, max_iterations=80)
+        for t in tried
     ]
-    scores = np.array([score(t) for t in tried])
+    distances = np.array([distance(t) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
-    if dense:  # few points stop short of their partners
-        best = int(np.argmin(scores))
-        closer = refine(target, levels.fine[1], matrices[best], options, max_iterations=80)
-        matrices[best], scores[best] = closer.matrix, score(closer)
-    good = matrices[scores * _CLEARLY["distance"] <= scores.min() + 1e-9 * target.radius]
-    return _smallest(good, matrices[: len(starts)], levels)
+    if dense:  # a sample of the source converges before its points meet their counterparts
+        best = int(np.argmin(distances))
+        closer = refine(target, pyramid.fine[1], matrices[best], options, max_iterations=80)
+        matrices[best], distances[best] = closer.matrix, distance(closer)
+    good = matrices[distances * _EQUAL_DISTANCE <= distances.min() + 1e-9 * target.radius]
+    return _smallest_motion(good, matrices[: len(starts)], pyramid)
 
 
-def _by_outline(levels: Levels, options: Options, starts: Floats) -> Floats:
-    """(S, D+1, D+1): where starts lead that are further away than the spacing.
+def _candidates_by_outline(pyramid: CloudPyramid, options: IcpOptions, starts: Floats) -> Floats:
+    """(S, D+1, D+1) poses that `starts` lead to, for starts that are further away than the spacing.
 
-    From there only the shape of the whole shows, and best where there is little else.
+    From there only the shape of the whole cloud shows the way, and it does so best in samples of few points.
     """
-    target, source = (Cloud(thin(points, _SPARSE, "sample", levels.seed)) for points in (levels.target, levels.source))
-    shaped = [refine(target, source, m, options, max_iterations=50).matrix for m in starts]
-    return np.stack([refine(levels.coarse[0], source, m, options, max_iterations=50).matrix for m in shaped])
+    target, source = (Cloud(random_sample(points, _SPARSE, pyramid.seed)) for points in pyramid.points)
+    sparse = [refine(target, source, m, options, max_iterations=50).matrix for m in starts]
+    return np.stack([refine(pyramid.coarse[0], source, m, options, max_iterations=50).matrix for m in sparse])
 
 
-def _of_partners(levels: Levels, options: Options, starts: Floats, scale: float) -> Start | None:
-    """The pose that brings more points together than chance does, if there is one."""
-    target, source = levels.coarse
-    found = constellations(target, Cloud(levels.source), scale=scale, seed=levels.seed)
+def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> InitialPose | None:
+    """The pose that brings more points to counterparts than chance does, if there is one."""
+    target, source = pyramid.coarse
+    found = motions_by_distances(target, Cloud(pyramid.points[1]), scale=scale, seed=pyramid.seed)
     if not len(found):
         return None
     near = _MET * target.spacing
     limit = min(options.max_distance or np.inf, _LIMIT * target.spacing)
-    some = source.points[:_FEW]
-    distances = target.nearest(np.concatenate([apply(m, some) for m in found]))[0].reshape(len(found), -1)
+    sample = source.points[:_FEW]
+    moved = np.concatenate([transform_points(m, sample) for m in found])
+    distances = target.nearest(moved)[0].reshape(len(found), -1)
     found = found[np.argsort(-np.mean(distances < near, axis=1), kind="stable")]
-    few = np.concatenate([starts, distinct(found, target.radius)[:_FINALISTS]])
-    how = replace(options, max_distance=limit, trim=None)
-    tried = [refine(target, source, m, how, max_iterations=30) for m in few]
+    few = np.concatenate([starts, distinct_poses(found, target.radius)[:_ON_COARSE]])
+    limited = replace(options, max_distance=limit, trim=None)
+    tried = [refine(target, source, m, limited, max_iterations=30) for m in few]
     numbers = np.array([np.count_nonzero(t.distances < near) for t in tried])
-    # Half of the points of a cloud have a neighbour within the spacing: so many would have one this near by chance.
+    # Half of the points of a cloud have a neighbour within the spacing: by chance this share has one within `near`.
     share = 1 - 2.0 ** -(_MET**target.ndim)
     chance = share * len(source) + 5 * np.sqrt(share * len(source)) + target.ndim + 2
-    if numbers.max() < max(chance, PARTNERS * len(source)):
+    if numbers.max() < max(chance, LEAST_OVERLAP * len(source)):
         return None
     matrices = np.stack([t.matrix for t in tried])
-    good = matrices[numbers >= _CLEARLY["distance"] * numbers.max()]
-    return replace(_smallest(good, matrices[: len(starts)], levels), limit=limit)
+    good = matrices[numbers >= _EQUAL_DISTANCE * numbers.max()]
+    return replace(_smallest_motion(good, matrices[: len(starts)], pyramid), max_distance=limit)
 
 
-def _smallest(good: Floats, near: Floats, levels: Levels) -> Start:
-    """The smallest motion among the good ones, and the others that differ."""
-    target, source = levels.coarse
-    extent, still = target.radius, apply(levels.unmoved, source.points)
-    moved = [float(np.mean((apply(m, source.points) - still) ** 2)) for m in good]
-    first = int(np.argmin(moved))
-    ordered = np.concatenate([good[first : first + 1], np.delete(good, first, axis=0)])
-    differ = distinct(ordered, extent)
-    # What the near starts led to, the chosen one being the first.
-    close = len(near) and len(distinct(np.concatenate([good[first : first + 1], near]), extent)) <= len(near)
-    return Start(differ[0], differ[1:], near=bool(close))
+def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -> InitialPose:
+    """The smallest motion among the good ones; the distinct others are the alternatives.
+
+    Args:
+        from_starts: (K, D+1, D+1) poses that refinement of the near starts ended in.
+    """
+    target, source = pyramid.coarse
+    extent, unmoved = target.radius, transform_points(pyramid.identity, source.points)
+    motions = [float(np.mean((transform_points(m, source.points) - unmoved) ** 2)) for m in good]
+    first = int(np.argmin(motions))
+    smallest = good[first : first + 1]
+    distinct = distinct_poses(np.concatenate([smallest, np.delete(good, first, axis=0)]), extent)
+    # The smallest motion is alike to one of those from the starts where one of them is left out after it.
+    near = len(from_starts) and len(distinct_poses(np.concatenate([smallest, from_starts]), extent)) <= len(from_starts)
+    return InitialPose(distinct[0], distinct[1:], near=bool(near))

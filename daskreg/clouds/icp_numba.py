@@ -1,8 +1,8 @@
-"""The loops of ICP on CPUs: closed forms, sums over pairs, batches of trial motions.
+"""Compiled loops of ICP: rotations in closed form, normal equations, trimmed ICP of many trial poses.
 
-Compiled without the GIL and without threads of its own; callers share rows among a small pool,
-and every result is independent of how they were shared. The number of dimensions D is 2 or
-3 where a rotation is solved for, and any elsewhere.
+The code runs without the GIL and has no threads of its own; callers divide the rows among a small pool. No result
+depends on how they are divided. The number of dimensions D is 2 or 3 where a rotation is solved for,
+and any elsewhere.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position, and their loops are written out)
@@ -15,24 +15,24 @@ import numpy as np
 
 from daskreg.runtime.compiled import jit
 
-# What a pair measures of its error: all of it, the part along one normal, or plane to plane.
-POINT, PLANE, PLANES = 0, 1, 2
+# The cost of a correspondence: the distance, its part along the target's normal, or under both local covariances.
+POINT_TO_POINT, POINT_TO_PLANE, PLANE_TO_PLANE = 0, 1, 2
 # Variance across a local plane, as a share of the variance within it (Segal et al. 2009 use 1e-3).
-FLAT = 1e-3
-# Sums may be made in any order, so that they go in full vectors; of so many pairs at a time.
+PLANE_VARIANCE = 1e-3
+# Sums may be taken in any order, so that they use full vector registers; of so many correspondences at a time.
 _SUMS = {"reassoc", "contract", "nsz"}
-_LANE = 64
-# Where the entries of a symmetric (3, 3) and the products of (x, y, z, 1) lie in a row.
+_BATCH = 64
+# Positions of the entries of a symmetric (3, 3), and of the products of (x, y, z, 1), in a row.
 _PACKED = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 _PRODUCTS = np.array([[4, 5, 6, 0], [5, 7, 8, 1], [6, 8, 9, 2], [0, 1, 2, 3]])
 
 
 @jit
-def rotation_of(moments: Any, out: Any) -> None:
-    """The rotation R with the largest trace(R^T M), M = sum of t s^T: turns s onto t (Horn 1987).
+def rotation_from_moments(moments: Any, out: Any) -> None:
+    """Fill `out` with the rotation R of largest trace(R^T M), M = sum of t s^T, which turns s onto t (Horn 1987).
 
-    In 3D the quaternion is the leading eigenvector of a 4x4 matrix, found by squaring it:
-    always a proper rotation, exact where the answer is not ambiguous.
+    In 3D the quaternion is the leading eigenvector of a 4x4 matrix, found by squaring the matrix. The result is
+    always a proper rotation, and exact where it is unique.
     """
     m = moments
     if m.shape[0] == 2:
@@ -55,7 +55,7 @@ def rotation_of(moments: Any, out: Any) -> None:
     if not size > 0:
         out[:] = np.eye(3)
         return
-    k = k / size + np.eye(4)  # no eigenvalue below zero
+    k = k / size + np.eye(4)  # so that no eigenvalue is below zero
     for _ in range(10):
         squared = np.zeros((4, 4))
         for i in range(4):
@@ -77,8 +77,8 @@ def rotation_of(moments: Any, out: Any) -> None:
 
 
 @jit
-def look_up(near: Any, low: Any, cell: Any, shape: Any, point: Any) -> Any:
-    """The row of the table for a point; outside, that of the border."""
+def table_row(low: Any, cell: Any, shape: Any, point: Any) -> Any:
+    """The row of a `NearestTable` for a point; for a point outside, that of the nearest cell at the border."""
     index = 0
     for d in range(shape.shape[0]):
         at = min(max((point[d] - low[d]) / cell, 0.0), shape[d] - 1.0)
@@ -87,10 +87,17 @@ def look_up(near: Any, low: Any, cell: Any, shape: Any, point: Any) -> Any:
 
 
 @jit
-def advance(near: Any, low: Any, cell: Any, shape: Any, points: Any, matrices: Any, rounds: Any, kept: Any) -> Any:
-    """`rounds` of trimmed point-to-point ICP of each of `matrices` (S, D+1, D+1), in place.
+def trimmed_icp(
+    table: Any, low: Any, cell: Any, shape: Any, points: Any, matrices: Any, iterations: Any, used: Any
+) -> Any:
+    """Iterations of trimmed point-to-point ICP from each of `matrices` (S, D+1, D+1), in place.
 
-    Returns: the mean squares of the `kept` best pairs of each at its end.
+    Args:
+        table, low, cell, shape: of a `NearestTable`.
+        points: (N, D) of the source.
+        used: how many of the N correspondences count, the nearest ones.
+
+    Returns: (S,) mean squared distances of the correspondences that count, at the end.
     """
     count, ndim = points.shape
     scores = np.empty(len(matrices))
@@ -98,20 +105,20 @@ def advance(near: Any, low: Any, cell: Any, shape: Any, points: Any, matrices: A
     squares, rotation = np.empty(count), np.empty((ndim, ndim))
     for s in range(len(matrices)):
         m = matrices[s]
-        for left in range(rounds, -1, -1):
+        for left in range(iterations, -1, -1):
             for i in range(count):
                 for d in range(ndim):
                     at = m[d, ndim]
                     for j in range(ndim):
                         at += m[d, j] * points[i, j]
                     moved[i, d] = at
-                row = look_up(near, low, cell, shape, moved[i])
+                row = table_row(low, cell, shape, moved[i])
                 square = 0.0
                 for d in range(ndim):
-                    found[i, d] = near[row, d]
+                    found[i, d] = table[row, d]
                     square += (found[i, d] - moved[i, d]) ** 2
                 squares[i] = square
-            worst = np.partition(squares, kept - 1)[kept - 1]
+            worst = np.partition(squares, used - 1)[used - 1]
             if left:
                 _move(m, moved, found, squares, worst, rotation)
         total, number = 0.0, 0
@@ -125,7 +132,7 @@ def advance(near: Any, low: Any, cell: Any, shape: Any, points: Any, matrices: A
 
 @jit
 def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: Any) -> None:
-    """The rigid motion that brings the pairs up to the worst together, applied to m."""
+    """Apply to m the rigid motion that fits the correspondences whose squares are not above `worst`."""
     count, ndim = moved.shape
     mean_t, mean_s, moments = np.zeros(ndim), np.zeros(ndim), np.zeros((ndim, ndim))
     number = 0
@@ -142,7 +149,7 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
             for d in range(ndim):
                 for j in range(ndim):
                     moments[d, j] += (found[i, d] - mean_t[d]) * (moved[i, j] - mean_s[j])
-    rotation_of(moments, rotation)
+    rotation_from_moments(moments, rotation)
     turned = np.empty((ndim, ndim + 1))
     for d in range(ndim):
         for j in range(ndim + 1):
@@ -154,93 +161,102 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
 
 
 @jit(fastmath=_SUMS, error_model="numpy")
-def pair_sums(
+def add_correspondences(
     kind: Any,
-    ends: Any,
-    near: Any,
-    partners: Any,
+    source: Any,
+    target: Any,
+    rows: Any,
     weights: Any,
-    fixed: Any,
-    turned: Any,
+    target_normals: Any,
+    source_normals: Any,
     rotation: Any,
     centre: Any,
     extent: Any,
     generators: Any,
 ) -> Any:
-    """J^T W J (P, P), J^T W e (P,) and sum of w e^T W e of small motions of `ends` about the centre, in extents.
+    """Normal equations of small motions of the source about the centre, in units of the extent.
 
     Args:
-        kind: POINT, PLANE or PLANES.
-        ends: (N, D), D in 2, 3.
-        near: (M, D), of which `partners` (N,) are the rows that the ends are to meet.
+        kind: POINT_TO_POINT, POINT_TO_PLANE or PLANE_TO_PLANE.
+        source: (N, D), D in 2, 3, where the points are now.
+        target: (M, D), of which `rows` (N,) correspond to the source points.
         weights: (N,).
-        fixed, turned: (M, D) unit normals at `near`, and (N, D) at the ends before `rotation` (D, D), of any
-            sign, those that the kind needs.
-        generators: (P, D, D+1), what each parameter adds to a point (p, 1): `kernels.icp.generators`.
+        target_normals, source_normals: (M, D) unit normals at `target`, and (N, D) at the source before `rotation`
+            (D, D), of either sign; no rows where the kind needs none.
+        generators: (P, D, D+1), the displacement of a point (p, 1) per unit of each parameter: `icp.generators`.
 
-    A parameter moves a point by G (p, 1), which is linear in the point, so that all is told by the sums of
+    Returns: J^T W J (P, P), J^T W e (P,) and the cost, the sum of w e^T W e.
+
+    A parameter moves a point by G (p, 1), which is linear in the point. So the result follows from the sums of
     products of W's entries and those of (p, 1) (p, 1)^T, whatever the parameters are.
     """
-    ndim, count, short = ends.shape[1], len(ends), 1 / extent
+    ndim, count, short = source.shape[1], len(source), 1 / extent
     solid = ndim == 3
-    products, metrics, pulls = np.empty((10, _LANE)), np.empty((6, _LANE)), np.empty((3, _LANE))
+    products, informations, weighted_errors = np.empty((10, _BATCH)), np.empty((6, _BATCH)), np.empty((3, _BATCH))
     second, first, cost = np.zeros((10, 6)), np.zeros((4, 3)), 0.0
     filled = 0
     ez = z = a0 = a1 = a2 = b0 = b1 = b2 = 0.0
     for i in range(count):
         w = weights[i]
         if w != 0.0:
-            j, n = partners[i], filled
-            x, y = (ends[i, 0] - centre[0]) * short, (ends[i, 1] - centre[1]) * short
-            ex, ey = (near[j, 0] - ends[i, 0]) * short, (near[j, 1] - ends[i, 1]) * short
+            j, n = rows[i], filled
+            x, y = (source[i, 0] - centre[0]) * short, (source[i, 1] - centre[1]) * short
+            ex, ey = (target[j, 0] - source[i, 0]) * short, (target[j, 1] - source[i, 1]) * short
             if solid:
-                z, ez = (ends[i, 2] - centre[2]) * short, (near[j, 2] - ends[i, 2]) * short
-            if kind != POINT:
-                a0, a1 = fixed[j, 0], fixed[j, 1]
+                z, ez = (source[i, 2] - centre[2]) * short, (target[j, 2] - source[i, 2]) * short
+            if kind != POINT_TO_POINT:
+                a0, a1 = target_normals[j, 0], target_normals[j, 1]
                 if solid:
-                    a2 = fixed[j, 2]
-            if kind == PLANES:
-                b0 = rotation[0, 0] * turned[i, 0] + rotation[0, 1] * turned[i, 1]
-                b1 = rotation[1, 0] * turned[i, 0] + rotation[1, 1] * turned[i, 1]
+                    a2 = target_normals[j, 2]
+            if kind == PLANE_TO_PLANE:
+                b0 = rotation[0, 0] * source_normals[i, 0] + rotation[0, 1] * source_normals[i, 1]
+                b1 = rotation[1, 0] * source_normals[i, 0] + rotation[1, 1] * source_normals[i, 1]
                 if solid:
-                    b0 += rotation[0, 2] * turned[i, 2]
-                    b1 += rotation[1, 2] * turned[i, 2]
-                    b2 = rotation[2, 0] * turned[i, 0] + rotation[2, 1] * turned[i, 1] + rotation[2, 2] * turned[i, 2]
-            xx, xy, xz, yy, yz, zz = _metric(kind, w, (a0, a1, a2), (b0, b1, b2))
+                    b0 += rotation[0, 2] * source_normals[i, 2]
+                    b1 += rotation[1, 2] * source_normals[i, 2]
+                    b2 = (
+                        rotation[2, 0] * source_normals[i, 0]
+                        + rotation[2, 1] * source_normals[i, 1]
+                        + rotation[2, 2] * source_normals[i, 2]
+                    )
+            xx, xy, xz, yy, yz, zz = _information(kind, w, (a0, a1, a2), (b0, b1, b2))
             fx, fy, fz = xx * ex + xy * ey + xz * ez, xy * ex + yy * ey + yz * ez, xz * ex + yz * ey + zz * ez
             cost += fx * ex + fy * ey + fz * ez
-            metrics[0, n], metrics[1, n], metrics[2, n] = xx, xy, xz
-            metrics[3, n], metrics[4, n], metrics[5, n] = yy, yz, zz
-            pulls[0, n], pulls[1, n], pulls[2, n] = fx, fy, fz
+            informations[0, n], informations[1, n], informations[2, n] = xx, xy, xz
+            informations[3, n], informations[4, n], informations[5, n] = yy, yz, zz
+            weighted_errors[0, n], weighted_errors[1, n], weighted_errors[2, n] = fx, fy, fz
             products[0, n], products[1, n], products[2, n], products[3, n] = x, y, z, 1.0
             products[4, n], products[5, n], products[6, n] = x * x, x * y, x * z
             products[7, n], products[8, n], products[9, n] = y * y, y * z, z * z
             filled += 1
-        if filled == _LANE or (i == count - 1 and filled):
-            _add_products(products, metrics, filled, second)
-            _add_products(products, pulls, filled, first)
+        if filled == _BATCH or (i == count - 1 and filled):
+            _add_products(products, informations, filled, second)
+            _add_products(products, weighted_errors, filled, first)
             filled = 0
     return _in_parameters(second, first, generators, ndim, cost)
 
 
 @jit(error_model="numpy")
-def _metric(kind: Any, w: Any, a: Any, b: Any) -> Any:
-    """W of a pair with the unit normals a and b, of any sign, as (xx, xy, xz, yy, yz, zz).
+def _information(kind: Any, w: Any, a: Any, b: Any) -> Any:
+    """The information matrix W of a correspondence, times its weight, as (xx, xy, xz, yy, yz, zz).
 
-    Plane to plane, the covariance 2 I - (1 - FLAT) (a a^T + b b^T) has the eigenvectors a + b and a - b, so that
-    its inverse needs no solver: W is a multiple of the identity and two squares of directions. It is scaled to
-    cost lengths across.
+    For plane to plane, the covariance 2 I - (1 - PLANE_VARIANCE) (a a^T + b b^T) has the eigenvectors a + b and a - b,
+    so that its inverse needs no solver: W is a multiple of the identity plus two outer products. It is scaled so that
+    the cost is a squared distance across the planes.
+
+    Args:
+        a, b: unit normals of target and source, of either sign.
     """
-    if kind == POINT:
+    if kind == POINT_TO_POINT:
         return w, 0.0, 0.0, w, 0.0, w
-    if kind == PLANE:
+    if kind == POINT_TO_PLANE:
         return w * a[0] * a[0], w * a[0] * a[1], w * a[0] * a[2], w * a[1] * a[1], w * a[1] * a[2], w * a[2] * a[2]
     c = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
     sign = 1.0 if c >= 0 else -1.0
     c = min(abs(c), 1.0)
-    even = FLAT * w
-    plus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 + c)) - FLAT) / (2 + 2 * c)
-    minus = w * (2 * FLAT / (2 - (1 - FLAT) * (1 - c)) - FLAT) / max(2 - 2 * c, 1e-12)
+    even = PLANE_VARIANCE * w
+    plus = w * (2 * PLANE_VARIANCE / (2 - (1 - PLANE_VARIANCE) * (1 + c)) - PLANE_VARIANCE) / (2 + 2 * c)
+    minus = w * (2 * PLANE_VARIANCE / (2 - (1 - PLANE_VARIANCE) * (1 - c)) - PLANE_VARIANCE) / max(2 - 2 * c, 1e-12)
     p0, p1, p2 = a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
     q0, q1, q2 = a[0] - sign * b[0], a[1] - sign * b[1], a[2] - sign * b[2]
     xx, xy = even + plus * p0 * p0 + minus * q0 * q0, plus * p0 * p1 + minus * q0 * q1
@@ -249,8 +265,8 @@ def _metric(kind: Any, w: Any, a: Any, b: Any) -> Any:
 
 
 @jit(error_model="numpy")
-def biweight(residuals: Any, reach: Any, limit: Any, weights: Any) -> None:
-    """Fill Tukey's weights (N,) of residuals: zero from `reach` on, and beyond the limit."""
+def tukey_weights(residuals: Any, reach: Any, limit: Any, weights: Any) -> None:
+    """Fill Tukey's biweights (N,) of residuals: zero from `reach` on, and beyond the limit."""
     for i in range(len(residuals)):
         share = residuals[i] / reach
         left = 1 - share * share
@@ -259,7 +275,7 @@ def biweight(residuals: Any, reach: Any, limit: Any, weights: Any) -> None:
 
 @jit(fastmath=_SUMS, error_model="numpy")
 def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
-    """Add the products of rows of a and b, of the first `count` columns, to `sums` (rows, rows)."""
+    """Add the inner products of the rows of a and of b, over the first `count` columns, to `sums` (rows, rows)."""
     for k in range(sums.shape[0]):
         for t in range(sums.shape[1]):
             total = 0.0
@@ -270,7 +286,7 @@ def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
 
 @jit
 def _in_parameters(second: Any, first: Any, generators: Any, ndim: Any, cost: Any) -> Any:
-    """What `pair_sums` returns, of its sums: products (10,) x metric (6,), and point (x, y, z, 1) x pull (3,)."""
+    """The result of `add_correspondences`, from sums: products (10) x information (6), point (4) x error (3)."""
     number = len(generators)
     hessian, gradient = np.zeros((number, number)), np.zeros(number)
     for p in range(number):
@@ -281,12 +297,12 @@ def _in_parameters(second: Any, first: Any, generators: Any, ndim: Any, cost: An
             total = 0.0
             for d in range(ndim):
                 for e in range(ndim):
-                    metric = _PACKED[d, e]
+                    entry = _PACKED[d, e]
                     for k in range(ndim + 1):
                         along = generators[p, d, k]
                         if along != 0.0:
                             for m in range(ndim + 1):
                                 row = _PRODUCTS[k if k < ndim else 3, m if m < ndim else 3]
-                                total += along * second[row, metric] * generators[q, e, m]
+                                total += along * second[row, entry] * generators[q, e, m]
             hessian[p, q] = hessian[q, p] = total
     return hessian, gradient, cost

@@ -1,4 +1,9 @@
-"""A k-d tree in 2D and 3D, for many questions about few neighbours."""
+"""A k-d tree in 2D and 3D for many queries of few neighbours.
+
+It is 1.5 to 2.5 times faster than `scipy.spatial.cKDTree` at what ICP asks: building the tree, the 14 neighbours of
+each point, and the nearest 1 and 4 points of a moved cloud, of 10,000 to 1,000,000 points on two threads
+(benchmarks/kdtree.py). Building alone takes SciPy's tree 0.5 to 0.9 of the time.
+"""
 
 from __future__ import annotations
 
@@ -7,89 +12,94 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.clouds.kdtree_numba import grow, nearest
+from daskreg.clouds.kdtree_numba import build, nearest
 from daskreg.runtime.threads import pool_threads, shares, spread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_LEAF = 10
-# Fewer answers are not worth waking a thread for.
-_MANY = 4000
-# Points from which a tree is grown by several threads, and more than the levels of any.
-_LARGE, _DEEP = 30_000, 64
+_LEAF_SIZE = 10
+# Fewer results (queries x neighbours) are computed by the calling thread alone: waking another takes longer.
+_SHARED = 4000
+# Trees of more points are built by several threads. No tree has more levels than the second number.
+_LARGE, _MAX_LEVELS = 30_000, 64
 
 
 @dataclass(frozen=True, eq=False)
-class Tree:
-    """Points (N, D) sorted into the leaves of a tree; see `tree_numba.grow`.
+class KDTree:
+    """Points (N, D) sorted into the leaves of a balanced tree; see `kdtree_numba.build`.
 
     Attributes:
-        points: (N, 3) in the order of the leaves, 2D ones with a third coordinate of zero.
-        order: (N,) their rows.
-        first, axes, cuts: the nodes.
-        settled: whether the points came in that order, so that order is 0, 1, ...
+        points: (N, 3) in the order of the leaves; 2D points have a third coordinate of zero.
+        order: (N,) rows of these points in the array that the tree was built from.
+        ranges, axes, cuts: the nodes.
+        in_leaf_order: whether the points came in the order of the leaves, so that `order` is 0, 1, ...
     """
 
     points: Floats
     order: Ints
-    first: Ints
+    ranges: Ints
     axes: Ints
     cuts: Floats
-    settled: bool = False
+    in_leaf_order: bool = False
 
     @classmethod
-    def of(cls, points: Floats) -> Tree:
-        points = solid(points)
+    def of(cls, points: Floats) -> KDTree:
+        """The tree of (N, D) points, D in 2, 3."""
+        points = as_3d(points)
         inner = 1
-        while inner * _LEAF < len(points):
+        while inner * _LEAF_SIZE < len(points):
             inner *= 2
         inner -= 1
         order = np.arange(len(points))
-        first = np.empty((2 * inner + 1, 2), dtype=np.int64)
+        ranges = np.empty((2 * inner + 1, 2), dtype=np.int64)
         axes, cuts = np.empty(inner, dtype=np.int64), np.empty(inner)
         points = points.copy()
-        first[0] = 0, len(points)
-        alone = max(pool_threads() - 1, 0).bit_length() if len(points) > _LARGE else 0
-        # The first levels at once, and what is below each of the last of these nodes by itself.
-        grow(points, order, first, axes, cuts, 0, alone or _DEEP)
-        if alone:
-            roots = range(2**alone - 1, 2 ** (alone + 1) - 1)
-            spread(pool_threads(), lambda root: grow(points, order, first, axes, cuts, root, _DEEP), roots)
-        return cls(points, order, first, axes, cuts)
+        ranges[0] = 0, len(points)
+        # The calling thread cuts this many levels; then each subtree below them is a part for some thread.
+        first_levels = max(pool_threads() - 1, 0).bit_length() if len(points) > _LARGE else 0
+        build(points, order, ranges, axes, cuts, 0, first_levels or _MAX_LEVELS)
+        if first_levels:
+            roots = range(2**first_levels - 1, 2 ** (first_levels + 1) - 1)
+            spread(pool_threads(), lambda root: build(points, order, ranges, axes, cuts, root, _MAX_LEVELS), roots)
+        return cls(points, order, ranges, axes, cuts)
 
-    def in_order(self) -> Tree:
-        """The tree of the points in the order of the leaves."""
-        return replace(self, order=np.arange(len(self.order)), settled=True)
+    def sorted(self) -> KDTree:
+        """The same tree, for points whose rows are in the order of the leaves."""
+        return replace(self, order=np.arange(len(self.order)), in_leaf_order=True)
 
-    def query(self, asked: Floats, count: int, *, limit: float = np.inf) -> tuple[Floats, Ints]:
-        """(N, count) distances, ascending, and rows of the nearest of each; infinity and N beyond the limit."""
-        asked = solid(asked)
-        distances, rows = np.empty((len(asked), count)), np.empty((len(asked), count), dtype=np.int64)
-        tree = self.points, self.order, self.first, self.axes, self.cuts
+    def query(self, queries: Floats, neighbours: int, *, limit: float = np.inf) -> tuple[Floats, Ints]:
+        """Distances (N, neighbours), ascending, and rows of the nearest points of each query (N, D).
+
+        Where fewer points are nearer than `limit`, the distance is infinity and the row the number of points.
+        """
+        queries = as_3d(queries)
+        shape = len(queries), neighbours
+        distances, rows = np.empty(shape), np.empty(shape, dtype=np.int64)
+        tree = self.points, self.order, self.ranges, self.axes, self.cuts
 
         def part(a: int, b: int) -> None:
-            nearest(asked[a:b], tree, limit**2, distances[a:b], rows[a:b])
+            nearest(queries[a:b], tree, limit**2, distances[a:b], rows[a:b])
             np.sqrt(distances[a:b], out=distances[a:b])
 
-        if len(asked) * count < _MANY:
-            part(0, len(asked))
+        if len(queries) * neighbours < _SHARED:
+            part(0, len(queries))
         else:
-            shares(part, len(asked))
+            shares(part, len(queries))
         return distances, rows
 
-    def query_own(self, count: int) -> tuple[Floats, Ints]:
-        """Of its own points; neighbours are asked for one after the other, which caches like."""
-        distances, rows = self.query(self.points, count)
-        if self.settled:
+    def query_self(self, neighbours: int) -> tuple[Floats, Ints]:
+        """As `query`, of the tree's own points. Queries are in the order of the leaves, which uses caches well."""
+        distances, rows = self.query(self.points, neighbours)
+        if self.in_leaf_order:
             return distances, rows
-        sorted_distances, sorted_rows = np.empty_like(distances), np.empty_like(rows)
-        sorted_distances[self.order], sorted_rows[self.order] = distances, rows
-        return sorted_distances, sorted_rows
+        own_distances, own_rows = np.empty_like(distances), np.empty_like(rows)
+        own_distances[self.order], own_rows[self.order] = distances, rows
+        return own_distances, own_rows
 
 
-def solid(points: Floats) -> Floats:
-    """(N, 3), where 2D points get a zero."""
+def as_3d(points: Floats) -> Floats:
+    """(N, 3) points; 2D points get a third coordinate of zero."""
     if points.shape[1] == 3:
         return np.ascontiguousarray(points, dtype=np.float64)
     return np.column_stack([points, np.zeros(len(points))])

@@ -1,8 +1,8 @@
-"""The loops of a k-d tree: building it, and asking for nearest points.
+"""The loops of a k-d tree: building it, and queries of nearest points.
 
-A balanced tree over points (N, 3), of which those of a leaf lie next to each other. Compiled without the
-GIL and without threads of its own; callers share rows among a small pool, and every result is
-independent of how they were shared.
+The tree is balanced, over points (N, 3); the points of a leaf lie next to each other. The code is compiled to run
+without the GIL and has no threads of its own; callers divide the rows among a small pool. No result depends
+on how they are divided.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -15,43 +15,43 @@ import numpy as np
 
 from daskreg.runtime.compiled import jit
 
-# More than the levels of any tree.
-_DEEP = 64
+# No tree has more levels.
+_MAX_LEVELS = 64
 
 
 @jit
-def grow(points: Any, order: Any, first: Any, axes: Any, cuts: Any, root: Any, levels: Any) -> None:
-    """Sort points and their rows into leaves: n has the parts 2 n + 1 and 2 n + 2, halves across the widest axis.
+def build(points: Any, order: Any, ranges: Any, axes: Any, cuts: Any, root: Any, levels: Any) -> None:
+    """Sort points and their rows into leaves. Node n is halved across its widest axis into nodes 2 n + 1 and 2 n + 2.
 
     Args:
-        points: (N, 3), to sort.
-        order: (N,) rows, to sort alike.
-        first: (nodes, 2), to fill with where the rows of a node begin and end; those of the root are given.
-        axes, cuts: (inner nodes,), to fill with the axis that a node is cut across, and where.
+        points: (N, 3), sorted in place.
+        order: (N,) rows, sorted in the same way.
+        ranges: (nodes, 2), filled with the first row and the end of the rows of each node; of the root they are inputs.
+        axes, cuts: (inner nodes,), filled with the axis that a node is cut across, and the coordinate of the cut.
         root, levels: the node to begin with, and how many levels to cut.
     """
     for level in range(levels):
-        begins = (root + 1) * 2**level - 1
-        if begins >= len(axes):
+        first = (root + 1) * 2**level - 1
+        if first >= len(axes):
             return
-        for node in range(begins, begins + 2**level):
-            begin, end = first[node]
-            axis = _widest(points, begin, end)
+        for node in range(first, first + 2**level):
+            begin, end = ranges[node]
+            axis = _widest_axis(points, begin, end)
             middle = (begin + end) // 2
-            _halve(points, order, axis, begin, end - 1, middle)
+            _partition(points, order, axis, begin, end - 1, middle)
             axes[node], cuts[node] = axis, points[middle, axis]
-            first[2 * node + 1, 0], first[2 * node + 1, 1] = begin, middle
-            first[2 * node + 2, 0], first[2 * node + 2, 1] = middle, end
+            ranges[2 * node + 1, 0], ranges[2 * node + 1, 1] = begin, middle
+            ranges[2 * node + 2, 0], ranges[2 * node + 2, 1] = middle, end
 
 
 @jit
-def _widest(points: Any, begin: Any, end: Any) -> Any:
-    """The axis along which the points reach furthest."""
+def _widest_axis(points: Any, begin: Any, end: Any) -> Any:
+    """The axis along which the extent of the points is largest."""
     x0 = y0 = z0 = np.inf
     x1 = y1 = z1 = -np.inf
     for i in range(begin, end):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        # Comparisons as processors make them: min and max also look for NaN.
+        # Plain comparisons: min and max would also test for NaN.
         x0, y0, z0 = x if x < x0 else x0, y if y < y0 else y0, z if z < z0 else z0
         x1, y1, z1 = x if x > x1 else x1, y if y > y1 else y1, z if z > z1 else z1
     width = max(x1 - x0, y1 - y0, z1 - z0)
@@ -59,8 +59,8 @@ def _widest(points: Any, begin: Any, end: Any) -> Any:
 
 
 @jit
-def _halve(points: Any, order: Any, axis: Any, left: Any, right: Any, middle: Any) -> None:
-    """Sort so far that what comes before `middle` is not above it, and what comes after not below (Hoare's find)."""
+def _partition(points: Any, order: Any, axis: Any, left: Any, right: Any, middle: Any) -> None:
+    """Partial sort along an axis: rows before `middle` are not above it, rows after it not below (Hoare's FIND)."""
     while left < right:
         a, b, c = points[left, axis], points[(left + right) // 2, axis], points[right, axis]
         pivot = max(min(a, b), min(max(a, b), c))
@@ -83,29 +83,30 @@ def _halve(points: Any, order: Any, axis: Any, left: Any, right: Any, middle: An
 
 
 @jit
-def nearest(asked: Any, tree: Any, limit: Any, squares: Any, rows: Any) -> None:
-    """Fill squared distances (N, K), ascending, and rows (N, K) of the K nearest of each of `asked` (N, 3).
+def nearest(queries: Any, tree: Any, limit: Any, squares: Any, rows: Any) -> None:
+    """Fill squared distances (N, K), ascending, and rows (N, K) of the K points nearest to each query (N, 3).
 
     Args:
-        tree: ordered points (M, 3), order, first, axes, cuts.
-        limit: the square below which to look; infinity and M where there is none.
+        tree: sorted points (M, 3), order, ranges, axes, cuts; see `build`.
+        limit: only points at a smaller squared distance count; infinity and M where there are fewer than K.
     """
-    points, order, first, axes, cuts = tree
+    points, order, ranges, axes, cuts = tree
     inner, count = len(axes), squares.shape[1]
-    nodes, gaps, aside = np.empty(_DEEP, dtype=np.int64), np.empty(_DEEP), np.empty((_DEEP, 3))
+    # A stack of nodes still to visit: the squared distance from the query to each node's box, and its part per axis.
+    nodes, gaps, offsets = np.empty(_MAX_LEVELS, dtype=np.int64), np.empty(_MAX_LEVELS), np.empty((_MAX_LEVELS, 3))
     best, found = np.empty(count), np.empty(count, dtype=np.int64)
     last = count - 1
-    for q in range(len(asked)):
-        x, y, z = asked[q, 0], asked[q, 1], asked[q, 2]
+    for q in range(len(queries)):
+        x, y, z = queries[q, 0], queries[q, 1], queries[q, 2]
         best[:], found[:] = limit, -1
-        nodes[0], gaps[0], aside[0, 0], aside[0, 1], aside[0, 2] = 0, 0.0, 0.0, 0.0, 0.0
+        nodes[0], gaps[0], offsets[0, 0], offsets[0, 1], offsets[0, 2] = 0, 0.0, 0.0, 0.0, 0.0
         top = 1
         while top:
             top -= 1
             node, gap = nodes[top], gaps[top]
             if gap >= best[last]:
                 continue
-            a, b, c = aside[top, 0], aside[top, 1], aside[top, 2]
+            a, b, c = offsets[top, 0], offsets[top, 1], offsets[top, 2]
             while node < inner:
                 axis = axes[node]
                 off = (x if axis == 0 else y if axis == 1 else z) - cuts[node]
@@ -114,11 +115,11 @@ def nearest(asked: Any, tree: Any, limit: Any, squares: Any, rows: Any) -> None:
                 near = 2 * node + (1 if off < 0 else 2)
                 if beyond < best[last]:
                     nodes[top], gaps[top] = 4 * node + 3 - near, beyond
-                    aside[top, 0], aside[top, 1], aside[top, 2] = a, b, c
-                    aside[top, axis] = off
+                    offsets[top, 0], offsets[top, 1], offsets[top, 2] = a, b, c
+                    offsets[top, axis] = off
                     top += 1
                 node = near
-            for i in range(first[node, 0], first[node, 1]):
+            for i in range(ranges[node, 0], ranges[node, 1]):
                 u, v, w = x - points[i, 0], y - points[i, 1], z - points[i, 2]
                 square = u * u + v * v + w * w
                 if square < best[last]:

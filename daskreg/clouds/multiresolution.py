@@ -1,197 +1,228 @@
-"""The clouds at the sizes at which they are looked at: coarse to start, fine to end."""
+"""Two clouds at several resolutions, and the refinement of a pose from the coarse level to the fine one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from daskreg.clouds.cloud import Cloud, Floats, core
-from daskreg.clouds.icp import Matched, Options, refine
-from daskreg.clouds.outlier_removal import without_strays
-from daskreg.clouds.surface_consistency import roughness
-from daskreg.clouds.voxel_grid import LOOKED, looks_flat, thin, thinned, voxel_size_for
-from daskreg.runtime.cached import lazy
+from daskreg.clouds.cloud import Cloud, Floats, without_far_points
+from daskreg.clouds.icp import IcpOptions, IcpResult, refine
+from daskreg.clouds.outlier_removal import remove_outliers
+from daskreg.clouds.voxel_grid import (
+    SURFACE_TEST_POINTS,
+    is_surface,
+    random_sample,
+    voxel_downsample,
+    voxel_size_for,
+)
 from daskreg.runtime.threads import ahead, pool_threads, spread
 
-Pair = tuple[Cloud, Cloud]
+CloudPair = tuple[Cloud, Cloud]
 
-# Points of a surface at each level, and of a cloud that fills a volume: to choose a start, and to refine.
+# Points of a surface on the middle and the fine level.
 _MIDDLE, _FINE = 6000, 20_000
-_VOLUME_START, _VOLUME = 1000, 50_000
-# So many points of a surface are worth no level between, where one pose is refined.
-_ALL = 12_000
-# Points further out, in median distances from the middle, are strays.
-_REACH = 20.0
-# Noise above this many spacings hides what finer sampling would show.
+# Surfaces of up to so many points have no level between the coarse and the fine one, where one pose is refined.
+_NO_MIDDLE = 12_000
+# Source points of clouds that fill a volume, on the coarse and the fine level.
+_VOLUME_COARSE, _VOLUME_FINE = 1000, 50_000
+# Points further out, in median distances from the median point, are outliers.
+_FAR = 20.0
+# Noise above this many spacings hides the details that finer sampling would show.
 _NOISY = 0.52
-# Neighbours that make the local shape there, and where noise is smoothed.
-_NEAR_FINE, _NEAR = 14, 20
-# Fewest points of a surface that is seen through a haze of strays.
-_CLEAR = 100
+# Points in a neighbourhood on the fine level, and on the middle one, where noise is smoothed.
+_NEIGHBOURS_FINE, _NEIGHBOURS_MIDDLE = 14, 20
+# Fewest points of a surface after outliers were removed.
+_FEWEST = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
-    """Two clouds, (N, D) and (M, D), and their thinned versions, made when first asked for.
+class CloudPyramid:
+    """Two clouds at several resolutions; pairs are (target, source).
 
-    Surfaces (in 2D, curves) are evened out by voxels of one size. Elsewhere only rows of the source are
-    left out: a point that fills a volume has its partner or none, and means of voxels have none.
+    Surfaces (in 2D, curves) are downsampled by voxels of one size. Of clouds that fill a volume only rows of the source
+    are left out: a point has its counterpart in the target or none, and means of voxels have none.
+
+    Attributes:
+        points: (N, D) and (M, D), all points of both.
+        identity: (D+1, D+1), the matrix of no motion: the origins of the two clouds differ.
+        seed: of random samples.
+        surface: whether both clouds are surfaces.
+        coarse: where candidate poses are tried first.
+        middle: where surfaces are compared, and candidates of volumes.
+        refinement: where candidates are refined: the middle level, or the fine one where noise would slow this down.
+        fine: where the last refinement is done, no finer than noise allows to see details.
+        whole_target: the target without downsampling.
+        assessed_source: points of the source that the result is assessed by, as they were measured, downsampled.
     """
 
-    target: Floats
-    source: Floats
-    unmoved: Floats  # (D+1, D+1) that is no motion: each has an origin of its own
-    device: str = "cpu"
-    seed: int = 0
-    alike: bool = True  # in scale, so that one size of voxels does for both
-    given: bool = False  # one pose to start from, and not many to choose among
+    points: tuple[Floats, Floats]
+    identity: Floats
+    seed: int
+    surface: bool
+    coarse: CloudPair
+    middle: CloudPair
+    refinement: CloudPair
+    fine: CloudPair
+    whole_target: Cloud
+    assessed_source: Cloud
 
-    @lazy
-    def surface(self) -> bool:
-        flat = spread(pool_threads(), looks_flat, self._small)
-        if all(flat):
-            return True
-        target, source = (c.points if f else without_strays(c.points) for c, f in zip(self._whole, flat, strict=True))
-        clear = replace(self, target=target, source=source)
-        if min(len(clear.target), len(clear.source)) < _CLEAR or not all(looks_flat(c) for c in clear._small):
-            return False
-        for name in ("_whole", "_dense", "_even", "_small"):  # surfaces in a haze
-            self.__dict__[name] = getattr(clear, name)
-        return True
-
-    @lazy
-    def coarse(self) -> Pair:
-        if not self.surface:
-            return Cloud(self.target, self.device), Cloud(thin(self.source, _VOLUME_START, "sample", self.seed))
-        return self._small
-
-    @lazy
-    def quick(self) -> Pair:
-        """The coarse clouds with what the middle ones know of the shape."""
-        a, b = (coarse.like(middle) for coarse, middle in zip(self.coarse, self.middle, strict=True))
-        return a, b
-
-    @property
-    def middle(self) -> Pair:
-        return self._even if self.surface else self.coarse
-
-    @property
-    def refined(self) -> Pair:
-        """The middle level where poses are refined: smoothed, where noise would slow that down."""
-        return self.fine if self.surface and self._noisy else self.middle
-
-    @lazy
-    def fine(self) -> Pair:
-        """Where the last refinement is done: no finer than there is something to see."""
-        if not self.surface:
-            return self.coarse[0], Cloud(thin(self.source, _VOLUME, "sample", self.seed))
-        if self._noisy:
-            a, b = (smoothed(cloud) for cloud in self.middle)
-            return a, b
-        return self._dense
-
-    @lazy
-    def measured(self) -> Cloud:
-        """The whole target."""
-        whole = self._whole[0] if self.surface else self.coarse[0]
-        return whole if len(whole) == len(self.target) else Cloud(self.target, self.device)
-
-    @property
-    def judged(self) -> Cloud:
-        """Points of the source as they were measured, thinned."""
-        return self.middle[1] if self.surface else self.fine[1]
-
-    @lazy
-    def _noisy(self) -> bool:
-        return min(roughness(cloud) / (cloud.spacing or 1.0) for cloud in self.middle) > _NOISY
-
-    @property
-    def _all(self) -> int:
-        """So many points are worth no level between."""
-        return _ALL if self.given else _MIDDLE
-
-    @lazy
-    def _whole(self) -> Pair:
-        """Without strays: each would be a cube of its own, and they would tell the size of cubes."""
-
-        def inner(points: Floats) -> Cloud:
-            inside = core(points, reach=_REACH)
-            cloud = Cloud(inside, self.device, near=_NEAR_FINE if len(inside) > self._all else 0)
-            return cloud.in_order() if len(cloud) <= _FINE else cloud
-
-        a, b = spread(pool_threads(), inner, (self.target, self.source))
-        return a, b
-
-    @lazy
-    def _dense(self) -> Pair:
-        return self._thinned(_FINE, *self._whole, near=_NEAR_FINE)
-
-    @lazy
-    def _even(self) -> Pair:
-        few = max(map(len, self._dense)) <= self._all
-        return self._dense if few else self._thinned(_MIDDLE, *self._dense, near=_NEAR)
-
-    @lazy
-    def _small(self) -> Pair:
-        return self._thinned(LOOKED, *self._even)
-
-    def _thinned(self, count: int, *clouds: Cloud, near: int = 0) -> Pair:
-        if max(map(len, clouds)) <= count:
-            a, b = clouds
-            return a, b
-        found = spread(pool_threads(), lambda cloud: voxel_size_for(cloud, min(count, len(cloud))), clouds)
-        sizes = [size for size, _ in found]
-        if self.alike:
-            sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
-
-        def part(of: tuple[Cloud, tuple[float, Cloud], float]) -> Cloud:
-            # What stands in for a cloud was made for the size sought for it.
-            cloud, (own, few), size = of
-            return thinned(few if size >= own else cloud, size, near=near).in_order()
-
-        a, b = spread(pool_threads(), part, zip(clouds, found, sizes, strict=True))
-        return a, b
+    def coarse_with_middle_normals(self) -> CloudPair:
+        """The coarse clouds with normals of the middle ones."""
+        (target, source), (target_middle, source_middle) = self.coarse, self.middle
+        return target.with_normals_of(target_middle), source.with_normals_of(source_middle)
 
 
-def smoothed(cloud: Cloud) -> Cloud:
-    """The cloud moved onto planes through the points around each of its own, with the planes' normals.
+def build_pyramid(
+    target: Floats,
+    source: Floats,
+    identity: Floats,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    same_scale: bool = True,
+    one_pose: bool = False,
+) -> CloudPyramid:
+    """The levels of a target (N, D) and a source (M, D).
 
-    Noise across the surface falls with the root of their number (a step of moving least squares).
+    Args:
+        identity: (D+1, D+1), see `CloudPyramid`.
+        device: of the clouds.
+        same_scale: whether one size of voxels does for both clouds.
+        one_pose: whether one pose is refined, and not many candidates are compared.
     """
-    planes = cloud.planes
-    normals = planes.vectors[:, :, 0]
-    off = np.einsum("ij,ij->i", cloud.points - planes.means, normals)
-    onto = Cloud(cloud.points - off[:, None] * normals, cloud.device)
-    onto.__dict__["shapes"] = planes.values, planes.vectors
-    return onto
+    sampling = _Sampling(device, same_scale, _NO_MIDDLE if one_pose else _MIDDLE)
+    levels = _surface_levels(target, source, sampling)
+    if levels is None:
+        coarse = Cloud(target, device), Cloud(random_sample(source, _VOLUME_COARSE, seed))
+        fine = coarse[0], Cloud(random_sample(source, _VOLUME_FINE, seed))
+        return CloudPyramid((target, source), identity, seed, False, coarse, coarse, coarse, fine, fine[0], fine[1])
+    fine, refinement = levels.dense, levels.middle
+    if _is_noisy(levels.middle):
+        smooth = levels.middle[0].moved_onto_planes(), levels.middle[1].moved_onto_planes()
+        fine = refinement = smooth
+    whole = levels.whole[0] if len(levels.whole[0]) == len(target) else Cloud(target, device)
+    return CloudPyramid(
+        (target, source),
+        identity,
+        seed,
+        True,
+        levels.coarse,
+        levels.middle,
+        refinement,
+        fine,
+        whole,
+        levels.middle[1],
+    )
 
 
-def descend(levels: Levels, start: Floats, options: Options, *, max_iterations: int, refined: bool = False) -> Matched:
-    """Refine from coarse to fine; `refined`: the start was, on the middle level."""
-    matrix = start
-    if levels.surface and not refined:
-        # Meanwhile planes of the next level are found, which takes longer than coarse levels do.
-        fixed, moving = levels.fine
-        shapes = ahead(partial(getattr, fixed, "shapes"))
-        # What a level has left to say in steps below its own error, the next one says better.
-        near = partial(approach, options=options, max_iterations=max_iterations, least_gain=4.0)
-        matrix = near(levels.quick, matrix)
-        if levels.fine is not levels.refined:
-            matrix = near(levels.refined, matrix)
-        moving.shapes  # noqa: B018 (by this thread, and the other once it is free)
-        shapes()
-    tree = ahead(partial(getattr, levels.measured, "tree"))
-    matched = refine(*levels.fine, matrix, options, max_iterations=max_iterations)
+@dataclass(frozen=True)
+class _Sampling:
+    """How surfaces are downsampled: `build_pyramid`'s arguments, and the most points without a middle level."""
+
+    device: str
+    same_scale: bool
+    no_middle: int
+
+
+@dataclass(frozen=True, eq=False)
+class _SurfaceLevels:
+    """The pairs of two surfaces, without far points, each downsampled from the one before."""
+
+    whole: CloudPair
+    dense: CloudPair
+    middle: CloudPair
+    coarse: CloudPair
+
+
+def _surface_levels(target: Floats, source: Floats, sampling: _Sampling) -> _SurfaceLevels | None:
+    """The levels of two surfaces, where needed without the outliers around them; None: they are no surfaces."""
+    levels = _downsampled_levels(target, source, sampling)
+    flat = spread(pool_threads(), is_surface, levels.coarse)
+    if all(flat):
+        return levels
+    clean = [c.points if f else remove_outliers(c.points) for c, f in zip(levels.whole, flat, strict=True)]
+    if min(map(len, clean)) < _FEWEST:
+        return None
+    levels = _downsampled_levels(clean[0], clean[1], sampling)
+    return levels if all(is_surface(cloud) for cloud in levels.coarse) else None
+
+
+def _downsampled_levels(target: Floats, source: Floats, sampling: _Sampling) -> _SurfaceLevels:
+    def inner(points: Floats) -> Cloud:
+        # A far point would be a voxel of its own, and the extent that voxel sizes are searched from.
+        inside = without_far_points(points, limit=_FAR)
+        neighbours = _NEIGHBOURS_FINE if len(inside) > sampling.no_middle else 0
+        cloud = Cloud(inside, sampling.device, neighbours=neighbours)
+        return cloud.in_leaf_order() if len(cloud) <= _FINE else cloud
+
+    whole = _pair(spread(pool_threads(), inner, (target, source)))
+    dense = _downsample_pair(whole, _FINE, sampling, neighbours=_NEIGHBOURS_FINE)
+    middle = dense
+    if max(map(len, dense)) > sampling.no_middle:
+        middle = _downsample_pair(dense, _MIDDLE, sampling, neighbours=_NEIGHBOURS_MIDDLE)
+    return _SurfaceLevels(whole, dense, middle, _downsample_pair(middle, SURFACE_TEST_POINTS, sampling))
+
+
+def _downsample_pair(clouds: CloudPair, count: int, sampling: _Sampling, *, neighbours: int = 0) -> CloudPair:
+    """Both clouds by voxels that leave about `count` points; unchanged where neither has more."""
+    if max(map(len, clouds)) <= count:
+        return clouds
+    found = spread(pool_threads(), lambda cloud: voxel_size_for(cloud, min(count, len(cloud))), clouds)
+    sizes = [size for size, _ in found]
+    if sampling.same_scale:
+        sizes = [float(np.sqrt(sizes[0] * sizes[1]))] * 2
+
+    def part(of: tuple[Cloud, tuple[float, Cloud], float]) -> Cloud:
+        # The substitute for a cloud is good for voxels from the size that it was found for.
+        cloud, (own, substitute), size = of
+        return voxel_downsample(substitute if size >= own else cloud, size, neighbours=neighbours).in_leaf_order()
+
+    return _pair(spread(pool_threads(), part, zip(clouds, found, sizes, strict=True)))
+
+
+def _pair(clouds: Sequence[Cloud]) -> CloudPair:
+    target, source = clouds
+    return target, source
+
+
+def _is_noisy(clouds: CloudPair) -> bool:
+    return min(cloud.roughness / (cloud.spacing or 1.0) for cloud in clouds) > _NOISY
+
+
+def refine_coarse_to_fine(
+    pyramid: CloudPyramid, initial: Floats, options: IcpOptions, *, max_iterations: int, refined: bool = False
+) -> IcpResult:
+    """Refine the pose `initial` (D+1, D+1) on each level, and last on the fine one.
+
+    Args:
+        max_iterations: on the fine level; at most 30 on the others.
+        refined: whether `initial` was refined on the refinement level already.
+    """
+    matrix = initial
+    if pyramid.surface and not refined:
+        # Meanwhile another thread computes normals of the fine level, which takes longer than the coarse levels.
+        target, source = pyramid.fine
+        target_normals = ahead(partial(getattr, target, "normals"))
+        # Steps below the error of a level (`least_gain`) are left to the next one, which is more exact.
+        level = partial(refine_on_level, options=options, max_iterations=max_iterations, least_gain=4.0)
+        matrix = level(pyramid.coarse_with_middle_normals(), matrix)
+        if pyramid.fine is not pyramid.refinement:
+            matrix = level(pyramid.refinement, matrix)
+        source.normals  # noqa: B018 (computed by this thread, and by the other once it is free)
+        target_normals()
+    tree = ahead(partial(getattr, pyramid.whole_target, "tree"))
+    result = refine(*pyramid.fine, matrix, options, max_iterations=max_iterations)
     tree()
-    return matched
+    return result
 
 
-def approach(
-    pair: Pair, start: Floats, options: Options, *, max_iterations: int = 30, least_gain: float = 0.1
+def refine_on_level(
+    clouds: CloudPair, initial: Floats, options: IcpOptions, *, max_iterations: int = 30, least_gain: float = 0.1
 ) -> Floats:
-    """Refine on a level that is not the last."""
-    wide = options.beyond(2 * pair[0].spacing)
-    rounds = min(30, max_iterations)
-    return refine(*pair, start, wide, max_iterations=rounds, tolerance=3e-4, least_gain=least_gain).matrix
+    """The pose (D+1, D+1) after refinement on a level before the last one."""
+    wide = options.reaching(2 * clouds[0].spacing)
+    iterations = min(30, max_iterations)
+    return refine(*clouds, initial, wide, max_iterations=iterations, tolerance=3e-4, least_gain=least_gain).matrix

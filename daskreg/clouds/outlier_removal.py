@@ -1,7 +1,7 @@
-"""Points that belong to no surface: strewn about one, they are sparser than it is.
+"""Outliers strewn about a surface, which are sparser than the points of the surface.
 
-A scan of a surface with a haze of strays around it looks filled, and once voxels have evened out its density, as
-many of them are haze as surface. Before that, distances to neighbours tell the two apart.
+A scan of a surface with such outliers around it seems to fill a volume, and once voxels have evened out its density,
+as many of its points are outliers as belong to the surface. Before that, distances to neighbours tell the two apart.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 import numpy as np
 
 from daskreg.clouds.cloud import Floats
-from daskreg.clouds.kdtree import Tree
+from daskreg.clouds.kdtree import KDTree
 
-# The neighbour whose distance tells how dense a place is, and how many points are looked at to learn that.
-_NEIGHBOUR, _LEARNED = 8, 50_000
-# Both kinds differ by this factor in the distance, or there is only one.
-_APART = 2.0
+# The neighbour whose distance measures the local density, and the number of points that the threshold is found from.
+_NEIGHBOUR, _SAMPLE = 8, 50_000
+# The two kinds of points differ by at least this factor in that distance; else there is one kind only.
+_LEAST_RATIO = 2.0
 
 
-def without_strays(points: Floats) -> Floats:
-    """The denser of two kinds of points (N, D), or all where there is one kind.
+def remove_outliers(points: Floats) -> Floats:
+    """The denser of two kinds of points (N, D), or all points where there is one kind.
 
-    The limit between them is the one that leaves the least variance of logarithms on either side (Otsu 1979).
+    The threshold is the one that leaves the least variance of the logarithms of distances on either side (Otsu 1979).
     """
-    some = points[:: -(-len(points) // _LEARNED)]
-    if len(some) <= 2 * _NEIGHBOUR:
+    sample = points[:: -(-len(points) // _SAMPLE)]
+    if len(sample) <= 2 * _NEIGHBOUR:
         return points
-    tree = Tree.of(some)
+    tree = KDTree.of(sample)
 
-    def logarithms(asked: Floats) -> Floats:
-        distances = tree.query(asked, _NEIGHBOUR + 1)[0][:, -1]
+    def log_distances(queries: Floats) -> Floats:
+        distances = tree.query(queries, _NEIGHBOUR + 1)[0][:, -1]
         return np.asarray(np.log(np.maximum(distances, 1e-300)))
 
-    ordered = np.sort(logarithms(some))
+    ordered = np.sort(log_distances(sample))
     number = np.arange(1, len(ordered))
     below = np.cumsum(ordered)[:-1]
     lower, upper = below / number, (ordered.sum() - below) / (len(ordered) - number)
     split = int(np.argmax(number * (len(ordered) - number) * (upper - lower) ** 2))
-    if upper[split] - lower[split] < np.log(_APART):
+    if upper[split] - lower[split] < np.log(_LEAST_RATIO):
         return points
-    limit = (ordered[split] + ordered[split + 1]) / 2
-    return np.asarray(points[logarithms(points) <= limit])
+    threshold = (ordered[split] + ordered[split + 1]) / 2
+    return np.asarray(points[log_distances(points) <= threshold])

@@ -1,8 +1,8 @@
-"""Where to start ICP when nothing is known: every rotation is tried, most are dropped early.
+"""Candidate poses where no initial pose is known: every rotation is tried, and most are dropped early.
 
-All starts advance by trimmed point-to-point ICP. Nearest points come
-from a table of cells (the distance transform of the occupied ones), which costs a look-up
-a point; the survivors of each round go on with more points.
+All candidates run some iterations of trimmed point-to-point ICP. Nearest points come from a table over a grid of
+cells (by a distance transform from the occupied cells), which costs one look-up for each point. The best candidates of
+each stage continue with more points.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from daskreg.clouds.cloud import Floats, core, radius
-from daskreg.clouds.icp import homogeneous, kept_after
-from daskreg.clouds.icp_numba import advance as advance_all
+from daskreg.clouds.cloud import Floats, robust_radius, without_far_points
+from daskreg.clouds.icp import count_after_trim, homogeneous
+from daskreg.clouds.icp_numba import trimmed_icp
 from daskreg.geometry.rotations import plane_rotation, super_fibonacci_rotations
 from daskreg.runtime.threads import shares
 
-# (starts kept, points of the source, rounds of ICP) of each stage.
+# (candidates, points of the source, iterations of ICP) of each stage; None: all candidates.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))
 
 
 @dataclass(frozen=True, eq=False)
 class NearestTable:
-    """The nearest point of a cloud, to within a cell, by look-up.
+    """The nearest point of a cloud, to within a cell, by look-up in a grid.
 
     Attributes:
-        low: corner of the table, one padding below the cloud.
+        low: (D,) corner of the grid, which has a margin around the cloud.
         cell: side of a cell.
         shape: cells along each axis.
-        near: (cells, D) float32, the mean of the points in the nearest occupied cell.
+        nearest: (cells, D) float32, the mean of the points in the nearest occupied cell.
     """
 
     low: Floats
     cell: float
     shape: tuple[int, ...]
-    near: NDArray[np.float32]
+    nearest: NDArray[np.float32]
 
     @classmethod
     def of(cls, points: Floats, cells: int = 0) -> NearestTable:
         """A table with `cells` along the longest axis (default: 48 in 3D, 256 in 2D)."""
         ndim = points.shape[1]
         low, high = points.min(axis=0), points.max(axis=0)
-        padding = 0.25 * float(np.linalg.norm(high - low))
-        cell = float(np.max(high - low + 2 * padding)) / (cells or (256 if ndim == 2 else 48))
-        shape = tuple(int(n) for n in np.ceil((high - low + 2 * padding) / cell) + 1)
-        flat = np.ravel_multi_index(tuple(((points - low + padding) / cell).astype(np.int64).T), shape)
+        margin = 0.25 * float(np.linalg.norm(high - low))
+        cell = float(np.max(high - low + 2 * margin)) / (cells or (256 if ndim == 2 else 48))
+        shape = tuple(int(n) for n in np.ceil((high - low + 2 * margin) / cell) + 1)
+        flat = np.ravel_multi_index(tuple(((points - low + margin) / cell).astype(np.int64).T), shape)
         size = int(np.prod(shape))
         counts = np.bincount(flat, minlength=size)
         sums = np.stack([np.bincount(flat, column, minlength=size) for column in points.T], axis=1)
@@ -56,14 +56,14 @@ class NearestTable:
         occupied = ndimage.distance_transform_edt(
             (counts == 0).reshape(shape), return_distances=False, return_indices=True
         )
-        nearest = np.ravel_multi_index(tuple(occupied.reshape(ndim, -1)), shape)
-        return cls(low - padding, cell, shape, means[nearest].astype(np.float32))
+        rows = np.ravel_multi_index(tuple(occupied.reshape(ndim, -1)), shape)
+        return cls(low - margin, cell, shape, means[rows].astype(np.float32))
 
 
 def rotations(ndim: int, step: float = 15.0) -> Floats:
-    """(N, D, D) rotations no two neighbours of which are further apart than about `step` degrees.
+    """(N, D, D) rotations such that any rotation is within about `step` degrees of one of them.
 
-    2D: the circle. 3D: super-Fibonacci spirals, a deterministic, nearly even covering of
+    2D: the circle. 3D: super-Fibonacci spirals, a deterministic and nearly even covering of
     SO(3) (Alexa, "Super-Fibonacci Spirals", CVPR 2022). The identity comes first.
     """
     if ndim == 2:
@@ -72,7 +72,7 @@ def rotations(ndim: int, step: float = 15.0) -> Floats:
     return np.concatenate([np.eye(3)[None], super_fibonacci_rotations(round(4600 * (15.0 / step) ** 3))])
 
 
-def sweep(
+def search_rotations(
     target: Floats,
     source: Floats,
     *,
@@ -81,54 +81,56 @@ def sweep(
     seed: int = 0,
     count: int = 6,
 ) -> Floats:
-    """The most promising starts, (N, D+1, D+1), target from source: up to `count` for each trim.
+    """The best candidate poses, (N, D+1, D+1), target from source: up to `count` for each trim.
 
     Args:
         target, source: (N, D) points, any numbers of rows.
-        scale: of the starts.
-        trims: shares of the pairs left out as the worst. A small one sees the most of clouds
-            that overlap well, a large one copes with outliers; neither finds all.
+        scale: of the candidates.
+        trims: shares of the correspondences left out as the worst. A small one uses the most of clouds
+            that overlap well, a large one is robust to outliers; neither finds all poses.
         seed: of the random subsets of `source`.
     """
-    table = NearestTable.of(core(target))
-    extent = radius(target)
+    table = NearestTable.of(without_far_points(target))
+    extent = robust_radius(target)
     points = np.random.default_rng(seed).permutation(source)
-    centre_t, centre_s = centre(target), centre(source)
+    target_centre, source_centre = robust_centre(target), robust_centre(source)
     turns = scale * rotations(target.shape[1])
-    everywhere = np.stack([homogeneous(turn, centre_t - turn @ centre_s) for turn in turns])
+    all_candidates = np.stack([homogeneous(turn, target_centre - turn @ source_centre) for turn in turns])
     found = []
     for trim in trims:
-        starts = everywhere
-        for kept, used, rounds in _STAGES:
-            starts, scores = advance(table, points[:used], starts[:kept], rounds, trim)
-            starts = starts[np.argsort(scores, kind="stable")]
-            # Nearly all starts of the first round still differ, and there are too many to compare.
-            starts = starts if kept is None else distinct(starts, extent)
-        found.append(starts[:count])
+        candidates = all_candidates
+        for most, used, iterations in _STAGES:
+            candidates, scores = advance(table, points[:used], candidates[:most], iterations, trim)
+            candidates = candidates[np.argsort(scores, kind="stable")]
+            # Nearly all candidates of the first stage still differ, and there are too many to compare.
+            candidates = candidates if most is None else distinct_poses(candidates, extent)
+        found.append(candidates[:count])
     return np.concatenate(found)
 
 
-def centre(points: Floats) -> Floats:
-    """The mean of the core, which outliers do not pull away."""
-    return np.asarray(core(points, reach=3.0).mean(axis=0))
+def robust_centre(points: Floats) -> Floats:
+    """The mean without far points, so that outliers do not change it."""
+    return np.asarray(without_far_points(points, limit=3.0).mean(axis=0))
 
 
-def advance(table: NearestTable, source: Floats, starts: Floats, rounds: int, trim: float) -> tuple[Floats, Floats]:
-    """`rounds` of trimmed ICP from every start; the motions and their trimmed mean squares."""
-    matrices, scores = starts.copy(), np.empty(len(starts))
+def advance(
+    table: NearestTable, source: Floats, candidates: Floats, iterations: int, trim: float
+) -> tuple[Floats, Floats]:
+    """`iterations` of trimmed ICP from every candidate; the poses and their trimmed mean squares."""
+    matrices, scores = candidates.copy(), np.empty(len(candidates))
     points, shape = np.ascontiguousarray(source), np.array(table.shape)
-    kept = kept_after(trim, *points.shape)
+    used = count_after_trim(trim, *points.shape)
 
     def part(first: int, stop: int) -> None:
-        found = advance_all(table.near, table.low, table.cell, shape, points, matrices[first:stop], rounds, kept)
-        scores[first:stop] = found
+        grid = table.nearest, table.low, table.cell, shape
+        scores[first:stop] = trimmed_icp(*grid, points, matrices[first:stop], iterations, used)
 
-    shares(part, len(starts))
+    shares(part, len(candidates))
     return matrices, scores
 
 
-def distinct(matrices: Floats, extent: float, *, angle: float = 5.0, shift: float = 0.05) -> Floats:
-    """Those that are not near one further up the list (`angle` in degrees, `shift` of `extent`)."""
+def distinct_poses(matrices: Floats, extent: float, *, angle: float = 5.0, shift: float = 0.05) -> Floats:
+    """Those poses that are not near an earlier one that is in the result (`angle` in degrees, `shift` of `extent`)."""
     flat = matrices[:, :-1, :-1].reshape(len(matrices), -1)
     flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
     # For rotations R, Q in D dimensions, |R - Q| = 2 sqrt(2) sin(angle / 2) in Frobenius norm.

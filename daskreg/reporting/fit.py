@@ -1,4 +1,4 @@
-"""What every fit can do: be judged, saved, and reported."""
+"""`Fit`: the base class of all fits, with a status, a file and a report."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ from daskreg.geometry import Transform
 
 
 class Fit(ABC):
-    """A transform with a verdict: the base of PairFit, StackFit and CloudFit."""
+    """A transform with a status: the base class of PairFit, StackFit and CloudFit."""
 
     kind: ClassVar[str]
     status: Enum
-    """Its value says what happened, and the remedy."""
+    """Its value says what happened and what to do."""
 
     @property
     @abstractmethod
     def ok(self) -> bool:
-        """Whether the estimate can be trusted, as far as it can tell itself."""
+        """Whether the estimate is reliable, as far as its own data show."""
 
     @property
     @abstractmethod
     def transform(self) -> Transform:
-        """What was estimated, and what is saved."""
+        """The estimated transform, which `save` writes."""
 
     @property
     def pull(self) -> Transform:
         """`transform` as a pull, from points of the fixed data to the moving data."""
         return self.transform
 
+    @property
+    def push(self) -> Transform:
+        """The other way, from points of the moving data to the fixed data."""
+        return self.transform.inverse()
+
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
-        """What else is worth keeping, by name."""
+        """Further results by name."""
 
     def raise_if_failed(self) -> Self:
-        """This fit where it is ok.
+        """This fit, if it is ok.
 
-        Raises: FitFailedError with its repr, which has the status and the remedy.
+        Raises: FitFailedError with the repr of the fit, which says what happened and what to do.
         """
         if not self.ok:
             raise FitFailedError(repr(self))
@@ -52,11 +57,11 @@ class Fit(ABC):
         """Plain numbers and strings, for JSON (angles in radians)."""
         from daskreg.reporting.page import plain
 
-        known = {"schema": "daskreg/fit", "version": 1, "kind": self.kind, "ok": self.ok, **self.facts()}
-        return {**plain(known), "transform": self.transform.to_dict()}
+        fields = {"schema": "daskreg/fit", "version": 1, "kind": self.kind, "ok": self.ok, **self.facts()}
+        return {**plain(fields), "transform": self.transform.to_dict()}
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform; other suffixes: the transform alone."""
+        """Write the fit as JSON, of which `daskreg.load` reads the transform; other suffixes: the transform only."""
         from daskreg.formats.transforms import write_json
 
         if Path(path).suffix.lower() == ".json":
@@ -65,7 +70,7 @@ class Fit(ABC):
             self.transform.save(path)
 
     def report(self, path: str | PathLike[str]) -> Path:
-        """One HTML page, and the same facts as JSON beside it."""
+        """Write one HTML page, and the same facts as JSON next to it."""
         from daskreg.reporting.page import report
 
         return report(self, path)

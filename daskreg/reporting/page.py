@@ -1,9 +1,9 @@
 """`report`: what was done and how well, as JSON and as one HTML page that stands alone.
 
-The page loads nothing: pictures are inside it, and its content security policy forbids
-anything else. All text is escaped, and credentials in URLs are taken out. Fits and runs are
-known by their attributes only (dataclass fields, `rows()`, `plot()`), so anything with them
-can be reported.
+The page loads nothing: its figures are embedded, and its content security policy forbids
+anything else. All text is escaped, and credentials in URLs are replaced. Fits and runs are
+known by their attributes only (dataclass fields, `rows()`, `plot()`), so any object with them
+can be reported. The layout of the page is in `templates/page.html`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import base64
 import dataclasses
 import datetime
 import hashlib
-import html
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,20 +29,43 @@ from daskreg.errors import MissingExtraError
 from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.redact import redact
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 SCHEMA = "daskreg/report"
 _MOST_ROWS = 2000  # of a table on the page; the JSON has all
-_MOST_VALUES = 9  # of an array written out in a cell; the JSON has all
-_MOST_CHARACTERS = 300  # of anything else in a cell
+_MOST_VALUES = 9  # of an array in one cell; the JSON has all
+_MOST_CHARACTERS = 300  # of any other value in one cell
 _ANGLES = ("theta", "rx", "ry", "rz")
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: 2px 10px; text-align: left }
-td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: #f4f4f4 }
-tr.bad { background: #fbe3d6 } img { max-width: 100% } .scroll { max-height: 30rem; overflow: auto }
-.ok { color: #00664b } .failed { color: #b04000 } footer { margin-top: 3rem; color: #777; font-size: 12px }
-"""
+Facts = Sequence[tuple[str, str]]
+"""Names and values as text."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table with a row for each slice."""
+
+    cells: tuple[str, ...]
+    outlier: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows about one object."""
+
+    heading: str
+    status: str
+    ok: bool
+    facts: Facts
+    plot: str
+    """A PNG in base64; empty where there is none."""
+    plot_missing: str
+    """Why there is no figure; empty where there is one, or the object cannot be plotted."""
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    row_count: int
+    """Number of rows of the object; the page shows `rows`, which may be fewer."""
 
 
 def report(
@@ -52,35 +76,41 @@ def report(
     figures: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `path` (.html) and, beside it, the same facts as JSON (same stem, .report.json, since a
-    fit's own file often has the stem too).
+    """Write `path` (.html) and, next to it, the same facts as JSON.
+
+    The JSON file has the same stem and the suffix .report.json, because the saved fit often has the
+    same stem and the suffix .json.
 
     Args:
         things: a fit, a run, a mapping of facts, or a list of them.
         title: heading of the page.
-        figures: further pictures by caption: matplotlib figures or the bytes of PNG files.
+        figures: further figures by caption: matplotlib figures or the bytes of PNG files.
         facts: further facts by name, listed first.
 
     Returns: the path of the page.
     """
     entries = list(things) if isinstance(things, Sequence) and not isinstance(things, str) else [things]
     page, data = _paths(Path(path))
+    written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {
         "schema": SCHEMA,
         "version": 1,
         "title": title,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "written": written,
         "daskreg": _version(),
         "facts": plain(facts or {}),
-        "entries": [{"kind": type(thing).__name__, **plain(as_dict(thing))} for thing in entries],
+        "entries": [{"kind": type(entry).__name__, **plain(as_dict(entry))} for entry in entries],
     }
-    sections = [_facts_table(facts)] if facts else []
-    for thing in entries:
-        sections += _section(thing)
-    sections += [_figure(caption, figure) for caption, figure in (figures or {}).items()]
+    html = render(
+        title=title,
+        facts=_fact_cells(facts or {}),
+        sections=[section_of(entry) for entry in entries],
+        figures=[(caption, _encoded(figure)) for caption, figure in (figures or {}).items()],
+        written=written,
+    )
     page.parent.mkdir(parents=True, exist_ok=True)
     replace_text(data, json.dumps(document, indent=1, allow_nan=False))
-    replace_text(page, _page(title, sections, str(document["written"])))
+    replace_text(page, html)
     return page
 
 
@@ -90,7 +120,7 @@ def _paths(path: Path) -> tuple[Path, Path]:
 
 
 def as_dict(thing: Any) -> dict[str, Any]:
-    """What is known about a thing: its own `to_dict()`, or its public dataclass fields."""
+    """The facts of an object by name: its own `to_dict()`, or its public dataclass fields."""
     if isinstance(thing, Mapping):
         return dict(thing)
     if hasattr(thing, "to_dict"):
@@ -101,7 +131,7 @@ def as_dict(thing: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's types: NaN and infinity become null, credentials are taken out."""
+    """The value in JSON's types: NaN and infinity become null, credentials are replaced."""
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, bool | int | type(None)):
@@ -125,50 +155,95 @@ def plain(value: Any) -> Any:
     return redact(str(value))
 
 
-def _section(thing: Any) -> list[str]:
-    """The parts of the page about one thing: status, facts, pictures, slices."""
-    parts = [f"<h2>{_text(type(thing).__name__)}</h2>", _status(thing)]
+def section_of(thing: Any) -> Section:
+    """The part of the page about one object: status, facts, figure, and a table with a row for each slice."""
     shown = {k: v for k, v in as_dict(thing).items() if k not in ("status", "ok", "schema", "version", "transform")}
     rows = thing.rows() if callable(getattr(thing, "rows", None)) else []
     if rows:
-        shown = {k: v for k, v in shown.items() if not _by_row(v, len(rows))}
-    parts.append(_facts_table(shown))
-    if callable(getattr(thing, "plot", None)):
-        parts.append(_plot(thing))
-    if rows:
-        parts.append(_rows_table(rows))
-    return [p for p in parts if p]
+        shown = {k: v for k, v in shown.items() if not _has_value_per_row(v, len(rows))}
+    names = list(rows[0]) if rows else []
+    plot, plot_missing = _plot(thing)
+    return Section(
+        heading=type(thing).__name__,
+        status=_status(thing),
+        ok=bool(getattr(thing, "ok", True)),
+        facts=_fact_cells(shown),
+        plot=plot,
+        plot_missing=plot_missing,
+        columns=tuple(f"{name} (deg)" if name in _ANGLES else name for name in names),
+        rows=tuple(
+            TableRow(tuple(_number(name, row[name]) for name in names), bool(row.get("outlier")))
+            for row in rows[:_MOST_ROWS]
+        ),
+        row_count=len(rows),
+    )
 
 
-def _plot(thing: Any) -> str:
+def render(
+    *, title: str, facts: Facts, sections: Sequence[Section], figures: Sequence[tuple[str, str]], written: str
+) -> str:
+    """The page as text. `figures`: caption and PNG in base64."""
+    from markupsafe import Markup
+
+    style = files("daskreg.reporting").joinpath("templates", "page.css").read_text(encoding="utf-8")
+    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'"
+    return _template().render(
+        title=title,
+        policy=policy,
+        style=Markup(style),  # noqa: S704 - a file of this package, which its hash in the policy describes
+        facts=facts,
+        sections=sections,
+        figures=figures,
+        version=_version(),
+        written=written,
+    )
+
+
+def _template() -> Template:
+    """The page's template. Jinja2 is imported here because every fit imports this module to become JSON."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("daskreg.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else redact(str(value)),
+    )
+    return environment.get_template("page.html")
+
+
+def _plot(thing: Any) -> tuple[str, str]:
+    """The object's figure in base64, and the reason where there is none."""
+    if not callable(getattr(thing, "plot", None)):
+        return "", ""
     try:
-        return _figure("", thing.plot())
-    except MissingExtraError as error:  # the facts are worth a page of their own
-        return f"<p>No pictures: {_text(error)}</p>"
+        return _encoded(thing.plot()), ""
+    except MissingExtraError as error:  # the page is useful without a figure
+        return "", str(error)
+
+
+def _encoded(figure: Any) -> str:
+    """A matplotlib figure, or the bytes of a PNG file, in base64."""
+    from daskreg.reporting import plots
+
+    png = figure if isinstance(figure, bytes) else plots.png(figure)
+    return base64.b64encode(png).decode("ascii")
 
 
 def _status(thing: Any) -> str:
     status = getattr(thing, "status", None)
     if status is None:
         return ""
-    words = f"{status.name.lower()}: {status.value}" if isinstance(status, Enum) else str(status)
-    return f'<p class="{"ok" if getattr(thing, "ok", True) else "failed"}">{_text(words)}</p>'
+    return f"{status.name.lower()}: {status.value}" if isinstance(status, Enum) else str(status)
 
 
-def _facts_table(facts: Mapping[str, Any] | None) -> str:
-    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(_cell(k, v))}</td></tr>" for k, v in (facts or {}).items())
-    return f"<table>{rows}</table>" if rows else ""
-
-
-def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0])
-    head = "".join(f"<th>{_text(n + ' (deg)' if n in _ANGLES else n)}</th>" for n in names)
-    body = []
-    for row in rows[:_MOST_ROWS]:
-        cells = "".join(f'<td class="n">{_text(_number(n, row[n]))}</td>' for n in names)
-        body.append(f'<tr class="bad">{cells}</tr>' if row.get("outlier") else f"<tr>{cells}</tr>")
-    more = f"<p>The first {_MOST_ROWS} of {len(rows)} rows; the JSON has all.</p>" if len(rows) > _MOST_ROWS else ""
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>{more}'
+def _fact_cells(facts: Mapping[str, Any]) -> Facts:
+    return [(str(name), _cell(name, value)) for name, value in facts.items()]
 
 
 def _cell(name: str, value: Any) -> str:
@@ -182,8 +257,8 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, str | Path) or _size(value) == 1:
         return _number(name, value)
     items = list(np.asarray(value).reshape(-1) if isinstance(value, np.ndarray) else value)
-    words = ", ".join(_number("", v) for v in items[:_MOST_VALUES])
-    return words + (f", ... ({len(items)} values)" if len(items) > _MOST_VALUES else "")
+    text = ", ".join(_number("", v) for v in items[:_MOST_VALUES])
+    return text + (f", ... ({len(items)} values)" if len(items) > _MOST_VALUES else "")
 
 
 def _number(name: str, value: Any) -> str:
@@ -194,10 +269,10 @@ def _number(name: str, value: Any) -> str:
     return redact(str(value))
 
 
-def _by_row(value: Any, rows: int) -> bool:
-    """Whether a value has one entry for each row of the table, or holds such values by name."""
+def _has_value_per_row(value: Any, rows: int) -> bool:
+    """Whether a value has one entry for each row of the table, or is a mapping of such values."""
     if isinstance(value, Mapping):
-        return bool(value) and all(_by_row(v, rows) for v in value.values())
+        return bool(value) and all(_has_value_per_row(v, rows) for v in value.values())
     return rows > 1 and _size(value) == rows
 
 
@@ -205,31 +280,6 @@ def _size(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return int(value.size) if value.ndim < 2 else int(value.shape[0])
     return len(value) if hasattr(value, "__len__") and not isinstance(value, str) else 1
-
-
-def _figure(caption: str, figure: Any) -> str:
-    from daskreg.reporting import plots
-
-    picture = figure if isinstance(figure, bytes) else plots.png(figure)
-    encoded = base64.b64encode(picture).decode("ascii")
-    heading = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
-    return f'<figure>{heading}<img alt="{_text(caption)}" src="data:image/png;base64,{encoded}"></figure>'
-
-
-def _page(title: str, sections: Sequence[str], written: str) -> str:
-    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body><h1>{_text(title)}</h1>\n"
-        + "\n".join(sections)
-        + f"\n<footer>daskreg {_text(_version())}, {_text(written)}</footer></body></html>\n"
-    )
-
-
-def _text(value: Any) -> str:
-    return html.escape(redact(str(value)), quote=True)
 
 
 def _version() -> str:

@@ -1,8 +1,8 @@
 """Figures of fits and volumes, drawn with matplotlib (the `report` extra).
 
-Figures are made without pyplot: no window, no global state, any thread. They show
-themselves in a notebook, and `png(figure)` gives the bytes of a picture. Fits are known by
-their attributes only, so nothing of the flow is imported.
+Figures are made without pyplot, so they need no window and no global state, and any thread can make
+them. A notebook shows them, and `png(figure)` returns the bytes of a PNG file. Fits are known by
+their attributes only, so this module imports none of their classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# Told apart by people who do not see red and green alike (Okabe and Ito).
+# Distinguishable also for people with red-green colour blindness (Okabe and Ito).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 _LINES = (BLUE, ORANGE, GREEN)
 _MOST_PIXELS = 1000
@@ -50,14 +50,14 @@ def pair(
 ) -> Figure:
     """A pair before and after: fixed, moving, both overlaid, a checkerboard, and the losses.
 
-    Fixed is green and moving magenta in the overlays, so that what agrees is grey. Of 3D
-    images the three middle planes are shown.
+    In the overlays, fixed is green and moving is magenta; where they agree, the overlay is grey. For 3D
+    images, the three middle planes are shown.
 
     Args:
         fit: with `moving_from_fixed`, and `losses` if there are any.
         fixed, moving: images in memory, 2D or 3D, array order; without them only the
             losses are drawn.
-        fixed_grid, moving_grid: where the images lie; by default voxels of spacing one.
+        fixed_grid, moving_grid: of the images; by default voxels of spacing one.
     """
     planes = [] if fixed is None or moving is None else _pair_planes(fit, fixed, moving, fixed_grid, moving_grid)
     figure = _figure(15, 3.2 * len(planes) + 2.8)
@@ -65,8 +65,8 @@ def pair(
     rows = figure.subplots(len(planes) + 1, len(heads), squeeze=False)
     for row, (name, target, before, after, aspect) in zip(rows, planes, strict=False):
         shown = (target, before, _overlay(target, before), _overlay(target, after), _checkerboard(target, after))
-        for ax, picture, head in zip(row, shown, heads, strict=True):
-            _image(ax, picture, f"{head} ({name})", aspect)
+        for ax, image, head in zip(row, shown, heads, strict=True):
+            _image(ax, image, f"{head} ({name})", aspect)
     losses = _merged(figure, rows[-1])
     _losses(losses, getattr(fit, "losses", ()))
     figure.suptitle(_headline(fit))
@@ -74,32 +74,33 @@ def pair(
 
 
 def drift(fit: Any, *, truth: Any = None) -> Figure:
-    """Where each slice of a stack was found: shift, angle, score and how cycles close, against the slice.
+    """The trajectory of a stack: shift, angle, score and cycle error of each slice.
 
     Args:
         fit: with `raw_from_aligned`, `centre`, and if there are any `sigma` (parameter name ->
-            one number a slice), `outliers` (indices), `kinds` (index -> why), `scores` and `cycles` (one a slice).
-        truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices; drawn dashed in the frame in
-            which the first slice agrees with the fit.
+            one number for each slice), `outliers` (indices), `kinds` (index -> kind of outlier), `scores` and
+            `cycles` (one for each slice).
+        truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices; drawn dashed, in the frame in
+            which its first slice has the pose of the fit.
     """
     matrices = np.asarray(fit.raw_from_aligned.matrices)
     centre = np.asarray(fit.centre, dtype=np.float64)
     start = int(getattr(fit.raw_from_aligned, "start", 0))
     index = np.arange(start, start + len(matrices))
-    found = _courses(matrices, centre)
-    known = None if truth is None else _courses(_in_frame_of(matrices, truth), centre)
-    panels = _panels(found)
-    last = [n for n in ("scores", "cycles") if _known(getattr(fit, n, ()), len(index))]
+    estimated = _trajectories(matrices, centre)
+    true = None if truth is None else _trajectories(_in_frame_of(matrices, truth), centre)
+    panels = _panels(estimated)
+    last = [n for n in ("scores", "cycles") if _has_values(getattr(fit, n, ()), len(index))]
     count = len(panels) + len(last)
     figure = _figure(11, 2.4 * count + 0.6)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     unit = str(getattr(fit.raw_from_aligned, "unit", None) or "pixel")
     for ax, names in zip(axes, panels, strict=False):
-        _course_panel(ax, index, names, found=found, known=known, sigma=getattr(fit, "sigma", None) or {})
+        _trajectory_panel(ax, index, names, estimated=estimated, true=true, sigma=getattr(fit, "sigma", None) or {})
         ax.set_ylabel(_axis_label(names[0], unit))
     for ax, name in zip(axes[len(panels) :], last, strict=True):
         ax.plot(index, np.asarray(getattr(fit, name), dtype=np.float64), color=BLUE, lw=1)
-        ax.set_ylabel("score" if name == "scores" else f"a-b-c-a misses by\n({unit})")
+        ax.set_ylabel("score" if name == "scores" else f"cycle error\n({unit})")
         ax.ticklabel_format(axis="y", useOffset=False)
     kinds = {int(i): str(kind) for i, kind in (getattr(fit, "kinds", None) or {}).items()}
     for ax in axes:
@@ -117,17 +118,17 @@ def overlays(pairs: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike, ArrayLi
     """Pairs of images as overlays, before and after, and as a checkerboard after.
 
     Args:
-        pairs: (name, one before, other before, one after, other after), 2D.
+        pairs: (name, first before, second before, first after, second after), 2D.
         aspect: height of a pixel over its width.
     """
     figure = _figure(11, 3.4 * max(1, len(pairs)) + 0.4)
     rows = figure.subplots(max(1, len(pairs)), 3, squeeze=False)
     for row, (name, *images) in zip(rows, pairs, strict=False):
-        one, other, one_after, other_after = (np.asarray(i, dtype=np.float64) for i in images)
-        _image(row[0], _overlay(one, other), f"{name}, before", aspect)
-        _image(row[1], _overlay(one_after, other_after), "after", aspect)
-        _image(row[2], _checkerboard(one_after, other_after), "after, checkerboard", aspect)
-    figure.suptitle("first green, second magenta: what agrees is grey")
+        first, second, first_after, second_after = (np.asarray(i, dtype=np.float64) for i in images)
+        _image(row[0], _overlay(first, second), f"{name}, before", aspect)
+        _image(row[1], _overlay(first_after, second_after), "after", aspect)
+        _image(row[2], _checkerboard(first_after, second_after), "after, checkerboard", aspect)
+    figure.suptitle("first green, second magenta; grey where they agree")
     return figure
 
 
@@ -144,7 +145,7 @@ def sides(
         before, after: (z, y, x) volumes, NumPy or lazy (only the planes shown are read); the
             second may be left out.
         spacing: along z, y, x; sets the aspect of the side views.
-        names: what the two rows are called.
+        names: titles of the two rows.
     """
     step = np.asarray(spacing if spacing is not None else (1.0, 1.0, 1.0), dtype=np.float64)
     volumes = (before,) if after is None else (before, after)
@@ -161,7 +162,7 @@ def sides(
 
 
 def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
-    """Two point sets before and after: projections, and the distances to the nearest target point.
+    """Two point clouds before and after: projections, and the distances to the nearest target points.
 
     Args:
         fit: with `target_from_source`.
@@ -173,12 +174,12 @@ def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
     moved = np.asarray(fit.target_from_source(moving))
     ndim = fixed.shape[1]
     names = "zyx"[3 - ndim :]
-    views = [(ndim - 1, ndim - 2)] if ndim == 2 else [(2, 1), (2, 0)]
-    figure = _figure(4.2 * len(views) + 5, 7.5)
-    axes = figure.subplots(2, len(views) + 1)
+    projections = [(ndim - 1, ndim - 2)] if ndim == 2 else [(2, 1), (2, 0)]
+    figure = _figure(4.2 * len(projections) + 5, 7.5)
+    axes = figure.subplots(2, len(projections) + 1)
     tree = cKDTree(fixed)
     for row, points, name in zip(axes, (moving, moved), ("before", "after"), strict=True):
-        for ax, (across, up) in zip(row, views, strict=False):
+        for ax, (across, up) in zip(row, projections, strict=False):
             ax.plot(fixed[:, across], fixed[:, up], ".", ms=1, color=GREY, label="target", rasterized=True)
             ax.plot(points[:, across], points[:, up], ".", ms=1, color=RED, label="source", rasterized=True)
             ax.set(xlabel=names[across], ylabel=names[up], title=name)
@@ -200,13 +201,13 @@ def _figure_class() -> Callable[..., Figure]:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
 
-    class Picture(Figure):
-        """A figure that notebooks show also when pyplot was never imported."""
+    class NotebookFigure(Figure):
+        """A figure that notebooks show even if pyplot was never imported."""
 
         def _repr_png_(self) -> bytes:
             return png(self)
 
-    return Picture
+    return NotebookFigure
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -228,17 +229,17 @@ def _headline(fit: Any) -> str:
     return kind if status is None else f"{kind}: {str(getattr(status, 'name', status)).lower()}"
 
 
-def _image(ax: Axes, picture: NDArray[Any], title: str, aspect: float = 1.0, *, thin: bool = False) -> None:
-    if picture.ndim == 3:
-        ax.imshow(picture, aspect=aspect, interpolation="nearest")
+def _image(ax: Axes, image: NDArray[Any], title: str, aspect: float = 1.0, *, thin: bool = False) -> None:
+    if image.ndim == 3:
+        ax.imshow(image, aspect=aspect, interpolation="nearest")
     else:
-        values = np.asarray(picture, dtype=np.float64)
+        values = np.asarray(image, dtype=np.float64)
         low, high = _contrast(values)
         ax.imshow(values, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="antialiased")
     ax.set_title(title, fontsize=10)
     ax.set_axis_off()
-    if thin and picture.shape[0] * aspect < picture.shape[1] / 6:
-        ax.set_aspect("auto")  # a few slices would be a line
+    if thin and image.shape[0] * aspect < image.shape[1] / 6:
+        ax.set_aspect("auto")  # a few slices would look like a line
 
 
 def _contrast(values: Floats) -> tuple[float, float]:
@@ -249,9 +250,9 @@ def _contrast(values: Floats) -> tuple[float, float]:
     return low, max(high, low + 1e-12)
 
 
-def _scaled(picture: Floats) -> Floats:
-    low, high = _contrast(picture)
-    return np.asarray(np.clip((np.nan_to_num(picture) - low) / (high - low), 0, 1))
+def _scaled(image: Floats) -> Floats:
+    low, high = _contrast(image)
+    return np.asarray(np.clip((np.nan_to_num(image) - low) / (high - low), 0, 1))
 
 
 def _overlay(fixed: Floats, moving: Floats) -> Floats:
@@ -265,7 +266,7 @@ def _checkerboard(fixed: Floats, moving: Floats, fields: int = 8) -> Floats:
 
 
 def _plane(volume: Any, axis: int) -> NDArray[Any]:
-    """The middle plane, thinned to what a picture can show."""
+    """The middle plane; every k-th voxel of large ones."""
     index: list[int | slice] = [slice(None, None, max(1, n // _MOST_PIXELS)) for n in volume.shape]
     index[axis] = volume.shape[axis] // 2
     return np.asarray(volume[tuple(index)])
@@ -304,7 +305,7 @@ def _sampled(image: Floats, matrix: Floats, out: Grid, at: tuple[int, int] | Non
 
 
 def _losses(ax: Axes, losses: Any) -> None:
-    """One curve, or one for each level."""
+    """One curve, or one curve for each pyramid level."""
     runs = [losses] if np.ndim(losses[0] if len(losses) else 0.0) == 0 else list(losses)
     step = 0
     for run in runs:
@@ -317,54 +318,54 @@ def _losses(ax: Axes, losses: Any) -> None:
     ax.ticklabel_format(axis="y", useOffset=False)
 
 
-def _courses(matrices: Floats, centre: Floats) -> dict[str, Floats]:
-    """Parameters by name along the slices; angles in degrees, turns unwound."""
+def _trajectories(matrices: Floats, centre: Floats) -> dict[str, Floats]:
+    """Parameters by name along the slices; angles in degrees, without jumps of 360 degrees."""
     rows = [parameters_from_matrix(m, centre) for m in matrices]
-    courses = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    trajectories = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     for name in ("theta", "rx", "ry", "rz"):
-        if name in courses:
-            courses[name] = np.degrees(np.unwrap(courses[name]))
-    return courses
+        if name in trajectories:
+            trajectories[name] = np.degrees(np.unwrap(trajectories[name]))
+    return trajectories
 
 
-def _panels(courses: Mapping[str, Floats]) -> list[list[str]]:
-    """Names that share a panel: shifts, angles, then scales and shears that do something."""
-    moves = {name: np.ptp(course) > 1e-9 for name, course in courses.items()}
-    turns = [n for n in ("theta", "rx", "ry", "rz") if n in courses]
-    scales = [n for n in ("sx", "sy", "sz") if n in courses]
+def _panels(trajectories: Mapping[str, Floats]) -> list[list[str]]:
+    """Names that share a panel: shifts, then angles that are not all zero, then scales and shears that vary."""
+    varies = {name: np.ptp(values) > 1e-9 for name, values in trajectories.items()}
+    angles = [n for n in ("theta", "rx", "ry", "rz") if n in trajectories]
+    scales = [n for n in ("sx", "sy", "sz") if n in trajectories]
     groups = (
-        [n for n in ("tx", "ty", "tz") if n in courses],
-        turns if any(np.any(courses[n]) for n in turns) else [],
-        scales if any(moves[n] for n in scales) else [],
-        [n for n in courses if n.startswith("sh") and moves[n]],
+        [n for n in ("tx", "ty", "tz") if n in trajectories],
+        angles if any(np.any(trajectories[n]) for n in angles) else [],
+        scales if any(varies[n] for n in scales) else [],
+        [n for n in trajectories if n.startswith("sh") and varies[n]],
     )
     return [g for g in groups if g]
 
 
-def _course_panel(
+def _trajectory_panel(
     ax: Axes,
     index: NDArray[Any],
     names: Sequence[str],
     *,
-    found: Mapping[str, Floats],
-    known: Mapping[str, Floats] | None,
+    estimated: Mapping[str, Floats],
+    true: Mapping[str, Floats] | None,
     sigma: Mapping[str, Any],
 ) -> None:
     for k, name in enumerate(names):
         colour = _LINES[k % len(_LINES)]
-        ax.plot(index, found[name], color=colour, lw=1.2, label=name)
-        if known is not None:
-            ax.plot(index, known[name], "--", color="black", lw=0.8, alpha=0.8, label=f"{name}, truth")
+        ax.plot(index, estimated[name], color=colour, lw=1.2, label=name)
+        if true is not None:
+            ax.plot(index, true[name], "--", color="black", lw=0.8, alpha=0.8, label=f"{name}, truth")
         if name in sigma:
             width = np.asarray(sigma[name], dtype=np.float64)
             width = np.degrees(width) if name in ("theta", "rx", "ry", "rz") else width
-            ax.fill_between(index, found[name] - width, found[name] + width, color=colour, alpha=0.25, lw=0)
+            ax.fill_between(index, estimated[name] - width, estimated[name] + width, color=colour, alpha=0.25, lw=0)
     ax.legend(loc="best", ncols=2, fontsize=8)
     ax.grid(alpha=0.3)
 
 
-def _known(values: Any, count: int) -> bool:
-    """Whether there is one value for each slice, and one of them a number."""
+def _has_values(values: Any, count: int) -> bool:
+    """Whether there is one value for each slice, and at least one of them is a number."""
     numbers = np.asarray([np.nan if v is None else v for v in values], dtype=np.float64)
     return numbers.shape == (count,) and bool(np.isfinite(numbers).any())
 
@@ -375,11 +376,12 @@ def _axis_label(name: str, unit: str) -> str:
     return {"s": "scale", "t": "angle (deg)", "r": "angle (deg)"}[name[0]] if not name.startswith("sh") else "shear"
 
 
-def _in_frame_of(found: Floats, truth: Any) -> Floats:
-    known = np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
-    if known.shape != found.shape:
-        raise ShapeMismatchError(f"truth has shape {known.shape}, the fit {found.shape}")
-    return np.asarray(known @ np.linalg.inv(known[0]) @ found[0])
+def _in_frame_of(estimated: Floats, truth: Any) -> Floats:
+    """The true matrices, such that the first one is that of the estimate."""
+    true = np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
+    if true.shape != estimated.shape:
+        raise ShapeMismatchError(f"truth has shape {true.shape}, the fit {estimated.shape}")
+    return np.asarray(true @ np.linalg.inv(true[0]) @ estimated[0])
 
 
 def _thinned(points: ArrayLike) -> Floats:

@@ -1,7 +1,7 @@
-"""Finished pairs in a file, so that an estimate that was cut off goes on where it was.
+"""Finished pairs in a file, so that an interrupted estimate can be continued.
 
-One line of JSON for each span of slices, appended when it is done; a torn last line is ignored.
-The first line says which stack and which options the pairs are of.
+One line of JSON for each span of slices, appended when the span is done; an incomplete last line is
+ignored. The first line identifies the stack and the options that the pairs belong to.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError, LayoutMismatchError
-from daskreg.stacks.pair_table import Looks, PairTable, packed, unpacked
-from daskreg.stacks.spans import SpanDone, StackSpec
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
+from daskreg.stacks.spans import SpanResult, StackSpec
 
 SCHEMA, VERSION = "daskreg/pairs", 1
 
 
 class Checkpoint:
-    """Spans that are done, in a file of their own.
+    """A file of finished spans.
 
     Raises: LayoutMismatchError where the file is of another stack or other options; InputError where it
         is no checkpoint.
@@ -32,7 +32,7 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], stack: StackSpec) -> None:
         self.path, self._key = Path(path), key_of(stack)
 
-    def load(self) -> list[SpanDone]:
+    def load(self) -> list[SpanResult]:
         if not self.path.exists() or not self.path.stat().st_size:
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
@@ -43,19 +43,19 @@ class Checkpoint:
             raise LayoutMismatchError(
                 f"{self.path} holds pairs of another stack, or found with other options: remove it or name another"
             )
-        found = [self._parsed(line) for line in lines[1:] if line]
-        return [_done(entry) for entry in found if isinstance(entry, dict)]
+        entries = [self._parsed(line) for line in lines[1:] if line]
+        return [_from_entry(entry) for entry in entries if isinstance(entry, dict)]
 
-    def append(self, done: SpanDone) -> None:
-        """Add a span; the file is begun with it. A line is on the disk when this returns."""
-        lines = [_line(done)]
+    def append(self, span: SpanResult) -> None:
+        """Add a span, after the first line where the file is new. The line is on the disk when this returns."""
+        lines = [_line(span)]
         fresh = not self.path.exists() or not self.path.stat().st_size
         if fresh:
             lines.insert(0, json.dumps({"schema": SCHEMA, "version": VERSION, "key": self._key}))
         with self.path.open("a+b") as file:
             if not fresh:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # what a kill left half written
+                if file.read(1) != b"\n":  # an interrupted write left an incomplete line
                     file.write(b"\n")
             file.write(("\n".join(lines) + "\n").encode())
             file.flush()
@@ -63,6 +63,7 @@ class Checkpoint:
 
     @staticmethod
     def _parsed(line: str) -> Any:
+        """The value of a line of JSON; None for an incomplete one."""
         try:
             return json.loads(line)
         except ValueError:
@@ -70,9 +71,9 @@ class Checkpoint:
 
 
 def key_of(stack: StackSpec) -> str:
-    """What pairs depend on: the voxels' identity, and how they are fitted."""
+    """A hash of what pairs depend on: the identity of the voxels, and the options of the fits."""
     options = stack.options
-    known = (
+    parts = (
         stack.source.fingerprint(),
         None if stack.mask is None else stack.mask.fingerprint(),
         stack.position,
@@ -84,16 +85,19 @@ def key_of(stack: StackSpec) -> str:
         options.tolerance,
         stack.line,
     )
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _line(done: SpanDone) -> str:
+# In files, features are called "looks": checkpoints of earlier versions stay readable.
+
+
+def _line(span: SpanResult) -> str:
     return json.dumps(
-        {"start": done.start, "stop": done.stop, "pairs": packed(done.pairs), "looks": packed(done.looks)}
+        {"start": span.start, "stop": span.stop, "pairs": packed(span.pairs), "looks": packed(span.features)}
     )
 
 
-def _done(entry: dict[str, Any]) -> SpanDone:
+def _from_entry(entry: dict[str, Any]) -> SpanResult:
     before: NDArray[np.uint64] = np.empty(0, np.uint64)
-    pairs, looks = unpacked(PairTable, entry["pairs"]), unpacked(Looks, entry["looks"])
-    return SpanDone(int(entry["start"]), int(entry["stop"]), pairs, looks, before)
+    pairs, features = unpacked(PairTable, entry["pairs"]), unpacked(SliceFeatures, entry["looks"])
+    return SpanResult(int(entry["start"]), int(entry["stop"]), pairs, features, before)

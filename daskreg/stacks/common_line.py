@@ -1,9 +1,9 @@
-"""Shifts along one axis, from the sums across it.
+"""Shifts along one axis, from profiles: the means of images across that axis.
 
-The sum of a projection across the tilt axis does not change with the tilt: all projections
-share this common line, so shifts along the axis are found from it alone, free of the parallax
-that moves everything else. (Penczek et al. 1996 use it the same way; the search is a masked
-correlation over whole shifts, then Gauss-Newton on a cubic interpolation.)
+For each position along the tilt axis, the sum of a projection across the axis does not change with the
+tilt. All projections share this common line, so shifts along the axis are estimated from it alone, without
+the parallax of everything off the axis. (Penczek et al. 1996 use it in the same way.) The search is a
+correlation at whole shifts, followed by Gauss-Newton on a cubic interpolation.
 """
 
 from __future__ import annotations
@@ -22,81 +22,87 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 _LEAST_OVERLAP = 0.5
-_SMOOTH = 1.0
-_TRIES = 20
+_SMOOTHING = 1.0  # sigma of the Gaussian filter of profiles, voxels
+_ITERATIONS = 20
+_LARGEST_STEP = 2.0  # voxels
+_STEP_TOLERANCE = 1e-4  # voxels
 
 
 def profiles(images: torch.Tensor, axis: int) -> Floats:
-    """(B, n) means of (B, *shape) images across all axes but `axis`; NaN where nothing counts."""
+    """(B, n) means of (B, *shape) images across all axes but `axis`; NaN where all voxels are masked."""
     values = images.movedim(1 + axis, 1).flatten(2).double()
-    seen = torch.isfinite(values)
-    total = torch.where(seen, values, 0).sum(2)
-    count = seen.sum(2)
+    valid = torch.isfinite(values)
+    total = torch.where(valid, values, 0).sum(2)
+    count = valid.sum(2)
     return np.asarray(torch.where(count > 0, total / count.clamp_min(1), torch.nan).numpy())
 
 
 def fit_profiles(lines: Floats, edges: Ints, grid: Grid, axis: int, pose: Pose) -> PairTable:
     """Shifts along `axis` between (B, n) profiles, as a table of translations of the images."""
-    ndim, found = grid.ndim, [fit_shift(lines[a], lines[b]) for a, b in edges]
-    shift, variance, score, overlap = (np.array([f[k] for f in found]) for k in range(4))
+    ndim, fits = grid.ndim, [fit_shift(lines[a], lines[b]) for a, b in edges]
+    shift, variance, score, overlap = (np.array([f[k] for f in fits]) for k in range(4))
     matrices = np.tile(np.eye(ndim + 1), (len(edges), 1, 1))
     direction = np.asarray(grid.direction_matrix)[:, axis] * grid.spacing[axis]
     matrices[:, :-1, -1] = shift[:, None] * direction
     covariance = np.zeros((len(edges), len(pose.names), len(pose.names)))
-    at = pose.names.index("t" + "zyx"[3 - ndim + axis])
-    covariance[:, at, at] = variance * grid.spacing[axis] ** 2
-    none = np.full((len(edges), field_count(ndim) ** ndim), np.nan, np.float32)
-    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, none)
+    parameter = pose.names.index("t" + "zyx"[3 - ndim + axis])
+    covariance[:, parameter, parameter] = variance * grid.spacing[axis] ** 2
+    fields = np.full((len(edges), field_count(ndim) ** ndim), np.nan, np.float32)
+    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, fields)
 
 
 def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OVERLAP) -> tuple[float, ...]:
-    """The shift s, voxels along the first axis, with moving(x + s) like fixed(x).
+    """The shift s, in voxels along the first axis, for which moving(x + s) matches fixed(x).
 
     Args:
-        fixed, moving: (n,) profiles, or (n, R) with R that shift together.
+        fixed, moving: (n,) profiles, or (n, R) for R profiles with a common shift.
+        least_overlap: of the search, as a share of n; half of it in the refinement.
 
-    Returns: s, its variance, the correlation, and the overlap; NaN where nothing is to be seen.
+    Returns: s, its variance, the correlation, and the overlap; the variance is NaN where there is no contrast or too
+        little overlap.
     """
-    f, m = (gaussian_filter1d(_filled(v), _SMOOTH, axis=0) for v in (fixed, moving))
+    f, m = (gaussian_filter1d(_filled(v), _SMOOTHING, axis=0) for v in (fixed, moving))
     n, most = len(f), int(len(f) * (1 - least_overlap))
     shifts = np.arange(-most, most + 1)
     scores = np.array(
         [_pearson(f[max(0, -k) : n - max(0, k)], m[max(0, k) : n + min(0, k)]) for k in range(-most, most + 1)]
     )
-    # Of shifts that fit about as well, the smallest.
+    # Of shifts with almost the same score, the smallest.
     best = np.flatnonzero(scores >= scores.max() - 0.01 * (1 - scores.max()) - 1e-12)
     return _refined(f, m, float(shifts[best[int(np.abs(shifts[best]).argmin())]]), least_overlap / 2)
 
 
-def _refined(f: Floats, m: Floats, s: float, least: float) -> tuple[float, ...]:
-    """Gauss-Newton from whole voxels; gain and offset are solved for at every shift."""
+def _refined(f: Floats, m: Floats, s: float, least_overlap: float) -> tuple[float, ...]:
+    """Gauss-Newton from a whole shift; gain and offset are linear, and solved for at every shift."""
     spline, x = CubicSpline(np.arange(len(f)), m, axis=0), np.arange(len(f), dtype=np.float64)
-    score, variance, share = -1.0, np.nan, 0.0
-    for _ in range(_TRIES):
+    score, variance, overlap = -1.0, np.nan, 0.0
+    for _ in range(_ITERATIONS):
         inside = (x + s >= 0) & (x + s <= len(f) - 1)
-        share = float(inside.mean())
-        if share < least:
-            return s, np.nan, np.nan, share
-        w, slope, target = (v.ravel() for v in (spline(x[inside] + s), spline(x[inside] + s, 1), f[inside]))
+        overlap = float(inside.mean())
+        if overlap < least_overlap:
+            return s, np.nan, np.nan, overlap
+        w, derivative, target = (v.ravel() for v in (spline(x[inside] + s), spline(x[inside] + s, 1), f[inside]))
         basis = np.stack([w, np.ones_like(w)], axis=1)
         gain = np.linalg.lstsq(basis, target, rcond=None)[0]
-        rest, free = target - basis @ gain, slope * gain[0]
-        free = free - basis @ np.linalg.lstsq(basis, free, rcond=None)[0]
-        power, score = float(free @ free), _pearson(target, w)
-        if power <= 1e-12 * float(target @ target):
-            return s, np.nan, score, share
-        # The residual's noise is smoothed, so it counts with its power at rest.
-        variance = float(rest @ rest) / max(1, len(rest) - 3) / power * 2 * np.sqrt(np.pi) * _SMOOTH
-        step = float(np.clip(free @ rest / power, -2, 2))
+        residual, jacobian = target - basis @ gain, derivative * gain[0]
+        jacobian = jacobian - basis @ np.linalg.lstsq(basis, jacobian, rcond=None)[0]
+        normal, score = float(jacobian @ jacobian), _pearson(target, w)
+        if normal <= 1e-12 * float(target @ target):
+            return s, np.nan, score, overlap
+        # Smoothing reduced the residual's variance: this factor gives the power of its noise at frequency zero.
+        power = 2 * np.sqrt(np.pi) * _SMOOTHING
+        variance = float(residual @ residual) / max(1, len(residual) - 3) / normal * power
+        step = float(np.clip(jacobian @ residual / normal, -_LARGEST_STEP, _LARGEST_STEP))
         s += step
-        if abs(step) < 1e-4:
+        if abs(step) < _STEP_TOLERANCE:
             break
-    return s, variance, score, share
+    return s, variance, score, overlap
 
 
 def _filled(values: Floats) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    return np.where(np.isfinite(found), found, np.nanmean(found) if np.isfinite(found).any() else 0.0)
+    """The values with NaN replaced by the mean of the others."""
+    known = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(known), known, np.nanmean(known) if np.isfinite(known).any() else 0.0)
 
 
 def _pearson(one: Floats, other: Floats) -> float:

@@ -1,4 +1,4 @@
-"""From a described stack to its fit: by pairs of slices, or by fits to one image."""
+"""From a described stack to its fit: by pairs of slices in a pose graph, or by fits of all slices to one image."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
 from daskreg.geometry import SliceAffines
+from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit, StackStatus
-from daskreg.stacks.model import Model
-from daskreg.stacks.outliers import named
-from daskreg.stacks.pair_table import Looks, PairTable
-from daskreg.stacks.pairing import Where, pairs_of
-from daskreg.stacks.pose_solve import Placed, place
+from daskreg.stacks.model import StackModel
+from daskreg.stacks.outliers import find_outliers
+from daskreg.stacks.pair_table import PairTable, SliceFeatures
+from daskreg.stacks.pairing import fit_pairs_of
+from daskreg.stacks.pose_solve import PoseSolution, solve_poses
+from daskreg.stacks.previous import finished_span, in_frame_of
 from daskreg.stacks.slice_statistics import Found
-from daskreg.stacks.spans import SpanDone, StackSpec
+from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.to_reference import AgainstOne, fitted_to_image
 from daskreg.stacks.trajectory import slow_part
 
@@ -27,138 +28,132 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Where slices are, which are blank, those that stand out, and the pairs and looks that say so."""
+class StackEstimate:
+    """The poses of the slices, which slices are blank, the kinds of outliers, and the pairs and features behind them.
 
-    placed: Placed
+    pairs, features: None where slices were not fitted to each other.
+    """
+
+    solution: PoseSolution
     blank: Bools
     kinds: dict[int, str]
     pairs: PairTable | None = None
-    looks: Looks | None = None
+    features: SliceFeatures | None = None
 
 
-def by_pairs(
+def estimate_from_pairs(
     spec: StackSpec,
-    where: Where,
+    execution: Execution,
     *,
     first: bool,
-    held: dict[int, Floats],
-    earlier: StackFit | None,
+    anchors: dict[int, Floats],
+    previous: StackFit | None,
     checkpoint: str | os.PathLike[str] | None,
-) -> Estimate:
-    """All slices from fits to the ones before them.
+) -> StackEstimate:
+    """All slices from fits to the ones before them, solved together.
 
     Args:
         first: the first slice keeps its place.
-        held: poses of slices that are known.
-        earlier: of the first slices, when the stack had no others.
+        anchors: fixed poses of slices, by number.
+        previous: the fit of the first slices, from when the stack had no others.
     """
-    part = None if earlier is None else SpanDone(0, len(earlier.scores), *_known(earlier), np.empty(0, np.uint64))
-    pairs, looks = pairs_of(spec, where, earlier=part, checkpoint=checkpoint)
-    placed = place(pairs, looks.blank, spec.model, first=first, anchors=held)
-    if earlier is not None and not held and not first:
-        placed = _kept_in_place(placed, spec, earlier)
-    # Sums across a slice do not tell how alike slices are.
-    told = pairs if spec.line is None else pairs.take(slice(0))
-    return Estimate(placed, looks.blank, named(told, looks, placed.fitted, spec.grid), pairs, looks)
+    finished = None if previous is None else finished_span(previous)
+    pairs, features = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
+    solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
+    if previous is not None and not anchors and not first:
+        solution = in_frame_of(previous, solution, spec)
+    # The correlation of common lines does not show how similar slices are.
+    compared = pairs if spec.line is None else pairs.take(slice(0))
+    kinds = find_outliers(compared, features, solution.fitted, spec.grid)
+    return StackEstimate(solution, features.blank, kinds, pairs, features)
 
 
-def by_image(spec: StackSpec, reference: str | int, where: Where) -> Estimate:
-    """All slices from fits to the first, to the one of a number, or to the mean."""
-    placed, blank = _of_image(spec, reference, where)
-    kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~placed.fitted)}
-    return Estimate(placed, blank, kinds)
+def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:
+    """All slices from fits to one image: the first slice, the slice of a number, or the mean of the slices."""
+    if reference == "mean":
+        solution, blank = _to_mean(spec, execution)
+    else:
+        root = None if reference == "first" else int(reference)
+        found = fitted_to_image(AgainstOne(spec, root), execution)
+        solution, blank = _solution(found), found.blank
+    kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~solution.fitted)}
+    return StackEstimate(solution, blank, kinds)
 
 
-def fit_of(spec: StackSpec, found: Estimate, *, reference: str | int, trend: str, smooth: float) -> StackFit:
+def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, trend: str, smooth: float) -> StackFit:
     """The fit that users get."""
-    placed, whole, options = found.placed, spec.reader.whole, spec.options
-    poses = _embedded(_with_trend(placed, spec.model, trend, smooth), whole.ndim, spec.keep)
-    variance = np.diagonal(placed.covariance, axis1=1, axis2=2)
+    solution, whole, options = estimate.solution, spec.reader.whole, spec.options
+    poses = _embedded(_with_trend(solution, spec.model, trend, smooth), whole.ndim, spec.keep)
+    variance = np.diagonal(solution.covariance, axis1=1, axis2=2)
     return StackFit(
         raw_from_aligned=SliceAffines(poses, spec.source.dims[spec.position], tuple(whole.names), whole.unit),
         centre=whole.centre,
         half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
-        status=_status(placed, found.blank),
-        scores=placed.scores,
+        status=_status(solution, estimate.blank),
+        scores=solution.scores,
         sigma=dict(zip(options.pose.names, np.sqrt(np.maximum(variance, 0)).T, strict=True)),
-        kinds=found.kinds,
-        bridged=tuple(np.flatnonzero(~placed.fitted).tolist()),
-        breaks=tuple(placed.breaks),
+        kinds=estimate.kinds,
+        bridged=tuple(np.flatnonzero(~solution.fitted).tolist()),
+        breaks=tuple(solution.breaks),
         model=options.pose.groups,
         metric=options.metric,
         reference=reference if isinstance(reference, str) else int(reference),
         trend=trend,
         smooth=smooth,
         neighbors=spec.reach,
-        cycles=placed.cycles,
-        disagreement=placed.scale,
+        cycles=solution.cycles,
+        disagreement=solution.scale,
         seconds=0.0,
-        weights=placed.weight,
-        residuals=placed.residual,
-        pairs=found.pairs,
-        looks=found.looks,
+        weights=solution.weight,
+        residuals=solution.residual,
+        pairs=estimate.pairs,
+        looks=estimate.features,
     )
 
 
-def _known(fit: StackFit) -> tuple[PairTable, Looks]:
-    if fit.pairs is None or fit.looks is None:
-        raise OptionError("the earlier fit has no pairs")
-    return fit.pairs, fit.looks
+def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools]:
+    """The solution against the mean of the aligned slices, and the blank slices; the mean motion is the identity.
 
-
-def _kept_in_place(placed: Placed, spec: StackSpec, earlier: StackFit) -> Placed:
-    """All slices moved so that those of an earlier fit keep their place on average."""
-    model, n = spec.model, len(earlier.scores)
-    index = np.array([*spec.keep, spec.reader.whole.ndim])
-    before = earlier.raw_from_aligned.matrices[np.ix_(np.arange(n), index, index)]
-    both = placed.fitted[:n] & ~np.isin(np.arange(n), earlier.bridged)
-    if not both.any():
-        return placed
-    frame = model.algebra.mean(np.linalg.inv(placed.poses[:n]) @ before, both.astype(np.float64))
-    return replace(placed, poses=placed.poses @ frame)
-
-
-def _of_image(spec: StackSpec, reference: str | int, where: Where) -> tuple[Placed, Bools]:
+    The poses from pairs of neighbours are the initial ones.
+    """
     model = spec.model
-    if reference != "mean":
-        root = None if reference == "first" else int(reference)
-        found = fitted_to_image(AgainstOne(spec, root), where)
-        return _placed(found, model), found.blank
-    pairs, looks = pairs_of(spec, where)
-    start = place(pairs, looks.blank, model, first=True)
-    begin = Found(start.poses, start.fitted, looks.blank, start.scores, start.covariance)
-    found = fitted_to_image(AgainstOne(spec, found=begin), where)
-    placed = _placed(found, model)
+    pairs, features = fit_pairs_of(spec, execution)
+    initial = solve_poses(pairs, features.blank, model, first=True)
+    start = Found(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
+    found = fitted_to_image(AgainstOne(spec, found=start), execution)
+    solution = _solution(found)
     if not found.fitted.any():
-        return placed, found.blank
+        return solution, found.blank
     mean = model.algebra.mean(found.poses, found.fitted.astype(np.float64))
-    return replace(placed, poses=model.frame.nearest(found.poses @ np.linalg.inv(mean))), found.blank
+    poses = model.projection.project(found.poses @ np.linalg.inv(mean))
+    return replace(solution, poses=poses), found.blank
 
 
-def _placed(found: Found, model: Model) -> Placed:
+def _solution(found: Found) -> PoseSolution:
     none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
-    return Placed(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
+    return PoseSolution(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
 
 
-def _with_trend(placed: Placed, model: Model, trend: str, smooth: float) -> Floats:
+def _with_trend(solution: PoseSolution, model: StackModel, trend: str, smooth: float) -> Floats:
+    """The poses, for trend "keep" without their slow part."""
     if trend == "remove":
-        return placed.poses
-    slow = slow_part(placed.poses, placed.fitted.astype(np.float64), smooth, model.frame)
-    return np.asarray(placed.poses @ np.linalg.inv(slow))
+        return solution.poses
+    slow = slow_part(solution.poses, solution.fitted.astype(np.float64), smooth, model.projection)
+    return np.asarray(solution.poses @ np.linalg.inv(slow))
 
 
 def _embedded(poses: Floats, ndim: int, keep: Sequence[int]) -> Floats:
+    """Poses on the axes `keep` as matrices of `ndim` dimensions, identity on the other axes."""
     out = np.tile(np.eye(ndim + 1), (len(poses), 1, 1))
     index = np.array([*keep, ndim])
     out[:, index[:, None], index] = poses
     return out
 
 
-def _status(placed: Placed, blank: Bools) -> StackStatus:
-    fitted = placed.fitted
+def _status(solution: PoseSolution, blank: Bools) -> StackStatus:
+    fitted = solution.fitted
     if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
         return StackStatus.FAILED
-    if placed.breaks:
+    if solution.breaks:
         return StackStatus.BROKEN
     return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED

@@ -1,4 +1,4 @@
-"""Side views of a stack before and after, and its worst pairs, from a few small slices of it."""
+"""Figures of a fit: a slice and side views of the stack before and after, and its worst pairs, from small slices."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ if TYPE_CHECKING:
 Singles = NDArray[np.float32]
 
 MOST = 256
-"""Voxels along each axis of the small stack that is looked at."""
+"""Voxels along each axis of the small stack that is shown, at most about twice as many."""
 
 
-def of_stack(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> dict[str, Figure]:
-    """Figures by caption; of volumes in a series, middle planes."""
+def stack_figures(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> dict[str, Figure]:
+    """Figures by caption; of the volumes of a series, the middle planes are shown."""
     source, position = source_along(stack, fit.raw_from_aligned.axis, channel)
-    whole = SliceReader.of(source, position, most=MOST)
-    step = max(1, -(-whole.count // MOST))
-    shown = range(0, whole.count, step)
-    pairs = {i: _small(whole, fit, i) for i in shown}
-    before, after = (np.stack([_plane(pairs[i][k]) for i in shown]) for k in (0, 1))
-    grid = whole.grid
+    reader = SliceReader.of(source, position, most=MOST)
+    step = max(1, -(-reader.count // MOST))
+    images = [_raw_and_aligned(reader, fit, i) for i in range(0, reader.count, step)]
+    before, after = (np.stack([_plane(image[k]) for image in images]) for k in (0, 1))
+    grid = reader.grid
     aspect = grid.spacing[-2] / grid.spacing[-1]
     across = source.grid.spacing[position - len(source.lead)] if position >= len(source.lead) else grid.spacing[-1]
     figures = {
@@ -42,7 +41,7 @@ def of_stack(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> 
     }
     worst = []
     for a, b, score in fit.worst_pairs():
-        (one, one_after), (other, other_after) = (_small(whole, fit, i) for i in (a, b))
+        (one, one_after), (other, other_after) = (_raw_and_aligned(reader, fit, i) for i in (a, b))
         name = f"{a} and {b} ({fit.metric} {score:.3f})"
         worst.append((name, _plane(one), _plane(other), _plane(one_after), _plane(other_after)))
     if worst:
@@ -50,7 +49,7 @@ def of_stack(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> 
     return figures
 
 
-def _small(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Singles]:
+def _raw_and_aligned(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Singles]:
     """A slice as read, and aligned."""
     image = reader.span(index, index + 1)[0]
     box = Box.of(reader.grid.shape)
@@ -59,4 +58,5 @@ def _small(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Sin
 
 
 def _plane(image: Singles) -> Singles:
+    """The image, or the middle plane of a volume."""
     return image if image.ndim == 2 else image[len(image) // 2]

@@ -16,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InputError, InvalidTransformError, MissingExtraError, ShapeMismatchError
 from daskreg.formats import transforms
 from daskreg.geometry import SliceAffines
+from daskreg.geometry.lie import Algebra
 from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
 from daskreg.reporting.fit import Fit
-from daskreg.stacks.pair_table import Looks, PairTable, packed, unpacked
-from daskreg.stacks.pose_graph import Graph, closures
+from daskreg.stacks import table
+from daskreg.stacks.consistency import pair_consistency, worst_neighbors
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,13 +32,13 @@ Floats = NDArray[np.float64]
 
 
 class StackStatus(Enum):
-    """How an estimate ended; the value says what to do about it."""
+    """How an estimate ended; the value says what happened, and the remedy."""
 
     CONVERGED = "every slice was fitted"
-    BRIDGED = "some slices could not be fitted and stand in line with their neighbours: look at fit.outliers"
-    BROKEN = "at some places no fit leads from slice to slice, and no motion was assumed: look at fit.breaks"
+    BRIDGED = "some slices could not be fitted and are interpolated from their neighbours: look at fit.outliers"
+    BROKEN = "at some places no fit joins neighbouring slices, and no motion was assumed: look at fit.breaks"
     FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
-    EDITED = "slices stand where a table says"
+    EDITED = "the poses of the slices are those of a table"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,24 +50,24 @@ class StackFit(Fit):
             `warp(stack, pull=fit.raw_from_aligned)` aligns the stack, any channel, any level.
         centre: (D,) world point, array order, about which parameters are given.
         half_extent: (D,) world lengths from there to the centres of a slice's last voxels.
-        status: how it ended; its value names the remedy.
-        scores: (N,) the metric of the pairs that placed each slice, NaN where none did.
-        sigma: (N,) one standard deviation of each free parameter, NaN where unknown: of the noise
-            of the images, and of how much pairs disagree, not of what changes slowly along the
-            stack, which no pair tells from drift. Against the mean slice, or against the
+        status: how the estimate ended; its value names the remedy.
+        scores: (N,) mean metric of the pairs with the nearest slices, NaN for slices without a fit.
+        sigma: (N,) one standard deviation of each free parameter, NaN where unknown. It comes from the
+            noise of the images and the disagreement of the pairs. It leaves out what changes slowly along
+            the stack, which pairs cannot separate from drift. Relative to the mean slice, or to the
             reference or the anchors.
-        kinds: slices that stand out, and why: "blank", "duplicated", "torn", "blurred", "swapped"
-            (with the next one), "unlike" its neighbours.
-        bridged: slices without a fit of their own, which stand in line with their neighbours.
+        kinds: outlier slices, and of which kind: "blank", "duplicated", "torn", "blurred", "swapped"
+            (with the next one), "unlike" its neighbours (see `outliers`).
+        bridged: slices without a fit of their own, whose poses are interpolated from their neighbours.
         breaks: slices before which no fit was found and no motion was assumed.
-        cycles: (N,) world length by which going from the slice before each to it, on to the next
-            and straight back does not close, NaN where unknown.
-        disagreement: how much more pairs disagree than the noise of the images explains (a factor, at
-            least 1); `sigma` has it in.
-        seconds: what it took.
-        pairs, looks: what is known of pairs and of single slices (see `kernels.pairtable`), for
+        cycles: (N,) closure error, a world length, of the cycle from the slice before each to it, to the next
+            one, and directly back; NaN where unknown.
+        disagreement: factor, at least 1, by which pairs disagree more than the noise of the images
+            explains; `sigma` includes it.
+        seconds: the duration of the estimate.
+        pairs, looks: the results for pairs and the features of single slices (see `pair_table`), for
             `align_stack(..., previous=fit)`; None where slices were not fitted to each other.
-        weights: (E,) what each pair had to say in the end, 0..1.
+        weights: (E,) robust weight of each pair in the end, 0..1.
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
     """
 
@@ -90,18 +92,18 @@ class StackFit(Fit):
     seconds: float
     common_line: str | None = None
     pairs: PairTable | None = None
-    looks: Looks | None = None
+    looks: SliceFeatures | None = None
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
 
     @property
     def ok(self) -> bool:
-        """Whether every slice has a place that a fit, or both its neighbours, vouch for."""
+        """Whether every slice has a pose from a fit, from its neighbours or from a table, without breaks."""
         return self.status in (StackStatus.CONVERGED, StackStatus.BRIDGED, StackStatus.EDITED)
 
     @property
     def outliers(self) -> tuple[int, ...]:
-        """Slices that stand out; `kinds` says why, `bridged` which of them no fit places."""
+        """Slices that differ from their neighbours or have no fit; `kinds` says why, `bridged` which have no fit."""
         return tuple(sorted(set(self.kinds) | set(self.bridged)))
 
     @property
@@ -116,50 +118,34 @@ class StackFit(Fit):
 
     @property
     def cycle(self) -> float:
-        """Median of `cycles`, a world length: how far a -> b -> c -> a misses its start; NaN without triangles."""
+        """Median closure error of the cycles a -> b -> c -> a, a world length; NaN without triangles."""
         known = self.cycles[np.isfinite(self.cycles)]
         return float(np.median(known)) if len(known) else float("nan")
 
     def consistency(self, truth: Any = None) -> dict[str, float]:
-        """How well the pairs close on themselves, and with `truth` how far they are from it.
+        """How well the pairs agree with each other, and with `truth`, how large their errors are.
 
-        Lengths in the world, at the root mean square distance of a slice's voxels from its
-        centre. A chain closes nowhere and says nothing of itself; triangles (neighbors of 2 or
-        more) do, but what all pairs get wrong alike only a truth tells.
+        Lengths are in the world, at the root mean square distance of a slice's voxels from its centre. A
+        chain of pairs has no cycles, so it cannot be checked without the truth. Pairs in triangles
+        (neighbors of 2 or more) can, but an error that all pairs share appears only with the truth.
 
         Args:
             truth: raw_from_clean, a SliceAffines or (N, D+1, D+1) matrices.
 
-        Returns: "triangles" (their number), "median" and "worst" by which they miss, and with truth
+        Returns: "triangles" (their number), "median" and "worst" of their closure errors, and with truth
             "pair_error", the median error of neighbouring pairs, and "cycle_error", that of triangles
             made of two pairs and the truth of the third.
 
-        Raises: InputError where the fit has no pairs; ShapeMismatchError for another truth.
+        Raises: InputError where the fit has no pairs; ShapeMismatchError for a truth of another shape.
         """
         if self.pairs is None:
-            raise InputError("this fit has no pairs: only those against neighbours close cycles")
+            raise InputError("this fit has no pairs: only fits to neighbours have cycles")
+        true_poses = None if truth is None else np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
+        shape = self.raw_from_aligned.matrices.shape
+        if true_poses is not None and true_poses.shape != shape:
+            raise ShapeMismatchError(f"truth has shape {true_poses.shape}, the fit {shape}")
         used = self.pairs.take(self.weights > 0)
-        graph = self._graph(used)
-        triangles, apart = closures(graph)
-        found = {
-            "triangles": float(len(apart)),
-            "median": float(np.median(apart)) if len(apart) else float("nan"),
-            "worst": float(apart.max()) if len(apart) else float("nan"),
-        }
-        if truth is None:
-            return found
-        known = np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
-        if known.shape != self.raw_from_aligned.matrices.shape:
-            raise ShapeMismatchError(f"truth has shape {known.shape}, the fit {self.raw_from_aligned.matrices.shape}")
-        steps = known[used.edges[:, 1]] @ np.linalg.inv(known[used.edges[:, 0]])
-        error = np.linalg.norm(graph.algebra.log(np.linalg.inv(steps) @ used.matrices), axis=1)
-        span = np.diff(used.edges, axis=1)[:, 0]
-        found["pair_error"] = float(np.median(error[span == span.min()]))
-        if len(triangles):
-            ab, bc, ac = triangles.T
-            around = np.linalg.inv(steps[ac]) @ used.matrices[bc] @ used.matrices[ab]
-            found["cycle_error"] = float(np.median(np.linalg.norm(graph.algebra.log(around), axis=1)))
-        return found
+        return pair_consistency(used, len(self.scores), self._algebra(self.pairs), true_poses)
 
     def facts(self) -> dict[str, Any]:
         kinds = {str(i): kind for i, kind in self.kinds.items()}
@@ -167,12 +153,12 @@ class StackFit(Fit):
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping for each slice: parameters (radians, world units), score, sigmas, cycle, outlier, kind."""
-        names = moving(self.model, len(self.centre))
-        courses = {name: course for name, course in self.parameters.items() if name in names}
+        free = _free_parameters(self.model, len(self.centre))
+        trajectories = {name: values for name, values in self.parameters.items() if name in free}
         return [
             {
                 "slice": i,
-                **{name: float(course[i]) for name, course in courses.items()},
+                **{name: float(values[i]) for name, values in trajectories.items()},
                 "score": float(self.scores[i]),
                 **{f"sigma_{name}": float(values[i]) for name, values in self.sigma.items()},
                 "cycle": float(self.cycles[i]),
@@ -194,36 +180,32 @@ class StackFit(Fit):
         return pd.DataFrame(self.rows()).set_index("slice")
 
     def save_table(self, path: str | PathLike[str]) -> None:
-        """Write the rows as CSV, or as JSON by suffix: to look at, edit, and give to `edited`."""
-        from daskreg.stacks import table
-
+        """Write the rows as CSV, or as JSON by suffix, to be viewed, edited, and passed to `edited`."""
         table.write(self.rows(), path)
 
     def edited(self, rows: Any) -> StackFit:
-        """This fit with slices where a table says; see `stacking.table.poses`.
+        """This fit with the poses of a table; see `table.poses`.
 
         Args:
-            rows: path of a CSV or JSON file, a pandas table, or rows as of `rows()`.
+            rows: path of a CSV or JSON file, a pandas table, or rows like those of `rows()`.
         """
-        from daskreg.stacks import table
-
-        matrices, lines = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre)
+        matrices, interpolated = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre)
         return replace(
             self,
             raw_from_aligned=SliceAffines(
                 matrices, self.raw_from_aligned.axis, self.raw_from_aligned.axes, self.raw_from_aligned.unit
             ),
             status=StackStatus.EDITED,
-            bridged=lines,
+            bridged=interpolated,
         )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fit as JSON, which `daskreg.load` reads as its transform and `StackFit.load` as the fit."""
         if Path(path).suffix.lower() != ".json" or self.pairs is None or self.looks is None:
             return super().save(path)
-        more = {"pairs": packed(self.pairs), "looks": packed(self.looks)}
-        more |= {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ("weights", "residuals")}
-        transforms.write_json(self.to_dict() | {"tables": more}, path)
+        tables = {"pairs": packed(self.pairs), "looks": packed(self.looks)}
+        tables |= {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ("weights", "residuals")}
+        transforms.write_json(self.to_dict() | {"tables": tables}, path)
         return None
 
     @classmethod
@@ -237,7 +219,7 @@ class StackFit(Fit):
         if not isinstance(transform, SliceAffines) or data.get("kind") != cls.kind:
             raise InvalidTransformError(f"{path} is not the fit of a stack")
         try:
-            return cls(raw_from_aligned=transform, **_read(data))
+            return cls(raw_from_aligned=transform, **_fields_from_json(data))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InvalidTransformError(f"{path} is damaged, or of another version: {error!r}") from error
 
@@ -245,19 +227,13 @@ class StackFit(Fit):
         """Neighbouring slices that agree least: (slice, next slice, score), the worst first."""
         if self.pairs is None:
             return []
-        used = self.pairs.take(self.weights > 0)
-        nearest: dict[int, tuple[int, int, float]] = {}
-        for (a, b), score in zip(used.edges.tolist(), used.scores.tolist(), strict=True):
-            if a not in nearest or b < nearest[a][1]:
-                nearest[a] = (a, b, score)
-        sign = 1 if self.metric == "ncc" else -1
-        return sorted(nearest.values(), key=lambda pair: sign * pair[2])[:most]
+        return worst_neighbors(self.pairs.take(self.weights > 0), self.metric, most)
 
     def report(self, path: str | PathLike[str], *, stack: Any = None, channel: int | str | None = None) -> Path:
         """One HTML page, and the same facts as JSON beside it.
 
         Args:
-            stack: what was aligned: side views before and after, and the worst pairs, are shown too.
+            stack: the stack that was aligned: side views before and after, and the worst pairs, are shown too.
             channel: of the stack.
         """
         from daskreg.reporting.page import report
@@ -266,44 +242,42 @@ class StackFit(Fit):
             return report(self, path)
         from daskreg.stacks import figures
 
-        return report(self, path, figures=figures.of_stack(self, stack, channel=channel))
+        return report(self, path, figures=figures.stack_figures(self, stack, channel=channel))
 
     def plot(self, *, truth: Any = None) -> Figure:
-        """The course of shifts, angles, scores and cycles; `truth`: raw_from_clean, drawn dashed."""
+        """Shifts, angles, scores and cycles along the stack; `truth`: raw_from_clean, drawn dashed."""
         from daskreg.reporting import plots
 
         return plots.drift(self, truth=truth)
 
-    def _graph(self, pairs: PairTable) -> Graph:
-        from daskreg.geometry.lie import Algebra
-
+    def _algebra(self, pairs: PairTable) -> Algebra:
+        """Of the model, on the axes that are aligned."""
         pose = Pose.of(self.model, pairs.matrices.shape[-1] - 1)
         corners = np.abs(self.half_extent)
         reach = float(np.sqrt(np.mean(corners**2)))
         keep = [k for k, half in enumerate(corners) if half > 0] if len(corners) > pose.ndim else slice(None)
-        algebra = Algebra.of(pose.groups, self.centre[keep], reach, common_scale=pose.common_scale)
-        none = np.empty((len(pairs), algebra.size, algebra.size))
-        return Graph(len(self.scores), pairs.edges, pairs.matrices, none, algebra)
+        return Algebra.of(pose.groups, self.centre[keep], reach, common_scale=pose.common_scale)
 
     def __repr__(self) -> str:
         shift = np.abs(np.stack([c for n, c in self.parameters.items() if n in ("tx", "ty", "tz")])).max()
         score = f"{np.nanmedian(self.scores):.4g}" if np.isfinite(self.scores).any() else "unknown"
         unit = self.raw_from_aligned.unit or "pixel"
-        named = [f"{what} {listed(found)}" for what, found in self._stand_out().items() if found]
+        groups = [f"{name} {_listed(slices)}" for name, slices in self._groups().items() if slices]
         ending = "" if self.ok else f"\n  {self.status.value}"
         cycle = "" if np.isnan(self.cycle) else f", cycles close to {self.cycle:.3g} {unit}"
         return (
             f"StackFit({self.status.name.lower()}: {len(self.scores)} slices along {self.raw_from_aligned.axis!r}, "
             f"{self.model} against {self.reference!r}, median {self.metric} {score}, "
             f"shifts up to {shift:.4g} {unit}{cycle}, {self.seconds:.2g} s"
-            f"{''.join('; ' + n for n in named)}){ending}"
+            f"{''.join('; ' + g for g in groups)}){ending}"
         )
 
-    def _stand_out(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+    def _groups(self) -> dict[str, list[int]]:
+        """Slices by what the repr says of them."""
+        by_kind: dict[str, list[int]] = {}
         for i in self.outliers:
-            found.setdefault(self.kinds.get(i, "bridged"), []).append(i)
-        return {"outliers": list(self.outliers), **found, "breaks": list(self.breaks)}
+            by_kind.setdefault(self.kinds.get(i, "bridged"), []).append(i)
+        return {"outliers": list(self.outliers), **by_kind, "breaks": list(self.breaks)}
 
 
 _FACTS = (
@@ -312,25 +286,26 @@ _FACTS = (
 )  # fmt: skip
 
 
-def moving(model: Any, ndim: int) -> set[str]:
-    """Names of the parameters that the model lets go."""
+def _free_parameters(model: Any, ndim: int) -> set[str]:
+    """Names of the free parameters of a model."""
     pose = Pose.of(model, ndim)
     return {name for group, names in parameter_names(ndim).items() if group in pose.groups for name in names}
 
 
-def listed(indices: ArrayLike, most: int = 8) -> str:
+def _listed(indices: ArrayLike, most: int = 8) -> str:
+    """The first `most` indices, separated by commas, and how many there are if there are more."""
     values = np.asarray(indices).tolist()
     return ", ".join(map(str, values[:most])) + (f", ... ({len(values)} in all)" if len(values) > most else "")
 
 
-def _read(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a fit but its transform, from JSON."""
+def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a fit except its transform, from the JSON that `save` wrote."""
 
     def numbers(values: Any) -> Floats:
         return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
-    known = {f.name for f in fields(StackFit)}
-    found = {name: value for name, value in data.items() if name in known}
+    names = {f.name for f in fields(StackFit)}
+    found = {name: value for name, value in data.items() if name in names}
     found["status"] = StackStatus[data["status"].upper()]
     found["model"] = tuple(data["model"]) if isinstance(data["model"], list) else data["model"]
     found["kinds"] = {int(i): str(kind) for i, kind in data["kinds"].items()}
@@ -339,6 +314,6 @@ def _read(data: Mapping[str, Any]) -> dict[str, Any]:
     found |= {name: tuple(data[name]) for name in ("bridged", "breaks")}
     tables = data.get("tables")
     if tables:
-        found |= {"pairs": unpacked(PairTable, tables["pairs"]), "looks": unpacked(Looks, tables["looks"])}
+        found |= {"pairs": unpacked(PairTable, tables["pairs"]), "looks": unpacked(SliceFeatures, tables["looks"])}
         found |= {n: np.frombuffer(base64.b64decode(tables[n])).copy() for n in ("weights", "residuals")}
     return found

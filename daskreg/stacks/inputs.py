@@ -1,4 +1,4 @@
-"""What `align_stack` is handed: one channel of a stack, its axis and its mask, as sources; anchors; an earlier fit."""
+"""The inputs of `align_stack`: one channel of a stack, its axis and its mask, as sources; and anchors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, common_unit
-from daskreg.registration.pose import Pose
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
-from daskreg.stacks.fit import StackFit
 from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import volume_of
 
@@ -64,7 +62,9 @@ def mask_source(mask: Any, source: Source, position: int) -> Source | None:
     return source_in_memory(data, name="mask", dims=dims, grid=source.grid)
 
 
-def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str) -> dict[int, Floats]:
+def anchor_poses(
+    anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | int, trend: str
+) -> dict[int, Floats]:
     """Poses of anchored slices, on the axes that are aligned.
 
     Raises: OptionError, UnitError, ShapeMismatchError.
@@ -72,9 +72,9 @@ def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | 
     if not anchors:
         return {}
     if reference not in ("neighbors", "previous") or trend == "keep":
-        raise OptionError('anchors go with reference="neighbors" or "previous" and trend="remove": they set the course')
+        raise OptionError('anchors need reference="neighbors" or "previous", and trend="remove"')
     whole, model = spec.reader.whole, spec.model
-    found = {}
+    poses = {}
     for number, anchor in anchors.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
             raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
@@ -84,33 +84,12 @@ def pinned(anchors: Mapping[int, Any] | None, spec: StackSpec, reference: str | 
             raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
         index = np.array([*spec.keep, whole.ndim])
         pose = affine.matrix[np.ix_(index, index)]
-        apart = np.abs(
-            (model.frame.nearest(pose[None])[0] - pose) @ np.append(model.centre + model.frame.reach, 1)
-        ).max()
-        if apart > 1e-3 * min(spec.grid.spacing):
+        corner = np.append(model.centre + model.projection.half_extent, 1)
+        difference = np.abs((model.projection.project(pose[None])[0] - pose) @ corner).max()
+        if difference > 1e-3 * min(spec.grid.spacing):
             raise OptionError(
                 f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
-                "or an anchor without what the model leaves out"
+                "or an anchor without the motions that the model leaves out"
             )
-        found[int(number)] = pose
-    return found
-
-
-def earlier_fit(previous: Any, spec: StackSpec) -> StackFit:
-    """The fit of the stack's first slices, checked.
-
-    Raises: OptionError where its pairs are not what this estimate needs.
-    """
-    fit = previous if isinstance(previous, StackFit) else StackFit.load(previous)
-    here = (spec.options.pose, spec.options.metric, spec.reach, spec.source.dims[spec.position])
-    pose = Pose.of(fit.model, len(spec.keep))
-    there = (pose, fit.metric, fit.neighbors, fit.raw_from_aligned.axis)
-    whole = spec.reader.whole
-    half = (np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing)
-    same_grid = np.allclose(fit.centre, whole.centre) and np.allclose(fit.half_extent, half)
-    if fit.pairs is None or here != there or not same_grid or len(fit.scores) > spec.count:
-        raise OptionError(
-            "previous= needs a fit of this stack with fewer slices, the same model, metric, axis and neighbors, and a "
-            'reference of "neighbors" or "previous"'
-        )
-    return fit
+        poses[int(number)] = pose
+    return poses

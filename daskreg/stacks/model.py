@@ -1,4 +1,4 @@
-"""The model of a stack's poses, and where it acts."""
+"""The model of a stack's poses: which motions are free, about which point, on which grid."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from daskreg.geometry import Grid
 from daskreg.geometry.lie import Algebra
 from daskreg.registration.pose import Pose
-from daskreg.stacks.trajectory import Frame
+from daskreg.stacks.trajectory import PoseProjection
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Model:
-    """The model of the poses, where it acts, and how scores are judged.
+class StackModel:
+    """What the poses of all slices share.
 
-    vertical: the only axis (of a slice) along which shifts are free, or None.
+    pose: the free parameters. centre: (D,) world point about which they act. grid: of a slice.
+    metric: by which pairs are scored. axis: the only axis of a slice along which shifts are free, or None.
     """
 
     pose: Pose
@@ -29,13 +30,13 @@ class Model:
     axis: int | None = None
 
     @property
-    def frame(self) -> Frame:
+    def projection(self) -> PoseProjection:
         half = np.maximum((np.asarray(self.grid.shape) - 1) / 2, 0.5) * np.asarray(self.grid.spacing)
-        return Frame(self.pose, self.centre, half)
+        return PoseProjection(self.pose, self.centre, half)
 
     @property
     def algebra(self) -> Algebra:
-        reach = float(np.sqrt(np.mean(self.frame.reach**2)))
+        reach = float(np.sqrt(np.mean(self.projection.half_extent**2)))
         whole = Algebra.of(self.pose.groups, self.centre, reach, common_scale=self.pose.common_scale)
         if self.axis is None:
             return whole

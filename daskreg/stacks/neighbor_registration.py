@@ -26,7 +26,7 @@ from daskreg.registration.multiresolution import half_extent
 from daskreg.registration.normal_equations import TorchNormal
 from daskreg.registration.pyramid import Level, Picture, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, best_starts, flat_picture
-from daskreg.stacks.pair_table import Looks, PairTable, field_count
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -98,12 +98,12 @@ class Row:
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
         return PairTable(edges, matrices, covariance, scores, likeness, overlap, self._fields(edges, p))
 
-    def looks(self) -> Looks:
+    def features(self) -> SliceFeatures:
         values = [level.fixed.values for level in self.levels[:-3:-1]]
         slopes = np.stack([_slopes(v) for v in values] + [np.zeros(len(self.blank))] * (2 - len(values)), axis=1)
         small = self.levels[min(1, self.small - 1)].fixed.values.flatten(1)
         contrast = (small.var(1, correction=0).cpu().double() * self.variance).sqrt().numpy()
-        return Looks(self.blank, contrast, slopes * self.variance.numpy()[:, None], self.digest)
+        return SliceFeatures(self.blank, contrast, slopes * self.variance.numpy()[:, None], self.digest)
 
     def _least_gap(self, edges: Ints) -> Any:
         """For each pair, how far the fixed image's next image that is not blank is."""

@@ -1,4 +1,4 @@
-"""What is known of pairs of slices and of single ones, as columns; and which pairs to believe."""
+"""Results for pairs of slices and for single slices, as tables of columns; and which pairs are reliable."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 FIELDS = 8
-"""Fields along each axis of an image (3D: half as many) in which pairs are compared by themselves."""
+"""Parts along each axis of an image (3D: half as many) in each of which pairs are compared separately."""
 
 LEAST_OVERLAP = 0.15
-LEAST_SCORE, LEAST_SHARE = 0.1, 0.3  # of correlation, and of the median of the stack's correlations
-CHANCE = 5  # standard deviations by which a correlation must beat that of noise
+LEAST_SCORE = 0.1  # of a correlation
+LEAST_RELATIVE_SCORE = 0.3  # of the median of the stack's correlations
+CHANCE = 5  # standard deviations of the correlation of noise that a correlation must exceed
 
 
 @dataclass(frozen=True)
 class PairTable:
-    """Fits of pairs, one row each.
+    """Estimates for pairs of slices, one row each.
 
     edges: (E, 2) indices (fixed, moving). matrices: (E, D+1, D+1) moving_from_fixed, world.
-    covariance: (E, P, P) of the free parameters, of the noise of the images. scores: (E,) the
-    metric. likeness: (E,) the metric on a level that all pairs share. overlap: (E,). fields:
-    (E, F) correlation within fields of the fixed image, NaN where there is too little to see.
+    covariance: (E, P, P) of the free parameters, from the noise of the images. scores: (E,) the
+    metric on the finest level of the pair. similarity: (E,) the metric on the finest level that all pairs
+    share. overlap: (E,). fields: (E, F) correlation within each field (part) of the fixed image, NaN
+    where the contrast or the overlap is too small.
     """
 
     edges: Ints
     matrices: Floats
     covariance: Floats
     scores: Floats
-    likeness: Floats
+    similarity: Floats
     overlap: Floats
     fields: NDArray[np.float32]
 
@@ -70,11 +72,11 @@ class PairTable:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What single slices look like, one row each.
+class SliceFeatures:
+    """Features of single slices, one row each.
 
-    blank: constant. contrast: of a small copy (about 64 voxels), which noise does not reach.
-    texture: (N, 2) mean squared slopes on the two finest levels. digest: of the voxels.
+    blank: constant. contrast: standard deviation of a small copy (about 64 voxels), in which noise is averaged
+    out. texture: (N, 2) mean squared gradients on the two finest levels. digest: hash of the voxels.
     """
 
     blank: Bools
@@ -83,22 +85,22 @@ class Looks:
     digest: NDArray[np.uint64]
 
     @classmethod
-    def joined(cls, parts: Iterable[Looks]) -> Looks:
+    def joined(cls, parts: Iterable[SliceFeatures]) -> SliceFeatures:
         every = list(parts)
         return cls(*(np.concatenate([getattr(p, f.name) for p in every]) for f in fields(cls)))
 
 
-def good(pairs: PairTable, grid: Grid, metric: str) -> Bools:
-    """Which pairs say something: enough overlap, and a correlation that is not chance."""
-    found = np.isfinite(pairs.scores) & (pairs.overlap >= LEAST_OVERLAP)
-    found &= np.isfinite(pairs.covariance).all(axis=(1, 2))
-    if metric != "ncc" or not found.any():
-        return np.asarray(found)
+def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
+    """Which pairs can be used: enough overlap, and a correlation that chance does not explain."""
+    usable = np.isfinite(pairs.scores) & (pairs.overlap >= LEAST_OVERLAP)
+    usable &= np.isfinite(pairs.covariance).all(axis=(1, 2))
+    if metric != "ncc" or not usable.any():
+        return np.asarray(usable)
     # Noise smoothed by a Gaussian of one voxel has this many independent values.
     values = math.prod(grid.shape) / (4 * math.pi) ** (grid.ndim / 2)
     chance = np.minimum(CHANCE / np.sqrt(values * np.maximum(pairs.overlap, LEAST_OVERLAP)), 0.5)
-    least = max(LEAST_SCORE, LEAST_SHARE * float(np.median(pairs.scores[found])))
-    return np.asarray(found & (pairs.scores >= np.maximum(chance, least)))
+    least = max(LEAST_SCORE, LEAST_RELATIVE_SCORE * float(np.median(pairs.scores[usable])))
+    return np.asarray(usable & (pairs.scores >= np.maximum(chance, least)))
 
 
 def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[Descent]) -> PairTable:
@@ -118,20 +120,26 @@ def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[Descent]) -> PairT
 
 
 def field_count(ndim: int) -> int:
+    """Fields along each axis of an image."""
     return FIELDS if ndim == 2 else FIELDS // 2
 
 
-def packed(columns: PairTable | Looks) -> str:
+def packed(columns: PairTable | SliceFeatures) -> str:
     """Columns as text: a NumPy archive in base64."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{f.name: getattr(columns, f.name) for f in fields(columns)})
+    np.savez_compressed(buffer, **{_stored_name(f.name): getattr(columns, f.name) for f in fields(columns)})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def unpacked(kind: type[Any], text: str) -> Any:
-    """Columns of a `kind` (PairTable, Looks) from what `packed` made; no pickles are read.
+    """Columns of a `kind` (PairTable, SliceFeatures) from what `packed` made; no pickles are read.
 
     Raises: ValueError, KeyError or OSError where the text is damaged.
     """
     with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
-        return kind(*(archive[f.name] for f in fields(kind)))
+        return kind(*(archive[_stored_name(f.name)] for f in fields(kind)))
+
+
+def _stored_name(name: str) -> str:
+    """A column's name in files: saved fits and checkpoints of earlier versions stay readable."""
+    return "likeness" if name == "similarity" else name

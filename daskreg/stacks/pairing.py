@@ -1,13 +1,11 @@
-"""All pairs of a stack: spans on workers or in threads here, what is kept of earlier runs, and second looks."""
+"""All pairs of a stack: spans of slices on workers or in local threads, a checkpoint, and searches for weak pairs."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,116 +13,119 @@ from numpy.typing import NDArray
 from daskreg.blocks.tasks import run_tasks
 from daskreg.errors import OptionError
 from daskreg.stacks.checkpoint import Checkpoint
-from daskreg.stacks.pair_table import Looks, PairTable
-from daskreg.stacks.pose_solve import unmet
-from daskreg.stacks.spans import Edges, SpanDone, StackSpec, fit_edges, fit_span, local_threads, spans
+from daskreg.stacks.execution import Execution
+from daskreg.stacks.pair_table import PairTable, SliceFeatures
+from daskreg.stacks.pose_solve import pairs_to_search
+from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Edgelist = list[tuple[int, int]]
+Edge = tuple[int, int]
 
-MOST_SECOND_LOOKS = 500
+MOST_SEARCHES = 500
+"""Pairs of a stack that are searched over all rotations and shifts, at most."""
 
-
-@dataclass(frozen=True)
-class Where:
-    """client: a distributed Client, or None for local threads. progress: called with (done, in all)."""
-
-    client: Any
-    progress: Callable[[int, int], None] | None = None
-
-    def done(self, count: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(count, total)
+_PAIRS_PER_TASK = 4
 
 
-def pairs_of(
-    stack: StackSpec, where: Where, *, earlier: SpanDone | None = None, checkpoint: str | os.PathLike[str] | None = None
-) -> tuple[PairTable, Looks]:
-    """The pairs of all slices, and their looks.
+def fit_pairs_of(
+    stack: StackSpec,
+    execution: Execution,
+    *,
+    previous: SpanResult | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> tuple[PairTable, SliceFeatures]:
+    """The pairs of all slices, and the features of all slices.
 
     Args:
-        earlier: of the first slices, when the stack had no others.
-        checkpoint: file of finished spans; read first, appended to.
+        previous: results for the first slices, from when the stack had no others.
+        checkpoint: file of finished spans; it is read first, and appended to.
 
-    Raises: OptionError where `earlier` is not of this stack.
+    Raises: OptionError where `previous` is not of this stack.
     """
-    kept = None if checkpoint is None else Checkpoint(checkpoint, stack)
-    done = [] if earlier is None else [earlier]
-    done += [] if kept is None else kept.load()
+    file = None if checkpoint is None else Checkpoint(checkpoint, stack)
+    finished = [] if previous is None else [previous]
+    finished += [] if file is None else file.load()
     missing = np.ones(stack.count, bool)
-    found: list[SpanDone] = []
-    for part in done:
+    results: list[SpanResult] = []
+    for part in finished:
         if missing[part.start : part.stop].all():
             missing[part.start : part.stop] = False
-            found.append(part)
+            results.append(part)
     total = stack.count
-    where.done(int(total - missing.sum()), total)
+    execution.report(int(total - missing.sum()), total)
 
-    def on_done(result: SpanDone) -> None:
-        # Copied in this thread: small arrays that are kept would hold on to the memory in which threads work.
+    def on_done(result: SpanResult) -> None:
+        # Copied in this thread: a small array from a worker thread keeps that thread's memory pool alive.
         part = copy.deepcopy(result)
-        _check_before(part, found)
+        _check_unchanged(part, results)
         missing[part.start : part.stop] = False
-        found.append(part)
-        if kept is not None:
-            kept.append(part)
-        where.done(int(total - missing.sum()), total)
+        results.append(part)
+        if file is not None:
+            file.append(part)
+        execution.report(int(total - missing.sum()), total)
 
-    threads = local_threads(stack.options.device) if where.client is None else sum(where.client.nthreads().values())
+    client = execution.client
+    threads = local_threads(stack.options.device) if client is None else sum(client.nthreads().values())
     work = spans(stack, missing, max(1, threads))
-    run_tasks(fit_span, work, client=where.client, threads=max(1, threads), on_done=on_done, label="pairs")
-    found.sort(key=lambda part: part.start)
-    pairs = PairTable.joined(part.pairs for part in found)
-    looks = Looks.joined(part.looks for part in found)
-    return _looked_twice(stack, pairs, looks.blank, where), looks
+    run_tasks(fit_span, work, client=client, threads=max(1, threads), on_done=on_done, label="pairs")
+    results.sort(key=lambda part: part.start)
+    pairs = PairTable.joined(part.pairs for part in results)
+    features = SliceFeatures.joined(part.features for part in results)
+    return _with_searched_pairs(stack, pairs, features.blank, execution), features
 
 
-def _looked_twice(stack: StackSpec, pairs: PairTable, blank: Bools, where: Where) -> PairTable:
-    """Search wider where no good pair leads from slice to slice, and then for the pairs over what was found."""
+def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execution: Execution) -> PairTable:
+    """The pairs, with weak ones searched over all rotations and shifts where that gives a better fit.
+
+    Each pair (a, c) with a new fit on a path over b is then also fitted from the motion along this path.
+    """
     if stack.line is not None:
         return pairs
-    wanted = unmet(pairs, blank, stack.model)
+    wanted = pairs_to_search(pairs, blank, stack.model)
     if not wanted:
         return pairs
-    if len(wanted) > MOST_SECOND_LOOKS:
-        log.warning("%d pairs of slices have little in common; %d get a second look", len(wanted), MOST_SECOND_LOOKS)
-        wanted = wanted[:MOST_SECOND_LOOKS]
-    looked = _merged(pairs, _edges_fitted(stack, wanted, None, where))
+    if len(wanted) > MOST_SEARCHES:
+        log.warning("%d pairs of slices are weak; only %d of them are searched", len(wanted), MOST_SEARCHES)
+        wanted = wanted[:MOST_SEARCHES]
+    searched = _better_of(pairs, _fitted_edges(stack, wanted, None, execution))
     before = {tuple(e): s for e, s in zip(pairs.edges.tolist(), pairs.scores.tolist(), strict=True)}
-    news = {e for e, s in zip(map(tuple, looked.edges.tolist()), looked.scores.tolist(), strict=True)
-            if s != before.get(e)}  # fmt: skip
-    motions = dict(zip(map(tuple, looked.edges.tolist()), looked.matrices, strict=True))
-    over = _ways_over(news, motions)
-    return _merged(looked, _edges_fitted(stack, list(over), np.stack(list(over.values())), where)) if over else looked
+    edges: list[Edge] = [(a, b) for a, b in searched.edges.tolist()]
+    changed = {e for e, s in zip(edges, searched.scores.tolist(), strict=True) if s != before.get(e)}
+    paths = _two_step_motions(changed, dict(zip(edges, searched.matrices, strict=True)))
+    if not paths:
+        return searched
+    return _better_of(searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution))
 
 
-def _ways_over(news: set[tuple[int, int]], motions: dict[tuple[int, int], Floats]) -> dict[tuple[int, int], Floats]:
-    """Pairs (a, c) that there are, and the motion over two others, (a, b) and (b, c), of which one is new."""
-    after: dict[int, list[int]] = {}
-    before: dict[int, list[int]] = {}
+def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[Edge, Floats]:
+    """For pairs (a, c), the motion along two other pairs, (a, b) and (b, c), of which one has changed."""
+    successors: dict[int, list[int]] = {}
+    predecessors: dict[int, list[int]] = {}
     for a, b in motions:
-        after.setdefault(a, []).append(b)
-        before.setdefault(b, []).append(a)
-    triples = {(a, b, c) for a, b in news for c in after.get(b, ())}
-    triples |= {(a, b, c) for b, c in news for a in before.get(b, ())}
+        successors.setdefault(a, []).append(b)
+        predecessors.setdefault(b, []).append(a)
+    triples = {(a, b, c) for a, b in changed for c in successors.get(b, ())}
+    triples |= {(a, b, c) for b, c in changed for a in predecessors.get(b, ())}
     return {(a, c): motions[b, c] @ motions[a, b] for a, b, c in sorted(triples) if (a, c) in motions}
 
 
-def _edges_fitted(stack: StackSpec, edges: Edgelist, starts: Floats | None, where: Where) -> PairTable:
+def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution) -> PairTable:
     tables: list[PairTable] = []
     items = [
-        Edges(stack, tuple(edges[k : k + 4]), None if starts is None else starts[k : k + 4])
-        for k in range(0, len(edges), 4)
+        PairTask(
+            stack, tuple(edges[k : k + _PAIRS_PER_TASK]), None if initial is None else initial[k : k + _PAIRS_PER_TASK]
+        )
+        for k in range(0, len(edges), _PAIRS_PER_TASK)
     ]
     threads = local_threads(stack.options.device)
-    run_tasks(fit_edges, items, client=where.client, threads=threads, on_done=tables.append, label="second-look")
+    run_tasks(fit_edges, items, client=execution.client, threads=threads, on_done=tables.append, label="search")
     return PairTable.joined(tables)
 
 
-def _merged(old: PairTable, new: PairTable) -> PairTable:
+def _better_of(old: PairTable, new: PairTable) -> PairTable:
     """Both tables in order; of two fits of a pair the one with the higher correlation."""
     both = PairTable.joined([old, new])
     order = np.lexsort((-np.nan_to_num(both.scores, nan=-np.inf), both.edges[:, 0], both.edges[:, 1]))
@@ -134,13 +135,16 @@ def _merged(old: PairTable, new: PairTable) -> PairTable:
     return both.take(first)
 
 
-def _check_before(part: SpanDone, found: Sequence[SpanDone]) -> None:
-    """Slices in front of a new span must be what they were when an earlier run saw them."""
-    for earlier in found:
+def _check_unchanged(part: SpanResult, results: Sequence[SpanResult]) -> None:
+    """The slices before a new span must be the same as when an earlier run read them.
+
+    Raises: OptionError.
+    """
+    for earlier in results:
         if earlier.stop == part.start and len(part.before):
-            n = min(len(part.before), len(earlier.looks.digest))
-            if not np.array_equal(part.before[-n:], earlier.looks.digest[-n:]):
+            n = min(len(part.before), len(earlier.features.digest))
+            if not np.array_equal(part.before[-n:], earlier.features.digest[-n:]):
                 raise OptionError(
-                    f"slices {part.start - n} to {part.start - 1} are not what they were when they were fitted: "
+                    f"slices {part.start - n} to {part.start - 1} have changed since they were fitted: "
                     "the earlier fit is of another stack, another channel or another mask"
                 )

@@ -1,8 +1,9 @@
-"""Poses of all slices from pairs: which pairs to believe, where no way leads, and the solve.
+"""Poses of all slices from pairs: the pose graph of the reliable pairs, its solution, and what it leaves open.
 
-A pair counts where enough overlaps and its metric beats chance. Good pairs make runs of slices;
-where runs do not meet, no motion is assumed, and said. One pose graph is then solved for all
-slices that a pair holds; the others stand in line with their neighbours.
+Reliable pairs (enough overlap, a metric that chance does not explain) are the edges of a pose graph.
+Where they leave the stack in several connected components, a weak edge of no motion joins each
+component to the one before it, and the place is reported as a break. The graph is then solved for all
+slices that have a reliable pair; the poses of the others are interpolated from their neighbours.
 """
 
 from __future__ import annotations
@@ -19,32 +20,33 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from daskreg.geometry.lie import Algebra
-from daskreg.stacks.model import Model
-from daskreg.stacks.pair_table import PairTable, good
-from daskreg.stacks.pose_graph import Graph, Solved, closures, solve
-from daskreg.stacks.trajectory import bridged, chained
+from daskreg.stacks.model import StackModel
+from daskreg.stacks.pair_table import PairTable, reliable
+from daskreg.stacks.pose_graph import PoseGraph, PoseGraphSolution, solve, triangle_errors
+from daskreg.stacks.trajectory import interpolate_missing, shortest_path_poses
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
+EdgeList = list[tuple[int, int]]
 
-BELIEVED = 0.05  # the say that a slice's pairs must keep together
-DOUBTFUL = 0.5  # correlation below which pairs whose triangles do not close are looked for again
-CLOSE = 0.05  # of the reach
-GROWTH = 4  # power of the distance between slices with which the variance grows that their change brings
-FLOOR = 0.01  # voxels: the error of a pair that noise does not tell
+LEAST_WEIGHT = 0.05  # robust weight that one pair of a slice must keep, or the slice counts as not fitted
+LOW_CORRELATION = 0.5  # below which direct neighbours without a closing triangle are searched again
+CLOSED = 0.05  # closure error up to which a triangle closes, of the algebra's reach
+GROWTH = 4  # power of the distance between slices by which the variance from changes of the specimen grows
+FLOOR = 0.01  # voxels: standard deviation of a pair that image noise does not explain
 
 
 @dataclass(frozen=True)
-class Placed:
+class PoseSolution:
     """One row for each slice.
 
-    poses: (N, D+1, D+1) raw_from_aligned. fitted: placed by a pair, not by its neighbours.
+    poses: (N, D+1, D+1) raw_from_aligned. fitted: by a pair or an anchor, not interpolated.
     scores: (N,). covariance: (N, P, P) of the free parameters. breaks: slices before which no
-    motion was found. weight: (E,) what each pair had to say in the end, 0 for those that are not
-    good. residual: (E,) world length by which each good pair disagrees with the result, NaN for
-    others. cycles: (N,) world length by which the triangle of pairs about a slice does not close.
-    scale: by which pairs disagree more than their noise says, in standard deviations.
+    motion was found. weight: (E,) final robust weight of each pair, 0 for unreliable ones.
+    residual: (E,) world length by which each reliable pair disagrees with the poses, NaN for
+    others. cycles: (N,) closure error, a world length, of the triangle of pairs about each slice.
+    scale: factor by which pairs disagree more than their noise predicts, in standard deviations.
     """
 
     poses: Floats
@@ -58,161 +60,174 @@ class Placed:
     scale: float
 
 
-def unmet(pairs: PairTable, blank: Bools, model: Model) -> list[tuple[int, int]]:
-    """Pairs of slices to be looked for more widely.
+def pairs_to_search(pairs: PairTable, blank: Bools, model: StackModel) -> EdgeList:
+    """Pairs of slices that need a search over all rotations and shifts.
 
-    Between runs that no good pair joins, of slices that no good pair holds, and of direct
-    neighbours that hardly agree and whose triangles do not close.
+    These are pairs between connected components of the reliable pairs, pairs of slices that have no reliable
+    pair, and direct neighbours whose correlation is low and of whose triangles none closes.
     """
-    believed = good(pairs, model.grid, model.metric)
-    links, _ = _links(len(blank), pairs.edges[believed])
-    held = set(pairs.edges[believed].ravel().tolist())
-    following = list(pairwise(np.flatnonzero(~blank).tolist()))
-    wanted = set(links) | {(a, b) for a, b in following if a not in held or b not in held}
+    usable = reliable(pairs, model.grid, model.metric)
+    between, _ = _weak_edges(len(blank), pairs.edges[usable])
+    connected = set(pairs.edges[usable].ravel().tolist())
+    neighbors = list(pairwise(np.flatnonzero(~blank).tolist()))
+    wanted = set(between) | {(a, b) for a, b in neighbors if a not in connected or b not in connected}
     if model.metric == "ncc":
         algebra = model.algebra
-        none = np.empty((len(pairs), algebra.size, algebra.size))
-        triangles, apart = closures(Graph(len(blank), pairs.edges, pairs.matrices, none, algebra))
+        unknown = np.empty((len(pairs), algebra.size, algebra.size))
+        triangles, closure = triangle_errors(PoseGraph(len(blank), pairs.edges, pairs.matrices, unknown, algebra))
         closes = np.zeros(len(pairs), bool)
-        closes[triangles[apart < CLOSE * algebra.reach].ravel()] = True
-        doubtful = {tuple(e) for e in pairs.edges[(pairs.scores < DOUBTFUL) & ~closes].tolist()}
-        wanted |= doubtful & set(following)
+        closes[triangles[closure < CLOSED * algebra.reach].ravel()] = True
+        doubtful = {tuple(e) for e in pairs.edges[(pairs.scores < LOW_CORRELATION) & ~closes].tolist()}
+        wanted |= doubtful & set(neighbors)
     return sorted(wanted)
 
 
-def place(
+def solve_poses(
     pairs: PairTable,
     blank: Bools,
-    model: Model,
+    model: StackModel,
     *,
     first: bool = False,
     anchors: Mapping[int, Floats] | None = None,
-) -> Placed:
-    """Solve for the poses of `len(blank)` slices.
+) -> PoseSolution:
+    """Poses of `len(blank)` slices.
 
     Args:
-        first: the first slice that a pair holds keeps its place (else the mean motion is none).
-        anchors: raw_from_aligned of slices that are known.
+        first: the first slice with a reliable pair keeps its place (else the mean motion is the identity).
+        anchors: fixed raw_from_aligned of slices, by number.
     """
     count, size = len(blank), model.grid.ndim + 1
-    believed = good(pairs, model.grid, model.metric)
-    pinned = dict(anchors or {})
-    if not believed.any():
-        return _nothing(pairs, blank, model, pinned)
-    links, breaks = _links(count, pairs.edges[believed])
-    nodes = np.unique(np.concatenate([pairs.edges[believed].ravel(), np.array(sorted(pinned), dtype=np.intp)]))
-    links += _ties(nodes, pairs.edges[believed], links)
-    graph, real = _graph(pairs, believed, links, nodes, model)
-    likeness = np.append(pairs.likeness[believed], np.zeros(len(links))) if model.metric == "ncc" else None
-    start, held = _start(graph, nodes, pinned, likeness, first=first)
-    solved = solve(graph, start, held)
+    usable = reliable(pairs, model.grid, model.metric)
+    anchors = dict(anchors or {})
+    if not usable.any():
+        return _without_pairs(pairs, blank, model, anchors)
+    weak, breaks = _weak_edges(count, pairs.edges[usable])
+    nodes = np.unique(np.concatenate([pairs.edges[usable].ravel(), np.array(sorted(anchors), dtype=np.intp)]))
+    weak += _anchor_edges(nodes, pairs.edges[usable], weak)
+    graph, measured = _pose_graph(pairs, usable, weak, nodes, model)
+    similarity = np.append(pairs.similarity[usable], np.zeros(len(weak))) if model.metric == "ncc" else None
+    initial, fixed = _initial_poses(graph, nodes, anchors, similarity, first=first)
+    solution = solve(graph, initial, fixed)
     poses, fitted = np.full((count, size, size), np.nan), np.zeros(count, bool)
-    poses[nodes], fitted[nodes] = solved.poses, _say(graph, solved, real) | np.isin(nodes, list(pinned))
+    poses[nodes] = solution.poses
+    fitted[nodes] = _largest_weight(graph, solution, measured) >= LEAST_WEIGHT
+    fitted[list(anchors)] = True
     covariance = np.full((count, len(model.pose.names), len(model.pose.names)), np.nan)
-    covariance[nodes] = _of_parameters(model, solved.poses, solved.covariance)
+    covariance[nodes] = _parameter_covariance(model, solution.poses, solution.covariance)
     covariance[~fitted] = np.nan
     weight, residual = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
-    weight[believed], residual[believed] = solved.weight[real], solved.distance[real]
-    return Placed(
-        bridged(poses, fitted, model.frame) if fitted.any() else np.tile(np.eye(size), (count, 1, 1)),
+    weight[usable], residual[usable] = solution.weight[measured], solution.residual[measured]
+    return PoseSolution(
+        interpolate_missing(poses, fitted, model.projection) if fitted.any() else np.tile(np.eye(size), (count, 1, 1)),
         fitted,
         _scores(pairs, weight, count, fitted, first=first),
         covariance,
         breaks,
         weight,
         residual,
-        _cycles(graph, nodes, count, real),
-        math.sqrt(solved.scale),
+        _cycles(graph, nodes, count, measured),
+        math.sqrt(solution.scale),
     )
 
 
-def _graph(
-    pairs: PairTable, believed: Bools, links: list[tuple[int, int]], nodes: Ints, model: Model
-) -> tuple[Graph, Bools]:
-    """The good pairs and links without motion as a graph of `nodes`; which of its edges are pairs."""
-    algebra = model.algebra
-    some = pairs.take(believed)
-    places = np.searchsorted(nodes, some.edges)
-    steps, information = some.matrices, _information(some, places, model, algebra)
-    if links:
-        loose = np.eye(algebra.size) / (algebra.reach / 2) ** 2
-        steps = np.concatenate([steps, np.tile(np.eye(steps.shape[-1]), (len(links), 1, 1))])
-        information = np.concatenate([information, np.tile(loose, (len(links), 1, 1))])
-    edges = np.concatenate([some.edges, np.array(links, dtype=np.intp).reshape(-1, 2)])
-    real = np.arange(len(edges)) < len(some)
-    return Graph(len(nodes), np.searchsorted(nodes, edges), steps, information, algebra), real
+def _pose_graph(
+    pairs: PairTable, usable: Bools, weak: EdgeList, nodes: Ints, model: StackModel
+) -> tuple[PoseGraph, Bools]:
+    """The graph of `nodes` with the usable pairs and the weak edges, and which of its edges are pairs.
 
-
-def _information(pairs: PairTable, places: Ints, model: Model, algebra: Algebra) -> Floats:
-    """(E, Q, Q) inverse covariance of the pairs' errors in the algebra: noise, a floor, and how slices change.
-
-    places: (E, 2) of the pairs' slices among those that pairs hold.
+    A weak edge measures no motion, with a standard deviation of half the algebra's reach.
     """
-    p = model.pose.from_matrices(pairs.matrices, model.centre, model.frame.reach).numpy()
-    change = model.pose.motions(p, model.centre)[1]
-    tangent = algebra.tangents(pairs.matrices, change)
+    algebra = model.algebra
+    some = pairs.take(usable)
+    positions = np.searchsorted(nodes, some.edges)
+    measurements, information = some.matrices, _information(some, positions, model, algebra)
+    if weak:
+        loose = np.eye(algebra.size) / (algebra.reach / 2) ** 2
+        measurements = np.concatenate([measurements, np.tile(np.eye(measurements.shape[-1]), (len(weak), 1, 1))])
+        information = np.concatenate([information, np.tile(loose, (len(weak), 1, 1))])
+    edges = np.concatenate([some.edges, np.array(weak, dtype=np.intp).reshape(-1, 2)])
+    measured = np.arange(len(edges)) < len(some)
+    return PoseGraph(len(nodes), np.searchsorted(nodes, edges), measurements, information, algebra), measured
+
+
+def _information(pairs: PairTable, positions: Ints, model: StackModel, algebra: Algebra) -> Floats:
+    """(E, Q, Q) inverse covariance of the pairs' errors, in the algebra.
+
+    The covariance is the sum of that of image noise, a floor, and that of changes of the specimen.
+
+    Args:
+        positions: (E, 2) of the pairs' slices among the nodes of the graph.
+    """
+    p = model.pose.from_matrices(pairs.matrices, model.centre, model.projection.half_extent).numpy()
+    jacobian = model.pose.motions(p, model.centre)[1]
+    tangent = algebra.tangents(pairs.matrices, jacobian)
     eye = np.eye(algebra.size)
     covariance = tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2)
     covariance = covariance + (FLOOR * min(model.grid.spacing)) ** 2 * eye
-    growth = np.abs(np.diff(places, axis=1))[:, 0].astype(np.float64) ** GROWTH
-    graph = Graph(int(places.max()) + 1, places, pairs.matrices, covariance, algebra)
-    return np.asarray(np.linalg.inv(covariance + (_unlike(graph, covariance, growth) * growth)[:, None, None] * eye))
+    growth = np.abs(np.diff(positions, axis=1))[:, 0].astype(np.float64) ** GROWTH
+    graph = PoseGraph(int(positions.max()) + 1, positions, pairs.matrices, covariance, algebra)
+    change = _change_variance(graph, covariance, growth) * growth
+    return np.asarray(np.linalg.inv(covariance + change[:, None, None] * eye))
 
 
-def _unlike(graph: Graph, covariance: Floats, growth: Floats) -> float:
-    """Variance of the error that direct neighbours have for not being the same.
+def _change_variance(graph: PoseGraph, covariance: Floats, growth: Floats) -> float:
+    """Variance of the error of direct neighbours that comes from changes of the specimen between them.
 
-    A specimen that changes misleads every pair, and the more the farther apart its slices are; so triangles
-    fail to close by more than noise says. What misleads all alike, they cannot tell.
+    A specimen that changes biases every pair, and more so the farther apart its slices are. Triangles
+    then fail to close by more than noise predicts, which gives the variance. A bias that is the same
+    in all pairs closes, and is not seen.
 
     Args:
         covariance: (E, Q, Q) of noise.
-        growth: (E,) how many times this variance each pair has.
+        growth: (E,) the variance of each pair as a multiple of this variance.
     """
-    triangles, apart = closures(graph)
+    triangles, closure = triangle_errors(graph)
     if not len(triangles):
         return 0.0
     noise = np.trace(covariance, axis1=1, axis2=2)[triangles].sum(axis=1)
-    excess = float(np.median((apart**2 - noise) / growth[triangles].sum(axis=1)))
+    excess = float(np.median((closure**2 - noise) / growth[triangles].sum(axis=1)))
     return max(0.0, excess) / graph.algebra.size
 
 
-def _start(
-    graph: Graph, nodes: Ints, pinned: Mapping[int, Floats], likeness: Floats | None, *, first: bool
+def _initial_poses(
+    graph: PoseGraph, nodes: Ints, anchors: Mapping[int, Floats], similarity: Floats | None, *, first: bool
 ) -> tuple[Floats, Bools | None]:
-    """Poses along the pairs that others confirm, or that are most alike, and which of them stay."""
-    triangles, apart = closures(graph)
+    """Initial poses, and which of them are fixed.
+
+    Poses are composed along shortest paths. An edge is short where its triangles close, its images are
+    similar, and its slices are near each other.
+    """
+    triangles, closure = triangle_errors(graph)
     best = np.full(len(graph.edges), np.inf)
     for k in range(3):
-        np.minimum.at(best, triangles[:, k], apart)
-    typical = float(np.median(apart)) + 1e-3 * graph.algebra.reach if len(apart) else graph.algebra.reach
+        np.minimum.at(best, triangles[:, k], closure)
+    typical = float(np.median(closure)) + 1e-3 * graph.algebra.reach if len(closure) else graph.algebra.reach
     doubt = np.where(np.isfinite(best), np.minimum(best / typical, 1e3), 1.0)
-    span = np.abs(np.diff(nodes[graph.edges], axis=1))[:, 0]
-    doubt = doubt if likeness is None else np.hypot(doubt, 10 * (1 - likeness))
-    root = int(np.searchsorted(nodes, min(pinned))) if pinned else 0
-    start = chained(graph.count, graph.edges, graph.steps, span * (1.0 + doubt**2), root=root)
-    if pinned:
-        start = start @ pinned[int(nodes[root])]
-        at = np.searchsorted(nodes, np.array(sorted(pinned)))
-        start[at] = np.stack([pinned[k] for k in sorted(pinned)])
-        return start, np.isin(np.arange(graph.count), at)
-    held = np.arange(graph.count) == 0
-    return start, held if first else None
+    gap = np.abs(np.diff(nodes[graph.edges], axis=1))[:, 0]
+    doubt = doubt if similarity is None else np.hypot(doubt, 10 * (1 - similarity))
+    root = int(np.searchsorted(nodes, min(anchors))) if anchors else 0
+    poses = shortest_path_poses(graph.count, graph.edges, graph.measurements, gap * (1.0 + doubt**2), root=root)
+    if anchors:
+        poses = poses @ anchors[int(nodes[root])]
+        at = np.searchsorted(nodes, np.array(sorted(anchors)))
+        poses[at] = np.stack([anchors[k] for k in sorted(anchors)])
+        return poses, np.isin(np.arange(graph.count), at)
+    return poses, np.arange(graph.count) == 0 if first else None
 
 
-def _say(graph: Graph, solved: Solved, real: Bools) -> Bools:
-    """(nodes,) whether the pairs of a slice kept enough of their say."""
-    total = np.zeros(graph.count)
+def _largest_weight(graph: PoseGraph, solution: PoseGraphSolution, measured: Bools) -> Floats:
+    """(nodes,) the largest robust weight among the pairs of each slice."""
+    largest = np.zeros(graph.count)
     for k in range(2):
-        np.maximum.at(total, graph.edges[real, k], solved.weight[real])
-    return np.asarray(total >= BELIEVED)
+        np.maximum.at(largest, graph.edges[measured, k], solution.weight[measured])
+    return largest
 
 
-def _of_parameters(model: Model, poses: Floats, covariance: Floats) -> Floats:
+def _parameter_covariance(model: StackModel, poses: Floats, covariance: Floats) -> Floats:
     """(N, P, P) of the parameters, from (N, Q, Q) of the errors T exp(e)."""
-    p = model.pose.from_matrices(poses, model.centre, model.frame.reach).numpy()
-    change = model.pose.motions(p, model.centre)[1]
-    back = np.linalg.pinv(model.algebra.tangents(poses, change))
+    p = model.pose.from_matrices(poses, model.centre, model.projection.half_extent).numpy()
+    jacobian = model.pose.motions(p, model.centre)[1]
+    back = np.linalg.pinv(model.algebra.tangents(poses, jacobian))
     return np.asarray(back @ covariance @ np.swapaxes(back, 1, 2))
 
 
@@ -229,48 +244,48 @@ def _scores(pairs: PairTable, weight: Floats, count: int, fitted: Bools, *, firs
     return np.where((number > 0) & fitted, total / np.maximum(number, 1), np.nan)
 
 
-def _cycles(graph: Graph, nodes: Ints, count: int, real: Bools) -> Floats:
-    """(N,) the worst-closing of the tightest triangles in which a slice is the middle one."""
-    triangles, apart = closures(graph)
+def _cycles(graph: PoseGraph, nodes: Ints, count: int, measured: Bools) -> Floats:
+    """(N,) the smallest closure error of the triangles of pairs in which a slice is the middle one."""
+    triangles, closure = triangle_errors(graph)
     out = np.full(count, np.nan)
-    whole = real[triangles].all(axis=1)
-    for (ab, _, _), length in zip(triangles[whole], apart[whole], strict=True):
+    whole = measured[triangles].all(axis=1)
+    for (ab, _, _), length in zip(triangles[whole], closure[whole], strict=True):
         middle = int(nodes[graph.edges[ab, 1]])
         out[middle] = length if np.isnan(out[middle]) else min(out[middle], length)
     return out
 
 
-def _links(count: int, edges: Ints) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-    """Links without motion between runs of slices that no pair connects, and where the runs begin."""
+def _weak_edges(count: int, edges: Ints) -> tuple[EdgeList, tuple[int, ...]]:
+    """Edges that join the connected components of more than one slice, and the first slice of each but the first."""
     graph: Any = csr_array((np.ones(len(edges)), edges.T), shape=(count, count))
     labels = connected_components(graph, directed=False)[1]
-    runs = [np.flatnonzero(labels == k) for k in np.flatnonzero(np.bincount(labels) > 1)]
-    runs.sort(key=lambda run: int(run[0]))
-    begins = [int(run[0]) for run in runs[1:]]
-    inside = np.concatenate(runs) if runs else np.empty(0, dtype=np.intp)
-    return [(int(inside[inside < b].max()), b) for b in begins], tuple(begins)
+    components = [np.flatnonzero(labels == k) for k in np.flatnonzero(np.bincount(labels) > 1)]
+    components.sort(key=lambda slices: int(slices[0]))
+    firsts = [int(slices[0]) for slices in components[1:]]
+    connected = np.concatenate(components) if components else np.empty(0, dtype=np.intp)
+    return [(int(connected[connected < b].max()), b) for b in firsts], tuple(firsts)
 
 
-def _ties(nodes: Ints, edges: Ints, links: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Links to anchored slices that no pair holds, so that the graph is one."""
-    held = set(edges.ravel().tolist()) | {i for link in links for i in link}
-    lone = [int(i) for i in nodes if int(i) not in held]
-    others = np.array(sorted(held))
+def _anchor_edges(nodes: Ints, edges: Ints, weak: EdgeList) -> EdgeList:
+    """Edges from anchored slices without a reliable pair to the nearest connected slice, so that the graph is one."""
+    connected = set(edges.ravel().tolist()) | {i for edge in weak for i in edge}
+    lone = [int(i) for i in nodes if int(i) not in connected]
+    others = np.array(sorted(connected))
     return [tuple(sorted((int(others[np.abs(others - i).argmin()]), i))) for i in lone]  # type: ignore[misc]
 
 
-def _nothing(pairs: PairTable, blank: Bools, model: Model, pinned: Mapping[int, Floats]) -> Placed:
-    """No motion but that of anchors, and nothing fitted but a slice that is alone."""
+def _without_pairs(pairs: PairTable, blank: Bools, model: StackModel, anchors: Mapping[int, Floats]) -> PoseSolution:
+    """No motion but that of the anchors. Fitted are anchors, and a slice that is the only one not blank."""
     n, size, p = len(blank), model.grid.ndim + 1, len(model.pose.names)
     poses = np.tile(np.eye(size), (n, 1, 1))
     fitted = ~blank & ((~blank).sum() == 1)
-    if pinned:
-        known = np.isin(np.arange(n), list(pinned))
-        for i, pose in pinned.items():
+    if anchors:
+        known = np.isin(np.arange(n), list(anchors))
+        for i, pose in anchors.items():
             poses[i] = pose
-        poses, fitted = bridged(poses, known, model.frame), fitted | known
+        poses, fitted = interpolate_missing(poses, known, model.projection), fitted | known
     unknown = np.full(len(pairs), np.nan)
     covariance = np.full((n, p, p), np.nan)
-    return Placed(
+    return PoseSolution(
         poses, fitted, np.full(n, np.nan), covariance, (), np.zeros(len(pairs)), unknown, np.full(n, np.nan), 1.0
     )

@@ -1,7 +1,7 @@
-"""`SliceReader`: the slices of a stack as float32, shrunk while they are read.
+"""`SliceReader`: the slices of a stack as float32, downsampled while they are read.
 
-What estimates need of a stack that is larger than memory: a few slices at a time, read
-by tiles and reduced by block means, with NaN where a voxel does not count.
+Estimates on a stack larger than memory read a few slices at a time. These are read in tiles and
+downsampled by block means; masked voxels are NaN.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class SliceReader:
 
     Args:
         source: all its dims are `stack` or those of a slice.
-        stack: position among the source's dims of the axis that the slices run along.
-        factors: for each dim of a slice; blocks that are not whole are left out.
+        stack: position among the source's dims of the axis along which the slices are stacked.
+        factors: for each dim of a slice; incomplete blocks at the end are left out.
         mask: a source of the same dims as `source`, or of a slice, that is true where voxels count.
         depth: how many slices are read together.
-        level: taken off numbers that float32 cannot hold; None: see `level_of`.
+        offset: subtracted from the voxels before they become float32; None: that of `offset_of`.
     """
 
     source: Source
@@ -43,20 +43,20 @@ class SliceReader:
     factors: tuple[int, ...]
     mask: Source | None
     depth: int
-    level: float | None = None
+    offset: float | None = None
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, level: float | None = None
+        cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, offset: float | None = None
     ) -> SliceReader:
         """A reader whose slices have about `most` voxels along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
         factors = tuple(max(1, n // most) for n in shape)
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
-        # Whole chunks, so that none is decoded twice, unless they do not fit.
+        # Whole chunks where they fit in the cache, so that none is decoded twice.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
-        return cls(source, stack, factors, mask, depth, level)
+        return cls(source, stack, factors, mask, depth, offset)
 
     @property
     def count(self) -> int:
@@ -76,15 +76,15 @@ class SliceReader:
         return whole.crop(used).downsample(self.factors)
 
     def read(self, indices: Sequence[int]) -> Pixels:
-        """(len(indices), *slice shape); NaN where nothing counts."""
+        """(len(indices), *slice shape); NaN where voxels are masked."""
         return np.stack([self._block(i // self.depth)[i % self.depth] for i in indices])
 
     def span(self, start: int, stop: int) -> Pixels:
-        """(stop - start, *slice shape) consecutive slices, not kept."""
+        """(stop - start, *slice shape) consecutive slices, which are not cached."""
         return self._read(start, stop)
 
     def _block(self, number: int) -> Pixels:
-        """`depth` slices; the last few blocks are kept."""
+        """`depth` slices; the last three blocks are cached."""
         if number not in self._blocks:
             while len(self._blocks) >= 3:
                 self._blocks.popitem(last=False)
@@ -104,38 +104,41 @@ class SliceReader:
         return out
 
     def _rows(self, depth: int) -> int:
-        """Rows of a shrunk slice that are read at once: whole chunks where they fit."""
-        kept = [k for k in range(self.source.ndim) if k != self.stack]
-        row = depth * math.prod(self.source.shape[k] for k in kept[1:]) * max(4, self.source.dtype.itemsize)
-        chunk = self.source.chunks[kept[0]]
+        """Rows of a downsampled slice that are read at once: whole chunks where they fit."""
+        dims = [k for k in range(self.source.ndim) if k != self.stack]
+        row = depth * math.prod(self.source.shape[k] for k in dims[1:]) * max(4, self.source.dtype.itemsize)
+        chunk = self.source.chunks[dims[0]]
         fit = max(1, TILE_BYTES // row)
         return max(1, (fit // chunk * chunk if fit >= chunk else fit) // self.factors[0])
 
     def _tile(self, start: int, stop: int, inside: Box) -> Pixels:
         box = _stacked(inside, self.factors, self.stack, start, stop)
         block = np.moveaxis(self.source.read(box), self.stack, 0)
-        if self._offset:
-            block = block.astype(np.float64) - self._offset
+        if self._subtracted:
+            block = block.astype(np.float64) - self._subtracted
         block = block.astype(np.float32)
         if self.mask is not None:
-            block[~self._masked(box, inside)] = np.nan
+            block[~self._in_mask(box, inside)] = np.nan
         return _means(block, self.factors)
 
     @cached_property
-    def _offset(self) -> float:
-        return level_of(self.source) if self.level is None else self.level
+    def _subtracted(self) -> float:
+        return offset_of(self.source) if self.offset is None else self.offset
 
-    def _masked(self, box: Box, inside: Box) -> NDArray[np.bool_]:
+    def _in_mask(self, box: Box, inside: Box) -> NDArray[np.bool_]:
         mask: Any = self.mask
         if mask.ndim == self.source.ndim:
             return np.asarray(np.moveaxis(mask.read(box), self.stack, 0), dtype=bool)
         full = Box(*(tuple(i * f for i, f in zip(e, self.factors, strict=True)) for e in (inside.start, inside.stop)))
-        kept = mask.read(full).astype(bool)
-        return np.asarray(np.broadcast_to(kept, (box.shape[self.stack], *kept.shape)))
+        one = mask.read(full).astype(bool)
+        return np.asarray(np.broadcast_to(one, (box.shape[self.stack], *one.shape)))
 
 
-def level_of(source: Source) -> float:
-    """About the level of numbers that float32 cannot hold, by the middle voxel; 0 for others."""
+def offset_of(source: Source) -> float:
+    """The value of the middle voxel where float32 may not hold the voxels exactly; 0 for other types.
+
+    Without it, small differences between large numbers are lost in float32.
+    """
     if source.dtype.itemsize <= 2 or source.dtype == np.float32:
         return 0.0
     middle = tuple(n // 2 for n in source.shape)
@@ -144,7 +147,7 @@ def level_of(source: Source) -> float:
 
 
 def _stacked(inside: Box, factors: Sequence[int], stack: int, start: int, stop: int) -> Box:
-    """The box along all dims of slices start..stop and a box of shrunk voxels."""
+    """The box, along all dims, of slices start..stop and of a box of downsampled voxels."""
     lower = [i * f for i, f in zip(inside.start, factors, strict=True)]
     upper = [i * f for i, f in zip(inside.stop, factors, strict=True)]
     lower.insert(stack, start)
@@ -153,7 +156,7 @@ def _stacked(inside: Box, factors: Sequence[int], stack: int, start: int, stop: 
 
 
 def _means(block: Pixels, factors: Sequence[int]) -> Pixels:
-    """Means over whole blocks of the axes after the first; NaN and infinity do not count."""
+    """Means over complete blocks of the axes after the first; NaN and infinity count as masked."""
     finite = np.isfinite(block)
     clean = bool(finite.all())
     if all(f == 1 for f in factors):

@@ -19,8 +19,8 @@ from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.registration.multiresolution import Descent, half_extent
 from daskreg.sampling.sample import sample
 from daskreg.stacks.pair_registration import PairOptions, batch_size, fit_pairs
-from daskreg.stacks.pair_table import PairTable, good, table_of
-from daskreg.stacks.trajectory import Frame, bridged
+from daskreg.stacks.pair_table import PairTable, reliable, table_of
+from daskreg.stacks.trajectory import PoseProjection, interpolate_missing
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -46,8 +46,8 @@ class Slices:
     progress: Callable[[int, int], None] | None = None
 
     @property
-    def frame(self) -> Frame:
-        return Frame(self.options.pose, self.centre, half_extent(self.grid))
+    def frame(self) -> PoseProjection:
+        return PoseProjection(self.options.pose, self.centre, half_extent(self.grid))
 
     @property
     def batch(self) -> int:
@@ -130,7 +130,7 @@ def blank_images(images: torch.Tensor) -> Bools:
 def _composed_on(slices: Slices, pairs: PairTable, blank: Bools, root: int | None) -> Found:
     """Poses straight from pairs whose moving slice is each in turn; `root` stays where it is."""
     n, size, parameters = slices.count, slices.grid.ndim + 1, len(slices.options.pose.names)
-    believed = good(pairs, slices.grid, slices.options.metric)
+    believed = reliable(pairs, slices.grid, slices.options.metric)
     if not believed.any():
         return _nothing(slices, blank)
     moving = pairs.edges[:, 1]
@@ -142,7 +142,7 @@ def _composed_on(slices: Slices, pairs: PairTable, blank: Bools, root: int | Non
     if root is not None:
         poses[root], covariance[root] = np.eye(size), 0.0
     fitted = np.isfinite(poses[:, 0, 0])
-    return Found(bridged(poses, fitted, slices.frame), fitted, blank, scores, covariance)
+    return Found(interpolate_missing(poses, fitted, slices.frame), fitted, blank, scores, covariance)
 
 
 def _to_mean(slices: Slices, mean: torch.Tensor, found: Found) -> PairTable:
@@ -175,7 +175,7 @@ def _mean(slices: Slices, found: Found) -> torch.Tensor:
 def _moved(slices: Slices, before: Floats, after: Floats) -> float:
     """Voxels by which the slices moved against each other, root mean square over centre and ends."""
     points = np.eye(slices.grid.ndim + 1)
-    points[:-1, :-1] *= slices.frame.reach
+    points[:-1, :-1] *= slices.frame.half_extent
     points[:-1, -1] = slices.centre
     points[-1] = 1
     moves = ((after - before) @ points)[:, :-1]

@@ -27,10 +27,10 @@ from daskreg.registration.pyramid import Level
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import Source
 from daskreg.stacks.common_line import fit_profiles, profiles
-from daskreg.stacks.model import Model
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import Row, pairs_within
 from daskreg.stacks.pair_registration import PairOptions
-from daskreg.stacks.pair_table import Looks, PairTable
+from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.slice_reader import SliceReader
 from daskreg.stacks.slice_statistics import blank_images
 
@@ -58,7 +58,7 @@ class StackSpec:
         options: its device is what the caller asked for; workers resolve it.
         reach: how many slices apart pairs are, blank slices not counted.
         line: axis of a slice along which alone shifts are looked for, in the sums across it.
-        level: taken off the voxels (see `SliceReader`).
+        offset: subtracted from the voxels (see `SliceReader`).
     """
 
     source: Source
@@ -67,11 +67,11 @@ class StackSpec:
     options: PairOptions
     reach: int
     line: int | None = None
-    level: float = 0.0
+    offset: float = 0.0
 
     @cached_property
     def reader(self) -> SliceReader:
-        return SliceReader.of(self.source, self.position, mask=self.mask, level=self.level)
+        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset)
 
     @property
     def count(self) -> int:
@@ -88,9 +88,9 @@ class StackSpec:
         return self.reader.grid.take(self.keep)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> StackModel:
         centre = self.reader.whole.take(self.keep).centre
-        return Model(self.options.pose, centre, self.grid, self.options.metric, self.line)
+        return StackModel(self.options.pose, centre, self.grid, self.options.metric, self.line)
 
     def tensor(self, start: int, stop: int) -> torch.Tensor:
         values = self.reader.span(start, stop)
@@ -106,7 +106,7 @@ class StackSpec:
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader, which holds voxels."""
         return {
-            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "level")
+            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "offset")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -124,8 +124,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class SpanDone:
-    """What is known of slices start..stop: the pairs whose moving slice is among them, and their looks.
+class SpanResult:
+    """What is known of slices start..stop: the pairs whose moving slice is among them, and their features.
 
     before: digests of the `len(before)` slices in front of the span, as they are now.
     """
@@ -133,12 +133,12 @@ class SpanDone:
     start: int
     stop: int
     pairs: PairTable
-    looks: Looks
+    features: SliceFeatures
     before: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Edges:
+class PairTask:
     """Pairs (fixed, moving) to be looked for in every turn and shift, or from (E, D+1, D+1) starts."""
 
     stack: StackSpec
@@ -164,7 +164,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
     return found
 
 
-def fit_span(span: Span) -> SpanDone:
+def fit_span(span: Span) -> SpanResult:
     """Read a span and what its pairs need before it, and fit them. Runs on a worker, in one thread."""
     with _alone(span.stack):
         stack = span.stack
@@ -186,12 +186,12 @@ def fit_span(span: Span) -> SpanDone:
             pairs = row.fit(edges, mine=mine).shifted(low)
         else:
             pairs = fit_profiles(lines, edges[mine], stack.grid, stack.line, row.options.pose).shifted(low)
-        looks = row.looks()
-        own = Looks(*(getattr(looks, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
-        return SpanDone(span.start, span.stop, pairs, own, looks.digest[:first])
+        features = row.features()
+        own = SliceFeatures(*(getattr(features, n)[first:] for n in ("blank", "contrast", "texture", "digest")))
+        return SpanResult(span.start, span.stop, pairs, own, features.digest[:first])
 
 
-def fit_edges(item: Edges) -> PairTable:
+def fit_edges(item: PairTask) -> PairTable:
     """Fit single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
     with _alone(stack):

@@ -1,4 +1,4 @@
-"""Fits as tables that a person edits, and poses from such tables."""
+"""Fits as tables that can be edited, and poses from such tables."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def write(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
 def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tuple[int, ...]]:
     """Poses of slices from a table of their parameters.
 
-    Columns: "slice", any parameters (radians, world units, about `centre`; those without a
-    column move nothing; "scale" is all scales), and others, which are not looked at. A slice
-    stands in line with its neighbours where it has no row, or its row has no parameters: delete
-    what you do not trust.
+    Columns: "slice"; any parameters (radians, world units, about `centre`; parameters without a
+    column have their identity values; "scale" sets all scales); others, which are ignored. The pose of a
+    slice is interpolated from its neighbours where the slice has no row, or an empty cell among its
+    parameters. So wrong rows can simply be deleted.
 
     Args:
         rows: path of a CSV or JSON file, a pandas table (indexed by slice), or a list of mappings.
         shape: of the matrices, (N, D+1, D+1).
 
-    Returns: the matrices, and the slices that stand in line with their neighbours.
+    Returns: the matrices, and the slices whose poses are interpolated.
 
     Raises: InputError naming the row and the column that cannot be used.
     """
-    found, known = np.full((*shape,), np.nan), np.zeros(shape[0], bool)
+    matrices, known = np.full((*shape,), np.nan), np.zeros(shape[0], bool)
     ndim = shape[-1] - 1
     names = identity_parameters(ndim)
     for number, row in enumerate(_rows(rows)):
@@ -71,14 +71,14 @@ def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tupl
         if _COMMON_SCALE in whole:
             scale = whole.pop(_COMMON_SCALE)
             whole = {n: scale for n in names if n in ("sx", "sy", "sz")} | whole
-        found[index], known[index] = Affine.from_parameters(whole, ndim=ndim, centre=centre).matrix, True
+        matrices[index], known[index] = Affine.from_parameters(whole, ndim=ndim, centre=centre).matrix, True
     if not known.any():
-        raise InputError("the table leaves no slice a place of its own")
-    return _in_line(found, known), tuple(np.flatnonzero(~known).tolist())
+        raise InputError("the table has no row with parameters")
+    return _interpolated(matrices, known), tuple(np.flatnonzero(~known).tolist())
 
 
-def _in_line(matrices: Floats, known: NDArray[np.bool_]) -> Floats:
-    """Rows that are not known, by straight lines between the entries of those that are."""
+def _interpolated(matrices: Floats, known: NDArray[np.bool_]) -> Floats:
+    """The matrices, with those that are not known interpolated linearly, entry by entry."""
     if known.all():
         return matrices
     at, every = np.flatnonzero(known), np.arange(len(matrices))
@@ -96,12 +96,12 @@ def _rows(rows: Any) -> list[Row]:
     text = read_bytes(rows).decode("utf-8-sig")
     if Path(rows).suffix.lower() == ".json":
         try:
-            found = json.loads(text)
+            parsed = json.loads(text)
         except ValueError as error:
             raise InputError(f"{rows} is not JSON: {error}") from error
-        if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
+        if not isinstance(parsed, list) or not all(isinstance(r, dict) for r in parsed):
             raise InputError(f"{rows} holds no list of rows")
-        return found
+        return parsed
     return list(csv.DictReader(io.StringIO(text)))
 
 

@@ -20,6 +20,8 @@ from daskreg.geometry import Box, tile
 from daskreg.sources.registry import recall
 from daskreg.sources.storage.local_chunks import LocalChunks
 
+pytestmark = pytest.mark.slow
+
 SHAPE, CHUNKS = (37, 50, 41), (4, 16, 16)
 MIDDLE = (18.0, 24.5, 20.0)
 

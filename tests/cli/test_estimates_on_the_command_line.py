@@ -1,4 +1,4 @@
-"""register, align and icp: the numbers, the files they leave, and their exit codes."""
+"""register, align and icp: the numbers, the files that they write, and their exit codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.cli import run
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_align_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     aligned = dr.open("aligned.zarr").values[:, 8:-8, 8:-8].reshape(6, -1)
     assert np.corrcoef(aligned)[0].min() > 0.99
     assert run(["report", "fit.json", "--out", "drift.html"]) == 0
-    assert "The course of the slices" in (here / "drift.html").read_text()
+    assert "Trajectory of the slices" in (here / "drift.html").read_text()
 
 
 def test_icp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +108,7 @@ def test_the_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine").mkdir()
     (here / "mine" / "thesis.txt").touch()
     assert run(["demo", "--out", "mine"]) == 2
-    assert "mine holds other things" in capsys.readouterr().err
+    assert "mine holds other files" in capsys.readouterr().err
     assert (here / "mine" / "thesis.txt").exists()
 
 
@@ -153,7 +155,7 @@ def test_align_edit_and_apply_again(here: Path, capsys: pytest.CaptureFixture[st
     at = columns.index("tx")
     rows = [line.split(",") for line in lines]
     rows[5][at] = "7.5"
-    del rows[3]  # slice 2: in line with its neighbours
+    del rows[3]  # slice 2: interpolated from its neighbours
     (here / "edited.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
     assert run([*command, "--edit", "edited.csv", "--out", "edited.json"]) == 0
     edited = dr.load("edited.json")

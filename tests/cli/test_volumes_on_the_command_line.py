@@ -1,4 +1,4 @@
-"""info, convert, warp, transform and report, as a person types them."""
+"""info, convert, warp, transform, report and verify, as typed at the prompt."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import tifffile
 
 import daskreg as dr
 from daskreg.cli import run
+
+pytestmark = pytest.mark.slow
 
 SHIFT = (1, 2)  # whole voxels along y, x
 
@@ -119,7 +121,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(here: Path, capsys: pytest
 def test_progress_is_lines_where_nobody_watches(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But none of what takes less than half a minute."""
+    """A run of less than half a minute prints no line."""
     assert run(["convert", "in.tif", "short.zarr", "--shards", "none"]) == 0
     assert not capsys.readouterr().err
     monkeypatch.setattr("daskreg.runtime.progress.LOG_EVERY", 0.0)
@@ -231,7 +233,7 @@ def test_a_page_about_a_run_and_about_a_transform(here: Path) -> None:
     assert "img" in (here / "run.html").read_text()
     dr.SliceAffines(np.stack([dr.Affine.translation(x=k).matrix for k in range(3)])).save("s.json")
     assert run(["report", "s.json", "--out", "drift.html"]) == 0
-    assert "The course of the slices" in (here / "drift.html").read_text()
+    assert "Trajectory of the slices" in (here / "drift.html").read_text()
 
 
 def test_verify_lists_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Points told by their neighbours: clouds that share a part only, with strangers among them."""
+"""Clouds that have only a part of their points in common, with outliers: matched by distances to neighbours."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from scipy.spatial.transform import Rotation
 
 import daskreg as dr
 from daskreg.clouds.cloud import Cloud
-from daskreg.clouds.distance_descriptors import constellations
-from daskreg.clouds.icp import apply, homogeneous
+from daskreg.clouds.distance_descriptors import motions_by_distances
+from daskreg.clouds.icp import homogeneous, transform_points
 from daskreg.clouds.register import CloudStatus
+
+pytestmark = pytest.mark.slow
 
 Floats = NDArray[np.float64]
 
 
 def shared(ndim: int, seed: int, *, count: int = 400, overlap: float, outliers: float) -> tuple[Floats, Floats, Floats]:
-    """Target, source and the motion between them, of clouds that fill a box and share a part of their points."""
+    """Target, source and the motion between them, of clouds that fill a box and have some points in common."""
     rng = np.random.default_rng(seed)
     everything = rng.random((round(count * (2 - overlap)), ndim)) * [1, 0.8, 0.5][:ndim]
     everything = everything[np.argsort(everything @ rng.normal(size=ndim))]
     source = rng.permutation(everything[-count:])
-    strangers = round(outliers * count)
-    source[:strangers] = rng.random((strangers, ndim)) * 2 - 0.5
+    wrong = round(outliers * count)
+    source[:wrong] = rng.random((wrong, ndim)) * 2 - 0.5
     source += 0.02 * count ** (-1 / ndim) * rng.normal(size=source.shape)
     linear = Rotation.from_rotvec(rng.normal(size=3) * (2 if ndim == 3 else [0, 0, 2])).as_matrix()[:ndim, :ndim]
     motion = homogeneous(linear, rng.normal(size=ndim))
-    return everything[:count], rng.permutation(apply(np.linalg.inv(motion), source)), motion
+    return everything[:count], rng.permutation(transform_points(np.linalg.inv(motion), source)), motion
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -42,12 +44,12 @@ def test_clouds_that_share_a_part(ndim: int, overlap: float, outliers: float) ->
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_proposals(ndim: int) -> None:
+def test_candidate_motions(ndim: int) -> None:
     target, source, motion = shared(ndim, 5, overlap=0.6, outliers=0.3)
-    found = constellations(Cloud(target), Cloud(source / 3), scale=3.0)
+    found = motions_by_distances(Cloud(target), Cloud(source / 3), scale=3.0)
     motion[:-1, :-1] *= 3
     assert np.abs(found - motion).max(axis=(1, 2)).min() < 0.1
-    assert constellations(Cloud(target), Cloud(source[:3])).shape == (0, ndim + 1, ndim + 1)
+    assert motions_by_distances(Cloud(target), Cloud(source[:3])).shape == (0, ndim + 1, ndim + 1)
 
 
 def test_a_lattice_fits_itself_in_many_ways() -> None:

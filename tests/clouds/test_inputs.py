@@ -1,4 +1,4 @@
-"""What `icp` reads: landmarks of images, and Dask arrays that are never in memory as a whole."""
+"""The inputs of `icp`: landmarks of images, and Dask arrays that are never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def balls(shape: tuple[int, ...], middles: Floats, sigma: float, spacing: Floats) -> Floats:
+def balls(shape: tuple[int, ...], centres: Floats, sigma: float, spacing: Floats) -> Floats:
     """Gaussian blobs in an image whose voxels are `spacing` apart."""
     grid = np.moveaxis(np.indices(shape), 0, -1) * spacing
-    return sum(np.exp(-np.sum((grid - m) ** 2, axis=-1) / (2 * sigma**2)) for m in middles)
+    return sum(np.exp(-np.sum((grid - m) ** 2, axis=-1) / (2 * sigma**2)) for m in centres)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -43,15 +43,15 @@ def test_a_surface_lies_between_voxels(ndim: int) -> None:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_blobs_are_found_to_a_tenth_of_a_voxel(ndim: int) -> None:
     spacing = np.array([2.0, 1.0, 1.0])[3 - ndim :]
-    middles = np.array([[20.3, 15.2, 12.7], [30.1, 30.4, 28.2], [41.6, 12.3, 30.9]])[:, 3 - ndim :]
-    image = balls((32, 45, 43)[3 - ndim :], middles, 3.0, spacing)
+    centres = np.array([[20.3, 15.2, 12.7], [30.1, 30.4, 28.2], [41.6, 12.3, 30.9]])[:, 3 - ndim :]
+    image = balls((32, 45, 43)[3 - ndim :], centres, 3.0, spacing)
     found = dr.points_from(dr.open(image.astype(np.float32), spacing=tuple(spacing), unit="um"), log=3.0)
     assert len(found) == 3
-    gaps = np.linalg.norm(found[:, None] - middles[None], axis=-1).min(axis=0)
+    gaps = np.linalg.norm(found[:, None] - centres[None], axis=-1).min(axis=0)
     assert gaps.max() < 0.1
 
 
-def test_landmarks_that_are_not_there_are_named() -> None:
+def test_an_image_without_such_points_is_an_error() -> None:
     image = rng().random((20, 30)).astype(np.float32)
     with pytest.raises(DegenerateImageError, match="crosses 5"):
         dr.points_from(image, threshold=5)
@@ -61,7 +61,7 @@ def test_landmarks_that_are_not_there_are_named() -> None:
 
 
 @pytest.mark.parametrize("angle", [40.0, 160.0])
-def test_geometry_starts_a_registration(angle: float) -> None:
+def test_points_give_the_initial_transform_of_a_registration(angle: float) -> None:
     scene = gaussian_filter(rng(3).random((96, 120)) > 0.97, 4.0, output=np.float32)
     scene /= scene.max()
     scene[:20] = scene[-20:] = scene[:, :25] = scene[:, -25:] = 0
@@ -75,8 +75,8 @@ def test_geometry_starts_a_registration(angle: float) -> None:
     assert np.abs(fit.moving_from_fixed(corners) - motion(corners)).max() < 0.1
 
 
-def test_a_dask_array_is_thinned_out_of_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2000)
+def test_a_dask_array_is_downsampled_out_of_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_POINTS", 2000)
     points = rng().normal(size=(20_000, 3)) * [1, 2, 3]
     points[7] = np.nan
     found = []
@@ -103,21 +103,21 @@ def test_few_points_of_a_dask_array_are_taken_as_they_are() -> None:
         as_points(da.zeros((5, 4)), "target")
 
 
-def test_what_is_masked_is_no_point() -> None:
+def test_masked_rows_are_dropped() -> None:
     points = np.ma.masked_array(rng().random((50, 3)), mask=False)
     points[7, 1] = points[9, 0] = np.ma.masked
     with pytest.warns(DaskregWarning, match="2 of 50 points of the source"):
         np.testing.assert_array_equal(as_points(points, "source"), np.delete(points.data, [7, 9], axis=0))
 
 
-def test_a_data_array_of_blocks_is_thinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2000)
+def test_a_data_array_of_blocks_is_downsampled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_POINTS", 2000)
     points = da.from_array(rng().normal(size=(20_000, 3)), chunks=(3000, 3))
     np.testing.assert_array_equal(as_points(xr.DataArray(points), "target"), as_points(points, "target"))
 
 
 def test_a_cluster_registers_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 4000)
+    monkeypatch.setattr(module, "_MOST_POINTS", 4000)
     sphere = rng().normal(size=(30_000, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     bumpy = sphere * (1 + 0.2 * np.sin(3 * sphere[:, :1]) + 0.15 * np.cos(4 * sphere[:, 1:2] + 1)) * [1, 0.8, 0.6]

@@ -1,14 +1,17 @@
-"""`icp` on the tutorial's cloud, on real clouds, from any start, and on what cannot be determined."""
+"""`icp` on the tutorial's cloud, on real clouds, from any initial pose, and where the motion is not determined."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 import daskreg as dr
@@ -22,6 +25,8 @@ from daskreg.errors import (
     ShapeMismatchError,
     UnsupportedDTypeError,
 )
+
+pytestmark = pytest.mark.slow
 
 Floats = NDArray[np.float64]
 
@@ -99,7 +104,7 @@ def test_scale_on_request(ndim: int) -> None:
     assert dr.icp(points, points).scale == pytest.approx(1.0)
 
 
-def test_init_as_a_transform_or_another_fit_is_where_it_starts() -> None:
+def test_init_may_be_a_transform_or_another_fit() -> None:
     target, source = tutorial(0, about(np.array([0.0, 0, 1]), 45))
     near = dr.Affine.rotation(rz=np.radians(-44)) @ dr.Affine.translation(z=-0.5, y=0.2, x=-0.1)
     first = dr.icp(target[:, ::-1], source[:, ::-1], init=near)  # x, y, z columns turned into z, y, x
@@ -111,7 +116,7 @@ def test_init_as_a_transform_or_another_fit_is_where_it_starts() -> None:
     assert lost.status is CloudStatus.CHANCE
 
 
-def test_a_start_that_is_no_rotation() -> None:
+def test_an_init_that_is_no_rotation() -> None:
     target, source = tutorial(0, np.eye(3))
     near = np.eye(4)
     near[:3, 3] = -0.5, 0.2, -0.1
@@ -128,6 +133,24 @@ def test_a_start_that_is_no_rotation() -> None:
 def test_the_same_seed_gives_the_same_fit() -> None:
     target, source = tutorial(0, about(np.array([1.0, 0, 1]), 70))
     assert dr.icp(target, source, seed=4).target_from_source == dr.icp(target, source, seed=4).target_from_source
+
+
+def test_arrays_on_a_cpu_need_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+import daskreg.clouds.register
+assert "torch" not in sys.modules, "after the import"
+import daskreg as dr
+rng = np.random.default_rng(0)
+flat = np.c_[rng.random((2000, 2)), np.zeros(2000)]
+flat[:, 2] = 0.2 * np.sin(5 * flat[:, 0]) * np.cos(4 * flat[:, 1])
+for points in (flat, rng.random((300, 3)), rng.random((300, 2))):
+    for init in ("auto", "global", "identity"):
+        assert dr.icp(points, points + 0.01, init=init).ok
+assert "torch" not in sys.modules, "after icp"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_of_poses_that_fit_alike_the_smallest_motion_is_taken() -> None:
@@ -172,7 +195,7 @@ def shape(name: str, seed: int) -> Floats:
 
 @pytest.mark.parametrize("name", ["line", "plane", "sphere", "circle"])
 @pytest.mark.parametrize("init", ["auto", "identity"])
-def test_what_the_shape_leaves_free_is_said(name: str, init: str) -> None:
+def test_motions_that_the_shape_leaves_free_are_named(name: str, init: str) -> None:
     target, source = shape(name, 0), shape(name, 1)
     rotation = about(np.array([0.0, 0, 1]), 20)[: target.shape[1], : target.shape[1]]
     fit = dr.icp(target, source @ rotation, init=init)
@@ -200,7 +223,7 @@ def turning(name: str, count: int, seed: int) -> Floats:
 @pytest.mark.parametrize("name", ["cone", "can", "sphere", "spheroid"])
 @pytest.mark.parametrize("count", [1000, 3000, 20_000])
 @pytest.mark.parametrize("init", ["auto", "identity"])
-def test_noise_does_not_hold_what_turns(name: str, count: int, init: str) -> None:
+def test_noise_does_not_determine_free_turns(name: str, count: int, init: str) -> None:
     rotation = about(np.array([1.0, 2, 3]), 5 if init == "identity" else 65)
     fit = dr.icp(turning(name, count, 1), turning(name, count, 71) @ rotation, init=init)
     assert fit.status is CloudStatus.UNDETERMINED
@@ -226,7 +249,7 @@ def test_the_covariance_of_surfaces(partners: bool) -> None:
     assert (ratio < 2.0).all(), ratio
 
 
-def test_clouds_that_have_nothing_to_do_with_each_other_are_no_success() -> None:
+def test_unrelated_clouds_are_no_success() -> None:
     fit = dr.icp(rng(0).random((800, 3)), rng(1).random((800, 3)))
     assert fit.status is CloudStatus.CHANCE
 
@@ -285,7 +308,7 @@ def test_bad_options(options: dict[str, object]) -> None:
         dr.icp(np.eye(3), np.eye(3), init=dr.Affine.identity(2))
 
 
-def test_a_volume_so_dense_that_only_its_outline_shows_the_way() -> None:
+def test_a_volume_so_dense_that_only_its_outline_shows_the_motion() -> None:
     rng = np.random.default_rng(0)
     target = rng.random((100_000, 3))
     motion = dr.Affine.from_parameters({"rx": 0.2, "rz": 0.4}, ndim=3).linear
@@ -360,7 +383,7 @@ def test_the_itk_circle_is_exact(data: Path) -> None:
     np.testing.assert_allclose(fit.target_from_source.matrix, [[1, 0, -2], [0, 1, -2], [0, 0, 1]], atol=1e-9)
 
 
-# Surfaces, of which no point has a partner
+# Surfaces without common points
 
 
 def surface(count: int, seed: int, *, overlap: float = 1.0, side: int = 1) -> Floats:
@@ -375,7 +398,7 @@ def surface(count: int, seed: int, *, overlap: float = 1.0, side: int = 1) -> Fl
 @pytest.mark.parametrize("cloud", ["surface", "volume"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_far_from_the_origin(cloud: str, apart: bool) -> None:
-    """As the coordinates of maps are."""
+    """Like coordinates of maps."""
     away, rotation = np.array([5e6, 4e5, 0.0]), about(np.array([1.0, 2, 3]), 140)
     target, source = (
         (surface(3000, 0), surface(2500, 1))
@@ -392,7 +415,7 @@ def test_far_from_the_origin(cloud: str, apart: bool) -> None:
     assert degrees(dr.icp(target + away, source, init=fit).rotation, rotation) < 0.4
 
 
-def test_a_wire_of_which_no_start_meets_the_other() -> None:
+def test_a_wire_far_from_every_initial_pose() -> None:
     def helix(seed: int) -> Floats:
         turn = 6 * np.pi * rng(seed).random(3000)
         return np.c_[np.cos(turn), np.sin(turn), turn / 8] + 0.003 * rng(seed + 50).normal(size=(3000, 3))
@@ -401,7 +424,7 @@ def test_a_wire_of_which_no_start_meets_the_other() -> None:
     assert fit.status is CloudStatus.UNDETERMINED
 
 
-def test_pairs_that_swap_for_ever_have_settled() -> None:
+def test_correspondences_that_change_for_ever_count_as_converged() -> None:
     rotation = about(np.array([1.0, 2, 3]), 5)
     for seed in range(40):
         fit = dr.icp(surface(300, seed), surface(300, seed + 500) @ rotation, init="identity")
@@ -409,7 +432,7 @@ def test_pairs_that_swap_for_ever_have_settled() -> None:
 
 
 @pytest.mark.parametrize("angle", [15, 90, 180])
-def test_surfaces_that_overlap_in_part_from_any_start(angle: float) -> None:
+def test_surfaces_that_overlap_in_part_from_any_initial_pose(angle: float) -> None:
     rotation = about(rng(angle).normal(size=3), angle)
     target, source = surface(5000, 0, overlap=0.7), surface(4000, 1, overlap=0.7, side=-1)
     fit = dr.icp(target, source @ rotation + 3)
@@ -442,7 +465,7 @@ def test_a_mesh_sampled_twice(data: Path) -> None:
     np.testing.assert_allclose(fit.translation, 2, atol=0.02)
 
 
-def test_a_pose_that_is_only_snug_is_no_success() -> None:
+def test_a_wrong_pose_with_near_points_is_no_success() -> None:
     target, source = surface(3000, 0), surface(3000, 1)
     for axis in np.eye(3):
         fit = dr.icp(target, source @ about(axis, 180), init="identity")
@@ -453,7 +476,7 @@ def test_a_pose_that_is_only_snug_is_no_success() -> None:
 SAME = ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1])
 
 
-def test_a_symmetric_body_without_a_pose_to_choose_by() -> None:
+def test_a_symmetric_body_without_an_initial_pose() -> None:
     def body(seed: int) -> Floats:
         return sphere(3000, seed) * [1.0, 0.6, 0.35]
 
@@ -480,7 +503,7 @@ def test_surfaces_of_two_sizes(with_scale: bool) -> None:
 @pytest.mark.parametrize("count", [600, 3000])
 @pytest.mark.parametrize("init", ["auto", "global"])
 def test_curves_that_are_sampled_at_random(count: int, init: str) -> None:
-    """Gaps along a curve are wide, and say nothing against a pose."""
+    """Gaps along a curve are wide, and are no sign of a wrong pose."""
 
     def curve(seed: int) -> Floats:
         turn = 2 * np.pi * rng(seed).random(count)
@@ -492,3 +515,14 @@ def test_curves_that_are_sampled_at_random(count: int, init: str) -> None:
         fit = dr.icp(curve(seed), curve(seed + 50) @ rotation + 1, init=init)
         assert fit.ok, fit
         assert degrees(fit.rotation, rotation) < 0.5
+
+
+def test_a_fit_of_images_is_an_initial_pose_in_the_right_direction() -> None:
+    """Images give moving from fixed, clouds target from source: with the fixed image as the target, its inverse."""
+    smooth = gaussian_filter(rng(3).normal(size=(160, 160)), 3)
+    fit = dr.register(smooth[20:140, 20:140], smooth[5:125, 10:130], model="translation")
+    fixed = rng(4).uniform(20, 100, (60, 2))
+    moving = fit.moving_from_fixed(fixed)
+    found = dr.icp(fixed, moving, init=fit, max_iterations=1)
+    np.testing.assert_allclose(fit.moving_from_fixed.offset, [15, 10], atol=0.1)
+    np.testing.assert_allclose(found.translation, [-15, -10], atol=0.1)

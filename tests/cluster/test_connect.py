@@ -24,6 +24,8 @@ from daskreg.cluster.slurm import slurm_cluster
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
 from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
+pytestmark = pytest.mark.slow
+
 SLURM = SlurmConfig(
     cores=8,
     memory="16 GiB",

@@ -9,6 +9,8 @@ from daskreg import kernels
 from daskreg.geometry import Box
 from daskreg.kernels import Pose, lncc, mae, mi, mse, ncc, sample
 
+pytestmark = pytest.mark.slow
+
 METRICS = {"ncc": ncc, "mse": mse, "mae": mae, "lncc": lncc, "mi": mi}
 SHAPES = {2: (9, 11), 3: (6, 7, 8)}
 MODELS = ("translation", "rigid", "similarity", "affine", ("rotation", "translation", "shear"))

@@ -14,6 +14,8 @@ import daskreg as dr
 from daskreg.geometry import Affine
 from daskreg.volumes import grid
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("nibabel")
 pytest.importorskip("SimpleITK")
 

@@ -20,6 +20,8 @@ from daskreg.registration.images import read_image
 from daskreg.registration.register import FitStatus, PairFit, register
 from daskreg.volumes import to_dataarray
 
+pytestmark = pytest.mark.slow
+
 
 def texture(shape, seed=0):
     rng = np.random.default_rng(seed)

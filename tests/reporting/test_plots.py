@@ -13,6 +13,8 @@ from daskreg.errors import MissingExtraError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, SliceAffines
 from daskreg.reporting import plots
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n"
 
 
@@ -39,14 +41,14 @@ def stack_fit(n=6):
     )
 
 
-def pictures(figure):
+def images_shown(figure):
     return [np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()]
 
 
 def test_a_pair_shows_the_moving_image_on_the_fixed_grid(images):
     fixed, moving = images
     figure = plots.pair(pair_fit(Affine.translation(x=5, y=2).matrix), fixed, moving)
-    target, before, _, after, _ = pictures(figure)
+    target, before, _, after, _ = images_shown(figure)
     assert np.array_equal(target, fixed)
     assert np.allclose(before, moving)
     inside = after[:38, :55]
@@ -58,7 +60,7 @@ def test_a_pair_of_volumes_shows_three_planes():
     volume = np.random.default_rng(0).random((9, 20, 30))
     grid = Grid(volume.shape, (3, 1, 1), unit="um")
     figure = plots.pair(pair_fit(np.eye(4), losses=(0.4, 0.3)), volume, volume, fixed_grid=grid, moving_grid=grid)
-    shown = pictures(figure)
+    shown = images_shown(figure)
     assert [p.shape[:2] for p in shown[::5]] == [(20, 30), (9, 30), (9, 20)]
     assert np.allclose(shown[0], volume[4])
     assert np.allclose(shown[1], volume[4])
@@ -94,7 +96,7 @@ def test_drift_of_volumes_in_a_series():
 def test_sides_show_middle_planes_with_the_spacing():
     volume = np.arange(8 * 12 * 20, dtype=float).reshape(8, 12, 20)
     figure = plots.sides(volume, volume, spacing=(4, 1, 1))
-    shown = pictures(figure)
+    shown = images_shown(figure)
     assert np.array_equal(shown[0], volume[4])
     assert np.array_equal(shown[1], volume[:, 6])
     assert np.array_equal(shown[2], volume[:, :, 10])

@@ -1,4 +1,4 @@
-"""Stacks with known drift: it is found, what cannot be fitted is bridged and named, bad input is told."""
+"""Stacks with known drift: it is found, slices without a fit are interpolated and reported, bad input is refused."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from daskreg.geometry import Grid
 from daskreg.registration.pose import MODELS
 from daskreg.stacks.align import StackStatus
 from daskreg.volumes import to_dataarray
+
+pytestmark = pytest.mark.slow
 
 SHAPE = (96, 112)
 N = 8
@@ -116,8 +118,8 @@ def test_jumps_of_a_third_of_the_image_are_found():
     wide = content((SHAPE[0] + 120, SHAPE[1] + 120), seed=3) + 0.1 * content((SHAPE[0] + 120, SHAPE[1] + 120), seed=8)
     rng = np.random.default_rng(0)
     wide = wide + scipy.ndimage.gaussian_filter(rng.normal(size=wide.shape), 3) * 2
-    views = [wide[60 - int(a) : 60 - int(a) + SHAPE[0], 60 - int(b) : 60 - int(b) + SHAPE[1]] for a, b in shifts]
-    fit = dr.align_stack(np.stack(views), model="translation")
+    images = [wide[60 - int(a) : 60 - int(a) + SHAPE[0], 60 - int(b) : 60 - int(b) + SHAPE[1]] for a, b in shifts]
+    fit = dr.align_stack(np.stack(images), model="translation")
     assert error(fit, truth) < 0.05
 
 
@@ -173,7 +175,7 @@ def test_a_series_of_volumes_is_aligned_in_3d():
     assert dr.warp(array, pull=fit.raw_from_aligned).shape == array.shape
 
 
-def test_trend_keep_leaves_the_slow_course():
+def test_trend_keep_leaves_the_slow_part():
     n = 40
     i = np.arange(n)
     fast = np.random.default_rng(2).normal(size=n)
@@ -186,7 +188,7 @@ def test_trend_keep_leaves_the_slow_course():
     assert np.corrcoef(np.diff(keep), np.diff(fast))[0, 1] > 0.99
 
 
-def test_blank_masked_and_nan_slices_are_bridged(stack, drift):
+def test_blank_masked_and_nan_slices_are_interpolated(stack, drift):
     bad = stack.copy()
     bad[3] = 7
     bad[5] = np.nan
@@ -217,7 +219,7 @@ def test_a_slice_of_noise_does_not_break_the_chain(stack, drift, where):
     assert np.array_equal(dr.align_stack(bad, reference=4).outliers, (where,))
 
 
-def test_a_stack_that_falls_apart_says_where(stack):
+def test_a_stack_of_two_unrelated_parts_reports_the_break(stack):
     rng = np.random.default_rng(0)
     noise = scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.5)
     other = moved(noise * 10, random_walk(4, SHAPE, step=1, turn=0, seed=9))
@@ -237,7 +239,7 @@ def test_nothing_in_common_fails():
 
 
 def test_masks(stack, drift):
-    """Something that stands still in front of the drifting slices is masked away."""
+    """A part of the images that does not move with the slices is masked."""
     dirty = stack.copy()
     dirty[:, 10:50, 20:60] = np.random.default_rng(0).random((40, 40)) * 3
     mask = np.ones(SHAPE, bool)
@@ -255,8 +257,8 @@ def test_channels(stack):
     expected = dr.align_stack(stack).raw_from_aligned.matrices
     for channel in (1, "bright", -1):
         assert np.allclose(dr.align_stack(array, channel=channel).raw_from_aligned.matrices, expected)
-    for channel, told in ((None, "channel="), (2, "no channel 2"), ("red", "dark, bright")):
-        with pytest.raises(ChannelError, match=told):
+    for channel, message in ((None, "channel="), (2, "no channel 2"), ("red", "dark, bright")):
+        with pytest.raises(ChannelError, match=message):
             dr.align_stack(array, channel=channel)
     with pytest.raises(ChannelError):
         dr.align_stack(np.zeros((4, 32, 32, 3)))
@@ -273,7 +275,7 @@ def test_lazy_stacks_give_the_same(stack, tmp_path):
     assert np.array_equal(stored.raw_from_aligned.matrices, expected.raw_from_aligned.matrices)
 
 
-def test_large_slices_are_shrunk_and_small_batches_agree(stack, drift, monkeypatch):
+def test_large_slices_are_downsampled_and_small_batches_agree(stack, drift, monkeypatch):
     from daskreg.stacks import slice_reader
     from daskreg.stacks import slice_statistics as engine
 
@@ -294,7 +296,7 @@ def test_integers_and_metrics(stack, drift):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"reference": "neighbours"}, "neighbors, previous, first, mean"),
         ({"neighbors": 0}, "neighbors=0"),
@@ -312,8 +314,8 @@ def test_integers_and_metrics(stack, drift):
         ({"device": "tpu"}, "cpu"),
     ],
 )
-def test_unknown_options(stack, options, told):
-    with pytest.raises(OptionError, match=told):
+def test_unknown_options(stack, options, message):
+    with pytest.raises(OptionError, match=message):
         dr.align_stack(stack, **options)
 
 
@@ -334,7 +336,7 @@ def test_bad_stacks(stack):
         dr.align_stack(stack[0])
 
 
-def test_flat_stacks_are_told(stack):
+def test_flat_stacks_give_a_warning(stack):
     with pytest.warns(DaskregWarning, match="one slice"):
         fit = dr.align_stack(stack[:1])
     assert np.array_equal(fit.raw_from_aligned.matrices, np.eye(3)[None])
@@ -347,7 +349,7 @@ def test_flat_stacks_are_told(stack):
     assert np.allclose(fit.raw_from_aligned.matrices[:, 1:, 1:], expected)
 
 
-def test_what_a_fit_gives(stack, tmp_path):
+def test_the_results_of_a_fit(stack, tmp_path):
     seen = []
     fit = dr.align_stack(stack, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (N, N)
@@ -359,7 +361,7 @@ def test_what_a_fit_gives(stack, tmp_path):
     chain = dr.align_stack(stack, reference="previous")
     assert np.all(np.diff(chain.sigma["tx"]) > 0), "along a chain errors add up"
     middle = fit.sigma["tx"]
-    assert np.all(np.diff(middle[: N // 2]) < 0), "against the mean slice, the ends are known worst"
+    assert np.all(np.diff(middle[: N // 2]) < 0), "relative to the mean slice, the errors are largest at the ends"
     fit.save(tmp_path / "fit.json")
     assert dr.load(tmp_path / "fit.json") == fit.raw_from_aligned
     assert json.loads((tmp_path / "fit.json").read_text())["status"] == "converged"

@@ -12,7 +12,9 @@ from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.stacks.neighbor_registration import Row, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, fit_pairs
-from daskreg.stacks.pair_table import Looks, PairTable, good, packed, unpacked
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, reliable, unpacked
+
+pytestmark = pytest.mark.slow
 
 SHAPE = (300, 340)  # the finest level is for direct neighbours only
 
@@ -50,7 +52,7 @@ def test_all_pairs_are_found(images, drift, metric):
     alone = fit_pairs(images[:1], images[1:2], Grid(SHAPE), PairOptions(Pose.of("rigid", 2), metric))[0]
     assert np.allclose(table.matrices[0], alone.matrices[0], atol=2e-2)
     assert np.allclose(table.scores[0], alone.after[0], rtol=0.05, atol=1e-3)
-    assert good(table, Grid(SHAPE), metric).all()
+    assert reliable(table, Grid(SHAPE), metric).all()
 
 
 def test_pairs_reach_over_blank_images():
@@ -98,7 +100,7 @@ def test_looks(images):
     some[2] = torch.from_numpy(ndimage.gaussian_filter(some[2].numpy(), 4))
     some[3] = 5
     blank = np.array([False, False, False, True, False])
-    looks = row(some, blank).looks()
+    looks = row(some, blank).features()
     assert looks.digest[0] == looks.digest[1] != looks.digest[4]
     assert looks.contrast[3] == 0
     assert looks.texture[2, 0] < 0.3 * looks.texture[0, 0]
@@ -108,9 +110,9 @@ def test_looks(images):
 def test_tables_survive_being_text(images):
     table = row(images).fit(np.array([[0, 1], [0, 2]]))
     back = unpacked(PairTable, packed(table))
-    for name in ("edges", "matrices", "covariance", "scores", "likeness", "overlap", "fields"):
+    for name in ("edges", "matrices", "covariance", "scores", "similarity", "overlap", "fields"):
         assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
-    looks = row(images).looks()
-    assert np.array_equal(unpacked(Looks, packed(looks)).digest, looks.digest)
+    looks = row(images).features()
+    assert np.array_equal(unpacked(SliceFeatures, packed(looks)).digest, looks.digest)
     with pytest.raises(ValueError):
-        unpacked(Looks, "no base64!")
+        unpacked(SliceFeatures, "no base64!")

@@ -1,4 +1,4 @@
-"""Real stacks and known drifts, held against pystackreg on the same slices."""
+"""Real stacks and known drifts, compared with pystackreg on the same slices."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def haadf(data):
 
 @pytest.mark.parametrize("model", ["translation", "rigid"])
 def test_pc12(pc12, model):
-    """At least what StackReg made of it, and what pystackreg's transforms give, sampled the same way."""
+    """At least as good as StackReg's images, and as pystackreg's transforms sampled in the same way."""
     matrices, fit = aligned(pc12["raw"], model=model)
     theirs = pystackreg_stack(pc12["raw"], model)
     mine = aligned_correlation(pc12["raw"], matrices).mean()
@@ -70,12 +70,12 @@ def test_pc12(pc12, model):
     print(f"pc12 {model}: daskreg {mine:.5f}, StackReg's images {shipped:.5f}, pystackreg sampled {sampled:.5f}")
     assert fit.ok
     assert mine >= shipped
-    # Linear sampling blurs by the fraction of a shift, which is worth this much by chance.
+    # Linear sampling blurs by the fraction of a shift, so that correlations differ by this much by chance.
     assert mine >= sampled - 1e-4
 
 
 def test_lung_sem(lung):
-    """Serial sections, moved by up to 60 pixels: hard, contrast changes and tears."""
+    """Serial sections with motions of up to 60 pixels, changes of contrast, and tears."""
     theirs = aligned_correlation(lung, pystackreg_stack(lung, "rigid"))
     rigid, fit = aligned(lung, model="rigid")
     affine, other = aligned(lung, model="affine")
@@ -86,13 +86,13 @@ def test_lung_sem(lung):
     assert fit.outliers == other.outliers == ()
     assert mine_affine.mean() >= theirs.mean() + 0.02
     assert mine_affine.min() >= 0.75
-    # Sections are not rigid: what pairs disagree on is shared out, where a chain fits each pair by itself.
+    # Sections are not rigid. The pose graph spreads the disagreement of pairs; a chain fits each pair by itself.
     assert mine.mean() >= theirs.mean() - 1e-3
     assert mine.min() >= theirs.min()
     for one in (fit, other):
-        told = one.consistency()
-        print(f"  {one.model}: cycles close to {told['median']:.3f} px, the worst to {told['worst']:.3f} px")
-        assert told["worst"] < 2
+        cycles = one.consistency()
+        print(f"  {one.model}: cycles close to {cycles['median']:.3f} px, the worst to {cycles['worst']:.3f} px")
+        assert cycles["worst"] < 2
 
 
 def test_haadf(haadf):
@@ -135,40 +135,40 @@ def drifted(slices, drift):
 
 
 def test_one_slice_repeated(brain, drift):
-    """The estimator's own error, with nothing but drift to see."""
+    """The estimator's own error: the slices differ by drift only."""
     raw = drifted(np.repeat(brain[25:26], len(brain), axis=0), drift)
     matrices, fit = aligned(raw)
-    left = residuals(matrices, drift, brain.shape[1:])
-    print(f"one slice repeated: {left}, {fit.seconds:.1f} s")
+    residual = residuals(matrices, drift, brain.shape[1:])
+    print(f"one slice repeated: {residual}, {fit.seconds:.1f} s")
     assert fit.ok
-    assert left["all"] <= 0.02
+    assert residual["all"] <= 0.02
 
 
 def test_different_slices(brain, drift):
-    """Anatomy changes along the stack: what is slow cannot be told from drift, what is fast can."""
+    """Anatomy changes along the stack: its slow changes cannot be separated from drift, its fast ones can."""
     raw = drifted(brain, drift)
     matrices, fit = aligned(raw)
-    left = residuals(matrices, drift, brain.shape[1:])
+    residual = residuals(matrices, drift, brain.shape[1:])
     theirs = residuals(pystackreg_stack(raw), drift, brain.shape[1:])
     before = residuals(np.tile(np.eye(3), (len(raw), 1, 1)), drift, brain.shape[1:])
-    print(f"different slices: before {before}\n  daskreg {left}, {fit.seconds:.1f} s\n  pystackreg {theirs}")
+    print(f"different slices: before {before}\n  daskreg {residual}, {fit.seconds:.1f} s\n  pystackreg {theirs}")
     assert fit.ok
-    assert left["fast"] <= 0.15
-    assert left["slow"] <= 1.05 * theirs["slow"]
+    assert residual["fast"] <= 0.15
+    assert residual["slow"] <= 1.05 * theirs["slow"]
 
 
-def test_undrifted_slices_invent_little_that_is_fast(brain):
+def test_slices_without_drift_get_little_fast_motion(brain):
     half = brain[:, ::2, ::2]
     still = np.tile(np.eye(3), (len(half), 1, 1))
     removed = residuals(aligned(half)[0], still, half.shape[1:])
     kept = residuals(aligned(half, trend="keep")[0], still, half.shape[1:])
     print(f"undrifted: remove {removed}, keep {kept}")
     assert removed["fast"] <= 0.1, "pixels of half the resolution"
-    assert kept["all"] <= 0.1, "keep leaves the slow course of the stack alone"
+    assert kept["all"] <= 0.1, "keep leaves the slow part of the stack as it is"
 
 
 def test_jitter_noise_and_bad_slices(brain):
-    """Independent jitter and 3 % noise: blank slices and copies are found, and nothing else is named."""
+    """Independent jitter and 3 % noise: blank slices and copies are found, and no other outliers."""
     half = brain[:, ::2, ::2]
     rng = np.random.default_rng(3)
     middle = (np.array(half.shape[1:]) - 1) / 2
@@ -180,8 +180,8 @@ def test_jitter_noise_and_bad_slices(brain):
     raw[14], raw[40] = raw[13], raw[41]
     matrices, fit = aligned(raw)
     good = np.setdiff1d(np.arange(len(half)), fit.outliers)
-    left = residuals(matrices[good], truth[good], half.shape[1:])
-    print(f"jitter: {left}, named {fit.kinds}")
+    residual = residuals(matrices[good], truth[good], half.shape[1:])
+    print(f"jitter: {residual}, outliers {fit.kinds}")
     assert fit.kinds == {7: "blank", 14: "duplicated", 20: "blank", 33: "blank", 40: "duplicated"}
     assert fit.bridged == (7, 20, 33)
-    assert left["fast"] <= 0.15
+    assert residual["fast"] <= 0.15

@@ -1,4 +1,4 @@
-"""Pairs are kept: a cut-off estimate goes on, a growing stack is continued, workers read the voxels themselves."""
+"""Pairs are reused: after an interruption, and when a stack has grown; and workers read the voxels themselves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from daskreg.errors import InputError, LayoutMismatchError, OptionError
 from daskreg.geometry import Grid
 from daskreg.stacks import pairing, spans
 from daskreg.volumes import to_dataarray
+
+pytestmark = pytest.mark.slow
 
 SHAPE, N = (72, 88), 14
 
@@ -57,7 +59,7 @@ def matrices(fit):
     return fit.raw_from_aligned.matrices
 
 
-def test_how_the_stack_is_cut_changes_nothing(stack, monkeypatch):
+def test_the_spans_do_not_change_the_result(stack, monkeypatch):
     whole = dr.align_stack(stack)
     for longest in (1, 3, 5):
         monkeypatch.setattr(spans, "LONGEST", longest)
@@ -66,7 +68,7 @@ def test_how_the_stack_is_cut_changes_nothing(stack, monkeypatch):
         assert np.array_equal(cut.pairs.edges, whole.pairs.edges)
 
 
-def test_a_blank_run_across_a_cut_is_reached_over(stack, monkeypatch):
+def test_pairs_across_blank_slices_and_spans(stack, monkeypatch):
     gap = stack.copy()
     gap[3:7] = 0
     whole = dr.align_stack(gap)
@@ -75,24 +77,24 @@ def test_a_blank_run_across_a_cut_is_reached_over(stack, monkeypatch):
     assert np.allclose(matrices(dr.align_stack(gap)), matrices(whole), atol=1e-9)
 
 
-def test_a_cut_off_estimate_goes_on(stored, counted, tmp_path, drift):
+def test_an_interrupted_estimate_is_continued(stored, counted, tmp_path, drift):
     path = tmp_path / "pairs.jsonl"
     expected = dr.align_stack(dr.open(stored))
     counted.clear()
 
-    class CutOffError(Exception):
+    class InterruptedEstimateError(Exception):
         pass
 
     def stop(done, total):
         if done >= 8:
-            raise CutOffError
+            raise InterruptedEstimateError
 
-    with pytest.raises(CutOffError):
+    with pytest.raises(InterruptedEstimateError):
         dr.align_stack(dr.open(stored), checkpoint=path, progress=stop)
     finished = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     assert finished
     with path.open("a") as file:
-        file.write('{"start": 0, "st')  # what a kill leaves
+        file.write('{"start": 0, "st')  # an incomplete line, as after a kill
     counted.clear()
     fit = dr.align_stack(dr.open(stored), checkpoint=path)
     done = {i for f in finished for i in range(f["start"], f["stop"])}
@@ -104,7 +106,7 @@ def test_a_cut_off_estimate_goes_on(stored, counted, tmp_path, drift):
     assert np.array_equal(matrices(again), matrices(expected))
 
 
-def test_a_checkpoint_is_of_one_stack_and_one_model(stack, tmp_path):
+def test_a_checkpoint_of_another_stack_or_model_is_refused(stack, tmp_path):
     path = tmp_path / "pairs.jsonl"
     dr.align_stack(stack, checkpoint=path)
     for other, options in ((stack[:-1], {}), (stack, {"model": "translation"}), (stack, {"neighbors": 3})):
@@ -128,8 +130,8 @@ def test_a_growing_stack_is_continued(stack, drift, counted, tmp_path):
         assert residuals(matrices(fit), drift, SHAPE)["fast"] < 0.2
         at_once = dr.align_stack(stack)
         frame = np.linalg.inv(matrices(at_once)) @ matrices(fit)
-        assert np.allclose(frame, frame[0], atol=1e-6), "as if fitted at once, but for the frame"
-        assert np.abs((matrices(fit)[:9] - matrices(first))[:, :2, 2]).max() < 0.3, "what was there stays"
+        assert np.allclose(frame, frame[0], atol=1e-6), "as if fitted at once, except for the common motion"
+        assert np.abs((matrices(fit)[:9] - matrices(first))[:, :2, 2]).max() < 0.3, "the old slices keep their poses"
     other = stack.copy()
     other[7:9] += np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("f4")
     with pytest.raises(OptionError, match="slices 7 to 8"):
@@ -141,7 +143,7 @@ def test_a_growing_stack_is_continued(stack, drift, counted, tmp_path):
         dr.align_stack(stack[:5], previous=first)
 
 
-def test_a_saved_fit_is_the_fit(stack, tmp_path):
+def test_a_saved_fit_is_loaded_unchanged(stack, tmp_path):
     bad = stack.copy()
     bad[3] = 0
     fit = dr.align_stack(bad)
@@ -164,7 +166,7 @@ def client():
         yield client
 
 
-def test_workers_read_and_give_the_same(stored, stack, client, monkeypatch):
+def test_workers_read_the_voxels_and_give_the_same(stored, stack, client, monkeypatch):
     expected = dr.align_stack(dr.open(stored), client=False)
     seen = []
     with monkeypatch.context() as here:
@@ -184,8 +186,8 @@ def test_workers_read_and_give_the_same(stored, stack, client, monkeypatch):
     assert np.allclose(matrices(dr.align_stack(lazy)), matrices(expected), atol=1e-6)
 
 
-def test_what_a_span_weighs(stored):
-    """What travels does not grow with the voxels, nor what returns."""
+def test_the_size_of_a_span(stored):
+    """The pickled span and its pickled result do not grow with the voxels."""
     import pickle
 
     from daskreg.registration.pose import Pose

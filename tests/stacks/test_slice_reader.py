@@ -1,4 +1,4 @@
-"""Slices are read in bounded pieces, each chunk once, and shrunk without losing what counts."""
+"""Slices are read in bounded pieces, each chunk once, and downsampled with respect to masks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def volume():
 
 
 def reads(monkeypatch):
-    """Boxes read since, in order."""
+    """Boxes that are read from now on, in order."""
     boxes = []
     read = Source.read
 
-    def noted(self, box):
+    def recorded(self, box):
         boxes.append(box)
         return read(self, box)
 
-    monkeypatch.setattr(Source, "read", noted)
+    monkeypatch.setattr(Source, "read", recorded)
     return boxes
 
 
@@ -45,7 +45,7 @@ def test_slices_along_any_axis(volume):
         assert np.array_equal(reader.read(wanted), moved[wanted])
 
 
-def test_shrunk_slices_are_block_means_where_they_lie(volume):
+def test_downsampled_slices_are_block_means_at_their_position(volume):
     source = volume_of(to_dataarray(volume, Grid(volume.shape, (2, 0.5, 0.25), (1, 2, 3), unit="um"))).source
     reader = SliceReader.of(source, 0, most=20)
     assert reader.factors == (2, 3)
@@ -53,7 +53,7 @@ def test_shrunk_slices_are_block_means_where_they_lie(volume):
     assert reader.grid == Grid((25, 21), (1.0, 0.75), (2.25, 3.25), unit="um", axes=("y", "x"))
 
 
-def test_nan_and_masked_voxels_do_not_count(volume):
+def test_nan_and_masked_voxels_are_ignored(volume):
     volume[4, 10:12, 10:13] = np.nan
     volume[4, 0, 0] = np.inf
     mask = np.ones(volume.shape[1:], bool)
@@ -62,10 +62,10 @@ def test_nan_and_masked_voxels_do_not_count(volume):
     dims = source.dims[1:]
     cover = source_in_memory(mask, name="mask", dims=dims, grid=source.grid.take((1, 2)))
     got = SliceReader.of(source, 0, mask=cover, most=20).read([4])[0]
-    kept = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan)[:50, :63].reshape(25, 2, 21, 3)
+    valid = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan)[:50, :63].reshape(25, 2, 21, 3)
     with np.errstate(invalid="ignore"):
-        counts = np.isfinite(kept).sum(axis=(1, 3))
-        expected = np.where(counts > 0, np.nansum(kept, axis=(1, 3)) / np.maximum(counts, 1), np.nan)
+        counts = np.isfinite(valid).sum(axis=(1, 3))
+        expected = np.where(counts > 0, np.nansum(valid, axis=(1, 3)) / np.maximum(counts, 1), np.nan)
     assert np.allclose(got, expected, equal_nan=True, atol=1e-6)
     assert np.isnan(got).any()
 

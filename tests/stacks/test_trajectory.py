@@ -1,4 +1,4 @@
-"""Chains of poses, bridges over gaps, and the split into slow and fast."""
+"""Poses along shortest paths, interpolation over gaps, and the split into slow and fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oracles import low_pass
 
 from daskreg.geometry import Affine
 from daskreg.registration.pose import Pose
-from daskreg.stacks.trajectory import Frame, bridged, chained, mean_pose, slow_part, whittaker
+from daskreg.stacks.trajectory import PoseProjection, interpolate_missing, shortest_path_poses, slow_part, whittaker
 
 CENTRE, REACH = np.array([40.0, 60.0]), np.array([40.0, 60.0])
 
@@ -17,8 +17,8 @@ def rigid(theta, tx, ty):
     return Affine.from_parameters(theta=theta, tx=tx, ty=ty, centre=CENTRE).matrix
 
 
-def frame(model="rigid"):
-    return Frame(Pose.of(model, 2), CENTRE, REACH)
+def projection(model="rigid"):
+    return PoseProjection(Pose.of(model, 2), CENTRE, REACH)
 
 
 @pytest.fixture
@@ -31,34 +31,34 @@ def pairs_of(poses, edges):
     return np.stack([poses[b] @ np.linalg.inv(poses[a]) for a, b in edges])
 
 
-def test_pairs_compose_along_the_chain(walk):
+def test_pairs_compose_along_a_chain(walk):
     edges = np.array([(i, i + 1) for i in range(8)])
-    poses = chained(9, edges, pairs_of(walk, edges), np.ones(8), root=2)
+    poses = shortest_path_poses(9, edges, pairs_of(walk, edges), np.ones(8), root=2)
     assert np.allclose(poses, walk @ np.linalg.inv(walk[2]))
 
 
-def test_the_cheapest_way_is_taken(walk):
+def test_the_path_of_least_cost_is_taken(walk):
     edges = np.array([(0, 1), (1, 2), (0, 2), (2, 3), (4, 5)])
     matrices = pairs_of(walk, edges)
     matrices[1] = rigid(1, 50, 50)
     cost = np.array([1, np.inf, 2, 1, 1.0])
-    poses = chained(6, edges, matrices, cost, root=0)
+    poses = shortest_path_poses(6, edges, matrices, cost, root=0)
     assert np.allclose(poses[:4], walk[:4] @ np.linalg.inv(walk[0]))
     assert np.isnan(poses[4:]).all()
-    alone = chained(3, edges[:1], matrices[:1], np.array([np.inf]), root=1)
+    alone = shortest_path_poses(3, edges[:1], matrices[:1], np.array([np.inf]), root=1)
     assert np.isfinite(alone[:, 0, 0]).tolist() == [False, True, False]
 
 
-def test_bridges_are_straight_and_stay_in_the_model():
+def test_interpolated_poses_are_linear_and_of_the_model():
     poses = np.stack([rigid(0.1 * i, 3 * i, -2 * i) for i in range(6)])
-    found = np.array([False, True, False, False, True, False])
-    filled = bridged(np.where(found[:, None, None], poses, np.nan), found, frame())
-    assert np.allclose(filled[found], poses[found])
+    known = np.array([False, True, False, False, True, False])
+    filled = interpolate_missing(np.where(known[:, None, None], poses, np.nan), known, projection())
+    assert np.allclose(filled[known], poses[known])
     assert np.allclose(filled[2:4], poses[2:4], atol=0.3)
     assert np.allclose(filled[0], poses[1])
     assert np.allclose(filled[5], poses[4])
     linear = filled[:, :2, :2]
-    assert np.allclose(linear @ linear.mT, np.eye(2)), "turns, not averages of matrices"
+    assert np.allclose(linear @ linear.mT, np.eye(2)), "rotations, not averages of matrices"
 
 
 def test_the_smoother_is_whittakers():
@@ -77,7 +77,7 @@ def test_half_of_a_wave_of_the_period_is_slow():
     assert np.allclose(whittaker(wave, np.ones(600), 3)[inside], wave[inside], atol=0.02)
 
 
-def test_straight_courses_are_slow_up_to_the_ends_and_gaps_are_filled():
+def test_straight_trajectories_are_slow_up_to_the_ends_and_gaps_are_filled():
     line = np.linspace(0, 30, 40)[:, None]
     weight = np.ones(40)
     weight[[0, 7, 20]] = 0
@@ -85,19 +85,13 @@ def test_straight_courses_are_slow_up_to_the_ends_and_gaps_are_filled():
     assert np.array_equal(whittaker(line[:2], np.ones(2), 15), line[:2])
 
 
-def test_the_slow_part_of_turns_is_a_turn():
+def test_the_slow_part_of_rotations_is_a_rotation():
     rng = np.random.default_rng(2)
     jitter = rng.normal(size=60) * 0.05
     poses = np.stack([rigid(0.15 * i + j, 0.5 * i, 0) for i, j in enumerate(jitter)])
-    slow = slow_part(poses, np.ones(60), 15, frame())
+    slow = slow_part(poses, np.ones(60), 15, projection())
     assert np.allclose(slow[:, :2, :2] @ slow[:, :2, :2].mT, np.eye(2))
     fast = poses @ np.linalg.inv(slow)
     angle = np.arctan2(-fast[:, 1, 0], fast[:, 1, 1])
-    assert np.abs(angle).max() < 0.15, "more than a whole turn went into the slow part"
+    assert np.abs(angle).max() < 0.15, "more than a whole turn is in the slow part"
     assert np.corrcoef(angle, jitter)[0, 1] > 0.9
-
-
-def test_the_mean_of_poses():
-    poses = np.stack([rigid(a, 4 * a, 0) for a in (-0.3, 0.1, 0.2)])
-    assert np.allclose(mean_pose(poses, np.ones(3), frame()), np.eye(3), atol=0.1)
-    assert np.allclose(mean_pose(poses, np.array([0, 0, 1.0]), frame()), poses[2])

@@ -123,6 +123,7 @@ def test_sizes_of_ilastik(path):
     assert grid(dr.open(path, spacing=4)).spacing == (4, 4, 4)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_open_already(path):
     with h5py.File(path, "w") as file:
         file["v"] = VALUES

@@ -117,6 +117,7 @@ def test_big_endian_and_extended_headers(tmp_path):
     boxes_agree(dr.open(written(tmp_path / "a.mrc", VALUES.astype(">i2"), change=change)), VALUES)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(UnsupportedDTypeError, match="complex64"):
         dr.open(written(tmp_path / "c.mrc", VALUES.astype("c8")))

@@ -1,0 +1,131 @@
+"""The result of `icp`: the transform, its status, and how well it is determined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Affine
+from daskreg.reporting.fit import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+
+class CloudStatus(Enum):
+    """How `icp` ended; the value says what to do."""
+
+    CONVERGED = "the iteration converged, and the points determine the motion in every direction"
+    UNSETTLED = "points still moved when the iterations ran out: raise max_iterations, or give an init that is nearer"
+    UNDETERMINED = (
+        "the shape leaves a motion free (fit.free names it; a line, plane, cylinder or sphere does): "
+        "add points with more structure, or take only the motion that is determined"
+    )
+    CHANCE = (
+        "the nearest points are as far apart as in unrelated clouds: "
+        "use init='global', or clouds in which the same points were measured"
+    )
+    MISFIT = (
+        "the surfaces cross, or lie beside each other where they should meet, as in a wrong pose with near points: "
+        "use init='global', give an init near enough, or cut the clouds to what they share"
+    )
+    AMBIGUOUS = (
+        "another pose fits about as well (fit.rivals), and no init says which is meant: give an init, "
+        "or clouds that show what breaks the symmetry"
+    )
+    LOW_OVERLAP = (
+        "few source points have a target point near them: raise max_distance, use init='global', "
+        "or cut the clouds to what they share"
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CloudFit(Fit):
+    """The result of `icp`.
+
+    Attributes:
+        target_from_source: the motion; `fit.target_from_source(source)` lies on the target.
+            It acts on the columns of the points in their order.
+        status: how it ended; `ok` tells whether to trust it.
+        rmse: root mean square distance of the inliers to their nearest target points.
+        fitness: share of the source points that are inliers: within `max_distance`, or, without it,
+            within the limit that the search for common points used, or within
+            five times the lower quartile of all distances.
+        covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
+            inliers, shifts, and the logarithm of the scale if it was estimated.
+        rivals: other poses that fit about as well, where poses were searched for: those that
+            were compared last, so a body of many symmetries has more than are listed.
+        free: motions that the clouds do not determine, in words.
+        method, iterations, seconds: the method, its iterations on the last level, and the time of the whole call.
+    """
+
+    kind: ClassVar[str] = "cloud"
+    target_from_source: Affine
+    status: CloudStatus
+    rmse: float
+    fitness: float
+    covariance: Floats
+    covariance_names: tuple[str, ...]
+    rivals: tuple[Affine, ...]
+    free: tuple[str, ...]
+    method: str
+    iterations: int
+    seconds: float
+    _target: Floats = field(repr=False)
+    _source: Floats = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.status is CloudStatus.CONVERGED
+
+    @property
+    def scale(self) -> float:
+        """The common scale, 1 without `with_scale`."""
+        linear = self.target_from_source.linear
+        return float(np.linalg.det(linear) ** (1 / len(linear)))
+
+    @property
+    def rotation(self) -> Floats:
+        """(D, D) proper rotation."""
+        return np.asarray(self.target_from_source.linear / self.scale)
+
+    @property
+    def translation(self) -> Floats:
+        """(D,) such that target = scale * rotation @ source + translation."""
+        return np.asarray(self.target_from_source.offset)
+
+    @property
+    def transform(self) -> Affine:
+        return self.target_from_source
+
+    @property
+    def pull(self) -> Affine:
+        return self.target_from_source.inverse()
+
+    @property
+    def push(self) -> Affine:
+        return self.target_from_source
+
+    def facts(self) -> dict[str, Any]:
+        hidden = ("target_from_source",)
+        names = [f.name for f in fields(self) if not f.name.startswith("_") and f.name not in hidden]
+        return {name: getattr(self, name) for name in names}
+
+    def plot(self) -> Figure:
+        """Both clouds before and after, and the distances that are left."""
+        from daskreg.reporting import plots
+
+        return plots.cloud(self, self._target, self._source)
+
+    def __repr__(self) -> str:
+        ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)
+        return (
+            f"CloudFit({self.status.name.lower()}: rmse {self.rmse:.4g}, fitness {self.fitness:.0%}, {self.method}, "
+            f"{self.iterations} iterations, {self.seconds:.2g} s\n  {self.target_from_source.describe()}{ending})"
+        )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import psutil
 import pytest
 from distributed import Client
@@ -147,6 +148,10 @@ def test_a_gpu_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         dr.connect(device="cuda")
 
 
+@pytest.mark.skipif(
+    distributed.__version__ < "2026.8",
+    reason="in an environment of older versions, a nanny restarts a worker that ends again and again",
+)
 def test_an_unguarded_script_is_told_so_in_one_line(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text("import daskreg\ndaskreg.connect(workers=1)\n")

@@ -1,7 +1,6 @@
 """A large output in blocks: planned, computed by independent tasks, recorded, resumed, verified.
 
 job              what a block computes: a warp or copy (`Job`), the next pyramid level (`Downsample`)
-mapping          which source box an output box needs, and by which matrices
 source_buffer    the part of a source that a block needs, in memory that is reused
 fingerprints     what identifies the pixels of each block
 memory           how much memory a block takes, and how much there is

@@ -31,4 +31,6 @@ def client_for(client: Any, source: Source) -> Any:
 
     Raises: OptionError for what is not a client.
     """
-    return None if client is None and source.in_memory else chosen_client(client)
+    if client is None and source.in_memory:
+        return None
+    return chosen_client(client)

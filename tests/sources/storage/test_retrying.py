@@ -25,6 +25,9 @@ class Flaky(WrapperStore):
         super().__init__(store)
         self.share, self.error, self.random, self.calls = share, error, random.Random(seed), 0
 
+    def with_read_only(self, read_only=False):  # zarr's own has this from 3.1.6 on
+        return type(self)(self._store.with_read_only(read_only))
+
     def fail(self):
         self.calls += 1
         if self.random.random() < self.share:

@@ -39,8 +39,8 @@ def photograph(name: str) -> Floats:
     return image.mean(-1) if image.ndim == 3 else image
 
 
-def pairs(volume: bool = False) -> list[tuple[Floats, Floats, Any]]:
-    """Images, moved by known affine maps with cubic interpolation: fixed, moving, moving from fixed."""
+def pairs(model: str, volume: bool = False) -> list[tuple[Floats, Floats, Any]]:
+    """Images, moved by known maps of a model with cubic interpolation: fixed, moving, moving from fixed."""
     import daskreg as dr
 
     rng = np.random.default_rng(7)
@@ -56,7 +56,7 @@ def pairs(volume: bool = False) -> list[tuple[Floats, Floats, Any]]:
             for name, reach in (
                 {"rx": 0.2, "ry": 0.2, "rz": 0.2, "tx": 4, "ty": 4, "tz": 4}
                 if volume
-                else {"theta": 0.5, "tx": 50, "ty": 50, "shx": 0.1}
+                else {"theta": 0.3, "tx": 30, "ty": 30, "shx": 0.1 if model == "affine" else 0.0}
             ).items()
         }
         centre = (np.asarray(image.shape) - 1) / 2
@@ -83,7 +83,7 @@ def registered(model: str, metric: str, volume: bool = False) -> Case:
             numbers += fit.moving_from_fixed.matrix.ravel().tolist()
         return {"median error (voxels)": float(np.median(errors)), "worst": max(errors)}, numbers
 
-    made = pairs(volume)
+    made = pairs(model, volume)
     return case
 
 

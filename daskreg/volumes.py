@@ -21,6 +21,7 @@ from dask.base import tokenize
 
 from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
+from daskreg.runtime.private_apis import is_loaded
 from daskreg.sources import Source, read_block, recall, remember
 from daskreg.sources.channels import ends_in_colour, only_entry
 from daskreg.sources.chunking import read_block_shape, sizes_per_axis
@@ -95,6 +96,16 @@ def volume_of(value: Any, *, colour_ndim: int | None = None) -> Volume:
         value = _with_colour_named(value, colour_ndim)
     array = _normalised(value)
     return Volume(array, _source_of(array, _grid_of(array)))
+
+
+def mask_array(mask: Any) -> Any:
+    """A mask that a caller passed (array, DataArray, tensor; positive where voxels count) as bool in NumPy or dask."""
+    if hasattr(mask, "detach"):
+        mask = _from_tensor(mask)
+    elif isinstance(mask, xr.DataArray):
+        mask = mask.data
+    data = mask if isinstance(mask, np.ndarray | da.Array) else np.asarray(mask)
+    return data if data.dtype == bool else data > 0
 
 
 def grid(array: Any) -> Grid:
@@ -224,7 +235,7 @@ def _normalised(value: Any) -> xr.DataArray:
     _check_shape(value.dims, value.shape, what)
     if not all(isinstance(d, str) for d in value.dims):
         value = value.rename({d: str(d) for d in value.dims})
-    if not value.variable._in_memory and value.chunks is None:
+    if not is_loaded(value) and value.chunks is None:
         value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
     lead, space = split_dims([str(d) for d in value.dims])
     value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)

@@ -205,6 +205,33 @@ def test_torch_is_not_reached_through_another_module(module: str) -> None:
         assert "torch" not in names, f"importing {module} imports {name}, which imports torch"
 
 
+def own_names(tree: ast.Module) -> set[str]:
+    """Private names that a file itself defines: functions, methods, class attributes, fields, attributes of self."""
+    found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return found | {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls", "other")
+    }
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"runtime.private_apis"}))
+def test_private_names_of_others_are_used_in_one_module(module: str) -> None:
+    """`x._name` is of the file itself, or public in spite of its name (named tuples). The rest is in private_apis."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    public = {"_replace", "_fields", "_asdict"} | own_names(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
+            continue
+        if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+            continue
+        assert node.attr in public, f"{module}:{node.lineno}: {ast.unparse(node)} is private to another module"
+
+
 def test_no_circles() -> None:
     """No module needs itself through others, inside a folder or between folders, also not inside functions."""
     graph = {name: inner(imports(path, name)) & MODULES.keys() - {name, ""} for name, path in MODULES.items() if name}

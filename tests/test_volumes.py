@@ -12,6 +12,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
@@ -32,7 +33,7 @@ from daskreg.errors import (
 )
 from daskreg.geometry import Box, Grid
 from daskreg.sources import recall
-from daskreg.volumes import to_dataarray, volume_of
+from daskreg.volumes import mask_array, to_dataarray, volume_of
 
 SHAPE = (9, 10, 11)
 VALUES = np.random.default_rng(0).integers(0, 2**16, SHAPE).astype("u2")
@@ -726,3 +727,13 @@ def test_real_sections_as_a_stack(data):
     assert stack.shape == (12, 800, 800)
     assert dr.grid(stack).spacing == (50, 10, 10)
     assert volume_of(stack[3:4]).source.read(Box((0, 0, 0), (1, 800, 800))).any()
+
+
+@pytest.mark.parametrize("as_type", [np.asarray, da.asarray, xr.DataArray, torch.as_tensor, np.ndarray.tolist])
+def test_masks_of_all_kinds_are_true_where_they_are_positive(as_type) -> None:
+    values = np.array([[0.0, 0.5, -1.0], [np.nan, 2.0, 0.0]])
+    mask = mask_array(as_type(values))
+    assert isinstance(mask, np.ndarray | da.Array)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(np.asarray(mask), [[False, True, False], [False, True, False]])
+    np.testing.assert_array_equal(np.asarray(mask_array(as_type(values > 0))), values > 0)

@@ -25,7 +25,7 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Box, Grid
-from daskreg.volumes import volume_of
+from daskreg.volumes import mask_array, volume_of
 
 # Bytes of memory for each voxel that is read: levels, gradients and samples.
 _BYTES_PER_VOXEL = 64
@@ -104,9 +104,7 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
 
 
 def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
-    data = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else getattr(mask, "data", mask)
-    if not isinstance(data, np.ndarray | da.Array):
-        data = np.asarray(data)
+    data = mask_array(mask)
     if data.shape != grid.shape:
         raise ShapeMismatchError(f"{what}_mask has shape {data.shape}, but {what} has {grid.shape}")
     return data

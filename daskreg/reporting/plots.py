@@ -17,7 +17,7 @@ import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import MissingExtraError, ShapeMismatchError
-from daskreg.geometry import Grid, index_matrix
+from daskreg.geometry import Grid, as_transform, index_matrix
 from daskreg.geometry.parameters import parameters_from_matrix
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def _axis_label(name: str, unit: str) -> str:
 
 def _in_frame_of(estimated: Floats, truth: Any) -> Floats:
     """The true matrices, such that the first one is that of the estimate."""
-    true = np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
+    true = as_transform(truth).to_matrices()
     if true.shape != estimated.shape:
         raise ShapeMismatchError(f"truth has shape {true.shape}, the fit {estimated.shape}")
     return np.asarray(true @ np.linalg.inv(true[0]) @ estimated[0])

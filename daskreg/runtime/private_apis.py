@@ -184,6 +184,14 @@ def numcodecs_zstd(codec: Any) -> Any:
 # xarray -------------------------------------------------------------------------------------------------------------
 
 
+def is_loaded(array: Any) -> bool:
+    """Whether the values of a DataArray are in memory; False where xarray has opened a file lazily.
+
+    `Variable._in_memory` is private; asking for the values would load them. Unchanged from 2025.6 to 2026.9.
+    """
+    return bool(array.variable._in_memory)
+
+
 def wrapped_arrays(item: Any) -> Iterator[Any]:
     """What xarray's lazy arrays wrap, under either of two names. Nothing for other objects.
 

@@ -107,7 +107,7 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         weights=solution.weight,
         residuals=solution.residual,
         pairs=estimate.pairs,
-        looks=estimate.features,
+        features=estimate.features,
     )
 
 

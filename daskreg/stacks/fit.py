@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InputError, InvalidTransformError, MissingExtraError, ShapeMismatchError
 from daskreg.formats import transforms
-from daskreg.geometry import SliceAffines
+from daskreg.geometry import SliceAffines, as_transform
 from daskreg.geometry.lie import Algebra
 from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
@@ -65,7 +65,7 @@ class StackFit(Fit):
         disagreement: factor, at least 1, by which pairs disagree more than the noise of the images
             explains; `sigma` includes it.
         seconds: the duration of the estimate.
-        pairs, looks: the results for pairs and the features of single slices (see `pair_table`), for
+        pairs, features: the results for pairs and the features of single slices (see `pair_table`), for
             `align_stack(..., previous=fit)`; None where slices were not fitted to each other.
         weights: (E,) robust weight of each pair in the end, 0..1.
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
@@ -92,7 +92,7 @@ class StackFit(Fit):
     seconds: float
     common_line: str | None = None
     pairs: PairTable | None = None
-    looks: SliceFeatures | None = None
+    features: SliceFeatures | None = None
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
 
@@ -140,7 +140,7 @@ class StackFit(Fit):
         """
         if self.pairs is None:
             raise InputError("this fit has no pairs: only fits to neighbours have cycles")
-        true_poses = None if truth is None else np.asarray(getattr(truth, "matrices", truth), dtype=np.float64)
+        true_poses = None if truth is None else as_transform(truth).to_matrices()
         shape = self.raw_from_aligned.matrices.shape
         if true_poses is not None and true_poses.shape != shape:
             raise ShapeMismatchError(f"truth has shape {true_poses.shape}, the fit {shape}")
@@ -201,9 +201,9 @@ class StackFit(Fit):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fit as JSON, which `daskreg.load` reads as its transform and `StackFit.load` as the fit."""
-        if Path(path).suffix.lower() != ".json" or self.pairs is None or self.looks is None:
+        if Path(path).suffix.lower() != ".json" or self.pairs is None or self.features is None:
             return super().save(path)
-        tables = {"pairs": packed(self.pairs), "looks": packed(self.looks)}
+        tables = {"pairs": packed(self.pairs), "looks": packed(self.features)}
         tables |= {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ("weights", "residuals")}
         transforms.write_json(self.to_dict() | {"tables": tables}, path)
         return None
@@ -267,7 +267,7 @@ class StackFit(Fit):
         cycle = "" if np.isnan(self.cycle) else f", cycles close to {self.cycle:.3g} {unit}"
         return (
             f"StackFit({self.status.name.lower()}: {len(self.scores)} slices along {self.raw_from_aligned.axis!r}, "
-            f"{self.model} against {self.reference!r}, median {self.metric} {score}, "
+            f"{self.model}, reference {self.reference!r}, median {self.metric} {score}, "
             f"shifts up to {shift:.4g} {unit}{cycle}, {self.seconds:.2g} s"
             f"{''.join('; ' + g for g in groups)}){ending}"
         )
@@ -314,6 +314,6 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
     found |= {name: tuple(data[name]) for name in ("bridged", "breaks")}
     tables = data.get("tables")
     if tables:
-        found |= {"pairs": unpacked(PairTable, tables["pairs"]), "looks": unpacked(SliceFeatures, tables["looks"])}
+        found |= {"pairs": unpacked(PairTable, tables["pairs"]), "features": unpacked(SliceFeatures, tables["looks"])}
         found |= {n: np.frombuffer(base64.b64decode(tables[n])).copy() for n in ("weights", "residuals")}
     return found

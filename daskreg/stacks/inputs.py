@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
-from daskreg.geometry import Affine, common_unit
+from daskreg.geometry import as_affine, common_unit
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
 from daskreg.stacks.spans import StackSpec
-from daskreg.volumes import volume_of
+from daskreg.volumes import mask_array, volume_of
 
 Floats = NDArray[np.float64]
 
@@ -51,8 +51,7 @@ def mask_source(mask: Any, source: Source, position: int) -> Source | None:
     """
     if mask is None:
         return None
-    data = mask.detach().cpu().numpy() if hasattr(mask, "detach") else getattr(mask, "data", mask)
-    data = data if hasattr(data, "dask") else np.asarray(data) > 0
+    data = mask_array(mask)
     inner = [k for k in range(source.ndim) if k != position]
     if tuple(data.shape) not in (source.shape, tuple(source.shape[k] for k in inner)):
         raise ShapeMismatchError(f"mask has shape {tuple(data.shape)}, but the stack has {source.shape}")
@@ -78,7 +77,7 @@ def anchor_poses(
     for number, anchor in anchors.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
             raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
-        affine = anchor if isinstance(anchor, Affine) else Affine(anchor)
+        affine = as_affine(anchor, what=f"the anchor of slice {number}")
         common_unit(affine.unit, whole.unit, f"the anchor of slice {number} and the stack")
         if affine.ndim != whole.ndim:
             raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
@@ -88,8 +87,8 @@ def anchor_poses(
         difference = np.abs((model.projection.project(pose[None])[0] - pose) @ corner).max()
         if difference > 1e-3 * min(spec.grid.spacing):
             raise OptionError(
-                f"the anchor of slice {number} is no motion of the model {spec.options.pose.groups}: use another model "
-                "or an anchor without the motions that the model leaves out"
+                f"the anchor of slice {number} is not a motion of the model {spec.options.pose.groups}: use another "
+                "model or an anchor without the motions that the model leaves out"
             )
         poses[int(number)] = pose
     return poses

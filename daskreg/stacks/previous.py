@@ -39,9 +39,9 @@ def finished_span(fit: StackFit) -> SpanResult:
 
     Raises: OptionError where the fit has none.
     """
-    if fit.pairs is None or fit.looks is None:
+    if fit.pairs is None or fit.features is None:
         raise OptionError("the earlier fit has no pairs")
-    return SpanResult(0, len(fit.scores), fit.pairs, fit.looks, np.empty(0, np.uint64))
+    return SpanResult(0, len(fit.scores), fit.pairs, fit.features, np.empty(0, np.uint64))
 
 
 def in_frame_of(fit: StackFit, solution: PoseSolution, spec: StackSpec) -> PoseSolution:

@@ -208,7 +208,10 @@ def fit_edges(item: PairTask) -> PairTable:
 
 
 def _searched(pair: ImageSequence) -> NDArray[np.float64]:
-    """(1, P) the best of all rotations and shifts of the second of two images."""
+    """(1, P) the best of all rotations and shifts of the second of two images.
+
+    Unlike `BestCandidate`, without a second search on a finer level: the pose graph decides whether to use the pair.
+    """
     one, other = torch.tensor([0]), torch.tensor([1])
     levels = [
         replace(level, fixed=level.fixed.take(one), moving=level.moving.take(other))

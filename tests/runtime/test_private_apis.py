@@ -164,8 +164,17 @@ def test_the_array_behind_xarrays_wrappers_is_reached(tmp_path: Path) -> None:
     raise AssertionError("no Zarr array is found")
 
 
+def test_a_lazily_opened_array_is_not_loaded(tmp_path: Path) -> None:
+    whole = xr.DataArray(np.ones((4, 5)), dims=("y", "x"), name="a")
+    assert private_apis.is_loaded(whole)
+    whole.to_dataset().to_zarr(tmp_path / "x.zarr", consolidated=False)
+    opened = xr.open_zarr(tmp_path / "x.zarr", consolidated=False, chunks=None)["a"]
+    assert not private_apis.is_loaded(opened)
+    assert private_apis.is_loaded(opened.load())
+
+
 def test_nothing_else_in_the_package_uses_private_names() -> None:
-    """Imports of private modules; private attributes of other objects are left to the reader of a change."""
+    """Imports of private modules; `test_layers` has private attributes of other objects."""
     root = Path(private_apis.__file__).parents[1]
     for path in root.rglob("*.py"):
         if path.name == "private_apis.py":

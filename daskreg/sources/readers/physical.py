@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import GridError, InvalidSpacingError, MetadataWarning
-from daskreg.geometry import Grid
+from daskreg.geometry import Grid, box_corners
 from daskreg.geometry.transform import reversed_axes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD, SPACE
 
@@ -61,8 +61,7 @@ def grid_of_header(
     if np.abs(direction - np.rint(direction)).max() <= _WHOLE:
         direction = np.rint(direction)
     grid = Grid(shape, spacing, m[:-1, -1], direction, unit, SPACE[-ndim:])
-    bits = np.indices((2,) * ndim).reshape(ndim, -1).T
-    corners = bits * (np.asarray(shape) - 1.0)
+    corners = box_corners(np.zeros(ndim), np.asarray(shape) - 1.0)
     off = np.abs(grid.index(corners @ linear.T + m[:-1, -1]) - corners).max()
     if off <= _SHEAR:
         return grid, {}

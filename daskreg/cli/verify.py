@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from daskreg.cli.options import loudness
+from daskreg.cli.options import verbosity
 
 
 @click.command(short_help="Read every file of an output again.")
 @click.argument("output")
-@loudness
+@verbosity
 def command(output: str, *, quiet: bool) -> int:
     """Check an OME-Zarr image that daskreg wrote.
 

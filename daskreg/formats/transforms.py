@@ -57,7 +57,7 @@ def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
         raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}") from error
     if text.startswith("#Insight Transform File"):
         return itk.read_text(text, str(path))
-    if elastix.looks_like(text):
+    if elastix.is_parameter_file(text):
         return elastix.read(text, path, lambda linked: _load(linked, (*parents, resolved)))
     if text.lstrip().startswith("{"):
         return transform_from_file(_parsed(text, path), str(path))

@@ -204,18 +204,18 @@ def solve_level(
     *,
     tolerance: float,
     max_iterations: int,
-    rough: bool = False,
+    subset_only: bool = False,
 ) -> Iterate:
     """Minimise from (B, P) parameters on one level, until each pair stops.
 
-    rough: on a level of more than `SUBSET_VOXELS` voxels, solve the subset only.
+    subset_only: on a level of more than `SUBSET_VOXELS` voxels, solve the subset only.
     """
     objective = LevelObjective(problem, level)
     p = np.asarray(start, dtype=np.float64).copy()
     if objective.voxels <= SUBSET_VOXELS:
         return _minimise(objective, p, tolerance, max_iterations)
     first = _minimise(objective.subsampled(), p, max(tolerance, _SUBSET_TOLERANCE), max_iterations)
-    if rough:
+    if subset_only:
         return first
     iterate = _corrected_by_all_voxels(objective, first.parameters, tolerance, max_iterations)
     if not iterate.converged.all():

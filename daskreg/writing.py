@@ -237,7 +237,7 @@ def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
 
 
 def _failed(made: Plan, failures: list[BlockFailure]) -> Exception:
-    """The error of a run with failures: that of one block where every block would meet it, else a list of them."""
+    """The error of a run with failures: the error that every block would have, if there is one, else a list of them."""
     for failure in failures:
         if isinstance(failure.error, (*FATAL, InputError)):
             return failure.error

@@ -1,4 +1,4 @@
-"""Read back every file of an image that daskreg wrote: is it there, with the bytes that were written, and decodable?"""
+"""Read back every file of an image that daskreg wrote, and check that it exists, is unchanged, and decodes."""
 
 from __future__ import annotations
 

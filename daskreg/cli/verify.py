@@ -22,5 +22,5 @@ def command(output: str, *, quiet: bool) -> int:
     for problem in problems:
         click.echo(problem)
     if not problems and not quiet:
-        click.echo(f"{output} is whole")
+        click.echo(f"{output} is complete and undamaged")
     return 1 if problems else 0

@@ -39,7 +39,7 @@ _EQUAL_SCORE, _EQUAL_DISTANCE = 0.95, 0.9
 _DROPPED_BELOW, _DROPPED_BELOW_GOOD = 0.25, 0.12
 # Volumes: candidates with more than the best distance divided by this are not refined further.
 _WORTH = 0.5
-# In spacings: points nearer than the first have met their counterparts; correspondences above the second do not count.
+# In spacings: points nearer than the first count as matched; correspondences above the second do not count.
 _MATCHED, _LIMIT = 0.35, 0.6
 # Least share of the source points that have counterparts.
 LEAST_OVERLAP = 0.2
@@ -147,9 +147,9 @@ def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, o
 
 def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> GlobalPose:
     """For clouds that fill a volume: the candidate with the nearest correspondences."""
-    met = _by_common_points(pyramid, options, starts, scale)
-    if met is not None:
-        return met
+    matched = _by_common_points(pyramid, options, starts, scale)
+    if matched is not None:
+        return matched
     target, source = pyramid.coarse
     few = np.concatenate([starts, _candidates_by_rotation(pyramid, options, scale)])
     trim = _COMPARISON_TRIM if options.trim is None else options.trim
@@ -172,7 +172,7 @@ def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scal
     ]
     distances = np.array([distance(t) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
-    if dense:  # a sample of the source converges before its points meet their counterparts
+    if dense:  # a sample of the source converges before its points are near their counterparts
         best = int(np.argmin(distances))
         closer = refine(target, pyramid.fine[1], matrices[best], options, max_iterations=80)
         matrices[best], distances[best] = closer.matrix, distance(closer)
@@ -183,7 +183,7 @@ def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scal
 def _candidates_by_outline(pyramid: CloudPyramid, options: IcpOptions, starts: Floats) -> Floats:
     """(S, D+1, D+1) poses that `starts` lead to, for starts that are further away than the spacing.
 
-    From there only the shape of the whole cloud shows the way, and it does so best in samples of few points.
+    For such starts only the shape of the whole cloud leads to the pose; samples of few points show this shape best.
     """
     target, source = (Cloud(random_sample(points, _SPARSE, pyramid.seed)) for points in pyramid.points)
     sparse = [refine(target, source, m, options, max_iterations=50).matrix for m in starts]
@@ -228,6 +228,7 @@ def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -
     first = int(np.argmin(motions))
     smallest = good[first : first + 1]
     distinct = distinct_poses(np.concatenate([smallest, np.delete(good, first, axis=0)]), extent)
-    # The smallest motion is alike to one of those from the starts where one of them is left out after it.
+    # `distinct_poses` drops a start's pose that is near the smallest motion: then fewer poses are left than were put
+    # in.
     near = len(from_starts) and len(distinct_poses(np.concatenate([smallest, from_starts]), extent)) <= len(from_starts)
     return GlobalPose(distinct[0], distinct[1:], near=bool(near))

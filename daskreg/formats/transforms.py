@@ -48,7 +48,7 @@ def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
     """`parents` are the elastix files that named this one."""
     resolved = path.resolve()
     if resolved in parents:
-        raise InvalidTransformError(f"{path} builds on itself")
+        raise InvalidTransformError(f"{path} refers to itself")
     if _is_hdf5(path):
         return itk.read_hdf5(path)
     try:

@@ -1,11 +1,11 @@
 """The initial poses of pairs: which candidates there are, and how one is chosen.
 
 Candidates are refined by a few iterations on the coarse levels, in one batch, and the best by the metric is
-chosen. A candidate that moves the image more than another must be clearly better, so that an object that
-looks the same from several sides keeps the small motion.
+chosen. A candidate that moves the image more than another must be clearly better, so that of a symmetric
+object the small motion is chosen.
 
-An `InitialPose` is a strategy that the pipeline is given: it takes the pyramids of a batch of pairs, and returns the
-levels that are still to be solved with the poses at which they begin.
+An `InitialPose` is a strategy that is passed to the pipeline: it takes the pyramids of a batch of pairs, and returns
+the levels that are still to be solved with the poses at which they begin.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def refined(
 
     Args:
         rotations: where no start explains much, search again with these, one level finer and by several peaks of
-            the correlation for each rotation: on the coarsest level things that repeat look alike.
+            the correlation for each rotation: on the coarsest level repeated structures look the same.
     """
     p, cost = choose(problem, pyramids.levels, starts)
     if rotations is not None and cost >= _DOUBTFUL and len(pyramids.levels) >= 3:

@@ -184,7 +184,7 @@ def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
             for g in (fixed, moving)
         ]
         raise NoOverlapError(
-            f"the images do not meet in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
+            f"the images do not overlap in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
             'check their coordinates, or pass init="moments" or "search" to bring them together'
         )
 

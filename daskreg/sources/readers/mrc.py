@@ -51,7 +51,7 @@ class MrcReader(Reader):
                 reason = f"; {problem}" if problem else ""
                 raise NotAVolumeError(f"{what} is shorter than its header says ({size} bytes){reason}")
         if problem:
-            warnings.warn(f"{what}: {problem}; its header is taken as it stands", MetadataWarning, stacklevel=2)
+            warnings.warn(f"{what}: {problem}; its header is used as it is", MetadataWarning, stacklevel=2)
         names = _names(header)
         grid = _grid(header, dict(zip(names, shape, strict=True)), what, options)
         name = Path(path.removesuffix(Path(path).suffix) if _packing(path) else path).stem

@@ -246,7 +246,7 @@ def _register(
     groups = tuple(_GROUPS[name] for name in order)
     fit = register(fixed, moving, model=groups, metric=loss_type, max_iterations=iters, device=_device(device))
     if not fit.ok:
-        warnings.warn(f"not to be trusted: {fit.status.value}", DaskregWarning, stacklevel=3)
+        warnings.warn(f"the result is not reliable: {fit.status.value}", DaskregWarning, stacklevel=3)
     if verbose:
         log.info("%r", fit)
     registered = warp(moving, pull=fit.moving_from_fixed, like=fixed, device=_device(device))

@@ -183,9 +183,8 @@ def open(
         level: of a pyramid; 0 is the finest, -1 the coarsest.
         channel: number, or name, of the one to take; None keeps all.
         time: number of the one to take; None keeps all.
-        spacing: of the voxels handed out, instead of what the file states: one number, one for
-            each spatial dim in array order, or a mapping by dim. The origin stays where it
-            is in voxels.
+        spacing: replaces that of the file: one number, one for each spatial dim in array order, or
+            a mapping by dim. The origin stays where it is in voxels.
         unit: of space, instead of what the file states.
         chunks: of the dask array: "auto" is whole stored chunks or shards, 64 to 128 MiB together.
         recentre: take OME-Zarr levels that state no translation as means of blocks, whose first

@@ -195,11 +195,11 @@ def _one_pull(pull: Any, push: Any) -> Transform:
 
 
 def _composed(value: Any) -> Transform:
-    """One transform out of one, a fit, a matrix, or a sequence of them."""
+    """One transform, composed of what the caller passed: a transform, a fit, a matrix, or a sequence of them."""
     if not isinstance(value, (list, tuple)):
         return as_transform(value)
     if not value:
-        raise OptionError("an empty list of transforms says nothing; pass Affine.identity(ndim)")
+        raise OptionError("an empty list of transforms has no dimension; pass Affine.identity(ndim)")
     composed: Transform = reduce(matmul, [_composed(v) for v in value])
     return composed
 
@@ -235,7 +235,7 @@ def _all_fill(job: Job) -> bool:
 
 
 def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
-    """A tensor from a tensor, differentiable in the voxels; its voxels have spacing one."""
+    """Warp a tensor, differentiably in its voxels; voxels have spacing one."""
     import torch
 
     from daskreg.sampling.sample import sample

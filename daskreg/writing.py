@@ -23,7 +23,7 @@ from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
-from daskreg.runtime.progress import Progress, progress_bar
+from daskreg.runtime.progress import ByteProgress, progress_bar
 from daskreg.sources.registry import recall
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
@@ -122,7 +122,7 @@ def write(
     resume: bool | str = True,
     memory: str | int | None = None,
     client: Any = None,
-    progress: bool | Progress = True,
+    progress: bool | ByteProgress = True,
     version: str = "0.5",
 ) -> Written:
     """Write a volume as multiscale OME-Zarr, block by block, in bounded memory.
@@ -204,7 +204,7 @@ def write(
     return result
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool | Progress = False) -> list[str]:
+def verify(path: str | os.PathLike[str], *, progress: bool | ByteProgress = False) -> list[str]:
     """Re-read every file of an image that `write` made: present, with the bytes written, decodable.
 
     Args:
@@ -237,7 +237,7 @@ def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
 
 
 def _failed(made: Plan, failures: list[BlockFailure]) -> Exception:
-    """The error of a run with failures: that of one block where every block would meet it, else a list of them."""
+    """The error of a run with failures: the error that every block would have, if there is one, else a list of them."""
     for failure in failures:
         if isinstance(failure.error, (*FATAL, InputError)):
             return failure.error
@@ -251,7 +251,7 @@ def _failed(made: Plan, failures: list[BlockFailure]) -> Exception:
     return error
 
 
-def _shown(progress: bool | Progress, label: str) -> AbstractContextManager[Progress | None]:
+def _shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[ByteProgress | None]:
     """What the public argument `progress` means: a function to call, or None."""
     if callable(progress):
         return nullcontext(progress)

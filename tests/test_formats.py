@@ -71,7 +71,7 @@ def test_opening_reads_metadata_only(tmp_path, monkeypatch, name):
     assert volume[3:, :20].shape == (9, 20, 50)
 
 
-@pytest.mark.filterwarnings("ignore:.*cannot say that the axes are turned")
+@pytest.mark.filterwarnings("ignore:.*cannot store that the axes are turned")
 @pytest.mark.parametrize("name", ["a.nii.gz", "packed.mha", "a.mrc", "a.h5"])
 def test_on_the_command_line(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)

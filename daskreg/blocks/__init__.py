@@ -10,7 +10,7 @@ levels           the pyramid levels: planned and run one after another
 output           the output of a run: safe, locked, created or resumed
 lock             a lock on a file that ends with its process
 ledger           which blocks are finished, and what their files hold
-input_files      which files a source reads in the end
+input_files      which files a source reads, directly or through a dask graph
 write_block      the one task of a run: compute a block, write it, record it
 level_writer     the files of one level, with their checksums
 run              the blocks of a level, on a cluster or in threads

@@ -1,8 +1,8 @@
-"""Blocks on a `distributed` cluster: a bounded number in flight, whatever happens to the machines.
+"""Blocks on a `distributed` cluster: a bounded number in flight; workers and the scheduler may fail.
 
-A task is described in a kilobyte and returns nothing. Its future is released at once: a result that is
-kept would be computed again when its worker dies, and one that is fetched from a dead worker is
-waited for. The scheduler only ever knows a few tasks for each thread, so its memory does not
+A task is described in a kilobyte and returns nothing. Its future is released at once: if a result were
+kept, the scheduler would compute it again when its worker dies, and a client that fetches a result waits
+for the dead worker. The scheduler only ever knows a few tasks for each thread, so its memory does not
 depend on the number of blocks.
 """
 
@@ -127,7 +127,8 @@ class InFlightWindow:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             futures = self._client.map(
                 partial(_run_packed, self._work),
-                [dumps(item) for item in batch],  # the scheduler would unpack and pack again what is not bytes
+                # Anything but bytes would be unpacked and packed again by the scheduler.
+                [dumps(item) for item in batch],
                 key=[item.key for item in batch],
                 retries=RETRIES,
                 pure=False,

@@ -1,4 +1,4 @@
-"""Which files a source reads in the end, also through a dask graph: an output must not overwrite them."""
+"""Which files a source reads, directly or through a dask graph: an output must not overwrite them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from dask.task_spec import DataNode, Task
+from dask import task_spec
 from zarr.storage import LocalStore, ZipStore
 
 from daskreg.blocks.job import Job
@@ -66,9 +66,9 @@ def _contents(item: Any) -> Iterator[Any]:
         yield item.array
     elif isinstance(item, Job):
         yield item.source
-    elif isinstance(item, Task):
+    elif isinstance(item, task_spec.Task):
         yield from (item.func, item.args, item.kwargs)
-    elif isinstance(item, DataNode):
+    elif isinstance(item, task_spec.DataNode):
         yield item.value
     elif isinstance(item, partial):
         yield from (item.func, item.args, item.keywords)

@@ -6,8 +6,8 @@ its own, so no process waits for a lock; a torn last line is ignored, and a late
 same block replaces an earlier one.
 
 `lock` is locked by the process that runs, so a second run of the same output is refused. `session`
-changes each time that a run starts or resumes: a worker that outlived its own run (stopped, or cut
-off from its client) sees that and writes nothing more.
+changes each time that a run starts or resumes: a worker of an earlier run that is still alive (the run was stopped,
+or the worker lost its client) sees that and writes nothing more.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Ledger:
     def serves(self, session: str) -> bool:
         """Whether this session is the current one.
 
-        Before it answers no it reads again for some seconds, since network file systems show changes late.
+        If the session seems to have changed, the file is read again for some seconds, since network file systems show
+        changes late.
         """
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)

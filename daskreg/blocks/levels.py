@@ -22,7 +22,7 @@ from daskreg.blocks.run import BlockFailure, run_blocks
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OptionError, OutputExistsError
 from daskreg.geometry import Box, Grid, tile
-from daskreg.runtime.progress import Progress
+from daskreg.runtime.progress import ByteProgress
 from daskreg.sampling.downsample import METHODS
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.stored import StoredSource
@@ -55,7 +55,7 @@ class RunTotals:
     """Totals of a run so far; each finished block is reported to `progress`."""
 
     total: int
-    progress: Progress | None = None
+    progress: ByteProgress | None = None
     done: int = 0
     blocks: int = 0
     skipped: int = 0

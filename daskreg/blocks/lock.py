@@ -1,9 +1,9 @@
-"""A lock on a file that ends with its process, however that ends.
+"""A lock on a file. The system releases it when its process ends, also when it is killed.
 
 Why not `filelock` (tried with 4.2.11): where a file system has no locks (some NFS and Lustre mounts), it raises
 OSError (EOPNOTSUPP, ENOLCK) or falls back to a lock that is the existence of a file (ENOSYS). Such a file stays
 when its machine dies, and no other machine can then resume the run. Here a run goes on with a warning: the
-session in the ledger still stops an earlier run. What is left to write is one call of flock.
+session in the ledger still stops an earlier run. So the lock here is one call of flock.
 """
 
 from __future__ import annotations

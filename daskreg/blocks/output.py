@@ -56,7 +56,7 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
         raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
     output = Path(os.path.realpath(os.path.expanduser(text)))
     if not output.name:
-        raise UnsafeOutputError(f"the output {output} is no place for an image: name a folder to be made")
+        raise UnsafeOutputError(f"the output {output} cannot be an image: name a new folder")
     below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
     if below is not None:
         raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
@@ -186,7 +186,7 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
 
 
 def _is_own(ledger: Ledger) -> bool:
-    """Whether what lies at the output is the image of this ledger, or nothing yet.
+    """Whether the output is missing or empty, or is the image of this ledger.
 
     The attributes of the group hold the run's id; a folder that somebody put there instead lacks it.
     """
@@ -202,6 +202,9 @@ def _is_own(ledger: Ledger) -> bool:
 
 
 def _created(ledger: Ledger) -> bool:
-    """Whether the metadata of the group and of all its levels is there; a kill may have come before."""
+    """Whether the metadata of the group and of all its levels is there.
+
+    It is missing if the run was killed before it was complete.
+    """
     names = ["zarr.json", *(f"{level}/zarr.json" for level in range(len(ledger.block_shapes())))]
     return all((ledger.output / name).is_file() for name in names)

@@ -209,7 +209,7 @@ def _need(task: Task, layout: Layout, boxes: Sequence[Box]) -> int:
 
 
 def _what_fits(task: Task, layout: Layout, need: int, *, limit: int, threads: int) -> Iterator[str]:
-    """Changes that make a block fit that takes `need` bytes, as they are typed."""
+    """Options, as a user types them, with which a block of `need` bytes fits."""
     yield f"memory='{-(-need * threads // 2**20)} MiB'"
     if limit >= need:
         yield f"workers of {limit // need} thread{'s' if limit >= 2 * need else ''}"

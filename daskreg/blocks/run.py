@@ -14,7 +14,7 @@ from daskreg.runtime.device import cores
 from daskreg.runtime.threads import in_threads
 
 FATAL = (StorageFullError, OutputError, OptionError, ImportError)
-"""Errors that end a run at once, since every block would meet them."""
+"""Errors that end a run at once: the errors that every block would have."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def run_blocks(
 ) -> list[BlockFailure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
-    A failing block does not stop the others; what every block would meet (a full disk, an
-    option that no worker can follow) does. On Ctrl-C, running blocks are waited for (threads) or
+    A failing block does not stop the others. An error that every block would have (a full disk, an
+    option that no worker can follow) stops the run. On Ctrl-C, running blocks are waited for (threads) or
     cancelled (cluster), and the ledger knows which are finished.
 
     Args:
@@ -49,7 +49,7 @@ def run_blocks(
         work: the task.
 
     Returns: the failures, empty when all went well.
-    Raises: NoWorkersError when nobody could run a block for a minute, SchedulerLostError.
+    Raises: NoWorkersError when no worker could run a block for a minute, SchedulerLostError.
     """
     failures: list[BlockFailure] = []
 

@@ -1,4 +1,4 @@
-"""Read back every file of an image that daskreg wrote: is it there, with the bytes that were written, and decodable?"""
+"""Read back every file of an image that daskreg wrote, and check that it exists, is unchanged, and decodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from daskreg.blocks.ledger import Ledger, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores
-from daskreg.runtime.progress import Progress
+from daskreg.runtime.progress import ByteProgress
 from daskreg.runtime.threads import in_threads
 
 Index = tuple[int, ...]
 
 
-def verify_output(path: str | os.PathLike[str], progress: Progress | None = None) -> Iterator[str]:
+def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = None) -> Iterator[str]:
     """Check an image against its ledger, a few blocks at a time; yields a line for each thing wrong.
 
     Each level must be an array of the recorded shape, type and chunks. Each of its blocks must be in

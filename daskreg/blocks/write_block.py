@@ -1,7 +1,7 @@
 """The one task of a run: compute a block where a worker is, write its files, record it in the ledger.
 
-What travels to a worker is a `WriteBlock`, a small description; nothing comes back but that the block is done. Two
-tasks never write the same file, so trying a task again overwrites what it left.
+A `WriteBlock`, a small description, travels to a worker; the task returns nothing. Two tasks never write the same
+file, so a task that is tried again overwrites what it left.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WriteBlock:
 def write_block(item: WriteBlock) -> None:
     """Compute one block, write its files, and append it to the ledger. Runs on a worker.
 
-    It returns nothing: a result would have to be fetched from its worker, which may be dead by then.
+    It returns nothing: the worker may have died before the result is fetched.
     The ledger holds all facts about the block.
 
     Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,

@@ -2,6 +2,19 @@
 
 Exit codes: 0 done; 1 failed, or some blocks failed (they are listed); 2 wrong usage or
 input; 130 interrupted.
+
+info        the content of a path, and where its voxels lie
+register    the motion between two images
+align       the drift of a stack's slices
+icp         the motion between two point clouds
+transform   transform files: show them, make new ones
+warp        apply a transform, Zarr to Zarr
+convert     a volume as OME-Zarr
+verify      check an output
+report      an HTML page about a fit or an output
+demo        the main workflow on a real volume
+options     options that several commands share
+show        volumes, transforms and fits as lines of text
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ import click
 from daskreg.cli.options import (
     NumberOrWord,
     OutputFile,
-    counting,
-    deliver,
+    client_options,
     device,
     fit_outputs,
-    loudness,
-    reading,
-    where_it_runs,
+    open_options,
+    progress_option,
+    save_outputs,
+    verbosity,
 )
 from daskreg.errors import DegenerateImageError
 
@@ -58,10 +58,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--axis", type=NumberOrWord(), default=0, show_default=True, help="The axis along which the slices are ordered."
 )
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level to use.")
-@reading
+@open_options
 @device
-@where_it_runs
-@loudness
+@client_options
+@verbosity
 def command(
     stack: str,
     *,
@@ -96,7 +96,7 @@ def command(
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with counting("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
+        with progress_option("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,
@@ -110,7 +110,7 @@ def command(
         fit.save_table(table)
     if page is not None:
         fit.report(page, stack=volume)
-    code = deliver(fit, out=out, plot=plot, page=None, keep_failed=keep_failed)
+    code = save_outputs(fit, out=out, plot=plot, page=None, keep_failed=keep_failed)
     if checkpoint is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
         checkpoint.unlink(missing_ok=True)
     return code

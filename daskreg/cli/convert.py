@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import damage, loudness, reading, where_it_runs
+from daskreg.cli.options import chunk_policy_options, client_options, open_options, verbosity
 from daskreg.cli.warp import store, storing
 
 
@@ -15,10 +15,10 @@ from daskreg.cli.warp import store, storing
 @click.argument("out")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
 @storing
-@reading
-@damage
-@loudness
-@where_it_runs
+@open_options
+@chunk_policy_options
+@verbosity
+@client_options
 def command(
     source: str,
     out: str,

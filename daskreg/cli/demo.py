@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from daskreg.cli.options import loudness
+from daskreg.cli.options import verbosity
 
 
 @click.command(short_help="The main workflow on a real volume with a known drift.")
@@ -16,7 +16,7 @@ from daskreg.cli.options import loudness
 @click.option("--slices", type=click.IntRange(min=5), default=50, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Local worker processes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drift and of the noise.")
-@loudness
+@verbosity
 def command(*, out: Path, size: int, slices: int, workers: int, seed: int, quiet: bool) -> None:
     """Apply a drift to a real volume, align it, warp it out of core, and print the errors.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import deliver, device, fit_outputs, loudness
+from daskreg.cli.options import device, fit_outputs, save_outputs, verbosity
 
 POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -25,7 +25,7 @@ POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--with-scale", is_flag=True, help="Also estimate one common scale.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the samples of large clouds.")
 @device
-@loudness
+@verbosity
 def command(
     target: Path,
     source: Path,
@@ -60,4 +60,4 @@ def command(
         seed=seed,
         device=device,
     )
-    return deliver(fit, **outputs)
+    return save_outputs(fit, **outputs)

@@ -7,14 +7,14 @@ import warnings
 import click
 
 import daskreg
-from daskreg.cli.options import loudness, reading
+from daskreg.cli.options import open_options, verbosity
 from daskreg.errors import InputError
 
 
 @click.command(short_help="Axes, spacing, chunks and levels of a volume.")
 @click.argument("path")
-@reading
-@loudness
+@open_options
+@verbosity
 def command(path: str, *, channel: str | int | None, spacing: float | None, unit: str | None, quiet: bool) -> None:
     """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
     from daskreg.cli.show import volume_lines

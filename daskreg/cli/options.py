@@ -59,7 +59,7 @@ class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
         return int(text) if text.lstrip("-").isdigit() else text
 
 
-def loudness(command: Command) -> Command:
+def verbosity(command: Command) -> Command:
     """--quiet, --verbose: messages of the package on stderr. Passes `quiet` on to the command."""
 
     @click.option("-q", "--quiet", is_flag=True, help="Print only errors and results.")
@@ -80,7 +80,7 @@ def loudness(command: Command) -> Command:
     return wrapped
 
 
-def where_it_runs(command: Command) -> Command:
+def client_options(command: Command) -> Command:
     """--scheduler, --cluster, --workers: the command runs with that client, if any, as the current one."""
 
     @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask scheduler: address, or its JSON file.")
@@ -104,14 +104,14 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
-def reading(command: Command) -> Command:
+def open_options(command: Command) -> Command:
     """--channel, --spacing, --unit: how volumes are opened."""
     command = click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")(command)
     command = click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")(command)
     return click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")(command)
 
 
-def damage(command: Command) -> Command:
+def chunk_policy_options(command: Command) -> Command:
     """--missing, --corrupt: how chunks are treated that are not stored or cannot be decoded."""
     either = click.Choice(["fill", "error"])
     missing = "A chunk that is not stored: fill and count it, or stop with an error."
@@ -128,7 +128,7 @@ def fit_outputs(command: Command) -> Command:
     return click.option("--out", type=OutputFile(".json"), required=True, help="The fit, as JSON.")(command)
 
 
-def deliver(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_failed: bool) -> int:
+def save_outputs(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_failed: bool) -> int:
     """Print a fit, write the requested files, and return the exit code.
 
     A fit that failed is not saved, so that no later step uses it as if it were good.
@@ -152,7 +152,7 @@ def deliver(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_f
 
 
 @contextmanager
-def counting(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_option(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar, as a function of (done, total) that an estimate calls; None with --quiet."""
     if quiet:
         yield None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness, reading
+from daskreg.cli.options import device, fit_outputs, open_options, progress_option, save_outputs, verbosity
 
 
 @click.command(short_help="The motion between two images.")
@@ -20,9 +20,9 @@ from daskreg.cli.options import counting, deliver, device, fit_outputs, loudness
     "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
-@reading
+@open_options
 @device
-@loudness
+@verbosity
 def command(
     fixed: str,
     moving: str,
@@ -47,6 +47,6 @@ def command(
     images = [daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
-    with counting("registering", quiet=quiet) as progress:
+    with progress_option("registering", quiet=quiet) as progress:
         fit = daskreg.register(*images, model=groups, metric=metric, init=start, device=device, progress=progress)
-    return deliver(fit, **outputs)
+    return save_outputs(fit, **outputs)

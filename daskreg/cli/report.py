@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from daskreg.cli.info import level_grids
-from daskreg.cli.options import OutputFile, loudness
+from daskreg.cli.options import OutputFile, verbosity
 from daskreg.errors import InputError
 
 MOST_PIXELS = 512
@@ -23,7 +23,7 @@ MOST_PIXELS = 512
     required=True,
     help="The page (.html); the same facts are written next to it as .report.json.",
 )
-@loudness
+@verbosity
 def command(thing: Path, *, out: Path, quiet: bool) -> None:
     """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote)."""
     from daskreg.reporting.page import report

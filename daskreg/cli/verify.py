@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from daskreg.cli.options import loudness
+from daskreg.cli.options import verbosity
 
 
 @click.command(short_help="Read every file of an output again.")
 @click.argument("output")
-@loudness
+@verbosity
 def command(output: str, *, quiet: bool) -> int:
     """Check an OME-Zarr image that daskreg wrote.
 
@@ -22,5 +22,5 @@ def command(output: str, *, quiet: bool) -> int:
     for problem in problems:
         click.echo(problem)
     if not problems and not quiet:
-        click.echo(f"{output} is whole")
+        click.echo(f"{output} is complete and undamaged")
     return 1 if problems else 0

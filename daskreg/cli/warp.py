@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import NumberOrWord, Numbers, damage, device, loudness, reading, where_it_runs
+from daskreg.cli.options import (
+    NumberOrWord,
+    Numbers,
+    chunk_policy_options,
+    client_options,
+    device,
+    open_options,
+    verbosity,
+)
 
 TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -56,11 +64,11 @@ def storing(command: Any) -> Any:
 @click.option("--resume", type=click.Choice(["unfinished", "changed"]), default="unfinished", show_default=True,
  help="changed: also redo blocks whose source or transform has changed.")  # fmt: skip
 @storing
-@reading
-@damage
+@open_options
+@chunk_policy_options
 @device
-@loudness
-@where_it_runs
+@verbosity
+@client_options
 def command(
     source: str,
     out: str,

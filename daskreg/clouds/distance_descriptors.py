@@ -1,10 +1,10 @@
 """Candidate motions from distances between neighbours, for clouds in which the same points were measured.
 
 A descriptor of a point holds the six distances among it and three of its neighbours, which no rotation changes (beads
-are matched so in microscopy: Preibisch et al., 2010). Each point is described with every three of its nearest few, so
-that a neighbour that is missing, or does not belong there, spoils some descriptors, not all. Groups of matches that
-preserve each other's distances give the motions (`consensus`). So clouds are registered that share only a part, or in
-which more points are outliers than inliers; aligned centroids do not help there. Any number of dimensions.
+are matched in this way in microscopy: Preibisch et al., 2010). Each point is described with every three of its nearest
+few, so that a neighbour that is missing, or does not belong there, spoils some descriptors, not all. Groups of matches
+that preserve each other's distances give the motions (`consensus`). This registers clouds that share only a part, or
+that have more outliers than inliers; aligning centroids does not help there. Any number of dimensions.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class CloudStatus(Enum):
     CONVERGED = "the iteration converged, and the points determine the motion in every direction"
     UNSETTLED = "points still moved when the iterations ran out: raise max_iterations, or give an init that is nearer"
     UNDETERMINED = (
-        "the shape leaves a motion free (fit.free names it; a line, plane, cylinder or sphere does): "
+        "the shape, such as a line, plane, cylinder or sphere, does not determine all motions (fit.free names the free "
+        "ones): "
         "add points with more structure, or take only the motion that is determined"
     )
     CHANCE = (

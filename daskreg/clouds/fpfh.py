@@ -2,7 +2,7 @@
 
 A descriptor is a histogram of the angles between a point's normal and those of its neighbours, smoothed
 over the neighbours (Rusu et al., FPFH, 2009). Only angles are used that do not change when a normal changes its
-sign, so that nobody has to decide which side of a thin or open surface is outside. Groups of matches that preserve
+sign, so the outside of a thin or open surface need not be known. Groups of matches that preserve
 each other's distances and angles give the motions (`consensus`). Nothing is random.
 """
 

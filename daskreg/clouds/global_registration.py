@@ -39,8 +39,8 @@ _EQUAL_SCORE, _EQUAL_DISTANCE = 0.95, 0.9
 _DROPPED_BELOW, _DROPPED_BELOW_GOOD = 0.25, 0.12
 # Volumes: candidates with more than the best distance divided by this are not refined further.
 _WORTH = 0.5
-# In spacings: points nearer than the first have met their counterparts; correspondences above the second do not count.
-_MET, _LIMIT = 0.35, 0.6
+# In spacings: points nearer than the first count as matched; correspondences above the second do not count.
+_MATCHED, _LIMIT = 0.35, 0.6
 # Least share of the source points that have counterparts.
 LEAST_OVERLAP = 0.2
 # Volumes of more points are first registered by a sample of so many.
@@ -48,7 +48,7 @@ _DENSE, _SPARSE = 50_000, 5000
 
 
 @dataclass(frozen=True, eq=False)
-class InitialPose:
+class GlobalPose:
     """The pose to refine, and what is known of it.
 
     Attributes:
@@ -66,7 +66,7 @@ class InitialPose:
     max_distance: float | None = None
 
 
-def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool) -> InitialPose:
+def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool) -> GlobalPose:
     """The best pose where none is an input.
 
     Args:
@@ -86,7 +86,7 @@ def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool)
         if surface_consistency(target, source, matrix).within(_PROMISING):
             matrix = refine_on_level(pyramid.refinement, matrix, options)
             if surface_consistency(*pyramid.middle, matrix).within(_GOOD):
-                return InitialPose(matrix, starts[:0], near=True, refined=True)
+                return GlobalPose(matrix, starts[:0], near=True, refined=True)
     described = target.ndim == 3 and min(len(target), len(source)) >= _FEWEST_DESCRIBED
     found = _candidates_by_shape(target, source, scale) if described else starts[:0]
     if len(found):
@@ -128,7 +128,7 @@ def near_shares(target: Cloud, source: Cloud, matrices: Floats, limit: float) ->
     return np.asarray(near.reshape(len(matrices), -1).mean(axis=1))
 
 
-def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, options: IcpOptions) -> InitialPose:
+def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, options: IcpOptions) -> GlobalPose:
     """Refine `starts` and the first distinct ones of `found`; of those about equally good, the smallest motion."""
     (target, source), middle = pyramid.coarse, pyramid.middle
     few = np.concatenate([starts, distinct_poses(found, target.radius, angle=10.0, shift=0.1)[:_ON_COARSE]])
@@ -145,11 +145,11 @@ def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, o
     return replace(_smallest_motion(good, tried[: len(starts)], pyramid), refined=True)
 
 
-def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> InitialPose:
+def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> GlobalPose:
     """For clouds that fill a volume: the candidate with the nearest correspondences."""
-    met = _by_common_points(pyramid, options, starts, scale)
-    if met is not None:
-        return met
+    matched = _by_common_points(pyramid, options, starts, scale)
+    if matched is not None:
+        return matched
     target, source = pyramid.coarse
     few = np.concatenate([starts, _candidates_by_rotation(pyramid, options, scale)])
     trim = _COMPARISON_TRIM if options.trim is None else options.trim
@@ -172,7 +172,7 @@ def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scal
     ]
     distances = np.array([distance(t) for t in tried])
     matrices = np.stack([t.matrix for t in tried])
-    if dense:  # a sample of the source converges before its points meet their counterparts
+    if dense:  # a sample of the source converges before its points are near their counterparts
         best = int(np.argmin(distances))
         closer = refine(target, pyramid.fine[1], matrices[best], options, max_iterations=80)
         matrices[best], distances[best] = closer.matrix, distance(closer)
@@ -183,20 +183,20 @@ def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scal
 def _candidates_by_outline(pyramid: CloudPyramid, options: IcpOptions, starts: Floats) -> Floats:
     """(S, D+1, D+1) poses that `starts` lead to, for starts that are further away than the spacing.
 
-    From there only the shape of the whole cloud shows the way, and it does so best in samples of few points.
+    For such starts only the shape of the whole cloud leads to the pose; samples of few points show this shape best.
     """
     target, source = (Cloud(random_sample(points, _SPARSE, pyramid.seed)) for points in pyramid.points)
     sparse = [refine(target, source, m, options, max_iterations=50).matrix for m in starts]
     return np.stack([refine(pyramid.coarse[0], source, m, options, max_iterations=50).matrix for m in sparse])
 
 
-def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> InitialPose | None:
+def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> GlobalPose | None:
     """The pose that brings more points to counterparts than chance does, if there is one."""
     target, source = pyramid.coarse
     found = motions_by_distances(target, Cloud(pyramid.points[1]), scale=scale, seed=pyramid.seed)
     if not len(found):
         return None
-    near = _MET * target.spacing
+    near = _MATCHED * target.spacing
     limit = min(options.max_distance or np.inf, _LIMIT * target.spacing)
     sample = source.points[:_FEW]
     moved = np.concatenate([transform_points(m, sample) for m in found])
@@ -207,7 +207,7 @@ def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats
     tried = [refine(target, source, m, limited, max_iterations=30) for m in few]
     numbers = np.array([np.count_nonzero(t.distances < near) for t in tried])
     # Half of the points of a cloud have a neighbour within the spacing: by chance this share has one within `near`.
-    share = 1 - 2.0 ** -(_MET**target.ndim)
+    share = 1 - 2.0 ** -(_MATCHED**target.ndim)
     chance = share * len(source) + 5 * np.sqrt(share * len(source)) + target.ndim + 2
     if numbers.max() < max(chance, LEAST_OVERLAP * len(source)):
         return None
@@ -216,7 +216,7 @@ def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats
     return replace(_smallest_motion(good, matrices[: len(starts)], pyramid), max_distance=limit)
 
 
-def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -> InitialPose:
+def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -> GlobalPose:
     """The smallest motion among the good ones; the distinct others are the alternatives.
 
     Args:
@@ -228,6 +228,7 @@ def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -
     first = int(np.argmin(motions))
     smallest = good[first : first + 1]
     distinct = distinct_poses(np.concatenate([smallest, np.delete(good, first, axis=0)]), extent)
-    # The smallest motion is alike to one of those from the starts where one of them is left out after it.
+    # `distinct_poses` drops a start's pose that is near the smallest motion: then fewer poses are left than were put
+    # in.
     near = len(from_starts) and len(distinct_poses(np.concatenate([smallest, from_starts]), extent)) <= len(from_starts)
-    return InitialPose(distinct[0], distinct[1:], near=bool(near))
+    return GlobalPose(distinct[0], distinct[1:], near=bool(near))

@@ -32,7 +32,7 @@ Reals = NDArray[np.floating[Any]]
 # Tukey's biweight keeps 95 % of the efficiency of least squares at this many sigmas.
 _TUKEY = 4.685
 _SIGMA_FROM_MEDIAN = 1.4826
-# Iterations without a new smallest step after which steps are taken to shrink no more.
+# Iterations without a new smallest step, after which steps are taken as not shrinking any more.
 _STALLED = 10
 # Correspondences of one block; normal equations are the sum of those of the blocks.
 _BLOCK = 30_000
@@ -64,7 +64,7 @@ class IcpResult:
         rows: (N,) of these target points.
         weights: (N,) of the correspondences, 0 for those left out.
         iterations: how many were used.
-        converged: whether the motion died out before the iterations ran out.
+        converged: whether steps became small enough before the iterations ran out.
     """
 
     matrix: Floats
@@ -268,8 +268,8 @@ def refine(
     Gauss-Newton steps also end where their gain is below `least_gain`, the square of a share of the
     motion's standard error.
 
-    Where a few points go on changing between two target points, steps stop to shrink, or lead back to where
-    the points were. Both count as converged too: the first below a hundred tolerances, the second whatever the steps.
+    Where a few points keep changing between two target points, steps stop shrinking, or lead back to earlier
+    positions. Both count as converged too: the first below a hundred tolerances, the second whatever the steps.
     """
     floor, least = 1e-9 * target.radius, np.inf
     matrix, converged, iterations, stalled = initial, False, 0, 0

@@ -14,7 +14,7 @@ from daskreg.runtime.threads import pool_threads, spread
 
 # Where points are nearer than this share of the target's spacing, the same points were measured in both clouds.
 SAME_POINTS = 0.5
-# Random points are at about the spacing from the nearest; a smaller distance is no chance, except where the points are
+# The nearest of random points is at about the spacing. A smaller distance is not chance, except where the points are
 # fewer than _MANY: in the best of many poses, a few points are near by chance.
 _CHANCE, _MANY = 0.75, 90
 # Least information of a correspondence on a motion that the shape determines, and a factor above the information

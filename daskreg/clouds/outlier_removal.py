@@ -1,4 +1,4 @@
-"""Outliers strewn about a surface, which are sparser than the points of the surface.
+"""Outliers scattered around a surface; they are sparser than its points.
 
 A scan of a surface with such outliers around it seems to fill a volume, and once voxels have evened out its density,
 as many of its points are outliers as belong to the surface. Before that, distances to neighbours tell the two apart.

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.clouds.cloud import every_nth
 from daskreg.clouds.fit import CloudFit, CloudStatus
-from daskreg.clouds.global_registration import LEAST_OVERLAP, InitialPose, find_initial_pose
+from daskreg.clouds.global_registration import LEAST_OVERLAP, GlobalPose, find_initial_pose
 from daskreg.clouds.icp import IcpOptions, IcpResult, parameter_names, transform_points
 from daskreg.clouds.inputs import as_points
 from daskreg.clouds.multiresolution import CloudPyramid, build_pyramid, refine_coarse_to_fine
@@ -176,14 +176,14 @@ class Origins:
 
 def _pose_of(
     init: str | Affine | ArrayLike, pyramid: CloudPyramid, options: IcpOptions, origins: Origins
-) -> InitialPose:
+) -> GlobalPose:
     ndim = len(pyramid.identity) - 1
     if isinstance(init, str):
         matrix = pyramid.identity
     else:
         motion = as_affine(init.push if isinstance(init, Fit) else init, ndim, "init")
         matrix = nearest_rigid(origins.local(motion.matrix), options)
-    return InitialPose(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
+    return GlobalPose(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
 
 
 def _assess(
@@ -209,7 +209,7 @@ def _status(
     result: IcpResult,
     observed: Observability,
     consistency: SurfaceConsistency | None,
-    pose: InitialPose,
+    pose: GlobalPose,
     *,
     searched: bool,
 ) -> CloudStatus:

@@ -6,8 +6,8 @@ either side, each relative to what the clouds show of themselves:
 - inliers: how much of a cloud has the other cloud near it;
 - residual ratio: the distances across the other cloud's surface, divided by those of a cloud's own points
   across the surface of their neighbours, which noise and curvature cause;
-- conflicts: points a little off the other cloud, although it goes on all around that place. Where the other cloud
-  ends, the surface was not measured further; where it goes on, it should have been met.
+- conflicts: points at a small distance from the other cloud, in a place that its points surround. Where the other
+  cloud ends, the surface was not measured further. Where it continues, the point should lie on it.
 """
 
 from __future__ import annotations

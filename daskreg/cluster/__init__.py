@@ -1,4 +1,4 @@
-"""One Dask client from nothing, an address or a file, and what a cluster can do.
+"""A Dask client without arguments, from an address or from a file; and the capacity of a cluster.
 
 connect          the entry: a client from any of these
 config           the kinds of clusters, a line each; cluster files

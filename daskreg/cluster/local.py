@@ -24,8 +24,8 @@ GUARD = (
     "put what the script does under `if __name__ == '__main__':`"
 )
 
-# When a worker dies, its nanny starts the next one. With the default (15 s), a local cluster gives up a worker for good
-# if it is away for a moment 15 seconds after another one has died there, and its nanny with it.
+# When a worker dies, its nanny starts the next one. With the default (15 s), a local cluster gives up a worker
+# permanently if it is away for a moment 15 seconds after another one has died there, and its nanny with it.
 LOST_WORKER_TIMEOUT = "1 day"
 
 

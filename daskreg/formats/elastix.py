@@ -31,7 +31,7 @@ _TYPES = {
 }
 
 
-def looks_like(text: str) -> bool:
+def is_parameter_file(text: str) -> bool:
     """Whether a text is an elastix parameter file with a transform."""
     return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
 

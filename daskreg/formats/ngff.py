@@ -17,7 +17,7 @@ from daskreg.geometry.transform import checked_matrices
 
 Floats = NDArray[np.float64]
 
-KINDS = ("identity", "scale", "translation", "affine", "rotation", "mapAxis", "sequence")
+TYPES = ("identity", "scale", "translation", "affine", "rotation", "mapAxis", "sequence")
 
 
 def forward_matrix(m: Mapping[str, Any] | Sequence[Mapping[str, Any]], ndim: int | None = None) -> Floats | None:
@@ -37,8 +37,8 @@ def forward_matrix(m: Mapping[str, Any] | Sequence[Mapping[str, Any]], ndim: int
         return _sequence(m.get("transformations", ()), ndim)
     if kind == "identity":
         return None if ndim is None else np.eye(ndim + 1)
-    if kind not in KINDS:
-        raise InvalidTransformError(f"a coordinateTransformation of type {kind!r} is none of {', '.join(KINDS)}")
+    if kind not in TYPES:
+        raise InvalidTransformError(f"a coordinateTransformation of type {kind!r} is none of {', '.join(TYPES)}")
     if kind not in m:
         raise InvalidTransformError(f"the {kind} transformation does not hold its numbers (only {', '.join(m)})")
     try:

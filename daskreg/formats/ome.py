@@ -54,7 +54,7 @@ def lead_axis(name: str, values: ArrayLike | None, unit: str | None = None) -> L
         if step > 0 and np.allclose(x, x[0] + step * np.arange(len(x)), rtol=0, atol=1e-6 * step):
             return LeadAxis(step, float(x[0]), _known_unit(unit))
     warnings.warn(
-        f"the coordinates of axis {name} do not rise in equal steps, which OME-Zarr cannot say; they are not written",
+        f"the coordinates of axis {name} do not rise in equal steps, which OME-Zarr cannot store; they are not written",
         MetadataWarning,
         stacklevel=4,
     )
@@ -119,7 +119,7 @@ def create_multiscale(
     grid = levels[0].grid
     if grid.direction is not None:
         warnings.warn(
-            f"{path}: OME-Zarr {version} cannot say that the axes are turned in the world; the direction is kept in "
+            f"{path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction is kept in "
             "the attribute 'daskreg', which other readers ignore",
             MetadataWarning,
             stacklevel=2,

@@ -48,7 +48,7 @@ def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
     """`parents` are the elastix files that named this one."""
     resolved = path.resolve()
     if resolved in parents:
-        raise InvalidTransformError(f"{path} builds on itself")
+        raise InvalidTransformError(f"{path} refers to itself")
     if _is_hdf5(path):
         return itk.read_hdf5(path)
     try:
@@ -57,7 +57,7 @@ def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
         raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}") from error
     if text.startswith("#Insight Transform File"):
         return itk.read_text(text, str(path))
-    if elastix.looks_like(text):
+    if elastix.is_parameter_file(text):
         return elastix.read(text, path, lambda linked: _load(linked, (*parents, resolved)))
     if text.lstrip().startswith("{"):
         return transform_from_file(_parsed(text, path), str(path))

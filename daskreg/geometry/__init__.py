@@ -15,6 +15,21 @@ The convention, in identities that the tests hold:
 
 `Transform` says what any map answers, `IndexMap` how it pulls between two grids. A new kind of map
 is one file that implements both.
+
+transform       `Transform`: what every transform answers
+affine          `Affine`: one map
+slices          `SliceAffines`: a map for each index along an axis
+inputs          what callers pass as a transform
+registry        transforms by name, writers of files by suffix
+parameters      named parameters of an affine map
+rotations       rotation matrices from angles and quaternions, and evenly spread ones
+lie             coordinates of motions that can be added and averaged
+grid            `Grid`: where voxels lie in the world
+box             `Box`: a box of array indices
+index_map       `IndexMap`: which source voxels a box of an output needs
+warped_bounds   where a pull brings the voxels of a grid
+units           names of units
+normalised      torch's normalised coordinates
 """
 
 from daskreg.geometry.affine import Affine

@@ -1,4 +1,4 @@
-"""Transforms out of what is handed over for one: a transform, a fit, or a matrix."""
+"""What callers pass as a transform: a transform, a fit, or a matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from daskreg.geometry.transform import Transform
 
 
 def as_transform(value: object) -> Transform:
-    """A transform from one, from a fit (its `transform`), or from a matrix; (N, D+1, D+1) is one for each slice.
+    """The transform that was passed: itself, that of a fit, or one made of a matrix.
+
+    A matrix of shape (N, D+1, D+1) is one for each slice.
 
     Raises: InvalidTransformError where it is none of these.
     """
@@ -29,7 +31,7 @@ def as_transform(value: object) -> Transform:
 
 
 def as_affine(value: object, ndim: int | None = None, what: str = "transform") -> Affine:
-    """An Affine from one, from a fit that has one, or from a matrix.
+    """The Affine that was passed: itself, that of a fit, or one made of a matrix.
 
     Raises: InvalidTransformError where it is none of these, or not of `ndim` dimensions (None: any).
     """

@@ -59,7 +59,7 @@ def register_many(
     check_options(metric, "auto", init)
     if metric not in METRICS or init not in ("auto", "identity"):
         raise OptionError(
-            f"register_many takes the metrics {', '.join(METRICS)} and the starts auto and identity, "
+            f"register_many takes metric= {', '.join(METRICS)} and init= auto, identity, "
             f"not {metric!r} and {init!r}: call register for each pair"
         )
     options = SolverOptions("auto", smoothing, max_iterations, tolerance, device=resolve(device))

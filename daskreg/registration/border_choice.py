@@ -60,7 +60,7 @@ def without_fill(
         iterate.parameters,
         tolerance=options.tolerance,
         max_iterations=options.max_iterations,
-        rough=True,
+        subset_only=True,
     )
     return (borderless, again) if again.cost.sum() <= needed * rest.cost.sum() else (level, iterate)
 

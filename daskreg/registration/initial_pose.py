@@ -1,11 +1,11 @@
 """The initial poses of pairs: which candidates there are, and how one is chosen.
 
 Candidates are refined by a few iterations on the coarse levels, in one batch, and the best by the metric is
-chosen. A candidate that moves the image more than another must be clearly better, so that an object that
-looks the same from several sides keeps the small motion.
+chosen. A candidate that moves the image more than another must be clearly better, so that of a symmetric
+object the small motion is chosen.
 
-An `InitialPose` is a strategy that the pipeline is given: it takes the pyramids of a batch of pairs, and returns the
-levels that are still to be solved with the poses at which they begin.
+An `InitialPose` is a strategy that is passed to the pipeline: it takes the pyramids of a batch of pairs, and returns
+the levels that are still to be solved with the poses at which they begin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 
 Floats = NDArray[np.float64]
 
-KINDS = ("auto", "identity", "moments", "phase", "search")
+INITS = ("auto", "identity", "moments", "phase", "search")
 CLEARLY = 0.01
 """A larger motion must explain this fraction more of what a smaller one leaves unexplained."""
 # A start that leaves less unexplained is good enough: what flat borders do is not looked at.
@@ -77,7 +77,7 @@ class GivenPoses:
 class BestCandidate:
     """The best of the candidates for one pair.
 
-    init: one of KINDS, or a (D+1, D+1) motion, which is then the only candidate.
+    init: one of INITS, or a (D+1, D+1) motion, which is then the only candidate.
     """
 
     init: str | Floats
@@ -123,7 +123,7 @@ class IdentityFirst:
 
 
 def candidates(pyramids: MaskedPyramids, kind: str) -> list[Floats]:
-    """Candidates of one kind (out of KINDS), (D+1, D+1) each; identity is the first of them.
+    """Candidates of one kind (out of INITS), (D+1, D+1) each; identity is the first of them.
 
     Args:
         pyramids: of one pair.
@@ -150,7 +150,7 @@ def choose(problem: Problem, levels: Sequence[PyramidLevel], starts: Floats, *, 
     """
     p, last = starts, min(2, len(levels)) - 1
     for number, level in enumerate(levels[:2]):
-        iterate = solve_level(problem, level, p, tolerance=0.05, max_iterations=12, rough=True)
+        iterate = solve_level(problem, level, p, tolerance=0.05, max_iterations=12, subset_only=True)
         cost = _penalised(iterate.cost, iterate.overlap)
         # The smallest motion is always kept, so that a larger one must be better than it.
         size = _displacement(problem, level, iterate.parameters)
@@ -174,7 +174,7 @@ def refined(
 
     Args:
         rotations: where no start explains much, search again with these, one level finer and by several peaks of
-            the correlation for each rotation: on the coarsest level things that repeat look alike.
+            the correlation for each rotation: on the coarsest level repeated structures look the same.
     """
     p, cost = choose(problem, pyramids.levels, starts)
     if rotations is not None and cost >= _DOUBTFUL and len(pyramids.levels) >= 3:

@@ -9,8 +9,8 @@ model costs the same, and the same code serves 2D and 3D.
 - Forward additive: the moving image is sampled at the current pose; see `normal_equations.sums` for the gradient.
 - "mse" minimises the mean of (f - w)^2. "ncc" is 1 - Pearson's correlation, by variable
   projection (Golub & Pereyra 1973, in Kaufman's form): gain and offset of the best fit
-  f = a w + b are solved for at every pose and projected out of the Jacobian. Steps always aim at
-  a positive correlation.
+  f = a w + b are solved for at every pose and projected out of the Jacobian. Where the correlation
+  is negative, steps go towards a positive one.
 - All sums run over the overlap: the edge weights of both images times the masks. A step
   that would leave less than `min_overlap` of the smaller image is refused.
 - Damping is scaled by the diagonal. A step is accepted if the cost falls or, for the last
@@ -52,7 +52,7 @@ COARSE_TOLERANCE = 0.02
 _SMALL_STEP, _SMALL_RISE = 0.3, 3e-3
 # Passes over all voxels of a large level, after the first.
 _FULL_PASSES = 5
-# The least and the largest share of the way to the optimum that a step is taken to cover.
+# Limits of the estimated fraction of the distance to the optimum that one step covers.
 _MIN_SHARE, _MAX_SHARE = 0.1, 1.5
 # Correlations below this scale steps as if they were this high.
 _MIN_CORRELATION = 0.3
@@ -204,18 +204,18 @@ def solve_level(
     *,
     tolerance: float,
     max_iterations: int,
-    rough: bool = False,
+    subset_only: bool = False,
 ) -> Iterate:
     """Minimise from (B, P) parameters on one level, until each pair stops.
 
-    rough: on a level of more than `SUBSET_VOXELS` voxels, solve the subset only.
+    subset_only: on a level of more than `SUBSET_VOXELS` voxels, solve the subset only.
     """
     objective = LevelObjective(problem, level)
     p = np.asarray(start, dtype=np.float64).copy()
     if objective.voxels <= SUBSET_VOXELS:
         return _minimise(objective, p, tolerance, max_iterations)
     first = _minimise(objective.subsampled(), p, max(tolerance, _SUBSET_TOLERANCE), max_iterations)
-    if rough:
+    if subset_only:
         return first
     iterate = _corrected_by_all_voxels(objective, first.parameters, tolerance, max_iterations)
     if not iterate.converged.all():

@@ -64,9 +64,9 @@ def estimate_over_levels(
         tolerance = options.tolerance if last else max(options.tolerance, COARSE_TOLERANCE)
         finest = with_inliers(level, inliers)
         # While it is still open which voxels count, a subset of them is enough.
-        rough = last and options.robust
+        subset_only = last and options.robust
         iterate = solve_level(
-            problem, finest, p, tolerance=tolerance, max_iterations=options.max_iterations, rough=rough
+            problem, finest, p, tolerance=tolerance, max_iterations=options.max_iterations, subset_only=subset_only
         )
         if options.robust and number == rejecting:
             inliers, iterate = reject_outliers(

@@ -16,7 +16,7 @@ from daskreg.geometry import Affine, Grid, as_affine, common_unit
 from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import Image, read_image
-from daskreg.registration.initial_pose import KINDS, BestCandidate
+from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
@@ -119,7 +119,7 @@ class _PairRegistration:
     unit: str | None
 
     def __call__(self, fixed: Image, moving: Image, init: str | Floats, progress: Progress | None) -> PairFit:
-        """Register one image that was read to another, from one of KINDS or a (D+1, D+1) motion."""
+        """Register one image that was read to another, from one of INITS or a (D+1, D+1) motion."""
         pose = Pose.of(self.model, fixed.grid.ndim)
         if not isinstance(init, str) or init in ("auto", "identity"):
             check_overlap(fixed.grid, moving.grid, np.eye(pose.ndim + 1) if isinstance(init, str) else init)
@@ -170,8 +170,8 @@ def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
         raise OptionError(f"optimizer {optimizer!r} is unknown: use {', '.join(known)}")
     if optimizer == "gauss-newton" and metric not in METRICS:
         raise OptionError(f"gauss-newton minimises {' and '.join(METRICS)}; for {metric!r} use adam or lbfgs")
-    if isinstance(init, str) and init not in KINDS:
-        raise OptionError(f"init {init!r} is unknown: use {', '.join(KINDS)}, an Affine or a fit")
+    if isinstance(init, str) and init not in INITS:
+        raise OptionError(f"init {init!r} is unknown: use {', '.join(INITS)}, an Affine or a fit")
 
 
 def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
@@ -184,7 +184,7 @@ def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
             for g in (fixed, moving)
         ]
         raise NoOverlapError(
-            f"the images do not meet in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
+            f"the images do not overlap in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
             'check their coordinates, or pass init="moments" or "search" to bring them together'
         )
 

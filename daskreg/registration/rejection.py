@@ -3,7 +3,7 @@
 What one image shows and the other does not (a border that an earlier warp filled, a tear, dirt,
 a reflected edge) biases the pose: a few percent of the voxels by half a voxel or more. Where aligned
 images differ by far more than elsewhere, over several voxels of a coarse level, on which noise is small, the
-voxels are outliers and have no weight from there on. True background agrees with itself, so the edge of an object,
+voxels are outliers and have no weight from there on. Background is the same in both images, so the edge of an object,
 which is the best feature to match, stays.
 """
 

@@ -1,8 +1,8 @@
-"""`report`: what was done and how well, as JSON and as one HTML page that stands alone.
+"""`report`: what was done and how well, as JSON and as one self-contained HTML page.
 
 The page loads nothing: its figures are embedded, and its content security policy forbids
-anything else. All text is escaped, and credentials in URLs are replaced. Fits and runs are
-known by their attributes only (dataclass fields, `rows()`, `plot()`), so any object with them
+anything else. All text is escaped, and credentials in URLs are replaced. This module uses
+only attributes of fits and runs (dataclass fields, `rows()`, `plot()`), so any object with them
 can be reported. The layout of the page is in `templates/page.html`.
 """
 

@@ -215,7 +215,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _merged(figure: Figure, row: NDArray[Any]) -> Axes:
-    """One axes over a whole row of a grid of axes."""
+    """One matplotlib Axes over a whole row of the figure's grid."""
     spec = row[0].get_subplotspec().get_gridspec()[row[0].get_subplotspec().rowspan.start, :]
     for ax in row:
         ax.remove()

@@ -12,8 +12,8 @@ class Lazy(Generic[T]):
     """One value: an input of the constructor, or computed by `get` and stored.
 
     It has no lock, so threads that ask at the same time may both compute the value. `functools.cached_property` is not
-    used, since up to Python 3.11 its lock is one for all objects of a class, so that two clouds cannot be
-    processed side by side.
+    used for clouds, since up to Python 3.11 its lock is one for all objects of a class, so that two clouds cannot
+    be processed side by side.
     """
 
     __slots__ = ("_value",)

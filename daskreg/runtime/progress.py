@@ -12,7 +12,7 @@ from dask.utils import format_bytes, format_time
 
 log = logging.getLogger("daskreg")
 
-Progress = Callable[[int, int, int], None]
+ByteProgress = Callable[[int, int, int], None]
 """Called with (parts done, parts in all, bytes so far)."""
 
 LOG_EVERY = 30.0
@@ -20,7 +20,7 @@ LOG_EVERY = 30.0
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Progress]:
+def progress_bar(label: str) -> Iterator[ByteProgress]:
     """Gives `progress(done, total, bytes)`: a live bar on a terminal or in a notebook, else log lines."""
     if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         yield _logged(label)
@@ -46,7 +46,7 @@ def progress_bar(label: str) -> Iterator[Progress]:
         yield show
 
 
-def _logged(label: str) -> Progress:
+def _logged(label: str) -> ByteProgress:
     started = last = time.monotonic()
 
     def show(done: int, total: int, nbytes: int) -> None:

@@ -25,7 +25,7 @@ _SEGMENT = 512  # voxels of a row whose indices and weights are computed at once
 # How far a spline of order 3 reaches: the response of its prefilter decays as 0.268 ** n.
 CUBIC_REACH = 13
 # Blocks of a batch that share a row's indices. What the row touches of each should stay in
-# the cache until the next row, which is more where rows are steep against those of the source.
+# the cache until the next row, which is more where rows are strongly inclined to those of the source.
 _GROUP, _STEEP_GROUP, _STEEP = 4, 2, 0.45
 # A thread is not worth starting for fewer voxels.
 _SMALL = 1 << 16

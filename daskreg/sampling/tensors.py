@@ -61,15 +61,15 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     m = m if many else m[None]
     if ndim == 1:
         voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
-    live = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
-    if not live and tensors_triton.ready(block.device):
+    with_gradient = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
+    if not with_gradient and tensors_triton.ready(block.device):
         blocks = voxels[:, 0] if many else voxels[0]
         return tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
     if order == 0 or block.dtype == torch.bool:
         interpolated = _nearest(voxels, read_box, value)
     else:
-        interpolated = _smooth(voxels, read_box, order, value, live=live)
-    return _in_pieces(interpolated, m, out_box, voxels, live=live).reshape(shape)
+        interpolated = _smooth(voxels, read_box, order, value, with_gradient=with_gradient)
+    return _in_pieces(interpolated, m, out_box, voxels, with_gradient=with_gradient).reshape(shape)
 
 
 def is_plain(block: Tensor, matrix: Any) -> bool:
@@ -174,15 +174,15 @@ def _coordinates(m: Tensor, box: Box, device: torch.device) -> Coordinates:
     return result
 
 
-def _in_pieces(interpolated: Interpolator, m: Tensor, out_box: Box, voxels: Tensor, *, live: bool) -> Tensor:
+def _in_pieces(interpolated: Interpolator, m: Tensor, out_box: Box, voxels: Tensor, *, with_gradient: bool) -> Tensor:
     """(pairs, channels, *out_box.shape), in pieces along the first axis, so that coordinates take little memory.
 
     Args:
-        live: whether a gradient is wanted; then all is one piece.
+        with_gradient: whether a gradient is wanted; then all is one piece.
     """
     rows = out_box.shape[0]
     pairs, channels = voxels.shape[:2]
-    step = rows if live else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
+    step = rows if with_gradient else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
     if step >= rows:
         return interpolated(_coordinates(m, out_box, voxels.device))
     result = torch.empty((pairs, channels, *out_box.shape), dtype=voxels.dtype, device=voxels.device)
@@ -217,9 +217,9 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Interpolator:
     return interpolated
 
 
-def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, live: bool) -> Interpolator:
+def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool) -> Interpolator:
     """Linear or cubic. The fill is subtracted first and added last, so that the zero outside becomes the fill."""
-    wide = voxels.dtype == torch.float64 or not live or voxels.dtype in (torch.int32, torch.int64)
+    wide = voxels.dtype == torch.float64 or not with_gradient or voxels.dtype in (torch.int32, torch.int64)
     work = torch.float64 if wide and voxels.device.type != "mps" else torch.float32
     finite = math.isfinite(value)
     data = voxels.to(work)

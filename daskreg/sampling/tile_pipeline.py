@@ -35,7 +35,8 @@ def thread_pipeline(device: str) -> Iterator[TilePipeline]:
 
     It is kept for the next time: torch keeps freed device memory by stream, and new streams would take more.
     """
-    pipelines = _own.__dict__.setdefault("pipelines", {})
+    pipelines: dict[str, TilePipeline] = getattr(_own, "pipelines", {})
+    _own.pipelines = pipelines
     pipeline = pipelines.pop(device, None) or TilePipeline(torch.device(device))
     yield pipeline
     pipeline.finish()

@@ -63,4 +63,4 @@ def only_entry(dim: str, count: int, labels: Iterable[Any], channel: int | str |
     if count == 1:
         return 0
     advice = "pass channel=" if is_channel_axis(dim) else f"choose one with .isel({dim}=...)"
-    raise ChannelError(f"{owner} has {count} entries along {dim!r}; {advice} (one is never guessed)")
+    raise ChannelError(f"{owner} has {count} entries along {dim!r}; {advice} (daskreg does not guess)")

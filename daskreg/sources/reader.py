@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 
 
 class Reader(ABC):
@@ -56,13 +56,13 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, handle: Any, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: Any, index: ArrayIndex, source: Source) -> NDArray[Any]:
         """`handle[index]`: the voxels of a box, in the order of the stored axes; integers drop their axis.
 
         Raises: ChunkReadError naming the array and what could not be read.
         """
 
-    def read_into(self, handle: Any, index: Index, source: Source, out: NDArray[Any]) -> bool:
+    def read_into(self, handle: Any, index: ArrayIndex, source: Source, out: NDArray[Any]) -> bool:
         """Put `handle[index]` into `out`, which has all stored axes, those of integers with length 1.
 
         Returns: False where this array has to be read by `read`; nothing was then written.
@@ -71,13 +71,13 @@ class Reader(ABC):
         del handle, index, source, out
         return False
 
-    def written_at(self, handle: Any, index: Index, source: Source) -> float:
+    def written_at(self, handle: Any, index: ArrayIndex, source: Source) -> float:
         """When the newest chunk behind `handle[index]` was written, in seconds since the epoch; 0 where unknown."""
         del handle, index, source
         return 0.0
 
 
-def index_text(index: Index) -> str:
+def index_text(index: ArrayIndex) -> str:
     """An index as it is typed, for messages: "0:4, 3"."""
     return ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
 

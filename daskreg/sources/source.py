@@ -19,7 +19,7 @@ from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import Box, Grid
 from daskreg.sources.storage.redact import redact
 
-Index = tuple[int | slice, ...]
+ArrayIndex = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -50,7 +50,7 @@ class Source(ABC):
     chunks: tuple[int, ...]
     grid: Grid
     array: Any = None
-    selection: Index = ()
+    selection: ArrayIndex = ()
     order: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
     stamp: str = ""
@@ -222,7 +222,7 @@ class Source(ABC):
             return tuple(range(self.ndim))
         return tuple(k for k, s in enumerate(self.selection) if isinstance(s, slice))
 
-    def _index(self, box: Box) -> Index:
+    def _index(self, box: Box) -> ArrayIndex:
         """The box as an index into the stored array."""
         local = box.within(Box(self.start, self.start)) if self.start else box
         slices: list[slice] = [slice(None)] * self.ndim

@@ -112,7 +112,8 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
 
 
 def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools]:
-    """The solution against the mean of the aligned slices, and the blank slices; the mean motion is the identity.
+    """The solution of the registration to the mean of the aligned slices, and the blank slices; the mean motion is the
+    identity.
 
     The poses from pairs of neighbours are the initial ones.
     """

@@ -1,4 +1,4 @@
-"""Pairs of slices, many at once: the initial pose without a user's hint, and the registration to one image.
+"""Pairs of slices, many at once: a search for the initial pose, and the registration to one image.
 
 Identity is one candidate. Where its result on small levels agrees with the shift that phase correlation finds,
 the pair continues on the finer levels from there. Where it does not, the shifts that phase correlation proposes are
@@ -111,7 +111,7 @@ def register_pairs(
 def _in_threads(function: Callable[[slice], BatchEstimate], count: int, device: str) -> list[BatchEstimate]:
     """`function` of parts of `count` rows, in threads in each of which torch takes no others.
 
-    Many small operations wait for each other less than the threads within each do.
+    Many small operations in one thread each waste less time than the threads inside each operation.
     """
     threads = torch.get_num_threads()
     parts = 1 if device.startswith("cuda") else min(threads, count)
@@ -126,7 +126,7 @@ def _in_threads(function: Callable[[slice], BatchEstimate], count: int, device: 
     try:
         return list(in_threads(parts, in_one_thread, [slice(a, b) for a, b in pairwise(ends)], in_order=True))
     finally:
-        torch.set_num_threads(threads)  # with what new threads begin
+        torch.set_num_threads(threads)  # the number with which new threads start
 
 
 def slice_batch(values: Tensor, grid: Grid, device: str) -> ImageBatch:

@@ -58,7 +58,7 @@ def fit_pairs_of(
     execution.report(int(total - missing.sum()), total)
 
     def on_done(result: SpanResult) -> None:
-        # Copied in this thread: a small array from a worker thread keeps that thread's memory pool alive.
+        # Copied here: a small array from a worker thread keeps all memory of that thread allocated.
         part = copy.deepcopy(result)
         _check_unchanged(part, results)
         missing[part.start : part.stop] = False

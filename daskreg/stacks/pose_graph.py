@@ -87,8 +87,8 @@ def solve(graph: PoseGraph, initial: Floats, fixed: Bools | None = None) -> Pose
     free = np.ones(graph.count, bool) if fixed is None else ~fixed
     weight = None
     if np.count_nonzero(~free) > 1:
-        # The weights are found with one fixed node only. Fixed poses count as right where they disagree with the
-        # edges, so this disagreement must not make outliers of edges: all of them yield a little.
+        # The weights are found with one fixed node only. Edges may disagree with fixed poses; that must not make them
+        # outliers, so the disagreement is distributed over all edges.
         weight = solve(graph, initial, np.arange(graph.count) == 0).weight
     poses, weight, scale = _gauss_newton(graph, initial.copy(), free, weight)
     covariance = _covariance(graph, poses, weight, free) * scale

@@ -111,7 +111,10 @@ def register_to_slice(slices: SliceReading, reference: int | None) -> SlicePoses
 
 
 def register_to_mean(slices: SliceReading, start: SlicePoses) -> SlicePoses:
-    """Register each slice to the mean of the aligned slices, from poses of their own, until they are still."""
+    """Register each slice to the mean of the aligned slices, starting at its own pose.
+
+    This is repeated until the poses no longer change, at most `ROUNDS` times.
+    """
     current = start
     if not current.fitted.any():
         return current

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -166,7 +166,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
 
 def fit_span(span: Span) -> SpanResult:
     """Read a span and the slices before it that its pairs need, and register them. Runs on a worker, in one thread."""
-    with _alone(span.stack):
+    with _exclusive(span.stack):
         stack = span.stack
         low = max(0, span.start - stack.reach)
         images = stack.tensor(low, span.stop)
@@ -194,7 +194,7 @@ def fit_span(span: Span) -> SpanResult:
 def fit_edges(item: PairTask) -> PairTable:
     """Register single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
-    with _alone(stack):
+    with _exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
             images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
             sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, _options_here(stack))
@@ -235,7 +235,7 @@ def _options_here(stack: StackSpec) -> PairOptions:
 
 
 @contextmanager
-def _alone(stack: StackSpec) -> Iterator[None]:
+def _exclusive(stack: StackSpec) -> Iterator[None]:
     """In one thread of a CPU; on a GPU one registration at a time in this process, as it uses most of its memory."""
     gpu = resolve(stack.options.device) != "cpu"
     with limit_threads(None if gpu else 1), _gpu if gpu else nullcontext():
@@ -256,6 +256,3 @@ def _runs(wanted: Bools) -> Sequence[tuple[int, int]]:
     """Starts and stops of the runs of true entries."""
     edge = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
-
-
-Progress = Callable[[int, int], None]

@@ -443,7 +443,7 @@ def test_elastix_chains(tmp_path: Path) -> None:
             "ignores the image's direction",
         ),
         ("TranslationTransform", "1 2", {"UseBinaryFormatForTransformationParameters": '"true"'}, "binary"),
-        ("TranslationTransform", "1 2", {"InitialTransformParameterFileName": '"t.txt"'}, "builds on itself"),
+        ("TranslationTransform", "1 2", {"InitialTransformParameterFileName": '"t.txt"'}, "refers to itself"),
     ],
 )
 def test_elastix_files_that_are_refused(

@@ -21,7 +21,7 @@ from daskreg.sources.file_formats import FORMATS, READABLE, Format, format_of
 from daskreg.sources.locate import StoreLocation, file_stamp
 from daskreg.sources.reader import Reader, reader_of
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 from daskreg.volumes import volume_of
 
 
@@ -62,7 +62,7 @@ class NpyReader(Reader):
     def open_handle(self, path: str) -> Any:
         return np.load(path, mmap_mode="r")
 
-    def read(self, handle: Any, index: Index, source: Source) -> Any:
+    def read(self, handle: Any, index: ArrayIndex, source: Source) -> Any:
         return np.asarray(handle[index])
 
 

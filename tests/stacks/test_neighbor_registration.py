@@ -95,17 +95,17 @@ def test_fields_tell_where_images_agree(images):
     assert np.nanmax(fields[1:-1, 5:7]) < 0.9
 
 
-def test_looks(images):
+def test_features(images):
     some = images.clone()
     some[1] = some[0]
     some[2] = torch.from_numpy(ndimage.gaussian_filter(some[2].numpy(), 4))
     some[3] = 5
     blank = np.array([False, False, False, True, False])
-    looks = sequence(some, blank).features()
-    assert looks.digest[0] == looks.digest[1] != looks.digest[4]
-    assert looks.contrast[3] == 0
-    assert looks.texture[2, 0] < 0.3 * looks.texture[0, 0]
-    assert looks.blank.tolist() == blank.tolist()
+    features = sequence(some, blank).features()
+    assert features.digest[0] == features.digest[1] != features.digest[4]
+    assert features.contrast[3] == 0
+    assert features.texture[2, 0] < 0.3 * features.texture[0, 0]
+    assert features.blank.tolist() == blank.tolist()
 
 
 def test_tables_survive_being_text(images):
@@ -113,7 +113,7 @@ def test_tables_survive_being_text(images):
     back = unpacked(PairTable, packed(table))
     for name in ("edges", "matrices", "covariance", "scores", "similarity", "overlap", "fields"):
         assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
-    looks = sequence(images).features()
-    assert np.array_equal(unpacked(SliceFeatures, packed(looks)).digest, looks.digest)
+    features = sequence(images).features()
+    assert np.array_equal(unpacked(SliceFeatures, packed(features)).digest, features.digest)
     with pytest.raises(ValueError):
         unpacked(SliceFeatures, "no base64!")

@@ -24,7 +24,7 @@ from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 
 _MOST_LISTED = 12
 _LENGTHS = ("meter", "angstrom", "inch", "pixel")
@@ -67,7 +67,7 @@ class ScaledDataset:
             return stored
         return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
 
-    def read(self, index: Index) -> NDArray[Any]:
+    def read(self, index: ArrayIndex) -> NDArray[Any]:
         numbers = np.asarray(self.dataset[index])
         if self.unscaled:
             return numbers
@@ -108,7 +108,7 @@ class Hdf5Reader(Reader):
         file, _, inner = path.partition(INSIDE)
         return ScaledDataset.of(_open(file)[inner])
 
-    def read(self, handle: ScaledDataset, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: ScaledDataset, index: ArrayIndex, source: Source) -> NDArray[Any]:
         try:
             return handle.read(index)
         except MemoryError:

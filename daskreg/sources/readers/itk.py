@@ -26,7 +26,7 @@ from daskreg.sources.readers import nrrd
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 
 # The resolution that these files state (mostly 72 dpi) is not that of the specimen.
 _WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
@@ -42,7 +42,7 @@ class StreamedImage:
     shape: tuple[int, ...]
     components: int
 
-    def read(self, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def read(self, index: ArrayIndex, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The box, of which integers drop their axis."""
         sitk = _sitk()
         space = self.shape[:-1] if self.components > 1 else self.shape
@@ -92,7 +92,7 @@ class ItkReader(Reader):
         image = _sitk().ReadImage(path)  # the view below does not keep it alive
         return MappedArray(moved_to_disk(_sitk().GetArrayViewFromImage(image), path))
 
-    def read(self, handle: MappedArray | StreamedImage, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: MappedArray | StreamedImage, index: ArrayIndex, source: Source) -> NDArray[Any]:
         try:
             return handle.read(index, source.dtype)
         except RuntimeError as error:

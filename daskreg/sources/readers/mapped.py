@@ -25,7 +25,7 @@ from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MemoryBudgetError, StorageFullError
-from daskreg.sources.source import Index
+from daskreg.sources.source import ArrayIndex
 
 _DAMAGED = (EOFError, OSError, zlib.error)
 _PIECE = 2**22
@@ -48,7 +48,7 @@ class MappedArray:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data.shape)
 
-    def read(self, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def read(self, index: ArrayIndex, dtype: np.dtype[Any]) -> NDArray[Any]:
         """A copy in memory: values of `dtype` where slope or intercept change the numbers, else the stored numbers."""
         numbers = np.array(self.data[index])
         if (self.slope, self.intercept) == (1.0, 0.0):

@@ -24,7 +24,7 @@ from daskreg.sources.locate import StoreLocation, file_stamp
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
 _HEADER = 1024
@@ -51,7 +51,7 @@ class MrcReader(Reader):
                 reason = f"; {problem}" if problem else ""
                 raise NotAVolumeError(f"{what} is shorter than its header says ({size} bytes){reason}")
         if problem:
-            warnings.warn(f"{what}: {problem}; its header is taken as it stands", MetadataWarning, stacklevel=2)
+            warnings.warn(f"{what}: {problem}; its header is used as it is", MetadataWarning, stacklevel=2)
         names = _names(header)
         grid = _grid(header, dict(zip(names, shape, strict=True)), what, options)
         name = Path(path.removesuffix(Path(path).suffix) if _packing(path) else path).stem
@@ -68,7 +68,7 @@ class MrcReader(Reader):
         with open(path, "rb") as packed:
             return MappedArray(map_open_file(unpack(packed, packing, size, path), dtype, shape, offset=offset))
 
-    def read(self, handle: MappedArray, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: MappedArray, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(index, source.dtype)
 
 

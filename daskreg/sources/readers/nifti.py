@@ -19,7 +19,7 @@ from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
 from daskreg.sources.readers.physical import grid_of_header, lps_from_ras, plane_of
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 
 # Of the stored axes; further ones must have a length of 1.
 _AXES = ("x", "y", "z", "t", "c")
@@ -66,7 +66,7 @@ class NiftiReader(Reader):
             data = map_file(file, dtype, shape, offset=offset, order="F")
         return MappedArray(np.moveaxis(data, 0, -1) if colours else data, *_slope_intercept(proxy))
 
-    def read(self, handle: MappedArray, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: MappedArray, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(index, source.dtype)
 
 

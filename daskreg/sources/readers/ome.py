@@ -75,9 +75,9 @@ class Multiscale:
             return chosen
         if not recentre:
             warnings.warn(
-                f"{what}: level {number % count} has a scale but no translation, and is trusted as it stands; if it "
-                f"holds means of blocks, it lies {np.array2string((factor - 1)[space] / 2, precision=3)} voxels of "
-                f"level 0 off, and recentre=True puts it right",
+                f"{what}: level {number % count} has a scale but no translation, and is used as it is; if it holds "
+                f"means of blocks, its position is wrong by {np.array2string((factor - 1)[space] / 2, precision=3)} "
+                f"voxels of level 0, and recentre=True corrects it",
                 MetadataWarning,
                 stacklevel=2,
             )
@@ -166,7 +166,7 @@ def _chain(transforms: Sequence[Mapping[str, Any]], axes: Sequence[Axis], what: 
 def _check_numbers(kind: str, values: Floats, axes: Sequence[Axis], what: str) -> None:
     for axis, v in zip(axes, values.tolist(), strict=True):
         if not np.isfinite(v) or (kind == "scale" and v <= 0):
-            raise InvalidSpacingError(f"{what}: the {kind} along {axis.name} is {v}; mend the metadata")
+            raise InvalidSpacingError(f"{what}: the {kind} along {axis.name} is {v}; correct the metadata")
 
 
 def spatial(axes: Sequence[Axis], what: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -67,8 +67,9 @@ def grid_of_header(
         return grid, {}
     header_from_world = m @ grid.inverse_matrix
     warnings.warn(
-        f"{what}: the header shears the volume (by up to {off:.3g} voxels), which a grid cannot say; the voxels lie "
-        f"where the nearest rotation puts them, and attrs[{HEADER_FROM_WORLD!r}] maps that world to the header's",
+        f"{what}: the header shears the volume (by up to {off:.3g} voxels), which a grid cannot represent; "
+        f"the voxels lie where the nearest rotation puts them, and attrs[{HEADER_FROM_WORLD!r}] maps that world to "
+        "the header's",
         MetadataWarning,
         stacklevel=2,
     )

@@ -19,7 +19,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
 from daskreg.sources.reader import Reader, index_text
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.retrying import RetryingStore
 from daskreg.sources.stored import stored_source
 
@@ -57,7 +57,7 @@ class TiffReader(Reader):
         weakref.finalize(array, tiff.close)
         return array
 
-    def read(self, handle: zarr.Array[Any], index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: zarr.Array[Any], index: ArrayIndex, source: Source) -> NDArray[Any]:
         try:
             return np.asarray(handle[index])
         except MemoryError:

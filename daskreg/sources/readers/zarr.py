@@ -17,7 +17,7 @@ from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers import zarr_metadata
-from daskreg.sources.source import Index, Source
+from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
@@ -39,7 +39,7 @@ class ZarrReader(Reader):
         root, _, inner = path.partition(INSIDE)
         return zarr.open_array(open_store(root), path=inner, mode="r")
 
-    def read(self, handle: Array, index: Index, source: Source) -> NDArray[Any]:
+    def read(self, handle: Array, index: ArrayIndex, source: Source) -> NDArray[Any]:
         """`handle[index]`.
 
         Raises: ChunkReadError with the array, the box, and the key of the chunk.
@@ -51,7 +51,7 @@ class ZarrReader(Reader):
                 return chunks.read(_box(index)).squeeze(dropped)
             return np.asarray(handle[index])
 
-    def read_into(self, handle: Array, index: Index, source: Source, out: NDArray[Any]) -> bool:
+    def read_into(self, handle: Array, index: ArrayIndex, source: Source, out: NDArray[Any]) -> bool:
         chunks = local_chunks(handle)
         if chunks is None:
             return False
@@ -59,7 +59,7 @@ class ZarrReader(Reader):
             chunks.read_into(_box(index), out)
         return True
 
-    def written_at(self, handle: Array, index: Index, source: Source) -> float:
+    def written_at(self, handle: Array, index: ArrayIndex, source: Source) -> float:
         """When the newest chunk (or shard) file behind `handle[index]` was written, in seconds since the epoch.
 
         0 where no file says so: chunks that are missing, stores that are not a local folder.
@@ -77,7 +77,7 @@ READER = ZarrReader()
 
 
 @contextlib.contextmanager
-def _named_errors(handle: Array, index: Index, source: Source) -> Iterator[None]:
+def _named_errors(handle: Array, index: ArrayIndex, source: Source) -> Iterator[None]:
     """Errors of reading, as ChunkReadError that names the chunk."""
     try:
         yield
@@ -88,14 +88,14 @@ def _named_errors(handle: Array, index: Index, source: Source) -> Iterator[None]
         raise ChunkReadError(_unreadable(handle, index, source, error)) from cause
 
 
-def _box(index: Index) -> Box:
+def _box(index: ArrayIndex) -> Box:
     return Box(
         tuple(s.start if isinstance(s, slice) else s for s in index),
         tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
     )
 
 
-def _chunk_files(handle: Array, index: Index) -> Iterator[tuple[str, Box]]:
+def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
     """The chunk (or shard) files behind `handle[index]`: their keys, and which part each holds."""
     box = _box(index)
     unit = handle.shards or handle.chunks
@@ -106,7 +106,7 @@ def _chunk_files(handle: Array, index: Index) -> Iterator[tuple[str, Box]]:
         yield key, Box(corner, tuple(a + c for a, c in zip(corner, unit, strict=True))) & box
 
 
-def _unreadable(handle: Array, index: Index, source: Source, error: Exception) -> str:
+def _unreadable(handle: Array, index: ArrayIndex, source: Source, error: Exception) -> str:
     """A message that names the chunk: chunks are read again one by one, until the first that fails."""
     path = redact(source.path)
     for key, part in _chunk_files(handle, index):

@@ -16,8 +16,8 @@ from daskreg.cli.options import (
     device,
     fit_outputs,
     open_options,
-    progress_option,
     save_outputs,
+    shown_progress,
     verbosity,
 )
 from daskreg.errors import DegenerateImageError
@@ -96,7 +96,7 @@ def command(
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with progress_option("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
+        with shown_progress("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,

@@ -152,7 +152,7 @@ def save_outputs(fit: Any, *, out: Path, plot: Path | None, page: Path | None, k
 
 
 @contextmanager
-def progress_option(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def shown_progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar, as a function of (done, total) that an estimate calls; None with --quiet."""
     if quiet:
         yield None

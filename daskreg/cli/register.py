@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import device, fit_outputs, open_options, progress_option, save_outputs, verbosity
+from daskreg.cli.options import device, fit_outputs, open_options, save_outputs, shown_progress, verbosity
 
 
 @click.command(short_help="The motion between two images.")
@@ -47,6 +47,6 @@ def command(
     images = [daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
-    with progress_option("registering", quiet=quiet) as progress:
+    with shown_progress("registering", quiet=quiet) as progress:
         fit = daskreg.register(*images, model=groups, metric=metric, init=start, device=device, progress=progress)
     return save_outputs(fit, **outputs)

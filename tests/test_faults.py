@@ -235,6 +235,16 @@ def test_a_scheduler_that_dies_is_an_error_and_the_run_resumes(
 
 
 @pytest.mark.slow
+def test_the_scheduler_imports_nothing_that_only_workers_need(tmp_path: Path, stored: Path) -> None:
+    """It reads the description of a task, whose function is in a module without imports."""
+    with own_cluster(tmp_path) as (file, _), dr.connect(file) as client:
+        dr.write(dr.open(stored), tmp_path / "out.zarr", levels=1, progress=False)
+        loaded = client.run_on_scheduler(lambda: sorted(sys.modules))
+    assert "daskreg.blocks.packed_task" in loaded
+    assert not {"zarr", "numba", "torch", "xarray", "daskreg.blocks.job"} & set(loaded)
+
+
+@pytest.mark.slow
 def test_a_scheduler_that_comes_back_goes_on_with_the_run(tmp_path: Path, stored: Path) -> None:
     """As after a restart of its machine: the same address, and no memory of any task."""
     slow = Slow(tmp_path, stored, 0.05)

@@ -12,17 +12,17 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import dask
 import numpy as np
 
+from daskreg.blocks.packed_task import run_packed
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.cluster.capacity import Capacity
 from daskreg.errors import NoWorkersError, SchedulerLostError
-from daskreg.runtime.private_apis import cancel, forget_task_names, on_done, run_on_scheduler
+from daskreg.runtime.private_apis import cancel, forget_task_names, forget_task_names_on_scheduler, on_done
 
 RETRIES = 3
 """Times that a task which raised is tried again, on top of the retries of each store call."""
@@ -116,7 +116,7 @@ class InFlightWindow:
             self._named = 0
             forget_task_names()
             with contextlib.suppress(Exception):  # a scheduler that does not answer forgets when it restarts
-                run_on_scheduler(self._client, forget_task_names, timeout=ANSWER_WITHIN)
+                forget_task_names_on_scheduler(self._client, timeout=ANSWER_WITHIN)
         return bool(self._running)
 
     def _submit(self, batch: list[WriteBlock]) -> None:
@@ -126,9 +126,9 @@ class InFlightWindow:
         # dask warns of large graphs. Here that is intended: voxels that exist in memory only travel with the tasks.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             futures = self._client.map(
-                partial(_run_packed, self._work),
+                run_packed,
                 # Anything but bytes would be unpacked and packed again by the scheduler.
-                [dumps(item) for item in batch],
+                [dumps((self._work, item)) for item in batch],
                 key=[item.key for item in batch],
                 retries=RETRIES,
                 pure=False,
@@ -175,13 +175,6 @@ class InFlightWindow:
         futures = [future for future, _ in self._running.values()]
         with contextlib.suppress(Exception):
             cancel(self._client, futures, timeout=ANSWER_WITHIN)
-
-
-def _run_packed(work: Callable[[Any], None], packed: bytes) -> None:
-    """The task, on a worker."""
-    from distributed.protocol.pickle import loads
-
-    work(loads(packed))
 
 
 def _carried(item: WriteBlock) -> int:

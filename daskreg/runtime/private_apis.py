@@ -98,12 +98,16 @@ def on_done(client: Any, future: Any, callback: Callable[[Any], None]) -> None:
     client.loop.add_callback(done_callback, future, callback)
 
 
-def run_on_scheduler(client: Any, function: Callable[[], Any], *, timeout: float) -> None:
-    """`client.run_on_scheduler` that gives up after some seconds.
+def forget_task_names_on_scheduler(client: Any, *, timeout: float) -> None:
+    """The same on the scheduler: `client.run_on_scheduler` that gives up after some seconds.
+
+    What is sent is dask's own function, so that the scheduler imports nothing of daskreg.
 
     Raises: TimeoutError, OSError where the scheduler does not answer.
     """
-    client.sync(client._run_on_scheduler, function, callback_timeout=timeout)
+    from dask.utils import key_split
+
+    client.sync(client._run_on_scheduler, key_split.cache_clear, callback_timeout=timeout)
 
 
 def cancel(client: Any, futures: list[Any], *, timeout: float) -> None:

@@ -87,7 +87,9 @@ def test_names_of_tasks_are_forgotten(client: Client) -> None:
     key_split("some-name-1")
     private_apis.forget_task_names()
     assert key_split.cache_info().currsize == 0
-    private_apis.run_on_scheduler(client, private_apis.forget_task_names, timeout=10)
+    client.run_on_scheduler(lambda: key_split("some-name-2"))
+    private_apis.forget_task_names_on_scheduler(client, timeout=10)
+    assert client.run_on_scheduler(lambda: key_split.cache_info().currsize) == 0
 
 
 def test_done_futures_are_told(client: Client) -> None:

@@ -90,14 +90,15 @@ def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execu
     if len(wanted) > MOST_SEARCHES:
         log.warning("%d pairs of slices are weak; only %d of them are searched", len(wanted), MOST_SEARCHES)
         wanted = wanted[:MOST_SEARCHES]
-    searched = _better_of(pairs, _fitted_edges(stack, wanted, None, execution))
+    metric = stack.options.metric
+    searched = better_of(pairs, _fitted_edges(stack, wanted, None, execution), metric)
     before = {tuple(e): s for e, s in zip(pairs.edges.tolist(), pairs.scores.tolist(), strict=True)}
     edges: list[Edge] = [(a, b) for a, b in searched.edges.tolist()]
     changed = {e for e, s in zip(edges, searched.scores.tolist(), strict=True) if s != before.get(e)}
     paths = _two_step_motions(changed, dict(zip(edges, searched.matrices, strict=True)))
     if not paths:
         return searched
-    return _better_of(searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution))
+    return better_of(searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution), metric)
 
 
 def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[Edge, Floats]:
@@ -125,10 +126,11 @@ def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, e
     return PairTable.joined(tables)
 
 
-def _better_of(old: PairTable, new: PairTable) -> PairTable:
-    """Both tables in order; of two fits of a pair the one with the higher correlation."""
+def better_of(old: PairTable, new: PairTable, metric: str) -> PairTable:
+    """Both tables in order; of two fits of a pair the one with the higher correlation, or the lower mse."""
     both = PairTable.joined([old, new])
-    order = np.lexsort((-np.nan_to_num(both.scores, nan=-np.inf), both.edges[:, 0], both.edges[:, 1]))
+    cost = -both.scores if metric == "ncc" else both.scores
+    order = np.lexsort((np.nan_to_num(cost, nan=np.inf), both.edges[:, 0], both.edges[:, 1]))
     both = both.take(order)
     first = np.ones(len(both), bool)
     first[1:] = (np.diff(both.edges, axis=0) != 0).any(axis=1)

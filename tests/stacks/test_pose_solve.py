@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_table import PairTable, field_count
+from daskreg.stacks.pairing import better_of
 from daskreg.stacks.pose_solve import solve_poses
 
 N, SHAPE = 30, (60, 80)
@@ -52,3 +55,13 @@ def test_far_pairs_without_bias_reduce_the_error(truth):
     table = pairs(truth, 0.2, 0.0)
     alone = table.take(np.diff(table.edges, axis=1)[:, 0] == 1)
     assert drift(table, truth)[1] < 0.75 * drift(alone, truth)[1]
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("ncc", [0.9, 0.8, 0.3]), ("mse", [0.5, 0.2, 0.3])])
+def test_the_better_of_two_fits_of_a_pair_is_kept(metric: str, kept: list[float]) -> None:
+    """A high correlation is good, and so is a low mean squared difference; a fit that failed is neither."""
+    some = pairs(np.zeros((N, 2)), 0.1, 0.0).take(slice(0, 3))
+    old = replace(some, scores=np.array([0.9, 0.2, np.nan]))
+    new = replace(some, scores=np.array([0.5, 0.8, 0.3]))
+    assert better_of(old, new, metric).scores.tolist() == kept
+    assert better_of(new, old, metric).edges.tolist() == some.edges.tolist()

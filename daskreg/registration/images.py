@@ -88,7 +88,7 @@ def read_image(
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
     values = torch.as_tensor(read.astype(np.float32, copy=own)).to(device)
-    found = None if cover is None else torch.as_tensor(np.asarray(cover) > 0).to(device)
+    found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
     _check_content(values, found, what)
     return Image(values, flat, found, dropped, factors)
 
@@ -139,7 +139,7 @@ def _within(data: Any, mask: Any, grid: Grid, budget: int, what: str) -> tuple[A
     axes = dict(enumerate(factors))
     lazy = da.asarray(data)[used.slices]
     mean = da.coarsen(np.mean, lazy.astype(np.float32), axes)
-    cover = None if mask is None else da.coarsen(np.mean, (da.asarray(mask)[used.slices] > 0).astype(np.float32), axes)
+    cover = None if mask is None else da.coarsen(np.mean, da.asarray(mask)[used.slices].astype(np.float32), axes)
     return mean, None if cover is None else cover > 0.5, grid.crop(used).downsample(factors), tuple(factors)
 
 

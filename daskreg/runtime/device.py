@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -94,11 +95,17 @@ def count_gpus() -> int:
 
 def cores() -> int:
     """CPU cores this process may use: affinity, cgroup limits and SLURM's share."""
-    from dask.system import cpu_count
-
-    count = int(cpu_count())
+    count = _cores_of_system()
     share = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return max(1, min(count, int(share)) if share.isdigit() else count)
+
+
+@cache
+def _cores_of_system() -> int:
+    """Affinity and cgroup limits, asked once: dask reads files of the system, and small calls ask often."""
+    from dask.system import cpu_count
+
+    return int(cpu_count())
 
 
 def tasks_at_once(cores_per_worker: int, *, gpu: bool) -> int:

@@ -138,13 +138,7 @@ def in_threads(
 def _torch_threads() -> int:
     """How many threads torch may use in this thread, or would use where it is not loaded."""
     torch = loaded("torch")
-    return torch.get_num_threads() if torch is not None else _library_threads()
-
-
-@cache
-def _library_threads() -> int:
-    """`library_threads`, asked once: it reads files of the system, and small calls ask often."""
-    return library_threads()
+    return torch.get_num_threads() if torch is not None else library_threads()
 
 
 @cache

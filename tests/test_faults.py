@@ -471,7 +471,28 @@ def test_a_task_that_outlives_its_run_writes_nothing_more(tmp_path: Path, stored
         other = other.copy(data=other.data[:, ::-1])
         written = dr.write(other, path, client=False, overwrite=True, **SMALL)
         time.sleep(0.7)  # what was running has ended
-    assert written.blocks == lines(path)
+    assert written.blocks == BLOCKS == len(Ledger(path).entries())
+    assert whole(path, PIXELS[:, ::-1])
+
+
+def test_blocks_that_a_task_of_a_replaced_run_writes_over_are_made_again(tmp_path: Path, stored: Path) -> None:
+    """Such a task looked whether its run was the current one just before that changed."""
+    path, keys = tmp_path / "out.zarr", ["0/c/3/1/2", "0/c/23/3/3"]
+    dr.write(dr.open(stored), path, client=False, **SMALL)
+    late = [entry for entry in Ledger(path).entries().values() if entry.files[0][0] in keys]
+    old = {key: (path / key).read_bytes() for key in keys}
+    other = dr.open(stored, chunks=(1, 50, 40))
+    other = other.copy(data=other.data[:, ::-1])
+
+    def write_late(done: int, total: int, nbytes: int) -> None:
+        while done >= total - 1 and late:
+            entry = late.pop()
+            (path / entry.files[0][0]).write_bytes(old[entry.files[0][0]])
+            Ledger(path).append(entry)
+
+    Ledger(path).append(late[0])
+    written = dr.write(other, path, client=False, overwrite=True, **SMALL | {"progress": write_late})
+    assert BLOCKS < written.blocks <= BLOCKS + 2 * len(keys)
     assert whole(path, PIXELS[:, ::-1])
 
 

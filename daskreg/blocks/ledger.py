@@ -68,6 +68,7 @@ class LedgerEntry:
         lost: chunks of the source that it shows as the fill value.
         bytes_read: decoded bytes that came out of the source.
         retries: store calls that were tried again.
+        run: id of the run that made it; empty in ledgers of earlier versions.
     """
 
     level: int
@@ -79,6 +80,11 @@ class LedgerEntry:
     lost: LostChunks = NOTHING_LOST
     bytes_read: int = 0
     retries: int = 0
+    run: str = ""
+
+    def is_of(self, run: str) -> bool:
+        """Whether a run made it, and not one whose output has been replaced since, by a task that went on."""
+        return self.run in {run, ""}
 
     @property
     def stored(self) -> int:
@@ -99,6 +105,7 @@ class LedgerEntry:
             LostChunks(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
             int(data.get("bytes_read", 0)),
             int(data.get("retries", 0)),
+            str(data.get("run", "")),
         )
 
 
@@ -209,12 +216,13 @@ class Ledger:
         again(write)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
-        """The latest entry of each (level, block)."""
+        """The latest entry of each (level, block) that the run of this output made."""
+        run = str(self.layout().get("run", ""))
         found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
         for file in sorted(self.folder.glob("*.jsonl")):
             for line in file.read_bytes().split(b"\n"):
                 entry = _parse(line)
-                if entry is None:
+                if entry is None or not entry.is_of(run):
                     continue
                 key = (entry.level, entry.block)
                 if key not in found or found[key].written <= entry.written:
@@ -226,7 +234,7 @@ class Ledger:
         return {file.name: file.stat().st_size for file in self.folder.glob("*.jsonl")}
 
     def entries_since(self, ends: dict[str, int]) -> Iterator[LedgerEntry]:
-        """Entries that were appended since `ends()` was called, one after another."""
+        """Entries that were appended since `ends()` was called, one after another, also those of other runs."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(ends.get(path.name, 0))
@@ -279,10 +287,11 @@ def entry_now(
     lost: LostChunks = NOTHING_LOST,
     bytes_read: int = 0,
     retries: int = 0,
+    run: str = "",
 ) -> LedgerEntry:
     """The entry of a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return LedgerEntry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries)
+    return LedgerEntry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries, run)
 
 
 def _parse(line: bytes) -> LedgerEntry | None:

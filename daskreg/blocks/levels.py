@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -191,12 +192,26 @@ def run_levels(
             )
         totals.skip(len(finished))
         totals.changed += len(stale)
-        items = unfinished_items(level, task, fingerprints, finished, plan.path, run)
         ends = ledger.ends()
-        failures = run_blocks(items, client=client, on_done=totals.add, resource=_resource(task))
-        totals.add_entries((e for e in ledger.entries_since(ends) if e.level == level.level), fingerprints.counts)
-        if failures:
-            return failures
+        items = unfinished_items(level, task, fingerprints, finished, plan.path, run)
+        while True:
+            failures = run_blocks(items, client=client, on_done=totals.add, resource=_resource(task))
+            foreign: set[str] = set()
+            made = _own_entries(ledger.entries_since(ends), level.level, run.run_id, fingerprints, foreign)
+            totals.add_entries(made, fingerprints.counts)
+            if failures:
+                return failures
+            if not foreign:
+                break
+            made = _own_entries(ledger.entries_since(ends), level.level, run.run_id, fingerprints, set())
+            again = {entry.block for entry in chain(entries.values(), made) if _holds_any(entry, level.level, foreign)}
+            log.warning("level %d: %d blocks were written over by a run that had ended", level.level, len(again))
+            ends = ledger.ends()
+            items = (
+                item
+                for item in unfinished_items(level, task, fingerprints, set(), plan.path, run)
+                if item.index in again
+            )
     return []
 
 
@@ -257,6 +272,27 @@ def _finished(
         if number == level and index in fingerprints and ledger.intact(entry):
             (current if entry.fingerprint == fingerprints[index] else stale).add(index)
     return current, stale
+
+
+def _own_entries(
+    entries: Iterator[LedgerEntry], level: int, run: str, fingerprints: BlockFingerprints, foreign: set[str]
+) -> Iterator[LedgerEntry]:
+    """Entries of a level that this run made; the files of others are added to `foreign`.
+
+    A task looks whether its run is still the current one just before it writes. If its run is replaced just then, it
+    writes into the new output, and says so in the ledger.
+    """
+    for entry in entries:
+        if entry.level != level:
+            continue
+        if entry.is_of(run) and entry.block in fingerprints and entry.fingerprint == fingerprints[entry.block]:
+            yield entry
+        else:
+            foreign.update(key for key, _, _ in entry.files)
+
+
+def _holds_any(entry: LedgerEntry, level: int, files: set[str]) -> bool:
+    return entry.level == level and not files.isdisjoint(key for key, _, _ in entry.files)
 
 
 def _source_is_newer(ledger: Ledger, entry: LedgerEntry, level: LevelPlan) -> bool:

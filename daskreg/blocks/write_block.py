@@ -72,6 +72,7 @@ def write_block(item: WriteBlock) -> None:
                 lost=LostChunks(len(seen.missing), tuple(seen.damaged)),
                 bytes_read=stats.bytes_read,
                 retries=seen.retries,
+                run=item.run_id,
             )
             ledger.append(entry)
 

@@ -4,7 +4,11 @@ connect          the entry: a client from any of these
 config           the kinds of clusters, a line each; cluster files
 options          what kinds have in common: who can reach them; a config out of plain data
 local            a kind: worker processes on this machine
+batch            what kinds of jobs have in common
 slurm            a kind: workers as SLURM jobs
+pbs, lsf, sge    kinds: workers as jobs of PBS, LSF, Grid Engine
+job_watch        jobs in the queue: which wait, which have ended without a worker
+run_folder       a shared folder of one run: temporary certificates, the jobs' output
 address          a kind: a scheduler that runs already
 owned_cluster    clusters that end with their client
 network          the loopback interface, or another one with TLS

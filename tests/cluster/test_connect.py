@@ -21,8 +21,10 @@ from packaging.version import Version
 import daskreg as dr
 from daskreg.cluster import address as joining
 from daskreg.cluster import local
+from daskreg.cluster.batch import batch_cluster
 from daskreg.cluster.config import LocalConfig, SlurmConfig
-from daskreg.cluster.slurm import slurm_cluster
+from daskreg.cluster.run_folder import run_folder
+from daskreg.cluster.slurm import SLURM as SYSTEM
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
 from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
@@ -185,9 +187,9 @@ def test_files_that_are_missing_or_something_else(tmp_path: Path) -> None:
         dr.connect(LocalConfig(memory="lots"))
 
 
-def test_the_slurm_job_script() -> None:
+def test_the_slurm_job_script(tmp_path: Path) -> None:
     with pytest.warns(DaskregWarning, match="listens on lo without TLS"):
-        cluster = slurm_cluster(SLURM)
+        cluster = batch_cluster(SYSTEM, SLURM, run_folder(tmp_path))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with cluster:
         script = cluster.job_script()
@@ -215,7 +217,7 @@ def test_a_slurm_job_with_a_gpu_has_one_worker_of_several_threads_and_tls(tmp_pa
     config = SlurmConfig(
         cores=8, memory="16 GiB", walltime="10", gpu=True, interface="lo", tls="temporary", shared=str(tmp_path)
     )
-    with slurm_cluster(config) as cluster:
+    with batch_cluster(SYSTEM, config, run_folder(tmp_path)) as cluster:
         script = cluster.job_script()
         assert cluster.scheduler_address.startswith("tls://")
     assert "#SBATCH --gres=gpu:1" in script.splitlines()

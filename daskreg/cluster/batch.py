@@ -80,10 +80,14 @@ class BatchConfig(Network):
         return tasks_at_once(self.cores // self.workers_per_job, gpu=self.gpu)
 
     @property
+    def grace(self) -> int:
+        """Seconds before the end of the walltime at which work stops: five minutes, or a fifth of the walltime."""
+        return min(300, seconds(self.walltime) // 5)
+
+    @property
     def lifetime(self) -> int:
         """Seconds after which a worker leaves, before its job is ended, so that its blocks move on in time."""
-        whole = seconds(self.walltime)
-        return max(1, whole - min(300, whole // 5))
+        return max(1, seconds(self.walltime) - self.grace)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daskreg.cluster.address import AddressConfig, join_scheduler
+from daskreg.cluster.allocation import AllocationConfig, start_allocation
 from daskreg.cluster.batch import start_batch
 from daskreg.cluster.local import LocalConfig, start_local
 from daskreg.cluster.lsf import LSF, LsfConfig
@@ -47,6 +48,7 @@ KINDS: Mapping[str, ClusterKind] = {
     "pbs": ClusterKind(PbsConfig, partial(start_batch, PBS)),
     "lsf": ClusterKind(LsfConfig, partial(start_batch, LSF)),
     "sge": ClusterKind(SgeConfig, partial(start_batch, SGE)),
+    "allocation": ClusterKind(AllocationConfig, start_allocation),
     "address": ClusterKind(AddressConfig, join_scheduler),
 }
 

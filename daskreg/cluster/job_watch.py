@@ -170,7 +170,7 @@ class JobWatch:
 
     def _explanation(self, number: str | None) -> str:
         text = f"{self._failures} jobs ended before their workers had registered"
-        said = _last_words(self._logs, number) if number else ""
+        said = last_words(self._logs, number) if number else ""
         return f"{text}; the last one says: {said}" if said else f"{text}; look at their output (logs:)"
 
 
@@ -183,7 +183,7 @@ def refusal(error: BaseException) -> str:
     return " ".join(lines[-2:]) or type(error).__name__
 
 
-def _last_words(folder: Path, number: str) -> str:
+def last_words(folder: Path, number: str) -> str:
     """The last line that a job wrote, errors first."""
     for path in sorted(folder.glob(f"*{number}*"), key=lambda p: p.suffix != ".err"):
         lines = [

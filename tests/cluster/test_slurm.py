@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ import pytest
 import zarr
 
 import daskreg as dr
-from daskreg.cluster.config import SlurmConfig
+from daskreg.blocks.ledger import Ledger
+from daskreg.cluster.config import AllocationConfig, SlurmConfig
 from daskreg.errors import NoWorkersError
 from daskreg.writing import verify
 
@@ -175,3 +177,75 @@ def test_jobs_that_end_without_a_worker_end_the_run_with_their_last_words(
     ):
         write(stored, tmp_path / "out.zarr", client=client)
     until(lambda: not jobs("RUNNING,PENDING"))
+
+
+def cluster_file(folder: Path) -> Path:
+    (folder / "slurm.yaml").write_text(
+        "kind: slurm\ncores: 1\nmemory: 1 GiB\nwalltime: '00:10:00'\njobs: 3\ninterface: clus1\ntls: temporary\n"
+        f"dashboard_port: null\nshared: {folder}\nlogs: {folder}\n"
+    )
+    return folder / "slurm.yaml"
+
+
+def submit(folder: Path, *words: str) -> str:
+    """The number of the job."""
+    command = [
+        sys.executable,
+        "-c",
+        "from daskreg.cli import main; main()",
+        "submit",
+        cluster_file(folder),
+        "--",
+        *words,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=folder)
+    return done.stdout.split(":")[0].removeprefix("job ")
+
+
+def ended(number: str) -> str:
+    """What SLURM says of a job when it has ended: its state and exit code."""
+
+    def shown() -> str:
+        return subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
+
+    until(lambda: not {"JobState=PENDING", "JobState=RUNNING", "JobState=COMPLETING"} & set(shown().split()), 120)
+    return " ".join(word for word in shown().split() if word.startswith(("JobState", "ExitCode")))
+
+
+def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_time(
+    slurm: None, tmp_path: Path, stored: Path
+) -> None:
+    path = tmp_path / "out.zarr"
+    TURN.save(tmp_path / "turn.json")
+    words = [
+        "warp",
+        str(stored),
+        str(path),
+        "--pull",
+        str(tmp_path / "turn.json"),
+        "--chunks",
+        "1,50,40",
+        "--levels",
+        "1",
+    ]
+    number = submit(tmp_path, *words, "--memory", "4MiB")
+    ledger = Ledger(path)
+    until(lambda: ledger.exists and len(ledger.entries()) > 1)
+    # As SLURM does shortly before the walltime.
+    subprocess.run(["scancel", "--signal=USR1", "--batch", number], timeout=30, check=True)
+    first = ended(number)
+    kept = len(ledger.entries())
+    again = submit(tmp_path, *words, "--memory", "4MiB")
+    assert ended(again) == "JobState=COMPLETED ExitCode=0:0"
+    output = (tmp_path / f"daskreg-{again}.out").read_text()
+    if kept < 48:  # else it had ended when the signal came
+        assert first == "JobState=FAILED ExitCode=75:0"
+        assert f"{kept} were there" in output, output
+    assert verify(path) == []
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
+    assert list(tmp_path.glob(".daskreg-run-*")) == []
+
+
+def test_outside_a_job_there_is_no_allocation() -> None:
+    with pytest.raises(NoWorkersError, match="this process is not in one"):
+        dr.connect(AllocationConfig(interface="lo", tls="temporary"))

@@ -7,6 +7,7 @@ local            a kind: worker processes on this machine
 batch            what kinds of jobs have in common
 slurm            a kind: workers as SLURM jobs
 pbs, lsf, sge    kinds: workers as jobs of PBS, LSF, Grid Engine
+ssh              a kind: workers on machines that ssh reaches
 allocation       a kind: workers on all nodes of the SLURM job that runs
 submission       a command as one SLURM job
 job_watch        jobs in the queue: which wait, which have ended without a worker

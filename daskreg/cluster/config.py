@@ -21,6 +21,7 @@ from daskreg.cluster.options import ClusterConfig, Tls, build, suggestion
 from daskreg.cluster.pbs import PBS, PbsConfig
 from daskreg.cluster.sge import SGE, SgeConfig
 from daskreg.cluster.slurm import SLURM, SlurmConfig
+from daskreg.cluster.ssh import SshConfig, start_ssh
 from daskreg.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ KINDS: Mapping[str, ClusterKind] = {
     "pbs": ClusterKind(PbsConfig, partial(start_batch, PBS)),
     "lsf": ClusterKind(LsfConfig, partial(start_batch, LSF)),
     "sge": ClusterKind(SgeConfig, partial(start_batch, SGE)),
+    "ssh": ClusterKind(SshConfig, start_ssh),
     "allocation": ClusterKind(AllocationConfig, start_allocation),
     "address": ClusterKind(AddressConfig, join_scheduler),
 }

@@ -147,6 +147,10 @@ class NoWorkersError(RunError):
     """No worker can ever run the work."""
 
 
+class UnfitWorkerError(RunError):
+    """A worker lacks the package, has another version, or does not see the files."""
+
+
 class SchedulerLostError(RunError):
     """The scheduler ended or does not answer; finished blocks are kept and the same command resumes."""
 

@@ -22,7 +22,8 @@ import daskreg as dr
 from daskreg.cluster import address as joining
 from daskreg.cluster import local
 from daskreg.cluster.batch import batch_cluster
-from daskreg.cluster.config import LocalConfig, SlurmConfig
+from daskreg.cluster.config import AddressConfig, LocalConfig, SlurmConfig
+from daskreg.cluster.options import Tls
 from daskreg.cluster.run_folder import run_folder
 from daskreg.cluster.slurm import SLURM as SYSTEM
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
@@ -257,3 +258,26 @@ def test_workers_for_cores_see_no_gpu() -> None:
     with dr.connect(workers=1, device="cpu") as client:
         assert list(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values()) == [""]
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def test_certificates_of_the_script_let_their_owner_in_and_nobody_else(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "cluster" / "tls" / "make-certificates.sh"
+    made = subprocess.run([script, tmp_path / "tls", "1"], capture_output=True, text=True, timeout=60, check=True)
+    assert made.stdout == "tls: {{ca_file: {0}/ca.pem, cert: {0}/node.pem, key: {0}/node-key.pem}}\n".format(
+        tmp_path / "tls"
+    )
+    assert [stat.S_IMODE((tmp_path / "tls" / name).stat().st_mode) for name in ("ca.pem", "node-key.pem")] == [
+        0o600
+    ] * 2
+    files = Tls(*(str(tmp_path / "tls" / f"{name}.pem") for name in ("ca", "node", "node-key")))
+    config = LocalConfig(workers=1, interface="lo", tls=files, dashboard_port=None, memory="1 GiB")
+    with dr.connect(config) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://")
+        with dr.connect(AddressConfig(address=address, tls=files)) as second:
+            assert second.submit(sum, [1, 2]).result(timeout=30) == 3
+        with pytest.raises((OSError, ValueError, RuntimeError, TypeError)):
+            Client(address.replace("tls://", "tcp://"), timeout=3)
+    again = subprocess.run([script, tmp_path / "tls"], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 1
+    assert "exists" in again.stderr

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import DaskregWarning, OptionError
 from daskreg.tomography.angles import in_radians, opposite_pairs
-from daskreg.tomography.opposite_pairs import LEAST_SCORE, MOST_PAIRS, AxisFit, fit_pairs
+from daskreg.tomography.opposite_pairs import LEAST_SCORE, MANY_PAIRS, MOST_PAIRS, AxisFit, fit_pairs
 from daskreg.tomography.projections import read_attenuation
 from daskreg.tomography.sinogram import fit_sinogram, spans_half_a_turn
 
@@ -79,7 +79,8 @@ def _fitted(data: NDArray[np.float64], radians: NDArray[np.float64], method: str
     if method == "pairs" or certain or not spans_half_a_turn(radians):
         return pairs, certain
     sinogram = fit_sinogram(data, radians)
-    return sinogram, abs(sinogram.centre - pairs.centre) <= max(1.0, _AGREEMENT * data.shape[2])
+    agree = abs(sinogram.centre - pairs.centre) <= max(1.0, _AGREEMENT * data.shape[2])
+    return (pairs if agree or len(opposite) >= MANY_PAIRS else sinogram), agree
 
 
 def _warn(fit: AxisFit) -> None:

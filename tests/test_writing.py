@@ -99,6 +99,31 @@ def test_labels_stay_labels_through_the_levels(tmp_path: Path) -> None:
     assert read(tmp_path / "mask.zarr", 1).dtype == bool
 
 
+def test_coarser_levels_of_integer_labels_have_no_other_labels(tmp_path):
+    """Warped with order 0, or from a file that says what they are; intensities still get means."""
+    rng = np.random.default_rng(6)
+    labels = ndi.zoom(rng.integers(0, 60, (5, 9, 11)) * 1000, 8, order=0).astype(np.uint32)
+    known = set(np.unique(labels).tolist())
+
+    def found(path: Path) -> set[int]:
+        return set(np.unique(dr.open(path, level=1).values).tolist())
+
+    def written(array: object, name: str, **options: object) -> Path:
+        dr.write(array, tmp_path / name, levels=2, progress=False, **options)
+        return tmp_path / name
+
+    push = dr.Affine.translation(x=2.4, y=-1)
+    assert found(written(dr.warp(dr.open(labels), push=push, order=0), "nearest.zarr")) <= known
+    assert not found(written(dr.warp(dr.open(labels), push=push, order=0), "mean.zarr", downsample="mean")) <= known
+    plain = written(dr.open(labels), "plain.zarr")
+    assert not found(plain) <= known
+    group = zarr.open_group(plain)
+    group.attrs["ome"] = {**group.attrs["ome"], "image-label": {}}
+    assert found(written(dr.open(plain), "stated.zarr")) <= known
+    assert np.array_equal(dr.open(tmp_path / "stated.zarr").values, labels)
+    assert not found(written(dr.open(plain) * 1.0, "computed.zarr")) <= known
+
+
 def test_channels_and_times_are_written(tmp_path: Path) -> None:
     data = np.random.default_rng(0).random((2, 3, 5, 20, 24)).astype(np.float32)
     written = dr.write(data, tmp_path / "tc.zarr", levels=2, progress=False)

@@ -15,6 +15,8 @@ from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
 
+# The attribute of an array whose file says that its voxels are labels.
+LABELS = "is_labels"
 # Coordinates of one axis: values, attributes.
 Coord = tuple[Any, Mapping[str, Any]]
 

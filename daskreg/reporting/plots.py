@@ -40,6 +40,14 @@ def png(figure: Figure, *, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
+def figure_suffixes() -> tuple[str, ...]:
+    """The suffixes of files in which a figure can be saved, such as ".png".
+
+    Raises: MissingExtraError where matplotlib is not installed.
+    """
+    return tuple(f".{kind}" for kind in sorted(_figure_class()().canvas.get_supported_filetypes()))
+
+
 def pair(
     fit: Any,
     fixed: Any = None,

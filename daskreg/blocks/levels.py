@@ -15,7 +15,8 @@ import numpy as np
 
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
-from daskreg.blocks.ledger import Ledger, LedgerEntry
+from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.ledger_entry import LedgerEntry
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level

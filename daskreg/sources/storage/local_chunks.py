@@ -33,6 +33,7 @@ from zarr.storage import LocalStore
 
 from daskreg.geometry import Box
 from daskreg.runtime.atomic import replace_file
+from daskreg.runtime.checksum import FileChecksum
 from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
@@ -187,7 +188,7 @@ class LocalChunks:
     def write(self, box: Box, pixels: Iterator[Pixels]) -> dict[str, tuple[int, int]]:
         """Write the files of `box`, whole units, each at once; `pixels` follow the order of `parts`.
 
-        Returns: crc32c and size of each file, by its key in the array.
+        Returns: checksum (`runtime.checksum`) and size of each file, by its key in the array.
         Raises: OSError.
         """
         written = {}
@@ -210,14 +211,10 @@ class LocalChunks:
         if self.shards is not None:
             parts.append(self._shard_index(entries))
         again(partial(replace_file, self.path(index), parts))
-        return self._crc(parts), sum(len(part) for part in parts)
-
-    def _crc(self, parts: Sequence[Any]) -> int:
-        """The crc32c of a file; that of its first chunk is known where the chunk ends with it."""
-        crc = struct.unpack("<I", parts[1])[0] if self.codec.checksum else google_crc32c.value(parts[0])
-        for part in parts[1:]:
-            crc = google_crc32c.extend(crc, part)
-        return int(crc)
+        checked = FileChecksum()
+        for part in parts:
+            checked.update(part)
+        return checked.value(), sum(len(part) for part in parts)
 
     def _whole_chunk(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: where the array ends inside a chunk, the rest is the fill value."""

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from daskreg.runtime import checksum
-
-CRC32C = "crc32c"
+CRC32C, XXH3 = "crc32c", "xxh3-64"
+"""Names of the checksums of files. Chunks end with their own crc32c, and the crc32c of data and its own crc32c is one
+constant, so it does not tell two files apart: it is read in ledgers of earlier versions only."""
 """The name of the checksum in ledgers of earlier versions."""
 
 
@@ -106,9 +106,7 @@ def entry_now(
     """The entry of a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
     now = time.time()
-    return LedgerEntry(
-        level, block, fingerprint, listed, clipped, now, lost, bytes_read, retries, run, session, checksum.NAME
-    )
+    return LedgerEntry(level, block, fingerprint, listed, clipped, now, lost, bytes_read, retries, run, session, XXH3)
 
 
 def parsed(line: bytes | str) -> LedgerEntry | None:

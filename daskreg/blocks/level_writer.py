@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
+import xxhash
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
@@ -14,7 +15,6 @@ from zarr.abc.store import Store
 
 from daskreg.blocks.source_buffer import slabs
 from daskreg.geometry import Box
-from daskreg.runtime.checksum import checksum
 from daskreg.runtime.private_apis import StoreWrapper
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.retrying import open_store
@@ -35,7 +35,7 @@ class RecordingStore(StoreWrapper):
     async def set(self, key: str, value: Buffer) -> None:
         await self.inner.set(key, value)
         array: Any = value.as_numpy_array()
-        self._written[key] = (checksum(array), array.nbytes)
+        self._written[key] = (xxhash.xxh3_64_intdigest(array), array.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
         """What was noted of these keys, which is then forgotten. Keys that were not set are left out."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import xxhash
 import zarr
 
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.ledger_entry import CRC32C, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
-from daskreg.runtime.checksum import checksum
 from daskreg.runtime.device import cores
 from daskreg.runtime.progress import ByteProgress
 from daskreg.runtime.threads import in_threads
@@ -73,7 +73,9 @@ def _block(  # noqa: PLR0917
         return [f"level {level}, block {index}: not finished"], 0
     problems = []
     for key, crc, size in entry.files:
-        problem = _file(ledger.output / key, crc, size, google_crc32c.value if entry.check == CRC32C else checksum)
+        problem = _file(
+            ledger.output / key, crc, size, google_crc32c.value if entry.check == CRC32C else xxhash.xxh3_64_intdigest
+        )
         if problem:
             problems.append(f"{key}: {problem}")
     if not problems:

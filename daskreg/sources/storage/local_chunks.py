@@ -26,6 +26,7 @@ from typing import Any
 import google_crc32c
 import numcodecs
 import numpy as np
+import xxhash
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
@@ -33,7 +34,6 @@ from zarr.storage import LocalStore
 
 from daskreg.geometry import Box
 from daskreg.runtime.atomic import replace_file
-from daskreg.runtime.checksum import FileChecksum
 from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
@@ -188,7 +188,7 @@ class LocalChunks:
     def write(self, box: Box, pixels: Iterator[Pixels]) -> dict[str, tuple[int, int]]:
         """Write the files of `box`, whole units, each at once; `pixels` follow the order of `parts`.
 
-        Returns: checksum (`runtime.checksum`) and size of each file, by its key in the array.
+        Returns: checksum (XXH3, 64 bits) and size of each file, by its key in the array.
         Raises: OSError.
         """
         written = {}
@@ -211,10 +211,10 @@ class LocalChunks:
         if self.shards is not None:
             parts.append(self._shard_index(entries))
         again(partial(replace_file, self.path(index), parts))
-        checked = FileChecksum()
+        checked = xxhash.xxh3_64()
         for part in parts:
             checked.update(part)
-        return checked.value(), sum(len(part) for part in parts)
+        return checked.intdigest(), sum(len(part) for part in parts)
 
     def _whole_chunk(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: where the array ends inside a chunk, the rest is the fill value."""

@@ -201,6 +201,7 @@ def _assess(
         point_to_point=options.method == "point_to_point",
         max_distance=options.max_distance,
         with_scale=options.with_scale,
+        even=pyramid.middle[0],
     )
     return observed, consistency() if consistency and observed.across_surface else None
 

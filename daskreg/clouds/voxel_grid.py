@@ -53,7 +53,7 @@ def voxel_size_for(cloud: Cloud, count: int) -> tuple[float, Cloud]:
     points = np.ascontiguousarray(cloud.points)
     low, high = np.empty((2, cloud.ndim))
     bounding_box(points, low, high)
-    extent = float(np.max(high - low))
+    extent = float(np.max(high - low)) or 1.0  # all points may be at one place, where outliers were removed
     # `reduced` is a good substitute for the cloud down to voxels of side `smallest`.
     size, power, reduced, smallest = extent / np.sqrt(count), 2.0, cloud, 0.0
     if len(points) > _MANY * count:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.clouds.cloud import NEAR, Cloud, Floats, Ints, default_neighbours, local_shapes, norms
-from daskreg.clouds.icp import Correspondences, generators, parameter_names
+from daskreg.clouds.icp import Correspondences, generators
 from daskreg.clouds.icp_numba import POINT_TO_POINT
 from daskreg.clouds.voxel_grid import voxel_downsample, voxel_size_for
 from daskreg.runtime.threads import pool_threads, spread
@@ -42,11 +42,12 @@ class Observability:
         inliers: their number.
         spacing: of the target's points.
         covariance: (P, P) of a motion about the centroid of the inliers, in the order of
-            `icp.parameter_names`: radians, the points' unit, logarithm of the scale.
+            `icp.parameter_names`: radians, the points' unit, logarithm of the scale; large for free motions.
         across_surface: whether the clouds are two samples of a surface (in 2D, a curve) without common points, so that
             distances along the surface mean nothing.
         free: (K, P) unit directions (turns in radians, shifts in units of the extent) in which the
             correspondences do not determine the motion.
+        centre: (D,) the centroid of the inliers, in the target's frame.
     """
 
     rmse: float
@@ -56,6 +57,7 @@ class Observability:
     covariance: Floats
     across_surface: bool
     free: Floats
+    centre: Floats
 
 
 def chance_rmse(inliers: int) -> float:
@@ -88,18 +90,20 @@ def observability(
         max_distance: of an inlier; None: five times the lower quartile of the distances.
         even: the target, of even density, where that is known.
     """
-    names = parameter_names(target.ndim, with_scale=with_scale)
+    moves = generators(target.ndim, with_scale=with_scale)
     distances, rows = nearest or target.nearest(moved)
     limit = max(5 * float(np.percentile(distances, 25)), 1e-6 * target.radius) if max_distance is None else max_distance
     inside = np.flatnonzero(distances <= limit)
     fitness = len(inside) / len(moved)
     if len(inside) < target.ndim:
-        unknown = np.full((len(names), len(names)), np.inf)
-        return Observability(np.inf, fitness, len(inside), target.spacing, unknown, False, np.eye(len(names)))
+        unknown = np.full((len(moves), len(moves)), np.inf)
+        return Observability(
+            np.inf, fitness, len(inside), target.spacing, unknown, False, np.eye(len(moves)), moved.mean(axis=0)
+        )
     rmse = float(np.sqrt(np.mean(distances[inside] ** 2)))
     source, near = moved[inside], target.points[rows[inside]]
     extent = float(np.sqrt(np.sum(np.var(source, axis=0)))) or 1.0
-    moves, centre = generators(target.ndim, with_scale=with_scale), source.mean(axis=0)
+    centre = source.mean(axis=0)
     same_points = not surface or rmse <= SAME_POINTS * target.spacing
     if same_points:
         none = np.zeros((0, target.ndim))
@@ -108,16 +112,16 @@ def observability(
         hessian, _, cost = pairs.normal_equations(POINT_TO_POINT, centre, extent, moves)
         values, vectors = np.linalg.eigh(hessian / len(source))
         # Each point gives D residuals.
-        variance = cost / max(1, len(source) * target.ndim - len(names))
+        variance = cost / max(1, len(source) * target.ndim - len(moves))
         unknown = values < 1e-6 + 9 * (rmse / extent) ** 2
-        free, values = vectors[:, unknown].T, np.where(unknown, 0.0, values)
+        free = vectors[:, unknown].T
     if surface and not (same_points and point_to_point):
         unique, own = np.unique(rows[inside], return_inverse=True)
         fixed, moving = spread(pool_threads(), robust_normals, (target.points[unique], source))
         relative, errors = (source - centre) / extent, (near - source) / extent
         hessian, cost = across_surfaces(fixed.normals[own], moving.normals, errors, relative, moves)
         values, vectors = np.linalg.eigh(hessian / len(source))
-        variance = cost / max(1, len(source) - len(names))
+        variance = cost / max(1, len(source) - len(moves))
         if not same_points:
             # What noise may leave of the product of both tilts, and of a tilt and the shape.
             noise = np.sqrt(fixed.tilt * moving.tilt / min(fixed.number, moving.number))
@@ -129,14 +133,17 @@ def observability(
                 for k in weak:
                     growth = _growth(even or target, *some, np.tensordot(vectors[:, k], moves, axes=1))
                     unknown[k] = growth * np.mean(smooth) < _LEAST_GROWTH * values[k]
-            free, values = vectors[:, unknown].T, np.where(unknown, 0.0, values)
+            free = vectors[:, unknown].T
     # The noise of a target point is in all correspondences that it is part of.
     _, times = np.unique(rows[inside], return_counts=True)
     variance *= (1 + float(np.mean(times**2) / np.mean(times))) / 2
-    covariance = (vectors / np.maximum(values, 1e-12)) @ vectors.T * variance / len(source)
-    units = np.array([extent if name.startswith("shift") else 1.0 for name in names])
+    variances = variance / len(source) / np.maximum(values, 1e-12)
+    # Of a free motion the deviation is at least a radian, or the extent.
+    variances[unknown] = np.maximum(variances[unknown], 1.0)
+    covariance = (vectors * variances) @ vectors.T
+    units = np.where(moves[:, :, :-1].any(axis=(1, 2)), 1.0, extent)
     covariance *= np.outer(units, units)
-    return Observability(rmse, fitness, len(inside), target.spacing, covariance, not same_points, free)
+    return Observability(rmse, fitness, len(inside), target.spacing, covariance, not same_points, free, centre)
 
 
 def across_surfaces(

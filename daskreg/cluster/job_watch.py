@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed.core import Status
-
 from daskreg.errors import NoWorkersError
 
 log = logging.getLogger(__name__)
@@ -100,6 +98,8 @@ class JobWatch:
         """
         for _ in range(jobs):
             self._cluster.worker_spec.update(self._cluster.new_worker_spec())
+        from distributed.core import Status
+
         try:
             self._cluster.sync(self._settle)
         except (RuntimeError, OSError, ValueError) as error:

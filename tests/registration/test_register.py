@@ -362,8 +362,23 @@ def test_units():
     a, b = (to_dataarray(texture((40, 44)), Grid((40, 44), unit=unit)) for unit in ("um", "mm"))
     with pytest.raises(errors.UnitError, match="micrometer and millimeter"):
         register(a, b)
-    with pytest.warns(errors.PixelUnitWarning):
-        assert register(a, b.values, model="rigid").moving_from_fixed.unit == "micrometer"
+    assert register(a, a, model="rigid").moving_from_fixed.unit == "micrometer"
+
+
+def test_pixels_and_a_unit_are_refused_in_either_order():
+    physical = to_dataarray(texture((40, 44)), Grid((40, 44), spacing=0.3, unit="nm"))
+    plain = physical.values
+    for pair in ((physical, plain), (plain, physical)):
+        with pytest.raises(errors.UnitError, match="one side is in pixels, the other in nanometer"):
+            register(*pair)
+        with pytest.raises(errors.UnitError, match="one side is in pixels"):
+            dr.register_many([pair[0]], [pair[1]])
+    with pytest.raises(errors.UnitError, match="init and the images: one side is in pixels"):
+        register(physical, physical, init=register(plain, plain, model="rigid"))
+    anchor = {0: Affine.identity(2), 1: Affine(np.eye(3), unit="pixel")}
+    stack = to_dataarray(np.stack([plain] * 3), Grid((3, 40, 44), spacing=0.3, unit="nm"))
+    with pytest.raises(errors.UnitError, match="the anchor of slice 1 and the stack"):
+        dr.align_stack(stack, anchors=anchor)
 
 
 def test_brain_slices_of_itk(data):

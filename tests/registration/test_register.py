@@ -381,6 +381,16 @@ def test_pixels_and_a_unit_are_refused_in_either_order():
         dr.align_stack(stack, anchors=anchor)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("options", [{"model": "translation"}, {"model": "rigid", "metric": "mse"}, {"metric": "lncc"}])
+def test_volumes_of_two_planes(axis, options):
+    scene = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(2, 80, 90)), (0, 2, 2))
+    fixed, moving = (np.moveaxis(scene[:, k : k + 60, 5 : 5 + 70], 0, axis) for k in (4, 7))
+    fit = register(fixed, moving, **{"model": "translation", **options})
+    expected = np.insert([-3.0, 0.0], axis, 0.0)
+    np.testing.assert_allclose(fit.moving_from_fixed.matrix[:-1, -1], expected, atol=0.1)
+
+
 def test_brain_slices_of_itk(data):
     """The stated shift (13, 17), and 10 degrees with (13, 16) about ITK's (W/2, H/2)."""
     image = pytest.importorskip("PIL.Image")

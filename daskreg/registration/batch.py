@@ -12,7 +12,7 @@ import torch
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import shared_unit
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, read_alike, read_image
+from daskreg.registration.images import Image, at_level, read_alike, read_image
 from daskreg.registration.initial_pose import IdentityFirst
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
@@ -67,6 +67,8 @@ def register_many(
     fixeds = _images(fixed, "fixed", options.device, alone=movings[0].grid.ndim)
     if len(fixeds) not in (1, len(movings)):
         raise ShapeMismatchError(f"{len(fixeds)} fixed images do not fit {len(movings)} moving ones")
+    if metric == "mse":
+        fixeds, movings = ([at_level(image, fixeds[0].offset) for image in some] for some in (fixeds, movings))
     grid = fixeds[0].grid
     problem = Problem(Pose.of(model, grid.ndim), grid.centre, metric)
     unit = shared_unit(grid.unit, movings[0].grid.unit, "fixed and moving")

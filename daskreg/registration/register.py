@@ -15,7 +15,7 @@ from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, as_affine, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, read_image
+from daskreg.registration.images import Image, at_level, read_image
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
@@ -129,6 +129,8 @@ class _PairRegistration:
         if not isinstance(init, str) or init in ("auto", "identity"):
             check_overlap(fixed.grid, moving.grid, np.eye(pose.ndim + 1) if isinstance(init, str) else init)
         problem = Problem(pose, fixed.grid.centre, str(self.metric))
+        if self.metric == "mse":
+            moving = at_level(moving, fixed.offset)
         with limit_threads(_threads(fixed, moving)), use_threads(library_threads()):
             batches, initial_pose = (_batch_of(fixed), _batch_of(moving)), BestCandidate(init)
             if self.metric in METRICS and self.optimizer in ("auto", "gauss-newton"):

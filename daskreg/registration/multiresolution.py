@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.border_choice import borders_fit, without_fill
+from daskreg.registration.border_choice import borders_fit, solved_without_fill, without_fill
 from daskreg.registration.covariance import last_step
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.initial_pose import Start
@@ -59,8 +59,8 @@ def estimate_over_levels(
     iterations = np.zeros(len(p), dtype=np.int64)
     iterate, inliers = None, None
     rejecting = max(0, len(levels) - 1 - _FINER_LEVELS)
-    for number, level in enumerate(levels):
-        last = number == len(levels) - 1
+    for number in range(len(levels)):
+        level, last = levels[number], number == len(levels) - 1
         tolerance = options.tolerance if last else max(options.tolerance, COARSE_TOLERANCE)
         finest = with_inliers(level, inliers)
         # While it is still open which voxels count, a subset of them is enough.
@@ -69,6 +69,12 @@ def estimate_over_levels(
             problem, finest, p, tolerance=tolerance, max_iterations=options.max_iterations, subset_only=subset_only
         )
         if options.robust and number == rejecting:
+            if borderless is not None:
+                alone = solved_without_fill(
+                    problem, options, iterate, full=level, borderless=borderless[number], tolerance=tolerance
+                )
+                if alone is not None:
+                    levels, level, iterate, borderless = borderless, borderless[number], alone, None
             inliers, iterate = reject_outliers(
                 problem, level, iterate, tolerance=tolerance, max_iterations=options.max_iterations
             )

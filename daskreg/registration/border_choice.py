@@ -39,6 +39,8 @@ _BY_FAR = 0.8
 
 # Both images see a background, and most of it is in the overlap; where less of a border is, it is fill.
 _LEAST_SEEN = 1 / 3
+# Share of the overlap below which a border is a line.
+_LINE = 0.01
 # Background may show dirt; where the other image shows something on more of the border, it is fill.
 _MOSTLY_EMPTY = 0.75
 # Standard deviations of the residual beyond which a voxel shows something, and voxels into which smoothing spreads an
@@ -93,8 +95,9 @@ def _show_nothing_of_an_object(problem: Problem, p: Floats, full: PyramidLevel, 
     seen, all_tested, all_shown = (x.flatten(1).sum(1) for x in (borders, tested, shown))
     voxels = math.prod(full.moving.grid.spacing) / math.prod(full.fixed.grid.spacing)
     whole = _flat(full.fixed)[0].flatten(1).sum(1) + voxels * _flat(full.moving)[0].flatten(1).sum(1)
-    # Of a border without a whole voxel on this level there is little to lose.
-    return bool(((seen <= _LEAST_SEEN * whole) | (all_shown > (1 - _MOSTLY_EMPTY) * all_tested)).all())
+    # Of a border that is a line in the overlap there is little to lose.
+    outside = (seen <= _LEAST_SEEN * whole) | (seen < _LINE * overlap.flatten(1).sum(1))
+    return bool((outside | (all_shown > (1 - _MOSTLY_EMPTY) * all_tested)).all())
 
 
 def _flat(image: ImageBatch) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,8 @@ def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) ->
     first = np.tile(starts, batch)
     tasks = np.stack([pairs, first, np.minimum(first + cell[0], shape[0]), np.arange(len(pairs))], 1)
     threads = min(pool_threads(), len(tasks))
-    cpu = torch.device("cpu")
-    axes = tuple(tuple(f(n, cpu).numpy() for n in shape) for f in (scaled_axis, axis_weights))
+    weights = tuple(axis_weights(n, torch.device("cpu")).numpy() for n in shape)
+    axes = tuple(scaled_axis(n).astype(np.float32) for n in shape), weights
     widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
     rows = math.prod(shape[:-1])
 
@@ -140,7 +140,7 @@ def by_torch(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) -> 
     gradient = [torch.gradient(fixed, dim=k + 1)[0] if n > 1 else torch.zeros_like(fixed) for k, n in enumerate(shape)]
     weight = fixed_weight(level).expand(batch, *shape)
     maps = torch.from_numpy(from_index).to(device)
-    xi = [scaled_axis(n, torch.device("cpu")).to(device) for n in shape]
+    xi = [torch.from_numpy(scaled_axis(n)).to(torch.float32).to(device) for n in shape]
     cells, cross, slopes = [], [], []
     for planes in _planes(shape, cell[0], batch):
         some: Any = (slice(None), planes)

@@ -140,7 +140,7 @@ def by_torch(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) -> 
     gradient = [torch.gradient(fixed, dim=k + 1)[0] if n > 1 else torch.zeros_like(fixed) for k, n in enumerate(shape)]
     weight = fixed_weight(level).expand(batch, *shape)
     maps = torch.from_numpy(from_index).to(device)
-    xi = [torch.from_numpy(scaled_axis(n)).to(torch.float32).to(device) for n in shape]
+    xi = [torch.from_numpy(scaled_axis(n)).to(device, torch.float32) for n in shape]
     cells, cross, slopes = [], [], []
     for planes in _planes(shape, cell[0], batch):
         some: Any = (slice(None), planes)

@@ -95,8 +95,8 @@ def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) ->
     first = np.tile(starts, batch)
     tasks = np.stack([pairs, first, np.minimum(first + cell[0], shape[0]), np.arange(len(pairs))], 1)
     threads = min(pool_threads(), len(tasks))
-    weights = tuple(axis_weights(n, torch.device("cpu")).numpy() for n in shape)
-    axes = tuple(scaled_axis(n).astype(np.float32) for n in shape), weights
+    edges = tuple(axis_weights(n, torch.device("cpu")).numpy() for n in shape)
+    axes = tuple(scaled_axis(n).astype(np.float32) for n in shape), edges
     widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
     rows = math.prod(shape[:-1])
 

@@ -16,7 +16,6 @@ import errno
 import json
 import operator
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -60,9 +59,8 @@ class Ledger:
             layout: "facts" must be the same when the run is resumed; "run" and "blocks" are this run's.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._clear()  # left by a run that was killed while it removed its output
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
-        replace_text(self.folder / "run.json", text)
+        replace_text(self.folder / "run.json", text, sync=True)
 
     def new_session(self) -> str:
         """Start or resume the run: workers of earlier sessions stop writing."""
@@ -202,28 +200,6 @@ class Ledger:
     def written_at(self, entry: LedgerEntry) -> float:
         """When the oldest file of a finished block was written, in seconds since the epoch."""
         return min(((self.output / key).stat().st_mtime for key, _, _ in entry.files), default=entry.written)
-
-    def remove_partials(self) -> None:
-        """Remove temporary files that a killed process left in the store."""
-        for orphan in self.output.rglob("*.partial"):
-            orphan.unlink(missing_ok=True)
-
-    def remove_output(self) -> None:
-        """Remove the output and its ledger; only for outputs that daskreg made.
-
-        The output is first moved into the ledger's folder, in one step, so that a kill never leaves half of it.
-        """
-        if self.output.exists():
-            self.output.rename(self.folder / f"removed-{uuid.uuid4().hex}")
-        self._clear()
-
-    def _clear(self) -> None:
-        """Empty the folder, except for the lock file, which this process has locked."""
-        for item in self.folder.iterdir():
-            if item.is_dir() and not item.is_symlink():
-                shutil.rmtree(item)
-            elif item != self.lock:
-                item.unlink()
 
 
 def session_number(session: str) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,17 @@ from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.level_writer import NO_SPACE
 from daskreg.blocks.lock import locked
+from daskreg.blocks.own_files import (
+    clear_ledger,
+    foreign_beside,
+    foreign_files,
+    listed,
+    remove_empty_ledger,
+    remove_made,
+    remove_output,
+    remove_partials,
+    unit_counts,
+)
 from daskreg.blocks.plan import Plan
 from daskreg.errors import (
     DaskregError,
@@ -28,6 +39,7 @@ from daskreg.errors import (
     UnsafeOutputError,
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
+from daskreg.runtime.atomic import replace_file
 from daskreg.sources.source import Source
 
 
@@ -42,6 +54,20 @@ class OutputRun:
 
     run_id: str
     session: str
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the output is to be: the arguments of `locked_output`."""
+
+    plan: Plan
+    name: str
+    lead: Sequence[LeadAxis]
+    version: str
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        return layout_facts(self.plan, self.version)
 
 
 def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
@@ -83,8 +109,10 @@ def locked_output(
     """
     ledger = Ledger(plan.path)
     fresh = not ledger.folder.exists()
+    target = _Target(plan, name, lead, version)
     with ExitStack() as stack:
         with _named(plan.path):
+            _check_ledger_folder(ledger)
             ledger.folder.mkdir(parents=True, exist_ok=True)
             free = stack.enter_context(locked(ledger.lock))
         if not free:
@@ -94,14 +122,15 @@ def locked_output(
             )
         try:
             with _named(plan.path):
-                if _is_resumed(ledger, plan, overwrite=overwrite, resume=resume, version=version):
+                if _is_resumed(ledger, target, overwrite=overwrite, resume=resume):
                     run_id = str(ledger.layout()["run"])
                 else:
-                    run_id = _created_anew(ledger, plan, name, lead, version)
+                    run_id = _created_anew(ledger, target)
                 run = OutputRun(run_id, ledger.new_session())
         except BaseException:
-            if fresh and not ledger.exists:
-                shutil.rmtree(ledger.folder, ignore_errors=True)
+            if fresh:
+                with suppress(OSError):
+                    remove_empty_ledger(ledger)
             raise
         yield run
 
@@ -122,16 +151,18 @@ def _named(path: str) -> Iterator[None]:
         ) from error
 
 
-def _is_resumed(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, version: str) -> bool:
+def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool) -> bool:
     """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
     own = ledger.exists and _is_own(ledger)
-    if own and (overwrite or not _created(ledger)):
-        ledger.remove_output()
+    if own and (overwrite or not _begun(ledger)):
+        remove_output(ledger)
     elif own and resume:
-        ledger.check(layout_facts(plan, version))
-        if ledger.block_shapes() != [level.block_shape for level in plan.levels]:
+        ledger.check(target.facts)
+        if ledger.block_shapes() != [level.block_shape for level in target.plan.levels]:
             raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
-        ledger.remove_partials()
+        if lost := lost_metadata(ledger):
+            _write_metadata(ledger, target, str(ledger.layout()["run"]), lost)
+        remove_partials(ledger.output, unit_counts(target.facts))
         return True
     if ledger.output.exists():
         remedy = (
@@ -143,25 +174,48 @@ def _is_resumed(ledger: Ledger, plan: Plan, *, overwrite: bool, resume: bool, ve
     return False
 
 
-def _created_anew(ledger: Ledger, plan: Plan, name: str, lead: Sequence[LeadAxis], version: str) -> str:
+def _check_ledger_folder(ledger: Ledger) -> None:
+    """Refuse a folder at the place of the ledger that daskreg did not make, before anything is put there.
+
+    Raises: OutputExistsError.
+    """
+    if ledger.folder.is_dir() and not ledger.exists and (foreign := foreign_beside(ledger)):
+        raise OutputExistsError(
+            f"{ledger.folder} exists, and daskreg did not make it (it holds {listed(foreign)}), but the ledger of the "
+            "output belongs there: move it away or choose another path"
+        )
+
+
+def _created_anew(ledger: Ledger, target: _Target) -> str:
     run_id = uuid.uuid4().hex
     # The ledger comes first: an output without one is never taken for daskreg's.
-    blocks = [{"block": list(level.block_shape)} for level in plan.levels]
-    ledger.create({"facts": layout_facts(plan, version), "run": run_id, "blocks": blocks})
-    last = plan.levels[-1].task
+    blocks = [{"block": list(level.block_shape)} for level in target.plan.levels]
+    clear_ledger(ledger)  # left by a run that was killed as it began
+    ledger.create({"facts": target.facts, "run": run_id, "blocks": blocks})
+    _write_metadata(ledger, target, run_id, _metadata_files(len(target.plan.levels)))
+    return run_id
+
+
+def _write_metadata(ledger: Ledger, target: _Target, run_id: str, names: Sequence[str]) -> None:
+    """Write some of the metadata files of the output, so that a power failure does not lose them."""
+    made = ledger.folder / f"metadata-{uuid.uuid4().hex}"
+    levels = target.plan.levels
+    last = levels[-1].task
     create_multiscale(
-        ledger.output,
+        made,
         [
             LevelSpec(p.layout.dims, p.layout.shape, p.layout.dtype, p.layout.chunks, p.layout.shards, p.task.grid)
-            for p in plan.levels
+            for p in levels
         ],
-        name=name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
-        lead=lead,
+        name=target.name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
+        lead=target.lead,
         attributes={"daskreg": {"run": run_id}},
         method=last.method if isinstance(last, Downsample) else "mean",
-        version=version,
+        version=target.version,
     )
-    return run_id
+    for name in names:
+        replace_file(ledger.output / name, [(made / name).read_bytes()], sync=True)
+    remove_made(made, unit_counts(target.facts))
 
 
 def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
@@ -185,26 +239,64 @@ def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
     return facts
 
 
+def check_still_there(ledger: Ledger, run: OutputRun) -> None:
+    """Look whether the output that a run has written is still there.
+
+    Raises: OutputError where its metadata are gone, or are those of another image.
+    """
+    lost = lost_metadata(ledger)
+    if lost or not _is_own(ledger) or ledger.layout()["run"] != run.run_id:
+        what = f": {lost[0]} is gone" if lost else ""
+        raise OutputError(
+            f"{ledger.output} was removed, renamed or replaced while it was written{what}; put it back, if it was "
+            "renamed, and run the same command again"
+        )
+
+
+def lost_metadata(ledger: Ledger) -> list[str]:
+    """Metadata files of the output that are missing or, as after a power failure, hold nothing."""
+    return [name for name in _metadata_files(len(ledger.block_shapes())) if _is_lost(ledger.output / name)]
+
+
+def _metadata_files(levels: int) -> list[str]:
+    return ["zarr.json", *(f"{level}/zarr.json" for level in range(levels))]
+
+
+def _is_lost(file: Path) -> bool:
+    return not file.is_file() or not file.read_bytes().strip(b"\0 \n")
+
+
 def _is_own(ledger: Ledger) -> bool:
     """Whether the output is missing or empty, or is the image of this ledger.
 
-    The attributes of the group hold the run's id; a folder that somebody put there instead lacks it.
+    The attributes of the group hold the run's id; a folder that somebody put there instead lacks it. Where the file
+    with the attributes is lost, there must be a file that the ledger lists, or no file that daskreg did not make.
     """
-    if not ledger.output.is_dir():
-        return not ledger.output.exists()
-    if not any(ledger.output.iterdir()):
-        return True
+    if not _holds_something(ledger.output):
+        return ledger.output.is_dir() or not ledger.output.exists()
     try:
+        if _is_lost(ledger.output / "zarr.json"):
+            counts = unit_counts(ledger.layout()["facts"])
+            return next(foreign_files(ledger.output, counts), None) is None or _has_listed_file(ledger)
         attributes = json.loads((ledger.output / "zarr.json").read_text())["attributes"]
         return bool(attributes["daskreg"]["run"] == ledger.layout()["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def _created(ledger: Ledger) -> bool:
-    """Whether the metadata of the group and of all its levels is there.
+def _holds_something(output: Path) -> bool:
+    return output.is_dir() and any(output.iterdir())
 
-    It is missing if the run was killed before it was complete.
+
+def _has_listed_file(ledger: Ledger) -> bool:
+    return any(entry.files and ledger.intact(entry) for entry in ledger.entries().values())
+
+
+def _begun(ledger: Ledger) -> bool:
+    """Whether there is something to resume: complete metadata, or finished blocks.
+
+    There is neither if the run was killed before the metadata was complete.
     """
-    names = ["zarr.json", *(f"{level}/zarr.json" for level in range(len(ledger.block_shapes())))]
-    return all((ledger.output / name).is_file() for name in names)
+    if not _holds_something(ledger.output):
+        return False
+    return not lost_metadata(ledger) or _has_listed_file(ledger)

@@ -30,7 +30,8 @@ def replace_file(path: Path, parts: Iterable[Any], *, sync: bool = False, parent
     """Write a file out of several buffers of bytes, atomically.
 
     Args:
-        sync: wait until the bytes are on the disk (fsync), so that a power failure does not leave an empty file.
+        sync: wait until the bytes and the name are on the disk (fsync), so that a power failure does not leave an
+            empty file.
         parents: make the folder where it is missing; False raises FileNotFoundError.
 
     Raises: OSError.
@@ -48,6 +49,8 @@ def replace_file(path: Path, parts: Iterable[Any], *, sync: bool = False, parent
                 _write_all(file.fileno(), memoryview(part))
             if sync:
                 os.fsync(file.fileno())
+    if sync:
+        _sync_folder(path.parent)
 
 
 def replace_text(path: Path, text: str, *, sync: bool = False) -> None:
@@ -59,3 +62,17 @@ def _write_all(file: int, data: memoryview) -> None:
     """`os.write` may write less than it is asked to."""
     while data:
         data = data[os.write(file, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(descriptor)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import daskreg as dr
 from daskreg.blocks import lock
+from daskreg.blocks.claim import claimed
 from daskreg.blocks.lock import locked
+from daskreg.writing import verify
 
 HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.lock import locked\n" + (
     "with locked(Path(sys.argv[1])) as free:\n    print(free, flush=True)\n    time.sleep(60)\n"
@@ -67,3 +70,85 @@ def test_without_locks_a_run_goes_on_with_a_warning(
     with caplog.at_level(logging.WARNING), locked(tmp_path / "lock") as free:
         assert free
     assert "this file system has no locks" in caplog.text
+
+
+WITHOUT_LOCKS = """
+import errno, fcntl, sys, time
+def refused(*_):
+    raise OSError(errno.ENOSYS, "no locks here")
+fcntl.flock = refused
+from daskreg.blocks import claim
+"""
+
+SIX = (
+    WITHOUT_LOCKS
+    + """
+import os
+from pathlib import Path
+import numpy as np, daskreg as dr
+folder = Path(sys.argv[1])
+def say(word, others):
+    (folder / f"{word} {os.getpid()}").touch()
+    deadline = time.monotonic() + 100
+    while len(list(folder.glob(f"{others} *"))) < (6 if others == word else 5) and time.monotonic() < deadline:
+        time.sleep(0.001)
+volume = dr.open(np.full((6, 30, 34), 7, "u2"))
+import daskreg.writing
+children = []
+for _ in range(5):
+    children.append(os.fork())
+    if not children[-1]:
+        children = []
+        break
+say("ready", "ready")
+try:
+    progress = lambda *_: say("writing", "refused")
+    dr.write(volume, folder / "out.zarr", chunks=(1, 10, 17), levels=1, progress=progress, client=False)
+except dr.errors.OutputBusyError:
+    (folder / f"refused {os.getpid()}").touch()
+for child in children:
+    os.waitpid(child, 0)
+"""
+)
+
+
+@pytest.mark.slow
+def test_of_six_starts_without_locks_one_writes_and_five_are_told(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", SIX, str(tmp_path)], timeout=150, check=True)
+    assert (len(list(tmp_path.glob("writing *"))), len(list(tmp_path.glob("refused *")))) == (1, 5)
+    assert verify(tmp_path / "out.zarr") == []
+    assert (dr.open(tmp_path / "out.zarr").values == 7).all()
+
+
+def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
+    code = WITHOUT_LOCKS + HOLD
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "True\n"
+        with claimed(tmp_path) as free:
+            assert not free
+        process.kill()
+        process.wait()
+    with claimed(tmp_path) as free, claimed(tmp_path) as again:
+        assert (free, again) == (True, False)
+    with claimed(tmp_path) as free:
+        assert free
+
+
+def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskreg.blocks.claim.BEAT", 0.1)
+    monkeypatch.setattr("daskreg.blocks.claim.QUIET", 1.0)
+    code = WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "True\n"
+        with claimed(tmp_path) as free:
+            assert not free
+        process.kill()
+        process.wait()
+    with claimed(tmp_path) as free:
+        assert free

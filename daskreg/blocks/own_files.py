@@ -1,0 +1,162 @@
+"""Which files of an output and of its ledger daskreg made. No other file is ever removed.
+
+In an output, these are the metadata files of the group and of its levels, and the files of the units (chunks or shards)
+of each level, whose names follow from the layout in the ledger. That also finds files which were written just
+before their process was killed. Symbolic links are never taken for files of daskreg, and are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from daskreg.blocks.ledger import Ledger
+from daskreg.errors import OutputExistsError
+
+_PARTIAL = re.compile(r"(?P<name>.+?)\.[0-9a-f]{16,32}\.partial")
+_LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl")
+_LOCKS = re.compile(r"lock|claim-\d+")
+_MOVED = re.compile(r"(removed|metadata)-[0-9a-f]{32}")
+
+Counts = tuple[tuple[int, ...], ...]
+"""Number of units of each level along each axis."""
+
+
+def unit_counts(facts: dict[str, Any]) -> Counts:
+    """From the facts of a layout (`Ledger.layout`)."""
+    counts = []
+    for level in range(facts["number of levels"]):
+        unit = facts.get(f"level {level} shards") or facts[f"level {level} chunks"]
+        counts.append(tuple(-(-n // u) for n, u in zip(facts[f"level {level} shape"], unit, strict=True)))
+    return tuple(counts)
+
+
+def foreign_files(folder: Path, counts: Counts) -> Iterator[str]:
+    """Paths inside an output that daskreg did not make; of a foreign folder, the folder alone."""
+    for path, made in _below(folder, (), counts):
+        if not made:
+            yield os.path.relpath(path, folder)
+
+
+def remove_partials(output: Path, counts: Counts) -> None:
+    """Remove temporary files that a killed process left in an output."""
+    for path, made in _below(output, (), counts):
+        if made and path.endswith(".partial"):
+            Path(path).unlink(missing_ok=True)
+
+
+def remove_output(ledger: Ledger) -> None:
+    """Remove an output and what its ledger records; only for outputs that daskreg made.
+
+    The output is first moved into the ledger's folder, in one step, so that a kill never leaves half of it.
+
+    Raises: OutputExistsError that names files which daskreg did not make; then nothing is removed.
+    """
+    counts = unit_counts(ledger.layout()["facts"])
+    if ledger.output.exists():
+        foreign = list(islice(foreign_files(ledger.output, counts), 4))
+        if foreign:
+            raise OutputExistsError(
+                f"{ledger.output} holds what daskreg did not make ({listed(foreign)}): move that away first, or choose "
+                "another path; nothing was removed"
+            )
+        ledger.output.rename(ledger.folder / f"removed-{uuid.uuid4().hex}")
+    for item in list(ledger.folder.iterdir()):
+        if _MOVED.fullmatch(item.name) and item.is_dir() and not item.is_symlink():
+            remove_made(item, counts)
+    clear_ledger(ledger)
+
+
+def remove_made(folder: Path, counts: Counts) -> None:
+    """Remove the files of an output from a folder, and the folders that are empty then."""
+    for path, made in _below(folder, (), counts):
+        if made:
+            Path(path).unlink(missing_ok=True)
+    for parent, _, _ in os.walk(folder, topdown=False):
+        if not os.listdir(parent):
+            os.rmdir(parent)
+
+
+def clear_ledger(ledger: Ledger) -> None:
+    """Remove the files of a ledger, `run.json` last; those by which this process has locked it stay."""
+    for item in sorted(ledger.folder.iterdir(), key=lambda item: item.name == "run.json"):
+        if _LEDGER.fullmatch(_whole_name(item.name)) and item.is_file():
+            item.unlink()
+
+
+def remove_empty_ledger(ledger: Ledger) -> None:
+    """Remove the folder of a ledger, where nothing but locks is in it."""
+    if ledger.exists or foreign_beside(ledger):
+        return
+    for item in ledger.folder.iterdir():
+        item.unlink(missing_ok=True)
+    ledger.folder.rmdir()
+
+
+def foreign_beside(ledger: Ledger) -> list[str]:
+    """What is in the folder of a ledger that has no `run.json`, other than what a run makes before that file."""
+    names = (item.name for item in ledger.folder.iterdir() if item.is_dir() or not _before_run(item.name))
+    return sorted(names)
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """For messages: the first of some names."""
+    return ", ".join(names[:most]) + (" and more" if len(names) > most else "")
+
+
+def _below(folder: str | Path, parts: tuple[str, ...], counts: Counts) -> Iterator[tuple[str, bool]]:
+    """Files below a folder of an output, and folders that are not daskreg's; each with whether daskreg made it.
+
+    Args:
+        parts: of the path from the output to the folder.
+    """
+    with os.scandir(folder) as items:
+        entries = list(items)
+    for item in entries:
+        if not item.is_dir(follow_symlinks=False):
+            yield item.path, item.is_file(follow_symlinks=False) and _made(parts, item.name, counts)
+        elif _made_folder((*parts, item.name), counts):
+            yield from _below(item.path, (*parts, item.name), counts)
+        else:
+            yield item.path, False
+
+
+def _made(parts: tuple[str, ...], name: str, counts: Counts) -> bool:
+    """Whether a file in a folder of an output has one of the names that daskreg gives."""
+    partial = _PARTIAL.fullmatch(name)
+    name = _whole_name(name)
+    if name == "zarr.json" or (partial and name == "zarr"):  # zarr-python's own temporary files
+        return not parts or (len(parts) == 1 and _made_folder(parts, counts))
+    whole = (*parts, name)
+    return len(whole) > 2 and _made_folder(whole, counts) and len(whole) == 2 + len(counts[int(whole[0])])
+
+
+def _made_folder(parts: tuple[str, ...], counts: Counts) -> bool:
+    """Whether parts of a path are those of a level, of its chunks, or the first of the numbers of a unit."""
+    level, rest = _number(parts[0]), parts[1:]
+    if level is None or level >= len(counts):
+        return False
+    numbers = [_number(part) for part in rest[1:]]
+    return (not rest or rest[0] == "c") and all(
+        i is not None and i < n for i, n in zip(numbers, [*counts[level], *[0] * len(numbers)], strict=False)
+    )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) else None
+
+
+def _before_run(name: str) -> bool:
+    whole = _whole_name(name)
+    return bool(_LOCKS.fullmatch(whole)) or (name != whole and whole == "run.json")
+
+
+def _whole_name(name: str) -> str:
+    """The name of a file; of a temporary one, that of the file that it was to become."""
+    partial = _PARTIAL.fullmatch(name)
+    return partial["name"] if partial else name

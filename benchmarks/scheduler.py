@@ -34,9 +34,9 @@ import zarr
 
 import daskreg as dr
 from daskreg.blocks.fingerprints import BlockFingerprints
-from daskreg.blocks.levels import unfinished_items
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.run import run_blocks
+from daskreg.blocks.run_levels import unfinished_items
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.writing import plan
 

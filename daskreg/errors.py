@@ -24,6 +24,8 @@
     ├── RunError                           while blocks run
     │   ├── MemoryBudgetError              the work does not fit; nothing was run
     │   ├── ChunkReadError                 a chunk that cannot be read or decoded
+    │   ├── SourceLostError                the source is not there any more
+    │   ├── SourceChangedError             the source was changed while it was read
     │   ├── StorageFullError               no space left
     │   ├── NoWorkersError                 no worker can run the work
     │   ├── UnfitWorkerError               a worker lacks the package, or does not see the files
@@ -138,6 +140,14 @@ class MemoryBudgetError(RunError, MemoryError):
 
 class ChunkReadError(RunError, OSError):
     """A chunk could not be read or decoded."""
+
+
+class SourceLostError(RunError, OSError):
+    """The source is not there any more: its disk was unmounted, or it was renamed or removed."""
+
+
+class SourceChangedError(RunError, OSError):
+    """The source was changed while it was read: its metadata, or the files that hold its voxels."""
 
 
 class StorageFullError(RunError, OSError):

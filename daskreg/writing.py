@@ -14,11 +14,13 @@ from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.levels import RunOptions, RunTotals, Sizes, plan_levels, run_levels
-from daskreg.blocks.output import locked_output, safe_output, unfinished_blocks
+from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
+from daskreg.blocks.output import check_still_there, locked_output, safe_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.run import FATAL, BlockFailure
+from daskreg.blocks.run_levels import RunTotals, run_levels
+from daskreg.blocks.source_watch import SourceWatch
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
@@ -45,10 +47,10 @@ class Written:
         stored: bytes of the files written.
         clipped: voxels that were clamped when casting to integers.
         retries: store calls that failed at first and were tried again.
-        missing: chunks of the source that are not stored and were read as the fill value (where
-            several blocks read one, each counts).
-        damaged: names of the chunks that could not be decoded and were read as the fill value, as
-            `open(corrupt="fill")` asks.
+        missing: chunks of the source that are not stored, which the output shows as the fill value (where
+            several blocks read one, each counts). Blocks of earlier runs are counted, too.
+        damaged: names of the chunks that could not be decoded and are shown as the fill value, as
+            `open(corrupt="fill")` asks; likewise.
     """
 
     path: str
@@ -148,8 +150,8 @@ def write(
         progress: show a bar, or call `progress(done, total, bytes)`.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
-    anything is run; BlocksFailedError, StorageFullError or NoWorkersError after, with
-    finished blocks kept.
+    anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,
+    with finished blocks kept.
     """
     if resume not in {True, False, "changed"}:
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
@@ -173,9 +175,12 @@ def write(
     )
     with locked as run, _shown(progress, f"writing {output.name}") as report:
         totals = RunTotals(made.block_count, report)
+        watch = SourceWatch(task.source)
         failures = run_levels(made, run, client=client, totals=totals, redo_changed=resume == "changed")
-    if failures:
-        raise _failed(made, failures)
+        if failures:
+            raise _failed(made, failures)
+        watch.check()
+        check_still_there(Ledger(output), run)
     result = Written(
         str(output),
         tuple(level.layout.shape for level in made.levels),
@@ -194,6 +199,13 @@ def write(
     if result.clipped:
         warnings.warn(
             f"{result.clipped} voxels did not fit {task.dtype} and were clamped", DaskregWarning, stacklevel=2
+        )
+    if result.missing:
+        warnings.warn(
+            f"{result.missing} chunks of the source are not stored and are shown as the fill value; once they exist, "
+            "the same command makes their blocks again",
+            DaskregWarning,
+            stacklevel=2,
         )
     if result.damaged:
         named = ", ".join(result.damaged[:3])

@@ -17,6 +17,7 @@ from daskreg.blocks.job import Job
 from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
 from daskreg.sources.locate import STORE_FILES
 from daskreg.sources.source import Source
+from daskreg.sources.stored import StoredSource
 
 MOST_SEARCHED = 200_000
 """Objects of a graph that are searched at most; of a larger graph, the rest is not."""
@@ -28,7 +29,17 @@ def locations(source: Source) -> set[Path]:
     A dask graph is searched for the sources, Zarr arrays and warps in it, also those that
     xarray and dask opened themselves.
     """
-    found: set[Path] = set()
+    places = (_location(item) for item in _searched(source))
+    return {_store_root(Path(os.path.realpath(place))) for place in places if place is not None}
+
+
+def stored_sources(source: Source) -> set[StoredSource]:
+    """The stored arrays that are read, which `daskreg.open` has described."""
+    return {item for item in _searched(source) if isinstance(item, StoredSource)}
+
+
+def _searched(source: Source) -> Iterator[Any]:
+    """A source, and the objects that it is made of."""
     queue: deque[Any] = deque([source])
     seen: set[int] = set()
     while queue and len(seen) < MOST_SEARCHED:
@@ -36,11 +47,8 @@ def locations(source: Source) -> set[Path]:
         if id(item) in seen or isinstance(item, str | int | float | None):
             continue
         seen.add(id(item))
-        location = _location(item)
-        if location is not None:
-            found.add(_store_root(Path(os.path.realpath(location))))
+        yield item
         queue.extend(_contents(item))
-    return found
 
 
 def _location(item: Any) -> str | None:

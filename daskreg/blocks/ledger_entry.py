@@ -46,6 +46,8 @@ class LedgerEntry:
         run: id of the run that made it; empty in ledgers of earlier versions.
         session: number of the session that made it; 0 in ledgers of earlier versions.
         check: name of the checksum.
+        source: changes when what it was made of does: times and sizes of the source's chunks, or the checksums of the
+            level below; empty where that is not known, and in ledgers of earlier versions.
     """
 
     level: int
@@ -60,6 +62,7 @@ class LedgerEntry:
     run: str = ""
     session: int = 0
     check: str = CRC32C
+    source: str = ""
 
     def is_of(self, run: str) -> bool:
         """Whether a run made it, and not one whose output has been replaced since, by a task that went on."""
@@ -87,6 +90,7 @@ class LedgerEntry:
             str(data.get("run", "")),
             int(data.get("session", 0)),
             str(data.get("check", CRC32C)),
+            str(data.get("source", "")),
         )
 
 
@@ -102,11 +106,14 @@ def entry_now(
     retries: int = 0,
     run: str = "",
     session: int = 0,
+    source: str = "",
 ) -> LedgerEntry:
     """The entry of a block whose files were written just now."""
     listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
     now = time.time()
-    return LedgerEntry(level, block, fingerprint, listed, clipped, now, lost, bytes_read, retries, run, session, XXH3)
+    return LedgerEntry(
+        level, block, fingerprint, listed, clipped, now, lost, bytes_read, retries, run, session, XXH3, source
+    )
 
 
 def parsed(line: bytes | str) -> LedgerEntry | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -14,6 +15,7 @@ from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
 
 from daskreg.blocks.source_buffer import slabs
+from daskreg.errors import OutputError
 from daskreg.geometry import Box
 from daskreg.runtime.private_apis import StoreWrapper
 from daskreg.sources.storage.local_chunks import local_chunks
@@ -47,9 +49,21 @@ class LevelWriter:
     """The array of one level, open for writing: chunk by chunk on a local disk, else by zarr."""
 
     def __init__(self, output: str, level: int) -> None:
+        self._metadata = Path(output) / str(level) / "zarr.json"
         self._store = RecordingStore(open_store(output, mode="r+"))
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
         self._local = local_chunks(self._array)
+
+    def check_there(self) -> None:
+        """Look whether the array is still there.
+
+        Raises: OutputError.
+        """
+        if not self._metadata.is_file():
+            raise OutputError(
+                f"{self._metadata} is gone: the output was removed or renamed while it was written; put it back, if it "
+                "was renamed, and run the same command again"
+            )
 
     def parts(self, box: Box) -> list[list[Box]]:
         """The boxes whose pixels `write` takes, in order: the chunks of each slab of whole shards, or all of `box`."""

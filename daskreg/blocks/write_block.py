@@ -26,7 +26,11 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class WriteBlock:
-    """All that a worker needs to make one block of one level."""
+    """All that a worker needs to make one block of one level.
+
+    Args:
+        made_of: identifies what it is made of, where that is known beforehand (`blocks.made_of`); "" otherwise.
+    """
 
     task: Task
     output: str
@@ -36,6 +40,7 @@ class WriteBlock:
     box: Box
     fingerprint: str
     session: str
+    made_of: str = ""
 
     @property
     def key(self) -> str:
@@ -57,12 +62,15 @@ def write_block(item: WriteBlock) -> None:
     writer = _writer(item.output, item.run_id, item.level)
     stats = BlockStats()
     with count_events() as seen:
+        # Before anything is read: a change that comes later is then seen.
+        made_of = item.made_of or item.task.source.state(item.task.read_box(item.box))
         pixels = item.task.run(writer.parts(item.box), stats)
         first = next(pixels)
         ledger = Ledger(item.output)
-        if not ledger.serves(item.session):
-            raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
         with _named_errors(item.output):
+            if not ledger.serves(item.session):
+                raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
+            writer.check_there()
             files = writer.write(item.box, chain([first], pixels))
             entry = entry_now(
                 item.level,
@@ -75,6 +83,7 @@ def write_block(item: WriteBlock) -> None:
                 retries=seen.retries,
                 run=item.run_id,
                 session=session_number(item.session),
+                source=made_of,
             )
             ledger.append(entry)
 

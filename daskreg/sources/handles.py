@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from daskreg.errors import ChunkReadError, MissingExtraError, RunError
 from daskreg.sources.reader import reader_of
+from daskreg.sources.stamps import FileWatch, lost, stamp_of
 from daskreg.sources.storage.redact import is_url, redact
 
 MAX_OPEN = 32
 
+
+class Opened(NamedTuple):
+    """What boxes are read from, and the files behind it as they were before they were opened."""
+
+    handle: Any
+    watch: FileWatch = FileWatch((), "")
+
+
 _lock = Lock()
-_open: OrderedDict[Hashable, Any] = OrderedDict()
+_open: OrderedDict[Hashable, Opened] = OrderedDict()
 _opening: dict[Hashable, Lock] = {}
 
 
-def opened(name: str, path: str, stamp: str = "") -> Any:
+def opened(name: str, path: str, stamp: str = "") -> Opened:
     """The handle of a stored array, from the cache or opened now. Safe among threads.
 
     One thread opens it, which may take a while (unpacking), and the others wait.
@@ -27,7 +36,7 @@ def opened(name: str, path: str, stamp: str = "") -> Any:
         name: of the format.
         path, stamp: as in `Source`.
 
-    Raises: ChunkReadError where it cannot be opened any more.
+    Raises: SourceLostError where it is not there any more, ChunkReadError where it cannot be opened any more.
     """
     key = (name, path, stamp)
     with _lock:
@@ -51,12 +60,17 @@ def opened(name: str, path: str, stamp: str = "") -> Any:
     return handle
 
 
-def _opened_now(name: str, path: str) -> Any:
+def _opened_now(name: str, path: str) -> Opened:
+    reader = reader_of(name)
     try:
-        return reader_of(name).open_handle(path)
+        files = reader.files(path)
+        watch = FileWatch(files, stamp_of(files))
+        return Opened(reader.open_handle(path), watch)
     except Exception as error:
         if isinstance(error, RunError | MissingExtraError | MemoryError):
             raise
+        if not reader.is_there(path):
+            raise lost(redact(path), redact(str(error))) from (None if is_url(path) else error)
         message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {redact(str(error))})"
         raise ChunkReadError(message) from (None if is_url(path) else error)
 

@@ -13,6 +13,7 @@ from zarr.abc.store import Store
 
 from daskreg.errors import MissingExtraError, NotAVolumeError, UnsupportedDTypeError
 from daskreg.sources.file_formats import READABLE, ZARR, format_of
+from daskreg.sources.stamps import file_stamp
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
 
@@ -183,12 +184,6 @@ def check_inner(path: str, owner: object) -> None:
     """
     if path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/") or PureWindowsPath(path).drive:
         raise NotAVolumeError(f"{owner}: the path {path!r} leads out of the store, which is not allowed")
-
-
-def file_stamp(path: str) -> str:
-    """Time of change and size of a file."""
-    state = os.stat(path)
-    return f"{state.st_mtime_ns}-{state.st_size}"
 
 
 def _locate_in_file(path: Path, inner: str) -> tuple[str, StoreLocation]:

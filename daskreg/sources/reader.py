@@ -7,15 +7,19 @@ A further format is one module in `sources/readers/` whose `READER` is a `Reader
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from daskreg.geometry import Box
 from daskreg.sources.description import Description, OpenOptions
-from daskreg.sources.locate import StoreLocation
+from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.stamps import stamp_of
+from daskreg.sources.storage.redact import is_url
 
 
 class Reader(ABC):
@@ -30,8 +34,8 @@ class Reader(ABC):
     decodes_in_thread: ClassVar[bool] = False
     """Whether chunks on a local disk are decoded one at a time in the calling thread."""
 
-    knows_write_times: ClassVar[bool] = False
-    """Whether `written_at` knows when chunks were written."""
+    knows_chunk_states: ClassVar[bool] = False
+    """Whether `state` knows times and sizes of single chunks; else a source is replaced as a whole."""
 
     @abstractmethod
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
@@ -71,15 +75,47 @@ class Reader(ABC):
         del handle, index, source, out
         return False
 
-    def written_at(self, handle: Any, index: ArrayIndex, source: Source) -> float:
-        """When the newest chunk behind `handle[index]` was written, in seconds since the epoch; 0 where unknown."""
+    def files(self, path: str) -> tuple[str, ...]:
+        """The local files that hold the metadata and the voxels of a volume, that of `path` first.
+
+        They are looked at after each box that is read, so that none is taken from a file that was cut or replaced. ()
+        for formats whose chunks are files of their own, or that are not on a local disk. The first file alone by
+        default; a reader of formats that spread over files names all, also those that are missing now.
+
+        Raises: any error.
+        """
+        file = path.partition(INSIDE)[0]
+        return () if is_url(file) else (file,)
+
+    def stamp(self, path: str) -> str:
+        """A text that changes when the stored array is replaced, as it is now; see `Source.stamp`.
+
+        Raises: any error.
+        """
+        return stamp_of(self.files(path))
+
+    def is_there(self, path: str) -> bool:
+        """Whether the volume itself is there, so that a chunk which is not found is missing."""
+        file = path.partition(INSIDE)[0]
+        return is_url(file) or os.path.exists(file)
+
+    def state(self, handle: Any, index: ArrayIndex, source: Source) -> str:
+        """A text that changes when a chunk behind `handle[index]` is written again, comes or goes; "" where unknown."""
         del handle, index, source
-        return 0.0
+        return ""
 
 
 def index_text(index: ArrayIndex) -> str:
     """An index as it is typed, for messages: "0:4, 3"."""
     return ", ".join(f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in index)
+
+
+def box_of(index: ArrayIndex) -> Box:
+    """An index as a box of all stored axes."""
+    return Box(
+        tuple(s.start if isinstance(s, slice) else s for s in index),
+        tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
+    )
 
 
 @cache

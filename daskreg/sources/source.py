@@ -149,13 +149,20 @@ class Source(ABC):
         del box
         return self
 
-    def written_at(self, box: Box) -> float:
-        """When the newest stored chunk in `box` was written, in seconds since the epoch; 0 where that is not known.
+    def state(self, box: Box) -> str:
+        """A text that changes when a stored chunk in `box` is written again, comes or goes; "" where that is not known.
 
         A chunk that was replaced does not change the fingerprint, which is of the whole array.
         """
         del box
-        return 0.0
+        return ""
+
+    def current_stamp(self) -> str:
+        """What `stamp` would be now; "" where that is not known.
+
+        Raises: SourceLostError where the stored array is not there any more.
+        """
+        return ""
 
     def view(self) -> Any:
         """The array in memory along `dims`, not copied: NumPy, or dask for a graph."""

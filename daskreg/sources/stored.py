@@ -10,14 +10,15 @@ import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError
+from daskreg.errors import ChunkReadError, MissingExtraError, SourceChangedError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.sources.description import ordered
-from daskreg.sources.handles import opened
+from daskreg.sources.handles import Opened, opened
 from daskreg.sources.reader import Reader, reader_of
 from daskreg.sources.source import Source
+from daskreg.sources.stamps import lost
 from daskreg.sources.storage.counters import count_damaged, count_events
-from daskreg.sources.storage.redact import redact
+from daskreg.sources.storage.redact import is_url, redact
 
 MEMORY = "memory::"
 """How the path of a Zarr array in a MemoryStore starts."""
@@ -69,10 +70,23 @@ class StoredSource(Source):
         if block is not out:
             out[...] = block
 
-    def written_at(self, box: Box) -> float:
-        if not self._reader.knows_write_times or self.array is not None or box.empty:
-            return 0.0
-        return self._reader.written_at(self._handle(), self._index(box), self)
+    def state(self, box: Box) -> str:
+        if not self._reader.knows_chunk_states or self.array is not None or box.empty:
+            return ""
+        return self._reader.state(self._opened().handle, self._index(box), self)
+
+    def current_stamp(self) -> str:
+        if self.array is not None:
+            return ""
+        try:
+            with count_events(opening=True):
+                return self._reader.stamp(self.path)
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            if self._reader.is_there(self.path):
+                return f"{type(error).__name__}"  # it is another one, which cannot be read
+            raise lost(redact(self.path), redact(str(error))) from (None if is_url(self.path) else error)
 
     def _read(self, box: Box) -> NDArray[Any]:
         return self._read_or_fill(box, None)
@@ -81,28 +95,37 @@ class StoredSource(Source):
     def _reader(self) -> Reader:
         return reader_of(self.format)
 
-    def _handle(self) -> Any:
-        return opened(self.format, self.path, self.stamp) if self.array is None else self.array
+    def _opened(self) -> Opened:
+        if self.array is not None:
+            return Opened(self.array)
+        with count_events(opening=True):
+            return opened(self.format, self.path, self.stamp)
 
     def _read_or_fill(self, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
         """The voxels of a box; `out` itself where they were put there."""
-        with count_events(opening=True):
-            handle = self._handle()
-        self._check_shape(handle)
+        volume = self._opened()
+        self._check_shape(volume.handle)
         try:
-            return self._read_box(handle, box, out)
+            return self._read_box(volume, box, out)
         except ChunkReadError as error:
             if self.corrupt != "fill" or isinstance(error, _MissingChunkError):
                 raise
-            return self._read_by_chunk(handle, box)
+            return self._read_by_chunk(volume, box)
 
-    def _read_box(self, handle: Any, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        with count_events() as events:
-            reader, index = self._reader, self._index(box)
-            if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
-                block = out
-            else:
-                block = self._ordered(reader.read(handle, index, self))
+    def _read_box(self, volume: Opened, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        reader, index, handle = self._reader, self._index(box), volume.handle
+        try:
+            with count_events() as events:
+                if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
+                    block = out
+                else:
+                    block = self._ordered(reader.read(handle, index, self))
+        except ChunkReadError as error:
+            self._check_there(volume, error)
+            raise
+        if events.missing:
+            self._check_there(volume, f"chunk {min(events.missing)} is not found")
+        volume.watch.check(redact(self.path))
         if events.missing and self.missing == "error":
             raise _MissingChunkError(
                 f"chunk {min(events.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
@@ -110,14 +133,23 @@ class StoredSource(Source):
             )
         return block
 
-    def _read_by_chunk(self, handle: Any, box: Box) -> NDArray[Any]:
+    def _check_there(self, volume: Opened, reason: object) -> None:
+        """Look whether the array itself is there, where a chunk of it could not be read.
+
+        Raises: SourceLostError, SourceChangedError.
+        """
+        if self.array is None and not self._reader.is_there(self.path):
+            raise lost(redact(self.path), reason)
+        volume.watch.check(redact(self.path))
+
+    def _read_by_chunk(self, volume: Opened, box: Box) -> NDArray[Any]:
         """The box chunk by chunk, with the fill value where one cannot be read."""
-        out = np.full(box.shape, getattr(handle, "fill_value", 0) or 0, self.dtype)
+        out = np.full(box.shape, getattr(volume.handle, "fill_value", 0) or 0, self.dtype)
         whole = box.align(self.chunks)
         for _, tiled in tile(whole.shape, self.chunks):
             part = tiled.shift(whole.start) & box
             try:
-                out[part.within(box).slices] = self._read_box(handle, part)
+                out[part.within(box).slices] = self._read_box(volume, part)
             except _MissingChunkError:
                 raise
             except ChunkReadError as error:
@@ -134,7 +166,7 @@ class StoredSource(Source):
         left = [n for k, n in enumerate(handle.shape) if not self.selection or k in self._remaining_axes]
         shape = tuple(left[k] for k in self.order) if self.order else tuple(left)
         if shape != self.shape:
-            raise ChunkReadError(
+            raise SourceChangedError(
                 f"{redact(self.path)} has the shape {shape} now, not {self.shape}: it was replaced; open it again"
             )
 

@@ -10,8 +10,8 @@ import pytest
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.levels import grouped_blocks
 from daskreg.blocks.plan import Layout, Plan, make_layout, plan_level
+from daskreg.blocks.run_levels import grouped_blocks
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box
 from daskreg.volumes import volume_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError
+from daskreg.errors import SourceLostError
 from daskreg.sources import handles
 from daskreg.sources.readers import nifti
 from daskreg.volumes import volume_of
@@ -44,7 +44,7 @@ def test_a_file_that_comes_back_is_opened_again(tmp_path):
     nibabel.save(nibabel.Nifti1Image(VALUES, np.eye(4)), path)
     source, whole = volume_of(dr.open(path)).source, path.read_bytes()
     path.unlink()
-    with pytest.raises(ChunkReadError, match=r"a\.nii\.gz"):
+    with pytest.raises(SourceLostError, match=r"a\.nii\.gz is gone"):
         source.read(source.readable)
     path.write_bytes(whole)
     np.testing.assert_array_equal(source.read(source.readable), VALUES.T)

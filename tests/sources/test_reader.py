@@ -18,10 +18,11 @@ from daskreg.geometry import Grid
 from daskreg.sources import file_formats
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.file_formats import FORMATS, READABLE, Format, format_of
-from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, reader_of
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.stamps import file_stamp
 from daskreg.volumes import volume_of
 
 
@@ -31,7 +32,7 @@ def test_each_format_has_a_reader(name: str) -> None:
     assert isinstance(reader, Reader)
     assert reader_of(name) is reader
     assert ("read_into" in vars(type(reader))) == reader.reads_into_buffers
-    assert ("written_at" in vars(type(reader))) == reader.knows_write_times
+    assert ("state" in vars(type(reader))) == reader.knows_chunk_states
 
 
 def test_suffixes_name_one_format(tmp_path: Path) -> None:

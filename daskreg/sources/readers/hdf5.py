@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ from daskreg.errors import ChunkReadError, GridError, MissingExtraError, NotAVol
 from daskreg.geometry import canonical_unit
 from daskreg.sources.coordinates import LEAD, SPACE, default_dims, grid_from, split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions
-from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
-from daskreg.sources.reader import Reader, index_text
+from daskreg.sources.locate import INSIDE, StoreLocation
+from daskreg.sources.reader import Reader, box_of, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.hdf5_storage import Storage, files_of
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.stamps import stamp_of
+from daskreg.sources.storage.counters import count_missing
 
 _MOST_LISTED = 12
 _LENGTHS = ("meter", "angstrom", "inch", "pixel")
@@ -43,6 +46,10 @@ class ScaledDataset:
     slope: float = 1.0
     intercept: float = 0.0
     missing: tuple[float, ...] = ()
+    storage: Storage = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", Storage.of(self.dataset))
 
     @classmethod
     def of(cls, dataset: Any) -> ScaledDataset:
@@ -93,9 +100,7 @@ class Hdf5Reader(Reader):
             shape = dict(zip(names, dataset.shape, strict=True))
             spatial = {d: coords[d] for d in space if d in coords}
             grid = cf.grid(space, [shape[d] for d in space], spatial, {}, options=options, what=what)
-            stamp = file_stamp(path)
-            if dataset.file.filename != path:
-                stamp += file_stamp(dataset.file.filename)
+            stamp = stamp_of((path, *files_of(dataset, path)))
             dtype = ScaledDataset.of(dataset).dtype
             array = FileArray("hdf5", what, names, dataset.shape, dtype, stamp, dataset.chunks or ())
             name = inner.rsplit("/", 1)[-1]
@@ -108,9 +113,17 @@ class Hdf5Reader(Reader):
         file, _, inner = path.partition(INSIDE)
         return ScaledDataset.of(_open(file)[inner])
 
+    def files(self, path: str) -> tuple[str, ...]:
+        file, _, inner = path.partition(INSIDE)
+        with _open(file) as opened:
+            return (file, *files_of(opened[inner], file))
+
     def read(self, handle: ScaledDataset, index: ArrayIndex, source: Source) -> NDArray[Any]:
         try:
-            return handle.read(index)
+            numbers = handle.read(index)
+            for name in handle.storage.absent(box_of(index)):
+                count_missing(name)
+            return numbers
         except MemoryError:
             raise
         except Exception as error:

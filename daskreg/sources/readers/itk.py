@@ -8,7 +8,6 @@ of them sets the locale of the whole process to "C", and other files are then re
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
-from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import nrrd
+from daskreg.sources.readers.data_files import data_files
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
@@ -75,8 +75,11 @@ class ItkReader(Reader):
         coords: dict[str, Coord] = {}
         if ndim == 4 and (reader.GetSpacing()[3], reader.GetOrigin()[3]) != (1.0, 0.0):
             coords["t"] = (reader.GetOrigin()[3] + reader.GetSpacing()[3] * np.arange(shape[0]), {})
-        array = FileArray("itk", path, names, shape, _dtype(reader), _stamp(path))
+        array = FileArray("itk", path, names, shape, _dtype(reader), self.stamp(path))
         return array.describe(grid, options, name=Path(path).stem, attrs=attrs, coords=coords)
+
+    def files(self, path: str) -> tuple[str, ...]:
+        return (path, *data_files(path)) if Path(path).suffix.lower() in (*_NRRD, *_METAIMAGE) else (path,)
 
     def open_handle(self, path: str) -> MappedArray | StreamedImage:
         """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""
@@ -157,15 +160,6 @@ def _streams(path: str) -> bool:
         head = file.read(2**14).partition(b"ElementDataFile")[0]
     lines = [line.replace(b" ", b"").lower() for line in head.splitlines()]
     return b"compresseddata=true" not in lines and b"binarydata=false" not in lines
-
-
-def _stamp(path: str) -> str:
-    """Of the file, and of those beside it that may hold its voxels (.mhd and .raw)."""
-    stamp = file_stamp(path)
-    if Path(path).suffix.lower() not in (".mhd", ".nhdr"):
-        return stamp
-    beside = sorted(p for p in Path(path).parent.glob(f"{Path(path).stem}.*") if p.is_file())
-    return "-".join([stamp, *(file_stamp(os.fspath(p)) for p in beside)])
 
 
 def _last_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Files whose voxels are stored one after another, mapped into memory; packed files are unpacked first.
+"""Files whose voxels are stored one after another: they are read in boxes; packed files are unpacked and mapped.
 
 A packed file (.nii.gz, compressed NRRD) can only be read from its beginning. On the first read a worker unpacks it to
 a temporary file without a name, which the system deletes with the last process that reads it, even if that is killed;
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MemoryBudgetError, StorageFullError
 from daskreg.runtime.memory import available_memory
+from daskreg.sources.readers.voxel_file import VoxelFile
 from daskreg.sources.source import ArrayIndex
 
 _DAMAGED = (EOFError, OSError, zlib.error)
@@ -35,11 +36,11 @@ class MappedArray:
     """An array in a file.
 
     Args:
-        data: the mapped numbers.
+        data: the numbers, mapped or in a file.
         slope, intercept: value = slope * number + intercept.
     """
 
-    data: NDArray[Any]
+    data: NDArray[Any] | VoxelFile
     slope: float = 1.0
     intercept: float = 0.0
 
@@ -58,8 +59,8 @@ class MappedArray:
 
 def map_file(
     path: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, offset: int = 0, order: str = "C", packing: str = ""
-) -> NDArray[Any]:
-    """The array at an offset of a file, mapped into memory.
+) -> NDArray[Any] | VoxelFile:
+    """The array at an offset of a file; an unpacked one is mapped into memory.
 
     Args:
         order: "C" or "F", of the axes.
@@ -74,10 +75,9 @@ def map_file(
             file.seek(offset)
             whole: NDArray[Any] = map_open_file(unpack(file, packing, size, path), dtype, shape, order=order)
             return whole
-    try:
-        return np.memmap(path, dtype, "r", offset=offset, shape=shape, order=order)  # type: ignore[call-overload, no-any-return]
-    except ValueError as error:
-        raise ChunkReadError(f"{path} is shorter than its header says ({offset + size} bytes)") from error
+    if order == "C":
+        return VoxelFile(path, dtype, shape, offset)
+    return VoxelFile(path, dtype, shape[::-1], offset, tuple(range(len(shape)))[::-1])
 
 
 def map_open_file(

@@ -20,7 +20,7 @@ from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Description, OpenOptions
-from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
@@ -55,7 +55,7 @@ class MrcReader(Reader):
         names = _names(header)
         grid = _grid(header, dict(zip(names, shape, strict=True)), what, options)
         name = Path(path.removesuffix(Path(path).suffix) if _packing(path) else path).stem
-        return FileArray("mrc", path, names, shape, dtype, file_stamp(path)).describe(grid, options, name=name)
+        return FileArray("mrc", path, names, shape, dtype, self.stamp(path)).describe(grid, options, name=name)
 
     def open_handle(self, path: str) -> MappedArray:
         """The voxels of a file, slowest axis first."""

@@ -14,12 +14,13 @@ from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
-from daskreg.sources.locate import StoreLocation, file_stamp
+from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
 from daskreg.sources.readers.physical import grid_of_header, lps_from_ras, plane_of
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.stamps import stamp_of
 
 # Of the stored axes; further ones must have a length of 1.
 _AXES = ("x", "y", "z", "t", "c")
@@ -45,8 +46,7 @@ class NiftiReader(Reader):
         space = [n for n in SPACE if n in names]
         grid, attrs = _grid(image, [shape[names.index(n)] for n in space], what, options)
         times = _times(image.header, shape[names.index("t")]) if "t" in names else None
-        stamp = file_stamp(path) + ("" if _voxel_file(proxy) == path else file_stamp(_voxel_file(proxy)))
-        array = FileArray("nifti", path, names, shape, _value_dtype(proxy), stamp)
+        array = FileArray("nifti", path, names, shape, _value_dtype(proxy), stamp_of(_files(path, proxy)))
         coords = {} if times is None else {"t": times}
         return array.describe(grid, options, name=_stem(location), attrs=attrs, coords=coords)
 
@@ -64,7 +64,11 @@ class NiftiReader(Reader):
                 data = map_open_file(unpack(packed, packing, size, file), dtype, shape, offset=offset, order="F")
         else:
             data = map_file(file, dtype, shape, offset=offset, order="F")
-        return MappedArray(np.moveaxis(data, 0, -1) if colours else data, *_slope_intercept(proxy))
+        return MappedArray(data.transpose(*range(1, len(shape)), 0) if colours else data, *_slope_intercept(proxy))
+
+    def files(self, path: str) -> tuple[str, ...]:
+        proxy: Any = _load(path).dataobj
+        return _files(path, proxy)
 
     def read(self, handle: MappedArray, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(index, source.dtype)
@@ -79,17 +83,23 @@ def _load(path: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("nibabel", "formats") from error
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
     except Exception as error:
         raise NotAVolumeError(f"{path} cannot be read as NIfTI: {error}") from error
-    if not hasattr(getattr(image, "dataobj", None), "offset"):
+    if not hasattr(getattr(image, "dataobj", None), "offset") or not hasattr(image.header, "get_zooms"):
         raise NotAVolumeError(f"{path} holds no voxels that nibabel can find in the file")
+    if not os.path.exists(_voxel_file(image.dataobj)):
+        raise NotAVolumeError(f"{path}: its voxels should be in {_voxel_file(image.dataobj)}, which does not exist")
     return image
 
 
 def _voxel_file(proxy: Any) -> str:
     """The file that holds the voxels: of a .hdr, the .img."""
     return str(getattr(proxy.file_like, "filename", proxy.file_like))
+
+
+def _files(path: str, proxy: Any) -> tuple[str, ...]:
+    return (path,) if _voxel_file(proxy) == path else (path, _voxel_file(proxy))
 
 
 def _names(shape: tuple[int, ...], colours: int, what: str) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.sources.readers.mapped import map_file
+from daskreg.sources.readers.voxel_file import VoxelFile
 
 _PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bz2", "bz2": "bz2"}
 
@@ -24,7 +25,7 @@ def unit(path: str) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
+def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | VoxelFile | None:
     """The stored array, slowest axis first; None where only ITK can read the file.
 
     That is where voxels are written as text, are spread over files, or have another order of axes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,14 @@ from daskreg.geometry import Grid
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.locate import INSIDE, StoreLocation, file_stamp
+from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.stamps import stamp_of
 from daskreg.sources.storage.retrying import RetryingStore
 from daskreg.sources.stored import stored_source
+
+_FILE_NAME = re.compile(r"""\sFileName\s*=\s*["']([^"'<>]+)["']""")
 
 _NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
 
@@ -47,6 +52,12 @@ class TiffReader(Reader):
                 message = f"{location} holds {len(tiff.series)} image series ({names}); the first is taken"
                 warnings.warn(message, MetadataWarning, stacklevel=2)
             return _describe_series(tiff, location, options)
+
+    def files(self, path: str) -> tuple[str, ...]:
+        """The file, and those of its set, as OME's metadata or tifffile name them."""
+        file = path.partition(INSIDE)[0]
+        with tifffile.TiffFile(file) as tiff:
+            return _files(tiff, file)
 
     def open_handle(self, path: str) -> zarr.Array[Any]:
         """The pages of a file (at the level behind "::/") as one Zarr array."""
@@ -99,13 +110,23 @@ def _describe_series(tiff: tifffile.TiffFile, location: StoreLocation, options: 
         chunks=chunks,
         lead=lead,
         grid=grid,
-        stamp=file_stamp(location.root),
+        stamp=stamp_of(_files(tiff, location.root)),
     )
     coords: dict[str, Coord] = {}
     if "c" in lead and len(labels) == source.shape[source.dims.index("c")]:
         coords["c"] = (np.asarray(labels), {})
     name = location.name.rsplit(".ome", 1)[0].removesuffix(".tif").removesuffix(".tiff")
     return Description(source, name, {}, coords, source.chunks)
+
+
+def _files(tiff: tifffile.TiffFile, path: str) -> tuple[str, ...]:
+    """The files of a set of which `path` is one, `path` first; OME's metadata also names those that are missing."""
+    folder, named = os.path.dirname(path), set()
+    if tiff.is_ome and tiff.ome_metadata:
+        named = {os.path.join(folder, os.path.basename(name)) for name in _FILE_NAME.findall(tiff.ome_metadata)}
+    elif tiff.is_mmstack:
+        named = {page.parent.filehandle.path for page in tiff.series[0].pages if page is not None}
+    return (path, *sorted(named - {path}))
 
 
 def _dims(axes: str, shape: Sequence[int], what: str) -> tuple[list[str], list[str], list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
-from daskreg.sources.reader import Reader
+from daskreg.sources.reader import Reader, box_of
 from daskreg.sources.readers import zarr_metadata
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
@@ -30,7 +33,7 @@ class ZarrReader(Reader):
 
     reads_into_buffers = True
     decodes_in_thread = True
-    knows_write_times = True
+    knows_chunk_states = True
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         return zarr_metadata.describe(location, options)
@@ -48,7 +51,7 @@ class ZarrReader(Reader):
             chunks = local_chunks(handle)
             if chunks is not None:
                 dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
-                return chunks.read(_box(index)).squeeze(dropped)
+                return chunks.read(box_of(index)).squeeze(dropped)
             return np.asarray(handle[index])
 
     def read_into(self, handle: Array, index: ArrayIndex, source: Source, out: NDArray[Any]) -> bool:
@@ -56,21 +59,49 @@ class ZarrReader(Reader):
         if chunks is None:
             return False
         with _named_errors(handle, index, source):
-            chunks.read_into(_box(index), out)
+            chunks.read_into(box_of(index), out)
         return True
 
-    def written_at(self, handle: Array, index: ArrayIndex, source: Source) -> float:
-        """When the newest chunk (or shard) file behind `handle[index]` was written, in seconds since the epoch.
+    def files(self, path: str) -> tuple[str, ...]:
+        return ()
 
-        0 where no file says so: chunks that are missing, stores that are not a local folder.
+    def stamp(self, path: str) -> str:
+        root, _, inner = path.partition(INSIDE)
+        return zarr_metadata.stamp(StoreLocation(root, inner), self.open_handle(path))
+
+    def is_there(self, path: str) -> bool:
+        """Whether the metadata of the array are there: on a disk its file, else what the store answers now."""
+        root, _, inner = path.partition(INSIDE)
+        if not inner and not is_url(root):
+            folder = Path(root)
+            return any((folder / name).is_file() for name in ("zarr.json", ".zarray")) or folder.is_file()
+        if not is_url(root):
+            return os.path.exists(root)
+        try:
+            with count_events(opening=True):
+                self.open_handle(path)
+        except Exception:
+            return False
+        return True
+
+    def state(self, handle: Array, index: ArrayIndex, source: Source) -> str:
+        """A hash of the times of change and sizes of the chunk (or shard) files behind `handle[index]`, and the newest
+        time in seconds, "hash@time"; "" for stores that are not a local folder.
+
+        Times are compared in microseconds, which all common file systems and protocols keep.
         """
         if INSIDE in source.path or is_url(source.path):
-            return 0.0
-        newest = 0.0
+            return ""
+        newest, digest = 0, hashlib.sha256()
         for key, _ in _chunk_files(handle, index):
-            with contextlib.suppress(OSError):
-                newest = max(newest, os.stat(os.path.join(source.path, key)).st_mtime)
-        return newest
+            try:
+                found = os.stat(os.path.join(source.path, key))
+            except OSError:
+                digest.update(f"{key} missing\n".encode())
+                continue
+            newest = max(newest, found.st_mtime_ns)
+            digest.update(f"{key} {found.st_mtime_ns // 1000} {found.st_size}\n".encode())
+        return f"{digest.hexdigest()[:16]}@{newest / 1e9:.6f}"
 
 
 READER = ZarrReader()
@@ -88,16 +119,9 @@ def _named_errors(handle: Array, index: ArrayIndex, source: Source) -> Iterator[
         raise ChunkReadError(_unreadable(handle, index, source, error)) from cause
 
 
-def _box(index: ArrayIndex) -> Box:
-    return Box(
-        tuple(s.start if isinstance(s, slice) else s for s in index),
-        tuple(s.stop if isinstance(s, slice) else s + 1 for s in index),
-    )
-
-
 def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
     """The chunk (or shard) files behind `handle[index]`: their keys, and which part each holds."""
-    box = _box(index)
+    box = box_of(index)
     unit = handle.shards or handle.chunks
     first = box.align(unit)
     for number in np.ndindex(*(n // c for n, c in zip(first.shape, unit, strict=True))):

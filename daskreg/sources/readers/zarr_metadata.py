@@ -137,13 +137,14 @@ def _describe_array(
         chunks=array.chunks,
         lead=lead,
         grid=grid,
-        stamp=_stamp(location, array),
+        stamp=stamp(location, array),
         array=None if location.store is None else array,
     )
     return Description(source, read_unit=ordered(dims, unit, source.dims))
 
 
-def _stamp(location: StoreLocation, array: Array) -> str:
+def stamp(location: StoreLocation, array: Array) -> str:
+    """A hash of the metadata of an array, and of the time and size of the file that holds them."""
     metadata = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
     return hashlib.sha256("\n".join([metadata, *location.stamp_files()]).encode()).hexdigest()[:16]
 

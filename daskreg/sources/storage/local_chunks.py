@@ -160,6 +160,8 @@ class LocalChunks:
             data = None
             if entry is not None and int(entry[0]) != _MISSING:
                 data = again(partial(_read_file, path, int(entry[0]), int(entry[1])))
+                if data is None:  # it was there a moment ago
+                    count_missing(str(self.metadata.encode_chunk_key(index)))
             self._decode_part(data, part, box, out)
 
     def _decode_part(self, data: bytes | None, chunk: Box, box: Box, out: Pixels) -> None:

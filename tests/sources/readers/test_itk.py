@@ -210,6 +210,6 @@ def test_real_files(data, name):
 def test_one_volume_in_two_formats(data):
     """Compressed NRRD is mapped once unpacked; the same voxels at the same places as the NIfTI."""
     a, b = (dr.open(data / "volumes3d/niivue" / f"FLAIR.{s}") for s in ("nrrd", "nii.gz"))
-    assert isinstance(handles.opened("itk", volume_of(a).source.path), MappedArray)
+    assert isinstance(handles.opened("itk", volume_of(a).source.path).handle, MappedArray)
     assert grid(a).same(grid(b), tolerance=1e-4)
     np.testing.assert_array_equal(a.values, b.values)

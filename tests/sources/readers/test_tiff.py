@@ -170,6 +170,6 @@ def test_real_stack(data):
 
 def test_zarr_chunks_of_a_stack_are_pages(path):
     tifffile.imwrite(path, VALUES, photometric="minisblack")
-    handle = handles.opened("tiff", str(path))
+    handle = handles.opened("tiff", str(path)).handle
     assert isinstance(handle, zarr.Array)
     assert volume_of(open_volume(path)).source.chunks == (1, 50, 60)

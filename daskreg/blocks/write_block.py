@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 from daskreg.blocks.job import BlockStats, Task
 from daskreg.blocks.ledger import Ledger, session_number
 from daskreg.blocks.ledger_entry import LostChunks, entry_now
 from daskreg.blocks.level_writer import NO_SPACE, NOT_ALLOWED, LevelWriter
 from daskreg.blocks.memory import keep_freed_memory
-from daskreg.errors import OutputBusyError, OutputError, StorageFullError
+from daskreg.errors import DaskregError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.storage.counters import count_events
 
@@ -55,8 +56,8 @@ def write_block(item: WriteBlock) -> None:
     It returns nothing: the worker may have died before the result is fetched.
     The ledger holds all facts about the block.
 
-    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed,
-    OutputBusyError where a later run has taken the output over.
+    Raises: StorageFullError when the disk is full, OutputError where writing is not allowed or fails again and again,
+    OutputBusyError where a later run has taken the output over; errors of the source.
     """
     keep_freed_memory()
     writer = _writer(item.output, item.run_id, item.level)
@@ -64,10 +65,10 @@ def write_block(item: WriteBlock) -> None:
     with count_events() as seen:
         # Before anything is read: a change that comes later is then seen.
         made_of = item.made_of or item.task.source.state(item.task.read_box(item.box))
-        pixels = item.task.run(writer.parts(item.box), stats)
-        first = next(pixels)
+        pixels = _apart(item.task.run(writer.parts(item.box), stats))
         ledger = Ledger(item.output)
         with _named_errors(item.output):
+            first = next(pixels)
             if not ledger.serves(item.session):
                 raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
             writer.check_there()
@@ -88,11 +89,35 @@ def write_block(item: WriteBlock) -> None:
             ledger.append(entry)
 
 
+class _PixelsError(Exception):
+    """The pixels could not be made. So the reason is not taken for an error of writing them."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _apart(pixels: Iterator[Any]) -> Iterator[Any]:
+    """The same pixels; an OSError of what makes them as the cause of another error."""
+    try:
+        yield from pixels
+    except OSError as error:
+        raise _PixelsError(error) from error
+
+
 @contextlib.contextmanager
 def _named_errors(output: str) -> Iterator[None]:
-    """Errors of the disk that every block would meet, as errors of the run."""
+    """Errors of the disk that every block would meet, as errors of the run.
+
+    A call that failed has been tried again for some seconds (`sources.storage.retrying`), and on a cluster the block
+    has been, too.
+    """
     try:
         yield
+    except _PixelsError as error:
+        raise error.reason from error.reason.__cause__
+    except DaskregError:
+        raise
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFullError(
@@ -104,7 +129,10 @@ def _named_errors(output: str) -> Iterator[None]:
             raise OutputError(
                 f"{output} cannot be written ({error}): give the workers permission and run the same command again"
             ) from error
-        raise
+        raise OutputError(
+            f"{output} cannot be written ({error}), after several tries: finished blocks are kept; look after its disk "
+            "and run the same command again to resume"
+        ) from error
 
 
 @lru_cache(maxsize=8)

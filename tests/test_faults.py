@@ -511,3 +511,23 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path, stored: Path, cluster:
     again = dr.write(dr.open(stored), path, client=False, **SMALL)
     assert (again.skipped, again.blocks) == (kept, BLOCKS - kept)
     assert whole(path, PIXELS)
+
+
+def test_ctrl_c_twice_ends_a_script_that_leaves_its_cluster_open(tmp_path: Path, stored: Path) -> None:
+    """The second one comes while the exit closes the cluster, which then waited for its workers for ever."""
+    path, ledger = tmp_path / "out.zarr", Ledger(tmp_path / "out.zarr")
+    (tmp_path / "run.py").write_text(script(stored, path, cluster=True))
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py"], stderr=subprocess.DEVNULL)
+    until(lambda: ledger.exists and len(ledger.entries()) >= 30)
+    children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert not psutil.wait_procs(children, timeout=20)[1]
+    finally:
+        for one in (process, *children):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert process.returncode != 0

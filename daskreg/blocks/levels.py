@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from daskreg.blocks.job import Downsample, Job, Task
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level

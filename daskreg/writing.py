@@ -177,9 +177,11 @@ def write(
         totals = RunTotals(made.block_count, report)
         watch = SourceWatch(task.source)
         failures = run_levels(made, run, client=client, totals=totals, redo_changed=resume == "changed")
-        if failures:
+        if failures and isinstance(failures[-1].error, FATAL):
             raise _failed(made, failures)
         watch.check()
+        if failures:
+            raise _failed(made, failures)
         check_still_there(Ledger(output), run)
     result = Written(
         str(output),

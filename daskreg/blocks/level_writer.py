@@ -50,6 +50,7 @@ class LevelWriter:
 
     def __init__(self, output: str, level: int) -> None:
         self._metadata = Path(output) / str(level) / "zarr.json"
+        self.check_there()
         self._store = RecordingStore(open_store(output, mode="r+"))
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
         self._local = local_chunks(self._array)

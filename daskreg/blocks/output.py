@@ -212,6 +212,7 @@ def _write_metadata(ledger: Ledger, target: _Target, run_id: str, names: Sequenc
         attributes={"daskreg": {"run": run_id}},
         method=last.method if isinstance(last, Downsample) else "mean",
         version=target.version,
+        called=str(ledger.output),
     )
     for name in names:
         replace_file(ledger.output / name, [(made / name).read_bytes()], sync=True)

@@ -11,7 +11,7 @@ from typing import Any
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
 from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import LedgerEntry
+from daskreg.blocks.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
 from daskreg.blocks.made_of import Contents, MadeOf
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
@@ -65,12 +65,11 @@ class RunTotals:
         self.clipped += entry.clipped
         if entry.level == 0:  # the other levels read the level below, not the source
             self.bytes_read += entry.bytes_read
-            self.add_lost(entry)
 
-    def add_lost(self, entry: LedgerEntry) -> None:
-        """Add what a block shows as fill."""
-        self.missing += entry.lost.missing
-        self.damaged.update(entry.lost.damaged)
+    def add_lost(self, lost: LostChunks) -> None:
+        """Add what a block of level 0 shows as fill."""
+        self.missing += lost.missing
+        self.damaged.update(lost.damaged)
 
     def skip(self, count: int) -> None:
         """Count blocks that an earlier run has finished."""
@@ -124,10 +123,10 @@ def run_levels(
         totals.skip(len(finished))
         totals.changed += len(stale)
         kept = {index: entries[level.level, index] for index in finished}
-        if level.level == 0:
-            for entry in kept.values():
-                totals.add_lost(entry)
         failures = runner.make(kept)
+        if level.level == 0:
+            for lost in runner.lost.values():
+                totals.add_lost(lost)
         if failures:
             return failures
         below = runner.contents
@@ -140,7 +139,7 @@ class _LevelRun:
     Args:
         made_of: what its blocks are made of.
 
-    `contents` are the checksums of the blocks that are finished.
+    `contents` are the checksums of the blocks that are finished, `lost` what some of them show as fill.
     """
 
     def __init__(  # noqa: PLR0917
@@ -157,6 +156,7 @@ class _LevelRun:
         self._path, self._level, self._task, self._fingerprints = path, level, task, fingerprints
         self._made_of, self._run, self._client, self._totals = made_of, run, client, totals
         self._ledger = Ledger(path)
+        self.lost: dict[Shape, LostChunks] = {}
         self.contents = Contents(fingerprints.counts, level.block_shape)
 
     def finished(
@@ -186,7 +186,7 @@ class _LevelRun:
         Returns: the failures; empty when all is done.
         """
         for entry in kept.values():
-            self.contents.put(entry)
+            self._note(entry)
         items = self._items(set(kept))
         counted: set[Shape] = set()
         for _ in range(MOST_ROUNDS + 1):
@@ -215,7 +215,7 @@ class _LevelRun:
         for entry in self._own_entries(ends, foreign):
             self._totals.retries += entry.retries
             made[entry.block] = entry
-            self.contents.put(entry)
+            self._note(entry)
             if entry.block not in counted:
                 counted.add(entry.block)
                 self._totals.add_entry(entry)
@@ -228,6 +228,12 @@ class _LevelRun:
             both = chain(kept.values(), made.values())
             vanished |= {e.block for e in both if not foreign.isdisjoint(key for key, _, _ in e.files)}
         return changed, vanished
+
+    def _note(self, entry: LedgerEntry) -> None:
+        self.contents.put(entry)
+        self.lost.pop(entry.block, None)
+        if entry.lost != NOTHING_LOST:
+            self.lost[entry.block] = entry.lost
 
     def _own_entries(self, ends: dict[str, int], foreign: set[str]) -> Iterator[LedgerEntry]:
         """Entries of the level that this run has made since `ends`; the files of others are added to `foreign`."""

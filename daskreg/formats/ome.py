@@ -100,6 +100,7 @@ def create_multiscale(
     attributes: dict[str, Any] | None = None,
     method: str = "mean",
     version: str = "0.5",
+    called: str = "",
 ) -> None:
     """Create the group and the empty arrays of a multiscale image.
 
@@ -109,6 +110,7 @@ def create_multiscale(
         lead: the axes in front of the spatial ones (time, channel); () counts them from 0.
         attributes: further attributes of the group.
         method: how levels are made, stated in the metadata.
+        called: what messages call the image; by default its path.
 
     Raises: OptionError for a version that is not written.
     """
@@ -119,8 +121,8 @@ def create_multiscale(
     grid = levels[0].grid
     if grid.direction is not None:
         warnings.warn(
-            f"{path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction is kept in "
-            "the attribute 'daskreg', which other readers ignore",
+            f"{called or path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction is "
+            "kept in the attribute 'daskreg', which other readers ignore",
             MetadataWarning,
             stacklevel=2,
         )

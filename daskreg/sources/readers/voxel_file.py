@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from itertools import product
 from threading import Lock
 from typing import Any
@@ -42,12 +43,12 @@ class VoxelFile:
     ) -> None:
         self._path, self.dtype, self._stored, self._offset = path, dtype, shape, offset
         self._axes = axes or tuple(range(len(shape)))
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (it is closed with this object)
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._file)
         self._lock = Lock()
         self._strides = tuple(dtype.itemsize * math.prod(shape[k + 1 :]) for k in range(len(shape)))
         end = offset + math.prod(shape) * dtype.itemsize
-        if os.fstat(self._file.fileno()).st_size < end:
-            self._file.close()
+        if os.fstat(self._file).st_size < end:
             raise ChunkReadError(f"{path} is shorter than its header says ({end} bytes)")
 
     @property
@@ -107,7 +108,9 @@ class VoxelFile:
 
     def _read_at(self, target: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [target], offset)
+            return os.preadv(self._file, [target], offset)
         with self._lock:  # Windows
-            self._file.seek(offset)
-            return self._file.readinto(target) or 0
+            os.lseek(self._file, offset, os.SEEK_SET)
+            data = os.read(self._file, len(target))
+            target[: len(data)] = data
+            return len(data)

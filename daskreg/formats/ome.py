@@ -121,8 +121,8 @@ def create_multiscale(
     grid = levels[0].grid
     if grid.direction is not None:
         warnings.warn(
-            f"{called or path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction is "
-            "kept in the attribute 'daskreg', which other readers ignore",
+            f"{called or path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction "
+            "is kept in the attribute 'daskreg', which other readers ignore",
             MetadataWarning,
             stacklevel=2,
         )

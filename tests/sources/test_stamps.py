@@ -1,4 +1,4 @@
-"""Volumes that are spread over files: the stamp covers every file that holds voxels; HDF5 voxels that are nowhere count."""
+"""Volumes that are spread over files: the stamp covers every file with voxels; HDF5 voxels that are nowhere count."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_virtual_sources_that_are_gone_are_counted(tmp_path: Path, make: Callabl
     assert "s4.h5" in name
     assert absent(path, Box((0, 0, 0), (4, 11, 13))) == set()
     with pytest.raises(ChunkReadError, match=r"s4\.h5.*is missing"):
-        dr.open(path, missing="error").values
+        dr.open(path, missing="error").compute()
     with pytest.warns(DaskregWarning, match="1 chunks of the source are not stored"):
         assert dr.write(dr.open(path), tmp_path / "o.zarr", levels=1, progress=False, client=False).missing == 1
 

@@ -18,11 +18,12 @@ from typing import Any
 import dask
 import numpy as np
 
+from daskreg.blocks.memory import release_memory
 from daskreg.blocks.packed_task import run_packed
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.cluster.capacity import Capacity
 from daskreg.errors import NoWorkersError, SchedulerLostError
-from daskreg.runtime.private_apis import cancel, forget_task_names, forget_task_names_on_scheduler, on_done
+from daskreg.runtime.private_apis import cancel, forget_task_names, forget_task_names_on_scheduler, on_done, on_workers
 
 RETRIES = 3
 """Times that a task which raised is tried again, on top of the retries of each store call."""
@@ -90,6 +91,8 @@ class InFlightWindow:
         finally:
             if self._running:
                 self._cancel()
+            with contextlib.suppress(Exception):  # a worker that does not answer keeps its memory
+                on_workers(self._client, release_memory, timeout=ANSWER_WITHIN)
 
     def _size(self) -> int:
         """Blocks that may be in flight."""

@@ -12,6 +12,7 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from daskreg.blocks.job import Task
+from daskreg.blocks.source_buffer import release_scratch
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
 from daskreg.runtime.device import cores
@@ -58,6 +59,16 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def release_memory() -> None:
+    """Free what the blocks of a run have left in this process, for what comes next.
+
+    The projection of a run is of memory above that of an idle worker, and knows nothing of earlier runs.
+    """
+    release_scratch()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskreg.blocks.in_flight import InFlightWindow
+from daskreg.blocks.memory import release_memory
 from daskreg.blocks.write_block import Index, WriteBlock, write_block
 from daskreg.errors import OptionError, OutputError, SourceChangedError, SourceLostError, StorageFullError
 from daskreg.runtime.device import cores
@@ -70,9 +71,12 @@ def run_blocks(
 
     with contextlib.suppress(_RunEnded):
         if client is None:
-            with contextlib.closing(in_threads(cores(), attempt, items)) as outcomes:
-                for item, error in outcomes:
-                    finish(item, error)
+            try:
+                with contextlib.closing(in_threads(cores(), attempt, items)) as outcomes:
+                    for item, error in outcomes:
+                        finish(item, error)
+            finally:
+                release_memory()
         else:
             InFlightWindow(client, work, finish, resource=resource).run(items)
     return failures

@@ -29,7 +29,9 @@ needs is buffered, or as much as fits into this many bytes where that is more.""
 SCRATCH_LIMIT = 2 * BUFFER_TARGET
 """Bytes of scratch memory that a thread keeps between blocks, at most."""
 
-_own = threading.local()
+_lock = threading.Lock()
+_kept: dict[int, ScratchBuffer] = {}  # by thread
+_releases = 0
 
 
 class ScratchBuffer:
@@ -54,11 +56,23 @@ class ScratchBuffer:
 @contextmanager
 def thread_scratch() -> Iterator[ScratchBuffer]:
     """The scratch buffer of this thread, or a new one where a caller further up is using it."""
-    scratch, _own.scratch = getattr(_own, "scratch", None) or ScratchBuffer(), None
+    thread = threading.get_ident()
+    with _lock:
+        scratch, releases = _kept.pop(thread, None) or ScratchBuffer(), _releases
     try:
         yield scratch
     finally:
-        _own.scratch = scratch if scratch.nbytes <= SCRATCH_LIMIT else None
+        with _lock:
+            if scratch.nbytes <= SCRATCH_LIMIT and releases == _releases:
+                _kept[thread] = scratch
+
+
+def release_scratch() -> None:
+    """Free the scratch buffers of all threads of this process; those that are in use are freed after that."""
+    global _releases  # noqa: PLW0603
+    with _lock:
+        _releases += 1
+        _kept.clear()
 
 
 def slabs(box: Box, unit: Sequence[int]) -> list[Box]:

@@ -118,6 +118,14 @@ def cancel(client: Any, futures: list[Any], *, timeout: float) -> None:
     client.sync(client._cancel, futures, force=True, callback_timeout=timeout)
 
 
+def on_workers(client: Any, function: Callable[[], Any], *, timeout: float) -> None:
+    """`client.run(function)` that gives up after some seconds; a worker that does not answer is left out.
+
+    Raises: TimeoutError, OSError where they do not answer.
+    """
+    client.sync(client._run, function, on_error="ignore", callback_timeout=timeout)
+
+
 def workers_of(client: Any, *, timeout: float) -> list[dict[str, Any]]:
     """What the scheduler knows of its workers now: a dict each, with `nthreads`, `resources`, `status` and more.
 

@@ -40,6 +40,7 @@ from daskreg.errors import (
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
 from daskreg.runtime.atomic import replace_file
+from daskreg.runtime.paths import shown, unusable
 from daskreg.sources.source import Source
 
 
@@ -80,6 +81,7 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
     if "://" in text:
         scheme = text.split("://", maxsplit=1)[0]
         raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
+    _check_name(text)
     output = Path(os.path.realpath(os.path.expanduser(text)))
     if not output.name:
         raise UnsafeOutputError(f"the output {output} cannot be an image: name a new folder")
@@ -91,6 +93,18 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
         if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output
+
+
+def _check_name(text: str) -> None:
+    """Refuse a name that no folder can have, with the ledger beside it.
+
+    Raises: OptionError.
+    """
+    reason = unusable(text, room=len(".daskreg"))
+    if reason is None and "::" in text:
+        reason = "'::' divides a store from a path inside it"
+    if reason is not None:
+        raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
 
 
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:

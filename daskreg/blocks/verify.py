@@ -18,6 +18,7 @@ from daskreg.blocks.ledger_entry import CRC32C, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores
+from daskreg.runtime.paths import shown, unusable
 from daskreg.runtime.progress import ByteProgress
 from daskreg.runtime.threads import in_threads
 
@@ -33,6 +34,8 @@ def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = 
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
+    if reason := unusable(path, room=len(".daskreg")):
+        raise NotAVolumeError(f"{shown(path)} cannot be read: {reason}")
     ledger = Ledger(os.path.realpath(path))
     if not ledger.exists:
         raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")

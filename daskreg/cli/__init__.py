@@ -1,7 +1,7 @@
 """The command line: `daskreg COMMAND ...`. Parse, call one function, print.
 
 Exit codes: 0 done; 1 failed, or some blocks failed (they are listed); 2 wrong usage or
-input; 130 interrupted.
+input; 3 done, but chunks of the source were missing or damaged and are shown as fill; 130 interrupted.
 
 info        the content of a path, and where its voxels lie
 register    the motion between two images

@@ -31,14 +31,15 @@ def command(
     corrupt: str,
     quiet: bool,
     **storage: Any,
-) -> None:
+) -> int:
     """Copy SOURCE into the new OME-Zarr OUT with a pyramid, block by block.
 
-    The same command again resumes an interrupted run.
+    The same command again resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged
+    and are shown as fill.
     """
     import daskreg
 
     volume = daskreg.open(
         source, level=level, channel=channel, spacing=spacing, unit=unit, missing=missing, corrupt=corrupt
     )
-    store(volume, out, resume=True, quiet=quiet, **storage)
+    return store(volume, out, resume=True, quiet=quiet, **storage)

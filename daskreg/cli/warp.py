@@ -17,6 +17,9 @@ from daskreg.cli.options import (
     verbosity,
 )
 
+FILLED = 3
+"""Exit code: done, but not all of the source was there."""
+
 TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -90,11 +93,11 @@ def command(
     device: str,
     quiet: bool,
     **storage: Any,
-) -> None:
+) -> int:
     """Warp SOURCE into the new OME-Zarr OUT, block by block, in bounded memory.
 
     Give either --pull (a fit of `register` or `align`) or --push. The same command again
-    resumes an interrupted run.
+    resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged and are shown as fill.
     """
     import daskreg
 
@@ -113,18 +116,23 @@ def command(
         dtype=dtype,
         device=device,
     )
-    store(warped, out, resume=resume == "unfinished" or resume, quiet=quiet, **storage)
+    return store(warped, out, resume=resume == "unfinished" or resume, quiet=quiet, **storage)
 
 
 def store(
     array: Any, out: str, *, resume: bool | str, quiet: bool, dry_run: bool, overwrite: bool, **layout: Any
-) -> None:
-    """Write and print the result; with `dry_run` only print the plan."""
+) -> int:
+    """Write and print the result; with `dry_run` only print the plan.
+
+    Returns: the exit code: 3 where the output shows chunks that are missing or damaged as the fill value, else 0.
+    """
     import daskreg
 
     if layout["shards"] == "none":
         layout["shards"] = None
     if dry_run:
         click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
-        return
-    click.echo(repr(daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)))
+        return 0
+    written = daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)
+    click.echo(repr(written))
+    return FILLED if written.missing or written.damaged else 0

@@ -22,6 +22,7 @@ from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.registry import FileWriter, kinds, register_writer
 from daskreg.runtime.atomic import replace_text, replacing
+from daskreg.runtime.paths import shown, unusable
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
@@ -41,6 +42,8 @@ def load(path: str | PathLike[str]) -> Transform:
         InvalidTransformError where it holds no affine map that can be read;
         MissingExtraError for HDF5 without h5py.
     """
+    if reason := unusable(path):
+        raise InputError(f"{shown(path)} cannot be read: {reason}")
     return _load(Path(path), ())
 
 

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from daskreg.errors import InputError
+from daskreg.runtime.paths import shown, unusable
+
+_SUFFIX = len(".0123456789abcdef.partial")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -16,7 +21,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Where the block raises, the temporary file is removed and `path` stays as it was. A process that is killed
     leaves the temporary file behind.
+
+    Raises: InputError for a path that no file can have.
     """
+    if reason := unusable(path, room=_SUFFIX):
+        raise InputError(f"{shown(path)} cannot be written: {reason}")
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
     try:
         yield partial

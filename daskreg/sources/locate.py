@@ -12,6 +12,7 @@ import zarr
 from zarr.abc.store import Store
 
 from daskreg.errors import MissingExtraError, NotAVolumeError, UnsupportedDTypeError
+from daskreg.runtime.paths import shown, unusable
 from daskreg.sources.file_formats import READABLE, ZARR, format_of
 from daskreg.sources.stamps import file_stamp
 from daskreg.sources.storage.redact import is_url, redact
@@ -156,6 +157,8 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
         root, _, inner = text.partition(INSIDE)
         location = StoreLocation(root.rstrip("/"))
         return ZARR.name, location.child(inner) if inner else location
+    if reason := unusable(text):
+        raise NotAVolumeError(f"{shown(text)} cannot be read: {reason}")
     text, _, inner = text.removeprefix("file://").partition(INSIDE)
     _check_parents(Path(text))
     path = Path(os.path.abspath(Path(text).expanduser()))

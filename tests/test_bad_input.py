@@ -231,7 +231,8 @@ def stored(tmp_path: Path) -> Path:
 
 def test_a_missing_chunk_is_fill(tmp_path: Path, stored: Path) -> None:
     (stored / "c" / "2" / "0" / "0").unlink()
-    dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
+    with pytest.warns(DaskregWarning, match="1 chunks of the source are not stored"):
+        dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
     assert (dr.open(tmp_path / "out.zarr").values[2] == 7).all()
 
 

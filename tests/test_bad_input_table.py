@@ -220,7 +220,8 @@ def stored(tmp_path: Path) -> Path:
 def test_missing_chunks_are_counted_or_refused(tmp_path: Path, stored: Path) -> None:
     for name in ("2", "4"):
         (stored / "c" / name / "0" / "0").unlink()
-    written = dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
+    with pytest.warns(DaskregWarning, match="2 chunks of the source are not stored and are shown as the fill value"):
+        written = dr.write(dr.open(stored), tmp_path / "out.zarr", progress=False)
     assert written.missing == 2
     assert "2 missing chunks read as fill" in repr(written)
     assert sum(entry.lost.missing for entry in Ledger(tmp_path / "out.zarr").entries().values()) == 2
@@ -375,8 +376,9 @@ def test_damage_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[st
     assert "chunk c/3/0/0 of" in capsys.readouterr().err
     assert run(["convert", "in.zarr", "out.zarr", "-q", "--corrupt", "fill", "--missing", "error"]) == 1
     assert "chunk c/2/0/0 of" in capsys.readouterr().err
-    assert run(["convert", "in.zarr", "new.zarr", "-q", "--corrupt", "fill"]) == 0
-    assert "1 missing chunks read as fill, 1 damaged chunks read as fill" in capsys.readouterr().out
+    for _ in range(2):  # also where an earlier run has made these blocks
+        assert run(["convert", "in.zarr", "new.zarr", "-q", "--corrupt", "fill"]) == 3
+        assert "1 missing chunks read as fill, 1 damaged chunks read as fill" in capsys.readouterr().out
 
 
 def test_an_empty_output_is_refused_before_running() -> None:

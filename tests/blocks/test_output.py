@@ -16,17 +16,26 @@ import xarray as xr
 import zarr
 
 import daskreg as dr
+from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.input_files import locations
+from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.levels import RunOptions, plan_levels
+from daskreg.blocks.output import OutputRun
+from daskreg.blocks.run_levels import unfinished_items
+from daskreg.blocks.write_block import write_block
 from daskreg.errors import (
     DaskregError,
+    InputError,
     LayoutMismatchError,
     NotAVolumeError,
     OptionError,
+    OutputBusyError,
     OutputError,
     OutputExistsError,
     UnsafeOutputError,
 )
 from daskreg.volumes import volume_of
+from daskreg.warping import make_job
 from daskreg.writing import verify
 
 PIXELS = np.random.default_rng(0).integers(0, 60_000, (10, 40, 44), dtype=np.uint16)
@@ -174,3 +183,65 @@ def test_a_disk_that_may_not_be_written_ends_the_run_at_once(tmp_path: Path, mon
     with pytest.raises(OutputError, match=r"a\.zarr cannot be written .*Permission denied"):
         dr.write(PIXELS, tmp_path / "a.zarr", chunks=(1, 40, 44), memory="1 MiB", progress=False, client=False)
     assert len(calls) < 10
+
+
+BAD_NAMES = {
+    "NUL": ("a\0b", "NUL"),
+    "long": ("x" * 252, "longer than"),
+    "deep": ("/".join(["y" * 200] * 30) + "/a", "longer than"),
+    "surrogate": ("a\ud800", "surrogate"),
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), BAD_NAMES.values(), ids=BAD_NAMES)
+def test_names_that_no_file_can_have(tmp_path: Path, name: str, reason: str) -> None:
+    path = f"{tmp_path}/{name}"
+    calls: dict[type[DaskregError], list[Callable[[], Any]]] = {
+        OptionError: [
+            lambda: dr.write(PIXELS, path + ".zarr", progress=False),
+            lambda: dr.plan(PIXELS, path + ".zarr"),
+        ],
+        NotAVolumeError: [
+            lambda: dr.open(path + ".zarr"),
+            lambda: dr.open(path + ".tif"),
+            lambda: verify(path + ".zarr"),
+        ],
+        InputError: [lambda: dr.load(path + ".json"), lambda: SHIFT.save(path + ".json")],
+    }
+    for kind, each in calls.items():
+        for call in each:
+            with pytest.raises(kind, match=reason) as raised:
+                call()
+            assert len(str(raised.value)) < 300
+
+
+def test_a_name_that_leaves_no_room_for_the_ledger(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="longer than 247 bytes"):
+        dr.write(PIXELS, tmp_path / ("x" * 243 + ".zarr"), progress=False)
+    dr.write(PIXELS, tmp_path / ("x" * 242 + ".zarr"), levels=1, progress=False, client=False)
+
+
+@pytest.mark.parametrize("name", ["a::b.zarr", "a::/b.zarr", "c.zarr::/0"])
+def test_colons_that_divide_a_store_from_a_path_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OptionError, match="'::' divides a store"):
+        dr.write(PIXELS, tmp_path / name, progress=False)
+
+
+@pytest.mark.slow
+def test_a_task_of_a_session_that_was_replaced_writes_nothing(made: Path) -> None:
+    """The same run was resumed by another client, while a worker of the first one still had a block."""
+    ledger = Ledger(made)
+    task = make_job(volume_of(PIXELS).source, None, volume_of(PIXELS).source.grid)
+    plan = plan_levels(task, str(made), RunOptions(levels=2), client=None)
+    run = OutputRun(str(ledger.layout()["run"]), ledger.new_session())
+    level = plan.levels[0]
+    fingerprints = BlockFingerprints(level.task.fingerprint, level.layout.shape, level.block_shape)
+    item = next(unfinished_items(level, level.task, fingerprints, set(), str(made), run))
+    write_block(item)  # it is the current one
+    ledger.new_session()
+    files = {file: file.stat().st_mtime_ns for file in made.rglob("*") if file.is_file()}
+    ends = ledger.ends()
+    with pytest.raises(OutputBusyError, match="taken over by a later run"):
+        write_block(item)
+    assert ledger.ends() == ends
+    assert {file: file.stat().st_mtime_ns for file in made.rglob("*") if file.is_file()} == files

@@ -7,7 +7,9 @@ local            a kind: worker processes on this machine
 slurm            a kind: workers as SLURM jobs
 address          a kind: a scheduler that runs already
 owned_cluster    clusters that end with their client
-network          the loopback interface, or another one with TLS
+network          TLS, on the loopback interface or another one
+pages            the pages of a scheduler, behind a token
+temporary_folder a folder for certificates that ends with its process
 client           which client does the work: a named one, the current one, or none
 capacity         how many tasks a cluster can run, and for how long it could run none
 preload          loaded by local workers as they start

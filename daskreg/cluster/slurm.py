@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.network import dashboard_options, in_files, network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import in_files, network_options
+from daskreg.cluster.options import Network, Tls, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.cluster.pages import page_options, with_private_pages
+from daskreg.cluster.temporary_folder import TemporaryFolder
 from daskreg.errors import MissingExtraError, OptionError
 from daskreg.runtime.device import tasks_at_once, thread_environment
 
@@ -112,11 +110,13 @@ def slurm_cluster(config: SlurmConfig) -> Any:
     environment["DASK_DISTRIBUTED__COMM__RETRY__COUNT"] = "3"
     # Workers leave before SLURM ends their job, so that their blocks move on in time.
     lifetime = max(60, seconds(config.walltime) - 300)
-    security, folder = network_options(config).get("security"), None
-    if config.tls == "temporary":
-        folder = tempfile.mkdtemp(prefix=".daskreg-tls-", dir=config.shared or ".")
-        security = in_files(security, Path(folder).resolve())
-    cluster = SLURMCluster(
+    environment["DASK_DISTRIBUTED__WORKER__HTTP__ROUTES"] = "[]"  # no pages
+    network = network_options(config)
+    security, folder = network.get("security"), None
+    if security is not None and not isinstance(config.tls, Tls):
+        folder = TemporaryFolder(config.shared or ".", ".daskreg-tls-")
+        security = in_files(security, folder.path)
+    cluster = with_private_pages(SLURMCluster)(
         cores=config.workers_per_job * threads,
         job_cpu=config.cores,
         processes=config.workers_per_job,
@@ -129,14 +129,15 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         log_directory=config.logs,
         interface=config.interface,
         security=security,
+        protocol=network.get("protocol"),
         job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directives],
         job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
         worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"]
         + (["--resources", f"GPU={threads}"] if config.gpu else []),
-        scheduler_options=dashboard_options(config),
+        scheduler_options=page_options(config),
     )
-    if folder:
-        weakref.finalize(cluster, shutil.rmtree, folder, ignore_errors=True)
+    if folder is not None:
+        folder.remove_with(cluster)
     return cluster
 
 

@@ -211,7 +211,9 @@ def main() -> None:
     from mutations_inputs import FORMATS
 
     bad = 0
-    print(f"{'format':18} {'opened':>7} {'typed':>7} {'untyped':>7} {'crash':>6} {'hang':>5} {'memory':>6} {'peak':>8} {'longest':>8}")
+    print(
+        f"{'format':18} {'opened':>7} {'typed':>7} {'untyped':>7} {'crash':>6} {'hang':>5} {'memory':>6} {'peak':>8} {'longest':>8}"
+    )
     for name in chosen.only or FORMATS:
         out = run(name, chosen.first, chosen.count)
         n = out["counts"]

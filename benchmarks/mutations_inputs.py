@@ -96,7 +96,9 @@ def _nifti(path: Path) -> None:
 def _itk(path: Path, compress: bool = False) -> None:
     import SimpleITK as sitk  # noqa: N813
 
-    sitk.WriteImage(sitk.GetImageFromArray(VALUES if path.suffix not in (".png", ".bmp") else VALUES[0]), path, compress)
+    sitk.WriteImage(
+        sitk.GetImageFromArray(VALUES if path.suffix not in (".png", ".bmp") else VALUES[0]), path, compress
+    )
 
 
 def _mrc(path: Path) -> None:
@@ -130,7 +132,7 @@ def _ledger(path: Path) -> None:
 
 def use_table(path: Path) -> None:
     """The poses that somebody edited."""
-    table.poses(path, (8, 12, 14), np.zeros(2))
+    table.poses(path, (8, 3, 3), np.zeros(2))
 
 
 def use_ledger(path: Path) -> None:
@@ -162,6 +164,7 @@ def _lzf_pcd() -> bytes:
 
 def _npy(path: Path) -> None:
     np.save(path, POINTS)
+
 
 FORMATS: dict[str, Format] = {
     "zarr v3": Format("a.zarr", _zarr, use_volume, "a.zarr/zarr.json"),
@@ -205,7 +208,9 @@ FORMATS: dict[str, Format] = {
     "csv": Format("p.csv", partial(_points, text=("x y z\n" + _ROWS).replace(" ", ",").encode()), read_points),
     "table of a stack": Format("t.csv", partial(_points, text=_TABLE.encode()), use_table),
     "cluster file": Format("c.yaml", partial(_points, text=_YAML.encode()), read_config),
-    "scheduler file": Format("s.json", partial(_points, text=json.dumps({"address": "tcp://127.0.0.1:1"}).encode()), dr.load),
+    "scheduler file": Format(
+        "s.json", partial(_points, text=json.dumps({"address": "tcp://127.0.0.1:1"}).encode()), dr.load
+    ),
     "run.json": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/run.json"),
     "journal": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/journal.jsonl"),
 }

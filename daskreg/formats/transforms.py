@@ -17,11 +17,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import InputError, InvalidTransformError
+from daskreg.errors import DaskregError, InputError, InvalidTransformError
 from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.registry import FileWriter, kinds, register_writer
 from daskreg.runtime.atomic import replace_text, replacing
+from daskreg.runtime.messages import reason
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
@@ -41,7 +42,14 @@ def load(path: str | PathLike[str]) -> Transform:
         InvalidTransformError where it holds no affine map that can be read;
         MissingExtraError for HDF5 without h5py.
     """
-    return _load(Path(path), ())
+    try:
+        return _load(Path(path), ())
+    except (DaskregError, Warning):
+        raise
+    except Exception as error:
+        # Numbers that are missing, too large or no numbers, in whatever format.
+        message = f"{path} is damaged, or no transform ({type(error).__name__}: {reason(error)})"
+        raise InvalidTransformError(message) from error
 
 
 def _load(path: Path, parents: tuple[Path, ...]) -> Transform:

@@ -14,6 +14,10 @@ from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
 from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
+from daskreg.sources.storage.redact import redact
+
+LONGEST_AXIS = 2**24
+"""Voxels along an axis of a stored array: 128 MiB of coordinates, or 16 mm of slices that are 1 nm apart."""
 
 # Coordinates of one axis: values, attributes.
 Coord = tuple[Any, Mapping[str, Any]]
@@ -27,6 +31,7 @@ class OpenOptions:
     recentre: bool = False
     spacing: Any = None
     unit: str | None = None
+    allow_outside: bool = False
 
     def spacings(self, names: Sequence[str]) -> dict[str, float]:
         """The spacing asked for, by axis; empty where none was.
@@ -142,6 +147,18 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
             raise NotAVolumeError(f"axis {dim} of {what} has an unknown length; call compute_chunk_sizes() first")
         if n == 0:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
+
+
+def check_axes(source: Source) -> None:
+    """Refuse axes of a stored array that are longer than any volume's: each has its coordinates in memory, as float64.
+
+    Raises: NotAVolumeError.
+    """
+    for dim, n in zip(source.dims, source.shape, strict=True):
+        if n > LONGEST_AXIS:
+            raise NotAVolumeError(
+                f"axis {dim} of {redact(source.path)} has the length {n}; at most {LONGEST_AXIS} is read"
+            )
 
 
 def ordered(dims: Sequence[str], values: Sequence[Any], order: Sequence[str]) -> tuple[Any, ...]:

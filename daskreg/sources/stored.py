@@ -10,14 +10,15 @@ import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError
+from daskreg.errors import ChunkReadError, DaskregError
 from daskreg.geometry import Box, Grid, tile
+from daskreg.runtime.messages import reason
 from daskreg.sources.description import ordered
 from daskreg.sources.handles import opened
-from daskreg.sources.reader import Reader, reader_of
-from daskreg.sources.source import Source
+from daskreg.sources.reader import Reader, index_text, reader_of
+from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.counters import count_damaged, count_events
-from daskreg.sources.storage.redact import redact
+from daskreg.sources.storage.redact import is_url, redact
 
 MEMORY = "memory::"
 """How the path of a Zarr array in a MemoryStore starts."""
@@ -36,11 +37,13 @@ class StoredSource(Source):
         array: the opened array, only where no path leads to it (a Zarr array in a MemoryStore).
         missing: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
         corrupt: "error" refuses a chunk that cannot be decoded, "fill" reads it as the fill value.
+        allow_outside: whether files of the array may lie outside its folder.
     """
 
     format: str
     missing: str = "fill"
     corrupt: str = "error"
+    allow_outside: bool = False
 
     @property
     def kind(self) -> str:
@@ -82,7 +85,9 @@ class StoredSource(Source):
         return reader_of(self.format)
 
     def _handle(self) -> Any:
-        return opened(self.format, self.path, self.stamp) if self.array is None else self.array
+        if self.array is not None:
+            return self.array
+        return opened(self.format, self.path, self.stamp, self.allow_outside)
 
     def _read_or_fill(self, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
         """The voxels of a box; `out` itself where they were put there."""
@@ -102,13 +107,24 @@ class StoredSource(Source):
             if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
                 block = out
             else:
-                block = self._ordered(reader.read(handle, index, self))
+                block = self._ordered(self._read_index(handle, index))
         if events.missing and self.missing == "error":
             raise _MissingChunkError(
                 f"chunk {min(events.missing)} of {redact(self.path)} is missing, which is refused: restore that file, "
                 "or let it be read as the fill value with missing='fill'"
             )
         return block
+
+    def _read_index(self, handle: Any, index: ArrayIndex) -> NDArray[Any]:
+        try:
+            return self._reader.read(handle, index, self)
+        except (DaskregError, MemoryError, Warning):
+            raise
+        except Exception as error:
+            message = (
+                f"cannot read [{index_text(index)}] of {redact(self.path)} ({type(error).__name__}: {reason(error)})"
+            )
+            raise ChunkReadError(message) from (None if is_url(self.path) else error)
 
     def _read_by_chunk(self, handle: Any, box: Box) -> NDArray[Any]:
         """The box chunk by chunk, with the fill value where one cannot be read."""

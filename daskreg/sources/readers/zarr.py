@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError
+from daskreg.errors import ChunkReadError, OutsideError
 from daskreg.geometry import Box
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
@@ -81,7 +81,7 @@ def _named_errors(handle: Array, index: ArrayIndex, source: Source) -> Iterator[
     """Errors of reading, as ChunkReadError that names the chunk."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, OutsideError):
         raise
     except Exception as error:
         cause = None if is_url(source.path) else error

@@ -1,6 +1,7 @@
 """Stores and their bytes; nothing here knows of volumes.
 
 Modules, from the bottom up:
+    confined      a folder whose files all lie in it
     redact        credentials out of URLs
     counters      counts of retries, missing and damaged chunks
     retrying      a Zarr store that tries each call again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import click
 
@@ -15,9 +16,7 @@ from daskreg.errors import InputError
 @click.argument("path")
 @open_options
 @verbosity
-def command(
-    path: str, *, channel: str | int | None, spacing: float | None, unit: str | None, allow_outside: bool, quiet: bool
-) -> None:
+def command(path: str, *, quiet: bool, **opened: Any) -> None:
     """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
     from daskreg.cli.show import volume_lines
     from daskreg.volumes import volume_of

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from daskreg.cluster.options import Network
+from daskreg.runtime.private_apis import with_scheduler_type
 
 NO_WORKER_PAGES: dict[str, Any] = {"distributed.worker.http.routes": []}
 """Dask's configuration for workers that show no pages."""
@@ -42,11 +43,7 @@ def page_options(config: Network) -> dict[str, Any]:
 def with_private_pages(cluster_type: type[Any]) -> type[Any]:
     """A type of distributed's clusters, made with `page_options`, whose scheduler hides its pages."""
 
-    class PrivatePages(cluster_type):
-        async def _start(self) -> None:
-            self.scheduler_spec["cls"] = _scheduler_type()  # a copy that is this cluster's
-            await super()._start()
-
+    class PrivatePages(with_scheduler_type(cluster_type, _scheduler_type)):  # type: ignore[misc]
         @property
         def dashboard_link(self) -> str:
             head, slash, page = super().dashboard_link.rpartition("/")

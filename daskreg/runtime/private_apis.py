@@ -118,6 +118,23 @@ def cancel(client: Any, futures: list[Any], *, timeout: float) -> None:
     client.sync(client._cancel, futures, force=True, callback_timeout=timeout)
 
 
+def with_scheduler_type(cluster_type: type[Any], scheduler_type: Callable[[], type[Any]]) -> type[Any]:
+    """A type of distributed's clusters whose scheduler is of a type of ours, which LocalCluster has no option for.
+
+    `scheduler_spec` and `_start` of SpecCluster are not documented. Unchanged from 2025.9 to 2026.8.
+
+    Args:
+        scheduler_type: gives the type, a subclass of `distributed.Scheduler`.
+    """
+
+    class OwnScheduler(cluster_type):
+        async def _start(self) -> None:
+            self.scheduler_spec["cls"] = scheduler_type()  # of a copy that is this cluster's
+            await super()._start()
+
+    return OwnScheduler
+
+
 def workers_of(client: Any, *, timeout: float) -> list[dict[str, Any]]:
     """What the scheduler knows of its workers now: a dict each, with `nthreads`, `resources`, `status` and more.
 

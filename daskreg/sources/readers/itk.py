@@ -22,9 +22,10 @@ from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation, file_stamp
 from daskreg.sources.reader import Reader, index_text
-from daskreg.sources.readers import nrrd
+from daskreg.sources.readers import metaimage_header, nrrd, nrrd_header
+from daskreg.sources.readers.bmp_header import check_bmp
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.mapped import MappedArray, check_memory, moved_to_disk
+from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
 from daskreg.sources.source import ArrayIndex, Source
 
@@ -127,13 +128,32 @@ def _sitk() -> Any:
 
 
 def _information(path: str) -> Any:
-    reader = _sitk().ImageFileReader()
+    sitk = _sitk()
+    _check_header(path)
+    reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise NotAVolumeError(f"{path} cannot be read by ITK: {_last_line(error)}") from error
     return reader
+
+
+def _check_header(path: str) -> None:
+    """Refuse what ITK's parsers must not see: damaged headers, voxels outside the folder, and sizes that cannot be.
+
+    Raises: NotAVolumeError, OutsideError.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _NRRD:
+        nrrd_stated = nrrd_header.read_header(path)
+        packing = nrrd.PACKINGS.get(nrrd_stated.fields["encoding"].lower(), "text")
+        check_size(nrrd_stated.nbytes, nrrd_stated.data_files or (path,), packing, path)
+    elif suffix in _METAIMAGE:
+        stated = metaimage_header.read_header(path)
+        check_size(stated.nbytes, stated.data_files or (path,), "" if stated.plain else "gzip", path)
+    elif suffix == ".bmp":
+        check_bmp(path)
 
 
 def _shape(reader: Any) -> tuple[int, ...]:
@@ -151,12 +171,7 @@ def _dtype(reader: Any) -> np.dtype[Any]:
 
 def _streams(path: str) -> bool:
     """Whether ITK reads a box of this file without reading all of it."""
-    if Path(path).suffix.lower() not in _METAIMAGE:
-        return False
-    with open(path, "rb") as file:
-        head = file.read(2**14).partition(b"ElementDataFile")[0]
-    lines = [line.replace(b" ", b"").lower() for line in head.splitlines()]
-    return b"compresseddata=true" not in lines and b"binarydata=false" not in lines
+    return Path(path).suffix.lower() in _METAIMAGE and metaimage_header.read_header(path).plain
 
 
 def _stamp(path: str) -> str:

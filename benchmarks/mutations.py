@@ -38,8 +38,8 @@ MEMORY = 200 * 10**6
 
 NUMBERS = ["0", "-1", "1", "3", "7", "255", "65536", "2147483647", "4294967296", "9223372036854775807", "1e9", "1e308",
            "1e999", "nan", "-inf", "0.5", "", "x", "١", '"', "[]", "{}", "null", "9" * 400]  # fmt: skip
-WORDS = [b"../a", b"/etc/hostname", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"%s%n", b"\n", b"\n\n", b": ", b"LIST", b"true",
-         b"gzip", b"&a [*a]", b"[" * 3000, b'{"a":' * 3000, b"(" * 3000, b"  " * 3000]  # fmt: skip
+WORDS = [b"../a", b"/etc/hostname", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"%s%n", b"\n", b"\n\n", b": ", b"LIST",
+         b"true", b"gzip", b"&a [*a]", b"[" * 3000, b'{"a":' * 3000, b"(" * 3000, b"  " * 3000]  # fmt: skip
 BYTES = [0, 1, 2, 4, 8, 16, 32, 64, 127, 128, 255]
 
 
@@ -211,9 +211,7 @@ def main() -> None:
     from mutations_inputs import FORMATS
 
     bad = 0
-    print(
-        f"{'format':18} {'opened':>7} {'typed':>7} {'untyped':>7} {'crash':>6} {'hang':>5} {'memory':>6} {'peak':>8} {'longest':>8}"
-    )
+    print("format              opened   typed untyped  crash  hang memory     peak  longest")
     for name in chosen.only or FORMATS:
         out = run(name, chosen.first, chosen.count)
         n = out["counts"]

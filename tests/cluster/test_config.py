@@ -64,7 +64,7 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
         ("kind: local\nworkers: 0", "workers: 0 must be at least 1"),
         ("kind: local\nmemory: 4", "put it in quotes"),
         ("kind: local\ndevice: tpu", "device: 'tpu' is not one of"),
-        ("kind: local\ntls: always", "neither .temporary. nor"),
+        ("kind: local\ntls: always", "neither 'temporary' nor"),
         ("kind: local\ntls: yes please", "neither 'temporary'"),
         ("kind: local\ntls: {ca_file: a}", "missing key cert, key"),
         ("kind: slurm\ncores: 4", "missing key memory, walltime"),

@@ -83,7 +83,7 @@ READER = MrcReader()
 def _header(path: str) -> tuple[Any, str]:
     """The header, and what is wrong with it, if anything ("")."""
     try:
-        from mrcfile.mrcinterpreter import MrcInterpreter
+        import mrcfile
     except ImportError as error:
         raise MissingExtraError("mrcfile", "formats") from error
     try:
@@ -93,7 +93,9 @@ def _header(path: str) -> tuple[Any, str]:
         start[_EXTENDED] = bytes(4)  # what follows the header is not wanted, which may be anything
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            header = MrcInterpreter(io.BytesIO(start), permissive=True, header_only=True).header.copy()
+            header = mrcfile.mrcinterpreter.MrcInterpreter(
+                io.BytesIO(start), permissive=True, header_only=True
+            ).header.copy()
         header["nsymbt"] = np.frombuffer(extended, header["nsymbt"].dtype)[0]
     except Exception as error:
         raise NotAVolumeError(f"{path} cannot be read as MRC: {reason(error)}") from error

@@ -66,8 +66,9 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
         elif change < 0.96:
             start = rng.randrange(size)
             data[at:at] = data[start : start + rng.choice([4, 30, 200])]
-        else:
-            data[at] = data[at] ^ (1 << rng.randrange(8)) if data else 0
+        elif data:
+            at = min(at, len(data) - 1)
+            data[at] ^= 1 << rng.randrange(8)
     return bytes(data)
 
 

@@ -24,7 +24,7 @@ def read_block_shape(shape: Sequence[int], unit: Sequence[int], itemsize: int, l
     >>> read_block_shape((1000, 2000, 2000), (1, 2000, 2000), 2)
     (16, 2000, 2000)
     """
-    block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
+    block = [max(1, min(u, n)) for u, n in zip(unit, shape, strict=True)]
     while math.prod(block) * itemsize < SMALL:
         free = [k for k in range(lead, len(block)) if block[k] < shape[k]]
         if not free:

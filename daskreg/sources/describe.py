@@ -13,7 +13,7 @@ from daskreg.errors import DaskregError, NotAVolumeError
 from daskreg.runtime.messages import reason
 from daskreg.runtime.private_apis import wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
-from daskreg.sources.description import Description, OpenOptions, check_axes
+from daskreg.sources.description import Description, OpenOptions, check_stored
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.reader import reader_of
@@ -40,7 +40,7 @@ def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options
         # The libraries below were written for files that are whole; what they raise for others is not documented.
         message = f"{location} is damaged, or not what its name says ({type(error).__name__}: {reason(error)})"
         raise NotAVolumeError(message) from (None if is_url(location.root) else error)
-    check_axes(described.source)
+    check_stored(described)
     if options.allow_outside and isinstance(described.source, StoredSource):
         return replace(described, source=replace(described.source, allow_outside=True))
     return described

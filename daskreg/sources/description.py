@@ -149,11 +149,15 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
 
 
-def check_axes(source: Source) -> None:
-    """Refuse axes of a stored array that are longer than any volume's: each has its coordinates in memory, as float64.
+def check_stored(described: Description) -> None:
+    """Refuse axes of a stored array that are longer than any volume's, whose coordinates are in memory as float64, and
+    chunks without a voxel.
 
     Raises: NotAVolumeError.
     """
+    source = described.source
+    if min((*source.chunks, *described.read_unit), default=1) < 1:
+        raise NotAVolumeError(f"{redact(source.path)} states chunks of {source.chunks} voxels; each side needs one")
     for dim, n in zip(source.dims, source.shape, strict=True):
         if n > LONGEST_AXIS:
             raise NotAVolumeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,9 +207,6 @@ FORMATS: dict[str, Format] = {
     "csv": Format("p.csv", partial(_points, text=("x y z\n" + _ROWS).replace(" ", ",").encode()), read_points),
     "table of a stack": Format("t.csv", partial(_points, text=_TABLE.encode()), use_table),
     "cluster file": Format("c.yaml", partial(_points, text=_YAML.encode()), read_config),
-    "scheduler file": Format(
-        "s.json", partial(_points, text=json.dumps({"address": "tcp://127.0.0.1:1"}).encode()), dr.load
-    ),
     "run.json": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/run.json"),
     "journal": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/journal.jsonl"),
 }

@@ -9,6 +9,7 @@ that are lengths are used, so that projections over angles are slices.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.hdf5_links import check_storage, member, members
+from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
 
 _MOST_LISTED = 12
@@ -112,6 +114,8 @@ class Hdf5Reader(Reader):
         if dataset is None:
             raise NotAVolumeError(f"{file} holds nothing at {inner!r} any more")
         check_storage(dataset)
+        if dataset.chunks:
+            check_memory(math.prod(dataset.chunks) * dataset.dtype.itemsize, f"a chunk of {path}")
         return ScaledDataset.of(dataset)
 
     def read(self, handle: ScaledDataset, index: ArrayIndex, source: Source) -> NDArray[Any]:

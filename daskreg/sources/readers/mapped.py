@@ -29,9 +29,9 @@ from daskreg.errors import ChunkReadError, MemoryBudgetError, NotAVolumeError, S
 from daskreg.runtime.messages import reason
 from daskreg.sources.source import ArrayIndex
 
-_LARGEST_RATIOS = {"": 1, "text": 4, "gzip": 1032, "bz2": 2**18}
-"""How many bytes one stored byte can stand for: 258 in 2 bits of deflate, blocks of 900 kB in a few bytes of bzip2, and
-8 bytes in a digit and a blank of text."""
+_LARGEST_RATIOS = {"": 1, "text": 4, "gzip": 1032, "bz2": 2**18, "other": 2**20}
+"""How many bytes one stored byte can stand for: 258 in 2 bits of deflate, blocks of 900 kB in a few bytes of bzip2, 8
+in a digit and a blank of text; nothing known stores a volume in a millionth."""
 
 _DAMAGED = (EOFError, OSError, zlib.error)
 _PIECE = 2**22
@@ -129,7 +129,7 @@ def check_size(size: int, paths: Sequence[str], packing: str, what: str) -> None
     Args:
         size: bytes of the voxels, by the header.
         paths: of the files that hold them.
-        packing: "", "gzip" (also for zlib), "bz2", or "text", of which a number takes a digit and a blank.
+        packing: "", "gzip" (also for zlib), "bz2", "text" or "other".
 
     Raises: NotAVolumeError.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,9 @@ from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers import zarr_metadata
+from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.storage.bounded_codecs import bounded
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.retrying import open_store
@@ -37,7 +40,9 @@ class ZarrReader(Reader):
 
     def open_handle(self, path: str) -> Array:
         root, _, inner = path.partition(INSIDE)
-        return zarr.open_array(open_store(root), path=inner, mode="r")
+        array = zarr.open_array(open_store(root), path=inner, mode="r")
+        check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a chunk of {redact(path)}")
+        return bounded(array) if local_chunks(array) is None else array
 
     def read(self, handle: Array, index: ArrayIndex, source: Source) -> NDArray[Any]:
         """`handle[index]`.
@@ -109,9 +114,13 @@ def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
 def _unreadable(handle: Array, index: ArrayIndex, source: Source, error: Exception) -> str:
     """A message that names the chunk: chunks are read again one by one, until the first that fails."""
     path = redact(source.path)
+    chunks = local_chunks(handle)
     for key, part in _chunk_files(handle, index):
         try:
-            handle[part.slices]
+            if chunks is None:
+                handle[part.slices]
+            else:
+                chunks.read(part)
         except Exception as reason:
             return (
                 f"cannot read chunk {key} of {path} (voxels {part} of shape {handle.shape}): "

@@ -35,6 +35,7 @@ from daskreg.geometry import Box
 from daskreg.runtime.atomic import replace_file
 from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
 from daskreg.runtime.regular_files import open_inside
+from daskreg.sources.storage.bounded_codecs import check_frame
 from daskreg.sources.storage.confined import ConfinedStore
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
@@ -90,6 +91,8 @@ class Codec:
                 raise ValueError("it is cut off, or holds another number of bytes than its shape takes")
             self.compressor.decode(view, out=flat)
             return
+        if self.compressor is not None:
+            check_frame("zstd", view.data, self.nbytes)
         plain = view if self.compressor is None else self.compressor.decode(view)
         if len(plain) != self.nbytes:
             raise ValueError("it holds another number of bytes than its shape takes")

@@ -28,6 +28,11 @@ SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
 VERSION = 1
 SIZE_CAP = 256 * 2**20
+PARSED_CAP = 256 * 2**20
+"""Bytes of memory of what a JSON file holds: the matrices of 200,000 slices."""
+
+# What a list, a dict and one more value in either take in CPython, at most.
+_PARSED_SIZES = {b"[": 64, b"{": 240, b",": 40}
 
 _READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix parameter files"
 
@@ -117,10 +122,14 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 
 def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
+    data = text.encode() if isinstance(text, str) else text
+    parsed = sum(size * data.count(mark) for mark, size in _PARSED_SIZES.items())
+    if parsed > PARSED_CAP:
+        raise InputError(f"{path} would take {parsed} bytes of memory, and a transform file takes at most {PARSED_CAP}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidTransformError(f"{path} is not JSON: {error}") from error
+        raise InvalidTransformError(f"{path} is not JSON: {reason(error)}") from error
 
 
 def write_text(text: str, path: str | PathLike[str]) -> None:

@@ -11,7 +11,7 @@ _QUERY = re.compile(r"(?<=[?&;#])([^=&;#\s]+)=[^&;\s#'\"]*")
 _NAMED = re.compile(
     r"""(?ix)
     ( ["']? [\w-]* (?: secret | token | passw(?:or)?d | passphrase | pwd | signature | credential | authorization
-                     | (?:api|access|account|private|sas)[_-]?key(?![_-]?id) ) [\w-]* ["']? \s* [:=] \s* )
+                     | (?:api|access|account|private|sas)[_-]?key(?![_-]?id) ) [\w-]* ["']? \s* [:=] \s* ) (?!\*\*\*)
     ( "[^"]*" | '[^']*' | (?:(?:bearer|basic)\s+)? [^\s,;&"')}\]]+ )
     """
 )

@@ -152,9 +152,13 @@ def run(name: str, first: int, count: int) -> dict[str, Any]:
         here = Path(__file__).parent
         environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "TMPDIR": folder}
         started: int | None = None
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment, text=True
-        ) as process:
+        errors = Path(f"{folder}.log")
+        with (
+            errors.open("w") as log,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, cwd=folder, env=environment, text=True
+            ) as process,
+        ):
             lines = _reader(process)
             while True:
                 try:
@@ -180,8 +184,9 @@ def run(name: str, first: int, count: int) -> dict[str, Any]:
                 note("crash", f"signal {-process.returncode}", number)
                 number += 1
             elif started is None and process.returncode:
-                raise SystemExit(f"{name}: {process.stderr.read() if process.stderr else ''}")
+                raise SystemExit(f"{name}: {errors.read_text()[-2000:]}")
         shutil.rmtree(folder, ignore_errors=True)
+        errors.unlink()
     return {"counts": counts, "found": found, "examples": examples, "peak": peak, "longest": longest}
 
 

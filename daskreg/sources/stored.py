@@ -59,7 +59,7 @@ class StoredSource(Source):
 
     @property
     def policy(self) -> tuple[str, ...]:
-        return self.missing, self.corrupt
+        return self.missing, self.corrupt, *(("outside",) if self.allow_outside else ())
 
     def with_policy(self, *, missing: str, corrupt: str) -> Source:
         return replace(self, missing=missing, corrupt=corrupt)

@@ -18,7 +18,6 @@ import os
 import queue
 import random
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,19 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SECONDS = 20
 """A file that takes longer counts as a hang. The limit is generous because machines are shared."""
+
+START_SECONDS = 120
+"""How long a process may take to start, and to make its files."""
+
+FEW = 100
+"""Up to so many mutations, one process reads all formats."""
 
 MEMORY = 200 * 10**6
 """Bytes that reading a file of a few kB may take."""
@@ -82,44 +89,48 @@ def _other_number(data: bytearray, at: int, rng: random.Random) -> bytearray:
     return data[:at] + bytearray(rng.choice(NUMBERS).encode()) + data[end:]
 
 
-def worker(name: str, first: int, count: int) -> None:
-    """Read mutations of one format; print a line of JSON for each."""
+def worker(names: list[str], first: int, count: int) -> None:
+    """Read mutations of some formats, of the first one from number `first` on; print a line of JSON for each."""
     from mutations_inputs import FORMATS
-
-    from daskreg.errors import DaskregError
-    from daskreg.sources.handles import forget
 
     warnings.simplefilter("ignore")
     # What asks for more gets a MemoryError instead of the machine's memory.
     resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, 8 << 30))
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 30, 4 << 30))
-    form = FORMATS[name]
-    folder = Path.cwd()
-    path = folder / form.name
-    form.make(path)
-    target = folder / (form.target or form.name)
-    original = target.read_bytes()
-    form.use(path)
-    for number in range(first, first + count):
-        forget()
-        target.unlink(missing_ok=True)  # a new file: libraries remember those that they have open
-        target.write_bytes(mutated(original, random.Random(f"{name} {number}")))
-        print(json.dumps({"begin": number}), flush=True)
-        before, started = _peak(reset=True), time.monotonic()
-        kind, reason = "opened", ""
-        try:
-            form.use(path)
-        except DaskregError as error:
-            kind, reason = "typed", str(error)
-            if "\n" in reason or len(reason) > 1000:
-                kind = "untyped"
-                reason = f"a message of {len(reason)} characters in {len(reason.splitlines())} lines"
-        except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)
-            own = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "daskreg" in f.filename][-1:]
-            kind, reason = "untyped", f"{type(error).__name__} {' '.join(own)} {str(error)[:90]!r}"
-        line = {"number": number, "kind": kind, "reason": reason, "seconds": time.monotonic() - started}
-        print(json.dumps({**line, "peak": _peak() - before}), flush=True)
+    for k, name in enumerate(names):
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        form = FORMATS[name]
+        path = folder / form.name
+        form.make(path)
+        target = folder / (form.target or form.name)
+        original = target.read_bytes()
+        form.use(path)
+        for number in range(0 if k else first, count):
+            target.unlink(missing_ok=True)  # a new file: libraries remember those that they have open
+            target.write_bytes(mutated(original, random.Random(f"{name} {number}")))
+            print(json.dumps({"format": name, "begin": number}), flush=True)
+            print(json.dumps({"format": name, "number": number, **outcome(form.use, path)}), flush=True)
+
+
+def outcome(use: Callable[[Path], Any], path: Path) -> dict[str, Any]:
+    """What reading one file ends with, and what it takes."""
+    from daskreg.errors import DaskregError
+    from daskreg.sources.handles import forget
+
+    forget()
+    before, started = _peak(reset=True), time.monotonic()
+    kind, reason = "opened", ""
+    try:
+        use(path)
+    except DaskregError as error:
+        kind, reason = "typed", str(error)
+        if not reason.isprintable() or len(reason) > 1000:
+            kind, reason = "untyped", f"a message of {len(reason)} characters in {len(reason.splitlines())} lines"
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)
+        own = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "daskreg" in f.filename][-1:]
+        kind, reason = "untyped", f"{type(error).__name__} {' '.join(own)} {str(error)[:90]!r}"
+    return {"kind": kind, "reason": reason, "seconds": time.monotonic() - started, "peak": _peak() - before}
 
 
 def _peak(reset: bool = False) -> int:
@@ -133,61 +144,86 @@ def _peak(reset: bool = False) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def run(name: str, first: int, count: int) -> dict[str, Any]:
-    """Outcomes of the mutations of one format."""
-    counts: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    examples: dict[str, int] = {}
-    peak, longest, number, end = 0, 0.0, first, first + count
+@dataclass
+class Tally:
+    """Outcomes of the mutations of one format; `found` and `examples` by what went wrong."""
 
-    def note(kind: str, reason: str, at: int) -> None:
-        counts[kind] += 1
+    counts: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, int] = field(default_factory=dict)
+    peak: int = 0
+    longest: float = 0.0
+
+    def note(self, kind: str, reason: str, at: int) -> None:
+        self.counts[kind] += 1
         if kind not in ("opened", "typed"):
-            found[f"{kind}: {reason}"] += 1
-            examples.setdefault(f"{kind}: {reason}", at)
+            self.found[f"{kind}: {reason}"] += 1
+            self.examples.setdefault(f"{kind}: {reason}", at)
 
-    while number < end:
-        folder = tempfile.mkdtemp(prefix="mutations-")
-        command = [sys.executable, __file__, "--worker", name, "--first", str(number), "--count", str(end - number)]
-        here = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "TMPDIR": folder}
-        started: int | None = None
-        errors = Path(f"{folder}.log")
-        with (
-            errors.open("w") as log,
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, cwd=folder, env=environment, text=True
-            ) as process,
-        ):
-            lines = _reader(process)
-            while True:
-                try:
-                    line = lines.get(timeout=SECONDS if started is not None else 120)
-                except queue.Empty:
-                    process.kill()
-                    note("hang", "", number)
-                    number += 1
-                    break
-                if line is None:
-                    break
-                answer = json.loads(line)
-                if "begin" in answer:
-                    started = number = answer["begin"]
-                    continue
-                note(answer["kind"], answer["reason"], number)
-                if answer["peak"] > MEMORY:
-                    note("memory", f"{answer['peak'] / 1e9:.1f} GB", number)
-                peak, longest = max(peak, answer["peak"]), max(longest, answer["seconds"])
-                number, started = number + 1, None
-            process.wait()
-            if started is not None and process.returncode not in (0, -9):
-                note("crash", f"signal {-process.returncode}", number)
-                number += 1
-            elif started is None and process.returncode:
-                raise SystemExit(f"{name}: {errors.read_text()[-2000:]}")
-        shutil.rmtree(folder, ignore_errors=True)
-        errors.unlink()
-    return {"counts": counts, "found": found, "examples": examples, "peak": peak, "longest": longest}
+    def add(self, answer: dict[str, Any]) -> None:
+        self.note(answer["kind"], answer["reason"], answer["number"])
+        if answer["peak"] > MEMORY:
+            self.note("memory", f"{answer['peak'] / 1e9:.1f} GB", answer["number"])
+        self.peak, self.longest = max(self.peak, answer["peak"]), max(self.longest, answer["seconds"])
+
+    @property
+    def bad(self) -> int:
+        return sum(self.counts[kind] for kind in ("untyped", "crash", "hang", "memory"))
+
+
+def run(names: list[str], first: int, count: int) -> dict[str, Tally]:
+    """Outcomes of the mutations of some formats, in one process that is started again where it crashed or hung."""
+    tallies = {name: Tally() for name in names}
+    at, number, end = 0, first, first + count
+    while at < len(names):
+        with tempfile.TemporaryDirectory(prefix="mutations-", ignore_cleanup_errors=True) as folder:
+            answer, ending = _worker_answers(names[at:], number, end, folder, tallies)
+        if answer is None:
+            if ending:
+                raise SystemExit(ending)
+            break
+        at, number = names.index(answer["format"]), answer["begin"]
+        tallies[names[at]].note(*ending.split(": "), number)
+        number += 1
+        if number == end:
+            at, number = at + 1, first
+    return tallies
+
+
+def _worker_answers(
+    names: list[str], first: int, end: int, folder: str, tallies: dict[str, Tally]
+) -> tuple[dict[str, Any] | None, str]:
+    """Let a process work, and count what it says. Returns: the mutation at which it ended early, if it did, and how."""
+    here = Path(__file__).parent
+    command = [sys.executable, __file__, "--worker", *names, "--first", str(first), "--count", str(end)]
+    environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "TMPDIR": folder}
+    errors = Path(folder) / "stderr"
+    begun: dict[str, Any] | None = None
+    with (
+        errors.open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, cwd=folder, env=environment, text=True
+        ) as process,
+    ):
+        lines = _reader(process)
+        while True:
+            try:
+                line = lines.get(timeout=SECONDS if begun else START_SECONDS)
+            except queue.Empty:
+                process.kill()
+                return begun, "hang: "
+            if line is None:
+                break
+            answer = json.loads(line)
+            if "begin" in answer:
+                begun = answer
+            else:
+                begun = None
+                tallies[answer["format"]].add(answer)
+        process.wait()
+    if begun:
+        return begun, f"crash: signal {-process.returncode}"
+    return None, errors.read_text()[-2000:] if process.returncode else ""
 
 
 def _reader(process: subprocess.Popen[str]) -> queue.Queue[str | None]:
@@ -208,7 +244,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000, help="mutations of each format")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--only", action="append", default=[], help="a format; may be repeated")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
         worker(chosen.worker, chosen.first, chosen.count)
@@ -216,19 +252,20 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from mutations_inputs import FORMATS
 
+    names = chosen.only or list(FORMATS)
     bad = 0
     print("format              opened   typed untyped  crash  hang memory     peak  longest")
-    for name in chosen.only or FORMATS:
-        out = run(name, chosen.first, chosen.count)
-        n = out["counts"]
-        print(
-            f"{name:18} {n['opened']:7} {n['typed']:7} {n['untyped']:7} {n['crash']:6} {n['hang']:5} {n['memory']:6} "
-            f"{out['peak'] / 1e6:5.0f} MB {out['longest']:6.1f} s",
-            flush=True,
-        )
-        bad += n["untyped"] + n["crash"] + n["hang"] + n["memory"]
-        for reason, times in out["found"].most_common(12):
-            print(f"    {times} x {reason} (first: {out['examples'][reason]})", flush=True)
+    for some in [names] if chosen.count <= FEW else [[name] for name in names]:
+        for name, tally in run(some, chosen.first, chosen.count).items():
+            n = tally.counts
+            print(
+                f"{name:18} {n['opened']:7} {n['typed']:7} {n['untyped']:7} {n['crash']:6} {n['hang']:5} "
+                f"{n['memory']:6} {tally.peak / 1e6:5.0f} MB {tally.longest:6.1f} s",
+                flush=True,
+            )
+            bad += tally.bad
+            for reason, times in tally.found.most_common(12):
+                print(f"    {times} x {reason} (first: {tally.examples[reason]})", flush=True)
     sys.exit(1 if bad else 0)
 
 

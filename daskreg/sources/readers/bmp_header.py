@@ -9,8 +9,7 @@ from pathlib import Path
 from daskreg.errors import NotAVolumeError
 
 _HEADER = struct.Struct("<2sIHHIIiiHHI")
-_RLE8 = 1
-_LONGEST_RUN = 255
+_PLAIN = (0, 3)  # as rows, and with masks of bits; ITK writes past the ends of its memory for runs that are too long
 
 
 def check_bmp(path: str) -> None:
@@ -25,8 +24,7 @@ def check_bmp(path: str) -> None:
     _, _, _, _, offset, info, width, height, planes, bits, compression = _HEADER.unpack(head)
     stored = os.stat(path).st_size - offset
     row = -(-width * bits // 32) * 4 if width > 0 else 0
-    possible = stored * (_LONGEST_RUN if compression == _RLE8 else 1)
-    if not (info >= 40 and planes == 1 and bits in (1, 4, 8, 16, 24, 32) and compression in (0, _RLE8, 3)):
+    if not (info >= 40 and planes == 1 and bits in (1, 4, 8, 16, 24, 32) and compression in _PLAIN):
         raise NotAVolumeError(f"{path} is not a BMP file that can be read")
-    if row < 1 or not 0 < abs(height) * row <= possible or offset < 14 + info:
+    if row < 1 or not 0 < abs(height) * row <= stored or offset < 14 + info:
         raise NotAVolumeError(f"{path} is shorter than its header says ({width} x {height} pixels of {bits} bits)")

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from daskreg.cluster.config import LocalConfig
 from daskreg.cluster.network import network_options
 from daskreg.errors import DaskregWarning, InputError
 from daskreg.formats.points import read_points
+from daskreg.runtime.atomic import replacing
+from daskreg.runtime.messages import redact
 
 pytestmark = pytest.mark.slow
 
@@ -238,3 +241,33 @@ def test_credentials_stay_out_of_messages(tmp_path: Path) -> None:
         while error is not None:
             assert SECRET not in str(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        (f"s3://AKIA:ab/{SECRET}+x@bucket/a@2.zarr", "s3://***@2.zarr"),
+        (f"s3://me:{SECRET}@{SECRET}@bucket/a.zarr", "s3://***@bucket/a.zarr"),
+        (f"https://me:my {SECRET} word@host/x", "https://***@host/x"),
+        (f"https://host/x#token={SECRET}", "https://host/x#token=***"),
+        (f"from s3://a/b to s3://me:{SECRET}@c/d", "from s3://a/b to s3://***@c/d"),
+        (f"{{'key': '{SECRET}', 'secret': '{SECRET}'}}", "{'key': '***', 'secret': ***}"),
+        (f"Authorization: Bearer {SECRET}", "Authorization: ***"),
+        (f"aws_secret_access_key = {SECRET}", "aws_secret_access_key = ***"),
+        ("https://host/image@2x.zarr", "https://host/image@2x.zarr"),
+        ("chunk key c/0/0 of a.zarr", "chunk key c/0/0 of a.zarr"),
+    ],
+)
+def test_credentials_of_any_form_are_redacted(text: str, clean: str) -> None:
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+def test_names_of_partial_files_cannot_be_guessed_and_files_there_are_not_followed(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(20):
+        with replacing(tmp_path / "page.html") as partial:
+            names.add(partial.name)
+            partial.write_text("x")
+    assert len(names) == 20
+    assert all(re.fullmatch(r"page\.html\.[0-9a-f]{16}\.partial", name) for name in names)

@@ -227,9 +227,13 @@ def _axes(dataset: Any, file: Any, inner: str) -> tuple[list[str], dict[str, Coo
     group = member(file, inner.rpartition("/")[0])
     stated: list[str] = []
     scales: list[Any] = [None] * dataset.ndim
+    labels = [
+        _text(v) for v in np.ravel(dataset.attrs.get("DIMENSION_LABELS", ()))
+    ]  # H5DSget_label trusts their number
+    labels = labels if len(labels) == dataset.ndim else [""] * dataset.ndim
     for k, dim in enumerate(dataset.dims):
         scales[k] = dim[0] if len(dim) else None
-        stated.append(dim.label or (scales[k].name.rsplit("/", 1)[-1] if scales[k] is not None else ""))
+        stated.append(labels[k] or (scales[k].name.rsplit("/", 1)[-1] if scales[k] is not None else ""))
     nexus = _names(dataset.attrs.get("axes")) or (
         _names(group.attrs.get("axes")) if _signal(group) == inner.rsplit("/", 1)[-1] else []
     )

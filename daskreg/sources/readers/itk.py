@@ -8,6 +8,7 @@ of them sets the locale of the whole process to "C", and other files are then re
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from daskreg.sources.source import ArrayIndex, Source
 _WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
 _NRRD = (".nrrd", ".nhdr")
 _METAIMAGE = (".mha", ".mhd")
+_PACKINGS = {".png": "gzip", ".gipl": "", ".gipl.gz": "gzip", ".jpg": "other", ".jpeg": "other", ".dcm": "other"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ def _information(path: str) -> Any:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise NotAVolumeError(f"{path} cannot be read by ITK: {_last_line(error)}") from error
+    name = path.lower()
+    for suffix, packing in _PACKINGS.items():
+        if name.endswith(suffix):
+            # ITK makes 8 bits of each of the pixels that PNG stores in one.
+            size = math.prod(_shape(reader)) * _dtype(reader).itemsize // (8 if suffix == ".png" else 1)
+            check_size(size, (path,), packing, path)
     return reader
 
 

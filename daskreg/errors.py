@@ -27,6 +27,7 @@
     │   ├── ChunkReadError                 a chunk that cannot be read or decoded
     │   ├── StorageFullError               no space left
     │   ├── NoWorkersError                 no worker can run the work
+    │   ├── UnfitWorkerError               a worker lacks the package, or does not see the files
     │   ├── SchedulerLostError             the scheduler does not answer
     │   └── BlocksFailedError              some blocks failed; the finished ones are kept
     ├── FitFailedError                     fit.raise_if_failed()
@@ -165,6 +166,10 @@ class StorageFullError(RunError, OSError):
 
 class NoWorkersError(RunError):
     """No worker can ever run the work."""
+
+
+class UnfitWorkerError(RunError):
+    """A worker lacks the package, has another version, or does not see the files."""
 
 
 class SchedulerLostError(RunError):

@@ -24,6 +24,7 @@ from daskreg.cluster.client import chosen_client
 from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.runtime.progress import ByteProgress, progress_bar
+from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
@@ -137,7 +138,8 @@ def write(
         chunks: "auto", one size, or one for each axis (a mapping by name leaves the others whole).
         shards: likewise, multiples of the chunks; None for none.
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
-        downsample: "mean", "nearest" or "mode"; "auto" is mode for labels (bool), else mean.
+        downsample: "mean", "nearest" or "mode" (the most frequent label); "auto" is mode for labels, else mean. Labels
+            are bool, integers warped with `order=0`, and integers whose OME-Zarr metadata say so (`image-label`).
         overwrite: remove what is there first, if daskreg made it.
         resume: True resumes an unfinished run; "changed" also redoes finished blocks
             whose source or transform has changed; False refuses an existing output.
@@ -224,7 +226,8 @@ def _task_of(volume: Volume) -> Task:
     known = recall(getattr(array.data, "name", ""))
     if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
         return known
-    return make_job(spec, None, spec.grid)
+    # A copy is the same with any order; that of labels is one of the nearest voxels.
+    return make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1)
 
 
 def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:

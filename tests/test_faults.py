@@ -127,7 +127,7 @@ def whole(path: Path, expected: np.ndarray) -> bool:
 
 
 def lines(path: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in Ledger(path).folder.glob("*.jsonl"))
+    return sum(file.read_bytes().count(b"}\n") for file in Ledger(path).folder.glob("*.jsonl"))
 
 
 @pytest.mark.slow

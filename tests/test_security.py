@@ -140,9 +140,12 @@ def test_an_interface_is_opened_with_tls() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_temporary_key_ends_with_its_process(tmp_path: Path, number: int) -> None:
     script = (
-        "import sys\nfrom daskreg.cluster.config import SlurmConfig\nfrom daskreg.cluster.slurm import slurm_cluster\n"
+        "import sys\nfrom daskreg.cluster.batch import batch_cluster\n"
+        "from daskreg.cluster.run_folder import run_folder\n"
+        "from daskreg.cluster.slurm import SLURM, SlurmConfig\n"
         "config = SlurmConfig(cores=1, memory='1 GiB', walltime='10', interface='lo', shared=sys.argv[1])\n"
-        "cluster = slurm_cluster(config)\nprint('ready', flush=True)\nsys.stdin.read()\n"
+        "cluster = batch_cluster(SLURM, config, run_folder(sys.argv[1]))\n"
+        "print('ready', flush=True)\nsys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}

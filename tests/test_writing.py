@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import google_crc32c
@@ -16,6 +17,7 @@ from dask.utils import key_split
 from distributed import Client
 from ome_zarr_models.v05 import Image
 from scipy import ndimage as ndi
+from xxhash import xxh3_64_intdigest
 
 import daskreg as dr
 from daskreg.blocks.ledger import Ledger
@@ -99,6 +101,31 @@ def test_labels_stay_labels_through_the_levels(tmp_path: Path) -> None:
     assert read(tmp_path / "mask.zarr", 1).dtype == bool
 
 
+def test_coarser_levels_of_integer_labels_have_no_other_labels(tmp_path):
+    """Warped with order 0, or from a file that says what they are; intensities still get means."""
+    rng = np.random.default_rng(6)
+    labels = ndi.zoom(rng.integers(0, 60, (5, 9, 11)) * 1000, 8, order=0).astype(np.uint32)
+    known = set(np.unique(labels).tolist())
+
+    def found(path: Path) -> set[int]:
+        return set(np.unique(dr.open(path, level=1).values).tolist())
+
+    def written(array: object, name: str, **options: object) -> Path:
+        dr.write(array, tmp_path / name, levels=2, progress=False, **options)
+        return tmp_path / name
+
+    push = dr.Affine.translation(x=2.4, y=-1)
+    assert found(written(dr.warp(dr.open(labels), push=push, order=0), "nearest.zarr")) <= known
+    assert not found(written(dr.warp(dr.open(labels), push=push, order=0), "mean.zarr", downsample="mean")) <= known
+    plain = written(dr.open(labels), "plain.zarr")
+    assert not found(plain) <= known
+    group = zarr.open_group(plain)
+    group.attrs["ome"] = {**group.attrs["ome"], "image-label": {}}
+    assert found(written(dr.open(plain), "stated.zarr")) <= known
+    assert np.array_equal(dr.open(tmp_path / "stated.zarr").values, labels)
+    assert not found(written(dr.open(plain) * 1.0, "computed.zarr")) <= known
+
+
 def test_channels_and_times_are_written(tmp_path: Path) -> None:
     data = np.random.default_rng(0).random((2, 3, 5, 20, 24)).astype(np.float32)
     written = dr.write(data, tmp_path / "tc.zarr", levels=2, progress=False)
@@ -173,7 +200,7 @@ def test_the_ledger_has_the_checksum_of_every_file(tmp_path: Path, stored: Path)
     assert recorded.keys() == on_disk.keys()
     for key, (crc, size) in recorded.items():
         data = on_disk[key].read_bytes()
-        assert (google_crc32c.value(data), len(data)) == (crc, size)
+        assert (xxh3_64_intdigest(data), len(data)) == (crc, size)
 
 
 def test_a_flipped_bit_is_not_read_as_data(tmp_path: Path, stored: Path) -> None:
@@ -196,7 +223,7 @@ def test_the_same_command_resumes_and_redoes_only_what_is_missing(tmp_path: Path
     ledger = Ledger(path)
     # Forget the last lines, as if the run had been killed, and leave what a kill leaves.
     (journal,) = ledger.folder.glob("*.jsonl")
-    lines = journal.read_bytes().split(b"\n")[:-1]
+    lines = [line for line in journal.read_bytes().split(b"\n") if line]
     journal.write_bytes(b"\n".join(lines[:-3]) + b"\n" + lines[-3][:40])
     (path / "0" / "c" / "x.abc.partial").write_bytes(b"half")
     again = dr.write(warped, path, **options)
@@ -252,6 +279,53 @@ def test_files_that_went_missing_are_made_again(tmp_path: Path, stored: Path) ->
     assert dr.write(dr.open(stored), path, **options).skipped == 0
 
 
+@pytest.mark.parametrize("shards", [None, (4, 64, 96)])
+def test_verify_sees_files_that_were_exchanged(tmp_path: Path, shards: object) -> None:
+    """They have one size and end with their own crc32c, and decode; restored, all is well."""
+    pixels = np.random.default_rng(3).integers(0, 2**16, (4, 128, 192), dtype=np.uint16)
+    path = tmp_path / "out.zarr"
+    dr.write(pixels, path, chunks=(4, 32, 48), shards=shards, levels=1, progress=False)
+    one, other = path / "0/c/0/0/1", path / "0/c/0/1/0"
+    kept = one.read_bytes(), other.read_bytes()
+    assert len(kept[0]) == len(kept[1])
+    one.write_bytes(kept[1])
+    other.write_bytes(kept[0])
+    assert not np.array_equal(read(path), pixels)
+    assert verify(path) == [
+        "0/c/0/0/1: its bytes have changed (checksum)",
+        "0/c/0/1/0: its bytes have changed (checksum)",
+    ]
+    one.write_bytes(kept[0])
+    other.write_bytes(kept[1])
+    assert verify(path) == []
+
+
+def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path, stored: Path) -> None:
+    """Its lines have the crc32c of files, no session and no name of the checksum."""
+    path = tmp_path / "out.zarr"
+    options = {"chunks": (4, 32, 32), "levels": 1, "progress": False}
+    dr.write(dr.open(stored), path, **options)
+    ledger = Ledger(path)
+    lines = []
+    for entry in ledger.entries().values():
+        data = asdict(entry)
+        data["files"] = [(k, google_crc32c.value((path / k).read_bytes()), size) for k, _, size in entry.files]
+        lines.append(json.dumps({k: v for k, v in data.items() if k not in ("session", "check")}))
+    for journal in ledger.folder.glob("*.jsonl"):
+        journal.unlink()
+    (ledger.folder / "old.jsonl").write_text("\n".join(lines) + "\n")
+    (ledger.folder / "session").write_text("0f" * 16)
+    run = json.loads((ledger.folder / "run.json").read_text())
+    (ledger.folder / "run.json").write_text(json.dumps({**run, "version": 1}))
+    assert verify(path) == []
+    again = dr.write(dr.open(stored), path, **options)
+    assert (again.blocks, again.skipped) == (0, len(lines))
+    (path / "0" / "c" / "2" / "1" / "1").unlink()
+    again = dr.write(dr.open(stored), path, **options)
+    assert (again.blocks, again.skipped) == (1, len(lines) - 1)
+    assert verify(path) == []
+
+
 def test_verify_names_what_is_wrong(tmp_path: Path, stored: Path) -> None:
     path = tmp_path / "out.zarr"
     dr.write(dr.open(stored), path, chunks=(4, 32, 48), levels=2, progress=False)
@@ -260,7 +334,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, stored: Path) -> None:
     data = bytearray(victim.read_bytes())
     data[20] ^= 1
     victim.write_bytes(data)
-    assert verify(path) == ["1/c/0/0/0: its bytes have changed (crc32c)"]
+    assert verify(path) == ["1/c/0/0/0: its bytes have changed (checksum)"]
     with pytest.raises(NotAVolumeError, match="no ledger"):
         verify(stored)
 

@@ -86,6 +86,11 @@ class Job:
         return self.source.dims
 
     @property
+    def makes_labels(self) -> bool:
+        """Whether no mean of voxels must be taken: they are bool, or integers that are not interpolated."""
+        return self.dtype.kind == "b" or (self.dtype.kind in "iu" and self.order == 0)
+
+    @property
     def lead_shape(self) -> tuple[int, ...]:
         return self.source.shape[: len(self.source.dims) - self.source.grid.ndim]
 

@@ -2,8 +2,8 @@
 
 `OUT.zarr.daskreg/run.json` states the layout; `OUT.zarr.daskreg/<worker>.jsonl` has a line
 for each finished block, appended after its files were written. Each process writes a file of
-its own, so no process waits for a lock; a torn last line is ignored, and a later line for the
-same block replaces an earlier one.
+its own, so no process waits for a lock. What is no entry, such as a torn line, is ignored. Of several entries for one
+block, that of the latest session counts, and in one file the last: the clocks of machines may differ.
 
 `lock` is locked by the process that runs, so a second run of the same output is refused. `session`
 changes each time that a run starts or resumes: a worker of an earlier run that is still alive (the run was stopped,
@@ -21,92 +21,21 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from itertools import chain, repeat
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from daskreg.blocks.ledger_entry import LedgerEntry, parsed
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.retrying import again
 
 SCHEMA = "daskreg/ledger"
-VERSION = 1
+VERSION = 2  # 1 had the crc32c of files
 
 _appending = Lock()
-
-
-@dataclass(frozen=True)
-class LostChunks:
-    """Chunks of the source that a block shows as the fill value.
-
-    Args:
-        missing: how many are not stored.
-        damaged: names of those that could not be decoded.
-    """
-
-    missing: int = 0
-    damaged: tuple[str, ...] = ()
-
-
-NOTHING_LOST = LostChunks()
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """A finished block. The names of the fields are those in the file.
-
-    Args:
-        level: of the pyramid.
-        block: its index in the tiling of the level.
-        fingerprint: of the pixels (source, transform, sampling).
-        files: (key in the store, crc32c, bytes) of each file that was written.
-        clipped: voxels clamped when casting to integers.
-        written: seconds since the epoch.
-        lost: chunks of the source that it shows as the fill value.
-        bytes_read: decoded bytes that came out of the source.
-        retries: store calls that were tried again.
-        run: id of the run that made it; empty in ledgers of earlier versions.
-    """
-
-    level: int
-    block: tuple[int, ...]
-    fingerprint: str
-    files: tuple[tuple[str, int, int], ...]
-    clipped: int = 0
-    written: float = 0.0
-    lost: LostChunks = NOTHING_LOST
-    bytes_read: int = 0
-    retries: int = 0
-    run: str = ""
-
-    def is_of(self, run: str) -> bool:
-        """Whether a run made it, and not one whose output has been replaced since, by a task that went on."""
-        return self.run in {run, ""}
-
-    @property
-    def stored(self) -> int:
-        """Bytes of its files."""
-        return sum(size for _, _, size in self.files)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> LedgerEntry:
-        files = tuple((str(k), int(crc), int(size)) for k, crc, size in data["files"])
-        lost = data.get("lost") or {}
-        return cls(
-            int(data["level"]),
-            tuple(int(i) for i in data["block"]),
-            str(data["fingerprint"]),
-            files,
-            int(data["clipped"]),
-            float(data["written"]),
-            LostChunks(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
-            int(data.get("bytes_read", 0)),
-            int(data.get("retries", 0)),
-            str(data.get("run", "")),
-        )
 
 
 class Ledger:
@@ -137,7 +66,13 @@ class Ledger:
 
     def new_session(self) -> str:
         """Start or resume the run: workers of earlier sessions stop writing."""
-        session = uuid.uuid4().hex
+        try:
+            before = session_number((self.folder / "session").read_text())
+        except (OSError, ValueError):
+            before = 0
+        # A number that was lost, as after a power failure, is not used again.
+        before = before or max((entry.session for entry in self.entries().values()), default=0)
+        session = f"{uuid.uuid4().hex}-{before + 1}"
         replace_text(self.folder / "session", session)
         return session
 
@@ -166,7 +101,7 @@ class Ledger:
             if data["schema"] != SCHEMA or data["version"] > VERSION:
                 raise KeyError("schema")
             return dict(data["layout"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._broken() from error
 
     def block_shapes(self) -> list[tuple[int, ...]]:
@@ -202,13 +137,14 @@ class Ledger:
                 )
 
     def append(self, entry: LedgerEntry) -> None:
-        """Record a finished block: one write of one line to this process's own file."""
-        line = (json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
+        """Record a finished block: one write of one line to this process's own file.
+
+        The line also begins with a newline, because what was written before may have been torn.
+        """
+        text = ("\n" + json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
         path = self.folder / f"{_process_name(os.getpid())}.jsonl"
-        starts = chain([b""], repeat(b"\n"))  # an earlier attempt may have left a part of the line
 
         def write() -> None:
-            text = next(starts) + line
             with _appending, path.open("ab", buffering=0) as file:
                 if file.write(text) < len(text):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -216,30 +152,43 @@ class Ledger:
         again(write)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
-        """The latest entry of each (level, block) that the run of this output made."""
+        """The latest entry of each (level, block) that the run of this output made.
+
+        Raises: NotAVolumeError where a file of entries cannot be read.
+        """
         run = str(self.layout().get("run", ""))
         found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
-        for file in sorted(self.folder.glob("*.jsonl")):
-            for line in file.read_bytes().split(b"\n"):
-                entry = _parse(line)
-                if entry is None or not entry.is_of(run):
-                    continue
-                key = (entry.level, entry.block)
-                if key not in found or found[key].written <= entry.written:
+        for file in self._journals():
+            # Of entries of one session in several files, which may be of several machines, only the time tells.
+            last = _last_of_file(file.read_bytes(), run)
+            for key, entry in last.items():
+                before = found.get(key)
+                if before is None or (before.session, before.written) <= (entry.session, entry.written):
                     found[key] = entry
+        return found
+
+    def _journals(self) -> list[Path]:
+        """The files of entries.
+
+        Raises: NotAVolumeError where one is not a file: a folder, a link to nothing.
+        """
+        found = sorted(self.folder.glob("*.jsonl"))
+        for path in found:
+            if not path.is_file():
+                raise NotAVolumeError(f"{path} is not a file of entries of the ledger: remove it, or restore it")
         return found
 
     def ends(self) -> dict[str, int]:
         """The size of each file of entries, for `entries_since`."""
-        return {file.name: file.stat().st_size for file in self.folder.glob("*.jsonl")}
+        return {file.name: file.stat().st_size for file in self._journals()}
 
     def entries_since(self, ends: dict[str, int]) -> Iterator[LedgerEntry]:
         """Entries that were appended since `ends()` was called, one after another, also those of other runs."""
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in self._journals():
             with path.open("rb") as file:
                 file.seek(ends.get(path.name, 0))
                 for line in file:
-                    entry = _parse(line)
+                    entry = parsed(line)
                     if entry is not None:
                         yield entry
 
@@ -277,29 +226,22 @@ class Ledger:
                 item.unlink()
 
 
-def entry_now(
-    level: int,
-    block: tuple[int, ...],
-    fingerprint: str,
-    files: dict[str, tuple[int, int]],
-    *,
-    clipped: int = 0,
-    lost: LostChunks = NOTHING_LOST,
-    bytes_read: int = 0,
-    retries: int = 0,
-    run: str = "",
-) -> LedgerEntry:
-    """The entry of a block whose files were written just now."""
-    listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
-    return LedgerEntry(level, block, fingerprint, listed, clipped, time.time(), lost, bytes_read, retries, run)
+def session_number(session: str) -> int:
+    """How many sessions the run had with this one; 0 where an earlier version did not count them."""
+    return int(session.rpartition("-")[2]) if "-" in session else 0
 
 
-def _parse(line: bytes) -> LedgerEntry | None:
-    """The entry of a line; None for a blank or torn one."""
-    try:
-        return LedgerEntry.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError):
-        return None
+def _last_of_file(data: bytes, run: str) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
+    """The last entry of each block among those of the latest session that has one."""
+    found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
+    for line in data.decode(errors="replace").split("\n"):
+        entry = parsed(line)
+        if entry is None or not entry.is_of(run):
+            continue
+        key = (entry.level, entry.block)
+        if key not in found or found[key].session <= entry.session:
+            found[key] = entry
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
-import google_crc32c
+import xxhash
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
@@ -24,7 +24,7 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RecordingStore(StoreWrapper):
-    """A store that notes (crc32c, bytes) of each value it is given, until they are taken."""
+    """A store that notes (checksum, bytes) of each value it is given, until they are taken."""
 
     passes_through = True
 
@@ -35,7 +35,7 @@ class RecordingStore(StoreWrapper):
     async def set(self, key: str, value: Buffer) -> None:
         await self.inner.set(key, value)
         array: Any = value.as_numpy_array()
-        self._written[key] = (google_crc32c.value(array), array.nbytes)
+        self._written[key] = (xxhash.xxh3_64_intdigest(array), array.nbytes)
 
     def take(self, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
         """What was noted of these keys, which is then forgotten. Keys that were not set are left out."""
@@ -60,7 +60,7 @@ class LevelWriter:
     def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
         """Write whole units, from the pixels of each of `parts(box)`, slab after slab.
 
-        Returns: (crc32c, bytes) of each file by its key.
+        Returns: (checksum, bytes) of each file by its key.
         Raises: OSError.
         """
         prefix = self._array.path + "/" if self._array.path else ""

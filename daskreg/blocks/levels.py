@@ -15,7 +15,8 @@ import numpy as np
 
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
-from daskreg.blocks.ledger import Ledger, LedgerEntry
+from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.ledger_entry import LedgerEntry
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
@@ -119,7 +120,7 @@ def plan_levels(
     limit = memory_limit(options.memory, client)
     threads = threads_per_process(client)
     workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
-    method = _method(options.downsample, task.dtype)
+    method = _method(options.downsample, labels=isinstance(task, Job) and task.makes_labels)
     plans: list[LevelPlan] = []
     for level, factors in enumerate(level_factors(task.grid, options.levels)):
         if level:
@@ -302,9 +303,9 @@ def _source_is_newer(ledger: Ledger, entry: LedgerEntry, level: LevelPlan) -> bo
     return level.task.source.written_at(level.task.read_box(box)) > ledger.written_at(entry)
 
 
-def _method(downsample: str, dtype: np.dtype[Any]) -> str:
+def _method(downsample: str, *, labels: bool) -> str:
     if downsample == "auto":
-        return "mode" if dtype.kind == "b" else "mean"
+        return "mode" if labels else "mean"
     if downsample not in METHODS:
         raise OptionError(f"downsample={downsample!r}: use 'auto', {', '.join(METHODS)}")
     return downsample

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import xxhash
 import zarr
 
-from daskreg.blocks.ledger import Ledger, LedgerEntry
+from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.ledger_entry import CRC32C, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores
@@ -27,7 +29,7 @@ def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = 
 
     Each level must be an array of the recorded shape, type and chunks. Each of its blocks must be in
     the ledger, and each file of a block must exist, hold the bytes that were written (size and
-    crc32c), and decode.
+    checksum), and decode. Ledgers of earlier versions have a crc32c, which is the same for all files of one size.
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
@@ -71,7 +73,9 @@ def _block(  # noqa: PLR0917
         return [f"level {level}, block {index}: not finished"], 0
     problems = []
     for key, crc, size in entry.files:
-        problem = _file(ledger.output / key, crc, size)
+        problem = _file(
+            ledger.output / key, crc, size, google_crc32c.value if entry.check == CRC32C else xxhash.xxh3_64_intdigest
+        )
         if problem:
             problems.append(f"{key}: {problem}")
     if not problems:
@@ -82,7 +86,7 @@ def _block(  # noqa: PLR0917
     return problems, sum(size for _, _, size in entry.files)
 
 
-def _file(file: Path, crc: int, size: int) -> str | None:
+def _file(file: Path, written: int, size: int, check: Callable[[bytes], int]) -> str | None:
     """What is wrong with one file; None where nothing is."""
     try:
         data = file.read_bytes()
@@ -92,7 +96,7 @@ def _file(file: Path, crc: int, size: int) -> str | None:
         return f"cannot be read ({error})"
     if len(data) != size:
         return f"{len(data)} bytes, {size} were written"
-    return None if google_crc32c.value(data) == crc else "its bytes have changed (crc32c)"
+    return None if check(data) == written else "its bytes have changed (checksum)"
 
 
 def _opened(path: Path) -> zarr.Array[Any] | None:

@@ -13,7 +13,8 @@ from functools import lru_cache
 from itertools import chain
 
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import Ledger, LostChunks, entry_now
+from daskreg.blocks.ledger import Ledger, session_number
+from daskreg.blocks.ledger_entry import LostChunks, entry_now
 from daskreg.blocks.level_writer import NO_SPACE, NOT_ALLOWED, LevelWriter
 from daskreg.blocks.memory import keep_freed_memory
 from daskreg.errors import OutputBusyError, OutputError, StorageFullError
@@ -73,6 +74,7 @@ def write_block(item: WriteBlock) -> None:
                 bytes_read=stats.bytes_read,
                 retries=seen.retries,
                 run=item.run_id,
+                session=session_number(item.session),
             )
             ledger.append(entry)
 

@@ -12,6 +12,7 @@ warp        apply a transform, Zarr to Zarr
 convert     a volume as OME-Zarr
 verify      check an output
 report      an HTML page about a fit or an output
+submit      a command as one SLURM job
 demo        the main workflow on a real volume
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
@@ -31,7 +32,7 @@ import click
 import daskreg
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
 
-COMMANDS = ("info", "convert", "register", "align", "warp", "verify", "icp", "transform", "report", "demo")
+COMMANDS = ("info", "convert", "register", "align", "warp", "verify", "icp", "transform", "report", "submit", "demo")
 RESUMING = ("convert", "warp")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

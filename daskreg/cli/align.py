@@ -89,8 +89,11 @@ def command(
     the fit (FIT.pairs.jsonl) until it is saved, so the same command resumes after an interruption.
     """
     import daskreg
+    from daskreg.reporting.plots import figure_suffixes
     from daskreg.stacks.align import from_table
 
+    if page is not None:
+        figure_suffixes()  # its figures of the stack need matplotlib
     volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit, allow_outside=allow_outside)
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
@@ -107,11 +110,8 @@ def command(
                 progress=progress,
                 **options,
             )
-    if table is not None:
-        fit.save_table(table)
-    if page is not None:
-        fit.report(page, stack=volume)
-    code = save_outputs(fit, out=out, plot=plot, page=None, keep_failed=keep_failed)
+    outputs = {"out": out, "table": table, "plot": plot, "page": page}
+    code = save_outputs(fit, **outputs, keep_failed=keep_failed, stack=volume)
     if checkpoint is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
         checkpoint.unlink(missing_ok=True)
     return code

@@ -30,6 +30,19 @@ class OutputFile(click.Path):
         return path
 
 
+class FigureFile(OutputFile):
+    """A figure to write, which matplotlib can: that it is installed and knows the suffix is also checked beforehand."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from daskreg.reporting.plots import figure_suffixes
+
+        path = super().convert(value, param, ctx)
+        known = figure_suffixes()
+        if path.suffix.lower() not in known:
+            self.fail(f"{path} is no figure: it must end in one of {' '.join(known)}", param, ctx)
+        return path
+
+
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Comma-separated numbers, one for all axes or one for each (z,y,x)."""
 
@@ -126,26 +139,42 @@ def fit_outputs(command: Command) -> Command:
     """--out, --plot, --report, --keep-failed of the commands that estimate a transform."""
     command = click.option("--keep-failed", is_flag=True, help="Save the fit even if it failed.")(command)
     command = click.option("--report", "page", type=OutputFile(), help="Write an HTML page about the fit.")(command)
-    command = click.option("--plot", type=OutputFile(), help="Write a figure of the fit (.png, .pdf, .svg).")(command)
+    command = click.option("--plot", type=FigureFile(), help="Write a figure of the fit (.png, .pdf, .svg).")(command)
     return click.option("--out", type=OutputFile(".json"), required=True, help="The fit, as JSON.")(command)
 
 
-def save_outputs(fit: Any, *, out: Path, plot: Path | None, page: Path | None, keep_failed: bool) -> int:
+def save_outputs(
+    fit: Any,
+    *,
+    out: Path,
+    plot: Path | None,
+    page: Path | None,
+    keep_failed: bool,
+    table: Path | None = None,
+    **shown: Any,
+) -> int:
     """Print a fit, write the requested files, and return the exit code.
 
-    A fit that failed is not saved, so that no later step uses it as if it were good.
+    A fit that failed is not saved, so that no later step uses it as if it were good. What took the time is written
+    first: the fit and its table, and then what is drawn of them.
+
+    Args:
+        shown: options of `fit.report`.
     """
     from daskreg.cli.show import fit_lines
 
+    if fit.ok or keep_failed:
+        fit.save(out)
     for line in fit_lines(fit):
         click.echo(line)
+    if fit.ok or keep_failed:
+        click.echo(f"saved to {out}")
+    if table is not None:
+        fit.save_table(table)
     if plot is not None:
         fit.plot().savefig(plot, dpi=110)
     if page is not None:
-        fit.report(page)
-    if fit.ok or keep_failed:
-        fit.save(out)
-        click.echo(f"saved to {out}")
+        fit.report(page, **shown)
     if fit.ok:
         return 0
     not_saved = "" if keep_failed else f"; {out} was not written (--keep-failed writes it in any case)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.clouds.icp import generators, homogeneous
 from daskreg.geometry import Affine
+from daskreg.geometry.parameters import parameter_names
 from daskreg.reporting.fit import Fit
 
 if TYPE_CHECKING:
@@ -52,12 +55,13 @@ class CloudFit(Fit):
 
     Attributes:
         target_from_source: the motion; `fit.target_from_source(source)` lies on the target.
-            It acts on the columns of the points in their order.
+            It acts on the columns of the points in their order, which its `axes` name: x, y, z unless `icp` was told.
         status: how it ended; `ok` tells whether to trust it.
         rmse: root mean square distance of the inliers to their nearest target points.
         fitness: share of the source points that are inliers: within `max_distance`, or, without it,
             within the limit that the search for common points used, or within
             five times the lower quartile of all distances.
+        centre: (D,) the centroid of the inliers, in the source's coordinates; its columns are those of the points.
         covariance: (P, P) of `covariance_names`: turns (radians) about the centroid of the
             inliers, shifts, and the logarithm of the scale if it was estimated.
         rivals: other poses that fit about as well, where poses were searched for: those that
@@ -71,6 +75,7 @@ class CloudFit(Fit):
     status: CloudStatus
     rmse: float
     fitness: float
+    centre: Floats
     covariance: Floats
     covariance_names: tuple[str, ...]
     rivals: tuple[Affine, ...]
@@ -90,6 +95,39 @@ class CloudFit(Fit):
         """The common scale, 1 without `with_scale`."""
         linear = self.target_from_source.linear
         return float(np.linalg.det(linear) ** (1 / len(linear)))
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The motion by name (radians, the points' unit): the turn, the shift of `centre`, the scale if estimated."""
+        values = self.target_from_source.decompose(self.centre)
+        groups = parameter_names(len(self.centre))
+        named = {name: values[name] for name in (*groups["rotation"], *groups["translation"])}
+        return {**named, "scale": self.scale} if "scale" in self.covariance_names else named
+
+    @property
+    def sigma(self) -> dict[str, float]:
+        """The standard deviation of each of `parameters`."""
+        names, ndim = list(self.parameters), len(self.centre)
+        if not np.isfinite(self.covariance).all():
+            return dict.fromkeys(names, float("inf"))
+        turns = generators(ndim)[:-ndim, :, :-1]
+        angles = parameter_names(ndim)["rotation"]
+        jacobian = np.stack([self._angles_turned(turn, angles) for turn in turns], axis=1)
+        about = self.covariance[: len(turns), : len(turns)]
+        spread = [*np.einsum("ij,jk,ik->i", jacobian, about, jacobian), *np.diag(self.covariance)[len(turns) :]]
+        shifts = [f"t{axis}" for axis in self.target_from_source.axes or ()]
+        sigma = dict(zip([*angles, *shifts, "scale"], np.sqrt(spread).tolist(), strict=False))
+        return {name: sigma[name] * (self.scale if name == "scale" else 1.0) for name in names}
+
+    def _angles_turned(self, turn: Floats, angles: Sequence[str], step: float = 1e-6) -> Floats:
+        """The derivatives of named angles by a further turn, a generator (D, D)."""
+        linear, axes = self.target_from_source.linear, self.target_from_source.axes
+        further = [
+            Affine(homogeneous((np.eye(len(turn)) + sign * step * turn) @ linear, np.zeros(len(turn))), axes=axes)
+            for sign in (1.0, -1.0)
+        ]
+        after, before = (np.array([m.decompose()[name] for name in angles]) for m in further)
+        return np.asarray(np.angle(np.exp(1j * (after - before))) / (2 * step))
 
     @property
     def rotation(self) -> Floats:
@@ -116,7 +154,12 @@ class CloudFit(Fit):
     def facts(self) -> dict[str, Any]:
         hidden = ("target_from_source",)
         names = [f.name for f in fields(self) if not f.name.startswith("_") and f.name not in hidden]
-        return {name: getattr(self, name) for name in names}
+        return {
+            "parameters": self.parameters,
+            "sigma": self.sigma,
+            "axes": self.target_from_source.axes,
+            **{name: getattr(self, name) for name in names},
+        }
 
     def plot(self) -> Figure:
         """Both clouds before and after, and the distances that are left."""

@@ -9,6 +9,7 @@ Surfaces are compared by their consistency (`surface_consistency`), other clouds
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from daskreg.clouds.distance_descriptors import motions_by_distances
 from daskreg.clouds.fpfh import motions_by_fpfh
 from daskreg.clouds.icp import IcpOptions, IcpResult, count_after_trim, homogeneous, refine, transform_points
 from daskreg.clouds.multiresolution import CloudPyramid, refine_on_level
-from daskreg.clouds.rotation_search import distinct_poses, robust_centre, search_rotations
+from daskreg.clouds.rotation_search import distinct_poses, robust_centre, search_rotations, symmetric_poses
 from daskreg.clouds.surface_consistency import ConsistencyLimits, surface_consistency
 from daskreg.clouds.voxel_grid import random_sample
+from daskreg.runtime.threads import ahead
 
 # Points of the source that many candidates are compared with, and candidates of each kind that are refined.
 _FEW, _ON_COARSE, _ON_MIDDLE = 200, 6, 4
@@ -35,8 +37,10 @@ _SEARCH_TRIMS = (0.1, 0.35)
 # Poses within these factors of the best score, and of the best distance, count as equally good: of these the smallest
 # motion is taken.
 _EQUAL_SCORE, _EQUAL_DISTANCE = 0.95, 0.9
-# Candidates whose score on the coarse level is this much below the best are dropped; the second where the best is good.
-_DROPPED_BELOW, _DROPPED_BELOW_GOOD = 0.25, 0.12
+# Candidates whose score on the coarse level is this much below the best are dropped.
+_DROPPED_BELOW = 0.25
+# Consistent surfaces with this share of the best pose's inliers are a rival of it.
+_RIVAL_INLIERS = 0.65
 # Volumes: candidates with more than the best distance divided by this are not refined further.
 _WORTH = 0.5
 # In spacings: points nearer than the first count as matched; correspondences above the second do not count.
@@ -54,14 +58,14 @@ class GlobalPose:
     Attributes:
         matrix: (D+1, D+1), target from source.
         alternatives: (S, D+1, D+1) other poses that are about as good.
-        near: whether it was an input, or was reached from no motion or from aligned centroids.
+        given: whether it was an input, which decides between alternatives.
         refined: whether it was refined on the refinement level.
         max_distance: the limit for correspondences, where it is known which points have counterparts.
     """
 
     matrix: Floats
     alternatives: Floats
-    near: bool
+    given: bool = False
     refined: bool = False
     max_distance: float | None = None
 
@@ -70,8 +74,8 @@ def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool)
     """The best pose where none is an input.
 
     Args:
-        near: try no motion, and aligned centroids, first. What they lead to is taken if it is good, and
-            otherwise if no other candidate is clearly better.
+        near: try no motion, and aligned centroids, first. What they lead to is taken if it is good and no symmetry of
+            the body leads to others, and otherwise if no other candidate is clearly better.
     """
     target, source = pyramid.coarse
     scale = target.radius / source.radius if options.with_scale else 1.0
@@ -84,9 +88,13 @@ def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool)
     for start in starts[: 0 if options.with_scale else 1]:
         matrix = refine_on_level(pyramid.coarse_with_middle_normals(), start, options, max_iterations=20)
         if surface_consistency(target, source, matrix).within(_PROMISING):
+            alike = ahead(partial(symmetric_poses, target.points, source.points, matrix, seed=pyramid.seed))
             matrix = refine_on_level(pyramid.refinement, matrix, options)
             if surface_consistency(*pyramid.middle, matrix).within(_GOOD):
-                return GlobalPose(matrix, starts[:0], near=True, refined=True)
+                rivals = alike()
+                if not len(rivals):
+                    return GlobalPose(matrix, starts[:0], refined=True)
+                return _best_by_consistency(pyramid, rivals, matrix[None], options)
     described = target.ndim == 3 and min(len(target), len(source)) >= _FEWEST_DESCRIBED
     found = _candidates_by_shape(target, source, scale) if described else starts[:0]
     if len(found):
@@ -134,15 +142,26 @@ def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, o
     few = np.concatenate([starts, distinct_poses(found, target.radius, angle=10.0, shift=0.1)[:_ON_COARSE]])
     tried = np.stack([refine_on_level(pyramid.coarse, m, options, max_iterations=8) for m in few])
     scores = np.array([surface_consistency(target, source, m).score for m in tried])
+    likely = tried[int(np.argmax(scores))]
+    # Candidates need not hold every pose that a symmetric body has.
+    alike = symmetric_poses(target.points, source.points, likely, seed=pyramid.seed)[:_ON_COARSE]
+    for other in alike:
+        tried = np.concatenate([tried, refine_on_level(pyramid.coarse, other, options, max_iterations=8)[None]])
+        scores = np.append(scores, surface_consistency(target, source, tried[-1]).score)
     order = np.argsort(-scores, kind="stable")
     first = refine_on_level(pyramid.refinement, tried[order[0]], options, max_iterations=15)
-    margin = _DROPPED_BELOW_GOOD if surface_consistency(*middle, first).within(_GOOD) else _DROPPED_BELOW
-    remaining = tried[order[: np.count_nonzero(scores >= scores.max() - margin)]]
+    remaining = tried[order[: np.count_nonzero(scores >= scores.max() - _DROPPED_BELOW)]]
     others = distinct_poses(remaining, target.radius, angle=4.0, shift=0.04)[1:_ON_MIDDLE]
     best = np.stack([first, *(refine_on_level(pyramid.refinement, m, options, max_iterations=15) for m in others)])
-    scores = np.array([surface_consistency(*middle, m).score for m in best])
-    good = best[scores >= scores.max() - (1 - _EQUAL_SCORE) * abs(scores.max())]
-    return replace(_smallest_motion(good, tried[: len(starts)], pyramid), refined=True)
+    compared = [surface_consistency(*middle, m) for m in best]
+    scores = np.array([c.score for c in compared])
+    most = compared[int(np.argmax(scores))].inliers
+    equal = scores >= scores.max() - (1 - _EQUAL_SCORE) * abs(scores.max())
+    pose = _smallest_motion(best[equal], pyramid)
+    # Of a symmetric body that was seen in part, a wrong pose may have more in common, or less, than the true one.
+    rivals = np.array([c.within(_GOOD) and c.inliers >= _RIVAL_INLIERS * most for c in compared])
+    distinct = distinct_poses(np.concatenate([pose.matrix[None], best[equal | rivals]]), target.radius)
+    return replace(pose, alternatives=distinct[1:], refined=True)
 
 
 def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scale: float) -> GlobalPose:
@@ -177,7 +196,7 @@ def _of_volumes(pyramid: CloudPyramid, options: IcpOptions, starts: Floats, scal
         closer = refine(target, pyramid.fine[1], matrices[best], options, max_iterations=80)
         matrices[best], distances[best] = closer.matrix, distance(closer)
     good = matrices[distances * _EQUAL_DISTANCE <= distances.min() + 1e-9 * target.radius]
-    return _smallest_motion(good, matrices[: len(starts)], pyramid)
+    return _smallest_motion(good, pyramid)
 
 
 def _candidates_by_outline(pyramid: CloudPyramid, options: IcpOptions, starts: Floats) -> Floats:
@@ -213,22 +232,14 @@ def _by_common_points(pyramid: CloudPyramid, options: IcpOptions, starts: Floats
         return None
     matrices = np.stack([t.matrix for t in tried])
     good = matrices[numbers >= _EQUAL_DISTANCE * numbers.max()]
-    return replace(_smallest_motion(good, matrices[: len(starts)], pyramid), max_distance=limit)
+    return replace(_smallest_motion(good, pyramid), max_distance=limit)
 
 
-def _smallest_motion(good: Floats, from_starts: Floats, pyramid: CloudPyramid) -> GlobalPose:
-    """The smallest motion among the good ones; the distinct others are the alternatives.
-
-    Args:
-        from_starts: (K, D+1, D+1) poses that refinement of the near starts ended in.
-    """
+def _smallest_motion(good: Floats, pyramid: CloudPyramid) -> GlobalPose:
+    """The smallest motion among the good ones; the distinct others are the alternatives."""
     target, source = pyramid.coarse
-    extent, unmoved = target.radius, transform_points(pyramid.identity, source.points)
+    unmoved = transform_points(pyramid.identity, source.points)
     motions = [float(np.mean((transform_points(m, source.points) - unmoved) ** 2)) for m in good]
     first = int(np.argmin(motions))
-    smallest = good[first : first + 1]
-    distinct = distinct_poses(np.concatenate([smallest, np.delete(good, first, axis=0)]), extent)
-    # `distinct_poses` drops a start's pose that is near the smallest motion: then fewer poses are left than were put
-    # in.
-    near = len(from_starts) and len(distinct_poses(np.concatenate([smallest, from_starts]), extent)) <= len(from_starts)
-    return GlobalPose(distinct[0], distinct[1:], near=bool(near))
+    distinct = distinct_poses(np.concatenate([good[first : first + 1], np.delete(good, first, axis=0)]), target.radius)
+    return GlobalPose(distinct[0], distinct[1:])

@@ -14,6 +14,7 @@ The last two take Gauss-Newton steps on SE(n), about the centroid of the source.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,10 +117,14 @@ def fit_rigid(target: Reals, source: Reals, weights: Reals, *, with_scale: bool 
     return matrix
 
 
-def parameter_names(ndim: int, *, with_scale: bool = False) -> tuple[str, ...]:
-    """Names of turns (2D: column 0 towards 1; 3D: about columns 0, 1, 2), shifts, logarithm of the scale."""
-    turns = ["turn"] if ndim == 2 else [f"turn about {i}" for i in range(ndim)]
-    shifts = [f"shift along {i}" for i in range(ndim)]
+def parameter_names(axes: Sequence[str], *, with_scale: bool = False) -> tuple[str, ...]:
+    """Names of turns (2D: column 0 towards 1; 3D: about columns 0, 1, 2), shifts, logarithm of the scale.
+
+    Args:
+        axes: names of the columns.
+    """
+    turns = ["turn"] if len(axes) == 2 else [f"turn about {name}" for name in axes]
+    shifts = [f"shift along {name}" for name in axes]
     return (*turns, *shifts, *(["scale"] if with_scale else []))
 
 

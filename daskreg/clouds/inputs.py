@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 
 # A Dask array of more points is downsampled by voxels.
 _MOST_POINTS = 500_000
-# Of coordinates in this range, squares and cubes are neither zero nor infinity in float64.
-_LEAST_VALUE, _LARGEST_VALUE = 1e-75, 1e75
+# Of coordinates in this range, float32 holds the values, and float64 their squares and cubes.
+_LEAST_VALUE, _LARGEST_VALUE = 1e-30, 1e30
 
 
 def as_points(value: ArrayLike, name: str) -> Floats:

@@ -144,10 +144,13 @@ def _surface_levels(target: Floats, source: Floats, sampling: _Sampling) -> _Sur
     if all(flat):
         return levels
     clean = [c.points if f else remove_outliers(c.points) for c, f in zip(levels.whole, flat, strict=True)]
-    if min(map(len, clean)) < _FEWEST:
-        return None
-    levels = _downsampled_levels(clean[0], clean[1], sampling)
-    return levels if all(is_surface(cloud) for cloud in levels.coarse) else None
+    if min(map(len, clean)) >= _FEWEST:
+        cleaned = _downsampled_levels(clean[0], clean[1], sampling)
+        if all(is_surface(cloud) for cloud in cleaned.coarse):
+            return cleaned
+    # Walls may be thinner than the coarse spacing.
+    closely = partial(is_surface, closely=True)
+    return levels if all(spread(pool_threads(), closely, levels.middle)) else None
 
 
 def _downsampled_levels(target: Floats, source: Floats, sampling: _Sampling) -> _SurfaceLevels:

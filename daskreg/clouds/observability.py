@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from daskreg.clouds.cloud import Cloud, Floats, Ints, default_neighbours, local_shapes
-from daskreg.clouds.icp import Correspondences, generators, parameter_names
+from daskreg.clouds.cloud import NEAR, Cloud, Floats, Ints, default_neighbours, local_shapes, norms
+from daskreg.clouds.icp import Correspondences, generators
 from daskreg.clouds.icp_numba import POINT_TO_POINT
 from daskreg.clouds.voxel_grid import voxel_downsample, voxel_size_for
 from daskreg.runtime.threads import pool_threads, spread
@@ -20,6 +21,15 @@ _CHANCE, _MANY = 0.75, 90
 # Least information of a correspondence on a motion that the shape determines, and a factor above the information
 # that noise alone leaves.
 _LEAST_INFORMATION, _ABOVE_NOISE = 1e-3, 4.0
+# Motions with less information are tried: the shape determines them where the squared distances across the surface grow
+# by more than this share of what the information says. (Of motions that edges alone seem to determine, they grow by at
+# most 0.27, of those that a shape determines, by at least 0.5.)
+_WEAK_INFORMATION, _LEAST_GROWTH = 0.03, 0.37
+# In spacings: the root mean square motion that is tried. Each point then has another nearest point, and those beyond
+# the border have none that is near.
+_TRIED = 5.0
+# Points where both normals agree by this cosine: neighbourhoods across an edge have normals of any direction.
+_COSINE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +42,12 @@ class Observability:
         inliers: their number.
         spacing: of the target's points.
         covariance: (P, P) of a motion about the centroid of the inliers, in the order of
-            `icp.parameter_names`: radians, the points' unit, logarithm of the scale.
+            `icp.parameter_names`: radians, the points' unit, logarithm of the scale; large for free motions.
         across_surface: whether the clouds are two samples of a surface (in 2D, a curve) without common points, so that
             distances along the surface mean nothing.
         free: (K, P) unit directions (turns in radians, shifts in units of the extent) in which the
             correspondences do not determine the motion.
+        centre: (D,) the centroid of the inliers, in the target's frame.
     """
 
     rmse: float
@@ -46,6 +57,7 @@ class Observability:
     covariance: Floats
     across_surface: bool
     free: Floats
+    centre: Floats
 
 
 def chance_rmse(inliers: int) -> float:
@@ -62,6 +74,7 @@ def observability(
     nearest: tuple[Floats, Ints] | None = None,
     max_distance: float | None = None,
     with_scale: bool = False,
+    even: Cloud | None = None,
 ) -> Observability:
     """Of the nearest points of `target` and the source moved onto it.
 
@@ -75,19 +88,22 @@ def observability(
         point_to_point: whether distances between points were minimised, and not those across surfaces.
         nearest: distances (N,) and rows (N,) of the nearest target points, where they are known.
         max_distance: of an inlier; None: five times the lower quartile of the distances.
+        even: the target, of even density, where that is known.
     """
-    names = parameter_names(target.ndim, with_scale=with_scale)
+    moves = generators(target.ndim, with_scale=with_scale)
     distances, rows = nearest or target.nearest(moved)
     limit = max(5 * float(np.percentile(distances, 25)), 1e-6 * target.radius) if max_distance is None else max_distance
     inside = np.flatnonzero(distances <= limit)
     fitness = len(inside) / len(moved)
     if len(inside) < target.ndim:
-        unknown = np.full((len(names), len(names)), np.inf)
-        return Observability(np.inf, fitness, len(inside), target.spacing, unknown, False, np.eye(len(names)))
+        unknown = np.full((len(moves), len(moves)), np.inf)
+        return Observability(
+            np.inf, fitness, len(inside), target.spacing, unknown, False, np.eye(len(moves)), moved.mean(axis=0)
+        )
     rmse = float(np.sqrt(np.mean(distances[inside] ** 2)))
     source, near = moved[inside], target.points[rows[inside]]
     extent = float(np.sqrt(np.sum(np.var(source, axis=0)))) or 1.0
-    moves, centre = generators(target.ndim, with_scale=with_scale), source.mean(axis=0)
+    centre = source.mean(axis=0)
     same_points = not surface or rmse <= SAME_POINTS * target.spacing
     if same_points:
         none = np.zeros((0, target.ndim))
@@ -96,26 +112,38 @@ def observability(
         hessian, _, cost = pairs.normal_equations(POINT_TO_POINT, centre, extent, moves)
         values, vectors = np.linalg.eigh(hessian / len(source))
         # Each point gives D residuals.
-        variance = cost / max(1, len(source) * target.ndim - len(names))
-        free = vectors[:, values < 1e-6 + 9 * (rmse / extent) ** 2].T
+        variance = cost / max(1, len(source) * target.ndim - len(moves))
+        unknown = values < 1e-6 + 9 * (rmse / extent) ** 2
+        free = vectors[:, unknown].T
     if surface and not (same_points and point_to_point):
         unique, own = np.unique(rows[inside], return_inverse=True)
         fixed, moving = spread(pool_threads(), robust_normals, (target.points[unique], source))
         relative, errors = (source - centre) / extent, (near - source) / extent
         hessian, cost = across_surfaces(fixed.normals[own], moving.normals, errors, relative, moves)
         values, vectors = np.linalg.eigh(hessian / len(source))
-        variance = cost / max(1, len(source) - len(names))
+        variance = cost / max(1, len(source) - len(moves))
         if not same_points:
             # What noise may leave of the product of both tilts, and of a tilt and the shape.
             noise = np.sqrt(fixed.tilt * moving.tilt / min(fixed.number, moving.number))
-            free = vectors[:, values < max(_LEAST_INFORMATION, _ABOVE_NOISE * float(noise))].T
+            unknown = values < max(_LEAST_INFORMATION, _ABOVE_NOISE * float(noise))
+            weak = np.flatnonzero(~unknown & (values < _WEAK_INFORMATION))
+            if len(weak):
+                smooth = np.abs(np.einsum("ij,ij->i", fixed.normals[own], moving.normals)) > _COSINE
+                some = source[smooth], moving.normals[smooth], (centre, extent)
+                for k in weak:
+                    growth = _growth(even or target, *some, np.tensordot(vectors[:, k], moves, axes=1))
+                    unknown[k] = growth * np.mean(smooth) < _LEAST_GROWTH * values[k]
+            free = vectors[:, unknown].T
     # The noise of a target point is in all correspondences that it is part of.
     _, times = np.unique(rows[inside], return_counts=True)
     variance *= (1 + float(np.mean(times**2) / np.mean(times))) / 2
-    covariance = (vectors / np.maximum(values, 1e-12)) @ vectors.T * variance / len(source)
-    units = np.array([extent if name.startswith("shift") else 1.0 for name in names])
+    variances = variance / len(source) / np.maximum(values, 1e-12)
+    # Of a free motion the deviation is at least a radian, or the extent.
+    variances[unknown] = np.maximum(variances[unknown], 1.0)
+    covariance = (vectors * variances) @ vectors.T
+    units = np.where(moves[:, :, :-1].any(axis=(1, 2)), 1.0, extent)
     covariance *= np.outer(units, units)
-    return Observability(rmse, fitness, len(inside), target.spacing, covariance, not same_points, free)
+    return Observability(rmse, fitness, len(inside), target.spacing, covariance, not same_points, free, centre)
 
 
 def across_surfaces(
@@ -138,6 +166,35 @@ def across_surfaces(
     hessian = first @ second.T
     across = np.einsum("ij,ij->i", errors, source_normals)
     return (hessian + hessian.T) / 2, float(across @ across)
+
+
+def _growth(even: Cloud, points: Floats, normals: Floats, frame: tuple[Floats, float], motion: Floats) -> float:
+    """How fast mean squared distances across the surface grow with a motion either way, as the information predicts it.
+
+    Where neighbourhoods lie across an edge and end at the border of the clouds, normals are tilted alike in both and
+    seem to determine a motion along the edge. Other points become the nearest there, at the same distance across.
+
+    Args:
+        even: the target, of even density.
+        points, normals: (N, D) of the source, on the target.
+        frame: the centre (D,), and the extent that lengths are divided by.
+        motion: (D, D+1), see `icp.generators`.
+    """
+    centre, extent = frame
+    velocities = (points - centre) / extent @ motion[:, :-1].T + motion[:, -1]
+    step = _TRIED * even.spacing / extent / (float(np.sqrt(np.mean(np.sum(velocities**2, axis=1)))) or 1.0)
+
+    def across(amount: float) -> tuple[Floats, NDArray[np.bool_]]:
+        """Distances across the surface after a motion, and which are not those beyond a border."""
+        moved = points + amount * extent * velocities
+        turned = normals + amount * normals @ motion[:, :-1].T
+        off = even.points[even.nearest(moved)[1]] - moved
+        distance = np.einsum("ij,ij->i", off, turned)
+        return distance, norms(off - distance[:, None] * turned) < NEAR * even.spacing
+
+    (before, near), *after = map(across, (0.0, step, -step))
+    growths = [np.mean(np.where(near & still, moved**2 - before**2, 0.0)) for moved, still in after]
+    return float(np.mean(growths)) / (step * extent) ** 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -18,7 +20,7 @@ from daskreg.clouds.inputs import as_points
 from daskreg.clouds.multiresolution import CloudPyramid, build_pyramid, refine_coarse_to_fine
 from daskreg.clouds.observability import Observability, chance_rmse, observability
 from daskreg.clouds.surface_consistency import ConsistencyLimits, SurfaceConsistency, surface_consistency
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, as_affine
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.device import resolve
@@ -29,6 +31,9 @@ Floats = NDArray[np.float64]
 METHODS = ("auto", "point_to_point", "point_to_plane", "generalized")
 INITS = ("auto", "identity", "global")
 _LEAST_FITNESS = 0.3
+_NOTHING_DETERMINED = (
+    "the correspondences determine no motion: give a nearer init, a larger max_distance, or with_scale=False"
+)
 # Beyond these limits the surfaces do not belong together: for a pose that was an input, and for one that was searched
 # for. The best of many wrong poses is more consistent than a single wrong one, so its limits are lower.
 _CONSISTENT = ConsistencyLimits(residual_ratio=1.5, conflicts=0.12)
@@ -47,13 +52,14 @@ def icp(
     max_iterations: int = 100,
     seed: int = 0,
     device: str = "auto",
+    axes: Sequence[str] | None = None,
 ) -> CloudFit:
     """Estimate the motion that brings `source` onto `target` (iterative closest points).
 
     Args:
         target, source: (N, D) points, D in 2, 3, in any order and number: arrays, tensors, or
             Dask arrays, which are downsampled out of core. The motion acts on the columns in
-            their order. Rows with NaN or infinity are dropped with a warning.
+            their order, which `axes` names. Rows with NaN or infinity are dropped with a warning.
         method: "point_to_point"; "point_to_plane" and "generalized" (plane to plane), which
             use the local shape; "auto": generalized where both clouds are locally surfaces
             (in 2D, curves), else point_to_point.
@@ -68,10 +74,12 @@ def icp(
         max_iterations: of the last refinement.
         seed: of the random samples of large clouds.
         device: "auto" and "cpu" search a k-d tree; "cuda" compares all pairs on the GPU.
+        axes: names of the columns, for what is printed and drawn; None: x, y, z. Points of `points_from` are "zyx",
+            in 2D "yx".
 
     Raises:
         ShapeMismatchError: not (N, D) points with the same D, 2 or 3.
-        DegenerateImageError: fewer points than dimensions, or all at one place.
+        DegenerateImageError: fewer points than dimensions, all at one place, or so that no motion can be computed.
         OptionError: a keyword's value is not known.
         InvalidTransformError: init mirrors the source, or is of other dimensions.
     """
@@ -80,37 +88,46 @@ def icp(
     if fixed.shape[1] != moving.shape[1]:
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
-    origins = Origins.of(fixed, moving)
-    searched = isinstance(init, str) and init != "identity"
-    pyramid = build_pyramid(
-        fixed - origins.target,
-        moving - origins.source,
-        origins.local(np.eye(fixed.shape[1] + 1)),
-        device="cpu" if device == "auto" else resolve(device),
-        seed=seed,
-        same_scale=not with_scale,
-        one_pose=not searched,
-    )
-    if method == "auto":
-        method = "generalized" if pyramid.surface else "point_to_point"
-    options = IcpOptions(method, with_scale, max_distance, trim)
-    if searched:
-        pose = find_initial_pose(pyramid, options, near=init == "auto")
-    else:
-        pose = _pose_of(init, pyramid, options, origins)
-    if pose.max_distance is not None:
-        options = replace(options, max_distance=pose.max_distance)
-    result = refine_coarse_to_fine(pyramid, pose.matrix, options, max_iterations=max_iterations, refined=pose.refined)
-    observed, consistency = _assess(pyramid, result, options)
-    names = parameter_names(fixed.shape[1], with_scale=with_scale)
+    columns = _checked_axes(axes, fixed.shape[1])
+    with _typed_errors():
+        origins = Origins.of(fixed, moving)
+        searched = isinstance(init, str) and init != "identity"
+        pyramid = build_pyramid(
+            fixed - origins.target,
+            moving - origins.source,
+            origins.local(np.eye(fixed.shape[1] + 1)),
+            device="cpu" if device == "auto" else resolve(device),
+            seed=seed,
+            same_scale=not with_scale,
+            one_pose=not searched,
+        )
+        if method == "auto":
+            method = "generalized" if pyramid.surface else "point_to_point"
+        options = IcpOptions(method, with_scale, max_distance, trim)
+        if searched:
+            pose = find_initial_pose(pyramid, options, near=init == "auto")
+        else:
+            pose = _pose_of(init, pyramid, options, origins)
+        if pose.max_distance is not None:
+            options = replace(options, max_distance=pose.max_distance)
+        result = refine_coarse_to_fine(
+            pyramid, pose.matrix, options, max_iterations=max_iterations, refined=pose.refined
+        )
+        observed, consistency = _assess(pyramid, result, options)
+    names = parameter_names(columns, with_scale=with_scale)
+    try:
+        motion = Affine(origins.world(result.matrix), axes=columns)
+    except InvalidTransformError as error:  # with a scale, all points may be drawn to one
+        raise DegenerateImageError(_NOTHING_DETERMINED) from error
     return CloudFit(
-        target_from_source=Affine(origins.world(result.matrix)),
+        target_from_source=motion,
         status=_status(result, observed, consistency, pose, searched=searched),
         rmse=observed.rmse,
         fitness=observed.fitness,
+        centre=motion.inverse()(observed.centre + origins.target),
         covariance=observed.covariance,
         covariance_names=names,
-        rivals=tuple(Affine(origins.world(m)) for m in pose.alternatives),
+        rivals=tuple(Affine(origins.world(m), axes=columns) for m in pose.alternatives),
         free=tuple(_in_words(direction, names) for direction in observed.free),
         method=method,
         iterations=result.iterations,
@@ -118,6 +135,21 @@ def icp(
         _target=fixed,
         _source=moving,
     )
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise DegenerateImageError(_NOTHING_DETERMINED) from error
+
+
+def _checked_axes(axes: Sequence[str] | None, ndim: int) -> tuple[str, ...]:
+    names = tuple(axes) if axes is not None else tuple("xyz"[:ndim])
+    if sorted(names) != list("xyz"[:ndim]):
+        raise OptionError(f"axes={axes!r}: name the {ndim} columns {', '.join('xyz'[:ndim])} in their order")
+    return names
 
 
 def nearest_rigid(matrix: Floats, options: IcpOptions) -> Floats:
@@ -183,7 +215,7 @@ def _pose_of(
     else:
         motion = as_affine(init.push if isinstance(init, Fit) else init, ndim, "init")
         matrix = nearest_rigid(origins.local(motion.matrix), options)
-    return GlobalPose(matrix, np.zeros((0, ndim + 1, ndim + 1)), near=True)
+    return GlobalPose(matrix, np.zeros((0, ndim + 1, ndim + 1)), given=True)
 
 
 def _assess(
@@ -201,6 +233,7 @@ def _assess(
         point_to_point=options.method == "point_to_point",
         max_distance=options.max_distance,
         with_scale=options.with_scale,
+        even=pyramid.middle[0],
     )
     return observed, consistency() if consistency and observed.across_surface else None
 
@@ -226,13 +259,13 @@ def _status(
         return CloudStatus.MISFIT
     if not observed.across_surface and observed.rmse > chance_rmse(observed.inliers) * observed.spacing:
         return CloudStatus.CHANCE
-    if len(pose.alternatives) and not pose.near:
+    if len(pose.alternatives) and not pose.given:
         return CloudStatus.AMBIGUOUS
     return CloudStatus.CONVERGED if result.converged else CloudStatus.UNSETTLED
 
 
 def _in_words(direction: Floats, names: tuple[str, ...]) -> str:
-    """A direction of motion by its larger parts, such as "turn about 2" or "0.8 shift along 0, ..."."""
+    """A direction of motion by its larger parts, such as "turn about z" or "+0.80 shift along x, ..."."""
     parts = sorted(zip(np.abs(direction), direction, names, strict=True), reverse=True)
-    large = [(value, name) for size, value, name in parts if size > 0.1]
+    large = [(value, name) for size, value, name in parts if size > 0.2]
     return large[0][1] if len(large) == 1 else ", ".join(f"{value:+.2f} {name}" for value, name in large)

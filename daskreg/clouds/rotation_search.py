@@ -22,6 +22,12 @@ from daskreg.runtime.threads import shares
 
 # (candidates, points of the source, iterations of ICP) of each stage; None: all candidates.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))
+# Of the search for symmetries: cells along the longest axis of the table, directions of axes, stages as above, and the
+# trim. A pose with a root mean square distance above this many times that of the given pose is dropped.
+_SYMMETRY_CELLS, _SYMMETRY_AXES, _SYMMETRY_TRIM = {2: 128, 3: 28}, 80, 0.35
+_SYMMETRY_STAGES = ((None, 48, 4), (16, 160, 6))
+_NOT_YET_ALIKE = 4.0
+_ALIKE = {2: 2.0, 3: 1.45}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +112,45 @@ def search_rotations(
             candidates = candidates if most is None else distinct_poses(candidates, extent)
         found.append(candidates[:count])
     return np.concatenate(found)
+
+
+def symmetric_poses(target: Floats, source: Floats, pose: Floats, *, seed: int = 0) -> Floats:
+    """(S, D+1, D+1) other poses that may fit as well as `pose`, because the body has a symmetry; the best first.
+
+    The source is turned about its centre: in 2D by any angle. In 3D by 180 degrees about any axis, and by the third,
+    fifth and seventh part of a turn about its principal axes: every group of rotations of a body has one of them
+    (those of prisms and of Platonic solids have half-turns; one axis alone is a principal one), up to 11-fold axes.
+    """
+    ndim = target.shape[1]
+    table = NearestTable.of(without_far_points(target), _SYMMETRY_CELLS[ndim])
+    points = np.random.default_rng(seed).permutation(source)
+    centre, extent = robust_centre(source), robust_radius(target)
+    candidates = np.tile(pose, (1 + len(turns := _turns_of_symmetries(points - centre)), 1, 1))
+    candidates[1:, :-1, :-1] = pose[:-1, :-1] @ turns
+    candidates[1:, :-1, -1] += (pose[:-1, :-1] - candidates[1:, :-1, :-1]) @ centre
+    for most, used, iterations in _SYMMETRY_STAGES:
+        candidates, scores = advance(table, points[:used], candidates[:most], iterations, _SYMMETRY_TRIM)
+        order = np.r_[0, 1 + np.argsort(scores[1:], kind="stable")]
+        order = order[scores[order] <= _NOT_YET_ALIKE**2 * scores[0]]
+        candidates = distinct_poses(candidates[order], extent, angle=15.0, shift=0.2)
+    candidates, scores = advance(table, points[:used], candidates, 1, _SYMMETRY_TRIM)
+    return np.asarray(candidates[1:][scores[1:] <= _ALIKE[ndim] ** 2 * scores[0]])
+
+
+def _turns_of_symmetries(points: Floats) -> Floats:
+    """(N, D, D) rotations; see `symmetric_poses`."""
+    if points.shape[1] == 2:
+        return rotations(2)[1:]
+    number = np.arange(_SYMMETRY_AXES) + 0.5
+    height, angle = number / _SYMMETRY_AXES, np.pi * (1 + np.sqrt(5)) * number  # a spiral over half of the sphere
+    around = np.sqrt(1 - height**2)
+    axis = np.stack([around * np.cos(angle), around * np.sin(angle), height], axis=1)
+    half_turns = 2 * np.einsum("ni,nj->nij", axis, axis) - np.eye(3)
+    near = without_far_points(points, limit=3.0)
+    axes = np.linalg.eigh(near.T @ near)[1]
+    frames = np.stack([np.roll(axes * [np.linalg.det(axes), 1, 1], first, axis=1) for first in range(3)])
+    parts = [plane_rotation(2 * np.pi / count, ndim=3) for count in (2, 3, 5, 7)]
+    return np.concatenate([half_turns, *(frames @ turn @ frames.swapaxes(1, 2) for turn in parts)])
 
 
 def robust_centre(points: Floats) -> Floats:

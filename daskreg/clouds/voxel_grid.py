@@ -53,7 +53,7 @@ def voxel_size_for(cloud: Cloud, count: int) -> tuple[float, Cloud]:
     points = np.ascontiguousarray(cloud.points)
     low, high = np.empty((2, cloud.ndim))
     bounding_box(points, low, high)
-    extent = float(np.max(high - low))
+    extent = float(np.max(high - low)) or 1.0  # all points may be at one place, where outliers were removed
     # `reduced` is a good substitute for the cloud down to voxels of side `smallest`.
     size, power, reduced, smallest = extent / np.sqrt(count), 2.0, cloud, 0.0
     if len(points) > _MANY * count:
@@ -78,7 +78,7 @@ def random_sample(points: Floats, count: int, seed: int = 0) -> Floats:
     return points[np.random.default_rng(seed).choice(len(points), count, replace=False)]
 
 
-def is_surface(even: Cloud) -> bool:
+def is_surface(even: Cloud, *, closely: bool = False) -> bool:
     """Whether a cloud is locally a surface (in 2D, a curve), and not filled; a wire counts as a surface too.
 
     Two measures at a scale above the noise: the number of neighbours grows with the square of the radius, not the
@@ -87,11 +87,12 @@ def is_surface(even: Cloud) -> bool:
     Args:
         even: about `SURFACE_TEST_POINTS` points, of even density (`voxel_downsample`), since scanners sample along
             lines.
+        closely: by the fewest neighbours, so that a thin wall counts as two surfaces; noise must be less.
     """
     if len(even) < 3 * default_neighbours(even.ndim):
         return False
     queries = every_nth(even.points, _TESTED)
-    count = int(np.clip(len(even) // 10, 12, 32))
+    count = 12 if closely else int(np.clip(len(even) // 10, 12, 32))
     distances, rows = even.tree.query(queries, count + 1)
     ratio = distances[:, -1] / np.maximum(distances[:, count // 4], 1e-300)
     growth = np.log(4) / np.log(np.maximum(ratio, 1 + 1e-9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -10,6 +11,8 @@ from dask.utils import parse_timedelta
 
 from daskreg.errors import NoWorkersError, SchedulerLostError
 from daskreg.runtime.private_apis import workers_of
+
+log = logging.getLogger(__name__)
 
 ASK_EVERY = 1.0
 """Seconds between two questions to the scheduler."""
@@ -41,6 +44,7 @@ class Capacity:
         self._asked = -ASK_EVERY
         self._had_threads = self._answered = time.monotonic()
         self._reason = "has no worker"
+        self._said: str | None = None
         self.threads = 0
         self.resource: str | None = None
         self.refresh()
@@ -66,13 +70,25 @@ class Capacity:
             return
         self._answered = self._asked
         self._count(workers)
-        if self.threads:
+        if self.threads or self._waits():
             self._had_threads = self._asked
         elif self._asked - self._had_threads > self._patience:
             raise NoWorkersError(
                 f"the cluster at {self._address} {self._reason}, for {self._patience:.0f} s: finished blocks are kept; "
                 "start workers and run the same command again to resume"
             )
+
+    def _waits(self) -> bool:
+        """Whether workers are on their way: jobs in the queue of a batch system.
+
+        Raises: NoWorkersError where they cannot come.
+        """
+        awaited = getattr(self._client, "awaited_workers", None)
+        text = awaited() if awaited is not None else None
+        if text is not None and text != self._said:
+            log.warning("waiting for workers: %s", text)
+        self._said = text
+        return text is not None
 
     def _count(self, workers: list[dict[str, Any]]) -> None:
         if self._wanted and any(self._wanted in worker["resources"] for worker in workers):

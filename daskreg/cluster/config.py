@@ -7,14 +7,21 @@ from it, and one line in KINDS.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daskreg.cluster.address import AddressConfig, join_scheduler
+from daskreg.cluster.allocation import AllocationConfig, start_allocation
+from daskreg.cluster.batch import start_batch
 from daskreg.cluster.local import LocalConfig, start_local
-from daskreg.cluster.options import ClusterConfig, Tls, build
-from daskreg.cluster.slurm import SlurmConfig, start_slurm
+from daskreg.cluster.lsf import LSF, LsfConfig
+from daskreg.cluster.options import ClusterConfig, Tls, build, suggestion
+from daskreg.cluster.pbs import PBS, PbsConfig
+from daskreg.cluster.sge import SGE, SgeConfig
+from daskreg.cluster.slurm import SLURM, SlurmConfig
+from daskreg.cluster.ssh import SshConfig, start_ssh
 from daskreg.errors import InputError, OptionError
 from daskreg.runtime.messages import reason
 from daskreg.runtime.regular_files import read_small
@@ -44,7 +51,12 @@ class ClusterKind(NamedTuple):
 
 KINDS: Mapping[str, ClusterKind] = {
     "local": ClusterKind(LocalConfig, start_local),
-    "slurm": ClusterKind(SlurmConfig, start_slurm),
+    "slurm": ClusterKind(SlurmConfig, partial(start_batch, SLURM)),
+    "pbs": ClusterKind(PbsConfig, partial(start_batch, PBS)),
+    "lsf": ClusterKind(LsfConfig, partial(start_batch, LSF)),
+    "sge": ClusterKind(SgeConfig, partial(start_batch, SGE)),
+    "ssh": ClusterKind(SshConfig, start_ssh),
+    "allocation": ClusterKind(AllocationConfig, start_allocation),
     "address": ClusterKind(AddressConfig, join_scheduler),
 }
 
@@ -74,7 +86,8 @@ def read_config(path: str | PathLike[str]) -> ClusterConfig:
         raise InputError(f"cluster file {path} holds no keys; it needs kind: and its options")
     kind = data.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"cluster file {path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
+        hint = suggestion(str(kind), KINDS)
+        raise InputError(f"cluster file {path}: kind: {kind!r} is not one of {', '.join(KINDS)}{hint}")
     try:
         if isinstance(data.get("tls"), dict):
             data["tls"] = build(Tls, data["tls"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from inspect import formatannotation
 from typing import Any, TypeVar
 
@@ -55,7 +56,8 @@ def build(cls: type[T], data: Mapping[str, Any]) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [str(k) for k in data if k not in fields]
     if unknown:
-        raise OptionError(f"unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+        named = ", ".join(key + suggestion(key, fields) for key in unknown)
+        raise OptionError(f"unknown key {named}; known are {', '.join(fields)}")
     missing = [
         name
         for name, f in fields.items()
@@ -65,6 +67,12 @@ def build(cls: type[T], data: Mapping[str, Any]) -> T:
         raise OptionError(f"missing key {', '.join(missing)}")
     kinds = {name: formatannotation(f.type) if isinstance(f.type, type) else str(f.type) for name, f in fields.items()}
     return cls(**{name: _coerced(name, kinds[name], value) for name, value in data.items()})
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A question after a name that is not known, where a known one is like it."""
+    like = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {like[0]}?)" if like else ""
 
 
 def positive(config: object, *names: str) -> None:

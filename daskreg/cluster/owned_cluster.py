@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,20 +19,33 @@ def give_up_workers_after(time: str) -> None:
     dask.config.update_defaults({"distributed": {"deploy": {"lost-worker-timeout": time}}})
 
 
-def owning_client(cluster: Any, workers: int) -> Client:
+def owning_client(
+    cluster: Any,
+    workers: int,
+    *,
+    awaited: Callable[[], str | None] | None = None,
+    ended: Callable[[], object] = lambda: None,
+) -> Client:
     """A client that ends its cluster when it is closed.
 
     Args:
         workers: how many to wait for; 0: none.
+        awaited: what a cluster without workers waits for, in a line (see `JobWatch.awaited`); None: nothing.
+        ended: called after the cluster has ended.
     """
     from distributed import Client
 
     class ClusterClient(Client):
+        awaited_workers: Callable[[], str | None] | None = None
+
         def close(self, *args: Any, **options: Any) -> None:
             owned, self._owned = getattr(self, "_owned", None), None
             super().close(*args, **options)
             if owned is not None:
-                owned.close()
+                try:
+                    owned.close()
+                finally:
+                    ended()
 
     try:
         client = ClusterClient(cluster)
@@ -41,4 +55,5 @@ def owning_client(cluster: Any, workers: int) -> Client:
         cluster.close()
         raise
     client._owned = cluster
+    client.awaited_workers = awaited
     return client

@@ -19,6 +19,12 @@ from daskreg.runtime.private_apis import with_scheduler_type
 NO_WORKER_PAGES: dict[str, Any] = {"distributed.worker.http.routes": []}
 """Dask's configuration for workers that show no pages."""
 
+NO_WORKER_PAGES_ENVIRONMENT = {"DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]"}
+"""The same as environment of the workers."""
+
+NO_PAGES: dict[str, Any] = {**NO_WORKER_PAGES, "distributed.scheduler.http.routes": []}
+"""The same for a scheduler on another machine, whose pages cannot be hidden."""
+
 
 def page_options(config: Network) -> dict[str, Any]:
     """Options of a scheduler whose pages are on the loopback interface, below a secret path.

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry.grid import Grid, index_matrix
 from daskreg.geometry.index_map import AffineIndexMap
-from daskreg.geometry.parameters import matrix_from_parameters, parameters_from_matrix
+from daskreg.geometry.parameters import XYZ, matrix_from_parameters, parameters_from_matrix
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
 from daskreg.geometry.warped_bounds import WarpedBounds
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Affine(Transform):
-    """A map of points, `a_from_b(points_of_b) -> points_of_a`, in array order.
+    """A map of points, `a_from_b(points_of_b) -> points_of_a`, in array order unless `axes` say otherwise.
 
     Names cancel: `a_from_c = a_from_b @ b_from_c`. Point sets are (N, D) or (D,), in
     world units, array order (z, y, x).
@@ -179,9 +179,16 @@ class Affine(Transform):
     def decompose(self, centre: ArrayLike | None = None) -> dict[str, float]:
         """Named parameters of M = T . R . Sh . S about `centre` (radians, world units).
 
-        Shear is upper triangular, which makes them unique; see `geometry.parameters`.
+        Shear is upper triangular, which makes them unique; see `geometry.parameters`. Where `axes` are x, y, z in
+        another order than z, y, x, names and `centre` follow them.
         """
-        return parameters_from_matrix(self.matrix, centre)
+        order = list(range(self.ndim))
+        if self.axes is not None and set(self.axes) == set(XYZ[: self.ndim]):
+            order = [self.axes.index(name) for name in reversed(XYZ[: self.ndim])]
+        index = [*order, self.ndim]
+        return parameters_from_matrix(
+            self.matrix[np.ix_(index, index)], None if centre is None else np.asarray(centre)[order]
+        )
 
     def embed(self, ndim: int, axes: Sequence[int]) -> Affine:
         """This map on some axes of an `ndim`-dimensional world, identity on the others."""

@@ -101,6 +101,8 @@ def report(
         "facts": plain(facts or {}),
         "entries": [{"kind": type(entry).__name__, **plain(as_dict(entry))} for entry in entries],
     }
+    page.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(data, json.dumps(document, indent=1, allow_nan=False))  # kept, if a figure cannot be drawn
     html = render(
         title=title,
         facts=_fact_cells(facts or {}),
@@ -108,8 +110,6 @@ def report(
         figures=[(caption, _encoded(figure)) for caption, figure in (figures or {}).items()],
         written=written,
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(data, json.dumps(document, indent=1, allow_nan=False))
     replace_text(page, html)
     return page
 

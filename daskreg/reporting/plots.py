@@ -40,6 +40,14 @@ def png(figure: Figure, *, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
+def figure_suffixes() -> tuple[str, ...]:
+    """The suffixes of files in which a figure can be saved, such as ".png".
+
+    Raises: MissingExtraError where matplotlib is not installed.
+    """
+    return tuple(f".{kind}" for kind in sorted(_figure_class()().canvas.get_supported_filetypes()))
+
+
 def pair(
     fit: Any,
     fixed: Any = None,
@@ -165,16 +173,16 @@ def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
     """Two point clouds before and after: projections, and the distances to the nearest target points.
 
     Args:
-        fit: with `target_from_source`.
-        target, source: (N, D) points, D in 2, 3, array order.
+        fit: with `target_from_source`, whose `axes` name the columns (None: array order).
+        target, source: (N, D) points, D in 2, 3.
     """
     from scipy.spatial import cKDTree
 
     fixed, moving = _thinned(target), _thinned(source)
     moved = np.asarray(fit.target_from_source(moving))
     ndim = fixed.shape[1]
-    names = "zyx"[3 - ndim :]
-    projections = [(ndim - 1, ndim - 2)] if ndim == 2 else [(2, 1), (2, 0)]
+    names = fit.target_from_source.axes or tuple("zyx"[3 - ndim :])
+    projections = [(names.index("x"), names.index(up)) for up in "yz"[: ndim - 1]]
     figure = _figure(4.2 * len(projections) + 5, 7.5)
     axes = figure.subplots(2, len(projections) + 1)
     tree = cKDTree(fixed)

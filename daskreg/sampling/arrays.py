@@ -8,7 +8,7 @@ when it is first needed.
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +126,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         _sample_rows(out[..., None, :], block[..., None, :], lifted)
         return
     kernel, block, read_box, bounds = _prepared(block, spec)
+    gaps = 1 if spec.order == 3 and out.dtype.kind == "f" and _has_gaps(block) else None
     if block.size == 0:
         out[...] = spec.fill
         return
@@ -140,6 +141,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         spec.fill,
         tuple(map(real, numbers)),
         None if out.dtype.kind == "f" else limits(out.dtype, real),
+        gaps,
     )
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
     blocks.flags.writeable = False  # for all, or read-only blocks would be compiled for anew
@@ -206,7 +208,8 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], 
     """Cubic spline coefficients of what the output needs, with fill around the block.
 
     Where the block ends at its halo, inside the source, nothing is added: the effect of the prefilter's mirror
-    boundary there decays within the halo. With a fill that is not finite the outermost voxels are repeated
+    boundary there decays within the halo. Voxels that are not finite become NaN, and those between them are
+    filtered run by run (`gaps_numba`). With a fill that is not finite the outermost voxels are repeated
     instead, and output voxels beyond the outermost centres are fill.
     """
     box = _needed(spec) & spec.read_box.grow(CUBIC_REACH + 1)
@@ -225,11 +228,33 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], 
         part = np.pad(part, widths, mode="edge")
         bounds[2] = np.maximum(bounds[2], read.start)
         bounds[3] = np.minimum(bounds[3], np.nextafter(np.subtract(read.stop, 1.0), np.inf))
-    part = part.astype(_real(block.dtype), copy=False)
-    for axis in range(-ndim, 0):
-        lines = np.moveaxis(part, axis, -1)
-        spread(spec.threads, _filter_lines, np.array_split(lines, spec.threads))
+    part = np.ascontiguousarray(part, _real(block.dtype))
+    _filter(part, ndim, spec.threads, gaps=block.dtype.kind == "f" and _has_gaps(part))
     return part, box, bounds
+
+
+def _has_gaps(voxels: NDArray[Any]) -> bool:
+    """Whether some voxels are not finite."""
+    return not np.isfinite(voxels).all()
+
+
+def _filter(part: NDArray[Any], ndim: int, threads: int, *, gaps: bool) -> None:
+    """Spline coefficients along the last `ndim` axes of a C-contiguous array, in place."""
+    for axis in range(part.ndim - ndim, part.ndim):
+        if gaps:
+            _filter_runs(part, axis, threads)
+        else:
+            spread(threads, _filter_lines, np.array_split(np.moveaxis(part, axis, -1), threads))
+
+
+def _filter_runs(part: NDArray[Any], axis: int, threads: int) -> None:
+    """The same along one axis of an array with gaps."""
+    from daskreg.sampling.gaps_numba import filter_runs
+
+    lines = part.reshape(math.prod(part.shape[:axis]), part.shape[axis], math.prod(part.shape[axis + 1 :]))
+    count = lines.shape[0] * lines.shape[2]
+    ends = [count * k // threads for k in range(threads + 1)]
+    spread(threads, lambda some: filter_runs(lines, *some), pairwise(ends))
 
 
 def _filter_lines(lines: NDArray[Any]) -> None:

@@ -13,8 +13,9 @@ is flat: blocks are (B, n), one contiguous block after the other, the output is
              each axis but the last.
     scratch  (lines, offsets, weights, near): of one thread; `near` are the neighbours, two
              along the last axis in one number, which one load fetches.
-    consts   (fill, fill_out, unit, limits): the fill to interpolate with, and to store; the numbers
-             1, 1 - eps, 0, 1/2, 1/6, 2/3 in the type of the weights; the range of the output's integers, or None.
+    consts   (fill, fill_out, unit, limits, gaps): the fill to interpolate with, and to store; the numbers
+             1, 1 - eps, 0, 1/2, 1/6, 2/3 in the type of the weights; the range of the output's integers, or None;
+             whether coefficients may be NaN (1), which counts where its weight is not zero, or are not (None).
 
 A row of the output is a straight line through the source, along which every coordinate is
 monotone, in floating point too. So the voxels of a row that need no bounds check are one
@@ -426,35 +427,47 @@ def _cubic_weights(t: Any, unit: Any) -> Any:
     return w0, w1, one - w0 - w1 - w3, w3
 
 
+def _times(value: Any, weight: Any, gaps: Any) -> Any:
+    """The product; with gaps, zero where the weight is zero (NaN * 0 is NaN)."""
+
+
+@overload(_times, strict=False)
+def _times_typed(value: Any, weight: Any, gaps: Any) -> Any:
+    if gaps == numba.types.none:
+        return lambda value, weight, gaps: value * weight
+    return lambda value, weight, gaps: value * weight if weight != 0 else weight
+
+
 @jit
-def _cubic_line(block: Any, o: Any, w: Any) -> Any:
+def _cubic_line(block: Any, o: Any, w: Any, gaps: Any) -> Any:
     x = np.uint64(1)
-    return block[o] * w[0] + block[o + x] * w[1] + block[o + x + x] * w[2] + block[o + x + x + x] * w[3]
+    return block[o] * w[0] + block[o + x] * w[1] + block[o + x + x] * w[2] + _times(block[o + x + x + x], w[3], gaps)
 
 
 @jit
-def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any) -> Any:
-    near = _cubic_line(block, o, wx) * wy[0] + _cubic_line(block, o + y, wx) * wy[1]
+def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any, gaps: Any) -> Any:
+    near = _cubic_line(block, o, wx, gaps) * wy[0] + _cubic_line(block, o + y, wx, gaps) * wy[1]
     o += y + y
-    return near + _cubic_line(block, o, wx) * wy[2] + _cubic_line(block, o + y, wx) * wy[3]
+    far = _times(_cubic_line(block, o + y, wx, gaps), wy[3], gaps)
+    return near + _cubic_line(block, o, wx, gaps) * wy[2] + far
 
 
 @jit
 def _cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
-    unit, limits, last = consts[2], consts[3], len(strides) - 1
+    unit, limits, gaps, last = consts[2], consts[3], consts[4], len(strides) - 1
     y, z = np.uint64(strides[last - 1]), np.uint64(strides[0])
     for n in range(len(part)):
         o = np.uint64(offsets[n])
         wy, wx = _cubic_weights(weights[last - 1, n], unit), _cubic_weights(weights[last, n], unit)
         if last == 1:
-            value = _cubic_square(block, o, y, wy, wx)
+            value = _cubic_square(block, o, y, wy, wx, gaps)
         else:
             wz = _cubic_weights(weights[0, n], unit)
-            value = _cubic_square(block, o, y, wy, wx) * wz[0]
-            value += _cubic_square(block, o + z, y, wy, wx) * wz[1]
+            value = _cubic_square(block, o, y, wy, wx, gaps) * wz[0]
+            value += _cubic_square(block, o + z, y, wy, wx, gaps) * wz[1]
             o += z + z
-            value += _cubic_square(block, o, y, wy, wx) * wz[2]
-            value += _cubic_square(block, o + z, y, wy, wx) * wz[3]
+            value += _cubic_square(block, o, y, wy, wx, gaps) * wz[2]
+            value += _times(_cubic_square(block, o + z, y, wy, wx, gaps), wz[3], gaps)
         part[n] = _stored(value, limits)
 
 

@@ -61,8 +61,10 @@ def sample(
         parallel: use several threads for this one call (arrays).
 
     Returns: (*batch, *out_box.shape), of the block's type; integers half to even, clamped.
-        For orders 0 and 1 a neighbour of weight zero is not used, so a NaN stays
-        where it was, and results of arrays do not depend on how the output is cut.
+        A neighbour of weight zero is not used, so a voxel that is not finite stays where it was: for order 1 its value,
+        for order 3 NaN where it is one of the four voxels around the point along each axis. Every run of finite
+        voxels along an axis is then interpolated on its own, as if it were mirrored at its ends. Results of arrays do
+        not depend on how the output is cut; those of order 3 to 1e-6 of the range.
     Raises: ShapeMismatchError, OptionError, InvalidTransformError, UnsupportedDTypeError.
     """
     halo(order)  # raises for other orders

@@ -7,7 +7,8 @@ gradient is wanted: estimates need speed more than that accuracy. On a GPU, wher
 `tensors_triton` does all but copies, if Triton can compile.
 
 Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
-third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution.
+third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution. Where voxels are not finite, the
+runs between them are filtered each on its own, as `gaps_numba` does, on a GPU too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ Interpolator = Callable[[Coordinates], Tensor]
 
 # Voxels that are sampled at once where no gradient is wanted.
 _PIECE = 1 << 22
+# Terms of the prefilter's series: those beyond are below the rounding of float64.
+_TERMS = 28
 # How far around the block there are coefficients.
 _PAD = CUBIC_REACH + 1
 _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -62,7 +65,8 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     if ndim == 1:
         voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
     with_gradient = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
-    if not with_gradient and tensors_triton.ready(block.device):
+    gaps = order == 3 and block.dtype.is_floating_point and not bool(torch.isfinite(voxels).all())
+    if not with_gradient and not gaps and tensors_triton.ready(block.device):
         blocks = voxels[:, 0] if many else voxels[0]
         return tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
     if order == 0 or block.dtype == torch.bool:
@@ -286,16 +290,19 @@ def _linear(data: Tensor, *, finite: bool) -> Interpolator:
 
 
 def _cubic(data: Tensor, *, around: str) -> Interpolator:
-    """Cubic interpolation.
+    """Cubic interpolation; NaN where one of the four voxels along an axis is not finite and its weight is not zero.
 
     Args:
         around: what is outside of the data: "constant" (zero) or "replicate".
     """
     ndim = data.ndim - 2
-    coefficients = _prefilter(functional.pad(data, [_PAD] * (2 * ndim), mode=around))
+    padded = functional.pad(data, [_PAD] * (2 * ndim), mode=around)
+    gaps = ~torch.isfinite(padded)
+    some = bool(gaps.any())
+    coefficients = _prefilter_runs(padded, ~gaps) if some else _prefilter(padded)
 
     def interpolate(coordinates: Coordinates) -> Tensor:
-        axes = []
+        axes, nodes, fractions = [], [], []
         for x, n in zip(coordinates, data.shape[2:], strict=True):
             place = x.clamp(1 - _PAD, n + _PAD - 3) + _PAD
             node = place.detach().floor()
@@ -303,13 +310,66 @@ def _cubic(data: Tensor, *, around: str) -> Interpolator:
             w1, w3 = 2 / 3 - t * t * (1 - t / 2), t**3 / 6
             near = (1 - t) ** 3 / 6 + w1
             axes.append(((node - 1 + w1 / near, near), (node + 1 + w3 / (1 - near), 1 - near)))
+            nodes.append(node.long())
+            fractions.append(t)
         result = torch.zeros((), dtype=data.dtype, device=data.device)
         for corner in product(*axes):
             weight = math.prod((w for _, w in corner[1:]), start=corner[0][1])
             result = result + _grid_sample(coefficients, [p for p, _ in corner]) * weight[:, None].to(data.dtype)
-        return result
+        return torch.where(_touches(gaps, nodes, fractions), math.nan, result) if some else result
 
     return interpolate
+
+
+def _touches(gaps: Tensor, nodes: Coordinates, fractions: Coordinates) -> Tensor:
+    """Whether a gap is among the voxels around each point whose weight is not zero.
+
+    Args:
+        nodes: indices of the lower neighbour along each axis.
+        fractions: how far the point lies beyond it; at 0, the fourth voxel has no weight.
+    """
+    pairs, channels = gaps.shape[:2]
+    flat, shape = gaps.flatten(2), nodes[0].shape
+    found = torch.zeros((pairs, channels, *shape[1:]), dtype=torch.bool, device=gaps.device)
+    for steps in product((-1, 0, 1, 2), repeat=len(nodes)):
+        index: Any = 0
+        weighted = torch.ones(shape, dtype=torch.bool, device=gaps.device)
+        for node, t, step, n in zip(nodes, fractions, steps, gaps.shape[2:], strict=True):
+            index = index * n + (node + step).clamp(0, n - 1)
+            if step == 2:
+                weighted &= t > 0
+        place = index.expand(pairs, *shape[1:]).flatten(1)[:, None].expand(-1, channels, -1)
+        found |= flat.gather(2, place).reshape(found.shape) & weighted[:, None]
+    return found
+
+
+def _prefilter_runs(data: Tensor, finite: Tensor) -> Tensor:
+    """Cubic B-spline coefficients, for each run of finite voxels between gaps as if it were mirrored at its ends.
+
+    The pole's powers are summed step by step in both directions along each axis; where the next voxel is a gap
+    or the end, the direction turns round. Coefficients in gaps are zero.
+    """
+    pole = math.sqrt(3) - 2
+    data = torch.where(finite, data, 0)
+    for axis in range(2, data.ndim):
+        voxels, valid = data.movedim(axis, -1), finite.movedim(axis, -1)
+        n = voxels.shape[-1]
+        here = torch.arange(n, device=data.device).expand(voxels.shape)
+        total = voxels
+        for direction in (-1, 1):
+            place, step = here, torch.full_like(here, direction)
+            for power in range(1, _TERMS + 1):
+                ahead, back = _usable(place + step, valid), _usable(place - step, valid)
+                step = torch.where(ahead, step, -step)
+                place = torch.where(ahead | back, place + step, place)
+                total = total + pole**power * voxels.gather(-1, place.clamp(0, n - 1))
+        data = torch.where(valid, total * math.sqrt(3), 0).movedim(-1, axis)
+    return data
+
+
+def _usable(place: Tensor, valid: Tensor) -> Tensor:
+    n = valid.shape[-1]
+    return (place >= 0) & (place < n) & valid.gather(-1, place.clamp(0, n - 1))
 
 
 def _prefilter(data: Tensor) -> Tensor:

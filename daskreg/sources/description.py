@@ -19,6 +19,8 @@ from daskreg.sources.storage.redact import redact
 LONGEST_AXIS = 2**24
 """Voxels along an axis of a stored array: 128 MiB of coordinates, or 16 mm of slices that are 1 nm apart."""
 
+# The attribute of an array whose file says that its voxels are labels.
+LABELS = "is_labels"
 # Coordinates of one axis: values, attributes.
 Coord = tuple[Any, Mapping[str, Any]]
 

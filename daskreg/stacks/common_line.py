@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 _LEAST_OVERLAP = 0.5
-_SMOOTHING = 1.0  # sigma of the Gaussian filter of profiles, voxels
+SMOOTHING = 1.0  # sigma of the Gaussian filter of profiles, voxels
 _ITERATIONS = 20
 _LARGEST_STEP = 2.0  # voxels
 _STEP_TOLERANCE = 1e-4  # voxels
@@ -61,7 +61,7 @@ def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OV
     Returns: s, its variance, the correlation, and the overlap; the variance is NaN where there is no contrast or too
         little overlap.
     """
-    f, m = (gaussian_filter1d(_filled(v), _SMOOTHING, axis=0) for v in (fixed, moving))
+    f, m = (gaussian_filter1d(_filled(v), SMOOTHING, axis=0) for v in (fixed, moving))
     n, most = len(f), int(len(f) * (1 - least_overlap))
     shifts = np.arange(-most, most + 1)
     scores = np.array(
@@ -69,10 +69,10 @@ def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OV
     )
     # Of shifts with almost the same score, the smallest.
     best = np.flatnonzero(scores >= scores.max() - 0.01 * (1 - scores.max()) - 1e-12)
-    return _refined(f, m, float(shifts[best[int(np.abs(shifts[best]).argmin())]]), least_overlap / 2)
+    return refined_shift(f, m, float(shifts[best[int(np.abs(shifts[best]).argmin())]]), least_overlap / 2)
 
 
-def _refined(f: Floats, m: Floats, s: float, least_overlap: float) -> tuple[float, ...]:
+def refined_shift(f: Floats, m: Floats, s: float, least_overlap: float) -> tuple[float, ...]:
     """Gauss-Newton from a whole shift; gain and offset are linear, and solved for at every shift."""
     spline, x = CubicSpline(np.arange(len(f)), m, axis=0), np.arange(len(f), dtype=np.float64)
     score, variance, overlap = -1.0, np.nan, 0.0
@@ -90,7 +90,7 @@ def _refined(f: Floats, m: Floats, s: float, least_overlap: float) -> tuple[floa
         if normal <= 1e-12 * float(target @ target):
             return s, np.nan, score, overlap
         # Smoothing reduced the residual's variance: this factor gives the power of its noise at frequency zero.
-        power = 2 * np.sqrt(np.pi) * _SMOOTHING
+        power = 2 * np.sqrt(np.pi) * SMOOTHING
         variance = float(residual @ residual) / max(1, len(residual) - 3) / normal * power
         step = float(np.clip(jacobian @ residual / normal, -_LARGEST_STEP, _LARGEST_STEP))
         s += step

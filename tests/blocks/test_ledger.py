@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from daskreg.blocks.ledger import Ledger, entry_now
+from daskreg.blocks.ledger import Ledger, session_number
+from daskreg.blocks.ledger_entry import LedgerEntry, entry_now
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 
 
@@ -39,5 +42,93 @@ def test_what_is_no_ledger_is_refused(tmp_path, text: str) -> None:
     ledger = Ledger(tmp_path / "out.zarr")
     ledger.folder.mkdir()
     (ledger.folder / "run.json").write_text(text)
+    with pytest.raises(NotAVolumeError, match=r"run\.json"):
+        ledger.layout()
+
+
+def stored(entry: LedgerEntry, **changes: object) -> str:
+    return json.dumps({**asdict(entry), **changes})
+
+
+def ledger_with(tmp_path: Path, **files: str) -> Ledger:
+    ledger = Ledger(tmp_path / "out.zarr")
+    ledger.create({"run": "r"})
+    for name, text in files.items():
+        (ledger.folder / f"{name}.jsonl").write_text(text)
+    return ledger
+
+
+def test_the_latest_session_counts_and_not_the_clock(tmp_path: Path) -> None:
+    entry = entry_now(0, (0,), "old", {"0/c/0": (1, 2)}, run="r", session=1)
+    late, early = entry.written + 1e6, entry.written - 1e6
+    one = "\n".join(
+        [
+            stored(entry, block=[0], written=late),  # by a clock that was ahead
+            stored(entry, block=[1], written=late, fingerprint="first"),
+            stored(entry, block=[1], written=early, fingerprint="second"),  # the clock went back
+        ]
+    )
+    two = stored(entry, block=[0], session=2, written=early, fingerprint="new")
+    for names in (("a", "b"), ("b", "a")):
+        found = ledger_with(tmp_path, **dict(zip(names, (one, two), strict=True))).entries()
+        assert found[0, (0,)].fingerprint == "new"
+        assert found[0, (1,)].fingerprint == "second"
+
+
+def test_sessions_are_counted(tmp_path: Path) -> None:
+    ledger = ledger_with(tmp_path)
+    sessions = [ledger.new_session() for _ in range(3)]
+    assert [session_number(s) for s in sessions] == [1, 2, 3]
+    assert ledger.serves(sessions[-1])
+    ledger.append(entry_now(0, (0,), "a", {}, run="r", session=3))
+    (ledger.folder / "session").write_text("")  # lost by a power failure
+    assert session_number(ledger.new_session()) == 4
+    (ledger.folder / "session").write_text("0f" * 16)  # of an earlier version
+    assert session_number(ledger.new_session()) == 4
+
+
+def test_a_line_after_a_torn_one_is_read(tmp_path: Path) -> None:
+    ledger = ledger_with(tmp_path)
+    ledger.append(entry_now(0, (0,), "a", {}, run="r"))
+    (path,) = ledger.folder.glob("*.jsonl")
+    with path.open("a") as file:
+        file.write('{"level": 0, "block": [1], "finge')
+    ledger.append(entry_now(0, (2,), "a", {}, run="r"))
+    assert {block for _, block in ledger.entries()} == {(0,), (2,)}
+
+
+FIELDS = {"level": 0, "block": [0], "fingerprint": "a", "files": [], "clipped": 0, "written": 0}
+HARMFUL = {
+    "deep": "[" * 100_000,
+    "deep objects": '{"a":' * 100_000,
+    "infinite": json.dumps({**FIELDS, "level": 1}).replace("1", "1e999"),
+    "lost is a list": json.dumps({**FIELDS, "lost": [1]}),
+    "surrogate": json.dumps({**FIELDS, "files": [["\ud800", 1, 2]]}),
+    "zero": json.dumps({**FIELDS, "files": [["a\0b", 1, 2]]}),
+    "outside": json.dumps({**FIELDS, "files": [["../../x", 1, 2]]}),
+    "digits": '{"level": ' + "9" * 5000 + "}",
+    "no object": "[1, 2]",
+    "bytes": "\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("line", HARMFUL.values(), ids=HARMFUL)
+def test_whatever_a_line_holds_the_others_are_read(tmp_path: Path, line: str) -> None:
+    good = stored(entry_now(0, (5,), "a", {"0/c/5": (1, 2)}, run="r"))
+    ledger = ledger_with(tmp_path, a=f"{line}\n{good}\n{line}")
+    assert set(ledger.entries()) == {(0, (5,))}
+    assert [e.block for e in ledger.entries_since({})] == [(5,)]
+
+
+def test_what_is_no_file_among_the_entries_is_named(tmp_path: Path) -> None:
+    ledger = ledger_with(tmp_path)
+    (ledger.folder / "folder.jsonl").mkdir()
+    with pytest.raises(NotAVolumeError, match=r"folder\.jsonl is not a file"):
+        ledger.entries()
+    (ledger.folder / "folder.jsonl").rmdir()
+    (ledger.folder / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(NotAVolumeError, match=r"link\.jsonl is not a file"):
+        ledger.ends()
+    (ledger.folder / "run.json").write_text("[" * 100_000)
     with pytest.raises(NotAVolumeError, match=r"run\.json"):
         ledger.layout()

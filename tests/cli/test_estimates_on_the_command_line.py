@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.cli import run
+from daskreg.reporting import plots
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +66,59 @@ def test_a_fit_that_failed_is_not_saved_unless_asked_for(here: Path, capsys: pyt
     assert not (here / "fit.json").exists()
     assert run([*command, "--keep-failed"]) == 1
     assert json.loads((here / "fit.json").read_text())["ok"] is False
+
+
+def no_work(*args: object, **options: object) -> None:
+    raise AssertionError("the work has begun")
+
+
+@pytest.mark.parametrize("plot", ["fit.docx", "fit", "nowhere/fit.png"])
+@pytest.mark.parametrize("command", ["register", "align", "icp"])
+def test_a_figure_that_cannot_be_drawn_is_refused_before_the_work(
+    here: Path, command: str, plot: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tifffile.imwrite("a.tif", texture(1))
+    np.save("points.npy", np.random.default_rng(0).random((30, 3)))
+    inputs = {"register": ["a.tif", "a.tif"], "align": ["a.tif"], "icp": ["points.npy", "points.npy"]}[command]
+    monkeypatch.setattr(dr, {"align": "align_stack"}.get(command, command), no_work)
+    assert run([command, *inputs, "--out", "fit.json", "--plot", plot]) == 2
+    told = capsys.readouterr().err
+    assert plot.partition("/")[0] in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["register", "a.tif", "a.tif", "--plot", "fit.png"], ["align", "a.tif", "--report", "a.html"]]
+)
+def test_figures_without_matplotlib_are_refused_before_the_work(
+    here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tifffile.imwrite("a.tif", texture(1))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    plots._figure_class.cache_clear()
+    monkeypatch.setattr(dr, "register", no_work)
+    monkeypatch.setattr(dr, "align_stack", no_work)
+    assert run([*options, "--out", "fit.json"]) == 2
+    assert "pip install 'daskreg[report]'" in capsys.readouterr().err
+
+
+def test_a_fit_is_saved_before_it_is_drawn(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = np.stack([texture(3)] * 5)
+    tifffile.imwrite("stack.tif", stack)
+    tifffile.imwrite("a.tif", stack[0])
+
+    def broken(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("pair", "drift"):
+        monkeypatch.setattr(plots, name, broken)
+    assert run(["register", "a.tif", "a.tif", "--out", "pair.json", "--plot", "pair.png"]) == 1
+    assert dr.load("pair.json").ndim == 2
+    command = ["align", "stack.tif", "--out", "fit.json", "--table", "fit.csv", "--report", "fit.html"]
+    assert run(command) == 1
+    assert len(dr.load("fit.json").matrices) == 5
+    assert (here / "fit.csv").read_text().count("\n") == 6
+    assert json.loads((here / "fit.report.json").read_text())["entries"][0]["ok"] is True
 
 
 def test_align_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,7 +165,8 @@ def test_as_few_points_as_dimensions(ndim: int) -> None:
     corners = np.diag(np.arange(1.0, ndim + 1))
     rotation = about(np.array([0.0, 0, 1]), 30)[:ndim, :ndim]
     fit = dr.icp(corners, corners[::-1] @ rotation + 5)
-    assert fit.ok
+    # Two points may be exchanged by a half-turn.
+    assert fit.status is (CloudStatus.CONVERGED if ndim == 3 else CloudStatus.AMBIGUOUS)
     np.testing.assert_allclose(fit.target_from_source(corners @ rotation + 5), corners, atol=1e-9)
 
 
@@ -486,7 +487,9 @@ def test_a_symmetric_body_without_an_initial_pose() -> None:
     poses = [fit.rotation, *(rival.linear for rival in fit.rivals)]
     assert len(poses) > 1
     assert all(min(degrees(pose, np.diag(s) @ rotation) for s in SAME) < 2 for pose in poses)
-    near = dr.icp(body(0), body(1) @ about(np.array([0.0, 0, 1]), 5))
+    turned = body(1) @ about(np.array([0.0, 0, 1]), 5)
+    assert dr.icp(body(0), turned).status is CloudStatus.AMBIGUOUS
+    near = dr.icp(body(0), turned, init="identity")
     assert near.ok
     assert degrees(near.rotation, about(np.array([0.0, 0, 1]), 5)) < 2
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 import daskreg as dr
+from daskreg.cluster.batch import seconds
 from daskreg.cluster.config import KINDS, AddressConfig, ClusterKind, LocalConfig, SlurmConfig, read_config
 from daskreg.cluster.options import ClusterConfig, Tls, build
-from daskreg.cluster.slurm import seconds
 from daskreg.errors import InputError, OptionError
 
 SHIPPED = Path(__file__).parents[2] / "cluster"
@@ -57,8 +59,13 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
         ("", "holds no keys"),
         ("- 1", "holds no keys"),
         ("kind: [", "is not YAML"),
-        ("workers: 2", "kind: None is not one of local, slurm, address"),
-        ("kind: local\nworkerz: 2", "unknown key workerz; known are interface"),
+        ("workers: 2", "kind: None is not one of local, slurm, pbs, lsf, sge, ssh, allocation, address"),
+        ("kind: local\nworkerz: 2", "unknown key workerz (did you mean workers?); known are interface"),
+        ("kind: local\nzzz: 2", "unknown key zzz; known are interface"),
+        (
+            "kind: slum",
+            "kind: 'slum' is not one of local, slurm, pbs, lsf, sge, ssh, allocation, address (did you mean slurm?)",
+        ),
         ("kind: local\nworkers: two", "workers: 'two' is not of type int"),
         ("kind: local\nworkers: true", "workers: True is not of type int"),
         ("kind: local\nworkers: 0", "workers: 0 must be at least 1"),
@@ -119,3 +126,12 @@ def test_another_kind_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert started == [OneConfig(3), OneConfig(2)]
     with pytest.raises(OptionError, match="for a local cluster only"):
         dr.connect(OneConfig(), workers=2)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.name)
+def test_each_shipped_file_is_read_and_states_every_key(path: Path) -> None:
+    config = read_config(path)
+    stated = set(yaml.safe_load(path.read_text())) - {"kind"}
+    known = {field.name for field in dataclasses.fields(config)}
+    left_out = {"insecure", "interface", "tls"} if isinstance(config, LocalConfig) else set()
+    assert known - stated == left_out

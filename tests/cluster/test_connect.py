@@ -21,8 +21,11 @@ from packaging.version import Version
 import daskreg as dr
 from daskreg.cluster import address as joining
 from daskreg.cluster import local
-from daskreg.cluster.config import LocalConfig, SlurmConfig
-from daskreg.cluster.slurm import slurm_cluster
+from daskreg.cluster.batch import batch_cluster
+from daskreg.cluster.config import AddressConfig, LocalConfig, SlurmConfig
+from daskreg.cluster.options import Tls
+from daskreg.cluster.run_folder import run_folder
+from daskreg.cluster.slurm import SLURM as SYSTEM
 from daskreg.errors import DaskregWarning, InputError, NoWorkersError, OptionError
 from daskreg.runtime.device import THREAD_VARIABLES, library_threads
 
@@ -188,9 +191,9 @@ def test_files_that_are_missing_or_something_else(tmp_path: Path) -> None:
         dr.connect(LocalConfig(memory="lots"))
 
 
-def test_the_slurm_job_script() -> None:
+def test_the_slurm_job_script(tmp_path: Path) -> None:
     with pytest.warns(DaskregWarning, match="listens on lo without TLS"):
-        cluster = slurm_cluster(SLURM)
+        cluster = batch_cluster(SYSTEM, SLURM, run_folder(tmp_path))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with cluster:
         script = cluster.job_script()
@@ -218,7 +221,7 @@ def test_a_slurm_job_with_a_gpu_has_one_worker_of_several_threads_and_tls(tmp_pa
     config = SlurmConfig(
         cores=8, memory="16 GiB", walltime="10", gpu=True, interface="lo", tls="temporary", shared=str(tmp_path)
     )
-    with slurm_cluster(config) as cluster:
+    with batch_cluster(SYSTEM, config, run_folder(tmp_path)) as cluster:
         script = cluster.job_script()
         assert cluster.scheduler_address.startswith("tls://")
     assert "#SBATCH --gres=gpu:1" in script.splitlines()
@@ -258,3 +261,26 @@ def test_workers_for_cores_see_no_gpu() -> None:
     with dr.connect(workers=1, device="cpu") as client:
         assert list(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values()) == [""]
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def test_certificates_of_the_script_let_their_owner_in_and_nobody_else(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "cluster" / "tls" / "make-certificates.sh"
+    made = subprocess.run([script, tmp_path / "tls", "1"], capture_output=True, text=True, timeout=60, check=True)
+    assert made.stdout == "tls: {{ca_file: {0}/ca.pem, cert: {0}/node.pem, key: {0}/node-key.pem}}\n".format(
+        tmp_path / "tls"
+    )
+    assert [stat.S_IMODE((tmp_path / "tls" / name).stat().st_mode) for name in ("ca.pem", "node-key.pem")] == [
+        0o600
+    ] * 2
+    files = Tls(*(str(tmp_path / "tls" / f"{name}.pem") for name in ("ca", "node", "node-key")))
+    config = LocalConfig(workers=1, interface="lo", tls=files, dashboard_port=None, memory="1 GiB")
+    with dr.connect(config) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://")
+        with dr.connect(AddressConfig(address=address, tls=files)) as second:
+            assert second.submit(sum, [1, 2]).result(timeout=30) == 3
+        with pytest.raises((OSError, ValueError, RuntimeError, TypeError)):
+            Client(address.replace("tls://", "tcp://"), timeout=3)
+    again = subprocess.run([script, tmp_path / "tls"], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 1
+    assert "exists" in again.stderr

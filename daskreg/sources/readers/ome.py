@@ -46,6 +46,7 @@ class Multiscale:
 
     Args:
         labels: of the channels.
+        is_labels: whether the group says that its voxels are labels.
         direction: what daskreg stores beside the metadata of a turned volume: the columns are the world directions
             of the spatial axes, along which scale and origin are.
     """
@@ -55,6 +56,7 @@ class Multiscale:
     name: str | None
     labels: tuple[str, ...]
     direction: Any = None
+    is_labels: bool = False
 
     def level(self, number: int, *, recentre: bool, what: str) -> MultiscaleLevel:
         """One level; a negative number counts from the coarsest.
@@ -130,7 +132,7 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direct
     channels = (block.get("omero") or {}).get("channels") or ()
     labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
     name = image.get("name")
-    return Multiscale(axes, tuple(levels), str(name) if name else None, labels, direction)
+    return Multiscale(axes, tuple(levels), str(name) if name else None, labels, direction, "image-label" in block)
 
 
 def _axis(axis: Any) -> Axis:

@@ -16,7 +16,7 @@ from daskreg.errors import NotAVolumeError, OptionError
 from daskreg.geometry import Grid
 from daskreg.sources.chunking import LARGE
 from daskreg.sources.coordinates import default_dims, split_dims
-from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered, replace_grid
+from daskreg.sources.description import LABELS, Coord, Description, OpenOptions, check_shape, ordered, replace_grid
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation
@@ -99,6 +99,8 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
         a.name: _lead_coord(a, k, level, image, array.shape[k]) for k, a in enumerate(image.axes) if a.name in lead
     }
     attrs = {k: v for k, v in cf.plain_attrs(dict(array.attrs)).items() if k not in ("ome", "multiscales", "omero")}
+    if image.is_labels:
+        attrs[LABELS] = True
     described = _describe_array(below, array, names, lead, grid)
     return replace(described, name=image.name or location.name, attrs=attrs, lead_coords=coords)
 

@@ -6,7 +6,6 @@ the chunk; frames of zstd, lz4 and blosc say in their headers how much they hold
 
 from __future__ import annotations
 
-import asyncio
 import bz2
 import lzma
 import math
@@ -21,7 +20,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from daskreg.runtime.private_apis import with_metadata
+from daskreg.runtime.private_apis import codec_with_decoder, with_metadata
 
 _SLACK = 2**16
 """Bytes that filters may add to a chunk."""
@@ -71,29 +70,28 @@ class BoundedCodec(numcodecs.abc.Codec):
         return self.inner.get_config()
 
 
-class _BoundedGzip(GzipCodec):
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        plain = await asyncio.to_thread(inflated, "gzip", chunk_bytes.to_bytes(), _nbytes(chunk_spec))
-        return chunk_spec.prototype.buffer.from_bytes(plain)
+def _inflate(data: bytes, spec: Any) -> bytes | None:
+    return inflated("gzip", data, _nbytes(spec))
 
 
-class _BoundedZstd(ZstdCodec):
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        check_frame("zstd", memoryview(chunk_bytes.to_bytes()), _nbytes(chunk_spec))
-        return await super()._decode_single(chunk_bytes, chunk_spec)
+def _check_zstd(data: bytes, spec: Any) -> bytes | None:
+    check_frame("zstd", memoryview(data), _nbytes(spec))
+    return None
 
 
-class _BoundedBlosc(BloscCodec):
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        check_frame("blosc", memoryview(chunk_bytes.to_bytes()), _nbytes(chunk_spec))
-        return await super()._decode_single(chunk_bytes, chunk_spec)
+def _check_blosc(data: bytes, spec: Any) -> bytes | None:
+    check_frame("blosc", memoryview(data), _nbytes(spec))
+    return None
+
+
+_DECODERS = {GzipCodec: _inflate, ZstdCodec: _check_zstd, BloscCodec: _check_blosc}
 
 
 def _bounded_codec(codec: Any) -> Any:
     if type(codec) is ShardingCodec:
         return replace(codec, codecs=tuple(map(_bounded_codec, codec.codecs)))
-    kind: Any = {GzipCodec: _BoundedGzip, ZstdCodec: _BoundedZstd, BloscCodec: _BoundedBlosc}.get(type(codec))
-    return codec if kind is None else kind.from_dict(codec.to_dict())
+    decode = _DECODERS.get(type(codec))
+    return codec if decode is None else codec_with_decoder(codec, decode)
 
 
 def _nbytes(spec: Any) -> int:

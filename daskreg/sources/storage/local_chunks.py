@@ -26,6 +26,7 @@ from typing import Any
 import google_crc32c
 import numcodecs
 import numpy as np
+import xxhash
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
@@ -194,7 +195,7 @@ class LocalChunks:
     def write(self, box: Box, pixels: Iterator[Pixels]) -> dict[str, tuple[int, int]]:
         """Write the files of `box`, whole units, each at once; `pixels` follow the order of `parts`.
 
-        Returns: crc32c and size of each file, by its key in the array.
+        Returns: checksum (XXH3, 64 bits) and size of each file, by its key in the array.
         Raises: OSError.
         """
         written = {}
@@ -217,14 +218,10 @@ class LocalChunks:
         if self.shards is not None:
             parts.append(self._shard_index(entries))
         again(partial(replace_file, self.path(index), parts))
-        return self._crc(parts), sum(len(part) for part in parts)
-
-    def _crc(self, parts: Sequence[Any]) -> int:
-        """The crc32c of a file; that of its first chunk is known where the chunk ends with it."""
-        crc = struct.unpack("<I", parts[1])[0] if self.codec.checksum else google_crc32c.value(parts[0])
-        for part in parts[1:]:
-            crc = google_crc32c.extend(crc, part)
-        return int(crc)
+        checked = xxhash.xxh3_64()
+        for part in parts:
+            checked.update(part)
+        return checked.intdigest(), sum(len(part) for part in parts)
 
     def _whole_chunk(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: where the array ends inside a chunk, the rest is the fill value."""

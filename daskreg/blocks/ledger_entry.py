@@ -1,0 +1,129 @@
+"""`LedgerEntry`: what the ledger says of one finished block, as a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+CRC32C, XXH3 = "crc32c", "xxh3-64"
+"""Names of the checksums of files. Chunks end with their own crc32c, and the crc32c of data and its own crc32c is one
+constant, so it does not tell two files apart: it is read in ledgers of earlier versions only."""
+"""The name of the checksum in ledgers of earlier versions."""
+
+
+@dataclass(frozen=True)
+class LostChunks:
+    """Chunks of the source that a block shows as the fill value.
+
+    Args:
+        missing: how many are not stored.
+        damaged: names of those that could not be decoded.
+    """
+
+    missing: int = 0
+    damaged: tuple[str, ...] = ()
+
+
+NOTHING_LOST = LostChunks()
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """A finished block. The names of the fields are those in the file.
+
+    Args:
+        level: of the pyramid.
+        block: its index in the tiling of the level.
+        fingerprint: of the pixels (source, transform, sampling).
+        files: (key in the store, checksum, bytes) of each file that was written.
+        clipped: voxels clamped when casting to integers.
+        written: seconds since the epoch.
+        lost: chunks of the source that it shows as the fill value.
+        bytes_read: decoded bytes that came out of the source.
+        retries: store calls that were tried again.
+        run: id of the run that made it; empty in ledgers of earlier versions.
+        session: number of the session that made it; 0 in ledgers of earlier versions.
+        check: name of the checksum.
+    """
+
+    level: int
+    block: tuple[int, ...]
+    fingerprint: str
+    files: tuple[tuple[str, int, int], ...]
+    clipped: int = 0
+    written: float = 0.0
+    lost: LostChunks = NOTHING_LOST
+    bytes_read: int = 0
+    retries: int = 0
+    run: str = ""
+    session: int = 0
+    check: str = CRC32C
+
+    def is_of(self, run: str) -> bool:
+        """Whether a run made it, and not one whose output has been replaced since, by a task that went on."""
+        return self.run in {run, ""}
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its files."""
+        return sum(size for _, _, size in self.files)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LedgerEntry:
+        files = tuple((_store_key(k), int(crc), int(size)) for k, crc, size in data["files"])
+        lost = data.get("lost") or {}
+        return cls(
+            int(data["level"]),
+            tuple(int(i) for i in data["block"]),
+            str(data["fingerprint"]),
+            files,
+            int(data["clipped"]),
+            float(data["written"]),
+            LostChunks(int(lost.get("missing", 0)), tuple(map(str, lost.get("damaged", ())))),
+            int(data.get("bytes_read", 0)),
+            int(data.get("retries", 0)),
+            str(data.get("run", "")),
+            int(data.get("session", 0)),
+            str(data.get("check", CRC32C)),
+        )
+
+
+def entry_now(
+    level: int,
+    block: tuple[int, ...],
+    fingerprint: str,
+    files: dict[str, tuple[int, int]],
+    *,
+    clipped: int = 0,
+    lost: LostChunks = NOTHING_LOST,
+    bytes_read: int = 0,
+    retries: int = 0,
+    run: str = "",
+    session: int = 0,
+) -> LedgerEntry:
+    """The entry of a block whose files were written just now."""
+    listed = tuple((key, crc, size) for key, (crc, size) in sorted(files.items()))
+    now = time.time()
+    return LedgerEntry(level, block, fingerprint, listed, clipped, now, lost, bytes_read, retries, run, session, XXH3)
+
+
+def parsed(line: bytes | str) -> LedgerEntry | None:
+    """The entry of a line; None for a blank or torn one, and for any other that holds no entry."""
+    if not line:
+        return None
+    try:
+        return LedgerEntry.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _store_key(key: str) -> str:
+    """The key of a file.
+
+    Raises: ValueError for one that names no file inside a store.
+    """
+    if "\0" in key or key.startswith("/") or ".." in key or not key.isprintable():
+        raise ValueError(f"{key!r} is no key of a store")
+    return key

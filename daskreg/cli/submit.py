@@ -1,0 +1,40 @@
+"""daskreg submit: a command as one SLURM job, with workers on all of its nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+SUBMITTED = ("align", "convert", "warp")
+
+
+@click.command(short_help="Run a command as one SLURM job.")
+@click.argument("cluster", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("words", metavar="-- COMMAND ...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes of the job; default: `jobs` of the cluster file.")
+@click.option("--requeue", is_flag=True, help="Put the job into the queue again when its time ends before the work.")
+@click.option("--dry-run", is_flag=True, help="Print the job script and stop.")
+def command(cluster: Path, words: tuple[str, ...], *, nodes: int | None, requeue: bool, dry_run: bool) -> None:
+    """Submit COMMAND (align, convert, warp) as one job of a SLURM cluster file.
+
+    \b
+    daskreg submit slurm.yaml --nodes 4 -- warp in.ome.zarr out.ome.zarr --pull fit.json
+
+    The job starts scheduler and workers on its own nodes, so nothing runs on the login node. It stops in time before
+    its walltime, with exit code 75; the same submission goes on.
+    """
+    from daskreg.cluster.config import SlurmConfig, read_config
+    from daskreg.cluster.submission import submission_script, submit
+
+    config = read_config(cluster)
+    if not isinstance(config, SlurmConfig):
+        raise click.UsageError(f"{cluster} is not of kind: slurm")
+    if words[0] not in SUBMITTED:
+        raise click.UsageError(f"{words[0]!r} cannot be submitted: use {', '.join(SUBMITTED)}")
+    script = submission_script(config, words, nodes=nodes, requeue=requeue)
+    if dry_run:
+        click.echo(script, nl=False)
+        return
+    number = submit(script)
+    click.echo(f"job {number}: `squeue -j {number}` shows its state, `scancel {number}` ends it")

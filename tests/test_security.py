@@ -82,7 +82,7 @@ from distributed.security import Security
 other = Security.temporary()
 try:  # imports what the other user may not be able to read
     Client("tls://127.0.0.1:1", security=other, timeout=1)
-except OSError:
+except Exception:
     pass
 if os.geteuid() == 0:
     os.setgroups([])
@@ -93,7 +93,7 @@ for at, security in ((address, None), (address.replace("tls", "tcp"), None), (ad
     try:
         with Client(at, security=security, timeout=3) as client:
             print(client.submit(os.getuid).result())
-    except (OSError, ValueError, TypeError):
+    except Exception:
         print("refused")
 for port in ports:
     context = ssl.create_default_context()
@@ -103,8 +103,10 @@ for port in ports:
             with context.wrap_socket(plain) as wrapped:
                 wrapped.sendall(b"hello")
                 print("heard" if wrapped.recv(1) else "refused")
-    except OSError:
+    except Exception:
         print("refused")
+sys.stdout.flush()
+os._exit(0)  # what is imported at the end may belong to somebody else
 """
 
 

@@ -133,5 +133,5 @@ def test_each_shipped_file_is_read_and_states_every_key(path: Path) -> None:
     config = read_config(path)
     stated = set(yaml.safe_load(path.read_text())) - {"kind"}
     known = {field.name for field in dataclasses.fields(config)}
-    left_out = {"insecure", "interface", "tls"} if isinstance(config, LocalConfig) else set()
+    left_out = {"interface"} if isinstance(config, LocalConfig) else set()
     assert known - stated == left_out

@@ -9,13 +9,13 @@ import platform
 from functools import lru_cache
 from typing import Any
 
-import psutil
 from dask.utils import parse_bytes
 
 from daskreg.blocks.job import Task
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
 from daskreg.runtime.device import cores
+from daskreg.runtime.memory import available_memory
 
 CODEC_CONCURRENCY = 10
 """Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""
@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
 
 
 def memory_limit(memory: str | int | None, client: Any | None) -> int:
-    """Bytes that one process may use: `memory`, else the worker's limit, else half of the memory that is free.
+    """Bytes that one process may use: `memory`, else the worker's limit, else half of the memory that is available.
 
     Raises: OptionError for a text that is not a size.
     """
@@ -80,7 +80,7 @@ def memory_limit(memory: str | int | None, client: Any | None) -> int:
         known = [int(limit) for limit in limits if limit]
         if known:
             return max(min(known) - IDLE_WORKER, min(known) // 4)
-    return int(psutil.virtual_memory().available) // 2
+    return available_memory() // 2
 
 
 def threads_per_process(client: Any | None) -> int:

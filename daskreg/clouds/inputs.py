@@ -87,7 +87,7 @@ def points_from(
     if (threshold is None) == (log is None):
         raise OptionError("give either threshold= (points of a surface) or log= (centres of blobs)")
     image = read_image(volume, what="volume", channel=channel)
-    values = image.values.numpy().astype(np.float64)
+    values = image.values.numpy().astype(np.float64) + image.offset
     if threshold is not None:
         index, feature = _crossings(values, threshold), f"crosses {threshold}"
     else:

@@ -39,7 +39,7 @@ from daskreg.geometry.index_map import AffineIndexMap, IndexMap, Piece
 from daskreg.geometry.inputs import as_affine, as_transform
 from daskreg.geometry.slices import SliceAffines
 from daskreg.geometry.transform import Transform
-from daskreg.geometry.units import PIXEL, canonical_unit, common_unit
+from daskreg.geometry.units import PIXEL, canonical_unit, common_unit, shared_unit
 from daskreg.geometry.warped_bounds import WarpedBounds
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "common_unit",
     "default_axes",
     "index_matrix",
+    "shared_unit",
     "tile",
     "touched_bounds",
     "touched_box",

@@ -51,6 +51,22 @@ def canonical_unit(unit: str | None) -> str:
     return name
 
 
+def shared_unit(a: str | None, b: str | None, what: str) -> str | None:
+    """The unit that both share; None takes the other's.
+
+    Between two images, pixels are no physical unit: a motion of unknown size in the world would be estimated.
+
+    Raises: UnitError where they differ, also where one side is in pixels.
+    """
+    if a is not None and b is not None and a != b and PIXEL in (a, b):
+        physical = b if a == PIXEL else a
+        raise UnitError(
+            f"{what}: one side is in pixels, the other in {physical}; give the spacing of both, as in "
+            f"daskreg.open(array, spacing=0.5, unit={physical!r}), or of none"
+        )
+    return common_unit(a, b, what)
+
+
 def common_unit(a: str | None, b: str | None, what: str = "these") -> str | None:
     """The unit that both share; None takes the other's, pixels take a physical unit with a warning.
 

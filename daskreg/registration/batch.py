@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from daskreg.errors import OptionError, ShapeMismatchError
-from daskreg.geometry import common_unit
+from daskreg.geometry import shared_unit
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, read_alike, read_image
+from daskreg.registration.images import Image, at_level, read_alike, read_image
 from daskreg.registration.initial_pose import IdentityFirst
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
@@ -67,9 +67,11 @@ def register_many(
     fixeds = _images(fixed, "fixed", options.device, alone=movings[0].grid.ndim)
     if len(fixeds) not in (1, len(movings)):
         raise ShapeMismatchError(f"{len(fixeds)} fixed images do not fit {len(movings)} moving ones")
+    if metric == "mse":
+        fixeds, movings = ([at_level(image, fixeds[0].offset) for image in some] for some in (fixeds, movings))
     grid = fixeds[0].grid
     problem = Problem(Pose.of(model, grid.ndim), grid.centre, metric)
-    unit = common_unit(grid.unit, movings[0].grid.unit, "fixed and moving")
+    unit = shared_unit(grid.unit, movings[0].grid.unit, "fixed and moving")
     step = max(1, _BYTES_AT_ONCE // (_BYTES_PER_VOXEL * int(np.prod(grid.shape))))
     initial_pose = IdentityFirst(search=init == "auto")
     fits: list[PairFit] = []

@@ -1,17 +1,30 @@
 """Whether flat borders are background, which counts, or what an earlier warp filled, which must not count.
 
-True background fits better than the rest of the voxels. Where the rest alone fits much better at the same
-pose, or better still after it is solved again, the borders are fill.
+Where one image is flat because there is nothing, the other image is flat, too. So a border is fill where the other
+image shows something under it. It may also be fill where the images do not overlap on it: an image that was warped
+before has its fill where the other image ends. Then it has no use either: the edge of an object against its background
+lies inside the overlap. Both are seen on a coarse level (`solved_without_fill`).
+
+True background also fits better than the rest of the voxels. Where that is not seen on the coarse level, the finest
+one decides: where the rest alone fits much better at the same pose, or better still after it is solved again, the
+borders are fill (`without_fill`).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, solve_level
+from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.registration.pyramids.filters import dilated
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.rejection import MIN_OBSERVABILITY, observability
 
 Floats = NDArray[np.float64]
@@ -23,6 +36,97 @@ _NEEDED = ((0.7, 1.001), (0.85, 0.97), (1.25, 0.5))
 _NO_BETTER = 0.97
 # Of two poses, the one without flat borders is taken where the product of its relative costs is below this.
 _BY_FAR = 0.8
+
+# Both images see a background, and most of it is in the overlap; where less of a border is, it is fill.
+_LEAST_SEEN = 1 / 3
+# Share of the overlap below which a border is a line.
+_LINE = 0.01
+# Background may show dirt; where the other image shows something on more of the border, it is fill.
+_MOSTLY_EMPTY = 0.75
+# Standard deviations of the residual beyond which a voxel shows something, and voxels into which smoothing spreads an
+# edge.
+_VISIBLE, _REACH = 3.0, 2
+
+
+def solved_without_fill(
+    problem: Problem,
+    options: SolverOptions,
+    iterate: Iterate,
+    *,
+    full: PyramidLevel,
+    borderless: PyramidLevel,
+    tolerance: float,
+) -> Iterate | None:
+    """The iterate on a coarse level without flat borders where these are fill; None where they may be background.
+
+    The choice is the same for all pairs.
+
+    Args:
+        iterate: on the level with all voxels.
+    """
+    if not _show_nothing_of_an_object(problem, iterate.parameters, full, borderless):
+        return None
+    again = solve_level(
+        problem, borderless, iterate.parameters, tolerance=tolerance, max_iterations=options.max_iterations
+    )
+    share = observability(problem, borderless, again) / observability(problem, full, iterate)
+    if not (np.isfinite(again.cost).all() and share.min() >= MIN_OBSERVABILITY):
+        return None
+    again.iterations += iterate.iterations
+    return again
+
+
+def _show_nothing_of_an_object(problem: Problem, p: Floats, full: PyramidLevel, borderless: PyramidLevel) -> bool:
+    """Whether, in all pairs, most of the flat borders is outside the overlap, or not flat in the other image."""
+    maps = torch.from_numpy(LevelObjective(problem, full).maps(p))
+    warped, weight = NormalEquationsTorch(full).warp(maps)
+    fixed, overlap = full.fixed.values.expand_as(warped), weight > 0
+    gain, deviation = _best_match(fixed, warped, NormalEquationsTorch(borderless).warp(maps)[1])
+    borders, tested, shown = (torch.zeros_like(overlap) for _ in range(3))
+    for flat, inner, other, scale in (
+        (*_flat(full.fixed), warped, gain),
+        (*_warped_flat(full, maps), fixed, torch.ones_like(gain)),
+    ):
+        here = inner & overlap
+        middle = torch.where(here, other, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+        away = scale * (other - _per_pair(middle, other)).abs()
+        borders, tested = borders | (flat & overlap), tested | here
+        shown = shown | (here & (away > _VISIBLE * deviation))
+    seen, all_tested, all_shown = (x.flatten(1).sum(1) for x in (borders, tested, shown))
+    voxels = math.prod(full.moving.grid.spacing) / math.prod(full.fixed.grid.spacing)
+    whole = _flat(full.fixed)[0].flatten(1).sum(1) + voxels * _flat(full.moving)[0].flatten(1).sum(1)
+    # Of a border that is a line in the overlap there is little to lose.
+    outside = (seen <= _LEAST_SEEN * whole) | (seen < _LINE * overlap.flatten(1).sum(1))
+    return bool((outside | (all_shown > (1 - _MOSTLY_EMPTY) * all_tested)).all())
+
+
+def _flat(image: ImageBatch) -> tuple[Tensor, Tensor]:
+    """(B, *shape) bool, the flat border, and that without the voxels that smoothing reaches from elsewhere."""
+    if image.flat_border is None:
+        nothing = torch.zeros_like(image.values, dtype=torch.bool)
+        return nothing, nothing
+    return image.flat_border, ~dilated(~image.flat_border, _REACH)
+
+
+def _warped_flat(level: PyramidLevel, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Both of the moving image, on the fixed grid."""
+    images = [replace(level.moving, values=flat.to(torch.float32), weight=None) for flat in _flat(level.moving)]
+    flat, inner = (NormalEquationsTorch(replace(level, moving=image)).warp(maps)[0] > 0.5 for image in images)
+    return flat, inner
+
+
+def _best_match(fixed: Tensor, warped: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each pair the gain that brings the warped image nearest to the fixed one, and the residual's deviation."""
+    total = weight.flatten(1).sum(1).clamp_min(1e-6)
+    f, w = (x - _per_pair((x * weight).flatten(1).sum(1) / total, x) for x in (fixed, warped))
+    gain = (weight * f * w).flatten(1).sum(1) / (weight * w * w).flatten(1).sum(1).clamp_min(1e-6)
+    residual = f - _per_pair(gain, w) * w
+    deviation = ((weight * residual * residual).flatten(1).sum(1) / total).sqrt()
+    return _per_pair(gain, fixed), _per_pair(deviation, fixed)
+
+
+def _per_pair(numbers: Tensor, images: Tensor) -> Tensor:
+    return numbers.to(images.dtype).reshape(-1, *[1] * (images.ndim - 1))
 
 
 def borders_fit(problem: Problem, iterate: Iterate, full: PyramidLevel, borderless: PyramidLevel) -> bool:

@@ -52,8 +52,8 @@ class BatchEstimate:
     """What was found for the pairs of a batch, one row for each.
 
     matrices: (B, D+1, D+1) `moving_from_fixed` in the world, array order.
-    parameters: (B, P), of `problem.pose.names`. covariance: (B, P, P), from J^T J and the variance
-    of the residual, with its correlation between voxels allowed for.
+    parameters: (B, P), of `problem.pose.names`. covariance: (B, P, P), see
+    `registration.covariance`.
     before, after: (B,) the metric on the finest level (ncc, or mse in units of the fixed image); NaN
     where too little overlapped. Of large images, `before` is that of a subset of the voxels.
     overlap: (B,) fraction of the smaller image. iterations: (B,), over all levels.

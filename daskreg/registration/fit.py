@@ -40,6 +40,8 @@ class PairFit(Fit):
             metric has no Gauss-Newton form.
         free: names of the parameters that were estimated.
         masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
+        reduced: for fixed and moving, how many voxels of the source one voxel of the images is the mean of, along each
+            axis: more than one where an image did not fit the memory.
         iterations, seconds: over all levels.
         inverse_error: voxels by which a corner of the fixed image is moved at most by the motion followed by the
             one of the inverse registration; None unless `check_inverse` was set.
@@ -58,6 +60,7 @@ class PairFit(Fit):
     model: str | tuple[str, ...]
     metric: str
     masked: tuple[float, float]
+    reduced: tuple[tuple[int, ...], tuple[int, ...]]
     iterations: int
     seconds: float
     inverse_error: float | None = None
@@ -103,6 +106,9 @@ class PairFit(Fit):
             suffix = " deg" if name in _ANGLES else f" {unit}" if name.startswith("t") else ""
             words.append(f"{name} {value * factor:.6g}{spread}{suffix}")
         ending = "" if self.ok else f"\n  {self.status.value}"
+        for name, factors in zip(("fixed", "moving"), self.reduced, strict=True):
+            if max(factors) > 1:
+                ending += f"\n  {name} was read as means of {' x '.join(map(str, factors))} voxels"
         return (
             f"PairFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
             f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
@@ -122,6 +128,7 @@ _FACTS = (
     "model",
     "metric",
     "masked",
+    "reduced",
     "iterations",
     "seconds",
     "inverse_error",
@@ -158,6 +165,7 @@ def pair_fit(
         model=model,
         metric=metric,
         masked=masked,
+        reduced=(images[0].reduced, images[1].reduced),
         iterations=estimate.iterations,
         seconds=seconds,
         _images=images,

@@ -1,12 +1,12 @@
 """The images that an estimate reads: one image of numbers in memory, its Grid and its mask.
 
-Volumes that are larger than the memory budget are read as block means, streamed.
+Volumes that are larger than the memory budget are read as block means, streamed, with a warning. The level of an image
+(`sources.level`) is subtracted in float64, before the voxels become float32.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import torch
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.errors import (
@@ -25,6 +26,8 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Box, Grid
+from daskreg.runtime.memory import available_memory
+from daskreg.sources.level import level_of
 from daskreg.volumes import mask_array, volume_of
 
 # Bytes of memory for each voxel that is read: levels, gradients and samples.
@@ -35,7 +38,8 @@ _BYTES_PER_VOXEL = 64
 class Image:
     """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: of both.
 
-    dropped: names of axes of length one that were removed; factors: of the block means.
+    dropped: names of axes of length one that were removed; factors: of the block means, () where the image was read
+    in full. offset: what was subtracted from the voxels.
     """
 
     values: torch.Tensor
@@ -43,6 +47,12 @@ class Image:
     mask: torch.Tensor | None
     dropped: tuple[str, ...] = ()
     factors: tuple[int, ...] = ()
+    offset: float = 0.0
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """How many voxels of the source one voxel is the mean of, along each axis."""
+        return self.factors or (1,) * self.grid.ndim
 
 
 def read_image(
@@ -60,7 +70,7 @@ def read_image(
         what: "fixed" or "moving", for messages.
         mask: array of the same spatial shape, true or positive where voxels count.
         channel: index or label along the channel axis, where there is one.
-        budget: the most voxels that are read; by default what a quarter of the memory holds.
+        budget: the most voxels that are read; by default what a quarter of the available memory holds.
 
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
@@ -83,14 +93,19 @@ def read_image(
             stacklevel=4,
         )
         data, cover = data.reshape(flat.shape), None if cover is None else cover.reshape(flat.shape)
-    data, cover, flat, factors = _within(data, cover, flat, budget or _voxel_budget(), what)
+    factors = _factors_within(budget or _voxel_budget(), flat, data, what)
+    if not factors:
+        data = np.asarray(data)
+    offset = level_of(lambda box: np.asarray(data[box.slices]), Box.of(data.shape), data.dtype)
+    if factors:
+        data, cover, flat = _block_means(data, cover, flat, factors, offset)
     read = np.asarray(data)
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
-    values = torch.as_tensor(read.astype(np.float32, copy=own)).to(device)
+    values = torch.as_tensor(_as_float32(read, 0.0 if factors else offset, copy=own)).to(device)
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
-    _check_content(values, found, what)
-    return Image(values, flat, found, dropped, factors)
+    _check_content(values, found, what, offset)
+    return Image(values, flat, found, dropped, factors, offset)
 
 
 def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
@@ -98,9 +113,22 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
 
     Raises: EmptyMaskError, DegenerateImageError.
     """
-    values = torch.as_tensor(value.astype(np.float32)).to(like.values.device)
-    _check_content(values, None, what)
-    return replace(like, values=values)
+    offset = level_of(lambda box: value[box.slices], Box.of(value.shape), value.dtype)
+    values = torch.as_tensor(_as_float32(value, offset)).to(like.values.device)
+    _check_content(values, None, what, offset)
+    return replace(like, values=values, offset=offset)
+
+
+def at_level(image: Image, offset: float) -> Image:
+    """The image with another offset subtracted, so that its values can be compared with those of another image."""
+    difference = image.offset - offset
+    return replace(image, values=image.values + difference, offset=offset) if difference else image
+
+
+def _as_float32(values: NDArray[Any], offset: float, *, copy: bool = True) -> NDArray[np.float32]:
+    if not offset:
+        return values.astype(np.float32, copy=copy)
+    return (values.astype(np.float64) - offset).astype(np.float32)
 
 
 def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
@@ -111,15 +139,11 @@ def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
 
 
 def _voxel_budget() -> int:
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        free = 4 * 2**30
-    return max(int(free / 4 / _BYTES_PER_VOXEL), 64**3)
+    return max(available_memory() // 4 // _BYTES_PER_VOXEL, 64**3)
 
 
-def _within(data: Any, mask: Any, grid: Grid, budget: int, what: str) -> tuple[Any, Any, Grid, tuple[int, ...]]:
-    """The data as it is, or its block means where it has more voxels than the budget.
+def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int, ...]:
+    """The blocks of which means are read, with a warning, where there are more voxels than the budget; () elsewhere.
 
     Raises: MemoryBudgetError where not even one chunk fits.
     """
@@ -129,26 +153,39 @@ def _within(data: Any, mask: Any, grid: Grid, budget: int, what: str) -> tuple[A
         step = 1.5 * min(spacing)
         factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
     if all(f == 1 for f in factors):
-        return data, mask, grid, ()
+        return ()
     if isinstance(data, da.Array) and math.prod(data.chunksize) > budget:
         raise MemoryBudgetError(
             f"{what} has {math.prod(grid.shape):.3g} voxels, in chunks of {data.chunksize}, and {budget:.3g} fit in "
             "memory: open a coarser level with level=, or smaller chunks"
         )
+    needed, usable = (format_bytes(n * _BYTES_PER_VOXEL) for n in (math.prod(grid.shape), budget))
+    warnings.warn(
+        f"{what} is read as means of {' x '.join(map(str, factors))} voxels: in full it needs {needed} of memory, and "
+        f"{usable} may be used, a quarter of what is available",
+        DaskregWarning,
+        stacklevel=5,
+    )
+    return tuple(factors)
+
+
+def _block_means(data: Any, mask: Any, grid: Grid, factors: tuple[int, ...], offset: float) -> tuple[Any, Any, Grid]:
+    """Lazy means over blocks, less the offset, of the data and the mask, and their grid."""
     used = Box.of([n // f * f for n, f in zip(grid.shape, factors, strict=True)])
     axes = dict(enumerate(factors))
     lazy = da.asarray(data)[used.slices]
-    mean = da.coarsen(np.mean, lazy.astype(np.float32), axes)
-    cover = None if mask is None else da.coarsen(np.mean, da.asarray(mask)[used.slices].astype(np.float32), axes)
-    return mean, None if cover is None else cover > 0.5, grid.crop(used).downsample(factors), tuple(factors)
+    lazy = (lazy.astype(np.float64) - offset if offset else lazy).astype(np.float32)
+    mean = da.coarsen(np.mean, lazy, axes)
+    cover = None if mask is None else da.coarsen(np.mean, da.asarray(mask)[used.slices].astype(np.float32), axes) > 0.5
+    return mean, cover, grid.crop(used).downsample(factors)
 
 
-def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -> None:
+def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str, offset: float) -> None:
     if values.numel() == 0:
         raise EmptyArrayError(f"{what} has no voxels")
     low, high = torch.aminmax(values)
     if mask is None and bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
-        _check_contrast(low, high, what)
+        _check_contrast(low, high, what, offset)
         return
     valid = torch.isfinite(values)
     if not bool(valid.any()):
@@ -159,9 +196,10 @@ def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str) -
         valid = valid & mask
         if not bool(valid.any()):
             raise EmptyMaskError(f"{what}_mask leaves no finite voxel")
-    _check_contrast(*torch.aminmax(values[valid]), what)
+    _check_contrast(*torch.aminmax(values[valid]), what, offset)
 
 
-def _check_contrast(low: torch.Tensor, high: torch.Tensor, what: str) -> None:
+def _check_contrast(low: torch.Tensor, high: torch.Tensor, what: str, offset: float) -> None:
     if not bool(high > low):
-        raise DegenerateImageError(f"{what} is constant ({float(low):.6g}) where it counts; there is nothing to match")
+        value = float(low) + offset
+        raise DegenerateImageError(f"{what} is constant ({value:.6g}) where it counts; there is nothing to match")

@@ -128,16 +128,17 @@ class LevelObjective:
 
     def maps(self, p: Floats) -> Floats:
         """(B, D, D+1) maps from xi to moving indices at parameters (B, P)."""
-        return self._maps(self.problem.pose.motions(p, self.problem.centre)[0])
+        return self.maps_of(self.problem.pose.motions(p, self.problem.centre)[0])
 
-    def _maps(self, motions: Floats) -> Floats:
+    def maps_of(self, motions: Floats) -> Floats:
+        """(..., D, D+1) maps from xi to moving indices of (..., D+1, D+1) motions, or of their derivatives."""
         return self._moving_from_world @ motions @ self._world_from_xi
 
     def evaluate(self, p: Floats) -> Iterate:
         """Cost, overlap and the model's normal equations at parameters (B, P)."""
         motions, derivatives = self.problem.pose.motions(p, self.problem.centre)
-        sums = self.normal(self._maps(motions))
-        change = self._maps(derivatives).reshape(*p.shape, -1)
+        sums = self.normal(self.maps_of(motions))
+        change = self.maps_of(derivatives).reshape(*p.shape, -1)
         overlap = np.minimum(sums.scalars[:, 0] / self.possible, 1.0)
         cost, jj, jr, noise = _ncc(sums) if self.problem.metric == "ncc" else _mse(sums)
         cost = np.where(overlap >= self.problem.min_overlap, cost, np.inf)

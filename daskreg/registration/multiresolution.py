@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.border_choice import borders_fit, without_fill
+from daskreg.registration.border_choice import borders_fit, solved_without_fill, without_fill
+from daskreg.registration.covariance import last_step
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.initial_pose import Start
 from daskreg.registration.levenberg_marquardt import (
@@ -29,9 +29,9 @@ from daskreg.registration.levenberg_marquardt import (
     LevelObjective,
     solve_level,
 )
-from daskreg.registration.noise import noise_share, white_noise_variance, with_best_smoothing
+from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramids.pyramid import PyramidLevel, smooth
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import reject_outliers, with_inliers
 
 Floats = NDArray[np.float64]
@@ -59,8 +59,8 @@ def estimate_over_levels(
     iterations = np.zeros(len(p), dtype=np.int64)
     iterate, inliers = None, None
     rejecting = max(0, len(levels) - 1 - _FINER_LEVELS)
-    for number, level in enumerate(levels):
-        last = number == len(levels) - 1
+    for number in range(len(levels)):
+        level, last = levels[number], number == len(levels) - 1
         tolerance = options.tolerance if last else max(options.tolerance, COARSE_TOLERANCE)
         finest = with_inliers(level, inliers)
         # While it is still open which voxels count, a subset of them is enough.
@@ -69,6 +69,12 @@ def estimate_over_levels(
             problem, finest, p, tolerance=tolerance, max_iterations=options.max_iterations, subset_only=subset_only
         )
         if options.robust and number == rejecting:
+            if borderless is not None:
+                alone = solved_without_fill(
+                    problem, options, iterate, full=level, borderless=borderless[number], tolerance=tolerance
+                )
+                if alone is not None:
+                    levels, level, iterate, borderless = borderless, borderless[number], alone, None
             inliers, iterate = reject_outliers(
                 problem, level, iterate, tolerance=tolerance, max_iterations=options.max_iterations
             )
@@ -110,11 +116,13 @@ def _compared(problem: Problem, level: PyramidLevel, start: Start, iterate: Iter
         before = objective.evaluate(reference)
     improved = iterate.cost <= before.cost * (1 + 1e-6) + 1e-12
     iterate.assign(~improved, before.take(np.flatnonzero(~improved)))
+    step, covariance = last_step(problem, level, iterate)
+    iterate.parameters = iterate.parameters + step * improved[:, None]
     return BatchEstimate(
         problem=problem,
         matrices=problem.pose.motions(iterate.parameters, problem.centre)[0],
         parameters=iterate.parameters,
-        covariance=_covariance(problem, level, iterate),
+        covariance=covariance,
         before=_score(problem, before.cost, start.pyramids.variance),
         after=_score(problem, iterate.cost, start.pyramids.variance),
         overlap=iterate.overlap,
@@ -130,30 +138,3 @@ def _score(problem: Problem, cost: Floats, variance: Tensor) -> Floats:
     """(B,) the metric: ncc, or mse in units of the fixed image; NaN where too little overlapped."""
     finite = np.where(np.isfinite(cost), cost, np.nan)
     return 1 - finite if problem.metric == "ncc" else finite * variance.numpy()
-
-
-def _covariance(problem: Problem, level: PyramidLevel, iterate: Iterate) -> Floats:
-    """(B, P, P) from the Jacobian and the residual, for noise that was white before smoothing.
-
-    The residual's noise is correlated by the smoothing h, C = N0 (h * h), so the covariance is
-    the sandwich H^-1 (J^T C J) H^-1 with H = J^T J. As h * h is h applied twice, J^T C J is N0 times
-    the H of images smoothed once more; and N0 is the residual's variance over the sum of h^2.
-    Of J^T J only the signal determines the pose, so H is J^T J less the share of the noise.
-    """
-    inverse = inverse_normal(iterate)
-    if level.sigmas is None or not any(level.sigmas[1]):
-        return np.asarray(inverse * iterate.noise[:, None, None])
-    fixed, moving = (smooth(p, s) for p, s in zip((level.fixed, level.moving), level.sigmas, strict=True))
-    again = replace(level, fixed=fixed, moving=moving)
-    objective = LevelObjective(replace(problem, min_overlap=0.0), again).subsampled()
-    middle = objective.evaluate(iterate.parameters).normal
-    signal = 1 - noise_share(level, iterate.noise)
-    variance = white_noise_variance(level, iterate.noise) / signal**2
-    return np.asarray(inverse @ middle @ inverse * variance[:, None, None])
-
-
-def inverse_normal(iterate: Iterate) -> Floats:
-    """(B, P, P) pseudo-inverses of J^T J, in units of each parameter's own diagonal."""
-    size = np.sqrt(np.maximum(np.diagonal(iterate.normal, axis1=1, axis2=2), 1e-30))
-    scale = 1 / (size[:, :, None] * size[:, None, :])
-    return np.asarray(np.linalg.pinv(iterate.normal * scale, hermitian=True, rcond=1e-9) * scale)

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
-from daskreg.geometry import Affine, Grid, as_affine, common_unit
+from daskreg.geometry import Affine, Grid, as_affine, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, read_image
+from daskreg.registration.images import Image, at_level, read_image
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
@@ -78,7 +78,7 @@ def register(
     Returns: a PairFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 
     Raises: InputError's children for images that cannot be used (constant, empty, masked
-        away, complex, apart in the world), OptionError for unknown options.
+        away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options.
     """
     began = time.perf_counter()
     check_options(metric, optimizer, init)
@@ -88,10 +88,8 @@ def register(
         m = read_image(moving, what="moving", mask=moving_mask, channel=channel, device=options.device)
     if f.grid.ndim != m.grid.ndim:
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
-    unit = common_unit(f.grid.unit, m.grid.unit, "fixed and moving")
-    if isinstance(init, Fit):
-        init = init.pull
-    start: str | Floats = init if isinstance(init, str) else as_affine(init, f.grid.ndim, "init").matrix
+    unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
+    start = init if isinstance(init, str) else _start_of(init, f.grid.ndim, unit)
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     if not check_inverse:
         fit = pair(f, m, start, progress)
@@ -106,6 +104,13 @@ def register(
         error = _round_trip_error(fit.moving_from_fixed, inverse.moving_from_fixed, f.grid)
         fit = replace(fit, inverse_error=error)
     return replace(fit, seconds=time.perf_counter() - began)
+
+
+def _start_of(init: Any, ndim: int, unit: str | None) -> Floats:
+    """(D+1, D+1) the motion of an Affine or a fit."""
+    affine = as_affine(init.pull if isinstance(init, Fit) else init, ndim, "init")
+    shared_unit(affine.unit, unit, "init and the images")
+    return affine.matrix
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class _PairRegistration:
         if not isinstance(init, str) or init in ("auto", "identity"):
             check_overlap(fixed.grid, moving.grid, np.eye(pose.ndim + 1) if isinstance(init, str) else init)
         problem = Problem(pose, fixed.grid.centre, str(self.metric))
+        if self.metric == "mse":
+            moving = at_level(moving, fixed.offset)
         with limit_threads(_threads(fixed, moving)), use_threads(library_threads()):
             batches, initial_pose = (_batch_of(fixed), _batch_of(moving)), BestCandidate(init)
             if self.metric in METRICS and self.optimizer in ("auto", "gauss-newton"):

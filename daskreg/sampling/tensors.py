@@ -3,8 +3,8 @@
 Coordinates are float64, computed in the same order of operations as in the compiled kernels, so they are the
 same numbers. Linear and cubic sampling use `grid_sample`, whose coordinates have the voxels' own
 type: in float32 they would be off by 1e-7 of the block's width. So all is computed in float64, except where a
-gradient is wanted: estimates need speed more than that accuracy. On a GPU, where no gradient is wanted,
-`tensors_triton` does all but copies, if Triton can compile.
+gradient is wanted, in blocks of up to `_LONG_AXIS` voxels a side: estimates need speed more than that accuracy. On a
+GPU, where no gradient is wanted, `tensors_triton` does all but copies, if Triton can compile.
 
 Cubic sampling is 2**D linear samples of the spline's coefficients (Sigg and Hadwiger, Fast
 third-order texture filtering, GPU Gems 2, 2005), and its prefilter a convolution. Where voxels are not finite, the
@@ -38,6 +38,9 @@ Interpolator = Callable[[Coordinates], Tensor]
 _PIECE = 1 << 22
 # Terms of the prefilter's series: those beyond are below the rounding of float64.
 _TERMS = 28
+# Voxels of an axis above which coordinates are float64 with a gradient, too: at this length float32 rounds them by up
+# to 1e-4 voxels.
+_LONG_AXIS = 2048
 # How far around the block there are coefficients.
 _PAD = CUBIC_REACH + 1
 _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -223,7 +226,8 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Interpolator:
 
 def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool) -> Interpolator:
     """Linear or cubic. The fill is subtracted first and added last, so that the zero outside becomes the fill."""
-    wide = voxels.dtype == torch.float64 or not with_gradient or voxels.dtype in (torch.int32, torch.int64)
+    wide = voxels.dtype in (torch.float64, torch.int32, torch.int64) or max(read_box.shape) > _LONG_AXIS
+    wide = wide or not with_gradient
     work = torch.float64 if wide and voxels.device.type != "mps" else torch.float32
     finite = math.isfinite(value)
     data = voxels.to(work)

@@ -116,7 +116,9 @@ def align_stack(
     source, position = source_along(stack, axis, channel)
     options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
     reach = neighbors if reference == "neighbors" else 1
-    spec = StackSpec(source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source))
+    spec = StackSpec(
+        source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source, position)
+    )
     spec = _with_model(spec, model, common_line)
     resolve(device)
     _warn_if_flat(spec)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
-from daskreg.geometry import as_affine, common_unit
+from daskreg.geometry import as_affine, shared_unit
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
@@ -78,7 +78,7 @@ def anchor_poses(
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < spec.count:
             raise OptionError(f"anchors: there is no slice {number!r}, but 0 to {spec.count - 1}")
         affine = as_affine(anchor, what=f"the anchor of slice {number}")
-        common_unit(affine.unit, whole.unit, f"the anchor of slice {number} and the stack")
+        shared_unit(affine.unit, whole.unit, f"the anchor of slice {number} and the stack")
         if affine.ndim != whole.ndim:
             raise ShapeMismatchError(f"the anchor of slice {number} is {affine.ndim}D, slices are {whole.ndim}D")
         index = np.array([*spec.keep, whole.ndim])

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Grid
+from daskreg.registration.covariance import last_step
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
-from daskreg.registration.multiresolution import inverse_normal
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
@@ -96,15 +96,14 @@ class ImageSequence:
             iterate = self._refined(level, edges, p) if start is None else self._solved(level, edges, p)
             p = iterate.parameters
         similarity = self._score(iterate, edges)
-        covariance = _covariance(iterate, self.levels[self.shared - 1])
+        p, covariance = self._finished(self.levels[self.shared - 1], edges, iterate)
         scores, overlap = similarity.copy(), iterate.overlap.copy()
         near = np.flatnonzero(np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges))
         if self.shared < len(self.levels) and len(near):
             finest = self.levels[-1]
             fine = self._refined(finest, edges[near], p[near])
-            p[near] = fine.parameters
+            p[near], covariance[near] = self._finished(finest, edges[near], fine)
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
-            covariance[near] = _covariance(fine, finest)
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
         return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
 
@@ -203,6 +202,16 @@ class ImageSequence:
         iterate.assign(far, second)
         return iterate
 
+    def _finished(self, level: PyramidLevel, edges: Ints, iterate: Iterate) -> tuple[Floats, Floats]:
+        """(E, P) parameters after the last step, and their (E, P, P) covariances."""
+        size = _pairs_at_once(level)
+        parts = []
+        for first in range(0, len(edges), size):
+            rows = np.arange(first, min(first + size, len(edges)))
+            parts.append(last_step(self.problem, _pairs(level, edges[rows]), iterate.take(rows)))
+        step, covariance = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return iterate.parameters + step, covariance
+
     def _score(self, iterate: Iterate, edges: Ints) -> Floats:
         cost = np.where(np.isfinite(iterate.cost), iterate.cost, np.nan)
         if self.problem.metric == "ncc":
@@ -265,24 +274,6 @@ def _in_parts(function: Callable[[slice], Iterate], count: int, level: PyramidLe
     """The iterate of `count` pairs, from parts that fit the caches."""
     size = _pairs_at_once(level)
     return Iterate.concatenated([function(slice(k, k + size)) for k in range(0, count, size)])
-
-
-def _covariance(iterate: Iterate, level: PyramidLevel) -> Floats:
-    """(E, P, P) of noise that was white before smoothing.
-
-    Images change slowly over the width of the smoothing h, so the noise counts with its power at frequency zero:
-    the residual's variance over the sum of h squared.
-    """
-    white = math.prod(_power(s) for s in level.sigmas[0]) if level.sigmas else 1.0
-    return np.asarray(inverse_normal(iterate) * (iterate.noise / white)[:, None, None])
-
-
-def _power(sigma: float) -> float:
-    """The sum of the squares of a Gaussian's taps: the variance of white noise of variance 1 after smoothing."""
-    if sigma <= 0:
-        return 1.0
-    taps = np.exp(-0.5 * (np.arange(-8, 9) / sigma) ** 2)
-    return float(((taps / taps.sum()) ** 2).sum())
 
 
 def _standardised(batch: ImageBatch, blank: Bools, *, common: bool) -> tuple[ImageBatch, Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
+from daskreg.sources.level import level_of
 from daskreg.sources.source import Source
 
 Pixels = NDArray[np.float32]
@@ -123,7 +124,7 @@ class SliceReader:
 
     @cached_property
     def _subtracted(self) -> float:
-        return offset_of(self.source) if self.offset is None else self.offset
+        return offset_of(self.source, self.stack) if self.offset is None else self.offset
 
     def _in_mask(self, box: Box, inside: Box) -> NDArray[np.bool_]:
         mask: Any = self.mask
@@ -134,16 +135,12 @@ class SliceReader:
         return np.asarray(np.broadcast_to(one, (box.shape[self.stack], *one.shape)))
 
 
-def offset_of(source: Source) -> float:
-    """The value of the middle voxel where float32 may not hold the voxels exactly; 0 for other types.
-
-    Without it, small differences between large numbers are lost in float32.
-    """
-    if source.dtype.itemsize <= 2 or source.dtype == np.float32:
-        return 0.0
-    middle = tuple(n // 2 for n in source.shape)
-    value = float(source.read(Box(middle, tuple(i + 1 for i in middle))).reshape(-1)[0])
-    return value if np.isfinite(value) else 0.0
+def offset_of(source: Source, stack: int) -> float:
+    """The level of the middle slice, for all slices (see `sources.level`)."""
+    middle = source.shape[stack] // 2
+    start, stop = list(Box.of(source.shape).start), list(source.shape)
+    start[stack], stop[stack] = middle, middle + 1
+    return level_of(source.read, Box(tuple(start), tuple(stop)), source.dtype)
 
 
 def _stacked(inside: Box, factors: Sequence[int], stack: int, start: int, stop: int) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daskreg.errors import PixelUnitWarning, UnitError
-from daskreg.geometry import canonical_unit, common_unit
+from daskreg.geometry import canonical_unit, common_unit, shared_unit
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,11 @@ def test_common_unit() -> None:
             assert common_unit(*pair, "fixed and moving") == "nanometer"
     with pytest.raises(UnitError, match=r"units differ \(nanometer and meter\)"):
         common_unit("nanometer", "meter")
+
+
+def test_a_unit_that_two_images_share() -> None:
+    assert shared_unit(None, "nanometer", "these") == shared_unit("nanometer", "nanometer", "these") == "nanometer"
+    assert shared_unit("pixel", "pixel", "these") == shared_unit("pixel", None, "these") == "pixel"
+    for pair in (("pixel", "nanometer"), ("nanometer", "pixel")):
+        with pytest.raises(UnitError, match=r"these: one side is in pixels, the other in nanometer.*spacing"):
+            shared_unit(*pair, "these")

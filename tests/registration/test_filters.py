@@ -141,3 +141,10 @@ def test_squares_of_slopes_are_numpys(pair):
                 )
                 expected += ((high - low) ** 2 / 4 * mid).reshape(len(v), -1).sum(1) / mid.reshape(len(v), -1).sum(1)
         np.testing.assert_allclose(filters.mean_square_gradient(values, weight, every), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 31), (40, 2, 31), (1, 30, 2), (2, 50), (50, 1)])
+def test_local_means_of_thin_images(shape):
+    values = np.random.default_rng(3).normal(size=(2, *shape)).astype(np.float32)
+    expected = ndimage.uniform_filter(values, (1, *[3] * len(shape)), mode="constant")
+    np.testing.assert_allclose(filters.local_means(torch.from_numpy(values), 1), expected, atol=1e-6)

@@ -16,7 +16,7 @@ from scipy import ndimage
 import daskreg as dr
 from daskreg import errors
 from daskreg.geometry import Affine, Grid
-from daskreg.registration import pipeline
+from daskreg.registration import images, pipeline
 from daskreg.registration import register as register_module
 from daskreg.registration.estimate import FitStatus
 from daskreg.registration.fit import PairFit
@@ -296,12 +296,61 @@ def test_noise_against_noise_is_not_ok():
 
 def test_volumes_beyond_the_budget_are_read_as_means(easy):
     fixed, _, _, grid = easy
-    image = read_image(da.from_array(fixed, chunks=20), what="fixed", budget=2000)
-    assert image.factors == (2, 2)
+    with pytest.warns(errors.DaskregWarning, match="fixed is read as means of 2 x 2 voxels: in full"):
+        image = read_image(da.from_array(fixed, chunks=20), what="fixed", budget=2000)
+    assert image.factors == image.reduced == (2, 2)
     assert image.grid == grid.downsample(2)
-    np.testing.assert_allclose(image.values, fixed.reshape(40, 2, 45, 2).mean((1, 3)), atol=1e-5)
+    np.testing.assert_allclose(image.values + image.offset, fixed.reshape(40, 2, 45, 2).mean((1, 3)), atol=1e-5)
     with pytest.raises(errors.MemoryBudgetError, match="level="):
         read_image(da.from_array(fixed, chunks=-1), what="fixed", budget=1000)
+
+
+def test_a_fit_says_that_an_image_did_not_fit_the_memory(easy, monkeypatch):
+    fixed, moving, truth, grid = easy
+    fit = register(fixed, moving, model="rigid")
+    assert fit.reduced == fit.facts()["reduced"] == ((1, 1), (1, 1))
+    assert "means" not in repr(fit)
+    monkeypatch.setattr(images, "_voxel_budget", lambda: fixed[:70].size)
+    with pytest.warns(errors.DaskregWarning, match="fixed is read as means of 2 x 2 voxels"):
+        fit = register(fixed, moving[:60], model="rigid")
+    assert fit.reduced == ((2, 2), (1, 1))
+    assert "fixed was read as means of 2 x 2 voxels" in repr(fit)
+    assert corner_error(fit, truth, grid) < 0.3
+
+
+LEVELS = {
+    "float64": lambda image: image / 100 - 3e8,
+    "int64": lambda image: image.astype(np.int64) - 2 * 10**11,
+    "uint32": lambda image: image.astype(np.uint32) + np.uint32(3 * 10**9),
+}
+
+
+@pytest.mark.parametrize("metric", ["ncc", "mse", "mae"])
+@pytest.mark.parametrize("kind", LEVELS)
+def test_a_level_far_above_the_contrast(kind, metric):
+    scene = 400 + 100 * texture((120, 131))
+    expected = register(scene[9:89, 12:102], scene[5:85, 18:108], model="translation", metric=metric)
+    fixed, moving = (LEVELS[kind](a) for a in (scene[9:89, 12:102], scene[5:85, 18:108]))
+    fits = [
+        register(fixed, moving, model="translation", metric=metric),
+        register(da.from_array(fixed, chunks=30), moving, model="translation", metric=metric),
+    ]
+    if metric != "mae":
+        fits.append(dr.register_many([fixed], [moving], model="translation", metric=metric)[0])
+    for fit in fits:
+        np.testing.assert_allclose(fit.moving_from_fixed.matrix, expected.moving_from_fixed.matrix, atol=0.01)
+        assert fit.ok
+    stack = dr.align_stack(np.stack([fixed, moving]), model="translation", metric="ncc" if metric == "mae" else metric)
+    first, second = stack.raw_from_aligned.matrices
+    np.testing.assert_allclose((second - first)[:2, 2], [4, -6], atol=0.02)
+    with pytest.raises(errors.DegenerateImageError, match="constant"):
+        register(fixed * 0 + fixed[0, 0], moving)
+
+
+def test_a_difference_of_levels_counts_in_mse():
+    image = 1e8 + texture((60, 70))
+    fit = register(image, image + 3, model="translation", metric="mse", init="identity")
+    assert fit.score[1] == pytest.approx(9, rel=0.05)
 
 
 RGB = np.random.default_rng(0).random((40, 50, 3))
@@ -362,8 +411,33 @@ def test_units():
     a, b = (to_dataarray(texture((40, 44)), Grid((40, 44), unit=unit)) for unit in ("um", "mm"))
     with pytest.raises(errors.UnitError, match="micrometer and millimeter"):
         register(a, b)
-    with pytest.warns(errors.PixelUnitWarning):
-        assert register(a, b.values, model="rigid").moving_from_fixed.unit == "micrometer"
+    assert register(a, a, model="rigid").moving_from_fixed.unit == "micrometer"
+
+
+def test_pixels_and_a_unit_are_refused_in_either_order():
+    physical = to_dataarray(texture((40, 44)), Grid((40, 44), spacing=0.3, unit="nm"))
+    plain = physical.values
+    for pair in ((physical, plain), (plain, physical)):
+        with pytest.raises(errors.UnitError, match="one side is in pixels, the other in nanometer"):
+            register(*pair)
+        with pytest.raises(errors.UnitError, match="one side is in pixels"):
+            dr.register_many([pair[0]], [pair[1]])
+    with pytest.raises(errors.UnitError, match="init and the images: one side is in pixels"):
+        register(physical, physical, init=register(plain, plain, model="rigid"))
+    anchor = {0: Affine.identity(2), 1: Affine(np.eye(3), unit="pixel")}
+    stack = to_dataarray(np.stack([plain] * 3), Grid((3, 40, 44), spacing=0.3, unit="nm"))
+    with pytest.raises(errors.UnitError, match="the anchor of slice 1 and the stack"):
+        dr.align_stack(stack, anchors=anchor)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("options", [{"model": "translation"}, {"model": "rigid", "metric": "mse"}, {"metric": "lncc"}])
+def test_volumes_of_two_planes(axis, options):
+    scene = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(2, 80, 90)), (0, 2, 2))
+    fixed, moving = (np.moveaxis(scene[:, k : k + 60, 5 : 5 + 70], 0, axis) for k in (4, 7))
+    fit = register(fixed, moving, **{"model": "translation", **options})
+    expected = np.insert([-3.0, 0.0], axis, 0.0)
+    np.testing.assert_allclose(fit.moving_from_fixed.matrix[:-1, -1], expected, atol=0.1)
 
 
 def test_brain_slices_of_itk(data):

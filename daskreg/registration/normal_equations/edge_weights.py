@@ -28,10 +28,14 @@ def scaling(shape: tuple[int, ...]) -> Floats:
     return m
 
 
-def scaled_axis(n: int, device: torch.device) -> Tensor:
-    """(n,) float32 xi along an axis of n voxels."""
+def scaled_axis(n: int) -> Floats:
+    """(n,) xi along an axis of n voxels.
+
+    It is float64 wherever positions are computed from it: a voxel of a long axis is few units of the last place of
+    float32.
+    """
     half = max((n - 1) / 2, 0.5)
-    return torch.from_numpy(((np.arange(n) - (n - 1) / 2) / half).astype(np.float32)).to(device)
+    return np.asarray((np.arange(n) - (n - 1) / 2) / half)
 
 
 def edge_weight(index: Tensor, last: Tensor | float, width: Tensor | float) -> Tensor:

@@ -51,8 +51,8 @@ class NormalEquationsNumba:
         self.weight = (
             torch.empty((1, rows, 0)) if fixed.weight is None else fixed.weight.reshape(-1, rows, n).contiguous()
         )
-        cpu = torch.device("cpu")
-        self.axes = tuple(tuple(f(n, cpu).numpy() for n in fixed.grid.shape) for f in (scaled_axis, axis_weights))
+        weights = [axis_weights(n, torch.device("cpu")).numpy() for n in fixed.grid.shape]
+        self.axes = tuple(scaled_axis(n) for n in fixed.grid.shape), tuple(weights)
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
         self.rows = np.arange(rows)
 

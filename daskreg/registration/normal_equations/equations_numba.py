@@ -264,7 +264,7 @@ def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
         start = maps[k, ndim]
         for axis in range(ndim - 1):
             start += maps[k, axis] * lead[axis]
-        line[k, 0] = start + maps[k, ndim - 1] * np.float64(xi[0])
+        line[k, 0] = start + maps[k, ndim - 1] * xi[0]
         line[k, 1] = maps[k, ndim - 1] * slope
 
 
@@ -296,7 +296,7 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
 
     moving: (values (B, *shape), weight (B, *shape), or (1, 0, ..) without a mask); a batch of one is for all pairs.
     fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
-    moving indices. axes: (xi of every axis, weight along every axis of the fixed image).
+    moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image).
     chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of R, of
     the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
     square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
@@ -317,7 +317,8 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
     index = np.zeros(ndim, np.int64)
     line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
-    slope = np.float64(xi[1] - xi[0]) if columns > 1 else 0.0
+    # Not the difference of two entries of xi, whose rounding would grow along a long row.
+    slope = 1 / max((columns - 1) / 2, 0.5)
     for c in range(len(parts)):
         pair, first, stop, target = parts[c]
         image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]

@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 
 # Voxels of the fixed images that torch sums at a time, in 3D with some 250 bytes each.
 _VOXELS_AT_ONCE = 1 << 24
+# Voxels of an axis above which coordinates are float64. Those of grid_sample are in [-1, 1], so float32 rounds them by
+# up to n / 2**24 voxels in an image of n: here by a tenth of the tolerance at which an estimate ends.
+_LONG_AXIS = 2048
 
 
 class NormalEquationsTorch:
@@ -40,13 +43,19 @@ class NormalEquationsTorch:
         self.gradient: Tensor | None = None
         self.weight = fixed_weight(level)
         self.scale = 1.0
-        axes = [scaled_axis(n, torch.device("cpu")) for n in level.fixed.grid.shape]
-        self.axes, self.powers = ([t.to(self.fixed.device) for t in some] for some in (axes, _powers(axes)))
+        device = self.fixed.device
+        axes = [torch.from_numpy(scaled_axis(n)) for n in self.shape]
+        self.axes = [t.to(self._coordinate_type()).to(device) for t in axes]
+        self.powers = [t.to(device) for t in _powers(axes)]
         # One row for each axis of the moving image, x first: its last index, the width of its edge, and the
         # factor and offset that turn indices into the coordinates of grid_sample.
         rows = [(n - 1, edge_width(n), 2 / n, 1 / n - 1) for n in self.moving_shape[::-1]]
-        columns = torch.tensor(rows, dtype=torch.float32, device=self.fixed.device).T
+        columns = torch.tensor(rows, dtype=self._coordinate_type(), device=device).T
         self.last, self.width, self.factor, self.offset = columns.reshape(4, -1, *[1] * len(self.moving_shape))
+
+    def _coordinate_type(self) -> torch.dtype:
+        short = max(*self.shape, *self.moving_shape) <= _LONG_AXIS
+        return torch.float32 if short or self.fixed.device.type == "mps" else torch.float64
 
     def take(self, index: NDArray[np.int64]) -> NormalEquationsTorch:
         """The same for some pairs of the batch."""
@@ -85,7 +94,7 @@ class NormalEquationsTorch:
         batch, ndim = maps.shape[:2]
         planes = len(self.axes[0])
         step = self._planes_at_once(batch)
-        there = torch.from_numpy(maps).to(self.fixed.device, torch.float32)
+        there = torch.from_numpy(maps).to(self._coordinate_type()).to(self.fixed.device)
         with torch.no_grad():
             parts = [self] if step >= planes else [self._planes(slice(k, k + step)) for k in range(0, planes, step)]
             total = sum(part._moments(there) for part in parts)
@@ -127,14 +136,14 @@ class NormalEquationsTorch:
     def _coordinates(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, *shape, D) coordinates for grid_sample and (B, *shape) weights of the edges."""
         ndim = len(self.moving_shape)
-        maps = maps.to(self.fixed.device, torch.float32).flip(1).reshape(-1, ndim, ndim + 1, *[1] * ndim)
+        maps = maps.to(self._coordinate_type()).to(self.fixed.device).flip(1).reshape(-1, ndim, ndim + 1, *[1] * ndim)
         u = maps[:, :, ndim]
         for axis in range(ndim):
             one = [1] * (ndim + 2)
             one[axis + 2] = -1
             u = u + maps[:, :, axis] * self.axes[axis].reshape(one)
         weight = self.weight
-        for inside in edge_weight(u, self.last, self.width).unbind(1):
+        for inside in edge_weight(u, self.last, self.width).to(weight.dtype).unbind(1):
             weight = weight * inside
         return (u * self.factor + self.offset).movedim(1, -1), weight
 
@@ -143,13 +152,16 @@ class NormalEquationsTorch:
 
     @staticmethod
     def _sampled(images: Tensor, coords: Tensor) -> Tensor:
-        images = images.expand(len(coords), *images.shape[1:])[:, None]
-        out = functional.grid_sample(images, coords, mode="bilinear", padding_mode="border", align_corners=False)
-        return out[:, 0]
+        many = images.to(coords.dtype).expand(len(coords), *images.shape[1:])[:, None]
+        out = functional.grid_sample(many, coords, mode="bilinear", padding_mode="border", align_corners=False)
+        return out[:, 0].to(images.dtype)
 
 
 class NormalEquationsTriton(NormalEquationsTorch):
     """Sums by one compiled pass over the voxels of a GPU."""
+
+    def _coordinate_type(self) -> torch.dtype:
+        return torch.float64
 
     def _planes_at_once(self, batch: int) -> int:
         return len(self.axes[0])
@@ -169,7 +181,7 @@ class NormalEquationsTriton(NormalEquationsTorch):
 def _powers(axes: list[Tensor]) -> list[Tensor]:
     """(n, 3) powers of each axis up to the square, float64 but for the last axis."""
     powers = [torch.stack([a**0, a, a**2], -1) for a in axes]
-    return [*(p.to(torch.float64) for p in powers[:-1]), powers[-1]]
+    return [*powers[:-1], powers[-1].to(torch.float32)]
 
 
 def _moments(images: Tensor, powers: list[Tensor]) -> Tensor:

@@ -31,11 +31,12 @@ _BLOCK = 128
 
 @dataclass(frozen=True)
 class RowSumInputs:
-    """What is summed, on one CUDA device, all float32.
+    """What is summed, on one CUDA device, all float32 but for the axes.
 
     fixed, weight: (B or 1, *shape) the fixed images and their weights. gradient: (B or 1, D, *shape) of the fixed
-    images. moving, moving_weight: (B or 1, *moving_shape), the latter None without a mask. axes: xi along each
-    axis of the fixed image. edge_widths: of the moving image along each axis (see `edge_weights.edge_width`).
+    images. moving, moving_weight: (B or 1, *moving_shape), the latter None without a mask. axes: float64 xi
+    along each axis of the fixed image. edge_widths: of the moving image along each axis (see
+    `edge_weights.edge_width`).
     """
 
     fixed: Tensor
@@ -58,10 +59,10 @@ def ready(device: torch.device) -> bool:
 
     def trial() -> None:
         image = torch.rand(1, 8, 8, device=device)
-        axis = torch.linspace(-1, 1, 8, device=device)
+        axis = torch.linspace(-1, 1, 8, dtype=torch.float64, device=device)
         gradient = torch.stack([image, image], 1)
         inputs = RowSumInputs(image, torch.ones_like(image), gradient, image, None, [axis, axis], (1.0, 1.0))
-        row_sums(inputs, torch.eye(3, device=device)[None, :2].contiguous())
+        row_sums(inputs, torch.eye(3, dtype=torch.float64, device=device)[None, :2].contiguous())
 
     return triton is not None and kernels_run("sums", device, trial)
 
@@ -70,7 +71,7 @@ def row_sums(inputs: RowSumInputs, maps: Tensor) -> Tensor:
     """(B, *shape[:-1], K, 3) float64 sums along the last axis of the K images times 1, x and x x.
 
     Args:
-        maps: (B, D, D+1) float32 on the same device, from xi to moving indices.
+        maps: (B, D, D+1) float64 on the same device, from xi to moving indices.
     """
     ndim, device = maps.shape[1], inputs.fixed.device
     batch, count, rows = len(maps), summed_images(ndim), tuple(inputs.fixed.shape[1:-1])
@@ -136,15 +137,27 @@ if triton is not None:
     _POINTERS = ["out", "fixed", "weight", "gradient", "moving", "moving_weight", "maps", "ax0", "ax1", "ax2"]
 
     @triton.jit
-    def _edge(u, m, width):  # type: ignore[no-untyped-def]
-        return tl.minimum(tl.maximum((tl.minimum(u, m - 1 - u) + 0.5) / width, 0.0), 1.0)
+    def _position(start, slope, steps):  # type: ignore[no-untyped-def]
+        """Indices of the moving image, as a whole number and the rest beyond it for each column.
+
+        Only the start is float64, once for all columns; the rest is small, so float32 rounds it little.
+        NaN is far outside.
+        """
+        near = tl.maximum(tl.minimum(start, 1073741824.0), -1073741824.0)
+        whole = tl.floor(near)
+        return whole.to(tl.int32), (near - whole).to(tl.float32) + slope.to(tl.float32) * steps
 
     @triton.jit
-    def _neighbors(u, m):  # type: ignore[no-untyped-def]
-        """The two voxels around an index and the weight of the second; beyond the ends, the last ones. NaN is 0."""
-        inside = tl.minimum(tl.maximum(u, 0.0), m - 1.0)
+    def _edge(whole, rest, m, width):  # type: ignore[no-untyped-def]
+        inside = tl.minimum(whole + rest, (m - 1 - whole) - rest) + 0.5
+        return tl.minimum(tl.maximum(inside / width, 0.0), 1.0)
+
+    @triton.jit
+    def _neighbors(whole, rest, m):  # type: ignore[no-untyped-def]
+        """The two voxels around an index and the weight of the second; beyond the ends, the last ones."""
+        inside = tl.minimum(tl.maximum(rest, -whole.to(tl.float32)), (m - 1 - whole).to(tl.float32))
         low = tl.floor(inside)
-        first = low.to(tl.int32)
+        first = tl.minimum(tl.maximum(whole + low.to(tl.int32), 0), m - 1)
         return first.to(tl.int64), tl.minimum(first + 1, m - 1).to(tl.int64), inside - low
 
     @triton.jit
@@ -157,11 +170,11 @@ if triton is not None:
         return near + (c + (d - c) * tk - near) * ti
 
     @triton.jit
-    def _sampled(image, u0, u1, u2, m0, m1, m2, inside, NDIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-        i, j, ti = _neighbors(u1, m1)
-        k, l, tk = _neighbors(u2, m2)  # noqa: E741
+    def _sampled(image, c0, u0, c1, u1, c2, u2, m0, m1, m2, inside, NDIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+        i, j, ti = _neighbors(c1, u1, m1)
+        k, l, tk = _neighbors(c2, u2, m2)  # noqa: E741
         if NDIM == 3:
-            p, q, tp = _neighbors(u0, m0)
+            p, q, tp = _neighbors(c0, u0, m0)
             size = m1.to(tl.int64) * m2
             near = _plane(image + p * size, i, j, ti, k, l, tk, m2, inside)
             far = _plane(image + q * size, i, j, ti, k, l, tk, m2, inside)
@@ -189,26 +202,31 @@ if triton is not None:
         i0, i1 = (row // n1).to(tl.int64), (row % n1).to(tl.int64)
         column = (part % blocks) * BLOCK + tl.arange(0, BLOCK)
         inside = column < n2
-        x = tl.load(ax2 + column, mask=inside, other=0.0)
-        y = tl.load(ax1 + i1)
+        x = tl.load(ax2 + column, mask=inside, other=0.0).to(tl.float32)
+        first = (part % blocks) * BLOCK
+        steps = (column - first).to(tl.float32)
+        half = tl.maximum((n2 - 1).to(tl.float64) / 2, 0.5)
+        y, left = tl.load(ax1 + i1), tl.load(ax2 + first)
         a = maps + pair * (NDIM * (NDIM + 1))
         if NDIM == 3:
             z = tl.load(ax0 + i0)
-            u0 = tl.load(a + 3) + tl.load(a) * z + tl.load(a + 1) * y + tl.load(a + 2) * x
-            u1 = tl.load(a + 7) + tl.load(a + 4) * z + tl.load(a + 5) * y + tl.load(a + 6) * x
-            u2 = tl.load(a + 11) + tl.load(a + 8) * z + tl.load(a + 9) * y + tl.load(a + 10) * x
+            s0, s1, s2 = tl.load(a + 2), tl.load(a + 6), tl.load(a + 10)
+            c0, u0 = _position(tl.load(a + 3) + tl.load(a) * z + tl.load(a + 1) * y + s0 * left, s0 / half, steps)
+            c1, u1 = _position(tl.load(a + 7) + tl.load(a + 4) * z + tl.load(a + 5) * y + s1 * left, s1 / half, steps)
+            c2, u2 = _position(tl.load(a + 11) + tl.load(a + 8) * z + tl.load(a + 9) * y + s2 * left, s2 / half, steps)
         else:
-            u1 = tl.load(a + 2) + tl.load(a) * y + tl.load(a + 1) * x
-            u2 = tl.load(a + 5) + tl.load(a + 3) * y + tl.load(a + 4) * x
-            u0 = u1
+            s1, s2 = tl.load(a + 1), tl.load(a + 4)
+            c1, u1 = _position(tl.load(a + 2) + tl.load(a) * y + s1 * left, s1 / half, steps)
+            c2, u2 = _position(tl.load(a + 5) + tl.load(a + 3) * y + s2 * left, s2 / half, steps)
+            c0, u0 = c1, u1
         f = tl.load(fixed + pair * f_b + i0 * f_0 + i1 * f_1 + column, mask=inside, other=0.0)
         v = tl.load(weight + pair * w_b + i0 * w_0 + i1 * w_1 + column, mask=inside, other=0.0)
-        v = v * _edge(u1, m1, e1) * _edge(u2, m2, e2)
+        v = v * _edge(c1, u1, m1, e1) * _edge(c2, u2, m2, e2)
         if NDIM == 3:
-            v = v * _edge(u0, m0, e0)
-        w = _sampled(moving + pair * m_b, u0, u1, u2, m0, m1, m2, inside, NDIM)
+            v = v * _edge(c0, u0, m0, e0)
+        w = _sampled(moving + pair * m_b, c0, u0, c1, u1, c2, u2, m0, m1, m2, inside, NDIM)
         if MASKED:
-            v = v * _sampled(moving_weight + pair * c_b, u0, u1, u2, m0, m1, m2, inside, NDIM)
+            v = v * _sampled(moving_weight + pair * c_b, c0, u0, c1, u1, c2, u2, m0, m1, m2, inside, NDIM)
         d = f - w
         into = out + (pair * tl.num_programs(0) + part) * (3 * (6 + 3 * NDIM + NDIM * (NDIM + 1) // 2))
         vd, vw = v * d, v * w

@@ -107,7 +107,9 @@ def mean_square_gradient(values: Tensor, weight: Tensor | None, every: int = 1) 
 def local_means(values: Tensor, radius: int) -> Tensor:
     """Means over cubes of half width `radius` about each voxel, zero outside."""
     pool = functional.avg_pool2d if values.ndim == 3 else functional.avg_pool3d
-    return pool(values[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
+    # Padded here: torch's own padding refuses volumes of fewer voxels than the cube along an axis.
+    around = functional.pad(values, [radius] * (2 * (values.ndim - 1)))
+    return pool(around[:, None], 2 * radius + 1, stride=1)[:, 0]
 
 
 def _compiled(values: Tensor) -> bool:

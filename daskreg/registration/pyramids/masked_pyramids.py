@@ -20,8 +20,9 @@ from daskreg.geometry import Grid
 from daskreg.registration.pyramids.filters import dilated, mean_and_variance
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid, standardised
 
-# Voxels around a flat border into which smoothing and the earlier interpolation spread it.
-_MARGIN = 6
+# Voxels around a flat border into which the earlier interpolation spread it: the rings of cubic splines fall to a
+# fiftieth in three voxels. The edge of a border that was found on block means is known less well.
+_MARGIN, _NOISY_MARGIN = 3, 6
 # The least variance without the flat border, of images with variance 1: the flat inside of a phantom cannot be matched.
 _MIN_CONTRAST = 1e-5
 
@@ -78,8 +79,12 @@ def _without_border(image: ImageBatch) -> ImageBatch | None:
     """The image with its flat border masked; None where it has none, or is flat without it too."""
     if image.flat_border is None:
         return None
-    weight = (~dilated(image.flat_border, _MARGIN)).to(torch.float32)
+    one_value = (
+        bool((values[border] == values[border][:1]).all())
+        for values, border in zip(image.values, image.flat_border, strict=True)
+    )
+    weight = (~dilated(image.flat_border, _MARGIN if all(one_value) else _NOISY_MARGIN)).to(torch.float32)
     if image.weight is not None:
         weight = weight * image.weight
     _, variance = mean_and_variance(image.values, weight)
-    return replace(image, weight=weight) if bool((variance > _MIN_CONTRAST).all()) else None
+    return replace(image, weight=weight, flat_border=None) if bool((variance > _MIN_CONTRAST).all()) else None

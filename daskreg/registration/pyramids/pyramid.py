@@ -24,6 +24,8 @@ from daskreg.registration.pyramids.flat_borders import SMALLEST, flat_borders
 
 COARSEST = 32
 _COARSE_SIGMA = 0.7
+# A mean of ones above this is that of ones only.
+_ALL = 1 - 1e-5
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ImageBatch:
 
     values: (B, *shape) float32; finite everywhere, also where weight is zero.
     weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
-    flat_border: (B, *shape) bool (see `flat_borders`), or None where there is none. It is either
+    flat_border: (B, *shape) bool (see `flat_borders`), or None where there is none that is not masked. It is either
         background, or what an earlier warp filled (see `masked_pyramids`).
     """
 
@@ -116,7 +118,11 @@ def image_batch(values: Tensor, grid: Grid, mask: Tensor | None = None, *, find_
         finite = torch.isfinite(values)
         values = torch.where(finite, values, values.new_zeros(()))
         weight = finite.to(torch.float32) if weight is None else weight * finite
-    return ImageBatch(values, weight, grid, flat_borders(values) if find_borders else None)
+    border = flat_borders(values) if find_borders else None
+    if border is not None and weight is not None:
+        border = border & (weight > 0)
+        border = border if bool(border.any()) else None
+    return ImageBatch(values, weight, grid, border)
 
 
 def all_finite(values: Tensor) -> bool:
@@ -162,7 +168,10 @@ def shrink(image: ImageBatch, factors: Sequence[int]) -> ImageBatch:
         return image
     used = Box.of([n // f * f for n, f in zip(image.grid.shape, factors, strict=True)])
     values, weight = filters.block_means(image.values, image.weight, factors)
-    return ImageBatch(values, weight, image.grid.crop(used).downsample(factors))
+    border = image.flat_border
+    if border is not None:
+        border = filters.block_means(border.to(torch.float32), None, factors)[0] > _ALL
+    return ImageBatch(values, weight, image.grid.crop(used).downsample(factors), border)
 
 
 def smooth(image: ImageBatch, sigmas: Sequence[float]) -> ImageBatch:

@@ -12,7 +12,6 @@ import bz2
 import gzip
 import os
 import shutil
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,11 +20,11 @@ from typing import IO, Any
 
 import dask
 import numpy as np
-import psutil
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MemoryBudgetError, NotAVolumeError, StorageFullError
+from daskreg.runtime.memory import available_memory
 from daskreg.runtime.messages import reason
 from daskreg.sources.source import ArrayIndex
 
@@ -150,26 +149,12 @@ def check_memory(size: int, what: str) -> None:
 
     Raises: MemoryBudgetError.
     """
-    free = _free_memory()
+    free = available_memory()
     if 2 * size > free:
         raise MemoryBudgetError(
             f"{what} is compressed in a way that has to be read whole: {format_bytes(2 * size)} of memory, and "
             f"{format_bytes(free)} are free; store it uncompressed, or convert it to OME-Zarr on a larger machine"
         )
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its limit if it is a Dask worker."""
-    free = int(psutil.virtual_memory().available)
-    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
-    if get_worker is None:
-        return free
-    try:
-        limit = get_worker().memory_manager.memory_limit
-    except ValueError:  # not in a task
-        return free
-    used = int(psutil.Process().memory_info().rss)
-    return min(free, max(0, int(limit) - used)) if limit else free
 
 
 def _temporary_file(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> IO[bytes]:

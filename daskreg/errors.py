@@ -3,6 +3,7 @@
     DaskregError
     ├── InputError (ValueError)            the input cannot be used
     │   ├── NotAVolumeError                a path that holds no readable array
+    │   ├── OutsideError                   a file that refers to one outside its folder
     │   ├── UnsupportedDTypeError          complex, object, string
     │   ├── EmptyArrayError                an axis of length zero
     │   ├── ShapeMismatchError             numbers of dimensions or slices differ
@@ -41,9 +42,24 @@ from __future__ import annotations
 
 from typing import Any
 
+MOST = 1000
+"""Characters of a message; the middle of a longer one is left out."""
+
+
+def one_line(text: object, most: int = MOST) -> str:
+    """A text as one line of printable characters, of at most `most`; of an error, its type where it says nothing."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= most else f"{line[: most // 2 - 3]} ... {line[3 - most // 2 :]}"
+
 
 class DaskregError(Exception):
     """Base class of all errors that daskreg raises intentionally."""
+
+    def __str__(self) -> str:
+        """One line of printable characters, whatever a file put into it."""
+        return one_line(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by calling the class, so that an error of a worker reaches the client with its type and message."""
@@ -56,6 +72,10 @@ class InputError(DaskregError, ValueError):
 
 class NotAVolumeError(InputError):
     """A path that holds no array that can be opened."""
+
+
+class OutsideError(InputError):
+    """A file refers to one outside its folder, which is read only with `allow_outside=True`."""
 
 
 class UnsupportedDTypeError(InputError):
@@ -168,6 +188,10 @@ class SchedulerLostError(RunError):
 
 class BlocksFailedError(RunError):
     """Some blocks failed; the finished ones are kept and the same command resumes."""
+
+    def __str__(self) -> str:
+        """A line for each block."""
+        return "\n".join(map(one_line, str(self.args[0]).splitlines()))
 
 
 class FitFailedError(DaskregError):

@@ -166,6 +166,7 @@ def open(
     recentre: bool = False,
     missing: str = "fill",
     corrupt: str = "error",
+    allow_outside: bool = False,
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
 
@@ -193,14 +194,17 @@ def open(
             them), or a ChunkReadError ("error").
         corrupt: a chunk that cannot be read or decoded is a ChunkReadError ("error"), or read as
             the fill value ("fill"; `write` counts and names them).
+        allow_outside: whether a file or store may refer to files outside its own folder: raw data of a header, external
+            links, storage and virtual sources of HDF5, symbolic links in a store. Nothing of it concerns the path
+            itself, which may be such a link. Pipes and devices are refused in any case.
 
-    Raises: NotAVolumeError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
+    Raises: NotAVolumeError, OutsideError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
     """
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
-    options = OpenOptions(level, recentre, spacing, unit)
+    options = OpenOptions(level, recentre, spacing, unit, allow_outside)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)

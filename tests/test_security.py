@@ -6,22 +6,28 @@ import ast
 import json
 import os
 import pickle
-import socket
-import ssl
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
 import psutil
 import pytest
-from distributed import Client
 
 import daskreg as dr
 from daskreg.blocks.ledger import Ledger
 from daskreg.cluster.config import LocalConfig
-from daskreg.errors import InputError, OptionError
+from daskreg.cluster.network import network_options
+from daskreg.errors import DaskregWarning, InputError
 from daskreg.formats.points import read_points
+from daskreg.runtime.atomic import replacing
+from daskreg.runtime.messages import redact
 
 pytestmark = pytest.mark.slow
 
@@ -41,40 +47,121 @@ def listening() -> dict[int, set[str]]:
     return found
 
 
-def test_a_local_cluster_listens_on_the_loopback_interface_only() -> None:
+def test_only_who_has_the_certificate_joins_a_local_cluster_and_only_who_has_the_token_reads_its_pages() -> None:
     before = set(listening())
-    with dr.connect(workers=2) as client:
+    with dr.connect(workers=1) as client:
         opened = {port: ips for port, ips in listening().items() if port not in before}
-        assert len(opened) >= 6  # scheduler, dashboard, two nannies, two workers
+        assert len(opened) >= 4  # scheduler, its pages, a nanny, a worker
         assert set().union(*opened.values()) <= LOOPBACK
-        with urlopen(client.dashboard_link.replace("/status", "/health"), timeout=10) as answer:
-            assert answer.status == 200
+        address, link = client.scheduler.address, client.dashboard_link
+        assert address.startswith("tls://")
+        assert client.submit(sum, [1, 2]).result() == 3
+        ended = subprocess.run(
+            [sys.executable, "-c", INTRUDER, address, *(str(port) for port in opened)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        )
+        assert ended.stdout.split() == ["refused"] * (3 + len(opened))
+        assert fetch(link) == fetch(link.replace("/status", "/health")) == 200
+        start, _, _ = link.rsplit("/", 2)
+        for page in ("", "status", "health", "metrics", "sitemap.json", "info/main/workers.html", "json/counts.json"):
+            assert fetch(f"{start}/{page}") == 404
+        for port in opened:  # neither do workers show anything
+            assert fetch(f"http://127.0.0.1:{port}/info/main/workers.html") != 200
     assert set(listening()) <= before
 
 
-def test_an_interface_is_opened_with_tls_only() -> None:
-    with pytest.raises(OptionError, match="add tls:"):
-        LocalConfig(interface="lo")
-    config = LocalConfig(workers=1, interface="lo", tls="temporary", dashboard_port=None)
-    with dr.connect(config) as client:
-        address = client.scheduler.address
-        assert address.startswith("tls://")
-        assert client.submit(sum, [1, 2]).result() == 3
-        host, port = address.removeprefix("tls://").split(":")
-        with pytest.raises(OSError, match=r"."):
-            Client(f"tcp://{host}:{port}", timeout=2)
-        with pytest.raises(OSError, match=r"."):  # TLS without a certificate of this run
-            speak_tls(host, int(port))
-
-
-def speak_tls(host: str, port: int) -> None:
-    """Shake hands as somebody who trusts everybody and has no certificate, and wait for a word."""
+# Another user, where the tests may become one: joins as a client, with and without TLS, and as a worker of its own.
+INTRUDER = """
+import os, socket, ssl, sys
+from distributed import Client
+from distributed.security import Security
+other = Security.temporary()
+try:  # imports what the other user may not be able to read
+    Client("tls://127.0.0.1:1", security=other, timeout=1)
+except Exception:
+    pass
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+address, *ports = sys.argv[1:]
+for at, security in ((address, None), (address.replace("tls", "tcp"), None), (address, other)):
+    try:
+        with Client(at, security=security, timeout=3) as client:
+            print(client.submit(os.getuid).result())
+    except Exception:
+        print("refused")
+for port in ports:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection((host, port), timeout=5) as plain, context.wrap_socket(plain) as wrapped:
-        wrapped.sendall(b"hello")
-        if not wrapped.recv(1):
-            raise ConnectionResetError("the other side hung up")
+    try:
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as plain:
+            with context.wrap_socket(plain) as wrapped:
+                wrapped.sendall(b"hello")
+                print("heard" if wrapped.recv(1) else "refused")
+    except Exception:
+        print("refused")
+sys.stdout.flush()
+os._exit(0)  # what is imported at the end may belong to somebody else
+"""
+
+
+def fetch(url: str) -> int:
+    """The status of an HTTP answer; 0 for none."""
+    try:
+        with urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_a_cluster_without_tls_is_warned_of() -> None:
+    config = LocalConfig(workers=1, insecure=True, dashboard_port=None)
+    with pytest.warns(DaskregWarning, match="every user of this machine can run code as you"):
+        client = dr.connect(config)
+    with client:
+        assert client.scheduler.address.startswith("tcp://127.0.0.1:")
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_an_interface_is_opened_with_tls() -> None:
+    for config in (LocalConfig(interface="lo"), LocalConfig(interface="lo", tls="temporary", insecure=True)):
+        options = network_options(config)
+        assert (options["interface"], options["protocol"]) == ("lo", "tls://")
+        assert options["security"].require_encryption
+    with pytest.warns(DaskregWarning, match="whoever reaches lo can run code as you"):
+        assert network_options(LocalConfig(interface="lo", insecure=True)) == {"interface": "lo"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_temporary_key_ends_with_its_process(tmp_path: Path, number: int) -> None:
+    script = (
+        "import sys\nfrom daskreg.cluster.batch import batch_cluster\n"
+        "from daskreg.cluster.run_folder import run_folder\n"
+        "from daskreg.cluster.slurm import SLURM, SlurmConfig\n"
+        "config = SlurmConfig(cores=1, memory='1 GiB', walltime='10', interface='lo', shared=sys.argv[1])\n"
+        "cluster = batch_cluster(SLURM, config, run_folder(sys.argv[1]))\n"
+        "print('ready', flush=True)\nsys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        files = [*tmp_path.glob("*/*.pem")]
+        assert len(files) == 3
+        assert {path.stat().st_mode & 0o077 for path in (*files, files[0].parent)} == {0}
+        process.send_signal(number)
+    deadline = time.monotonic() + 30
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
 
 
 class Evil:
@@ -159,3 +246,33 @@ def test_credentials_stay_out_of_messages(tmp_path: Path) -> None:
         while error is not None:
             assert SECRET not in str(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        (f"s3://AKIA:ab/{SECRET}+x@bucket/a@2.zarr", "s3://***@2.zarr"),
+        (f"s3://me:{SECRET}@{SECRET}@bucket/a.zarr", "s3://***@bucket/a.zarr"),
+        (f"https://me:my {SECRET} word@host/x", "https://***@host/x"),
+        (f"https://host/x#token={SECRET}", "https://host/x#token=***"),
+        (f"from s3://a/b to s3://me:{SECRET}@c/d", "from s3://a/b to s3://***@c/d"),
+        (f"{{'key': '{SECRET}', 'secret': '{SECRET}'}}", "{'key': '***', 'secret': ***}"),
+        (f"Authorization: Bearer {SECRET}", "Authorization: ***"),
+        (f"aws_secret_access_key = {SECRET}", "aws_secret_access_key = ***"),
+        ("https://host/image@2x.zarr", "https://host/image@2x.zarr"),
+        ("chunk key c/0/0 of a.zarr", "chunk key c/0/0 of a.zarr"),
+    ],
+)
+def test_credentials_of_any_form_are_redacted(text: str, clean: str) -> None:
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+def test_names_of_partial_files_cannot_be_guessed_and_files_there_are_not_followed(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(20):
+        with replacing(tmp_path / "page.html") as partial:
+            names.add(partial.name)
+            partial.write_text("x")
+    assert len(names) == 20
+    assert all(re.fullmatch(r"page\.html\.[0-9a-f]{16}\.partial", name) for name in names)

@@ -74,6 +74,7 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    allow_outside: bool,
     quiet: bool,
     page: Path | None,
     out: Path,
@@ -93,7 +94,7 @@ def command(
 
     if page is not None:
         figure_suffixes()  # its figures of the stack need matplotlib
-    volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit)
+    volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit, allow_outside=allow_outside)
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)

@@ -27,6 +27,7 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    allow_outside: bool,
     missing: str,
     corrupt: str,
     quiet: bool,
@@ -40,6 +41,13 @@ def command(
     import daskreg
 
     volume = daskreg.open(
-        source, level=level, channel=channel, spacing=spacing, unit=unit, missing=missing, corrupt=corrupt
+        source,
+        level=level,
+        channel=channel,
+        spacing=spacing,
+        unit=unit,
+        allow_outside=allow_outside,
+        missing=missing,
+        corrupt=corrupt,
     )
     return store(volume, out, resume=True, quiet=quiet, **storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import click
 
@@ -15,29 +16,29 @@ from daskreg.errors import InputError
 @click.argument("path")
 @open_options
 @verbosity
-def command(path: str, *, channel: str | int | None, spacing: float | None, unit: str | None, quiet: bool) -> None:
+def command(path: str, *, quiet: bool, **opened: Any) -> None:
     """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
     from daskreg.cli.show import volume_lines
     from daskreg.volumes import volume_of
 
-    array = daskreg.open(path, channel=channel, spacing=spacing, unit=unit)
+    array = daskreg.open(path, **opened)
     source = volume_of(array).source
     click.echo(path)
     for line in volume_lines(array, source.grid):
         click.echo(f"  {line}")
     click.echo(f"  stored   {source.kind}, chunks {'x'.join(map(str, source.chunks))}")
-    levels = level_grids(path)
+    levels = level_grids(path, allow_outside=opened["allow_outside"])
     for number, grid in enumerate(levels if len(levels) > 1 else []):
         size, spacings = ("x".join(f"{v:.6g}" for v in values) for values in (grid.shape, grid.spacing))
         click.echo(f"  level {number}  {size}, spacing {spacings} {grid.unit}")
 
 
-def level_grids(path: str) -> list[daskreg.Grid]:
+def level_grids(path: str, *, allow_outside: bool = False) -> list[daskreg.Grid]:
     """The grids of all pyramid levels, from the finest to the last one that can be opened."""
     grids: list[daskreg.Grid] = []
     with warnings.catch_warnings(action="ignore"):  # they were shown when the finest level was opened
         try:
             while True:
-                grids.append(daskreg.grid(daskreg.open(path, level=len(grids))))
+                grids.append(daskreg.grid(daskreg.open(path, level=len(grids), allow_outside=allow_outside)))
         except InputError:
             return grids

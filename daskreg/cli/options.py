@@ -118,7 +118,9 @@ def device(command: Command) -> Command:
 
 
 def open_options(command: Command) -> Command:
-    """--channel, --spacing, --unit: how volumes are opened."""
+    """--channel, --spacing, --unit, --allow-outside: how volumes are opened."""
+    outside = "Read files outside the folder of a file that names them."
+    command = click.option("--allow-outside", is_flag=True, help=outside)(command)
     command = click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")(command)
     command = click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")(command)
     return click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")(command)

@@ -34,6 +34,7 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    allow_outside: bool,
     device: str,
     quiet: bool,
     **outputs: Any,
@@ -44,7 +45,10 @@ def command(
     """
     import daskreg
 
-    images = [daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit) for path in (fixed, moving)]
+    images = [
+        daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit, allow_outside=allow_outside)
+        for path in (fixed, moving)
+    ]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
     with shown_progress("registering", quiet=quiet) as progress:

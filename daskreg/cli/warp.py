@@ -88,6 +88,7 @@ def command(
     channel: str | int | None,
     spacing: float | None,
     unit: str | None,
+    allow_outside: bool,
     missing: str,
     corrupt: str,
     device: str,
@@ -106,10 +107,17 @@ def command(
     transforms: Any = [daskreg.load(path) for path in pull or push]
     warped = daskreg.warp(
         daskreg.open(
-            source, level=level, channel=channel, spacing=spacing, unit=unit, missing=missing, corrupt=corrupt
+            source,
+            level=level,
+            channel=channel,
+            spacing=spacing,
+            unit=unit,
+            allow_outside=allow_outside,
+            missing=missing,
+            corrupt=corrupt,
         ),
         **{"pull" if pull else "push": transforms[0] if len(transforms) == 1 else transforms},
-        like=None if like is None else daskreg.open(like),
+        like=None if like is None else daskreg.open(like, allow_outside=allow_outside),
         grid=grid,
         order=int(order),
         fill=fill,

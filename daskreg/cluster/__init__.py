@@ -14,7 +14,8 @@ job_watch        jobs in the queue: which wait, which have ended without a worke
 run_folder       a shared folder of one run: temporary certificates, the jobs' output
 address          a kind: a scheduler that runs already
 owned_cluster    clusters that end with their client
-network          the loopback interface, or another one with TLS
+network          TLS, on the loopback interface or another one
+pages            the pages of a scheduler, behind a token
 client           which client does the work: a named one, the current one, or none
 capacity         how many tasks a cluster can run, and for how long it could run none
 preload          loaded by local workers as they start

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 from daskreg.cluster.network import security_of
 from daskreg.cluster.options import ClusterConfig, Tls
 from daskreg.errors import InputError, NoWorkersError, OptionError
+from daskreg.runtime.regular_files import read_small
 
 if TYPE_CHECKING:
     from distributed import Client
+
+MOST_BYTES = 2**20
+"""The size of a scheduler file."""
 
 CONNECT_SECONDS = 30
 """How long the scheduler may take to answer."""
@@ -42,10 +46,10 @@ def join_scheduler(config: AddressConfig) -> Client:
     if config.scheduler_file is not None:
         # distributed waits for ever for a file that is not there.
         try:
-            json.loads(Path(config.scheduler_file).read_text(encoding="utf-8"))["address"]
+            json.loads(read_small(Path(config.scheduler_file), MOST_BYTES))["address"]
         except OSError as error:
             raise InputError(f"scheduler file {name}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{name} is not a scheduler file (JSON with an address)") from error
     target = {"address": config.address} if config.address else {"scheduler_file": config.scheduler_file}
     try:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import last_words
-from daskreg.cluster.network import dashboard_options, in_files, network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import in_files, network_options
+from daskreg.cluster.options import Network, Tls, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.cluster.pages import page_options, with_private_pages
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import NoWorkersError, OptionError
 from daskreg.runtime.device import tasks_at_once, thread_environment
@@ -92,8 +93,8 @@ def start_allocation(config: AllocationConfig) -> Client:
     try:
         network = network_options(config)
         security = network.get("security")
-        cluster = LocalCluster(n_workers=0, scheduler_kwargs=dashboard_options(config), **network)
-        if config.tls == "temporary":
+        cluster = with_private_pages(LocalCluster)(n_workers=0, scheduler_kwargs=page_options(config), **network)
+        if security is not None and not isinstance(config.tls, Tls):
             security = in_files(security, folder.path)
         command = worker_command(config, given, cluster.scheduler_address, security, folder)
         workers = subprocess.Popen(command, env={**os.environ, **_environment(config, given)}, start_new_session=True)

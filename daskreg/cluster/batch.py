@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import BatchQueue, JobWatch
-from daskreg.cluster.network import dashboard_options, in_files, network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import in_files, network_options
+from daskreg.cluster.options import Network, Tls, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.cluster.pages import NO_WORKER_PAGES_ENVIRONMENT, page_options, with_private_pages
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import MissingExtraError, NoWorkersError, OptionError
 from daskreg.runtime.device import tasks_at_once, thread_environment
@@ -182,18 +183,18 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
     except ImportError as error:
         raise MissingExtraError("dask-jobqueue", "cluster") from error
     network = network_options(config)
-    scheduler = dashboard_options(config)
+    scheduler = page_options(config)
     if config.scheduler_interface:
         scheduler["interface"] = config.scheduler_interface
     _check_interface(config.scheduler_interface or str(config.interface))
     threads = config.threads_per_worker
     environment = thread_environment(threads, max(1, config.cores // config.workers_per_job))
-    environment["DASK_DISTRIBUTED__COMM__RETRY__COUNT"] = "3"
+    environment |= {"DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3", **NO_WORKER_PAGES_ENVIRONMENT}
     security = network.get("security")
-    if config.tls == "temporary":
+    if security is not None and not isinstance(config.tls, Tls):
         security = in_files(security, folder.path)
     stagger = min(60, config.lifetime // 20)
-    return getattr(dask_jobqueue, f"{system.name}Cluster")(
+    return with_private_pages(getattr(dask_jobqueue, f"{system.name}Cluster"))(
         cores=config.workers_per_job * threads,
         processes=config.workers_per_job,
         memory=config.memory,
@@ -202,6 +203,7 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
         log_directory=config.logs or str(folder.path),
         interface=config.interface,
         security=security,
+        protocol=network.get("protocol"),
         job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
         worker_extra_args=[
             "--no-dashboard",

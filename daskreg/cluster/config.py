@@ -23,11 +23,17 @@ from daskreg.cluster.sge import SGE, SgeConfig
 from daskreg.cluster.slurm import SLURM, SlurmConfig
 from daskreg.cluster.ssh import SshConfig, start_ssh
 from daskreg.errors import InputError, OptionError
+from daskreg.runtime.messages import reason
+from daskreg.runtime.regular_files import read_small
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["KINDS", "AddressConfig", "ClusterKind", "LocalConfig", "SlurmConfig", "read_config", "start"]
+
+
+MOST_BYTES = 2**16
+"""The size of a cluster file."""
 
 
 class ClusterKind(NamedTuple):
@@ -70,15 +76,16 @@ def read_config(path: str | PathLike[str]) -> ClusterConfig:
     import yaml
 
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.safe_load(_checked_text(Path(path)))
     except OSError as error:
         raise InputError(f"cluster file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"cluster file {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        # PyYAML raises several types for values such as dates that do not exist.
+        raise InputError(f"cluster file {path} is not YAML: {reason(error)}") from error
     if not isinstance(data, dict):
         raise InputError(f"cluster file {path} holds no keys; it needs kind: and its options")
     kind = data.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         hint = suggestion(str(kind), KINDS)
         raise InputError(f"cluster file {path}: kind: {kind!r} is not one of {', '.join(KINDS)}{hint}")
     try:
@@ -87,3 +94,17 @@ def read_config(path: str | PathLike[str]) -> ClusterConfig:
         return build(KINDS[kind].config, data)
     except OptionError as error:
         raise OptionError(f"cluster file {path}: {error}") from error
+
+
+def _checked_text(path: Path) -> str:
+    """The text of a cluster file: a page or two, without anchors, by which a few lines stand for gigabytes.
+
+    Raises: ValueError, OSError.
+    """
+    import yaml
+
+    text = read_small(path, MOST_BYTES).decode()
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError(f"it refers to itself (*{token.value}), which a cluster file does not need")
+    return text

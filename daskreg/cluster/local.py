@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.network import dashboard_options, network_options
+from daskreg.cluster.network import network_options
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.cluster.pages import NO_WORKER_PAGES, page_options, with_private_pages
 from daskreg.errors import NoWorkersError, OptionError, RunError
 from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.runtime.private_apis import memory_of_machine
@@ -78,7 +79,7 @@ def start_local(config: LocalConfig) -> Client:
         "memory_limit": memory,
         "local_directory": config.scratch,
         "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
-        "scheduler_kwargs": dashboard_options(config),
+        "scheduler_kwargs": page_options(config),
         **network_options(config),
         # Each thread may have a task on the GPU.
         **({"resources": {"GPU": threads}} if gpus else {}),
@@ -94,7 +95,9 @@ def _start_local(count: int, gpus: int, environment: dict[str, str], options: di
     """A LocalCluster whose workers get `environment` before they load any library."""
     from distributed import LocalCluster
 
-    class OneGpuEach(LocalCluster):
+    private: Any = with_private_pages(LocalCluster)
+
+    class OneGpuEach(private):
         """Worker i sees GPU i (modulo their number) as its first and only one."""
 
         def new_worker_spec(self) -> dict[Any, Any]:
@@ -112,7 +115,8 @@ def _start_local(count: int, gpus: int, environment: dict[str, str], options: di
                 cluster = OneGpuEach(n_workers=0, **options)
                 cluster.scale(count)
                 return cluster
-            return LocalCluster(n_workers=count, **options)
+            plain: LocalCluster = private(n_workers=count, **options)
+            return plain
         except RuntimeError as error:
             if "Nanny" not in str(error):
                 raise RunError(f"the local cluster did not start: {error}") from error
@@ -133,7 +137,7 @@ def _worker_environment(values: dict[str, str]) -> Iterator[None]:
 
     values = {"MALLOC_TRIM_THRESHOLD_": "65536", **values}
     before = {name: os.environ.get(name) for name in (*values, "PYTHONHASHSEED")}
-    config = {"distributed.nanny.pre-spawn-environ": values}
+    config = {"distributed.nanny.pre-spawn-environ": values, **NO_WORKER_PAGES}
     try:
         os.environ.update(values)
         with dask.config.set(config):

@@ -1,48 +1,53 @@
-"""Who can reach a cluster: the loopback interface, or a named one with TLS."""
+"""Who can join a cluster: those who have its certificate, on the loopback interface or a named one.
+
+The loopback interface alone protects nothing on a shared machine: every user of it can connect to any port there,
+and who joins a Dask scheduler without TLS can run code as its owner.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import socket
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.options import Network, Tls
-from daskreg.errors import DaskregWarning, InputError, MissingExtraError
+from daskreg.errors import DaskregWarning, InputError
 
 if TYPE_CHECKING:
     from distributed.security import Security
 
 
 def network_options(config: Network) -> dict[str, Any]:
-    """Options that keep a cluster on the loopback interface, or open it as the config says."""
-    if not config.interface:
-        return {"host": "127.0.0.1"}
-    if not config.tls:
+    """Where a cluster listens, and with which certificates.
+
+    Where the config names no certificates, there are new ones for this run alone, which exist in memory only.
+    """
+    place = {"interface": config.interface} if config.interface else {"host": "127.0.0.1"}
+    if config.insecure and not config.tls:
+        everyone = f"whoever reaches {config.interface}" if config.interface else "every user of this machine"
         warnings.warn(
-            f"the cluster listens on {config.interface} without TLS (insecure: true): whoever reaches it can run code",
+            f"the cluster listens on {config.interface or 'the loopback interface'} without TLS (insecure: true): "
+            f"{everyone} can run code as you",
             DaskregWarning,
             stacklevel=4,
         )
-    return {"interface": config.interface, "security": security_of(config.tls)}
+        return place
+    return {**place, "security": security_of(config.tls or "temporary"), "protocol": "tls://"}
 
 
 def security_of(tls: Tls | str | None) -> Security | None:
     """The certificates of a cluster: those in files, new ones for "temporary", or None.
 
-    Raises: InputError for a file that is missing; MissingExtraError.
+    Raises: InputError for a file that is missing.
     """
     if tls is None:
         return None
     from distributed.security import Security
 
     if isinstance(tls, str):
-        try:
-            temporary: Security = Security.temporary()
-            return temporary
-        except ImportError as error:
-            raise MissingExtraError("cryptography", "cluster") from error
+        temporary: Security = Security.temporary()
+        return temporary
     for name in dataclasses.asdict(tls).values():
         if not Path(name).is_file():
             raise InputError(f"tls: no file {name}")
@@ -61,18 +66,3 @@ def in_files(security: Any, folder: Path) -> Security | None:
         (folder / f"{name}.pem").touch(mode=0o600)
         (folder / f"{name}.pem").write_text(text, encoding="utf-8")
     return security_of(Tls(**{name: str(folder / f"{name}.pem") for name in parts}))
-
-
-def dashboard_options(config: Network) -> dict[str, Any]:
-    """Options of a scheduler whose pages, even the plain ones, are on the loopback interface.
-
-    Without an address distributed would serve them on every interface.
-    """
-    wanted = config.dashboard_port or 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            wanted = 0
-    return {"dashboard_address": f"127.0.0.1:{wanted}", "dashboard": config.dashboard_port is not None}

@@ -29,13 +29,13 @@ class Tls:
 
 @dataclass(frozen=True)
 class Network(ClusterConfig):
-    """Options of clusters that `connect` starts: only this machine can reach them, unless an interface is named.
+    """Options of clusters that `connect` starts: only this run can join them, and only this machine can reach them.
 
     Args:
-        interface: name of a network interface, such as "ib0".
-        tls: certificate files, or "temporary" for a self-signed pair of this run alone.
-        insecure: allow the interface without TLS; anyone who reaches it can run code.
-        dashboard_port: port of the dashboard on the loopback interface; None: no dashboard.
+        interface: name of a network interface, such as "ib0"; None: the loopback interface.
+        tls: certificate files, or "temporary" for a self-signed pair of this run alone, which None means too.
+        insecure: without `tls`, use none; anyone who reaches the cluster can run code. A warning says so.
+        dashboard_port: port of the dashboard on the loopback interface, whose address has a token; None: no dashboard.
     """
 
     interface: str | None = None
@@ -46,11 +46,6 @@ class Network(ClusterConfig):
     def __post_init__(self) -> None:
         if isinstance(self.tls, str) and self.tls != "temporary":
             raise OptionError(f"tls: {self.tls!r} is neither 'temporary' nor ca_file, cert and key")
-        if self.interface and not self.tls and not self.insecure:
-            raise OptionError(
-                f"interface: {self.interface} opens the cluster to a network; add tls: (temporary, or "
-                "ca_file, cert and key), or insecure: true where only trusted people can reach it"
-            )
 
 
 def build(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -1,6 +1,7 @@
 """A folder of one run on a disk that nodes share: temporary certificates, and what jobs print.
 
-It is removed with the cluster. Those of processes that were killed are removed when the next cluster starts there.
+It is removed with the cluster, and when its process ends, even if that is killed. Those of machines that were switched
+off are removed when the next cluster starts there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +22,21 @@ import psutil
 PREFIX = ".daskreg-run-"
 _OWNER = "owner.json"
 
+# Reads until the other end of the pipe is closed: by `remove`, or by the system when the process is gone.
+_REMOVE = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
 
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that only this user can read, until `remove()`."""
 
     path: Path
+    watcher: subprocess.Popen[bytes] | None = None
 
     def remove(self) -> None:
+        if self.watcher is not None and self.watcher.stdin is not None:
+            self.watcher.stdin.close()
+            self.watcher.wait()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -40,7 +50,15 @@ def run_folder(parent: str | os.PathLike[str]) -> RunFolder:
     process = psutil.Process()
     owner = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
     (path / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
-    return RunFolder(path)
+    # In a session of its own, so that a signal to all processes of a terminal does not end it first.
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return RunFolder(path, watcher)
 
 
 def _is_left(folder: Path) -> bool:

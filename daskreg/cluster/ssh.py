@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.network import dashboard_options, in_files, network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import in_files, network_options
+from daskreg.cluster.options import Network, Tls, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
+from daskreg.cluster.pages import NO_PAGES
 from daskreg.cluster.run_folder import run_folder
 from daskreg.errors import InputError, MissingExtraError, NoWorkersError, OptionError
 from daskreg.runtime.device import thread_environment
@@ -79,10 +80,10 @@ def start_ssh(config: SshConfig) -> Client:
     folder = run_folder(config.shared or ".")
     try:
         security = network_options(config).get("security")
-        if config.tls == "temporary":
+        if security is not None and not isinstance(config.tls, Tls):
             security = in_files(security, folder.path)
-        with dask.config.set(_tls_of_machines(security)):
-            cluster = SSHCluster([config.hosts[0], *config.hosts], security=security, **_options(config))
+        with dask.config.set({**_tls_of_machines(security), **NO_PAGES}):
+            cluster = SSHCluster([config.hosts[0], *config.hosts], security=security, **_options(config, security))
         return owning_client(cluster, 0, ended=folder.remove)
     except Exception as error:
         folder.remove()
@@ -96,14 +97,14 @@ def start_ssh(config: SshConfig) -> Client:
         raise
 
 
-def _options(config: SshConfig) -> dict[str, Any]:
+def _options(config: SshConfig, security: Any | None) -> dict[str, Any]:
     ssh = {
         "username": config.user,
         "port": config.port,
         "client_keys": None if config.key is None else [str(Path(config.key).expanduser())],
         "known_hosts": None if config.known_hosts is None else str(Path(config.known_hosts).expanduser()),
     }
-    protocol = {"protocol": "tls://"} if config.tls else {}
+    protocol = {} if security is None else {"protocol": "tls://"}
     environment = " ".join(f"{k}={v}" for k, v in thread_environment(1, config.cores).items())
     worker = {
         "n_workers": config.processes,
@@ -115,7 +116,10 @@ def _options(config: SshConfig) -> dict[str, Any]:
     }
     return {
         "connect_options": {name: value for name, value in ssh.items() if value is not None},
-        "scheduler_options": {"interface": config.interface, "port": 0, **protocol, **dashboard_options(config)},
+        "scheduler_options": {
+            **{"interface": config.interface, "port": 0, **protocol},
+            **{"dashboard_address": "127.0.0.1:0", "dashboard": False},
+        },
         "worker_options": {name: value for name, value in {**worker, **protocol}.items() if value is not None},
         # distributed puts it in front of a command line.
         "remote_python": f"env {environment} {config.python or sys.executable}",

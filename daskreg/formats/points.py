@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InputError
+from daskreg.errors import DaskregError, InputError
 from daskreg.formats.pcd import read_pcd
+from daskreg.runtime.messages import reason
 
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -55,9 +56,11 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3) -> NDArray[np.float
         else:
             points = _text(file)
         points = np.asarray(points, dtype=np.float64)
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError, EOFError) as error:
+    except (DaskregError, Warning):
+        raise
+    except Exception as error:
         raise InputError(
-            f"{file} holds no points that can be read (.npy, .ply, .pcd, or rows of numbers): {error}"
+            f"{file} holds no points that can be read (.npy, .ply, .pcd, or rows of numbers): {reason(error)}"
         ) from error
     if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < 2:
         raise InputError(f"{file} holds an array of shape {points.shape}; points are rows of 2 or 3 numbers")

@@ -17,17 +17,23 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import InputError, InvalidTransformError
+from daskreg.errors import DaskregError, InputError, InvalidTransformError
 from daskreg.formats import elastix, itk
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.registry import FileWriter, kinds, register_writer
 from daskreg.runtime.atomic import replace_text, replacing
+from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import shown, unusable
 
 SCHEMA = "daskreg/transform"
 SCHEMAS = (SCHEMA, "daskreg/fit")
 VERSION = 1
 SIZE_CAP = 256 * 2**20
+PARSED_CAP = 256 * 2**20
+"""Bytes of memory of what a JSON file holds: the matrices of 200,000 slices."""
+
+# What a list, a dict and one more value in either take in CPython, at most.
+_PARSED_SIZES = {b"[": 64, b"{": 240, b",": 40}
 
 _READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix parameter files"
 
@@ -42,9 +48,16 @@ def load(path: str | PathLike[str]) -> Transform:
         InvalidTransformError where it holds no affine map that can be read;
         MissingExtraError for HDF5 without h5py.
     """
-    if reason := unusable(path):
-        raise InputError(f"{shown(path)} cannot be read: {reason}")
-    return _load(Path(path), ())
+    if why := unusable(path):
+        raise InputError(f"{shown(path)} cannot be read: {why}")
+    try:
+        return _load(Path(path), ())
+    except (DaskregError, Warning):
+        raise
+    except Exception as error:
+        # Numbers that are missing, too large or no numbers, in whatever format.
+        message = f"{path} is damaged, or no transform ({type(error).__name__}: {reason(error)})"
+        raise InvalidTransformError(message) from error
 
 
 def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
@@ -112,10 +125,14 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 
 def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
+    data = text.encode() if isinstance(text, str) else text
+    parsed = sum(size * data.count(mark) for mark, size in _PARSED_SIZES.items())
+    if parsed > PARSED_CAP:
+        raise InputError(f"{path} would take {parsed} bytes of memory, and a transform file takes at most {PARSED_CAP}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidTransformError(f"{path} is not JSON: {error}") from error
+        raise InvalidTransformError(f"{path} is not JSON: {reason(error)}") from error
 
 
 def write_text(text: str, path: str | PathLike[str]) -> None:

@@ -6,6 +6,8 @@ compiled         how numba compiles functions here
 triton_support   whether Triton's kernels run on a device
 lazy             parts of an object that are computed when first asked for
 atomic           files that appear as a whole or not at all
+messages         texts without credentials, in one line
 progress         a progress bar, or lines of a log
+regular_files    files that are what they seem, where they should be
 private_apis     what is used of dask, distributed, zarr and xarray beyond their public API
 """

@@ -126,6 +126,23 @@ def on_workers(client: Any, function: Callable[[], Any], *, timeout: float) -> N
     client.sync(client._run, function, on_error="ignore", callback_timeout=timeout)
 
 
+def with_scheduler_type(cluster_type: type[Any], scheduler_type: Callable[[], type[Any]]) -> type[Any]:
+    """A type of distributed's clusters whose scheduler is of a type of ours, which LocalCluster has no option for.
+
+    `scheduler_spec` and `_start` of SpecCluster are not documented. Unchanged from 2025.9 to 2026.8.
+
+    Args:
+        scheduler_type: gives the type, a subclass of `distributed.Scheduler`.
+    """
+
+    class OwnScheduler(cluster_type):
+        async def _start(self) -> None:
+            self.scheduler_spec["cls"] = scheduler_type()  # of a copy that is this cluster's
+            await super()._start()
+
+    return OwnScheduler
+
+
 def workers_of(client: Any, *, timeout: float) -> list[dict[str, Any]]:
     """What the scheduler knows of its workers now: a dict each, with `nthreads`, `resources`, `status` and more.
 
@@ -211,3 +228,33 @@ def wrapped_arrays(item: Any) -> Iterator[Any]:
     """
     fields = {*getattr(item, "__dict__", ()), *getattr(type(item), "__slots__", ())}
     yield from (getattr(item, name) for name in ("array", "_array") if name in fields)
+
+
+def with_metadata(array: Any, metadata: Any) -> Any:
+    """An opened array with other metadata, such as codecs of ours; nothing is stored.
+
+    `zarr.Array` and `zarr.AsyncArray` are public, their constructors are not documented. Unchanged from 3.1.4 to 3.1.6.
+    """
+    import zarr
+
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
+
+
+def codec_with_decoder(codec: Any, decode: Callable[[bytes, Any], bytes | None]) -> Any:
+    """A codec of zarr, bytes to bytes, that decodes by a function first.
+
+    `_decode_single` is what subclasses of the public `zarr.abc.codec.BytesBytesCodec` implement, and not documented.
+    Unchanged from 3.1.4 to 3.1.6.
+
+    Args:
+        decode: (encoded bytes, specification of the chunk) -> decoded bytes, or None for the codec's own decoder.
+    """
+
+    class Decoded(type(codec)):  # type: ignore[misc]
+        async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+            plain = await asyncio.to_thread(decode, chunk_bytes.to_bytes(), chunk_spec)
+            if plain is None:
+                return await super()._decode_single(chunk_bytes, chunk_spec)
+            return chunk_spec.prototype.buffer.from_bytes(plain)
+
+    return Decoded.from_dict(codec.to_dict())

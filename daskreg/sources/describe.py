@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
+from daskreg.errors import DaskregError, NotAVolumeError
+from daskreg.runtime.messages import reason
 from daskreg.runtime.private_apis import wrapped_store
-from daskreg.sources.description import Description, OpenOptions
+from daskreg.runtime.regular_files import allowing_outside
+from daskreg.sources.description import Description, OpenOptions, check_stored
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.reader import reader_of
-from daskreg.sources.storage.redact import redact
-from daskreg.sources.stored import MEMORY
+from daskreg.sources.storage.redact import is_url, redact
+from daskreg.sources.stored import MEMORY, StoredSource
 
 
 def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options: OpenOptions) -> Description:
@@ -26,7 +30,20 @@ def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options
         name, location = ZARR.name, location_of(source)
     else:
         name, location = locate(source)
-    return reader_of(name).describe(location, options)
+    reader = reader_of(name)
+    try:
+        with allowing_outside(options.allow_outside):
+            described = reader.describe(location, options)
+    except (DaskregError, Warning):
+        raise
+    except Exception as error:
+        # The libraries below were written for files that are whole; what they raise for others is not documented.
+        message = f"{location} is damaged, or not what its name says ({type(error).__name__}: {reason(error)})"
+        raise NotAVolumeError(message) from (None if is_url(location.root) else error)
+    check_stored(described)
+    if options.allow_outside and isinstance(described.source, StoredSource):
+        return replace(described, source=replace(described.source, allow_outside=True))
+    return described
 
 
 def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:

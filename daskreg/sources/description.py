@@ -14,6 +14,10 @@ from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
 from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
+from daskreg.sources.storage.redact import redact
+
+LONGEST_AXIS = 2**24
+"""Voxels along an axis of a stored array: 128 MiB of coordinates, or 16 mm of slices that are 1 nm apart."""
 
 # The attribute of an array whose file says that its voxels are labels.
 LABELS = "is_labels"
@@ -29,6 +33,7 @@ class OpenOptions:
     recentre: bool = False
     spacing: Any = None
     unit: str | None = None
+    allow_outside: bool = False
 
     def spacings(self, names: Sequence[str]) -> dict[str, float]:
         """The spacing asked for, by axis; empty where none was.
@@ -144,6 +149,22 @@ def check_shape(dims: Sequence[str], shape: Sequence[int], what: str) -> None:
             raise NotAVolumeError(f"axis {dim} of {what} has an unknown length; call compute_chunk_sizes() first")
         if n == 0:
             raise EmptyArrayError(f"axis {dim} of {what} has length 0; every axis needs at least one voxel")
+
+
+def check_stored(described: Description) -> None:
+    """Refuse axes of a stored array that are longer than any volume's, whose coordinates are in memory as float64, and
+    chunks without a voxel.
+
+    Raises: NotAVolumeError.
+    """
+    source = described.source
+    if min((*source.chunks, *described.read_unit), default=1) < 1:
+        raise NotAVolumeError(f"{redact(source.path)} states chunks of {source.chunks} voxels; each side needs one")
+    for dim, n in zip(source.dims, source.shape, strict=True):
+        if n > LONGEST_AXIS:
+            raise NotAVolumeError(
+                f"axis {dim} of {redact(source.path)} has the length {n}; at most {LONGEST_AXIS} is read"
+            )
 
 
 def ordered(dims: Sequence[str], values: Sequence[Any], order: Sequence[str]) -> tuple[Any, ...]:

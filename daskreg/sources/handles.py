@@ -7,7 +7,9 @@ from collections.abc import Hashable
 from threading import Lock
 from typing import Any, NamedTuple
 
-from daskreg.errors import ChunkReadError, MissingExtraError, RunError
+from daskreg.errors import ChunkReadError, MissingExtraError, OutsideError, RunError
+from daskreg.runtime.messages import reason
+from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.reader import reader_of
 from daskreg.sources.stamps import FileWatch, lost, stamp_of
 from daskreg.sources.storage.redact import is_url, redact
@@ -27,18 +29,18 @@ _open: OrderedDict[Hashable, Opened] = OrderedDict()
 _opening: dict[Hashable, Lock] = {}
 
 
-def opened(name: str, path: str, stamp: str = "") -> Opened:
+def opened(name: str, path: str, stamp: str = "", allow_outside: bool = False) -> Opened:
     """The handle of a stored array, from the cache or opened now. Safe among threads.
 
     One thread opens it, which may take a while (unpacking), and the others wait.
 
     Args:
         name: of the format.
-        path, stamp: as in `Source`.
+        path, stamp, allow_outside: as in `StoredSource`.
 
     Raises: SourceLostError where it is not there any more, ChunkReadError where it cannot be opened any more.
     """
-    key = (name, path, stamp)
+    key = (name, path, stamp, allow_outside)
     with _lock:
         if key in _open:
             _open.move_to_end(key)
@@ -49,7 +51,8 @@ def opened(name: str, path: str, stamp: str = "") -> Opened:
             if key in _open:
                 return _open[key]
         try:
-            handle = _opened_now(name, path)
+            with allowing_outside(allow_outside):
+                handle = _opened_now(name, path)
             with _lock:
                 _open[key] = handle
                 while len(_open) > MAX_OPEN:
@@ -67,11 +70,11 @@ def _opened_now(name: str, path: str) -> Opened:
         watch = FileWatch(files, stamp_of(files))
         return Opened(reader.open_handle(path), watch)
     except Exception as error:
-        if isinstance(error, RunError | MissingExtraError | MemoryError):
+        if isinstance(error, RunError | OutsideError | MissingExtraError | MemoryError):
             raise
         if not reader.is_there(path):
             raise lost(redact(path), redact(str(error))) from (None if is_url(path) else error)
-        message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {redact(str(error))})"
+        message = f"{redact(path)} cannot be opened any more ({type(error).__name__}: {reason(error)})"
         raise ChunkReadError(message) from (None if is_url(path) else error)
 
 

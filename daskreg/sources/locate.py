@@ -11,8 +11,10 @@ from typing import Any
 import zarr
 from zarr.abc.store import Store
 
-from daskreg.errors import MissingExtraError, NotAVolumeError, UnsupportedDTypeError
+from daskreg.errors import MissingExtraError, NotAVolumeError, OutsideError, UnsupportedDTypeError
+from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import shown, unusable
+from daskreg.runtime.regular_files import check_beside
 from daskreg.sources.file_formats import READABLE, ZARR, format_of
 from daskreg.sources.stamps import file_stamp
 from daskreg.sources.storage.redact import is_url, redact
@@ -65,11 +67,13 @@ class StoreLocation:
         """A node further down.
 
         Raises: NotAVolumeError for an absolute path or one with `..`: metadata must not lead
-            out of its store.
+            out of its store. OutsideError where a symbolic link leads out of it.
         """
         check_inner(path, self)
         if self._descends:
-            return replace(self, root=str(Path(self.root) / path))
+            below = str(Path(self.root) / path)
+            check_beside(below, self.root)
+            return replace(self, root=below)
         return replace(self, inner=f"{self.inner}/{path}".strip("/"))
 
     def parents(self, levels: int = 2) -> Iterator[tuple[StoreLocation, str]]:
@@ -94,18 +98,16 @@ class StoreLocation:
         cause: Exception
         try:
             return self._node()
-        except MissingExtraError:
+        except (MissingExtraError, OutsideError):
             raise
         except FileNotFoundError as error:
             cause, message = error, f"{self} holds no Zarr array or group; {READABLE}"
         except Exception as error:
             if "data type" in str(error):
-                raise UnsupportedDTypeError(
-                    f"{self}: {redact(str(error))}; images are bool, integer or float"
-                ) from None
+                raise UnsupportedDTypeError(f"{self}: {reason(error)}; images are bool, integer or float") from None
             cause, message = (
                 error,
-                f"{self}: the metadata cannot be read ({type(error).__name__}: {redact(str(error))})",
+                f"{self}: the metadata cannot be read ({type(error).__name__}: {reason(error)})",
             )
         # The error of a remote store may hold its URL with the credentials.
         raise NotAVolumeError(message) from (None if is_url(self.root) else cause)

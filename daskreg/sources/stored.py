@@ -10,12 +10,13 @@ import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError, MissingExtraError, SourceChangedError
+from daskreg.errors import ChunkReadError, DaskregError, MissingExtraError, SourceChangedError
 from daskreg.geometry import Box, Grid, tile
+from daskreg.runtime.messages import reason
 from daskreg.sources.description import ordered
 from daskreg.sources.handles import Opened, opened
-from daskreg.sources.reader import Reader, reader_of
-from daskreg.sources.source import Source
+from daskreg.sources.reader import Reader, index_text, reader_of
+from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import lost
 from daskreg.sources.storage.counters import count_damaged, count_events
 from daskreg.sources.storage.redact import is_url, redact
@@ -37,11 +38,13 @@ class StoredSource(Source):
         array: the opened array, only where no path leads to it (a Zarr array in a MemoryStore).
         missing: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
         corrupt: "error" refuses a chunk that cannot be decoded, "fill" reads it as the fill value.
+        allow_outside: whether files of the array may lie outside its folder.
     """
 
     format: str
     missing: str = "fill"
     corrupt: str = "error"
+    allow_outside: bool = False
 
     @property
     def kind(self) -> str:
@@ -57,7 +60,7 @@ class StoredSource(Source):
 
     @property
     def policy(self) -> tuple[str, ...]:
-        return self.missing, self.corrupt
+        return self.missing, self.corrupt, *(("outside",) if self.allow_outside else ())
 
     def with_policy(self, *, missing: str, corrupt: str) -> Source:
         return replace(self, missing=missing, corrupt=corrupt)
@@ -99,7 +102,7 @@ class StoredSource(Source):
         if self.array is not None:
             return Opened(self.array)
         with count_events(opening=True):
-            return opened(self.format, self.path, self.stamp)
+            return opened(self.format, self.path, self.stamp, self.allow_outside)
 
     def _read_or_fill(self, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
         """The voxels of a box; `out` itself where they were put there."""
@@ -119,7 +122,7 @@ class StoredSource(Source):
                 if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
                     block = out
                 else:
-                    block = self._ordered(reader.read(handle, index, self))
+                    block = self._ordered(self._read_index(handle, index))
         except ChunkReadError as error:
             self._check_there(volume, error)
             raise
@@ -133,14 +136,25 @@ class StoredSource(Source):
             )
         return block
 
-    def _check_there(self, volume: Opened, reason: object) -> None:
+    def _check_there(self, volume: Opened, why: object) -> None:
         """Look whether the array itself is there, where a chunk of it could not be read.
 
         Raises: SourceLostError, SourceChangedError.
         """
         if self.array is None and not self._reader.is_there(self.path):
-            raise lost(redact(self.path), reason)
+            raise lost(redact(self.path), why)
         volume.watch.check(redact(self.path))
+
+    def _read_index(self, handle: Any, index: ArrayIndex) -> NDArray[Any]:
+        try:
+            return self._reader.read(handle, index, self)
+        except (DaskregError, MemoryError, Warning):
+            raise
+        except Exception as error:
+            message = (
+                f"cannot read [{index_text(index)}] of {redact(self.path)} ({type(error).__name__}: {reason(error)})"
+            )
+            raise ChunkReadError(message) from (None if is_url(self.path) else error)
 
     def _read_by_chunk(self, volume: Opened, box: Box) -> NDArray[Any]:
         """The box chunk by chunk, with the fill value where one cannot be read."""

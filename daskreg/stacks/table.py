@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError
-from daskreg.formats.transforms import read_bytes, write_text
+from daskreg.formats.transforms import read_bytes, read_json, write_text
 from daskreg.geometry import Affine
 from daskreg.geometry.parameters import identity_parameters
+from daskreg.runtime.messages import reason
 
 Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -93,16 +94,15 @@ def _rows(rows: Any) -> list[Row]:
         return [dict(row) for row in table.to_dict("records")]
     if not isinstance(rows, str | os.PathLike):
         return list(rows)
-    text = read_bytes(rows).decode("utf-8-sig")
     if Path(rows).suffix.lower() == ".json":
-        try:
-            parsed = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{rows} is not JSON: {error}") from error
+        parsed = read_json(rows)
         if not isinstance(parsed, list) or not all(isinstance(r, dict) for r in parsed):
             raise InputError(f"{rows} holds no list of rows")
         return parsed
-    return list(csv.DictReader(io.StringIO(text)))
+    try:
+        return list(csv.DictReader(io.StringIO(read_bytes(rows).decode("utf-8-sig"))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{rows} is no table: {reason(error)}") from error
 
 
 def _index(row: Row, count: int, number: int) -> int:

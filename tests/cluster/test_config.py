@@ -71,7 +71,7 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
         ("kind: local\nworkers: 0", "workers: 0 must be at least 1"),
         ("kind: local\nmemory: 4", "put it in quotes"),
         ("kind: local\ndevice: tpu", "device: 'tpu' is not one of"),
-        ("kind: local\ninterface: eth0", "add tls:"),
+        ("kind: local\ntls: always", "neither 'temporary' nor"),
         ("kind: local\ntls: yes please", "neither 'temporary'"),
         ("kind: local\ntls: {ca_file: a}", "missing key cert, key"),
         ("kind: slurm\ncores: 4", "missing key memory, walltime"),
@@ -133,5 +133,5 @@ def test_each_shipped_file_is_read_and_states_every_key(path: Path) -> None:
     config = read_config(path)
     stated = set(yaml.safe_load(path.read_text())) - {"kind"}
     known = {field.name for field in dataclasses.fields(config)}
-    left_out = {"insecure", "interface", "tls"} if isinstance(config, LocalConfig) else set()
+    left_out = {"interface"} if isinstance(config, LocalConfig) else set()
     assert known - stated == left_out

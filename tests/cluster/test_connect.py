@@ -102,7 +102,9 @@ def test_failures_are_survived_as_designed(client: Client) -> None:
     assert set(client.run(retries).values()) == {3}
 
 
-def test_an_address_and_a_scheduler_file_join_it(client: Client, tmp_path: Path) -> None:
+def test_an_address_and_a_scheduler_file_join_it(tmp_path: Path) -> None:
+    with pytest.warns(DaskregWarning, match="without TLS"):
+        client = dr.connect(LocalConfig(workers=1, insecure=True, dashboard_port=None))
     address = client.scheduler.address
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": address}))
@@ -112,6 +114,7 @@ def test_an_address_and_a_scheduler_file_join_it(client: Client, tmp_path: Path)
         with dr.connect(spec) as other:
             assert other.submit(abs, -1).result() == 1
     assert client.submit(abs, -2).result() == 2  # it goes on
+    client.close()
 
 
 def test_closing_the_client_ends_the_cluster_it_started() -> None:

@@ -9,6 +9,7 @@ that are lengths are used, so that projections over angles are slices.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,9 @@ from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.hdf5_links import check_storage, member, members
 from daskreg.sources.readers.hdf5_storage import Storage, files_of
+from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
 from daskreg.sources.storage.counters import count_missing
@@ -94,6 +97,7 @@ class Hdf5Reader(Reader):
         path = location.root
         with _open(path) as file:
             inner, dataset = _dataset(file, location.inner or _default(file, path), path)
+            check_storage(dataset)
             what = f"{path}{INSIDE}{inner}"
             names, coords = _axes(dataset, file, inner)
             lead, space = split_dims(names)
@@ -111,7 +115,13 @@ class Hdf5Reader(Reader):
     def open_handle(self, path: str) -> ScaledDataset:
         """The dataset at a path; it holds its file open."""
         file, _, inner = path.partition(INSIDE)
-        return ScaledDataset.of(_open(file)[inner])
+        dataset = member(_open(file), inner)
+        if dataset is None:
+            raise NotAVolumeError(f"{file} holds nothing at {inner!r} any more")
+        check_storage(dataset)
+        if dataset.chunks:
+            check_memory(math.prod(dataset.chunks) * dataset.dtype.itemsize, f"a chunk of {path}")
+        return ScaledDataset.of(dataset)
 
     def files(self, path: str) -> tuple[str, ...]:
         file, _, inner = path.partition(INSIDE)
@@ -159,15 +169,14 @@ def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:
     """A dataset and its path; of a NeXus group, the group's signal."""
     import h5py
 
-    try:
-        node = file[inner]
-    except KeyError as error:
-        raise NotAVolumeError(f"{root} holds nothing at {inner!r} ({error}); it holds {_listed(file)}") from error
+    node = member(file, inner)
+    if node is None:
+        raise NotAVolumeError(f"{root} holds nothing at {inner!r}; it holds {_listed(file)}")
     if isinstance(node, h5py.Group):
         below = _signal(node)
         if below is None:
             raise NotAVolumeError(f"{root}{INSIDE}{inner} is a group; it holds {_listed(node, inner)}: name one")
-        return f"{inner}/{below}", node[below]
+        return f"{inner}/{below}", member(node, below)
     return inner, node
 
 
@@ -181,13 +190,14 @@ def _default(file: Any, root: str) -> str:
     node, path = file, ""
     while True:
         signal = _signal(node)
-        if signal is not None and node.get(signal) is not None:
+        if signal is not None and member(node, signal) is not None:
             return f"{path}/{signal}".strip("/")
-        entries = [k for k in node if _text(getattr(node.get(k), "attrs", {}).get("NX_class")) == "NXentry"]
+        entries = [k for k, below in members(node) if _text(below.attrs.get("NX_class")) == "NXentry"]
         step = _text(node.attrs.get("default")) or (entries[0] if len(entries) == 1 else "")
-        if not step or not isinstance(node.get(step), h5py.Group):
+        below = member(node, step) if step else None
+        if not isinstance(below, h5py.Group):
             break
-        node, path = node[step], f"{path}/{step}"
+        node, path = below, f"{path}/{step}"
     images = list(_images(file))
     if len(images) == 1:
         return images[0]
@@ -199,7 +209,7 @@ def _signal(group: Any) -> str | None:
     name = _text(group.attrs.get("signal"))
     if name and name in group:
         return name
-    marked = [k for k in group if _text(getattr(group.get(k), "attrs", {}).get("signal")) == "1"]
+    marked = [k for k, below in members(group) if _text(below.attrs.get("signal")) == "1"]
     return marked[0] if len(marked) == 1 else None
 
 
@@ -208,9 +218,9 @@ def _images(group: Any, prefix: str = "", seen: set[Any] | None = None) -> Itera
     import h5py
 
     seen = set() if seen is None else seen
-    for name in group:
-        path, node = f"{prefix}/{name}".strip("/"), group.get(name)  # None for a link that leads nowhere
-        if node is None or (key := (node.file.filename, h5py.h5o.get_info(node.id).addr)) in seen:
+    for name, node in members(group):
+        path = f"{prefix}/{name}".strip("/")
+        if (key := (node.file.filename, h5py.h5o.get_info(node.id).addr)) in seen:
             continue
         seen.add(key)
         if isinstance(node, h5py.Group):
@@ -227,18 +237,22 @@ def _listed(group: Any, prefix: str = "") -> str:
 
 def _axes(dataset: Any, file: Any, inner: str) -> tuple[list[str], dict[str, Coord]]:
     """Names of the stored axes, and the positions along some of them."""
-    group = file[inner.rpartition("/")[0] or "/"]
+    group = member(file, inner.rpartition("/")[0])
     stated: list[str] = []
     scales: list[Any] = [None] * dataset.ndim
+    labels = [
+        _text(v) for v in np.ravel(dataset.attrs.get("DIMENSION_LABELS", ()))
+    ]  # H5DSget_label trusts their number
+    labels = labels if len(labels) == dataset.ndim else [""] * dataset.ndim
     for k, dim in enumerate(dataset.dims):
         scales[k] = dim[0] if len(dim) else None
-        stated.append(dim.label or (scales[k].name.rsplit("/", 1)[-1] if scales[k] is not None else ""))
+        stated.append(labels[k] or (scales[k].name.rsplit("/", 1)[-1] if scales[k] is not None else ""))
     nexus = _names(dataset.attrs.get("axes")) or (
         _names(group.attrs.get("axes")) if _signal(group) == inner.rsplit("/", 1)[-1] else []
     )
     if not any(stated) and len(nexus) == dataset.ndim:
         stated = nexus
-        scales = [group.get(n) if n != "." else None for n in nexus]
+        scales = [member(group, n) if n != "." else None for n in nexus]
     names = _known(stated, dataset.ndim)
     coords: dict[str, Coord] = {}
     for k, name in enumerate(names):
@@ -268,6 +282,7 @@ def _positions(scale: Any, count: int, *, space: bool) -> Coord | None:
     """Positions along an axis; None where they are no numbers, or in space irregular or no lengths."""
     if scale is None or getattr(scale, "shape", None) != (count,) or scale.dtype.kind not in "iuf" or count < 2:
         return None
+    check_storage(scale)
     attrs: Mapping[str, Any] = scale.attrs
     unit = _text(attrs.get("units")) or None
     try:

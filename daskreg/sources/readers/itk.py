@@ -8,6 +8,7 @@ of them sets the locale of the whole process to "C", and other files are then re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, index_text
-from daskreg.sources.readers import nrrd
+from daskreg.sources.readers import metaimage_header, nrrd, nrrd_header
+from daskreg.sources.readers.bmp_header import check_bmp
 from daskreg.sources.readers.data_files import data_files
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.mapped import MappedArray, check_memory, moved_to_disk
+from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
 from daskreg.sources.source import ArrayIndex, Source
 
@@ -32,6 +34,7 @@ from daskreg.sources.source import ArrayIndex, Source
 _WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
 _NRRD = (".nrrd", ".nhdr")
 _METAIMAGE = (".mha", ".mhd")
+_PACKINGS = {".png": "gzip", ".gipl": "", ".gipl.gz": "gzip", ".jpg": "other", ".jpeg": "other", ".dcm": "other"}
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,38 @@ def _sitk() -> Any:
 
 
 def _information(path: str) -> Any:
-    reader = _sitk().ImageFileReader()
+    sitk = _sitk()
+    _check_header(path)
+    reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise NotAVolumeError(f"{path} cannot be read by ITK: {_last_line(error)}") from error
+    name = path.lower()
+    for suffix, packing in _PACKINGS.items():
+        if name.endswith(suffix):
+            # ITK makes 8 bits of each of the pixels that PNG stores in one.
+            size = math.prod(_shape(reader)) * _dtype(reader).itemsize // (8 if suffix == ".png" else 1)
+            check_size(size, (path,), packing, path)
     return reader
+
+
+def _check_header(path: str) -> None:
+    """Refuse what ITK's parsers must not see: damaged headers, voxels outside the folder, and sizes that cannot be.
+
+    Raises: NotAVolumeError, OutsideError.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _NRRD:
+        nrrd_stated = nrrd_header.read_header(path)
+        packing = nrrd.PACKINGS.get(nrrd_stated.fields["encoding"].lower(), "text")
+        check_size(nrrd_stated.nbytes, nrrd_stated.data_files or (path,), packing, path)
+    elif suffix in _METAIMAGE:
+        stated = metaimage_header.read_header(path)
+        check_size(stated.nbytes, stated.data_files or (path,), "" if stated.plain else "gzip", path)
+    elif suffix == ".bmp":
+        check_bmp(path)
 
 
 def _shape(reader: Any) -> tuple[int, ...]:
@@ -154,12 +182,7 @@ def _dtype(reader: Any) -> np.dtype[Any]:
 
 def _streams(path: str) -> bool:
     """Whether ITK reads a box of this file without reading all of it."""
-    if Path(path).suffix.lower() not in _METAIMAGE:
-        return False
-    with open(path, "rb") as file:
-        head = file.read(2**14).partition(b"ElementDataFile")[0]
-    lines = [line.replace(b" ", b"").lower() for line in head.splitlines()]
-    return b"compresseddata=true" not in lines and b"binarydata=false" not in lines
+    return Path(path).suffix.lower() in _METAIMAGE and metaimage_header.read_header(path).plain
 
 
 def _last_line(error: Exception) -> str:

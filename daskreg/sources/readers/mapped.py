@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -22,10 +23,15 @@ import numpy as np
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError, MemoryBudgetError, StorageFullError
+from daskreg.errors import ChunkReadError, MemoryBudgetError, NotAVolumeError, StorageFullError
 from daskreg.runtime.memory import available_memory
+from daskreg.runtime.messages import reason
 from daskreg.sources.readers.voxel_file import VoxelFile
 from daskreg.sources.source import ArrayIndex
+
+_LARGEST_RATIOS = {"": 1, "text": 4, "gzip": 1032, "bz2": 2**18, "other": 2**20}
+"""How many bytes one stored byte can stand for: 258 in 2 bits of deflate, blocks of 900 kB in a few bytes of bzip2, 8
+in a digit and a blank of text; nothing known stores a volume in a millionth."""
 
 _DAMAGED = (EOFError, OSError, zlib.error)
 _PIECE = 2**22
@@ -89,12 +95,23 @@ def map_open_file(
 
 
 def unpack(file: IO[bytes], packing: str, size: int, what: str) -> IO[bytes]:
-    """The content of a gzip or bz2 stream, `size` bytes at least, in a temporary file.
+    """The first `size` bytes in a gzip or bz2 stream, in a temporary file.
+
+    No more is unpacked: a stream may hold a thousand times what its header states.
 
     Raises: ChunkReadError for a damaged or short stream, StorageFullError where the disk has no space for it.
     """
     reader: Any = gzip.GzipFile(fileobj=file) if packing == "gzip" else bz2.BZ2File(file)
-    return _temporary_file(what, size, lambda out: _copy_stream(reader, out, what))
+    return _temporary_file(what, size, lambda out: _copy_stream(reader, out, size, what))
+
+
+def unpacked_start(file: IO[bytes], packing: str, size: int) -> bytes:
+    """The first `size` bytes, or fewer, of a file after unpacking. Raises: OSError, EOFError, zlib.error."""
+    if not packing:
+        return file.read(size)
+    reader: Any = gzip.GzipFile(fileobj=file) if packing == "gzip" else bz2.BZ2File(file)
+    start: bytes = reader.read(size)
+    return start
 
 
 def moved_to_disk(array: NDArray[Any], what: str) -> NDArray[Any]:
@@ -103,6 +120,25 @@ def moved_to_disk(array: NDArray[Any], what: str) -> NDArray[Any]:
     file = _temporary_file(what, flat.nbytes, lambda out: out.write(flat.data.cast("B")))
     on_disk: NDArray[Any] = map_open_file(file, flat.dtype, flat.shape)
     return on_disk
+
+
+def check_size(size: int, paths: Sequence[str], packing: str, what: str) -> None:
+    """Refuse files that cannot hold what their header says, before memory or a disk is filled with it.
+
+    Args:
+        size: bytes of the voxels, by the header.
+        paths: of the files that hold them.
+        packing: "", "gzip" (also for zlib), "bz2", "text" or "other".
+
+    Raises: NotAVolumeError.
+    """
+    try:
+        stored = sum(os.stat(path).st_size for path in paths)
+    except OSError as error:
+        raise NotAVolumeError(f"{what}: its voxels are not there ({reason(error)})") from error
+    if size > stored * _LARGEST_RATIOS[packing]:
+        packed = " unpacked" if packing else ""
+        raise NotAVolumeError(f"{what} is shorter than its header says: {stored} bytes, and {size}{packed} are stated")
 
 
 def check_memory(size: int, what: str) -> None:
@@ -151,12 +187,16 @@ def _temporary_file(what: str, size: int, fill: Callable[[IO[bytes]], Any]) -> I
     return file
 
 
-def _copy_stream(reader: Any, out: IO[bytes], what: str) -> None:
-    while True:
+def _copy_stream(reader: Any, out: IO[bytes], size: int, what: str) -> None:
+    left = size
+    while left:
         try:
-            piece = reader.read(_PIECE)
+            piece = reader.read(min(_PIECE, left))
+            if len(piece) == left:
+                reader.read(1)  # at its end a stream has a checksum, which is compared when one asks for more
         except _DAMAGED as error:
-            raise ChunkReadError(f"{what} is damaged ({error}); copy it again") from error
+            raise ChunkReadError(f"{what} is damaged ({reason(error)}); copy it again") from error
         if not piece:
             return
+        left -= len(piece)
         out.write(piece)

@@ -8,6 +8,8 @@ its bytes are unsigned unless a flag says otherwise, and its origin has the othe
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -18,16 +20,18 @@ from numpy.typing import NDArray
 
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
+from daskreg.runtime.messages import reason
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
+from daskreg.sources.readers.mapped import MappedArray, check_size, map_file, map_open_file, unpack, unpacked_start
 from daskreg.sources.source import ArrayIndex, Source
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
 _HEADER = 1024
+_EXTENDED = slice(92, 96)  # where the header states the size of the extended one
 
 # What IMOD writes at byte 152 of the header, before its flags; and of those flags two.
 _IMOD = 1146047817
@@ -45,11 +49,12 @@ class MrcReader(Reader):
         path, what = location.root, str(location)
         header, problem = _header(path)
         dtype, shape, offset = _layout(header, what)
-        if not _packing(path):
-            size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if Path(path).stat().st_size < size:
-                reason = f"; {problem}" if problem else ""
-                raise NotAVolumeError(f"{what} is shorter than its header says ({size} bytes){reason}")
+        check_size(
+            offset + math.prod(shape) * dtype.itemsize,
+            (path,),
+            _packing(path),
+            f"{what} ({problem})" if problem else what,
+        )
         if problem:
             warnings.warn(f"{what}: {problem}; its header is used as it is", MetadataWarning, stacklevel=2)
         names = _names(header)
@@ -82,12 +87,18 @@ def _header(path: str) -> tuple[Any, str]:
     except ImportError as error:
         raise MissingExtraError("mrcfile", "formats") from error
     try:
+        with open(path, "rb") as file:
+            start = bytearray(unpacked_start(file, _packing(path), _HEADER))
+        extended = bytes(start[_EXTENDED])
+        start[_EXTENDED] = bytes(4)  # what follows the header is not wanted, which may be anything
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with mrcfile.open(path, permissive=True, header_only=True) as file:
-                header = file.header.copy()
+            header = mrcfile.mrcinterpreter.MrcInterpreter(
+                io.BytesIO(start), permissive=True, header_only=True
+            ).header.copy()
+        header["nsymbt"] = np.frombuffer(extended, header["nsymbt"].dtype)[0]
     except Exception as error:
-        raise NotAVolumeError(f"{path} cannot be read as MRC: {error}") from error
+        raise NotAVolumeError(f"{path} cannot be read as MRC: {reason(error)}") from error
     return header, "; ".join(str(w.message) for w in caught if issubclass(w.category, RuntimeWarning))
 
 

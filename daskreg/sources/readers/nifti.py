@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
+from daskreg.runtime.messages import reason
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.mapped import MappedArray, map_file, map_open_file, unpack
+from daskreg.sources.readers.mapped import MappedArray, check_size, map_file, map_open_file, unpack
 from daskreg.sources.readers.physical import grid_of_header, lps_from_ras, plane_of
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
@@ -46,6 +47,8 @@ class NiftiReader(Reader):
         space = [n for n in SPACE if n in names]
         grid, attrs = _grid(image, [shape[names.index(n)] for n in space], what, options)
         times = _times(image.header, shape[names.index("t")]) if "t" in names else None
+        voxels = math.prod(proxy.shape) * np.dtype(proxy.dtype).itemsize
+        check_size(int(proxy.offset) + voxels, (_voxel_file(proxy),), _packing(_voxel_file(proxy)), what)
         array = FileArray("nifti", path, names, shape, _value_dtype(proxy), stamp_of(_files(path, proxy)))
         coords = {} if times is None else {"t": times}
         return array.describe(grid, options, name=_stem(location), attrs=attrs, coords=coords)
@@ -57,7 +60,7 @@ class NiftiReader(Reader):
         if colours := len(dtype.fields or ()):  # red, green and blue of each voxel together
             dtype, shape = np.dtype(np.uint8), (colours, *shape)
         file, offset = _voxel_file(proxy), int(proxy.offset)
-        packing = _PACKINGS.get(os.path.splitext(file)[1].lower())
+        packing = _packing(file)
         if packing:
             with open(file, "rb") as packed:
                 size = offset + math.prod(shape) * dtype.itemsize
@@ -85,12 +88,16 @@ def _load(path: str) -> Any:
     try:
         image: Any = nibabel.load(path)
     except Exception as error:
-        raise NotAVolumeError(f"{path} cannot be read as NIfTI: {error}") from error
+        raise NotAVolumeError(f"{path} cannot be read as NIfTI: {reason(error)}") from error
     if not hasattr(getattr(image, "dataobj", None), "offset") or not hasattr(image.header, "get_zooms"):
         raise NotAVolumeError(f"{path} holds no voxels that nibabel can find in the file")
     if not os.path.exists(_voxel_file(image.dataobj)):
         raise NotAVolumeError(f"{path}: its voxels should be in {_voxel_file(image.dataobj)}, which does not exist")
     return image
+
+
+def _packing(file: str) -> str:
+    return _PACKINGS.get(os.path.splitext(file)[1].lower(), "")
 
 
 def _voxel_file(proxy: Any) -> str:

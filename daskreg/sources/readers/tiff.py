@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -16,17 +17,21 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
+from daskreg.runtime.messages import reason
+from daskreg.runtime.regular_files import check_beside
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, index_text
+from daskreg.sources.readers.mapped import check_memory, check_size
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
 from daskreg.sources.storage.retrying import RetryingStore
 from daskreg.sources.stored import stored_source
 
-_FILE_NAME = re.compile(r"""\sFileName\s*=\s*["']([^"'<>]+)["']""")
+_FILE_NAME = re.compile(r"""\bFileName\s*=\s*["']([^"'<>]*)["']""")
+_PACKINGS = {1: "", 8: "gzip", 32946: "gzip"}  # by TIFF's numbers of compressions
 
 _NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
 
@@ -40,11 +45,7 @@ class TiffReader(Reader):
         Spacing comes from ImageJ's and OME's metadata; the resolution tags of other files (mostly 72 dpi)
         are not those of the specimen, and are not used.
         """
-        try:
-            tiff = tifffile.TiffFile(location.root)
-        except Exception as error:
-            raise NotAVolumeError(f"{location} cannot be read as TIFF: {error}") from error
-        with tiff:
+        with _open(location.root) as tiff:
             if not tiff.series:
                 raise NotAVolumeError(f"{location} is a TIFF file without an image")
             if len(tiff.series) > 1:
@@ -62,9 +63,10 @@ class TiffReader(Reader):
     def open_handle(self, path: str) -> zarr.Array[Any]:
         """The pages of a file (at the level behind "::/") as one Zarr array."""
         file, _, level = path.partition(INSIDE)
-        tiff = tifffile.TiffFile(file)
+        tiff = _open(file)
         store = RetryingStore(tiff.series[0].aszarr(level=int(level or 0)))
         array = zarr.open_array(store, mode="r")
+        check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a strip or tile of {file}")
         weakref.finalize(array, tiff.close)
         return array
 
@@ -81,6 +83,27 @@ class TiffReader(Reader):
 
 
 READER = TiffReader()
+
+
+def _open(path: str) -> tifffile.TiffFile:
+    """The file, with those of its set, which OME's metadata name and which have to lie in its folder.
+
+    Raises: NotAVolumeError; OutsideError.
+    """
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:
+        raise NotAVolumeError(f"{path} cannot be read as TIFF: {reason(error)}") from error
+    try:
+        for name in _FILE_NAME.findall(tiff.ome_metadata or "" if tiff.is_ome else ""):
+            check_beside(os.path.join(os.path.dirname(path), name), path)
+        for series in tiff.series:
+            for file in {page.parent.filehandle.path for page in series.pages if page is not None}:
+                check_beside(file, path)
+    except BaseException:
+        tiff.close()
+        raise
+    return tiff
 
 
 def _describe_series(tiff: tifffile.TiffFile, location: StoreLocation, options: OpenOptions) -> Description:
@@ -101,6 +124,9 @@ def _describe_series(tiff: tifffile.TiffFile, location: StoreLocation, options: 
     grid = options.apply(Grid(shape, fine * factor, fine * (factor - 1) / 2, unit=unit, axes=space))
     with series.aszarr() as store:
         chunks = zarr.open_array(store, mode="r").chunks
+    packing = _PACKINGS.get(int(series.keyframe.compression), "other")
+    paths = {page.parent.filehandle.path for page in series.pages if page is not None} or {location.root}
+    check_size(math.prod(chunks) * series.dtype.itemsize, sorted(paths), packing, f"a strip or tile of {location}")
     source = stored_source(
         dims,
         series.shape,
@@ -123,7 +149,7 @@ def _files(tiff: tifffile.TiffFile, path: str) -> tuple[str, ...]:
     """The files of a set of which `path` is one, `path` first; OME's metadata also names those that are missing."""
     folder, named = os.path.dirname(path), set()
     if tiff.is_ome and tiff.ome_metadata:
-        named = {os.path.join(folder, os.path.basename(name)) for name in _FILE_NAME.findall(tiff.ome_metadata)}
+        named = {os.path.join(folder, os.path.basename(name)) for name in _FILE_NAME.findall(tiff.ome_metadata) if name}
     elif tiff.is_mmstack:
         named = {page.parent.filehandle.path for page in tiff.series[0].pages if page is not None}
     return (path, *sorted(named - {path}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,15 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError
+from daskreg.errors import ChunkReadError, OutsideError
 from daskreg.geometry import Box
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of
 from daskreg.sources.readers import zarr_metadata
+from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
+from daskreg.sources.storage.bounded_codecs import bounded
 from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.local_chunks import local_chunks
 from daskreg.sources.storage.redact import is_url, redact
@@ -40,7 +43,9 @@ class ZarrReader(Reader):
 
     def open_handle(self, path: str) -> Array:
         root, _, inner = path.partition(INSIDE)
-        return zarr.open_array(open_store(root), path=inner, mode="r")
+        array = zarr.open_array(open_store(root), path=inner, mode="r")
+        check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a chunk of {redact(path)}")
+        return bounded(array) if local_chunks(array) is None else array
 
     def read(self, handle: Array, index: ArrayIndex, source: Source) -> NDArray[Any]:
         """`handle[index]`.
@@ -112,7 +117,7 @@ def _named_errors(handle: Array, index: ArrayIndex, source: Source) -> Iterator[
     """Errors of reading, as ChunkReadError that names the chunk."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, OutsideError):
         raise
     except Exception as error:
         cause = None if is_url(source.path) else error
@@ -133,9 +138,13 @@ def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
 def _unreadable(handle: Array, index: ArrayIndex, source: Source, error: Exception) -> str:
     """A message that names the chunk: chunks are read again one by one, until the first that fails."""
     path = redact(source.path)
+    chunks = local_chunks(handle)
     for key, part in _chunk_files(handle, index):
         try:
-            handle[part.slices]
+            if chunks is None:
+                handle[part.slices]
+            else:
+                chunks.read(part)
         except Exception as reason:
             return (
                 f"cannot read chunk {key} of {path} (voxels {part} of shape {handle.shape}): "

@@ -35,6 +35,9 @@ from zarr.storage import LocalStore
 from daskreg.geometry import Box
 from daskreg.runtime.atomic import replace_file
 from daskreg.runtime.private_apis import numcodecs_blosc, numcodecs_zstd, wrapped_store
+from daskreg.runtime.regular_files import open_inside
+from daskreg.sources.storage.bounded_codecs import check_frame
+from daskreg.sources.storage.confined import ConfinedStore
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.retrying import EmptyValueError, again
 
@@ -89,6 +92,8 @@ class Codec:
                 raise ValueError("it is cut off, or holds another number of bytes than its shape takes")
             self.compressor.decode(view, out=flat)
             return
+        if self.compressor is not None:
+            check_frame("zstd", view.data, self.nbytes)
         plain = view if self.compressor is None else self.compressor.decode(view)
         if len(plain) != self.nbytes:
             raise ValueError("it holds another number of bytes than its shape takes")
@@ -106,6 +111,7 @@ class LocalChunks:
         shards: shape of what one file holds, None where that is a chunk.
         index_checksum: whether the index of a shard ends with a crc32c.
         fill: value of the voxels of missing chunks.
+        root: the folder in which all files have to lie, symbolic links followed; None: anywhere.
     """
 
     folder: Path
@@ -114,6 +120,7 @@ class LocalChunks:
     shards: Index | None
     index_checksum: bool
     fill: Any
+    root: str | None = None
 
     @property
     def chunks(self) -> Index:
@@ -142,7 +149,7 @@ class LocalChunks:
         _prefetch(self.path(index) for index, _ in units)
         for index, whole in units:
             if self.shards is None:
-                data = again(partial(_read_file, self.path(index)))
+                data = again(partial(_read_file, self.path(index), 0, None, self.root))
                 if data is None:
                     count_missing(str(self.metadata.encode_chunk_key(index)))
                 self._decode_part(data, whole, box, out)
@@ -152,14 +159,14 @@ class LocalChunks:
     def _read_shard(self, index: Index, whole: Box, box: Box, out: Pixels) -> None:
         path = self.path(index)
         counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
-        table = again(partial(_shard_table, path, counts, self.index_checksum))
+        table = again(partial(_shard_table, path, counts, self.index_checksum, self.root))
         if table is None:
             count_missing(str(self.metadata.encode_chunk_key(index)))
         for number, part in _tiles(box & whole, self.chunks):
             entry = None if table is None else table[tuple(i % n for i, n in zip(number, counts, strict=True))]
             data = None
             if entry is not None and int(entry[0]) != _MISSING:
-                data = again(partial(_read_file, path, int(entry[0]), int(entry[1])))
+                data = again(partial(_read_file, path, int(entry[0]), int(entry[1]), self.root))
                 if data is None:  # it was there a moment ago
                     count_missing(str(self.metadata.encode_chunk_key(index)))
             self._decode_part(data, part, box, out)
@@ -244,18 +251,19 @@ def local_chunks(array: zarr.Array[Any]) -> LocalChunks | None:
         if not getattr(store, "passes_through", False):
             return None
         store = inner
-    if type(store) is not LocalStore or not array.shape:
+    if type(store) not in (LocalStore, ConfinedStore) or not array.shape:
         return None
     meta: Any = array.metadata
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf" or dtype != dtype.newbyteorder("<"):
         return None
     folder = Path(store.root) / array.path
+    root = os.path.realpath(store.root) if isinstance(store, ConfinedStore) else None
     fill = dtype.type(0 if meta.fill_value is None else meta.fill_value)
     if meta.zarr_format == 2:
         if meta.filters or meta.order != "C" or not isinstance(meta.compressor, _COMPRESSORS):
             return None
-        return LocalChunks(folder, meta, Codec(array.chunks, dtype, meta.compressor, False), None, False, fill)
+        return LocalChunks(folder, meta, Codec(array.chunks, dtype, meta.compressor, False), None, False, fill, root)
     codecs, shards, index_checksum = meta.codecs, None, False
     if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
         sharding, shards = codecs[0], array.shards
@@ -264,7 +272,7 @@ def local_chunks(array: zarr.Array[Any]) -> LocalChunks | None:
             return None
         codecs, index_checksum = sharding.codecs, kinds[1:] == [Crc32cCodec]
     codec = _chain(codecs, array.chunks, dtype)
-    return None if codec is None else LocalChunks(folder, meta, codec, shards, index_checksum, fill)
+    return None if codec is None else LocalChunks(folder, meta, codec, shards, index_checksum, fill, root)
 
 
 _COMPRESSORS = (numcodecs.Blosc, numcodecs.Zstd, type(None))
@@ -309,7 +317,7 @@ def _prefetch(paths: Iterator[Path]) -> None:
         return
     for path in paths:
         try:
-            file = os.open(path, os.O_RDONLY)
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not to wait at a FIFO
         except OSError:
             continue
         try:
@@ -320,13 +328,13 @@ def _prefetch(paths: Iterator[Path]) -> None:
             os.close(file)
 
 
-def _read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes | None:
+def _read_file(path: Path, offset: int, size: int | None, root: str | None) -> bytes | None:
     """The bytes of a file, or `size` bytes from `offset` on; None where it does not exist.
 
     Raises: EmptyValueError for an empty file, which zarr would take for a missing one.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_inside(path, root) as file:
             if offset:
                 file.seek(offset)
             data = file.read(os.fstat(file.fileno()).st_size if size is None else size)
@@ -337,7 +345,7 @@ def _read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes | 
     return data
 
 
-def _shard_table(path: Path, counts: Index, checksum: bool) -> NDArray[np.uint64] | None:
+def _shard_table(path: Path, counts: Index, checksum: bool, root: str | None) -> NDArray[np.uint64] | None:
     """Offset and size in bytes of each chunk of a shard, (*counts, 2); None where there is no file."""
     size = 16 * int(np.prod(counts)) + checksum * _CRC_BYTES
     try:
@@ -346,7 +354,7 @@ def _shard_table(path: Path, counts: Index, checksum: bool) -> NDArray[np.uint64
         return None
     if total < size:
         raise EmptyValueError(f"{path.name} has {total} bytes, too few for the index of a shard")
-    data = _read_file(path, total - size, size)
+    data = _read_file(path, total - size, size, root)
     if data is None:
         return None
     if checksum and struct.unpack("<I", data[-_CRC_BYTES:])[0] != google_crc32c.value(data[:-_CRC_BYTES]):

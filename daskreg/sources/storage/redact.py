@@ -1,19 +1,10 @@
-"""Removes credentials from URLs before they reach a message, a log or a report."""
+"""URLs: which text is one, and how it is shown without credentials."""
 
 from __future__ import annotations
 
-import re
+from daskreg.runtime.messages import redact
 
-_USER = re.compile(r"(?<=://)[^/@\s]*@")
-_QUERY = re.compile(r"(?<=[?&;])([^=&;\s]+)=[^&;\s#'\"]*")
-
-
-def redact(text: str) -> str:
-    """`text` with `user:password@` and the values of URL queries (signatures, tokens) as `***`."""
-    text = str(text)
-    if "://" not in text:
-        return text
-    return _QUERY.sub(r"\1=***", _USER.sub("***@", text))
+__all__ = ["is_url", "redact"]
 
 
 def is_url(text: str) -> bool:

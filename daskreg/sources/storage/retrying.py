@@ -18,6 +18,8 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.runtime.private_apis import StoreWrapper
+from daskreg.runtime.regular_files import outside_allowed
+from daskreg.sources.storage.confined import ConfinedStore
 from daskreg.sources.storage.counters import count_missing, count_retry
 from daskreg.sources.storage.redact import is_url
 
@@ -121,7 +123,8 @@ def open_store(path: str | PathLike[str], mode: str = "r", **options: Any) -> Re
     local = Path(text.removeprefix("file://"))
     if local.suffix == ".zip" and not local.is_dir():
         return RetryingStore(ZipStore(local, mode="r" if read_only else "a", read_only=read_only))
-    return RetryingStore(LocalStore(local, read_only=read_only))
+    kind = ConfinedStore if read_only and not outside_allowed() else LocalStore
+    return RetryingStore(kind(local, read_only=read_only))
 
 
 def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:

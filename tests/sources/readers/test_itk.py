@@ -165,7 +165,7 @@ def test_a_worker_keeps_to_its_limit(tmp_path):
 
 def test_what_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "a.mha").write_bytes(b"ObjectType = Nothing")
-    with pytest.raises(NotAVolumeError, match=r"a\.mha cannot be read by ITK"):
+    with pytest.raises(NotAVolumeError, match=r"a\.mha is not a MetaImage file that can be read"):
         dr.open(tmp_path / "a.mha")
     path = written(tmp_path / "b.mhd")
     volume = dr.open(path)

@@ -1,0 +1,212 @@
+"""The files that `mutations.py` damages: one small file of each format, and how daskreg reads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import daskreg as dr
+from daskreg.blocks.ledger import Ledger
+from daskreg.cluster.config import read_config
+from daskreg.formats.points import read_points
+from daskreg.geometry import Box
+from daskreg.stacks import table
+from daskreg.volumes import volume_of
+from daskreg.writing import verify
+
+VALUES = (np.arange(5 * 12 * 14) % 251).reshape(5, 12, 14).astype(np.uint8)
+POINTS = np.random.default_rng(0).random((20, 3))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Args:
+        name: of the file, which says the format.
+        make: writes it, and what belongs to it, at a path in a folder of its own.
+        use: reads what `opened` says.
+        target: the file that is damaged, in that folder; None: the file itself.
+        opened: what `use` is given, in that folder; None: the file itself.
+    """
+
+    name: str
+    make: Callable[[Path], Any]
+    use: Callable[[Path], Any]
+    target: str | None = None
+    opened: str | None = None
+
+
+def use_volume(path: Path) -> None:
+    """Open it, and read a few voxels at either end."""
+    source = volume_of(dr.open(path)).source
+    source.read(Box((0,) * source.ndim, tuple(min(3, n) for n in source.shape)))
+    source.read(Box(tuple(n - 1 for n in source.shape), source.shape))
+
+
+def _zarr(path: Path, **options: Any) -> None:
+    import zarr
+
+    array = zarr.create_array(path, shape=VALUES.shape, chunks=(5, 6, 7), dtype=VALUES.dtype, **options)
+    array[:] = VALUES
+
+
+def _ome(path: Path) -> None:
+    dr.write(dr.warp(VALUES, pull=dr.Affine.translation(x=1)), path, levels=2, progress=False)
+
+
+def _xarray(path: Path) -> None:
+    import xarray as xr
+
+    coords = {d: np.arange(n) * 0.5 for d, n in zip("zyx", VALUES.shape, strict=True)}
+    xr.DataArray(VALUES, coords, tuple("zyx"), name="a").to_dataset().to_zarr(path, zarr_format=2, consolidated=False)
+
+
+def _tiff(path: Path, **options: Any) -> None:
+    import tifffile
+
+    tifffile.imwrite(path, VALUES, **options)
+
+
+def _hdf5(path: Path, **options: Any) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_group("entry").attrs["NX_class"] = "NXentry"
+        data = file.create_dataset("entry/data", data=VALUES, **options)
+        file["entry/z"] = np.arange(5) * 0.1
+        data.dims[0].label = "z"
+        file["entry/z"].attrs["units"] = "mm"
+        file["entry"].attrs["signal"] = "data"
+
+
+def _nifti(path: Path) -> None:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(VALUES.T, np.diag([2.0, 1, 1, 1])), path)
+
+
+def _itk(path: Path, compress: bool = False) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    sitk.WriteImage(
+        sitk.GetImageFromArray(VALUES if path.suffix not in (".png", ".bmp") else VALUES[0]), path, compress
+    )
+
+
+def _mrc(path: Path) -> None:
+    import gzip
+
+    import mrcfile
+
+    with mrcfile.new(path, VALUES.astype(np.int16), compression="gzip" if path.suffix == ".gz" else None) as file:
+        file.voxel_size = 2.0
+    if path.suffix == ".gz":
+        gzip.decompress(path.read_bytes())
+
+
+def _transform(path: Path) -> None:
+    affine = dr.Affine.translation(x=1, y=2, z=3)
+    slices = dr.SliceAffines(np.tile(np.eye(3), (4, 1, 1)))
+    (slices if path.suffix == ".json" else affine).save(path)
+
+
+def _points(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+
+
+def _ledger(path: Path) -> None:
+    dr.write(VALUES, path, levels=1, progress=False)
+    folder = Ledger(path).folder
+    (journal,) = folder.glob("*.jsonl")
+    shutil.copy(journal, folder / "journal.jsonl")
+    journal.unlink()
+
+
+def use_table(path: Path) -> None:
+    """The poses that somebody edited."""
+    table.poses(path, (8, 3, 3), np.zeros(2))
+
+
+def use_ledger(path: Path) -> None:
+    """What a later run does with the records of an earlier one."""
+    verify(path)
+
+
+_PLY = "ply\nformat {} 1.0\nelement vertex 20\nproperty double x\nproperty double y\nproperty double z\nend_header\n"
+_PCD = (
+    "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z\nSIZE 8 8 8\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 20\nHEIGHT 1\n"
+    "VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 20\nDATA {}\n"
+)
+_ROWS = "\n".join(" ".join(map(repr, row)) for row in POINTS.tolist()) + "\n"
+_ELASTIX = (
+    '(Transform "EulerTransform")\n(NumberOfParameters 6)\n(TransformParameters 0.1 0 0 1 2 3)\n'
+    '(CenterOfRotationPoint 1 2 3)\n(ComputeZYX "false")\n(HowToCombineTransforms "Compose")\n'
+    '(InitialTransformParametersFileName "NoInitialTransform")\n(Size 20 20 20)\n(Direction 1 0 0 0 1 0 0 0 1)\n'
+)
+_YAML = 'kind: slurm\ncores: 8\nmemory: "16 GiB"\nwalltime: "02:00:00"\ninterface: lo\ndirectives: ["--a", "--b"]\n'
+_YAML += "tls: {ca_file: a.pem, cert: b.pem, key: c.pem}\n"
+_TABLE = "slice,ty,tx,rotation\n" + "".join(f"{k},{k / 10},{-k / 5},0.01\n" for k in range(8))
+
+
+def _lzf_pcd() -> bytes:
+    plain = np.ascontiguousarray(POINTS.T).tobytes()
+    packed = b"".join(bytes([len(plain[i : i + 32]) - 1]) + plain[i : i + 32] for i in range(0, len(plain), 32))
+    return _PCD.format("binary_compressed").encode() + np.array([len(packed), len(plain)], "<u4").tobytes() + packed
+
+
+def _npy(path: Path) -> None:
+    np.save(path, POINTS)
+
+
+FORMATS: dict[str, Format] = {
+    "zarr v3": Format("a.zarr", _zarr, use_volume, "a.zarr/zarr.json"),
+    "zarr v3 chunk": Format("a.zarr", _zarr, use_volume, "a.zarr/c/0/0/0"),
+    "zarr v3 shard": Format("a.zarr", partial(_zarr, shards=(5, 12, 14)), use_volume, "a.zarr/c/0/0/0"),
+    "zarr v2": Format("a.zarr", partial(_zarr, zarr_format=2), use_volume, "a.zarr/.zarray"),
+    "ome-zarr": Format("a.zarr", _ome, use_volume, "a.zarr/zarr.json"),
+    "xarray zarr": Format("a.zarr", _xarray, use_volume, "a.zarr/a/.zattrs"),
+    "tiff": Format("a.tif", _tiff, use_volume),
+    "tiff imagej": Format("a.tif", partial(_tiff, imagej=True), use_volume),
+    "tiff ome, packed": Format("a.ome.tif", partial(_tiff, compression="zlib", tile=(16, 16)), use_volume),
+    "hdf5": Format("a.h5", _hdf5, use_volume),
+    "hdf5 packed": Format("a.nxs", partial(_hdf5, chunks=(5, 6, 7), compression="gzip"), use_volume),
+    "nifti": Format("a.nii", _nifti, use_volume),
+    "nifti gz": Format("a.nii.gz", _nifti, use_volume),
+    "nrrd": Format("a.nrrd", _itk, use_volume),
+    "nrrd gz": Format("a.nrrd", partial(_itk, compress=True), use_volume),
+    "metaimage": Format("a.mha", _itk, use_volume),
+    "metaimage mhd": Format("a.mhd", _itk, use_volume),
+    "gipl": Format("a.gipl", _itk, use_volume),
+    "png": Format("a.png", _itk, use_volume),
+    "bmp": Format("a.bmp", _itk, use_volume),
+    "mrc": Format("a.mrc", _mrc, use_volume),
+    "mrc gz": Format("a.mrc.gz", _mrc, use_volume),
+    "transform json": Format("t.json", _transform, dr.load),
+    "transform tfm": Format("t.tfm", _transform, dr.load),
+    "transform h5": Format("t.h5", _transform, dr.load),
+    "elastix": Format("t.txt", partial(_points, text=_ELASTIX.encode()), dr.load),
+    "npy": Format("p.npy", _npy, read_points),
+    "ply ascii": Format("p.ply", partial(_points, text=(_PLY.format("ascii") + _ROWS).encode()), read_points),
+    "ply binary": Format(
+        "p.ply",
+        partial(_points, text=_PLY.format("binary_little_endian").encode() + POINTS.tobytes()),
+        read_points,
+    ),
+    "pcd ascii": Format("p.pcd", partial(_points, text=(_PCD.format("ascii") + _ROWS).encode()), read_points),
+    "pcd binary": Format(
+        "p.pcd", partial(_points, text=_PCD.format("binary").encode() + POINTS.tobytes()), read_points
+    ),
+    "pcd packed": Format("p.pcd", partial(_points, text=_lzf_pcd()), read_points),
+    "csv": Format("p.csv", partial(_points, text=("x y z\n" + _ROWS).replace(" ", ",").encode()), read_points),
+    "table of a stack": Format("t.csv", partial(_points, text=_TABLE.encode()), use_table),
+    "cluster file": Format("c.yaml", partial(_points, text=_YAML.encode()), read_config),
+    "run.json": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/run.json"),
+    "journal": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/journal.jsonl"),
+}

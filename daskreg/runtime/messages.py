@@ -1,0 +1,51 @@
+"""What other libraries and users say, for messages of ours: without credentials, in one line, and short."""
+
+from __future__ import annotations
+
+import re
+
+from daskreg.errors import MOST, one_line
+
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://")
+_QUERY = re.compile(r"(?<=[?&;#])([^=&;#\s]+)=[^&;\s#'\"]*")
+_NAMED = re.compile(
+    r"""(?ix)
+    ( ["']? [\w-]* (?: secret | token | passw(?:or)?d | passphrase | pwd | signature | credential | authorization
+                     | (?:api|access|account|private|sas)[_-]?key(?![_-]?id) ) [\w-]* ["']? \s* [:=] \s* ) (?!\*\*\*)
+    ( "[^"]*" | '[^']*' | (?:(?:bearer|basic)\s+)? [^\s,;&"')}\]]+ )
+    """
+)
+_QUOTED_KEY = re.compile(r"""((["'])(?:key|sas|auth)\2\s*:\s*)("[^"]*"|'[^']*')""")
+
+
+def redact(text: str) -> str:
+    """A text with credentials as `***`.
+
+    In URLs that is what comes before the last `@` (user and password, which may hold `/`, `@` and blanks), and the
+    values of the query and the fragment; anywhere it is the values of names that say password, secret or token.
+    """
+    text = str(text)
+    if "://" in text:
+        starts = [match.end() for match in _URL.finditer(text)]
+        heads = [text[: starts[0]]] if starts else [text]
+        pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+        text = "".join(heads) + "".join(map(_without_user, pieces))
+        text = _QUERY.sub(r"\1=***", text)
+    return _QUOTED_KEY.sub(r"\1'***'", _NAMED.sub(r"\1***", text))
+
+
+def _without_user(rest: str) -> str:
+    """What follows `scheme://`, with `***` for what comes before the last @.
+
+    A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such.
+    """
+    line, newline, below = rest.partition("\n")
+    user, at, host = line.rpartition("@")
+    if not at or (":" not in user and re.search(r"[/\s]", user)):
+        return rest
+    return f"***@{host}{newline}{below}"
+
+
+def reason(error: BaseException) -> str:
+    """What an error of another library says: short, in one line, without credentials."""
+    return redact(one_line(error, MOST // 3))

@@ -129,10 +129,15 @@ def outcome_of(
     metric: str = "ncc",
 ) -> Outcome:
     """The fit of a stack against the truth; None: no pose is right."""
+    tolerance = CHANGING_TOLERANCE if steps else TOLERANCE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = dr.align_stack(stack, model=model, metric=metric)
-    tolerance = CHANGING_TOLERANCE if steps else TOLERANCE
+        try:
+            fit = dr.align_stack(stack, model=model, metric=metric)
+        except dr.errors.DaskregError as error:
+            return Outcome(np.inf, tolerance, False, type(error).__name__)
+        except Exception as error:  # a crash counts as wrong and not said
+            return Outcome(np.inf, tolerance, True, type(error).__name__)
     keep = np.setdiff1d(np.arange(len(stack)), fit.outliers)
     error = np.inf
     if truth is not None and set(named) <= set(fit.outliers) and len(keep) > 2:
@@ -375,7 +380,7 @@ def main() -> None:
     options = parser.parse_args()
     table: dict[str, Counter[str]] = {}
     for case in cases(options.scale):
-        if options.only in case.group:
+        if options.only in case.group.removeprefix("stacks: "):
             found = case.fit()
             cell = f"{'right' if found.right else 'WRONG'} {'ok' if found.ok else 'not ok'}"
             row = table.setdefault(case.group, Counter())

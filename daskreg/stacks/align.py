@@ -35,6 +35,7 @@ from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
 from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.verdict.detector import with_bad_voxels
 
 __all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
 
@@ -125,6 +126,7 @@ def align_stack(
     if not isinstance(reference, str) and not 0 <= reference < spec.count:
         raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
     execution = Execution(client_for(client, source), progress)
+    spec = with_bad_voxels(spec, execution)
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
     if reference in ("neighbors", "previous"):

@@ -108,6 +108,7 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         residuals=solution.residual,
         pairs=estimate.pairs,
         features=estimate.features,
+        bad_voxels=0 if spec.bad is None else spec.bad.count,
     )
 
 

@@ -69,6 +69,7 @@ class StackFit(Fit):
             `align_stack(..., previous=fit)`; None where slices were not fitted to each other.
         weights: (E,) robust weight of each pair in the end, 0..1.
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
+        bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
     """
 
     kind: ClassVar[str] = "stack"
@@ -95,6 +96,7 @@ class StackFit(Fit):
     features: SliceFeatures | None = None
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
+    bad_voxels: int = 0
 
     @property
     def ok(self) -> bool:
@@ -282,7 +284,8 @@ class StackFit(Fit):
 
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
-    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "seconds",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "bad_voxels",
+    "seconds",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from daskreg.registration.normal_equations.equations_torch import NormalEquation
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
+from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -44,8 +45,6 @@ _SHORT_STEP, _SMALL_RISE = 0.3, 5e-3
 _EVERY = 4
 # Voxels of the small levels by which triangles may fail to close.
 _OPEN = 2.5
-# A trial from the other two pairs of a triangle must cost less by this fraction.
-_CLEARLY = 0.01
 # Voxels of a level that are evaluated at once, by device.
 _VOXELS = {"cpu": 1 << 21, "cuda": 1 << 26}
 # The least variance within a field, relative to that of the image.
@@ -132,8 +131,8 @@ class ImageSequence:
             level = _pairs(self.levels[self.small - 1], edges[number])
             now = LevelObjective(self.problem, level).evaluate(p[number])
             trial = solve_level(self.problem, level, over_third, tolerance=_COARSE_TOLERANCE, max_iterations=most)
-            better = trial.cost < now.cost * (1 - _CLEARLY)
-            p[number[better]] = trial.parameters[better]
+            keep_better(self.problem, level, now, np.arange(len(number)), trial)
+            p[number] = now.parameters
         return p
 
     def _open_triangles(self, edges: Ints, p: Floats, level: PyramidLevel) -> Iterable[tuple[Ints, Floats]]:

@@ -1,0 +1,6 @@
+"""Whether the poses of a stack can be trusted, and what stands in their way.
+
+bad_voxels        gaps and hot voxels of the detector, which are masked
+detector          the same as a task where the voxels are
+smallest_motion   of poses that fit a pair equally well, the one that moves least
+"""

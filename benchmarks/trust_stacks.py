@@ -145,15 +145,16 @@ def outcome_of(
     return Outcome(error, tolerance, fit.ok, fit.status.name)
 
 
-def noisy(rng: np.random.Generator, stack: Floats, share: float = 0.05) -> Floats:
-    return stack + share * np.ptp(stack) * rng.normal(size=stack.shape)
+def noisy(rng: np.random.Generator, stack: Floats, share: float = 0.2) -> Floats:
+    """With white noise, in standard deviations of the stack."""
+    return stack + share * stack.std() * rng.normal(size=stack.shape)
 
 
 # Related slices: each is a stack, the truth, and options of `outcome_of`.
 Input = tuple[NDArray[Any], Floats | None, dict[str, Any]]
 
 
-def photographs(seed: int, model: str, share: float = 0.05) -> Input:
+def photographs(seed: int, model: str, share: float = 0.2) -> Input:
     """One photograph that drifts, with noise."""
     rng = np.random.default_rng(seed)
     truth = walk(rng, SLICES, 2.0, 1.0 if model == "rigid" else 0.0)
@@ -165,13 +166,13 @@ def few_counts(seed: int) -> Input:
     """As many counts as a weak beam gives, uint16."""
     rng = np.random.default_rng(seed)
     truth, scene = walk(rng, SLICES, 2.0), scene_of(rng)
-    scene = (scene - scene.min()) / np.ptp(scene) * 12 + 2
+    scene = (scene - scene.mean()) / scene.std() * 3 + 8
     return rng.poisson([moved(scene, t).clip(0.2) for t in truth]).astype(np.uint16), truth, {"model": "translation"}
 
 
 def flicker(seed: int, metric: str = "ncc") -> Input:
     """Brightness that differs from slice to slice."""
-    stack, truth, options = photographs(seed, "translation", 0.02)
+    stack, truth, options = photographs(seed, "translation", 0.05)
     gain = np.random.default_rng(seed).uniform(0.3, 3, SLICES)
     return stack * gain[:, None, None], truth, options | {"metric": metric}
 
@@ -184,7 +185,7 @@ def anatomy(seed: int, source: Callable[[], Floats], stride: int) -> Input:
     slices = volume[first : first + SLICES * stride : stride]
     truth = walk(rng, SLICES, 1.5, 0.7)
     stack = np.stack([moved(s, t) for s, t in zip(slices, truth, strict=True)])
-    return noisy(rng, stack, 0.01), truth, {"model": "rigid", "steps": True}
+    return noisy(rng, stack, 0.04), truth, {"model": "rigid", "steps": True}
 
 
 def texture(rng: np.random.Generator, count: int, along: float, across: float) -> Floats:
@@ -199,14 +200,15 @@ def changing(seed: int, along: float) -> Input:
     rng = np.random.default_rng(seed)
     truth = walk(rng, SLICES, 2.0, 0.7)
     volume = texture(rng, SLICES, along, 2.5) + texture(rng, SLICES, along, 7.0)
-    stack = noisy(rng, np.stack([moved(s, t) for s, t in zip(volume, truth, strict=True)]), 0.01)
+    stack = noisy(rng, np.stack([moved(s, t) for s, t in zip(volume, truth, strict=True)]), 0.04)
     return stack, truth, {"model": "rigid", "steps": True}
 
 
 def with_bad_slices(seed: int) -> Input:
     """A blank slice and a copy, which must be named."""
     stack, truth, options = photographs(seed, "rigid")
-    stack[3], stack[7] = 0, stack[6]
+    assert truth is not None
+    stack[3], stack[7], truth[7] = 0, stack[6], truth[6]
     return stack, truth, options | {"named": (3,)}
 
 
@@ -219,7 +221,7 @@ def turned(seed: int, *, every: bool) -> Input:
     y, x = np.indices(scene.shape)
     inside = np.hypot(y - (len(y) - 1) / 2, x - (x.shape[1] - 1) / 2) < 66
     scene = np.where(inside, scene, np.median(scene)) if every else scene
-    return noisy(rng, np.stack([moved(scene, t) for t in truth]), 0.01), truth, {"model": "rigid"}
+    return noisy(rng, np.stack([moved(scene, t) for t in truth]), 0.04), truth, {"model": "rigid"}
 
 
 # Hostile ones.
@@ -259,7 +261,7 @@ def lattice(seed: int, *, jump: bool = False) -> Input:
 
 def hot_pixels(seed: int, count: int) -> Input:
     """Pixels of the detector that are far too bright."""
-    stack, truth, options = photographs(seed, "translation", 0.01)
+    stack, truth, options = photographs(seed, "translation", 0.04)
     counts = (stack - stack.min() + 20).astype(np.uint16)
     at = np.random.default_rng(seed).choice(counts[0].size, count, replace=False)
     counts.reshape(SLICES, -1)[:, at] = (60000, 3000, 500)[seed % 3]
@@ -268,7 +270,7 @@ def hot_pixels(seed: int, count: int) -> Input:
 
 def coded_gaps(seed: int, dtype: str) -> Input:
     """Gaps between the modules of a detector and dead pixels, with the largest value of the type."""
-    stack, truth, options = photographs(seed, "translation", 0.01)
+    stack, truth, options = photographs(seed, "translation", 0.04)
     counts = (stack - stack.min()).astype(dtype)
     counts[:, 60:66], counts[:, :, 90:95] = np.iinfo(dtype).max, np.iinfo(dtype).max
     counts.reshape(SLICES, -1)[:, np.random.default_rng(seed).choice(counts[0].size, 30)] = np.iinfo(dtype).max
@@ -277,7 +279,7 @@ def coded_gaps(seed: int, dtype: str) -> Input:
 
 def aperture(seed: int, *, noise: bool) -> Input:
     """A dim scene in a fixed round aperture; outside of it zero, or the noise of the camera."""
-    stack, truth, options = photographs(seed, "translation", 0.01)
+    stack, truth, options = photographs(seed, "translation", 0.04)
     y, x = np.indices(SHAPE)
     inside = np.hypot(y - 70, x - 85) < 62
     seen = np.where(inside, 400 + 0.2 * stack, 0.0)
@@ -288,7 +290,7 @@ def aperture(seed: int, *, noise: bool) -> Input:
 
 def stripes(seed: int, share: float) -> Input:
     """Columns of a camera with offsets, in standard deviations of the scene."""
-    stack, truth, options = photographs(seed, "translation", 0.01)
+    stack, truth, options = photographs(seed, "translation", 0.04)
     pattern = np.random.default_rng(seed).normal(size=SHAPE[1]) * share * stack.std()
     return stack + pattern, truth, options
 
@@ -300,7 +302,7 @@ def mirrored(seed: int, slices: tuple[int, ...]) -> Input:
     stack = np.stack([moved(scene, t) for t in truth])
     for k in slices:
         stack[k] = stack[k, :, ::-1]
-    return noisy(rng, stack, 0.01), truth, {"model": "rigid", "named": slices}
+    return noisy(rng, stack, 0.04), truth, {"model": "rigid", "named": slices}
 
 
 def swapped(seed: int) -> Input:
@@ -314,7 +316,7 @@ def swapped(seed: int) -> Input:
 KINDS: tuple[tuple[str, int, bool, tuple[str, ...], Callable[[int], Input]], ...] = (
     ("photograph, shifts", 14, False, (), partial(photographs, model="translation")),
     ("photograph, rigid", 14, False, (), partial(photographs, model="rigid")),
-    ("photograph, 15 % noise", 10, False, (), partial(photographs, model="rigid", share=0.15)),
+    ("photograph, 70 % noise", 10, False, (), partial(photographs, model="rigid", share=0.7)),
     ("few counts", 6, False, (), few_counts),
     ("flicker", 6, False, (), flicker),
     ("brain", 10, False, ("volumes3d", "mni152"), partial(anatomy, source=brain, stride=2)),

@@ -233,8 +233,10 @@ class ImageSequence:
             n, a, b, aa, bb, ab = pool(images, (fit,) * self.grid.ndim).flatten(2).unbind(1)
             a, b, n1 = a / n.clamp_min(1e-6), b / n.clamp_min(1e-6), n.clamp_min(1e-6)
             va, vb = aa / n1 - a * a, bb / n1 - b * b
-            score = (ab / n1 - a * b) / (va.clamp_min(1e-9) * vb.clamp_min(1e-9)).sqrt()
-            valid = (n > 0.5) & (torch.maximum(va, vb) > _MIN_CONTRAST)
+            score = (ab / n1 - a * b) / (va.clamp_min(1e-12) * vb.clamp_min(1e-12)).sqrt()
+            own = [image.values.flatten(1).var(1, correction=0)[:, None] for image in (pairs.fixed, pairs.moving)]
+            relative = torch.maximum(*(v / o.clamp_min(1e-9) for v, o in zip((va, vb), own, strict=True)))
+            valid = (n > 0.5) & (relative > _MIN_CONTRAST)
             return torch.where(valid, score.clamp(-1, 1), torch.nan)
 
         size = _pairs_at_once(level)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
@@ -25,6 +26,9 @@ FIELDS = 8
 LEAST_OVERLAP = 0.15
 LEAST_SCORE = 0.1  # of a correlation
 LEAST_RELATIVE_SCORE = 0.3  # of the median of the stack's correlations
+LEAST_FIELDS = 8  # in which pairs are compared separately, for their agreement to be judged
+CHANCE_FIELDS = 4.5  # standard errors that the mean correlation of the fields must exceed
+MOST_STRETCH = 2.0  # of any direction, between two slices of one specimen
 CHANCE = 5  # standard deviations of the correlation of noise that a correlation must exceed
 
 
@@ -91,9 +95,11 @@ class SliceFeatures:
 
 
 def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
-    """Which pairs can be used: enough overlap, and a correlation that chance does not explain."""
+    """Which pairs can be used: enough overlap, a plausible motion, and an agreement that chance does not explain."""
     usable = np.isfinite(pairs.scores) & (pairs.overlap >= LEAST_OVERLAP)
-    usable &= np.isfinite(pairs.covariance).all(axis=(1, 2))
+    usable &= np.isfinite(pairs.covariance).all(axis=(1, 2)) & np.isfinite(pairs.matrices).all(axis=(1, 2))
+    usable[usable] &= _stretch(pairs.matrices[usable]) <= MOST_STRETCH
+    usable &= ~by_chance(pairs.fields)
     if metric != "ncc" or not usable.any():
         return np.asarray(usable)
     # Noise smoothed by a Gaussian of one voxel has this many independent values.
@@ -101,6 +107,28 @@ def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
     chance = np.minimum(CHANCE / np.sqrt(values * np.maximum(pairs.overlap, LEAST_OVERLAP)), 0.5)
     least = max(LEAST_SCORE, LEAST_RELATIVE_SCORE * float(np.median(pairs.scores[usable])))
     return np.asarray(usable & (pairs.scores >= np.maximum(chance, least)))
+
+
+def by_chance(fields: NDArray[np.float32]) -> Bools:
+    """(E,) which pairs agree within their (E, F) fields by no more than chance explains.
+
+    Images that share only slow changes, such as shading or a dark surround, correlate as a whole, but not within fields.
+    The mean correlation of the fields is compared with its standard error, which their scatter gives (Student's t).
+    `CHANCE_FIELDS` allows for the many poses among which the best was taken. With few fields nothing is said.
+    """
+    values = fields.astype(np.float64)
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(axis=1), 2)
+    mean = np.where(known, values, 0).sum(axis=1) / count
+    variance = np.where(known, (values - mean[:, None]) ** 2, 0).sum(axis=1) / (count - 1)
+    least = scipy.stats.t.isf(scipy.stats.norm.sf(CHANCE_FIELDS), count - 1)
+    return np.asarray((known.sum(axis=1) >= LEAST_FIELDS) & (mean < least * np.sqrt(variance / count)))
+
+
+def _stretch(matrices: Floats) -> Floats:
+    """(E,) the largest factor by which motions stretch or shrink any direction."""
+    singular = np.linalg.svd(matrices[:, :-1, :-1], compute_uv=False)
+    return np.asarray(np.maximum(singular.max(axis=1), 1 / np.maximum(singular.min(axis=1), 1e-12)))
 
 
 def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[BatchEstimate]) -> PairTable:

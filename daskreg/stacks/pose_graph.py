@@ -187,7 +187,9 @@ def _step(graph: PoseGraph, poses: Floats, residual: Floats, weight: Floats, fre
     step = np.zeros((graph.count, graph.algebra.size))
     if free.any():
         step[free] = splu(normal).solve(right).reshape(-1, graph.algebra.size)
-    return step
+    # Pairs that contradict each other by far may ask for steps beyond what the linear equations hold for.
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1.0, graph.algebra.reach / np.maximum(length, 1e-300)))
 
 
 def _normal_equations(

@@ -1,7 +1,7 @@
 """Of the poses that fit a pair equally well, the one that moves the least.
 
-A periodic object fits as well a period away, and which of the poses costs least is decided by noise. Slices next to each
-other have moved little, so a larger motion has to cost less by more than noise explains.
+A periodic object fits as well a period away, and which of the poses costs least is decided by noise. Slices next to
+each other have moved little, so a larger motion has to cost less by more than noise explains.
 """
 
 from __future__ import annotations

@@ -37,6 +37,21 @@ class StackStatus(Enum):
     CONVERGED = "every slice was fitted"
     BRIDGED = "some slices could not be fitted and are interpolated from their neighbours: look at fit.outliers"
     BROKEN = "at some places no fit joins neighbouring slices, and no motion was assumed: look at fit.breaks"
+    UNLIKE = "a third of the slices or more stand out: look at fit.kinds, and whether the slices are of one specimen"
+    INCONSISTENT = (
+        "pairs of slices contradict each other, so their agreement is chance, or the model too stiff: look at "
+        "fit.cycles, and try another model, masks, or anchors"
+    )
+    AMBIGUOUS = (
+        "the slices repeat themselves and agree as well when shifted by fit.rival; the smallest motions were taken: "
+        "use anchors, or a mask of what does not repeat"
+    )
+    FIXED_PATTERN = (
+        "something that stays with the detector agrees better than the specimen, which moves: divide by a flat field, "
+        "subtract the mean of the slices, or mask it"
+    )
+    BRIGHTNESS = 'contrast differs from slice to slice, which metric="mse" takes for motion: use metric="ncc"'
+    UNCERTAIN = "the poses are known to a few voxels only: look at fit.sigma; use fewer parameters or larger slices"
     FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
     EDITED = "the poses of the slices are those of a table"
 
@@ -57,7 +72,8 @@ class StackFit(Fit):
             the stack, which pairs cannot separate from drift. Relative to the mean slice, or to the
             reference or the anchors.
         kinds: outlier slices, and of which kind: "blank", "duplicated", "torn", "blurred", "swapped"
-            (with the next one), "unlike" its neighbours (see `outliers`).
+            (with the next one), "mirrored", "contradicted" (its pairs do not agree with each other), "unlike" its
+            neighbours (see `outliers`).
         bridged: slices without a fit of their own, whose poses are interpolated from their neighbours.
         breaks: slices before which no fit was found and no motion was assumed.
         cycles: (N,) closure error, a world length, of the cycle from the slice before each to it, to the next
@@ -69,6 +85,8 @@ class StackFit(Fit):
             `align_stack(..., previous=fit)`; None where slices were not fitted to each other.
         weights: (E,) robust weight of each pair in the end, 0..1.
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
+        rival: (D,) shift, world, by which the aligned slices agree with their neighbours as well as they do unmoved, as
+            periodic specimens do; None without one.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
     """
 
@@ -96,6 +114,7 @@ class StackFit(Fit):
     features: SliceFeatures | None = None
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
+    rival: Floats | None = None
     bad_voxels: int = 0
 
     @property
@@ -284,7 +303,7 @@ class StackFit(Fit):
 
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
-    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "bad_voxels",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "bad_voxels",
     "seconds",
 )  # fmt: skip
 
@@ -313,6 +332,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
     found["model"] = tuple(data["model"]) if isinstance(data["model"], list) else data["model"]
     found["kinds"] = {int(i): str(kind) for i, kind in data["kinds"].items()}
     found |= {name: numbers(data[name]) for name in ("centre", "half_extent", "scores", "cycles")}
+    found["rival"] = None if data.get("rival") is None else numbers(data["rival"])
     found["sigma"] = {name: numbers(values) for name, values in data["sigma"].items()}
     found |= {name: tuple(data[name]) for name in ("bridged", "breaks")}
     tables = data.get("tables")

@@ -28,6 +28,7 @@ from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyra
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
 from daskreg.stacks.verdict.smallest_motion import keep_better
+from daskreg.stacks.verdict.specimen_errors import shift_variance
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -104,7 +105,8 @@ class ImageSequence:
             p[near], covariance[near] = self._finished(finest, edges[near], fine)
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
+        fields, excess = self._fields(edges, p), self._excess(edges, p, covariance)
+        return PairTable(edges, matrices, covariance, scores, similarity, overlap, fields, excess)
 
     def features(self) -> SliceFeatures:
         """Statistics of the single images."""
@@ -216,6 +218,23 @@ class ImageSequence:
         if self.problem.metric == "ncc":
             return np.asarray(1 - cost)
         return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
+
+    def _excess(self, edges: Ints, p: Floats, covariance: Floats) -> Floats:
+        """(E,) variance of the shifts beyond that of white noise, as a multiple of `covariance`."""
+        shifts = [k for k, name in enumerate(self.problem.pose.names) if name in {"tx", "ty", "tz"}]
+        white = np.diagonal(covariance, axis1=1, axis2=2)[:, shifts].sum(axis=1)
+        if not shifts:
+            return np.zeros(len(edges))
+        level, ncc = self.levels[self.small - 1], self.problem.metric == "ncc"
+
+        def part(rows: slice) -> Floats:
+            pairs = _pairs(level, edges[rows])
+            maps = LevelObjective(self.problem, pairs).maps(p[rows])
+            return shift_variance(pairs, maps, field_count(self.grid.ndim), gain=ncc)
+
+        size = _pairs_at_once(level)
+        found = np.concatenate([part(slice(k, k + size)) for k in range(0, len(edges), size)])
+        return np.asarray(np.maximum(found / np.maximum(white, 1e-300) - 1, 0))
 
     def _fields(self, edges: Ints, p: Floats) -> NDArray[np.float32]:
         """(E, F) correlations within fields, on the finest of the small levels."""

@@ -40,7 +40,8 @@ class PairTable:
     covariance: (E, P, P) of the free parameters, from the noise of the images. scores: (E,) the
     metric on the finest level of the pair. similarity: (E,) the metric on the finest level that all pairs
     share. overlap: (E,). fields: (E, F) correlation within each field (part) of the fixed image, NaN
-    where the contrast or the overlap is too small.
+    where the contrast or the overlap is too small. excess: (E,) variance of the errors that neighbouring voxels share,
+    as a multiple of `covariance` (see `verdict.specimen_errors`).
     """
 
     edges: Ints
@@ -50,6 +51,7 @@ class PairTable:
     similarity: Floats
     overlap: Floats
     fields: NDArray[np.float32]
+    excess: Floats
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -71,7 +73,7 @@ class PairTable:
         none, size = np.empty(0), ndim + 1
         return cls(
             np.empty((0, 2), np.intp), np.empty((0, size, size)), np.empty((0, parameters, parameters)),
-            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32),
+            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32), none,
         )  # fmt: skip
 
 
@@ -112,9 +114,9 @@ def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
 def by_chance(fields: NDArray[np.float32]) -> Bools:
     """(E,) which pairs agree within their (E, F) fields by no more than chance explains.
 
-    Images that share only slow changes, such as shading or a dark surround, correlate as a whole, but not within fields.
+    Images that share only slow changes, such as shading or a dark surround, correlate as a whole, not within fields.
     The mean correlation of the fields is compared with its standard error, which their scatter gives (Student's t).
-    `CHANCE_FIELDS` allows for the many poses among which the best was taken. With few fields nothing is said.
+    Of many poses the best was taken, which `CHANCE_FIELDS` allows for. With few fields nothing is said.
     """
     values = fields.astype(np.float64)
     known = np.isfinite(values)
@@ -143,6 +145,7 @@ def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[BatchEstimate]) ->
         scores.copy(),
         np.concatenate([f.overlap for f in fits]),
         np.full((len(scores), field_count(ndim) ** ndim), np.nan, np.float32),
+        np.zeros(len(scores)),
     )
 
 
@@ -164,7 +167,10 @@ def unpacked(kind: type[Any], text: str) -> Any:
     Raises: ValueError, KeyError or OSError where the text is damaged.
     """
     with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
-        return kind(*(archive[_stored_name(f.name)] for f in fields(kind)))
+        columns = {f.name: archive[_stored_name(f.name)] for f in fields(kind) if f.name != "excess"}
+        if kind is PairTable:  # earlier versions did not store it
+            columns["excess"] = archive["excess"] if "excess" in archive else np.zeros(len(columns["edges"]))
+        return kind(**columns)
 
 
 def _stored_name(name: str) -> str:

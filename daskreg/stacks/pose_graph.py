@@ -91,7 +91,7 @@ def solve(graph: PoseGraph, initial: Floats, fixed: Bools | None = None) -> Pose
         # outliers, so the disagreement is distributed over all edges.
         weight = solve(graph, initial, np.arange(graph.count) == 0).weight
     poses, weight, scale = _gauss_newton(graph, initial.copy(), free, weight)
-    covariance = _covariance(graph, poses, weight, free) * scale
+    covariance = pose_covariance(graph, poses, weight, free) * scale
     if free.all():
         mean = graph.algebra.mean(poses, np.ones(graph.count))
         poses = poses @ np.linalg.inv(mean)
@@ -224,7 +224,7 @@ def _normal_equations(
     return normal, right[free].ravel()
 
 
-def _covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools) -> Floats:
+def pose_covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools) -> Floats:
     """(N, Q, Q) diagonal blocks of the inverse normal matrix; without fixed nodes, in the gauge of zero mean error."""
     q = graph.algebra.size
     out = np.zeros((graph.count, q, q))

@@ -24,6 +24,7 @@ from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_table import PairTable, reliable
 from daskreg.stacks.pose_graph import PoseGraph, PoseGraphSolution, solve, triangle_errors
 from daskreg.stacks.trajectory import interpolate_missing, shortest_path_poses
+from daskreg.stacks.verdict.specimen_errors import added_covariance
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -113,7 +114,9 @@ def solve_poses(
     fitted[nodes] = _largest_weight(graph, solution, measured) >= LEAST_WEIGHT
     fitted[list(anchors)] = True
     covariance = np.full((count, len(model.pose.names), len(model.pose.names)), np.nan)
-    covariance[nodes] = _parameter_covariance(model, solution.poses, solution.covariance)
+    free = np.ones(len(nodes), bool) if fixed is None else ~fixed
+    added = added_covariance(pairs.take(usable), nodes, model, solution.poses, free)
+    covariance[nodes] = _parameter_covariance(model, solution.poses, solution.covariance + added)
     covariance[~fitted] = np.nan
     weight, residual = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
     weight[usable], residual[usable] = solution.weight[measured], solution.residual[measured]

@@ -3,4 +3,8 @@
 bad_voxels        gaps and hot voxels of the detector, which are masked
 detector          the same as a task where the voxels are
 smallest_motion   of poses that fit a pair equally well, the one that moves least
+examine           a look at a few aligned slices, for what follows
+rivals            shifts by which slices agree as well: periodic specimens
+fixed_pattern     a pattern of the detector that hides the specimen's motion
+status            the status that follows from all this
 """

@@ -61,7 +61,7 @@ def estimate_from_pairs(
         previous: the fit of the first slices, from when the stack had no others.
     """
     finished = None if previous is None else finished_span(previous)
-    pairs, features = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
+    pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
     solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
     if previous is not None and not anchors and not first:
         solution = in_frame_of(previous, solution, spec)
@@ -70,6 +70,7 @@ def estimate_from_pairs(
     kinds = find_outliers(compared, features, solution.fitted, spec.grid)
     for i in contradicted(solution, spec.model):
         kinds.setdefault(i, "contradicted")
+    kinds |= dict.fromkeys(mirrored, "mirrored")
     findings = examine(spec, solution.poses, solution.fitted, execution)
     return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
 
@@ -135,7 +136,7 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     The poses from pairs of neighbours are the initial ones.
     """
     model = spec.model
-    pairs, features = fit_pairs_of(spec, execution)
+    pairs, features, _ = fit_pairs_of(spec, execution)
     initial = solve_poses(pairs, features.blank, model, first=True)
     start = SlicePoses(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
     found = register_to_reference(ReferenceTask(spec, start=start), execution)

@@ -17,6 +17,7 @@ from daskreg.stacks.execution import Execution
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pose_solve import pairs_to_search
 from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
+from daskreg.stacks.verdict.mirrored import far_worse, without_mirrored
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def fit_pairs_of(
     *,
     previous: SpanResult | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-) -> tuple[PairTable, SliceFeatures]:
-    """The pairs of all slices, and the features of all slices.
+) -> tuple[PairTable, SliceFeatures, tuple[int, ...]]:
+    """The pairs of all slices, the features of all slices, and which slices are mirrored.
 
     Args:
         previous: results for the first slices, from when the stack had no others.
@@ -74,7 +75,15 @@ def fit_pairs_of(
     results.sort(key=lambda part: part.start)
     pairs = PairTable.joined(part.pairs for part in results)
     features = SliceFeatures.joined(part.features for part in results)
-    return _with_searched_pairs(stack, pairs, features.blank, execution), features
+    searched = _with_searched_pairs(stack, pairs, features.blank, execution)
+    if stack.line is not None or stack.options.metric != "ncc":
+        return searched, features, ()
+
+    def fit_mirrored(edges: list[Edge]) -> PairTable:
+        return _fitted_edges(stack, edges[:MOST_SEARCHES], None, execution, mirrored=True)
+
+    kept, mirrored = without_mirrored(searched, features.blank, fit_mirrored)
+    return kept, features, mirrored
 
 
 def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execution: Execution) -> PairTable:
@@ -85,6 +94,8 @@ def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execu
     if stack.line is not None:
         return pairs
     wanted = pairs_to_search(pairs, blank, stack.model)
+    if stack.options.metric == "ncc":
+        wanted = sorted({*wanted, *far_worse(pairs, blank)})
     if not wanted:
         return pairs
     if len(wanted) > MOST_SEARCHES:
@@ -113,11 +124,16 @@ def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[E
     return {(a, c): motions[b, c] @ motions[a, b] for a, b, c in sorted(triples) if (a, c) in motions}
 
 
-def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution) -> PairTable:
+def _fitted_edges(
+    stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution, *, mirrored: bool = False
+) -> PairTable:
     tables: list[PairTable] = []
     items = [
         PairTask(
-            stack, tuple(edges[k : k + _PAIRS_PER_TASK]), None if initial is None else initial[k : k + _PAIRS_PER_TASK]
+            stack,
+            tuple(edges[k : k + _PAIRS_PER_TASK]),
+            None if initial is None else initial[k : k + _PAIRS_PER_TASK],
+            mirrored,
         )
         for k in range(0, len(edges), _PAIRS_PER_TASK)
     ]

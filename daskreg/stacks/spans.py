@@ -140,11 +140,15 @@ class SpanResult:
 
 @dataclass(frozen=True)
 class PairTask:
-    """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts."""
+    """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts.
+
+    mirrored: with the moving slices mirrored along their last axis.
+    """
 
     stack: StackSpec
     edges: tuple[tuple[int, int], ...]
     starts: NDArray[np.float64] | None = None
+    mirrored: bool = False
 
 
 def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
@@ -197,7 +201,8 @@ def fit_edges(item: PairTask) -> PairTable:
     stack, tables = item.stack, []
     with _exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
-            images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
+            other = stack.tensor(b, b + 1)
+            images = torch.cat([stack.tensor(a, a + 1), other.flip(-1) if item.mirrored else other])
             sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, _options_here(stack))
             if item.starts is None:
                 p = _searched(sequence)

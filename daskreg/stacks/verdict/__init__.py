@@ -2,6 +2,8 @@
 
 bad_voxels        gaps and hot voxels of the detector, which are masked
 detector          the same as a task where the voxels are
+mirrored          slices that are mirror images
+specimen_errors   errors of pairs that cycles do not show
 smallest_motion   of poses that fit a pair equally well, the one that moves least
 examine           a look at a few aligned slices, for what follows
 rivals            shifts by which slices agree as well: periodic specimens

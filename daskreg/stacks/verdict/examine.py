@@ -13,7 +13,7 @@ from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.sampling.sample import sample
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.verdict.fixed_pattern import pattern_hides_motion
+from daskreg.stacks.verdict.fixed_pattern import pattern_hides_motion, pattern_remains
 from daskreg.stacks.verdict.rivals import rival_shift
 
 Floats = NDArray[np.float64]
@@ -69,7 +69,9 @@ def findings_of(task: SlicesTask) -> Findings:
     centre = np.append(grid.centre, 1)
     moved = np.stack([coarse.index((pose @ centre)[None, :-1])[0] for pose in task.poses])
     aligned = _aligned(small, coarse, task.poses, Box.of(coarse.shape))
-    pattern = pattern_hides_motion(small, aligned, moved - moved.mean(axis=0))
+    pattern = pattern_hides_motion(small, aligned, moved - moved.mean(axis=0)) or pattern_remains(
+        small, _moved_back(aligned, coarse, task.poses)
+    )
     rival = rival_shift(aligned)
     spacing = np.asarray(coarse.spacing)
     if rival is None and coarse.shape != grid.shape:
@@ -103,4 +105,15 @@ def _aligned(images: Pixels, grid: Grid, poses: Floats, box: Box) -> Pixels:
             np.asarray(sample(image, whole, matrix, box, fill=float("nan")), dtype=np.float32)
             for image, matrix in zip(images, maps, strict=True)
         ]
+    )
+
+
+def _moved_back(aligned: Pixels, grid: Grid, poses: Floats) -> Pixels:
+    """The mean of the aligned slices, where each raw slice has it."""
+    known = np.isfinite(aligned)
+    total = np.where(known, aligned, np.float32(0)).sum(axis=0)
+    count = known.sum(axis=0)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    return _aligned(
+        np.stack([mean] * len(poses)), grid, np.asarray(np.linalg.inv(poses), np.float64), Box.of(grid.shape)
     )

@@ -23,8 +23,10 @@ _CLOSED, _OTHER = 1.5, 2.0
 # Share of the triangles that must close, with shifts unlike those of the fit. By chance, hardly one does.
 _LEAST_SHARE = 0.25
 _LEAST_SLICES = 4
+# Share of the variance of what the specimen leaves that is fixed.
+_FIXED = 0.35
 # The variance that a pattern and the other motion leave must be this share of what the fit leaves.
-_LESS, _ROUNDS = 0.6, 6
+_LESS, _ROUNDS = 0.9, 6
 # Frequency, in cycles per voxel, at which the phase correlation is damped.
 _DAMPED = 0.2
 
@@ -52,15 +54,40 @@ def pattern_hides_motion(images: Pixels, aligned: Pixels, found: Floats) -> bool
             closing.update(sides)
     if hidden < _LEAST_SHARE * len(triangles):
         return False
-    motion = _consensus(len(images), {pair: shifts[pair] for pair in closing})
-    return _explained(_filled(images), motion) < _LESS * _variance(aligned)
+    covered = sorted({i for pair in closing for i in pair})
+    motion = _consensus(covered, {pair: shifts[pair] for pair in closing})
+    some = _filled(images[covered])
+    # A pattern explains more also with the motion of the fit, unless that has rotations.
+    now = min(_variance(aligned[covered]), _explained(some, found[covered] - found[covered].mean(axis=0)))
+    return _explained(some, motion) < _LESS * now
 
 
-def _consensus(count: int, shifts: dict[tuple[int, int], Floats]) -> Floats:
-    """(N, D) motions whose differences are the (D,) shifts of pairs, by least squares; their mean is zero."""
-    rows = np.zeros((len(shifts) + 1, count))
+def pattern_remains(images: Pixels, specimen: Pixels) -> bool:
+    """Whether what the specimen leaves of the slices stays with the detector.
+
+    Args:
+        images: (N, *shape) raw slices, NaN where masked.
+        specimen: (N, *shape) the mean of the aligned slices, moved to where each slice has it.
+
+    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean.
+    """
+    if len(images) < _LEAST_SLICES:
+        return False
+    rest = _inner(images.astype(np.float64) - specimen)
+    known = np.isfinite(rest).all(axis=0)
+    if known.mean() < 1 / 4:
+        return False
+    rest = np.where(known, rest - rest[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
+    pattern, variance = rest.mean(axis=0), float(rest[:, known].var())
+    fixed = float(pattern[known].var()) / max(variance, 1e-300)
+    return fixed > max(_FIXED, 2 / len(images))
+
+
+def _consensus(slices: list[int], shifts: dict[tuple[int, int], Floats]) -> Floats:
+    """(N, D) motions of slices whose differences are the (D,) shifts of pairs, by least squares; their mean is zero."""
+    rows = np.zeros((len(shifts) + 1, len(slices)))
     for row, (a, b) in zip(rows, shifts, strict=False):
-        row[a], row[b] = -1, 1
+        row[slices.index(a)], row[slices.index(b)] = -1, 1
     rows[-1] = 1
     right = np.stack([*shifts.values(), np.zeros(len(next(iter(shifts.values()))))])
     return np.asarray(np.linalg.lstsq(rows, right, rcond=None)[0])
@@ -118,12 +145,13 @@ def _without_mean(images: Pixels) -> Pixels:
 
 
 def _shifts(images: Pixels, pairs: list[tuple[int, int]]) -> list[Floats]:
-    """(D,) shifts of each pair by phase correlation (Kuglin & Hines 1975), high frequencies damped."""
+    """(D,) shifts of each pair by a correlation between phase and cross-correlation, high frequencies damped."""
     shape = images.shape[1:]
     axes = tuple(range(1, images.ndim))
     size = [scipy.fft.next_fast_len(n + n // 2, real=True) for n in shape]
     spectra = scipy.fft.rfftn(images, s=size, axes=axes)
-    spectra /= np.maximum(np.abs(spectra), 1e-6 * np.abs(spectra).max(axis=axes, keepdims=True) + 1e-12)
+    # Half whitened: a sharp peak, though noise is strong where little of the specimen is.
+    spectra /= np.sqrt(np.maximum(np.abs(spectra), 1e-6 * np.abs(spectra).max(axis=axes, keepdims=True) + 1e-12))
     frequencies = [scipy.fft.fftfreq(n) for n in size[:-1]] + [scipy.fft.rfftfreq(size[-1])]
     square = sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True))
     damping = np.exp(-np.asarray(square) / _DAMPED**2).astype(np.float32)

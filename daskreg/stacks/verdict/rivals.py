@@ -110,6 +110,8 @@ def _interpolated(surface: Floats, at: NDArray[np.intp]) -> float:
         low, high = at.copy(), at.copy()
         low[axis], high[axis] = (at[axis] - 1) % n, (at[axis] + 1) % n
         a, c = float(surface[tuple(low)]), float(surface[tuple(high)])
+        if min(a, c) <= -1:  # the surface ends here, where too little overlaps
+            return -1.0
         curvature = a + c - 2 * float(surface[tuple(at)])
         if curvature < 0:
             height -= (c - a) ** 2 / (8 * curvature)

@@ -8,7 +8,9 @@ their noise, unlike that of the gradient of one, is independent.
 
 Such errors close: where b differs from a, the pairs (a, b) and (b, c) err in a way that (a, c) repeats, so that cycles
 do not show them, and more pairs do not reduce them. Two kinds differ in how they grow with the distance of the slices:
-the error of the place of each slice by its noise (not at all), and that by change (with each step, a random walk).
+the error of the place of each slice by its noise (not at all), and that by change (with each step, a random walk). The
+variances v1 and v2 of pairs that are one and two steps apart tell them apart. Where v2 > 2 v1, as in real anatomy, the
+errors of consecutive steps are correlated, by v2 / (2 v1) - 1, and the walk is that of an autoregression.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
+# Correlation of the errors of consecutive steps, at most: from pairs of one and two steps no more can be told.
+_MOST_ALIKE = 0.5
 # Share of the information that noise in the gradients takes away, at most.
 _LEAST_COMMON = 0.05
 
@@ -71,7 +75,7 @@ def _gradient(images: Tensor, axes: tuple[int, ...]) -> Tensor:
     return torch.stack(parts, 1)
 
 
-def added_covariance(pairs: PairTable, nodes: Ints, model: StackModel, poses: Floats, free: Bools) -> Floats:
+def hidden_covariance(pairs: PairTable, nodes: Ints, model: StackModel, poses: Floats, free: Bools) -> Floats:
     """(N, Q, Q) covariance of the poses, in the algebra, from errors that cycles do not show.
 
     Args:
@@ -91,7 +95,10 @@ def added_covariance(pairs: PairTable, nodes: Ints, model: StackModel, poses: Fl
     covariance = tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2) * (1 + pairs.excess)[:, None, None]
     size = np.trace(covariance, axis1=1, axis2=2)
     one, two = (float(np.median(size[step == k])) if (step == k).any() else np.nan for k in (1, 2))
-    own = float(np.clip(2 - two / one, 0, 1)) if np.isfinite(two) and one > 0 else 0.0
+    growth = two / one if np.isfinite(two) and one > 0 else 2.0
+    own = float(np.clip(2 - growth, 0, 1))
+    alike = float(np.clip(growth / 2 - 1, 0, _MOST_ALIKE))
+    long = (1 + alike) / (1 - alike)
     near = np.flatnonzero(step == 1)
     number = np.zeros(len(nodes))
     for k in range(2):
@@ -102,7 +109,7 @@ def added_covariance(pairs: PairTable, nodes: Ints, model: StackModel, poses: Fl
     # Gaps between slices that no direct pair joins are as wide as the widest step.
     missing = np.setdiff1d(np.arange(len(nodes) - 1), positions[near, 0])
     widest = covariance[near[size[near].argmax()]]
-    every = np.concatenate([covariance[near], np.tile(widest, (len(missing), 1, 1))]) * max(1 - own, 1e-6)
+    every = np.concatenate([covariance[near], np.tile(widest, (len(missing), 1, 1))]) * max(1 - own, 1e-6) * long
     edges = np.concatenate([positions[near], np.stack([missing, missing + 1], axis=1)])
     eye = np.tile(np.eye(poses.shape[-1]), (len(edges), 1, 1))
     floor = (1e-6 * algebra.reach) ** 2 * np.eye(algebra.size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,37 +22,13 @@ from daskreg.reporting.fit import Fit
 from daskreg.stacks import table
 from daskreg.stacks.consistency import pair_consistency, worst_neighbors
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
+from daskreg.stacks.verdict.stack_status import StackStatus
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-
-
-class StackStatus(Enum):
-    """How an estimate ended; the value says what happened, and the remedy."""
-
-    CONVERGED = "every slice was fitted"
-    BRIDGED = "some slices could not be fitted and are interpolated from their neighbours: look at fit.outliers"
-    BROKEN = "at some places no fit joins neighbouring slices, and no motion was assumed: look at fit.breaks"
-    UNLIKE = "a third of the slices or more stand out: look at fit.kinds, and whether the slices are of one specimen"
-    INCONSISTENT = (
-        "pairs of slices contradict each other, so their agreement is chance, or the model too stiff: look at "
-        "fit.cycles, and try another model, masks, or anchors"
-    )
-    AMBIGUOUS = (
-        "the slices repeat themselves and agree as well when shifted by fit.rival; the smallest motions were taken: "
-        "use anchors, or a mask of what does not repeat"
-    )
-    FIXED_PATTERN = (
-        "something that stays with the detector agrees better than the specimen, which moves: divide by a flat field, "
-        "subtract the mean of the slices, or mask it"
-    )
-    BRIGHTNESS = 'contrast differs from slice to slice, which metric="mse" takes for motion: use metric="ncc"'
-    UNCERTAIN = "the poses are known to a few voxels only: look at fit.sigma; use fewer parameters or larger slices"
-    FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
-    EDITED = "the poses of the slices are those of a table"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,8 +176,11 @@ class StackFit(Fit):
         return pd.DataFrame(self.rows()).set_index("slice")
 
     def save_table(self, path: str | PathLike[str]) -> None:
-        """Write the rows as CSV, or as JSON by suffix, to be viewed, edited, and passed to `edited`."""
-        table.write(self.rows(), path)
+        """Write the rows as CSV, or as JSON by suffix, to be viewed, edited, and passed to `edited`.
+
+        Headers say the units: radians, and the world's unit.
+        """
+        table.write(self.rows(), path, unit=self.raw_from_aligned.unit or "pixel")
 
     def edited(self, rows: Any) -> StackFit:
         """This fit with the poses of a table; see `table.poses`.
@@ -210,7 +188,8 @@ class StackFit(Fit):
         Args:
             rows: path of a CSV or JSON file, a pandas table, or rows like those of `rows()`.
         """
-        matrices, interpolated = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre)
+        unit = self.raw_from_aligned.unit or "pixel"
+        matrices, interpolated = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre, unit=unit)
         return replace(
             self,
             raw_from_aligned=SliceAffines(

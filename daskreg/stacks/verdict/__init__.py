@@ -9,4 +9,5 @@ examine           a look at a few aligned slices, for what follows
 rivals            shifts by which slices agree as well: periodic specimens
 fixed_pattern     a pattern of the detector that hides the specimen's motion
 status            the status that follows from all this
+stack_status      the statuses
 """

@@ -23,8 +23,8 @@ _CLOSED, _OTHER = 1.5, 2.0
 # Share of the triangles that must close, with shifts unlike those of the fit. By chance, hardly one does.
 _LEAST_SHARE = 0.25
 _LEAST_SLICES = 4
-# Share of the variance of what the specimen leaves that is fixed.
-_FIXED = 0.35
+# Share of the variance of what the specimen leaves that is fixed, and its squared gradients relative to the specimen's.
+_FIXED, _PULL = 0.35, 0.2
 # The variance that a pattern and the other motion leave must be this share of what the fit leaves.
 _LESS, _ROUNDS = 0.9, 6
 # Frequency, in cycles per voxel, at which the phase correlation is damped.
@@ -69,7 +69,9 @@ def pattern_remains(images: Pixels, specimen: Pixels) -> bool:
         images: (N, *shape) raw slices, NaN where masked.
         specimen: (N, *shape) the mean of the aligned slices, moved to where each slice has it.
 
-    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean.
+    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean. It pulls poses
+    by its squared gradients relative to those of the specimen. (What interpolation takes from the specimen's edges stays
+    too, where motions are small, but is weak.)
     """
     if len(images) < _LEAST_SLICES:
         return False
@@ -80,7 +82,13 @@ def pattern_remains(images: Pixels, specimen: Pixels) -> bool:
     rest = np.where(known, rest - rest[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
     pattern, variance = rest.mean(axis=0), float(rest[:, known].var())
     fixed = float(pattern[known].var()) / max(variance, 1e-300)
-    return fixed > max(_FIXED, 2 / len(images))
+    pull = _steepness(pattern) / max(_steepness(_inner(specimen.astype(np.float64)).mean(axis=0)), 1e-300)
+    return fixed > max(_FIXED, 2 / len(images)) and pull > _PULL
+
+
+def _steepness(image: Floats) -> float:
+    """The mean squared gradient."""
+    return float(sum(np.nanmean(np.diff(image, axis=k) ** 2) for k in range(image.ndim)))
 
 
 def _consensus(slices: list[int], shifts: dict[tuple[int, int], Floats]) -> Floats:

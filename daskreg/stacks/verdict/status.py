@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.stacks.fit import StackStatus
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pose_solve import PoseSolution
 from daskreg.stacks.verdict.examine import Findings
+from daskreg.stacks.verdict.stack_status import StackStatus
 
 Bools = NDArray[np.bool_]
 

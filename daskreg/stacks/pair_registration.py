@@ -184,13 +184,13 @@ def identity_or_shift(problem: Problem, levels: Sequence[PyramidLevel], count: i
 
 
 def _as_good_unmoved(problem: Problem, level: PyramidLevel, iterate: Iterate, rows: Bools) -> Bools:
-    """Which of the pairs `rows` agree without any motion about as well as at their poses."""
+    """Which of the pairs `rows` agree without any motion so well that a smaller motion may fit as well as theirs."""
     if not rows.any():
         return np.zeros(0, bool)
     found = iterate.take(np.flatnonzero(rows))
     pairs = level.take(torch.from_numpy(np.flatnonzero(rows)))
     unmoved = LevelObjective(problem, pairs).evaluate(problem.pose.identity(len(found.cost)).numpy())
-    return np.asarray(unmoved.cost < (found.cost + 1) / 2)
+    return np.asarray(unmoved.cost < 1 - (1 - found.cost) / 4)
 
 
 def _shifted(problem: Problem, level: PyramidLevel, shifts: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pose_solve import pairs_to_search
 from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
 from daskreg.stacks.verdict.mirrored import far_worse, without_mirrored
+from daskreg.stacks.verdict.smallest_motion import noise_margin
 
 log = logging.getLogger(__name__)
 
@@ -101,15 +103,17 @@ def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execu
     if len(wanted) > MOST_SEARCHES:
         log.warning("%d pairs of slices are weak; only %d of them are searched", len(wanted), MOST_SEARCHES)
         wanted = wanted[:MOST_SEARCHES]
-    metric = stack.options.metric
-    searched = better_of(pairs, _fitted_edges(stack, wanted, None, execution), metric)
+    metric, values = stack.options.metric, math.prod(stack.grid.shape)
+    searched = better_of(pairs, _fitted_edges(stack, wanted, None, execution), metric, values)
     before = {tuple(e): s for e, s in zip(pairs.edges.tolist(), pairs.scores.tolist(), strict=True)}
     edges: list[Edge] = [(a, b) for a, b in searched.edges.tolist()]
     changed = {e for e, s in zip(edges, searched.scores.tolist(), strict=True) if s != before.get(e)}
     paths = _two_step_motions(changed, dict(zip(edges, searched.matrices, strict=True)))
     if not paths:
         return searched
-    return better_of(searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution), metric)
+    return better_of(
+        searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution), metric, values
+    )
 
 
 def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[Edge, Floats]:
@@ -142,10 +146,15 @@ def _fitted_edges(
     return PairTable.joined(tables)
 
 
-def better_of(old: PairTable, new: PairTable, metric: str) -> PairTable:
-    """Both tables in order; of two fits of a pair the one with the higher correlation, or the lower mse."""
+def better_of(old: PairTable, new: PairTable, metric: str, values: int) -> PairTable:
+    """Both tables in order; of two fits of a pair the better one, and the new one only if it is so by more than noise.
+
+    Args:
+        values: voxels of a slice.
+    """
+    margin = noise_margin(metric, 1 - new.scores if metric == "ncc" else new.scores, values * new.overlap)
+    cost = np.concatenate([-old.scores, margin - new.scores] if metric == "ncc" else [old.scores, new.scores + margin])
     both = PairTable.joined([old, new])
-    cost = -both.scores if metric == "ncc" else both.scores
     order = np.lexsort((np.nan_to_num(cost, nan=np.inf), both.edges[:, 0], both.edges[:, 1]))
     both = both.take(order)
     first = np.ones(len(both), bool)

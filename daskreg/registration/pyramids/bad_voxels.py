@@ -26,6 +26,8 @@ OUTSTANDING = 8.0
 
 # Of a hot voxel's difference from its surroundings: what its neighbours may differ.
 _NEIGHBOR_SHARE = 0.1
+# Neighbours of a hot voxel that are hot too, at most: two in a dead line, more at the corner of an area.
+_MOST_BESIDE = 2
 # Normal standard deviation over the median absolute deviation.
 _FROM_MAD = 1.4826
 # At most so many voxels, as a share, are hot; of more, none are masked.
@@ -147,5 +149,7 @@ def _stand_out(image: Pixels, at: NDArray[np.intp]) -> Bools:
         both = np.concatenate([near, ring], axis=1)
         spread = _FROM_MAD * np.median(np.abs(both - np.median(both, axis=1)[:, None]), axis=1)
         floor = 1e-3 * max(float(np.nanstd(image[:: max(1, image.shape[0] // 64)])), 1e-30)
-        stands = np.abs(value - inner) > OUTSTANDING * np.maximum(spread, floor)
-        return np.asarray(stands & (np.abs(inner - outer) <= _NEIGHBOR_SHARE * np.abs(value - inner)))
+        height = np.abs(value - inner)
+        stands = height > OUTSTANDING * np.maximum(spread, floor)
+        stands &= (np.abs(near - inner[:, None]) > height[:, None] / 4).sum(axis=1) <= _MOST_BESIDE
+        return np.asarray(stands & (np.abs(inner - outer) <= _NEIGHBOR_SHARE * height))

@@ -70,7 +70,7 @@ def findings_of(task: SlicesTask) -> Findings:
     moved = np.stack([coarse.index((pose @ centre)[None, :-1])[0] for pose in task.poses])
     aligned = _aligned(small, coarse, task.poses, Box.of(coarse.shape))
     pattern = pattern_hides_motion(small, aligned, moved - moved.mean(axis=0)) or pattern_remains(
-        small, _moved_back(aligned, coarse, task.poses)
+        *_moved_back(aligned, coarse, task.poses)
     )
     rival = rival_shift(aligned)
     spacing = np.asarray(coarse.spacing)
@@ -108,12 +108,11 @@ def _aligned(images: Pixels, grid: Grid, poses: Floats, box: Box) -> Pixels:
     )
 
 
-def _moved_back(aligned: Pixels, grid: Grid, poses: Floats) -> Pixels:
-    """The mean of the aligned slices, where each raw slice has it."""
+def _moved_back(aligned: Pixels, grid: Grid, poses: Floats) -> tuple[Pixels, Pixels]:
+    """The aligned slices less their mean, and their mean, where the raw slices have them."""
     known = np.isfinite(aligned)
     total = np.where(known, aligned, np.float32(0)).sum(axis=0)
     count = known.sum(axis=0)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-    return _aligned(
-        np.stack([mean] * len(poses)), grid, np.asarray(np.linalg.inv(poses), np.float64), Box.of(grid.shape)
-    )
+    box, back = Box.of(grid.shape), np.asarray(np.linalg.inv(poses), np.float64)
+    return _aligned(aligned - mean, grid, back, box), _aligned(np.stack([mean] * len(poses)), grid, back, box)

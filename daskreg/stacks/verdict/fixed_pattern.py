@@ -22,7 +22,7 @@ Pixels = NDArray[np.float32]
 _CLOSED, _OTHER = 1.5, 2.0
 # Share of the triangles that must close, with shifts unlike those of the fit. By chance, hardly one does.
 _LEAST_SHARE = 0.25
-_LEAST_SLICES = 4
+_LEAST_SLICES, _LEAST_PLACES = 4, 3
 # Share of the variance of what the specimen leaves that is fixed, and its squared gradients relative to the specimen's.
 _FIXED, _PULL = 0.35, 0.2
 # The variance that a pattern and the other motion leave must be this share of what the fit leaves.
@@ -56,34 +56,35 @@ def pattern_hides_motion(images: Pixels, aligned: Pixels, found: Floats) -> bool
         return False
     covered = sorted({i for pair in closing for i in pair})
     motion = _consensus(covered, {pair: shifts[pair] for pair in closing})
+    if _places(motion) < _LEAST_PLACES:
+        return False  # a specimen and a pattern explain any images at two places
     some = _filled(images[covered])
     # A pattern explains more also with the motion of the fit, unless that has rotations.
     now = min(_variance(aligned[covered]), _explained(some, found[covered] - found[covered].mean(axis=0)))
     return _explained(some, motion) < _LESS * now
 
 
-def pattern_remains(images: Pixels, specimen: Pixels) -> bool:
+def pattern_remains(rest: Pixels, specimen: Pixels) -> bool:
     """Whether what the specimen leaves of the slices stays with the detector.
 
     Args:
-        images: (N, *shape) raw slices, NaN where masked.
-        specimen: (N, *shape) the mean of the aligned slices, moved to where each slice has it.
+        rest: (N, *shape) slices less the mean of the aligned ones, where the raw slices have it; NaN where unknown.
+        specimen: (N, *shape) the mean of the aligned slices, in the same way.
 
     Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean. It pulls poses
-    by its squared gradients relative to those of the specimen. (What interpolation takes from the specimen's edges stays
-    too, where motions are small, but is weak.)
+    by its squared gradients relative to those of the specimen.
     """
-    if len(images) < _LEAST_SLICES:
+    if len(rest) < _LEAST_SLICES:
         return False
-    rest = _inner(images.astype(np.float64) - specimen)
-    known = np.isfinite(rest).all(axis=0)
+    inner = _inner(rest.astype(np.float64))
+    known = np.isfinite(inner).all(axis=0)
     if known.mean() < 1 / 4:
         return False
-    rest = np.where(known, rest - rest[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
-    pattern, variance = rest.mean(axis=0), float(rest[:, known].var())
+    inner = np.where(known, inner - inner[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
+    pattern, variance = inner.mean(axis=0), float(inner[:, known].var())
     fixed = float(pattern[known].var()) / max(variance, 1e-300)
     pull = _steepness(pattern) / max(_steepness(_inner(specimen.astype(np.float64)).mean(axis=0)), 1e-300)
-    return fixed > max(_FIXED, 2 / len(images)) and pull > _PULL
+    return fixed > max(_FIXED, 2 / len(rest)) and pull > _PULL
 
 
 def _steepness(image: Floats) -> float:
@@ -99,6 +100,15 @@ def _consensus(slices: list[int], shifts: dict[tuple[int, int], Floats]) -> Floa
     rows[-1] = 1
     right = np.stack([*shifts.values(), np.zeros(len(next(iter(shifts.values()))))])
     return np.asarray(np.linalg.lstsq(rows, right, rcond=None)[0])
+
+
+def _places(motion: Floats) -> int:
+    """How many of (N, D) motions differ."""
+    kept: list[Floats] = []
+    for one in motion:
+        if all(np.linalg.norm(one - other) > _CLOSED for other in kept):
+            kept.append(one)
+    return len(kept)
 
 
 def _explained(images: Floats, motion: Floats) -> float:

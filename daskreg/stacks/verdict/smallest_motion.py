@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 # A larger motion must cost less by this fraction, and by this many standard deviations of noise.
 _CLEARLY, _SIGNIFICANT = 0.01, 3.0
+# Of r (1 - r) of a correlation r: by how much averaging noise by interpolation may raise it.
+_AVERAGED = 0.2
 # Voxels of the level by which the sizes of two motions differ.
 _APART = 2.0
 
@@ -50,9 +52,19 @@ def cost_margin(metric: str, level: PyramidLevel, cost: Floats, overlap: Floats)
     sigmas = level.sigmas[0] if level.sigmas else (0.0,) * level.fixed.grid.ndim
     area = math.prod(max(1.0, math.sqrt(4 * math.pi) * s) for s in sigmas)
     n = math.prod(level.fixed.grid.shape) * np.clip(overlap, 0.05, 1) / area
-    some = np.where(np.isfinite(cost), cost, 1.0)
-    deviation = np.clip(some * (2 - some), 0, 1) / np.sqrt(n) if metric == "ncc" else some * np.sqrt(2 / n)
-    return np.asarray(_SIGNIFICANT * math.sqrt(2) * deviation)
+    return noise_margin(metric, cost, n)
+
+
+def noise_margin(metric: str, cost: Floats, values: Floats) -> Floats:
+    """(B,) differences of costs (1 - correlation, or mean squares) of independent `values` that noise explains.
+
+    With them, of a correlation, what linear interpolation adds at fractional shifts, where it averages noise.
+    """
+    some, n = np.where(np.isfinite(cost), cost, 1.0), np.maximum(np.nan_to_num(values), 4)
+    if metric != "ncc":
+        return np.asarray(_SIGNIFICANT * math.sqrt(2) * some * np.sqrt(2 / n))
+    some = np.clip(some, 0, 1)
+    return np.asarray(_SIGNIFICANT * math.sqrt(2) * some * (2 - some) / np.sqrt(n) + _AVERAGED * some * (1 - some))
 
 
 def _displacement(problem: Problem, level: PyramidLevel, p: Floats, other: Floats) -> Floats:

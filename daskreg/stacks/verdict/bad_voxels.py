@@ -14,7 +14,7 @@ from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, ho
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
 
-EXAMINED = 12
+EXAMINED = 6
 """Slices, the first of the stack, in which bad voxels are looked for."""
 
 _CODES_IN = 3  # slices in which a code is looked for

@@ -24,9 +24,9 @@ _CLOSED, _OTHER = 1.5, 2.0
 _LEAST_SHARE = 0.25
 _LEAST_SLICES, _LEAST_PLACES = 4, 3
 # Share of the variance of what the specimen leaves that is fixed, and its squared gradients relative to the specimen's.
-_FIXED, _PULL = 0.35, 0.2
+_FIXED, _PULL = 0.4, 0.4
 # The variance that a pattern and the other motion leave must be this share of what the fit leaves.
-_LESS, _ROUNDS = 0.9, 6
+_LESS, _ROUNDS = 0.7, 3
 # Frequency, in cycles per voxel, at which the phase correlation is damped.
 _DAMPED = 0.2
 

@@ -170,7 +170,7 @@ def section_of(thing: Any) -> Section:
         facts=_fact_cells(shown),
         plot=plot,
         plot_missing=plot_missing,
-        columns=tuple(f"{name} (deg)" if name in _ANGLES else name for name in names),
+        columns=tuple(f"{name} (deg)" if _is_angle(name) else name for name in names),
         rows=tuple(
             TableRow(tuple(_number(name, row[name]) for name in names), bool(row.get("outlier")))
             for row in rows[:_MOST_ROWS]
@@ -248,7 +248,7 @@ def _fact_cells(facts: Mapping[str, Any]) -> Facts:
 
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, Mapping) and value and all(_size(v) == 1 for v in value.values()):
-        return ", ".join(f"{k} {_number(k, v)}{' deg' if k in _ANGLES else ''}" for k, v in value.items())
+        return ", ".join(f"{k} {_number(k, v)}{' deg' if _is_angle(k) else ''}" for k, v in value.items())
     if callable(getattr(value, "describe", None)):
         return str(value.describe())
     if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
@@ -263,10 +263,15 @@ def _cell(name: str, value: Any) -> str:
 
 def _number(name: str, value: Any) -> str:
     if isinstance(value, float | np.floating):
-        return f"{math.degrees(value) if name in _ANGLES else value:.6g}"
+        return f"{math.degrees(value) if _is_angle(name) else value:.6g}"
     if isinstance(value, Enum):
         return value.name.lower()
     return redact(str(value))
+
+
+def _is_angle(name: str) -> bool:
+    """Whether a column is an angle, or the standard deviation of one: both are shown in degrees."""
+    return name.removeprefix("sigma_") in _ANGLES
 
 
 def _has_value_per_row(value: Any, rows: int) -> bool:

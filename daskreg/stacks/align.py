@@ -29,12 +29,14 @@ from daskreg.runtime.device import resolve
 from daskreg.stacks import table
 from daskreg.stacks.estimate import estimate_from_pairs, estimate_to_image, make_fit
 from daskreg.stacks.execution import Execution, client_for
-from daskreg.stacks.fit import StackFit, StackStatus
+from daskreg.stacks.fit import StackFit
 from daskreg.stacks.inputs import anchor_poses, mask_source, source_along
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
 from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.verdict.detector import with_bad_voxels
+from daskreg.stacks.verdict.stack_status import StackStatus
 
 __all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
 
@@ -125,6 +127,7 @@ def align_stack(
     if not isinstance(reference, str) and not 0 <= reference < spec.count:
         raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
     execution = Execution(client_for(client, source), progress)
+    spec = with_bad_voxels(spec, execution)
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
     if reference in ("neighbors", "previous"):
@@ -162,7 +165,7 @@ def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str
     source, position = source_along(stack, axis, channel)
     whole = SliceReader.of(source, position).whole
     count, size = source.shape[position], whole.ndim + 1
-    matrices, interpolated = table.poses(rows, (count, size, size), whole.centre)
+    matrices, interpolated = table.poses(rows, (count, size, size), whole.centre, unit=whole.unit or "pixel")
     unknown = np.full(count, np.nan)
     return StackFit(
         raw_from_aligned=SliceAffines(matrices, source.dims[position], tuple(whole.names), whole.unit),

@@ -84,6 +84,7 @@ def key_of(stack: StackSpec) -> str:
         options.max_iterations,
         options.tolerance,
         stack.line,
+        *(() if stack.bad is None else (stack.bad.code, stack.bad.packed)),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

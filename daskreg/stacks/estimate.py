@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import SliceAffines
 from daskreg.stacks.execution import Execution
-from daskreg.stacks.fit import StackFit, StackStatus
+from daskreg.stacks.fit import StackFit
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.outliers import find_outliers
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
@@ -22,6 +22,8 @@ from daskreg.stacks.reference_registration import SlicePoses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
+from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
+from daskreg.stacks.verdict.status import contradicted, status_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -31,7 +33,7 @@ Bools = NDArray[np.bool_]
 class StackEstimate:
     """The poses of the slices, which slices are blank, the kinds of outliers, and the pairs and features behind them.
 
-    pairs, features: None where slices were not fitted to each other.
+    pairs, features: None where slices were not fitted to each other. findings: what else may make the poses wrong.
     """
 
     solution: PoseSolution
@@ -39,6 +41,7 @@ class StackEstimate:
     kinds: dict[int, str]
     pairs: PairTable | None = None
     features: SliceFeatures | None = None
+    findings: Findings = NO_FINDINGS
 
 
 def estimate_from_pairs(
@@ -58,14 +61,18 @@ def estimate_from_pairs(
         previous: the fit of the first slices, from when the stack had no others.
     """
     finished = None if previous is None else finished_span(previous)
-    pairs, features = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
+    pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
     solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
     if previous is not None and not anchors and not first:
         solution = in_frame_of(previous, solution, spec)
     # The correlation of common lines does not show how similar slices are.
     compared = pairs if spec.line is None else pairs.take(slice(0))
     kinds = find_outliers(compared, features, solution.fitted, spec.grid)
-    return StackEstimate(solution, features.blank, kinds, pairs, features)
+    for i in contradicted(solution, spec.model):
+        kinds.setdefault(i, "contradicted")
+    kinds |= dict.fromkeys(mirrored, "mirrored")
+    findings = examine(spec, solution.poses, solution.fitted, execution)
+    return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
 
 
 def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:
@@ -77,7 +84,8 @@ def estimate_to_image(spec: StackSpec, reference: str | int, execution: Executio
         found = register_to_reference(ReferenceTask(spec, root), execution)
         solution, blank = _solution(found), found.blank
     kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~solution.fitted)}
-    return StackEstimate(solution, blank, kinds)
+    findings = examine(spec, solution.poses, solution.fitted, execution)
+    return StackEstimate(solution, blank, kinds, findings=findings)
 
 
 def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, trend: str, smooth: float) -> StackFit:
@@ -89,7 +97,15 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         raw_from_aligned=SliceAffines(poses, spec.source.dims[spec.position], tuple(whole.names), whole.unit),
         centre=whole.centre,
         half_extent=(np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing),
-        status=_status(solution, estimate.blank),
+        status=status_of(
+            solution,
+            estimate.blank,
+            estimate.kinds,
+            spec.model,
+            pairs=estimate.pairs,
+            features=estimate.features,
+            findings=estimate.findings,
+        ),
         scores=solution.scores,
         sigma=dict(zip(options.pose.names, np.sqrt(np.maximum(variance, 0)).T, strict=True)),
         kinds=estimate.kinds,
@@ -108,6 +124,8 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         residuals=solution.residual,
         pairs=estimate.pairs,
         features=estimate.features,
+        rival=estimate.findings.rival,
+        bad_voxels=0 if spec.bad is None else spec.bad.count,
     )
 
 
@@ -118,7 +136,7 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     The poses from pairs of neighbours are the initial ones.
     """
     model = spec.model
-    pairs, features = fit_pairs_of(spec, execution)
+    pairs, features, _ = fit_pairs_of(spec, execution)
     initial = solve_poses(pairs, features.blank, model, first=True)
     start = SlicePoses(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
     found = register_to_reference(ReferenceTask(spec, start=start), execution)
@@ -149,12 +167,3 @@ def _embedded(poses: Floats, ndim: int, keep: Sequence[int]) -> Floats:
     index = np.array([*keep, ndim])
     out[:, index[:, None], index] = poses
     return out
-
-
-def _status(solution: PoseSolution, blank: Bools) -> StackStatus:
-    fitted = solution.fitted
-    if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
-        return StackStatus.FAILED
-    if solution.breaks:
-        return StackStatus.BROKEN
-    return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED

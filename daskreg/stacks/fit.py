@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,22 +22,13 @@ from daskreg.reporting.fit import Fit
 from daskreg.stacks import table
 from daskreg.stacks.consistency import pair_consistency, worst_neighbors
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
+from daskreg.stacks.verdict.stack_status import StackStatus
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-
-
-class StackStatus(Enum):
-    """How an estimate ended; the value says what happened, and the remedy."""
-
-    CONVERGED = "every slice was fitted"
-    BRIDGED = "some slices could not be fitted and are interpolated from their neighbours: look at fit.outliers"
-    BROKEN = "at some places no fit joins neighbouring slices, and no motion was assumed: look at fit.breaks"
-    FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
-    EDITED = "the poses of the slices are those of a table"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +47,8 @@ class StackFit(Fit):
             the stack, which pairs cannot separate from drift. Relative to the mean slice, or to the
             reference or the anchors.
         kinds: outlier slices, and of which kind: "blank", "duplicated", "torn", "blurred", "swapped"
-            (with the next one), "unlike" its neighbours (see `outliers`).
+            (with the next one), "mirrored", "contradicted" (its pairs do not agree with each other), "unlike" its
+            neighbours (see `outliers`).
         bridged: slices without a fit of their own, whose poses are interpolated from their neighbours.
         breaks: slices before which no fit was found and no motion was assumed.
         cycles: (N,) closure error, a world length, of the cycle from the slice before each to it, to the next
@@ -69,6 +60,9 @@ class StackFit(Fit):
             `align_stack(..., previous=fit)`; None where slices were not fitted to each other.
         weights: (E,) robust weight of each pair in the end, 0..1.
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
+        rival: (D,) shift, world, by which the aligned slices agree with their neighbours as well as they do unmoved, as
+            periodic specimens do; None without one.
+        bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
     """
 
     kind: ClassVar[str] = "stack"
@@ -95,6 +89,8 @@ class StackFit(Fit):
     features: SliceFeatures | None = None
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
+    rival: Floats | None = None
+    bad_voxels: int = 0
 
     @property
     def ok(self) -> bool:
@@ -180,8 +176,11 @@ class StackFit(Fit):
         return pd.DataFrame(self.rows()).set_index("slice")
 
     def save_table(self, path: str | PathLike[str]) -> None:
-        """Write the rows as CSV, or as JSON by suffix, to be viewed, edited, and passed to `edited`."""
-        table.write(self.rows(), path)
+        """Write the rows as CSV, or as JSON by suffix, to be viewed, edited, and passed to `edited`.
+
+        Headers say the units: radians, and the world's unit.
+        """
+        table.write(self.rows(), path, unit=self.raw_from_aligned.unit or "pixel")
 
     def edited(self, rows: Any) -> StackFit:
         """This fit with the poses of a table; see `table.poses`.
@@ -189,7 +188,8 @@ class StackFit(Fit):
         Args:
             rows: path of a CSV or JSON file, a pandas table, or rows like those of `rows()`.
         """
-        matrices, interpolated = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre)
+        unit = self.raw_from_aligned.unit or "pixel"
+        matrices, interpolated = table.poses(rows, self.raw_from_aligned.matrices.shape, self.centre, unit=unit)
         return replace(
             self,
             raw_from_aligned=SliceAffines(
@@ -282,7 +282,8 @@ class StackFit(Fit):
 
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
-    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "seconds",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "bad_voxels",
+    "seconds",
 )  # fmt: skip
 
 
@@ -310,6 +311,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
     found["model"] = tuple(data["model"]) if isinstance(data["model"], list) else data["model"]
     found["kinds"] = {int(i): str(kind) for i, kind in data["kinds"].items()}
     found |= {name: numbers(data[name]) for name in ("centre", "half_extent", "scores", "cycles")}
+    found["rival"] = None if data.get("rival") is None else numbers(data["rival"])
     found["sigma"] = {name: numbers(values) for name, values in data["sigma"].items()}
     found |= {name: tuple(data[name]) for name in ("bridged", "breaks")}
     tables = data.get("tables")

@@ -27,6 +27,8 @@ from daskreg.registration.normal_equations.equations_torch import NormalEquation
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
+from daskreg.stacks.verdict.smallest_motion import keep_better
+from daskreg.stacks.verdict.specimen_errors import shift_variance
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -44,8 +46,6 @@ _SHORT_STEP, _SMALL_RISE = 0.3, 5e-3
 _EVERY = 4
 # Voxels of the small levels by which triangles may fail to close.
 _OPEN = 2.5
-# A trial from the other two pairs of a triangle must cost less by this fraction.
-_CLEARLY = 0.01
 # Voxels of a level that are evaluated at once, by device.
 _VOXELS = {"cpu": 1 << 21, "cuda": 1 << 26}
 # The least variance within a field, relative to that of the image.
@@ -105,7 +105,8 @@ class ImageSequence:
             p[near], covariance[near] = self._finished(finest, edges[near], fine)
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
+        fields, excess = self._fields(edges, p), self._excess(edges, p, covariance)
+        return PairTable(edges, matrices, covariance, scores, similarity, overlap, fields, excess)
 
     def features(self) -> SliceFeatures:
         """Statistics of the single images."""
@@ -132,8 +133,8 @@ class ImageSequence:
             level = _pairs(self.levels[self.small - 1], edges[number])
             now = LevelObjective(self.problem, level).evaluate(p[number])
             trial = solve_level(self.problem, level, over_third, tolerance=_COARSE_TOLERANCE, max_iterations=most)
-            better = trial.cost < now.cost * (1 - _CLEARLY)
-            p[number[better]] = trial.parameters[better]
+            keep_better(self.problem, level, now, np.arange(len(number)), trial)
+            p[number] = now.parameters
         return p
 
     def _open_triangles(self, edges: Ints, p: Floats, level: PyramidLevel) -> Iterable[tuple[Ints, Floats]]:
@@ -218,6 +219,23 @@ class ImageSequence:
             return np.asarray(1 - cost)
         return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
 
+    def _excess(self, edges: Ints, p: Floats, covariance: Floats) -> Floats:
+        """(E,) variance of the shifts beyond that of white noise, as a multiple of `covariance`."""
+        shifts = [k for k, name in enumerate(self.problem.pose.names) if name in {"tx", "ty", "tz"}]
+        white = np.diagonal(covariance, axis1=1, axis2=2)[:, shifts].sum(axis=1)
+        if not shifts:
+            return np.zeros(len(edges))
+        level, ncc = self.levels[self.small - 1], self.problem.metric == "ncc"
+
+        def part(rows: slice) -> Floats:
+            pairs = _pairs(level, edges[rows])
+            maps = LevelObjective(self.problem, pairs).maps(p[rows])
+            return shift_variance(pairs, maps, field_count(self.grid.ndim), gain=ncc)
+
+        size = _pairs_at_once(level)
+        found = np.concatenate([part(slice(k, k + size)) for k in range(0, len(edges), size)])
+        return np.asarray(np.maximum(found / np.maximum(white, 1e-300) - 1, 0))
+
     def _fields(self, edges: Ints, p: Floats) -> NDArray[np.float32]:
         """(E, F) correlations within fields, on the finest of the small levels."""
         level = self.levels[self.small - 1]
@@ -234,8 +252,10 @@ class ImageSequence:
             n, a, b, aa, bb, ab = pool(images, (fit,) * self.grid.ndim).flatten(2).unbind(1)
             a, b, n1 = a / n.clamp_min(1e-6), b / n.clamp_min(1e-6), n.clamp_min(1e-6)
             va, vb = aa / n1 - a * a, bb / n1 - b * b
-            score = (ab / n1 - a * b) / (va.clamp_min(1e-9) * vb.clamp_min(1e-9)).sqrt()
-            valid = (n > 0.5) & (torch.maximum(va, vb) > _MIN_CONTRAST)
+            score = (ab / n1 - a * b) / (va.clamp_min(1e-12) * vb.clamp_min(1e-12)).sqrt()
+            own = [image.values.flatten(1).var(1, correction=0)[:, None] for image in (pairs.fixed, pairs.moving)]
+            relative = torch.maximum(*(v / o.clamp_min(1e-9) for v, o in zip((va, vb), own, strict=True)))
+            valid = (n > 0.5) & (relative > _MIN_CONTRAST)
             return torch.where(valid, score.clamp(-1, 1), torch.nan)
 
         size = _pairs_at_once(level)

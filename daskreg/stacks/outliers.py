@@ -12,6 +12,8 @@ Each slice is compared with the slices around it, because a specimen may change 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -109,10 +111,16 @@ def _torn(pairs: PairTable, fitted: Bools, grid: Grid) -> list[int]:
         best = np.fmax(one, other)
         compared = (neighbors > _CORRELATED) & np.isfinite(best)
         if compared.sum() >= _LEAST_FIELDS:
-            worse = best[compared] < np.minimum(neighbors[compared] - _WORSE, _UNCORRELATED)
+            worse = best[compared] < np.minimum(neighbors[compared] - max(_WORSE, _scatter(neighbors)), _UNCORRELATED)
             if worse.mean() > TORN:
                 found.append(i)
     return found
+
+
+def _scatter(correlations: Floats) -> float:
+    """Three robust standard deviations of the difference of two fields' correlations: in noisy images they scatter."""
+    known = correlations[np.isfinite(correlations)]
+    return float(3 * math.sqrt(2) * 1.4826 * np.median(np.abs(known - np.median(known))))
 
 
 class _FieldCorrelations:

@@ -1,9 +1,9 @@
 """Pairs of slices, many at once: a search for the initial pose, and the registration to one image.
 
 Identity is one candidate. Where its result on small levels agrees with the shift that phase correlation finds,
-the pair continues on the finer levels from there. Where it does not, the shifts that phase correlation proposes are
-tried too and the best is taken; a larger motion must be clearly better, so that periodic
-objects keep the small one.
+the pair continues on the finer levels from there. Where it does not, no motion and the shifts that phase correlation
+proposes are tried on the finest small level. Of candidates whose costs differ by no more than noise explains, the
+smallest motion is taken, so that periodic objects do not hop by periods.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from torch import Tensor
 from daskreg.geometry import Grid
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.initial_pose import GivenPoses, Start
-from daskreg.registration.levenberg_marquardt import Iterate, solve_level
+from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, solve_level
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, image_batch
 from daskreg.runtime.threads import in_threads
+from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -43,8 +44,6 @@ _LEVELS_FROM_GIVEN = 3
 _PROPOSALS = 3
 # Voxels of the level within which identity and phase correlation agree.
 _AGREEMENT = 2.0
-# A proposal must cost less by this fraction.
-_CLEARLY = 0.01
 # Iterations of a proposal.
 _TRIAL_ITERATIONS = 15
 # Tolerance in voxels on the finest of the small levels, and on those before it.
@@ -167,20 +166,31 @@ def identity_or_shift(problem: Problem, levels: Sequence[PyramidLevel], count: i
     last = levels[-1]
     correlated = next(level for level in levels if level is last or max(level.fixed.grid.shape) >= _PHASE_VOXELS)
     shifts = phase_shifts(correlated.fixed, correlated.moving, _PROPOSALS)
-    doubtful = np.flatnonzero(_distance(problem, correlated, p, shifts[:, 0]) > _AGREEMENT)
-    if len(doubtful):
-        pairs = last.take(torch.from_numpy(doubtful))
-        for k in range(_PROPOSALS):
-            start = _shifted(problem, correlated, shifts[doubtful, k])
-            trial = solve_level(problem, pairs, start, tolerance=_FINE_TOLERANCE, max_iterations=_TRIAL_ITERATIONS)
-            _keep_better(iterate, doubtful, trial)
+    none = np.zeros_like(shifts[:, 0])
+    apart = _distance(problem, correlated, p, shifts[:, 0]) > _AGREEMENT
+    # On the coarsest levels noise may have led a pair away from no motion, by a period of what only finer levels show.
+    led = ~apart & (_distance(problem, correlated, p, none) > _AGREEMENT)
+    for rows, proposals in (
+        (np.flatnonzero(apart), [none, *np.moveaxis(shifts, 1, 0)]),
+        (np.flatnonzero(led)[_as_good_unmoved(problem, last, iterate, led)], [none]),
+    ):
+        if len(rows):
+            pairs = last.take(torch.from_numpy(rows))
+            for shift in proposals:
+                start = _shifted(problem, correlated, shift[rows])
+                trial = solve_level(problem, pairs, start, tolerance=_FINE_TOLERANCE, max_iterations=_TRIAL_ITERATIONS)
+                keep_better(problem, last, iterate, rows, trial)
     return iterate.parameters
 
 
-def _keep_better(iterate: Iterate, rows: NDArray[np.int64], trial: Iterate) -> None:
-    """Overwrite the poses of the pairs `rows` for which the trial is clearly better."""
-    better = trial.cost < iterate.cost[rows] * (1 - _CLEARLY)
-    iterate.parameters[rows[better]], iterate.cost[rows[better]] = trial.parameters[better], trial.cost[better]
+def _as_good_unmoved(problem: Problem, level: PyramidLevel, iterate: Iterate, rows: Bools) -> Bools:
+    """Which of the pairs `rows` agree without any motion so well that a smaller motion may fit as well as theirs."""
+    if not rows.any():
+        return np.zeros(0, bool)
+    found = iterate.take(np.flatnonzero(rows))
+    pairs = level.take(torch.from_numpy(np.flatnonzero(rows)))
+    unmoved = LevelObjective(problem, pairs).evaluate(problem.pose.identity(len(found.cost)).numpy())
+    return np.asarray(unmoved.cost < 1 - (1 - found.cost) / 4)
 
 
 def _shifted(problem: Problem, level: PyramidLevel, shifts: Floats) -> Floats:

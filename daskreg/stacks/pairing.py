@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from daskreg.stacks.execution import Execution
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.pose_solve import pairs_to_search
 from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
+from daskreg.stacks.verdict.mirrored import far_worse, without_mirrored
+from daskreg.stacks.verdict.smallest_motion import noise_margin
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +39,8 @@ def fit_pairs_of(
     *,
     previous: SpanResult | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-) -> tuple[PairTable, SliceFeatures]:
-    """The pairs of all slices, and the features of all slices.
+) -> tuple[PairTable, SliceFeatures, tuple[int, ...]]:
+    """The pairs of all slices, the features of all slices, and which slices are mirrored.
 
     Args:
         previous: results for the first slices, from when the stack had no others.
@@ -74,7 +77,15 @@ def fit_pairs_of(
     results.sort(key=lambda part: part.start)
     pairs = PairTable.joined(part.pairs for part in results)
     features = SliceFeatures.joined(part.features for part in results)
-    return _with_searched_pairs(stack, pairs, features.blank, execution), features
+    searched = _with_searched_pairs(stack, pairs, features.blank, execution)
+    if stack.line is not None or stack.options.metric != "ncc":
+        return searched, features, ()
+
+    def fit_mirrored(edges: list[Edge]) -> PairTable:
+        return _fitted_edges(stack, edges[:MOST_SEARCHES], None, execution, mirrored=True)
+
+    kept, mirrored = without_mirrored(searched, features.blank, fit_mirrored)
+    return kept, features, mirrored
 
 
 def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execution: Execution) -> PairTable:
@@ -85,20 +96,24 @@ def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execu
     if stack.line is not None:
         return pairs
     wanted = pairs_to_search(pairs, blank, stack.model)
+    if stack.options.metric == "ncc":
+        wanted = sorted({*wanted, *far_worse(pairs, blank)})
     if not wanted:
         return pairs
     if len(wanted) > MOST_SEARCHES:
         log.warning("%d pairs of slices are weak; only %d of them are searched", len(wanted), MOST_SEARCHES)
         wanted = wanted[:MOST_SEARCHES]
-    metric = stack.options.metric
-    searched = better_of(pairs, _fitted_edges(stack, wanted, None, execution), metric)
+    metric, values = stack.options.metric, math.prod(stack.grid.shape)
+    searched = better_of(pairs, _fitted_edges(stack, wanted, None, execution), metric, values)
     before = {tuple(e): s for e, s in zip(pairs.edges.tolist(), pairs.scores.tolist(), strict=True)}
     edges: list[Edge] = [(a, b) for a, b in searched.edges.tolist()]
     changed = {e for e, s in zip(edges, searched.scores.tolist(), strict=True) if s != before.get(e)}
     paths = _two_step_motions(changed, dict(zip(edges, searched.matrices, strict=True)))
     if not paths:
         return searched
-    return better_of(searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution), metric)
+    return better_of(
+        searched, _fitted_edges(stack, list(paths), np.stack(list(paths.values())), execution), metric, values
+    )
 
 
 def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[Edge, Floats]:
@@ -113,11 +128,16 @@ def _two_step_motions(changed: set[Edge], motions: dict[Edge, Floats]) -> dict[E
     return {(a, c): motions[b, c] @ motions[a, b] for a, b, c in sorted(triples) if (a, c) in motions}
 
 
-def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution) -> PairTable:
+def _fitted_edges(
+    stack: StackSpec, edges: list[Edge], initial: Floats | None, execution: Execution, *, mirrored: bool = False
+) -> PairTable:
     tables: list[PairTable] = []
     items = [
         PairTask(
-            stack, tuple(edges[k : k + _PAIRS_PER_TASK]), None if initial is None else initial[k : k + _PAIRS_PER_TASK]
+            stack,
+            tuple(edges[k : k + _PAIRS_PER_TASK]),
+            None if initial is None else initial[k : k + _PAIRS_PER_TASK],
+            mirrored,
         )
         for k in range(0, len(edges), _PAIRS_PER_TASK)
     ]
@@ -126,10 +146,15 @@ def _fitted_edges(stack: StackSpec, edges: list[Edge], initial: Floats | None, e
     return PairTable.joined(tables)
 
 
-def better_of(old: PairTable, new: PairTable, metric: str) -> PairTable:
-    """Both tables in order; of two fits of a pair the one with the higher correlation, or the lower mse."""
+def better_of(old: PairTable, new: PairTable, metric: str, values: int) -> PairTable:
+    """Both tables in order; of two fits of a pair the better one, and the new one only if it is so by more than noise.
+
+    Args:
+        values: voxels of a slice.
+    """
+    margin = noise_margin(metric, 1 - new.scores if metric == "ncc" else new.scores, values * new.overlap)
+    cost = np.concatenate([-old.scores, margin - new.scores] if metric == "ncc" else [old.scores, new.scores + margin])
     both = PairTable.joined([old, new])
-    cost = -both.scores if metric == "ncc" else both.scores
     order = np.lexsort((np.nan_to_num(cost, nan=np.inf), both.edges[:, 0], both.edges[:, 1]))
     both = both.take(order)
     first = np.ones(len(both), bool)

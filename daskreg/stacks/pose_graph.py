@@ -91,7 +91,7 @@ def solve(graph: PoseGraph, initial: Floats, fixed: Bools | None = None) -> Pose
         # outliers, so the disagreement is distributed over all edges.
         weight = solve(graph, initial, np.arange(graph.count) == 0).weight
     poses, weight, scale = _gauss_newton(graph, initial.copy(), free, weight)
-    covariance = _covariance(graph, poses, weight, free) * scale
+    covariance = pose_covariance(graph, poses, weight, free) * scale
     if free.all():
         mean = graph.algebra.mean(poses, np.ones(graph.count))
         poses = poses @ np.linalg.inv(mean)
@@ -187,7 +187,9 @@ def _step(graph: PoseGraph, poses: Floats, residual: Floats, weight: Floats, fre
     step = np.zeros((graph.count, graph.algebra.size))
     if free.any():
         step[free] = splu(normal).solve(right).reshape(-1, graph.algebra.size)
-    return step
+    # Pairs that contradict each other by far may ask for steps beyond what the linear equations hold for.
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1.0, graph.algebra.reach / np.maximum(length, 1e-300)))
 
 
 def _normal_equations(
@@ -222,7 +224,7 @@ def _normal_equations(
     return normal, right[free].ravel()
 
 
-def _covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools) -> Floats:
+def pose_covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools) -> Floats:
     """(N, Q, Q) diagonal blocks of the inverse normal matrix; without fixed nodes, in the gauge of zero mean error."""
     q = graph.algebra.size
     out = np.zeros((graph.count, q, q))

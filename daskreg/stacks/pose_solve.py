@@ -24,6 +24,7 @@ from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_table import PairTable, reliable
 from daskreg.stacks.pose_graph import PoseGraph, PoseGraphSolution, solve, triangle_errors
 from daskreg.stacks.trajectory import interpolate_missing, shortest_path_poses
+from daskreg.stacks.verdict.specimen_errors import hidden_covariance
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -113,7 +114,12 @@ def solve_poses(
     fitted[nodes] = _largest_weight(graph, solution, measured) >= LEAST_WEIGHT
     fitted[list(anchors)] = True
     covariance = np.full((count, len(model.pose.names), len(model.pose.names)), np.nan)
-    covariance[nodes] = _parameter_covariance(model, solution.poses, solution.covariance)
+    free = np.ones(len(nodes), bool) if fixed is None else ~fixed
+    hidden = hidden_covariance(pairs.take(usable), nodes, model, solution.poses, free)
+    # Both contain the noise of the images.
+    larger = np.trace(hidden, axis1=1, axis2=2) > np.trace(solution.covariance, axis1=1, axis2=2)
+    whole = np.where(larger[:, None, None], hidden, solution.covariance)
+    covariance[nodes] = _parameter_covariance(model, solution.poses, whole)
     covariance[~fitted] = np.nan
     weight, residual = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
     weight[usable], residual[usable] = solution.weight[measured], solution.residual[measured]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from daskreg.geometry import Box, Grid
 from daskreg.sources.level import level_of
 from daskreg.sources.source import Source
+from daskreg.stacks.verdict.bad_voxels import BadVoxels
 
 Pixels = NDArray[np.float32]
 
@@ -37,6 +38,7 @@ class SliceReader:
         mask: a source of the same dims as `source`, or of a slice, that is true where voxels count.
         depth: how many slices are read together.
         offset: subtracted from the voxels before they become float32; None: that of `offset_of`.
+        bad: voxels that hold nothing of the specimen, which are masked.
     """
 
     source: Source
@@ -45,11 +47,19 @@ class SliceReader:
     mask: Source | None
     depth: int
     offset: float | None = None
+    bad: BadVoxels | None = None
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, source: Source, stack: int, *, mask: Source | None = None, most: int = 1024, offset: float | None = None
+        cls,
+        source: Source,
+        stack: int,
+        *,
+        mask: Source | None = None,
+        most: int = 1024,
+        offset: float | None = None,
+        bad: BadVoxels | None = None,
     ) -> SliceReader:
         """A reader whose slices have about `most` voxels along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
@@ -57,7 +67,7 @@ class SliceReader:
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
         # Whole chunks where they fit in the cache, so that none is decoded twice.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
-        return cls(source, stack, factors, mask, depth, offset)
+        return cls(source, stack, factors, mask, depth, offset, bad)
 
     @property
     def count(self) -> int:
@@ -102,6 +112,8 @@ class SliceReader:
             last = min(first + rows, shape[0])
             inside = Box((first, *(0,) * (len(shape) - 1)), (last, *shape[1:]))
             out[:, first:last] = self._tile(start, stop, inside)
+        if self.bad is not None:
+            out[:, self.bad.fixed(shape)] = np.nan
         return out
 
     def _rows(self, depth: int) -> int:
@@ -114,10 +126,10 @@ class SliceReader:
 
     def _tile(self, start: int, stop: int, inside: Box) -> Pixels:
         box = _stacked(inside, self.factors, self.stack, start, stop)
-        block = np.moveaxis(self.source.read(box), self.stack, 0)
-        if self._subtracted:
-            block = block.astype(np.float64) - self._subtracted
-        block = block.astype(np.float32)
+        raw = np.moveaxis(self.source.read(box), self.stack, 0)
+        block = (raw.astype(np.float64) - self._subtracted if self._subtracted else raw).astype(np.float32)
+        if self.bad is not None and self.bad.code is not None:
+            block[raw == self.bad.code] = np.nan
         if self.mask is not None:
             block[~self._in_mask(box, inside)] = np.nan
         return _means(block, self.factors)

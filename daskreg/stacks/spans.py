@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -30,6 +30,7 @@ from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
 from daskreg.stacks.pair_table import PairTable, SliceFeatures
 from daskreg.stacks.slice_reader import SliceReader
+from daskreg.stacks.verdict.bad_voxels import BadVoxels
 
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
@@ -59,6 +60,7 @@ class StackSpec:
         reach: how many slices apart the images of a pair are at most, blank slices not counted.
         line: the only axis of a slice along which shifts are estimated, from sums across it; None: all axes.
         offset: subtracted from the voxels (see `SliceReader`).
+        bad: voxels that hold nothing of the specimen (see `verdict.bad_voxels`).
     """
 
     source: Source
@@ -68,10 +70,11 @@ class StackSpec:
     reach: int
     line: int | None = None
     offset: float = 0.0
+    bad: BadVoxels | None = None
 
     @cached_property
     def reader(self) -> SliceReader:
-        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset)
+        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset, bad=self.bad)
 
     @property
     def count(self) -> int:
@@ -105,9 +108,7 @@ class StackSpec:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader, which holds voxels."""
-        return {
-            name: getattr(self, name) for name in ("source", "position", "mask", "options", "reach", "line", "offset")
-        }
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -139,11 +140,15 @@ class SpanResult:
 
 @dataclass(frozen=True)
 class PairTask:
-    """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts."""
+    """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts.
+
+    mirrored: with the moving slices mirrored along their last axis.
+    """
 
     stack: StackSpec
     edges: tuple[tuple[int, int], ...]
     starts: NDArray[np.float64] | None = None
+    mirrored: bool = False
 
 
 def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
@@ -196,7 +201,8 @@ def fit_edges(item: PairTask) -> PairTable:
     stack, tables = item.stack, []
     with _exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
-            images = torch.cat([stack.tensor(a, a + 1), stack.tensor(b, b + 1)])
+            other = stack.tensor(b, b + 1)
+            images = torch.cat([stack.tensor(a, a + 1), other.flip(-1) if item.mirrored else other])
             sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, _options_here(stack))
             if item.starts is None:
                 p = _searched(sequence)

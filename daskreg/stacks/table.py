@@ -1,4 +1,8 @@
-"""Fits as tables that can be edited, and poses from such tables."""
+"""Fits as tables that can be edited, and poses from such tables.
+
+In files, the header of a column says its unit, as in "theta (rad)" and "tx (micrometer)". Files without units, which
+earlier versions wrote, are in radians and in the unit of the stack.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +29,17 @@ Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
 
 _COMMON_SCALE = "scale"
+_ANGLES, _LENGTHS = ("theta", "rx", "ry", "rz"), ("tx", "ty", "tz", "cycle")
+_HEADER = re.compile(r"(.+?) \((.+)\)")
 
 
-def write(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-    """CSV, or JSON (a list of rows) by suffix; NaN is an empty cell, or null."""
+def write(rows: Sequence[Row], path: str | os.PathLike[str], *, unit: str = "pixel") -> None:
+    """CSV, or JSON (a list of rows) by suffix; NaN is an empty cell, or null.
+
+    Args:
+        unit: of lengths.
+    """
+    rows = [{_with_unit(name, unit): value for name, value in row.items()} for row in rows]
     if Path(path).suffix.lower() == ".json":
         plain = [{k: None if _unknown(v) else v for k, v in row.items()} for row in rows]
         write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", path)
@@ -39,7 +51,12 @@ def write(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     write_text(text.getvalue(), path)
 
 
-def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tuple[int, ...]]:
+def _with_unit(name: str, unit: str) -> str:
+    plain = name.removeprefix("sigma_")
+    return f"{name} (rad)" if plain in _ANGLES else f"{name} ({unit})" if plain in _LENGTHS else name
+
+
+def poses(rows: Any, shape: Sequence[int], centre: Floats, *, unit: str = "pixel") -> tuple[Floats, tuple[int, ...]]:
     """Poses of slices from a table of their parameters.
 
     Columns: "slice"; any parameters (radians, world units, about `centre`; parameters without a
@@ -50,6 +67,7 @@ def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tupl
     Args:
         rows: path of a CSV or JSON file, a pandas table (indexed by slice), or a list of mappings.
         shape: of the matrices, (N, D+1, D+1).
+        unit: of the lengths of the stack.
 
     Returns: the matrices, and the slices whose poses are interpolated.
 
@@ -58,7 +76,7 @@ def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tupl
     matrices, known = np.full((*shape,), np.nan), np.zeros(shape[0], bool)
     ndim = shape[-1] - 1
     names = identity_parameters(ndim)
-    for number, row in enumerate(_rows(rows)):
+    for number, row in enumerate(_without_units(row, unit) for row in _rows(rows)):
         values = {k: v for k, v in row.items() if k in names or k == _COMMON_SCALE}
         index = _index(row, shape[0], number)
         if known[index]:
@@ -76,6 +94,26 @@ def poses(rows: Any, shape: Sequence[int], centre: Floats) -> tuple[Floats, tupl
     if not known.any():
         raise InputError("the table has no row with parameters")
     return _interpolated(matrices, known), tuple(np.flatnonzero(~known).tolist())
+
+
+def _without_units(row: Row, unit: str) -> Row:
+    """The row in radians and world units, under names without units."""
+    plain: dict[str, Any] = {}
+    for header, value in row.items():
+        match = _HEADER.fullmatch(str(header).strip())
+        if match is None:
+            plain[header] = value
+            continue
+        name, given = match.groups()
+        if name in _ANGLES and given in {"deg", "degree", "degrees"}:
+            number = _number(value, name, _index(row, 1 << 62, 0))
+            plain[name] = None if number is None else math.radians(number)
+        elif name in {*_ANGLES, *_LENGTHS} and given != ("rad" if name in _ANGLES else unit):
+            wanted = "rad or deg" if name in _ANGLES else unit
+            raise InputError(f"column {header!r}: {name} is in {given}, use {wanted}")
+        else:
+            plain[name] = value
+    return plain
 
 
 def _interpolated(matrices: Floats, known: NDArray[np.bool_]) -> Floats:

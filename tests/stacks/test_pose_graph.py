@@ -90,14 +90,14 @@ def test_the_covariance_is_that_of_many_runs(reach, count):
 
 def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix():
     """The block recursion against a dense inverse, with one fixed node and in the gauge of the mean."""
-    from daskreg.stacks.pose_graph import _covariance, _normal_equations
+    from daskreg.stacks.pose_graph import _normal_equations, pose_covariance
 
     graph, _, start = made(17, 3)
     free = np.arange(17) != 4
     weight = np.random.default_rng(0).random(len(graph.edges)) + 0.1
     normal, _ = _normal_equations(graph, start, weight, free, np.zeros((len(graph.edges), 3)))
     dense = np.linalg.inv(normal.toarray()).reshape(16, 3, 16, 3)
-    blocks = _covariance(graph, start, weight, free)
+    blocks = pose_covariance(graph, start, weight, free)
     assert np.allclose(blocks[free], np.stack([dense[k, :, k] for k in range(16)]), rtol=1e-8)
     assert np.all(blocks[4] == 0)
     # In the gauge of the mean, the mean of all errors is subtracted from each error.
@@ -105,7 +105,7 @@ def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix():
     whole[np.ix_(free, range(3), free, range(3))] = dense
     centring = np.eye(17) - 1 / 17
     centred = np.einsum("ab,bicj,dc->aidj", centring, whole, centring)
-    blocks = _covariance(graph, start, weight, np.ones(17, bool))
+    blocks = pose_covariance(graph, start, weight, np.ones(17, bool))
     assert np.allclose(blocks, np.stack([centred[k, :, k] for k in range(17)]), atol=1e-10)
 
 

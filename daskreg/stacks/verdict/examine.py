@@ -1,0 +1,118 @@
+"""A look at a few aligned slices, where the voxels are: do they repeat themselves, does a pattern hide their motion."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.blocks.tasks import run_tasks
+from daskreg.geometry import Box, Grid, index_matrix
+from daskreg.sampling.sample import sample
+from daskreg.stacks.execution import Execution
+from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.verdict.fixed_pattern import pattern_hides_motion, pattern_remains
+from daskreg.stacks.verdict.rivals import rival_shift
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.float32]
+
+SIDE = {2: 96, 3: 32}
+"""Voxels along the longest axis to which slices are reduced, or that are cut out of their middle, by dimensions."""
+
+_SLICES = 8
+
+
+@dataclass(frozen=True)
+class Findings:
+    """rival: (D,) world shift by which the slices agree as well, or None. pattern: something fixed hides the motion."""
+
+    rival: Floats | None = None
+    pattern: bool = False
+
+
+NO_FINDINGS = Findings()
+
+
+@dataclass(frozen=True)
+class SlicesTask:
+    """Consecutive slices (all but the blank ones) and their (N, D+1, D+1) poses, raw_from_aligned."""
+
+    stack: StackSpec
+    slices: tuple[int, ...]
+    poses: Floats
+
+
+def examine(stack: StackSpec, poses: Floats, fitted: Bools, execution: Execution) -> Findings:
+    """Findings from the slices in the middle of the stack that were fitted."""
+    used = np.flatnonzero(fitted)
+    first = max(0, (len(used) - _SLICES) // 2)
+    some = used[first : first + _SLICES]
+    if len(some) < 2 or stack.line is not None:
+        return NO_FINDINGS
+    part = stack.restricted(int(some[0]), int(some[-1]) + 1)
+    found: list[Findings] = []
+    task = SlicesTask(part, tuple(some.tolist()), poses[some])
+    run_tasks(findings_of, [task], client=execution.client, threads=1, on_done=found.append, label="verdict")
+    return found[0]
+
+
+def findings_of(task: SlicesTask) -> Findings:
+    """Runs on a worker."""
+    stack = task.stack
+    images = np.concatenate([stack.tensor(i, i + 1).numpy() for i in task.slices])
+    grid, side = stack.grid, SIDE[stack.grid.ndim]
+    small, coarse = _reduced(images, grid, math.ceil(max(grid.shape) / side))
+    centre = np.append(grid.centre, 1)
+    moved = np.stack([coarse.index((pose @ centre)[None, :-1])[0] for pose in task.poses])
+    aligned = _aligned(small, coarse, task.poses, Box.of(coarse.shape))
+    pattern = pattern_hides_motion(small, aligned, moved - moved.mean(axis=0)) or pattern_remains(
+        *_moved_back(aligned, coarse, task.poses)
+    )
+    rival = rival_shift(aligned)
+    spacing = np.asarray(coarse.spacing)
+    if rival is None and coarse.shape != grid.shape:
+        start = [max(0, (n - side) // 2) for n in grid.shape]
+        middle = Box(tuple(start), tuple(min(n, a + side) for n, a in zip(grid.shape, start, strict=True)))
+        rival, spacing = rival_shift(_aligned(images, grid, task.poses, middle)), np.asarray(grid.spacing)
+    return Findings(None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing), pattern)
+
+
+def _reduced(images: Pixels, grid: Grid, factor: int) -> tuple[Pixels, Grid]:
+    """Means over blocks of `factor` voxels along axes that are long enough, and their grid; NaN counts as masked."""
+    factors = [factor if n >= 2 * factor else 1 for n in grid.shape]
+    shape = [n // f for n, f in zip(grid.shape, factors, strict=True)]
+    used = Box.of([n * f for n, f in zip(shape, factors, strict=True)])
+    cut = images[(slice(None), *(slice(0, n) for n in used.shape))]
+    blocks = cut.reshape(len(cut), *(k for n, f in zip(shape, factors, strict=True) for k in (n, f)))
+    axes = tuple(range(2, blocks.ndim, 2))
+    known = np.isfinite(blocks)
+    count = known.sum(axis=axes)
+    total = np.where(known, blocks, np.float32(0)).sum(axis=axes)
+    means = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    return means, grid.crop(used).downsample(factors)
+
+
+def _aligned(images: Pixels, grid: Grid, poses: Floats, box: Box) -> Pixels:
+    """The slices within a box of the aligned stack."""
+    whole = Box.of(grid.shape)
+    maps = [index_matrix(pose, grid, grid) for pose in poses]
+    return np.stack(
+        [
+            np.asarray(sample(image, whole, matrix, box, fill=float("nan")), dtype=np.float32)
+            for image, matrix in zip(images, maps, strict=True)
+        ]
+    )
+
+
+def _moved_back(aligned: Pixels, grid: Grid, poses: Floats) -> tuple[Pixels, Pixels]:
+    """The aligned slices less their mean, and their mean, where the raw slices have them."""
+    known = np.isfinite(aligned)
+    total = np.where(known, aligned, np.float32(0)).sum(axis=0)
+    count = known.sum(axis=0)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    box, back = Box.of(grid.shape), np.asarray(np.linalg.inv(poses), np.float64)
+    return _aligned(aligned - mean, grid, back, box), _aligned(np.stack([mean] * len(poses)), grid, back, box)

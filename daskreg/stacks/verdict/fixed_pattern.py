@@ -1,0 +1,181 @@
+"""Whether what stays with the detector hides a motion of the specimen.
+
+A pattern that is the same in all slices (a dim rim, column stripes, dust on a window) agrees best without motion, and
+may outweigh the specimen. The mean of the slices contains it; without their mean, only what moves is left. If this
+moves along, in shifts that add up around triangles of slices, by other amounts than the fit says, the fit is that of
+the pattern. Without such a motion, the shifts of what is left are random, and triangles do not close.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pixels = NDArray[np.float32]
+
+# Voxels by which triangles close, and by which a shift differs from that of the fit.
+_CLOSED, _OTHER = 1.5, 2.0
+# Share of the triangles that must close, with shifts unlike those of the fit. By chance, hardly one does.
+_LEAST_SHARE = 0.25
+_LEAST_SLICES, _LEAST_PLACES = 4, 3
+# Share of the variance of what the specimen leaves that is fixed, and its squared gradients relative to the specimen's.
+_FIXED, _PULL = 0.4, 0.4
+# The variance that a pattern and the other motion leave must be this share of what the fit leaves.
+_LESS, _ROUNDS = 0.7, 3
+# Frequency, in cycles per voxel, at which the phase correlation is damped.
+_DAMPED = 0.2
+
+
+def pattern_hides_motion(images: Pixels, aligned: Pixels, found: Floats) -> bool:
+    """Whether slices without their mean move otherwise than found, and a pattern and that motion explain them better.
+
+    Args:
+        images: (N, *shape) raw slices, NaN where masked.
+        aligned: the same aligned by the fit, NaN where there is no voxel.
+        found: (N, D) voxels by which the fit says that the middle of each slice has moved.
+    """
+    if len(images) < _LEAST_SLICES:
+        return False
+    pairs = list(combinations(range(len(images)), 2))
+    shifts = dict(zip(pairs, _shifts(_without_mean(images), pairs), strict=True))
+    triangles = list(combinations(range(len(images)), 3))
+    hidden, closing = 0, set()
+    for i, j, k in triangles:
+        sides = [(i, j), (j, k), (i, k)]
+        ab, bc, ac = (shifts[side] for side in sides)
+        other = [np.linalg.norm(shifts[a, b] - (found[b] - found[a])) > _OTHER for a, b in sides]
+        if np.linalg.norm(ab + bc - ac) <= _CLOSED and sum(other) >= 2:
+            hidden += 1
+            closing.update(sides)
+    if hidden < _LEAST_SHARE * len(triangles):
+        return False
+    covered = sorted({i for pair in closing for i in pair})
+    motion = _consensus(covered, {pair: shifts[pair] for pair in closing})
+    if _places(motion) < _LEAST_PLACES:
+        return False  # a specimen and a pattern explain any images at two places
+    some = _filled(images[covered])
+    # A pattern explains more also with the motion of the fit, unless that has rotations.
+    now = min(_variance(aligned[covered]), _explained(some, found[covered] - found[covered].mean(axis=0)))
+    return _explained(some, motion) < _LESS * now
+
+
+def pattern_remains(rest: Pixels, specimen: Pixels) -> bool:
+    """Whether what the specimen leaves of the slices stays with the detector.
+
+    Args:
+        rest: (N, *shape) slices less the mean of the aligned ones, where the raw slices have it; NaN where unknown.
+        specimen: (N, *shape) the mean of the aligned slices, in the same way.
+
+    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean. It pulls poses
+    by its squared gradients relative to those of the specimen.
+    """
+    if len(rest) < _LEAST_SLICES:
+        return False
+    inner = _inner(rest.astype(np.float64))
+    known = np.isfinite(inner).all(axis=0)
+    if known.mean() < 1 / 4:
+        return False
+    inner = np.where(known, inner - inner[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
+    pattern, variance = inner.mean(axis=0), float(inner[:, known].var())
+    fixed = float(pattern[known].var()) / max(variance, 1e-300)
+    pull = _steepness(pattern) / max(_steepness(_inner(specimen.astype(np.float64)).mean(axis=0)), 1e-300)
+    return fixed > max(_FIXED, 2 / len(rest)) and pull > _PULL
+
+
+def _steepness(image: Floats) -> float:
+    """The mean squared gradient."""
+    return float(sum(np.nanmean(np.diff(image, axis=k) ** 2) for k in range(image.ndim)))
+
+
+def _consensus(slices: list[int], shifts: dict[tuple[int, int], Floats]) -> Floats:
+    """(N, D) motions of slices whose differences are the (D,) shifts of pairs, by least squares; their mean is zero."""
+    rows = np.zeros((len(shifts) + 1, len(slices)))
+    for row, (a, b) in zip(rows, shifts, strict=False):
+        row[slices.index(a)], row[slices.index(b)] = -1, 1
+    rows[-1] = 1
+    right = np.stack([*shifts.values(), np.zeros(len(next(iter(shifts.values()))))])
+    return np.asarray(np.linalg.lstsq(rows, right, rcond=None)[0])
+
+
+def _places(motion: Floats) -> int:
+    """How many of (N, D) motions differ."""
+    kept: list[Floats] = []
+    for one in motion:
+        if all(np.linalg.norm(one - other) > _CLOSED for other in kept):
+            kept.append(one)
+    return len(kept)
+
+
+def _explained(images: Floats, motion: Floats) -> float:
+    """Variance that a specimen with this motion and a fixed pattern leave, by alternating means of the rests."""
+    pattern = images.mean(axis=0)
+    for _ in range(_ROUNDS):
+        specimen = np.mean([_shifted(image - pattern, m) for image, m in zip(images, motion, strict=True)], axis=0)
+        moved = np.stack([_shifted(specimen, -m) for m in motion])
+        pattern = (images - moved).mean(axis=0)
+    return float(_inner(images - moved - pattern).var(axis=0, ddof=2).mean())
+
+
+def _shifted(image: Floats, shift: Floats) -> Floats:
+    """image(x + shift)."""
+    return np.asarray(scipy.ndimage.shift(image, -shift, order=1, mode="nearest"))
+
+
+def _variance(aligned: Pixels) -> float:
+    """Of the same voxel in different slices, where all of them have it."""
+    values = _inner(aligned.astype(np.float64))
+    known = np.isfinite(values).all(axis=0)
+    return float(values[:, known].var(axis=0, ddof=1).mean()) if known.any() else np.inf
+
+
+def _inner(images: Floats) -> Floats:
+    """Without the borders, beyond which motion brings what no slice has."""
+    return images[(slice(None), *(slice(n // 6, n - n // 6) for n in images.shape[1:]))]
+
+
+def _filled(images: Pixels) -> Floats:
+    """Masked voxels get the mean of the slice."""
+    axes = tuple(range(1, images.ndim))
+    known = np.isfinite(images)
+    count = np.maximum(known.sum(axis=axes, keepdims=True), 1)
+    mean = np.where(known, images, 0).sum(axis=axes, keepdims=True, dtype=np.float64) / count
+    return np.where(known, images, mean)
+
+
+def _without_mean(images: Pixels) -> Pixels:
+    """The slices, with mean 0 and variance 1, less their mean; zero where masked and falling to zero at borders."""
+    known = np.isfinite(images)
+    values = np.where(known, images, 0).astype(np.float64)
+    axes = tuple(range(1, images.ndim))
+    count = np.maximum(known.sum(axis=axes, keepdims=True), 1)
+    values = np.where(known, values - values.sum(axis=axes, keepdims=True) / count, 0)
+    values /= np.maximum(np.sqrt((values**2).sum(axis=axes, keepdims=True) / count), 1e-12)
+    rest = np.where(known, values - values.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0)
+    for axis, n in enumerate(images.shape[1:], start=1):
+        window = np.sin(np.pi * (np.arange(n) + 0.5) / n)
+        rest *= window.reshape([-1 if k == axis else 1 for k in range(images.ndim)])
+    return rest.astype(np.float32)
+
+
+def _shifts(images: Pixels, pairs: list[tuple[int, int]]) -> list[Floats]:
+    """(D,) shifts of each pair by a correlation between phase and cross-correlation, high frequencies damped."""
+    shape = images.shape[1:]
+    axes = tuple(range(1, images.ndim))
+    size = [scipy.fft.next_fast_len(n + n // 2, real=True) for n in shape]
+    spectra = scipy.fft.rfftn(images, s=size, axes=axes)
+    # Half whitened: a sharp peak, though noise is strong where little of the specimen is.
+    spectra /= np.sqrt(np.maximum(np.abs(spectra), 1e-6 * np.abs(spectra).max(axis=axes, keepdims=True) + 1e-12))
+    frequencies = [scipy.fft.fftfreq(n) for n in size[:-1]] + [scipy.fft.rfftfreq(size[-1])]
+    square = sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True))
+    damping = np.exp(-np.asarray(square) / _DAMPED**2).astype(np.float32)
+    found = []
+    for a, b in pairs:
+        surface = scipy.fft.irfftn(spectra[a].conj() * spectra[b] * damping, s=size)
+        at = np.unravel_index(int(surface.argmax()), surface.shape)
+        found.append(np.array([i if i <= n // 2 else i - n for i, n in zip(at, size, strict=True)], dtype=np.float64))
+    return found

@@ -1,0 +1,198 @@
+"""A fit of a stack is ok only where its poses are right: detectors, periods, turns, mirrors, chance, brightness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from skimage import data
+
+import daskreg as dr
+from daskreg.errors import DaskregWarning
+from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
+from daskreg.stacks.align import StackStatus
+from daskreg.stacks.pair_table import by_chance
+
+SHAPE, N = (117, 133), 8
+
+
+@pytest.fixture(scope="module")
+def drift():
+    return np.cumsum(np.random.default_rng(11).normal(size=(N, 2)) * 2.5, axis=0)
+
+
+@pytest.fixture(scope="module")
+def cat(drift):
+    """A photograph that drifts, uint16, with a little noise."""
+    scene = data.chelsea()[..., 1].astype(float)
+    return counts_of(scene, drift, 12)
+
+
+def counts_of(scene, drift, seed):
+    frames = np.stack([scipy.ndimage.shift(scene, d, order=3, mode="reflect") for d in drift])
+    frames = frames[:, 90 : 90 + SHAPE[0], 150 : 150 + SHAPE[1]] + 100
+    return np.rint(frames + np.random.default_rng(seed).normal(size=frames.shape)).clip(1).astype(np.uint16)
+
+
+def error(fit, drift, keep=slice(None)):
+    """The largest distance of a slice's shift from the truth."""
+    apart = (fit.raw_from_aligned.matrices[:, :2, 2] - drift)[keep]
+    return np.linalg.norm(apart - np.median(apart, axis=0), axis=1).max()
+
+
+@pytest.mark.slow
+def test_hot_and_dead_pixels_are_masked_and_counted(cat, drift):
+    bad = cat.copy()
+    at = np.random.default_rng(13).choice(bad[0].size, 15, replace=False)
+    bad.reshape(N, -1)[:, at[:12]], bad.reshape(N, -1)[:, at[12:]] = 9000, 0
+    with pytest.warns(DaskregWarning, match="15 of 15561 voxels of a slice are hot, dead"):
+        fit = dr.align_stack(bad, model="translation")
+    assert fit.bad_voxels == 15
+    assert fit.ok
+    assert error(fit, drift) < 0.1
+    assert dr.align_stack(cat, model="translation").bad_voxels == 0
+
+
+@pytest.mark.slow
+def test_gaps_of_a_detector_are_masked(cat, drift):
+    """As int32 with the smallest value, and as a constant frame of an ordinary value."""
+    coded = cat.astype(np.int32)
+    coded[:, :, 40:47], coded[:, 70, :] = np.iinfo(np.int32).min, np.iinfo(np.int32).min
+    framed = cat.copy()
+    y, x = np.indices(SHAPE)
+    framed[:, np.hypot((y - 58) / 52, (x - 66) / 58) > 1] = 77
+    for stack, what in ((coded, "gaps of the value -2147483648"), (framed, "hot, dead or gaps")):
+        with pytest.warns(DaskregWarning, match=what):
+            fit = dr.align_stack(stack, model="translation")
+        assert fit.ok
+        assert error(fit, drift) < 0.15
+
+
+def test_a_dark_surround_or_a_saturated_specimen_is_no_gap():
+    y, x = np.indices(SHAPE)
+    shapes = [1000.0 * (np.hypot(y - 50 - k, x - 60 + 2 * k) < 30) for k in range(6)]
+    dark = np.stack([np.rint(scipy.ndimage.gaussian_filter(s, 1.5)) for s in shapes]).astype(np.float32)
+    assert not constant_gaps(dark).any()
+    bright = np.minimum(data.camera().astype(np.uint16)[::2, ::2] * 400, 65535).astype(np.uint16)
+    assert gap_code(bright) is None
+    assert gap_code(np.where(bright > 40000, 65535, bright // 100).astype(np.uint16)) == 65535
+    assert gap_code(data.page()) is None
+
+
+def test_a_bright_spot_of_the_specimen_is_no_hot_voxel():
+    y, x = np.indices(SHAPE)
+    spot = 500 * np.exp(-((y - 60) ** 2 + (x - 41) ** 2) / (2 * 0.8**2))
+    images = (spot + np.random.default_rng(0).normal(size=(5, *SHAPE))).astype(np.float32)
+    assert not hot_voxels(images).any()
+    images[:, 30, 100] += 40
+    assert np.argwhere(hot_voxels(images)).tolist() == [[30, 100]]
+
+
+@pytest.mark.slow
+def test_a_grating_takes_the_smallest_motions_and_says_that_others_fit_as_well():
+    y, x = np.indices(SHAPE)
+    rng = np.random.default_rng(21)
+    drift = np.cumsum(0.6 * rng.normal(size=(N, 2)), axis=0)
+    waves = [np.cos(2 * np.pi * (y - a) / 11) * np.cos(2 * np.pi * (x - b) / 13) for a, b in drift]
+    fit = dr.align_stack(np.stack(waves) + 0.4 * rng.normal(size=(N, *SHAPE)), model="translation")
+    assert error(fit, drift) < 0.6, "of a period of 8.5"
+    assert fit.status is StackStatus.AMBIGUOUS
+    assert not fit.ok
+    assert np.allclose(np.abs(fit.rival), [5.5, 6.5], atol=1)
+
+
+@pytest.mark.slow
+def test_a_pattern_of_the_detector_that_hides_the_motion_is_flagged(cat, drift):
+    y, x = np.indices(SHAPE)
+    rim = 3000.0 * (np.hypot((y - 58) / 50, (x - 66) / 56) > 1)
+    noise = np.random.default_rng(15).normal(size=cat.shape)
+    fit = dr.align_stack(cat + rim + noise, model="translation")
+    assert error(fit, drift) > 1
+    assert fit.status is StackStatus.FIXED_PATTERN
+    assert not fit.ok
+
+
+@pytest.mark.slow
+def test_turned_and_mirrored_sections_are_found_or_named(cat):
+    still = np.stack([cat[0, :, :117] + np.random.default_rng(k).normal(size=(117, 117)) for k in range(9)])
+    turned = still.copy()
+    turned[5:] = np.rot90(still[5:], axes=(1, 2))
+    fit = dr.align_stack(turned)
+    angles = np.degrees([np.arctan2(m[1, 0], m[0, 0]) for m in fit.raw_from_aligned.matrices])
+    assert fit.ok
+    assert abs(abs(angles[8] - angles[0]) - 90) < 0.5
+    turned[2] = turned[2, ::-1]
+    fit = dr.align_stack(turned)
+    assert fit.kinds == {2: "mirrored"}
+    assert fit.bridged == (2,)
+    assert fit.ok
+    turned[6:] = turned[6:, :, ::-1]
+    fit = dr.align_stack(turned)
+    assert [fit.kinds.get(k) for k in (2, 6, 7, 8)] == ["mirrored"] * 4
+    assert not fit.ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["translation", "rigid", "affine"])
+def test_unrelated_slices_are_not_ok(model):
+    names = ("astronaut", "brick", "coffee", "rocket", "grass", "horse", "gravel", "clock")
+    images = [np.asarray(getattr(data, n)(), dtype=float) for n in names]
+    images = [i if i.ndim == 2 else i[..., :3].mean(-1) for i in images]
+    crops = [scipy.ndimage.gaussian_filter(i, 1)[30 : 30 + SHAPE[0], 40 : 40 + SHAPE[1]] for i in images]
+    fit = dr.align_stack(np.stack([(c - c.mean()) / c.std() for c in crops]), model=model)
+    assert not fit.ok
+
+
+@pytest.mark.slow
+def test_brightness_that_mse_cannot_explain_is_said(cat, drift):
+    gains = np.array([1, 1.6] * (N // 2))[:, None, None]
+    assert error(dr.align_stack(cat * gains, model="translation"), drift) < 0.1
+    fit = dr.align_stack(cat * gains, model="translation", metric="mse")
+    assert not fit.ok
+    assert dr.align_stack(cat, model="translation", metric="mse").ok
+
+
+@pytest.mark.slow
+def test_sigma_holds_where_the_specimen_changes():
+    """The root mean square of errors in sigmas, over slices that are alike for about three slices."""
+    ratios = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        truth = np.cumsum(1.5 * rng.normal(size=(10, 2)), axis=0)
+        specimen = scipy.ndimage.gaussian_filter(rng.normal(size=(10, 150, 160)), (3, 3, 3))
+        frames = [
+            scipy.ndimage.shift(s / specimen.std(), d, order=3)[16:133, 12:145]
+            for s, d in zip(specimen, truth, strict=True)
+        ]
+        fit = dr.align_stack(np.stack(frames) + 0.02 * rng.normal(size=(10, *SHAPE)), model="translation")
+        apart = fit.raw_from_aligned.matrices[:, :2, 2] - truth
+        apart -= apart.mean(axis=0)
+        ratios.append(apart / np.stack([fit.sigma["ty"], fit.sigma["tx"]], axis=1))
+    assert 0.5 < np.sqrt(np.mean(np.square(ratios))) < 2
+
+
+def test_fields_that_agree_by_chance():
+    rng = np.random.default_rng(16)
+    fields = rng.normal(size=(4, 64)) * 0.3
+    fields[1] += 0.5
+    fields[2, 5:] = np.nan
+    fields[3, 20:], fields[3, :20] = np.nan, 0.4 + 0.1 * fields[3, :20]
+    assert by_chance(fields.astype(np.float32)).tolist() == [True, False, False, False]
+
+
+def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
+    fit = dr.align_stack(cat[:3])
+    fit.save_table(tmp_path / "drift.csv")
+    text = (tmp_path / "drift.csv").read_text()
+    assert {"theta (rad)", "sigma_theta (rad)", "tx (pixel)", "cycle (pixel)"} <= set(text.split("\n")[0].split(","))
+    expected = fit.raw_from_aligned.matrices
+    assert np.allclose(fit.edited(tmp_path / "drift.csv").raw_from_aligned.matrices, expected, atol=1e-12)
+    older = text.replace(" (rad)", "").replace(" (pixel)", "")
+    (tmp_path / "older.csv").write_text(older)
+    assert np.allclose(fit.edited(tmp_path / "older.csv").raw_from_aligned.matrices, expected, atol=1e-12)
+    degrees = [{"slice": i, "theta (deg)": 30.0 * i, "tx (pixel)": 1.0} for i in range(3)]
+    assert np.allclose(fit.edited(degrees).parameters["theta"], np.radians([0, 30, 60]))
+    with pytest.raises(dr.errors.InputError, match="tx is in millimeter, use pixel"):
+        fit.edited([{"slice": 0, "tx (millimeter)": 1.0}])
+    page = fit.report(tmp_path / "page.html").read_text()
+    assert "sigma_theta (deg)" in page

@@ -134,7 +134,7 @@ class _PairRegistration:
         with limit_threads(_threads(fixed, moving)), use_threads(library_threads()):
             batches, initial_pose = (_batch_of(fixed), _batch_of(moving)), BestCandidate(init)
             if self.metric in METRICS and self.optimizer in ("auto", "gauss-newton"):
-                found = estimate(problem, self.options, *batches, initial_pose, progress=progress).pair(0)
+                found = estimate(problem, self.options, *batches, initial_pose, progress=progress, judged=True).pair(0)
             else:
                 optimizer = "lbfgs" if self.optimizer == "auto" else self.optimizer
                 loss = loss_of(self.metric)

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from daskreg.registration.pyramids.filters import smoothed
 from daskreg.registration.verdict.aligned import Aligned
 
 Floats = NDArray[np.float64]
@@ -29,6 +27,8 @@ _MOST = 5
 _NOTHING = 1e-7
 # The part of a Gaussian that must lie inside the overlap: nearer to its edge, a difference of Gaussians is no band.
 _INSIDE = 0.9
+# Sizes of the padded images: longer shifts leave too little overlap to be compared.
+_PADDED = 1.7
 # An axis of fewer voxels than this share of the longest does not limit the bands: along it, all is one sample.
 _THIN = 0.25
 
@@ -40,7 +40,8 @@ class Bands:
     fixed, warped: (K, *shape), zero where `weight` is. weight: (K, *shape) of the overlap, 0..1, where the band is
         known.
     slopes: (2, D, K, *shape) the derivatives of both images along each axis, in the same bands.
-    spectra: (2, K, *padded) of both images, padded so that shifts do not wrap around. padded: that shape.
+    spectra: (2, K, *padded) of both images, padded so that shifts of up to 0.7 of an axis do not wrap
+        around. padded: that shape.
     sigmas: (K,) of the wider Gaussian of each band, in voxels.
     ncc: (K,) the correlations. samples: (K,) the numbers of independent samples.
     """
@@ -59,16 +60,19 @@ class Bands:
 def bands_of(pair: Aligned) -> Bands | None:
     """The bands of a pair; None where nothing is left to compare."""
     ndim = pair.weight.ndim
-    values, v = torch.from_numpy(_with_slopes(pair.images)), torch.from_numpy(pair.weight[None])
+    v = pair.weight
+    # Weighted images and the weight, smoothed one Gaussian after another: normalised convolutions are their ratios.
+    values = _with_slopes(pair.images)
+    smooth = np.concatenate([values * v, v[None]])
     parts, weights, sigmas, before = [], [], [], 0.0
-    for sigma in _sigmas(pair.weight.shape):
-        near = ndimage.gaussian_filter(pair.weight, sigma, mode="constant", truncate=3.0)
-        known = np.where(near >= _INSIDE, pair.weight, np.float32(0))
+    for sigma in _sigmas(v.shape):
+        step = math.sqrt(sigma**2 - before**2)
+        smooth = ndimage.gaussian_filter(smooth, (0, *[step] * ndim), mode="constant", truncate=3.0)
+        known = np.where(smooth[-1] >= _INSIDE, v, np.float32(0))
         if known.sum() < (4 * sigma) ** ndim:
             break
-        # One Gaussian after another: the second makes `sigma` of the one before.
-        after, _ = smoothed(values, v, [math.sqrt(sigma**2 - before**2)] * ndim)
-        parts.append((values - after).numpy())
+        after = smooth[:-1] / np.maximum(smooth[-1], np.float32(1e-3))
+        parts.append(values - after)
         values, before = after, sigma
         weights.append(known)
         sigmas.append(sigma)
@@ -80,7 +84,7 @@ def bands_of(pair: Aligned) -> Bands | None:
     both = together[:2]
     both -= both.sum(tuple(range(2, both.ndim)), keepdims=True) / count * known
     axes = tuple(range(2, both.ndim))
-    padded = tuple(fft.next_fast_len(2 * n, real=True) for n in known.shape[1:])
+    padded = tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in known.shape[1:])
     spectra = fft.rfftn(both, s=padded, axes=axes)
     power = (both.astype(np.float64) ** 2).sum(axes)
     holds = np.all(power > _NOTHING * power.sum(1, keepdims=True), axis=0)

@@ -48,8 +48,9 @@ def region_of(bands: Bands) -> Region:
     fixed, warped, weight = fft.rfftn(squares, s=bands.padded, axes=tuple(range(2, ndim + 2)))
     f, w = bands.spectra
     # Of shift s: fixed[x] beside warped[x + s].
-    products = np.stack([f.conj() * w, fixed.conj() * weight, weight.conj() * warped, np.abs(weight) ** 2])
-    product, first, second, overlap = fft.irfftn(products, s=bands.padded, axes=tuple(range(2, ndim + 2)))
+    products = np.stack([f.conj() * w, fixed.conj() * weight, weight.conj() * warped])
+    product, first, second = fft.irfftn(products, s=bands.padded, axes=tuple(range(2, ndim + 2)))
+    overlap = fft.irfftn(np.abs(weight[:1]) ** 2, s=bands.padded, axes=tuple(range(1, ndim + 1)))
     none = (slice(None), *[slice(1)] * ndim)
     power = np.maximum(first, 1e-4 * first[none] + 1e-20) * np.maximum(second, 1e-4 * second[none] + 1e-20)
     ncc = np.clip(product / np.sqrt(power), 0, 1)

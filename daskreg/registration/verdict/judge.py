@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 MOST_SIGMA = 2.0
 """Voxels of the finest level: a motion that is known less well is not determined."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
-_SIDES = {2: (30, 300), 3: (20, 80)}
+_SIDES = {2: (30, 300), 3: (20, 96)}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class FitStatus(Enum):
         "the images do not determine all motions (fit.free names the free ones), as lines do not determine a shift "
         "along them: take a model without these, or images with more structure or less noise"
     )
+    INCONSISTENT = (
+        "registered the other way round, the images give another motion (fit.inverse_error): "
+        "give an init, masks, or a model with fewer parameters"
+    )
     NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
 
 
@@ -93,10 +97,11 @@ def status_of(verdict: Verdict | None, *, converged: bool, improved: bool, overl
         return FitStatus.NO_IMPROVEMENT
     if verdict is None:
         return _ended(converged)
-    if len(verdict.rivals):
-        return FitStatus.AMBIGUOUS
+    # Along a free direction, all poses are rivals.
     if len(verdict.free):
         return FitStatus.UNDETERMINED
+    if len(verdict.rivals):
+        return FitStatus.AMBIGUOUS
     return _ended(converged)
 
 

@@ -290,7 +290,7 @@ def test_noise_against_noise_is_not_ok():
     assert not fit.ok
     assert fit.status is FitStatus.CHANCE
     assert "search" in repr(fit)
-    with pytest.raises(errors.FitFailedError, match="low_score"):
+    with pytest.raises(errors.FitFailedError, match="chance"):
         fit.raise_if_failed()
 
 

@@ -41,8 +41,9 @@ class FitStatus(Enum):
         "along them: take a model without these, or images with more structure or less noise"
     )
     INCONSISTENT = (
-        "registered the other way round, the images give another motion (fit.inverse_error): "
-        "give an init, masks, or a model with fewer parameters"
+        "the images contradict the motion: frequencies of theirs, or their registration the other way round "
+        "(fit.inverse_error), give another one: "
+        'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
     )
     NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
 
@@ -102,6 +103,8 @@ def status_of(verdict: Verdict | None, *, converged: bool, improved: bool, overl
         return FitStatus.UNDETERMINED
     if len(verdict.rivals):
         return FitStatus.AMBIGUOUS
+    if verdict.contradicted:
+        return FitStatus.INCONSISTENT
     return _ended(converged)
 
 

@@ -167,6 +167,17 @@ def test_register_many_judges_each_pair():
     assert [fit.ok for fit in fits] == [True, False, True]
 
 
+@pytest.mark.parametrize("off", [1.5, 2.5])
+def test_a_pose_that_is_off_is_contradicted(off):
+    scene = ndimage.gaussian_filter(picture("cat", (190, 210)), 1.5)
+    fixed, moving = scene[20:170, 20:190], scene[22:172, 21:191]
+    shifted = verdict_at(fixed, moving, "translation", ty=-2 + off, tx=-1)
+    assert not shifted.chance
+    assert shifted.offset > off / 1.5
+    assert status_of(shifted, converged=True, improved=True, overlap=1.0) is FitStatus.INCONSISTENT
+    assert verdict_at(fixed, moving, "translation", ty=-2, tx=-1).settled
+
+
 def test_a_volume():
     volume = noise((40, 46, 44), 2, 5)
     fixed, moving = volume[4:36, 4:40, 4:40], volume[6:38, 3:39, 4:40]

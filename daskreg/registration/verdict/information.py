@@ -10,9 +10,15 @@ says more.
 
 Differences of neighbours turn a gradient a little where the image varies quickly, and what this error may add along
 an edge is subtracted too.
+
+The pose was found by the metric, over all voxels and frequencies alike. One Gauss-Newton step of the log-likelihood,
+in which each band counts by its samples and its residual, says how far the images themselves put it from there: a
+gain that varies over the image, or another brightness with "mse", moves the optimum of the metric and little else.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +27,7 @@ from daskreg.registration.verdict.aligned import Aligned
 from daskreg.registration.verdict.bands import Bands, axes_of, cell_sums
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 # z: so many times the root of the sum of squares is what noise may add.
 _CHANCE = 3.0
@@ -28,22 +35,36 @@ _CHANCE = 3.0
 _FREQUENCY = 1.5
 # Voxels of the sides of the cells, in sigmas of a band: farther apart, products are independent.
 _CELL = 2.0
+# Directions of less curvature than this share of the largest say nothing of the offset.
+_LEAST_CURVATURE = 1e-2
 # The least part of a band's variance that the pose may leave unexplained.
 _LEAST_RESIDUAL = 1e-4
 
 
-def uncertain_directions(pair: Aligned, bands: Bands) -> tuple[Floats, Floats]:
-    """(P,) standard deviations in voxels of P directions, smallest first, and the (P, P) directions.
-
-    The directions are rows, in units of the parameters: each moves the farthest corner by about one voxel.
+@dataclass(frozen=True)
+class Information:
+    """sigma: (P,) standard deviations in voxels of P directions, smallest first.
+    directions: (P, P) rows in units of the parameters; each moves the farthest corner by about one voxel.
+    offset: voxels from the pose to where all bands together put it.
     """
+
+    sigma: Floats
+    directions: Floats
+    offset: float
+
+
+def information_of(pair: Aligned, bands: Bands) -> Information:
+    """What the gradients of both images say of the motions of a pose."""
     unit = pair.units
     fields = _displacements(pair, unit)
     used = np.flatnonzero((bands.samples > 1) & (bands.ncc > 0))
     slopes = [[_along(slopes[:, band], fields) for slopes in bands.slopes] for band in used]
     gains = [_gain(bands, band) for band in used.tolist()]
     curvature = sum((gain * (f @ w.T) for gain, (f, w) in zip(gains, slopes, strict=True)), np.zeros((len(unit),) * 2))
-    _, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    slope = sum((g * _slope(bands, k, *s) for g, k, s in zip(gains, used.tolist(), slopes, strict=True)), 0 * values)
+    known = values > _LEAST_CURVATURE * max(float(values[-1]), 1e-12)
+    offset = float(np.linalg.norm((vectors.T @ slope)[known] / values[known]))
     information = np.zeros(len(unit))
     for gain, band, (f, w) in zip(gains, used, slopes, strict=True):
         first, second = vectors.T @ f, vectors.T @ w
@@ -58,7 +79,14 @@ def uncertain_directions(pair: Aligned, bands: Bands) -> tuple[Floats, Floats]:
         information += gain * np.maximum(least - turned * total.max(), 0)
     sigma = 1 / np.sqrt(np.maximum(information, 1e-12))
     order = np.argsort(sigma)
-    return sigma[order], vectors.T[order] / unit
+    return Information(sigma[order], vectors.T[order] / unit, offset)
+
+
+def _slope(bands: Bands, band: int, first: Singles, second: Singles) -> Floats:
+    """(P,) half the gradient of the sum of squared residuals of a band, with the mean of both images' gradients."""
+    f, w = bands.fixed[band].ravel(), bands.warped[band].ravel()
+    gain = float(bands.ncc[band]) * np.sqrt(float(f @ f) / max(float(w @ w), 1e-30))
+    return np.asarray((first + second) @ (f - np.float32(gain) * w) / 2, np.float64)
 
 
 def _gain(bands: Bands, band: int) -> float:

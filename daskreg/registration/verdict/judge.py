@@ -18,13 +18,13 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.verdict.aligned import Aligned, aligned
 from daskreg.registration.verdict.bands import bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
-from daskreg.registration.verdict.information import uncertain_directions
+from daskreg.registration.verdict.information import information_of
 from daskreg.registration.verdict.rivals import region_of
 
 Floats = NDArray[np.float64]
 
-MOST_SIGMA = 2.0
-"""Voxels of the finest level: a motion that is known less well is not determined."""
+MOST_SIGMA, MOST_OFFSET = 2.0, 1.0
+"""Voxels of the finest level: of a motion that is determined, and from the pose to where all bands together put it."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
 
@@ -38,6 +38,7 @@ class Verdict:
     rivals: (R, D+1, D+1) motions that fit about as well.
     free: (F, P) directions of the parameters that are not determined; each moves the farthest corner by one voxel.
     sigma: (F,) voxels by which each may be off. units: (P,) voxels by which a unit of each parameter moves a corner.
+    offset: voxels of the finest level from the pose to where all bands of frequency together put it.
     """
 
     evidence: float
@@ -46,15 +47,21 @@ class Verdict:
     free: Floats
     sigma: Floats
     units: Floats
+    offset: float = 0.0
 
     @property
     def chance(self) -> bool:
         return not self.evidence > self.needed
 
     @property
+    def contradicted(self) -> bool:
+        """Whether the bands of frequency together put the pose elsewhere."""
+        return self.offset > MOST_OFFSET
+
+    @property
     def settled(self) -> bool:
         """Whether nothing speaks against the pose."""
-        return not self.chance and len(self.rivals) == 0 and len(self.free) == 0
+        return not (self.chance or self.contradicted or len(self.rivals) or len(self.free))
 
 
 def judge(
@@ -91,10 +98,18 @@ def _verdict(pair: Aligned, finest: float) -> Verdict:
     found = 0.0 if bands is None else evidence(bands)
     if bands is None or not found > needs:
         return Verdict(found, needs, np.zeros((0, size, size)), np.zeros((0, p)), np.zeros(0), pair.units)
-    sigma, directions = uncertain_directions(pair, bands)
-    sigma = sigma * pair.step / finest
+    known, scale = information_of(pair, bands), pair.step / finest
+    sigma = known.sigma * scale
     free = sigma > MOST_SIGMA
-    return Verdict(found, needs, _shifted(pair, region_of(bands).rivals), directions[free], sigma[free], pair.units)
+    return Verdict(
+        found,
+        needs,
+        _shifted(pair, region_of(bands).rivals),
+        known.directions[free],
+        sigma[free],
+        pair.units,
+        known.offset * scale,
+    )
 
 
 def _shifted(pair: Aligned, shifts: Floats) -> Floats:

@@ -27,8 +27,8 @@ _MOST = 5
 _NOTHING = 1e-7
 # The part of a Gaussian that must lie inside the overlap: nearer to its edge, a difference of Gaussians is no band.
 _INSIDE = 0.9
-# Sizes of the padded images: longer shifts leave too little overlap to be compared.
-_PADDED = 1.7
+# Sizes of the padded images: shifts of up to half an axis do not wrap around.
+_PADDED = 1.5
 # An axis of fewer voxels than this share of the longest does not limit the bands: along it, all is one sample.
 _THIN = 0.25
 
@@ -40,7 +40,7 @@ class Bands:
     fixed, warped: (K, *shape), zero where `weight` is. weight: (K, *shape) of the overlap, 0..1, where the band is
         known.
     slopes: (2, D, K, *shape) the derivatives of both images along each axis, in the same bands.
-    spectra: (2, K, *padded) of both images, padded so that shifts of up to 0.7 of an axis do not wrap
+    spectra: (2, K, *padded) of both images, padded so that shifts of up to half an axis do not wrap
         around. padded: that shape.
     sigmas: (K,) of the wider Gaussian of each band, in voxels.
     ncc: (K,) the correlations. samples: (K,) the numbers of independent samples.

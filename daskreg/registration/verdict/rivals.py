@@ -59,6 +59,8 @@ def region_of(bands: Bands) -> Region:
     unexplained = 1 - ncc**2 + _between_voxels(ncc).reshape(samples.shape)
     worse = (0.5 * samples * overlap * np.log(unexplained / unexplained[none])).sum(0)
     worse[overlap[0] < _LEAST_OVERLAP] = np.inf
+    for axis, n in enumerate(bands.weight.shape[1:]):
+        worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
     return _region(np.fft.fftshift(worse))
 
 

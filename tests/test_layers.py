@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("volumes",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
+    ("registration.verdict",),
     ("registration",),
     ("clouds", "stacks"),
     ("warping", "tomography"),
@@ -59,6 +60,7 @@ IN_MEMORY = {
     "registration": {"register", "batch", "images"},
     "registration.pyramids": set(),
     "registration.normal_equations": set(),
+    "registration.verdict": set(),
     "stacks": {"inputs"},
     "clouds": {"inputs"},
 }
@@ -174,7 +176,10 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     holders = ("sampling", "registration", "stacks", "clouds", "reg_torch")
-    own = {name: {"torch"} for name in (*holders, "registration.pyramids", "registration.normal_equations")}
+    own = {
+        name: {"torch"}
+        for name in (*holders, "registration.pyramids", "registration.normal_equations", "registration.verdict")
+    }
     own |= {"runtime.triton_support": {"torch"}}
     own |= {"cluster": {"distributed"}, "reporting.plots": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))

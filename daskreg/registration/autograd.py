@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.estimate import Estimate, judged
+from daskreg.registration.estimate import Estimate
 from daskreg.registration.initial_pose import Start
 from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, SUBSET_VOXELS, corners_of
 from daskreg.registration.metrics import POINTWISE, Loss
@@ -27,6 +27,8 @@ from daskreg.registration.normal_equations.edge_weights import possible_overlap,
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.registration.verdict.judge import Verdict
+from daskreg.registration.verdicts import status_of
 
 Floats = NDArray[np.float64]
 
@@ -54,11 +56,15 @@ def minimise(
     loss: Loss,
     *,
     optimizer: str = "adam",
+    judge: Callable[[Floats], Verdict] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Minimise `loss` for one pair, coarse to fine.
 
     The result is never worse, by the loss on the finest level, than the reference of the start.
+
+    Args:
+        judge: gives the verdict on (P,) parameters; None: there is none.
 
     Raises: OptionError for an unknown optimizer.
     """
@@ -79,8 +85,9 @@ def minimise(
     if not after <= before:
         p, after, converged = reference, before, False
     overlap = finest.overlap(p)
-    status = judged(converged, after <= before, overlap)
-    return Estimate(p[0].numpy(), status, (before, after), overlap, losses, None, iterations)
+    verdict = None if judge is None else judge(p[0].numpy())
+    status = status_of(verdict, converged=converged, improved=after <= before, overlap=overlap)
+    return Estimate(p[0].numpy(), status, (before, after), overlap, losses, None, iterations, verdict)
 
 
 def best_candidate(

@@ -80,7 +80,7 @@ def register_many(
         m = movings[first : first + step]
         f = fixeds if len(fixeds) == 1 else fixeds[first : first + step]
         with limit_threads(1), use_threads(library_threads()):
-            found = estimate(problem, options, _batch_of(f), _batch_of(m), initial_pose)
+            found = estimate(problem, options, _batch_of(f), _batch_of(m), initial_pose, judged=True)
             seconds = (time.perf_counter() - began) / len(m)
             for k, image in enumerate(m):
                 images = (f[k if len(f) > 1 else 0], image)

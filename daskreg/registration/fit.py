@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Affine
-from daskreg.registration.estimate import Estimate, FitStatus
+from daskreg.registration.estimate import Estimate
 from daskreg.registration.problem import Problem
+from daskreg.registration.verdict.words import in_words
+from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 
 if TYPE_CHECKING:
@@ -36,9 +38,11 @@ class PairFit(Fit):
             better; the others: losses, lower is better; mse in the images' units squared).
         overlap: fraction of the smaller image that overlaps the other.
         losses: over the iterations of the finest level, lower is better.
-        covariance: (P, P) of the free parameters `free`, in their order; None where the
-            metric has no Gauss-Newton form.
-        free: names of the parameters that were estimated.
+        covariance: (P, P) of the estimated parameters `covariance_names`; None where the metric has no Gauss-Newton
+            form.
+        covariance_names: names of the parameters that were estimated.
+        rivals: other motions that fit about as well, such as those a period of a texture away; the best first.
+        free: motions that the images do not determine, in words.
         masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
         reduced: for fixed and moving, how many voxels of the source one voxel of the images is the mean of, along each
             axis: more than one where an image did not fit the memory.
@@ -56,6 +60,8 @@ class PairFit(Fit):
     overlap: float
     losses: Floats
     covariance: Floats | None
+    covariance_names: tuple[str, ...]
+    rivals: tuple[Affine, ...]
     free: tuple[str, ...]
     model: str | tuple[str, ...]
     metric: str
@@ -68,7 +74,7 @@ class PairFit(Fit):
 
     @property
     def ok(self) -> bool:
-        """Whether the estimate converged, with enough overlap and a score that is not chance."""
+        """Whether the estimate converged, the images agree by more than chance, and nothing else fits as well."""
         return self.status is FitStatus.CONVERGED
 
     @property
@@ -76,7 +82,7 @@ class PairFit(Fit):
         """One standard deviation of each free parameter, from the noise of the residual."""
         if self.covariance is None:
             return {}
-        return dict(zip(self.free, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+        return dict(zip(self.covariance_names, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     @property
     def transform(self) -> Affine:
@@ -98,14 +104,15 @@ class PairFit(Fit):
         sigma, unit = self.sigma, self.moving_from_fixed.unit or "pixel"
         words = []
         for name, value in self.parameters.items():
-            if name not in self.free and not ("scale" in self.free and name in ("sx", "sy", "sz")):
+            estimated = self.covariance_names
+            if name not in estimated and not ("scale" in estimated and name in ("sx", "sy", "sz")):
                 continue
             factor = np.degrees(1.0) if name in _ANGLES else 1.0
             deviation = sigma.get(name, sigma.get("scale") if name in ("sx", "sy", "sz") else None)
             spread = "" if deviation is None else f" +- {deviation * factor:.2g}"
             suffix = " deg" if name in _ANGLES else f" {unit}" if name.startswith("t") else ""
             words.append(f"{name} {value * factor:.6g}{spread}{suffix}")
-        ending = "" if self.ok else f"\n  {self.status.value}"
+        ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)
         for name, factors in zip(("fixed", "moving"), self.reduced, strict=True):
             if max(factors) > 1:
                 ending += f"\n  {name} was read as means of {' x '.join(map(str, factors))} voxels"
@@ -124,6 +131,8 @@ _FACTS = (
     "overlap",
     "losses",
     "covariance",
+    "covariance_names",
+    "rivals",
     "free",
     "model",
     "metric",
@@ -151,7 +160,7 @@ def pair_fit(
     Args:
         images: fixed and moving. masked: fractions of their voxels that did not count.
     """
-    pose, p = problem.pose, estimate.parameters[None]
+    pose, p, verdict = problem.pose, estimate.parameters[None], estimate.verdict
     return PairFit(
         moving_from_fixed=Affine(pose.motions(p, problem.centre)[0][0], unit=unit),
         parameters=pose.named(p)[0],
@@ -161,7 +170,9 @@ def pair_fit(
         overlap=estimate.overlap,
         losses=estimate.losses,
         covariance=estimate.covariance,
-        free=pose.names,
+        covariance_names=pose.names,
+        rivals=() if verdict is None else tuple(Affine(m, unit=unit) for m in verdict.rivals),
+        free=() if verdict is None else tuple(in_words(d, pose.names, verdict.units) for d in verdict.free),
         model=model,
         metric=metric,
         masked=masked,

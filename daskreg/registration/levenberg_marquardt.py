@@ -190,7 +190,8 @@ class _SecantScale:
         """(B,) of the pairs `rows`, in units of their own diagonal `weight`; 1 where there was no step before."""
         made = self.made[rows]
         square = (weight * made * made).sum(1)
-        share = (weight * (self.proposed[rows] - step) * made).sum(1) / np.maximum(square, 1e-300)
+        with np.errstate(over="ignore"):  # of a step that was next to nothing
+            share = (weight * (self.proposed[rows] - step) * made).sum(1) / np.maximum(square, 1e-300)
         return np.where(square > 0, np.clip(share, _MIN_SHARE, _MAX_SHARE), 1.0)
 
     def update(self, rows: NDArray[np.int64], proposed: Floats, made: Floats, accepted: NDArray[np.bool_]) -> None:

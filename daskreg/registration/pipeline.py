@@ -8,6 +8,8 @@ between pairs, so `stacks.neighbor_registration` composes the same parts in anot
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from daskreg.registration import autograd
 from daskreg.registration.border_choice import prefers_borderless
@@ -18,6 +20,7 @@ from daskreg.registration.multiresolution import estimate_over_levels
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
+from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids
 
 Progress = Callable[[int, int], None]
 
@@ -30,20 +33,25 @@ def estimate(
     initial_pose: InitialPose,
     *,
     progress: Progress | None = None,
+    judged: bool = False,
 ) -> BatchEstimate:
     """Register each moving image to its fixed image by Gauss-Newton.
 
     Args:
         fixed, moving: of B pairs, or of one image that all pairs share.
+        judged: also come to the verdicts on the pairs.
         progress: called with (levels done, levels).
     """
     pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     starts = initial_pose(problem, options, pyramids)
     ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
-    if len(ends) == 1:
-        return ends[0]
-    full, borderless = ((start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True))
-    return ends[1] if prefers_borderless(problem, full, borderless) else ends[0]
+    best = ends[0]
+    if len(ends) == 2:
+        full, borderless = (
+            (start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True)
+        )
+        best = ends[1] if prefers_borderless(problem, full, borderless) else best
+    return replace(best, verdicts=verdicts_of_pyramids(problem, pyramids, best.parameters)) if judged else best
 
 
 def estimate_by_autograd(
@@ -62,4 +70,5 @@ def estimate_by_autograd(
     reference, candidates = initial_pose.candidates(problem, pyramids)
     best = autograd.best_candidate(problem, options, pyramids.levels[0], candidates, loss)
     start = Start(pyramids, best, reference)
-    return autograd.minimise(problem, options, start, loss, optimizer=optimizer, progress=progress)
+    judge = partial(verdict_of_pair, problem, pyramids)
+    return autograd.minimise(problem, options, start, loss, optimizer=optimizer, judge=judge, progress=progress)

@@ -22,6 +22,7 @@ from daskreg.registration.pipeline import Progress, estimate, estimate_by_autogr
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
+from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.threads import use_threads
@@ -30,6 +31,8 @@ Floats = NDArray[np.float64]
 
 # Fewer voxels for each thread are finished before another thread has started.
 VOXELS_PER_THREAD = 2**21
+MOST_INVERSE_ERROR = 1.0
+"""Voxels by which a fit and its inverse may contradict each other."""
 
 
 def register(
@@ -71,7 +74,8 @@ def register(
         max_iterations: for each level.
         tolerance: stop when a step moves no corner by more than this many voxels.
         check_inverse: also register `fixed` to `moving` with the same options, from the inverse of the first result,
-            and report by how much the two results contradict each other (`fit.inverse_error`).
+            and report by how much the two results contradict each other (`fit.inverse_error`). A fit that is
+            contradicted by more than a voxel is not ok.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: called with (levels done, levels), of both registrations with `check_inverse`.
 
@@ -102,7 +106,8 @@ def register(
             progress and (lambda done, total: progress(total + done, 2 * total)),
         )
         error = _round_trip_error(fit.moving_from_fixed, inverse.moving_from_fixed, f.grid)
-        fit = replace(fit, inverse_error=error)
+        status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status
+        fit = replace(fit, inverse_error=error, status=status)
     return replace(fit, seconds=time.perf_counter() - began)
 
 
@@ -134,7 +139,7 @@ class _PairRegistration:
         with limit_threads(_threads(fixed, moving)), use_threads(library_threads()):
             batches, initial_pose = (_batch_of(fixed), _batch_of(moving)), BestCandidate(init)
             if self.metric in METRICS and self.optimizer in ("auto", "gauss-newton"):
-                found = estimate(problem, self.options, *batches, initial_pose, progress=progress).pair(0)
+                found = estimate(problem, self.options, *batches, initial_pose, progress=progress, judged=True).pair(0)
             else:
                 optimizer = "lbfgs" if self.optimizer == "auto" else self.optimizer
                 loss = loss_of(self.metric)

@@ -18,11 +18,11 @@ from daskreg import errors
 from daskreg.geometry import Affine, Grid
 from daskreg.registration import images, pipeline
 from daskreg.registration import register as register_module
-from daskreg.registration.estimate import FitStatus
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import read_image
 from daskreg.registration.problem import SolverOptions
 from daskreg.registration.register import register
+from daskreg.registration.verdicts import FitStatus
 from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
@@ -151,7 +151,7 @@ def test_covariance_predicts_the_scatter(easy, noise):
         rng = np.random.default_rng(seed)
         noisy = [image + sd * rng.standard_normal(grid.shape) for image in (fixed, moving)]
         fit = register(*noisy, model="rigid", init=truth, levels=1)
-        found.append([fit.parameters[n] for n in fit.free])
+        found.append([fit.parameters[n] for n in fit.covariance_names])
         predicted.append(list(fit.sigma.values()))
     ratio = np.std(found, axis=0) / np.mean(predicted, axis=0)
     assert np.all((ratio > 0.5) & (ratio < 2)), ratio
@@ -263,7 +263,7 @@ def test_what_a_fit_knows(easy, tmp_path):
     assert isinstance(fit, PairFit)
     assert fit.ok
     assert fit.raise_if_failed() is fit
-    assert fit.free == ("theta", "tx", "ty", "scale")
+    assert fit.covariance_names == ("theta", "tx", "ty", "scale")
     assert fit.covariance.shape == (4, 4)
     assert fit.score[0] < 0.9 < fit.score[1]
     assert fit.losses[-1] <= fit.losses[0]
@@ -288,9 +288,9 @@ def test_noise_against_noise_is_not_ok():
     rng = np.random.default_rng(0)
     fit = register(rng.random((64, 64)), rng.random((64, 64)))
     assert not fit.ok
-    assert fit.status is FitStatus.LOW_SCORE
+    assert fit.status is FitStatus.CHANCE
     assert "search" in repr(fit)
-    with pytest.raises(errors.FitFailedError, match="low_score"):
+    with pytest.raises(errors.FitFailedError, match="chance"):
         fit.raise_if_failed()
 
 

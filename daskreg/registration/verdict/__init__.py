@@ -1,0 +1,9 @@
+"""Whether a pose that was found is to be trusted: the verdict on a pair.
+
+judge          the verdict, on as few voxels as suffice
+aligned        a pair at a pose, on one level
+bands          the aligned images in bands of frequency, and how many independent samples these have
+evidence       whether the images agree more than the best of many poses of unrelated ones
+rivals         other shifts that fit about as well
+information    which motions the images determine
+"""

@@ -1,0 +1,91 @@
+"""Other shifts of the warped image that fit about as well as none: periods of a texture.
+
+The likelihood ratio of the pose against a shift of it is D = 1/2 sum n_b log((1 - r_b(shift)^2) / (1 - r_b(0)^2)),
+where n_b is the number of independent samples of band b that overlap at the shift. The shifts with a small D are the
+confidence region of the pose (Wilks 1938). Parts of it that are not connected with no shift are rivals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from daskreg.registration.verdict.bands import Bands
+
+Floats = NDArray[np.float64]
+
+# Shifts at which less than this share of the overlap is left are not compared.
+_LEAST_OVERLAP = 0.3
+# A shift that is less likely by this factor is excluded: a thousandth, in nats.
+_EXCLUDED = math.log(1000)
+# The largest number of rivals that are reported.
+_MOST = 4
+
+
+@dataclass(frozen=True)
+class Region:
+    """Shifts that are about as likely as none.
+
+    rivals: (R, D) voxels, at the best shift of each part that is not connected with no shift.
+    advantage: (R,) by how many nats each is more likely than no shift.
+    extent: (D,) voxels of the part around no shift along each axis, either way.
+    """
+
+    rivals: Floats
+    advantage: Floats
+    extent: Floats
+
+
+def region_of(bands: Bands) -> Region:
+    """Of the images of a pair at a pose."""
+    ndim = bands.weight.ndim - 1
+    squares = np.stack([bands.fixed**2, bands.warped**2, bands.weight])
+    fixed, warped, weight = fft.rfftn(squares, s=bands.padded, axes=tuple(range(2, ndim + 2)))
+    f, w = bands.spectra
+    # Of shift s: fixed[x] beside warped[x + s].
+    products = np.stack([f.conj() * w, fixed.conj() * weight, weight.conj() * warped])
+    product, first, second = fft.irfftn(products, s=bands.padded, axes=tuple(range(2, ndim + 2)))
+    overlap = fft.irfftn(np.abs(weight[:1]) ** 2, s=bands.padded, axes=tuple(range(1, ndim + 1)))
+    none = (slice(None), *[slice(1)] * ndim)
+    power = np.maximum(first, 1e-4 * first[none] + 1e-20) * np.maximum(second, 1e-4 * second[none] + 1e-20)
+    ncc = np.clip(product / np.sqrt(power), 0, 1)
+    overlap = np.clip(overlap / overlap[none], 0, 1)
+    samples = bands.samples.reshape(-1, *[1] * ndim)
+    unexplained = 1 - ncc**2 + _between_voxels(ncc).reshape(samples.shape)
+    worse = (0.5 * samples * overlap * np.log(unexplained / unexplained[none])).sum(0)
+    worse[overlap[0] < _LEAST_OVERLAP] = np.inf
+    for axis, n in enumerate(bands.weight.shape[1:]):
+        worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
+    return _region(np.fft.fftshift(worse))
+
+
+def _between_voxels(ncc: Floats) -> Floats:
+    """(K,) by how much r^2 falls half a voxel away along each axis: shifts are compared at whole voxels only."""
+    ndim = ncc.ndim - 1
+    here = ncc.reshape(len(ncc), -1)[:, 0]
+    fall = np.zeros(len(ncc))
+    for axis in range(ndim):
+        for side in (1, -1):
+            fall += (here - ncc[(slice(None), *(side if k == axis else 0 for k in range(ndim)))]) / 2
+    return np.asarray(np.maximum(2 * here * fall / 4, 1e-4))
+
+
+def _region(worse: Floats) -> Region:
+    """Of D at all shifts, with no shift in the middle."""
+    middle = tuple(n // 2 for n in worse.shape)
+    inside = worse < _EXCLUDED
+    inside[middle] = True
+    labels, count = ndimage.label(inside, structure=np.ones((3,) * worse.ndim))
+    own = np.argwhere(labels == labels[middle]) - np.array(middle)
+    extent = np.abs(own).max(0).astype(np.float64)
+    others = [k for k in range(1, count + 1) if k != labels[middle]]
+    best: Any = ndimage.minimum_position(worse, labels, others) if others else []
+    values = np.array([worse[tuple(at)] for at in best])
+    order = np.argsort(values)[:_MOST]
+    shifts = np.array(best, dtype=np.float64).reshape(-1, worse.ndim)[order] - np.array(middle)
+    return Region(shifts, -values[order], extent)

@@ -1,0 +1,112 @@
+"""The verdicts on the pairs of a batch, and the statuses that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
+from daskreg.registration.verdict.judge import Verdict, judge
+
+Floats = NDArray[np.float64]
+
+_LOW_OVERLAP = 0.25
+# Metrics by which images that agree have the same contrast.
+_SAME_CONTRAST = ("ncc", "mse", "mae")
+
+
+class FitStatus(Enum):
+    """How an estimate ended; the value says what to do about it."""
+
+    CONVERGED = "converged"
+    MAX_ITERATIONS = "stopped before it converged: raise max_iterations, or give a better init"
+    LOW_OVERLAP = "little of the images overlaps: check the coordinates and units, or give init= or masks"
+    CHANCE = (
+        "unrelated images would agree as much at the best of all poses: "
+        'try init="search", metric="mi" for another modality, masks, or images that share more'
+    )
+    AMBIGUOUS = (
+        "other poses fit about as well (fit.rivals), as in a periodic texture: "
+        "give an init near the right one with init=, or images that show what breaks the repetition"
+    )
+    UNDETERMINED = (
+        "the images do not determine all motions (fit.free names the free ones), as lines do not determine a shift "
+        "along them: take a model without these, or images with more structure or less noise"
+    )
+    INCONSISTENT = (
+        "the images contradict the motion: frequencies of theirs, or their registration the other way round "
+        "(fit.inverse_error), give another one: "
+        'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
+    )
+    NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
+
+
+def verdicts_of(problem: Problem, levels: Sequence[PyramidLevel], parameters: Floats) -> list[Verdict]:
+    """The verdicts on B pairs at (B, P) parameters, on the smaller ones of the levels of their pyramid.
+
+    A few milliseconds for each pair whose pose nothing speaks against.
+    """
+    return judge(levels, problem.pose.names, *problem.pose.motions(np.asarray(parameters), problem.centre))
+
+
+def verdicts_of_pyramids(problem: Problem, pyramids: MaskedPyramids, parameters: Floats) -> list[Verdict]:
+    """With all voxels, or, of pairs that this does not settle, without flat borders, where there are any."""
+    found = verdicts_of(problem, pyramids.levels, parameters)
+    if pyramids.borderless is None or all(verdict.settled for verdict in found):
+        return found
+    inner = verdicts_of(problem, pyramids.borderless, parameters)
+    return [b if b.settled else a for a, b in zip(found, inner, strict=True)]
+
+
+def verdict_of_pair(problem: Problem, pyramids: MaskedPyramids, parameters: Floats) -> Verdict:
+    """On one pair at (P,) parameters, for any metric.
+
+    Metrics that compare other modalities, and those of users, may find images that agree in their edges alone: where
+    the images themselves say nothing, the magnitudes of their gradients are compared.
+    """
+    found = verdicts_of_pyramids(problem, pyramids, parameters[None])[0]
+    if found.settled or problem.metric in _SAME_CONTRAST:
+        return found
+    return verdicts_of(problem, [edges_of(level) for level in pyramids.levels], parameters[None])[0]
+
+
+def edges_of(level: PyramidLevel) -> PyramidLevel:
+    """The level with the magnitudes of its images' gradients in place of their values."""
+    return replace(level, fixed=_edges(level.fixed), moving=_edges(level.moving))
+
+
+def _edges(image: ImageBatch) -> ImageBatch:
+    axes = [axis for axis, n in enumerate(image.values.shape) if axis > 0 and n > 1]
+    slopes = [torch.gradient(image.values, dim=axis)[0] / image.grid.spacing[axis - 1] for axis in axes]
+    return replace(image, values=torch.stack(slopes).square().sum(0).sqrt())
+
+
+def status_of(verdict: Verdict | None, *, converged: bool, improved: bool, overlap: float) -> FitStatus:
+    """The status of an estimate; verdict: None where nobody asked for one."""
+    if overlap < _LOW_OVERLAP and (verdict is None or verdict.chance):
+        return FitStatus.LOW_OVERLAP
+    if verdict is not None and verdict.chance:
+        return FitStatus.CHANCE
+    if not improved:
+        return FitStatus.NO_IMPROVEMENT
+    if verdict is None:
+        return _ended(converged)
+    # Along a free direction, all poses are rivals.
+    if len(verdict.free):
+        return FitStatus.UNDETERMINED
+    if len(verdict.rivals):
+        return FitStatus.AMBIGUOUS
+    if verdict.contradicted:
+        return FitStatus.INCONSISTENT
+    return _ended(converged)
+
+
+def _ended(converged: bool) -> FitStatus:
+    return FitStatus.CONVERGED if converged else FitStatus.MAX_ITERATIONS

@@ -1,0 +1,223 @@
+"""Whether a fit of a pair says what it is: chance, ambiguous, undetermined, or right and ok."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantoms import blobs
+from scipy import ndimage
+from skimage import data, transform
+
+import daskreg as dr
+from daskreg.geometry import Affine, Grid
+from daskreg.registration.pose import Pose
+from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.pyramid import image_batch, pyramid
+from daskreg.registration.verdict.aligned import aligned
+from daskreg.registration.verdict.bands import bands_of
+from daskreg.registration.verdict.evidence import evidence, needed
+from daskreg.registration.verdict.words import in_words
+from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of
+
+
+def picture(name, shape=(150, 170)):
+    image = np.asarray(getattr(data, name)(), dtype=float)
+    image = image[..., :3].mean(-1) if image.ndim == 3 else image
+    image = transform.resize(image, shape, anti_aliasing=True)
+    return ((image - image.mean()) / image.std()).astype(np.float32)
+
+
+def noise(shape, sigma, seed):
+    image = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    return image / image.std()
+
+
+def level_of(fixed, moving):
+    grids = [Grid(image.shape) for image in (fixed, moving)]
+    batches = [
+        image_batch(_tensor(image), grid, find_borders=False)
+        for image, grid in zip((fixed, moving), grids, strict=True)
+    ]
+    return pyramid(*batches, levels=1)
+
+
+def _tensor(image):
+    import torch
+
+    return torch.from_numpy(np.asarray(image, np.float32))[None]
+
+
+def verdict_at(fixed, moving, model="translation", **parameters):
+    problem = Problem(Pose.of(model, fixed.ndim), Grid(fixed.shape).centre)
+    motion = Affine.from_parameters(parameters, ndim=fixed.ndim, centre=problem.centre)
+    p = problem.parameters_of([motion.matrix], Grid(fixed.shape))
+    return verdicts_of(problem, level_of(fixed, moving), p)[0]
+
+
+@pytest.mark.parametrize("model", ["rigid", "affine"])
+def test_unrelated_pictures(model):
+    """Others than those of the benchmark."""
+    names = ("cat", "horse", "logo", "colorwheel")
+    for a, b in itertools.combinations(names, 2):
+        fit = dr.register(picture(a), picture(b), model=model)
+        assert not fit.ok, (a, b, fit)
+
+
+@pytest.mark.parametrize("sigma", [1.5, 6, 14])
+def test_smooth_independent_noise(sigma):
+    fit = dr.register(noise((110, 96), sigma, 1), noise((104, 120), sigma, 2), model="rigid")
+    assert fit.status in (FitStatus.CHANCE, FitStatus.LOW_OVERLAP)
+
+
+def test_evidence_of_unrelated_images_is_that_of_chance():
+    """Wilks: twice the evidence of one pose is at most chi-square with one degree of freedom for each band."""
+    found = []
+    for seed in range(40):
+        level = level_of(noise((70, 64), 2, 2 * seed), noise((70, 64), 2, 2 * seed + 1))[0]
+        pair = aligned(level, ("ty", "tx"), np.eye(3), np.zeros((2, 3, 3)))
+        bands = bands_of(pair)
+        found.append(evidence(bands) / len(bands.sigmas))
+        assert found[-1] * len(bands.sigmas) < needed(pair)
+    # Half of the correlations are negative and count as none: 1/4 nat a band on average, not more than twice that.
+    assert 0.1 < np.mean(found) < 0.5
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_related_images_are_ok(size):
+    rng = np.random.default_rng(4)
+    scene = picture("cat", (190, 210))
+    fixed, moving = scene[20:170, 20:190], scene[27:177, 15:185]
+    fit = dr.register(*(image + size * rng.normal(size=image.shape) for image in (fixed, moving)), model="rigid")
+    assert fit.status is FitStatus.CONVERGED, fit
+    assert abs(fit.parameters["ty"] + 7) < 0.5
+    assert fit.rivals == ()
+    assert fit.free == ()
+
+
+def test_a_small_overlap_is_found_or_refused():
+    scene = picture("horse", (170, 420)) + 0.5 * noise((170, 420), 2, 0)
+    for share in (0.22, 0.3):
+        away = round(170 * (1 - share))
+        fit = dr.register(scene[:, :170], scene[:, away : away + 170], model="translation")
+        assert not fit.ok or abs(fit.parameters["tx"] + away) < 0.1
+
+
+def test_a_checkerboard_is_ambiguous():
+    y, x = np.mgrid[:170, :182]
+    board = ndimage.gaussian_filter(((y // 13 + x // 13) % 2).astype(float), 1.0)
+    rng = np.random.default_rng(3)
+    fixed, moving = (board[a : a + 120, 10 + a : 142 + a] + 0.1 * rng.normal(size=(120, 132)) for a in (5, 8))
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.status is FitStatus.AMBIGUOUS, fit
+    off = np.array([rival.matrix[:2, 2] - fit.moving_from_fixed.matrix[:2, 2] for rival in fit.rivals])
+    np.testing.assert_allclose(off / 13, np.round(off / 13), atol=0.2)
+    assert "rivals" in fit.to_dict()
+
+
+def test_what_breaks_a_period_settles_it():
+    y, x = np.mgrid[:170, :182]
+    board = ndimage.gaussian_filter(((y // 13 + x // 13) % 2).astype(float), 1.0) + 0.4 * noise((170, 182), 1.5, 1)
+    fit = dr.register(board[5:125, 10:142], board[8:128, 12:144], model="translation")
+    assert fit.ok
+    assert fit.parameters["ty"] == pytest.approx(-3, abs=0.05)
+
+
+@pytest.mark.parametrize("turn", [0, 30, 90])
+def test_a_rod_leaves_the_shift_along_it_free(turn):
+    y, x = np.mgrid[:150, :144] - 70.0
+    across = y * np.cos(np.radians(turn)) + x * np.sin(np.radians(turn))
+    rod = np.exp(-((across / 6) ** 2)) + 0.5 * np.exp(-(((across - 25) / 4) ** 2))
+    rng = np.random.default_rng(0)
+    fixed, moving = (rod[a : a + 128, a : a + 124] + 0.1 * rng.normal(size=(128, 124)) for a in (6, 9))
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.status is FitStatus.UNDETERMINED, fit
+    along = [abs(value) for value in (np.sin(np.radians(turn)), np.cos(np.radians(turn)))]
+    named = fit.free[0].removeprefix("shift along (").removesuffix(") in y, x").split(", ")
+    np.testing.assert_allclose(np.abs([float(value) for value in named]), along, atol=0.1)
+    assert fit.free[0] in repr(fit)
+
+
+def test_a_disc_leaves_its_rotation_free():
+    y, x = np.mgrid[:120, :130]
+    disc = ndimage.gaussian_filter((np.hypot(y - 60, x - 64) < 35).astype(float), 1.5)
+    rng = np.random.default_rng(0)
+    fixed, moving = (disc + 0.05 * rng.normal(size=disc.shape) for _ in range(2))
+    verdict = verdict_at(fixed, moving, "rigid", theta=0.3)
+    assert not verdict.chance
+    assert in_words(verdict.free[0], ("theta", "ty", "tx"), verdict.units).startswith("turn")
+
+
+def test_inverted_contrast_is_chance_for_ncc_and_found_by_mi():
+    scene = picture("cat", (200, 210))
+    fixed, moving = scene[20:170, 20:190], -scene[24:174, 17:187]
+    assert not dr.register(fixed, moving, model="translation").ok
+    fit = dr.register(fixed, moving, model="translation", metric="mi")
+    assert fit.ok, fit
+    assert fit.parameters["ty"] == pytest.approx(-4, abs=0.1)
+
+
+def test_register_many_judges_each_pair():
+    fixed = np.stack([blobs((80, 90), seed=k) for k in range(3)])
+    moving = np.stack([np.roll(fixed[0], 2, 0), blobs((80, 90), seed=8), np.roll(fixed[2], -1, 1)])
+    fits = dr.register_many(fixed, moving, model="translation")
+    assert [fit.ok for fit in fits] == [True, False, True]
+
+
+@pytest.mark.parametrize("off", [1.5, 2.5])
+def test_a_pose_that_is_off_is_contradicted(off):
+    scene = ndimage.gaussian_filter(picture("cat", (190, 210)), 1.5)
+    fixed, moving = scene[20:170, 20:190], scene[22:172, 21:191]
+    shifted = verdict_at(fixed, moving, "translation", ty=-2 + off, tx=-1)
+    assert not shifted.chance
+    assert shifted.offset > off / 1.5
+    assert status_of(shifted, converged=True, improved=True, overlap=1.0) is FitStatus.INCONSISTENT
+    assert verdict_at(fixed, moving, "translation", ty=-2, tx=-1).settled
+
+
+def test_a_volume():
+    volume = noise((40, 46, 44), 2, 5)
+    fixed, moving = volume[4:36, 4:40, 4:40], volume[6:38, 3:39, 4:40]
+    assert dr.register(fixed, moving, model="rigid").ok
+    assert not dr.register(fixed, noise((32, 36, 36), 2, 6), model="rigid").ok
+
+
+def test_a_fit_that_its_inverse_contradicts(monkeypatch):
+    from daskreg.registration import register as module
+
+    scene = picture("horse")
+    assert dr.register(scene[:-3], scene[3:], model="rigid", check_inverse=True).ok
+    monkeypatch.setattr(module, "_round_trip_error", lambda *_: 1.5)
+    fit = dr.register(scene[:-3], scene[3:], model="rigid", check_inverse=True)
+    assert fit.status is FitStatus.INCONSISTENT
+
+
+def test_statuses_without_a_verdict():
+    assert status_of(None, converged=True, improved=True, overlap=0.5) is FitStatus.CONVERGED
+    assert status_of(None, converged=True, improved=True, overlap=0.2) is FitStatus.LOW_OVERLAP
+    assert status_of(None, converged=False, improved=True, overlap=0.5) is FitStatus.MAX_ITERATIONS
+    assert status_of(None, converged=True, improved=False, overlap=0.5) is FitStatus.NO_IMPROVEMENT
+
+
+def test_words():
+    names, units = ("theta", "ty", "tx"), np.array([50.0, 1, 1])
+    assert in_words(np.array([0, 0, -2.0]), names, units) == "shift along (0.00, 1.00) in y, x"
+    assert in_words(np.array([0.02, 0.1, 0]), names, units) == "turn"
+    assert in_words(np.array([0.02, 0.6, 0.6]), names, units) == "turn, with shift along (0.71, 0.71) in y, x"
+
+
+@pytest.mark.slow
+def test_the_confusion_table_in_small(monkeypatch):
+    """`benchmarks/trust.py`, some groups of pairs: nothing is wrong and ok, and what is right is not refused."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    trust = pytest.importorskip("trust")
+    assert "trust_case" in sys.modules
+    groups = ("pairs: small", "pairs: mirrored", "pairs: lattice", "pairs: spots", "pairs: low texture")
+    results = [one for group in groups for one in trust.run(0.05, group)]
+    assert len(results) >= 10
+    assert not [case for case, outcome, _ in results if outcome.ok and outcome.error > 2 * outcome.tolerance]
+    assert not [c for c, outcome, _ in results if outcome.right and not outcome.ok and not c.may_refuse]
+    assert "wrong and ok: " in trust.table(results)

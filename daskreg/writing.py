@@ -12,6 +12,7 @@ from typing import Any
 import xarray as xr
 from dask.utils import format_bytes, format_time
 
+from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
@@ -23,6 +24,7 @@ from daskreg.blocks.run_levels import RunTotals, run_levels
 from daskreg.blocks.source_watch import SourceWatch
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
+from daskreg.cluster.handshake import check_paths
 from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.runtime.progress import ByteProgress, progress_bar
@@ -162,6 +164,9 @@ def write(
     volume = volume_of(array)
     task = _task_of(volume)
     output = safe_output(path, task.source)
+    if client is not None:
+        reads = sorted(map(str, locations(task.source)))
+        check_paths(client, reads=reads, writes=[str(output.parent)] if output.parent.is_dir() else [])
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = RunOptions(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)

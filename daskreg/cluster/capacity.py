@@ -9,6 +9,7 @@ from typing import Any
 import dask
 from dask.utils import parse_timedelta
 
+from daskreg.cluster.handshake import check_workers
 from daskreg.errors import NoWorkersError, SchedulerLostError
 from daskreg.runtime.private_apis import workers_of
 
@@ -53,7 +54,8 @@ class Capacity:
         """Ask again, if a second has passed since the last question.
 
         Raises: SchedulerLostError where the scheduler is gone, or silent for too long;
-        NoWorkersError where no worker could run a task for too long.
+        NoWorkersError where no worker could run a task for too long; UnfitWorkerError for a worker that has
+        another daskreg, or none.
         """
         now = time.monotonic()
         if now - self._asked < ASK_EVERY:
@@ -69,6 +71,7 @@ class Capacity:
             self._had_threads = self._asked
             return
         self._answered = self._asked
+        check_workers(self._client, [worker["address"] for worker in workers])
         self._count(workers)
         if self.threads or self._waits():
             self._had_threads = self._asked

@@ -88,7 +88,7 @@ def start_local(config: LocalConfig) -> Client:
     }
     environment = thread_environment(threads, cores() // count)
     cluster = _start_local(count, gpus, environment, options)
-    return owning_client(cluster, count)
+    return owning_client(cluster, count, same_environment=True)
 
 
 def _start_local(count: int, gpus: int, environment: dict[str, str], options: dict[str, Any]) -> LocalCluster:

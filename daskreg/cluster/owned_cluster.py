@@ -41,6 +41,7 @@ def owning_client(
     *,
     awaited: Callable[[], str | None] | None = None,
     ended: Callable[[], object] = lambda: None,
+    same_environment: bool = False,
 ) -> Client:
     """A client that ends its cluster when it is closed, or when the interpreter exits.
 
@@ -50,11 +51,13 @@ def owning_client(
         workers: how many to wait for; 0: none.
         awaited: what a cluster without workers waits for, in a line (see `JobWatch.awaited`); None: nothing.
         ended: called after the cluster has ended.
+        same_environment: whether the workers are processes of this machine with this interpreter.
     """
     from distributed import Client
 
     class ClusterClient(Client):
         awaited_workers: Callable[[], str | None] | None = None
+        same_environment: bool = False
 
         def close(self, *args: Any, **options: Any) -> None:
             owned, self._owned = getattr(self, "_owned", None), None
@@ -87,6 +90,7 @@ def owning_client(
         raise
     client._owned = cluster
     client.awaited_workers = awaited
+    client.same_environment = same_environment
     if not _running:
         # Functions that are registered later are called earlier: before distributed and multiprocessing wait.
         atexit.unregister(_close_all)

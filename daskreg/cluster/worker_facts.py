@@ -20,14 +20,11 @@ LIBRARIES = ("numba", "numpy", "torch", "zarr")
 """Libraries of which another version may give other voxels or other files."""
 
 
-def facts(reads: Sequence[str] = (), writes: Sequence[str] = ()) -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     """Facts about the process that calls it, as plain data.
 
-    Args:
-        reads, writes: files or folders that it must see, and folders that it must be able to write to.
-
     Returns: host, python, time (seconds since the epoch), source (a hash of the package's source; None: no package),
-    versions of LIBRARIES, and the paths that are unseen or not writable.
+    and versions of LIBRARIES.
     """
     return {
         "host": platform.node(),
@@ -35,6 +32,17 @@ def facts(reads: Sequence[str] = (), writes: Sequence[str] = ()) -> dict[str, An
         "time": time.time(),
         "source": source_hash(),
         "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def paths(reads: Sequence[str], writes: Sequence[str]) -> dict[str, Any]:
+    """Which of some paths the process that calls it does not see, and to which folders it may not write.
+
+    Args:
+        reads, writes: files or folders that it must see, and folders that it must be able to write to.
+    """
+    return {
+        "host": platform.node(),
         "unseen": [path for path in (*reads, *writes) if not os.path.exists(path)],
         "not writable": [path for path in writes if os.path.exists(path) and not os.access(path, os.W_OK)],
     }

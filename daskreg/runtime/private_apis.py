@@ -13,7 +13,7 @@ Public, though not well known, are `dask.task_spec`, `dask.core.flatten`, `zarr.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dask.blockwise import Blockwise
@@ -143,15 +143,43 @@ def with_scheduler_type(cluster_type: type[Any], scheduler_type: Callable[[], ty
     return OwnScheduler
 
 
+def run_by_value(
+    client: Any,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    module: Any,
+    *,
+    workers: Sequence[str] | None,
+    timeout: float,
+) -> dict[str, Any]:
+    """`client.run` of a function whose module travels with it, so that a worker without the package can run it.
+
+    Args:
+        workers: addresses; None: all.
+
+    Returns: the answers by address; a worker that fails is left out.
+    Raises: TimeoutError, OSError where they do not answer.
+    """
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        options = {"workers": None if workers is None else list(workers), "on_error": "ignore"}
+        answers = client.sync(client._run, function, *arguments, **options, callback_timeout=timeout)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    return dict(answers)
+
+
 def workers_of(client: Any, *, timeout: float) -> list[dict[str, Any]]:
-    """What the scheduler knows of its workers now: a dict each, with `nthreads`, `resources`, `status` and more.
+    """What the scheduler knows of its workers now: a dict each: `address`, `nthreads`, `resources`, `status`, ...
 
     `client.scheduler_info()` answers out of a cache that is some seconds old, and it lacks the status.
 
     Raises: TimeoutError, OSError, AttributeError where the scheduler does not answer.
     """
     identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
-    return list(identity["workers"].values())
+    return [{**worker, "address": address} for address, worker in identity["workers"].items()]
 
 
 def memory_of_machine() -> int:

@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 # Voxels that torch sums at a time, in 3D with some 300 bytes each.
 _VOXELS_AT_ONCE = 1 << 21
 _TAPS = range(-2, 4)
-# Voxels that are enough for the sums of products of gradients, in compiled code.
-_ENOUGH = 1 << 16
+# Voxels, and rows of voxels, that are enough for the sums of products of gradients, in compiled code.
+_ENOUGH, _ENOUGH_ROWS = 1 << 16, 100
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) ->
         np.zeros((len(tasks), 2, ndim, ndim + 1)),
     )
     inputs = (moving_images, fixed_images, np.ascontiguousarray(from_index), axes, widths)
-    share = min(1.0, _ENOUGH / math.prod(shape))
+    share = min(1.0, max(_ENOUGH / math.prod(shape), _ENOUGH_ROWS / rows))
     parts = [np.ascontiguousarray(tasks[k::threads]) for k in range(threads)]
     spread(threads, lambda part: score_sums_numba.score_sums(*inputs, np.array(cell), share, part, out), parts)
     used = ((np.arange(rows) * score_sums_numba.GOLDEN) % 1 < share).mean()

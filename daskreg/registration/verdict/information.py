@@ -45,7 +45,7 @@ _LEAST_RESIDUAL = 1e-4
 class Information:
     """sigma: (P,) standard deviations in voxels of P directions, smallest first.
     directions: (P, P) rows in units of the parameters; each moves the farthest corner by about one voxel.
-    offset: voxels from the pose to where all bands together put it.
+    offset: voxels from the pose to where all bands together put it, root mean square over the overlap.
     """
 
     sigma: Floats
@@ -64,7 +64,8 @@ def information_of(pair: Aligned, bands: Bands) -> Information:
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
     slope = sum((g * _slope(bands, k, *s) for g, k, s in zip(gains, used.tolist(), slopes, strict=True)), 0 * values)
     known = values > _LEAST_CURVATURE * max(float(values[-1]), 1e-12)
-    offset = float(np.linalg.norm((vectors.T @ slope)[known] / values[known]))
+    step = vectors[:, known] @ ((vectors.T @ slope)[known] / values[known])
+    offset = _size(np.tensordot(step, fields, 1), pair.weight)
     information = np.zeros(len(unit))
     for gain, band, (f, w) in zip(gains, used, slopes, strict=True):
         first, second = vectors.T @ f, vectors.T @ w
@@ -101,6 +102,13 @@ def _displacements(pair: Aligned, unit: Floats) -> Floats:
     inverse = np.linalg.inv(pair.fixed.matrix[:-1, :-1] @ np.diag(np.ones(pair.fixed.ndim)))
     moves = np.linalg.inv(pair.motion[:-1, :-1]) @ (pair.derivatives / unit[:, None, None])[:, :-1]
     return np.asarray(inverse @ moves @ pair.fixed.matrix)
+
+
+def _size(field: Floats, weight: Singles) -> float:
+    """The root mean square of an affine displacement (D, D+1) of the index and 1, in voxels, over weighted voxels."""
+    points = np.argwhere(weight > 0)
+    moved = points @ field[:, :-1].T + field[:, -1]
+    return float(np.sqrt(np.average((moved**2).sum(1), weights=weight[weight > 0])))
 
 
 def _along(slopes: NDArray[np.float32], fields: Floats) -> NDArray[np.float32]:

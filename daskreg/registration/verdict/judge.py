@@ -23,10 +23,13 @@ from daskreg.registration.verdict.rivals import region_of
 
 Floats = NDArray[np.float64]
 
-MOST_SIGMA, MOST_OFFSET = 2.0, 1.0
+MOST_SIGMA, MOST_OFFSET = 2.0, 1.5
 """Voxels of the finest level: of a motion that is determined, and from the pose to where all bands together put it."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
+# Levels of images that are long and thin are used up to this number of voxels while their short side has less than
+# _THIN: on smaller ones nothing is left of it.
+_MOST_VOXELS, _THIN = 2**20, 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Verdict:
     rivals: (R, D+1, D+1) motions that fit about as well.
     free: (F, P) directions of the parameters that are not determined; each moves the farthest corner by one voxel.
     sigma: (F,) voxels by which each may be off. units: (P,) voxels by which a unit of each parameter moves a corner.
-    offset: voxels of the finest level from the pose to where all bands of frequency together put it.
+    offset: voxels of the finest level from the pose to where all bands of frequency together put it, root mean square
+        over the overlap.
     """
 
     evidence: float
@@ -87,7 +91,12 @@ def judge(
 def _suitable(levels: Sequence[PyramidLevel]) -> list[PyramidLevel]:
     ndim = levels[0].fixed.grid.ndim
     low, high = _SIDES.get(ndim, _SIDES[3])
-    some = [level for level in levels if low <= max(level.fixed.grid.shape) <= high]
+
+    def is_used(shape: tuple[int, ...]) -> bool:
+        thin = min((n for n in shape if n > 1), default=1) < _THIN
+        return low <= max(shape) and (max(shape) <= high or (thin and math.prod(shape) <= _MOST_VOXELS))
+
+    some = [level for level in levels if is_used(level.fixed.grid.shape)]
     return some or [min(levels, key=lambda level: abs(math.log(max(level.fixed.grid.shape) / low)))]
 
 

@@ -23,6 +23,7 @@ POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--max-distance", type=float, help="Ignore pairs that are farther apart.")
 @click.option("--trim", type=float, help="Fraction of the source points without a correspondence, 0 to 1.")
 @click.option("--with-scale", is_flag=True, help="Also estimate one common scale.")
+@click.option("--axes", help="Names of the columns in their order, such as zyx; without it xyz, in 2D xy.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the samples of large clouds.")
 @device
 @verbosity
@@ -35,6 +36,7 @@ def command(
     max_distance: float | None,
     trim: float | None,
     with_scale: bool,
+    axes: str | None,
     seed: int,
     device: str,
     quiet: bool,
@@ -43,7 +45,7 @@ def command(
     """Estimate the motion that aligns the points of SOURCE with those of TARGET.
 
     Files are .npy, .ply, .pcd, or text (.csv, .xyz, .txt). The transform acts on the columns in the
-    order of the files, which in most files is x, y, z.
+    order of the files, which in most files is x, y, z; --axes names another order.
     """
     import daskreg
     from daskreg.formats.points import read_points
@@ -57,6 +59,7 @@ def command(
         max_distance=max_distance,
         trim=trim,
         with_scale=with_scale,
+        axes=axes,
         seed=seed,
         device=device,
     )

@@ -152,6 +152,12 @@ def test_icp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "rmse" in told
     np.testing.assert_allclose(dr.load("fit.json").matrix, motion.matrix, atol=1e-3)
+    assert dr.load("fit.json").axes == ("x", "y", "z")
+    assert run(["icp", "target.csv", "source.npy", "--axes", "zyx", "--out", "named.json"]) == 0
+    assert dr.load("named.json").axes == ("z", "y", "x")
+    assert run(["icp", "target.csv", "source.npy", "--axes", "zz", "--out", "none.json"]) == 2
+    assert "axes='zz'" in capsys.readouterr().err
+    assert not Path("none.json").exists()
 
 
 def test_the_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ Surfaces are compared by their consistency (`surface_consistency`), other clouds
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -21,10 +20,11 @@ from daskreg.clouds.multiresolution import CloudPyramid, refine_on_level
 from daskreg.clouds.rotation_search import distinct_poses, robust_centre, search_rotations, symmetric_poses
 from daskreg.clouds.surface_consistency import ConsistencyLimits, surface_consistency
 from daskreg.clouds.voxel_grid import random_sample
-from daskreg.runtime.threads import ahead
 
 # Points of the source that many candidates are compared with, and candidates of each kind that are refined.
 _FEW, _ON_COARSE, _ON_MIDDLE = 200, 6, 4
+# Poses by a symmetry that are refined at once.
+_FIRST_RIVALS = 3
 # A pose within these limits is taken without comparison with others: the near pose, or the best by shape.
 _GOOD = ConsistencyLimits(residual_ratio=1.15, conflicts=0.055)
 # On the coarse level: a pose within these limits is refined on the next level.
@@ -88,13 +88,12 @@ def find_initial_pose(pyramid: CloudPyramid, options: IcpOptions, *, near: bool)
     for start in starts[: 0 if options.with_scale else 1]:
         matrix = refine_on_level(pyramid.coarse_with_middle_normals(), start, options, max_iterations=20)
         if surface_consistency(target, source, matrix).within(_PROMISING):
-            alike = ahead(partial(symmetric_poses, target.points, source.points, matrix, seed=pyramid.seed))
             matrix = refine_on_level(pyramid.refinement, matrix, options)
             if surface_consistency(*pyramid.middle, matrix).within(_GOOD):
-                rivals = alike()
-                if not len(rivals):
+                alike = _rivals_by_symmetry(pyramid, matrix, options)
+                if not len(alike):
                     return GlobalPose(matrix, starts[:0], refined=True)
-                return _best_by_consistency(pyramid, rivals, matrix[None], options)
+                return _best_on_middle(pyramid, matrix[None], alike, options)
     described = target.ndim == 3 and min(len(target), len(source)) >= _FEWEST_DESCRIBED
     found = _candidates_by_shape(target, source, scale) if described else starts[:0]
     if len(found):
@@ -138,20 +137,45 @@ def near_shares(target: Cloud, source: Cloud, matrices: Floats, limit: float) ->
 
 def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, options: IcpOptions) -> GlobalPose:
     """Refine `starts` and the first distinct ones of `found`; of those about equally good, the smallest motion."""
-    (target, source), middle = pyramid.coarse, pyramid.middle
-    few = np.concatenate([starts, distinct_poses(found, target.radius, angle=10.0, shift=0.1)[:_ON_COARSE]])
-    tried = np.stack([refine_on_level(pyramid.coarse, m, options, max_iterations=8) for m in few])
-    scores = np.array([surface_consistency(target, source, m).score for m in tried])
-    likely = tried[int(np.argmax(scores))]
+    few = np.concatenate([starts, distinct_poses(found, pyramid.coarse[0].radius, angle=10.0, shift=0.1)[:_ON_COARSE]])
+    tried = _on_coarse(pyramid, few, options, max_iterations=8)
+    scores = np.array([surface_consistency(*pyramid.coarse, m).score for m in tried])
+    tried = tried[np.argsort(-scores, kind="stable")]
+    likely = tried[: np.count_nonzero(scores >= scores.max() - _DROPPED_BELOW)]
     # Candidates need not hold every pose that a symmetric body has.
-    alike = symmetric_poses(target.points, source.points, likely, seed=pyramid.seed)[:_ON_COARSE]
-    for other in alike:
-        tried = np.concatenate([tried, refine_on_level(pyramid.coarse, other, options, max_iterations=8)[None]])
-        scores = np.append(scores, surface_consistency(target, source, tried[-1]).score)
-    order = np.argsort(-scores, kind="stable")
-    first = refine_on_level(pyramid.refinement, tried[order[0]], options, max_iterations=15)
-    remaining = tried[order[: np.count_nonzero(scores >= scores.max() - _DROPPED_BELOW)]]
-    others = distinct_poses(remaining, target.radius, angle=4.0, shift=0.04)[1:_ON_MIDDLE]
+    return _best_on_middle(pyramid, likely, _rivals_by_symmetry(pyramid, likely[0], options), options)
+
+
+def _on_coarse(pyramid: CloudPyramid, poses: Floats, options: IcpOptions, *, max_iterations: int) -> Floats:
+    refined = [refine_on_level(pyramid.coarse, m, options, max_iterations=max_iterations) for m in poses]
+    return np.reshape(refined, poses.shape)
+
+
+def _rivals_by_symmetry(pyramid: CloudPyramid, pose: Floats, options: IcpOptions) -> Floats:
+    """(S, D+1, D+1) other poses that are consistent on the coarse level because the body has a symmetry; best first."""
+    target, source = pyramid.coarse
+    alike, rivals = symmetric_poses(target.points, source.points, pose, seed=pyramid.seed), list[tuple[float, int]]()
+    for first in range(0, len(alike), _FIRST_RIVALS):
+        some = slice(first, first + _FIRST_RIVALS)
+        alike[some] = _on_coarse(pyramid, alike[some], options, max_iterations=4)
+        compared = [surface_consistency(target, source, m) for m in alike[some]]
+        rivals += [(c.residual_ratio, first + i) for i, c in enumerate(compared) if c.within(_PROMISING)]
+        if not rivals:  # a body without a symmetry; one with nearly equal sides has rivals that only look alike, too
+            break
+    return alike[[row for _, row in sorted(rivals)]]
+
+
+def _best_on_middle(pyramid: CloudPyramid, likely: Floats, rivals: Floats, options: IcpOptions) -> GlobalPose:
+    """Refine poses of the coarse level; of those about equally good, the smallest motion, with its rivals.
+
+    Args:
+        likely, rivals: (S, D+1, D+1), the best first. The first of `likely` is always refined.
+    """
+    target, middle = pyramid.coarse[0], pyramid.middle
+    first = refine_on_level(pyramid.refinement, likely[0], options, max_iterations=15)
+    rivals = rivals[:_FIRST_RIVALS]
+    poses = np.concatenate([likely[:1], rivals, likely[1:]])
+    others = distinct_poses(poses, target.radius, angle=4.0, shift=0.04)[1 : _ON_MIDDLE + len(rivals)]
     best = np.stack([first, *(refine_on_level(pyramid.refinement, m, options, max_iterations=15) for m in others)])
     compared = [surface_consistency(*middle, m) for m in best]
     scores = np.array([c.score for c in compared])
@@ -159,8 +183,8 @@ def _best_by_consistency(pyramid: CloudPyramid, found: Floats, starts: Floats, o
     equal = scores >= scores.max() - (1 - _EQUAL_SCORE) * abs(scores.max())
     pose = _smallest_motion(best[equal], pyramid)
     # Of a symmetric body that was seen in part, a wrong pose may have more in common, or less, than the true one.
-    rivals = np.array([c.within(_GOOD) and c.inliers >= _RIVAL_INLIERS * most for c in compared])
-    distinct = distinct_poses(np.concatenate([pose.matrix[None], best[equal | rivals]]), target.radius)
+    as_good = np.array([c.within(_GOOD) and c.inliers >= _RIVAL_INLIERS * most for c in compared])
+    distinct = distinct_poses(np.concatenate([pose.matrix[None], best[equal | as_good]]), target.radius)
     return replace(pose, alternatives=distinct[1:], refined=True)
 
 

@@ -28,6 +28,8 @@ _WEAK_INFORMATION, _LEAST_GROWTH = 0.03, 0.37
 # In spacings: the root mean square motion that is tried. Each point then has another nearest point, and those beyond
 # the border have none that is near.
 _TRIED = 5.0
+# Points whose noise is estimated, neighbours of each, and the standard deviation for a median absolute value of 1.
+_NOISE_POINTS, _NOISE_NEIGHBOURS, _DEVIATION_OF_MEDIAN = 400, 7, 1.4826
 # Points where both normals agree by this cosine: neighbourhoods across an edge have normals of any direction.
 _COSINE = 0.9
 
@@ -121,7 +123,9 @@ def observability(
         relative, errors = (source - centre) / extent, (near - source) / extent
         hessian, cost = across_surfaces(fixed.normals[own], moving.normals, errors, relative, moves)
         values, vectors = np.linalg.eigh(hessian / len(source))
-        variance = cost / max(1, len(source) - len(moves))
+        variance = max(
+            cost / max(1, len(source) - len(moves)), (fixed.noise**2 + moving.noise**2) / extent**2 * (not same_points)
+        )
         if not same_points:
             # What noise may leave of the product of both tilts, and of a tilt and the shape.
             noise = np.sqrt(fixed.tilt * moving.tilt / min(fixed.number, moving.number))
@@ -199,11 +203,16 @@ def _growth(even: Cloud, points: Floats, normals: Floats, frame: tuple[Floats, f
 
 @dataclass(frozen=True, eq=False)
 class RobustNormals:
-    """(N, D) normals, how far noise tilts them (squared radians), and how many of them are independent."""
+    """(N, D) normals, how far noise tilts them (squared radians), and how many of them are independent.
+
+    noise: the standard deviation of points across the surface. Distances to nearest points say too little of it: of
+    several points, the one whose noise is alike is the nearest.
+    """
 
     normals: Floats
     tilt: float
     number: int
+    noise: float
 
 
 def robust_normals(points: Floats) -> RobustNormals:
@@ -214,7 +223,8 @@ def robust_normals(points: Floats) -> RobustNormals:
     and rises where they are so large that the surface is curved within them: of three sizes the flattest is taken.
     """
     neighbours = default_neighbours(points.shape[1])
-    found, coarse = list[tuple[float, float, Floats, Floats]](), Cloud(points, neighbours=neighbours)
+    cloud = Cloud(points, neighbours=neighbours)
+    found, coarse = list[tuple[float, float, Floats, Floats]](), cloud
     for count in (1000, 500, 250) if points.shape[1] == 3 else (200, 100, 50):
         if len(coarse) > count:
             coarse = voxel_downsample(coarse, voxel_size_for(coarse, count)[0], neighbours=neighbours)
@@ -225,4 +235,14 @@ def robust_normals(points: Floats) -> RobustNormals:
         found.append((float(np.median(ratio)), float(np.median(ratio / number)), coarse.points, shape.axes[:, :, 0]))
     _, tilt, centres, normals = min(found, key=lambda f: f[0])
     _, nearest = Cloud(centres).nearest(points)
-    return RobustNormals(normals[nearest], tilt, len(centres))
+    normals = normals[nearest]
+    return RobustNormals(normals, tilt, len(centres), _noise_across(cloud, normals))
+
+
+def _noise_across(cloud: Cloud, normals: Floats) -> float:
+    """The standard deviation of points across the surface, from their distances to the mean of their neighbours."""
+    rows = np.arange(0, len(cloud), max(1, len(cloud) // _NOISE_POINTS))
+    near = cloud.tree.query(cloud.points[rows], min(_NOISE_NEIGHBOURS + 1, len(cloud)))[1][:, 1:]
+    off = np.einsum("ij,ij->i", cloud.points[near].mean(axis=1) - cloud.points[rows], normals[rows])
+    # The median leaves out edges. The mean of k neighbours has the k-th part of the variance of a point.
+    return float(_DEVIATION_OF_MEDIAN * np.median(np.abs(off)) / np.sqrt(1 + 1 / near.shape[1]))

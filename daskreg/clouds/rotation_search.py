@@ -23,10 +23,9 @@ from daskreg.runtime.threads import shares
 # (candidates, points of the source, iterations of ICP) of each stage; None: all candidates.
 _STAGES = ((None, 48, 2), (512, 160, 6), (64, 400, 12))
 # Of the search for symmetries: cells along the longest axis of the table, directions of axes, stages as above, and the
-# trim. A pose with a root mean square distance above this many times that of the given pose is dropped.
+# trim. After a stage, poses with a root mean square distance above so many times that of the given pose are dropped.
 _SYMMETRY_CELLS, _SYMMETRY_AXES, _SYMMETRY_TRIM = {2: 128, 3: 28}, 80, 0.35
-_SYMMETRY_STAGES = ((None, 48, 4), (16, 160, 6))
-_NOT_YET_ALIKE = 4.0
+_SYMMETRY_STAGES = ((None, 48, 4, 4.0), (24, 160, 6, 2.5), (24, 160, 6, 2.5))
 _ALIKE = {2: 2.0, 3: 1.45}
 
 
@@ -128,11 +127,13 @@ def symmetric_poses(target: Floats, source: Floats, pose: Floats, *, seed: int =
     candidates = np.tile(pose, (1 + len(turns := _turns_of_symmetries(points - centre)), 1, 1))
     candidates[1:, :-1, :-1] = pose[:-1, :-1] @ turns
     candidates[1:, :-1, -1] += (pose[:-1, :-1] - candidates[1:, :-1, :-1]) @ centre
-    for most, used, iterations in _SYMMETRY_STAGES:
+    for most, used, iterations, limit in _SYMMETRY_STAGES:
         candidates, scores = advance(table, points[:used], candidates[:most], iterations, _SYMMETRY_TRIM)
         order = np.r_[0, 1 + np.argsort(scores[1:], kind="stable")]
-        order = order[scores[order] <= _NOT_YET_ALIKE**2 * scores[0]]
+        order = order[scores[order] <= limit**2 * scores[0]]
         candidates = distinct_poses(candidates[order], extent, angle=15.0, shift=0.2)
+        if len(candidates) == 1:
+            return candidates[1:]
     candidates, scores = advance(table, points[:used], candidates, 1, _SYMMETRY_TRIM)
     return np.asarray(candidates[1:][scores[1:] <= _ALIKE[ndim] ** 2 * scores[0]])
 
@@ -183,8 +184,9 @@ def distinct_poses(matrices: Floats, extent: float, *, angle: float = 5.0, shift
     offsets = matrices[:, :-1, -1]
     moved = np.linalg.norm(offsets[:, None] - offsets[None], axis=-1) < shift * extent
     alike = turned & moved
-    chosen: list[int] = []
+    chosen, near_chosen = list[int](), np.zeros(len(matrices), dtype=bool)
     for i in range(len(matrices)):
-        if not alike[i, chosen].any():
+        if not near_chosen[i]:
             chosen.append(i)
+            near_chosen |= alike[i]
     return matrices[chosen]

@@ -68,8 +68,11 @@ def gallery(profile: Floats, seed: int, walked: float, bulges: int = 0) -> Float
     return np.asarray(seen + 0.015 * rng.normal(size=seen.shape))
 
 
-@pytest.mark.parametrize("profile", [GUTTER, TEE, polygon(6, 2.0)], ids=["gutter", "tee", "hexagon"])
-@pytest.mark.parametrize(("init", "walked"), [("identity", 0.5), ("auto", 2.0), ("auto", 5.0)])
+@pytest.mark.parametrize(
+    ("profile", "init", "walked"),
+    [(GUTTER, "identity", 0.5), (GUTTER, "auto", 5.0), (TEE, "auto", 2.0), (polygon(6, 2.0), "auto", 5.0)],
+    ids=["gutter, identity", "gutter", "tee", "hexagon"],
+)
 def test_the_shift_along_an_extrusion_is_free(profile: Floats, init: str, walked: float) -> None:
     turn = rotation(2, 3)
     fit = dr.icp(gallery(profile, 0, 0.0), gallery(profile, 1, walked) @ turn, init=init)
@@ -86,7 +89,7 @@ def test_the_free_shift_is_named_by_the_columns() -> None:
 
 
 def test_bulges_along_an_extrusion_determine_the_shift() -> None:
-    for seed in range(3):
+    for seed in range(2):
         target, source = gallery(TEE, seed, 0.0, bulges=9), gallery(TEE, seed + 50, 0.3, bulges=9)
         fit = dr.icp(target, source, init="identity")
         assert fit.ok, fit
@@ -98,8 +101,7 @@ PYRAMID = np.r_[np.c_[polygon(3), np.zeros(3)], [[0, 0, 1.5]]]
 
 
 @pytest.mark.parametrize("corners", [BIPYRAMID, PYRAMID], ids=["bipyramid", "pyramid"])
-@pytest.mark.parametrize("init", ["auto", "global"])
-@pytest.mark.parametrize("angle", [4, 110])
+@pytest.mark.parametrize(("init", "angle"), [("auto", 4), ("global", 110)])
 def test_symmetric_bodies_are_ambiguous(corners: Floats, init: str, angle: float) -> None:
     rng = np.random.default_rng(round(angle))
     target, source = (on_hull(corners, n, rng) + 0.004 * rng.normal(size=(n, 3)) for n in (4000, 3000))
@@ -124,8 +126,16 @@ def test_a_symmetric_body_that_was_seen_in_part_is_ambiguous(init: str) -> None:
     assert dr.icp(target, source @ rotation(70, 1), init=init).status is CloudStatus.AMBIGUOUS
 
 
-@pytest.mark.parametrize("init", ["auto", "global"])
-@pytest.mark.parametrize("angle", [4, 110])
+@pytest.mark.parametrize("seed", [3, 5])
+def test_half_turns_of_a_box_are_found_among_its_near_symmetries(seed: int) -> None:
+    """Of sides that differ by a few noise levels, quarter turns are near symmetries, more than half-turns are true."""
+    corners = np.stack(np.meshgrid(*[(-a, a) for a in (0.62, 0.6, 0.645)]), axis=-1).reshape(-1, 3)
+    rng = np.random.default_rng(seed)
+    target, source = (on_hull(corners, n, rng) + 0.008 * rng.normal(size=(n, 3)) for n in (5000, 4000))
+    assert dr.icp(target, source @ rotation(75, seed)).status is CloudStatus.AMBIGUOUS
+
+
+@pytest.mark.parametrize(("init", "angle"), [("auto", 4), ("auto", 110), ("global", 110)])
 def test_a_body_without_a_symmetry_is_no_ambiguity(init: str, angle: float) -> None:
     rng = np.random.default_rng(3)
     bump = 0.35 * np.array([[1, 1, 0], [0, 1, 0.5], [0.3, 0, 1]])
@@ -138,8 +148,7 @@ def test_a_body_without_a_symmetry_is_no_ambiguity(init: str, angle: float) -> N
 
 
 @pytest.mark.parametrize("corners", [polygon(7), polygon(4) * (1.0, 0.5)], ids=["heptagon", "rhombus"])
-@pytest.mark.parametrize("init", ["auto", "global"])
-@pytest.mark.parametrize("count", [350, 2000])
+@pytest.mark.parametrize(("init", "count"), [("auto", 350), ("auto", 2000), ("global", 2000)])
 def test_symmetric_outlines_are_ambiguous(corners: Floats, init: str, count: int) -> None:
     rng = np.random.default_rng(4)
     target, source = (outline(corners, n, rng) + 0.005 * rng.normal(size=(n, 2)) for n in (count, count - 60))
@@ -218,6 +227,26 @@ def test_the_sigma_of_angles_is_that_of_the_turn() -> None:
     assert generators(3).shape == (6, 3, 4)
 
 
+def wavy_outline(count: int, rng: np.random.Generator) -> Floats:
+    angle = 2 * np.pi * rng.random(count)
+    radius = 1 + 0.25 * np.cos(2 * angle + 0.4) + 0.15 * np.sin(3 * angle) + 0.1 * np.cos(angle)
+    return np.asarray(radius[:, None] * np.c_[np.cos(angle), np.sin(angle)])
+
+
+def test_the_sigma_of_noisy_curves_and_surfaces_is_that_of_the_errors() -> None:
+    """Also where noise is as large as the spacing, and nearest points are those whose noise is alike."""
+    for ndim, count in ((2, 700), (3, 2000)):
+        ratios = []
+        for seed in range(24):
+            rng = np.random.default_rng(seed)
+            clouds = [bumpy(n, 100 * seed + n) if ndim == 3 else wavy_outline(n, rng) for n in (count, count - 90)]
+            target, source = (cloud + 0.01 * (ndim == 2) * rng.normal(size=cloud.shape) for cloud in clouds)
+            fit = dr.icp(target, source, init="identity")
+            # The true motion is none.
+            ratios += [value / fit.sigma[name] for name, value in fit.parameters.items()]
+        assert 0.65 < np.sqrt(np.mean(np.square(ratios))) < 1.5, ndim
+
+
 def test_axes_that_are_no_names() -> None:
     for axes in ("xy", ("x", "y", "y"), "abc"):
         with pytest.raises(OptionError, match="axes="):
@@ -226,8 +255,8 @@ def test_axes_that_are_no_names() -> None:
 
 def heap(seed: int) -> Floats:
     """Most points at one place."""
-    points = np.random.default_rng(seed).random((600, 3))
-    points[:540] = points[0]
+    points = np.random.default_rng(seed).random((300, 3))
+    points[:270] = points[0]
     return points
 
 
@@ -235,7 +264,7 @@ def heap(seed: int) -> Floats:
 @pytest.mark.parametrize("with_scale", [False, True])
 def test_points_that_determine_nothing_have_a_status(init: str, *, with_scale: bool) -> None:
     rng = np.random.default_rng(0)
-    line = np.outer(rng.random(120), [1.0, 2.0, 0.5])
+    line = np.outer(rng.random(80), [1.0, 2.0, 0.5])
     for target, source in [(heap(1), line), (line, heap(2)), (line, np.eye(3)), (np.eye(3), heap(3))]:
         try:
             fit = dr.icp(target, source, init=init, with_scale=with_scale)

@@ -186,9 +186,9 @@ class Affine(Transform):
         if self.axes is not None and set(self.axes) == set(XYZ[: self.ndim]):
             order = [self.axes.index(name) for name in reversed(XYZ[: self.ndim])]
         index = [*order, self.ndim]
-        return parameters_from_matrix(
-            self.matrix[np.ix_(index, index)], None if centre is None else np.asarray(centre)[order]
-        )
+        if centre is not None and np.shape(centre) == (self.ndim,):  # another shape is an error that is raised below
+            centre = np.asarray(centre)[order]
+        return parameters_from_matrix(self.matrix[np.ix_(index, index)], centre)
 
     def embed(self, ndim: int, axes: Sequence[int]) -> Affine:
         """This map on some axes of an `ndim`-dimensional world, identity on the others."""

@@ -126,12 +126,12 @@ def test_a_symmetric_body_that_was_seen_in_part_is_ambiguous(init: str) -> None:
     assert dr.icp(target, source @ rotation(70, 1), init=init).status is CloudStatus.AMBIGUOUS
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [0, 7])
 def test_half_turns_of_a_box_are_found_among_its_near_symmetries(seed: int) -> None:
     """Of sides that differ by a few noise levels, quarter turns are near symmetries, more than half-turns are true."""
     corners = np.stack(np.meshgrid(*[(-a, a) for a in (0.62, 0.6, 0.645)]), axis=-1).reshape(-1, 3)
     rng = np.random.default_rng(seed)
-    target, source = (on_hull(corners, n, rng) + 0.008 * rng.normal(size=(n, 3)) for n in (5000, 4000))
+    target, source = (on_hull(corners, n, rng) + 0.02 * rng.normal(size=(n, 3)) for n in (5000, 4000))
     assert dr.icp(target, source @ rotation(75, seed)).status is CloudStatus.AMBIGUOUS
 
 

@@ -211,9 +211,10 @@ def test_align_edit_and_apply_again(here: Path, capsys: pytest.CaptureFixture[st
     assert not (here / "fit.pairs.jsonl").exists()
     lines = (here / "drift.csv").read_text().splitlines()
     columns = lines[0].split(",")
-    assert {"slice", "tx", "ty", "score", "sigma_tx", "cycle", "outlier", "kind"} <= set(columns)
+    units = {"tx (pixel)", "ty (pixel)", "sigma_tx (pixel)", "cycle (pixel)"}
+    assert {"slice", "score", "outlier", "kind", *units} <= set(columns)
     fit = dr.StackFit.load("fit.json")
-    at = columns.index("tx")
+    at = columns.index("tx (pixel)")
     rows = [line.split(",") for line in lines]
     rows[5][at] = "7.5"
     del rows[3]  # slice 2: interpolated from its neighbours

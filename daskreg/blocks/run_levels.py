@@ -171,7 +171,7 @@ class _LevelRun:
             if entry.fingerprint != self._fingerprints[index]:
                 stale.add(index)
             elif not self._made_of.is_current(entry, self._ledger, every_source=redo_changed):
-                if self._level.level == 0 and not entry.lost.missing:
+                if redo_changed or (self._level.level == 0 and not entry.lost.missing):
                     stale.add(index)  # else its chunks have come, or the level below was made again: as not finished
             else:
                 current.add(index)

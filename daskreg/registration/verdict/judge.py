@@ -113,7 +113,7 @@ def _verdict(pair: Aligned, finest: float) -> Verdict:
     return Verdict(
         found,
         needs,
-        _shifted(pair, region_of(bands).rivals),
+        _shifted(pair, region_of(bands, needs).rivals),
         known.directions[free],
         sigma[free],
         pair.units,

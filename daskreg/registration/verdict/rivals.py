@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from daskreg.registration.verdict.bands import Bands
+from daskreg.registration.verdict.evidence import log_likelihood
 
 Floats = NDArray[np.float64]
 
@@ -41,8 +42,14 @@ class Region:
     extent: Floats
 
 
-def region_of(bands: Bands) -> Region:
-    """Of the images of a pair at a pose."""
+def region_of(bands: Bands, needed: float) -> Region:
+    """Of the images of a pair at a pose.
+
+    Args:
+        needed: the evidence of a pose that is more than chance (see `evidence`). A shift with little overlap is
+            compared over this overlap only, so it must have as much evidence of its own, less what tells two poses
+            apart.
+    """
     ndim = bands.weight.ndim - 1
     squares = np.stack([bands.fixed**2, bands.warped**2, bands.weight])
     fixed, warped, weight = fft.rfftn(squares, s=bands.padded, axes=tuple(range(2, ndim + 2)))
@@ -59,6 +66,7 @@ def region_of(bands: Bands) -> Region:
     unexplained = 1 - ncc**2 + _between_voxels(ncc).reshape(samples.shape)
     worse = (0.5 * samples * overlap * np.log(unexplained / unexplained[none])).sum(0)
     worse[overlap[0] < _LEAST_OVERLAP] = np.inf
+    worse[(samples * overlap * log_likelihood(ncc, np.ones(()))).sum(0) < needed - _EXCLUDED] = np.inf
     for axis, n in enumerate(bands.weight.shape[1:]):
         worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
     return _region(np.fft.fftshift(worse))

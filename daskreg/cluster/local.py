@@ -13,6 +13,7 @@ from daskreg.cluster.network import network_options
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_WORKER_PAGES, page_options, with_private_pages
+from daskreg.cluster.preload import NUMBA_THREADS
 from daskreg.errors import NoWorkersError, OptionError, RunError
 from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.runtime.private_apis import memory_of_machine
@@ -136,6 +137,8 @@ def _worker_environment(values: dict[str, str]) -> Iterator[None]:
     import dask
 
     values = {"MALLOC_TRIM_THRESHOLD_": "65536", **values}
+    # numba looks at its variables whenever it compiles, also in this process while a nanny starts a worker.
+    values[NUMBA_THREADS] = values.pop("NUMBA_NUM_THREADS")
     before = {name: os.environ.get(name) for name in (*values, "PYTHONHASHSEED")}
     config = {"distributed.nanny.pre-spawn-environ": values, **NO_WORKER_PAGES}
     try:

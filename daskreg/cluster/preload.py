@@ -2,14 +2,24 @@
 
 Ctrl-C reaches every process of a terminal. The process that started the workers ends them;
 without this each would print a traceback of its own, and a warning for each task that it drops.
+
+It also sets how many threads numba uses: a variable of numba's own would be seen by the process that starts the
+worker, which may be compiling at that moment.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from typing import Any
+
+NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
+"""The variable by which a local worker learns NUMBA_NUM_THREADS, which it sets for itself."""
+
+if NUMBA_THREADS in os.environ:
+    os.environ["NUMBA_NUM_THREADS"] = os.environ[NUMBA_THREADS]
 
 
 def dask_setup(worker: Any) -> None:

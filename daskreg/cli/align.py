@@ -11,6 +11,7 @@ import click
 
 from daskreg.cli.options import (
     NumberOrWord,
+    Opening,
     OutputFile,
     client_options,
     device,
@@ -71,10 +72,7 @@ def command(
     anchors: tuple[str, ...],
     axis: str | int,
     level: int,
-    channel: str | int | None,
-    spacing: float | None,
-    unit: str | None,
-    allow_outside: bool,
+    opening: Opening,
     quiet: bool,
     page: Path | None,
     out: Path,
@@ -94,7 +92,7 @@ def command(
 
     if page is not None:
         figure_suffixes()  # its figures of the stack need matplotlib
-    volume = daskreg.open(stack, level=level, channel=channel, spacing=spacing, unit=unit, allow_outside=allow_outside)
+    volume = opening.open(stack, level=level)
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import chunk_policy_options, client_options, open_options, verbosity
+from daskreg.cli.options import Opening, chunk_policy_options, client_options, open_options, verbosity
 from daskreg.cli.warp import store, storing
 
 
@@ -24,12 +24,7 @@ def command(
     out: str,
     *,
     level: int,
-    channel: str | int | None,
-    spacing: float | None,
-    unit: str | None,
-    allow_outside: bool,
-    missing: str,
-    corrupt: str,
+    opening: Opening,
     quiet: bool,
     **storage: Any,
 ) -> int:
@@ -38,16 +33,4 @@ def command(
     The same command again resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged
     and are shown as fill.
     """
-    import daskreg
-
-    volume = daskreg.open(
-        source,
-        level=level,
-        channel=channel,
-        spacing=spacing,
-        unit=unit,
-        allow_outside=allow_outside,
-        missing=missing,
-        corrupt=corrupt,
-    )
-    return store(volume, out, resume=True, quiet=quiet, **storage)
+    return store(opening.open(source, level=level), out, resume=True, quiet=quiet, **storage)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import click
 
 import daskreg
-from daskreg.cli.options import open_options, verbosity
+from daskreg.cli.options import Opening, open_options, verbosity
 from daskreg.errors import InputError
 
 
@@ -16,18 +15,18 @@ from daskreg.errors import InputError
 @click.argument("path")
 @open_options
 @verbosity
-def command(path: str, *, quiet: bool, **opened: Any) -> None:
+def command(path: str, *, opening: Opening, quiet: bool) -> None:
     """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
     from daskreg.cli.show import volume_lines
     from daskreg.volumes import volume_of
 
-    array = daskreg.open(path, **opened)
+    array = opening.open(path)
     source = volume_of(array).source
     click.echo(path)
     for line in volume_lines(array, source.grid):
         click.echo(f"  {line}")
     click.echo(f"  stored   {source.kind}, chunks {'x'.join(map(str, source.chunks))}")
-    levels = level_grids(path, allow_outside=opened["allow_outside"])
+    levels = level_grids(path, allow_outside=opening.allow_outside)
     for number, grid in enumerate(levels if len(levels) > 1 else []):
         size, spacings = ("x".join(f"{v:.6g}" for v in values) for values in (grid.shape, grid.spacing))
         click.echo(f"  level {number}  {size}, spacing {spacings} {grid.unit}")

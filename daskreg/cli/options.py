@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,37 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a command opens volumes: the options of `open_options`, and of `chunk_policy_options` where it has them."""
+
+    channel: str | int | None
+    spacing: float | None
+    unit: str | None
+    allow_outside: bool
+    missing: str = "fill"
+    corrupt: str = "error"
+
+    def open(self, path: str, *, level: int = 0) -> Any:
+        """The lazy volume at a path."""
+        import daskreg
+
+        return daskreg.open(path, level=level, **vars(self))
+
+
 def open_options(command: Command) -> Command:
-    """--channel, --spacing, --unit, --allow-outside: how volumes are opened."""
-    outside = "Read files outside the folder of a file that names them."
-    command = click.option("--allow-outside", is_flag=True, help=outside)(command)
-    command = click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")(command)
-    command = click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")(command)
-    return click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")(command)
+    """--channel, --spacing, --unit, --allow-outside: passed on to the command as `opening`."""
+
+    @click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")
+    @click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")
+    @click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")
+    @click.option("--allow-outside", is_flag=True, help="Read files outside the folder of a file that names them.")
+    @wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        values = {field.name: options.pop(field.name) for field in fields(Opening) if field.name in options}
+        return command(*args, opening=Opening(**values), **options)
+
+    return wrapped
 
 
 def chunk_policy_options(command: Command) -> Command:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import device, fit_outputs, open_options, save_outputs, shown_progress, verbosity
+from daskreg.cli.options import Opening, device, fit_outputs, open_options, save_outputs, shown_progress, verbosity
 
 
 @click.command(short_help="The motion between two images.")
@@ -31,10 +31,7 @@ def command(
     metric: str,
     init: str,
     level: int,
-    channel: str | int | None,
-    spacing: float | None,
-    unit: str | None,
-    allow_outside: bool,
+    opening: Opening,
     device: str,
     quiet: bool,
     **outputs: Any,
@@ -45,10 +42,7 @@ def command(
     """
     import daskreg
 
-    images = [
-        daskreg.open(path, level=level, channel=channel, spacing=spacing, unit=unit, allow_outside=allow_outside)
-        for path in (fixed, moving)
-    ]
+    images = [opening.open(path, level=level) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
     with shown_progress("registering", quiet=quiet) as progress:

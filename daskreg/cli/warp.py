@@ -10,6 +10,7 @@ import click
 from daskreg.cli.options import (
     NumberOrWord,
     Numbers,
+    Opening,
     chunk_policy_options,
     client_options,
     device,
@@ -85,12 +86,7 @@ def command(
     dtype: str | None,
     level: int,
     resume: str,
-    channel: str | int | None,
-    spacing: float | None,
-    unit: str | None,
-    allow_outside: bool,
-    missing: str,
-    corrupt: str,
+    opening: Opening,
     device: str,
     quiet: bool,
     **storage: Any,
@@ -106,18 +102,9 @@ def command(
         raise click.UsageError("give either --pull T.json or --push T.json")
     transforms: Any = [daskreg.load(path) for path in pull or push]
     warped = daskreg.warp(
-        daskreg.open(
-            source,
-            level=level,
-            channel=channel,
-            spacing=spacing,
-            unit=unit,
-            allow_outside=allow_outside,
-            missing=missing,
-            corrupt=corrupt,
-        ),
+        opening.open(source, level=level),
         **{"pull" if pull else "push": transforms[0] if len(transforms) == 1 else transforms},
-        like=None if like is None else daskreg.open(like, allow_outside=allow_outside),
+        like=None if like is None else daskreg.open(like, allow_outside=opening.allow_outside),
         grid=grid,
         order=int(order),
         fill=fill,

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid
+from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import metaimage_header, nrrd, nrrd_header
 from daskreg.sources.readers.bmp_header import check_bmp
-from daskreg.sources.readers.data_files import data_files
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
@@ -82,7 +82,15 @@ class ItkReader(Reader):
         return array.describe(grid, options, name=Path(path).stem, attrs=attrs, coords=coords)
 
     def files(self, path: str) -> tuple[str, ...]:
-        return (path, *data_files(path)) if Path(path).suffix.lower() in (*_NRRD, *_METAIMAGE) else (path,)
+        suffix = Path(path).suffix.lower()
+        if suffix not in (*_NRRD, *_METAIMAGE):
+            return (path,)
+        header = nrrd_header if suffix in _NRRD else metaimage_header
+        try:
+            with allowing_outside(True):  # whether they may be read is asked before ITK reads them
+                return (path, *header.read_header(path).data_files)
+        except NotAVolumeError:
+            return (path,)
 
     def open_handle(self, path: str) -> MappedArray | StreamedImage:
         """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""

@@ -111,7 +111,7 @@ def plan(
     client = chosen_client(client)
     options = RunOptions(chunks, shards, levels, downsample, memory)
     task = _task_of(volume_of(array))
-    made = plan_levels(task, str(safe_output(path, task.source)), options, client=client)
+    made = plan_levels(task, str(safe_output(path, locations(task.source))), options, client=client)
     return probed(made) if probe else made
 
 
@@ -163,10 +163,12 @@ def write(
     client = chosen_client(client)
     volume = volume_of(array)
     task = _task_of(volume)
-    output = safe_output(path, task.source)
+    inputs = locations(task.source)
+    output = safe_output(path, inputs)
     if client is not None:
-        reads = sorted(map(str, locations(task.source)))
-        check_paths(client, reads=reads, writes=[str(output.parent)] if output.parent.is_dir() else [])
+        check_paths(
+            client, reads=sorted(map(str, inputs)), writes=[str(output.parent)] if output.parent.is_dir() else []
+        )
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = RunOptions(chunks, shards, levels, downsample, memory)
     made = plan_levels(task, str(output), options, client=client, blocks=blocks)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Downsample
 from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.level_writer import NO_SPACE
@@ -41,7 +40,6 @@ from daskreg.errors import (
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
 from daskreg.runtime.atomic import replace_file
 from daskreg.runtime.paths import shown, unusable
-from daskreg.sources.source import Source
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,11 @@ class _Target:
         return layout_facts(self.plan, self.version)
 
 
-def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
+def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path]) -> Path:
     """The output as an absolute path that cannot harm the input.
+
+    Args:
+        inputs: what is read, see `input_files.locations`.
 
     Raises: UnsafeOutputError where output and input contain one another; OptionError for URLs;
     OutputError for a path below a file.
@@ -89,7 +90,7 @@ def safe_output(path: str | os.PathLike[str], source: Source) -> Path:
     if below is not None:
         raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
     ledger = Ledger(output).folder
-    for origin in locations(source):
+    for origin in inputs:
         if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return output

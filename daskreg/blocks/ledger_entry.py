@@ -10,7 +10,6 @@ from typing import Any
 CRC32C, XXH3 = "crc32c", "xxh3-64"
 """Names of the checksums of files. Chunks end with their own crc32c, and the crc32c of data and its own crc32c is one
 constant, so it does not tell two files apart: it is read in ledgers of earlier versions only."""
-"""The name of the checksum in ledgers of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import last_words
-from daskreg.cluster.network import in_files, network_options
-from daskreg.cluster.options import Network, Tls, positive
+from daskreg.cluster.network import for_machines, network_options, remote_environment
+from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import page_options, with_private_pages
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import NoWorkersError, OptionError
-from daskreg.runtime.device import tasks_at_once, thread_environment
+from daskreg.runtime.device import tasks_at_once
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -92,12 +91,14 @@ def start_allocation(config: AllocationConfig) -> Client:
     cluster = workers = None
     try:
         network = network_options(config)
-        security = network.get("security")
         cluster = with_private_pages(LocalCluster)(n_workers=0, scheduler_kwargs=page_options(config), **network)
-        if security is not None and not isinstance(config.tls, Tls):
-            security = in_files(security, folder.path)
-        command = worker_command(config, given, cluster.scheduler_address, security, folder)
-        workers = subprocess.Popen(command, env={**os.environ, **_environment(config, given)}, start_new_session=True)
+        security = for_machines(config, network.get("security"), folder.path)
+        processes = config.processes or (1 if config.gpu else given.cores)
+        threads = tasks_at_once(given.cores // processes, gpu=config.gpu)
+        shares = {"processes": processes, "threads": threads, "memory": given.memory}
+        command = [*srun_command(given, folder), *worker_command(config, cluster.scheduler_address, security, **shares)]
+        environment = {**os.environ, **remote_environment(threads, given.cores // processes)}
+        workers = subprocess.Popen(command, env=environment, start_new_session=True)
     except BaseException:
         if cluster is not None:
             cluster.close()
@@ -121,18 +122,8 @@ def start_allocation(config: AllocationConfig) -> Client:
     return owning_client(cluster, 0, awaited=awaited, ended=ended)
 
 
-def worker_command(
-    config: AllocationConfig, given: Allocation, address: str, security: Any | None, folder: RunFolder
-) -> Sequence[str]:
-    """The command that starts the workers of all nodes: one process of srun for each node."""
-    processes = _processes(config, given)
-    threads = tasks_at_once(given.cores // processes, gpu=config.gpu)
-    files = {} if security is None else security.get_tls_config_for_role("worker")
-    tls = [
-        part for key, value in files.items() if key != "ciphers" for part in (f"--tls-{key.replace('_', '-')}", value)
-    ]
-    limit = ["--memory-limit", str(given.memory // processes)] if given.memory else []
-    scratch = ["--local-directory", config.scratch] if config.scratch else []
+def srun_command(given: Allocation, folder: RunFolder) -> list[str]:
+    """The command that starts another one on each node of the job."""
     return [
         "srun",
         f"--nodes={given.nodes}",
@@ -143,6 +134,24 @@ def worker_command(
         "--kill-on-bad-exit=0",
         "--wait=0",
         f"--output={folder.path}/workers-%N.err",
+    ]
+
+
+def worker_command(
+    config: AllocationConfig, address: str, security: Any | None, *, processes: int, threads: int, memory: int
+) -> list[str]:
+    """The command that starts the workers of one node.
+
+    Args:
+        memory: bytes of the node; 0: all of it.
+    """
+    files = {} if security is None else security.get_tls_config_for_role("worker")
+    tls = [
+        part for key, value in files.items() if key != "ciphers" for part in (f"--tls-{key.replace('_', '-')}", value)
+    ]
+    limit = ["--memory-limit", str(memory // processes)] if memory else []
+    scratch = ["--local-directory", config.scratch] if config.scratch else []
+    return [
         *[sys.executable, "-m", "distributed.cli.dask_worker", address],
         *["--nworkers", str(processes), "--nthreads", str(threads), "--nanny", "--no-dashboard"],
         *["--death-timeout", "60", "--interface", str(config.interface)],
@@ -151,13 +160,3 @@ def worker_command(
         *tls,
         *(["--resources", f"GPU={threads}"] if config.gpu else []),
     ]
-
-
-def _processes(config: AllocationConfig, given: Allocation) -> int:
-    return config.processes or (1 if config.gpu else given.cores)
-
-
-def _environment(config: AllocationConfig, given: Allocation) -> dict[str, str]:
-    processes = _processes(config, given)
-    threads = tasks_at_once(given.cores // processes, gpu=config.gpu)
-    return thread_environment(threads, max(1, given.cores // processes)) | {"DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3"}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import BatchQueue, JobWatch
-from daskreg.cluster.network import in_files, network_options
-from daskreg.cluster.options import Network, Tls, positive
+from daskreg.cluster.network import for_machines, network_options, remote_environment
+from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
-from daskreg.cluster.pages import NO_WORKER_PAGES_ENVIRONMENT, page_options, with_private_pages
+from daskreg.cluster.pages import page_options, with_private_pages
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import MissingExtraError, NoWorkersError, OptionError
-from daskreg.runtime.device import tasks_at_once, thread_environment
+from daskreg.runtime.device import tasks_at_once
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -188,11 +188,8 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
         scheduler["interface"] = config.scheduler_interface
     _check_interface(config.scheduler_interface or str(config.interface))
     threads = config.threads_per_worker
-    environment = thread_environment(threads, max(1, config.cores // config.workers_per_job))
-    environment |= {"DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3", **NO_WORKER_PAGES_ENVIRONMENT}
-    security = network.get("security")
-    if security is not None and not isinstance(config.tls, Tls):
-        security = in_files(security, folder.path)
+    environment = remote_environment(threads, config.cores // config.workers_per_job)
+    security = for_machines(config, network.get("security"), folder.path)
     stagger = min(60, config.lifetime // 20)
     return with_private_pages(getattr(dask_jobqueue, f"{system.name}Cluster"))(
         cores=config.workers_per_job * threads,

@@ -11,7 +11,7 @@ import logging
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,22 @@ class BatchQueue:
         if done.returncode and not done.stdout.strip() and not unknown:
             return None
         return {number: state for number, state in self.states(done.stdout).items() if number in jobs}
+
+
+def job_states(
+    rows: Iterable[Sequence[str]], *, pending: Container[str], running: Container[str]
+) -> dict[str, JobState]:
+    """The jobs that wait or run, by number.
+
+    Args:
+        rows: number, state, and why it waits, as far as the batch system says that.
+        pending, running: the states of such jobs; those in other states have ended.
+    """
+    return {
+        number: JobState(state in pending, f"{state}: {reason[0]}" if reason else f"state {state}")
+        for number, state, *reason in (row for row in rows if len(row) > 1)
+        if state in pending or state in running
+    }
 
 
 class JobWatch:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskreg.cluster.batch import BatchConfig, BatchSystem, seconds
-from daskreg.cluster.job_watch import BatchQueue, JobState
+from daskreg.cluster.job_watch import BatchQueue, JobState, job_states
 from daskreg.errors import OptionError
 
+_PENDING = {"PEND", "PSUSP", "WAIT", "USUSP", "SSUSP"}
 UNITS = ("kb", "mb", "gb", "tb")
 
 
@@ -36,14 +37,7 @@ def _command(jobs: Sequence[str]) -> list[str]:
 
 
 def _states(printed: str) -> dict[str, JobState]:
-    states = {}
-    for line in printed.splitlines():
-        number, state, reason = (*line.strip().split("|", maxsplit=2), "", "")[:3]
-        if state in {"PEND", "PSUSP", "WAIT", "USUSP", "SSUSP"}:
-            states[number] = JobState(True, f"{state}: {reason}")
-        elif state == "RUN":
-            states[number] = JobState(False, state)
-    return states
+    return job_states((line.strip().split("|", 2) for line in printed.splitlines()), pending=_PENDING, running={"RUN"})
 
 
 def _options(config: LsfConfig) -> Mapping[str, Any]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.options import Network, Tls
+from daskreg.cluster.pages import NO_WORKER_PAGES_ENVIRONMENT
 from daskreg.errors import DaskregWarning, InputError
+from daskreg.runtime.device import thread_environment
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -34,6 +36,15 @@ def network_options(config: Network) -> dict[str, Any]:
         )
         return place
     return {**place, "security": security_of(config.tls or "temporary"), "protocol": "tls://"}
+
+
+def remote_environment(threads: int, cores: int) -> dict[str, str]:
+    """Environment of a worker on another machine, of `threads` tasks at once on `cores` cores."""
+    return {
+        **thread_environment(threads, max(1, cores)),
+        "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3",
+        **NO_WORKER_PAGES_ENVIRONMENT,
+    }
 
 
 def security_of(tls: Tls | str | None) -> Security | None:
@@ -59,8 +70,14 @@ def security_of(tls: Tls | str | None) -> Security | None:
     return Security(tls_ca_file=tls.ca_file, require_encryption=True, **roles)
 
 
-def in_files(security: Any, folder: Path) -> Security | None:
-    """The same certificates in files that only this user can read, for workers on other machines."""
+def for_machines(config: Network, security: Any | None, folder: Path) -> Security | None:
+    """The certificates of `network_options` in files, for workers on other machines; None without TLS.
+
+    Args:
+        folder: of this run, where temporary ones are written, so that only this user can read them.
+    """
+    if security is None or isinstance(config.tls, Tls):
+        return security
     parts = {"ca_file": security.tls_ca_file, "cert": security.tls_worker_cert, "key": security.tls_worker_key}
     for name, text in parts.items():
         (folder / f"{name}.pem").touch(mode=0o600)

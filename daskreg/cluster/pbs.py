@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskreg.cluster.batch import BatchConfig, BatchSystem, clock, seconds
-from daskreg.cluster.job_watch import BatchQueue, JobState
+from daskreg.cluster.job_watch import BatchQueue, JobState, job_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,9 @@ def _command(jobs: Sequence[str]) -> list[str]:
 
 def _states(printed: str) -> dict[str, JobState]:
     """Of the table that qstat prints: number.server, name, user, time, state, queue."""
-    states = {}
-    for line in printed.splitlines():
-        words = line.split()
-        if len(words) >= 6 and words[0][:1].isdigit():
-            number, state = words[0].split(".")[0], words[4]
-            if state in {"Q", "H", "W", "T", "S"}:
-                states[number] = JobState(True, f"state {state}")
-            elif state in {"R", "B"}:
-                states[number] = JobState(False, state)
-    return states
+    table = (line.split() for line in printed.splitlines())
+    rows = ((row[0].split(".")[0], row[4]) for row in table if len(row) >= 6 and row[0][:1].isdigit())
+    return job_states(rows, pending={"Q", "H", "W", "T", "S"}, running={"R", "B"})
 
 
 def _options(config: PbsConfig) -> Mapping[str, Any]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskreg.cluster.batch import BatchConfig, BatchSystem
-from daskreg.cluster.job_watch import BatchQueue, JobState
+from daskreg.cluster.job_watch import BatchQueue, JobState, job_states
+
+_PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD"}
+_RUNNING = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,7 @@ def _command(jobs: Sequence[str]) -> list[str]:
 
 
 def _states(printed: str) -> dict[str, JobState]:
-    states = {}
-    for line in printed.splitlines():
-        number, state, reason = (*line.strip().split("|", maxsplit=2), "", "")[:3]
-        if state in {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD"}:
-            states[number] = JobState(True, f"{state}: {reason}")
-        elif state in {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}:
-            states[number] = JobState(False, state)
-    return states
+    return job_states((line.strip().split("|", 2) for line in printed.splitlines()), pending=_PENDING, running=_RUNNING)
 
 
 def _options(config: SlurmConfig) -> Mapping[str, Any]:

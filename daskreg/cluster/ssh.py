@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.network import in_files, network_options
-from daskreg.cluster.options import Network, Tls, positive
+from daskreg.cluster.network import for_machines, network_options
+from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_PAGES
 from daskreg.cluster.run_folder import run_folder
@@ -79,9 +79,7 @@ def start_ssh(config: SshConfig) -> Client:
     give_up_workers_after(LOST_WORKER_TIMEOUT)
     folder = run_folder(config.shared or ".")
     try:
-        security = network_options(config).get("security")
-        if security is not None and not isinstance(config.tls, Tls):
-            security = in_files(security, folder.path)
+        security = for_machines(config, network_options(config).get("security"), folder.path)
         with dask.config.set({**_tls_of_machines(security), **NO_PAGES}):
             cluster = SSHCluster([config.hosts[0], *config.hosts], security=security, **_options(config, security))
         return owning_client(cluster, 0, ended=folder.remove)

@@ -120,16 +120,20 @@ def test_of_six_starts_without_locks_one_writes_and_five_are_told(tmp_path: Path
     assert (dr.open(tmp_path / "out.zarr").values == 7).all()
 
 
-def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
-    code = WITHOUT_LOCKS + HOLD
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+def claim_and_kill(folder: Path, code: str) -> None:
+    """Let another process claim a folder, find it claimed, and kill that process."""
+    process = subprocess.Popen([sys.executable, "-c", code, folder / "lock"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "True\n"
-        with claimed(tmp_path) as free:
+        with claimed(folder) as free:
             assert not free
         process.kill()
         process.wait()
+
+
+def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
+    claim_and_kill(tmp_path, WITHOUT_LOCKS + HOLD)
     with claimed(tmp_path) as free, claimed(tmp_path) as again:
         assert (free, again) == (True, False)
     with claimed(tmp_path) as free:
@@ -141,14 +145,6 @@ def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
 ) -> None:
     monkeypatch.setattr("daskreg.blocks.claim.BEAT", 0.1)
     monkeypatch.setattr("daskreg.blocks.claim.QUIET", 1.0)
-    code = WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == "True\n"
-        with claimed(tmp_path) as free:
-            assert not free
-        process.kill()
-        process.wait()
+    claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
     with claimed(tmp_path) as free:
         assert free

@@ -19,7 +19,7 @@ from daskreg.registration.verdict.aligned import Aligned, aligned
 from daskreg.registration.verdict.bands import bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
 from daskreg.registration.verdict.information import information_of
-from daskreg.registration.verdict.rivals import region_of
+from daskreg.registration.verdict.rivals import rival_shifts
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def _verdict(pair: Aligned, finest: float) -> Verdict:
     return Verdict(
         found,
         needs,
-        _shifted(pair, region_of(bands, needs).rivals),
+        _shifted(pair, rival_shifts(bands, needs)),
         known.directions[free],
         sigma[free],
         pair.units,

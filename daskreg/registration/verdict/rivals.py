@@ -8,7 +8,6 @@ confidence region of the pose (Wilks 1938). Parts of it that are not connected w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,22 +27,10 @@ _EXCLUDED = math.log(1000)
 _MOST = 4
 
 
-@dataclass(frozen=True)
-class Region:
-    """Shifts that are about as likely as none.
+def rival_shifts(bands: Bands, needed: float) -> Floats:
+    """(R, D) shifts in voxels that are about as likely as none, of the images of a pair at a pose.
 
-    rivals: (R, D) voxels, at the best shift of each part that is not connected with no shift.
-    advantage: (R,) by how many nats each is more likely than no shift.
-    extent: (D,) voxels of the part around no shift along each axis, either way.
-    """
-
-    rivals: Floats
-    advantage: Floats
-    extent: Floats
-
-
-def region_of(bands: Bands, needed: float) -> Region:
-    """Of the images of a pair at a pose.
+    The best shift of each part of the confidence region that is not connected with no shift; the most likely first.
 
     Args:
         needed: the evidence of a pose that is more than chance (see `evidence`). A shift with little overlap is
@@ -69,7 +56,7 @@ def region_of(bands: Bands, needed: float) -> Region:
     worse[(samples * overlap * log_likelihood(ncc, np.ones(()))).sum(0) < needed - _EXCLUDED] = np.inf
     for axis, n in enumerate(bands.weight.shape[1:]):
         worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
-    return _region(np.fft.fftshift(worse))
+    return _separate_minima(np.fft.fftshift(worse))
 
 
 def _between_voxels(ncc: Floats) -> Floats:
@@ -83,17 +70,14 @@ def _between_voxels(ncc: Floats) -> Floats:
     return np.asarray(np.maximum(2 * here * fall / 4, 1e-4))
 
 
-def _region(worse: Floats) -> Region:
-    """Of D at all shifts, with no shift in the middle."""
+def _separate_minima(worse: Floats) -> Floats:
+    """(R, D) shifts, of D at all shifts with no shift in the middle."""
     middle = tuple(n // 2 for n in worse.shape)
     inside = worse < _EXCLUDED
     inside[middle] = True
     labels, count = ndimage.label(inside, structure=np.ones((3,) * worse.ndim))
-    own = np.argwhere(labels == labels[middle]) - np.array(middle)
-    extent = np.abs(own).max(0).astype(np.float64)
     others = [k for k in range(1, count + 1) if k != labels[middle]]
     best: Any = ndimage.minimum_position(worse, labels, others) if others else []
     values = np.array([worse[tuple(at)] for at in best])
     order = np.argsort(values)[:_MOST]
-    shifts = np.array(best, dtype=np.float64).reshape(-1, worse.ndim)[order] - np.array(middle)
-    return Region(shifts, -values[order], extent)
+    return np.asarray(np.reshape(best, (-1, worse.ndim))[order] - np.array(middle), dtype=np.float64)

@@ -58,6 +58,7 @@ def verdict_at(fixed, moving, model="translation", **parameters):
     return verdicts_of(problem, level_of(fixed, moving), p)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["rigid", "affine"])
 def test_unrelated_pictures(model):
     """Others than those of the benchmark."""
@@ -151,6 +152,7 @@ def test_a_disc_leaves_its_rotation_free():
     assert in_words(verdict.free[0], ("theta", "ty", "tx"), verdict.units).startswith("turn")
 
 
+@pytest.mark.slow
 def test_inverted_contrast_is_chance_for_ncc_and_found_by_mi():
     scene = picture("cat", (200, 210))
     fixed, moving = scene[20:170, 20:190], -scene[24:174, 17:187]

@@ -138,7 +138,7 @@ def test_a_file_that_is_missing_or_too_large(tmp_path: Path, monkeypatch: pytest
         dr.load(tmp_path)
     path = tmp_path / "t.json"
     FLAT.save(path)
-    monkeypatch.setattr(transforms, "SIZE_CAP", 10)
+    monkeypatch.setattr(transforms.files, "SIZE_CAP", 10)
     with pytest.raises(InputError, match="a transform file has at most 10"):
         dr.load(path)
 

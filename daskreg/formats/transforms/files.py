@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.errors import DaskregError, InputError, InvalidTransformError
-from daskreg.formats import elastix, itk
+from daskreg.formats.transforms import elastix, itk
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.registry import FileWriter, kinds, register_writer
 from daskreg.runtime.atomic import replace_text, replacing

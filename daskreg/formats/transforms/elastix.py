@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from daskreg.errors import InvalidTransformError
-from daskreg.formats.itk import to_matrix
+from daskreg.formats.transforms.itk import to_matrix
 from daskreg.geometry import Affine, Transform
 from daskreg.geometry.transform import reversed_axes
 

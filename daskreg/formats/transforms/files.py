@@ -1,57 +1,121 @@
-"""Transform files: what `transform.save(path)` writes, and `load(path)`.
-
-daskreg's own file is JSON, which holds nothing but numbers and names:
-
-    {"schema": "daskreg/transform", "version": 1, "transform": {"type": "affine", ...}}
-
-A fit's file (schema "daskreg/fit") holds the same "transform" entry and loads as its
-transform. Files of ITK (`.tfm`, `.txt`, `.h5`) and of elastix store the same direction
-as daskreg's `moving_from_fixed`, on the world, in x, y, z order, without a unit.
-"""
+"""Transform files as text and bytes, and `load`, which finds the reader of a file."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import DaskregError, InputError, InvalidTransformError
-from daskreg.formats.transforms import elastix, itk
-from daskreg.geometry import Affine, Transform
-from daskreg.geometry.registry import FileWriter, kinds, register_writer
-from daskreg.runtime.atomic import replace_text, replacing
+from daskreg.errors import DaskregError, InputError, InvalidTransformError, OptionError
+from daskreg.geometry import Grid, Transform
+from daskreg.geometry.registry import reader_of
+from daskreg.runtime.atomic import replace_text
 from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import shown, unusable
 
-SCHEMA = "daskreg/transform"
-SCHEMAS = (SCHEMA, "daskreg/fit")
-VERSION = 1
 SIZE_CAP = 256 * 2**20
-PARSED_CAP = 256 * 2**20
-"""Bytes of memory of what a JSON file holds: the matrices of 200,000 slices."""
 
-# What a list, a dict and one more value in either take in CPython, at most.
-_PARSED_SIZES = {b"[": 64, b"{": 240, b",": 40}
-
-_READABLE = "daskreg reads its own JSON, ITK (.tfm, .txt, .h5) and elastix parameter files"
+_COMMENTS = ("#", "%", "//")
 
 
-def load(path: str | PathLike[str]) -> Transform:
-    """Read a transform file, recognised by its content: JSON (also of a fit), ITK text or HDF5, elastix.
+@dataclass(frozen=True, eq=False)
+class TransformFile:
+    """A file that may hold a transform, read once, when a reader first asks for it.
 
-    Maps of other tools are that tool's pull, `moving_from_fixed`, in array order and
-    without a unit.
+    Args:
+        parents: files that named this one.
+        options: of `load`, for files that this one names.
+    """
+
+    path: Path
+    parents: tuple[Path, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name in lower case."""
+        return self.path.name.lower()
+
+    @cached_property
+    def head(self) -> bytes:
+        """Its first bytes."""
+        if not self.path.is_file():
+            raise InputError(f"there is no file {self.path}")
+        with self.path.open("rb") as file:
+            return file.read(64)
+
+    @cached_property
+    def data(self) -> bytes:
+        return read_bytes(self.path)
+
+    @cached_property
+    def text(self) -> str:
+        """Its text; empty where it is binary."""
+        if b"\x00" in self.head:
+            return ""
+        try:
+            return self.data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return ""
+
+    @cached_property
+    def rows(self) -> list[list[float]]:
+        """Its numbers line by line, without comments and empty lines; empty where it holds anything else."""
+        lines = [line.replace(",", " ").split() for line in self.text.splitlines() if not _is_comment(line)]
+        try:
+            return [[float(word) for word in words] for words in lines if words]
+        except ValueError:
+            return []
+
+    @property
+    def widths(self) -> set[int]:
+        """How many numbers its rows hold."""
+        return {len(row) for row in self.rows}
+
+    @property
+    def comments(self) -> str:
+        """Its lines of comment."""
+        return "\n".join(line for line in self.text.splitlines() if _is_comment(line))
+
+    def linked(self, path: Path) -> Transform:
+        """The transform of a file that this one names."""
+        return _load(TransformFile(path, (*self.parents, self.path.resolve()), self.options), None)
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    format: str | None = None,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+    view: int | tuple[int, int] | None = None,
+) -> Transform:
+    """Read a transform file of daskreg or of another tool, recognised by its content and name.
+
+    Maps of other tools are returned as `moving_from_fixed` (a pull) in array order, and without a unit where the
+    tool has none. Exceptions are OME-NGFF, which gives `output_from_input`, and daskreg's own files, which give what
+    was saved. `docs/transforms.md` lists the formats, their directions, and the Grids that they need.
+
+    Args:
+        format: the tool, such as "FSL", where the content does not say it.
+        fixed, moving: grids of the two images, for formats that count in voxels: `daskreg.grid(image)`.
+        view: of BigDataViewer: the setup, or (time point, setup).
 
     Raises: InputError where there is no such file or it is larger than any transform;
         InvalidTransformError where it holds no affine map that can be read;
-        MissingExtraError for HDF5 without h5py.
+        OptionError where the format needs a Grid; MissingExtraError for HDF5 without h5py.
     """
     if why := unusable(path):
         raise InputError(f"{shown(path)} cannot be read: {why}")
+    for name, grid in (("fixed", fixed), ("moving", moving)):
+        if grid is not None and not isinstance(grid, Grid):
+            raise OptionError(f"{name} must be a Grid, not {type(grid).__name__}: `daskreg.grid(array)` gives it")
+    options = {"fixed": fixed, "moving": moving, "view": view}
     try:
-        return _load(Path(path), ())
+        return _load(TransformFile(Path(path), (), tuple(options.items())), format)
     except (DaskregError, Warning):
         raise
     except Exception as error:
@@ -60,84 +124,12 @@ def load(path: str | PathLike[str]) -> Transform:
         raise InvalidTransformError(message) from error
 
 
-def _load(path: Path, parents: tuple[Path, ...]) -> Transform:
-    """`parents` are the elastix files that named this one."""
-    resolved = path.resolve()
-    if resolved in parents:
-        raise InvalidTransformError(f"{path} refers to itself")
-    if _is_hdf5(path):
-        return itk.read_hdf5(path)
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}") from error
-    if text.startswith("#Insight Transform File"):
-        return itk.read_text(text, str(path))
-    if elastix.is_parameter_file(text):
-        return elastix.read(text, path, lambda linked: _load(linked, (*parents, resolved)))
-    if text.lstrip().startswith("{"):
-        return transform_from_file(_parsed(text, path), str(path))
-    raise InvalidTransformError(f"{path} is not a transform file: {_READABLE}")
-
-
-def _is_hdf5(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
-
-
-def transform_from_file(data: Any, name: str = "the file") -> Transform:
-    """The transform in the parsed JSON of a transform or of a fit."""
-    if not isinstance(data, Mapping) or data.get("schema") not in SCHEMAS:
-        raise InvalidTransformError(f"{name} is not a daskreg transform: its schema is none of {', '.join(SCHEMAS)}")
-    version = data.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise InvalidTransformError(f"{name} has version {version!r}; this daskreg reads up to {VERSION}: upgrade it")
-    return transform_from_dict(data.get("transform"), name)
-
-
-def transform_from_dict(data: Any, name: str = "the entry") -> Transform:
-    """The transform of what its `to_dict()` gave."""
-    known = kinds()
-    kind = data.get("type") if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in known:
-        raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(known)}")
-    try:
-        return known[kind].from_dict(data)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidTransformError(f"{name}: the {kind} entry is damaged ({error!r})") from error
-
-
-def write_json(data: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Write JSON atomically; NaN and infinity are an error, since JSON does not have them."""
-    write_text(json.dumps(data, allow_nan=False, indent=1) + "\n", path)
-
-
-def read_json(path: str | PathLike[str]) -> Any:
-    """Read JSON up to the size cap.
-
-    Raises: InputError where there is no file, it is too large, or it is not JSON.
-    """
-    return _parsed(read_bytes(path), path)
-
-
-def _parsed(text: str | bytes, path: str | PathLike[str]) -> Any:
-    data = text.encode() if isinstance(text, str) else text
-    parsed = sum(size * data.count(mark) for mark, size in _PARSED_SIZES.items())
-    if parsed > PARSED_CAP:
-        raise InputError(f"{path} would take {parsed} bytes of memory, and a transform file takes at most {PARSED_CAP}")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidTransformError(f"{path} is not JSON: {reason(error)}") from error
-
-
-def write_text(text: str, path: str | PathLike[str]) -> None:
-    """Write a text file that appears whole or not at all."""
-    replace_text(Path(path), text, sync=True)
+def _load(file: TransformFile, tool: str | None) -> Transform:
+    if file.path.resolve() in file.parents:
+        raise InvalidTransformError(f"{file.path} refers to itself")
+    options: Mapping[str, Any] = dict(file.options)
+    reader, taken = reader_of(file, tool, options)
+    return reader.read(file, **taken)
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
@@ -151,21 +143,15 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
     return file.read_bytes()
 
 
-def _write_own(transform: Transform, path: Path) -> None:
-    write_json({"schema": SCHEMA, "version": VERSION, "transform": transform.to_dict()}, path)
+def write_text(text: str, path: str | PathLike[str]) -> None:
+    """Write a text file that appears whole or not at all."""
+    replace_text(Path(path), text, sync=True)
 
 
-def _write_itk_text(transform: Affine, path: Path) -> None:
-    write_text(itk.write_text(transform), path)
+def numbers(values: Any, separator: str = " ") -> str:
+    """Numbers as text that reads back as the same float64."""
+    return separator.join(repr(float(value)) for value in values)
 
 
-def _write_itk_hdf5(transform: Affine, path: Path) -> None:
-    with replacing(path) as partial:
-        itk.write_hdf5(transform, partial)
-
-
-_ITK_LIMIT = "an ITK file holds one affine map, not a field, and not a map for each slice"
-
-register_writer((".json",), FileWriter("daskreg", Transform, "", _write_own))
-register_writer((".tfm", ".txt"), FileWriter("ITK", Affine, _ITK_LIMIT, _write_itk_text))
-register_writer((".h5",), FileWriter("ITK", Affine, _ITK_LIMIT, _write_itk_hdf5))
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith(_COMMENTS)

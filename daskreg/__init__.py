@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
+    from daskreg import landmarks as landmarks
     from daskreg import tomography as tomography
     from daskreg.clouds.fit import CloudFit as CloudFit
     from daskreg.clouds.inputs import points_from as points_from
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
+    from daskreg.landmarks.fit import PointsFit as PointsFit
+    from daskreg.landmarks.fitting import fit_points as fit_points
     from daskreg.registration.batch import register_many as register_many
     from daskreg.registration.fit import PairFit as PairFit
     from daskreg.registration.register import register as register
@@ -48,6 +51,7 @@ _HOMES = {
     "CloudFit": "clouds.fit",
     "Grid": "geometry",
     "PairFit": "registration.fit",
+    "PointsFit": "landmarks.fit",
     "SliceAffines": "geometry",
     "StackFit": "stacks.align",
     "Written": "writing",
@@ -55,8 +59,10 @@ _HOMES = {
     "connect": "cluster",
     "convert": "",
     "errors": "",
+    "fit_points": "landmarks.fitting",
     "grid": "volumes",
     "icp": "clouds.register",
+    "landmarks": "",
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
@@ -74,6 +80,7 @@ __all__ = [
     "CloudFit",
     "Grid",
     "PairFit",
+    "PointsFit",
     "SliceAffines",
     "StackFit",
     "Written",
@@ -81,8 +88,10 @@ __all__ = [
     "connect",
     "convert",
     "errors",
+    "fit_points",
     "grid",
     "icp",
+    "landmarks",
     "load",
     "open",
     "plan",

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.normal_equations",),
     ("registration.verdict",),
     ("registration",),
-    ("clouds", "stacks"),
+    ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
     ("convert", "kernels"),
@@ -69,7 +69,7 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "warping",
-    "writing", "convert", "clouds", "kernels", "cli",
+    "writing", "convert", "clouds", "landmarks", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -92,7 +92,13 @@ def _samples(count: int, size: int, most: int, rng: np.random.Generator) -> NDAr
     """(K, size) rows: all samples, or `most` drawn ones."""
     if math.comb(count, size) <= most:
         return np.array(list(itertools.combinations(range(count), size)))
-    return np.array([rng.choice(count, size, replace=False) for _ in range(most)])
+    rows = np.empty((most, 0), dtype=np.intp)
+    for taken in range(size):
+        drawn = rng.integers(0, count - taken, most)  # among those that are left in each sample
+        for column in np.sort(rows, axis=1).T:
+            drawn += drawn >= column
+        rows = np.column_stack([rows, drawn])
+    return rows
 
 
 def _squares(model: str, pairs: Pairs, samples: NDArray[np.intp]) -> Floats:

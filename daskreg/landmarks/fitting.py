@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import DegenerateImageError, InputError, InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, InputError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, default_axes
 from daskreg.landmarks.certainty import covariance, free_motions, jacobian
 from daskreg.landmarks.consensus import Consensus, consensus
@@ -18,6 +18,9 @@ from daskreg.landmarks.plausible import at_random, mirrored
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+# Points nearer than this to one place, line or plane, relative to their coordinates, are there but for rounding.
+_FLAT = 1e-9
 
 
 def fit_points(
@@ -60,12 +63,8 @@ def fit_points(
     agreed = _agreed(model, pairs.take(used), ransac, seed)
     rows = used if agreed is None else used[agreed.inliers]
     some = pairs.take(rows)
-    try:
-        motion = Affine(some.motion(model), unit=unit)
-    except InvalidTransformError as error:
-        raise DegenerateImageError(
-            f"the moving points are at one place, on a line or in a plane: no {model} motion brings points there"
-        ) from error
+    _check_extent(model, some)
+    motion = Affine(some.motion(model), unit=unit)
     names = names_of(model, pairs.ndim)
     left = residuals(motion.matrix, f, m)
     freedom = len(some) * pairs.ndim - len(names)
@@ -124,6 +123,19 @@ def _agreed(model: str, pairs: Pairs, ransac: float | str | None, seed: int) -> 
     if len(pairs) <= least_pairs(model, pairs.ndim):
         return None
     return consensus(model, pairs, None if ransac == "auto" else float(ransac), seed=seed)
+
+
+def _check_extent(model: str, pairs: Pairs) -> None:
+    """Raise DegenerateImageError where a motion would squeeze the fixed points onto fewer dimensions."""
+    if model not in ("similarity", "affine"):
+        return
+    fixed, moving = (np.linalg.svd(p - p.mean(axis=0), compute_uv=False) for p in (pairs.fixed, pairs.moving))
+    least = _FLAT * float(np.abs(pairs.moving).max())
+    needed = slice(0, 1) if model == "similarity" else slice(None)
+    if np.any((fixed[needed] > _FLAT * np.abs(pairs.fixed).max()) & (moving[needed] <= least)):
+        raise DegenerateImageError(
+            f"the moving points are at one place, on a line or in a plane: no {model} motion brings the others there"
+        )
 
 
 def _points(value: ArrayLike, name: str, axes: str | None) -> Floats:

@@ -296,8 +296,7 @@ def test_inputs_that_are_refused(arguments: Any, options: Any, error: type[Excep
         dr.fit_points(*arguments, **options)
 
 
-def test_saved_plotted_reported_and_used(tmp_path: Path) -> None:
-    """As a file, a figure, a page, and as the start of register."""
+def test_saved_plotted_and_reported(tmp_path: Path) -> None:
     fixed, moving = pairs(9, 2, noise=0.3)
     fit = dr.fit_points(fixed, moving, unit="um")
     fit.save(tmp_path / "fit.json")
@@ -308,6 +307,9 @@ def test_saved_plotted_reported_and_used(tmp_path: Path) -> None:
     assert "PointsFit(determined: 9 of 9 pairs" in repr(fit)
     assert "micrometer" in repr(fit)
 
+
+@pytest.mark.slow
+def test_the_start_of_register() -> None:
     image = blobs((90, 110), seed=2).astype(np.float32)
     motion = dr.Affine.from_parameters(theta=0.6, tx=5, ty=-4, centre=(44, 54))
     turned = dr.warp(image, push=motion)

@@ -501,6 +501,7 @@ def test_stackreg_texts_that_are_refused(tmp_path: Path) -> None:
         (multistackreg([block], alone=False), r"slices \[3\] are not linked to slice 1"),
         (multistackreg([block], alone=False)[:-20], "damaged"),
         (multistackreg([], alone=False), "holds no transform"),
+        (multistackreg([block], alone=True), "1 slices, numbered 3 to 3"),
     ):
         (tmp_path / "t.txt").write_text(text)
         with pytest.raises(InvalidTransformError, match=message):

@@ -81,9 +81,9 @@ def _read_multi(file: TransformFile, *, fixed: Grid | None = None, moving: Grid 
         raise InvalidTransformError(f"{file.path} holds no transform")
     alone = lines[2].strip() == "1"
     pull = local if alone else _chained(local, anchor)
-    # Where one slice was left out, as the anchor of one stack, it stays.
-    count = max([*pull, anchor])
-    matrices = np.stack([pull.get(number, np.eye(3)) for number in range(1, count + 1)])
+    if min(pull) != 1 or max(pull) != len(pull):
+        raise InvalidTransformError(f"{file.path} has {len(pull)} slices, numbered {min(pull)} to {max(pull)}")
+    matrices = np.stack([pull[number] for number in sorted(pull)])
     return from_index(reversed_axes(matrices), plane(fixed), plane(moving))
 
 
@@ -111,7 +111,8 @@ def _read_turboreg(file: TransformFile, *, fixed: Grid | None = None, moving: Gr
 
 
 def _read_npy(file: TransformFile, *, fixed: Grid | None = None, moving: Grid | None = None) -> Transform:
-    loaded = np.load(file.path, allow_pickle=False)
+    # Mapped, so that a header that states more than the file holds is an error, and no allocation.
+    loaded = np.array(np.load(file.path, mmap_mode="r", allow_pickle=False))
     matrices = checked_matrices(loaded, 3 if loaded.ndim == 3 else 2)
     if matrices.shape[-1] != 3:
         raise InvalidTransformError(f"pystackreg's matrices are (3, 3) or (N, 3, 3), not {matrices.shape}")

@@ -284,6 +284,6 @@ def test_the_reader_of_imports() -> None:
     assert "torch" in outer(imports(MODULES["convert"], "convert"))
     assert "torch" not in outer(imports(MODULES["convert"], "convert", inside=False))
     assert "reporting.page" in inner(imports(MODULES["reporting.fit"], "reporting.fit"))
-    files = "formats.transforms.files"
-    assert {"formats.transforms.itk", "formats.transforms.elastix"} <= inner(imports(MODULES[files], files))
+    folder = "formats.transforms"
+    assert {"formats.transforms.itk", "formats.transforms.elastix"} <= inner(imports(MODULES[folder], folder))
     assert not inner(imports(MODULES[""], ""))

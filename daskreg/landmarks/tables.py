@@ -118,29 +118,30 @@ def is_number(cell: str) -> bool:
 
 def _read_csv(text: str, axes: str | None) -> PointTable:
     rows, separator = read_rows(text)
-    names = rows[0] if has_names(rows) else None
-    body = rows[1:] if names else rows
-    if names:
-        columns = axis_columns(names)
+    header = 0
+    if has_names(rows):
+        columns = axis_columns(rows[0])
         order = [columns[axis] for axis in default_axes(len(columns))]
+        header = next((k for k, row in enumerate(rows) if k and is_number(row[order[0]])), len(rows))  # also of units
     else:
         ndim = min(len(rows[0]), 3)
         given = axes or "".join(default_axes(ndim))[::-1]
         if sorted(given) != sorted(default_axes(ndim)):
             raise OptionError(f"axes {axes!r} do not name {ndim} columns")
         order = [given.index(axis) for axis in default_axes(ndim)]
-    points = np.array([[float(row[column]) for column in order] for row in body])
+    body = rows[header:]
+    points = np.array([[float(row[column] or "nan") for column in order] for row in body]).reshape(-1, len(order))
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
 
     def replaced(moved: Floats) -> str:
         out = io.StringIO()
         out.writelines(f"{line}\n" for line in comments)
         writer = csv.writer(out, delimiter=separator, lineterminator="\n")
-        writer.writerows([names] if names else [])
+        writer.writerows(rows[:header])
         for row, point in zip(body, moved.tolist(), strict=True):
             cells = list(row)
             for column, value in zip(order, point, strict=True):
-                cells[column] = repr(value)
+                cells[column] = repr(value) if np.isfinite(value) else ""
             writer.writerow(cells)
         return out.getvalue()
 

@@ -218,6 +218,18 @@ def test_csv_on_the_command_line(here: Path) -> None:
     np.testing.assert_allclose(read_table("again.csv").points, FIXED[:2], rtol=0, atol=1e-9)
 
 
+def test_lines_of_units_and_empty_cells_stay(here: Path) -> None:
+    """TrackMate writes names, long names and units above the spots; a point without a place keeps none."""
+    text = "LABEL,POSITION_X,POSITION_Y,POSITION_Z\nLabel,X,Y,Z\n,(micron),(micron),(micron)\nID1,30,22.5,1\nID2,,,\n"
+    Path("in.csv").write_text(text)
+    assert run(["transform", "points", "t.json", "in.csv", "out.csv", "--push"]) == 0
+    lines = Path("out.csv").read_text().splitlines()
+    assert lines[:3] == text.splitlines()[:3]
+    z, y, x = dr.load("t.json")([[1, 22.5, 30]])[0]
+    np.testing.assert_allclose([float(word) for word in lines[3].split(",")[1:]], [x, y, z], rtol=0, atol=1e-9)
+    assert lines[4] == "ID2,,,"
+
+
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
 def test_fcsv_on_the_command_line(here: Path, system: str) -> None:
     Path("in.fcsv").write_text(fcsv(FIXED, system=system, labels=("a", "b", "c", "d")))

@@ -148,11 +148,13 @@ def points(
     from daskreg.landmarks.tables import read_table
 
     found = read_table(table, axes=axes)
+    grids = _grid(source), _grid(like) or _grid(source)
+    fixed, moving = grids if push else grids[::-1]
     moved = move_points(
         found.points,
-        **{"push" if push else "pull": daskreg.load(path)},
-        source=_grid(source),
-        like=_grid(like),
+        **{"push" if push else "pull": daskreg.load(path, fixed=fixed, moving=moving)},
+        source=grids[0],
+        like=grids[1],
         pixels=voxels or found.in_voxels,
     )
     write_text(found.replaced(moved), out)

@@ -163,6 +163,6 @@ def _taken(known: FileReader | FileWriter, path: Path, options: Mapping[str, Any
         words = " and ".join(f"{name}= (--{name})" for name in missing)
         raise OptionError(
             f"{path}: a file of {known.tool} counts in the voxels of its images: give {words}, "
-            f"{'a Grid' if len(missing) == 1 else 'Grids'} or, on the command line, the image"
+            f"{'a Grid' if len(missing) == 1 else 'Grids'} or, to `daskreg transform convert`, the image"
         )
     return {name: options[name] for name in known.takes if options.get(name) is not None}

@@ -301,6 +301,12 @@ def test_saved_plotted_and_reported(tmp_path: Path) -> None:
     fit = dr.fit_points(fixed, moving, unit="um")
     fit.save(tmp_path / "fit.json")
     assert dr.load(tmp_path / "fit.json") == fit.moving_from_fixed
+    for name in ("fit.ngff.json", "fit.tfm", "fit.matrix.txt"):  # of other tools: the transform only
+        fit.save(tmp_path / name)
+        np.testing.assert_allclose(dr.load(tmp_path / name).to_matrices(), fit.moving_from_fixed.matrix, atol=1e-12)
+    grid = dr.Grid((9, 9), spacing=2, unit="um")
+    fit.save(tmp_path / "fit.npy", fixed=grid, moving=grid)
+    assert np.load(tmp_path / "fit.npy").shape == (3, 3)
     fit.plot().savefig(tmp_path / "fit.png")
     page = fit.report(tmp_path / "fit.html")
     assert "determined" in page.read_text()

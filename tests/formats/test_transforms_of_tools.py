@@ -268,6 +268,32 @@ def test_one_map_in_the_encodings_of_nitransforms(data: Path) -> None:
         np.testing.assert_allclose(wrong.inverse().to_matrices(), itk.matrix, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_nitransforms_resamples_as_daskreg(name: str, tmp_path: Path) -> None:
+    """With each of the files, it puts the same voxels on the fixed image as `warp` does."""
+    linear = pytest.importorskip("nitransforms.linear")
+    resampling = pytest.importorskip("nitransforms.resampling")
+    volume = blobs(MOVING_SHAPE[::-1], seed=3).astype(np.float32)
+    found = []
+    for values, affine, where in zip((np.zeros(FIXED_SHAPE, np.float32), volume.T), PAIRS[name], "fm", strict=True):
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{where}.nii")
+        found.append((dr.open(tmp_path / f"{where}.nii"), nibabel.load(tmp_path / f"{where}.nii")))
+    (fixed, fixed_image), (moving, moving_image) = found
+    grids = {"fixed": dr.grid(fixed), "moving": dr.grid(moving)}
+    a, b = (grid.centre for grid in grids.values())
+    there = dr.Affine.translation(**dict(zip("zyx", b - a, strict=True)))
+    pull = there @ Affine.from_parameters(rx=0.2, ry=-0.1, rz=0.3, sx=1.1, shxy=0.1, centre=a)
+    ours = dr.warp(moving, pull=pull, like=fixed).values
+    index = grids["moving"].index(pull(grids["fixed"].world(np.moveaxis(np.indices(fixed.shape), 0, -1))))
+    inside = np.all((index >= 0) & (index <= np.array(moving.shape) - 1), axis=-1)
+    assert inside.mean() > 0.3
+    for tool, file in (("fsl", "t.fsl"), ("afni", "t.1D"), ("itk", "t.tfm")):
+        pull.save(tmp_path / file, **grids)
+        loaded = linear.load(tmp_path / file, fmt=tool, reference=fixed_image, moving=moving_image)
+        theirs = resampling.apply(loaded, moving_image, reference=fixed_image, order=1)
+        np.testing.assert_allclose(ours[inside], np.asarray(theirs.dataobj).T[inside], rtol=0, atol=1e-5 * volume.max())
+
+
 def test_formats_in_millimetres(tmp_path: Path) -> None:
     microns = Affine(SOLID.matrix, unit="um")
     grid = Grid((3, 4, 5), unit="um")

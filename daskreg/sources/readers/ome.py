@@ -96,7 +96,8 @@ def multiscale(
     """The image that a group's attributes describe, or None if they describe none.
 
     Args:
-        of_systems: reads an image of version 0.6, with coordinate systems (`ome_systems.multiscale_of_systems`).
+        of_systems: reads an image of version 0.6, with coordinate systems (`ome_systems.multiscale_of_systems`); None
+            refuses it.
 
     Raises: NotAVolumeError for metadata that is broken or of an unknown version.
     """

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 # Angles and scales that differ by less than this are rounding.
 _ROUNDING = 1e-7
+# Levels whose axes differ by less than this have one direction: metadata are written with some six digits.
+_TURNED = 1e-5
 
 
 def multiscale_of_systems(
@@ -46,19 +48,19 @@ def multiscale_of_systems(
     declared = _axes(systems_of(image)[name])
     order = _along(matrices[0], what)
     axes = tuple(declared[row] for row in order)  # of the array, by the axis of the system along which each runs
+    if len({axis.name for axis in axes}) != len(axes):
+        raise NotAVolumeError(f"{what}: axes of the coordinate system {name!r} have the same name")
     _, names = spatial(axes, what)
     rows = [next(k for k, axis in enumerate(declared) if axis.name == n) for n in names]
     columns = [order.index(row) for row in rows]
     direction, shear = _direction(matrices[0], rows, columns, what)
     levels = []
-    for data, matrix in zip(image["datasets"], matrices, strict=True):
-        lead = [k for k in range(len(axes)) if k not in columns]
-        mixed = [matrix[order[k]][[c for c in range(len(axes)) if c != k]].any() for k in lead]
-        if any(mixed) or matrix[np.ix_(rows, lead)].any():
-            raise NotAVolumeError(f"{what}: a transformation mixes axes of space with others")
-        scale, origin = np.ones(len(axes)), np.zeros(len(axes))
-        for k in lead:
-            scale[k], origin[k] = matrix[order[k], k], matrix[order[k], -1]
+    for number, (data, matrix) in enumerate(zip(image["datasets"], matrices, strict=True)):
+        linear, first = (m[np.ix_(rows, columns)] / np.linalg.norm(m[np.ix_(rows, columns)], axis=0)
+                         for m in (matrix, matrices[0]))  # fmt: skip
+        if np.abs(linear - first).max() > _TURNED:
+            raise NotAVolumeError(f"{what}: level {number} is turned against level 0")
+        scale, origin = _lead(matrix, order, columns, what)
         scale[columns] = np.linalg.norm(matrix[np.ix_(rows, columns)], axis=0)
         place = matrix[rows, -1]
         if shear is not None:
@@ -71,6 +73,23 @@ def multiscale_of_systems(
     turned = None if np.array_equal(direction, np.eye(len(names))) else direction.tolist()
     kept = None if shear is None else shear.tolist()
     return Multiscale(axes, tuple(levels), known, labels, turned, "image-label" in block, kept)
+
+
+def _lead(matrix: Floats, order: list[int], columns: list[int], what: str) -> tuple[Floats, Floats]:
+    """Scale and origin of each axis of the array that is not one of space; 1 and 0 for those.
+
+    Raises: NotAVolumeError where one of them depends on another axis, or space on it.
+    """
+    count = len(order)
+    scale, origin = np.ones(count), np.zeros(count)
+    lead = [k for k in range(count) if k not in columns]
+    rows = [order[k] for k in columns]
+    mixed = [matrix[order[k]][[c for c in range(count) if c != k]].any() for k in lead]
+    if any(mixed) or matrix[np.ix_(rows, lead)].any():
+        raise NotAVolumeError(f"{what}: a transformation mixes axes of space with others")
+    for k in lead:
+        scale[k], origin[k] = matrix[order[k], k], matrix[order[k], -1]
+    return scale, origin
 
 
 def _axes(entries: Sequence[Mapping[str, Any]]) -> list[Axis]:

@@ -144,6 +144,21 @@ def test_levels_of_a_sheared_image_share_one_world(tmp_path: Path) -> None:
     np.testing.assert_allclose(maps[1:], maps[:-1])
 
 
+def test_levels_and_axes_that_are_refused(tmp_path: Path) -> None:
+    def turned(number: int) -> Any:
+        c, s = np.cos(0.1 * number), np.sin(0.1 * number)
+        return {"type": "rotation", "rotation": [[1, 0, 0], [0, c, -s], [0, s, c]], "output": "w"}
+
+    write(tmp_path / "a.zarr", turned, [], [system("w", "zyx")], (3, 4, 5), levels=2)
+    with pytest.raises(NotAVolumeError, match="level 1 is turned against level 0"):
+        dr.open(tmp_path / "a.zarr")
+    same = system("w", "zyx")
+    same["axes"][0]["name"] = "x"
+    write(tmp_path / "b.zarr", {"type": "identity", "output": "w"}, [], [same], (3, 4, 5))
+    with pytest.raises(NotAVolumeError, match="have the same name"):
+        dr.open(tmp_path / "b.zarr")
+
+
 def test_time_and_channels(tmp_path: Path) -> None:
     matrix = np.eye(5, 6)
     matrix[0, 0], matrix[0, 5] = 0.5, 10  # time

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import LocalConfig
 from daskreg.cluster.network import network_options
 from daskreg.errors import DaskregWarning, InputError

@@ -20,7 +20,7 @@ from scipy import ndimage as ndi
 from xxhash import xxh3_64_intdigest
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import (
     BlocksFailedError,
     DaskregWarning,

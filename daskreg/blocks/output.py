@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.blocks.job import Downsample
-from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.level_writer import NO_SPACE
-from daskreg.blocks.lock import locked
-from daskreg.blocks.own_files import (
+from daskreg.blocks.plan import Plan
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.lock import locked
+from daskreg.blocks.record.own_files import (
     clear_ledger,
     foreign_beside,
     foreign_files,
@@ -27,7 +28,6 @@ from daskreg.blocks.own_files import (
     remove_partials,
     unit_counts,
 )
-from daskreg.blocks.plan import Plan
 from daskreg.errors import (
     DaskregError,
     OptionError,

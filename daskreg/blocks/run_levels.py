@@ -10,11 +10,11 @@ from typing import Any
 
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
 from daskreg.blocks.made_of import Contents, MadeOf
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
 from daskreg.blocks.run import BlockFailure, run_blocks
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OutputError, OutputExistsError, SourceChangedError

@@ -13,8 +13,8 @@ import google_crc32c
 import xxhash
 import zarr
 
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import CRC32C, LedgerEntry
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.ledger_entry import CRC32C, LedgerEntry
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores

@@ -15,7 +15,7 @@ import zarr
 from distributed import Client
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OutputError, RunError, StorageFullError
 from daskreg.runtime.atomic import replace_file
 from daskreg.sources.storage.retrying import ATTEMPTS

@@ -18,9 +18,9 @@ import zarr
 import daskreg as dr
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.input_files import locations
-from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import RunOptions, plan_levels
 from daskreg.blocks.output import OutputRun
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run_levels import unfinished_items
 from daskreg.blocks.write_block import write_block
 from daskreg.errors import (

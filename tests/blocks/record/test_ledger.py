@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daskreg.blocks.ledger import Ledger, session_number
-from daskreg.blocks.ledger_entry import LedgerEntry, entry_now
+from daskreg.blocks.record.ledger import Ledger, session_number
+from daskreg.blocks.record.ledger_entry import LedgerEntry, entry_now
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 
 

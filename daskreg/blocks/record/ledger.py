@@ -26,7 +26,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from daskreg.blocks.ledger_entry import LedgerEntry, parsed
+from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.retrying import again

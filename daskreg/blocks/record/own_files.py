@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OutputExistsError
 
 _PARTIAL = re.compile(r"(?P<name>.+?)\.[0-9a-f]{16,32}\.partial")

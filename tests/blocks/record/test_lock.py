@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import daskreg as dr
-from daskreg.blocks import lock
-from daskreg.blocks.claim import claimed
-from daskreg.blocks.lock import locked
+from daskreg.blocks.record import lock
+from daskreg.blocks.record.claim import claimed
+from daskreg.blocks.record.lock import locked
 from daskreg.writing import verify
 
-HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.lock import locked\n" + (
+HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.record.lock import locked\n" + (
     "with locked(Path(sys.argv[1])) as free:\n    print(free, flush=True)\n    time.sleep(60)\n"
 )
 
@@ -77,7 +77,7 @@ import errno, fcntl, sys, time
 def refused(*_):
     raise OSError(errno.ENOSYS, "no locks here")
 fcntl.flock = refused
-from daskreg.blocks import claim
+from daskreg.blocks.record import claim
 """
 
 SIX = (
@@ -143,8 +143,8 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
 def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskreg.blocks.claim.BEAT", 0.1)
-    monkeypatch.setattr("daskreg.blocks.claim.QUIET", 1.0)
+    monkeypatch.setattr("daskreg.blocks.record.claim.BEAT", 0.1)
+    monkeypatch.setattr("daskreg.blocks.record.claim.QUIET", 1.0)
     claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
     with claimed(tmp_path) as free:
         assert free

@@ -13,6 +13,7 @@ or the worker lost its client) sees that and writes nothing more.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import operator
 import os
@@ -20,13 +21,13 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed
+from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed, parsed_lines
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 from daskreg.runtime.atomic import replace_text
 from daskreg.sources.storage.retrying import again
@@ -35,6 +36,9 @@ SCHEMA = "daskreg/ledger"
 VERSION = 2  # 1 had the crc32c of files
 
 _appending = Lock()
+
+Entries = dict[tuple[int, tuple[int, ...]], LedgerEntry]
+"""The entry of each block, by its level and its index."""
 
 
 class Ledger:
@@ -139,7 +143,7 @@ class Ledger:
 
         The line also begins with a newline, because what was written before may have been torn.
         """
-        text = ("\n" + json.dumps(asdict(entry), separators=(",", ":")) + "\n").encode()
+        text = f"\n{entry.line}\n".encode()
         path = self.folder / f"{_process_name(os.getpid())}.jsonl"
 
         def write() -> None:
@@ -155,14 +159,18 @@ class Ledger:
         Raises: NotAVolumeError where a file of entries cannot be read.
         """
         run = str(self.layout().get("run", ""))
-        found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
-        for file in self._journals():
-            # Of entries of one session in several files, which may be of several machines, only the time tells.
-            last = _last_of_file(file.read_bytes(), run)
-            for key, entry in last.items():
-                before = found.get(key)
-                if before is None or (before.session, before.written) <= (entry.session, entry.written):
-                    found[key] = entry
+        found: Entries = {}
+        with _without_collector():
+            for file in self._journals():
+                # Of entries of one session in several files, which may be of several machines, only the time tells.
+                last = _last_of_file(file.read_bytes(), run)
+                if not found:
+                    found = last
+                    continue
+                for key, entry in last.items():
+                    before = found.get(key)
+                    if before is None or (before.session, before.written) <= (entry.session, entry.written):
+                        found[key] = entry
         return found
 
     def _journals(self) -> list[Path]:
@@ -207,17 +215,30 @@ def session_number(session: str) -> int:
     return int(session.rpartition("-")[2]) if "-" in session else 0
 
 
-def _last_of_file(data: bytes, run: str) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
+def _last_of_file(data: bytes, run: str) -> Entries:
     """The last entry of each block among those of the latest session that has one."""
-    found: dict[tuple[int, tuple[int, ...]], LedgerEntry] = {}
-    for line in data.decode(errors="replace").split("\n"):
-        entry = parsed(line)
-        if entry is None or not entry.is_of(run):
+    found: Entries = {}
+    for entry in parsed_lines(data.decode(errors="replace")):
+        if not entry.is_of(run):
             continue
-        key = (entry.level, entry.block)
-        if key not in found or found[key].session <= entry.session:
+        key = entry[:2]  # level and block
+        before = found.get(key)
+        if before is None or before.session <= entry.session:
             found[key] = entry
     return found
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python looks for unused cycles each time that some more objects exist: half of the time to read a large ledger,
+    and no entry is in a cycle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @lru_cache(maxsize=4)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from daskreg.blocks.record.ledger import Ledger, session_number
-from daskreg.blocks.record.ledger_entry import LedgerEntry, entry_now
+from daskreg.blocks.record.ledger_entry import LedgerEntry, entry_now, parsed, parsed_lines
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 
 
@@ -47,7 +46,7 @@ def test_what_is_no_ledger_is_refused(tmp_path, text: str) -> None:
 
 
 def stored(entry: LedgerEntry, **changes: object) -> str:
-    return json.dumps({**asdict(entry), **changes})
+    return json.dumps({**json.loads(entry.line), **changes})
 
 
 def ledger_with(tmp_path: Path, **files: str) -> Ledger:
@@ -132,3 +131,14 @@ def test_what_is_no_file_among_the_entries_is_named(tmp_path: Path) -> None:
     (ledger.folder / "run.json").write_text("[" * 100_000)
     with pytest.raises(NotAVolumeError, match=r"run\.json"):
         ledger.layout()
+
+
+def test_many_lines_are_read_as_one_by_one(tmp_path: Path) -> None:
+    """Lines are parsed many at a time; a torn one, or one that holds two entries, changes nothing of the others."""
+    lines = [entry_now(0, (k,), f"{k:032x}", {f"0/c/{k}": (k, 7)}).line for k in range(1203)]
+    lines[300] = lines[300][:-9]
+    lines[700] = f"{lines[700]},{lines[701]}"
+    lines[900] = "[1, 2]"
+    got = list(parsed_lines("\n".join(lines)))
+    assert got == [entry for line in lines if (entry := parsed(line)) is not None]
+    assert len(got) == 1200

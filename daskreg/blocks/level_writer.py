@@ -18,8 +18,8 @@ from daskreg.blocks.source_buffer import slabs
 from daskreg.errors import OutputError
 from daskreg.geometry import Box
 from daskreg.runtime.private_apis import StoreWrapper
-from daskreg.sources.storage.local_chunks import local_chunks
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.direct_chunks import direct_chunks
+from daskreg.sources.storage.stores import open_store
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -53,7 +53,7 @@ class LevelWriter:
         self.check_there()
         self._store = RecordingStore(open_store(output, mode="r+"))
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
-        self._local = local_chunks(self._array)
+        self._local = direct_chunks(self._array)
 
     def check_there(self) -> None:
         """Look whether the array is still there.

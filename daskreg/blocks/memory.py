@@ -38,7 +38,7 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
     chunk_in = math.prod(map(min, task.source.chunks, task.source.shape)) * source_item
     chunks_in = task.read_box(box).align(task.source.chunks).size * source_item // max(1, chunk_in)
-    # Chunks on a local disk are decoded one at a time (`sources.storage.local_chunks`).
+    # Chunks on a local disk are decoded one at a time (`sources.storage.direct_chunks`).
     local = task.source.decodes_in_thread
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)

@@ -88,7 +88,7 @@ def test_writes_that_fail_in_threads_end_the_run(
         replace_file(path, parts)
 
     with monkeypatch.context() as patched:
-        patched.setattr("daskreg.sources.storage.local_chunks.replace_file", fault)
+        patched.setattr("daskreg.sources.storage.folder_bytes.replace_file", fault)
         with pytest.raises(kind, match=told):
             dr.write(dr.open(stored), tmp_path / "out.zarr", client=False, **OPTIONS)
     assert tries <= len(calls) - WELL <= 6 * tries

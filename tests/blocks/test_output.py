@@ -179,7 +179,7 @@ def test_a_disk_that_may_not_be_written_ends_the_run_at_once(tmp_path: Path, mon
         calls.append(path)
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("daskreg.sources.storage.local_chunks.replace_file", refused)
+    monkeypatch.setattr("daskreg.sources.storage.folder_bytes.replace_file", refused)
     with pytest.raises(OutputError, match=r"a\.zarr cannot be written .*Permission denied"):
         dr.write(PIXELS, tmp_path / "a.zarr", chunks=(1, 40, 44), memory="1 MiB", progress=False, client=False)
     assert len(calls) < 10

@@ -21,7 +21,7 @@ from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.readers import cf, ome
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.stores import open_store
 from daskreg.sources.stored import stored_source
 
 Array = zarr.Array[Any]

@@ -19,6 +19,7 @@ import xarray as xr
 import zarr
 from dask.base import tokenize
 
+from daskreg.cluster.client import current_client
 from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.runtime.private_apis import is_loaded
@@ -31,6 +32,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
+from daskreg.sources.store_options import share_options, use_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +169,7 @@ def open(
     missing: str = "fill",
     corrupt: str = "error",
     allow_outside: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
 
@@ -197,6 +200,9 @@ def open(
         allow_outside: whether a file or store may refer to files outside its own folder: raw data of a header, external
             links, storage and virtual sources of HDF5, symbolic links in a store. Nothing of it concerns the path
             itself, which may be such a link. Pipes and devices are refused in any case.
+        storage_options: credentials and other options for the object store of a URL (s3://, gs://, az://, https://),
+            with obstore's names: access_key_id, secret_access_key, endpoint, region, skip_signature. They stay in
+            memory, and the workers of the current client get them. By default those of the environment of each process.
 
     Raises: NotAVolumeError, OutsideError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
@@ -204,6 +210,9 @@ def open(
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
+    use_options(source, storage_options)
+    if storage_options is not None and (client := current_client()) is not None:
+        share_options(client, [source])
     options = OpenOptions(level, recentre, spacing, unit, allow_outside)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
         described = describe(source, options).choose(channel, time)

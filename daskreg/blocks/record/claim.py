@@ -1,8 +1,9 @@
-"""A claim to a folder, for file systems without locks: it belongs to whoever created the last of its numbered files.
+"""A claim, where there are no locks: it belongs to whoever created the last of some numbered files or objects.
 
-`claim-<n>` is created exclusively (O_EXCL), which is atomic on network file systems too (NFS from version 3 on). So of
-several runs that begin at once one has it. To take over from the claim n is to create n + 1, so not two can do that.
-The files stay, since a number must not be given twice; a claim that is given back says so.
+`claim-<n>` is created only where it is not there: by O_EXCL, which is atomic on network file systems too (NFS from
+version 3 on), or in an object store by a conditional put. So of several runs that begin at once one has it. To take
+over from the claim n is to create n + 1, so not two can do that. The files stay, since a number must not be given
+twice; a claim that is given back says so.
 
 The holder writes its file again every few seconds. On its own machine a claim ends with its process; another machine
 sees that its file does not change any more.
@@ -15,6 +16,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from daskreg.runtime.atomic import replace_text
+from daskreg.sources.storage.byte_store import ByteStore
 
 BEAT = 5.0
 """Seconds after which the holder of a claim writes it again."""
@@ -31,19 +33,22 @@ QUIET = 4 * BEAT
 """Seconds without a change after which a claim of another machine is taken over. Machines are not compared by their
 clocks; network file systems may show a change some seconds late."""
 
+REMOTE = 3
+"""Times that both are longer in an object store, whose answers may take some tries."""
+
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Claim a folder until the block ends; gives whether it was free.
+def claimed(records: ByteStore) -> Iterator[bool]:
+    """Claim the output that some records are of, until the block ends; gives whether it was free.
 
-    Raises: OSError where no file can be made in it.
+    Raises: OSError where nothing can be put there.
     """
-    file = _claim(folder)
-    if file is None:
+    key = _claim(records)
+    if key is None:
         yield False
         return
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(file, ended), daemon=True)
+    beating = threading.Thread(target=_beat, args=(records, key, ended), daemon=True)
     beating.start()
     try:
         yield True
@@ -51,36 +56,32 @@ def claimed(folder: Path) -> Iterator[bool]:
         ended.set()
         beating.join()
         with suppress(OSError):
-            replace_text(file, json.dumps({"released": True}))
+            records.put(key, [json.dumps({"released": True}).encode()])
 
 
-def _claim(folder: Path) -> Path | None:
-    """The file of a new claim; None where a run that is alive has one."""
+def _claim(records: ByteStore) -> str | None:
+    """The key of a new claim; None where a run that is alive has one."""
     while True:
-        last = max((int(file.name[6:]) for file in folder.glob("claim-*") if file.name[6:].isdigit()), default=-1)
-        if last >= 0 and _held(folder / f"claim-{last}"):
+        last = max((int(key[6:]) for key in records.listing("claim-") if key[6:].isdigit()), default=-1)
+        if last >= 0 and _held(records, f"claim-{last}"):
             return None
-        file = folder / f"claim-{last + 1}"
-        try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            continue  # another run was faster
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(_text(0))
-        return file
+        key = f"claim-{last + 1}"
+        if records.create(key, _text(0)):  # else another run was faster
+            return key
 
 
-def _held(file: Path) -> bool:
+def _held(records: ByteStore, key: str) -> bool:
     """Whether the run that has made a claim is still there; waits until that is known."""
-    first = _content(file)
+    first = _content(records, key)
     if first.get("released"):
         return False
     if first.get("host") == _host():
         return _runs(first)
-    deadline = time.monotonic() + QUIET
+    quiet = QUIET * REMOTE if records.remote else QUIET
+    deadline = time.monotonic() + quiet
     while time.monotonic() < deadline:
-        time.sleep(min(0.5, QUIET / 4))
-        now = _content(file)
+        time.sleep(min(0.5, quiet / 4))
+        now = _content(records, key)
         if now.get("released"):
             return False
         if now.get("host") == _host():  # it was empty at first: its process had just made it
@@ -98,17 +99,19 @@ def _runs(content: dict[str, Any]) -> bool:
         return False
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _content(records: ByteStore, key: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(bytes(records.get(key) or b""))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _text(beat: int) -> str:
-    pid = os.getpid()
-    return json.dumps({"host": _host(), "pid": pid, "started": psutil.Process(pid).create_time(), "beat": beat})
+def _text(beat: int) -> bytes:
+    """What a claim says; no two texts are the same, so that a process knows its own (`ByteStore.create`)."""
+    pid, once = os.getpid(), uuid.uuid4().hex
+    started = psutil.Process(pid).create_time()
+    return json.dumps({"host": _host(), "pid": pid, "started": started, "beat": beat, "once": once}).encode()
 
 
 def _host() -> str:
@@ -118,9 +121,9 @@ def _host() -> str:
     return socket.gethostname()
 
 
-def _beat(file: Path, ended: threading.Event) -> None:
+def _beat(records: ByteStore, key: str, ended: threading.Event) -> None:
     beat = 0
-    while not ended.wait(BEAT):
+    while not ended.wait(BEAT * REMOTE if records.remote else BEAT):
         beat += 1
         with suppress(OSError):
-            replace_text(file, _text(beat))
+            records.put(key, [_text(beat)])

@@ -8,6 +8,8 @@ block, that of the latest session counts, and in one file the last: the clocks o
 `lock` is locked by the process that runs, so a second run of the same output is refused. `session`
 changes each time that a run starts or resumes: a worker of an earlier run that is still alive (the run was stopped,
 or the worker lost its client) sees that and writes nothing more.
+
+In an object store, the lines are in objects below `entries/`, and a claim takes the place of the lock.
 """
 
 from __future__ import annotations
@@ -17,44 +19,83 @@ import gc
 import json
 import operator
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed, parsed_lines
+from daskreg.blocks.record.journals import FileJournals, Journals, ObjectJournals
+from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed_lines
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
-from daskreg.runtime.atomic import replace_text
-from daskreg.sources.storage.retrying import again
+from daskreg.sources.storage.access import is_object_url
+from daskreg.sources.storage.byte_store import ByteStore
+from daskreg.sources.storage.folder_bytes import FolderBytes
+from daskreg.sources.storage.object_bytes import ObjectBytes
+from daskreg.sources.storage.retrying import EmptyValueError, again
 
 SCHEMA = "daskreg/ledger"
 VERSION = 2  # 1 had the crc32c of files
-
-_appending = Lock()
 
 Entries = dict[tuple[int, tuple[int, ...]], LedgerEntry]
 """The entry of each block, by its level and its index."""
 
 
 class Ledger:
-    """The ledger of one output. Cheap to make; keeps no file open."""
+    """The ledger of one output. Cheap to make; keeps no file open.
+
+    `place` is the path or URL of the output, `image` what is stored there, `records` what is kept beside it. On a disk,
+    `output` and `folder` are their paths; an object store has neither.
+    """
 
     def __init__(self, output: str | os.PathLike[str]) -> None:
+        self.place = os.fspath(output)
+        self.remote = is_object_url(self.place)
+        self.image: ByteStore
+        self.records: ByteStore
+        self._journals: Journals
+        if self.remote:
+            self.place = self.place.rstrip("/")
+            self.image, self.records = ObjectBytes(self.place), ObjectBytes(f"{self.place}.daskreg")
+            self._journals = ObjectJournals(self.records)
+            return
         self.output = Path(output)
         self.folder = self.output.with_name(self.output.name + ".daskreg")
+        self.image, self.records = FolderBytes(self.output), FolderBytes(self.folder)
+        self._journals = FileJournals(self.folder)
 
     @property
     def exists(self) -> bool:
+        if self.remote:
+            return self._record("run.json") is not None
         return (self.folder / "run.json").is_file()
 
     @property
     def lock(self) -> Path:
+        """The file on a disk that the process which runs has locked."""
         return self.folder / "lock"
+
+    def metadata(self, name: str) -> bytes:
+        """A metadata file of the output; nothing where it is missing or, as after a power failure, empty.
+
+        Raises: OSError.
+        """
+        if self.remote:
+            return bytes(self.image.get(name) or b"")
+        file = self.output / name
+        return file.read_bytes() if file.is_file() else b""
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether there is anything at the place of the output."""
+        if isinstance(self.image, ObjectBytes):
+            return bool(self.image.names(""))
+        return self.output.is_dir() and any(self.output.iterdir())
+
+    @property
+    def output_exists(self) -> bool:
+        return self.holds_something if self.remote else self.output.exists()
 
     def create(self, layout: dict[str, Any]) -> None:
         """Start a ledger.
@@ -62,21 +103,36 @@ class Ledger:
         Args:
             layout: "facts" must be the same when the run is resumed; "run" and "blocks" are this run's.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"schema": SCHEMA, "version": VERSION, "layout": layout}, indent=1)
-        replace_text(self.folder / "run.json", text, sync=True)
+        self.records.put("run.json", [text.encode()], sync=True)
 
     def new_session(self) -> str:
         """Start or resume the run: workers of earlier sessions stop writing."""
         try:
-            before = session_number((self.folder / "session").read_text())
+            before = session_number(self._session() or "")
         except (OSError, ValueError):
             before = 0
         # A number that was lost, as after a power failure, is not used again.
         before = before or max((entry.session for entry in self.entries().values()), default=0)
         session = f"{uuid.uuid4().hex}-{before + 1}"
-        replace_text(self.folder / "session", session)
+        self.records.put("session", [session.encode()])
         return session
+
+    def _session(self) -> str | None:
+        data = self._record("session")
+        return None if data is None else data.decode()
+
+    def _record(self, name: str) -> bytes | None:
+        """What is kept under a name; None where nothing is."""
+        try:
+            if self.remote:
+                data = self.records.get(name)
+                return None if data is None else bytes(data)
+            return again((self.folder / name).read_bytes)
+        except FileNotFoundError:
+            return None
+        except EmptyValueError:
+            return b""
 
     def serves(self, session: str) -> bool:
         """Whether this session is the current one.
@@ -86,11 +142,8 @@ class Ledger:
         """
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
-            try:
-                if again((self.folder / "session").read_text) == session:
-                    return True
-            except FileNotFoundError:
-                continue
+            if self._session() == session:
+                return True
         return False
 
     def layout(self) -> dict[str, Any]:
@@ -99,7 +152,10 @@ class Ledger:
         Raises: NotAVolumeError where the file is not a ledger's.
         """
         try:
-            data = json.loads((self.folder / "run.json").read_text())
+            text = self._record("run.json")
+            if text is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.records.where("run.json"))
+            data = json.loads(text)
             if data["schema"] != SCHEMA or data["version"] > VERSION:
                 raise KeyError("schema")
             return dict(data["layout"])
@@ -123,8 +179,8 @@ class Ledger:
 
     def _broken(self) -> NotAVolumeError:
         return NotAVolumeError(
-            f"{self.folder / 'run.json'} is not a ledger of daskreg, or is damaged: remove {self.output} and "
-            f"{self.folder} to start again, or choose another path"
+            f"{self.records.where('run.json')} is not a ledger of daskreg, or is damaged: remove {self.place} and "
+            f"{self.records.where()} to start again, or choose another path"
         )
 
     def check(self, facts: dict[str, Any]) -> None:
@@ -134,24 +190,13 @@ class Ledger:
         for key in [*wanted, *(k for k in recorded if k not in wanted)]:
             if recorded.get(key) != wanted.get(key):
                 raise LayoutMismatchError(
-                    f"{self.output}: {key} is {recorded.get(key)} in the unfinished output and {wanted.get(key)} now; "
+                    f"{self.place}: {key} is {recorded.get(key)} in the unfinished output and {wanted.get(key)} now; "
                     "use the same options to resume, or overwrite=True to start again"
                 )
 
     def append(self, entry: LedgerEntry) -> None:
-        """Record a finished block: one write of one line to this process's own file.
-
-        The line also begins with a newline, because what was written before may have been torn.
-        """
-        text = f"\n{entry.line}\n".encode()
-        path = self.folder / f"{_process_name(os.getpid())}.jsonl"
-
-        def write() -> None:
-            with _appending, path.open("ab", buffering=0) as file:
-                if file.write(text) < len(text):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-        again(write)
+        """Record a finished block, whose files are written."""
+        self._journals.append(entry.line)
 
     def entries(self) -> dict[tuple[int, tuple[int, ...]], LedgerEntry]:
         """The latest entry of each (level, block) that the run of this output made.
@@ -161,9 +206,9 @@ class Ledger:
         run = str(self.layout().get("run", ""))
         found: Entries = {}
         with _without_collector():
-            for file in self._journals():
+            for text in self._journals.texts():
                 # Of entries of one session in several files, which may be of several machines, only the time tells.
-                last = _last_of_file(file.read_bytes(), run)
+                last = _last_of_file(text, run)
                 if not found:
                     found = last
                     continue
@@ -173,33 +218,30 @@ class Ledger:
                         found[key] = entry
         return found
 
-    def _journals(self) -> list[Path]:
-        """The files of entries.
-
-        Raises: NotAVolumeError where one is not a file: a folder, a link to nothing.
-        """
-        found = sorted(self.folder.glob("*.jsonl"))
-        for path in found:
-            if not path.is_file():
-                raise NotAVolumeError(f"{path} is not a file of entries of the ledger: remove it, or restore it")
-        return found
-
     def ends(self) -> dict[str, int]:
-        """The size of each file of entries, for `entries_since`."""
-        return {file.name: file.stat().st_size for file in self._journals()}
+        """How far the files of entries go, for `entries_since`."""
+        return self._journals.ends()
 
     def entries_since(self, ends: dict[str, int]) -> Iterator[LedgerEntry]:
-        """Entries that were appended since `ends()` was called, one after another, also those of other runs."""
-        for path in self._journals():
-            with path.open("rb") as file:
-                file.seek(ends.get(path.name, 0))
-                for line in file:
-                    entry = parsed(line)
-                    if entry is not None:
-                        yield entry
+        """Entries that were added since `ends()` was called, one after another, also those of other runs."""
+        for text in self._journals.since(ends):
+            yield from parsed_lines(text.decode(errors="replace"))
+
+    def compact(self) -> None:
+        """Put many small files of entries together, so that the next run opens them sooner.
+
+        Only for who has claimed the output.
+        """
+        self._journals.compact()
 
     def intact(self, entry: LedgerEntry) -> bool:
-        """Whether the files of a finished block are there, with the size that was written."""
+        """Whether the files of a finished block are there, with the size that was written.
+
+        An object store keeps what it has confirmed, and to ask for each of a million objects takes hours: there, what
+        is recorded is there. `verify` looks.
+        """
+        if self.remote:
+            return True
         try:
             return all((self.output / key).stat().st_size == size for key, _, size in entry.files)
         except OSError:
@@ -207,6 +249,8 @@ class Ledger:
 
     def written_at(self, entry: LedgerEntry) -> float:
         """When the oldest file of a finished block was written, in seconds since the epoch."""
+        if self.remote:
+            return entry.written
         return min(((self.output / key).stat().st_mtime for key, _, _ in entry.files), default=entry.written)
 
 
@@ -239,9 +283,3 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-@lru_cache(maxsize=4)
-def _process_name(pid: int) -> str:
-    """Unique to this process, also among machines that share a disk."""
-    return f"{socket.gethostname()}-{pid}-{uuid.uuid4().hex[:8]}"

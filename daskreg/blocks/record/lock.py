@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from daskreg.blocks.record.claim import claimed
+from daskreg.sources.storage.folder_bytes import FolderBytes
 
 try:
     import fcntl
@@ -41,7 +42,7 @@ def locked(path: Path) -> Iterator[bool]:
         with path.open("a") as file:
             free = _take(file.fileno(), path)
             if free is None:
-                with claimed(path.parent) as claim_is_free:
+                with claimed(FolderBytes(path.parent)) as claim_is_free:
                     yield claim_is_free
                 return
             if free and not _same(file.fileno(), path):

@@ -45,7 +45,7 @@ class ByteStore(ABC):
         """
 
     @abstractmethod
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def listing(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with a prefix; for an object store one request for each thousand.
 
         Raises: OSError.

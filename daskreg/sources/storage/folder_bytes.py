@@ -42,7 +42,7 @@ class FolderBytes(ByteStore):
             file.write(data)
         return True
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def listing(self, prefix: str = "") -> Iterator[str]:
         """Regular files only; symbolic links to folders are not followed."""
         top = self.folder / prefix.rpartition("/")[0]
         for folder, _, names in os.walk(top):

@@ -104,7 +104,7 @@ class ObjectBytes(ByteStore):
 
         return self._again(key, put)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def listing(self, prefix: str = "") -> Iterator[str]:
         library = obstore()
         root = self._place[1]
         # A store lists what lies below `a/b/`, and not what begins with `a/b/c`.

@@ -76,7 +76,7 @@ class ZarrObjects(Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        for key in await _in_thread(lambda: [*self.objects.keys(prefix)]):
+        for key in await _in_thread(lambda: [*self.objects.listing(prefix)]):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:

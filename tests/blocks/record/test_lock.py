@@ -14,6 +14,7 @@ import daskreg as dr
 from daskreg.blocks.record import lock
 from daskreg.blocks.record.claim import claimed
 from daskreg.blocks.record.lock import locked
+from daskreg.sources.storage.folder_bytes import FolderBytes
 from daskreg.writing import verify
 
 HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.record.lock import locked\n" + (
@@ -126,7 +127,7 @@ def claim_and_kill(folder: Path, code: str) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "True\n"
-        with claimed(folder) as free:
+        with claimed(FolderBytes(folder)) as free:
             assert not free
         process.kill()
         process.wait()
@@ -134,9 +135,9 @@ def claim_and_kill(folder: Path, code: str) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     claim_and_kill(tmp_path, WITHOUT_LOCKS + HOLD)
-    with claimed(tmp_path) as free, claimed(tmp_path) as again:
+    with claimed(FolderBytes(tmp_path)) as free, claimed(FolderBytes(tmp_path)) as again:
         assert (free, again) == (True, False)
-    with claimed(tmp_path) as free:
+    with claimed(FolderBytes(tmp_path)) as free:
         assert free
 
 
@@ -146,5 +147,5 @@ def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
     monkeypatch.setattr("daskreg.blocks.record.claim.BEAT", 0.1)
     monkeypatch.setattr("daskreg.blocks.record.claim.QUIET", 1.0)
     claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
-    with claimed(tmp_path) as free:
+    with claimed(FolderBytes(tmp_path)) as free:
         assert free

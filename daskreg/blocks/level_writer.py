@@ -56,11 +56,11 @@ class LevelWriter:
         self._direct = direct_chunks(self._array)
 
     def check_there(self) -> None:
-        """Look whether the array is still there.
+        """Look whether the array is still there, on a disk: a folder that was renamed would be made again.
 
         Raises: OutputError.
         """
-        if not self._ledger.metadata(self._metadata):
+        if not self._ledger.remote and not self._ledger.metadata(self._metadata):
             raise OutputError(
                 f"{self._ledger.image.where(self._metadata)} is gone: the output was removed or renamed while it was "
                 "written; put it back, if it was renamed, and run the same command again"

@@ -21,6 +21,7 @@ from daskreg.runtime.paths import shown, unusable
 from daskreg.runtime.progress import ByteProgress
 from daskreg.runtime.threads import in_threads
 from daskreg.sources.storage.access import is_object_url
+from daskreg.sources.storage.direct_chunks import direct_chunks
 from daskreg.sources.storage.retrying import EmptyValueError
 from daskreg.sources.storage.stores import open_store
 
@@ -86,7 +87,11 @@ def _block(  # noqa: PLR0917
             problems.append(f"{key}: {problem}")
     if not problems:
         try:
-            array[box.slices]
+            chunks = direct_chunks(array)
+            if chunks is None:
+                array[box.slices]
+            else:
+                chunks.read(box)
         except Exception as error:
             problems.append(f"level {level}, block {index}: does not decode ({type(error).__name__}: {error})")
     return problems, sum(size for _, _, size in entry.files)

@@ -36,6 +36,9 @@ clocks; network file systems may show a change some seconds late."""
 REMOTE = 3
 """Times that both are longer in an object store, whose answers may take some tries."""
 
+_held_here: set[str] = set()
+"""Claims of this process that have not ended."""
+
 
 @contextmanager
 def claimed(records: ByteStore) -> Iterator[bool]:
@@ -43,30 +46,38 @@ def claimed(records: ByteStore) -> Iterator[bool]:
 
     Raises: OSError where nothing can be put there.
     """
-    key = _claim(records)
+    mine = uuid.uuid4().hex
+    _held_here.add(mine)
+    try:
+        key = _claim(records, mine)
+    except BaseException:
+        _held_here.discard(mine)
+        raise
     if key is None:
+        _held_here.discard(mine)
         yield False
         return
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(records, key, ended), daemon=True)
+    beating = threading.Thread(target=_beat, args=(records, key, mine, ended), daemon=True)
     beating.start()
     try:
         yield True
     finally:
         ended.set()
         beating.join()
+        _held_here.discard(mine)  # also where the store does not take the next line any more
         with suppress(OSError):
             records.put(key, [json.dumps({"released": True}).encode()])
 
 
-def _claim(records: ByteStore) -> str | None:
+def _claim(records: ByteStore, mine: str) -> str | None:
     """The key of a new claim; None where a run that is alive has one."""
     while True:
         last = max((int(key[6:]) for key in records.listing("claim-") if key[6:].isdigit()), default=-1)
         if last >= 0 and _held(records, f"claim-{last}"):
             return None
         key = f"claim-{last + 1}"
-        if records.create(key, _text(0)):  # else another run was faster
+        if records.create(key, _text(mine, 0)):  # else another run was faster
             return key
 
 
@@ -93,6 +104,8 @@ def _held(records: ByteStore, key: str) -> bool:
 
 def _runs(content: dict[str, Any]) -> bool:
     """Whether a process of this machine is the one that made a claim, and not a later one with its number."""
+    if content.get("pid") == os.getpid():
+        return content.get("claim") in _held_here
     try:
         return bool(psutil.Process(int(content["pid"])).create_time() == content["started"])
     except (psutil.Error, KeyError, TypeError, ValueError):
@@ -107,11 +120,11 @@ def _content(records: ByteStore, key: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _text(beat: int) -> bytes:
-    """What a claim says; no two texts are the same, so that a process knows its own (`ByteStore.create`)."""
-    pid, once = os.getpid(), uuid.uuid4().hex
+def _text(mine: str, beat: int) -> bytes:
+    """What a claim says; `mine` tells it from those of others (`ByteStore.create`)."""
+    pid = os.getpid()
     started = psutil.Process(pid).create_time()
-    return json.dumps({"host": _host(), "pid": pid, "started": started, "beat": beat, "once": once}).encode()
+    return json.dumps({"host": _host(), "pid": pid, "started": started, "beat": beat, "claim": mine}).encode()
 
 
 def _host() -> str:
@@ -121,9 +134,9 @@ def _host() -> str:
     return socket.gethostname()
 
 
-def _beat(records: ByteStore, key: str, ended: threading.Event) -> None:
+def _beat(records: ByteStore, key: str, mine: str, ended: threading.Event) -> None:
     beat = 0
     while not ended.wait(BEAT * REMOTE if records.remote else BEAT):
         beat += 1
         with suppress(OSError):
-            records.put(key, [_text(beat)])
+            records.put(key, [_text(mine, beat)])

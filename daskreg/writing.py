@@ -16,12 +16,13 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
-from daskreg.blocks.output import check_still_there, locked_output, safe_output, unfinished_blocks
+from daskreg.blocks.output import check_still_there, locked_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run import FATAL, BlockFailure
 from daskreg.blocks.run_levels import RunTotals, run_levels
+from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.source_watch import SourceWatch
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client

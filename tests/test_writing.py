@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import google_crc32c
@@ -307,7 +308,7 @@ def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path, stored: Path) ->
     ledger = Ledger(path)
     lines = []
     for entry in ledger.entries().values():
-        data = json.loads(entry.line)
+        data = {**entry._asdict(), "lost": asdict(entry.lost)}
         data["files"] = [(k, google_crc32c.value((path / k).read_bytes()), size) for k, _, size in entry.files]
         lines.append(json.dumps({k: v for k, v in data.items() if k not in ("session", "check")}))
     for journal in ledger.folder.glob("*.jsonl"):

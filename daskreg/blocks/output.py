@@ -1,11 +1,10 @@
-"""The output of a run: a path that is safe for the input, locked, and created or checked before it is resumed."""
+"""The output of a run: locked, and created or checked before it is resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,17 +32,13 @@ from daskreg.blocks.record.own_files import (
 from daskreg.blocks.record.own_objects import clear_records, foreign_objects, foreign_records, remove_objects
 from daskreg.errors import (
     DaskregError,
-    OptionError,
     OutputBusyError,
     OutputError,
     OutputExistsError,
     StorageFullError,
     StoreError,
-    UnsafeOutputError,
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
-from daskreg.runtime.paths import shown, unusable
-from daskreg.sources.storage.access import READ_ONLY, is_object_url, split_url
 
 
 @dataclass(frozen=True)
@@ -71,63 +66,6 @@ class _Target:
     @cached_property
     def facts(self) -> dict[str, Any]:
         return layout_facts(self.plan, self.version)
-
-
-def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path | str]) -> str:
-    """The output as an absolute path, or a URL, that cannot harm the input.
-
-    Args:
-        inputs: what is read, see `input_files.locations`.
-
-    Raises: UnsafeOutputError where output and input contain one another; OptionError for a URL that is not written, or
-    holds credentials; OutputError for a path below a file.
-    """
-    text = os.fspath(path).removeprefix("file://")
-    if "://" in text:
-        return _safe_url(text, [item for item in inputs if isinstance(item, str)])
-    _check_name(text)
-    output = Path(os.path.realpath(os.path.expanduser(text)))
-    if not output.name:
-        raise UnsafeOutputError(f"the output {output} cannot be an image: name a new folder")
-    below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
-    if below is not None:
-        raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
-    ledger = Ledger(output).folder
-    for origin in (item for item in inputs if isinstance(item, Path)):
-        if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
-            raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
-    return str(output)
-
-
-def _safe_url(url: str, inputs: Sequence[str]) -> str:
-    scheme = url.split("://", maxsplit=1)[0]
-    if not is_object_url(url) or scheme in READ_ONLY:
-        raise OptionError(
-            f"{scheme}:// outputs are not written: give s3://, gs:// or az://, or a path on a shared disk"
-        )
-    root, key = split_url(url)
-    if "::" in key or any(part in {"", ".", ".."} for part in key.split("/")):
-        raise OptionError(
-            f"the output {url} cannot be made: name a new key below the bucket, without '..', '//' or '::'"
-        )
-    output = f"{root}/{key}"
-    for origin in inputs:
-        for mine in (output, f"{output}.daskreg"):
-            if f"{mine}/".startswith(f"{origin}/") or f"{origin}/".startswith(f"{mine}/"):
-                raise UnsafeOutputError(f"the output {url} is, contains or lies in the input {origin}: choose another")
-    return output
-
-
-def _check_name(text: str) -> None:
-    """Refuse a name that no folder can have, with the ledger beside it.
-
-    Raises: OptionError.
-    """
-    reason = unusable(text, room=len(".daskreg"))
-    if reason is None and "::" in text:
-        reason = "'::' divides a store from a path inside it"
-    if reason is not None:
-        raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
 
 
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:

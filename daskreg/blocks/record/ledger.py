@@ -36,7 +36,7 @@ from daskreg.sources.storage.object_bytes import ObjectBytes
 from daskreg.sources.storage.retrying import EmptyValueError, again
 
 SCHEMA = "daskreg/ledger"
-VERSION = 2  # 1 had the crc32c of files
+VERSION = 3  # 1 had the crc32c of files, 1 and 2 the names of fields in each line
 
 Entries = dict[tuple[int, tuple[int, ...]], LedgerEntry]
 """The entry of each block, by its level and its index."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 CRC32C, XXH3 = "crc32c", "xxh3-64"
@@ -30,7 +31,7 @@ NOTHING_LOST = LostChunks()
 
 
 class LedgerEntry(NamedTuple):
-    """A finished block. The names of the fields are those in the file.
+    """A finished block. The order of the fields is that of the values in a line of the ledger.
 
     A named tuple, since a ledger may have a million: a frozen dataclass takes five times as long to make.
 
@@ -76,12 +77,38 @@ class LedgerEntry(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The line of JSON that `parsed` reads."""
-        return json.dumps({**self._asdict(), "lost": asdict(self.lost)}, separators=(",", ":"))
+        """The line of JSON that `parsed` reads: values in their order, which is read twice as fast as with names."""
+        lost = [self.lost.missing, self.lost.damaged] if self.lost != NOTHING_LOST else None
+        return json.dumps({"v": self._replace(lost=lost)}, separators=(",", ":"))  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> LedgerEntry:
         """Raises: ValueError, KeyError, TypeError, AttributeError, OverflowError for what is no entry."""
+        values = data.get("v")
+        return cls._of_names(data) if values is None else cls._of_values(values)
+
+    @classmethod
+    def _of_values(cls, values: list[Any]) -> LedgerEntry:
+        level, block, fingerprint, files, clipped, written, lost, nbytes, retries, run, session, check, source = values
+        return cls(
+            int(level),
+            tuple([int(i) for i in block]),
+            str(fingerprint),
+            tuple([(_store_key(key), int(sum_), int(size)) for key, sum_, size in files]),
+            int(clipped),
+            float(written),
+            NOTHING_LOST if lost is None else LostChunks(int(lost[0]), tuple(map(str, lost[1]))),
+            int(nbytes),
+            int(retries),
+            sys.intern(run),
+            int(session),
+            sys.intern(check),
+            str(source),
+        )
+
+    @classmethod
+    def _of_names(cls, data: dict[str, Any]) -> LedgerEntry:
+        """Of a line of versions 1 and 2."""
         get, lost = data.get, data.get("lost")
         return cls(
             int(data["level"]),
@@ -126,7 +153,7 @@ def entry_now(
     )
 
 
-_NOT_AN_ENTRY = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_NOT_AN_ENTRY = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 _AT_ONCE = 500
 """Lines that are parsed by one call."""
 

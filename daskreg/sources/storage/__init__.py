@@ -15,5 +15,6 @@ Modules, from the bottom up:
     zarr_objects  the objects below a URL as a store of zarr-python
     stores        the Zarr store at a path or URL
     chunk_codec   the voxels of one chunk to bytes and back
+    shard_table   where the chunks of a shard are
     direct_chunks chunks of Zarr arrays, read and written in the calling thread
 """

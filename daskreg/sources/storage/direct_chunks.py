@@ -16,7 +16,6 @@ chunks of a shard.
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import xxhash
 import zarr
@@ -36,19 +34,18 @@ from zarr.storage import LocalStore
 from daskreg.geometry import Box
 from daskreg.runtime.private_apis import wrapped_store
 from daskreg.sources.storage.byte_store import ByteStore
-from daskreg.sources.storage.chunk_codec import COMPRESSORS, CRC_BYTES, Codec, Index, Pixels, codec_of
+from daskreg.sources.storage.chunk_codec import COMPRESSORS, Codec, Index, Pixels, codec_of
 from daskreg.sources.storage.confined import ConfinedStore
 from daskreg.sources.storage.counters import count_missing
 from daskreg.sources.storage.folder_bytes import FolderBytes
 from daskreg.sources.storage.look_ahead import look_ahead
 from daskreg.sources.storage.object_bytes import ObjectBytes
-from daskreg.sources.storage.retrying import EmptyValueError
+from daskreg.sources.storage.shard_table import MISSING, bytes_of, table_bytes, table_of
 from daskreg.sources.storage.zarr_objects import ZarrObjects
 
 ONE_REQUEST = 8 * 2**20
 """Bytes of neighbouring chunks of a shard that are asked for at once, at most; a chunk may be larger."""
 
-_MISSING = 2**64 - 1  # where the index of a shard has no chunk
 _own = threading.local()  # memory that a thread uses again
 
 Encoded = tuple[Box, Any]
@@ -131,7 +128,7 @@ class DirectChunks:
 
     @property
     def _table_bytes(self) -> int:
-        return 16 * int(np.prod(self._counts)) + self.index_checksum * CRC_BYTES
+        return table_bytes(self._counts, self.index_checksum)
 
     def _whole_file(self, index: Index, chunk: Box) -> list[Encoded]:
         data = self.files.get(self.key(index))
@@ -183,22 +180,15 @@ class DirectChunks:
         """The chunks that a box touches, each with its first byte in the shard and its size."""
         for number, chunk in _tiles(part, self.chunks):
             entry = None if table is None else table[tuple(i % n for i, n in zip(number, self._counts, strict=True))]
-            here = entry is not None and int(entry[0]) != _MISSING
+            here = entry is not None and int(entry[0]) != MISSING
             yield chunk, (int(entry[0]), int(entry[1])) if here and entry is not None else None
 
     def _table(self, index: Index, data: Any | None) -> NDArray[np.uint64] | None:
         """Offset and size in bytes of each chunk of a shard, (*counts, 2), from the end of its file; None for None."""
-        key = self.key(index)
         if data is None:
-            count_missing(key)
+            count_missing(self.key(index))
             return None
-        if len(data) < self._table_bytes:
-            raise EmptyValueError(f"{key} has {len(data)} bytes, too few for the index of a shard")
-        stated = bytes(data[-CRC_BYTES:])
-        plain = bytes(data[: self._table_bytes - self.index_checksum * CRC_BYTES])
-        if self.index_checksum and struct.unpack("<I", stated)[0] != google_crc32c.value(plain):
-            raise ValueError(f"the index of the shard {key} does not match its checksum")
-        return np.frombuffer(plain, "<u8").reshape(*self._counts, 2)
+        return table_of(data, self._counts, self.index_checksum, self.key(index))
 
     def _decode_part(self, data: Any | None, chunk: Box, box: Box, out: Pixels) -> None:
         """Decode one chunk and put the part of it that lies in `box` into `out`, the voxels of `box`.
@@ -246,7 +236,7 @@ class DirectChunks:
             offset += size
             parts += encoded
         if self.shards is not None:
-            parts.append(self._shard_index(entries))
+            parts.append(bytes_of(entries, self._counts, self.index_checksum))
         self.files.put(self.key(index), parts)
         checked = xxhash.xxh3_64()
         for part in parts:
@@ -262,14 +252,6 @@ class DirectChunks:
             full[...] = self.fill
         full[(chunk & box).within(chunk).slices] = pixels
         return full
-
-    def _shard_index(self, entries: dict[Index, tuple[int, int]]) -> bytes:
-        counts = tuple(s // c for s, c in zip(self.unit, self.chunks, strict=True))
-        table = np.full((*counts, 2), _MISSING, "<u8")
-        for number, entry in entries.items():
-            table[tuple(i % n for i, n in zip(number, counts, strict=True))] = entry
-        data = table.tobytes()
-        return data + struct.pack("<I", google_crc32c.value(data)) if self.index_checksum else data
 
 
 def direct_chunks(array: zarr.Array[Any]) -> DirectChunks | None:

@@ -164,11 +164,11 @@ def test_each_call_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     calls = [0]
 
     def failing(function: Any) -> Any:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
             calls[0] += 1
             if rng.random() < 0.2:
                 raise OSError(errno.EIO, "the network is away")
-            return function(*args)
+            return function(*args, **options)
 
         return run
 

@@ -159,7 +159,7 @@ class StoreLocation:
                     state = file.stat()
                     return name, str(state.st_mtime_ns), str(state.st_size)
         elif (objects := self._objects) is not None:
-            return next(((name, tags) for name in ("zarr.json", ".zarray") if (tags := objects.tags(name))), ())
+            return next(((name, tag) for name in ("zarr.json", ".zarray") if (tag := objects.tag(name))), ())
         elif self.store is None and Path(self.root).is_file():
             return (file_stamp(self.root),)
         return ()

@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.bounded_codecs import bounded
 from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.direct_chunks import direct_chunks
-from daskreg.sources.storage.look_ahead import look_ahead
 from daskreg.sources.storage.object_bytes import ObjectBytes
+from daskreg.sources.storage.object_tags import tags_of
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.stores import open_store
 
@@ -35,8 +34,6 @@ Array = zarr.Array[Any]
 
 MOST_TAGS = 4096
 """Objects of a box whose ETags are asked for."""
-TAGS_AHEAD = 16
-"""Requests for ETags that are under way at one time."""
 
 
 class ZarrReader(Reader):
@@ -125,7 +122,7 @@ class ZarrReader(Reader):
 def _state_of_objects(objects: ObjectBytes, keys: list[str]) -> str:
     if len(keys) > MOST_TAGS:
         return ""
-    tags = look_ahead((partial(objects.tags, key) for key in keys), ahead=TAGS_AHEAD)
+    tags = tags_of(objects, keys)
     listed = "\n".join(f"{key} {tag or 'missing'}" for key, tag in zip(keys, tags, strict=True))
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 

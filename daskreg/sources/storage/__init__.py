@@ -11,6 +11,7 @@ Modules, from the bottom up:
     access        object stores by URL, and the options to reach them
     object_errors errors of object stores as those of daskreg
     object_bytes  the objects below a URL
+    object_tags   what changes when objects are put again
     look_ahead    requests that are under way while an answer is worked on
     zarr_objects  the objects below a URL as a store of zarr-python
     stores        the Zarr store at a path or URL

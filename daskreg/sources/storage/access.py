@@ -114,6 +114,12 @@ def object_store(root: str) -> Any:
         return _stores[root]
 
 
+def forget_store(root: str) -> None:
+    """Make the store of a root anew at the next call: the environment or the profile may have other credentials now."""
+    with _lock:
+        _stores.pop(root, None)
+
+
 def _made(root: str, options: Mapping[str, Any]) -> Any:
     library = obstore()
     config, client = _sorted_options(root, options)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-from daskreg.errors import OptionError, StoreError
-from daskreg.sources.storage.access import READ_ONLY, object_store, obstore, split_url
+from daskreg.errors import OptionError, StoreError, StoreForbiddenError
+from daskreg.sources.storage.access import READ_ONLY, forget_store, object_store, obstore, split_url
 from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.object_errors import BusyStoreError, is_missing, translated
 from daskreg.sources.storage.retrying import EmptyValueError, count_attempt
@@ -105,16 +105,16 @@ class ObjectBytes(ByteStore):
         return self._again(key, put)
 
     def listing(self, prefix: str = "") -> Iterator[str]:
-        library = obstore()
-        root = self._place[1]
         # A store lists what lies below `a/b/`, and not what begins with `a/b/c`.
-        folder = root + prefix.rpartition("/")[0]
+        found = self._listed(prefix.rpartition("/")[0])
+        keys = (item["path"].removeprefix(self._place[1]) for item in found)
+        yield from (key for key in keys if key.startswith(prefix))
 
-        def listed() -> list[str]:
-            pages = library.list(self._store, folder or None)
-            return [item["path"].removeprefix(root) for page in pages for item in page]
-
-        yield from (key for key in self._again(prefix, listed) if key.startswith(prefix))
+    def _listed(self, folder: str) -> list[Any]:
+        """What obstore says of all objects below a folder."""
+        library = obstore()
+        path = (self._place[1] + folder).rstrip("/") or None
+        return self._again(folder, lambda: [item for page in library.list(self._store, path) for item in page])
 
     def names(self, folder: str) -> list[str]:
         """The first parts of the keys below a folder, `a/b/`."""
@@ -144,14 +144,17 @@ class ObjectBytes(ByteStore):
             some = paths[start : start + DELETED_AT_ONCE]
             self._again("", lambda some=some: remove(some))  # type: ignore[misc]
 
-    def tags(self, key: str) -> str | None:
-        """A text that changes when an object is put again: its ETag, time and size; None where it is not there."""
+    def tag(self, key: str) -> str | None:
+        """A text that changes when an object gets other content, its ETag and size; None where it is not there."""
         library = obstore()
         try:
-            found = self._again(key, lambda: library.head(self._store, self._place[1] + key))
+            return _tag(self._again(key, lambda: library.head(self._store, self._place[1] + key)))
         except FileNotFoundError:
             return None
-        return f"{found['e_tag']} {found['last_modified'].timestamp():.0f} {found['size']}"
+
+    def all_tags(self) -> dict[str, str]:
+        """`tag` of every key below the URL: one request for each thousand."""
+        return {item["path"].removeprefix(self._place[1]): _tag(item) for item in self._listed("")}
 
     def where(self, key: str = "") -> str:
         return f"{self.url.rstrip('/')}/{key}" if key else self.url
@@ -188,6 +191,8 @@ class ObjectBytes(ByteStore):
                 if not _is_of_store(error):
                     raise
                 problem = translated(error, self.where(key))
+                if isinstance(problem, StoreForbiddenError):
+                    forget_store(self._place[0])
                 if not isinstance(problem, BusyStoreError):
                     raise problem from None
                 attempt += 1
@@ -198,6 +203,11 @@ class ObjectBytes(ByteStore):
                     ) from None
             count_attempt()
             time.sleep(random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY)))  # noqa: S311 (jitter)
+
+
+def _tag(found: Any) -> str:
+    """Of what obstore says of an object; a store without ETags has its time."""
+    return f"{found['e_tag'] or found['last_modified']} {found['size']}"
 
 
 def _is_of_store(error: Exception) -> bool:

@@ -57,7 +57,7 @@ class ZarrObjects(Store):
         return list(await asyncio.gather(*(self.get(key, prototype, request) for key, request in key_ranges)))
 
     async def exists(self, key: str) -> bool:
-        return await _in_thread(self.objects.tags, key) is not None
+        return await _in_thread(self.objects.tag, key) is not None
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()

@@ -12,8 +12,8 @@ import pytest
 from s3 import KEY, SECRET
 
 from daskreg.errors import NoBucketError, OptionError, StorageFullError, StoreError, StoreForbiddenError
-from daskreg.sources.storage import object_bytes
-from daskreg.sources.storage.access import remember_options, split_url
+from daskreg.sources.storage import object_bytes, object_tags
+from daskreg.sources.storage.access import forget_store, remember_options, split_url
 from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.folder_bytes import FolderBytes
@@ -186,3 +186,38 @@ def test_keys_of_the_profile_are_found(s3: Any, tmp_path: Path, monkeypatch: pyt
     remember_options("s3://bucket", {"region": "us-east-1"})
     ObjectBytes(s3.url).put("a", [b"1"])
     assert s3.requests[-1][0] == "PUT"
+
+
+def test_credentials_that_come_later_are_found(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember_options(s3.url, {})
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of yesterday")
+    s3.fault = lambda *_: 403
+    with pytest.raises(StoreForbiddenError):
+        ObjectBytes(s3.url).put("a", [b"1"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.moto_port}")  # where nothing is forbidden
+    ObjectBytes(s3.url).put("a", [b"1"])
+    assert content(ObjectBytes(s3.url), "a") == b"1"
+    forget_store("s3://bucket")
+
+
+def test_many_tags_are_listed_and_are_those_that_are_asked_for(
+    objects: ObjectBytes, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_tags, "MOST_ASKED", 4)
+    for k in range(6):
+        objects.put(f"c/{k}", [b"%d" % k])
+    keys = [f"c/{k}" for k in range(7)]
+    asked = object_tags.tags_of(objects, keys)
+    assert asked[6] is None
+    assert len(set(asked)) == 7
+    with object_tags.listed_tags():
+        assert object_tags.tags_of(objects, keys[:3]) == asked[:3]  # few: one by one
+        before = len(s3.requests)
+        assert object_tags.tags_of(objects, keys) == asked
+        assert object_tags.tags_of(objects, keys) == asked
+        assert [method for method, _ in s3.requests[before:]] == ["GET"]
+    objects.put("c/3", [b"other"])
+    now = object_tags.tags_of(objects, keys)
+    assert [k for k in range(7) if now[k] != asked[k]] == [3]

@@ -22,7 +22,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Ledger:
     def new_session(self) -> str:
         """Start or resume the run: workers of earlier sessions stop writing."""
         try:
-            before = session_number(self._session() or "")
+            before = session_number(self.session())
         except (OSError, ValueError):
             before = 0
         # A number that was lost, as after a power failure, is not used again.
@@ -118,9 +118,18 @@ class Ledger:
         self.records.put("session", [session.encode()])
         return session
 
-    def _session(self) -> str | None:
-        data = self._record("session")
-        return None if data is None else data.decode()
+    def session(self) -> str:
+        """The current session.
+
+        Raises: OSError.
+        """
+        return self._existing("session").decode()
+
+    def _existing(self, name: str) -> bytes:
+        data = self._record(name)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.records.where(name))
+        return data
 
     def _record(self, name: str) -> bytes | None:
         """What is kept under a name; None where nothing is."""
@@ -142,8 +151,9 @@ class Ledger:
         """
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
-            if self._session() == session:
-                return True
+            with suppress(FileNotFoundError):
+                if self.session() == session:
+                    return True
         return False
 
     def layout(self) -> dict[str, Any]:
@@ -152,10 +162,7 @@ class Ledger:
         Raises: NotAVolumeError where the file is not a ledger's.
         """
         try:
-            text = self._record("run.json")
-            if text is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.records.where("run.json"))
-            data = json.loads(text)
+            data = json.loads(self._existing("run.json"))
             if data["schema"] != SCHEMA or data["version"] > VERSION:
                 raise KeyError("schema")
             return dict(data["layout"])

@@ -19,7 +19,7 @@ import numpy as np
 from numcodecs import Blosc
 from scipy import ndimage as ndi
 
-from daskreg.sources.storage.local_chunks import Codec
+from daskreg.sources.storage.chunk_codec import Codec
 
 SHUFFLES = {"none": Blosc.NOSHUFFLE, "bytes": Blosc.SHUFFLE, "bits": Blosc.BITSHUFFLE}
 CASES = [("zstd", 1, "bits"), ("zstd", 3, "bits"), ("zstd", 1, "bytes"), ("lz4", 1, "bits"), ("lz4", 5, "bits")]

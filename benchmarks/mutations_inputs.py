@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import read_config
 from daskreg.formats.points import read_points
 from daskreg.geometry import Box

@@ -28,6 +28,9 @@
     │   ├── SourceLostError                the source is not there any more
     │   ├── SourceChangedError             the source was changed while it was read
     │   ├── StorageFullError               no space left
+    │   ├── StoreError                     an object store refuses, or does not answer
+    │   │   ├── StoreForbiddenError        no credentials, or they do not allow it
+    │   │   └── NoBucketError              the bucket, or container, does not exist
     │   ├── NoWorkersError                 no worker can run the work
     │   ├── UnfitWorkerError               a worker lacks the package, or does not see the files
     │   ├── SchedulerLostError             the scheduler does not answer
@@ -172,6 +175,18 @@ class SourceChangedError(RunError, OSError):
 
 class StorageFullError(RunError, OSError):
     """No space is left; finished blocks are kept."""
+
+
+class StoreError(RunError, OSError):
+    """An object store refuses a request, or does not answer after several tries; finished blocks are kept."""
+
+
+class StoreForbiddenError(StoreError):
+    """An object store was asked without credentials, or they do not allow the request."""
+
+
+class NoBucketError(StoreError):
+    """The bucket (or container) of a URL does not exist."""
 
 
 class NoWorkersError(RunError):

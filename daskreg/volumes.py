@@ -19,6 +19,7 @@ import xarray as xr
 import zarr
 from dask.base import tokenize
 
+from daskreg.cluster.client import current_client
 from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.runtime.private_apis import is_loaded
@@ -31,6 +32,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
+from daskreg.sources.store_options import share_options, use_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +170,7 @@ def open(
     corrupt: str = "error",
     allow_outside: bool = False,
     coordinate_system: str | None = None,
+    storage_options: dict[str, Any] | None = None,
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
 
@@ -199,6 +202,9 @@ def open(
             links, storage and virtual sources of HDF5, symbolic links in a store. Nothing of it concerns the path
             itself, which may be such a link. Pipes and devices are refused in any case.
         coordinate_system: of OME-Zarr 0.6, the one whose world is meant; None: the intrinsic one of the image.
+        storage_options: credentials and other options for the object store of a URL (s3://, gs://, az://, https://),
+            with obstore's names: access_key_id, secret_access_key, endpoint, region, skip_signature. They stay in
+            memory, and the workers of the current client get them. By default those of the environment of each process.
 
     Raises: NotAVolumeError, OutsideError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
@@ -206,6 +212,9 @@ def open(
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
+    use_options(source, storage_options)
+    if storage_options is not None and (client := current_client()) is not None:
+        share_options(client, [source])
     options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
         described = describe(source, options).choose(channel, time)

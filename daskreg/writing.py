@@ -7,6 +7,7 @@ import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -14,13 +15,14 @@ from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Job, Task
-from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
-from daskreg.blocks.output import check_still_there, locked_output, safe_output, unfinished_blocks
+from daskreg.blocks.output import check_still_there, locked_output, unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run import FATAL, BlockFailure
 from daskreg.blocks.run_levels import RunTotals, run_levels
+from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.source_watch import SourceWatch
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
@@ -30,6 +32,7 @@ from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
 from daskreg.runtime.progress import ByteProgress, progress_bar
 from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
+from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
 
@@ -100,18 +103,21 @@ def plan(
     memory: str | int | None = None,
     client: Any = None,
     probe: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> Plan:
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
 
     Args:
         probe: compute some chunks of one block here, to estimate how long all will take.
+        storage_options: for the object store of `path`, as in `write`.
 
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
     """
     client = chosen_client(client)
     options = RunOptions(chunks, shards, levels, downsample, memory)
     task = _task_of(volume_of(array))
-    made = plan_levels(task, str(safe_output(path, locations(task.source))), options, client=client)
+    use_options(path, storage_options)
+    made = plan_levels(task, safe_output(path, locations(task.source)), options, client=client)
     return probed(made) if probe else made
 
 
@@ -129,6 +135,7 @@ def write(
     client: Any = None,
     progress: bool | ByteProgress = True,
     version: str = "0.5",
+    storage_options: dict[str, Any] | None = None,
 ) -> Written:
     """Write a volume as multiscale OME-Zarr, block by block, in bounded memory.
 
@@ -137,8 +144,8 @@ def write(
 
     Args:
         array: a lazy volume (from `open` or `warp`, or any DataArray), dask or NumPy array.
-        path: of a new OME-Zarr group, on a disk that all workers share. A ledger is kept
-            beside it, in `<path>.daskreg`.
+        path: of a new OME-Zarr group, on a disk that all workers share, or the URL of one in an object store (s3://,
+            gs://, az://). A ledger is kept beside it, in `<path>.daskreg`.
         chunks: "auto", one size, or one for each axis (a mapping by name leaves the others whole).
         shards: likewise, multiples of the chunks; None for none.
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
@@ -150,6 +157,9 @@ def write(
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
         progress: show a bar, or call `progress(done, total, bytes)`.
+        storage_options: credentials and other options for the object store of `path`, with obstore's names
+            (access_key_id, secret_access_key, endpoint, region). They stay in memory, here and on the workers. By
+            default those of the environment of each process.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
     anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,
@@ -164,14 +174,16 @@ def write(
     volume = volume_of(array)
     task = _task_of(volume)
     inputs = locations(task.source)
+    use_options(path, storage_options)
     output = safe_output(path, inputs)
     if client is not None:
-        check_paths(
-            client, reads=sorted(map(str, inputs)), writes=[str(output.parent)] if output.parent.is_dir() else []
-        )
+        share_options(client, [output, *inputs])
+        parent = os.path.dirname(output)
+        reads = sorted(str(item) for item in inputs if isinstance(item, Path))
+        check_paths(client, reads=reads, writes=[parent] if os.path.isdir(parent) else [])
     blocks = None if overwrite else unfinished_blocks(Ledger(output))
     options = RunOptions(chunks, shards, levels, downsample, memory)
-    made = plan_levels(task, str(output), options, client=client, blocks=blocks)
+    made = plan_levels(task, output, options, client=client, blocks=blocks)
     locked = locked_output(
         made,
         name=str(volume.array.name or ""),
@@ -180,7 +192,7 @@ def write(
         resume=resume is not False,
         version=version,
     )
-    with locked as run, _shown(progress, f"writing {output.name}") as report:
+    with locked as run, _shown(progress, f"writing {os.path.basename(output)}") as report:
         totals = RunTotals(made.block_count, report)
         watch = SourceWatch(task.source)
         failures = run_levels(made, run, client=client, totals=totals, redo_changed=resume == "changed")
@@ -191,7 +203,7 @@ def write(
             raise _failed(made, failures)
         check_still_there(Ledger(output), run)
     result = Written(
-        str(output),
+        output,
         tuple(level.layout.shape for level in made.levels),
         totals.blocks,
         totals.skipped,
@@ -227,15 +239,22 @@ def write(
     return result
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool | ByteProgress = False) -> list[str]:
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    progress: bool | ByteProgress = False,
+    storage_options: dict[str, Any] | None = None,
+) -> list[str]:
     """Re-read every file of an image that `write` made: present, with the bytes written, decodable.
 
     Args:
         progress: show a bar, or call `progress(done, total, bytes)`.
+        storage_options: for the object store of `path`, as in `write`.
 
     Returns: a line for each thing wrong; empty when all is well.
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
+    use_options(path, storage_options)
     with _shown(progress, f"verifying {os.path.basename(path)}") as report:
         return list(verify_output(path, report))
 

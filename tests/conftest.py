@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +25,27 @@ def data() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip(NO_DATA)
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """S3 on loopback, for the whole session."""
+    pytest.importorskip("moto", reason="moto is not installed")
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    from s3 import S3Server
+
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """S3 without faults; `s3.url` is below its bucket and not used by another test."""
+    s3_server.reset()
+    s3_server.url = f"s3://bucket/{re.sub(r'[^a-z0-9]+', '-', request.node.name.lower())}-{uuid.uuid4().hex[:6]}"
+    yield s3_server
+    s3_server.reset()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.cli import run
 from daskreg.errors import (
     ChannelError,

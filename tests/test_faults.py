@@ -26,7 +26,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import (
     BlocksFailedError,
     NoWorkersError,

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("geometry", "runtime"),
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
-    ("sources.readers",),
+    ("sources.readers", "blocks.record"),
     ("reporting", "blocks"),
     ("volumes",),
     ("registration.pyramids",),
@@ -49,6 +49,7 @@ FORBIDDEN = {
     "sampling.arrays_numba": {"torch"},
     "sampling.arrays": {"torch"},
     "blocks": {"torch"},
+    "blocks.record": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
     "sources.storage": {"torch"},
@@ -68,8 +69,8 @@ IN_MEMORY = {
 # What imports no torch, also not through another module: workers that warp on a CPU, and clouds of points there.
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
-    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "warping",
-    "writing", "convert", "clouds", "landmarks", "kernels", "cli",
+    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
+    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -7,9 +7,9 @@ memory           how much memory a block takes, and how much there is
 plan             the blocks of a level and what they will cost
 probe            how long a run will take, measured on a few chunks
 levels           the pyramid levels: planned and run one after another
-output           the output of a run: safe, locked, created or resumed
-lock             a lock on a file that ends with its process
-ledger           which blocks are finished, and what their files hold
+safe_output      a path or URL for an output that cannot harm the input
+output           the output of a run: locked, created or resumed
+record           the record of a run beside its output: the ledger, the lock, which files are daskreg's
 input_files      which files a source reads, directly or through a dask graph
 write_block      the one task of a run: compute a block, write it, record it
 level_writer     the files of one level, with their checksums

@@ -15,7 +15,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from daskreg.blocks.job import Job
 from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
-from daskreg.sources.locate import STORE_FILES
+from daskreg.sources.locate import STORE_FILES, objects_at
 from daskreg.sources.source import Source
 from daskreg.sources.stored import StoredSource
 
@@ -23,19 +23,32 @@ MOST_SEARCHED = 200_000
 """Objects of a graph that are searched at most; of a larger graph, the rest is not."""
 
 
-def locations(source: Source) -> set[Path]:
-    """The local files and stores that are read, as real paths; of an array inside a Zarr store, the store.
+def locations(source: Source) -> set[Path | str]:
+    """The local files and stores that are read, as real paths, and the URLs of object stores; of an array inside a Zarr
+    store, the store.
 
     A dask graph is searched for the sources, Zarr arrays and warps in it, also those that
     xarray and dask opened themselves.
     """
-    places = (_location(item) for item in _searched(source))
-    return {_store_root(Path(os.path.realpath(place))) for place in places if place is not None}
+    items = list(_searched(source))
+    urls = {url for item in items if isinstance(item, StoredSource) and (url := _url(item.path)) is not None}
+    places = (_location(item) for item in items)
+    return urls | {_store_root(Path(os.path.realpath(place))) for place in places if place is not None}
 
 
 def stored_sources(source: Source) -> set[StoredSource]:
     """The stored arrays that are read, which `daskreg.open` has described."""
     return {item for item in _searched(source) if isinstance(item, StoredSource)}
+
+
+def _url(path: str) -> str | None:
+    """The URL of a Zarr store, up to the last name that says so; None for what is in no object store."""
+    objects = objects_at(path)
+    if objects is None:
+        return None
+    names = objects.url.split("/")
+    last = max((k for k, name in enumerate(names) if name.endswith(".zarr")), default=len(names) - 1)
+    return "/".join(names[: last + 1])
 
 
 def _searched(source: Source) -> Iterator[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
 
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.source_buffer import slabs
 from daskreg.errors import OutputError
 from daskreg.geometry import Box
 from daskreg.runtime.private_apis import StoreWrapper
-from daskreg.sources.storage.local_chunks import local_chunks
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.direct_chunks import direct_chunks
+from daskreg.sources.storage.stores import open_store
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -46,31 +46,31 @@ class RecordingStore(StoreWrapper):
 
 
 class LevelWriter:
-    """The array of one level, open for writing: chunk by chunk on a local disk, else by zarr."""
+    """The array of one level, open for writing: chunk by chunk where that can be, else by zarr."""
 
     def __init__(self, output: str, level: int) -> None:
-        self._metadata = Path(output) / str(level) / "zarr.json"
+        self._ledger, self._metadata = Ledger(output), f"{level}/zarr.json"
         self.check_there()
         self._store = RecordingStore(open_store(output, mode="r+"))
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")
-        self._local = local_chunks(self._array)
+        self._direct = direct_chunks(self._array)
 
     def check_there(self) -> None:
-        """Look whether the array is still there.
+        """Look whether the array is still there, on a disk: a folder that was renamed would be made again.
 
         Raises: OutputError.
         """
-        if not self._metadata.is_file():
+        if not self._ledger.remote and not self._ledger.metadata(self._metadata):
             raise OutputError(
-                f"{self._metadata} is gone: the output was removed or renamed while it was written; put it back, if it "
-                "was renamed, and run the same command again"
+                f"{self._ledger.image.where(self._metadata)} is gone: the output was removed or renamed while it was "
+                "written; put it back, if it was renamed, and run the same command again"
             )
 
     def parts(self, box: Box) -> list[list[Box]]:
         """The boxes whose pixels `write` takes, in order: the chunks of each slab of whole shards, or all of `box`."""
-        if self._local is None:
+        if self._direct is None:
             return [[box]]
-        return [list(self._local.parts(slab)) for slab in slabs(box, self._local.unit)]
+        return [list(self._direct.parts(slab)) for slab in slabs(box, self._direct.unit)]
 
     def write(self, box: Box, pixels: Iterator[NDArray[Any]]) -> dict[str, tuple[int, int]]:
         """Write whole units, from the pixels of each of `parts(box)`, slab after slab.
@@ -79,8 +79,8 @@ class LevelWriter:
         Raises: OSError.
         """
         prefix = self._array.path + "/" if self._array.path else ""
-        if self._local is not None:
-            return {prefix + key: value for key, value in self._local.write(box, pixels).items()}
+        if self._direct is not None:
+            return {prefix + key: value for key, value in self._direct.write(box, pixels).items()}
         self._array[box.slices] = next(pixels)
         unit = self._array.shards or self._array.chunks
         units = product(*(range(a // u, -(-b // u)) for a, b, u in zip(box.start, box.stop, unit, strict=True)))

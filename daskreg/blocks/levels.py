@@ -16,6 +16,7 @@ from daskreg.errors import OptionError
 from daskreg.geometry import Grid
 from daskreg.sampling.downsample import METHODS
 from daskreg.sources.file_formats import ZARR
+from daskreg.sources.storage.access import is_object_url
 from daskreg.sources.stored import StoredSource
 
 SMALLEST_LEVEL = 256
@@ -54,7 +55,7 @@ def plan_levels(
     for level, factors in enumerate(level_factors(task.grid, options.levels)):
         if level:
             task = _next_level(plans[-1], path, factors, method)
-        layout = make_layout(task, options.chunks, options.shards)
+        layout = make_layout(task, options.chunks, options.shards, as_objects=is_object_url(path))
         block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
         if block is not None and len(block) != len(layout.shape):
             block = None  # of another image, which is refused before anything is written

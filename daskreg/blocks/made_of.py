@@ -11,9 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import LedgerEntry
 from daskreg.blocks.plan import LevelPlan
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.ledger_entry import LedgerEntry
 from daskreg.geometry import Box
 
 

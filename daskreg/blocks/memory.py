@@ -17,6 +17,9 @@ from daskreg.errors import OptionError
 from daskreg.geometry import Box
 from daskreg.runtime.device import cores
 from daskreg.runtime.memory import available_memory
+from daskreg.sources.storage.access import is_object_url
+from daskreg.sources.storage.direct_chunks import ONE_REQUEST
+from daskreg.sources.storage.look_ahead import AHEAD
 
 CODEC_CONCURRENCY = 10
 """Chunks that zarr decodes or encodes at once (its `async.concurrency`)."""
@@ -38,9 +41,11 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
     chunk_in = math.prod(map(min, task.source.chunks, task.source.shape)) * source_item
     chunks_in = task.read_box(box).align(task.source.chunks).size * source_item // max(1, chunk_in)
-    # Chunks on a local disk are decoded one at a time (`sources.storage.local_chunks`).
+    # Chunks on a local disk are decoded one at a time (`sources.storage.direct_chunks`).
     local = task.source.decodes_in_thread
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
+    if is_object_url(task.source.path):  # requests that are under way (`sources.storage.look_ahead`)
+        decoding = 2 * chunk_in + min(chunks_in * chunk_in, (AHEAD + 1) * max(chunk_in, ONE_REQUEST))
     encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
     kept = chunk_in if local else 0  # the scratch chunk to decode into, which a thread keeps
     total = task.working_bytes(box, part, shard or chunk) + max(decoding, kept + encoding)

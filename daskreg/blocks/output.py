@@ -1,22 +1,24 @@
-"""The output of a run: a path that is safe for the input, locked, and created or checked before it is resumed."""
+"""The output of a run: locked, and created or checked before it is resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from daskreg.blocks.job import Downsample
-from daskreg.blocks.ledger import Ledger
 from daskreg.blocks.level_writer import NO_SPACE
-from daskreg.blocks.lock import locked
-from daskreg.blocks.own_files import (
+from daskreg.blocks.plan import Plan
+from daskreg.blocks.record.claim import claimed
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.lock import locked
+from daskreg.blocks.record.own_files import (
     clear_ledger,
     foreign_beside,
     foreign_files,
@@ -27,19 +29,16 @@ from daskreg.blocks.own_files import (
     remove_partials,
     unit_counts,
 )
-from daskreg.blocks.plan import Plan
+from daskreg.blocks.record.own_objects import clear_records, foreign_objects, foreign_records, remove_objects
 from daskreg.errors import (
     DaskregError,
-    OptionError,
     OutputBusyError,
     OutputError,
     OutputExistsError,
     StorageFullError,
-    UnsafeOutputError,
+    StoreError,
 )
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
-from daskreg.runtime.atomic import replace_file
-from daskreg.runtime.paths import shown, unusable
 
 
 @dataclass(frozen=True)
@@ -69,45 +68,6 @@ class _Target:
         return layout_facts(self.plan, self.version)
 
 
-def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path]) -> Path:
-    """The output as an absolute path that cannot harm the input.
-
-    Args:
-        inputs: what is read, see `input_files.locations`.
-
-    Raises: UnsafeOutputError where output and input contain one another; OptionError for URLs;
-    OutputError for a path below a file.
-    """
-    text = os.fspath(path).removeprefix("file://")
-    if "://" in text:
-        scheme = text.split("://", maxsplit=1)[0]
-        raise OptionError(f"{scheme}:// outputs are not written yet; give a path on a disk that all workers share")
-    _check_name(text)
-    output = Path(os.path.realpath(os.path.expanduser(text)))
-    if not output.name:
-        raise UnsafeOutputError(f"the output {output} cannot be an image: name a new folder")
-    below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
-    if below is not None:
-        raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
-    ledger = Ledger(output).folder
-    for origin in inputs:
-        if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
-            raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
-    return output
-
-
-def _check_name(text: str) -> None:
-    """Refuse a name that no folder can have, with the ledger beside it.
-
-    Raises: OptionError.
-    """
-    reason = unusable(text, room=len(".daskreg"))
-    if reason is None and "::" in text:
-        reason = "'::' divides a store from a path inside it"
-    if reason is not None:
-        raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
-
-
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
     """Block shapes of the run that can be resumed, by level; None where there is none."""
     return ledger.block_shapes() if ledger.exists else None
@@ -123,16 +83,15 @@ def locked_output(
     is not to resume; LayoutMismatchError; OutputError where the folder cannot be written; StorageFullError.
     """
     ledger = Ledger(plan.path)
-    fresh = not ledger.folder.exists()
+    fresh = not ledger.remote and not ledger.folder.exists()
     target = _Target(plan, name, lead, version)
     with ExitStack() as stack:
         with _named(plan.path):
-            _check_ledger_folder(ledger)
-            ledger.folder.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(locked(ledger.lock))
+            _check_place_of_ledger(ledger)
+            free = stack.enter_context(_locked(ledger))
         if not free:
             raise OutputBusyError(
-                f"another run is writing {ledger.output}: wait until it is done, or end it, and run the same command "
+                f"another run is writing {ledger.place}: wait until it is done, or end it, and run the same command "
                 "again"
             )
         try:
@@ -141,13 +100,26 @@ def locked_output(
                     run_id = str(ledger.layout()["run"])
                 else:
                     run_id = _created_anew(ledger, target)
+                ledger.compact()
                 run = OutputRun(run_id, ledger.new_session())
         except BaseException:
             if fresh:
                 with suppress(OSError):
                     remove_empty_ledger(ledger)
             raise
-        yield run
+        try:
+            yield run
+        finally:
+            with suppress(Exception):
+                ledger.compact()
+
+
+def _locked(ledger: Ledger) -> AbstractContextManager[bool]:
+    """Lock an output on a disk, or claim it in an object store; gives whether it was free."""
+    if ledger.remote:
+        return claimed(ledger.records)
+    ledger.folder.mkdir(parents=True, exist_ok=True)
+    return locked(ledger.lock)
 
 
 @contextmanager
@@ -170,34 +142,37 @@ def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: boo
     """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
     own = ledger.exists and _is_own(ledger)
     if own and (overwrite or not _begun(ledger)):
-        remove_output(ledger)
+        (remove_objects if ledger.remote else remove_output)(ledger)
     elif own and resume:
         ledger.check(target.facts)
         if ledger.block_shapes() != [level.block_shape for level in target.plan.levels]:
-            raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
+            raise OutputBusyError(f"{ledger.place} was replaced by another run meanwhile: run the same command again")
         if lost := lost_metadata(ledger):
             _write_metadata(ledger, target, str(ledger.layout()["run"]), lost)
-        remove_partials(ledger.output, unit_counts(target.facts))
+        if not ledger.remote:
+            remove_partials(ledger.output, unit_counts(target.facts))
         return True
-    if ledger.output.exists():
+    if ledger.output_exists:
         remedy = (
             "resume=True takes it up again, overwrite=True replaces it"
             if own
             else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
         )
-        raise OutputExistsError(f"{ledger.output} exists; {remedy}")
+        raise OutputExistsError(f"{ledger.place} exists; {remedy}")
     return False
 
 
-def _check_ledger_folder(ledger: Ledger) -> None:
+def _check_place_of_ledger(ledger: Ledger) -> None:
     """Refuse a folder at the place of the ledger that daskreg did not make, before anything is put there.
 
     Raises: OutputExistsError.
     """
-    if ledger.folder.is_dir() and not ledger.exists and (foreign := foreign_beside(ledger)):
+    if ledger.exists or (not ledger.remote and not ledger.folder.is_dir()):
+        return
+    if foreign := foreign_records(ledger) if ledger.remote else foreign_beside(ledger):
         raise OutputExistsError(
-            f"{ledger.folder} exists, and daskreg did not make it (it holds {listed(foreign)}), but the ledger of the "
-            "output belongs there: move it away or choose another path"
+            f"{ledger.records.where()} exists, and daskreg did not make it (it holds {listed(foreign)}), but the "
+            "ledger of the output belongs there: move it away or choose another path"
         )
 
 
@@ -205,7 +180,7 @@ def _created_anew(ledger: Ledger, target: _Target) -> str:
     run_id = uuid.uuid4().hex
     # The ledger comes first: an output without one is never taken for daskreg's.
     blocks = [{"block": list(level.block_shape)} for level in target.plan.levels]
-    clear_ledger(ledger)  # left by a run that was killed as it began
+    (clear_records if ledger.remote else clear_ledger)(ledger)  # left by a run that was killed as it began
     ledger.create({"facts": target.facts, "run": run_id, "blocks": blocks})
     _write_metadata(ledger, target, run_id, _metadata_files(len(target.plan.levels)))
     return run_id
@@ -213,25 +188,35 @@ def _created_anew(ledger: Ledger, target: _Target) -> str:
 
 def _write_metadata(ledger: Ledger, target: _Target, run_id: str, names: Sequence[str]) -> None:
     """Write some of the metadata files of the output, so that a power failure does not lose them."""
-    made = ledger.folder / f"metadata-{uuid.uuid4().hex}"
+    with ExitStack() as stack:
+        if ledger.remote:
+            made = Path(stack.enter_context(TemporaryDirectory(prefix="daskreg-metadata-")))
+        else:
+            made = ledger.folder / f"metadata-{uuid.uuid4().hex}"
+        _create_metadata(made, ledger, target, run_id)
+        for name in names:
+            ledger.image.put(name, [(made / name).read_bytes()], sync=True)
+        if not ledger.remote:
+            remove_made(made, unit_counts(target.facts))
+
+
+def _create_metadata(folder: Path, ledger: Ledger, target: _Target, run_id: str) -> None:
+    """Write all metadata files of the output into a folder of its own."""
     levels = target.plan.levels
     last = levels[-1].task
     create_multiscale(
-        made,
+        folder,
         [
             LevelSpec(p.layout.dims, p.layout.shape, p.layout.dtype, p.layout.chunks, p.layout.shards, p.task.grid)
             for p in levels
         ],
-        name=target.name or ledger.output.name.removesuffix(".zarr").removesuffix(".ome"),
+        name=target.name or PurePosixPath(ledger.place).name.removesuffix(".zarr").removesuffix(".ome"),
         lead=target.lead,
         attributes={"daskreg": {"run": run_id}},
         method=last.method if isinstance(last, Downsample) else "mean",
         version=target.version,
-        called=str(ledger.output),
+        called=ledger.place,
     )
-    for name in names:
-        replace_file(ledger.output / name, [(made / name).read_bytes()], sync=True)
-    remove_made(made, unit_counts(target.facts))
 
 
 def layout_facts(plan: Plan, version: str) -> dict[str, Any]:
@@ -264,22 +249,22 @@ def check_still_there(ledger: Ledger, run: OutputRun) -> None:
     if lost or not _is_own(ledger) or ledger.layout()["run"] != run.run_id:
         what = f": {lost[0]} is gone" if lost else ""
         raise OutputError(
-            f"{ledger.output} was removed, renamed or replaced while it was written{what}; put it back, if it was "
+            f"{ledger.place} was removed, renamed or replaced while it was written{what}; put it back, if it was "
             "renamed, and run the same command again"
         )
 
 
 def lost_metadata(ledger: Ledger) -> list[str]:
     """Metadata files of the output that are missing or, as after a power failure, hold nothing."""
-    return [name for name in _metadata_files(len(ledger.block_shapes())) if _is_lost(ledger.output / name)]
+    return [name for name in _metadata_files(len(ledger.block_shapes())) if _is_lost(ledger, name)]
 
 
 def _metadata_files(levels: int) -> list[str]:
     return ["zarr.json", *(f"{level}/zarr.json" for level in range(levels))]
 
 
-def _is_lost(file: Path) -> bool:
-    return not file.is_file() or not file.read_bytes().strip(b"\0 \n")
+def _is_lost(ledger: Ledger, name: str) -> bool:
+    return not ledger.metadata(name).strip(b"\0 \n")
 
 
 def _is_own(ledger: Ledger) -> bool:
@@ -288,20 +273,19 @@ def _is_own(ledger: Ledger) -> bool:
     The attributes of the group hold the run's id; a folder that somebody put there instead lacks it. Where the file
     with the attributes is lost, there must be a file that the ledger lists, or no file that daskreg did not make.
     """
-    if not _holds_something(ledger.output):
-        return ledger.output.is_dir() or not ledger.output.exists()
+    if not ledger.holds_something:
+        return ledger.remote or ledger.output.is_dir() or not ledger.output.exists()
     try:
-        if _is_lost(ledger.output / "zarr.json"):
+        if _is_lost(ledger, "zarr.json"):
             counts = unit_counts(ledger.layout()["facts"])
-            return next(foreign_files(ledger.output, counts), None) is None or _has_listed_file(ledger)
-        attributes = json.loads((ledger.output / "zarr.json").read_text())["attributes"]
+            foreign = foreign_objects(ledger, counts) if ledger.remote else foreign_files(ledger.output, counts)
+            return next(foreign, None) is None or _has_listed_file(ledger)
+        attributes = json.loads(ledger.metadata("zarr.json"))["attributes"]
         return bool(attributes["daskreg"]["run"] == ledger.layout()["run"])
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def _holds_something(output: Path) -> bool:
-    return output.is_dir() and any(output.iterdir())
 
 
 def _has_listed_file(ledger: Ledger) -> bool:
@@ -313,6 +297,6 @@ def _begun(ledger: Ledger) -> bool:
 
     There is neither if the run was killed before the metadata was complete.
     """
-    if not _holds_something(ledger.output):
+    if not ledger.holds_something:
         return False
     return not lost_metadata(ledger) or _has_listed_file(ledger)

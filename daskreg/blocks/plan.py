@@ -25,6 +25,10 @@ MOST_OUTPUT = 512 * 2**20
 MOST_FILES = 50_000
 """More chunks than this are gathered in shards."""
 
+LEAST_OBJECT, MOST_OBJECT, MANY_OBJECTS = 4 * 2**20, 32 * 2**20, 64
+"""Bytes of an object before compression: enough that its transfer takes longer than its request (about 0.05 s), and not
+so many that an image makes fewer than 64 objects, which workers write at the same time."""
+
 SAMPLED_BLOCKS = 2048
 """Of more blocks than this, the bytes read and the memory are estimated from this many."""
 
@@ -149,15 +153,18 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_layout(task: Task, chunks: Any, shards: Any) -> Layout:
+def make_layout(task: Task, chunks: Any, shards: Any, *, as_objects: bool = False) -> Layout:
     """Chunks and shards for the output of a task; "auto" chooses.
+
+    Args:
+        as_objects: for an object store, where each file costs a request.
 
     Raises: OptionError where they do not fit the array or one another.
     """
     shape = task.shape
     chunk = _sizes(chunks, task, "chunks")
     if isinstance(shards, str) and shards == "auto":
-        shard = _auto_shards(shape, chunk)
+        shard = _auto_shards(shape, chunk, _voxels_of_objects(shape, task.dtype.itemsize) if as_objects else 0)
     elif shards is None:
         shard = None
     else:
@@ -314,11 +321,21 @@ def _auto_chunks(task: Task) -> Shape:
     return tuple(chunks)
 
 
-def _auto_shards(shape: Shape, chunks: Shape) -> Shape | None:
-    """None, or shards large enough that there are at most MOST_FILES files."""
+def _voxels_of_objects(shape: Shape, itemsize: int) -> int:
+    """Voxels that an object of an image should hold at most."""
+    return min(max(math.prod(shape) * itemsize // MANY_OBJECTS, LEAST_OBJECT), MOST_OBJECT) // itemsize
+
+
+def _auto_shards(shape: Shape, chunks: Shape, voxels: int = 0) -> Shape | None:
+    """None, or shards large enough that there are at most MOST_FILES files, or of about a number of voxels."""
     counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
     times = [1] * len(shape)
-    while math.prod(-(-n // t) for n, t in zip(counts, times, strict=True)) > MOST_FILES:
+
+    def too_small() -> bool:
+        files = math.prod(-(-n // t) for n, t in zip(counts, times, strict=True))
+        return files > MOST_FILES or (files > 1 and 2 * math.prod(chunks) * math.prod(times) <= voxels)
+
+    while too_small():
         widest = max(range(len(shape)), key=lambda k: counts[k] / times[k])
         times[widest] *= 2
     if max(times) == 1:

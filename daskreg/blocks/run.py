@@ -10,11 +10,11 @@ from typing import Any
 from daskreg.blocks.in_flight import InFlightWindow
 from daskreg.blocks.memory import release_memory
 from daskreg.blocks.write_block import Index, WriteBlock, write_block
-from daskreg.errors import OptionError, OutputError, SourceChangedError, SourceLostError, StorageFullError
+from daskreg.errors import OptionError, OutputError, SourceChangedError, SourceLostError, StorageFullError, StoreError
 from daskreg.runtime.device import cores
 from daskreg.runtime.threads import in_threads
 
-FATAL = (StorageFullError, OutputError, OptionError, ImportError, SourceLostError, SourceChangedError)
+FATAL = (StorageFullError, StoreError, OutputError, OptionError, ImportError, SourceLostError, SourceChangedError)
 """Errors that end a run at once: the errors that every block would have."""
 
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
 from daskreg.blocks.made_of import Contents, MadeOf
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
 from daskreg.blocks.run import BlockFailure, run_blocks
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OutputError, OutputExistsError, SourceChangedError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.progress import ByteProgress
+from daskreg.sources.storage.object_tags import listed_tags
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ def run_levels(
             task = replace(task, parents=fingerprints)
         fingerprints = BlockFingerprints(task.fingerprint, task.shape, level.block_shape)
         runner = _LevelRun(plan.path, level, task, fingerprints, MadeOf(level, below), run, client, totals)
-        finished, stale = runner.finished(entries, redo_changed=redo_changed)
+        with listed_tags():
+            finished, stale = runner.finished(entries, redo_changed=redo_changed)
         if stale and not redo_changed:
             raise OutputExistsError(
                 f"{plan.path}: {len(stale)} finished blocks of level {level.level} were made from another source or "
@@ -219,11 +221,12 @@ class _LevelRun:
             if entry.block not in counted:
                 counted.add(entry.block)
                 self._totals.add_entry(entry)
-        for index, entry in made.items():
-            if not self._ledger.intact(entry):
-                vanished.add(index)
-            elif not self._made_of.is_current(entry, self._ledger, every_source=True):
-                changed.add(index)
+        with listed_tags():
+            for index, entry in made.items():
+                if not self._ledger.intact(entry):
+                    vanished.add(index)
+                elif not self._made_of.is_current(entry, self._ledger, every_source=True):
+                    changed.add(index)
         if foreign:
             both = chain(kept.values(), made.values())
             vanished |= {e.block for e in both if not foreign.isdisjoint(key for key, _, _ in e.files)}

@@ -6,21 +6,24 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import xxhash
 import zarr
 
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.ledger_entry import CRC32C, LedgerEntry
-from daskreg.errors import NotAVolumeError
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.ledger_entry import CRC32C, LedgerEntry
+from daskreg.errors import NotAVolumeError, StoreError
 from daskreg.geometry import Box, tile
 from daskreg.runtime.device import cores
 from daskreg.runtime.paths import shown, unusable
 from daskreg.runtime.progress import ByteProgress
 from daskreg.runtime.threads import in_threads
+from daskreg.sources.storage.access import is_object_url
+from daskreg.sources.storage.direct_chunks import direct_chunks
+from daskreg.sources.storage.retrying import EmptyValueError
+from daskreg.sources.storage.stores import open_store
 
 Index = tuple[int, ...]
 
@@ -36,14 +39,15 @@ def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = 
     """
     if reason := unusable(path, room=len(".daskreg")):
         raise NotAVolumeError(f"{shown(path)} cannot be read: {reason}")
-    ledger = Ledger(os.path.realpath(path))
+    text = os.fspath(path)
+    ledger = Ledger(text if is_object_url(text) else os.path.realpath(path))
     if not ledger.exists:
-        raise NotAVolumeError(f"{path} has no ledger ({ledger.folder.name}) beside it: daskreg did not write it")
+        raise NotAVolumeError(f"{path} has no ledger ({ledger.records.where()}) beside it: daskreg did not write it")
     facts, entries = ledger.layout()["facts"], ledger.entries()
     checks = []
     for level, block in enumerate(ledger.block_shapes()):
         shape = Box.of(facts[f"level {level} shape"]).shape
-        array = _opened(ledger.output / str(level))
+        array = _opened(ledger, level)
         wrong = _metadata(array, facts, level) if array is not None else f"level {level}: the array cannot be opened"
         if wrong:
             yield wrong
@@ -77,34 +81,45 @@ def _block(  # noqa: PLR0917
     problems = []
     for key, crc, size in entry.files:
         problem = _file(
-            ledger.output / key, crc, size, google_crc32c.value if entry.check == CRC32C else xxhash.xxh3_64_intdigest
+            ledger, key, crc, size, google_crc32c.value if entry.check == CRC32C else xxhash.xxh3_64_intdigest
         )
         if problem:
             problems.append(f"{key}: {problem}")
     if not problems:
         try:
-            array[box.slices]
+            chunks = direct_chunks(array)
+            if chunks is None:
+                array[box.slices]
+            else:
+                chunks.read(box)
         except Exception as error:
             problems.append(f"level {level}, block {index}: does not decode ({type(error).__name__}: {error})")
     return problems, sum(size for _, _, size in entry.files)
 
 
-def _file(file: Path, written: int, size: int, check: Callable[[bytes], int]) -> str | None:
+def _file(ledger: Ledger, key: str, written: int, size: int, check: Callable[[Any], int]) -> str | None:
     """What is wrong with one file; None where nothing is."""
     try:
-        data = file.read_bytes()
+        data = ledger.image.get(key) if ledger.remote else (ledger.output / key).read_bytes()
     except FileNotFoundError:
         return "missing"
+    except EmptyValueError:
+        data = b""
     except OSError as error:
         return f"cannot be read ({error})"
+    if data is None:
+        return "missing"
     if len(data) != size:
         return f"{len(data)} bytes, {size} were written"
     return None if check(data) == written else "its bytes have changed (checksum)"
 
 
-def _opened(path: Path) -> zarr.Array[Any] | None:
+def _opened(ledger: Ledger, level: int) -> zarr.Array[Any] | None:
     try:
-        return zarr.open_array(path, mode="r")
+        store = open_store(ledger.place) if ledger.remote else ledger.output
+        return zarr.open_array(store, path=str(level), mode="r")
+    except StoreError:
+        raise
     except Exception:
         return None
 

@@ -14,10 +14,10 @@ from itertools import chain
 from typing import Any
 
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.ledger import Ledger, session_number
-from daskreg.blocks.ledger_entry import LostChunks, entry_now
 from daskreg.blocks.level_writer import NO_SPACE, NOT_ALLOWED, LevelWriter
 from daskreg.blocks.memory import keep_freed_memory
+from daskreg.blocks.record.ledger import Ledger, session_number
+from daskreg.blocks.record.ledger_entry import LostChunks, entry_now
 from daskreg.errors import DaskregError, OutputBusyError, OutputError, StorageFullError
 from daskreg.geometry import Box
 from daskreg.sources.storage.counters import count_events

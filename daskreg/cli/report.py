@@ -54,7 +54,7 @@ def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from dask.utils import format_bytes
 
     import daskreg
-    from daskreg.blocks.ledger import Ledger
+    from daskreg.blocks.record.ledger import Ledger
     from daskreg.reporting import plots
 
     ledger = Ledger(path.resolve())

@@ -11,14 +11,23 @@ from typing import Any
 import zarr
 from zarr.abc.store import Store
 
-from daskreg.errors import MissingExtraError, NotAVolumeError, OutsideError, UnsupportedDTypeError
+from daskreg.errors import (
+    MissingExtraError,
+    NotAVolumeError,
+    OptionError,
+    OutsideError,
+    StoreError,
+    UnsupportedDTypeError,
+)
 from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import shown, unusable
 from daskreg.runtime.regular_files import check_beside
 from daskreg.sources.file_formats import READABLE, ZARR, format_of
 from daskreg.sources.stamps import file_stamp
+from daskreg.sources.storage.access import READ_ONLY, is_object_url
+from daskreg.sources.storage.object_bytes import ObjectBytes
 from daskreg.sources.storage.redact import is_url, redact
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.stores import open_store
 
 INSIDE = "::/"
 """What separates the path of a store that is one file, or a URL, from the path inside it."""
@@ -98,7 +107,7 @@ class StoreLocation:
         cause: Exception
         try:
             return self._node()
-        except (MissingExtraError, OutsideError):
+        except (MissingExtraError, OptionError, OutsideError, StoreError):
             raise
         except FileNotFoundError as error:
             cause, message = error, f"{self} holds no Zarr array or group; {READABLE}"
@@ -120,6 +129,11 @@ class StoreLocation:
             return None
 
     @property
+    def _objects(self) -> ObjectBytes | None:
+        """The objects of a node in an object store; None elsewhere."""
+        return objects_at(self.path) if self.store is None else None
+
+    @property
     def _opened_store(self) -> Store:
         return self.store or open_store(self.root)
 
@@ -136,13 +150,16 @@ class StoreLocation:
             return zarr.open_group(store, path=self.inner, mode="r", use_consolidated=False)
 
     def stamp_files(self) -> tuple[str, ...]:
-        """Of a local array, the name, time of change and size of its metadata file; () for others."""
+        """Of an array, the name, time of change and size of its metadata file, in an object store its ETag; () where
+        that is not known."""
         if self._descends:
             for name in ("zarr.json", ".zarray"):
                 file = Path(self.root) / name
                 if file.is_file():
                     state = file.stat()
                     return name, str(state.st_mtime_ns), str(state.st_size)
+        elif (objects := self._objects) is not None:
+            return next(((name, tag) for name in ("zarr.json", ".zarray") if (tag := objects.tag(name))), ())
         elif self.store is None and Path(self.root).is_file():
             return (file_stamp(self.root),)
         return ()
@@ -156,8 +173,8 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
     """
     text = os.fspath(source)
     if is_url(text):
-        root, _, inner = text.partition(INSIDE)
-        location = StoreLocation(root.rstrip("/"))
+        root, inner = _split_url(text)
+        location = StoreLocation(root)
         return ZARR.name, location.child(inner) if inner else location
     if reason := unusable(text):
         raise NotAVolumeError(f"{shown(text)} cannot be read: {reason}")
@@ -180,6 +197,22 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
     if not any((outer / f).is_file() for f in STORE_FILES):
         raise NotAVolumeError(f"{outer} is not a Zarr array or group (no zarr.json, .zarray or .zgroup); {READABLE}")
     return ZARR.name, location
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    """The URL of a store, which ends with the first name in `.zarr`, and the path inside it."""
+    root, _, inner = url.partition(INSIDE)
+    names = root.rstrip("/").split("/")
+    first = next((k for k, name in enumerate(names) if k > 2 and name.endswith(".zarr")), len(names) - 1)
+    return "/".join(names[: first + 1]), "/".join([*names[first + 1 :], *([inner] if inner else [])])
+
+
+def objects_at(path: str) -> ObjectBytes | None:
+    """The objects below the path of a source (`Source.path`); None for what is in no object store."""
+    root, _, inner = path.partition(INSIDE)
+    if not is_object_url(root) or root.startswith(READ_ONLY):
+        return None
+    return ObjectBytes(f"{root}/{inner}" if inner else root)
 
 
 def check_inner(path: str, owner: object) -> None:

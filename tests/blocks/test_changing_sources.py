@@ -21,7 +21,7 @@ import tifffile
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import DaskregWarning, OutputError, OutputExistsError, SourceChangedError, SourceLostError
 from daskreg.writing import verify
 

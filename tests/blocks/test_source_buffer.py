@@ -18,7 +18,7 @@ from daskreg.blocks.job import BlockStats, Job, run_block
 from daskreg.blocks.source_buffer import ScratchBuffer, buffer_layout, slabs, thread_scratch
 from daskreg.geometry import Box, tile
 from daskreg.sources.registry import recall
-from daskreg.sources.storage.local_chunks import LocalChunks
+from daskreg.sources.storage.direct_chunks import DirectChunks
 
 pytestmark = pytest.mark.slow
 
@@ -80,13 +80,13 @@ def test_no_chunk_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(source_buffer, "BUFFER_TARGET", 1)
     job = job_of(tmp_path, PULLS[name])
     decoded: Counter[Box] = Counter()
-    place = LocalChunks._decode_part
+    place = DirectChunks._decode_part
 
-    def counted(self: LocalChunks, data: bytes | None, chunk: Box, box: Box, out: Any) -> None:
+    def counted(self: DirectChunks, data: bytes | None, chunk: Box, box: Box, out: Any) -> None:
         decoded[chunk] += 1
         place(self, data, chunk, box, out)
 
-    monkeypatch.setattr(LocalChunks, "_decode_part", counted)
+    monkeypatch.setattr(DirectChunks, "_decode_part", counted)
     cut = slabs(Box.of(job.shape), CHUNKS)
     layout = job.buffer_layout(cut)
     assert layout.axis == 0

@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import AllocationConfig, SlurmConfig
 from daskreg.errors import NoWorkersError
 from daskreg.writing import verify

@@ -14,25 +14,30 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError, OutsideError
+from daskreg.errors import ChunkReadError, OutsideError, StoreError
 from daskreg.geometry import Box
 from daskreg.sources.description import Description, OpenOptions
-from daskreg.sources.locate import INSIDE, StoreLocation
+from daskreg.sources.locate import INSIDE, StoreLocation, objects_at
 from daskreg.sources.reader import Reader, box_of
 from daskreg.sources.readers import zarr_metadata
 from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.bounded_codecs import bounded
 from daskreg.sources.storage.counters import count_events
-from daskreg.sources.storage.local_chunks import local_chunks
+from daskreg.sources.storage.direct_chunks import direct_chunks
+from daskreg.sources.storage.object_bytes import ObjectBytes
+from daskreg.sources.storage.object_tags import tags_of
 from daskreg.sources.storage.redact import is_url, redact
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.stores import open_store
 
 Array = zarr.Array[Any]
 
+MOST_TAGS = 4096
+"""Objects of a box whose ETags are asked for."""
+
 
 class ZarrReader(Reader):
-    """Reads chunks of local files in the calling thread where it can (`storage.local_chunks`), else through zarr."""
+    """Reads chunks of local files in the calling thread where it can (`storage.direct_chunks`), else through zarr."""
 
     reads_into_buffers = True
     decodes_in_thread = True
@@ -45,7 +50,7 @@ class ZarrReader(Reader):
         root, _, inner = path.partition(INSIDE)
         array = zarr.open_array(open_store(root), path=inner, mode="r")
         check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a chunk of {redact(path)}")
-        return bounded(array) if local_chunks(array) is None else array
+        return bounded(array) if direct_chunks(array) is None else array
 
     def read(self, handle: Array, index: ArrayIndex, source: Source) -> NDArray[Any]:
         """`handle[index]`.
@@ -53,14 +58,14 @@ class ZarrReader(Reader):
         Raises: ChunkReadError with the array, the box, and the key of the chunk.
         """
         with _named_errors(handle, index, source):
-            chunks = local_chunks(handle)
+            chunks = direct_chunks(handle)
             if chunks is not None:
                 dropped = tuple(k for k, s in enumerate(index) if not isinstance(s, slice))
                 return chunks.read(box_of(index)).squeeze(dropped)
             return np.asarray(handle[index])
 
     def read_into(self, handle: Array, index: ArrayIndex, source: Source, out: NDArray[Any]) -> bool:
-        chunks = local_chunks(handle)
+        chunks = direct_chunks(handle)
         if chunks is None:
             return False
         with _named_errors(handle, index, source):
@@ -85,16 +90,21 @@ class ZarrReader(Reader):
         try:
             with count_events(opening=True):
                 self.open_handle(path)
+        except StoreError:
+            raise  # the store does not say
         except Exception:
             return False
         return True
 
     def state(self, handle: Array, index: ArrayIndex, source: Source) -> str:
         """A hash of the times of change and sizes of the chunk (or shard) files behind `handle[index]`, and the newest
-        time in seconds, "hash@time"; "" for stores that are not a local folder.
+        time in seconds, "hash@time"; in an object store of their ETags, times and sizes. "" for zip files, for web
+        servers, and for many objects, which would take a request each.
 
         Times are compared in microseconds, which all common file systems and protocols keep.
         """
+        if (objects := objects_at(source.path)) is not None:
+            return _state_of_objects(objects, [key for key, _ in _chunk_files(handle, index)])
         if INSIDE in source.path or is_url(source.path):
             return ""
         newest, digest = 0, hashlib.sha256()
@@ -109,6 +119,14 @@ class ZarrReader(Reader):
         return f"{digest.hexdigest()[:16]}@{newest / 1e9:.6f}"
 
 
+def _state_of_objects(objects: ObjectBytes, keys: list[str]) -> str:
+    if len(keys) > MOST_TAGS:
+        return ""
+    tags = tags_of(objects, keys)
+    listed = "\n".join(f"{key} {tag or 'missing'}" for key, tag in zip(keys, tags, strict=True))
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
 READER = ZarrReader()
 
 
@@ -117,7 +135,7 @@ def _named_errors(handle: Array, index: ArrayIndex, source: Source) -> Iterator[
     """Errors of reading, as ChunkReadError that names the chunk."""
     try:
         yield
-    except (MemoryError, OutsideError):
+    except (MemoryError, OutsideError, StoreError):
         raise
     except Exception as error:
         cause = None if is_url(source.path) else error
@@ -138,7 +156,7 @@ def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
 def _unreadable(handle: Array, index: ArrayIndex, source: Source, error: Exception) -> str:
     """A message that names the chunk: chunks are read again one by one, until the first that fails."""
     path = redact(source.path)
-    chunks = local_chunks(handle)
+    chunks = direct_chunks(handle)
     for key, part in _chunk_files(handle, index):
         try:
             if chunks is None:

@@ -23,7 +23,7 @@ from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.readers import cf, ome
 from daskreg.sources.readers.ome_systems import multiscale_of_systems
-from daskreg.sources.storage.retrying import open_store
+from daskreg.sources.storage.stores import open_store
 from daskreg.sources.stored import stored_source
 
 Array = zarr.Array[Any]

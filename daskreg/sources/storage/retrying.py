@@ -7,21 +7,15 @@ import errno
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from os import PathLike
-from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, Store
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.abc.store import ByteRequest
 
-from daskreg.errors import MissingExtraError
+from daskreg.errors import StoreError
 from daskreg.runtime.private_apis import StoreWrapper
-from daskreg.runtime.regular_files import outside_allowed
-from daskreg.sources.storage.confined import ConfinedStore
 from daskreg.sources.storage.counters import count_missing, count_retry
-from daskreg.sources.storage.redact import is_url
 
 _T = TypeVar("_T")
 
@@ -36,6 +30,7 @@ _FINAL_TYPES = (
     PermissionError,
     IsADirectoryError,
     NotADirectoryError,
+    StoreError,  # it has been tried again (`storage.object_bytes`)
 )
 _FINAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG}
 
@@ -107,34 +102,6 @@ class RetryingStore(StoreWrapper):
         return f"RetryingStore({self.inner!r})"
 
 
-def open_store(path: str | PathLike[str], mode: str = "r", **options: Any) -> RetryingStore:
-    """The store at a local path, a .zip file or a URL, with retries.
-
-    Args:
-        mode: "r" reads only; any other mode may write.
-        options: for the filesystem behind a URL (fsspec's `storage_options`).
-
-    Raises: MissingExtraError where the URL's filesystem library is not installed.
-    """
-    text = str(path)
-    read_only = mode == "r"
-    if is_url(text):
-        return RetryingStore(_remote(text, read_only, options))
-    local = Path(text.removeprefix("file://"))
-    if local.suffix == ".zip" and not local.is_dir():
-        return RetryingStore(ZipStore(local, mode="r" if read_only else "a", read_only=read_only))
-    kind = ConfinedStore if read_only and not outside_allowed() else LocalStore
-    return RetryingStore(kind(local, read_only=read_only))
-
-
-def _remote(url: str, read_only: bool, options: dict[str, Any]) -> Store:
-    try:
-        return FsspecStore.from_url(url, storage_options=options or None, read_only=read_only)
-    except ImportError as error:
-        scheme = url.split("://", 1)[0]
-        raise MissingExtraError(f"fsspec with support for {scheme}://", "remote") from error
-
-
 async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
     attempt = 0
     while True:
@@ -163,7 +130,7 @@ def _pause(attempt: int, error: OSError) -> float:
     """
     if attempt >= ATTEMPTS or isinstance(error, _FINAL_TYPES) or error.errno in _FINAL_ERRNOS:
         raise error
-    _count()
+    count_attempt()
     return random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))  # noqa: S311 (jitter, not a secret)
 
 
@@ -185,7 +152,8 @@ def _checked(key: str, value: Buffer | None) -> Buffer | None:
     return value
 
 
-def _count() -> None:
+def count_attempt() -> None:
+    """Count a call that is tried again."""
     global _retries  # noqa: PLW0603
     with _lock:
         _retries += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from daskreg.errors import MissingExtraError
 from daskreg.sources.storage import retrying as stores
-from daskreg.sources.storage.retrying import EmptyValueError, RetryingStore, open_store, retries
+from daskreg.sources.storage.retrying import EmptyValueError, RetryingStore, retries
+from daskreg.sources.storage.stores import open_store
 
 
 class Flaky(WrapperStore):
@@ -136,9 +138,12 @@ def test_a_url_without_its_library_names_the_extra(monkeypatch):
     def missing(*args, **kwargs):
         raise ImportError("install s3fs")
 
-    monkeypatch.setattr(stores.FsspecStore, "from_url", missing)
+    monkeypatch.setattr("daskreg.sources.storage.stores.FsspecStore.from_url", missing)
     with pytest.raises(MissingExtraError, match=r"daskreg\[remote\]"):
-        open_store("s3://bucket/x.zarr")
+        open_store("sftp://host/x.zarr")
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(MissingExtraError, match=r"daskreg\[cloud\]"):
+        zarr.open(open_store("s3://bucket-without-library/x.zarr"), mode="r")
 
 
 def test_store_survives_pickling(tmp_path):

@@ -17,10 +17,11 @@ import daskreg as dr
 from daskreg.blocks.level_writer import LevelWriter
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
-from daskreg.sources.storage import local_chunks as chunk_files
+from daskreg.sources.storage import folder_bytes
 from daskreg.sources.storage import retrying as stores
-from daskreg.sources.storage.local_chunks import local_chunks
-from daskreg.sources.storage.retrying import open_store, retries
+from daskreg.sources.storage.direct_chunks import direct_chunks
+from daskreg.sources.storage.retrying import retries
+from daskreg.sources.storage.stores import open_store
 
 SHAPE, CHUNKS, SHARDS = (19, 33, 41), (8, 16, 16), (8, 32, 48)
 BITS = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
@@ -55,7 +56,7 @@ def stored(path: Path, **options: Any) -> zarr.Array[Any]:
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "bool"])
 def test_reads_what_zarr_wrote(tmp_path: Path, dtype: str, name: str, shards: Any) -> None:
     array = stored(tmp_path, dtype=dtype, compressors=COMPRESSORS[name], shards=shards)
-    found = local_chunks(array)
+    found = direct_chunks(array)
     assert found is not None
     for box in [*random_boxes(6), Box.of(SHAPE)]:
         np.testing.assert_array_equal(found.read(box), pixels(dtype)[box.slices])
@@ -63,7 +64,7 @@ def test_reads_what_zarr_wrote(tmp_path: Path, dtype: str, name: str, shards: An
 
 @pytest.mark.parametrize("compressor", [numcodecs.Blosc(), numcodecs.Zstd(), None])
 def test_reads_zarr_v2(tmp_path: Path, compressor: Any) -> None:
-    found = local_chunks(stored(tmp_path, zarr_format=2, filters=None, compressors=compressor))
+    found = direct_chunks(stored(tmp_path, zarr_format=2, filters=None, compressors=compressor))
     assert found is not None
     for box in random_boxes(6):
         np.testing.assert_array_equal(found.read(box), pixels()[box.slices])
@@ -92,7 +93,7 @@ def test_zarr_reads_what_was_written_here(tmp_path: Path, name: str, shards: Any
 def test_missing_chunks_are_fill(tmp_path: Path) -> None:
     array = stored(tmp_path, fill_value=9)
     (tmp_path / "c" / "1" / "1" / "1").unlink()
-    got, expected = local_chunks(array), pixels()
+    got, expected = direct_chunks(array), pixels()
     expected[8:16, 16:32, 16:32] = 9
     assert got is not None
     np.testing.assert_array_equal(got.read(Box.of(SHAPE)), expected)
@@ -111,14 +112,14 @@ def test_missing_chunks_are_fill(tmp_path: Path) -> None:
 )
 def test_the_rest_is_left_to_zarr(tmp_path: Path, options: dict[str, Any]) -> None:
     array = stored(tmp_path, **options)
-    assert local_chunks(array) is None
+    assert direct_chunks(array) is None
     np.testing.assert_array_equal(dr.open(tmp_path).values, pixels())
 
 
 def test_other_stores_are_left_to_zarr(tmp_path: Path) -> None:
-    assert local_chunks(zarr.create_array({}, shape=(4,), dtype="u2")) is None
+    assert direct_chunks(zarr.create_array({}, shape=(4,), dtype="u2")) is None
     array = zarr.create_array(open_store("memory://daskreg-chunks/a", "w"), shape=(4,), dtype="u2")
-    assert local_chunks(array) is None
+    assert direct_chunks(array) is None
 
 
 def cut(data: bytes) -> bytes:
@@ -163,18 +164,18 @@ def test_each_call_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     calls = [0]
 
     def failing(function: Any) -> Any:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
             calls[0] += 1
             if rng.random() < 0.2:
                 raise OSError(errno.EIO, "the network is away")
-            return function(*args)
+            return function(*args, **options)
 
         return run
 
     stored(tmp_path / "in.zarr", compressors=COMPRESSORS["blosc, crc32c"])
     source = dr.open(tmp_path / "in.zarr")
-    for name in ("_read_file", "replace_file"):
-        monkeypatch.setattr(chunk_files, name, failing(getattr(chunk_files, name)))
+    for name in ("open_inside", "replace_file"):
+        monkeypatch.setattr(folder_bytes, name, failing(getattr(folder_bytes, name)))
     before = retries()
     dr.write(source, tmp_path / "out.zarr", chunks=CHUNKS, levels=1, progress=False, client=False)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr" / "0", mode="r")[:], pixels())
@@ -191,6 +192,6 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
             return 3
 
     with pytest.raises(TypeError):
-        chunk_files.replace_file(file, [b"new", Failing()])
+        folder_bytes.replace_file(file, [b"new", Failing()])
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]

@@ -3,7 +3,7 @@
 Why not `filelock` (tried with 4.2.11): where a file system has no locks (some NFS and Lustre mounts), it raises
 OSError (EOPNOTSUPP, ENOLCK) or falls back to a lock that is the existence of a file (ENOSYS). Such a file stays
 when its machine dies, and no other machine can then resume the run. Here the lock is one call of flock, and
-where there are no locks a claim (`blocks.claim`), which ends with its process too.
+where there are no locks a claim (`blocks.record.claim`), which ends with its process too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from daskreg.blocks.claim import claimed
+from daskreg.blocks.record.claim import claimed
+from daskreg.sources.storage.folder_bytes import FolderBytes
 
 try:
     import fcntl
@@ -41,7 +42,7 @@ def locked(path: Path) -> Iterator[bool]:
         with path.open("a") as file:
             free = _take(file.fileno(), path)
             if free is None:
-                with claimed(path.parent) as claim_is_free:
+                with claimed(FolderBytes(path.parent)) as claim_is_free:
                     yield claim_is_free
                 return
             if free and not _same(file.fileno(), path):

@@ -3,6 +3,7 @@
 In an output, these are the metadata files of the group and of its levels, and the files of the units (chunks or shards)
 of each level, whose names follow from the layout in the ledger. That also finds files which were written just
 before their process was killed. Symbolic links are never taken for files of daskreg, and are not followed.
+`record.own_objects` does the same in object stores.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from daskreg.blocks.ledger import Ledger
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OutputExistsError
 
 _PARTIAL = re.compile(r"(?P<name>.+?)\.[0-9a-f]{16,32}\.partial")
-_LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl")
+LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl")
 _LOCKS = re.compile(r"lock|claim-\d+")
 _MOVED = re.compile(r"(removed|metadata)-[0-9a-f]{32}")
 
@@ -85,7 +86,7 @@ def remove_made(folder: Path, counts: Counts) -> None:
 def clear_ledger(ledger: Ledger) -> None:
     """Remove the files of a ledger, `run.json` last; those by which this process has locked it stay."""
     for item in sorted(ledger.folder.iterdir(), key=lambda item: item.name == "run.json"):
-        if _LEDGER.fullmatch(_whole_name(item.name)) and item.is_file():
+        if LEDGER.fullmatch(_whole_name(item.name)) and item.is_file():
             item.unlink()
 
 
@@ -100,7 +101,7 @@ def remove_empty_ledger(ledger: Ledger) -> None:
 
 def foreign_beside(ledger: Ledger) -> list[str]:
     """What is in the folder of a ledger that has no `run.json`, other than what a run makes before that file."""
-    names = (item.name for item in ledger.folder.iterdir() if item.is_dir() or not _before_run(item.name))
+    names = (item.name for item in ledger.folder.iterdir() if item.is_dir() or not before_run(item.name))
     return sorted(names)
 
 
@@ -119,14 +120,14 @@ def _below(folder: str | Path, parts: tuple[str, ...], counts: Counts) -> Iterat
         entries = list(items)
     for item in entries:
         if not item.is_dir(follow_symlinks=False):
-            yield item.path, item.is_file(follow_symlinks=False) and _made(parts, item.name, counts)
+            yield item.path, item.is_file(follow_symlinks=False) and is_made(parts, item.name, counts)
         elif _made_folder((*parts, item.name), counts):
             yield from _below(item.path, (*parts, item.name), counts)
         else:
             yield item.path, False
 
 
-def _made(parts: tuple[str, ...], name: str, counts: Counts) -> bool:
+def is_made(parts: tuple[str, ...], name: str, counts: Counts) -> bool:
     """Whether a file in a folder of an output has one of the names that daskreg gives."""
     partial = _PARTIAL.fullmatch(name)
     name = _whole_name(name)
@@ -151,7 +152,7 @@ def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) else None
 
 
-def _before_run(name: str) -> bool:
+def before_run(name: str) -> bool:
     whole = _whole_name(name)
     return bool(_LOCKS.fullmatch(whole)) or (name != whole and whole == "run.json")
 

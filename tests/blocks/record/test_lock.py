@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import daskreg as dr
-from daskreg.blocks import lock
-from daskreg.blocks.claim import claimed
-from daskreg.blocks.lock import locked
+from daskreg.blocks.record import lock
+from daskreg.blocks.record.claim import claimed
+from daskreg.blocks.record.lock import locked
+from daskreg.sources.storage.folder_bytes import FolderBytes
 from daskreg.writing import verify
 
-HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.lock import locked\n" + (
+HOLD = "import sys, time; from pathlib import Path; from daskreg.blocks.record.lock import locked\n" + (
     "with locked(Path(sys.argv[1])) as free:\n    print(free, flush=True)\n    time.sleep(60)\n"
 )
 
@@ -77,7 +78,7 @@ import errno, fcntl, sys, time
 def refused(*_):
     raise OSError(errno.ENOSYS, "no locks here")
 fcntl.flock = refused
-from daskreg.blocks import claim
+from daskreg.blocks.record import claim
 """
 
 SIX = (
@@ -126,7 +127,7 @@ def claim_and_kill(folder: Path, code: str) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "True\n"
-        with claimed(folder) as free:
+        with claimed(FolderBytes(folder)) as free:
             assert not free
         process.kill()
         process.wait()
@@ -134,17 +135,17 @@ def claim_and_kill(folder: Path, code: str) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     claim_and_kill(tmp_path, WITHOUT_LOCKS + HOLD)
-    with claimed(tmp_path) as free, claimed(tmp_path) as again:
+    with claimed(FolderBytes(tmp_path)) as free, claimed(FolderBytes(tmp_path)) as again:
         assert (free, again) == (True, False)
-    with claimed(tmp_path) as free:
+    with claimed(FolderBytes(tmp_path)) as free:
         assert free
 
 
 def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskreg.blocks.claim.BEAT", 0.1)
-    monkeypatch.setattr("daskreg.blocks.claim.QUIET", 1.0)
+    monkeypatch.setattr("daskreg.blocks.record.claim.BEAT", 0.1)
+    monkeypatch.setattr("daskreg.blocks.record.claim.QUIET", 1.0)
     claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
-    with claimed(tmp_path) as free:
+    with claimed(FolderBytes(tmp_path)) as free:
         assert free

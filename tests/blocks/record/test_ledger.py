@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daskreg.blocks.ledger import Ledger, session_number
-from daskreg.blocks.ledger_entry import LedgerEntry, entry_now
+from daskreg.blocks.record.ledger import Ledger, session_number
+from daskreg.blocks.record.ledger_entry import LedgerEntry, LostChunks, entry_now, parsed, parsed_lines
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
 
 
@@ -47,7 +47,8 @@ def test_what_is_no_ledger_is_refused(tmp_path, text: str) -> None:
 
 
 def stored(entry: LedgerEntry, **changes: object) -> str:
-    return json.dumps({**asdict(entry), **changes})
+    """A line of versions 1 and 2."""
+    return json.dumps({**entry._asdict(), "lost": asdict(entry.lost), **changes})
 
 
 def ledger_with(tmp_path: Path, **files: str) -> Ledger:
@@ -108,6 +109,9 @@ HARMFUL = {
     "outside": json.dumps({**FIELDS, "files": [["../../x", 1, 2]]}),
     "digits": '{"level": ' + "9" * 5000 + "}",
     "no object": "[1, 2]",
+    "too few values": '{"v": [0, [1], "a"]}',
+    "values of other kinds": '{"v": [{}, 1, 2, 3, 4, 5, 6, 7, 8, [9], 10, {}, 12]}',
+    "lost without count": '{"v": [0, [0], "a", [], 0, 0, [], 0, 0, "r", 1, "", ""]}',
     "bytes": "\xff\xfe",
 }
 
@@ -132,3 +136,24 @@ def test_what_is_no_file_among_the_entries_is_named(tmp_path: Path) -> None:
     (ledger.folder / "run.json").write_text("[" * 100_000)
     with pytest.raises(NotAVolumeError, match=r"run\.json"):
         ledger.layout()
+
+
+def test_many_lines_are_read_as_one_by_one(tmp_path: Path) -> None:
+    """Lines are parsed many at a time; a torn one, or one that holds two entries, changes nothing of the others."""
+    lines = [entry_now(0, (k,), f"{k:032x}", {f"0/c/{k}": (k, 7)}).line for k in range(1203)]
+    lines[300] = lines[300][:-9]
+    lines[700] = f"{lines[700]},{lines[701]}"
+    lines[900] = "[1, 2]"
+    got = list(parsed_lines("\n".join(lines)))
+    assert got == [entry for line in lines if (entry := parsed(line)) is not None]
+    assert len(got) == 1200
+
+
+def test_an_entry_comes_back_from_its_line() -> None:
+    lost = LostChunks(2, ("c/1", "c/2"))
+    for entry in (
+        entry_now(1, (2, 3), "f", {"1/c/2/3": (2**64 - 1, 9), "1/c/2/4": (0, 1)}, lost=lost, run="r", session=4),
+        entry_now(0, (), "", {}, clipped=5, bytes_read=6, retries=7, source="s@1.5"),
+    ):
+        assert parsed(entry.line) == entry
+        assert parsed(stored(entry)) == entry

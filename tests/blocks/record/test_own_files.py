@@ -11,8 +11,8 @@ import pytest
 import zarr
 
 import daskreg as dr
-from daskreg.blocks.ledger import Ledger
-from daskreg.blocks.own_files import foreign_files, unit_counts
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.own_files import foreign_files, unit_counts
 from daskreg.errors import DaskregError, LayoutMismatchError, OutputExistsError
 from daskreg.writing import verify
 

@@ -142,6 +142,21 @@ def test_a_rod_leaves_the_shift_along_it_free(turn):
     assert fit.free[0] in repr(fit)
 
 
+@pytest.mark.parametrize(
+    ("planes", "axes"), [(2, (0, 1, 2)), (2, (1, 0, 2)), (2, (1, 2, 0)), (3, (0, 1, 2)), (4, (1, 0, 2))]
+)
+def test_a_volume_of_few_planes_is_judged(planes, axes):
+    """The outer planes weigh less than the others, and no Gaussian fits between them."""
+    scene = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(15, 90, 104)), (1, 1.5, 2)).astype(np.float32)
+    near, far = slice(3, 3 + planes), slice(10, 10 + planes)
+    fixed, moving, other = scene[near, 5:76, 5:90], scene[near, 9:80, 2:87], scene[far, 15:86, 15:100]
+    fit = dr.register(fixed.transpose(axes), moving.transpose(axes), model="translation")
+    assert fit.ok
+    found = np.array([fit.parameters[name] for name in ("tz", "ty", "tx")])
+    np.testing.assert_allclose(found, np.array([0, -4, 3])[list(axes)], atol=0.05)
+    assert not dr.register(fixed.transpose(axes), other.transpose(axes), model="translation").ok
+
+
 def test_a_disc_leaves_its_rotation_free():
     y, x = np.mgrid[:120, :130]
     disc = ndimage.gaussian_filter((np.hypot(y - 60, x - 64) < 35).astype(float), 1.5)

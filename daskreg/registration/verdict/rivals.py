@@ -38,7 +38,9 @@ def rival_shifts(bands: Bands, needed: float) -> Floats:
             apart.
     """
     ndim = bands.weight.ndim - 1
-    squares = np.stack([bands.fixed**2, bands.warped**2, bands.weight])
+    # Both bands have been multiplied by the weight: their squares with it once, and with that of the other voxel once.
+    once = 1 / np.maximum(bands.weight, np.float32(1e-3))
+    squares = np.stack([bands.fixed**2 * once, bands.warped**2 * once, bands.weight])
     fixed, warped, weight = fft.rfftn(squares, s=bands.padded, axes=tuple(range(2, ndim + 2)))
     f, w = bands.spectra
     # Of shift s: fixed[x] beside warped[x + s].
@@ -50,7 +52,7 @@ def rival_shifts(bands: Bands, needed: float) -> Floats:
     ncc = np.clip(product / np.sqrt(power), 0, 1)
     overlap = np.clip(overlap / overlap[none], 0, 1)
     samples = bands.samples.reshape(-1, *[1] * ndim)
-    unexplained = 1 - ncc**2 + _between_voxels(ncc).reshape(samples.shape)
+    unexplained = 1 - ncc**2 + _between_voxels(ncc, overlap[0]).reshape(samples.shape)
     worse = (0.5 * samples * overlap * np.log(unexplained / unexplained[none])).sum(0)
     worse[overlap[0] < _LEAST_OVERLAP] = np.inf
     worse[(samples * overlap * log_likelihood(ncc, np.ones(()))).sum(0) < needed - _EXCLUDED] = np.inf
@@ -59,14 +61,19 @@ def rival_shifts(bands: Bands, needed: float) -> Floats:
     return _separate_minima(np.fft.fftshift(worse))
 
 
-def _between_voxels(ncc: Floats) -> Floats:
-    """(K,) by how much r^2 falls half a voxel away along each axis: shifts are compared at whole voxels only."""
+def _between_voxels(ncc: Floats, overlap: Floats) -> Floats:
+    """(K,) by how much r^2 falls half a voxel away along each axis: shifts are compared at whole voxels only.
+
+    Along a thin axis, the images do not overlap a voxel away.
+    """
     ndim = ncc.ndim - 1
     here = ncc.reshape(len(ncc), -1)[:, 0]
     fall = np.zeros(len(ncc))
     for axis in range(ndim):
         for side in (1, -1):
-            fall += (here - ncc[(slice(None), *(side if k == axis else 0 for k in range(ndim)))]) / 2
+            there: Any = tuple(side if k == axis else 0 for k in range(ndim))
+            if overlap[there] >= _LEAST_OVERLAP:
+                fall += (here - ncc[(slice(None), *there)]) / 2
     return np.asarray(np.maximum(2 * here * fall / 4, 1e-4))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from daskreg.geometry import Grid
+from daskreg.registration.levenberg_marquardt import corners_of
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
-from daskreg.registration.verdict.judge import Verdict, judge
+from daskreg.registration.verdict.judge import MOST_ERROR, Verdict, judge
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +78,29 @@ def verdict_of_pair(problem: Problem, pyramids: MaskedPyramids, parameters: Floa
     if found.settled or problem.metric in _SAME_CONTRAST:
         return found
     return verdicts_of(problem, [edges_of(level) for level in pyramids.levels], parameters[None])[0]
+
+
+def with_errors(
+    problem: Problem, verdicts: Sequence[Verdict], covariances: Floats, parameters: Floats, *, grid: Grid, step: float
+) -> list[Verdict]:
+    """The verdicts with what the (B, P, P) covariances say: a pose whose corners may be off by much is not determined.
+
+    Args:
+        parameters: (B, P). grid: of the fixed images. step: size of the finest level's voxels.
+    """
+    moves = problem.pose.motions(np.asarray(parameters), problem.centre)[1][..., :-1, :] @ corners_of(grid) / step
+    found = []
+    for verdict, covariance, change in zip(verdicts, covariances, moves, strict=True):
+        error = math.sqrt(max(0.0, np.einsum("pdc,pq,qdc->c", change, covariance, change).max()))
+        if not math.isfinite(error):
+            found.append(verdict)
+            continue
+        free, sigma = verdict.free, verdict.sigma
+        if error > MOST_ERROR and not len(free):
+            _, vectors = np.linalg.eigh(covariance * verdict.units[:, None] * verdict.units)
+            free, sigma = (vectors[:, -1] / verdict.units)[None], np.array([error])
+        found.append(replace(verdict, error=error, free=free, sigma=sigma))
+    return found
 
 
 def edges_of(level: PyramidLevel) -> PyramidLevel:

@@ -20,8 +20,9 @@ from daskreg.registration.pyramids.pyramid import image_batch, pyramid
 from daskreg.registration.verdict.aligned import aligned
 from daskreg.registration.verdict.bands import bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
+from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdict.words import in_words
-from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of
+from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of, with_errors
 
 
 def picture(name, shape=(150, 170)):
@@ -155,6 +156,27 @@ def test_a_volume_of_few_planes_is_judged(planes, axes):
     found = np.array([fit.parameters[name] for name in ("tz", "ty", "tx")])
     np.testing.assert_allclose(found, np.array([0, -4, 3])[list(axes)], atol=0.05)
     assert not dr.register(fixed.transpose(axes), other.transpose(axes), model="translation").ok
+
+
+@pytest.mark.parametrize(
+    ("sigma", "offset", "status", "free"),
+    [
+        ((0.1, 1.0), 0.5, FitStatus.CONVERGED, ()),
+        ((0.1, 1.0), 1.0, FitStatus.INCONSISTENT, ()),
+        ((0.1, 1.5), 0.0, FitStatus.UNDETERMINED, ("shift along (1.00, 0.00) in y, x",)),
+        ((1.5, 0.1), 0.0, FitStatus.UNDETERMINED, ("shift along (0.00, 1.00) in y, x",)),
+    ],
+)
+def test_what_the_error_bar_leaves_open_is_not_ok(sigma, offset, status, free):
+    grid = Grid((80, 99), 0.5)
+    problem = Problem(Pose.of("translation", 2), grid.centre)
+    none = np.zeros((0, 2))
+    verdict = Verdict(100.0, 20.0, np.zeros((0, 3, 3)), none, none[:, 0], np.full(2, 1 / 0.5), offset)
+    covariance = np.diag(np.square(sigma))[None] * 0.5**2  # of tx and ty, in the world
+    (found,) = with_errors(problem, [verdict], covariance, np.zeros((1, 2)), grid=grid, step=0.5)
+    np.testing.assert_allclose(found.error, np.hypot(*sigma))
+    assert status_of(found, converged=True, improved=True, overlap=1.0) is status
+    assert tuple(in_words(d, problem.pose.names, found.units) for d in found.free) == free
 
 
 def test_a_disc_leaves_its_rotation_free():

@@ -23,8 +23,11 @@ from daskreg.registration.verdict.rivals import rival_shifts
 
 Floats = NDArray[np.float64]
 
-MOST_SIGMA, MOST_OFFSET = 2.0, 1.5
-"""Voxels of the finest level: of a motion that is determined, and from the pose to where all bands together put it."""
+MOST_SIGMA = 2.0
+"""Voxels of the finest level: the standard deviation of a motion that the gradients determine."""
+MOST_ERROR = 4 / 3
+"""Voxels of the finest level by which a corner may be off, as a standard deviation: an error bar that is too small by
+half still promises two voxels."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
 # Levels of images that are long and thin are used up to this number of voxels while their short side has less than
@@ -43,6 +46,8 @@ class Verdict:
     sigma: (F,) voxels by which each may be off. units: (P,) voxels by which a unit of each parameter moves a corner.
     offset: voxels of the finest level from the pose to where all bands of frequency together put it, root mean square
         over the overlap.
+    error: standard deviation of the farthest corner, in voxels of the finest level, from the covariance of the
+        estimate; 0 where there is none.
     """
 
     evidence: float
@@ -52,6 +57,7 @@ class Verdict:
     sigma: Floats
     units: Floats
     offset: float = 0.0
+    error: float = 0.0
 
     @property
     def chance(self) -> bool:
@@ -59,8 +65,8 @@ class Verdict:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the bands of frequency together put the pose elsewhere."""
-        return self.offset > MOST_OFFSET
+        """Whether the bands of frequency together put the pose elsewhere, by more than its error allows."""
+        return math.hypot(self.error, self.offset) > MOST_ERROR
 
     @property
     def settled(self) -> bool:

@@ -278,4 +278,5 @@ def _cost_ratio(
     every, rest = (
         LevelObjective(problem, level).subsampled().evaluate(iterate.parameters) for level in (full, borderless)
     )
-    return float(rest.cost.sum() / max(every.cost.sum(), 1e-12)), every, rest
+    cost = float(rest.cost.sum())  # infinite where too little overlaps
+    return cost / max(float(every.cost.sum()), 1e-12) if math.isfinite(cost) else math.inf, every, rest

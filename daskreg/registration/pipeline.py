@@ -53,7 +53,9 @@ def estimate(
         best = ends[1] if prefers_borderless(problem, full, borderless) else best
     if not judged:
         return best
-    verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters)
+    # Other inits assume that the images are turned by less.
+    turns = isinstance(initial_pose, BestCandidate) and initial_pose.init == "search"
+    verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
     verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
     return replace(best, verdicts=verdicts)
 

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from daskreg.registration.pyramids.bad_voxels_numba import standing_out
+from daskreg.registration.pyramids.bad_voxels_numba import alone, standing_out
 
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
@@ -165,6 +165,8 @@ def hot_voxels(images: Pixels) -> Bools:
     mean = sum(images[1:], start=images[0]) / np.float32(len(images))
     mean = mean if np.isfinite(mean.min()) and np.isfinite(mean.max()) else np.nan_to_num(mean)
     at = standing_out(mean, OUTSTANDING / 2 * _FROM_MAD)
+    for image in images:
+        at = alone(image, at)
     for image in images:
         if not len(at):
             break

@@ -31,6 +31,12 @@ def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]
     return np.flatnonzero(out)
 
 
+def alone(image: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge."""
+    planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
+    return np.asarray(at[_alone(planes, at)])
+
+
 @jit
 def _mark(planes: Any, limit: Any, out: Any) -> None:
     depth, height, width = planes.shape
@@ -44,3 +50,28 @@ def _mark(planes: Any, limit: Any, out: Any) -> None:
                 marks[x] = abs(4 * line[x] - line[x - 1] - line[x + 1] - above[x] - below[x]) > limit
             marks[0] = abs(4 * line[0] - 2 * line[1] - above[0] - below[0]) > limit
             marks[last] = abs(4 * line[last] - 2 * line[last - 1] - above[last] - below[last]) > limit
+
+
+@jit
+def _alone(planes: Any, at: Any) -> Any:
+    """Whether at least six of eight neighbours differ to one side, and by more than half of the largest difference."""
+    _, height, width = planes.shape
+    found = np.zeros(len(at), np.bool_)
+    around = np.empty(8, np.float32)
+    for k in range(len(at)):
+        z, rest = divmod(at[k], height * width)
+        y, x = divmod(rest, width)
+        value, count, largest, n = planes[z, y, x], 0, np.float32(0), 0
+        for j in range(-1, 2):
+            for i in range(-1, 2):
+                if i != 0 or j != 0:
+                    b, a = y + j, x + i
+                    b, a = -b if b < 0 else b, -a if a < 0 else a
+                    b, a = 2 * height - 2 - b if b >= height else b, 2 * width - 2 - a if a >= width else a
+                    around[n] = value - planes[z, b, a]
+                    largest = around[n] if abs(around[n]) > abs(largest) else largest
+                    n += 1
+        for n in range(8):
+            count += around[n] * largest > largest * largest / 2
+        found[k] = count >= 6
+    return found

@@ -7,6 +7,7 @@ what is asked of a pose is asked of each band, and each answer is weighted by th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ def bands_of(pair: Aligned) -> Bands | None:
     both = together[:2]
     both -= both.sum(tuple(range(2, both.ndim)), keepdims=True) / count * known
     axes = tuple(range(2, both.ndim))
-    padded = tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in known.shape[1:])
+    padded = padded_of(known.shape[1:])
     spectra = fft.rfftn(both, s=padded, axes=axes)
     power = (both.astype(np.float64) ** 2).sum(axes)
     holds = np.all(power > _NOTHING * power.sum(1, keepdims=True), axis=0)
@@ -97,6 +98,11 @@ def bands_of(pair: Aligned) -> Bands | None:
     samples = np.where(holds, _stationary_samples(known, spectra, product, padded) * np.array(share), 0.0)
     slopes = together[2:].reshape(2, ndim, *known.shape)
     return Bands(both[0], both[1], known, slopes, spectra, padded, np.array(sigmas), np.clip(ncc, -1, 1), samples)
+
+
+def padded_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of padded images, for fast transforms."""
+    return tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in shape)
 
 
 def axes_of(images: NDArray[np.generic]) -> tuple[int, ...]:

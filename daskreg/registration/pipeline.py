@@ -54,7 +54,8 @@ def estimate(
     if not judged:
         return best
     # Other inits assume that the images are turned by less.
-    turns = isinstance(initial_pose, BestCandidate) and initial_pose.init == "search"
+    init = initial_pose.init if isinstance(initial_pose, BestCandidate) else None
+    turns = isinstance(init, str) and init == "search"
     verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
     verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
     return replace(best, verdicts=verdicts)

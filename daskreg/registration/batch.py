@@ -11,9 +11,8 @@ import torch
 
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import shared_unit
-from daskreg.registration.detector import without_bad_voxels
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, at_level, read_alike, read_image
+from daskreg.registration.images import Image, at_level, read_alike, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import IdentityFirst
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose

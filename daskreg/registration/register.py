@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, as_affine, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
-from daskreg.registration.detector import without_bad_voxels
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, at_level, read_image
+from daskreg.registration.images import Image, at_level, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd

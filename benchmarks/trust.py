@@ -1,6 +1,6 @@
 """How often a fit is wrong and says ok, and how often it is right and refused: a table of right and wrong by ok or not.
 
-    python benchmarks/trust.py [--scale 1] [--only pairs] [--workers 2] [--list] [--json fits.json]
+    python benchmarks/trust.py [--scale 1] [--only pairs] [--first 0] [--workers 2] [--list] [--json fits.json]
 
 The cases come from the modules `trust_pairs`, `trust_stacks` and `trust_clouds` beside this file, as far as they exist:
 real and synthetic inputs whose right answer is known. A case that does not determine its answer (a lattice,
@@ -25,33 +25,36 @@ from pathlib import Path
 from trust_case import Case, Outcome
 
 _MODULES = ("trust_pairs", "trust_stacks", "trust_clouds")
-_CACHED: dict[tuple[str, float], list[Case]] = {}
+_PAIRS = _MODULES[0]
+_CACHED: dict[tuple[str, float, int], list[Case]] = {}
 
 
-def all_cases(scale: float) -> Iterator[tuple[str, int, Case]]:
-    """(module, position, case) of the modules that exist."""
+def all_cases(scale: float, first: int = 0) -> Iterator[tuple[str, int, Case]]:
+    """(module, position, case) of the modules that exist; `first`: the first seed of each group of pairs."""
     for name in _MODULES:
         if importlib.util.find_spec(name) is not None:
-            for position, case in enumerate(_cases_of(name, scale)):
+            for position, case in enumerate(_cases_of(name, scale, first)):
                 yield name, position, case
 
 
-def _cases_of(module: str, scale: float) -> list[Case]:
-    if (module, scale) not in _CACHED:
-        _CACHED[module, scale] = list(importlib.import_module(module).cases(scale))
-    return _CACHED[module, scale]
+def _cases_of(module: str, scale: float, first: int) -> list[Case]:
+    key = module, scale, first
+    if key not in _CACHED:
+        cases = importlib.import_module(module).cases
+        _CACHED[key] = list(cases(scale, first) if module == _PAIRS else cases(scale))
+    return _CACHED[key]
 
 
-def _run(task: tuple[str, float, int]) -> tuple[str, float, int, Outcome, float]:
-    module, scale, position = task
-    case = _cases_of(module, scale)[position]
+def _run(task: tuple[str, float, int, int]) -> tuple[str, int, Outcome, float]:
+    module, scale, first, position = task
+    case = _cases_of(module, scale, first)[position]
     began = time.perf_counter()
     try:
         outcome = case.fit()
     except Exception as error:  # an error that is not daskreg's own is a failure of its own kind
         traceback.print_exc()
         outcome = Outcome(float("inf"), 0.0, False, f"RAISED {type(error).__name__}")
-    return (*task, outcome, time.perf_counter() - began)
+    return module, position, outcome, time.perf_counter() - began
 
 
 def _one_thread() -> None:
@@ -60,18 +63,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run(scale: float, only: str = "", workers: int = 1) -> list[tuple[Case, Outcome, float]]:
+def run(scale: float, only: str = "", workers: int = 1, first: int = 0) -> list[tuple[Case, Outcome, float]]:
     """(case, outcome, seconds) of each case whose group contains `only`."""
-    chosen = {(m, k): case for m, k, case in all_cases(scale) if only in case.group}
-    tasks = [(m, scale, k) for m, k in chosen]
+    chosen = {(m, k): case for m, k, case in all_cases(scale, first) if only in case.group}
+    tasks = [(m, scale, first, k) for m, k in chosen]
     if workers == 1:
         found = map(_run, tasks)
-        return [(chosen[m, k], outcome, seconds) for m, _, k, outcome, seconds in found]
+        return [(chosen[m, k], outcome, seconds) for m, k, outcome, seconds in found]
     # One compiled thread in each process, so that processes do not compete.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
     with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
         results = pool.imap_unordered(_run, tasks, chunksize=4)
-        return [(chosen[m, k], outcome, seconds) for m, _, k, outcome, seconds in results]
+        return [(chosen[m, k], outcome, seconds) for m, k, outcome, seconds in results]
 
 
 def table(results: list[tuple[Case, Outcome, float]]) -> str:
@@ -111,13 +114,14 @@ def main() -> None:
         "--scale", type=float, default=1.0, help="1: the whole benchmark; 0.02: one or two of each group"
     )
     parser.add_argument("--only", default="", help="groups whose name contains this")
+    parser.add_argument("--first", type=int, default=0, help="the first seed of each group of pairs, for new inputs")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument(
         "--list", action="store_true", help="also print each fit that is wrong and ok, or right and refused"
     )
     parser.add_argument("--json", type=Path, help="write every fit to this file")
     options = parser.parse_args()
-    results = run(options.scale, options.only, options.workers)
+    results = run(options.scale, options.only, options.workers, options.first)
     if options.list:
         for case, outcome, _ in sorted(results, key=lambda r: (r[0].group, r[0].seed)):
             bad = outcome.ok != outcome.right and (outcome.ok or not case.may_refuse)

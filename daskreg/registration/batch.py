@@ -12,7 +12,7 @@ import torch
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import shared_unit
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, at_level, read_alike, read_image
+from daskreg.registration.images import Image, at_level, read_alike, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import IdentityFirst
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
@@ -67,6 +67,7 @@ def register_many(
     fixeds = _images(fixed, "fixed", options.device, alone=movings[0].grid.ndim)
     if len(fixeds) not in (1, len(movings)):
         raise ShapeMismatchError(f"{len(fixeds)} fixed images do not fit {len(movings)} moving ones")
+    fixeds, movings = without_bad_voxels(fixeds, movings)
     if metric == "mse":
         fixeds, movings = ([at_level(image, fixeds[0].offset) for image in some] for some in (fixeds, movings))
     grid = fixeds[0].grid
@@ -111,7 +112,7 @@ def _images(values: Any, what: str, device: str, *, alone: int | None = None) ->
             if plain and images and not (images[0].dropped or images[0].factors):
                 images.append(read_alike(one, images[0], what=f"{what} {k}"))
             else:
-                images.append(read_image(one, what=f"{what} {k}", device=device))
+                images.append(read_image(one, what=f"{what} {k}", device=device, without_gaps=True))
     if not images:
         raise ShapeMismatchError(f"there is no {what} image")
     for k, image in enumerate(images):

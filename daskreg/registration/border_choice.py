@@ -3,7 +3,9 @@
 Where one image is flat because there is nothing, the other image is flat, too. So a border is fill where the other
 image shows something under it. It may also be fill where the images do not overlap on it: an image that was warped
 before has its fill where the other image ends. Then it has no use either: the edge of an object against its background
-lies inside the overlap. Both are seen on a coarse level (`solved_without_fill`).
+lies inside the overlap. Where the edge of a border is in the overlap, the other image shows it too, unless it is
+that of fill. All this is seen on a coarse level (`solved_without_fill`), for each of the images apart: one may have
+been warped before, and the other show an object before its background.
 
 True background also fits better than the rest of the voxels. Where that is not seen on the coarse level, the finest
 one decides: where the rest alone fits much better at the same pose, or better still after it is solved again, the
@@ -13,17 +15,24 @@ borders are fill (`without_fill`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, solve_level
+from daskreg.registration.levenberg_marquardt import (
+    COARSE_TOLERANCE,
+    Iterate,
+    LevelObjective,
+    solve_level,
+)
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem, SolverOptions
-from daskreg.registration.pyramids.filters import dilated
+from daskreg.registration.pyramids.filters import dilated, local_means
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.rejection import MIN_OBSERVABILITY, observability
 
@@ -43,61 +52,138 @@ _LEAST_SEEN = 1 / 3
 _LINE = 0.01
 # Background may show dirt; where the other image shows something on more of the border, it is fill.
 _MOSTLY_EMPTY = 0.75
+# The part of the steps at the edges of flat borders that the other image shows where they are background, at least.
+_EDGE_SEEN = 0.5
+# Half width, in voxels, of the surroundings of which a step is found, and the share of them on either side of the edge.
+_NEAR, _EITHER_SIDE = 3, 0.2
 # Standard deviations of the residual beyond which a voxel shows something, and voxels into which smoothing spreads an
 # edge.
 _VISIBLE, _REACH = 3.0, 2
 
 
 def solved_without_fill(
-    problem: Problem,
-    options: SolverOptions,
-    iterate: Iterate,
-    *,
-    full: PyramidLevel,
-    borderless: PyramidLevel,
-    tolerance: float,
-) -> Iterate | None:
-    """The iterate on a coarse level without flat borders where these are fill; None where they may be background.
+    problem: Problem, options: SolverOptions, iterate: Iterate, pyramids: Sequence[Sequence[PyramidLevel]], number: int
+) -> tuple[Sequence[PyramidLevel], Iterate] | None:
+    """The levels without the flat borders that are fill, and the iterate on a coarse one; None where there is no fill.
 
-    The choice is the same for all pairs.
+    The choice is the same for all pairs, and made for fixed and moving images apart.
 
     Args:
-        iterate: on the level with all voxels.
+        iterate: on the level with all voxels. pyramids: with all voxels, and without flat borders.
+        number: that of the coarse level.
     """
-    if not _show_nothing_of_an_object(problem, iterate.parameters, full, borderless):
+    full, borderless = pyramids[0][number], pyramids[1][number]
+    are_fill = _are_fill(problem, iterate.parameters, full, borderless)
+    if not any(are_fill):
         return None
+    levels = pyramids[1] if all(are_fill) else _Mixed(pyramids[0], pyramids[1], are_fill)
+    tolerance = max(options.tolerance, COARSE_TOLERANCE)
     again = solve_level(
-        problem, borderless, iterate.parameters, tolerance=tolerance, max_iterations=options.max_iterations
+        problem, levels[number], iterate.parameters, tolerance=tolerance, max_iterations=options.max_iterations
     )
-    share = observability(problem, borderless, again) / observability(problem, full, iterate)
+    share = observability(problem, levels[number], again) / observability(problem, full, iterate)
     if not (np.isfinite(again.cost).all() and share.min() >= MIN_OBSERVABILITY):
         return None
     again.iterations += iterate.iterations
-    return again
+    return levels, again
 
 
-def _show_nothing_of_an_object(problem: Problem, p: Floats, full: PyramidLevel, borderless: PyramidLevel) -> bool:
-    """Whether, in all pairs, most of the flat borders is outside the overlap, or not flat in the other image."""
+class _Mixed(Sequence[PyramidLevel]):
+    """Levels without the flat border of one image."""
+
+    def __init__(
+        self, full: Sequence[PyramidLevel], borderless: Sequence[PyramidLevel], without: tuple[bool, bool]
+    ) -> None:
+        self._full, self._borderless, self._without = full, borderless, without
+
+    def __len__(self) -> int:
+        return len(self._full)
+
+    @overload
+    def __getitem__(self, index: int) -> PyramidLevel: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PyramidLevel]: ...
+
+    def __getitem__(self, index: int | slice) -> PyramidLevel | Sequence[PyramidLevel]:
+        if isinstance(index, slice):
+            return _Mixed(self._full[index], self._borderless[index], self._without)
+        full, borderless = self._full[index], self._borderless[index]
+        fixed, moving = self._without
+        return replace(
+            full,
+            fixed=borderless.fixed if fixed else full.fixed,
+            moving=borderless.moving if moving else full.moving,
+        )
+
+
+def _are_fill(problem: Problem, p: Floats, full: PyramidLevel, borderless: PyramidLevel) -> tuple[bool, bool]:
+    """Whether, in all pairs, the flat borders of the fixed images are fill, and those of the moving ones.
+
+    Most of such a border is outside the overlap, or not flat in the other image, or its edge is not seen there.
+    """
     maps = torch.from_numpy(LevelObjective(problem, full).maps(p))
     warped, weight = NormalEquationsTorch(full).warp(maps)
     fixed, overlap = full.fixed.values.expand_as(warped), weight > 0
     gain, deviation = _best_match(fixed, warped, NormalEquationsTorch(borderless).warp(maps)[1])
-    borders, tested, shown = (torch.zeros_like(overlap) for _ in range(3))
-    for flat, inner, other, scale in (
-        (*_flat(full.fixed), warped, gain),
-        (*_warped_flat(full, maps), fixed, torch.ones_like(gain)),
-    ):
-        here = inner & overlap
-        middle = torch.where(here, other, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
-        away = scale * (other - _per_pair(middle, other)).abs()
-        borders, tested = borders | (flat & overlap), tested | here
-        shown = shown | (here & (away > _VISIBLE * deviation))
-    seen, all_tested, all_shown = (x.flatten(1).sum(1) for x in (borders, tested, shown))
+    matched = gain * warped
+    borders = (_flat(full.fixed), _warped_flat(full, maps))
+    # What shows something under the border of one image must not be the border of the other.
+    near = [overlap & ~dilated(flat, _REACH) for flat, _ in borders]
     voxels = math.prod(full.moving.grid.spacing) / math.prod(full.fixed.grid.spacing)
-    whole = _flat(full.fixed)[0].flatten(1).sum(1) + voxels * _flat(full.moving)[0].flatten(1).sum(1)
+    wholes = (_size(full.fixed), voxels * _size(full.moving))
+    first = _is_fill(torch.stack([fixed, matched]), borders[0], (overlap, near[1]), deviation, wholes[0])
+    second = _is_fill(torch.stack([matched, fixed]), borders[1], (overlap, near[0]), deviation, wholes[1])
+    return first, second
+
+
+def _is_fill(
+    images: Tensor,
+    border: tuple[Tensor, Tensor],
+    overlaps: tuple[Tensor, Tensor],
+    deviation: Tensor,
+    whole: Tensor,
+) -> bool:
+    """Of one image of each pair.
+
+    Args:
+        images: (2, B, *shape) with the border, and the other one. border: see `_flat`. whole: (B,) its voxels.
+        overlaps: where the images overlap, and where they do away from the border of the other one.
+    """
+    flat, inner = border
+    overlap, here = overlaps[0], inner & overlaps[1]
+    other = images[1]
+    middle = torch.where(here, other, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+    shown = here & ((other - _per_pair(middle, other)).abs() > _VISIBLE * deviation)
+    steps, common = _steps(images, flat & overlap, ~flat & overlap)
+    seen, tested, differing = (x.flatten(1).sum(1) for x in (flat & overlap, here, shown))
+    edge_seen = (steps > 0) & (common >= _EDGE_SEEN * steps)
     # Of a border that is a line in the overlap there is little to lose.
-    outside = (seen <= _LEAST_SEEN * whole) | (seen < _LINE * overlap.flatten(1).sum(1))
-    return bool((outside | (all_shown > (1 - _MOSTLY_EMPTY) * all_tested)).all())
+    outside = ((seen <= _LEAST_SEEN * whole) & ~edge_seen) | (seen < _LINE * overlap.flatten(1).sum(1))
+    unlike = differing > (1 - _MOSTLY_EMPTY) * tested
+    return bool((whole > 0).any() and (outside | (common < _EDGE_SEEN * steps) | unlike).all())
+
+
+def _size(image: ImageBatch) -> Tensor:
+    """(B,) voxels of the flat borders."""
+    return _flat(image)[0].flatten(1).sum(1)
+
+
+def _steps(images: Tensor, inside: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) sums, along the edge between two regions, of squared steps of an image, and of products with the other's.
+
+    Args:
+        images: (2, B, *shape). inside, beyond: (B, *shape) bool; a step is the difference of their means nearby.
+    """
+    shares, means = [], []
+    for region in (inside, beyond):
+        weight = region.to(images.dtype)
+        share = local_means(weight, _NEAR)
+        shares.append(share)
+        means.append([local_means(weight * image, _NEAR) / share.clamp_min(1e-6) for image in images])
+    near = (torch.minimum(*shares) > _EITHER_SIDE).to(images.dtype)
+    first, second = (near * (b - a) for a, b in zip(*means, strict=True))
+    return (first * first).flatten(1).sum(1), (first * second).flatten(1).sum(1)
 
 
 def _flat(image: ImageBatch) -> tuple[Tensor, Tensor]:
@@ -192,4 +278,5 @@ def _cost_ratio(
     every, rest = (
         LevelObjective(problem, level).subsampled().evaluate(iterate.parameters) for level in (full, borderless)
     )
-    return float(rest.cost.sum() / max(every.cost.sum(), 1e-12)), every, rest
+    cost = float(rest.cost.sum())  # infinite where too little overlaps
+    return cost / max(float(every.cost.sum()), 1e-12) if math.isfinite(cost) else math.inf, every, rest

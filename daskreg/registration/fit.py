@@ -46,6 +46,7 @@ class PairFit(Fit):
         masked: fractions of the voxels of fixed and moving that did not count (mask, NaN).
         reduced: for fixed and moving, how many voxels of the source one voxel of the images is the mean of, along each
             axis: more than one where an image did not fit the memory.
+        bad_voxels: of fixed and moving, hot, dead or gaps of the detector, which were masked.
         iterations, seconds: over all levels.
         inverse_error: voxels by which a corner of the fixed image is moved at most by the motion followed by the
             one of the inverse registration; None unless `check_inverse` was set.
@@ -70,6 +71,7 @@ class PairFit(Fit):
     iterations: int
     seconds: float
     inverse_error: float | None = None
+    bad_voxels: tuple[int, int] = (0, 0)
     _images: tuple[Image, Image] | None = field(default=None, repr=False)
 
     @property
@@ -113,6 +115,8 @@ class PairFit(Fit):
             suffix = " deg" if name in _ANGLES else f" {unit}" if name.startswith("t") else ""
             words.append(f"{name} {value * factor:.6g}{spread}{suffix}")
         ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)
+        if any(self.bad_voxels):
+            ending += "\n  {} voxels of fixed and {} of moving are hot, dead or gaps: masked".format(*self.bad_voxels)
         for name, factors in zip(("fixed", "moving"), self.reduced, strict=True):
             if max(factors) > 1:
                 ending += f"\n  {name} was read as means of {' x '.join(map(str, factors))} voxels"
@@ -141,6 +145,7 @@ _FACTS = (
     "iterations",
     "seconds",
     "inverse_error",
+    "bad_voxels",
 )
 
 
@@ -177,6 +182,7 @@ def pair_fit(
         metric=metric,
         masked=masked,
         reduced=(images[0].reduced, images[1].reduced),
+        bad_voxels=(images[0].bad, images[1].bad),
         iterations=estimate.iterations,
         seconds=seconds,
         _images=images,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +27,15 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Box, Grid
+from daskreg.registration.pyramids.bad_voxels import constant_gaps, far_gap_code, hot_voxels
 from daskreg.runtime.memory import available_memory
 from daskreg.sources.level import level_of
 from daskreg.volumes import mask_array, volume_of
 
 # Bytes of memory for each voxel that is read: levels, gradients and samples.
 _BYTES_PER_VOXEL = 64
+# Voxels of the middle of an image, along each axis, in which a code of gaps is looked for, by number of dimensions.
+_CODE_SIDE = {2: 2048, 3: 160}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Image:
     """values: (*shape) float32 tensor, mask: (*shape) bool tensor or None, grid: of both.
 
     dropped: names of axes of length one that were removed; factors: of the block means, () where the image was read
-    in full. offset: what was subtracted from the voxels.
+    in full. offset: what was subtracted from the voxels. bad: how many voxels hold nothing of the specimen and are NaN.
     """
 
     values: torch.Tensor
@@ -48,6 +52,7 @@ class Image:
     dropped: tuple[str, ...] = ()
     factors: tuple[int, ...] = ()
     offset: float = 0.0
+    bad: int = 0
 
     @property
     def reduced(self) -> tuple[int, ...]:
@@ -63,6 +68,7 @@ def read_image(
     channel: int | str | None = None,
     device: str | torch.device = "cpu",
     budget: int | None = None,
+    without_gaps: bool = False,
 ) -> Image:
     """One image from an array, tensor or DataArray.
 
@@ -71,6 +77,7 @@ def read_image(
         mask: array of the same spatial shape, true or positive where voxels count.
         channel: index or label along the channel axis, where there is one.
         budget: the most voxels that are read; by default what a quarter of the available memory holds.
+        without_gaps: voxels of the value that codes gaps become NaN (see `pyramids.bad_voxels`).
 
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
@@ -97,26 +104,66 @@ def read_image(
     if not factors:
         data = np.asarray(data)
     offset = level_of(lambda box: np.asarray(data[box.slices]), Box.of(data.shape), data.dtype)
+    code = far_gap_code(np.asarray(data[_middle(data.shape).slices])) if without_gaps else None
     if factors:
-        data, cover, flat = _block_means(data, cover, flat, factors, offset)
+        data, cover, flat = _block_means(data, cover, flat, factors, offset=offset, code=code)
+        code = None
     read = np.asarray(data)
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
-    values = torch.as_tensor(_as_float32(read, 0.0 if factors else offset, copy=own)).to(device)
+    own = own or code is not None
+    numbers, bad = _as_float32(read, 0.0 if factors else offset, code, copy=own)
+    values = torch.as_tensor(numbers).to(device)
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
     _check_content(values, found, what, offset)
-    return Image(values, flat, found, dropped, factors, offset)
+    return Image(values, flat, found, dropped, factors, offset, bad)
 
 
 def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
-    """Another image of a plain stack of arrays, of which `like` was the first: on the same grid, unmasked.
+    """Another image of a plain stack of arrays, of which `like` was the first: on the same grid, without a mask.
 
     Raises: EmptyMaskError, DegenerateImageError.
     """
     offset = level_of(lambda box: value[box.slices], Box.of(value.shape), value.dtype)
-    values = torch.as_tensor(_as_float32(value, offset)).to(like.values.device)
+    code = far_gap_code(value[_middle(value.shape).slices])
+    numbers, bad = _as_float32(value, offset, code)
+    values = torch.as_tensor(numbers).to(like.values.device)
     _check_content(values, None, what, offset)
-    return replace(like, values=values, offset=offset)
+    return replace(like, values=values, offset=offset, bad=bad)
+
+
+def without_bad_voxels(fixed: Sequence[Image], moving: Sequence[Image]) -> tuple[list[Image], list[Image]]:
+    """The images with NaN in the voxels that are hot, dead or a gap of the detector in both images of a pair.
+
+    Args:
+        fixed: as many as `moving`, or one that all pairs share, which loses those of all pairs.
+    """
+    fixeds, movings = list(fixed), list(moving)
+    for k, image in enumerate(moving):
+        row = k if len(fixed) > 1 else 0
+        bad = _bad_voxels(fixed[row], image)
+        if bad is not None:
+            fixeds[row], movings[k] = _without(fixeds[row], bad), _without(image, bad)
+    return fixeds, movings
+
+
+def _bad_voxels(fixed: Image, moving: Image) -> torch.Tensor | None:
+    """(*shape) bool; None where there are none, or nothing is left without them."""
+    if fixed.values.shape != moving.values.shape:
+        return None
+    pair = np.stack([image.values.cpu().numpy() for image in (fixed, moving)])
+    bad = constant_gaps(pair)
+    bad |= hot_voxels(np.where(bad, np.float32(np.nan), pair) if bad.any() else pair)
+    if not bad.any():
+        return None
+    left = [image[~bad & np.isfinite(image)] for image in pair]
+    return None if any(not len(v) or v.min() == v.max() for v in left) else torch.from_numpy(bad)
+
+
+def _without(image: Image, bad: torch.Tensor) -> Image:
+    bad = bad.to(image.values.device)
+    count = int((bad & torch.isfinite(image.values)).sum())
+    return replace(image, values=torch.where(bad, torch.nan, image.values), bad=image.bad + count)
 
 
 def at_level(image: Image, offset: float) -> Image:
@@ -125,10 +172,23 @@ def at_level(image: Image, offset: float) -> Image:
     return replace(image, values=image.values + difference, offset=offset) if difference else image
 
 
-def _as_float32(values: NDArray[Any], offset: float, *, copy: bool = True) -> NDArray[np.float32]:
-    if not offset:
-        return values.astype(np.float32, copy=copy)
-    return (values.astype(np.float64) - offset).astype(np.float32)
+def _as_float32(
+    values: NDArray[Any], offset: float, code: float | None = None, *, copy: bool = True
+) -> tuple[NDArray[np.float32], int]:
+    """Values less the offset, with NaN where they are the code of a gap, and how many of these there are."""
+    numbers = (values.astype(np.float64) - offset if offset else values).astype(np.float32, copy=copy)
+    if code is None:
+        return numbers, 0
+    gaps = values == code
+    numbers[gaps] = np.nan
+    return numbers, int(gaps.sum())
+
+
+def _middle(shape: tuple[int, ...]) -> Box:
+    """Where a code of gaps is looked for."""
+    sides = [min(n, _CODE_SIDE[len(shape)]) for n in shape]
+    lower = [(n - side) // 2 for n, side in zip(shape, sides, strict=True)]
+    return Box(tuple(lower), tuple(a + side for a, side in zip(lower, sides, strict=True)))
 
 
 def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
@@ -169,11 +229,15 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
     return tuple(factors)
 
 
-def _block_means(data: Any, mask: Any, grid: Grid, factors: tuple[int, ...], offset: float) -> tuple[Any, Any, Grid]:
-    """Lazy means over blocks, less the offset, of the data and the mask, and their grid."""
+def _block_means(
+    data: Any, mask: Any, grid: Grid, factors: tuple[int, ...], *, offset: float, code: float | None
+) -> tuple[Any, Any, Grid]:
+    """Lazy means over blocks, less the offset, of the data and the mask, and their grid; NaN where a gap is."""
     used = Box.of([n // f * f for n, f in zip(grid.shape, factors, strict=True)])
     axes = dict(enumerate(factors))
     lazy = da.asarray(data)[used.slices]
+    if code is not None:
+        lazy = da.where(lazy == code, np.nan, lazy.astype(np.float64))
     lazy = (lazy.astype(np.float64) - offset if offset else lazy).astype(np.float32)
     mean = da.coarsen(np.mean, lazy, axes)
     cover = None if mask is None else da.coarsen(np.mean, da.asarray(mask)[used.slices].astype(np.float32), axes) > 0.5

@@ -70,11 +70,10 @@ def estimate_over_levels(
         )
         if options.robust and number == rejecting:
             if borderless is not None:
-                alone = solved_without_fill(
-                    problem, options, iterate, full=level, borderless=borderless[number], tolerance=tolerance
-                )
+                alone = solved_without_fill(problem, options, iterate, (levels, borderless), number)
                 if alone is not None:
-                    levels, level, iterate, borderless = borderless, borderless[number], alone, None
+                    levels, iterate = alone
+                    level, borderless = levels[number], None if levels is borderless else borderless
             inliers, iterate = reject_outliers(
                 problem, level, iterate, tolerance=tolerance, max_iterations=options.max_iterations
             )

@@ -20,7 +20,7 @@ from daskreg.registration.multiresolution import estimate_over_levels
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
-from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids
+from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_errors
 
 Progress = Callable[[int, int], None]
 
@@ -51,7 +51,14 @@ def estimate(
             (start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True)
         )
         best = ends[1] if prefers_borderless(problem, full, borderless) else best
-    return replace(best, verdicts=verdicts_of_pyramids(problem, pyramids, best.parameters)) if judged else best
+    if not judged:
+        return best
+    # Other inits assume that the images are turned by less.
+    init = initial_pose.init if isinstance(initial_pose, BestCandidate) else None
+    turns = isinstance(init, str) and init == "search"
+    verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
+    verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
+    return replace(best, verdicts=verdicts)
 
 
 def estimate_by_autograd(

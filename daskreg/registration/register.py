@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, as_affine, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, at_level, read_image
+from daskreg.registration.images import Image, at_level, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
@@ -58,7 +59,8 @@ def register(
 
     Args:
         fixed, moving: DataArrays, NumPy or dask arrays or tensors, 2D or 3D, whose shapes,
-            spacings and origins may differ; NaN counts as masked.
+            spacings and origins may differ. NaN counts as masked, as do values that code gaps, and voxels that are
+            hot or a gap in both images at the same place (`fit.bad_voxels`).
         model: "translation", "rigid", "similarity", "affine", or groups out of "rotation",
             "translation", "scale", "shear". Groups that are left out are not estimated and move nothing.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
@@ -88,11 +90,13 @@ def register(
     check_options(metric, optimizer, init)
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
     with limit_threads(1):
-        f = read_image(fixed, what="fixed", mask=fixed_mask, channel=channel, device=options.device)
-        m = read_image(moving, what="moving", mask=moving_mask, channel=channel, device=options.device)
+        read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
+        f = read(fixed, what="fixed", mask=fixed_mask)
+        m = read(moving, what="moving", mask=moving_mask)
     if f.grid.ndim != m.grid.ndim:
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
+    (f,), (m,) = without_bad_voxels([f], [m])
     start = init if isinstance(init, str) else _start_of(init, f.grid.ndim, unit)
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     if not check_inverse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
@@ -10,10 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from daskreg.geometry import Grid
+from daskreg.registration.levenberg_marquardt import LevelObjective, corners_of, solve_level
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
-from daskreg.registration.verdict.judge import Verdict, judge
+from daskreg.registration.verdict.aligned import aligned
+from daskreg.registration.verdict.bands import Bands, bands_of
+from daskreg.registration.verdict.evidence import needed
+from daskreg.registration.verdict.judge import MOST_ERROR, Verdict, judge, suitable
+from daskreg.registration.verdict.rivals import turn_excluded
 
 Floats = NDArray[np.float64]
 
@@ -48,20 +55,57 @@ class FitStatus(Enum):
     NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
 
 
-def verdicts_of(problem: Problem, levels: Sequence[PyramidLevel], parameters: Floats) -> list[Verdict]:
+def verdicts_of(
+    problem: Problem, levels: Sequence[PyramidLevel], parameters: Floats, *, turns: bool = False
+) -> list[Verdict]:
     """The verdicts on B pairs at (B, P) parameters, on the smaller ones of the levels of their pyramid.
 
     A few milliseconds for each pair whose pose nothing speaks against.
+
+    Args:
+        turns: whether poses turned by 90 or 180 degrees are rivals, too: where all rotations were searched.
     """
-    return judge(levels, problem.pose.names, *problem.pose.motions(np.asarray(parameters), problem.centre))
+    parameters = np.asarray(parameters)
+    found = judge(levels, problem.pose.names, *problem.pose.motions(parameters, problem.centre), turns=turns)
+    return [
+        _with_turns(problem, levels, verdict, row, parameters[row]) if len(verdict.turns) else verdict
+        for row, verdict in enumerate(found)
+    ]
 
 
-def verdicts_of_pyramids(problem: Problem, pyramids: MaskedPyramids, parameters: Floats) -> list[Verdict]:
+def _with_turns(
+    problem: Problem, levels: Sequence[PyramidLevel], verdict: Verdict, row: int, parameters: Floats
+) -> Verdict:
+    """The verdict with the turned poses that fit about as well after they are refined, among its rivals."""
+    judged = [level.take(torch.tensor([row])) for level in suitable(levels)]
+
+    def bands_at(p: Floats) -> tuple[Bands | None, float]:
+        motions, derivatives = problem.pose.motions(p, problem.centre)
+        pair = aligned(judged[-1], problem.pose.names, motions[0], derivatives[0])
+        return bands_of(pair), needed(pair)
+
+    bands, needs = bands_at(parameters[None])
+    if bands is None:
+        return verdict
+    rivals = list(verdict.rivals)
+    for turn in verdict.turns:
+        p = problem.parameters_of([turn], judged[-1].fixed.grid)
+        for level in judged:
+            p = solve_level(problem, level, p, tolerance=0.01, max_iterations=30).parameters
+        apart = LevelObjective(problem, judged[-1]).displacement(p, parameters[None])[0] > 1
+        if apart and not turn_excluded(bands, bands_at(p)[0], needs):
+            rivals.append(problem.pose.motions(p, problem.centre)[0][0])
+    return replace(verdict, rivals=np.reshape(rivals, (-1, *verdict.turns.shape[1:])))
+
+
+def verdicts_of_pyramids(
+    problem: Problem, pyramids: MaskedPyramids, parameters: Floats, *, turns: bool = False
+) -> list[Verdict]:
     """With all voxels, or, of pairs that this does not settle, without flat borders, where there are any."""
-    found = verdicts_of(problem, pyramids.levels, parameters)
+    found = verdicts_of(problem, pyramids.levels, parameters, turns=turns)
     if pyramids.borderless is None or all(verdict.settled for verdict in found):
         return found
-    inner = verdicts_of(problem, pyramids.borderless, parameters)
+    inner = verdicts_of(problem, pyramids.borderless, parameters, turns=turns)
     return [b if b.settled else a for a, b in zip(found, inner, strict=True)]
 
 
@@ -75,6 +119,29 @@ def verdict_of_pair(problem: Problem, pyramids: MaskedPyramids, parameters: Floa
     if found.settled or problem.metric in _SAME_CONTRAST:
         return found
     return verdicts_of(problem, [edges_of(level) for level in pyramids.levels], parameters[None])[0]
+
+
+def with_errors(
+    problem: Problem, verdicts: Sequence[Verdict], covariances: Floats, parameters: Floats, *, grid: Grid, step: float
+) -> list[Verdict]:
+    """The verdicts with what the (B, P, P) covariances say: a pose whose corners may be off by much is not determined.
+
+    Args:
+        parameters: (B, P). grid: of the fixed images. step: size of the finest level's voxels.
+    """
+    moves = problem.pose.motions(np.asarray(parameters), problem.centre)[1][..., :-1, :] @ corners_of(grid) / step
+    found = []
+    for verdict, covariance, change in zip(verdicts, covariances, moves, strict=True):
+        error = math.sqrt(max(0.0, np.einsum("pdc,pq,qdc->c", change, covariance, change).max()))
+        if not math.isfinite(error):
+            found.append(verdict)
+            continue
+        free, sigma = verdict.free, verdict.sigma
+        if error > MOST_ERROR and not len(free):
+            _, vectors = np.linalg.eigh(covariance * verdict.units[:, None] * verdict.units)
+            free, sigma = (vectors[:, -1] / verdict.units)[None], np.array([error])
+        found.append(replace(verdict, error=error, free=free, sigma=sigma))
+    return found
 
 
 def edges_of(level: PyramidLevel) -> PyramidLevel:

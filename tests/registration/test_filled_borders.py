@@ -75,6 +75,26 @@ def test_as_good_as_with_the_mask(name, order, fill, dtype, both):
     assert error < 2 * corner_error(with_masks, truth, image.shape) + 0.005
 
 
+@pytest.mark.parametrize(
+    ("shape", "order", "fill"), [((231, 257), 3, -1.0), ((231, 257), 1, 1.4), ((44, 57, 49), 1, -0.7)]
+)
+def test_fill_beside_true_background(shape, order, fill):
+    """The moving image shows an object before its background, which the fixed one shows, too, within its fill."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    rng = np.random.default_rng(8)
+    inside = sum((a / r) ** 2 for a, r in zip(axes, (0.62, 0.75, 0.7), strict=False)) < 1
+    image = np.where(inside, 0.6 + ndimage.gaussian_filter(rng.normal(size=shape), 2), 0)
+    image = ndimage.gaussian_filter(image, 0.7)
+    image[image < 1e-3] = 0
+    matrix = motion(shape, 9, 0.05 * np.array(shape))
+    fixed = moved(image, matrix, order, fill) + 0.0
+    moving = 0.8 * image
+    mask = moved(np.ones(shape), matrix, 1, 0) > 0.999
+    error = corner_error(dr.register(fixed, moving), matrix, shape)
+    masked = corner_error(dr.register(fixed, moving, fixed_mask=mask), matrix, shape)
+    assert error < 2 * masked + 0.005
+
+
 @pytest.mark.parametrize("dirt", [0.0, 0.5])
 def test_an_object_keeps_its_background(dirt, monkeypatch):
     """The inside has little texture: the edge against the background is what there is to match."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from phantoms import blobs
 from scipy import ndimage
 from skimage import data, transform
@@ -20,8 +21,9 @@ from daskreg.registration.pyramids.pyramid import image_batch, pyramid
 from daskreg.registration.verdict.aligned import aligned
 from daskreg.registration.verdict.bands import bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
+from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdict.words import in_words
-from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of
+from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of, with_errors
 
 
 def picture(name, shape=(150, 170)):
@@ -140,6 +142,89 @@ def test_a_rod_leaves_the_shift_along_it_free(turn):
     named = fit.free[0].removeprefix("shift along (").removesuffix(") in y, x").split(", ")
     np.testing.assert_allclose(np.abs([float(value) for value in named]), along, atol=0.1)
     assert fit.free[0] in repr(fit)
+
+
+@pytest.mark.parametrize(
+    ("planes", "axes"), [(2, (0, 1, 2)), (2, (1, 0, 2)), (2, (1, 2, 0)), (3, (0, 1, 2)), (4, (1, 0, 2))]
+)
+def test_a_volume_of_few_planes_is_judged(planes, axes):
+    """The outer planes weigh less than the others, and no Gaussian fits between them."""
+    scene = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(15, 90, 104)), (1, 1.5, 2)).astype(np.float32)
+    near, far = slice(3, 3 + planes), slice(10, 10 + planes)
+    fixed, moving, other = scene[near, 5:76, 5:90], scene[near, 9:80, 2:87], scene[far, 15:86, 15:100]
+    fit = dr.register(fixed.transpose(axes), moving.transpose(axes), model="translation")
+    assert fit.ok
+    found = np.array([fit.parameters[name] for name in ("tz", "ty", "tx")])
+    np.testing.assert_allclose(found, np.array([0, -4, 3])[list(axes)], atol=0.05)
+    assert not dr.register(fixed.transpose(axes), other.transpose(axes), model="translation").ok
+
+
+def body(kind, degrees, shape=(151, 170)):
+    """A smooth body at an angle, on black with noise."""
+    y, x = np.indices(shape)
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    u, v = c * (y - 70) + s * (x - 88), -s * (y - 70) + c * (x - 88)
+    inside = {
+        "ellipse": (u / 22) ** 2 + (v / 50) ** 2 < 1,
+        "cross": ((abs(u) < 10) & (abs(v) < 45)) | ((abs(v) < 10) & (abs(u) < 45)),
+        "marked cross": (((abs(u) < 10) & (abs(v) < 45)) | ((abs(v) < 10) & (abs(u) < 45))) & ~(v > 30),
+        "triangle": (u > -25) & (u + 1.732 * v < 50) & (u - 1.732 * v < 50),
+    }[kind]
+    return ndimage.gaussian_filter(inside.astype(float), 1.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "turns"), [("ellipse", [180]), ("cross", [-90, 90, 180]), ("marked cross", []), ("triangle", [])]
+)
+def test_turns_of_a_symmetric_body_are_rivals(kind, turns):
+    """Quarter and half turns: a triangle has others, which are not looked for."""
+    rng = np.random.default_rng(7)
+    for degrees in (0, 17):
+        pair = [body(kind, d) + rng.normal(0, 0.05, (151, 170)) for d in (0, degrees)]
+        fit = dr.register(*pair, model="rigid", init="search")
+        away = [np.linalg.solve(fit.moving_from_fixed.matrix, r.matrix) for r in fit.rivals]
+        found = [round(np.degrees(np.arctan2(m[1, 0], m[0, 0]))) for m in away]
+        assert sorted(k if k > -175 else k + 360 for k in found) == pytest.approx(turns, abs=2)
+        assert fit.status.name == ("AMBIGUOUS" if turns else "CONVERGED")
+        # The smaller motion, where a large one is not searched.
+        near = dr.register(*pair, model="rigid")
+        assert near.ok
+        np.testing.assert_allclose(np.degrees(near.parameters["theta"]), -degrees, atol=1)
+
+
+def test_a_half_turn_of_a_symmetric_volume_is_a_rival():
+    rng = np.random.default_rng(0)
+    some = ndimage.gaussian_filter(rng.normal(size=(35, 39, 46)), 2)
+    image = some + some[:, ::-1, ::-1]
+    pair = [image / image.std() + rng.normal(0, 0.2, image.shape) for _ in range(2)]
+    levels = pyramid(*(image_batch(torch.from_numpy(i[None]), Grid(image.shape)) for i in pair))
+    problem = Problem(Pose.of("rigid", 3), Grid(image.shape).centre)
+    (verdict,) = verdicts_of(problem, levels, np.zeros((1, 6)), turns=True)
+    assert not verdict.chance
+    np.testing.assert_allclose(verdict.rivals[0][:3, :3], np.diag([1, -1, -1]), atol=0.02)
+    assert len(verdict.rivals) == 1
+    assert not len(verdicts_of(problem, levels, np.zeros((1, 6)))[0].rivals)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "offset", "status", "free"),
+    [
+        ((0.1, 1.0), 0.5, FitStatus.CONVERGED, ()),
+        ((0.1, 1.0), 1.0, FitStatus.INCONSISTENT, ()),
+        ((0.1, 1.5), 0.0, FitStatus.UNDETERMINED, ("shift along (1.00, 0.00) in y, x",)),
+        ((1.5, 0.1), 0.0, FitStatus.UNDETERMINED, ("shift along (0.00, 1.00) in y, x",)),
+    ],
+)
+def test_what_the_error_bar_leaves_open_is_not_ok(sigma, offset, status, free):
+    grid = Grid((80, 99), 0.5)
+    problem = Problem(Pose.of("translation", 2), grid.centre)
+    none = np.zeros((0, 2))
+    verdict = Verdict(100.0, 20.0, np.zeros((0, 3, 3)), none, none[:, 0], np.full(2, 1 / 0.5), offset)
+    covariance = np.diag(np.square(sigma))[None] * 0.5**2  # of tx and ty, in the world
+    (found,) = with_errors(problem, [verdict], covariance, np.zeros((1, 2)), grid=grid, step=0.5)
+    np.testing.assert_allclose(found.error, np.hypot(*sigma))
+    assert status_of(found, converged=True, improved=True, overlap=1.0) is status
+    assert tuple(in_words(d, problem.pose.names, found.units) for d in found.free) == free
 
 
 def test_a_disc_leaves_its_rotation_free():

@@ -18,6 +18,8 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from daskreg.registration.pyramids.bad_voxels_numba import alone, standing_out
+
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
 
@@ -32,8 +34,12 @@ _MOST_BESIDE = 2
 _FROM_MAD = 1.4826
 # At most so many voxels, as a share, are hot; of more, none are masked.
 _MOST_HOT = 0.02
-# The least number of images in which gaps of any value are looked for.
-_LEAST_IMAGES = 4
+# Ranges of the other values beyond which a value of floats is a code; nearer, it may be the background of an object.
+_FAR = 10.0
+# Values of an image that tell the range of most of them.
+_SAMPLE = 5_000
+# Values of gaps that are looked for, those of most voxels.
+_MOST_CODES = 4
 # At most so much of an image has one value throughout.
 _MOST_CONSTANT = 0.75
 # Of the voxels beside a gap, those that have its value in any image.
@@ -42,38 +48,58 @@ _REACHED = 0.05
 _TAIL = 1e-3
 
 
-def gap_code(values: NDArray[Any]) -> float | None:
+def gap_code(values: NDArray[Any], *, ranges: float = 1.0) -> float | None:
     """The value that codes voxels without a measurement, or None.
 
     Args:
         values: an image (or a part of one) with the values and the type in which it is stored.
+        ranges: of the other values, by which a code of floats is away from them.
     """
     dtype = values.dtype
     if dtype.kind in "iu":
         if dtype.itemsize < 2:
             return None
         limits: tuple[Any, ...] = (np.iinfo(dtype).max, *((np.iinfo(dtype).min,) if dtype.kind == "i" else ()))
-    elif dtype.kind == "f":
-        finite = values[np.isfinite(values)]
-        limits = (finite.max(), finite.min()) if finite.size else ()
+        least, ranges = 1, 1.0
+    elif dtype.kind == "f" and values.size:
+        limits, least = (np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)), 2
+        if not np.isfinite(limits).all():
+            finite = values[np.isfinite(values)]
+            limits = (finite.max(), finite.min()) if finite.size else ()
     else:
         return None
     for code in limits:
+        if not _is_far(values, float(code), ranges):
+            continue
         coded = values == code
-        count = int(coded.sum())
-        if count and (dtype.kind in "iu" or count > 1) and _stands_alone(values, coded, float(code)):
+        if int(coded.sum()) >= least and _stands_alone(values, coded, float(code), ranges):
             return float(code)
     return None
 
 
-def _stands_alone(values: NDArray[Any], coded: Bools, code: float) -> bool:
+def far_gap_code(values: NDArray[Any]) -> float | None:
+    """The code of an image that may show an object before a background of one value (see `gap_code`)."""
+    return gap_code(values, ranges=_FAR)
+
+
+def _is_far(values: NDArray[Any], code: float, ranges: float) -> bool:
+    """Whether some of the voxels do not exclude that the code is far from the others."""
+    some = values.ravel()[:: max(1, values.size // _SAMPLE)].astype(np.float64)
+    some = some[np.isfinite(some) & (some != code)]
+    if not len(some):
+        return True
+    low, high = np.quantile(some, [10 * _TAIL, 1 - 10 * _TAIL])
+    return bool(min(abs(code - low), abs(code - high)) >= ranges * (high - low))
+
+
+def _stands_alone(values: NDArray[Any], coded: Bools, code: float, ranges: float) -> bool:
     """Whether nothing is near the code, neither in value nor, for the voxels beside coded ones, in place."""
     others = values[~coded].astype(np.float64)
     others = others[np.isfinite(others)]
     if others.size < coded.size / 4:
         return False
     low, high = np.quantile(others, [_TAIL, 1 - _TAIL])
-    if not high > low or min(abs(code - low), abs(code - high)) < high - low:
+    if not high > low or min(abs(code - low), abs(code - high)) < ranges * (high - low):
         return False
     beside = values[scipy.ndimage.binary_dilation(coded) & ~coded].astype(np.float64)
     return bool(len(beside) and low <= np.median(beside) <= high)
@@ -83,10 +109,11 @@ def constant_gaps(images: Pixels) -> Bools:
     """(*shape) voxels of (N, *shape) images of one detector that always have one value, and their neighbours never.
 
     Only areas that hold a square (or cube) of 3 voxels count: in few images, single voxels repeat a value by chance.
-    A constant part of a specimen, such as a dark background, is no gap: its border moves or is blurred.
+    A constant part of a specimen, such as a dark background, is no gap: its border moves or is blurred. Two images or
+    more are needed.
     """
     none = np.zeros(images.shape[1:], bool)
-    if len(images) < _LEAST_IMAGES:
+    if len(images) < 2:
         return none
     same = np.isfinite(images[0])
     for image in images[1:]:
@@ -95,20 +122,35 @@ def constant_gaps(images: Pixels) -> Bools:
             return none
     if not same.any() or same.mean() > _MOST_CONSTANT:
         return none
-    labels, _ = scipy.ndimage.label(same)
-    blocks = scipy.ndimage.binary_erosion(same, np.ones((3,) * same.ndim, bool))
-    gaps, boxes = none, scipy.ndimage.find_objects(labels)
-    for number in np.unique(labels[blocks]).tolist():
-        around = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in boxes[number - 1])
-        area = labels[around] == number
-        border = scipy.ndimage.binary_dilation(area) & ~area
-        values = images[(slice(None), *around)]
-        code = values[0][area][0]
-        if border.any() and (values[0][area] == code).all():
-            reached = (values[:, border] == code).any(axis=0)
-            if reached.mean() < _REACHED:
+    blocks = _blocks(same)
+    if not blocks.any():
+        return none
+    codes, counts = np.unique(images[0][blocks], return_counts=True)
+    gaps = none
+    for code in codes[np.argsort(-counts)][:_MOST_CODES]:
+        labels, _ = scipy.ndimage.label(same & (images[0] == code))
+        boxes = scipy.ndimage.find_objects(labels)
+        for number in np.unique(labels[blocks & (labels > 0)]).tolist():
+            around = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in boxes[number - 1])
+            area = labels[around] == number
+            border = scipy.ndimage.binary_dilation(area) & ~area
+            reached = (images[(slice(None), *around)][:, border] == code).any(axis=0)
+            if border.any() and reached.mean() < _REACHED:
                 gaps[around] |= area
     return gaps
+
+
+def _blocks(where: Bools) -> Bools:
+    """True at the centre of each square or cube of 3 voxels that are all true."""
+    for axis in range(where.ndim):
+        runs = np.zeros_like(where)
+        first, middle, last = (
+            tuple(slice(k, where.shape[axis] - 2 + k) if a == axis else slice(None) for a in range(where.ndim))
+            for k in range(3)
+        )
+        runs[middle] = where[first] & where[middle] & where[last]
+        where = runs
+    return where
 
 
 def hot_voxels(images: Pixels) -> Bools:
@@ -120,10 +162,11 @@ def hot_voxels(images: Pixels) -> Bools:
     hot = np.zeros(shape, bool)
     if min(shape) < 5 or not len(images):
         return hot
-    mean = np.nan_to_num(images.mean(axis=0, dtype=np.float32)) if len(images) > 1 else np.nan_to_num(images[0])
-    detail = np.abs(mean - scipy.ndimage.uniform_filter(mean, 5, mode="nearest")).ravel()
-    some = detail[:: max(1, detail.size // 20_000)]
-    at = np.flatnonzero(detail > OUTSTANDING / 2 * _FROM_MAD * np.median(some))
+    mean = sum(images[1:], start=images[0]) / np.float32(len(images))
+    mean = mean if np.isfinite(mean.min()) and np.isfinite(mean.max()) else np.nan_to_num(mean)
+    at = standing_out(mean, OUTSTANDING / 2 * _FROM_MAD)
+    for image in images:
+        at = alone(image, at)
     for image in images:
         if not len(at):
             break
@@ -136,6 +179,7 @@ def hot_voxels(images: Pixels) -> Bools:
 def _stand_out(image: Pixels, at: NDArray[np.intp]) -> Bools:
     """(K,) whether the voxels at flat indices differ from their neighbours, and these not from what is around them."""
     ndim = image.ndim
+    some = image.ravel()[:: max(1, image.size // _SAMPLE)]
     padded = np.pad(image, 2, mode="reflect")
     strides = np.array([int(np.prod(padded.shape[k + 1 :])) for k in range(ndim)])
     offsets = np.indices((5,) * ndim).reshape(ndim, -1).T - 2
@@ -148,7 +192,7 @@ def _stand_out(image: Pixels, at: NDArray[np.intp]) -> Bools:
         inner, outer = np.median(near, axis=1), np.median(ring, axis=1)
         both = np.concatenate([near, ring], axis=1)
         spread = _FROM_MAD * np.median(np.abs(both - np.median(both, axis=1)[:, None]), axis=1)
-        floor = 1e-3 * max(float(np.nanstd(image[:: max(1, image.shape[0] // 64)])), 1e-30)
+        floor = 1e-3 * max(float(np.nanstd(some)), 1e-30)
         height = np.abs(value - inner)
         stands = height > OUTSTANDING * np.maximum(spread, floor)
         stands &= (np.abs(near - inner[:, None]) > height[:, None] / 4).sum(axis=1) <= _MOST_BESIDE

@@ -7,6 +7,7 @@ what is asked of a pose is asked of each band, and each answer is weighted by th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +61,19 @@ class Bands:
 def bands_of(pair: Aligned) -> Bands | None:
     """The bands of a pair; None where nothing is left to compare."""
     ndim = pair.weight.ndim
-    v = pair.weight
+    # The outer voxels of an image weigh half, and of two planes both are outer: the relative weight counts.
+    v = pair.weight / max(float(pair.weight.max()), 1e-6)
     # Weighted images and the weight, smoothed one Gaussian after another: normalised convolutions are their ratios.
     values = _with_slopes(pair.images)
     smooth = np.concatenate([values * v, v[None]])
+    # Along a thin axis smoothing stops early: a Gaussian that is wider than the images is nowhere inside them.
+    widest = _LARGEST * np.array(v.shape)
     parts, weights, sigmas, before = [], [], [], 0.0
     for sigma in _sigmas(v.shape):
-        step = math.sqrt(sigma**2 - before**2)
-        smooth = ndimage.gaussian_filter(smooth, (0, *[step] * ndim), mode="constant", truncate=3.0)
+        steps = np.sqrt(np.minimum(sigma, widest) ** 2 - np.minimum(before, widest) ** 2)
+        smooth = ndimage.gaussian_filter(smooth, (0, *steps), mode="constant", truncate=3.0)
         known = np.where(smooth[-1] >= _INSIDE, v, np.float32(0))
-        if known.sum() < (4 * sigma) ** ndim:
+        if known.sum() < math.prod(min(4 * sigma, n) for n in v.shape):
             break
         after = smooth[:-1] / np.maximum(smooth[-1], np.float32(1e-3))
         parts.append(values - after)
@@ -84,7 +88,7 @@ def bands_of(pair: Aligned) -> Bands | None:
     both = together[:2]
     both -= both.sum(tuple(range(2, both.ndim)), keepdims=True) / count * known
     axes = tuple(range(2, both.ndim))
-    padded = tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in known.shape[1:])
+    padded = padded_of(known.shape[1:])
     spectra = fft.rfftn(both, s=padded, axes=axes)
     power = (both.astype(np.float64) ** 2).sum(axes)
     holds = np.all(power > _NOTHING * power.sum(1, keepdims=True), axis=0)
@@ -94,6 +98,11 @@ def bands_of(pair: Aligned) -> Bands | None:
     samples = np.where(holds, _stationary_samples(known, spectra, product, padded) * np.array(share), 0.0)
     slopes = together[2:].reshape(2, ndim, *known.shape)
     return Bands(both[0], both[1], known, slopes, spectra, padded, np.array(sigmas), np.clip(ncc, -1, 1), samples)
+
+
+def padded_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of padded images, for fast transforms."""
+    return tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in shape)
 
 
 def axes_of(images: NDArray[np.generic]) -> tuple[int, ...]:
@@ -136,7 +145,9 @@ def _stationary_samples(
     """
     power = (np.abs(spectra) ** 2).prod(0)
     power[..., 1 : (padded[-1] + 1) // 2] *= 2  # the half of the spectrum that rfft leaves out
-    count = weight.sum(axes_of(weight), dtype=np.float64)
+    # Products of both images are weighted by the square; so many voxels of equal weight have as large an error.
+    squares = weight.astype(np.float64) ** 2
+    count = squares.sum(axes_of(weight)) ** 2 / np.maximum((squares**2).sum(axes_of(weight)), 1e-30)
     shifts = power.sum(axes_of(power), dtype=np.float64) / math.prod(padded)
     return np.asarray(np.minimum(count * product**2 / np.maximum(shifts, 1e-30), count))
 

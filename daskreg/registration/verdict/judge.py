@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.verdict.aligned import Aligned, aligned
-from daskreg.registration.verdict.bands import bands_of
+from daskreg.registration.verdict.bands import Bands, bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
 from daskreg.registration.verdict.information import information_of
-from daskreg.registration.verdict.rivals import rival_shifts
+from daskreg.registration.verdict.rivals import rivals_of
 
 Floats = NDArray[np.float64]
 
-MOST_SIGMA, MOST_OFFSET = 2.0, 1.5
-"""Voxels of the finest level: of a motion that is determined, and from the pose to where all bands together put it."""
+MOST_SIGMA = 2.0
+"""Voxels of the finest level: the standard deviation of a motion that the gradients determine."""
+MOST_ERROR = 4 / 3
+"""Voxels of the finest level by which a corner may be off, as a standard deviation: an error bar that is too small by
+half still promises two voxels."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
 # Levels of images that are long and thin are used up to this number of voxels while their short side has less than
@@ -43,6 +46,9 @@ class Verdict:
     sigma: (F,) voxels by which each may be off. units: (P,) voxels by which a unit of each parameter moves a corner.
     offset: voxels of the finest level from the pose to where all bands of frequency together put it, root mean square
         over the overlap.
+    error: standard deviation of the farthest corner, in voxels of the finest level, from the covariance of the
+        estimate; 0 where there is none.
+    turns: (T, D+1, D+1) motions that may fit about as well after a turn, by the first level that is not chance.
     """
 
     evidence: float
@@ -52,6 +58,8 @@ class Verdict:
     sigma: Floats
     units: Floats
     offset: float = 0.0
+    error: float = 0.0
+    turns: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
 
     @property
     def chance(self) -> bool:
@@ -59,8 +67,8 @@ class Verdict:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the bands of frequency together put the pose elsewhere."""
-        return self.offset > MOST_OFFSET
+        """Whether the bands of frequency together put the pose elsewhere, by more than its error allows."""
+        return math.hypot(self.error, self.offset) > MOST_ERROR
 
     @property
     def settled(self) -> bool:
@@ -69,7 +77,7 @@ class Verdict:
 
 
 def judge(
-    levels: Sequence[PyramidLevel], names: tuple[str, ...], motions: Floats, derivatives: Floats
+    levels: Sequence[PyramidLevel], names: tuple[str, ...], motions: Floats, derivatives: Floats, *, turns: bool = False
 ) -> list[Verdict]:
     """The verdicts on B pairs.
 
@@ -77,18 +85,22 @@ def judge(
         levels: of a pyramid, coarse to fine; those that are small enough are used.
         names: (P,) of the free parameters.
         motions: (B, D+1, D+1) `moving_from_fixed`. derivatives: (B, P, D+1, D+1) of them.
+        turns: also look for turned poses.
     """
     found: list[Verdict | None] = [None] * len(motions)
     finest = levels[-1].step
-    for level in _suitable(levels):
+    for level in suitable(levels):
         for row, earlier in enumerate(found):
             if earlier is None or not earlier.settled:
                 one = level.take(torch.tensor([row]))
-                found[row] = _verdict(aligned(one, names, motions[row], derivatives[row]), finest)
+                first = earlier is None or earlier.chance
+                verdict = _verdict(aligned(one, names, motions[row], derivatives[row]), finest, turns=turns and first)
+                found[row] = verdict if earlier is None or first else replace(verdict, turns=earlier.turns)
     return [verdict for verdict in found if verdict is not None]
 
 
-def _suitable(levels: Sequence[PyramidLevel]) -> list[PyramidLevel]:
+def suitable(levels: Sequence[PyramidLevel]) -> list[PyramidLevel]:
+    """The levels on which pairs are judged."""
     ndim = levels[0].fixed.grid.ndim
     low, high = _SIDES.get(ndim, _SIDES[3])
 
@@ -100,8 +112,8 @@ def _suitable(levels: Sequence[PyramidLevel]) -> list[PyramidLevel]:
     return some or [min(levels, key=lambda level: abs(math.log(max(level.fixed.grid.shape) / low)))]
 
 
-def _verdict(pair: Aligned, finest: float) -> Verdict:
-    """On one level; `finest`: size of the voxels of the finest one."""
+def _verdict(pair: Aligned, finest: float, *, turns: bool) -> Verdict:
+    """On one level; `finest`: size of the voxels of the finest one. turns: look for turned poses."""
     size, p, needs = len(pair.motion), len(pair.names), needed(pair)
     bands = bands_of(pair)
     found = 0.0 if bands is None else evidence(bands)
@@ -110,19 +122,23 @@ def _verdict(pair: Aligned, finest: float) -> Verdict:
     known, scale = information_of(pair, bands), pair.step / finest
     sigma = known.sigma * scale
     free = sigma > MOST_SIGMA
+    shifts, turned = _rivals(pair, bands, needs, turns=turns)
     return Verdict(
         found,
         needs,
-        _shifted(pair, rival_shifts(bands, needs)),
+        shifts,
         known.directions[free],
         sigma[free],
         pair.units,
         known.offset * scale,
+        turns=turned,
     )
 
 
-def _shifted(pair: Aligned, shifts: Floats) -> Floats:
-    """(R, D+1, D+1) the motions of a pose after (R, D) shifts in voxels of the fixed image."""
-    moves = np.tile(np.eye(len(pair.motion)), (len(shifts), 1, 1))
-    moves[:, :-1, -1] = shifts @ pair.fixed.matrix[:-1, :-1].T
-    return np.asarray(pair.motion @ moves)
+def _rivals(pair: Aligned, bands: Bands, needs: float, *, turns: bool) -> tuple[Floats, Floats]:
+    """(R, D+1, D+1) and (T, D+1, D+1) other motions that fit about as well: after shifts, and after turns."""
+    turns = turns and {"tx", "ty"} < set(pair.names) and bool({"theta", "rx", "ry", "rz"} & set(pair.names))
+    cubes = math.isclose(min(pair.fixed.spacing), max(pair.fixed.spacing), rel_tol=1e-3)
+    found, grid = rivals_of(bands, needs, turns=turns, quarters=cubes), pair.fixed.matrix
+    shifts, turned = (pair.motion @ grid @ maps @ np.linalg.inv(grid) for maps in (found.shifts, found.turns))
+    return np.asarray(shifts), np.asarray(turned)

@@ -1,72 +1,175 @@
-"""Other shifts of the warped image that fit about as well as none: periods of a texture.
+"""Other poses of the warped image that fit about as well: periods of a texture, and turns of a symmetric object.
 
 The likelihood ratio of the pose against a shift of it is D = 1/2 sum n_b log((1 - r_b(shift)^2) / (1 - r_b(0)^2)),
 where n_b is the number of independent samples of band b that overlap at the shift. The shifts with a small D are the
-confidence region of the pose (Wilks 1938). Parts of it that are not connected with no shift are rivals.
+confidence region of the pose (Wilks 1938). Parts of it that are not connected with no shift are rivals. Where the
+model turns, the same is asked of all shifts of the image after half a turn about each axis, and in 2D a quarter of one;
+the best of these are candidates, which have to be refined and compared again (`turn_excluded`).
+
+Of a symmetric object with noise in both images, D varies about zero: with a variance of 2 n r^2 / (1 + r)^2, where r is
+the share of the signal, since the products of the noise of both images differ between the two poses.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from daskreg.registration.verdict.bands import Bands
-from daskreg.registration.verdict.evidence import log_likelihood
+from daskreg.registration.verdict.bands import Bands, padded_of
+from daskreg.registration.verdict.evidence import evidence, log_likelihood
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Spectra = NDArray[np.complex64]
 
 # Shifts at which less than this share of the overlap is left are not compared.
 _LEAST_OVERLAP = 0.3
 # A shift that is less likely by this factor is excluded: a thousandth, in nats.
 _EXCLUDED = math.log(1000)
+# Standard deviations of D that noise explains.
+_DEVIATIONS = 3.0
 # The largest number of rivals that are reported.
 _MOST = 4
 
 
-def rival_shifts(bands: Bands, needed: float) -> Floats:
-    """(R, D) shifts in voxels that are about as likely as none, of the images of a pair at a pose.
+@dataclass(frozen=True)
+class Rivals:
+    """(R, D+1, D+1) affine maps of the index, after which the pose is about as likely as before, the best first.
 
-    The best shift of each part of the confidence region that is not connected with no shift; the most likely first.
+    shifts: rivals. turns: candidates, each with the shift at which it fits best.
+    """
+
+    shifts: Floats
+    turns: Floats
+
+
+def rivals_of(bands: Bands, needed: float, *, turns: bool = False, quarters: bool = False) -> Rivals:
+    """The other poses that fit about as well, of the images of a pair at a pose.
 
     Args:
         needed: the evidence of a pose that is more than chance (see `evidence`). A shift with little overlap is
             compared over this overlap only, so it must have as much evidence of its own, less what tells two poses
             apart.
+        turns: look for turns. quarters: also for quarter turns, of voxels that are as high as wide.
     """
-    ndim = bands.weight.ndim - 1
-    squares = np.stack([bands.fixed**2, bands.warped**2, bands.weight])
-    fixed, warped, weight = fft.rfftn(squares, s=bands.padded, axes=tuple(range(2, ndim + 2)))
-    f, w = bands.spectra
-    # Of shift s: fixed[x] beside warped[x + s].
-    products = np.stack([f.conj() * w, fixed.conj() * weight, weight.conj() * warped])
-    product, first, second = fft.irfftn(products, s=bands.padded, axes=tuple(range(2, ndim + 2)))
-    overlap = fft.irfftn(np.abs(weight[:1]) ** 2, s=bands.padded, axes=tuple(range(1, ndim + 1)))
-    none = (slice(None), *[slice(1)] * ndim)
-    power = np.maximum(first, 1e-4 * first[none] + 1e-20) * np.maximum(second, 1e-4 * second[none] + 1e-20)
-    ncc = np.clip(product / np.sqrt(power), 0, 1)
-    overlap = np.clip(overlap / overlap[none], 0, 1)
-    samples = bands.samples.reshape(-1, *[1] * ndim)
-    unexplained = 1 - ncc**2 + _between_voxels(ncc).reshape(samples.shape)
-    worse = (0.5 * samples * overlap * np.log(unexplained / unexplained[none])).sum(0)
-    worse[overlap[0] < _LEAST_OVERLAP] = np.inf
-    worse[(samples * overlap * log_likelihood(ncc, np.ones(()))).sum(0) < needed - _EXCLUDED] = np.inf
-    for axis, n in enumerate(bands.weight.shape[1:]):
-        worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
-    return _separate_minima(np.fft.fftshift(worse))
+    ndim, shape = bands.weight.ndim - 1, bands.weight.shape[1:]
+    fixed = _spectra(bands.fixed, bands.weight, bands.padded, bands.spectra[0])
+    warped = _spectra(bands.warped, bands.weight, bands.padded, bands.spectra[1])
+    ncc, overlap, whole = _correlations(fixed, warped, bands.padded, ndim)
+    slack = _between_voxels(ncc, overlap).reshape(-1, *[1] * ndim)
+    unexplained = 1 - ncc[(slice(None), *[slice(1)] * ndim)] ** 2 + slack
+
+    def worse_of(ncc: Floats, overlap: Floats, shape: tuple[int, ...]) -> Floats:
+        samples = bands.samples.reshape(slack.shape) * overlap
+        worse = (0.5 * samples * np.log((1 - ncc**2 + slack) / unexplained)).sum(0)
+        worse[overlap < _LEAST_OVERLAP] = np.inf
+        worse[(samples * log_likelihood(ncc, np.ones(()))).sum(0) < needed - _EXCLUDED] = np.inf
+        for axis, n in enumerate(shape):
+            worse.swapaxes(0, axis)[n // 2 + 1 : worse.shape[axis] - n // 2] = np.inf  # these wrap around
+        return np.asarray(worse)
+
+    shifts = [_shift(s) for s in _separate_minima(np.fft.fftshift(worse_of(ncc, overlap, shape)))]
+    found = []
+    for turn, image, weight in _turned(bands, quarters) if turns else ():
+        larger = tuple(np.maximum(image.shape[1:], shape).tolist())
+        padded = padded_of(larger)
+        spectra = fixed if padded == bands.padded else _spectra(bands.fixed, bands.weight, padded)
+        ncc, overlap, _ = _correlations(spectra, _spectra(image, weight, padded), padded, ndim, whole)
+        worse = worse_of(ncc, overlap, larger)
+        if worse.min() < _limit(bands):
+            at = np.array(np.unravel_index(worse.argmin(), worse.shape))
+            found.append(turn @ _shift(np.where(at > np.array(padded) // 2, at - padded, at)))
+    return Rivals(*(np.reshape(some, (-1, ndim + 1, ndim + 1)) for some in (shifts, found)))
 
 
-def _between_voxels(ncc: Floats) -> Floats:
-    """(K,) by how much r^2 falls half a voxel away along each axis: shifts are compared at whole voxels only."""
+def turn_excluded(bands: Bands, turned: Bands | None, needed: float) -> bool:
+    """Whether a turned pose, which was refined, is less likely than another one, both by their bands on one level."""
+    other = 0.0 if turned is None else evidence(turned)
+    return other < needed or evidence(bands) - other > _limit(bands)
+
+
+def _limit(bands: Bands) -> float:
+    """D beyond which a turn is excluded."""
+    r = np.clip(bands.ncc, 0, 1)
+    return _EXCLUDED + _DEVIATIONS * math.sqrt(float((2 * bands.samples * (r / (1 + r)) ** 2).sum()))
+
+
+def _spectra(image: Singles, weight: Singles, padded: tuple[int, ...], known: Spectra | None = None) -> Spectra:
+    """(3, K, *padded) of weighted bands, of their squares, and of the weight.
+
+    A band has been multiplied by the weight: its square once with it, and once with that of the other image's voxel.
+
+    Args:
+        known: the first of them, where it is known.
+    """
+    axes = tuple(range(2, image.ndim + 1))
+    squares: NDArray[Any] = image**2 / np.maximum(weight, np.float32(1e-3))
+    parts: list[NDArray[Any]] = [squares, weight] if known is not None else [image, squares, weight]
+    spectra = fft.rfftn(np.stack(parts), s=padded, axes=axes)
+    return np.asarray(spectra if known is None else np.concatenate([known[None], spectra]))
+
+
+def _correlations(
+    fixed: Spectra, warped: Spectra, padded: tuple[int, ...], ndim: int, whole: float | None = None
+) -> tuple[Floats, Floats, float]:
+    """(K, *padded) correlations at shifts s, of fixed[x] beside warped[x + s], (*padded) shares of the overlap, and
+    the overlap without a shift.
+
+    Args:
+        whole: the overlap of which shares are; None: that without a shift.
+    """
+    (f, ff, fv), (w, ww, wv) = fixed, warped
+    products = np.concatenate([f.conj() * w, ff.conj() * wv, fv.conj() * ww, fv[:1].conj() * wv[:1]])
+    sums = fft.irfftn(products, s=padded, axes=tuple(range(1, ndim + 1)))
+    product, first, second = sums[:-1].reshape(3, -1, *padded)
+    floor = [1e-4 * x.max(axis=tuple(range(1, ndim + 1)), keepdims=True) + 1e-20 for x in (first, second)]
+    power = np.maximum(first, floor[0]) * np.maximum(second, floor[1])
+    whole = float(sums[-1][(0,) * ndim]) if whole is None else whole
+    return np.clip(product / np.sqrt(power), 0, 1), np.clip(sums[-1] / whole, 0, 1), whole
+
+
+def _turned(bands: Bands, quarters: bool) -> Iterator[tuple[Floats, Singles, Singles]]:
+    """(D+1, D+1) map of the index of a turned image to that before, and the warped bands and their weight turned."""
+    shape = bands.weight.shape[1:]
+    for a in range(len(shape)):
+        for b in range(a + 1, len(shape)):
+            for number in (1, 2, 3) if quarters and len(shape) == 2 else (2,):
+                image, weight = (np.rot90(x, number, (a + 1, b + 1)) for x in (bands.warped, bands.weight))
+                turn = np.eye(len(shape) + 1)
+                turn[[a, b], [a, b]] = 0
+                # rot90: [i, j] is [j, n - 1 - i] of the image before.
+                quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])
+                turn[np.ix_([a, b], [a, b])] = np.linalg.matrix_power(quarter, number)
+                middle = [(np.array(s)[[a, b]] - 1) / 2 for s in (shape, image.shape[1:])]
+                turn[[a, b], -1] = middle[0] - turn[np.ix_([a, b], [a, b])] @ middle[1]
+                yield turn, image, weight
+
+
+def _shift(shift: Floats) -> Floats:
+    moved = np.eye(len(shift) + 1)
+    moved[:-1, -1] = shift
+    return moved
+
+
+def _between_voxels(ncc: Floats, overlap: Floats) -> Floats:
+    """(K,) by how much r^2 falls half a voxel away along each axis: shifts are compared at whole voxels only.
+
+    Along a thin axis, the images do not overlap a voxel away.
+    """
     ndim = ncc.ndim - 1
     here = ncc.reshape(len(ncc), -1)[:, 0]
     fall = np.zeros(len(ncc))
     for axis in range(ndim):
         for side in (1, -1):
-            fall += (here - ncc[(slice(None), *(side if k == axis else 0 for k in range(ndim)))]) / 2
+            there: Any = tuple(side if k == axis else 0 for k in range(ndim))
+            if overlap[there] >= _LEAST_OVERLAP:
+                fall += (here - ncc[(slice(None), *there)]) / 2
     return np.asarray(np.maximum(2 * here * fall / 4, 1e-4))
 
 

@@ -1,0 +1,77 @@
+"""The voxels that differ from their neighbours along the last two axes, in compiled code (see `bad_voxels`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.runtime.compiled import jit
+
+# Values that tell how much most voxels differ.
+_SAMPLE = 5_000
+
+
+def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]:
+    """Flat indices of the voxels of a finite image whose difference from the mean of their four neighbours is large.
+
+    Args:
+        medians: the least difference, in medians of the differences of all voxels.
+    """
+    planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
+    width = planes.shape[-1]
+    step = max(1, planes.size // _SAMPLE)
+    flat = planes.ravel()
+    inner = np.arange(width, flat.size - width, step)
+    differences = flat[inner] - (flat[inner - 1] + flat[inner + 1] + flat[inner - width] + flat[inner + width]) / 4
+    limit = medians * float(np.median(np.abs(differences)))
+    out = np.zeros(planes.shape, np.uint8)
+    _mark(planes, np.float32(4 * limit), out)
+    return np.flatnonzero(out)
+
+
+def alone(image: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge."""
+    planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
+    return np.asarray(at[_alone(planes, at)])
+
+
+@jit
+def _mark(planes: Any, limit: Any, out: Any) -> None:
+    depth, height, width = planes.shape
+    last = width - 1
+    for z in range(depth):
+        for y in range(height):
+            line, marks = planes[z, y], out[z, y]
+            above = planes[z, y - 1 if y > 0 else 1]
+            below = planes[z, y + 1 if y < height - 1 else height - 2]
+            for x in range(1, last):
+                marks[x] = abs(4 * line[x] - line[x - 1] - line[x + 1] - above[x] - below[x]) > limit
+            marks[0] = abs(4 * line[0] - 2 * line[1] - above[0] - below[0]) > limit
+            marks[last] = abs(4 * line[last] - 2 * line[last - 1] - above[last] - below[last]) > limit
+
+
+@jit
+def _alone(planes: Any, at: Any) -> Any:
+    """Whether at least six of eight neighbours differ to one side, and by more than half of the largest difference."""
+    _, height, width = planes.shape
+    found = np.zeros(len(at), np.bool_)
+    around = np.empty(8, np.float32)
+    for k in range(len(at)):
+        z, rest = divmod(at[k], height * width)
+        y, x = divmod(rest, width)
+        value, count, largest, n = planes[z, y, x], 0, np.float32(0), 0
+        for j in range(-1, 2):
+            for i in range(-1, 2):
+                if i != 0 or j != 0:
+                    b, a = y + j, x + i
+                    b, a = -b if b < 0 else b, -a if a < 0 else a
+                    b, a = 2 * height - 2 - b if b >= height else b, 2 * width - 2 - a if a >= width else a
+                    around[n] = value - planes[z, b, a]
+                    largest = around[n] if abs(around[n]) > abs(largest) else largest
+                    n += 1
+        for n in range(8):
+            count += around[n] * largest > largest * largest / 2
+        found[k] = count >= 6
+    return found

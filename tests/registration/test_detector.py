@@ -1,0 +1,107 @@
+"""What stays with the detector while the specimen moves (gaps, hot and dead voxels) is masked and counted."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import data
+
+import daskreg as dr
+
+MOTION = np.array([9.0, -14.0])
+
+
+def crops(scene, size=(190, 223), corner=(40, 60)):
+    """Two crops of a scene, counts of 1000 to about 3500, with noise; the second shows the first at MOTION."""
+    rng = np.random.default_rng(11)
+    images = []
+    for y, x in (np.array(corner), np.array(corner) - MOTION.astype(int)):
+        image = scene[y : y + size[0], x : x + size[1]].astype(float) * 10 + 1000
+        images.append(np.rint(image + rng.normal(0, 20, image.shape)))
+    return images
+
+
+def shift_of(fit):
+    return np.array([fit.parameters["ty"], fit.parameters["tx"]])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code"),
+    [(np.uint16, 65535), (np.int16, -32768), (np.uint32, 2**32 - 1), (np.float32, -9999), (float, 1e20)],
+)
+def test_gaps_of_any_code_are_masked_and_counted(dtype, code):
+    fixed, moving = (image.astype(dtype) for image in crops(data.coins()))
+    for image in (fixed, moving):
+        image[60:66], image[:, 200] = code, code
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), MOTION, atol=0.05)
+    count = 6 * 223 + 190 - 6
+    assert fit.bad_voxels == (count, count)
+    np.testing.assert_allclose(fit.masked, count / fixed.size)
+    assert f"{count} voxels of fixed" in repr(fit)
+
+
+def test_gaps_in_one_image_alone_are_masked():
+    fixed, moving = (image.astype(np.uint16) for image in crops(data.coins()))
+    moving[100:103] = 65535
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    assert fit.bad_voxels == (0, 3 * 223)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_hot_and_dead_voxels_are_masked(many):
+    fixed, moving = (image.astype(np.uint16) for image in crops(data.moon()))
+    at = np.random.default_rng(3).choice(fixed.size, 30, replace=False)
+    for image in (fixed, moving):
+        image.ravel()[at[:25]], image.ravel()[at[25:]] = 40000, 0
+    if many:
+        fit = dr.register_many(fixed[None], np.stack([moving, moving]), model="translation")[1]
+    else:
+        fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), MOTION, atol=0.05)
+    assert fit.bad_voxels == (30, 30)
+
+
+def test_a_frame_of_one_value_is_masked():
+    """An ordinary value: that of an aperture, between those of the specimen."""
+    fixed, moving = crops(data.camera(), size=(181, 187))
+    y, x = np.indices(fixed.shape)
+    for image in (fixed, moving):
+        image[np.hypot((y - 90) / 88, (x - 95) / 80) > 1] = 1400
+    fit = dr.register(fixed.astype(np.uint16), moving.astype(np.uint16), model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), MOTION, atol=0.05)
+
+
+def test_hot_voxels_of_a_volume_are_masked():
+    scene = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(50, 55, 62)), 2)
+    fixed, moving = (scene[k : 40 + k, k : 44 + k, 2 * k : 50 + 2 * k].astype(np.float32).copy() for k in (6, 3))
+    for image in (fixed, moving):
+        image[20, 11, 31] = image[7, 40, 9] = 30 * scene.std() * 5
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    np.testing.assert_allclose([fit.parameters[n] for n in ("tz", "ty", "tx")], [3, 3, 6], atol=0.1)
+    assert fit.bad_voxels == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["camera", "coins", "moon", "page", "text", "brick"])
+def test_photographs_have_next_to_no_bad_voxels(name):
+    """Lines of one voxel that are moved along themselves look like a dead line, over a few voxels."""
+    image = getattr(data, name)()
+    fit = dr.register(image, np.roll(image, (2, 1), (0, 1)), model="translation")
+    assert max(fit.bad_voxels) <= 1e-4 * image.size
+    np.testing.assert_allclose(shift_of(fit), [2, 1], atol=0.05)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.4, 6.0])
+def test_the_background_of_an_object_is_no_gap(moved):
+    """Of one value, which both images have at the same places where the object did not move: its outline counts."""
+    y, x = np.indices((120, 131))
+    inside = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(120, 131)), 3)
+    body = (np.hypot((y - 60) / 40, (x - 62) / 30) < 1) * (5 + inside)
+    fixed, moving = (ndimage.shift(body, (0, s), order=1).astype(np.float32) for s in (0, moved))
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), [0, moved], atol=0.05)

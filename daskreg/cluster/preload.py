@@ -10,9 +10,11 @@ worker, which may be compiling at that moment.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import util
 from typing import Any
 
 NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
@@ -27,3 +29,7 @@ def dask_setup(worker: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+    if multiprocessing.parent_process() is not None:
+        # Python takes seconds to tear down what a worker has loaded, and its nanny kills it after four, with a warning.
+        # When the last finalizer of the process runs, the worker has closed and nothing is left to do.
+        util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)

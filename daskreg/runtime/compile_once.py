@@ -35,6 +35,9 @@ WAIT_AT_MOST = 120.0
 SAY_AFTER = 1.0
 """Seconds of compiling, all kernels together, after which a line says so."""
 
+READ_WITHIN = 0.2
+"""Seconds after which it is clear whether numba has found a kernel in its folder."""
+
 
 def share_compilation(kernel: Any) -> Any:
     """The same numba function, which first waits for another process of this host that compiles it just now."""
@@ -76,7 +79,7 @@ class _Notice:
             yield
             return
         began, known, self._running = time.monotonic(), _compiled(kernel), True
-        timer = threading.Timer(SAY_AFTER - self._spent, self._say, [kernel, known])
+        timer = threading.Timer(max(READ_WITHIN, SAY_AFTER - self._spent), self._say, [kernel, known])
         timer.daemon = True
         timer.start()
         try:

@@ -97,7 +97,7 @@ def measure(workers: int, seconds: float, rounds: float) -> str:
         command = [sys.executable, __file__, "--stubs", client.scheduler.address]
         stubs = subprocess.Popen([*command, "--workers", str(workers), "--seconds", str(seconds)])
         try:
-            client.wait_for_workers(workers, timeout=300)
+            client.wait_for_workers(workers, timeout=1200)
             blocks = int(workers * max(rounds, rounds * 4 / seconds))
             busy = [processor_seconds(one) for one in (psutil.Process().pid, pid)]
             started, finished = time.perf_counter(), 0

@@ -41,7 +41,7 @@ from distributed import Client
 from scipy import ndimage as ndi
 
 import daskreg as dr
-from daskreg.cluster.watch import MemoryWatch
+from daskreg.runtime.memory_watch import MemoryWatch
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
 from daskreg.sampling.sample import sample

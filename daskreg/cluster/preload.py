@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing import util
 from typing import Any
 
 NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
@@ -31,5 +30,6 @@ def dask_setup(worker: Any) -> None:
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
     if multiprocessing.parent_process() is not None:
         # Python takes seconds to tear down what a worker has loaded, and its nanny kills it after four, with a warning.
-        # When the last finalizer of the process runs, the worker has closed and nothing is left to do.
-        util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
+        from daskreg.runtime.private_apis import end_without_teardown
+
+        end_without_teardown()

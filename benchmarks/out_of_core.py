@@ -41,9 +41,9 @@ from distributed import Client
 from scipy import ndimage as ndi
 
 import daskreg as dr
-from daskreg.cluster.watch import MemoryWatch
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
+from daskreg.runtime.memory_watch import MemoryWatch
 from daskreg.sampling.sample import sample
 
 SIDE = 2048

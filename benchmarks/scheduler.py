@@ -7,14 +7,14 @@ nothing, so what is left is the way there and back: describing a block (its part
 transform, its fingerprint), submitting it, and taking its result. Beside it the same number of
 empty tasks goes through the same window with nothing to describe; the difference is what
 daskreg adds to Dask's own cost. The scheduler's and the client's resident size are sampled
-meanwhile.
+meanwhile. Processor time does not depend on what else the machine does, so it is what to compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,8 +145,26 @@ def cluster(workers: int, folder: Path) -> Iterator[tuple[Path, int]]:
         yield file, scheduler.pid
 
 
-def timed(items: Iterator[Any], client: Any, rss: Rss | None = None) -> tuple[int, float]:
-    """Blocks, and milliseconds for each."""
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds a block: in all, and of the processor, of this process and of the scheduler."""
+
+    blocks: int
+    elapsed: float
+    client: float
+    scheduler: float
+
+    def __str__(self) -> str:
+        parts = f"client {self.client:.2f} + scheduler {self.scheduler:.2f} = {self.client + self.scheduler:.2f}"
+        return f"{self.elapsed:.2f} ms a block; of the processor {parts}"
+
+
+def timed(items: Iterator[Any], client: Any, scheduler: int, rss: Rss | None = None) -> Cost:
+    """What each block costs.
+
+    Args:
+        scheduler: its process id.
+    """
     done = 0
 
     def count(block: WriteBlock) -> None:
@@ -155,16 +174,24 @@ def timed(items: Iterator[Any], client: Any, rss: Rss | None = None) -> tuple[in
             rss.count(block)
 
     items = chain([next(items)], items)  # planning is not the blocks' cost
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), [processor_seconds(pid) for pid in (os.getpid(), scheduler)]
     failures = run_blocks(items, client=client, on_done=count, work=nothing)
     assert not failures, failures[0]
-    return done, (time.perf_counter() - started) / done * 1e3
+    elapsed = time.perf_counter() - started
+    own, its = (processor_seconds(pid) - was for pid, was in zip((os.getpid(), scheduler), busy, strict=True))
+    return Cost(done, *(seconds / done * 1e3 for seconds in (elapsed, own, its)))
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=100_000)
-    parser.add_argument("--sample", type=int, default=4000, help="blocks of each interleaved timing")
+    parser.add_argument("--sample", type=int, default=20_000, help="blocks of each interleaved timing")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -172,21 +199,17 @@ def main() -> None:
         folder = Path(name)
         with cluster(options.workers, folder) as (file, pid), dr.connect(file) as client:
             client.wait_for_workers(options.workers, timeout=60)
-            timed(zarr_items(folder, 500), client)
+            timed(zarr_items(folder, 500), client, pid)
             kinds = {"empty": empty_items, "zarr": lambda n: zarr_items(folder, n)}
             kinds["dask graph"] = lambda n: graph_items(folder, n)
-            times: dict[str, list[float]] = {kind: [] for kind in kinds}
             for _ in range(options.repeats):
                 for kind, make in kinds.items():
-                    times[kind].append(timed(make(options.sample), client)[1])
-            for kind, values in times.items():
-                extra = statistics.median(values) - statistics.median(times["empty"])
-                each = ", ".join(f"{v:.2f}" for v in values)
-                print(f"{kind:11} {statistics.median(values):.2f} ms a block ({each}); {extra:+.2f} beyond empty")
+                    print(f"{kind:11} {timed(make(options.sample), client, pid)}", flush=True)
             rss = Rss(pid)
             with rss.sampled():
-                done, each = timed(zarr_items(folder, options.blocks), client, rss)
-            print(f"{done} blocks, {each:.2f} ms each; MiB of scheduler / client as blocks are done: {rss.summary()}")
+                cost = timed(zarr_items(folder, options.blocks), client, pid, rss)
+            print(f"{cost.blocks} blocks of zarr: {cost}")
+            print(f"MiB of scheduler / client as blocks are done: {rss.summary()}")
 
 
 if __name__ == "__main__":

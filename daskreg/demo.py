@@ -126,7 +126,7 @@ def run(
     import time
 
     from daskreg.cluster import connect
-    from daskreg.cluster.watch import MemoryWatch
+    from daskreg.runtime.memory_watch import MemoryWatch
 
     started = time.monotonic()
     output = _prepared(Path(folder))

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("warping", "tomography"),
     ("writing",),
     ("convert", "kernels"),
-    ("reg_torch", "demo"),
+    ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

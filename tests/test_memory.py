@@ -12,7 +12,7 @@ import zarr
 from distributed import Client
 
 import daskreg as dr
-from daskreg.cluster.watch import MemoryWatch
+from daskreg.runtime.memory_watch import MemoryWatch
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ write_block      the one task of a run: compute a block, write it, record it
 level_writer     the files of one level, with their checksums
 run              the blocks of a level, on a cluster or in threads
 in_flight        a bounded number of blocks in flight on a cluster
-packed_task      the function that a dask task calls
+packed_task      short blocks share a dask task
 tasks            other independent tasks, on a cluster or in threads
 verify           every file of an output read back
 """

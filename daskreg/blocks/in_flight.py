@@ -1,9 +1,9 @@
 """Blocks on a `distributed` cluster: a bounded number in flight; workers and the scheduler may fail.
 
-A task is described in a kilobyte and returns nothing. Its future is released at once: if a result were
-kept, the scheduler would compute it again when its worker dies, and a client that fetches a result waits
-for the dead worker. The scheduler only ever knows a few tasks for each thread, so its memory does not
-depend on the number of blocks.
+A block is described in a kilobyte, short blocks share a task (`packed_task`), and each is recorded on its own. The
+future of a task is released at once, and its result is hardly ever fetched: if a result were kept, the scheduler would
+compute it again when its worker dies, and a client that fetches a result waits for the dead worker. The
+scheduler only ever knows a few tasks for each thread, so its memory does not depend on the number of blocks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -19,7 +20,7 @@ import dask
 import numpy as np
 
 from daskreg.blocks.memory import release_memory
-from daskreg.blocks.packed_task import run_packed
+from daskreg.blocks.packed_task import Left, Quick, TaskSize, run_packed, task_seconds
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.cluster.capacity import Capacity
 from daskreg.errors import NoWorkersError, SchedulerLostError
@@ -29,10 +30,10 @@ RETRIES = 3
 """Times that a task which raised is tried again, on top of the retries of each store call."""
 
 AHEAD = 4
-"""Blocks in flight for each thread: one runs, the others wait at the workers and the scheduler."""
+"""Tasks in flight for each thread: one runs, the others wait at the workers and the scheduler."""
 
 LEAST = 64
-"""Blocks in flight at least: a message for many of them costs the scheduler less, and a cluster
+"""Tasks in flight at least: a message for many of them costs the scheduler less, and a cluster
 that has no workers yet sees that there is work."""
 
 CARRIED_BYTES = 64 * 2**20
@@ -40,7 +41,7 @@ CARRIED_BYTES = 64 * 2**20
 (but always two blocks for each thread)."""
 
 NAMES_KEPT = 10_000
-"""Blocks after which the scheduler is asked to forget their names, of which dask caches 100,000 (0.3 kB each)."""
+"""Tasks after which the scheduler is asked to forget their names, of which dask caches 100,000 (0.3 kB each)."""
 
 NO_WORKER_ERRORS = ("NoValidWorkerError", "NoWorkerError")
 """Errors of a scheduler that found no worker for a task within its own time; by name, since versions differ."""
@@ -55,7 +56,7 @@ Finish = Callable[[WriteBlock, BaseException | None], None]
 
 
 class InFlightWindow:
-    """Keeps a bounded number of blocks in flight on a client.
+    """Keeps a bounded number of tasks in flight on a client, each of one block or of several short ones.
 
     Args:
         work: the task, a function of one item that returns None.
@@ -68,9 +69,12 @@ class InFlightWindow:
         self._work = work
         self._finish = finish
         self._capacity = Capacity(client, resource)
-        self._running: dict[str, tuple[Any, WriteBlock]] = {}
+        self._running: dict[str, tuple[Any, list[WriteBlock]]] = {}
         self._done: SimpleQueue[Any] = SimpleQueue()
-        self._lost: list[WriteBlock] = []
+        self._waiting: deque[WriteBlock] = deque()  # what tasks have left, or lost with their scheduler
+        self._alone: deque[WriteBlock] = deque()  # what was in a task that killed its workers
+        self._returned = 0
+        self._task_size = TaskSize()
         self._losses = 0
         self._carried = 0
         self._named = 0
@@ -95,26 +99,23 @@ class InFlightWindow:
                 on_workers(self._client, release_memory, timeout=ANSWER_WITHIN)
 
     def _size(self) -> int:
-        """Blocks that may be in flight."""
+        """Tasks that may be in flight."""
         return max(LEAST, AHEAD * self._capacity.threads)
 
     def _fill(self, items: Iterator[WriteBlock]) -> bool:
-        """Submit up to the size of the window, once half of it is free: one message for many blocks.
+        """Submit up to the size of the window, once half of it is free: one message for many tasks.
 
         Returns: whether anything is in flight.
         """
-        size = self._size()
-        if len(self._running) > size // 2:
+        free = self._size() - len(self._running)
+        if 2 * free < self._size():
             return True
-        batch: list[WriteBlock] = []
-        for item in itertools.islice(itertools.chain(_popped(self._lost), items), size - len(self._running)):
-            batch.append(item)
-            self._carried += _carried(item)
-            if self._carried > CARRIED_BYTES and len(batch) + len(self._running) > 2 * self._capacity.threads:
-                break
-        if batch:
-            self._submit(batch)
-            self._named += len(batch)
+        tasks = [[item] for item in itertools.islice(_popped(self._alone), free)]
+        self._carried += sum(_carried(item) for [item] in tasks)
+        tasks += self._cut(itertools.chain(_popped(self._waiting), items), free - len(tasks))
+        if tasks:
+            self._submit(tasks)
+            self._named += len(tasks)
         if self._named >= NAMES_KEPT:
             self._named = 0
             forget_task_names()
@@ -122,23 +123,37 @@ class InFlightWindow:
                 forget_task_names_on_scheduler(self._client, timeout=ANSWER_WITHIN)
         return bool(self._running)
 
-    def _submit(self, batch: list[WriteBlock]) -> None:
+    def _cut(self, items: Iterator[WriteBlock], most: int) -> list[list[WriteBlock]]:
+        """The next tasks, at most so many. The last blocks are shared out among all threads."""
+        threads, together = max(1, self._capacity.threads), self._task_size.next()
+        batch: list[WriteBlock] = []
+        for item in itertools.islice(items, most * together):
+            batch.append(item)
+            self._carried += _carried(item)
+            if self._carried > CARRIED_BYTES and len(batch) + len(self._running) > 2 * threads:
+                break
+        together = max(1, min(together, len(batch) // (2 * threads)))
+        return [batch[k : k + together] for k in range(0, len(batch), together)]
+
+    def _submit(self, tasks: list[list[WriteBlock]]) -> None:
         from distributed.protocol.pickle import dumps
 
-        resource = self._capacity.resource
+        resource, seconds = self._capacity.resource, task_seconds(self._capacity.threads)
+        # A name that was used before may still be that of a task which has ended.
+        again = f"-{self._returned}" if self._returned else ""
         # dask warns of large graphs. Here that is intended: voxels that exist in memory only travel with the tasks.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             futures = self._client.map(
                 run_packed,
                 # Anything but bytes would be unpacked and packed again by the scheduler.
-                [dumps((self._work, item)) for item in batch],
-                key=[item.key for item in batch],
+                [dumps((self._work, items, seconds)) for items in tasks],
+                key=[items[0].key + again for items in tasks],
                 retries=RETRIES,
                 pure=False,
                 resources={resource: 1} if resource else None,
             )
-        for future, item in zip(futures, batch, strict=True):
-            self._running[future.key] = (future, item)
+        for future, items in zip(futures, tasks, strict=True):
+            self._running[future.key] = (future, items)
             on_done(self._client, future, self._done.put)
 
     def _wait(self, seconds: float) -> Iterator[Any]:
@@ -149,19 +164,35 @@ class InFlightWindow:
                 yield self._done.get_nowait()
 
     def _take(self, future: Any) -> None:
-        _, item = self._running.pop(future.key)
-        self._carried -= _carried(item)
+        _, items = self._running.pop(future.key)
+        self._carried -= sum(map(_carried, items))
         status, error = future.status, future.exception() if future.status == "error" else None
+        done = _finished_items(future, len(items)) if status == "finished" else 0
+        result = future.type if done == len(items) else Left
         future.release()
-        if status not in ("finished", "error"):
-            self._submit_again(item)
-        elif type(error).__name__ in NO_WORKER_ERRORS:
+        name = type(error).__name__
+        if name in NO_WORKER_ERRORS:
             raise NoWorkersError(f"{error}: finished blocks are kept; run the same command again to resume")
+        for item in items[:done]:
+            self._finish(item, None)
+        if status not in ("finished", "error"):
+            self._note_loss()
+            self._put_back(self._waiting, items)
+        elif name == "KilledWorker" and len(items) > 1:  # one of them: which is not known
+            self._put_back(self._alone, items)
+        elif error is not None:
+            self._put_back(self._waiting, items[1:])
+            self._finish(items[0], error)
         else:
-            self._finish(item, error)
+            self._put_back(self._waiting, items[done:])
+            self._task_size.saw(len(items), result)
 
-    def _submit_again(self, item: WriteBlock) -> None:
-        """Note a block whose scheduler was lost and came back.
+    def _put_back(self, where: deque[WriteBlock], items: list[WriteBlock]) -> None:
+        self._returned += bool(items)
+        where.extend(items)
+
+    def _note_loss(self) -> None:
+        """Count a task whose scheduler was lost and came back.
 
         Raises: SchedulerLostError where that has happened too often.
         """
@@ -171,7 +202,6 @@ class InFlightWindow:
                 "resume"
             )
         self._losses += 1
-        self._lost.append(item)
 
     def _cancel(self) -> None:
         """Cancel what is in flight, without waiting for a scheduler that does not answer."""
@@ -186,6 +216,20 @@ def _carried(item: WriteBlock) -> int:
     return array.nbytes if isinstance(array, np.ndarray) else 0
 
 
-def _popped(items: list[WriteBlock]) -> Iterator[WriteBlock]:
+def _finished_items(future: Any, count: int) -> int:
+    """How many of the items of a finished task are finished: the first ones. None, where that cannot be learned.
+
+    Where the client does not know the type of the result, as after it has connected again, the result is fetched.
+    """
+    if future.type in (Quick, type(None)):
+        return count
+    try:
+        result = future.result(timeout=ANSWER_WITHIN)
+    except Exception:  # its worker is gone, for example
+        return 0
+    return result.done if isinstance(result, Left) else count
+
+
+def _popped(items: deque[WriteBlock]) -> Iterator[WriteBlock]:
     while items:
-        yield items.pop()
+        yield items.popleft()

@@ -15,6 +15,7 @@ verify      check an output
 report      an HTML page about a fit or an output
 submit      a command as one SLURM job
 demo        the main workflow on a real volume
+warm-up     compile what is needed later
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
 """
@@ -46,6 +47,7 @@ COMMANDS = (
     "report",
     "submit",
     "demo",
+    "warm-up",
 )
 RESUMING = ("convert", "warp")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -60,7 +62,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"daskreg.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"daskreg.cli.{cmd_name.replace('-', '_')}").command
         return command
 
 

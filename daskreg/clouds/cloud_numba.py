@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 
 # Sums may be taken in any order, so that they use full vector registers.
 _FAST = {"reassoc", "contract", "nsz"}
@@ -81,7 +81,7 @@ def principal_axes(
         _sorted_axes(c, v, variances[begin : begin + number], axes[begin : begin + number])
 
 
-@jit
+@inner
 def _sorted_axes(c: Any, v: Any, variances: Any, axes: Any) -> None:
     """Fill variances (N, D), ascending, and axes (N, D, D; columns) from the first lanes of c and v, (D, D, lanes)."""
     ndim = variances.shape[1]
@@ -98,7 +98,7 @@ def _sorted_axes(c: Any, v: Any, variances: Any, axes: Any) -> None:
                 v[j, low, n] = v[j, d, n]
 
 
-@jit
+@inner
 def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
     """Diagonalise symmetric matrices in place by Jacobi rotations, which are exact for repeated eigenvalues too.
 
@@ -123,7 +123,7 @@ def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
                         _rotate(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
 
 
-@jit(fastmath=_FAST, error_model="numpy")
+@inner(fastmath=_FAST, error_model="numpy")
 def _is_diagonal(c: Any) -> Any:
     """Whether all matrices (D, D, lanes) are."""
     ndim, lanes = c.shape[1:]
@@ -138,7 +138,7 @@ def _is_diagonal(c: Any) -> Any:
     return left == 0
 
 
-@jit(fastmath=_FAST, error_model="numpy")
+@inner(fastmath=_FAST, error_model="numpy")
 def _jacobi_angles(first: Any, second: Any, between: Any, cosines: Any, sines: Any) -> None:
     """Fill cosines and sines (lanes,) of the rotations that make `between` zero, and rotate the two variances."""
     for n in range(len(cosines)):
@@ -152,7 +152,7 @@ def _jacobi_angles(first: Any, second: Any, between: Any, cosines: Any, sines: A
         between[n] = 0.0
 
 
-@jit(fastmath=_FAST, error_model="numpy")
+@inner(fastmath=_FAST, error_model="numpy")
 def _rotate(a: Any, b: Any, cosines: Any, sines: Any) -> None:
     for n in range(len(cosines)):
         p, q = a[n], b[n]

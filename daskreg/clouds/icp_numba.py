@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 
 # The cost of a correspondence: the distance, its part along the target's normal, or under both local covariances.
 POINT_TO_POINT, POINT_TO_PLANE, PLANE_TO_PLANE = 0, 1, 2
@@ -27,7 +27,7 @@ _PACKED = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 _PRODUCTS = np.array([[4, 5, 6, 0], [5, 7, 8, 1], [6, 8, 9, 2], [0, 1, 2, 3]])
 
 
-@jit
+@inner
 def rotation_from_moments(moments: Any, out: Any) -> None:
     """Fill `out` with the rotation R of largest trace(R^T M), M = sum of t s^T, which turns s onto t (Horn 1987).
 
@@ -130,7 +130,7 @@ def trimmed_icp(
     return scores
 
 
-@jit
+@inner
 def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: Any) -> None:
     """Apply to m the rigid motion that fits the correspondences whose squares are not above `worst`."""
     count, ndim = moved.shape
@@ -236,7 +236,7 @@ def add_correspondences(
     return _in_parameters(second, first, generators, ndim, cost)
 
 
-@jit(error_model="numpy")
+@inner(error_model="numpy")
 def _information(kind: Any, w: Any, a: Any, b: Any) -> Any:
     """The information matrix W of a correspondence, times its weight, as (xx, xy, xz, yy, yz, zz).
 
@@ -273,7 +273,7 @@ def tukey_weights(residuals: Any, reach: Any, limit: Any, weights: Any) -> None:
         weights[i] = left * left if share <= 1 and residuals[i] <= limit else 0.0
 
 
-@jit(fastmath=_SUMS, error_model="numpy")
+@inner(fastmath=_SUMS, error_model="numpy")
 def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
     """Add the inner products of the rows of a and of b, over the first `count` columns, to `sums` (rows, rows)."""
     for k in range(sums.shape[0]):
@@ -284,7 +284,7 @@ def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
             sums[k, t] += total
 
 
-@jit
+@inner
 def _in_parameters(second: Any, first: Any, generators: Any, ndim: Any, cost: Any) -> Any:
     """The result of `add_correspondences`, from sums: products (10) x information (6), point (4) x error (3)."""
     number = len(generators)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 
 # No tree has more levels.
 _MAX_LEVELS = 64
@@ -44,7 +44,7 @@ def build(points: Any, order: Any, ranges: Any, axes: Any, cuts: Any, root: Any,
             ranges[2 * node + 2, 0], ranges[2 * node + 2, 1] = middle, end
 
 
-@jit
+@inner
 def _widest_axis(points: Any, begin: Any, end: Any) -> Any:
     """The axis along which the extent of the points is largest."""
     x0 = y0 = z0 = np.inf
@@ -58,7 +58,7 @@ def _widest_axis(points: Any, begin: Any, end: Any) -> Any:
     return 0 if x1 - x0 == width else 1 if y1 - y0 == width else 2
 
 
-@jit
+@inner
 def _partition(points: Any, order: Any, axis: Any, left: Any, right: Any, middle: Any) -> None:
     """Partial sort along an axis: rows before `middle` are not above it, rows after it not below (Hoare's FIND)."""
     while left < right:

@@ -8,6 +8,7 @@ batch            what kinds of jobs have in common
 slurm            a kind: workers as SLURM jobs
 pbs, lsf, sge    kinds: workers as jobs of PBS, LSF, Grid Engine
 ssh              a kind: workers on machines that ssh reaches
+kubernetes       a kind: workers as pods
 allocation       a kind: workers on all nodes of the SLURM job that runs
 submission       a command as one SLURM job
 job_watch        jobs in the queue: which wait, which have ended without a worker
@@ -19,7 +20,6 @@ pages            the pages of a scheduler, behind a token
 client           which client does the work: a named one, the current one, or none
 capacity         how many tasks a cluster can run, and for how long it could run none
 preload          loaded by local workers as they start
-watch            the peak memory of processes
 """
 
 from __future__ import annotations

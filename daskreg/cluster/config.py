@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from daskreg.cluster.address import AddressConfig, join_scheduler
 from daskreg.cluster.allocation import AllocationConfig, start_allocation
 from daskreg.cluster.batch import start_batch
+from daskreg.cluster.kubernetes import KubernetesConfig, start_kubernetes
 from daskreg.cluster.local import LocalConfig, start_local
 from daskreg.cluster.lsf import LSF, LsfConfig
 from daskreg.cluster.options import ClusterConfig, Tls, build, suggestion
@@ -56,6 +57,7 @@ KINDS: Mapping[str, ClusterKind] = {
     "lsf": ClusterKind(LsfConfig, partial(start_batch, LSF)),
     "sge": ClusterKind(SgeConfig, partial(start_batch, SGE)),
     "ssh": ClusterKind(SshConfig, start_ssh),
+    "kubernetes": ClusterKind(KubernetesConfig, start_kubernetes),
     "allocation": ClusterKind(AllocationConfig, start_allocation),
     "address": ClusterKind(AddressConfig, join_scheduler),
 }

@@ -10,6 +10,7 @@ worker, which may be compiling at that moment.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -27,3 +28,8 @@ def dask_setup(worker: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+    if multiprocessing.parent_process() is not None:
+        # Python takes seconds to tear down what a worker has loaded, and its nanny kills it after four, with a warning.
+        from daskreg.runtime.private_apis import end_without_teardown
+
+        end_without_teardown()

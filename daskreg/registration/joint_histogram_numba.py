@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 from daskreg.runtime.threads import shares
 
 _CHUNK = 1 << 15
@@ -42,7 +42,7 @@ def gradients(
     return found[0], found[1], found[2]
 
 
-@jit
+@inner
 def _windows(position: Any, parts: Any, derivatives: Any) -> Any:
     """The first of four bins; the weights there, and their derivatives, are filled in."""
     first = np.int64(position)

@@ -8,13 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 
 
-@jit
+@inner
+def _zeros(n: Any) -> Any:
+    return np.zeros((n, n))
+
+
+@inner
+def _eye(n: Any) -> Any:
+    out = _zeros(n)
+    for i in range(n):
+        out[i, i] = 1.0
+    return out
+
+
+@inner
 def _product(a: Any, b: Any) -> Any:
     n = len(a)
-    out = np.zeros((n, n))
+    out = _zeros(n)
     for i in range(n):
         for j in range(n):
             for k in range(n):
@@ -22,10 +35,17 @@ def _product(a: Any, b: Any) -> Any:
     return out
 
 
-@jit
+@inner
+def _copy_column(a: Any, column: Any, factor: Any, out: Any, target: Any) -> None:
+    """Without a slice on the left, which takes seconds to compile."""
+    for i in range(len(a)):
+        out[i, target] = a[i, column] * factor
+
+
+@inner
 def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     """An elementary rotation about `axis` (2D: the only one) in x, y, z order, or its derivative."""
-    out = np.zeros((ndim, ndim)) if derivative else np.eye(ndim)
+    out = _zeros(ndim) if derivative else _eye(ndim)
     i, j = (0, 1) if ndim == 2 else ((axis + 1) % 3, (axis + 2) % 3)
     c, s = (-np.sin(angle), np.cos(angle)) if derivative else (np.cos(angle), np.sin(angle))
     out[i, i] = out[j, j] = c
@@ -33,7 +53,7 @@ def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     return out
 
 
-@jit
+@inner
 def _store(linear: Any, shift: Any, centre: Any, constant: Any, factor: Any, out: Any) -> None:
     """Add `factor` times x -> linear (x - c) + shift + constant c, in x, y, z order, to a matrix in array order."""
     ndim = len(centre)
@@ -56,12 +76,12 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
     """
     ndim = len(centre)
     angles = 1 if ndim == 2 else 3
-    zero, still = np.zeros((ndim, ndim)), np.zeros(ndim)
+    zero, still = _zeros(ndim), np.zeros(ndim)
     for b in range(len(q)):
         p = q[b]
-        rotation, shear, scale = np.eye(ndim), np.eye(ndim), np.zeros((ndim, ndim))
+        rotation, shear, scale = _eye(ndim), _eye(ndim), _zeros(ndim)
         for k in range(angles):
-            rotation = _product(_rotation(p[k], k, ndim, False), rotation)
+            rotation = _product(_rotation(p[k], k, ndim, k < 0), rotation)
         for k in range(ndim):
             scale[k, k] = p[angles + ndim + k]
         for k in range(len(shears)):
@@ -71,7 +91,7 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
         for f in range(q.shape[1]):
             linear, shift = zero.copy(), still.copy()
             if f < angles:
-                derived = np.eye(ndim)
+                derived = _eye(ndim)
                 for k in range(angles):
                     derived = _product(_rotation(p[k], k, ndim, k == f), derived)
                 linear = _product(derived, scaled)
@@ -79,10 +99,10 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
                 shift[f - angles] = 1.0
             elif f < angles + 2 * ndim:
                 k = f - angles - ndim
-                linear[:, k] = sheared[:, k]
+                _copy_column(sheared, k, 1.0, linear, k)
             else:
                 row, column = shears[f - angles - 2 * ndim]
-                linear[:, column] = rotation[:, row] * scale[column, column]
+                _copy_column(rotation, row, scale[column, column], linear, column)
             for free in range(len(embedding)):
                 if embedding[free, f] != 0:
                     _store(linear, shift, centre, 0.0, embedding[free, f], derivatives[b, free])

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from daskreg.registration.lagrange_numba import AFTER, BEFORE, locate, multiply_linear, sample, sample_slopes
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import floats, inner, jit
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, out: Any) -> None:
     """The fixed image's central differences along one axis (`stride` 0: the last), one-sided at the ends."""
     row, count = fixed[r], fixed.shape[1]
@@ -31,37 +31,37 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, out: Any) -> 
     out[count - 1] = row[count - 1] - row[max(count - 2, 0)]
 
 
-@jit
+@inner
 def _scale(values: Any, factor: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] = values[x] * factor
 
 
-@jit
+@inner
 def _multiply(factors: Any, values: Any) -> None:
     for x in range(len(values)):
         values[x] *= factors[x]
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _product(a: Any, b: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] = a[x] * b[x]
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _add(a: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] += a[x]
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _add_product(a: Any, b: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] += a[x] * b[x]
 
 
-@jit
+@inner
 def _add_row(buffer: Any, g: Any, scratch: Any, columns: Any) -> None:
     """Add a row to the (6 + 3 D, n) sums over rows of v times 1, d, w, dd, dw, ww, and of v g times 1, w, d."""
     v, w, d = buffer
@@ -81,7 +81,7 @@ def _add_row(buffer: Any, g: Any, scratch: Any, columns: Any) -> None:
         _add_product(vd, g[a], columns[6 + 2 * ndim + a])
 
 
-@jit(fastmath={"contract", "reassoc", "nsz"})
+@inner(fastmath={"contract", "reassoc", "nsz"})
 def _to_cells(columns: Any, width: Any, cells: Any) -> None:
     """Add the sums over rows to the (cells of a row, 6 + 3 D) sums of the cells."""
     for k in range(len(columns)):
@@ -92,7 +92,7 @@ def _to_cells(columns: Any, width: Any, cells: Any) -> None:
             cells[cell, k] += total
 
 
-@jit(fastmath={"contract", "reassoc", "nsz"})
+@inner(fastmath={"contract", "reassoc", "nsz"})
 def _add_cross(buffer: Any, g: Any, h: Any, xi: Any, lead: Any, cross: Any, slopes: Any) -> None:
     """Add a row to the sums of products of both gradients, and of the moving one."""
     ndim, columns = len(g), len(xi)
@@ -125,7 +125,7 @@ def _add_cross(buffer: Any, g: Any, h: Any, xi: Any, lead: Any, cross: Any, slop
                     cross[a, e, b, f] += factor * sums[degree]
 
 
-@jit
+@inner
 def _weights_of_row(index: Any, axes: Any, mask: Any, lead: Any, v: Any) -> None:
     """The weights of a row by edges and mask, and its leading xi."""
     scaled, edges = axes
@@ -138,10 +138,11 @@ def _weights_of_row(index: Any, axes: Any, mask: Any, lead: Any, v: Any) -> None
         _multiply(mask, v)
 
 
-@jit
+@inner
 def _gradients(fixed: Any, r: Any, index: Any, scaled: Any, g: Any) -> None:
     """The gradient of the fixed image along a row."""
-    stride, last = 0, len(scaled) - 1
+    stride: Any = np.int64(0)  # not a literal, for which `_gradient` would be compiled again
+    last = len(scaled) - 1
     for k in range(last, -1, -1):
         n = len(scaled[k])
         _gradient(fixed, r, stride, index[k], n, g[k])
@@ -168,12 +169,11 @@ def score_sums(
     scaled = axes[0]
     ndim, columns = maps.shape[1], values.shape[2]
     last = ndim - 1
-    buffer, scratch = np.empty((3, columns), np.float32), np.empty((2, columns), np.float32)
-    g, h = np.empty((ndim, columns), np.float32), np.empty((ndim, columns), np.float32)
-    fractions, start = np.empty((ndim, columns), np.float32), np.empty(columns, np.int64)
+    buffer, scratch = floats(np.int64(3), columns), floats(np.int64(2), columns)
+    g, h = floats(ndim, columns), floats(ndim, columns)
+    fractions, start = floats(ndim, columns), np.empty(columns, np.int64)
     places = np.empty((ndim, columns), np.int32), fractions, start
-    taps = np.empty((BEFORE + 1 + AFTER, columns), np.float32)
-    sums = np.empty((6 + 3 * ndim, columns), np.float32)
+    taps, sums = floats(np.int64(BEFORE + 1 + AFTER), columns), floats(6 + 3 * ndim, columns)
     lead, index, steps = np.ones(ndim + 1), np.zeros(ndim, np.int64), np.ones(ndim, np.int64)
     v, w, d = buffer
     middle, thick = (len(scaled[1]), cell[1]) if ndim == 3 else (1, 1)
@@ -187,9 +187,9 @@ def score_sums(
         for above in range(0, middle, thick):
             sums[:] = np.float32(0)
             below = min(above + thick, middle)
-            for inner in range((stop - first) * (below - above)):
-                index[0] = first + inner // (below - above)
-                r = index[0] * middle + above + inner % (below - above)
+            for row in range((stop - first) * (below - above)):
+                index[0] = first + row // (below - above)
+                r = index[0] * middle + above + row % (below - above)
                 if ndim == 3:
                     index[1] = r % middle
                 _weights_of_row(index, axes, its_weight[r], lead, v)

@@ -3,6 +3,8 @@
 device           which device, how many cores and threads, decided where the work runs
 threads          calls in several threads: parts of one computation, or independent jobs
 compiled         how numba compiles functions here
+compile_once     kernels are compiled by one process of a host
+memory_watch     the peak memory of processes
 triton_support   whether Triton's kernels run on a device
 lazy             parts of an object that are computed when first asked for
 atomic           files that appear as a whole or not at all

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from daskreg.runtime.compile_once import share_compilation
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -16,9 +19,27 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda f: jit(f, **options)
     try:
-        return numba.njit(nogil=True, cache=True, **options)(function)
+        kernel = numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # a read-only installation and no home directory
-        return numba.njit(nogil=True, **options)(function)
+        kernel = numba.njit(nogil=True, **options)(function)
+    return share_compilation(kernel)
+
+
+def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`numba.njit` of a function that only compiled functions call, so that it needs nothing for calls from Python.
+
+    It is stored on disk as a part of the functions that call it.
+    """
+    if function is None:
+        return lambda f: inner(f, **options)
+    only: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, **only, **options)(function)
+
+
+@inner
+def floats(rows: Any, columns: Any) -> Any:
+    """(rows, columns) float32, not set. It is compiled once if no number is a literal; so is not `np.empty`."""
+    return np.empty((rows, columns), np.float32)
 
 
 @intrinsic

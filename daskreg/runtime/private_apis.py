@@ -189,6 +189,18 @@ def memory_of_machine() -> int:
     return int(MEMORY_LIMIT)
 
 
+def end_without_teardown() -> None:
+    """Let this process, which multiprocessing started, end as soon as its last finalizer has run.
+
+    A worker has closed by then, and nothing is left to do. `Finalize` is what multiprocessing itself uses, and is not
+    documented; `os._exit` is.
+    """
+    import os
+    from multiprocessing import util
+
+    util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
+
+
 # zarr ---------------------------------------------------------------------------------------------------------------
 #
 # A store that wraps another one cannot do without private names: the wrapped store is `_store`, and zarr calls the

@@ -42,7 +42,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, overload
 
-from daskreg.runtime.compiled import jit, prefetch
+from daskreg.runtime.compiled import inner, jit, prefetch
 
 _BAND = 32  # rows of a plane that are computed before those of the next plane: what they touch stays in the cache
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
@@ -143,13 +143,13 @@ def _pair_typed(near: Any, n: Any, like: Any) -> Any:
     return pair
 
 
-@jit
+@inner
 def _position(line: Any, j: Any) -> Any:
     """Source coordinate of column `j`; `line` is (row constant, slope, rounding)."""
     return (line[0] + line[1] * np.float64(j)) + line[2]
 
 
-@jit
+@inner
 def _first(line: Any, bound: Any, columns: Any) -> Any:
     """First column from which on the coordinate is beyond `bound`: estimated, then corrected."""
     start, stop = columns
@@ -163,25 +163,25 @@ def _first(line: Any, bound: Any, columns: Any) -> Any:
     return j
 
 
-@jit
+@inner
 def _run(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
     """Columns [start, stop) whose coordinates lie in lower <= x < upper along every axis."""
     start, stop = columns
     for k in range(len(lines)):
         line = (lines[k, 0], lines[k, 1], lines[k, 2])
         ends = _position(line, columns[0]), _position(line, columns[1] - 1)
-        least, most = min(ends), max(ends)
+        least, most = min(ends[0], ends[1]), max(ends[0], ends[1])
         if least >= lower[k] and most < upper[k]:
             continue
         if most < lower[k] or least >= upper[k]:
             return columns[0], columns[0]
         passed = _first(line, lower[k], columns), _first(line, upper[k], columns)
-        start = max(start, min(passed))
-        stop = min(stop, max(passed))
+        start = max(start, min(passed[0], passed[1]))
+        stop = min(stop, max(passed[0], passed[1]))
     return start, max(start, stop)
 
 
-@jit
+@inner
 def _set_lines(lines: Any, target: Any, row: Any, rounding: Any) -> None:
     """The coordinates along one row of the output."""
     matrix, origin, steps = target
@@ -208,7 +208,7 @@ def _whole_typed(value: Any, like: Any) -> Any:
     return lambda value, like: np.int64(value)
 
 
-@jit
+@inner
 def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, weights: Any, unit: Any) -> None:
     """Offsets into the block, and the weights of the next neighbours, of `count` columns from `column` on.
 
@@ -242,25 +242,25 @@ def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, we
             wx[n] = min(_as(x - fx, unit[0]), unit[1])
 
 
-@jit
+@inner
 def _fill_ends(out: Any, row: Any, start: Any, stop: Any, fill: Any) -> None:
     for b in range(len(out)):
         out[b, row, :start] = fill
         out[b, row, stop:] = fill
 
 
-@jit
+@inner
 def _mix(a: Any, b: Any, w: Any, unit: Any) -> Any:
     """Interpolate between two neighbours; the second is left out where its weight is zero (NaN * 0 is NaN)."""
     return a * (unit[0] - w) + (b * w if w != unit[2] else unit[2])
 
 
-@jit
+@inner
 def _mix4(a: Any, b: Any, c: Any, d: Any, wy: Any, wx: Any, unit: Any) -> Any:
     return _mix(_mix(a, b, wx, unit), _mix(c, d, wx, unit), wy, unit)
 
 
-@jit
+@inner
 def _row(number: Any, rows: Any) -> Any:
     """The row with this number in the order of computing: band by band, each band in all planes.
 
@@ -306,7 +306,7 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
                     part[n] = block[np.uint64(offsets[n])]
 
 
-@jit
+@inner
 def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ahead: Any) -> None:
     """The neighbours of voxels that lie inside the block; those of a later row are prefetched into the cache.
 
@@ -335,13 +335,13 @@ def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, a
             _gather(block, o + z + y, far_high, n)
 
 
-@jit
+@inner
 def _index(line: Any, first: Any, j: Any) -> Any:
     """Index in the block of the lower neighbour of column `j`."""
     return np.int64(np.floor((line[0] + line[1] * np.float64(j)) + line[2]) - first)
 
 
-@jit
+@inner
 def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, near: Any, fill: Any) -> None:
     """The neighbours of voxels at the border, of which some are fill."""
     shape, strides, first, _ = source
@@ -362,7 +362,7 @@ def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, n
             _put(a, b, near[r], n)
 
 
-@jit
+@inner
 def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any:
     """Interpolate between four neighbours, those of the lower row of voxels in `low`."""
     a, b = _pair(low, n, like)
@@ -371,7 +371,7 @@ def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any
     return _mix4(_as(a, one), _as(b, one), _as(c, one), _as(d, one), w[0], w[1], unit)
 
 
-@jit
+@inner
 def _mix_run(near: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
     """Interpolate between the neighbours that were gathered, in vectors."""
     like, unit, limits = consts[1], consts[2], consts[3]
@@ -417,7 +417,7 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
                     _mix_run(near, weights, source[1], out[b, row, start - j0 : start - j0 + count], consts)
 
 
-@jit
+@inner
 def _cubic_weights(t: Any, unit: Any) -> Any:
     """Weights of the cubic B-spline at the four nodes around a point that lies `t` beyond the second of them."""
     one, half, sixth, two_thirds = unit[0], unit[3], unit[4], unit[5]
@@ -438,13 +438,13 @@ def _times_typed(value: Any, weight: Any, gaps: Any) -> Any:
     return lambda value, weight, gaps: value * weight if weight != 0 else weight
 
 
-@jit
+@inner
 def _cubic_line(block: Any, o: Any, w: Any, gaps: Any) -> Any:
     x = np.uint64(1)
     return block[o] * w[0] + block[o + x] * w[1] + block[o + x + x] * w[2] + _times(block[o + x + x + x], w[3], gaps)
 
 
-@jit
+@inner
 def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any, gaps: Any) -> Any:
     near = _cubic_line(block, o, wx, gaps) * wy[0] + _cubic_line(block, o + y, wx, gaps) * wy[1]
     o += y + y
@@ -452,7 +452,7 @@ def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any, gaps: Any) -> An
     return near + _cubic_line(block, o, wx, gaps) * wy[2] + far
 
 
-@jit
+@inner
 def _cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
     unit, limits, gaps, last = consts[2], consts[3], consts[4], len(strides) - 1
     y, z = np.uint64(strides[last - 1]), np.uint64(strides[0])

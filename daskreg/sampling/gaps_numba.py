@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 
 _POLE = np.sqrt(3.0) - 2.0
 _GAIN = 6.0
@@ -43,7 +43,7 @@ def filter_runs(voxels: Any, first: int, stop: int) -> None:
             start = end + 1
 
 
-@jit
+@inner
 def _filter_run(line: Any, start: int, end: int) -> None:
     """Unser, Splines: a perfect fit (1999), box 2; a run of one voxel is its own coefficient."""
     count = end - start

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from daskreg.runtime.compiled import jit, prefetch
+from daskreg.runtime.compiled import floats, inner, jit, prefetch
 
 # Rows of the buffer: weight, warped, difference, gradient along each axis.
 _V, _W, _D, _G = 0, 1, 2, 3
@@ -28,7 +28,7 @@ _WIDE = 64
 _CACHED = 1 << 17
 
 
-@jit
+@inner
 def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
     """Columns [start, stop) of a row outside of which every weight is zero."""
     start, stop = 0.0, float(n)
@@ -48,7 +48,7 @@ def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
     return first, max(first, min(np.int64(stop) + 1, n))
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _sample_positions(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
     """Offset of the lower neighbour and fractions of the columns `run`; multiplies `v` by the edge weights.
 
@@ -71,7 +71,7 @@ def _sample_positions(line: Any, shape: Any, widths: Any, run: Any, offsets: Any
         stride *= shape[k]
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _interpolate_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dy, dx = steps
     for at in range(len(out)):
@@ -81,7 +81,7 @@ def _interpolate_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) 
         out[at] = low + fy * (high - low)
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _interpolate_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dz, dy, dx = steps
     for at in range(len(out)):
@@ -118,7 +118,7 @@ def _steps_typed(shape: Any) -> Any:
     )
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
     """Sample the columns `run` of one row of the fixed grid into the first columns of the buffer."""
     m, c, shape = moving
@@ -144,25 +144,25 @@ def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: 
         _multiply(v, near[:count])
 
 
-@jit
+@inner
 def _scale(values: Any, factor: Any, out: Any) -> None:
     for at in range(len(out)):
         out[at] = values[at] * factor
 
 
-@jit
+@inner
 def _multiply(values: Any, factors: Any) -> None:
     for at in range(len(values)):
         values[at] *= factors[at]
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _subtract(high: Any, low: Any, scale: Any, out: Any) -> None:
     for at in range(len(out)):
         out[at] = scale * (high[at] - low[at])
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@inner(fastmath={"reassoc", "contract", "nsz"})
 def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
     total = sd = sw = sdd = sdw = sww = np.float32(0.0)
     for j in range(n):
@@ -177,7 +177,7 @@ def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
         out[k] += value
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@inner(fastmath={"reassoc", "contract", "nsz"})
 def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, index: Any) -> None:
     """Sums of v g, v g w, v g d, each times 1 and xi."""
     s0 = s1 = w0 = w1 = d0 = d1 = np.float32(0.0)
@@ -194,7 +194,7 @@ def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, index: Any) -> None:
     out[1, index], out[1, index + 1], out[1, index + 2] = s1, w1, d1
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@inner(fastmath={"reassoc", "contract", "nsz"})
 def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, index: Any) -> None:
     """Sums of v g h times 1, xi and xi squared."""
     s0 = s1 = s2 = np.float32(0.0)
@@ -206,14 +206,14 @@ def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, index: Any) -> N
     out[0, index], out[1, index], out[2, index] = s0, s1, s2
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _add_row(buffer: Any, xi: Any, lead: Any, sums: Any, scalars: Any, linear: Any, square: Any) -> None:
     """Add a sampled row to the sums; `lead` (D+1) is its scaled index, 1 for the last axis and 1."""
     ones, twos = sums
     _sum_scalars(buffer, len(xi), scalars)
     ndim = len(lead) - 1
     last = ndim - 1
-    pair = 0
+    pair = np.int64(0)
     for a in range(ndim):
         _sum_linear(buffer, xi, _G + a, ones, 3 * a)
         for b in range(a, ndim):
@@ -228,13 +228,13 @@ def _add_row(buffer: Any, xi: Any, lead: Any, sums: Any, scalars: Any, linear: A
             entry += 1
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _add(factor: Any, values: Any, out: Any) -> None:
     for k in range(len(out)):
         out[k] += factor * np.float64(values[k])
 
 
-@jit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out: Any) -> None:
     """The fixed image's central differences along one axis, of the columns `run`.
 
@@ -256,7 +256,7 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out
         out[last - start] = row[last] - row[max(last - 1, 0)]
 
 
-@jit
+@inner
 def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
     """Moving indices along a row: at its first column, and from one to the next."""
     ndim = len(line)
@@ -268,7 +268,7 @@ def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
         line[k, 1] = maps[k, ndim - 1] * slope
 
 
-@jit
+@inner
 def _row_position(r: Any, scaled: Any, edges: Any, index: Any, lead: Any) -> Any:
     """Fills in index and scaled index of a row along the leading axes; returns the product of their edge weights."""
     edge = np.float32(1)
@@ -280,7 +280,7 @@ def _row_position(r: Any, scaled: Any, edges: Any, index: Any, lead: Any) -> Any
     return edge
 
 
-@jit
+@inner
 def _memory_distance(line: Any, other: Any, shape: Any) -> Any:
     """Voxels of memory between the first samples of two rows."""
     distance, stride = 0, 1
@@ -309,11 +309,14 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     scaled, edges = axes
     xi = scaled[ndim - 1]
     columns = len(xi)
-    buffer = np.empty((_G + ndim, columns + _WIDE), np.float32)
-    wide = np.zeros(columns + _WIDE, np.float32)
-    wide[:columns] = xi
-    scratch = np.empty(columns, np.int64), np.empty((ndim, columns), np.float32), np.empty(columns, np.float32)
-    sums = np.empty((2, 3 * ndim), np.float32), np.empty((3, ndim * (ndim + 1) // 2), np.float32)
+    buffer = floats(_G + ndim, columns + _WIDE)
+    wide = floats(np.int64(1), columns + _WIDE)[0]
+    for at in range(columns):  # a slice would take seconds to compile
+        wide[at] = xi[at]
+    for at in range(columns, columns + _WIDE):
+        wide[at] = 0
+    scratch = np.empty(columns, np.int64), floats(ndim, columns), floats(np.int64(1), columns)[0]
+    sums = floats(np.int64(2), 3 * ndim), floats(np.int64(3), ndim * (ndim + 1) // 2)
     lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
     index = np.zeros(ndim, np.int64)
     line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
@@ -339,7 +342,7 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
                     ahead = _memory_distance(line, other, image.shape)
                     _row_position(r, scaled, edges, index, lead)
                 _sample_row(flat, widths, line, row, run, ahead, scratch, buffer)
-                stride = 0
+                stride: Any = np.int64(0)  # not a literal, for which `_gradient` would be compiled again
                 for axis in range(ndim - 1, -1, -1):
                     n = len(scaled[axis])
                     _gradient(values[of_fixed], r, stride, index[axis], n, run, buffer[_G + axis])

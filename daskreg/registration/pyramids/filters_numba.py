@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import floats, inner, jit
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
@@ -127,7 +127,7 @@ def _mean_rows(source: Any, weights: Any, factors: Any, out: Any, out_weights: A
     fz, fy, fx = factors
     _, nz, ny, n = out.shape
     masked = weights.shape[1] > 0
-    line, near = np.empty(n * fx, np.float32), np.empty(n * fx, np.float32)
+    line, near = floats(np.int64(1), n * fx)[0], floats(np.int64(1), n * fx)[0]
     share = np.float32(1 / (fz * fy * fx))
     for part in range(first, stop):
         b, z, y = part // ny // nz, part // ny % nz, part % ny
@@ -193,7 +193,7 @@ def _square_rows(source: Any, weights: Any, steps: Any, sums: Any, first: Any, s
                 _square_row(row[:-2], row[2:], weight[1:-1], found[2])
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@inner(fastmath={"reassoc", "contract", "nsz"})
 def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
     total = count = np.float32(0)
     for x in range(len(before)):

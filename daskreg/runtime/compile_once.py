@@ -1,0 +1,154 @@
+"""Kernels are compiled by one process of a host at a time, which stores them for the others.
+
+numba keeps compiled code in a folder, by processor, by its own version and by the source; but processes that
+start together, such as the workers of a host, would each compile all of it. Here the others wait for the first, and
+then read what it stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from numba.core.compiler_lock import global_compiler_lock
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+WAIT_AT_MOST = 120.0
+"""Seconds that a process waits for another one that compiles the same kernel; then it compiles it itself."""
+
+SAY_AFTER = 1.0
+"""Seconds of compiling, all kernels together, after which a line says so."""
+
+READ_WITHIN = 0.2
+"""Seconds after which it is clear whether numba has found a kernel in its folder."""
+
+
+def share_compilation(kernel: Any) -> Any:
+    """The same numba function, which first waits for another process of this host that compiles it just now."""
+    compile_here: Callable[[Any], Any] = kernel.compile
+    function = kernel.py_func
+    name = f"{function.__module__}.{function.__qualname__}"
+
+    def compile_once(signature: Any) -> Any:
+        # numba's own lock first: a thread that has it may need the file that another thread holds.
+        with global_compiler_lock, _lock_of_host(name), _NOTICE.while_compiling(kernel), _no_garbage_collection():
+            return compile_here(signature)
+
+    kernel.compile = compile_once
+    return kernel
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """numba makes many objects at once and keeps them: looking for garbage is a tenth of the time to compile."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Notice:
+    """The line that is written once in a process."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._running = self._said = False
+
+    @contextlib.contextmanager
+    def while_compiling(self, kernel: Any) -> Iterator[None]:
+        if self._running or self._said:
+            yield
+            return
+        began, known, self._running = time.monotonic(), _compiled(kernel), True
+        timer = threading.Timer(max(READ_WITHIN, SAY_AFTER - self._spent), self._say, [kernel, known])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._running = False
+            if _compiled(kernel) > known:  # else it was read from the folder
+                self._spent += time.monotonic() - began
+
+    def _say(self, kernel: Any, known: int) -> None:
+        if _compiled(kernel) <= known:
+            return
+        self._said = True
+        folder = kernel.stats.cache_path
+        kept = f"kept in {folder} for later runs" if folder else "for this run only: set NUMBA_CACHE_DIR to a folder"
+        # A worker's lines would be as many as there are workers.
+        level = logging.WARNING if multiprocessing.parent_process() is None else logging.INFO
+        log.log(level, "compiling for this processor, which takes some seconds (%s; see `daskreg warm-up`)", kept)
+
+
+def _compiled(kernel: Any) -> int:
+    """How many versions of a kernel this process has compiled, or begun to."""
+    return sum(kernel.stats.cache_misses.values())
+
+
+_NOTICE = _Notice()
+
+
+@contextlib.contextmanager
+def _lock_of_host(name: str) -> Iterator[None]:
+    """Hold the lock of a kernel on this host, where there are locks; after WAIT_AT_MOST, go on without."""
+    folder = _own_folder()
+    if fcntl is None or folder is None:
+        yield
+        return
+    try:
+        descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        deadline = time.monotonic() + WAIT_AT_MOST
+        while not _taken(descriptor) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        return True
+    return True
+
+
+def _own_folder() -> Path | None:
+    """A folder of this user and host that no other user can write to; None where there is none."""
+    if not hasattr(os, "getuid"):
+        return None
+    path = Path(tempfile.gettempdir()) / f"daskreg-compile-{os.getuid()}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError:
+        return None
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return path if own else None

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("sources.readers",),
     ("reporting", "blocks"),
+    ("runs",),
     ("volumes",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
@@ -52,6 +53,7 @@ FORBIDDEN = {
     "sources": {"torch"},
     "sources.readers": {"torch"},
     "sources.storage": {"torch"},
+    "runs": {"torch"},
     "writing": {"torch"},
 }
 
@@ -68,8 +70,8 @@ IN_MEMORY = {
 # What imports no torch, also not through another module: workers that warp on a CPU, and clouds of points there.
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
-    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "warping",
-    "writing", "convert", "clouds", "landmarks", "kernels", "cli",
+    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "runs", "volumes",
+    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -74,6 +74,13 @@ class Ledger:
         replace_text(self.folder / "session", session)
         return session
 
+    def session(self) -> str:
+        """The current session.
+
+        Raises: OSError.
+        """
+        return (self.folder / "session").read_text()
+
     def serves(self, session: str) -> bool:
         """Whether this session is the current one.
 
@@ -83,7 +90,7 @@ class Ledger:
         for delay in (0.0, 0.1, 0.4, 1.5):
             time.sleep(delay)
             try:
-                if again((self.folder / "session").read_text) == session:
+                if again(self.session) == session:
                     return True
             except FileNotFoundError:
                 continue

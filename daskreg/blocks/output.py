@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,9 +115,20 @@ def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
 
 @contextmanager
 def locked_output(
-    plan: Plan, *, name: str, lead: Sequence[LeadAxis], overwrite: bool, resume: bool, version: str
+    plan: Plan,
+    *,
+    name: str,
+    lead: Sequence[LeadAxis],
+    overwrite: bool,
+    resume: bool,
+    version: str,
+    admitted: Callable[[], bool] = lambda: False,
 ) -> Iterator[OutputRun]:
     """Lock the output of a plan for one run, and create it or check that it can be resumed.
+
+    Args:
+        admitted: called once it is locked, before anything is changed; gives whether other processes are writing
+            the same run, whose session and temporary files must then stay, and raises where there must be none.
 
     Raises: OutputBusyError where another run writes there; OutputExistsError for what daskreg did not make or
     is not to resume; LayoutMismatchError; OutputError where the folder cannot be written; StorageFullError.
@@ -136,12 +147,13 @@ def locked_output(
                 "again"
             )
         try:
+            joined = admitted()
             with _named(plan.path):
-                if _is_resumed(ledger, target, overwrite=overwrite, resume=resume):
+                if _is_resumed(ledger, target, overwrite=overwrite, resume=resume, joined=joined):
                     run_id = str(ledger.layout()["run"])
                 else:
                     run_id = _created_anew(ledger, target)
-                run = OutputRun(run_id, ledger.new_session())
+                run = OutputRun(run_id, ledger.session() if joined else ledger.new_session())
         except BaseException:
             if fresh:
                 with suppress(OSError):
@@ -166,7 +178,7 @@ def _named(path: str) -> Iterator[None]:
         ) from error
 
 
-def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool) -> bool:
+def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool, joined: bool) -> bool:
     """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
     own = ledger.exists and _is_own(ledger)
     if own and (overwrite or not _begun(ledger)):
@@ -177,7 +189,8 @@ def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: boo
             raise OutputBusyError(f"{ledger.output} was replaced by another run meanwhile: run the same command again")
         if lost := lost_metadata(ledger):
             _write_metadata(ledger, target, str(ledger.layout()["run"]), lost)
-        remove_partials(ledger.output, unit_counts(target.facts))
+        if not joined:
+            remove_partials(ledger.output, unit_counts(target.facts))
         return True
     if ledger.output.exists():
         remedy = (

@@ -1,0 +1,60 @@
+"""Begin a run without waiting for it: on the cluster where that outlives this process, else in a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from daskreg.cluster.capacity import Capacity
+from daskreg.runs.coordinator import record_error, submit_coordinator
+from daskreg.runs.place import CLUSTER, THREAD, Place, ProcessId, ends_with_this_process, place_of
+from daskreg.runs.record import WAITING, RunRecord, now, write_record
+from daskreg.runs.run import Outcome, Run
+from daskreg.runs.work import Work
+
+log = logging.getLogger(__name__)
+
+
+def start(work: Work, client: Any | None, *, ended: Callable[[], object] = lambda: None) -> Run:
+    """Begin work; the folder of its record exists.
+
+    Args:
+        client: whose workers compute; None for threads of this process.
+        ended: called in the thread when the run has ended, if it is one of this process.
+
+    Raises: OptionError where the input is too large to be kept at the scheduler; UnfitWorkerError.
+    """
+    token = uuid.uuid4().hex
+    if ends_with_this_process(client):
+        place = place_of(client, token, THREAD)
+        write_record(work.folder, RunRecord(place, work.kind, WAITING, ProcessId.own(), began=now()))
+        outcome = Outcome()
+        # It is waited for as the interpreter ends, which the record sees: running blocks are finished, none is begun.
+        threading.Thread(target=_in_thread, args=(work, client, place, outcome, ended), name="daskreg-run").start()
+        log.warning("%s goes on in this process and ends with it; the same call then resumes", work.label)
+        return Run(work.path, work.folder, token, client=client, outcome=outcome)
+    Capacity(client)  # refuses workers that are not fit
+    place = place_of(client, token, CLUSTER)
+    write_record(work.folder, RunRecord(place, work.kind, WAITING, began=now()))
+    try:
+        submit_coordinator(work, place, client)
+    except BaseException as error:
+        record_error(work, place, error)
+        raise
+    return Run(work.path, work.folder, token, client=client)
+
+
+def _in_thread(work: Work, client: Any | None, place: Place, outcome: Outcome, ended: Callable[[], object]) -> None:
+    try:
+        outcome.result = work.perform(client, place)
+    except BaseException as error:
+        record_error(work, place, error)
+        outcome.error = error
+    finally:
+        with suppress(Exception):
+            ended()
+        outcome.there.set()

@@ -14,6 +14,8 @@ convert     a volume as OME-Zarr
 verify      check an output
 report      an HTML page about a fit or an output
 submit      a command as one SLURM job
+status      how far a run is
+cancel      stop a run
 demo        the main workflow on a real volume
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
@@ -45,6 +47,8 @@ COMMANDS = (
     "transform",
     "report",
     "submit",
+    "status",
+    "cancel",
     "demo",
 )
 RESUMING = ("convert", "warp")

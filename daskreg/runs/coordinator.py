@@ -81,7 +81,7 @@ def run_coordinator(job: Coordinated) -> None:
     secede()
     work, place = job.work, job.place
     try:
-        with _own_client(worker) as client:
+        with _own_client(worker) as client, client.as_current():
             try:
                 _perform(work, place, client)
             finally:

@@ -43,15 +43,21 @@ class Liveness:
         self._beat: tuple[int, str, int] | None = None
         self._changed = self._asked = 0.0
         self._answer: bool | None = None
+        self._over = False
 
     def is_over(self, record: RunRecord) -> bool | None:
         """Whether the run has ended without saying so; None where that is not known yet."""
         now = time.monotonic()
         beat = (record.beat, record.process.host, record.process.pid)
         if beat != self._beat:
-            first, self._beat, self._changed = self._beat is None, beat, now
+            first, self._beat, self._changed, self._over = self._beat is None, beat, now, False
             if not first:
                 return False
+        over = True if self._over else self._judged(record, now)
+        self._over = bool(over)
+        return over
+
+    def _judged(self, record: RunRecord, now: float) -> bool | None:
         process = record.process
         if process.pid and process.is_here and process.runs:
             return False

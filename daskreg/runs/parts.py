@@ -27,6 +27,7 @@ from daskreg.errors import OptionError, OutputBusyError
 from daskreg.geometry import tile
 from daskreg.runs.part_locks import active_parts, part_folder
 from daskreg.runs.place import PROCESS, place_of
+from daskreg.runs.record import read_record
 from daskreg.runs.work import Shown
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, written
@@ -146,9 +147,15 @@ def _begun(describe: Callable[[], WriteRun], part: Part, own: ExitStack) -> tupl
         except OutputBusyError:
             if _is_finished(run.made, part):
                 return run, None
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or _whole_is_written(run):
                 raise
         time.sleep(0.2)
+
+
+def _whole_is_written(run: WriteRun) -> bool:
+    """Whether a process of this machine writes the whole output; others are known by the time that they take."""
+    record = read_record(run.folder)
+    return record is not None and not record.ended and record.process.is_here and record.process.runs
 
 
 def _others(run: WriteRun, part: Part) -> bool:

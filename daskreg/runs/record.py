@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,9 @@ def cancel_requested(folder: Path, token: str) -> bool:
 
 def error_facts(error: BaseException) -> dict[str, Any]:
     """An error as plain data, without credentials, from which `error_of` makes it again."""
-    plain = [redact(arg) if isinstance(arg, str) else arg for arg in error.args if isinstance(arg, str | int | float)]
+    reduced = error.__reduce__()
+    args = reduced[1] if isinstance(reduced, tuple) else error.args
+    plain = [redact(arg) if isinstance(arg, str) else arg for arg in args if isinstance(arg, str | int | float)]
     return {"type": type(error).__name__, "args": plain, "message": redact(str(error) or type(error).__name__)}
 
 
@@ -143,10 +146,8 @@ def error_of(facts: Mapping[str, Any] | None) -> DaskregError:
     name, message = str(facts.get("type", "RunError")), str(facts.get("message", "it failed"))
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, DaskregError):
-        try:
+        with suppress(TypeError):
             return kind(*facts.get("args", ()))
-        except TypeError:
-            return kind(message)
     return RunError(f"{name}: {message}")
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def own_cluster(folder: Path, *, workers: int = 2, arguments: list[str] | None = None) -> Iterator[Cluster]:
+def own_cluster(
+    folder: Path, *, workers: int = 2, arguments: Sequence[str] = (), scheduler_arguments: Sequence[str] = ()
+) -> Iterator[Cluster]:
     """A cluster that runs on its own, and ends with the block."""
-    cluster = Cluster(folder, arguments or [])
+    cluster = Cluster(folder, list(arguments))
     try:
-        cluster.start("scheduler", "--port", "0")
+        cluster.start("scheduler", "--port", "0", *scheduler_arguments)
         until(lambda: cluster.file.exists() and "address" in json.loads(cluster.file.read_text() or "{}"))
         for _ in range(workers):
             cluster.worker()

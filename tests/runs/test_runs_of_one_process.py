@@ -144,6 +144,7 @@ def test_a_write_that_waits_is_seen_and_cancelled_by_others(slow: SlowRun, capsy
     assert "the same command as before resumes it" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_known_to_be(slow: SlowRun) -> None:
     with slow.script("dr.write(VOLUME, OUT, **HOW)") as process:
         until(lambda: entries(slow.out) > 2)

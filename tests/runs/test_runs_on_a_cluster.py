@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +18,16 @@ from processes import BLOCKS, CHUNKS, HOW, SHAPE, TOTAL, Cluster, SlowRun, own_c
 import daskreg as dr
 from daskreg.blocks.ledger import Ledger
 from daskreg.cli import run as command
+from daskreg.cluster.config import AddressConfig
+from daskreg.cluster.options import Tls
 from daskreg.errors import BlocksFailedError, OutputBusyError, RunCancelledError, RunInterruptedError
 from daskreg.runs.record import read_record
+from daskreg.runs.status import status
 from daskreg.writing import verify
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 PIXELS = np.random.default_rng(0).integers(0, 60_000, SHAPE, dtype=np.uint16)
 
 
@@ -77,10 +83,10 @@ def test_a_run_goes_on_when_its_client_was_killed_and_another_process_waits_for_
     assert until(lambda: 0 < run.progress.done < run.progress.total == TOTAL)
     assert cluster.address in repr(run)
     assert command(["status", str(slow.out), "--json"]) == 0
-    status = json.loads(capsys.readouterr().out)
-    assert (status["state"], status["total"], status["scheduler"]) == ("running", TOTAL, cluster.address)
-    assert status["rate"] > 0
-    assert status["left"] > 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["total"], shown["scheduler"]) == ("running", TOTAL, cluster.address)
+    assert shown["rate"] > 0
+    assert shown["left"] > 0
     slow.release()
     assert run.wait(timeout=60).blocks == TOTAL
     assert equals_a_run_in_threads(slow, tmp_path)
@@ -179,6 +185,30 @@ def test_a_stack_is_aligned_without_its_client(cluster: Cluster, tmp_path: Path)
     assert np.allclose(found.raw_from_aligned.matrices, expected.raw_from_aligned.matrices, atol=1e-9)
     assert run.progress.total == 10
     assert sorted(p.name for p in run._folder.iterdir()) == ["lock", "state.json"]
+
+
+def test_a_run_on_a_cluster_with_certificates(slow: SlowRun, tmp_path: Path) -> None:
+    """Coordinator and those who attach use the certificates, and no key is in the record."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    tls = tmp_path / "tls"
+    subprocess.run([ROOT / "cluster" / "tls" / "make-certificates.sh", tls], check=True, capture_output=True)
+    files = {"ca_file": tls / "ca.pem", "cert": tls / "node.pem", "key": tls / "node-key.pem"}
+    names = ("--tls-ca-file", "--tls-cert", "--tls-key")
+    arguments = [text for pair in zip(names, map(str, files.values()), strict=True) for text in pair]
+    with own_cluster(tmp_path, arguments=arguments, scheduler_arguments=["--protocol", "tls"]) as cluster:
+        spec = AddressConfig(address=cluster.address, tls=Tls(**{name: str(file) for name, file in files.items()}))
+        with dr.connect(spec) as client:
+            dr.write(slow.volume(), slow.out, client=client, wait=False, **HOW)
+        run = dr.attach(slow.out)
+        pid = until(lambda: run.progress.process.pid)
+        until(lambda: entries(slow) > 5)
+        os.kill(pid, signal.SIGKILL)
+        assert status(slow.out).state == "running"  # only the scheduler knows that another worker takes it up
+        slow.release()
+        assert run.wait(timeout=90).skipped > 0
+    key = files["key"].read_text().splitlines()[1]
+    assert not any(key in file.read_text(errors="replace") for file in run._folder.iterdir() if file.is_file())
 
 
 def test_a_run_whose_scheduler_died_says_so(slow: SlowRun, cluster: Cluster) -> None:

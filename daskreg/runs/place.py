@@ -87,10 +87,14 @@ def ends_with_this_process(client: Any | None) -> bool:
 
 def public_dashboard(client: Any) -> str | None:
     """The dashboard of a scheduler that runs on its own; None for one of ours, whose address is a secret."""
-    if getattr(client, "cluster", None) is not None:
-        return None
+    return dashboard_of(client) if getattr(client, "cluster", None) is None else None
+
+
+def dashboard_of(client: Any) -> str | None:
+    """The dashboard of a client's scheduler; None where it has none."""
     with suppress(Exception):
-        return str(client.dashboard_link) or None
+        link = client.dashboard_link
+        return str(link) if link else None
     return None
 
 

@@ -18,9 +18,10 @@ from typing import Any
 from dask.utils import format_bytes, format_time
 
 from daskreg.cluster.client import current_client
-from daskreg.errors import NotAVolumeError, OutputBusyError, RunInterruptedError
+from daskreg.errors import NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError
 from daskreg.runs.liveness import Liveness
-from daskreg.runs.place import CLUSTER, THREAD
+from daskreg.runs.part_locks import part_folders
+from daskreg.runs.place import CLUSTER, THREAD, dashboard_of
 from daskreg.runs.record import (
     DONE,
     INTERRUPTED,
@@ -96,9 +97,8 @@ class Run:
     @property
     def dashboard(self) -> str | None:
         """The page of its scheduler; None where it has none."""
-        if self._client is not None:
-            return str(self._client.dashboard_link) or None
-        return self._record().place.dashboard
+        known = None if self._client is None else dashboard_of(self._client)
+        return known or self._record().place.dashboard
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> Any:
         """Wait until it has ended.
@@ -206,11 +206,13 @@ def attach(path: str | os.PathLike[str], *, client: Any = None) -> Run:
         client: of the scheduler of the run, which is asked whether it still has it. By default the current one, or
             a new one; a scheduler with certificates that are not in files needs one.
 
-    Raises: NotAVolumeError where no run is recorded beside `path`.
+    Raises: NotAVolumeError where no run is recorded beside `path`; OptionError where it is written in parts.
     """
     folder = record_folder(path)
     record = read_record(folder)
     if record is None:
+        if part_folders(folder):
+            raise OptionError(f"{redact(str(path))} is written in parts: `daskreg status` shows them")
         raise NotAVolumeError(f"no run is recorded in {folder}: is {redact(str(path))} an output of daskreg?")
     return Run(str(folder)[: -len(".daskreg")], folder, record.token, client=client or _fitting(record))
 

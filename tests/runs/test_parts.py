@@ -123,6 +123,8 @@ def test_parts_one_after_another_and_again(tmp_path: Path, stored: Path) -> None
     assert third.remaining > 0
     assert f"{third.remaining} are left to other parts" in repr(third)
     assert status(out).state == "incomplete"
+    with pytest.raises(OptionError, match="written in parts"):
+        dr.attach(out)
     first = dr.write(warped(stored), out, part=(1, 3), **LAYOUT)
     assert first.blocks + third.blocks == third.blocks + third.remaining - first.remaining
     last = dr.write(warped(stored), out, part=(2, 3), **LAYOUT)

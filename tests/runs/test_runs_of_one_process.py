@@ -265,6 +265,18 @@ def test_a_stack_is_aligned_in_a_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupted_alignment_says_what_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stack = np.random.default_rng(1).normal(size=(4, 40, 50)).astype(np.float32)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dr.align_stack(stack, progress=interrupt, checkpoint=tmp_path / "pairs.jsonl")
+    assert "nothing more is begun; finished pairs are kept, and the same call goes on" in caplog.text
+
+
+@pytest.mark.slow
 def test_a_notebook_shows_a_run_until_it_has_ended(slow: SlowRun, monkeypatch: pytest.MonkeyPatch) -> None:
     IPython = pytest.importorskip("IPython.display")
     pages: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import importlib
 import logging
 import os
@@ -34,7 +33,7 @@ from daskreg.runs.record import (
 )
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.messages import redact
-from daskreg.runtime.progress import progress_bar
+from daskreg.runtime.progress import bar_html, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -145,13 +144,8 @@ class Run:
     def _repr_html_(self) -> str:
         """A bar with the same facts, for notebooks."""
         record = self.progress
-        text = html.escape(f"{summary(record)}; {whereabouts(record)}")
-        page = self.dashboard
-        link = f' <a href="{html.escape(page, quote=True)}" target="_blank">dashboard</a>' if page else ""
-        return (
-            f"<div><b>{html.escape(os.path.basename(self.path))}</b> "
-            f'<progress value="{record.fraction:.4f}" max="1" style="width: 20em"></progress> {text}{link}</div>'
-        )
+        text = f"{summary(record)}; {whereabouts(record)}"
+        return bar_html(os.path.basename(self.path), record.fraction, text, self.dashboard)
 
     def _ipython_display_(self) -> None:
         """Show it in a notebook, where it is brought up to date until the run has ended."""

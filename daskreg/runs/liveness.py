@@ -10,15 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from daskreg.cluster.network import security_of
 from daskreg.cluster.options import Tls
-from daskreg.errors import DaskregError
+from daskreg.errors import DaskregError, RunCancelledError
 from daskreg.runs.coordinator import task_name
 from daskreg.runs.place import CLUSTER
-from daskreg.runs.record import RunRecord
+from daskreg.runs.record import (
+    CANCELLED,
+    INTERRUPTED,
+    WAITING,
+    RunRecord,
+    error_facts,
+    read_record,
+    request_cancel,
+    write_record,
+)
 
 QUIET = 20.0
 """Seconds without a new record after which the process that wrote it is taken for dead, as for a claim of an output.
@@ -124,12 +134,25 @@ def _client_of(record: RunRecord, known: Any | None) -> Iterator[Any | None]:
         client.close(timeout=ANSWER_WITHIN)
 
 
+def ask_to_stop(folder: Path, record: RunRecord, client: Any | None) -> None:
+    """Ask a run to stop; one that waits for a worker is taken back from its scheduler, and is over at once.
+
+    Raises: OSError.
+    """
+    request_cancel(folder, record.token)
+    if record.state != WAITING or record.place.kind != CLUSTER:
+        return
+    with _client_of(record, client) as found, suppress(Exception):
+        if found is None or found is _GONE:
+            return
+        found.unpublish_dataset(task_name(record.token), callback_timeout=ANSWER_WITHIN)
+        if read_record(folder) == record:  # no worker has begun meanwhile; one that begins now looks at this first
+            error = RunCancelledError("the run was cancelled before it began: the same call begins it again")
+            write_record(folder, replace(record, state=CANCELLED, error=error_facts(error)))
+
+
 def settled(folder: Path, client: Any | None, seconds: float = QUIET + 5) -> RunRecord | None:
     """The record of a run once it is known whether it goes on; as "interrupted" where it does not."""
-    from dataclasses import replace
-
-    from daskreg.runs.record import INTERRUPTED, read_record
-
     watch = Liveness(client)
     deadline = time.monotonic() + seconds
     while True:

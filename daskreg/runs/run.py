@@ -18,7 +18,7 @@ from dask.utils import format_bytes, format_time
 
 from daskreg.cluster.client import current_client
 from daskreg.errors import NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError
-from daskreg.runs.liveness import Liveness
+from daskreg.runs.liveness import Liveness, ask_to_stop
 from daskreg.runs.part_locks import part_folders
 from daskreg.runs.place import CLUSTER, THREAD, dashboard_of
 from daskreg.runs.record import (
@@ -29,7 +29,6 @@ from daskreg.runs.record import (
     error_of,
     read_record,
     record_folder,
-    request_cancel,
 )
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.messages import redact
@@ -132,7 +131,7 @@ class Run:
         """
         record = self.progress
         if not record.ended:
-            request_cancel(self._folder, self._token)
+            ask_to_stop(self._folder, record, self._client)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.to_thread(self.wait).__await__()

@@ -13,9 +13,9 @@ from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.ledger import Ledger
 from daskreg.errors import NotAVolumeError, OptionError
-from daskreg.runs.liveness import settled
+from daskreg.runs.liveness import ask_to_stop, settled
 from daskreg.runs.part_locks import part_folders
-from daskreg.runs.record import DONE, RUNNING, RunRecord, record_folder, request_cancel
+from daskreg.runs.record import DONE, RUNNING, RunRecord, record_folder
 from daskreg.runs.run import whereabouts
 
 INCOMPLETE = "incomplete"
@@ -155,7 +155,7 @@ def cancel_run(path: str | os.PathLike[str], *, client: Any = None, timeout: flo
     for one in (folder, *part_folders(folder).values()):
         record = settled(one, client)
         if record is not None and not record.ended:
-            request_cancel(one, record.token)
+            ask_to_stop(one, record, client)
             asked[one] = record
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     while timeout != 0:

@@ -22,7 +22,7 @@ from daskreg.cluster.config import AddressConfig
 from daskreg.cluster.options import Tls
 from daskreg.errors import BlocksFailedError, OutputBusyError, RunCancelledError, RunInterruptedError
 from daskreg.runs.record import read_record
-from daskreg.runs.status import status
+from daskreg.runs.status import cancel_run, status
 from daskreg.writing import verify
 
 pytestmark = pytest.mark.slow
@@ -185,6 +185,24 @@ def test_a_stack_is_aligned_without_its_client(cluster: Cluster, tmp_path: Path)
     assert np.allclose(found.raw_from_aligned.matrices, expected.raw_from_aligned.matrices, atol=1e-9)
     assert run.progress.total == 10
     assert sorted(p.name for p in run._folder.iterdir()) == ["lock", "state.json"]
+
+
+def test_a_run_that_waits_for_a_worker_is_cancelled_at_once(slow: SlowRun, tmp_path: Path) -> None:
+    with own_cluster(tmp_path, workers=0) as cluster:
+        with dr.connect(cluster.file) as client:
+            run = dr.write(slow.volume(), slow.out, client=client, wait=False, **HOW)
+        assert "waiting for a worker" in repr(run)
+        assert status(slow.out).state == "waiting"
+        (ended,) = cancel_run(slow.out, timeout=20)
+        assert ended.state == "cancelled"
+        with pytest.raises(RunCancelledError, match="before it began"):
+            run.wait(timeout=10)
+        cluster.worker()
+        with dr.connect(cluster.file) as client:
+            client.wait_for_workers(1)
+            assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+        assert run.state == "cancelled"
+    assert slow.made == 0
 
 
 def test_a_run_on_a_cluster_with_certificates(slow: SlowRun, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def volume(stored, released, made):
 HOW: dict[str, Any] = {"chunks": CHUNKS, "levels": 2, "memory": "8 MiB", "progress": False}
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()

@@ -7,6 +7,7 @@ has died to another one, or wait for its first worker: then the scheduler is ask
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +101,7 @@ class Liveness:
                 while future.status == "pending" and time.monotonic() < deadline:
                     time.sleep(0.05)
                 return future.status not in ("error", "cancelled", "lost")
-            return False
+            return None  # it is busy
 
 
 _GONE: Any = object()
@@ -108,7 +109,10 @@ _GONE: Any = object()
 
 @contextmanager
 def _client_of(record: RunRecord, known: Any | None) -> Iterator[Any | None]:
-    """A client of the scheduler of a run: the known one if it is, else a new one; _GONE where none answers."""
+    """A client of the scheduler of a run: the known one if it is, else a new one.
+
+    _GONE where its address refuses connections, None where nothing is known: it is busy, or asks for certificates.
+    """
     address = record.place.scheduler
     if known is not None and known.status == "running" and known.scheduler.address == address:
         yield known
@@ -123,15 +127,30 @@ def _client_of(record: RunRecord, known: Any | None) -> Iterator[Any | None]:
     except (DaskregError, TypeError):
         yield None  # the files are not there, or are others
         return
+    if _refuses(address):
+        yield _GONE
+        return
     try:
         client = Client(address, security=security, set_as_default=False, timeout=ANSWER_WITHIN)
     except (OSError, TimeoutError):
-        yield _GONE
+        yield None
         return
     try:
         yield client
     finally:
         client.close(timeout=ANSWER_WITHIN)
+
+
+def _refuses(address: str) -> bool:
+    """Whether the machine of an address says that nothing listens there."""
+    host, _, port = address.partition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def ask_to_stop(folder: Path, record: RunRecord, client: Any | None) -> None:

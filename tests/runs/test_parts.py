@@ -104,7 +104,7 @@ def test_parts_in_several_processes_at_once_equal_one_run(tmp_path: Path, stored
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        said = [process.communicate(timeout=120)[0] for process in processes]
+        said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert files(out) == files(whole)
     assert verify(out) == []
@@ -177,8 +177,8 @@ def test_parts_are_cancelled_together(tmp_path: Path) -> None:
     """
     with slow.script(body) as process:
         until(lambda: Ledger(slow.out).exists and len(Ledger(slow.out).entries()) > 3)
-        ended = cancel_run(slow.out, timeout=60)
-        assert process.communicate(timeout=60)[0].strip() == "cancelled"
+        ended = cancel_run(slow.out, timeout=300)
+        assert process.communicate(timeout=300)[0].strip() == "cancelled"
     assert [one.state for one in ended] == ["cancelled"]
     assert issubclass(RunCancelledError, dr.errors.RunError)
 

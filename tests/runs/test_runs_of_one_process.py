@@ -68,7 +68,7 @@ def test_a_run_in_a_thread_is_followed_cancelled_and_resumed(slow: SlowRun) -> N
         run.wait(timeout=0.1)
     run.cancel()
     with pytest.raises(RunCancelledError):
-        run.wait(timeout=30)
+        run.wait(timeout=300)
     assert run.state == "cancelled"
     kept = entries(slow.out)
     assert kept == slow.made < BLOCKS
@@ -88,7 +88,7 @@ def test_a_run_in_a_thread_is_followed_cancelled_and_resumed(slow: SlowRun) -> N
 def test_a_run_in_a_thread_ends_with_its_process_and_resumes(slow: SlowRun) -> None:
     body = "run = dr.write(VOLUME, OUT, wait=False, **HOW); time.sleep(2)"
     with slow.script(body) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 0
     assert "goes on in this process and ends with it" in err
     assert "Traceback" not in err
@@ -115,7 +115,7 @@ def test_an_error_is_raised_as_itself(slow: SlowRun) -> None:
     victim.write_bytes(victim.read_bytes()[:20])
     run = dr.write(dr.open(slow.stored), slow.out, wait=False, **HOW)
     with pytest.raises(BlocksFailedError, match="block"):
-        run.wait(timeout=60)
+        run.wait(timeout=300)
     with pytest.raises(BlocksFailedError, match="block"):
         dr.attach(slow.out).wait()
     found = status(slow.out)
@@ -137,7 +137,7 @@ def test_a_write_that_waits_is_seen_and_cancelled_by_others(slow: SlowRun, capsy
         assert (found.state, found.total) == ("running", TOTAL)
         assert f"process {process.pid} on" in found.where
         assert command(["cancel", str(slow.out)]) == 0
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=300)
     assert "the same call resumes" in out
     assert "cancelled" in capsys.readouterr().out
     assert command(["status", str(slow.out)]) == 0
@@ -290,5 +290,5 @@ def test_a_notebook_shows_a_run_until_it_has_ended(slow: SlowRun, monkeypatch: p
     run._ipython_display_()
     until(lambda: len(pages) > 1)
     slow.release()
-    run.wait(timeout=60)
+    run.wait(timeout=300)
     until(lambda: "done" in pages[-1])

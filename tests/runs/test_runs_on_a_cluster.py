@@ -20,7 +20,7 @@ from daskreg.blocks.ledger import Ledger
 from daskreg.cli import run as command
 from daskreg.cluster.config import AddressConfig
 from daskreg.cluster.options import Tls
-from daskreg.errors import BlocksFailedError, OutputBusyError, RunCancelledError, RunInterruptedError
+from daskreg.errors import BlocksFailedError, OptionError, OutputBusyError, RunCancelledError, RunInterruptedError
 from daskreg.runs.record import read_record
 from daskreg.runs.status import cancel_run, status
 from daskreg.writing import verify
@@ -149,6 +149,17 @@ def test_an_error_of_the_run_is_raised_where_it_is_awaited(slow: SlowRun, cluste
                 one.wait(timeout=300)
     assert run.progress.failed == 1
     assert "block (3, 2, 0)" in run.progress.failures[0]
+
+
+def test_voxels_that_the_scheduler_would_have_to_keep_are_refused(
+    slow: SlowRun, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskreg.runs.coordinator.MOST_BYTES", PIXELS.nbytes)
+    with dr.connect(cluster.file) as client:
+        with pytest.raises(OptionError, match="store it first"):
+            dr.write(PIXELS, slow.out, client=client, wait=False, **HOW)
+        assert client.list_datasets() == ()
+    assert dr.attach(slow.out).state == "failed"
 
 
 def test_an_interrupted_write_cancels_what_it_had_submitted_and_says_so(slow: SlowRun, cluster: Cluster) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from daskreg.registration.batch import register_many as register_many
     from daskreg.registration.fit import PairFit as PairFit
     from daskreg.registration.register import register as register
+    from daskreg.runs.run import Run as Run
+    from daskreg.runs.run import attach as attach
     from daskreg.stacks.align import StackFit as StackFit
     from daskreg.stacks.align import align_stack as align_stack
     from daskreg.volumes import grid as grid
@@ -52,10 +54,12 @@ _HOMES = {
     "Grid": "geometry",
     "PairFit": "registration.fit",
     "PointsFit": "landmarks.fit",
+    "Run": "runs.run",
     "SliceAffines": "geometry",
     "StackFit": "stacks.align",
     "Written": "writing",
     "align_stack": "stacks.align",
+    "attach": "runs.run",
     "connect": "cluster",
     "convert": "",
     "errors": "",
@@ -81,10 +85,12 @@ __all__ = [
     "Grid",
     "PairFit",
     "PointsFit",
+    "Run",
     "SliceAffines",
     "StackFit",
     "Written",
     "align_stack",
+    "attach",
     "connect",
     "convert",
     "errors",

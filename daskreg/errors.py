@@ -34,6 +34,8 @@
     │   ├── NoWorkersError                 no worker can run the work
     │   ├── UnfitWorkerError               a worker lacks the package, or does not see the files
     │   ├── SchedulerLostError             the scheduler does not answer
+    │   ├── RunCancelledError              somebody cancelled the run; finished blocks are kept
+    │   ├── RunInterruptedError            the process that ran it ended before it was done
     │   └── BlocksFailedError              some blocks failed; the finished ones are kept
     ├── FitFailedError                     fit.raise_if_failed()
     └── MissingExtraError (ImportError)    an optional library is not installed
@@ -199,6 +201,14 @@ class UnfitWorkerError(RunError):
 
 class SchedulerLostError(RunError):
     """The scheduler ended or does not answer; finished blocks are kept and the same command resumes."""
+
+
+class RunCancelledError(RunError):
+    """The run was cancelled; finished blocks are kept and the same command resumes."""
+
+
+class RunInterruptedError(RunError):
+    """The process that ran it ended before it was done; finished blocks are kept and the same command resumes."""
 
 
 class BlocksFailedError(RunError):

@@ -3,93 +3,40 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
+from uuid import uuid4
 
 import xarray as xr
-from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Job, Task
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
-from daskreg.blocks.output import check_still_there, locked_output, unfinished_blocks
+from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.blocks.run import FATAL, BlockFailure
-from daskreg.blocks.run_levels import RunTotals, run_levels
 from daskreg.blocks.safe_output import safe_output
-from daskreg.blocks.source_watch import SourceWatch
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
-from daskreg.errors import BlocksFailedError, DaskregWarning, InputError, OptionError
+from daskreg.errors import OptionError
 from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
+from daskreg.runs.parts import Part, write_part
+from daskreg.runs.place import PROCESS, place_of
+from daskreg.runs.run import Run
+from daskreg.runs.start import start
+from daskreg.runs.write_run import WriteRun
+from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, progress_bar
 from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
+from daskreg.sources.storage.access import is_object_url
 from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a run did.
-
-    Args:
-        path: of the OME-Zarr image.
-        shapes: of its levels.
-        blocks: made in this run.
-        skipped: blocks that an earlier run had finished.
-        changed: finished blocks that were made again because their source or transform had changed.
-        bytes_read: decoded bytes that came out of the source.
-        bytes_written: bytes of pixels before compression.
-        stored: bytes of the files written.
-        clipped: voxels that were clamped when casting to integers.
-        retries: store calls that failed at first and were tried again.
-        missing: chunks of the source that are not stored, which the output shows as the fill value (where
-            several blocks read one, each counts). Blocks of earlier runs are counted, too.
-        damaged: names of the chunks that could not be decoded and are shown as the fill value, as
-            `open(corrupt="fill")` asks; likewise.
-    """
-
-    path: str
-    shapes: tuple[tuple[int, ...], ...]
-    blocks: int
-    skipped: int
-    changed: int
-    seconds: float
-    bytes_read: int
-    bytes_written: int
-    stored: int
-    clipped: int
-    retries: int = 0
-    missing: int = 0
-    damaged: tuple[str, ...] = ()
-
-    @property
-    def throughput(self) -> float:
-        """Bytes of pixels written a second."""
-        return self.bytes_written / self.seconds if self.seconds > 0 else 0.0
-
-    def __repr__(self) -> str:
-        size = " x ".join(map(str, self.shapes[0]))
-        again = f", {self.skipped} were there" if self.skipped else ""
-        again += f", {self.changed} made again" if self.changed else ""
-        notes = f", {self.clipped} voxels clipped" if self.clipped else ""
-        notes += f", {self.retries} store calls tried again" if self.retries else ""
-        notes += f", {self.missing} missing chunks read as fill" if self.missing else ""
-        notes += f", {len(self.damaged)} damaged chunks read as fill" if self.damaged else ""
-        return (
-            f"Written({self.path}: {size}, {len(self.shapes)} levels; {self.blocks} blocks{again}; "
-            f"{format_bytes(self.bytes_written)} in {format_time(self.seconds)}, "
-            f"{format_bytes(int(self.throughput))}/s{notes})"
-        )
 
 
 def plan(
@@ -121,6 +68,31 @@ def plan(
     return probed(made) if probe else made
 
 
+class WriteOptions(TypedDict, total=False):
+    """The options of `write` besides `wait`, for type checkers."""
+
+    chunks: Sizes
+    shards: Sizes | None
+    levels: int | str
+    downsample: str
+    overwrite: bool
+    resume: bool | str
+    memory: str | int | None
+    client: Any
+    progress: bool | ByteProgress
+    version: str
+    storage_options: dict[str, Any] | None
+    part: tuple[int, int] | None
+
+
+@overload
+def write(
+    array: Any, path: str | os.PathLike[str], *, wait: Literal[True] = ..., **options: Unpack[WriteOptions]
+) -> Written: ...
+@overload
+def write(
+    array: Any, path: str | os.PathLike[str], *, wait: Literal[False], **options: Unpack[WriteOptions]
+) -> Run: ...
 def write(
     array: Any,
     path: str | os.PathLike[str],
@@ -136,7 +108,9 @@ def write(
     progress: bool | ByteProgress = True,
     version: str = "0.5",
     storage_options: dict[str, Any] | None = None,
-) -> Written:
+    part: tuple[int, int] | None = None,
+    wait: bool = True,
+) -> Written | Run:
     """Write a volume as multiscale OME-Zarr, block by block, in bounded memory.
 
     A current `distributed.Client` does the work if there is one, else local threads. Running
@@ -160,82 +134,91 @@ def write(
         storage_options: credentials and other options for the object store of `path`, with obstore's names
             (access_key_id, secret_access_key, endpoint, region). They stay in memory, here and on the workers. By
             default those of the environment of each process.
+        part: (i, n), i from 1 to n: make only this share of the blocks, while other processes make the others with
+            the same call; no scheduler is needed. The part that ends last completes the pyramid.
+        wait: False returns a `Run` at once. With a client whose scheduler runs on its own, the run then goes on without
+            this process (`attach` finds it again); else in a thread, and it ends with this process.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
     anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,
-    with finished blocks kept.
+    with finished blocks kept; RunCancelledError where another process cancelled it.
     """
     if resume not in {True, False, "changed"}:
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
-    started = time.monotonic()
+    if (part is not None or not wait) and is_object_url(os.fspath(path)):
+        raise OptionError(
+            "part= and wait=False need an output on a disk that all processes share, not in an object store"
+        )
     client = chosen_client(client)
-    volume = volume_of(array)
+    use_options(path, storage_options)
+    describe = _description(
+        volume_of(array),
+        path,
+        RunOptions(chunks, shards, levels, downsample, memory),
+        client,
+        overwrite=overwrite,
+        resume=resume,
+        version=version,
+    )
+    if not wait:
+        if part is not None:
+            raise OptionError("part= and wait=False: a part is a process of its own, which waits for its blocks")
+        return start(describe().begun(), client)
+    if part is not None:
+        return _written_in_part(describe, part, client, progress, overwrite=overwrite)
+    run = describe()
+    result = run.perform(client, place_of(client, uuid4().hex, PROCESS), _shown(progress, run.label))
+    warn_of(result, dtype=run.made.levels[0].layout.dtype, stacklevel=2)
+    return result
+
+
+def _description(
+    volume: Volume, path: str | os.PathLike[str], options: RunOptions, client: Any | None, **how: Any
+) -> Callable[[], WriteRun]:
+    """What describes a run: a function, since its blocks are those of an output that is there when it is called.
+
+    Args:
+        how: `overwrite`, `resume` and `version` of `write`.
+
+    Raises: UnsafeOutputError, UnfitWorkerError.
+    """
     task = _task_of(volume)
     inputs = locations(task.source)
-    use_options(path, storage_options)
     output = safe_output(path, inputs)
     if client is not None:
         share_options(client, [output, *inputs])
         parent = os.path.dirname(output)
         reads = sorted(str(item) for item in inputs if isinstance(item, Path))
         check_paths(client, reads=reads, writes=[parent] if os.path.isdir(parent) else [])
-    blocks = None if overwrite else unfinished_blocks(Ledger(output))
-    options = RunOptions(chunks, shards, levels, downsample, memory)
-    made = plan_levels(task, output, options, client=client, blocks=blocks)
-    locked = locked_output(
-        made,
-        name=str(volume.array.name or ""),
-        lead=_lead_axes(volume.array, task),
-        overwrite=overwrite,
-        resume=resume is not False,
-        version=version,
-    )
-    with locked as run, _shown(progress, f"writing {os.path.basename(output)}") as report:
-        totals = RunTotals(made.block_count, report)
-        watch = SourceWatch(task.source)
-        failures = run_levels(made, run, client=client, totals=totals, redo_changed=resume == "changed")
-        if failures and isinstance(failures[-1].error, FATAL):
-            raise _failed(made, failures)
-        watch.check()
-        if failures:
-            raise _failed(made, failures)
-        check_still_there(Ledger(output), run)
-    result = Written(
-        output,
-        tuple(level.layout.shape for level in made.levels),
-        totals.blocks,
-        totals.skipped,
-        totals.changed,
-        time.monotonic() - started,
-        totals.bytes_read,
-        totals.bytes_written,
-        totals.stored,
-        totals.clipped,
-        totals.retries,
-        totals.missing,
-        tuple(sorted(totals.damaged)),
-    )
-    if result.clipped:
-        warnings.warn(
-            f"{result.clipped} voxels did not fit {task.dtype} and were clamped", DaskregWarning, stacklevel=2
-        )
-    if result.missing:
-        warnings.warn(
-            f"{result.missing} chunks of the source are not stored and are shown as the fill value; once they exist, "
-            "the same command makes their blocks again",
-            DaskregWarning,
-            stacklevel=2,
-        )
-    if result.damaged:
-        named = ", ".join(result.damaged[:3])
-        more = f" and {len(result.damaged) - 3} more" if len(result.damaged) > 3 else ""
-        warnings.warn(
-            f"{len(result.damaged)} damaged chunks were read as the fill value: {named}{more}",
-            DaskregWarning,
-            stacklevel=2,
-        )
+
+    def describe() -> WriteRun:
+        blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
+        made = plan_levels(task, output, options, client=client, blocks=blocks)
+        return WriteRun(made, str(volume.array.name or ""), _lead_axes(volume.array, task), **how)
+
+    return describe
+
+
+def _written_in_part(
+    describe: Callable[[], WriteRun],
+    part: tuple[int, int],
+    client: Any | None,
+    progress: bool | ByteProgress,
+    *,
+    overwrite: bool,
+) -> Written:
+    """`write(part=)`.
+
+    Raises: OptionError.
+    """
+    if overwrite:
+        raise OptionError("part= and overwrite=True: one part would remove what another has made; remove it before")
+    which = Part.of_option(part)
+    run = describe()
+    result = write_part(describe, which, client, _shown(progress, f"{run.label}, part {which}"))
+    warn_of(result, dtype=run.made.levels[0].layout.dtype, stacklevel=3)
     return result
 
 
@@ -277,21 +260,6 @@ def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
         lead_axis(d, array.coords[d].values, array.coords[d].attrs.get("units")) if d in array.coords else LeadAxis()
         for d in lead
     ]
-
-
-def _failed(made: Plan, failures: list[BlockFailure]) -> Exception:
-    """The error of a run with failures: the error that every block would have, if there is one, else a list of them."""
-    for failure in failures:
-        if isinstance(failure.error, (*FATAL, InputError)):
-            return failure.error
-    listed = "\n  ".join(map(str, failures[:20]))
-    more = f"\n  and {len(failures) - 20} more" if len(failures) > 20 else ""
-    error = BlocksFailedError(
-        f"{len(failures)} blocks of {made.path} failed; the others are kept, and the same command again redoes only "
-        f"these:\n  {listed}{more}"
-    )
-    error.__cause__ = failures[0].error
-    return error
 
 
 def _shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[ByteProgress | None]:

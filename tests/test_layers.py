@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("sources.readers", "blocks.record"),
     ("reporting", "blocks"),
+    ("runs",),
     ("volumes",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
@@ -53,6 +54,7 @@ FORBIDDEN = {
     "sources": {"torch"},
     "sources.readers": {"torch"},
     "sources.storage": {"torch"},
+    "runs": {"torch"},
     "writing": {"torch"},
 }
 
@@ -70,7 +72,7 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
-    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record",
+    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -62,10 +62,20 @@ class InFlightWindow:
         work: the task, a function of one item that returns None.
         finish: called with each item that is done, and its error if there was one.
         resource: what a worker must have to run a task, such as "GPU", if any worker declares it.
+        check: called about once a second; what it raises ends the run.
     """
 
-    def __init__(self, client: Any, work: Callable[[Any], Any], finish: Finish, *, resource: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        work: Callable[[Any], Any],
+        finish: Finish,
+        *,
+        resource: str | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._client = client
+        self._check = check
         self._work = work
         self._finish = finish
         self._capacity = Capacity(client, resource)
@@ -82,7 +92,7 @@ class InFlightWindow:
     def run(self, items: Iterator[WriteBlock]) -> None:
         """Run all items; returns when each has been finished.
 
-        Raises: what `finish` raises; NoWorkersError, SchedulerLostError. Then, and on
+        Raises: what `finish` and `check` raise; NoWorkersError, SchedulerLostError. Then, and on
         Ctrl-C, what was submitted is cancelled.
         """
         try:
@@ -92,6 +102,8 @@ class InFlightWindow:
                 for future in self._wait(1.0):
                     self._take(future)
                 self._capacity.refresh()
+                if self._check is not None:
+                    self._check()
         finally:
             if self._running:
                 self._cancel()

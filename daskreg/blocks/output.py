@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,9 +75,20 @@ def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:
 
 @contextmanager
 def locked_output(
-    plan: Plan, *, name: str, lead: Sequence[LeadAxis], overwrite: bool, resume: bool, version: str
+    plan: Plan,
+    *,
+    name: str,
+    lead: Sequence[LeadAxis],
+    overwrite: bool,
+    resume: bool,
+    version: str,
+    admitted: Callable[[], bool] = lambda: False,
 ) -> Iterator[OutputRun]:
     """Lock the output of a plan for one run, and create it or check that it can be resumed.
+
+    Args:
+        admitted: called once it is locked, before anything is changed; gives whether other processes are writing
+            the same run, whose session and temporary files must then stay, and raises where there must be none.
 
     Raises: OutputBusyError where another run writes there; OutputExistsError for what daskreg did not make or
     is not to resume; LayoutMismatchError; OutputError where the folder cannot be written; StorageFullError.
@@ -95,13 +106,15 @@ def locked_output(
                 "again"
             )
         try:
+            joined = admitted()
             with _named(plan.path):
-                if _is_resumed(ledger, target, overwrite=overwrite, resume=resume):
+                if _is_resumed(ledger, target, overwrite=overwrite, resume=resume, joined=joined):
                     run_id = str(ledger.layout()["run"])
                 else:
                     run_id = _created_anew(ledger, target)
-                ledger.compact()
-                run = OutputRun(run_id, ledger.new_session())
+                if not joined:
+                    ledger.compact()
+                run = OutputRun(run_id, ledger.session() if joined else ledger.new_session())
         except BaseException:
             if fresh:
                 with suppress(OSError):
@@ -138,7 +151,7 @@ def _named(path: str) -> Iterator[None]:
         ) from error
 
 
-def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool) -> bool:
+def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool, joined: bool) -> bool:
     """Whether the run that is there is resumed; if not, nothing lies at the output any more."""
     own = ledger.exists and _is_own(ledger)
     if own and (overwrite or not _begun(ledger)):
@@ -149,7 +162,7 @@ def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: boo
             raise OutputBusyError(f"{ledger.place} was replaced by another run meanwhile: run the same command again")
         if lost := lost_metadata(ledger):
             _write_metadata(ledger, target, str(ledger.layout()["run"]), lost)
-        if not ledger.remote:
+        if not (ledger.remote or joined):
             remove_partials(ledger.output, unit_counts(target.facts))
         return True
     if ledger.output_exists:

@@ -37,6 +37,8 @@ def run_blocks(
     on_done: Callable[[WriteBlock], None],
     resource: str | None = None,
     work: Callable[[WriteBlock], None] = write_block,
+    on_failed: Callable[[BlockFailure], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[BlockFailure]:
     """Run all items, a bounded number at a time, on `client` or in local threads.
 
@@ -48,6 +50,8 @@ def run_blocks(
         on_done: called in this thread with each block that is finished.
         resource: what a worker must have to run a block, such as "GPU", if any worker declares it.
         work: the task.
+        on_failed: called in this thread with each failure.
+        check: called about once a second; what it raises ends the run as Ctrl-C does.
 
     Returns: the failures, empty when all went well.
     Raises: NoWorkersError when no worker could run a block for a minute, SchedulerLostError.
@@ -59,6 +63,8 @@ def run_blocks(
             on_done(item)
             return
         failures.append(BlockFailure(item.level, item.index, error))
+        if on_failed is not None:
+            on_failed(failures[-1])
         if isinstance(error, FATAL):
             raise _RunEnded
 
@@ -75,10 +81,12 @@ def run_blocks(
                 with contextlib.closing(in_threads(cores(), attempt, items)) as outcomes:
                     for item, error in outcomes:
                         finish(item, error)
+                        if check is not None:
+                            check()
             finally:
                 release_memory()
         else:
-            InFlightWindow(client, work, finish, resource=resource).run(items)
+            InFlightWindow(client, work, finish, resource=resource, check=check).run(items)
     return failures
 
 

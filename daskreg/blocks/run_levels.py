@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.job import Downsample, Job, Task
@@ -38,10 +41,15 @@ class RunTotals:
     """Totals of a run so far; each finished block is reported to `progress`.
 
     `missing` and `damaged` also count what the blocks of earlier runs show as fill.
+
+    Args:
+        check: called about once a second; what it raises ends the run.
     """
 
     total: int
     progress: ByteProgress | None = None
+    check: Callable[[], None] | None = None
+    failures: list[BlockFailure] = field(default_factory=list)
     done: int = 0
     blocks: int = 0
     skipped: int = 0
@@ -91,11 +99,13 @@ def run_levels(
     client: Any | None,
     totals: RunTotals,
     redo_changed: bool,
+    owned: Sequence[NDArray[np.bool_]] | None = None,
 ) -> list[BlockFailure]:
     """Run the levels one after another, since each reads the one below; skip finished blocks.
 
     Args:
         redo_changed: make finished blocks again whose source or transform has changed.
+        owned: for each level, which of its blocks are made here; the others are left alone. None: all.
 
     Returns: the failures of the first level that has any; empty when all is done.
     Raises: OutputExistsError where blocks have changed and `redo_changed` is False; SourceChangedError where the source
@@ -110,7 +120,8 @@ def run_levels(
         if isinstance(task, Downsample):
             task = replace(task, parents=fingerprints)
         fingerprints = BlockFingerprints(task.fingerprint, task.shape, level.block_shape)
-        runner = _LevelRun(plan.path, level, task, fingerprints, MadeOf(level, below), run, client, totals)
+        own = None if owned is None else owned[level.level]
+        runner = _LevelRun(plan.path, level, task, fingerprints, MadeOf(level, below), run, client, totals, own)
         with listed_tags():
             finished, stale = runner.finished(entries, redo_changed=redo_changed)
         if stale and not redo_changed:
@@ -140,6 +151,7 @@ class _LevelRun:
 
     Args:
         made_of: what its blocks are made of.
+        owned: which of its blocks this run makes; None: all.
 
     `contents` are the checksums of the blocks that are finished, `lost` what some of them show as fill.
     """
@@ -154,9 +166,11 @@ class _LevelRun:
         run: OutputRun,
         client: Any | None,
         totals: RunTotals,
+        owned: NDArray[np.bool_] | None = None,
     ) -> None:
         self._path, self._level, self._task, self._fingerprints = path, level, task, fingerprints
         self._made_of, self._run, self._client, self._totals = made_of, run, client, totals
+        self._owned = owned
         self._ledger = Ledger(path)
         self.lost: dict[Shape, LostChunks] = {}
         self.contents = Contents(fingerprints.counts, level.block_shape)
@@ -168,7 +182,7 @@ class _LevelRun:
         current: set[Shape] = set()
         stale: set[Shape] = set()
         for (number, index), entry in entries.items():
-            if number != self._level.level or index not in self._fingerprints or not self._ledger.intact(entry):
+            if number != self._level.level or not self._makes(index) or not self._ledger.intact(entry):
                 continue
             if entry.fingerprint != self._fingerprints[index]:
                 stale.add(index)
@@ -193,7 +207,14 @@ class _LevelRun:
         counted: set[Shape] = set()
         for _ in range(MOST_ROUNDS + 1):
             ends = self._ledger.ends()
-            failures = run_blocks(items, client=self._client, on_done=self._totals.add, resource=_resource(self._task))
+            failures = run_blocks(
+                items,
+                client=self._client,
+                on_done=self._totals.add,
+                resource=_resource(self._task),
+                on_failed=self._totals.failures.append,
+                check=self._totals.check,
+            )
             changed, vanished = self._look_at(ends, kept, counted)
             again = changed | vanished
             if failures or not again:
@@ -242,17 +263,22 @@ class _LevelRun:
         """Entries of the level that this run has made since `ends`; the files of others are added to `foreign`."""
         known = self._fingerprints
         for entry in self._ledger.entries_since(ends):
-            if entry.level != self._level.level:
-                continue
+            if entry.level != self._level.level or (entry.block in known and not self._makes(entry.block)):
+                continue  # of another level, or of another process that writes this image, too
             if entry.is_of(self._run.run_id) and entry.block in known and entry.fingerprint == known[entry.block]:
                 yield entry
             else:
                 foreign.update(key for key, _, _ in entry.files)
 
+    def _makes(self, index: Shape) -> bool:
+        """Whether this is a block of the level that this run makes."""
+        return index in self._fingerprints and (self._owned is None or bool(self._owned[index]))
+
     def _items(self, finished: set[Shape]) -> Iterator[WriteBlock]:
-        return unfinished_items(
+        items = unfinished_items(
             self._level, self._task, self._fingerprints, finished, self._path, self._run, made_of=self._made_of
         )
+        return items if self._owned is None else (item for item in items if self._makes(item.index))
 
     def _still_changing(self, changed: set[Shape], vanished: set[Shape]) -> Exception:
         if vanished:

@@ -14,6 +14,8 @@ convert     a volume as OME-Zarr
 verify      check an output
 report      an HTML page about a fit or an output
 submit      a command as one SLURM job
+status      how far a run is
+cancel      stop a run
 demo        the main workflow on a real volume
 warm-up     compile what is needed later
 options     options that several commands share
@@ -46,6 +48,8 @@ COMMANDS = (
     "transform",
     "report",
     "submit",
+    "status",
+    "cancel",
     "demo",
     "warm-up",
 )

@@ -63,6 +63,20 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         return numbers[0] if len(numbers) == 1 else numbers
 
 
+class PartOfAll(click.ParamType):  # type: ignore[type-arg]
+    """One of several parts, as i/n with i from 1 to n."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        number, slash, of = str(value).partition("/")
+        if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+            self.fail(f"{value!r} is not like 3/16: parts are counted from 1", param, ctx)
+        return int(number), int(of)
+
+
 class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
     """An integer if the text is one, else the text."""
 
@@ -232,6 +246,18 @@ def _client(spec: str | None, workers: int | None, device: str | None) -> Iterat
         log = logging.getLogger("daskreg")
         log.info("%s, dashboard %s", client, client.dashboard_link)
         client.forward_logging("daskreg", level=log.level)
+        yield client
+
+
+@contextmanager
+def scheduler_client(spec: str | None) -> Iterator[Any]:
+    """A client of a scheduler that runs already, by address or file; None where none is named."""
+    if spec is None:
+        yield None
+        return
+    from daskreg.cluster import connect
+
+    with connect(spec) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ from daskreg.cli.options import (
     NumberOrWord,
     Numbers,
     Opening,
+    PartOfAll,
     chunk_policy_options,
     client_options,
     device,
@@ -28,6 +29,12 @@ def storing(command: Any) -> Any:
     """The options for the storage of the output, shared with `convert`."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the plan (blocks, bytes, memory, files) and stop."),
+        click.option(
+            "--part",
+            type=PartOfAll(),
+            help="Make only this share of the blocks; other processes, such as "
+            "those of a job array, make the others with the same command.",
+        ),
         click.option("--overwrite", is_flag=True, help="Replace an output that daskreg made."),
         click.option("--memory", help="Memory limit of one process, such as 4GiB."),
         click.option("--levels", type=NumberOrWord(), default="auto", help="Number of pyramid levels."),
@@ -115,7 +122,15 @@ def command(
 
 
 def store(
-    array: Any, out: str, *, resume: bool | str, quiet: bool, dry_run: bool, overwrite: bool, **layout: Any
+    array: Any,
+    out: str,
+    *,
+    resume: bool | str,
+    quiet: bool,
+    dry_run: bool,
+    overwrite: bool,
+    part: tuple[int, int] | None,
+    **layout: Any,
 ) -> int:
     """Write and print the result; with `dry_run` only print the plan.
 
@@ -128,6 +143,6 @@ def store(
     if dry_run:
         click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
         return 0
-    written = daskreg.write(array, out, resume=resume, overwrite=overwrite, progress=not quiet, **layout)
+    written = daskreg.write(array, out, resume=resume, overwrite=overwrite, part=part, progress=not quiet, **layout)
     click.echo(repr(written))
     return FILLED if written.missing or written.damaged else 0

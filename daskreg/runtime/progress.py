@@ -1,12 +1,14 @@
-"""A progress bar with rate and time left; lines of a log where there is no terminal."""
+"""A progress bar with rate and time left, on a terminal or in a notebook; lines of a log elsewhere."""
 
 from __future__ import annotations
 
+import html
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from dask.utils import format_bytes, format_time
 
@@ -15,6 +17,9 @@ log = logging.getLogger("daskreg")
 ByteProgress = Callable[[int, int, int], None]
 """Called with (parts done, parts in all, bytes so far)."""
 
+REDRAW_EVERY = 0.5
+"""Seconds between two states of a notebook's bar, each of which is a message to the browser."""
+
 LOG_EVERY = 30.0
 """Seconds between two lines of the log."""
 
@@ -22,7 +27,12 @@ LOG_EVERY = 30.0
 @contextmanager
 def progress_bar(label: str) -> Iterator[ByteProgress]:
     """Gives `progress(done, total, bytes)`: a live bar on a terminal or in a notebook, else log lines."""
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if _in_notebook():
+        show, finish = _notebook_bar(label)
+        yield show
+        finish()
+        return
+    if not sys.stderr.isatty():
         yield _logged(label)
         return
     from rich.console import Console
@@ -44,6 +54,47 @@ def progress_bar(label: str) -> Iterator[ByteProgress]:
             bar.update(task, completed=done, total=total, rate=_rate(done, nbytes, time.monotonic() - started))
 
         yield show
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None
+
+
+def _notebook_bar(label: str) -> tuple[ByteProgress, Callable[[], None]]:
+    """A bar of HTML alone, which needs no widgets, and what shows its last state."""
+    from IPython.display import HTML, display
+
+    started = time.monotonic()
+    shown: Any = display(HTML(bar_html(label, 0.0, "")), display_id=True)
+    last, page = started, ""
+
+    def show(done: int, total: int, nbytes: int) -> None:
+        nonlocal last, page
+        now = time.monotonic()
+        seconds = now - started
+        left = "" if done >= total else f", {format_time(seconds / max(1, done) * (total - done))} left"
+        text = f"{done} of {total}, {_rate(done, nbytes, seconds)}{left}"
+        page = bar_html(label, done / max(1, total), text)
+        if now - last > REDRAW_EVERY:
+            last = now
+            shown.update(HTML(page))
+
+    def finish() -> None:
+        if page:
+            shown.update(HTML(page))
+
+    return show, finish
+
+
+def bar_html(label: str, fraction: float, text: str, link: str | None = None) -> str:
+    """A bar with a name in front and a text behind; `link` is the address of a dashboard."""
+    page = f' <a href="{html.escape(link, quote=True)}" target="_blank">dashboard</a>' if link else ""
+    return (
+        f"<div><b>{html.escape(label)}</b> "
+        f'<progress value="{fraction:.4f}" max="1" style="width: 20em"></progress> {html.escape(text)}{page}</div>'
+    )
 
 
 def _logged(label: str) -> ByteProgress:

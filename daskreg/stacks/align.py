@@ -13,21 +13,25 @@ thousand voxels along each axis. The result is in world units and applies to eve
 from __future__ import annotations
 
 import os
-import time
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, OptionError
+from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import check_metric
+from daskreg.runs.record import record_folder
+from daskreg.runs.run import Run
+from daskreg.runs.start import start
 from daskreg.runtime.device import resolve
 from daskreg.stacks import table
-from daskreg.stacks.estimate import estimate_from_pairs, estimate_to_image, make_fit
+from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution, client_for
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.inputs import anchor_poses, mask_source, source_along
@@ -35,7 +39,6 @@ from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.stack_status import StackStatus
 
 __all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
@@ -46,6 +49,34 @@ TRENDS = ("remove", "keep")
 _MOST_NEIGHBORS = 16
 
 
+class AlignOptions(TypedDict, total=False):
+    """The options of `align_stack` besides `wait`, for type checkers."""
+
+    model: str | Sequence[str]
+    reference: str | int
+    metric: str
+    neighbors: int
+    anchors: Mapping[int, Any] | None
+    trend: str
+    smooth: float
+    mask: Any
+    axis: int | str
+    channel: int | str | None
+    common_line: str | None
+    previous: StackFit | str | os.PathLike[str] | None
+    checkpoint: str | os.PathLike[str] | None
+    max_iterations: int
+    tolerance: float
+    device: str
+    client: Any
+    progress: Callable[[int, int], None] | None
+    save: str | os.PathLike[str] | None
+
+
+@overload
+def align_stack(stack: Any, *, wait: Literal[True] = ..., **options: Unpack[AlignOptions]) -> StackFit: ...
+@overload
+def align_stack(stack: Any, *, wait: Literal[False], **options: Unpack[AlignOptions]) -> Run: ...
 def align_stack(
     stack: Any,
     *,
@@ -67,7 +98,9 @@ def align_stack(
     device: str = "auto",
     client: Any = None,
     progress: Callable[[int, int], None] | None = None,
-) -> StackFit:
+    save: str | os.PathLike[str] | None = None,
+    wait: bool = True,
+) -> StackFit | Run:
     """Find where each slice of the aligned stack lies in the raw one.
 
     A `distributed.Client` that is current is used, and then reads the voxels too; otherwise the
@@ -106,14 +139,17 @@ def align_stack(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved on the worker.
         client: a distributed Client in place of the current one; False for local threads.
         progress: called with (finished slices, all slices).
+        save: a file (.json) in which the fit is saved.
+        wait: False returns a `Run` at once, whose `wait` gives the fit. With `save` and a client whose scheduler runs
+            on its own, the run goes on without this process, and `attach(save)` finds it again; else it is a
+            thread that ends with this process.
 
-    Returns: a StackFit; `fit.ok` and `fit.outliers` say whether it can be used.
+    Returns: a StackFit; `fit.ok` and `fit.outliers` say whether it can be used. With `wait=False` a Run.
 
     Raises: OptionError for unknown options; ChannelError, EmptyMaskError, DegenerateImageError,
         ShapeMismatchError, GridError for stacks that cannot be used; LayoutMismatchError for the
         checkpoint of another stack; NoWorkersError for a cluster without workers.
     """
-    began = time.perf_counter()
     _check_options(reference, metric, trend, smooth, neighbors)
     source, position = source_along(stack, axis, channel)
     options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
@@ -126,29 +162,38 @@ def align_stack(
     _warn_if_flat(spec)
     if not isinstance(reference, str) and not 0 <= reference < spec.count:
         raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
-    execution = Execution(client_for(client, source), progress)
-    spec = with_bad_voxels(spec, execution)
+    if reference not in ("neighbors", "previous") and not (previous is None and checkpoint is None):
+        raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
-    if reference in ("neighbors", "previous"):
-        estimate = estimate_from_pairs(
-            spec,
-            execution,
-            first=reference == "previous",
-            anchors=fixed_poses,
-            previous=before,
-            checkpoint=checkpoint,
-        )
-    elif before is not None or checkpoint is not None:
-        raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
-    else:
-        estimate = estimate_to_image(spec, reference, execution)
-    if estimate.blank.all():
-        what = "masked, or constant where it is not masked" if mask is not None else "constant"
-        raise (EmptyMaskError if mask is not None else DegenerateImageError)(f"every slice is {what}")
-    fit = make_fit(spec, estimate, reference=reference, trend=trend, smooth=float(smooth))
-    name = model if isinstance(model, str) else fit.model
-    return replace(fit, model=name, common_line=common_line, seconds=time.perf_counter() - began)
+    request = StackRequest(spec, model, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
+    client = client_for(client, source)
+    if save is not None and Path(save).suffix.lower() != ".json":
+        raise OptionError(f"save={os.fspath(save)!r}: the file of a fit must end in .json")
+    if not wait:
+        return _started(request, save, client)
+    fit = request.fit(Execution(client, progress))
+    if save is not None:
+        fit.save(save)
+    return fit
+
+
+def _started(request: StackRequest, save: str | os.PathLike[str] | None, client: Any | None) -> Run:
+    """Begin the run of a request; its record is beside the file of the fit, or in a temporary folder without one.
+
+    Raises: OutputError where the folder cannot be made.
+    """
+    if request.checkpoint is not None:
+        request = replace(request, checkpoint=os.path.abspath(request.checkpoint))
+    if save is None:
+        folder = Path(tempfile.mkdtemp(prefix="daskreg-align-"))
+        return start(StackRun(request, "a stack", folder, saves=False), client, temporary=True)
+    folder = record_folder(save)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{os.fspath(save)} cannot be written: {error}") from error
+    return start(StackRun(request, str(folder).removesuffix(".daskreg"), folder, saves=True), client)
 
 
 def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str | None = None) -> StackFit:

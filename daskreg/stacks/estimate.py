@@ -1,15 +1,28 @@
-"""From a described stack to its fit: by pairs of slices in a pose graph, or by fits of all slices to one image."""
+"""From a described stack to its fit: by pairs of slices in a pose graph, or by fits of all slices to one image.
+
+`StackRequest` is the description; it travels to where a run takes place that `align_stack` does not wait for.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.blocks.record.lock import locked
+from daskreg.errors import DegenerateImageError, EmptyMaskError, OutputBusyError
 from daskreg.geometry import SliceAffines
+from daskreg.runs.place import Place
+from daskreg.runs.recorder import Recorder
+from daskreg.runs.work import Shown
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.model import StackModel
@@ -22,11 +35,129 @@ from daskreg.stacks.reference_registration import SlicePoses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
+from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.status import contradicted, status_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class StackRequest:
+    """What `align_stack` was asked for, checked.
+
+    Args:
+        spec: the stack, without its bad voxels, which are looked for first.
+        model, reference, trend, smooth, common_line, checkpoint: as of `align_stack`.
+        anchors: fixed poses of slices, by number.
+        previous: the fit of the first slices, from when the stack had no others.
+    """
+
+    spec: StackSpec
+    model: str | Sequence[str]
+    reference: str | int
+    trend: str
+    smooth: float
+    anchors: dict[int, Floats]
+    previous: StackFit | None
+    checkpoint: str | os.PathLike[str] | None
+    common_line: str | None
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether slices are fitted to their neighbours, so that finished pairs can be kept."""
+        return self.reference in ("neighbors", "previous")
+
+    def fit(self, execution: Execution) -> StackFit:
+        """Estimate the poses.
+
+        Raises: EmptyMaskError, DegenerateImageError where every slice is blank; NoWorkersError.
+        """
+        began = time.perf_counter()
+        try:
+            fit = self._fit(execution)
+        except KeyboardInterrupt:
+            kept = "" if self.checkpoint is None else "; finished pairs are kept, and the same call goes on"
+            what = "nothing more is begun" if execution.client is None else "what was submitted is cancelled"
+            log.warning("interrupted: %s%s", what, kept)
+            raise
+        name = self.model if isinstance(self.model, str) else fit.model
+        return replace(fit, model=name, common_line=self.common_line, seconds=time.perf_counter() - began)
+
+    def _fit(self, execution: Execution) -> StackFit:
+        spec = with_bad_voxels(self.spec, execution)
+        if self.has_pairs:
+            first = self.reference == "previous"
+            estimate = estimate_from_pairs(
+                spec,
+                execution,
+                first=first,
+                anchors=self.anchors,
+                previous=self.previous,
+                checkpoint=self.checkpoint,
+            )
+        else:
+            estimate = estimate_to_image(spec, self.reference, execution)
+        if estimate.blank.all():
+            masked = spec.mask is not None
+            what = "masked, or constant where it is not masked" if masked else "constant"
+            raise (EmptyMaskError if masked else DegenerateImageError)(f"every slice is {what}")
+        return make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth)
+
+
+@dataclass(frozen=True, eq=False)
+class StackRun:
+    """A request as work that keeps a record (`runs.work.Work`).
+
+    Args:
+        path: where the fit is saved; where there is no such file, what the run is called.
+        folder: of the record; without a checkpoint of the request's, finished pairs are kept there until the end.
+        saves: whether the fit is saved.
+    """
+
+    request: StackRequest
+    path: str
+    folder: Path
+    saves: bool
+
+    @property
+    def kind(self) -> str:
+        return "align"
+
+    @property
+    def label(self) -> str:
+        return f"aligning {self.request.spec.count} slices"
+
+    def perform(self, client: Any | None, place: Place, shown: Shown | None = None) -> StackFit:
+        """Estimate and save the fit.
+
+        Raises: as `StackRequest.fit`; OutputBusyError; RunCancelledError.
+        """
+        request, pairs = self.request, self.folder / "pairs.jsonl"
+        if request.has_pairs and request.checkpoint is None:
+            request = replace(request, checkpoint=pairs)
+        with locked(self.folder / "lock") as free:
+            if not free:
+                raise OutputBusyError(f"another run makes {self.path}: wait until it is done, or end it")
+            with (
+                shown or nullcontext() as report,
+                Recorder(self.folder, place, kind=self.kind, shown=report) as recorder,
+            ):
+
+                def progress(done: int, total: int) -> None:
+                    recorder.progress(done, total, 0)
+                    recorder.check()
+
+                fit = request.fit(Execution(client, progress))
+                if self.saves:
+                    fit.save(self.path)
+                    recorder.result = {"path": self.path}
+                pairs.unlink(missing_ok=True)
+        return fit
 
 
 @dataclass(frozen=True)

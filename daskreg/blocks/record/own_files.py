@@ -12,6 +12,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OutputExistsError
 
 _PARTIAL = re.compile(r"(?P<name>.+?)\.[0-9a-f]{16,32}\.partial")
-LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl")
+LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl|state\.json|cancel")
+_PART = re.compile(r"part-\d+-of-\d+")
 _LOCKS = re.compile(r"lock|claim-\d+")
 _MOVED = re.compile(r"(removed|metadata)-[0-9a-f]{32}")
 
@@ -85,6 +87,12 @@ def remove_made(folder: Path, counts: Counts) -> None:
 
 def clear_ledger(ledger: Ledger) -> None:
     """Remove the files of a ledger, `run.json` last; those by which this process has locked it stay."""
+    for part in [item for item in ledger.folder.iterdir() if _PART.fullmatch(item.name) and item.is_dir()]:
+        for item in part.iterdir():
+            if LEDGER.fullmatch(_whole_name(item.name)) or _LOCKS.fullmatch(item.name):
+                item.unlink()
+        with suppress(OSError):  # it holds what daskreg did not make
+            part.rmdir()
     for item in sorted(ledger.folder.iterdir(), key=lambda item: item.name == "run.json"):
         if LEDGER.fullmatch(_whole_name(item.name)) and item.is_file():
             item.unlink()

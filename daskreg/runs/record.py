@@ -1,0 +1,181 @@
+"""`RunRecord`: what a run says of itself, in the file `state.json` of the folder beside its output.
+
+The process that runs writes it every second. So any other process that sees the disk can follow a run, ask it to stop
+(the file `cancel`), and learn how it ended; no connection to its scheduler is needed, and no secret is in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from daskreg import errors
+from daskreg.errors import DaskregError, OptionError, RunError
+from daskreg.runs.place import Place, ProcessId
+from daskreg.runtime.atomic import replace_text
+from daskreg.runtime.messages import redact
+from daskreg.runtime.paths import shown
+from daskreg.runtime.regular_files import read_small
+from daskreg.sources.storage.access import is_object_url
+
+SCHEMA, VERSION = "daskreg/run", 1
+STATE, CANCEL = "state.json", "cancel"
+
+WAITING, RUNNING = "waiting", "running"
+DONE, FAILED, CANCELLED, INTERRUPTED = "done", "failed", "cancelled", "interrupted"
+ENDED = (DONE, FAILED, CANCELLED, INTERRUPTED)
+"""States of a run. A run whose process was killed could not write that it is interrupted: `runs.liveness` finds out."""
+
+MOST_BYTES = 2**20
+"""The size of a record."""
+
+MOST_FAILURES = 20
+"""Failed blocks that a record names."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as far as it is.
+
+    Args:
+        kind: what it does: "write" or "align".
+        place: where its scheduler is.
+        process: the process that submits the blocks; empty while the run waits for a worker.
+        beat: a number that grows while the process is there.
+        began: seconds since the epoch, by the clock of its machine.
+        seconds: how long it has been running.
+        done, total: blocks; for "align", slices.
+        skipped: those of the done ones that earlier runs had made.
+        nbytes: of pixels written by this run.
+        rate: blocks a second, over the last minute.
+        retries: store calls that failed at first and were tried again.
+        failed: number of blocks that failed; `failures` names some of them.
+        error: type, arguments and message of what ended a run that failed.
+        result: what a run that is done gives (`Written` as a mapping, or the file of a fit).
+    """
+
+    place: Place
+    kind: str = "write"
+    state: str = RUNNING
+    process: ProcessId = field(default_factory=ProcessId)
+    beat: int = 0
+    began: float = 0.0
+    seconds: float = 0.0
+    done: int = 0
+    total: int = 0
+    skipped: int = 0
+    nbytes: int = 0
+    rate: float = 0.0
+    retries: int = 0
+    failed: int = 0
+    failures: tuple[str, ...] = ()
+    error: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+
+    @property
+    def token(self) -> str:
+        return self.place.token
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def fraction(self) -> float:
+        """The part that is done, from 0 to 1."""
+        return self.done / self.total if self.total else float(self.state == DONE)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is done at the rate of the last minute; None where that is not known."""
+        return (self.total - self.done) / self.rate if self.rate > 0 and not self.ended else None
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a folder; None where there is none that can be read."""
+    try:
+        data = json.loads(read_small(folder / STATE, MOST_BYTES))
+        if data.pop("schema") != SCHEMA or data.pop("version") > VERSION:
+            return None
+        place, process = _known(Place, data.pop("place")), _known(ProcessId, data.pop("process"))
+        data["failures"] = tuple(map(str, data.get("failures", ())))
+        return RunRecord(**{**_known_fields(RunRecord, data), "place": place, "process": process})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DaskregError):
+        return None
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Replace the record in a folder, which exists.
+
+    Raises: OSError.
+    """
+    replace_text(folder / STATE, json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(record)}, indent=1))
+
+
+def request_cancel(folder: Path, token: str) -> None:
+    """Ask the run with this token to stop; it looks every second.
+
+    Raises: OSError.
+    """
+    replace_text(folder / CANCEL, token)
+
+
+def cancel_requested(folder: Path, token: str) -> bool:
+    """Whether somebody has asked the run with this token to stop."""
+    try:
+        return read_small(folder / CANCEL, 1000).decode().strip() == token
+    except (OSError, ValueError, DaskregError):
+        return False
+
+
+def error_facts(error: BaseException) -> dict[str, Any]:
+    """An error as plain data, without credentials, from which `error_of` makes it again."""
+    reduced = error.__reduce__()
+    args = reduced[1] if isinstance(reduced, tuple) else error.args
+    plain = [redact(arg) if isinstance(arg, str) else arg for arg in args if isinstance(arg, str | int | float)]
+    return {"type": type(error).__name__, "args": plain, "message": redact(str(error) or type(error).__name__)}
+
+
+def error_of(facts: Mapping[str, Any] | None) -> DaskregError:
+    """The error that ended a run; a RunError that names the type where it is none of daskreg's."""
+    facts = facts or {}
+    name, message = str(facts.get("type", "RunError")), str(facts.get("message", "it failed"))
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, DaskregError):
+        with suppress(TypeError):
+            return kind(*facts.get("args", ()))
+    return RunError(f"{name}: {message}")
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return time.time()
+
+
+def record_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder beside an output where its run is recorded: the ledger's.
+
+    Raises: OptionError for an output in an object store, whose runs are not recorded for other processes.
+    """
+    if is_object_url(os.fspath(path)):
+        raise OptionError(
+            f"{shown(os.fspath(path))}: runs that write to an object store are followed where they were started"
+        )
+    output = Path(os.path.realpath(os.path.expanduser(os.fspath(path).removeprefix("file://"))))
+    return output.with_name(output.name + ".daskreg")
+
+
+def _known(kind: type[Any], data: Mapping[str, Any]) -> Any:
+    return kind(**_known_fields(kind, data))
+
+
+def _known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a class has fields for: later versions may write more."""
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}

@@ -25,8 +25,8 @@ from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.hdf5_links import check_storage, member, members
-from daskreg.sources.readers.hdf5_storage import Storage, files_of
+from daskreg.sources.readers.hdf5_links import member, members
+from daskreg.sources.readers.hdf5_storage import Storage
 from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
@@ -97,16 +97,15 @@ class Hdf5Reader(Reader):
         path = location.root
         with _open(path) as file:
             inner, dataset = _dataset(file, location.inner or _default(file, path), path)
-            check_storage(dataset)
+            scaled = ScaledDataset.of(dataset)
             what = f"{path}{INSIDE}{inner}"
             names, coords = _axes(dataset, file, inner)
             lead, space = split_dims(names)
             shape = dict(zip(names, dataset.shape, strict=True))
             spatial = {d: coords[d] for d in space if d in coords}
             grid = cf.grid(space, [shape[d] for d in space], spatial, {}, options=options, what=what)
-            stamp = stamp_of((path, *files_of(dataset, path)))
-            dtype = ScaledDataset.of(dataset).dtype
-            array = FileArray("hdf5", what, names, dataset.shape, dtype, stamp, dataset.chunks or ())
+            stamp = stamp_of(scaled.storage.files(path))
+            array = FileArray("hdf5", what, names, dataset.shape, scaled.dtype, stamp, dataset.chunks or ())
             name = inner.rsplit("/", 1)[-1]
             leading = {d: coords[d] for d in lead if d in coords}
             # The grid has the spacing and unit that were asked for already.
@@ -115,10 +114,7 @@ class Hdf5Reader(Reader):
     def open_handle(self, path: str) -> ScaledDataset:
         """The dataset at a path; it holds its file open."""
         file, _, inner = path.partition(INSIDE)
-        dataset = member(_open(file), inner)
-        if dataset is None:
-            raise NotAVolumeError(f"{file} holds nothing at {inner!r} any more")
-        check_storage(dataset)
+        dataset = _member_again(_open(file), inner, file)
         if dataset.chunks:
             check_memory(math.prod(dataset.chunks) * dataset.dtype.itemsize, f"a chunk of {path}")
         return ScaledDataset.of(dataset)
@@ -126,7 +122,7 @@ class Hdf5Reader(Reader):
     def files(self, path: str) -> tuple[str, ...]:
         file, _, inner = path.partition(INSIDE)
         with _open(file) as opened:
-            return (file, *files_of(opened[inner], file))
+            return Storage.of(_member_again(opened, inner, file)).files(file)
 
     def read(self, handle: ScaledDataset, index: ArrayIndex, source: Source) -> NDArray[Any]:
         try:
@@ -163,6 +159,17 @@ def _open(path: str) -> Any:
             if "lock" not in str(error):
                 break
     raise NotAVolumeError(f"{path} cannot be read as HDF5: {cause}") from cause
+
+
+def _member_again(file: Any, inner: str, path: str) -> Any:
+    """The dataset that was there when the file was described.
+
+    Raises: NotAVolumeError where it is gone.
+    """
+    dataset = member(file, inner)
+    if not hasattr(dataset, "chunks"):
+        raise NotAVolumeError(f"{path} holds no dataset at {inner!r} any more")
+    return dataset
 
 
 def _dataset(file: Any, inner: str, root: str) -> tuple[str, Any]:
@@ -282,7 +289,7 @@ def _positions(scale: Any, count: int, *, space: bool) -> Coord | None:
     """Positions along an axis; None where they are no numbers, or in space irregular or no lengths."""
     if scale is None or getattr(scale, "shape", None) != (count,) or scale.dtype.kind not in "iuf" or count < 2:
         return None
-    check_storage(scale)
+    Storage.of(scale)  # checks the files that it is in
     attrs: Mapping[str, Any] = scale.attrs
     unit = _text(attrs.get("units")) or None
     try:

@@ -1,13 +1,13 @@
 """Where the voxels of an HDF5 dataset are stored, and which of them are not there.
 
 A dataset may be in other files: through a link, as external raw data, or as a virtual dataset that is put together
-out of others. HDF5 reads voxels that are nowhere, of chunks that were never written or of virtual sources that are
-gone, as the fill value and says nothing.
+out of others, which may be virtual themselves. HDF5 goes to all of these files without a question, and reads voxels
+that are nowhere (chunks that were never written, virtual sources that are gone) as the fill value without a word. So
+the files are found and checked before HDF5 reads, and `absent` says what is missing behind a box.
 """
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Iterator
@@ -16,12 +16,45 @@ from itertools import product
 from threading import Lock
 from typing import Any
 
+from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box
+from daskreg.runtime.regular_files import check_beside
+from daskreg.sources.readers.hdf5_links import candidates, member
 
-_DEEPEST = 4
+_DEEPEST = 16
 """Virtual datasets of virtual datasets that are followed."""
 
+_MOST_SOURCES = 10_000
+"""Datasets out of which one may be put together, in all."""
+
 _MOST_OPEN = 32
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """A dataset and what it is made of.
+
+    Args:
+        file, name: where it is.
+        raw: external files of raw data: path, offset, bytes.
+        parts: of a virtual dataset.
+    """
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+    raw: tuple[tuple[str, int, int], ...] = ()
+    parts: tuple[VirtualPart, ...] = ()
+
+    def files(self) -> Iterator[str]:
+        """The files that hold its voxels, also those that are missing; some more than once."""
+        yield self.file
+        yield from (path for path, _, _ in self.raw)
+        for part in self.parts:
+            if not part.sources and not part.numbered:
+                yield part.file
+            for source in part.sources:
+                yield from source.files()
 
 
 @dataclass(frozen=True)
@@ -32,117 +65,168 @@ class VirtualPart:
         box: its bounds in the virtual dataset.
         exact: whether the part is the whole of its bounds.
         file, name: of the source dataset.
-        source: the bounds in the source; None for all of it.
+        source_box: the bounds in the source; None for all of it.
+        sources: the datasets that were found there: none, one, or as many as the name has numbers.
     """
 
     box: Box
     exact: bool
     file: str
     name: str
-    source: Box | None
+    source_box: Box | None
+    sources: tuple[StoredDataset, ...]
 
-
-def files_of(dataset: Any, path: str, depth: int = 0) -> list[str]:
-    """The files that hold voxels of a dataset, also those that are missing, beside `path`, which is left out."""
-    own = os.path.realpath(dataset.file.filename)
-    found = [] if own == os.path.realpath(path) else [own]
-    found += [_external_file(name, own) for name, _, _ in dataset.external or ()]
-    for part in virtual_parts(dataset):
-        names = sorted(glob.glob(part.file.replace("%b", "*"))) if "%b" in part.file else [part.file]
-        found += names
-        for name in names if depth < _DEEPEST else ():
-            with _opened(name, part.name) as source:
-                if source is not None and (source.is_virtual or source.external):
-                    found += files_of(source, name, depth + 1)
-    return [file for file in dict.fromkeys(found) if os.path.realpath(file) != os.path.realpath(path)]
-
-
-def virtual_parts(dataset: Any) -> list[VirtualPart]:
-    """The parts of a virtual dataset; none of others."""
-    return [_part(one, dataset.file.filename) for one in dataset.virtual_sources()] if dataset.is_virtual else []
+    @property
+    def numbered(self) -> bool:
+        """Whether `%b` in the file's name stands for a number."""
+        return "%b" in self.file
 
 
 @dataclass
 class Storage:
-    """Finds out what of a dataset is not there; safe among threads."""
+    """The storage of an opened dataset; safe among threads."""
 
     dataset: Any
-    parts: list[VirtualPart] = field(default_factory=list)
-    _open: dict[tuple[str, str], _opened] = field(default_factory=dict)
+    stored: StoredDataset
+    _open: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
     _lock: Any = field(default_factory=Lock)
 
     @classmethod
     def of(cls, dataset: Any) -> Storage:
-        return cls(dataset, virtual_parts(dataset))
+        """Finds and checks every file that holds voxels of a dataset.
+
+        Raises: OutsideError for one outside the folder of the file that names it; InputError for a FIFO or a device;
+            NotAVolumeError for sources that do not end, or too many.
+        """
+        return cls(dataset, _Walk().dataset(dataset, 0))
+
+    def files(self, path: str) -> tuple[str, ...]:
+        """`path` and the other files that hold voxels, also those that are missing."""
+        own = os.path.realpath(path)
+        others = dict.fromkeys(f for f in self.stored.files() if os.path.realpath(f) != own)
+        return (path, *others)
 
     def absent(self, box: Box) -> Iterator[str]:
         """Names of chunks, files or virtual sources behind a box that are not there."""
         with self._lock:
-            yield from self._absent(self.dataset, self.parts, box, 0)
+            yield from self._absent(self.dataset, self.stored, box)
 
-    def _absent(self, dataset: Any, parts: list[VirtualPart], box: Box, depth: int) -> Iterator[str]:
-        if parts:
-            yield from self._absent_parts(parts, box, depth)
+    def _absent(self, dataset: Any, stored: StoredDataset, box: Box) -> Iterator[str]:
+        if stored.parts:
+            yield from self._absent_parts(stored.parts, box)
+        elif dataset is None:
+            yield f"{stored.file}::/{stored.name}"
         elif dataset.chunks:
             yield from _absent_chunks(dataset, box)
-        elif dataset.external:
-            yield from _short_files(dataset, box)
+        elif stored.raw:
+            yield from _short_files(stored, dataset.dtype.itemsize, box)
         elif dataset.id.get_storage_size() == 0:
             yield "voxels that were never written"
 
-    def _absent_parts(self, parts: list[VirtualPart], box: Box, depth: int) -> Iterator[str]:
+    def _absent_parts(self, parts: tuple[VirtualPart, ...], box: Box) -> Iterator[str]:
         covered = 0
         for part in parts:
             common = part.box & box
             if common.empty:
                 continue
             covered += common.size if part.exact else box.size
-            if "%b" in part.file:
+            if part.numbered:
                 continue
-            source = self._source(part)
-            if source is None:
+            if not part.sources:
                 yield f"{part.file}::/{part.name}"
-            elif depth < _DEEPEST:
-                whole = part.source or Box.of(source.shape)
-                same = whole.shape == part.box.shape
-                inside = common.within(part.box).shift(whole.start) if same else whole
-                yield from self._absent(source, virtual_parts(source), inside, depth + 1)
+                continue
+            source = part.sources[0]
+            whole = part.source_box or Box.of(source.shape)
+            same = whole.shape == part.box.shape
+            inside = common.within(part.box).shift(whole.start) if same else whole
+            yield from self._absent(None if source.parts else self._opened(source), source, inside)
         if covered < box.size:
             yield f"voxels of {box} without a virtual source"
 
-    def _source(self, part: VirtualPart) -> Any:
-        key = part.file, part.name
+    def _opened(self, stored: StoredDataset) -> Any:
+        """A source, opened; None where it has gone."""
+        key = stored.file, stored.name
         if key not in self._open:
             while len(self._open) >= _MOST_OPEN:
-                self._open.pop(next(iter(self._open))).__exit__()
-            self._open[key] = _opened(part.file, part.name)
-            self._open[key].__enter__()
-        return self._open[key].dataset
+                _close(self._open.pop(next(iter(self._open)))[0])
+            self._open[key] = _open_source(*key)
+        return self._open[key][1]
 
 
-class _opened:  # noqa: N801 (a context manager)
-    """A dataset of a file, opened; None where it is not there."""
+class _Walk:
+    """Goes through a dataset's sources once, each of them once."""
 
-    def __init__(self, file: str, name: str) -> None:
-        self._path, self._name = file, name
-        self._file: Any = None
-        self.dataset: Any = None
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], StoredDataset | None] = {}
+        self._count = 0
 
-    def __enter__(self) -> Any:
-        import h5py
+    def dataset(self, dataset: Any, depth: int) -> StoredDataset:
+        """See `Storage.of`."""
+        owner, name = os.path.abspath(dataset.file.filename), str(dataset.name)
+        mappings = dataset.virtual_sources() if dataset.is_virtual else []
+        self._count += len(mappings)
+        if self._count > _MOST_SOURCES or depth > _DEEPEST:
+            message = f"{owner}: {name} is spread over {self._count} sources, {depth} levels deep"
+            raise NotAVolumeError(f"{message}; at most {_MOST_SOURCES} and {_DEEPEST} are read")
+        for file in {n for n, _, _ in dataset.external or ()} | {m.file_name for m in mappings if m.file_name != "."}:
+            for candidate in candidates(file, owner):
+                check_beside(candidate, owner)
+        raw = tuple((_external_file(n, owner), int(at), int(size)) for n, at, size in dataset.external or ())
+        shape = tuple(map(int, dataset.shape))
+        parts = tuple(self._part(mapping, shape, owner, name, depth) for mapping in mappings)
+        return StoredDataset(owner, name, shape, raw, parts)
 
-        try:
-            self._file = h5py.File(self._path, "r")
-            found = self._file.get(self._name)
-            self.dataset = found if isinstance(found, h5py.Dataset) else None
-        except OSError:
-            self.dataset = None
-        return self.dataset
+    def _part(self, mapping: Any, shape: tuple[int, ...], owner: str, name: str, depth: int) -> VirtualPart:
+        bounds = _bounds(mapping.vspace)
+        exact = bounds is not None and int(mapping.vspace.get_select_npoints()) == bounds.size
+        hyperslabs = mapping.src_space.get_select_type() == 2  # else all
+        source_box = _bounds(mapping.src_space) if hyperslabs else None
+        inner = mapping.dset_name
+        named = [owner] if mapping.file_name == "." else candidates(mapping.file_name, owner)
+        # Which candidate HDF5 takes depends on its settings: all are walked, the nearest one counts.
+        sources = [s for file in named if (s := self._source(file, inner, owner, name, depth)) is not None]
+        file = owner if mapping.file_name == "." else os.path.join(os.path.dirname(owner), mapping.file_name)
+        return VirtualPart(bounds or Box.of(shape), exact, file, inner, source_box, tuple(sources))
 
-    def __exit__(self, *_: object) -> None:
-        self.dataset = None
-        if self._file is not None:
-            self._file.close()
+    def _source(self, file: str, inner: str, owner: str, name: str, depth: int) -> StoredDataset | None:
+        if os.path.realpath(file) == os.path.realpath(owner) and inner.strip("/") == name.strip("/"):
+            return None
+        key = os.path.realpath(file), inner
+        if key not in self._found:
+            opened, dataset = _open_source(file, inner)
+            try:
+                self._found[key] = None if dataset is None else self.dataset(dataset, depth + 1)
+            finally:
+                dataset = None
+                _close(opened)
+        return self._found[key]
+
+
+def _open_source(file: str, inner: str) -> tuple[Any, Any]:
+    """A file and its dataset of a name; None where it is not there, or cannot be read."""
+    import h5py
+
+    opened = None
+    try:
+        opened = h5py.File(file, "r")
+        found = member(opened, inner)
+    except OSError:
+        found = None
+    return opened, found if isinstance(found, h5py.Dataset) else None
+
+
+def _close(file: Any) -> None:
+    if file is not None:
+        file.close()
+
+
+def _bounds(space: Any) -> Box | None:
+    """The bounds of a selection; None for one without an end, which grows with its dataset."""
+    try:
+        low, high = space.get_select_bounds()
+    except RuntimeError:
+        return None
+    return Box(tuple(map(int, low)), tuple(int(n) + 1 for n in high))
 
 
 def _absent_chunks(dataset: Any, box: Box) -> Iterator[str]:
@@ -157,36 +241,17 @@ def _absent_chunks(dataset: Any, box: Box) -> Iterator[str]:
             yield "/".join(str(a // c) for a, c in zip(offset, dataset.chunks, strict=True))
 
 
-def _short_files(dataset: Any, box: Box) -> Iterator[str]:
+def _short_files(stored: StoredDataset, itemsize: int, box: Box) -> Iterator[str]:
     """Files of external raw data that end before the voxels of a box. (HDF5 itself says where one is missing.)"""
-    strides = [math.prod(dataset.shape[k + 1 :]) for k in range(dataset.ndim)]
+    strides = [math.prod(stored.shape[k + 1 :]) for k in range(len(stored.shape))]
     last = sum((b - 1) * s for b, s in zip(box.stop, strides, strict=True)) + 1
     first = sum(a * s for a, s in zip(box.start, strides, strict=True))
-    wanted, end, begin = first * dataset.dtype.itemsize, last * dataset.dtype.itemsize, 0
-    for name, offset, size in dataset.external:
+    wanted, end, begin = first * itemsize, last * itemsize, 0
+    for file, offset, size in stored.raw:
         stop = min(end, begin + size)
-        file = _external_file(name, dataset.file.filename)
         if begin < end and wanted < stop and os.path.exists(file) and os.path.getsize(file) < offset + stop - begin:
-            yield name
+            yield file
         begin += size
-
-
-def _part(mapping: Any, path: str) -> VirtualPart:
-    low, high = mapping.vspace.get_select_bounds()
-    box = Box(tuple(map(int, low)), tuple(int(n) + 1 for n in high))
-    exact = int(mapping.vspace.get_select_npoints()) == box.size
-    source = None
-    if mapping.src_space.get_select_type() == 2:  # hyperslabs; else all
-        low, high = mapping.src_space.get_select_bounds()
-        source = Box(tuple(map(int, low)), tuple(int(n) + 1 for n in high))
-    file = path if mapping.file_name == "." else _beside(mapping.file_name, path)
-    return VirtualPart(box, exact, file, mapping.dset_name, source)
-
-
-def _beside(name: str, path: str) -> str:
-    """A file that is named relative to another one, or to the working directory."""
-    beside, here = os.path.join(os.path.dirname(os.path.abspath(path)), name), os.path.abspath(name)
-    return here if os.path.exists(here) and not os.path.exists(beside) else beside
 
 
 def _external_file(name: str, path: str) -> str:

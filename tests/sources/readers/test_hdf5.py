@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 
 import numpy as np
@@ -121,6 +122,36 @@ def test_sizes_of_ilastik(path):
         file["v"].attrs["element_size_um"] = (3.0, 2.0, 1.0)
     assert grid(dr.open(path)) == Grid((5, 6, 7), (3, 2, 1), unit="um")
     assert grid(dr.open(path, spacing=4)).spacing == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "shape", "sizes"),
+    [
+        ("zyxc", (5, 6, 7, 2), {"c": 2, "z": 5, "y": 6, "x": 7}),
+        ("xyz", (7, 6, 5), {"z": 5, "y": 6, "x": 7}),
+        ("yxc", (6, 7, 3), {"c": 3, "y": 6, "x": 7}),
+        ("tyxc", (4, 6, 7, 1), {"t": 4, "c": 1, "y": 6, "x": 7}),
+        ("zyx", (4, 6, 7, 1), {"c": 4, "z": 6, "y": 7, "x": 1}),  # of another array: not used
+        ("zz", (6, 7), {"y": 6, "x": 7}),
+    ],
+)
+def test_axistags_of_ilastik(path, keys, shape, sizes):
+    values = RNG.integers(0, 99, shape).astype("u1")
+    tags = {"axes": [{"key": k, "typeFlags": 2, "resolution": 0, "description": ""} for k in keys]}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("exported_data", data=values).attrs["axistags"] = json.dumps(tags)
+    volume = dr.open(path)
+    assert dict(volume.sizes) == sizes
+    if len(keys) == len(shape) == len(set(keys)):
+        np.testing.assert_array_equal(volume.transpose(*keys), values)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"axes": 3}', '{"axes": [1, 2, 3]}', "[" * 100_000])
+def test_axistags_that_say_nothing(path, text):
+    with h5py.File(path, "w") as file:
+        file["a"] = VALUES
+        file["a"].attrs["axistags"] = text[:60_000]
+    assert dr.open(path).dims == ("z", "y", "x")
 
 
 @pytest.mark.slow

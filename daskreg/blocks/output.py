@@ -20,6 +20,7 @@ from daskreg.blocks.own_files import (
     clear_ledger,
     foreign_beside,
     foreign_files,
+    lacks_run_alone,
     listed,
     remove_empty_ledger,
     remove_made,
@@ -30,6 +31,7 @@ from daskreg.blocks.own_files import (
 from daskreg.blocks.plan import Plan
 from daskreg.errors import (
     DaskregError,
+    NotAVolumeError,
     OptionError,
     OutputBusyError,
     OutputError,
@@ -180,11 +182,11 @@ def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: boo
         remove_partials(ledger.output, unit_counts(target.facts))
         return True
     if ledger.output.exists():
-        remedy = (
-            "resume=True takes it up again, overwrite=True replaces it"
-            if own
-            else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
-        )
+        remedy = "daskreg did not make it, so it is not overwritten: remove it or choose another path"
+        if own:
+            remedy = "resume=True takes it up again, overwrite=True replaces it"
+        elif ledger.exists and _is_damaged(ledger):
+            remedy = f"{ledger.folder / 'run.json'} is damaged, so whether daskreg made it is not known: remove both"
         raise OutputExistsError(f"{ledger.output} exists; {remedy}")
     return False
 
@@ -195,6 +197,11 @@ def _check_ledger_folder(ledger: Ledger) -> None:
     Raises: OutputExistsError.
     """
     if ledger.folder.is_dir() and not ledger.exists and (foreign := foreign_beside(ledger)):
+        if lacks_run_alone(ledger):
+            raise OutputExistsError(
+                f"{ledger.folder / 'run.json'} is lost, so it is not known what is finished: put it back from a copy, "
+                f"or remove {ledger.output} and {ledger.folder} and run the same command again"
+            )
         raise OutputExistsError(
             f"{ledger.folder} exists, and daskreg did not make it (it holds {listed(foreign)}), but the ledger of the "
             "output belongs there: move it away or choose another path"
@@ -298,6 +305,14 @@ def _is_own(ledger: Ledger) -> bool:
         return bool(attributes["daskreg"]["run"] == ledger.layout()["run"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _is_damaged(ledger: Ledger) -> bool:
+    try:
+        ledger.layout()
+    except NotAVolumeError:
+        return True
+    return False
 
 
 def _holds_something(output: Path) -> bool:

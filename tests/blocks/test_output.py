@@ -149,6 +149,21 @@ def test_a_damaged_ledger_is_named_and_nothing_is_removed(made: Path, layout: An
     np.testing.assert_array_equal(dr.open(made).values, PIXELS)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 300, b'{"schema": "daskreg/led'])
+def test_a_ledger_whose_run_is_lost_is_named_with_the_remedy(made: Path, content: bytes | None) -> None:
+    folder = made.with_name("made.zarr.daskreg")
+    before = sorted(path.name for path in folder.iterdir())
+    (folder / "run.json").unlink()
+    if content is not None:
+        (folder / "run.json").write_bytes(content)
+    for overwrite in (False, True):
+        with pytest.raises(DaskregError, match=r"run\.json is (lost|damaged|not a ledger).*remove") as caught:
+            dr.write(PIXELS, made, levels=2, overwrite=overwrite, progress=False)
+        assert "did not make it" not in str(caught.value)
+    assert {"run.json", *(path.name for path in folder.iterdir())} == set(before)
+    np.testing.assert_array_equal(dr.open(made).values, PIXELS)
+
+
 def test_entries_that_make_no_sense_are_ignored(made: Path) -> None:
     for file in made.with_name("made.zarr.daskreg").glob("*.jsonl"):
         file.write_bytes(

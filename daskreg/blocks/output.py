@@ -42,6 +42,7 @@ from daskreg.errors import (
 from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
 from daskreg.runtime.atomic import replace_file
 from daskreg.runtime.paths import shown, unusable
+from daskreg.sources.file_formats import file_suffix
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,12 @@ def _check_name(text: str) -> None:
         reason = "'::' divides a store from a path inside it"
     if reason is not None:
         raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
+    if suffix := file_suffix(Path(text).suffixes):
+        folder = Path(text).name[: -len(suffix)].removesuffix(".zarr").removesuffix(".ome") + ".ome.zarr"
+        raise OptionError(
+            f"the output {shown(text)} cannot be made: {suffix} is the suffix of a file, and what is written is "
+            f"OME-Zarr, a folder: name it {folder}"
+        )
 
 
 def unfinished_blocks(ledger: Ledger) -> Sequence[tuple[int, ...]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,23 @@ def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert dr.write(PIXELS, path, progress=False).path == str(tmp_path / place)
         assert (tmp_path / f"{place}.daskreg" / "run.json").is_file()
         assert dr.write(PIXELS, tmp_path / place, progress=False).blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("a.ome.tif", "a"), ("B.TIFF", "B"), ("a.nii.gz", "a"), ("scan.v2.h5", "scan.v2"), ("c.npy", "c"), ("d.ims/", "d"),
+     ("e.ome.zarr.zip", "e"), ("f.tar.gz", "f.tar"), ("g.mhd", "g")],
+)  # fmt: skip
+def test_the_name_of_a_file_is_not_given_to_a_folder(tmp_path: Path, name: str, instead: str) -> None:
+    for call in (dr.write, dr.plan):
+        with pytest.raises(OptionError, match=rf"name it {re.escape(instead)}\.ome\.zarr"):
+            call(PIXELS, f"{tmp_path}/{name}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["plain", "scan_0.5um", "a.v2", "b.ome.zarr", "c.n5.zarr", "tif"])
+def test_other_names_of_folders_are_written(tmp_path: Path, name: str) -> None:
+    assert dr.write(PIXELS, tmp_path / name, levels=1, progress=False).path == str(tmp_path / name)
 
 
 def test_places_where_nothing_can_be_made(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from daskreg.sources.readers.bmp_header import check_bmp
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
+from daskreg.sources.readers.png_header import check_png
 from daskreg.sources.source import ArrayIndex, Source
 
 # The resolution that these files state (mostly 72 dpi) is not that of the specimen.
@@ -173,6 +174,8 @@ def _check_header(path: str) -> None:
         check_size(stated.nbytes, stated.data_files or (path,), "" if stated.plain else "gzip", path)
     elif suffix == ".bmp":
         check_bmp(path)
+    elif suffix == ".png":
+        check_png(path)
 
 
 def _shape(reader: Any) -> tuple[int, ...]:

@@ -213,3 +213,15 @@ def test_one_volume_in_two_formats(data):
     assert isinstance(handles.opened("itk", volume_of(a).source.path).handle, MappedArray)
     assert grid(a).same(grid(b), tolerance=1e-4)
     np.testing.assert_array_equal(a.values, b.values)
+
+
+@pytest.mark.parametrize("kind", [b"sCAL", b"tEXt", b"IDAT"])
+def test_a_png_whose_chunks_state_more_than_the_file_holds(tmp_path, kind):
+    path = tmp_path / "a.png"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(35, dtype=np.uint8).reshape(5, 7)), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + (2**31 - 1).to_bytes(4, "big") + kind + whole[33:])
+    with pytest.raises(NotAVolumeError, match=f"damaged: its b'{kind.decode()}' ends at byte"):
+        dr.open(path)
+    path.write_bytes(whole + b"what follows the end")
+    assert dr.open(path).values[4, 6] == 34

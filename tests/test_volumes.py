@@ -252,16 +252,22 @@ def test_spacing_and_unit_are_overridden(tmp_path):
         dr.open(path, unit="furlong")
 
 
-def test_mixed_units_are_refused_unless_a_unit_is_passed(tmp_path):
+def test_mixed_units_are_converted_unless_a_unit_is_passed(tmp_path):
     axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", ("nm", "um", "um"), strict=True)]
     path = write_ome(tmp_path / "a.zarr", VALUES, axes="zyx")
     group = zarr.open_group(path)
     ome = group.attrs["ome"]
     ome["multiscales"][0]["axes"] = axes
     group.attrs["ome"] = ome
-    with pytest.raises(UnitError, match="nanometer and micrometer"):
+    asked = dr.grid(dr.open(path, unit="um"))
+    converted = dr.grid(dr.open(path))
+    assert (asked.unit, converted.unit) == ("micrometer", "micrometer")
+    np.testing.assert_allclose(converted.spacing, np.multiply(asked.spacing, (1e-3, 1, 1)), rtol=1e-15)
+    np.testing.assert_allclose(converted.origin, np.multiply(asked.origin, (1e-3, 1, 1)), rtol=1e-15)
+    ome["multiscales"][0]["axes"][1]["unit"] = "degree"
+    group.attrs["ome"] = ome
+    with pytest.raises(UnitError, match="degree and micrometer"):
         dr.open(path)
-    assert dr.grid(dr.open(path, spacing=(0.1, 1, 1), unit="um")).unit == "micrometer"
 
 
 def test_no_unit_is_pixel(tmp_path):

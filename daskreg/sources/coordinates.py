@@ -8,14 +8,13 @@ index`, and the attribute "direction" (a nested list) turns them into the world.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import GridError, UnitError
-from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
+from daskreg.geometry import Grid, canonical_unit, units_of_axes
 
 Floats = NDArray[np.float64]
 
@@ -88,17 +87,20 @@ def grid_from(
 ) -> Grid:
     """The grid that coordinate values and attributes describe; axes without any count pixels.
 
-    Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
+    Lengths in several units are converted to that of the last axis.
+
+    Raises: GridError naming the axis and the first bad step; UnitError for units that cannot be converted.
     """
-    starts, steps, units = [], [], []
+    starts, strides, units = [], [], []
     for name in names:
         values, attrs = coords.get(name, (None, {}))
         start, step = (0.0, 1.0) if values is None else _start_and_step(name, values, attrs, what)
         starts.append(start)
-        steps.append(step)
+        strides.append(step)
         units.append(unit_of(name, attrs.get("units"), what))
-    unit = reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, units)
-    signs, origin = np.sign(steps), np.asarray(starts)
+    unit, factors = units_of_axes(units, f"axes of {what}")
+    steps, origin = np.asarray(strides) * factors, np.asarray(starts) * factors
+    signs = np.sign(steps)
     matrix = np.diag(signs)
     own = _own_direction(direction, names, what)
     if own is not None:

@@ -31,7 +31,7 @@ ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or 
 
 FORMATS = (
     ZARR,
-    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8")),
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8"), has_paths=True),
     Format("hdf5", "HDF5/NeXus", (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx5", ".nex", ".nc"), has_paths=True),
     Format("nifti", "NIfTI", (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".img", ".hdr.gz", ".img.gz")),
     Format("itk", "NRRD, MetaImage",

@@ -86,8 +86,10 @@ def test_irregular_coordinates_name_the_axis_and_the_step(values, message):
 def test_units():
     x = np.arange(3.0)
     assert grid_from("yx", (3, 3), {"y": (x, {"units": "um"}), "x": (x, {"units": "µm"})}).unit == "micrometer"
-    with pytest.raises(UnitError, match="micrometer"):
-        grid_from("yx", (3, 3), {"y": (x, {"units": "um"}), "x": (x, {"units": "nm"})})
+    mixed = grid_from("yx", (3, 3), {"y": (x + 2, {"units": "um"}), "x": (x, {"units": "nm"})})
+    assert mixed == Grid((3, 3), (1000, 1), (2000, 0), unit="nm", axes="yx")
+    with pytest.raises(UnitError, match="second and nanometer"):
+        grid_from("yx", (3, 3), {"y": (x, {"units": "s"}), "x": (x, {"units": "nm"})})
     with pytest.raises(UnitError, match="furlong"):
         grid_from("x", (3,), {"x": (x, {"units": "furlong"})})
     with pytest.warns(PixelUnitWarning):

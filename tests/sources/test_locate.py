@@ -61,9 +61,9 @@ def test_paths_that_lead_nowhere(store, tmp_path):
         (tmp_path / name).write_bytes(b"1")
         with pytest.raises(NotAVolumeError, match=rf"{name}: .* MRC files are read"):
             locate(tmp_path / name)
-    (tmp_path / "a.tif").write_bytes(b"1")
+    (tmp_path / "a.png").write_bytes(b"1")
     with pytest.raises(NotAVolumeError, match="holds nothing at"):
-        locate(tmp_path / "a.tif" / "inner")
+        locate(tmp_path / "a.png" / "inner")
 
 
 def test_suffixes_of_packed_files(tmp_path):

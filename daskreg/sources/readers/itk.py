@@ -122,7 +122,7 @@ def _grid(reader: Any, shape: tuple[int, ...], what: str, options: OpenOptions) 
     unit = PIXEL if suffix in _WITHOUT_SPACING else "millimeter"
     if suffix in _NRRD:
         unit = nrrd.unit(what) or unit
-    unit = options.common_unit({"x": unit}, what)
+    unit = options.common_unit(unit, what)
     if suffix in _WITHOUT_SPACING:
         return Grid(shape, unit=unit, axes=SPACE[-len(shape) :]), {}
     turn = np.asarray(reader.GetDirection()).reshape(ndim, ndim)

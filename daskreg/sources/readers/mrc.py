@@ -152,7 +152,7 @@ def _grid(header: Any, sizes: dict[str, int], what: str, options: OpenOptions) -
     if known and any(angles) and not np.allclose(angles, 90, atol=0.01):
         message = f"{what}: the cell's angles are {angles}, not 90 degrees; voxels are taken as boxes all the same"
         warnings.warn(message, MetadataWarning, stacklevel=2)
-    unit = options.common_unit({"x": "angstrom" if known else None}, what)
+    unit = options.common_unit("angstrom" if known else None, what)
     return Grid([sizes[k] for k in "zyx"], spacing, origin + 0.0, unit=unit, axes=SPACE)
 
 

@@ -125,7 +125,7 @@ def _grid(image: Any, shape: list[int], what: str, options: OpenOptions) -> tupl
     matrix = _lps_from_index(header, what)
     spaced = matrix is not None or any(z not in (0.0, 1.0) for z in header.get_zooms()[: len(shape)])
     # Nearly all files without a unit are in millimetres, and ITK takes them so.
-    unit = options.common_unit({"x": _UNITS.get(length, "millimeter" if spaced else None)}, what)
+    unit = options.common_unit(_UNITS.get(length, "millimeter" if spaced else None), what)
     if matrix is None:
         zooms = [float(z) or 1.0 for z in header.get_zooms()[: len(shape)]]
         return Grid(shape, zooms[::-1], unit=unit, axes=SPACE[-len(shape) :]), {}

@@ -94,11 +94,13 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
         raise NotAVolumeError(f"{below} is not an array with the axes {', '.join(names)} that {location} states")
     check_shape(names, array.shape, str(below))
     lead, space = ome.spatial(image.axes, str(location))
-    spacing, origin = (ordered(names, v.tolist(), space) for v in (level.scale, level.origin))
-    unit = options.common_unit({a.name: a.unit for a in image.axes if a.name in space}, str(location))
+    units = {a.name: a.unit for a in image.axes if a.name in space}
+    unit, factors = options.units_of_axes({d: units[d] for d in space}, str(location))
+    ratio = np.asarray([factors[d] for d in space])
+    spacing, origin = (np.asarray(ordered(names, v.tolist(), space)) * ratio for v in (level.scale, level.origin))
     grid = Grid(ordered(names, array.shape, space), spacing, origin, image.direction, unit, space)
     # The stored origin is along the volume's own axes.
-    grid = options.apply(replace_grid(grid, origin=grid.direction_matrix @ np.asarray(origin)))
+    grid = options.apply(replace_grid(grid, origin=grid.direction_matrix @ origin))
     coords = {
         a.name: _lead_coord(a, k, level, image, array.shape[k]) for k, a in enumerate(image.axes) if a.name in lead
     }

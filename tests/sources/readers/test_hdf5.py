@@ -12,7 +12,7 @@ import xarray as xr
 from reading import boxes_agree
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError, PixelUnitWarning, UnitError
+from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError, PixelUnitWarning
 from daskreg.geometry import Grid
 from daskreg.sources import handles
 from daskreg.volumes import grid, volume_of
@@ -165,15 +165,14 @@ def test_a_file_that_is_open_already(path):
         gc.collect()  # HDF5 keeps a file's flags until the last handle is gone
 
 
-def test_mixed_units_are_refused(path):
+def test_mixed_units_are_converted(path):
     with h5py.File(path, "w") as file:
         file["v"] = VALUES[0]
         for k, (name, unit) in enumerate([("y", "mm"), ("x", "um")]):
             file[name] = np.arange(6.0 + k)
             file[name].attrs["units"] = unit
             file["v"].dims[k].attach_scale(file[name])
-    with pytest.raises(UnitError, match="millimeter"):
-        dr.open(f"{path}::/v")
+    assert grid(dr.open(f"{path}::/v")) == Grid((6, 7), (1000, 1), unit="um")
 
 
 def test_what_cannot_be_read(path, monkeypatch):

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
     ("sources.readers",),
+    ("sources.readers.hdf5", "sources.readers.tiff"),
     ("reporting", "blocks"),
     ("volumes",),
     ("registration.pyramids",),
@@ -51,6 +52,8 @@ FORBIDDEN = {
     "blocks": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
+    "sources.readers.hdf5": {"torch"},
+    "sources.readers.tiff": {"torch"},
     "sources.storage": {"torch"},
     "writing": {"torch"},
 }
@@ -68,8 +71,8 @@ IN_MEMORY = {
 # What imports no torch, also not through another module: workers that warp on a CPU, and clouds of points there.
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
-    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "warping",
-    "writing", "convert", "clouds", "landmarks", "kernels", "cli",
+    "sources", "sources.readers", "sources.readers.hdf5", "sources.readers.tiff", "sources.storage", "formats",
+    "cluster", "reporting", "blocks", "volumes", "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -14,7 +14,7 @@ import tifffile
 import daskreg as dr
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
-from daskreg.sources.readers.tiff import _factor
+from daskreg.sources.readers.tiff.reader import _factor
 from daskreg.volumes import grid
 
 RNG = np.random.default_rng(4)

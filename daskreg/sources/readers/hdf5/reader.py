@@ -22,10 +22,10 @@ from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of, index_text
 from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.hdf5_attributes import attribute, reading_attributes, text_attribute
-from daskreg.sources.readers.hdf5_axes import axes_of, signal_of
-from daskreg.sources.readers.hdf5_links import member, members
-from daskreg.sources.readers.hdf5_storage import Storage
+from daskreg.sources.readers.hdf5.attributes import attribute, reading_attributes, text_attribute
+from daskreg.sources.readers.hdf5.axes import axes_of, signal_of
+from daskreg.sources.readers.hdf5.links import member, members
+from daskreg.sources.readers.hdf5.storage import Storage
 from daskreg.sources.readers.mapped import check_memory
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of

@@ -19,7 +19,7 @@ from typing import Any
 from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Box
 from daskreg.runtime.regular_files import check_beside
-from daskreg.sources.readers.hdf5_links import candidates, member
+from daskreg.sources.readers.hdf5.links import candidates, member
 
 _DEEPEST = 16
 """Virtual datasets of virtual datasets that are followed."""

@@ -22,8 +22,8 @@ from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers.mapped import check_memory, check_size
-from daskreg.sources.readers.tiff_metadata import Placement, placement
-from daskreg.sources.readers.tiff_series import FILE_NAME, check_codec, chosen_series, open_tiff
+from daskreg.sources.readers.tiff.metadata import Placement, placement
+from daskreg.sources.readers.tiff.series import FILE_NAME, check_codec, chosen_series, open_tiff
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
 from daskreg.sources.storage.retrying import RetryingStore

@@ -15,9 +15,9 @@ from daskreg.errors import GridError, UnitError
 from daskreg.geometry import canonical_unit
 from daskreg.sources.coordinates import LEAD, SPACE, default_dims, grid_from
 from daskreg.sources.description import Coord
-from daskreg.sources.readers.hdf5_attributes import as_text, attribute, text_attribute
-from daskreg.sources.readers.hdf5_links import member, members
-from daskreg.sources.readers.hdf5_storage import Storage
+from daskreg.sources.readers.hdf5.attributes import as_text, attribute, text_attribute
+from daskreg.sources.readers.hdf5.links import member, members
+from daskreg.sources.readers.hdf5.storage import Storage
 
 _LENGTHS = ("meter", "angstrom", "inch", "pixel")
 

@@ -72,7 +72,6 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.readers.hdf5", "sources.readers.tiff", "sources.storage", "formats",
-    "sources", "sources.readers", "sources.readers.hdf5", "sources.readers.tiff", "sources.storage", "formats",
     "cluster", "reporting", "blocks", "volumes", "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}

@@ -57,6 +57,13 @@ def default_dims(ndim: int) -> tuple[str, ...]:
     return tuple(f"d{k}" for k in range(extra)) + ("t", "c", *SPACE)[max(0, 5 - ndim) :]
 
 
+def block_factor(fine: int, coarse: int) -> float:
+    """How many voxels along an axis became one of a coarser level, whose last block may be incomplete or left out: a
+    whole number, if one gives the length, else the ratio of the lengths."""
+    whole = round(fine / coarse)
+    return float(whole) if whole and coarse in (fine // whole, -(-fine // whole)) else fine / coarse
+
+
 def coordinates(grid: Grid) -> dict[str, tuple[Floats, dict[str, Any]]]:
     """For each axis of the grid: the coordinates of the voxel centres, and their attributes."""
     start, signs = np.asarray(grid.origin), np.ones(grid.ndim)

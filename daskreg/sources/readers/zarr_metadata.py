@@ -86,12 +86,12 @@ def _describe_variable(location: StoreLocation, group: zarr.Group, name: str, op
 
 
 def _describe_level(location: StoreLocation, image: ome.Multiscale, options: OpenOptions) -> Description:
-    level = image.level(options.level, recentre=options.recentre, what=str(location))
-    below = location.child(level.path)
-    array = below.open()
+    number = image.number(options.level, str(location))
+    below, array = _level_array(location, image, number)
+    if number and not image.levels[number].has_scale:
+        image = image.scaled_by_shapes(number, _level_array(location, image, 0)[1].shape, array.shape)
+    level = image.level(number, recentre=options.recentre, what=str(location))
     names = [a.name for a in image.axes]
-    if not isinstance(array, zarr.Array) or array.ndim != len(names):
-        raise NotAVolumeError(f"{below} is not an array with the axes {', '.join(names)} that {location} states")
     check_shape(names, array.shape, str(below))
     lead, space = ome.spatial(image.axes, str(location))
     units = {a.name: a.unit for a in image.axes if a.name in space}
@@ -111,6 +111,16 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
         attrs[HEADER_FROM_WORLD] = image.header_from_world
     described = _describe_array(below, array, names, lead, grid)
     return replace(described, name=image.name or location.name, attrs=attrs, lead_coords=coords)
+
+
+def _level_array(location: StoreLocation, image: ome.Multiscale, number: int) -> tuple[StoreLocation, Array]:
+    """The array of a level, and where it is. Raises: NotAVolumeError where it does not have the axes of the image."""
+    below = location.child(image.levels[number].path)
+    array = below.open()
+    if not isinstance(array, zarr.Array) or array.ndim != len(image.axes):
+        names = ", ".join(a.name for a in image.axes)
+        raise NotAVolumeError(f"{below} is not an array with the axes {names} that {location} states")
+    return below, array
 
 
 def _lead_coord(axis: ome.Axis, k: int, level: ome.MultiscaleLevel, image: ome.Multiscale, count: int) -> Coord:

@@ -14,7 +14,6 @@ import tifffile
 import daskreg as dr
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
-from daskreg.sources.readers.tiff.reader import _factor
 from daskreg.volumes import grid
 
 RNG = np.random.default_rng(4)
@@ -60,15 +59,6 @@ def test_levels_of_ome_have_its_spacing(tmp_path: Path) -> None:
     sub_ifds(path, [IMAGE, IMAGE[:384:2, ::2]], metadata={"axes": "YX", **sizes})
     np.testing.assert_array_equal(dr.open(path), IMAGE)
     assert grid(dr.open(path, level=1)) == Grid((192, 257), (1, 0.5), (0.25, 0.125), unit="nm")
-
-
-@pytest.mark.parametrize(
-    ("fine", "coarse", "factor"),
-    [(513, 257, 2), (513, 256, 2), (1001, 63, 16), (1001, 62, 16), (5, 2, 2), (7, 7, 1), (100, 1, 100), (9, 6, 1.5),
-     (1000, 300, 10 / 3)],
-)  # fmt: skip
-def test_factors_between_levels(fine: int, coarse: int, factor: float) -> None:
-    assert _factor(fine, coarse) == pytest.approx(factor, rel=1e-15)
 
 
 def test_a_series_by_its_number(path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
-from daskreg.sources.coordinates import SPACE
+from daskreg.sources.coordinates import SPACE, block_factor
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation
@@ -136,16 +136,10 @@ def _coarser(finest: Grid, shape: tuple[int, ...]) -> Grid:
 
     Blocks at the end may be incomplete, or left out: 513 pixels become 257 or 256 of twice the size.
     """
-    factors = [_factor(n, m) for n, m in zip(finest.shape, shape, strict=True)]
+    factors = [block_factor(n, m) for n, m in zip(finest.shape, shape, strict=True)]
     spacing = np.asarray(finest.spacing) * factors
     origin = np.asarray(finest.origin) + np.asarray(finest.spacing) * (np.asarray(factors) - 1) / 2
     return Grid(shape, spacing, origin, unit=finest.unit, axes=finest.names)
-
-
-def _factor(fine: int, coarse: int) -> float:
-    """How many pixels of an axis became one: a whole number, if one gives the length, else the ratio of the lengths."""
-    whole = round(fine / coarse)
-    return float(whole) if coarse in (fine // whole, -(-fine // whole)) else fine / coarse
 
 
 def _files(tiff: tifffile.TiffFile, path: str) -> tuple[str, ...]:

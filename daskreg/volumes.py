@@ -32,6 +32,9 @@ from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
 
+_UPPER = frozenset("TCZYX")
+"""Dims in upper case that are taken for those in lower case."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -118,7 +121,7 @@ def grid(array: Any) -> Grid:
 
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
-    return _grid_of(array) if isinstance(array, xr.DataArray) else volume_of(array).grid
+    return _grid_of(_with_known_dims(array)) if isinstance(array, xr.DataArray) else volume_of(array).grid
 
 
 def to_dataarray(
@@ -238,13 +241,22 @@ def _normalised(value: Any) -> xr.DataArray:
     what = _title(value)
     dtype = image_dtype(value.dtype, what)
     _check_shape(value.dims, value.shape, what)
-    if not all(isinstance(d, str) for d in value.dims):
-        value = value.rename({d: str(d) for d in value.dims})
+    value = _with_known_dims(value)
     if not is_loaded(value) and value.chunks is None:
         value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
     lead, space = split_dims([str(d) for d in value.dims])
     value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
     return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))
+
+
+def _with_known_dims(array: xr.DataArray) -> xr.DataArray:
+    """The array with dims that are texts; those of upper case (T, C, Z, Y, X, as bioio has them) in lower case."""
+    taken = {str(d) for d in array.dims}
+    names = {d: str(d) for d in array.dims}
+    for dim, name in names.items():
+        if name in _UPPER and name.lower() not in taken:
+            names[dim] = name.lower()
+    return array if all(d == name for d, name in names.items()) else array.rename(names)
 
 
 def _with_colour_named(value: Any, ndim: int) -> Any:

@@ -11,7 +11,7 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from daskreg.errors import DaskregError, NotAVolumeError
 from daskreg.runtime.messages import reason
-from daskreg.runtime.private_apis import wrapped_store
+from daskreg.runtime.private_apis import StoreWrapper, wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import Description, OpenOptions, check_stored
 from daskreg.sources.file_formats import ZARR
@@ -47,9 +47,12 @@ def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options
 
 
 def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:
-    """The location of an opened array or group: a path for stores that have one, else the store itself."""
+    """The location of an opened array or group: a path for stores that have one, else the store itself.
+
+    A store that somebody wrapped is kept, since the wrapper may change what is read, by decrypting or caching it.
+    """
     store, inner = node.store, node.path
-    while (wrapped := wrapped_store(store)) is not None:
+    while isinstance(store, StoreWrapper) and (wrapped := wrapped_store(store)) is not None:
         store = wrapped
     if isinstance(store, LocalStore):
         location = StoreLocation(str(store.root.absolute()))

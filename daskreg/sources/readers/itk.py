@@ -119,17 +119,18 @@ READER = ItkReader()
 
 def _grid(reader: Any, shape: tuple[int, ...], what: str, options: OpenOptions) -> tuple[Grid, dict[str, Any]]:
     ndim, suffix = reader.GetDimension(), Path(what).suffix.lower()
-    unit = PIXEL if suffix in _WITHOUT_SPACING else "millimeter"
-    if suffix in _NRRD:
-        unit = nrrd.unit(what) or unit
-    unit = options.common_unit(unit, what)
     if suffix in _WITHOUT_SPACING:
-        return Grid(shape, unit=unit, axes=SPACE[-len(shape) :]), {}
+        return Grid(shape, unit=options.common_unit(PIXEL, what), axes=SPACE[-len(shape) :]), {}
+    stated = nrrd.units(what, len(shape)) if suffix in _NRRD else []
+    stated = stated if any(stated) else ["millimeter"] * len(shape)
+    names = SPACE[::-1][: len(shape)]  # x first, as in the header
+    unit, factors = options.units_of_axes(dict(reversed([*zip(names, stated, strict=True)])), what)
     turn = np.asarray(reader.GetDirection()).reshape(ndim, ndim)
     d = len(shape)
     matrix = np.eye(d + 1)
     matrix[:d, :d] = (turn * np.asarray(reader.GetSpacing()))[:d, :d]
     matrix[:d, d] = np.asarray(reader.GetOrigin())[:d]
+    matrix[:d] *= np.asarray([factors[name] for name in names])[:, None]
     return grid_of_header(matrix, shape, unit, what=what)
 
 

@@ -13,7 +13,7 @@ from distributed import Client
 from reading import agrees_with_itk, boxes_agree, turned
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError, MemoryBudgetError, MissingExtraError, NotAVolumeError
+from daskreg.errors import ChunkReadError, MemoryBudgetError, MissingExtraError, NotAVolumeError, PixelUnitWarning
 from daskreg.geometry import Grid
 from daskreg.sources import handles
 from daskreg.sources.readers import itk, mapped
@@ -120,6 +120,29 @@ def test_the_unit_of_a_nrrd(tmp_path):
     assert grid(dr.open(path)).unit == "micrometer"
     boxes_agree(dr.open(path), VALUES)
     assert grid(dr.open(path, unit="nm")).unit == "nanometer"
+
+
+@pytest.mark.parametrize(
+    ("units", "factors", "unit"),
+    [('"mm" "mm" "um"', (1e-3, 1, 1), "mm"), ('"nm" "um" "um"', (1000, 1000, 1), "nm"),
+     ('"um" "um" "um"', (1, 1, 1), "um")],
+)  # fmt: skip
+def test_a_unit_for_each_axis_of_a_nrrd(tmp_path, units, factors, unit):
+    path = written(tmp_path / "a.nrrd", oblique=False)
+    plain = grid(dr.open(path))
+    path.write_bytes(path.read_bytes().replace(b"\nkinds:", f"\nspace units: {units}\nkinds:".encode(), 1))
+    converted = grid(dr.open(path))
+    assert converted.unit == Grid((1,), unit=unit).unit
+    np.testing.assert_allclose(converted.spacing, np.multiply(plain.spacing, factors), rtol=1e-12)
+    np.testing.assert_allclose(converted.origin, np.multiply(plain.origin, factors), rtol=1e-12)
+    boxes_agree(dr.open(path), VALUES)
+
+
+def test_a_unit_for_one_axis_of_a_nrrd(tmp_path):
+    path = written(tmp_path / "a.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"\nkinds:", b'\nspace units: "um" "" ""\nkinds:', 1))
+    with pytest.warns(PixelUnitWarning, match="pixels are taken as micrometer"):
+        assert grid(dr.open(path)).unit == "micrometer"
 
 
 def test_other_encodings_of_nrrd(tmp_path):

@@ -31,6 +31,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
+from daskreg.sources.sequences import is_file_list
 
 _UPPER = frozenset("TCZYX")
 """Dims in upper case that are taken for those in lower case."""
@@ -181,10 +182,11 @@ def open(
     Args:
         source: a path or URL of Zarr v2 or v3 (an array, OME-Zarr, xarray's layout; also an array
             inside a store, `store.zarr/group/array`, or in a zip file); a TIFF, HDF5/NeXus
-            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; or a NumPy, dask or
-            Zarr array, a DataArray, a Dataset with one variable. The world of medical formats
-            is ITK's: LPS in mm, written z, y, x. Where a volume is turned in it,
-            `attrs["direction"]` says how; a header's shear is in `attrs["header_from_world"]`.
+            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; a folder, a pattern (`slices/*.tif`) or
+            a list of such files, of which images become slices and volumes times; or a NumPy, dask or Zarr array, a
+            DataArray, a Dataset with one variable. The world of medical formats is ITK's: LPS in mm, written z, y, x.
+            Where a volume is turned in it, `attrs["direction"]` says how; a header's shear is in
+            `attrs["header_from_world"]`.
         level: of a pyramid; 0 is the finest, -1 the coarsest.
         channel: number, or name, of the one to take; None keeps all.
         time: number of the one to take; None keeps all.
@@ -210,7 +212,7 @@ def open(
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
     options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system)
-    if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
+    if isinstance(source, str | PathLike | zarr.Array | zarr.Group) or is_file_list(source):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)
         return _to_lazy(replace(described, source=stored), chunks)
@@ -224,7 +226,7 @@ def open(
 
 def _normalised(value: Any) -> xr.DataArray:
     """The DataArray of a `Volume`: see `volume_of`."""
-    if isinstance(value, str | PathLike | zarr.Array | zarr.Group):
+    if isinstance(value, str | PathLike | zarr.Array | zarr.Group) or is_file_list(value):
         return open(value)
     if isinstance(value, xr.Dataset):
         value = _only_variable(value)

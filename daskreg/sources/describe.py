@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
@@ -17,19 +18,25 @@ from daskreg.sources.description import Description, OpenOptions, check_stored
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.reader import reader_of
+from daskreg.sources.sequences import NAME as SEQUENCE
+from daskreg.sources.sequences import sequence_location
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.stored import MEMORY, StoredSource
 
 
-def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options: OpenOptions) -> Description:
-    """What is at a path or URL, or in an opened Zarr array or group.
+def describe(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | zarr.Array[Any] | zarr.Group, options: OpenOptions
+) -> Description:
+    """What is at a path or URL, in a list of files, or in an opened Zarr array or group.
 
     Raises: NotAVolumeError and the other input errors.
     """
     if isinstance(source, zarr.Array | zarr.Group):
         name, location = ZARR.name, location_of(source)
+    elif (sequence := sequence_location(source)) is not None:
+        name, location = SEQUENCE, sequence
     else:
-        name, location = locate(source)
+        name, location = locate(cast(str, source))
     reader = reader_of(name)
     try:
         with allowing_outside(options.allow_outside):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
+import daskreg as dr
 from daskreg.errors import NotAVolumeError
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.storage.redact import is_url, redact
@@ -108,3 +109,9 @@ def test_what_is_a_url():
     assert not is_url("file:///x")
     assert not is_url("/x/y.zarr")
     assert str(StoreLocation("https://me:pw@host/x.zarr", "a")) == "https://***@host/x.zarr::/a"
+
+
+@pytest.mark.parametrize("path", ["a:://b", "://x", ":://", "a::///b"])
+def test_paths_that_look_like_urls_without_a_scheme(path):
+    with pytest.raises(NotAVolumeError):
+        dr.open(path)

@@ -72,7 +72,8 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.readers.hdf5", "sources.readers.tiff", "sources.storage", "formats",
-    "cluster", "reporting", "blocks", "volumes", "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli",
+    "cluster", "reporting", "blocks", "volumes", "warping", "writing", "convert", "clouds", "landmarks",
+    "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

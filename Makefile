@@ -93,7 +93,7 @@ all-high: $(VENV)/.test-installed
 # What stands on private APIs of dask, distributed and zarr (daskreg/runtime/private_apis.py), and on their versions.
 VERSION_TESTS := tests/runtime tests/sources tests/blocks tests/cluster tests/test_volumes.py tests/test_warping.py \
   tests/test_writing.py tests/test_faults.py tests/test_imports.py
-VERSION_NEEDS := '.[formats]' dask-jobqueue hypothesis ome-zarr-models pandas pytest pytest-timeout
+VERSION_NEEDS := '.[formats,cluster]' hypothesis ome-zarr-models pandas pytest pytest-timeout
 
 test-oldest: .venv-oldest/.installed ## what depends on dask, zarr and xarray, with the oldest versions allowed
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS) $(ARGS)

@@ -32,7 +32,11 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
+from daskreg.sources.sequences import is_file_list
 from daskreg.sources.store_options import share_options, use_options
+
+_UPPER = frozenset("TCZYX")
+"""Dims in upper case that are taken for those in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,7 @@ def grid(array: Any) -> Grid:
 
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
-    return _grid_of(array) if isinstance(array, xr.DataArray) else volume_of(array).grid
+    return _grid_of(_with_known_dims(array)) if isinstance(array, xr.DataArray) else volume_of(array).grid
 
 
 def to_dataarray(
@@ -181,10 +185,11 @@ def open(
     Args:
         source: a path or URL of Zarr v2 or v3 (an array, OME-Zarr, xarray's layout; also an array
             inside a store, `store.zarr/group/array`, or in a zip file); a TIFF, HDF5/NeXus
-            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; or a NumPy, dask or
-            Zarr array, a DataArray, a Dataset with one variable. The world of medical formats
-            is ITK's: LPS in mm, written z, y, x. Where a volume is turned in it,
-            `attrs["direction"]` says how; a header's shear is in `attrs["header_from_world"]`.
+            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; a folder, a pattern (`slices/*.tif`) or
+            a list of such files, of which images become slices and volumes times; or a NumPy, dask or Zarr array, a
+            DataArray, a Dataset with one variable. The world of medical formats is ITK's: LPS in mm, written z, y, x.
+            Where a volume is turned in it, `attrs["direction"]` says how; a header's shear is in
+            `attrs["header_from_world"]`.
         level: of a pyramid; 0 is the finest, -1 the coarsest.
         channel: number, or name, of the one to take; None keeps all.
         time: number of the one to take; None keeps all.
@@ -216,7 +221,7 @@ def open(
     if storage_options is not None and (client := current_client()) is not None:
         share_options(client, [source])
     options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system)
-    if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
+    if isinstance(source, str | PathLike | zarr.Array | zarr.Group) or is_file_list(source):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)
         return _to_lazy(replace(described, source=stored), chunks)
@@ -230,7 +235,7 @@ def open(
 
 def _normalised(value: Any) -> xr.DataArray:
     """The DataArray of a `Volume`: see `volume_of`."""
-    if isinstance(value, str | PathLike | zarr.Array | zarr.Group):
+    if isinstance(value, str | PathLike | zarr.Array | zarr.Group) or is_file_list(value):
         return open(value)
     if isinstance(value, xr.Dataset):
         value = _only_variable(value)
@@ -247,13 +252,22 @@ def _normalised(value: Any) -> xr.DataArray:
     what = _title(value)
     dtype = image_dtype(value.dtype, what)
     _check_shape(value.dims, value.shape, what)
-    if not all(isinstance(d, str) for d in value.dims):
-        value = value.rename({d: str(d) for d in value.dims})
+    value = _with_known_dims(value)
     if not is_loaded(value) and value.chunks is None:
         value = value.chunk()  # a file that xarray opened lazily: asking for its data would load it
     lead, space = split_dims([str(d) for d in value.dims])
     value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
     return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))
+
+
+def _with_known_dims(array: xr.DataArray) -> xr.DataArray:
+    """The array with dims that are texts; those of upper case (T, C, Z, Y, X, as bioio has them) in lower case."""
+    taken = {str(d) for d in array.dims}
+    names = {d: str(d) for d in array.dims}
+    for dim, name in names.items():
+        if name in _UPPER and name.lower() not in taken:
+            names[dim] = name.lower()
+    return array if all(d == name for d, name in names.items()) else array.rename(names)
 
 
 def _with_colour_named(value: Any, ndim: int) -> Any:

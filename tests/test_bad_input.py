@@ -69,9 +69,9 @@ ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
     "constant coordinate": (vol(y=np.zeros(20)), GridError, "axis y .*step is 0"),
     "names as coordinates": (vol(z=list("abcdef")), GridError, r"axis z .*not numbers.*drop_vars\('z'\)"),
     "mixed units": (
-        vol(z=z(np.arange(6.0), "mm"), y=("y", np.arange(20.0), {"units": "um"})),
+        vol(z=z(np.arange(6.0), "degree"), y=("y", np.arange(20.0), {"units": "um"})),
         UnitError,
-        "'vol'.*millimeter and micrometer.*convert",
+        "'vol'.*degree and micrometer.*convert",
     ),
     "unknown unit": (vol(z=z(np.arange(6.0), "furlong")), UnitError, "axis z of array 'vol'.*'furlong'.*unit='pixel'"),
 }

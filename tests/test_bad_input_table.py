@@ -83,9 +83,9 @@ ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
     "spacing of zero": (named(**axis("x", np.zeros(44))), GridError, "axis x .*step is 0"),
     "spacing of NaN": (named(**axis("x", np.full(44, np.nan))), GridError, "axis x"),
     "mixed units": (
-        named(**axis("y", range(40), "mm"), **axis("x", range(44), "um")),
+        named(**axis("y", range(40), "degree"), **axis("x", range(44), "um")),
         UnitError,
-        "millimeter and micrometer",
+        "degree and micrometer",
     ),
     "unknown unit": (named(**axis("y", range(40), "furlong")), UnitError, "'furlong'"),
     "not a volume": ({"a": 1}, NotAVolumeError, "dict"),

@@ -15,7 +15,8 @@ from reading import turned
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.sources.readers import hdf5, itk, mapped, mrc, nifti
+from daskreg.sources.readers import itk, mapped, mrc, nifti
+from daskreg.sources.readers.hdf5 import reader as hdf5
 from daskreg.volumes import grid, volume_of
 
 VALUES = np.random.default_rng(0).integers(0, 60_000, (12, 40, 50)).astype("u2")

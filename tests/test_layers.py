@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
     ("sources.readers", "blocks.record"),
+    ("sources.readers.hdf5", "sources.readers.tiff"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes",),
@@ -53,6 +54,8 @@ FORBIDDEN = {
     "blocks.record": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
+    "sources.readers.hdf5": {"torch"},
+    "sources.readers.tiff": {"torch"},
     "sources.storage": {"torch"},
     "runs": {"torch"},
     "writing": {"torch"},
@@ -73,6 +76,7 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
+    "sources.readers.hdf5", "sources.readers.tiff",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -15,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 import zarr
-from zarr.storage import LocalStore, MemoryStore, ZipStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 import daskreg as dr
 from daskreg import volumes
@@ -252,16 +252,22 @@ def test_spacing_and_unit_are_overridden(tmp_path):
         dr.open(path, unit="furlong")
 
 
-def test_mixed_units_are_refused_unless_a_unit_is_passed(tmp_path):
+def test_mixed_units_are_converted_unless_a_unit_is_passed(tmp_path):
     axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", ("nm", "um", "um"), strict=True)]
     path = write_ome(tmp_path / "a.zarr", VALUES, axes="zyx")
     group = zarr.open_group(path)
     ome = group.attrs["ome"]
     ome["multiscales"][0]["axes"] = axes
     group.attrs["ome"] = ome
-    with pytest.raises(UnitError, match="nanometer and micrometer"):
+    asked = dr.grid(dr.open(path, unit="um"))
+    converted = dr.grid(dr.open(path))
+    assert (asked.unit, converted.unit) == ("micrometer", "micrometer")
+    np.testing.assert_allclose(converted.spacing, np.multiply(asked.spacing, (1e-3, 1, 1)), rtol=1e-15)
+    np.testing.assert_allclose(converted.origin, np.multiply(asked.origin, (1e-3, 1, 1)), rtol=1e-15)
+    ome["multiscales"][0]["axes"][1]["unit"] = "degree"
+    group.attrs["ome"] = ome
+    with pytest.raises(UnitError, match="degree and micrometer"):
         dr.open(path)
-    assert dr.grid(dr.open(path, spacing=(0.1, 1, 1), unit="um")).unit == "micrometer"
 
 
 def test_no_unit_is_pixel(tmp_path):
@@ -734,3 +740,45 @@ def test_masks_of_all_kinds_are_true_where_they_are_positive(as_type) -> None:
     assert mask.dtype == bool
     np.testing.assert_array_equal(np.asarray(mask), [[False, True, False], [False, True, False]])
     np.testing.assert_array_equal(np.asarray(mask_array(as_type(values > 0))), values > 0)
+
+
+@pytest.mark.parametrize("dims", ["TCZYX", "CZYX", "ZYX", "YX", "tcZYX"])
+def test_dims_in_upper_case(tmp_path, dims):
+    values = np.random.default_rng(2).integers(0, 99, (2, 3, 7, 9, 11)[-len(dims) :]).astype("u2")
+    array = xr.DataArray(values, dims=tuple(dims), coords={"Y": np.arange(9) * 0.5 + 1, "X": np.arange(11) * 0.25})
+    lower = tuple(dims.lower())
+    assert dr.grid(array).names == lower[-min(len(dims), 3) :]
+    assert dr.grid(array).origin[-2:] == (1, 0)
+    dr.write(dr.open(array), tmp_path / "a.zarr", levels=1, progress=False, client=False)
+    again = dr.open(tmp_path / "a.zarr")
+    assert again.dims == lower
+    np.testing.assert_array_equal(again, values)
+    np.testing.assert_array_equal(again.x, array.X)
+    assert dr.warp(array, pull=dr.Affine.translation(y=0, x=0)).dims == lower
+
+
+def test_names_that_differ_in_case_alone_are_kept():
+    array = xr.DataArray(np.zeros((3, 4, 5), "u1"), dims=("X", "y", "x"))
+    assert set(dr.grid(array).names) == {"X", "y", "x"}
+
+
+class Masked(WrapperStore):
+    """What is stored is not what was written: every byte of a chunk is exclusive-or 90."""
+
+    async def get(self, key, prototype, byte_range=None):
+        value = await super().get(key, prototype, byte_range)
+        if value is None or "zarr.json" in key:
+            return value
+        return prototype.buffer.from_bytes(bytes(b ^ 90 for b in value.to_bytes()))
+
+
+def test_a_store_that_somebody_wrapped_is_read_through_its_wrapper(tmp_path):
+    raw = zarr.create_array(tmp_path / "a.zarr", data=VALUES, chunks=(9, 5, 11), compressors=None)
+    wrapped = zarr.open_array(Masked(LocalStore(tmp_path / "a.zarr")), mode="r")
+    wanted = (VALUES.view("u1") ^ 90).view("u2")
+    np.testing.assert_array_equal(wrapped[:], wanted)
+    volume = dr.open(wrapped)
+    np.testing.assert_array_equal(volume, wanted)
+    dr.write(volume, tmp_path / "b.zarr", levels=1, progress=False, client=False)
+    np.testing.assert_array_equal(dr.open(tmp_path / "b.zarr"), wanted)
+    np.testing.assert_array_equal(dr.open(raw), VALUES)

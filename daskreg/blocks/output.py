@@ -22,6 +22,7 @@ from daskreg.blocks.record.own_files import (
     clear_ledger,
     foreign_beside,
     foreign_files,
+    lacks_run_alone,
     listed,
     remove_empty_ledger,
     remove_made,
@@ -32,6 +33,7 @@ from daskreg.blocks.record.own_files import (
 from daskreg.blocks.record.own_objects import clear_records, foreign_objects, foreign_records, remove_objects
 from daskreg.errors import (
     DaskregError,
+    NotAVolumeError,
     OutputBusyError,
     OutputError,
     OutputExistsError,
@@ -166,11 +168,12 @@ def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: boo
             remove_partials(ledger.output, unit_counts(target.facts))
         return True
     if ledger.output_exists:
-        remedy = (
-            "resume=True takes it up again, overwrite=True replaces it"
-            if own
-            else "daskreg did not make it, so it is not overwritten: remove it or choose another path"
-        )
+        remedy = "daskreg did not make it, so it is not overwritten: remove it or choose another path"
+        if own:
+            remedy = "resume=True takes it up again, overwrite=True replaces it"
+        elif ledger.exists and _is_damaged(ledger):
+            damaged = f"{ledger.records.where()}/run.json"
+            remedy = f"{damaged} is damaged, so whether daskreg made it is not known: remove both"
         raise OutputExistsError(f"{ledger.place} exists; {remedy}")
     return False
 
@@ -183,6 +186,11 @@ def _check_place_of_ledger(ledger: Ledger) -> None:
     if ledger.exists or (not ledger.remote and not ledger.folder.is_dir()):
         return
     if foreign := foreign_records(ledger) if ledger.remote else foreign_beside(ledger):
+        if not ledger.remote and lacks_run_alone(ledger):
+            raise OutputExistsError(
+                f"{ledger.folder / 'run.json'} is lost, so it is not known what is finished: put it back from a copy, "
+                f"or remove {ledger.output} and {ledger.folder} and run the same command again"
+            )
         raise OutputExistsError(
             f"{ledger.records.where()} exists, and daskreg did not make it (it holds {listed(foreign)}), but the "
             "ledger of the output belongs there: move it away or choose another path"
@@ -299,6 +307,14 @@ def _is_own(ledger: Ledger) -> bool:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _is_damaged(ledger: Ledger) -> bool:
+    try:
+        ledger.layout()
+    except NotAVolumeError:
+        return True
+    return False
 
 
 def _has_listed_file(ledger: Ledger) -> bool:

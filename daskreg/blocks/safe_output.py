@@ -9,6 +9,7 @@ from pathlib import Path
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OptionError, OutputError, UnsafeOutputError
 from daskreg.runtime.paths import shown, unusable
+from daskreg.sources.file_formats import file_suffix
 from daskreg.sources.storage.access import READ_ONLY, is_object_url, split_url
 
 
@@ -49,6 +50,7 @@ def _safe_url(url: str, inputs: Sequence[str]) -> str:
         raise OptionError(
             f"the output {url} cannot be made: name a new key below the bucket, without '..', '//' or '::'"
         )
+    _check_suffix(url)
     output = f"{root}/{key}"
     for origin in inputs:
         for mine in (output, f"{output}.daskreg"):
@@ -67,3 +69,17 @@ def _check_name(text: str) -> None:
         reason = "'::' divides a store from a path inside it"
     if reason is not None:
         raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
+    _check_suffix(text)
+
+
+def _check_suffix(text: str) -> None:
+    """Refuse a name that says that a file of another format is wanted.
+
+    Raises: OptionError.
+    """
+    if suffix := file_suffix(Path(text).suffixes):
+        folder = Path(text).name[: -len(suffix)].removesuffix(".zarr").removesuffix(".ome") + ".ome.zarr"
+        raise OptionError(
+            f"the output {shown(text)} cannot be made: {suffix} is the suffix of a file, and what is written is "
+            f"OME-Zarr, a folder: name it {folder}"
+        )

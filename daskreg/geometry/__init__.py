@@ -40,7 +40,7 @@ from daskreg.geometry.index_map import AffineIndexMap, IndexMap, Piece
 from daskreg.geometry.inputs import as_affine, as_transform
 from daskreg.geometry.slices import SliceAffines
 from daskreg.geometry.transform import Transform
-from daskreg.geometry.units import PIXEL, canonical_unit, common_unit, shared_unit
+from daskreg.geometry.units import PIXEL, canonical_unit, common_unit, length_ratio, shared_unit, units_of_axes
 from daskreg.geometry.warped_bounds import WarpedBounds
 
 __all__ = [
@@ -61,8 +61,10 @@ __all__ = [
     "common_unit",
     "default_axes",
     "index_matrix",
+    "length_ratio",
     "shared_unit",
     "tile",
     "touched_bounds",
     "touched_box",
+    "units_of_axes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from daskreg.errors import PixelUnitWarning, UnitError
 
@@ -31,6 +32,13 @@ _OTHERS = (
     *("foot", "yard", "mile", "parsec"),
     *("attosecond", "femtosecond", "picosecond", "nanosecond", "microsecond", "minute", "hour", "day"),
 )
+_PREFIXES = {"yocto": -24, "zepto": -21, "atto": -18, "femto": -15, "pico": -12, "nano": -9, "micro": -6, "milli": -3,
+             "centi": -2, "deci": -1, "": 0, "hecto": 2, "kilo": 3, "mega": 6, "giga": 9, "tera": 12, "peta": 15,
+             "exa": 18, "zetta": 21, "yotta": 24}  # fmt: skip
+# Lengths as a number and a power of ten of metres, so that ratios of decimal units have no error of rounding.
+_METERS: dict[str, tuple[float, int]] = {f"{prefix}meter": (1.0, power) for prefix, power in _PREFIXES.items()}
+_METERS |= {"angstrom": (1.0, -10), "inch": (2.54, -2), "foot": (3.048, -1), "yard": (9.144, -1)}
+_METERS |= {"mile": (1.609344, 3), "parsec": (3.0856775814913673, 16)}
 _CANONICAL = {s: name for name, spellings in _SPELLINGS.items() for s in (name, *spellings)}
 _CANONICAL |= {name: name for name in _OTHERS}
 
@@ -49,6 +57,37 @@ def canonical_unit(unit: str | None) -> str:
     if name is None:
         raise UnitError(f"unknown unit {unit!r}: use one of {', '.join(sorted(_SPELLINGS))}, or pass unit='pixel'")
     return name
+
+
+def length_ratio(a: str, b: str) -> float | None:
+    """How many of the unit `b` one `a` is; None where one of them is not a length.
+
+    Args:
+        a, b: canonical names.
+    """
+    if a not in _METERS or b not in _METERS:
+        return None
+    (number, power), (other_number, other_power) = _METERS[a], _METERS[b]
+    return number / other_number * float(f"1e{power - other_power}")
+
+
+def units_of_axes(units: Sequence[str], what: str) -> tuple[str, tuple[float, ...]]:
+    """One unit for several axes: that of the last one which has a length.
+
+    Args:
+        units: canonical names, by axis.
+
+    Returns: the unit, and the factors by which the numbers of the axes are to be multiplied. Pixels take the unit of
+        the others, with a warning.
+
+    Raises: UnitError where units cannot be converted into each other.
+    """
+    physical = [u for u in units if u != PIXEL] or [PIXEL]
+    unit = next((u for u in reversed(units) if u in _METERS), physical[-1])
+    ratios = [length_ratio(u, unit) for u in units]
+    for other in (u for u, ratio in zip(units, ratios, strict=True) if ratio is None):
+        common_unit(other, unit, what)
+    return unit, tuple(1.0 if ratio is None else ratio for ratio in ratios)
 
 
 def shared_unit(a: str | None, b: str | None, what: str) -> str | None:

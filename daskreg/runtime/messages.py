@@ -25,11 +25,10 @@ def redact(text: str) -> str:
     values of the query and the fragment; anywhere it is the values of names that say password, secret or token.
     """
     text = str(text)
-    if "://" in text:
-        starts = [match.end() for match in _URL.finditer(text)]
-        heads = [text[: starts[0]]] if starts else [text]
+    starts = [match.end() for match in _URL.finditer(text)]
+    if starts:
         pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-        text = "".join(heads) + "".join(map(_without_user, pieces))
+        text = text[: starts[0]] + "".join(map(_without_user, pieces))
         text = _QUERY.sub(r"\1=***", text)
     return _QUOTED_KEY.sub(r"\1'***'", _NAMED.sub(r"\1***", text))
 

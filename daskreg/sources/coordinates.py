@@ -8,14 +8,13 @@ index`, and the attribute "direction" (a nested list) turns them into the world.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import GridError, UnitError
-from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
+from daskreg.geometry import Grid, canonical_unit, units_of_axes
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +57,13 @@ def default_dims(ndim: int) -> tuple[str, ...]:
     return tuple(f"d{k}" for k in range(extra)) + ("t", "c", *SPACE)[max(0, 5 - ndim) :]
 
 
+def block_factor(fine: int, coarse: int) -> float:
+    """How many voxels along an axis became one of a coarser level, whose last block may be incomplete or left out: a
+    whole number, if one gives the length, else the ratio of the lengths."""
+    whole = round(fine / coarse)
+    return float(whole) if whole and coarse in (fine // whole, -(-fine // whole)) else fine / coarse
+
+
 def coordinates(grid: Grid) -> dict[str, tuple[Floats, dict[str, Any]]]:
     """For each axis of the grid: the coordinates of the voxel centres, and their attributes."""
     start, signs = np.asarray(grid.origin), np.ones(grid.ndim)
@@ -88,17 +94,20 @@ def grid_from(
 ) -> Grid:
     """The grid that coordinate values and attributes describe; axes without any count pixels.
 
-    Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
+    Lengths in several units are converted to that of the last axis.
+
+    Raises: GridError naming the axis and the first bad step; UnitError for units that cannot be converted.
     """
-    starts, steps, units = [], [], []
+    starts, strides, units = [], [], []
     for name in names:
         values, attrs = coords.get(name, (None, {}))
         start, step = (0.0, 1.0) if values is None else _start_and_step(name, values, attrs, what)
         starts.append(start)
-        steps.append(step)
+        strides.append(step)
         units.append(unit_of(name, attrs.get("units"), what))
-    unit = reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, units)
-    signs, origin = np.sign(steps), np.asarray(starts)
+    unit, factors = units_of_axes(units, f"axes of {what}")
+    steps, origin = np.asarray(strides) * factors, np.asarray(starts) * factors
+    signs = np.sign(steps)
     matrix = np.diag(signs)
     own = _own_direction(direction, names, what)
     if own is not None:

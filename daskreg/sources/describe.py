@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from daskreg.errors import DaskregError, NotAVolumeError
 from daskreg.runtime.messages import reason
-from daskreg.runtime.private_apis import wrapped_store
+from daskreg.runtime.private_apis import StoreWrapper, wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import Description, OpenOptions, check_stored
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.reader import reader_of
+from daskreg.sources.sequences import NAME as SEQUENCE
+from daskreg.sources.sequences import sequence_location
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.stored import MEMORY, StoredSource
 
 
-def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options: OpenOptions) -> Description:
-    """What is at a path or URL, or in an opened Zarr array or group.
+def describe(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | zarr.Array[Any] | zarr.Group, options: OpenOptions
+) -> Description:
+    """What is at a path or URL, in a list of files, or in an opened Zarr array or group.
 
     Raises: NotAVolumeError and the other input errors.
     """
     if isinstance(source, zarr.Array | zarr.Group):
         name, location = ZARR.name, location_of(source)
+    elif (sequence := sequence_location(source)) is not None:
+        name, location = SEQUENCE, sequence
     else:
-        name, location = locate(source)
+        name, location = locate(cast(str, source))
     reader = reader_of(name)
     try:
         with allowing_outside(options.allow_outside):
@@ -47,9 +54,12 @@ def describe(source: str | PathLike[str] | zarr.Array[Any] | zarr.Group, options
 
 
 def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:
-    """The location of an opened array or group: a path for stores that have one, else the store itself."""
+    """The location of an opened array or group: a path for stores that have one, else the store itself.
+
+    A store that somebody wrapped is kept, since the wrapper may change what is read, by decrypting or caching it.
+    """
     store, inner = node.store, node.path
-    while (wrapped := wrapped_store(store)) is not None:
+    while isinstance(store, StoreWrapper) and (wrapped := wrapped_store(store)) is not None:
         store = wrapped
     if isinstance(store, LocalStore):
         location = StoreLocation(str(store.root.absolute()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from daskreg.errors import ChannelError, EmptyArrayError, InvalidSpacingError, NotAVolumeError
-from daskreg.geometry import PIXEL, Grid, canonical_unit, common_unit
+from daskreg.geometry import Grid, canonical_unit, units_of_axes
 from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
 from daskreg.sources.source import Source
@@ -55,18 +54,23 @@ class OpenOptions:
             )
         return dict(zip(names, np.broadcast_to(values, len(names)).tolist(), strict=True))
 
-    def common_unit(self, units: Mapping[str, str | None], what: str) -> str:
-        """The one unit of the axes, or the one asked for.
+    def common_unit(self, unit: str | None, what: str) -> str:
+        """The canonical name of a file's unit, or of the one asked for. Raises: UnitError."""
+        return canonical_unit(self.unit) if self.unit is not None else unit_of("x", unit, what)
+
+    def units_of_axes(self, units: Mapping[str, str | None], what: str) -> tuple[str, dict[str, float]]:
+        """One unit for all axes, and the factors that convert the numbers of each axis to it.
 
         Args:
             units: by axis, as they are spelled.
 
-        Raises: UnitError where they differ.
+        Returns: the unit asked for, without conversion, where there is one.
+        Raises: UnitError where one cannot be converted into another.
         """
         if self.unit is not None:
-            return canonical_unit(self.unit)
-        names = [unit_of(axis, unit, what) for axis, unit in units.items()]
-        return reduce(lambda a, b: common_unit(a, b, f"axes of {what}") or PIXEL, names)
+            return canonical_unit(self.unit), dict.fromkeys(units, 1.0)
+        unit, factors = units_of_axes([unit_of(axis, u, what) for axis, u in units.items()], f"axes of {what}")
+        return unit, dict(zip(units, factors, strict=True))
 
     def apply(self, grid: Grid) -> Grid:
         """The grid with the spacing and unit asked for; its origin stays the same in voxels."""

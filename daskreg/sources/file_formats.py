@@ -31,7 +31,7 @@ ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or 
 
 FORMATS = (
     ZARR,
-    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8")),
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8"), has_paths=True),
     Format("hdf5", "HDF5/NeXus", (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx5", ".nex", ".nc"), has_paths=True),
     Format("nifti", "NIfTI", (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".img", ".hdr.gz", ".img.gz")),
     Format("itk", "NRRD, MetaImage",
@@ -43,6 +43,14 @@ FORMATS = (
 READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} files are read"
 """What can be read, for messages."""
 
+_OTHERS = frozenset((
+    ".npy", ".npz", ".raw", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".ims", ".n5", ".czi", ".lif",
+    ".nd2", ".oif", ".oib", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
+    ".webp", ".gif", ".avi", ".mp4", ".svs", ".ndpi", ".fits", ".fit", ".fts", ".txrm", ".las", ".laz", ".ply", ".pcd",
+    ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".json", ".csv", ".txt", ".html", ".pdf", ".svg",
+))  # fmt: skip
+"""Suffixes of other files, which are not read as volumes."""
+
 _BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}
 
 
@@ -50,3 +58,12 @@ def format_of(suffixes: list[str]) -> Format | None:
     """The format of a file whose name ends in some suffixes (as `Path.suffixes` has them); None where it is unknown."""
     pair, last = "".join(suffixes[-2:]).lower(), "".join(suffixes[-1:]).lower()
     return _BY_SUFFIX.get(pair, _BY_SUFFIX.get(last))
+
+
+def file_suffix(suffixes: list[str]) -> str:
+    """The suffix by which a name says that it is a single file's, such as ".nii.gz"; "" where it may be a folder's."""
+    for some in (suffixes[-2:], suffixes[-1:]):
+        text = "".join(some).lower()
+        if text in _BY_SUFFIX or text in _OTHERS:
+            return text
+    return ""

@@ -94,6 +94,8 @@ class StoreLocation:
                 up = replace(up, inner=head)
             elif up._descends and any((Path(up.root).parent / f).is_file() for f in STORE_FILES):
                 last, up = Path(up.root).name, replace(up, root=str(Path(up.root).parent))
+            elif up.store is None and (above := _url_above(up.root)):
+                last, up = up.root.rpartition("/")[2], replace(up, root=above)
             else:
                 return
             down = f"{last}/{down}".rstrip("/")
@@ -163,6 +165,12 @@ class StoreLocation:
         elif self.store is None and Path(self.root).is_file():
             return (file_stamp(self.root),)
         return ()
+
+
+def _url_above(root: str) -> str:
+    """The URL of the folder in which a URL is; "" for other paths, and where a query or the host alone remains."""
+    above = root.rpartition("/")[0]
+    return above if is_url(root) and "?" not in root and above.count("/") >= 3 else ""
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,23 @@ def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert dr.write(PIXELS, tmp_path / place, progress=False).blocks == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("a.ome.tif", "a"), ("B.TIFF", "B"), ("a.nii.gz", "a"), ("scan.v2.h5", "scan.v2"), ("c.npy", "c"), ("d.ims/", "d"),
+     ("e.ome.zarr.zip", "e"), ("f.tar.gz", "f.tar"), ("g.mhd", "g")],
+)  # fmt: skip
+def test_the_name_of_a_file_is_not_given_to_a_folder(tmp_path: Path, name: str, instead: str) -> None:
+    for call in (dr.write, dr.plan):
+        with pytest.raises(OptionError, match=rf"name it {re.escape(instead)}\.ome\.zarr"):
+            call(PIXELS, f"{tmp_path}/{name}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["plain", "scan_0.5um", "a.v2", "b.ome.zarr", "c.n5.zarr", "tif"])
+def test_other_names_of_folders_are_written(tmp_path: Path, name: str) -> None:
+    assert dr.write(PIXELS, tmp_path / name, levels=1, progress=False).path == str(tmp_path / name)
+
+
 def test_places_where_nothing_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file is a file, not a folder"):
@@ -147,6 +165,21 @@ def test_a_damaged_ledger_is_named_and_nothing_is_removed(made: Path, layout: An
         dr.write(PIXELS, made, levels=2, progress=False)
     with pytest.raises(OutputExistsError):
         dr.write(PIXELS, made, levels=2, overwrite=True, progress=False)
+    np.testing.assert_array_equal(dr.open(made).values, PIXELS)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 300, b'{"schema": "daskreg/led'])
+def test_a_ledger_whose_run_is_lost_is_named_with_the_remedy(made: Path, content: bytes | None) -> None:
+    folder = made.with_name("made.zarr.daskreg")
+    before = sorted(path.name for path in folder.iterdir())
+    (folder / "run.json").unlink()
+    if content is not None:
+        (folder / "run.json").write_bytes(content)
+    for overwrite in (False, True):
+        with pytest.raises(DaskregError, match=r"run\.json is (lost|damaged|not a ledger).*remove") as caught:
+            dr.write(PIXELS, made, levels=2, overwrite=overwrite, progress=False)
+        assert "did not make it" not in str(caught.value)
+    assert {"run.json", *(path.name for path in folder.iterdir())} == set(before)
     np.testing.assert_array_equal(dr.open(made).values, PIXELS)
 
 

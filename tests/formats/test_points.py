@@ -40,6 +40,46 @@ def test_text(tmp_path: Path, name: str, text: str) -> None:
     np.testing.assert_array_equal(read_points(tmp_path / name), POINTS)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("napari.csv", "index,axis-0,axis-1,axis-2\n0,0,1.5,-2\n1,3,4,5.25\n"),
+        ("regionprops.csv", "label,area,centroid-0,centroid-1,centroid-2\n1,30,0,1.5,-2\n2,31,3,4,5.25\n"),
+        ("spots.csv", "LABEL,ID,POSITION_X,POSITION_Y,POSITION_Z,FRAME\nLabel,Spot ID,X,Y,Z,Frame\n,,(um),(um),(um),\n"
+                      "ID7,7,0,1.5,-2,0\nID8,8,3,4,5.25,0\n"),
+        ("cells.csv", "ObjectNumber,Location_Center_X,Location_Center_Y,Location_Center_Z\n1,0,1.5,-2\n2,3,4,5.25\n"),
+        ("shapes.csv", "n,AreaShape_Center_X,AreaShape_Center_Y,AreaShape_Center_Z\n1,0,1.5,-2\n2,3,4,5.25\n"),
+        ("smap.csv", "frame,xnm,ynm,znm,photons\n1,0,1.5,-2,99\n1,3,4,5.25,98\n"),
+        ("storm.csv", '"id","frame","x [nm]","y [nm]","z [nm]"\n1,1,0,1.5,-2\n2,1,3,4,5.25\n'),
+        ("three.csv", "easting,northing,height\n0,1.5,-2\n3,4,5.25\n"),
+        ("neuron.swc", "# id type x y z r parent\n1 2 0 1.5 -2 0.5 -1\n2 2 3 4 5.25 0.5 1\n"),
+        ("elastix.pts", "point\n2\n0 1.5 -2\n3 4 5.25\n"),
+        ("lps.fcsv", "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,label\n"
+                     "1,0,1.5,-2,0,F-1\n2,3,4,5.25,0,F-2\n"),
+        ("ras.fcsv", "# Markups fiducial file version = 4.6\n# CoordinateSystem = 0\n# columns = id,x,y,z,ow,label\n"
+                     "vtkMRML_0,0,-1.5,-2,0,F-1\nvtkMRML_1,-3,-4,5.25,0,F-2\n"),
+    ],
+)  # fmt: skip
+def test_coordinates_as_other_programs_name_them(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    np.testing.assert_array_equal(read_points(tmp_path / name), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("id,intensity,area,label\n1,2,3,4\n", "id, intensity, area, label name no coordinates"),
+        ('"Pt-0","true",1,2,3,4,5,6\n', "begin with 'Pt-0'"),  # pairs of BigWarp
+        ("index\n2\n0 1 2\n3 4 5\n", "indices of voxels"),
+        ("# Markups fiducial file version = 4.11\n# CoordinateSystem = IJK\n1,2,3,4\n", "IJK"),
+    ],
+)
+def test_tables_whose_coordinates_are_not_known_are_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=match):
+        read_points(tmp_path / "a.csv")
+
+
 def test_columns_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,z,y,x\n1,-2,1.5,0\n2,5.25,,3\n")
     np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[-2, 1.5, 0], [5.25, np.nan, 3]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daskreg.errors import PixelUnitWarning, UnitError
-from daskreg.geometry import canonical_unit, common_unit, shared_unit
+from daskreg.geometry import canonical_unit, common_unit, length_ratio, shared_unit, units_of_axes
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,27 @@ def test_a_unit_that_two_images_share() -> None:
     for pair in (("pixel", "nanometer"), ("nanometer", "pixel")):
         with pytest.raises(UnitError, match=r"these: one side is in pixels, the other in nanometer.*spacing"):
             shared_unit(*pair, "these")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ratio"),
+    [("micrometer", "nanometer", 1000), ("nanometer", "millimeter", 1e-6), ("angstrom", "nanometer", 0.1),
+     ("inch", "millimeter", 25.4), ("foot", "inch", 12), ("micrometer", "micrometer", 1)],
+)  # fmt: skip
+def test_ratios_of_lengths(a: str, b: str, ratio: float) -> None:
+    assert length_ratio(a, b) == pytest.approx(ratio, rel=1e-15)
+
+
+def test_what_is_no_length_has_no_ratio() -> None:
+    assert length_ratio("pixel", "micrometer") is None
+    assert length_ratio("meter", "second") is None
+
+
+def test_one_unit_for_all_axes() -> None:
+    assert units_of_axes(["micrometer", "nanometer", "nanometer"], "a") == ("nanometer", (1000.0, 1.0, 1.0))
+    assert units_of_axes(["pixel", "pixel"], "a") == ("pixel", (1.0, 1.0))
+    assert units_of_axes(["degree", "degree"], "a") == ("degree", (1.0, 1.0))
+    with pytest.warns(PixelUnitWarning, match="pixels are taken as micrometer"):
+        assert units_of_axes(["nanometer", "micrometer", "pixel"], "a") == ("micrometer", (0.001, 1.0, 1.0))
+    with pytest.raises(UnitError, match="second and millimeter"):
+        units_of_axes(["second", "millimeter"], "a")

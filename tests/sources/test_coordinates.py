@@ -9,7 +9,14 @@ from strategies import grids, ndims
 
 from daskreg.errors import GridError, PixelUnitWarning, UnitError
 from daskreg.geometry import Box, Grid
-from daskreg.sources.coordinates import coordinates, default_dims, direction_attrs, grid_from, split_dims
+from daskreg.sources.coordinates import (
+    block_factor,
+    coordinates,
+    default_dims,
+    direction_attrs,
+    grid_from,
+    split_dims,
+)
 
 
 def round_trip(grid, slices=None):
@@ -86,8 +93,10 @@ def test_irregular_coordinates_name_the_axis_and_the_step(values, message):
 def test_units():
     x = np.arange(3.0)
     assert grid_from("yx", (3, 3), {"y": (x, {"units": "um"}), "x": (x, {"units": "µm"})}).unit == "micrometer"
-    with pytest.raises(UnitError, match="micrometer"):
-        grid_from("yx", (3, 3), {"y": (x, {"units": "um"}), "x": (x, {"units": "nm"})})
+    mixed = grid_from("yx", (3, 3), {"y": (x + 2, {"units": "um"}), "x": (x, {"units": "nm"})})
+    assert mixed == Grid((3, 3), (1000, 1), (2000, 0), unit="nm", axes="yx")
+    with pytest.raises(UnitError, match="second and nanometer"):
+        grid_from("yx", (3, 3), {"y": (x, {"units": "s"}), "x": (x, {"units": "nm"})})
     with pytest.raises(UnitError, match="furlong"):
         grid_from("x", (3,), {"x": (x, {"units": "furlong"})})
     with pytest.warns(PixelUnitWarning):
@@ -129,3 +138,12 @@ def test_default_dims():
     assert default_dims(3) == ("z", "y", "x")
     assert default_dims(5) == ("t", "c", "z", "y", "x")
     assert default_dims(6) == ("d0", "t", "c", "z", "y", "x")
+
+
+@pytest.mark.parametrize(
+    ("fine", "coarse", "factor"),
+    [(513, 257, 2), (513, 256, 2), (1001, 63, 16), (1001, 62, 16), (5, 2, 2), (7, 7, 1), (100, 1, 100), (9, 6, 1.5),
+     (1000, 300, 10 / 3)],
+)  # fmt: skip
+def test_factors_between_levels(fine, coarse, factor):
+    assert block_factor(fine, coarse) == pytest.approx(factor, rel=1e-15)

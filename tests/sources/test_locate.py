@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
+import daskreg as dr
 from daskreg.errors import NotAVolumeError
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.storage.redact import is_url, redact
@@ -61,9 +62,9 @@ def test_paths_that_lead_nowhere(store, tmp_path):
         (tmp_path / name).write_bytes(b"1")
         with pytest.raises(NotAVolumeError, match=rf"{name}: .* MRC files are read"):
             locate(tmp_path / name)
-    (tmp_path / "a.tif").write_bytes(b"1")
+    (tmp_path / "a.png").write_bytes(b"1")
     with pytest.raises(NotAVolumeError, match="holds nothing at"):
-        locate(tmp_path / "a.tif" / "inner")
+        locate(tmp_path / "a.png" / "inner")
 
 
 def test_suffixes_of_packed_files(tmp_path):
@@ -108,3 +109,9 @@ def test_what_is_a_url():
     assert not is_url("file:///x")
     assert not is_url("/x/y.zarr")
     assert str(StoreLocation("https://me:pw@host/x.zarr", "a")) == "https://***@host/x.zarr::/a"
+
+
+@pytest.mark.parametrize("path", ["a:://b", "://x", ":://", "a::///b"])
+def test_paths_that_look_like_urls_without_a_scheme(path):
+    with pytest.raises(NotAVolumeError):
+        dr.open(path)

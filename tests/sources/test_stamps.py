@@ -163,6 +163,51 @@ def test_virtual_sources_that_are_gone_are_counted(tmp_path: Path, make: Callabl
         assert dr.write(dr.open(path), tmp_path / "o.zarr", levels=1, progress=False, client=False).missing == 1
 
 
+def test_virtual_sources_far_below_are_found_and_counted(tmp_path: Path) -> None:
+    hdf5_virtual(tmp_path)
+    for level in range(8):
+        layout = h5py.VirtualLayout(VALUES.shape, VALUES.dtype)
+        below = ("v.h5", "data") if level == 0 else (f"level{level - 1}.h5", "a/b")
+        layout[...] = h5py.VirtualSource(*below, VALUES.shape)
+        with h5py.File(tmp_path / f"level{level}.h5", "w") as file:
+            file.create_virtual_dataset("a/b", layout)
+    path = tmp_path / "level7.h5"
+    np.testing.assert_array_equal(dr.open(path), VALUES)
+    stamp = source(path).stamp
+    (tmp_path / "s2.h5").unlink()
+    (name,) = absent(path, Box.of(VALUES.shape))
+    assert "s2.h5" in name
+    assert source(path).stamp != stamp
+
+
+def test_virtual_sources_with_numbers_in_their_names_are_found(tmp_path: Path) -> None:
+    for k in range(3):
+        with h5py.File(tmp_path / f"part-{k}.h5", "w") as file:
+            file["d"] = VALUES[2 * k : 2 * k + 2]
+    space = h5py.h5s.create_simple((6, 11, 13), (h5py.h5s.UNLIMITED, 11, 13))
+    space.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (2, 11, 13), (2, 11, 13))
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_virtual(space, b"part-%b.h5", b"d", h5py.h5s.create_simple((2, 11, 13)))
+    whole = h5py.h5s.create_simple((6, 11, 13), (h5py.h5s.UNLIMITED, 11, 13))
+    with h5py.File(tmp_path / "numbered.h5", "w") as file:
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, whole, plist)
+    before = source(tmp_path / "numbered.h5")
+    np.testing.assert_array_equal(before.read(before.readable), VALUES)
+    os.utime(tmp_path / "part-1.h5", ns=(10**18, 10**18))
+    assert source(tmp_path / "numbered.h5").stamp != before.stamp
+
+
+def test_virtual_datasets_without_an_end_are_refused(tmp_path: Path) -> None:
+    for own, other in (("a", "b"), ("b", "a")):
+        layout = h5py.VirtualLayout(VALUES.shape, VALUES.dtype)
+        for k in range(6):
+            layout[k] = h5py.VirtualSource(f"{other}.h5", "data", VALUES.shape)[k]
+        with h5py.File(tmp_path / f"{own}.h5", "w") as file:
+            file.create_virtual_dataset("data", layout)
+    with pytest.raises(NotAVolumeError, match="levels deep"):
+        dr.open(tmp_path / "a.h5")
+
+
 def test_chunks_that_were_never_written_are_counted(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "aborted.h5", "w") as file:
         file.create_dataset("data", VALUES.shape, "u2", chunks=(1, 5, 13))[:4] = VALUES[:4]

@@ -113,6 +113,13 @@ def foreign_beside(ledger: Ledger) -> list[str]:
     return sorted(names)
 
 
+def lacks_run_alone(ledger: Ledger) -> bool:
+    """Whether a folder holds the files of a ledger but its `run.json`, which was lost (as after a power failure)."""
+    names = [item.name for item in ledger.folder.iterdir() if item.is_file()]
+    journals = any(name.endswith(".jsonl") for name in names)
+    return journals and all(LEDGER.fullmatch(_whole_name(name)) for name in foreign_beside(ledger))
+
+
 def listed(names: list[str], most: int = 3) -> str:
     """For messages: the first of some names."""
     return ", ".join(names[:most]) + (" and more" if len(names) > most else "")

@@ -14,6 +14,7 @@ from daskreg.formats.transforms.itk_types import TransformRecord, check_types, f
 from daskreg.geometry import Affine, SliceAffines, Transform
 from daskreg.geometry.registry import FileReader, FileWriter, register_reader, register_writer
 from daskreg.runtime.atomic import replacing
+from daskreg.runtime.hdf5_heaps import HeapCheckedFile
 
 HEADER = "#Insight Transform File V1.0"
 
@@ -59,7 +60,7 @@ def read_hdf5(path: Path) -> Affine | SliceAffines:
     """
     h5py = _h5py()
     try:
-        with h5py.File(path, "r") as file:
+        with HeapCheckedFile(str(path)) as checked, h5py.File(checked, "r") as file:
             return _read_group(file["TransformGroup"], str(path))
     except (OSError, KeyError, TypeError) as error:
         raise InvalidTransformError(f"{path} is not an HDF5 file of an ITK transform: {error}") from error

@@ -80,10 +80,11 @@ def grid(
 ) -> Grid:
     """The grid of some coordinates; along axes whose spacing was asked for, irregular coordinates are ignored.
 
-    Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
+    Raises: GridError naming the axis and the first bad step; UnitError for units that cannot be converted.
     """
-    unit = options.common_unit({d: coords[d][1].get("units") if d in coords else None for d in space}, what)
-    plain = {d: (coords[d][0], {**coords[d][1], "units": unit}) for d in space if d in coords}
+    stated = {d: coords[d][1].get("units") if d in coords else None for d in space}
+    unit, factors = options.units_of_axes(stated, what)
+    plain = {d: _converted(coords[d], factors[d], unit) for d in space if d in coords}
     for dim in options.spacings(space):
         try:
             grid_from([dim], [shape[list(space).index(dim)]], plain)
@@ -92,6 +93,15 @@ def grid(
     for dim in space:
         plain.setdefault(dim, (None, {"units": unit}))
     return options.apply(grid_from(space, shape, plain, direction=attrs.get("direction"), what=what))
+
+
+def _converted(coord: Coord, factor: float, unit: str) -> Coord:
+    """Coordinates in another unit."""
+    values, attrs = coord
+    if factor != 1.0 and np.asarray(values).dtype.kind in "iuf":
+        values = np.asarray(values) * factor
+        attrs = {k: v * factor if k == "spacing" and isinstance(v, int | float) else v for k, v in attrs.items()}
+    return values, {**attrs, "units": unit}
 
 
 def plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:

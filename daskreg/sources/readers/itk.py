@@ -28,6 +28,7 @@ from daskreg.sources.readers.bmp_header import check_bmp
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
 from daskreg.sources.readers.physical import grid_of_header
+from daskreg.sources.readers.png_header import check_png
 from daskreg.sources.source import ArrayIndex, Source
 
 # The resolution that these files state (mostly 72 dpi) is not that of the specimen.
@@ -118,17 +119,18 @@ READER = ItkReader()
 
 def _grid(reader: Any, shape: tuple[int, ...], what: str, options: OpenOptions) -> tuple[Grid, dict[str, Any]]:
     ndim, suffix = reader.GetDimension(), Path(what).suffix.lower()
-    unit = PIXEL if suffix in _WITHOUT_SPACING else "millimeter"
-    if suffix in _NRRD:
-        unit = nrrd.unit(what) or unit
-    unit = options.common_unit({"x": unit}, what)
     if suffix in _WITHOUT_SPACING:
-        return Grid(shape, unit=unit, axes=SPACE[-len(shape) :]), {}
+        return Grid(shape, unit=options.common_unit(PIXEL, what), axes=SPACE[-len(shape) :]), {}
+    stated = nrrd.units(what, len(shape)) if suffix in _NRRD else []
+    stated = stated if any(stated) else ["millimeter"] * len(shape)
+    names = SPACE[::-1][: len(shape)]  # x first, as in the header
+    unit, factors = options.units_of_axes(dict(reversed([*zip(names, stated, strict=True)])), what)
     turn = np.asarray(reader.GetDirection()).reshape(ndim, ndim)
     d = len(shape)
     matrix = np.eye(d + 1)
     matrix[:d, :d] = (turn * np.asarray(reader.GetSpacing()))[:d, :d]
     matrix[:d, d] = np.asarray(reader.GetOrigin())[:d]
+    matrix[:d] *= np.asarray([factors[name] for name in names])[:, None]
     return grid_of_header(matrix, shape, unit, what=what)
 
 
@@ -173,6 +175,8 @@ def _check_header(path: str) -> None:
         check_size(stated.nbytes, stated.data_files or (path,), "" if stated.plain else "gzip", path)
     elif suffix == ".bmp":
         check_bmp(path)
+    elif suffix == ".png":
+        check_png(path)
 
 
 def _shape(reader: Any) -> tuple[int, ...]:

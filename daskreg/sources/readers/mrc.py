@@ -27,10 +27,13 @@ from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_size, map_file, map_open_file, unpack, unpacked_start
+from daskreg.sources.readers.mrc_extended import FeiImages, fei_images
 from daskreg.sources.source import ArrayIndex, Source
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
 _HEADER = 1024
+_MOST_EXTENDED = 2**26
+_ANGSTROMS = 1e10
 _EXTENDED = slice(92, 96)  # where the header states the size of the extended one
 
 # What IMOD writes at byte 152 of the header, before its flags; and of those flags two.
@@ -58,9 +61,13 @@ class MrcReader(Reader):
         if problem:
             warnings.warn(f"{what}: {problem}; its header is used as it is", MetadataWarning, stacklevel=2)
         names = _names(header)
-        grid = _grid(header, dict(zip(names, shape, strict=True)), what, options)
+        fei = _fei(header, path, shape[0])
+        grid = _grid(header, dict(zip(names, shape, strict=True)), fei, what, options)
+        attrs = {"tilt_angles": list(fei.tilts)} if fei is not None and fei.tilts else {}
         name = Path(path.removesuffix(Path(path).suffix) if _packing(path) else path).stem
-        return FileArray("mrc", path, names, shape, dtype, self.stamp(path)).describe(grid, options, name=name)
+        return FileArray("mrc", path, names, shape, dtype, self.stamp(path)).describe(
+            grid, options, name=name, attrs=attrs
+        )
 
     def open_handle(self, path: str) -> MappedArray:
         """The voxels of a file, slowest axis first."""
@@ -78,6 +85,15 @@ class MrcReader(Reader):
 
 
 READER = MrcReader()
+
+
+def _fei(header: Any, path: str, count: int) -> FeiImages | None:
+    """What a microscope of FEI wrote behind the header, if anything."""
+    size = min(int(header["nsymbt"]), _MOST_EXTENDED)
+    if size <= 0:
+        return None
+    with open(path, "rb") as file:
+        return fei_images(header, unpacked_start(file, _packing(path), _HEADER + size)[_HEADER:], count)
 
 
 def _header(path: str) -> tuple[Any, str]:
@@ -135,11 +151,8 @@ def _names(header: Any) -> list[str]:
     return ["xyz"[k - 1] for k in order] if sorted(order) == [1, 2, 3] else list(SPACE)
 
 
-def _grid(header: Any, sizes: dict[str, int], what: str, options: OpenOptions) -> Grid:
-    cells = np.array([float(header["cella"][k]) for k in "zyx"])
-    counts = np.array([float(header[f"m{k}"]) for k in "zyx"])
-    known = bool(np.all((cells > 0) & (counts > 0)))
-    spacing = cells / np.where(counts > 0, counts, 1) if known else np.ones(3)
+def _grid(header: Any, sizes: dict[str, int], fei: FeiImages | None, what: str, options: OpenOptions) -> Grid:
+    spacing, known = _spacing(header, fei, what)
     names = _names(header)
     starts = dict(zip(names, (float(header[n]) for n in ("nzstart", "nystart", "nxstart")), strict=True))
     origin = np.array([float(header["origin"][k]) for k in "zyx"])
@@ -152,8 +165,33 @@ def _grid(header: Any, sizes: dict[str, int], what: str, options: OpenOptions) -
     if known and any(angles) and not np.allclose(angles, 90, atol=0.01):
         message = f"{what}: the cell's angles are {angles}, not 90 degrees; voxels are taken as boxes all the same"
         warnings.warn(message, MetadataWarning, stacklevel=2)
-    unit = options.common_unit({"x": "angstrom" if known else None}, what)
+    unit = options.common_unit("angstrom" if known else None, what)
     return Grid([sizes[k] for k in "zyx"], spacing, origin + 0.0, unit=unit, axes=SPACE)
+
+
+def _spacing(header: Any, fei: FeiImages | None, what: str) -> tuple[NDArray[np.float64], bool]:
+    """Sizes of a voxel along z, y, x, and whether they are known (in angstrom).
+
+    The pixel size of a microscope's images counts where the header has none, or the 1 angstrom that programs put there
+    for none. Along an axis without a size, it is taken to be the smallest of the others.
+    """
+    cells = np.array([float(header["cella"][k]) for k in "zyx"])
+    counts = np.array([float(header[f"m{k}"]) for k in "zyx"])
+    good = np.isfinite(cells) & (cells > 0) & (counts > 0)
+    spacing = cells / np.where(good, counts, 1)
+    if fei is not None and np.allclose(spacing[good], 1, atol=1e-4):
+        y, x = (size * _ANGSTROMS for size in fei.pixel_size)
+        return np.array([min(y, x), y, x]), True
+    if not good.any():
+        return np.ones(3), False
+    if not good.all():
+        lacking = ", ".join(k for k, there in zip("zyx", good, strict=True) if not there)
+        message = (
+            f"{what}: no voxel size along {lacking}; {spacing[good].min():g} angstrom, as along the others, is taken"
+        )
+        warnings.warn(message, MetadataWarning, stacklevel=2)
+        spacing = np.where(good, spacing, spacing[good].min())
+    return spacing, True
 
 
 def _packing(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ from daskreg.sources.stamps import stamp_of
 # Of the stored axes; further ones must have a length of 1.
 _AXES = ("x", "y", "z", "t", "c")
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2"}
+_ROUNDING = 0.1
+"""Voxels by which sform and qform may differ. Near half a turn, the first number of a quaternion is the root of a small
+difference, whose error is about 2e-4 in single precision: 0.1 voxel at the ends of 1,000."""
+
 _UNITS = {"mm": "millimeter", "micron": "micrometer", "meter": "meter"}
 _TIMES = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
 
@@ -125,7 +130,7 @@ def _grid(image: Any, shape: list[int], what: str, options: OpenOptions) -> tupl
     matrix = _lps_from_index(header, what)
     spaced = matrix is not None or any(z not in (0.0, 1.0) for z in header.get_zooms()[: len(shape)])
     # Nearly all files without a unit are in millimetres, and ITK takes them so.
-    unit = options.common_unit({"x": _UNITS.get(length, "millimeter" if spaced else None)}, what)
+    unit = options.common_unit(_UNITS.get(length, "millimeter" if spaced else None), what)
     if matrix is None:
         zooms = [float(z) or 1.0 for z in header.get_zooms()[: len(shape)]]
         return Grid(shape, zooms[::-1], unit=unit, axes=SPACE[-len(shape) :]), {}
@@ -146,9 +151,26 @@ def _lps_from_index(header: Any, what: str) -> NDArray[np.float64] | None:
             continue
         matrix = np.asarray(getattr(header, f"get_{form}")(), dtype=np.float64)
         if np.all(np.isfinite(matrix)) and abs(np.linalg.det(matrix[:3, :3])) > 0:
+            if form == "sform" and header["qform_code"] > 0:
+                _compare_forms(matrix, header, what)
             return lps_from_ras(matrix)
         warnings.warn(f"{what}: its {form} is singular and left out", MetadataWarning, stacklevel=2)
     return None
+
+
+def _compare_forms(sform: NDArray[np.float64], header: Any, what: str) -> None:
+    """Warn where the qform puts some corner of the volume elsewhere than the sform, which is used."""
+    qform = np.asarray(header.get_qform(), dtype=np.float64)
+    shape = (*header.get_data_shape(), 1, 1)[:3]
+    corners = np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in shape))])
+    apart = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max()
+    voxel = np.linalg.norm(sform[:3, :3], axis=0).min()
+    if not apart <= _ROUNDING * voxel:
+        message = (
+            f"{what}: its sform (code {header['sform_code']}) and qform (code {header['qform_code']}) differ by up to "
+            f"{apart:.3g}; the sform is used, and other programs may take the qform, as ITK does with some codes"
+        )
+        warnings.warn(message, MetadataWarning, stacklevel=2)
 
 
 def _slope_intercept(proxy: Any) -> tuple[float, float]:

@@ -14,12 +14,15 @@ from daskreg.sources.readers.voxel_file import VoxelFile
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bz2", "bz2": "bz2"}
 
 
-def unit(path: str) -> str | None:
-    """The unit of the axes of space, as far as the header states one."""
+def units(path: str, ndim: int) -> list[str | None]:
+    """The units of the axes of space in x, y, z order; None for those that the header leaves out."""
     fields = read_header(path).fields
     stated = fields.get("spaceunits") or fields.get("units") or ""
-    names = {name for name in stated.split('"')[1::2] if name and name != "none"}
-    return names.pop() if len(names) == 1 else None
+    names = [name if name not in ("", "none", "???") else None for name in stated.split('"')[1::2]]
+    if len(names) == ndim:
+        return names
+    one = {name for name in names if name is not None}  # of the array's axes, one of which may be no space
+    return [one.pop()] * ndim if len(one) == 1 else [None] * ndim
 
 
 def voxels(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | VoxelFile | None:

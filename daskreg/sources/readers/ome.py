@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError, InvalidSpacingError, MetadataWarning, NotAVolumeError, OptionError
-from daskreg.sources.coordinates import CHANNELS, LEAD, SPACE, TIMES
+from daskreg.sources.coordinates import CHANNELS, LEAD, SPACE, TIMES, block_factor
 
 Floats = NDArray[np.float64]
 
@@ -32,12 +32,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class MultiscaleLevel:
-    """One resolution: the path of its array, and `origin + scale * index`, the world position along each axis."""
+    """One resolution: the path of its array, and `origin + scale * index`, the world position along each axis.
+
+    Args:
+        has_scale: whether the metadata state it; OME-Zarr up to 0.3 does not.
+    """
 
     path: str
     scale: Floats
     origin: Floats
     has_translation: bool
+    has_scale: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,7 @@ class Multiscale:
 
         Raises: OptionError for a level that is not there.
         """
-        count = len(self.levels)
-        if not -count <= number < count:
-            raise OptionError(f"level={number} is not in {what}, which has {count} (0 is the finest)")
+        number = self.number(number, what)
         chosen, finest = self.levels[number], self.levels[0]
         space = np.asarray([a.type == "space" for a in self.axes])
         factor = np.where(space, chosen.scale / finest.scale, 1.0)
@@ -79,7 +82,7 @@ class Multiscale:
             return chosen
         if not recentre:
             warnings.warn(
-                f"{what}: level {number % count} has a scale but no translation, and is used as it is; if it holds "
+                f"{what}: level {number} has a scale but no translation, and is used as it is; if it holds "
                 f"means of blocks, its position is wrong by {np.array2string((factor - 1)[space] / 2, precision=3)} "
                 f"voxels of level 0, and recentre=True corrects it",
                 MetadataWarning,
@@ -88,6 +91,26 @@ class Multiscale:
             return chosen
         moved = chosen.origin + (factor - 1) / 2 * finest.scale
         return MultiscaleLevel(chosen.path, chosen.scale, moved, True)
+
+    def number(self, level: int, what: str) -> int:
+        """The number of a level; a negative one counts from the coarsest.
+
+        Raises: OptionError for a level that is not there.
+        """
+        count = len(self.levels)
+        if not -count <= level < count:
+            raise OptionError(f"level={level} is not in {what}, which has {count} (0 is the finest)")
+        return level % count
+
+    def scaled_by_shapes(self, number: int, finest: Sequence[int], chosen: Sequence[int]) -> Multiscale:
+        """The same image, with the scale of a level from its shape and that of the finest one, along space."""
+        level = self.levels[number]
+        factors = [
+            block_factor(a, b) if axis.type == "space" else 1.0
+            for axis, a, b in zip(self.axes, finest, chosen, strict=True)
+        ]
+        scaled = replace(level, scale=self.levels[0].scale * factors)
+        return replace(self, levels=tuple(scaled if one is level else one for one in self.levels))
 
 
 def multiscale(
@@ -139,7 +162,8 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direct
         own = data.get("coordinateTransformations") or ()
         scale, origin = _chain([*own, *whole], axes, f"{what}/{data['path']}")
         translated = any(t.get("type") == "translation" for t in own)
-        levels.append(MultiscaleLevel(str(data["path"]), scale, origin, translated))
+        scaled = any(t.get("type") == "scale" for t in own)
+        levels.append(MultiscaleLevel(str(data["path"]), scale, origin, translated, scaled))
     channels = (block.get("omero") or {}).get("channels") or ()
     labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
     name = image.get("name")

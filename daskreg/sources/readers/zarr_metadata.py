@@ -86,19 +86,21 @@ def _describe_variable(location: StoreLocation, group: zarr.Group, name: str, op
 
 
 def _describe_level(location: StoreLocation, image: ome.Multiscale, options: OpenOptions) -> Description:
-    level = image.level(options.level, recentre=options.recentre, what=str(location))
-    below = location.child(level.path)
-    array = below.open()
+    number = image.number(options.level, str(location))
+    below, array = _level_array(location, image, number)
+    if number and not image.levels[number].has_scale:
+        image = image.scaled_by_shapes(number, _level_array(location, image, 0)[1].shape, array.shape)
+    level = image.level(number, recentre=options.recentre, what=str(location))
     names = [a.name for a in image.axes]
-    if not isinstance(array, zarr.Array) or array.ndim != len(names):
-        raise NotAVolumeError(f"{below} is not an array with the axes {', '.join(names)} that {location} states")
     check_shape(names, array.shape, str(below))
     lead, space = ome.spatial(image.axes, str(location))
-    spacing, origin = (ordered(names, v.tolist(), space) for v in (level.scale, level.origin))
-    unit = options.common_unit({a.name: a.unit for a in image.axes if a.name in space}, str(location))
+    units = {a.name: a.unit for a in image.axes if a.name in space}
+    unit, factors = options.units_of_axes({d: units[d] for d in space}, str(location))
+    ratio = np.asarray([factors[d] for d in space])
+    spacing, origin = (np.asarray(ordered(names, v.tolist(), space)) * ratio for v in (level.scale, level.origin))
     grid = Grid(ordered(names, array.shape, space), spacing, origin, image.direction, unit, space)
     # The stored origin is along the volume's own axes.
-    grid = options.apply(replace_grid(grid, origin=grid.direction_matrix @ np.asarray(origin)))
+    grid = options.apply(replace_grid(grid, origin=grid.direction_matrix @ origin))
     coords = {
         a.name: _lead_coord(a, k, level, image, array.shape[k]) for k, a in enumerate(image.axes) if a.name in lead
     }
@@ -109,6 +111,16 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
         attrs[HEADER_FROM_WORLD] = image.header_from_world
     described = _describe_array(below, array, names, lead, grid)
     return replace(described, name=image.name or location.name, attrs=attrs, lead_coords=coords)
+
+
+def _level_array(location: StoreLocation, image: ome.Multiscale, number: int) -> tuple[StoreLocation, Array]:
+    """The array of a level, and where it is. Raises: NotAVolumeError where it does not have the axes of the image."""
+    below = location.child(image.levels[number].path)
+    array = below.open()
+    if not isinstance(array, zarr.Array) or array.ndim != len(image.axes):
+        names = ", ".join(a.name for a in image.axes)
+        raise NotAVolumeError(f"{below} is not an array with the axes {names} that {location} states")
+    return below, array
 
 
 def _lead_coord(axis: ome.Axis, k: int, level: ome.MultiscaleLevel, image: ome.Multiscale, count: int) -> Coord:

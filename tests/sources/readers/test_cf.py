@@ -126,9 +126,13 @@ def test_irregular_coordinates_and_mixed_units(tmp_path):
         open_volume(path)
     assert grid(open_volume(path, spacing=1, unit="mm")) == Grid((4, 6, 7), 1, (5, 0, 0), unit="mm")
     path = save(array(z=axis("z", np.arange(4.0), "mm")), tmp_path / "b.zarr")
-    with pytest.raises(UnitError, match="millimeter and micrometer"):
+    converted = open_volume(path)
+    assert (grid(converted).spacing, grid(converted).unit) == ((1000, 0.5, 0.25), "micrometer")
+    np.testing.assert_array_equal(converted.z, [0, 1000, 2000, 3000])
+    assert grid(open_volume(path, unit="nm")).spacing[0] == 1
+    path = save(array(z=axis("z", np.arange(4.0), "degree")), tmp_path / "d.zarr")
+    with pytest.raises(UnitError, match="degree and micrometer"):
         open_volume(path)
-    assert grid(open_volume(path, unit="nm")).unit == "nanometer"
     path = save(array().drop_vars("z"), tmp_path / "c.zarr")
     with pytest.warns(PixelUnitWarning):
         assert grid(open_volume(path)).spacing == (1, 0.5, 0.25)

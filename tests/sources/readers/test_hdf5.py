@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 from reading import boxes_agree
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError, PixelUnitWarning, UnitError
+from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError, PixelUnitWarning
 from daskreg.geometry import Grid
 from daskreg.sources import handles
 from daskreg.volumes import grid, volume_of
@@ -123,6 +124,36 @@ def test_sizes_of_ilastik(path):
     assert grid(dr.open(path, spacing=4)).spacing == (4, 4, 4)
 
 
+@pytest.mark.parametrize(
+    ("keys", "shape", "sizes"),
+    [
+        ("zyxc", (5, 6, 7, 2), {"c": 2, "z": 5, "y": 6, "x": 7}),
+        ("xyz", (7, 6, 5), {"z": 5, "y": 6, "x": 7}),
+        ("yxc", (6, 7, 3), {"c": 3, "y": 6, "x": 7}),
+        ("tyxc", (4, 6, 7, 1), {"t": 4, "c": 1, "y": 6, "x": 7}),
+        ("zyx", (4, 6, 7, 1), {"c": 4, "z": 6, "y": 7, "x": 1}),  # of another array: not used
+        ("zz", (6, 7), {"y": 6, "x": 7}),
+    ],
+)
+def test_axistags_of_ilastik(path, keys, shape, sizes):
+    values = RNG.integers(0, 99, shape).astype("u1")
+    tags = {"axes": [{"key": k, "typeFlags": 2, "resolution": 0, "description": ""} for k in keys]}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("exported_data", data=values).attrs["axistags"] = json.dumps(tags)
+    volume = dr.open(path)
+    assert dict(volume.sizes) == sizes
+    if len(keys) == len(shape) == len(set(keys)):
+        np.testing.assert_array_equal(volume.transpose(*keys), values)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"axes": 3}', '{"axes": [1, 2, 3]}', "[" * 100_000])
+def test_axistags_that_say_nothing(path, text):
+    with h5py.File(path, "w") as file:
+        file["a"] = VALUES
+        file["a"].attrs["axistags"] = text[:60_000]
+    assert dr.open(path).dims == ("z", "y", "x")
+
+
 @pytest.mark.slow
 def test_a_file_that_is_open_already(path):
     with h5py.File(path, "w") as file:
@@ -134,15 +165,14 @@ def test_a_file_that_is_open_already(path):
         gc.collect()  # HDF5 keeps a file's flags until the last handle is gone
 
 
-def test_mixed_units_are_refused(path):
+def test_mixed_units_are_converted(path):
     with h5py.File(path, "w") as file:
         file["v"] = VALUES[0]
         for k, (name, unit) in enumerate([("y", "mm"), ("x", "um")]):
             file[name] = np.arange(6.0 + k)
             file[name].attrs["units"] = unit
             file["v"].dims[k].attach_scale(file[name])
-    with pytest.raises(UnitError, match="millimeter"):
-        dr.open(f"{path}::/v")
+    assert grid(dr.open(f"{path}::/v")) == Grid((6, 7), (1000, 1), unit="um")
 
 
 def test_what_cannot_be_read(path, monkeypatch):

@@ -13,7 +13,7 @@ from distributed import Client
 from reading import agrees_with_itk, boxes_agree, turned
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError, MemoryBudgetError, MissingExtraError, NotAVolumeError
+from daskreg.errors import ChunkReadError, MemoryBudgetError, MissingExtraError, NotAVolumeError, PixelUnitWarning
 from daskreg.geometry import Grid
 from daskreg.sources import handles
 from daskreg.sources.readers import itk, mapped
@@ -122,6 +122,29 @@ def test_the_unit_of_a_nrrd(tmp_path):
     assert grid(dr.open(path, unit="nm")).unit == "nanometer"
 
 
+@pytest.mark.parametrize(
+    ("units", "factors", "unit"),
+    [('"mm" "mm" "um"', (1e-3, 1, 1), "mm"), ('"nm" "um" "um"', (1000, 1000, 1), "nm"),
+     ('"um" "um" "um"', (1, 1, 1), "um")],
+)  # fmt: skip
+def test_a_unit_for_each_axis_of_a_nrrd(tmp_path, units, factors, unit):
+    path = written(tmp_path / "a.nrrd", oblique=False)
+    plain = grid(dr.open(path))
+    path.write_bytes(path.read_bytes().replace(b"\nkinds:", f"\nspace units: {units}\nkinds:".encode(), 1))
+    converted = grid(dr.open(path))
+    assert converted.unit == Grid((1,), unit=unit).unit
+    np.testing.assert_allclose(converted.spacing, np.multiply(plain.spacing, factors), rtol=1e-12)
+    np.testing.assert_allclose(converted.origin, np.multiply(plain.origin, factors), rtol=1e-12)
+    boxes_agree(dr.open(path), VALUES)
+
+
+def test_a_unit_for_one_axis_of_a_nrrd(tmp_path):
+    path = written(tmp_path / "a.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"\nkinds:", b'\nspace units: "um" "" ""\nkinds:', 1))
+    with pytest.warns(PixelUnitWarning, match="pixels are taken as micrometer"):
+        assert grid(dr.open(path)).unit == "micrometer"
+
+
 def test_other_encodings_of_nrrd(tmp_path):
     """Big-endian and bzip2 are mapped, text is left to ITK."""
     raw = written(tmp_path / "a.nrrd").read_bytes()
@@ -213,3 +236,15 @@ def test_one_volume_in_two_formats(data):
     assert isinstance(handles.opened("itk", volume_of(a).source.path).handle, MappedArray)
     assert grid(a).same(grid(b), tolerance=1e-4)
     np.testing.assert_array_equal(a.values, b.values)
+
+
+@pytest.mark.parametrize("kind", [b"sCAL", b"tEXt", b"IDAT"])
+def test_a_png_whose_chunks_state_more_than_the_file_holds(tmp_path, kind):
+    path = tmp_path / "a.png"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(35, dtype=np.uint8).reshape(5, 7)), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + (2**31 - 1).to_bytes(4, "big") + kind + whole[33:])
+    with pytest.raises(NotAVolumeError, match=f"damaged: its b'{kind.decode()}' ends at byte"):
+        dr.open(path)
+    path.write_bytes(whole + b"what follows the end")
+    assert dr.open(path).values[4, 6] == 34

@@ -146,3 +146,64 @@ def test_a_tilt_series_without_the_map_id(data):
         warnings.simplefilter("ignore")
         expected = mrcfile.mmap(path, permissive=True).data
     boxes_agree(volume, expected)
+
+
+def fei_stack(path, kind, *, pixel=2.5e-9, tilts=(-50.0, -25.0, 0.0, 20.0, 40.0), voxel=1.0, order="<", last=None):
+    """A stack with the extended header of a microscope, put behind the header of one without."""
+    written(path, VALUES.astype(VALUES.dtype.newbyteorder(order)), voxel=(voxel,) * 3)
+    data = path.read_bytes()
+    header = np.frombuffer(data[:1024], mrcfile.dtypes.HEADER_DTYPE.newbyteorder(order)).copy()
+    if kind:
+        dtype = mrcfile.dtypes.get_ext_header_dtype(kind, order)
+        records = np.zeros(5, dtype)
+        records["Metadata size"], records["Alpha tilt"] = dtype.itemsize, tilts
+        records["Pixel size X"] = records["Pixel size Y"] = pixel
+    else:
+        records = np.zeros((1024, 32), f"{order}f4")
+        records[:5, 0], records[:5, 11] = tilts, pixel
+        if last is not None:
+            records[4, 11] = last
+    header["exttyp"], header["nsymbt"] = kind, records.nbytes
+    path.write_bytes(header.tobytes() + records.tobytes() + data[1024:])
+    return path
+
+
+@pytest.mark.parametrize("kind", [b"", b"FEI1", b"FEI2"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_pixel_size_and_tilts_of_a_microscope(tmp_path, kind, order):
+    volume = dr.open(fei_stack(tmp_path / "a.mrc", kind, order=order))
+    assert grid(volume).unit == "angstrom"
+    np.testing.assert_allclose(grid(volume).spacing, 25, rtol=1e-6)
+    assert volume.attrs["tilt_angles"] == [-50, -25, 0, 20, 40]
+    boxes_agree(volume, VALUES)
+
+
+def test_a_voxel_size_in_the_header_itself_counts_more(tmp_path):
+    volume = dr.open(fei_stack(tmp_path / "a.mrc", b"FEI1", voxel=13.0))
+    assert grid(volume).spacing == (13, 13, 13)
+    assert len(volume.attrs["tilt_angles"]) == 5
+
+
+def test_other_bytes_behind_the_header_are_not_taken_for_a_microscope(tmp_path):
+    for name, options in (("a", {"pixel": 7.0}), ("b", {"tilts": (1e30, 0, 0, 0, 0)}), ("c", {"last": 2.6e-9})):
+        volume = dr.open(fei_stack(tmp_path / f"{name}.mrc", b"", **options))
+        assert grid(volume).spacing == (1, 1, 1)
+        assert "tilt_angles" not in volume.attrs
+
+
+@pytest.mark.parametrize(("lacking", "spacing"), [("z", (2.5, 3.5, 2.5)), ("x", (4.5, 3.5, 3.5))])
+def test_one_cell_length_of_zero(tmp_path, lacking, spacing):
+    def without(file):
+        file.header.cella[lacking] = 0
+
+    path = written(tmp_path / "a.mrc", change=without)
+    with pytest.warns(MetadataWarning, match=f"no voxel size along {lacking}"):
+        assert grid(dr.open(path)) == Grid((5, 6, 7), spacing, unit="angstrom")
+
+
+def test_a_real_tilt_series(data):
+    path = data / "tomography" / "haadf" / "HAADF.mrc"
+    with pytest.warns(MetadataWarning, match="Map ID"):
+        volume = dr.open(path)
+    np.testing.assert_allclose(grid(volume).spacing, 33.6, rtol=1e-6)
+    np.testing.assert_allclose(volume.attrs["tilt_angles"], np.loadtxt(path.with_suffix(".rawtlt")))

@@ -97,6 +97,21 @@ def test_the_header_decides(tmp_path):
     agrees_with_itk(tmp_path / "none.nii", volume)
 
 
+@pytest.mark.parametrize("angles", [(0.2, -0.3, 0.5), (np.pi - 1e-5, 0, 0), (0, 0, np.pi)])
+def test_sform_and_qform_that_differ_are_named(tmp_path, angles):
+    image = nibabel.Nifti1Image(VALUES, None)
+    image.set_sform(turned(angles), code=2)
+    image.set_qform(turned(angles), code=1)
+    nibabel.save(image, tmp_path / "same.nii")
+    same = grid(dr.open(tmp_path / "same.nii"))
+    image.set_qform(turned(angles, origin=(-12.0, 30.0, 9.0)), code=1)
+    nibabel.save(image, tmp_path / "other.nii")
+    with pytest.warns(
+        MetadataWarning, match=r"sform \(code 2\) and qform \(code 1\) differ by up to 1.5; the sform is used"
+    ):
+        assert grid(dr.open(tmp_path / "other.nii")).same(same)
+
+
 def test_a_singular_matrix_is_left_out(tmp_path):
     path = saved(tmp_path / "a.nii")
     image = nibabel.load(path)

@@ -112,7 +112,7 @@ def test_rgb_is_a_lead_dim(path):
     rgb = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype("u1")
     tifffile.imwrite(path, rgb, photometric="rgb")
     volume = open_volume(path)
-    assert volume.dims == ("s", "y", "x")
+    assert volume.dims == ("c", "y", "x")
     np.testing.assert_array_equal(volume.values, rgb.transpose(2, 0, 1))
     np.testing.assert_array_equal(open_volume(path, channel=2).values, rgb[..., 2])
 

@@ -1,0 +1,72 @@
+"""Where the links of an HDF5 file lead: to other files, which have to lie in its folder.
+
+HDF5 follows external links without a question, to any file that the user can read. They are checked before the
+library goes there, and what it found is checked once more, since it searches in several folders.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from daskreg.errors import NotAVolumeError
+from daskreg.runtime.regular_files import check_beside
+
+_DEEPEST = 16
+_MOST_FOUND = 10_000
+
+
+def member(group: Any, path: str, depth: int = 0) -> Any:
+    """The object at a path below a group; None where nothing is there, or a link leads nowhere.
+
+    Raises: OutsideError; NotAVolumeError for links that do not end.
+    """
+    import h5py
+
+    if depth > _DEEPEST:
+        raise NotAVolumeError(f"{group.file.filename}: links lead to links, {depth} times; name the dataset itself")
+    node = group.file if path.startswith("/") else group
+    for name in (part for part in path.split("/") if part not in ("", ".")):
+        if not isinstance(node, h5py.Group):
+            return None
+        link = node.get(name, getlink=True)
+        owner = node.file.filename
+        if isinstance(link, h5py.ExternalLink):
+            for candidate in candidates(link.filename, owner):
+                check_beside(candidate, owner)
+            below = node.get(name)
+        elif isinstance(link, h5py.SoftLink):
+            below = member(node, link.path, depth + 1)
+        else:
+            below = node.get(name)
+        if below is None:
+            return None
+        if below.file.filename != owner:
+            check_beside(below.file.filename, owner)
+        node = below
+    return node
+
+
+def members(group: Any) -> Iterator[tuple[str, Any]]:
+    """Names and objects of a group, without links that lead nowhere."""
+    for name in group:
+        node = member(group, name)
+        if node is not None:
+            yield name, node
+
+
+def candidates(name: Any, owner: str) -> list[str]:
+    """Where HDF5 looks for a file that another one names, where there is one, in this order: in the folder of that
+    other, as it is said, by its last part.
+
+    In the names of virtual sources, `%b` stands for a number.
+    """
+    text = os.fsdecode(name)
+    folder = os.path.dirname(os.path.abspath(owner))
+    paths = [os.path.join(folder, text), os.path.abspath(text), os.path.join(folder, os.path.basename(text))]
+    if "%" in text:
+        patterns = dict.fromkeys(glob.escape(p).replace("%b", "*").replace("%%", "%") for p in paths)
+        return [match for p in patterns for match in sorted(glob.glob(p))][:_MOST_FOUND]
+    return [p for p in dict.fromkeys(paths) if os.path.lexists(p)]

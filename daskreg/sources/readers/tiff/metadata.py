@@ -1,0 +1,132 @@
+"""Where the pixels of a TIFF file lie, as ImageJ and OME write it beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from daskreg.errors import UnitError
+from daskreg.geometry import canonical_unit, length_ratio
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a file states of the spatial axes, by their names; axes of which it says nothing are left out.
+
+    Args:
+        spacing, origin: in the unit of the axis.
+        units: as they are spelled.
+        channels: names.
+    """
+
+    spacing: Mapping[str, float] = field(default_factory=dict)
+    origin: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    channels: Sequence[str] = ()
+
+
+def placement(tiff: tifffile.TiffFile, series: int) -> Placement:
+    """What the file states of a series; nothing for files of other programs than ImageJ and OME's."""
+    if tiff.is_ome:
+        return _ome(tiff, series)
+    if tiff.is_imagej:
+        return _imagej(tiff)
+    return Placement()
+
+
+def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
+    images = _listed(tifffile.xml2dict(tiff.ome_metadata or "").get("OME", {}).get("Image", {}))
+    # tifffile leaves out images without pixels; then it is not known which is which.
+    image = images[series] if len(images) == len(tiff.series) else images[0]
+    pixels = image.get("Pixels", {})
+    spacing: dict[str, float] = {}
+    units: dict[str, str] = {}
+    value: Any
+    for axis in "ZYX":
+        value = pixels.get(f"PhysicalSize{axis}")
+        if _is_number(value) and value > 0:
+            spacing[axis.lower()] = float(value)
+            units[axis.lower()] = str(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    origin = {}
+    for axis, (start, step, unit) in _plane_positions(_listed(pixels.get("Plane", []))).items():
+        if axis not in units and step:
+            spacing[axis], units[axis] = step, unit
+        ratio = _ratio(unit, units.get(axis))
+        if ratio is not None:
+            origin[axis] = start * ratio
+    channels = [str(c["Name"]) for c in _listed(pixels.get("Channel", [])) if isinstance(c, Mapping) and "Name" in c]
+    return Placement(spacing, origin, units, channels)
+
+
+def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str]]:
+    """By axis, the position of the first plane, the step from plane to plane (0: none), and the unit.
+
+    Only lengths count: without a unit, positions are relative to "a reference frame" of the microscope.
+    """
+    first: dict[int, Mapping[str, Any]] = {}
+    for plane in planes:
+        if isinstance(plane, Mapping) and plane.get("TheC", 0) == plane.get("TheT", 0) == 0:
+            first.setdefault(int(plane.get("TheZ", 0)), plane)
+    found = {}
+    for axis in "ZYX":
+        rows = [(k, p[f"Position{axis}"], str(p.get(f"Position{axis}Unit"))) for k, p in sorted(first.items())
+                if _is_number(p.get(f"Position{axis}"))]  # fmt: skip
+        if not rows or rows[0][0] != 0 or len({unit for _, _, unit in rows}) != 1:
+            continue
+        places = np.asarray([place for _, place, _ in rows], np.float64)
+        step = 0.0
+        if axis == "Z" and len(places) > 1 and [k for k, _, _ in rows] == list(range(len(places))):
+            mean = float(places[-1] - places[0]) / (len(places) - 1)
+            step = mean if mean > 0 and np.allclose(np.diff(places), mean, rtol=0.01) else 0.0
+        found[axis.lower()] = float(places[0]), step, rows[0][2]
+    return found
+
+
+def _imagej(tiff: tifffile.TiffFile) -> Placement:
+    metadata: Mapping[str, Any] = tiff.imagej_metadata or {}
+    unit = _unescaped(metadata.get("unit"))
+    spacing: dict[str, float] = {}
+    for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+        value = tiff.pages.first.tags.valueof(tag)
+        if value and value[0] and value[1]:
+            spacing[axis] = value[1] / value[0]
+    if unit is None and set(spacing.values()) == {1.0}:
+        spacing.clear()
+    depth: Any = metadata.get("spacing")
+    if _is_number(depth) and depth > 0:
+        spacing["z"] = float(depth)
+    own = {axis: _unescaped(metadata.get(f"{axis}unit")) or unit for axis in "zyx"}
+    units = {axis: name for axis, name in own.items() if name is not None}
+    # ImageJ's origin is the pixel that lies at 0.
+    zeros = {axis: metadata.get(f"{axis}origin") for axis in "zyx"}
+    origin = {a: -float(k) * spacing[a] for a, k in zeros.items() if a in spacing and _is_number(k) and k}
+    return Placement(spacing, origin, units)
+
+
+def _unescaped(value: Any) -> str | None:
+    """A unit as ImageJ writes it, with Java's escapes for letters beyond ASCII; None for none."""
+    text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), str(value or ""))
+    return text or None
+
+
+def _ratio(unit: str, other: str | None) -> float | None:
+    """The factor from one unit to another; None where it is not known."""
+    try:
+        return None if other is None else length_ratio(canonical_unit(unit), canonical_unit(other))
+    except UnitError:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

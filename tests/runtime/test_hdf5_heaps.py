@@ -1,0 +1,84 @@
+"""Damaged heaps of HDF5 files are errors: libhdf5 itself does not end there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import daskreg as dr
+from daskreg.errors import InvalidTransformError, NotAVolumeError
+from daskreg.runtime.hdf5_heaps import HeapCheckedFile
+
+h5py = pytest.importorskip("h5py")
+# Without the check these would not end, not even by a signal.
+pytestmark = pytest.mark.timeout(60, method="thread")
+VALUES = np.arange(24, dtype="u2").reshape(2, 3, 4)
+
+
+def write(path: Path, libver: str = "earliest") -> None:
+    with h5py.File(path, "w", libver=libver) as file:
+        file["entry/volume"] = VALUES
+        file["entry"].attrs["signal"] = "volume"
+        for k, (axis, count) in enumerate(zip("zyx", VALUES.shape, strict=True)):
+            file[f"entry/{axis}"] = np.arange(count) * 0.5
+            file[f"entry/{axis}"].attrs["units"] = "mm"
+            file[f"entry/{axis}"].make_scale(axis)
+            file["entry/volume"].dims[k].attach_scale(file[f"entry/{axis}"])
+
+
+def damage(path: Path, index: int, length: int) -> int:
+    """Set the length of the objects of an index in every heap. Returns: how many there were."""
+    data, count = bytearray(path.read_bytes()), 0
+    start = data.find(b"GCOL")
+    while start >= 0:
+        end, at = start + int.from_bytes(data[start + 8 : start + 16], "little"), start + 16
+        while at + 16 <= end:
+            found = int.from_bytes(data[at : at + 2], "little")
+            size = int.from_bytes(data[at + 8 : at + 16], "little")
+            if found == index:
+                data[at + 8 : at + 16] = length.to_bytes(8, "little")
+                count += 1
+            at += 16 + -(-size // 8) * 8 if found else size
+        start = data.find(b"GCOL", end)
+    path.write_bytes(data)
+    return count
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_whole_heaps_are_read(tmp_path: Path, libver: str) -> None:
+    write(tmp_path / "a.h5", libver)
+    assert dr.grid(dr.open(tmp_path / "a.h5")).spacing[0] == 0.5
+    with HeapCheckedFile(str(tmp_path / "a.h5")) as checked, h5py.File(checked, "r") as file:
+        assert file["entry"].attrs["signal"] == "volume"
+
+
+@pytest.mark.parametrize(("index", "length"), [(0, 0), (1, 2**64 - 16), (0, 2**63)])
+def test_an_object_that_leads_nowhere_is_refused(tmp_path: Path, index: int, length: int) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    assert damage(path, index, length)
+    with pytest.raises(NotAVolumeError, match="damaged"):
+        dr.open(path)
+
+
+def test_a_transform_with_such_a_heap_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    dr.Affine.translation(x=1, y=2).save(path)
+    assert damage(path, 0, 0)
+    with pytest.raises(InvalidTransformError, match="damaged"):
+        dr.load(path)
+
+
+def test_lengths_of_four_bytes(tmp_path: Path) -> None:
+    properties = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    properties.set_sizes(4, 4)
+    properties.set_userblock(1024)
+    path = tmp_path / "small.h5"
+    with h5py.File(h5py.h5f.create(str(path).encode(), h5py.h5f.ACC_TRUNC, properties)) as file:
+        file["volume"] = VALUES
+        for k in range(40):
+            file["volume"].attrs[f"text {k}"] = "word " * k
+    with HeapCheckedFile(str(path)) as checked, h5py.File(checked, "r") as file:
+        assert file["volume"].attrs["text 39"] == "word " * 39

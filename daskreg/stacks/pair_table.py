@@ -37,11 +37,10 @@ class PairTable:
     """Estimates for pairs of slices, one row each.
 
     edges: (E, 2) indices (fixed, moving). matrices: (E, D+1, D+1) moving_from_fixed, world.
-    covariance: (E, P, P) of the free parameters, from the noise of the images. scores: (E,) the
+    covariance: (E, P, P) of the free parameters (see `verdict.pair_errors`). scores: (E,) the
     metric on the finest level of the pair. similarity: (E,) the metric on the finest level that all pairs
     share. overlap: (E,). fields: (E, F) correlation within each field (part) of the fixed image, NaN
-    where the contrast or the overlap is too small. excess: (E,) variance of the errors that neighbouring voxels share,
-    as a multiple of `covariance` (see `verdict.specimen_errors`).
+    where the contrast or the overlap is too small.
     """
 
     edges: Ints
@@ -51,7 +50,6 @@ class PairTable:
     similarity: Floats
     overlap: Floats
     fields: NDArray[np.float32]
-    excess: Floats
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -73,7 +71,7 @@ class PairTable:
         none, size = np.empty(0), ndim + 1
         return cls(
             np.empty((0, 2), np.intp), np.empty((0, size, size)), np.empty((0, parameters, parameters)),
-            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32), none,
+            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32),
         )  # fmt: skip
 
 
@@ -145,7 +143,6 @@ def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[BatchEstimate]) ->
         scores.copy(),
         np.concatenate([f.overlap for f in fits]),
         np.full((len(scores), field_count(ndim) ** ndim), np.nan, np.float32),
-        np.zeros(len(scores)),
     )
 
 
@@ -167,10 +164,7 @@ def unpacked(kind: type[Any], text: str) -> Any:
     Raises: ValueError, KeyError or OSError where the text is damaged.
     """
     with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
-        columns = {f.name: archive[_stored_name(f.name)] for f in fields(kind) if f.name != "excess"}
-        if kind is PairTable:  # earlier versions did not store it
-            columns["excess"] = archive["excess"] if "excess" in archive else np.zeros(len(columns["edges"]))
-        return kind(**columns)
+        return kind(**{f.name: archive[_stored_name(f.name)] for f in fields(kind)})
 
 
 def _stored_name(name: str) -> str:

@@ -26,8 +26,8 @@ from daskreg.registration.normal_equations.equations_torch import NormalEquation
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
-from daskreg.stacks.verdict.smallest_motion import keep_better
 from daskreg.stacks.verdict.pair_errors import NOISY, corner_variance, covariance_of
+from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -277,8 +277,17 @@ def pairs_within(blank: Bools, reach: int) -> Ints:
 
 def _pairs(level: PyramidLevel, edges: Ints) -> PyramidLevel:
     """The level of (E, 2) pairs, from that of the single images."""
-    fixed, moving = (level.fixed.take(torch.from_numpy(np.ascontiguousarray(edges[:, k]))) for k in (0, 1))
+    fixed, moving = (_taken(level.fixed, edges[:, k]) for k in (0, 1))
     return PyramidLevel(fixed, moving, level.step, level.sigmas)
+
+
+def _taken(images: ImageBatch, index: Ints) -> ImageBatch:
+    """Some images; consecutive ones are not copied."""
+    if len(index) and len(images.values) > 1 and (np.diff(index) == 1).all():
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        shared = images.weight is None or len(images.weight) == 1
+        return ImageBatch(images.values[rows], images.weight if shared else images.weight[rows], images.grid)  # type: ignore[index]
+    return images.take(torch.from_numpy(np.ascontiguousarray(index)))
 
 
 def _undamped(objective: LevelObjective, iterate: Iterate) -> tuple[Floats, Floats]:

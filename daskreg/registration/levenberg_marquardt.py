@@ -156,11 +156,11 @@ class LevelObjective:
         damped = np.broadcast_to(np.asarray(damping, dtype=np.float64), len(iterate.cost))
         diagonal = np.diagonal(iterate.normal, axis1=1, axis2=2)
         # Where hardly a voxel overlaps, J^T J is what rounding leaves, and no step is made.
-        known = (diagonal >= 0).all(axis=1)
+        known = np.all(diagonal >= 0, axis=1, keepdims=True)
         size = np.sqrt(np.maximum(diagonal, 1e-30))
-        scaled = np.where(known[:, None, None], iterate.normal / (size[:, :, None] * size[:, None, :]), 0.0)
+        scaled = np.where(known[..., None], iterate.normal / (size[:, :, None] * size[:, None, :]), 0.0)
         eye = np.eye(size.shape[1])
-        right = np.where(known[:, None], iterate.right / size, 0.0)[..., None]
+        right = np.where(known, iterate.right / size, 0.0)[..., None]
         return np.asarray(np.linalg.solve(scaled + (damped[:, None, None] + 1e-10) * eye, right)[..., 0] / size)
 
     def limited(self, p: Floats, step: Floats) -> tuple[Floats, Floats]:

@@ -9,13 +9,15 @@ from skimage import data
 
 import daskreg as dr
 from daskreg.errors import DaskregWarning
+from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
 from daskreg.stacks.align import StackStatus
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
-from daskreg.stacks.pair_table import by_chance
+from daskreg.stacks.pair_table import PairTable, by_chance
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 
@@ -178,12 +180,18 @@ def test_sigma_holds_where_the_specimen_changes():
 
 
 def test_fields_that_agree_by_chance():
+    """The last two have too few fields: the correlation of the whole counts."""
     rng = np.random.default_rng(16)
     fields = rng.normal(size=(4, 64)) * 0.3
     fields[1] += 0.5
-    fields[2, 5:] = np.nan
-    fields[3, 20:], fields[3, :20] = np.nan, 0.4 + 0.1 * fields[3, :20]
-    assert by_chance(fields.astype(np.float32)).tolist() == [True, False, False, False]
+    fields[2:, 5:] = np.nan
+    scores, one = np.array([0.3, 0.3, 0.9, 0.05]), np.ones(4)
+    eye = np.tile(np.eye(3), (4, 1, 1))
+    edges = np.stack([np.arange(4), np.arange(4) + 1], 1)
+    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32))
+    grid = Grid(SHAPE)
+    model = StackModel(Pose.of("rigid", 2), grid.centre, grid, "ncc")
+    assert by_chance(pairs, model).tolist() == [True, False, False, True]
 
 
 def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):

@@ -154,13 +154,12 @@ class LevelObjective:
     def step(self, iterate: Iterate, damping: Floats | float = 0.0) -> Floats:
         """(B, P) damped steps, solved in units of each parameter's own diagonal: radians and micrometres mix."""
         damped = np.broadcast_to(np.asarray(damping, dtype=np.float64), len(iterate.cost))
-        diagonal = np.diagonal(iterate.normal, axis1=1, axis2=2)
-        # Where hardly a voxel overlaps, J^T J is what rounding leaves, and no step is made.
-        known = np.all(diagonal >= 0, axis=1, keepdims=True)
-        size = np.sqrt(np.maximum(diagonal, 1e-30))
-        scaled = np.where(known[..., None], iterate.normal / (size[:, :, None] * size[:, None, :]), 0.0)
-        eye = np.eye(size.shape[1])
-        right = np.where(known, iterate.right / size, 0.0)[..., None]
+        size = np.sqrt(np.maximum(np.diagonal(iterate.normal, axis1=1, axis2=2), 1e-30))
+        scaled = iterate.normal / (size[:, :, None] * size[:, None, :])
+        # Where hardly a voxel overlaps, J^T J is what rounding leaves, with elements that no such product has.
+        known = np.all(np.abs(scaled) <= 1.01, axis=(1, 2), keepdims=True)
+        scaled, eye = np.where(known, scaled, 0.0), np.eye(size.shape[1])
+        right = np.where(known[..., 0], iterate.right / size, 0.0)[..., None]
         return np.asarray(np.linalg.solve(scaled + (damped[:, None, None] + 1e-10) * eye, right)[..., 0] / size)
 
     def limited(self, p: Floats, step: Floats) -> tuple[Floats, Floats]:

@@ -346,13 +346,13 @@ KINDS: tuple[tuple[str, int, bool, tuple[str, ...], Callable[[int], Input]], ...
 )  # fmt: skip
 
 
-def cases(scale: float) -> Iterator[Case]:
-    """The stacks of the table: about 230 at scale 1, at least one of each kind."""
+def cases(scale: float, first: int = 0) -> Iterator[Case]:
+    """The stacks of the table: about 230 at scale 1, at least one of each kind; `first`: the first seed, below 1000."""
     for number, (kind, count, may_refuse, folder, make) in enumerate(KINDS):
         if folder and not data_folder(*folder).is_dir():
             continue
         for k in range(max(1, round(count * scale))):
-            seed = 1000 * number + k
+            seed = 1000 * number + first + k
             yield Case(f"stacks: {kind}", seed, partial(_fitted, make, seed), may_refuse)
 
 
@@ -379,9 +379,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", default="", help="kinds whose name contains this")
+    parser.add_argument("--first", type=int, default=0, help="the first seed of each kind, for other inputs")
     options = parser.parse_args()
     table: dict[str, Counter[str]] = {}
-    for case in cases(options.scale):
+    for case in cases(options.scale, options.first):
         if options.only in case.group.removeprefix("stacks: "):
             found = case.fit()
             cell = f"{'right' if found.right else 'WRONG'} {'ok' if found.ok else 'not ok'}"

@@ -44,12 +44,16 @@ _LEAST_SIGNAL, _LEAST_FREE = 0.01, 0.25
 _LARGEST_STEP = 0.3
 
 
-def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate) -> tuple[Floats, Floats]:
-    """(B, P) steps to unbiased poses, zero where they would be large, and the (B, P, P) covariances there."""
+def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells: int = _CELLS) -> tuple[Floats, Floats]:
+    """(B, P) steps to unbiased poses, zero where they would be large, and the (B, P, P) covariances there.
+
+    Args:
+        cells: along a tile; fewer take less time.
+    """
     objective = LevelObjective(problem, level)
     motions, derivatives = problem.pose.motions(iterate.parameters, problem.centre)
     maps, change = (objective.maps_of(m) for m in (motions, derivatives))
-    sums = score_sums(level, maps, _cell(level.fixed.grid.shape))
+    sums = score_sums(level, maps, _cell(level.fixed.grid.shape, cells))
     scores, slope = _projected(problem, sums)
     jacobians = maps[:, :, :-1] / np.diag(scaling(level.fixed.grid.shape))[:-1]
     left = np.einsum("bpkf,bak->bpaf", change, np.linalg.inv(jacobians)).reshape(*change.shape[:2], -1)
@@ -66,14 +70,14 @@ def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate) -> tuple[
     # At the pose after the step, the scores add up to zero.
     share = sums.scalars[..., :1] / np.maximum(sums.scalars[..., :1].sum(axes, keepdims=True), 1e-9)
     centred = scores - share * np.expand_dims(total, axes)
-    middle = np.stack([_score_variance(one) for one in centred])
+    middle = np.stack([_score_variance(one, cells) for one in centred])
     return step, np.asarray(back @ signal @ middle @ signal @ white)
 
 
-def _cell(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _cell(shape: tuple[int, ...], cells: int = _CELLS) -> tuple[int, ...]:
     """Voxels along a cell, along each axis."""
     tile = max(_LEAST_TILE, (math.prod(shape) / _TILES) ** (1 / len(shape)))
-    return tuple(max(1, min(round(tile / _CELLS), n // (4 * _CELLS))) for n in shape)
+    return tuple(max(1, min(round(tile / cells), n // (4 * cells))) for n in shape)
 
 
 def _projected(problem: Problem, sums: ScoreSums) -> tuple[Floats, Floats]:
@@ -118,10 +122,10 @@ def _inverse_signal(slope: Floats) -> Floats:
     return np.asarray((vectors / np.maximum(values, _LEAST_SIGNAL)[:, None, :]) @ vectors.swapaxes(1, 2))
 
 
-def _score_variance(scores: Floats) -> Floats:
+def _score_variance(scores: Floats, cells: int) -> Floats:
     """(P, P) the variance of the sum of (*cells, P) scores that add up to zero."""
     size, ndim = scores.shape[-1], scores.ndim - 1
-    variance = _over_windows(scores, (2 * _CELLS,) * ndim)
+    variance = _over_windows(scores, (2 * cells,) * ndim)
     values, vectors = np.linalg.eigh(variance)
     values = np.maximum(values, 1e-12 * values[-1] + 1e-300)
     root = vectors * np.sqrt(values)

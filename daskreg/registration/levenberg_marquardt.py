@@ -156,8 +156,10 @@ class LevelObjective:
         damped = np.broadcast_to(np.asarray(damping, dtype=np.float64), len(iterate.cost))
         size = np.sqrt(np.maximum(np.diagonal(iterate.normal, axis1=1, axis2=2), 1e-30))
         scaled = iterate.normal / (size[:, :, None] * size[:, None, :])
-        eye = np.eye(size.shape[1])
-        right = (iterate.right / size)[..., None]
+        # Where hardly a voxel overlaps, J^T J is what rounding leaves, with elements that no such product has.
+        known = np.all(np.abs(scaled) <= 1.01, axis=(1, 2), keepdims=True)
+        scaled, eye = np.where(known, scaled, 0.0), np.eye(size.shape[1])
+        right = np.where(known[..., 0], iterate.right / size, 0.0)[..., None]
         return np.asarray(np.linalg.solve(scaled + (damped[:, None, None] + 1e-10) * eye, right)[..., 0] / size)
 
     def limited(self, p: Floats, step: Floats) -> tuple[Floats, Floats]:

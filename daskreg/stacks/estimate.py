@@ -38,6 +38,10 @@ from daskreg.stacks.trajectory import slow_part
 from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.status import contradicted, status_of
+from daskreg.stacks.verdict.subtracted_pattern import without_pattern
+
+# How often a pattern of the detector is subtracted and the stack fitted again, at most.
+_SUBTRACTIONS = 3
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -194,6 +198,17 @@ def estimate_from_pairs(
     finished = None if previous is None else finished_span(previous)
     pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
     solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
+    findings = examine(spec, solution.poses, solution.fitted, execution)
+    for _ in range(_SUBTRACTIONS):
+        if previous is not None or findings.fixed is None or solution.breaks:
+            break
+        subtracted = _with_pattern_subtracted(spec, solution, findings, execution)
+        again = fit_pairs_of(subtracted, replace(execution, progress=None))
+        refined = solve_poses(again[0], again[1].blank, spec.model, first=first, anchors=anchors)
+        if refined.breaks or refined.fitted.sum() < solution.fitted.sum():
+            break
+        spec, (pairs, features, mirrored), solution = subtracted, again, refined
+        findings = examine(spec, solution.poses, solution.fitted, execution)
     if previous is not None and not anchors and not first:
         solution = in_frame_of(previous, solution, spec)
     # The correlation of common lines does not show how similar slices are.
@@ -202,8 +217,21 @@ def estimate_from_pairs(
     for i in contradicted(solution, spec.model):
         kinds.setdefault(i, "contradicted")
     kinds |= dict.fromkeys(mirrored, "mirrored")
-    findings = examine(spec, solution.poses, solution.fitted, execution)
     return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
+
+
+def _with_pattern_subtracted(
+    spec: StackSpec, solution: PoseSolution, findings: Findings, execution: Execution
+) -> StackSpec:
+    """The stack without what stays with the detector, from all fitted slices.
+
+    Where that hides the motion, it is found from the few slices whose motion is seen without it.
+    """
+    slices, poses = findings.fixed or ((), solution.poses[:0])
+    if not findings.pattern:
+        slices = tuple(np.flatnonzero(solution.fitted).tolist())
+        poses = solution.poses[list(slices)]
+    return without_pattern(spec, slices, poses, execution)
 
 
 def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:

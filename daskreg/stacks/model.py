@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from daskreg.geometry import Grid
 from daskreg.geometry.lie import Algebra
 from daskreg.registration.pose import Pose
+from daskreg.registration.verdict.evidence import needed_by
+from daskreg.stacks.pair_registration import SMALL
 from daskreg.stacks.trajectory import PoseProjection
 
 Floats = NDArray[np.float64]
@@ -33,6 +35,12 @@ class StackModel:
     def projection(self) -> PoseProjection:
         half = np.maximum((np.asarray(self.grid.shape) - 1) / 2, 0.5) * np.asarray(self.grid.spacing)
         return PoseProjection(self.pose, self.centre, half)
+
+    @property
+    def needed_evidence(self) -> float:
+        """In nats: what unrelated slices exceed with a probability of a thousandth, at the best of all poses."""
+        coarse = max(1, -(-max(self.grid.shape) // SMALL.get(self.grid.ndim, 64)))
+        return needed_by(tuple(self.pose.names), self.grid, self.grid, coarse * min(self.grid.spacing))
 
     @property
     def algebra(self) -> Algebra:

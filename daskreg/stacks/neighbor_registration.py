@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.geometry import Grid
-from daskreg.registration.covariance import last_step
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
+from daskreg.stacks.verdict.pair_errors import NOISY, corner_variance, covariance_of
 from daskreg.stacks.verdict.smallest_motion import keep_better
-from daskreg.stacks.verdict.specimen_errors import shift_variance
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -91,22 +90,25 @@ class ImageSequence:
             edges, p = edges[wanted], p[wanted]
         if not len(edges):
             return PairTable.empty(self.grid.ndim, len(self.options.pose.names))
-        first = min(self.small, self.shared - 1)
-        for level in self.levels[first : self.shared]:
+        poses = {self.small - 1: p}
+        for number in range(min(self.small, self.shared - 1), self.shared):
+            level = self.levels[number]
             iterate = self._refined(level, edges, p) if start is None else self._solved(level, edges, p)
-            p = iterate.parameters
+            poses[number] = p = iterate.parameters
         similarity = self._score(iterate, edges)
-        p, covariance = self._finished(self.levels[self.shared - 1], edges, iterate)
         scores, overlap = similarity.copy(), iterate.overlap.copy()
-        near = np.flatnonzero(np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges))
-        if self.shared < len(self.levels) and len(near):
-            finest = self.levels[-1]
-            fine = self._refined(finest, edges[near], p[near])
-            p[near], covariance[near] = self._finished(finest, edges[near], fine)
+        near = np.abs(edges[:, 1] - edges[:, 0]) == self._least_gap(edges)
+        last = np.full(len(edges), self.shared - 1)
+        if self.shared < len(self.levels) and near.any():
+            last[near] = self.shared
+            fine = self._refined(self.levels[-1], edges[near], p[near])
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
+            poses[self.shared] = p = p.copy()
+            p[near] = fine.parameters
+            iterate.assign(near, fine)
+        p, covariance = self._least_uncertain(edges, iterate, last, poses)
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        fields, excess = self._fields(edges, p), self._excess(edges, p, covariance)
-        return PairTable(edges, matrices, covariance, scores, similarity, overlap, fields, excess)
+        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
 
     def features(self) -> SliceFeatures:
         """Statistics of the single images."""
@@ -203,38 +205,38 @@ class ImageSequence:
         iterate.assign(far, second)
         return iterate
 
-    def _finished(self, level: PyramidLevel, edges: Ints, iterate: Iterate) -> tuple[Floats, Floats]:
-        """(E, P) parameters after the last step, and their (E, P, P) covariances."""
-        size = _pairs_at_once(level)
-        parts = []
-        for first in range(0, len(edges), size):
-            rows = np.arange(first, min(first + size, len(edges)))
-            parts.append(last_step(self.problem, _pairs(level, edges[rows]), iterate.take(rows)))
-        step, covariance = (np.concatenate(some) for some in zip(*parts, strict=True))
-        return iterate.parameters + step, covariance
+    def _least_uncertain(
+        self, edges: Ints, iterate: Iterate, last: Ints, poses: Mapping[int, Floats]
+    ) -> tuple[Floats, Floats]:
+        """(E, P) parameters and their (E, P, P) covariances, of the last level, or of an earlier one if it is better.
+
+        Args:
+            iterate: on the (E,) levels `last`.
+            poses: (E, P) by level.
+        """
+        p, size = iterate.parameters.copy(), len(self.options.pose.names)
+        covariance, variance = np.full((len(edges), size, size), np.inf), np.full(len(edges), np.inf)
+        noisy = np.zeros(len(edges), bool)
+        for number in sorted(poses, reverse=True):
+            at_last, step = last == number, _pairs_at_once(self.levels[number])
+            for rows in (np.flatnonzero(at_last), np.flatnonzero(noisy & (last > number))):
+                for some in np.split(rows, range(step, len(rows), step)) if len(rows) else ():
+                    pairs, earlier = _pairs(self.levels[number], edges[some]), poses[number][some]
+                    known = at_last[some[0]]
+                    here = iterate.take(some) if known else LevelObjective(self.problem, pairs).evaluate(earlier)
+                    found, factor = covariance_of(self.problem, pairs, here)
+                    moved = corner_variance(self.problem, pairs, here.parameters, found)
+                    better = moved < variance[some]
+                    chosen, noisy[some] = some[better], better & (factor > NOISY)
+                    p[chosen], covariance[chosen] = here.parameters[better], found[better]
+                    variance[chosen] = moved[better]
+        return p, covariance
 
     def _score(self, iterate: Iterate, edges: Ints) -> Floats:
         cost = np.where(np.isfinite(iterate.cost), iterate.cost, np.nan)
         if self.problem.metric == "ncc":
             return np.asarray(1 - cost)
         return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
-
-    def _excess(self, edges: Ints, p: Floats, covariance: Floats) -> Floats:
-        """(E,) variance of the shifts beyond that of white noise, as a multiple of `covariance`."""
-        shifts = [k for k, name in enumerate(self.problem.pose.names) if name in {"tx", "ty", "tz"}]
-        white = np.diagonal(covariance, axis1=1, axis2=2)[:, shifts].sum(axis=1)
-        if not shifts:
-            return np.zeros(len(edges))
-        level, ncc = self.levels[self.small - 1], self.problem.metric == "ncc"
-
-        def part(rows: slice) -> Floats:
-            pairs = _pairs(level, edges[rows])
-            maps = LevelObjective(self.problem, pairs).maps(p[rows])
-            return shift_variance(pairs, maps, field_count(self.grid.ndim), gain=ncc)
-
-        size = _pairs_at_once(level)
-        found = np.concatenate([part(slice(k, k + size)) for k in range(0, len(edges), size)])
-        return np.asarray(np.maximum(found / np.maximum(white, 1e-300) - 1, 0))
 
     def _fields(self, edges: Ints, p: Floats) -> NDArray[np.float32]:
         """(E, F) correlations within fields, on the finest of the small levels."""
@@ -275,8 +277,17 @@ def pairs_within(blank: Bools, reach: int) -> Ints:
 
 def _pairs(level: PyramidLevel, edges: Ints) -> PyramidLevel:
     """The level of (E, 2) pairs, from that of the single images."""
-    fixed, moving = (level.fixed.take(torch.from_numpy(np.ascontiguousarray(edges[:, k]))) for k in (0, 1))
+    fixed, moving = (_taken(level.fixed, edges[:, k]) for k in (0, 1))
     return PyramidLevel(fixed, moving, level.step, level.sigmas)
+
+
+def _taken(images: ImageBatch, index: Ints) -> ImageBatch:
+    """Some images; consecutive ones are not copied."""
+    if len(index) and len(images.values) > 1 and (np.diff(index) == 1).all():
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        shared = images.weight is None or len(images.weight) == 1
+        return ImageBatch(images.values[rows], images.weight if shared else images.weight[rows], images.grid)  # type: ignore[index]
+    return images.take(torch.from_numpy(np.ascontiguousarray(index)))
 
 
 def _undamped(objective: LevelObjective, iterate: Iterate) -> tuple[Floats, Floats]:

@@ -136,6 +136,9 @@ def slice_batch(values: Tensor, grid: Grid, device: str) -> ImageBatch:
 def blank_images(images: Tensor) -> Bools:
     """(B,) which of (B, *shape) images are constant where they are not NaN."""
     flat: Any = images.flatten(1)
+    low, high = torch.aminmax(flat, dim=1)
+    if not bool(torch.isnan(low).any()):
+        return np.asarray((~(high > low)).numpy())
     low = torch.where(torch.isnan(flat), torch.inf, flat).amin(1)
     high = torch.where(torch.isnan(flat), -torch.inf, flat).amax(1)
     return np.asarray((~(high > low)).numpy())

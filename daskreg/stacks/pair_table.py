@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
-from daskreg.geometry import Grid
 from daskreg.registration.estimate import BatchEstimate
+from daskreg.registration.verdict.evidence import log_likelihood
+from daskreg.stacks.model import StackModel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -27,9 +27,7 @@ LEAST_OVERLAP = 0.15
 LEAST_SCORE = 0.1  # of a correlation
 LEAST_RELATIVE_SCORE = 0.3  # of the median of the stack's correlations
 LEAST_FIELDS = 8  # in which pairs are compared separately, for their agreement to be judged
-CHANCE_FIELDS = 4.5  # standard errors that the mean correlation of the fields must exceed
 MOST_STRETCH = 2.0  # of any direction, between two slices of one specimen
-CHANCE = 5  # standard deviations of the correlation of noise that a correlation must exceed
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,10 @@ class PairTable:
     """Estimates for pairs of slices, one row each.
 
     edges: (E, 2) indices (fixed, moving). matrices: (E, D+1, D+1) moving_from_fixed, world.
-    covariance: (E, P, P) of the free parameters, from the noise of the images. scores: (E,) the
+    covariance: (E, P, P) of the free parameters (see `verdict.pair_errors`). scores: (E,) the
     metric on the finest level of the pair. similarity: (E,) the metric on the finest level that all pairs
     share. overlap: (E,). fields: (E, F) correlation within each field (part) of the fixed image, NaN
-    where the contrast or the overlap is too small. excess: (E,) variance of the errors that neighbouring voxels share,
-    as a multiple of `covariance` (see `verdict.specimen_errors`).
+    where the contrast or the overlap is too small.
     """
 
     edges: Ints
@@ -51,7 +48,6 @@ class PairTable:
     similarity: Floats
     overlap: Floats
     fields: NDArray[np.float32]
-    excess: Floats
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -73,7 +69,7 @@ class PairTable:
         none, size = np.empty(0), ndim + 1
         return cls(
             np.empty((0, 2), np.intp), np.empty((0, size, size)), np.empty((0, parameters, parameters)),
-            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32), none,
+            none, none, none, np.empty((0, field_count(ndim) ** ndim), np.float32),
         )  # fmt: skip
 
 
@@ -96,35 +92,37 @@ class SliceFeatures:
         return cls(*(np.concatenate([getattr(p, f.name) for p in every]) for f in fields(cls)))
 
 
-def reliable(pairs: PairTable, grid: Grid, metric: str) -> Bools:
+def reliable(pairs: PairTable, model: StackModel) -> Bools:
     """Which pairs can be used: enough overlap, a plausible motion, and an agreement that chance does not explain."""
     usable = np.isfinite(pairs.scores) & (pairs.overlap >= LEAST_OVERLAP)
     usable &= np.isfinite(pairs.covariance).all(axis=(1, 2)) & np.isfinite(pairs.matrices).all(axis=(1, 2))
     usable[usable] &= _stretch(pairs.matrices[usable]) <= MOST_STRETCH
-    usable &= ~by_chance(pairs.fields)
-    if metric != "ncc" or not usable.any():
+    usable &= ~by_chance(pairs, model)
+    if model.metric != "ncc" or not usable.any():
         return np.asarray(usable)
-    # Noise smoothed by a Gaussian of one voxel has this many independent values.
-    values = math.prod(grid.shape) / (4 * math.pi) ** (grid.ndim / 2)
-    chance = np.minimum(CHANCE / np.sqrt(values * np.maximum(pairs.overlap, LEAST_OVERLAP)), 0.5)
     least = max(LEAST_SCORE, LEAST_RELATIVE_SCORE * float(np.median(pairs.scores[usable])))
-    return np.asarray(usable & (pairs.scores >= np.maximum(chance, least)))
+    return np.asarray(usable & (pairs.scores >= least))
 
 
-def by_chance(fields: NDArray[np.float32]) -> Bools:
-    """(E,) which pairs agree within their (E, F) fields by no more than chance explains.
+def by_chance(pairs: PairTable, model: StackModel) -> Bools:
+    """(E,) which pairs agree by no more than the best of all poses of unrelated slices (see `verdict.evidence`).
 
-    Images that share only slow changes, such as shading or a dark surround, correlate as a whole, not within fields.
-    The mean correlation of the fields is compared with its standard error, which their scatter gives (Student's t).
-    Of many poses the best was taken, which `CHANCE_FIELDS` allows for. With few fields nothing is said.
+    Images that share only slow changes, such as shading or a dark surround, correlate as a whole, not within fields. So
+    the evidence is that of the mean correlation of n fields against zero, n / 2 log(1 + t^2 / (n - 1)) with Student's t
+    (Wilks 1938). With few fields it is that of the correlation of the whole, with "mse" nothing is said then.
     """
-    values = fields.astype(np.float64)
+    values = pairs.fields.astype(np.float64)
     known = np.isfinite(values)
     count = np.maximum(known.sum(axis=1), 2)
     mean = np.where(known, values, 0).sum(axis=1) / count
     variance = np.where(known, (values - mean[:, None]) ** 2, 0).sum(axis=1) / (count - 1)
-    least = scipy.stats.t.isf(scipy.stats.norm.sf(CHANCE_FIELDS), count - 1)
-    return np.asarray((known.sum(axis=1) >= LEAST_FIELDS) & (mean < least * np.sqrt(variance / count)))
+    t = np.maximum(mean, 0) / np.sqrt(np.maximum(variance / count, 1e-12))
+    found = count / 2 * np.log1p(t * t / (count - 1))
+    # Noise smoothed by a Gaussian of one voxel has this many independent values.
+    whole = math.prod(model.grid.shape) / (4 * math.pi) ** (model.grid.ndim / 2)
+    scores = np.nan_to_num(pairs.scores) if model.metric == "ncc" else np.ones(len(pairs))
+    few = log_likelihood(scores, whole * np.maximum(pairs.overlap, LEAST_OVERLAP))
+    return np.asarray(np.where(known.sum(axis=1) >= LEAST_FIELDS, found, few) <= model.needed_evidence)
 
 
 def _stretch(matrices: Floats) -> Floats:
@@ -145,7 +143,6 @@ def table_of(edges: Sequence[tuple[int, int]], fits: Sequence[BatchEstimate]) ->
         scores.copy(),
         np.concatenate([f.overlap for f in fits]),
         np.full((len(scores), field_count(ndim) ** ndim), np.nan, np.float32),
-        np.zeros(len(scores)),
     )
 
 
@@ -167,10 +164,7 @@ def unpacked(kind: type[Any], text: str) -> Any:
     Raises: ValueError, KeyError or OSError where the text is damaged.
     """
     with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
-        columns = {f.name: archive[_stored_name(f.name)] for f in fields(kind) if f.name != "excess"}
-        if kind is PairTable:  # earlier versions did not store it
-            columns["excess"] = archive["excess"] if "excess" in archive else np.zeros(len(columns["edges"]))
-        return kind(**columns)
+        return kind(**{f.name: archive[_stored_name(f.name)] for f in fields(kind)})
 
 
 def _stored_name(name: str) -> str:

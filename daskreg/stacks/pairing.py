@@ -84,7 +84,7 @@ def fit_pairs_of(
     def fit_mirrored(edges: list[Edge]) -> PairTable:
         return _fitted_edges(stack, edges[:MOST_SEARCHES], None, execution, mirrored=True)
 
-    kept, mirrored = without_mirrored(searched, features.blank, fit_mirrored)
+    kept, mirrored = without_mirrored(searched, features.blank, stack.model, fit_mirrored)
     return kept, features, mirrored
 
 
@@ -97,7 +97,7 @@ def _with_searched_pairs(stack: StackSpec, pairs: PairTable, blank: Bools, execu
         return pairs
     wanted = pairs_to_search(pairs, blank, stack.model)
     if stack.options.metric == "ncc":
-        wanted = sorted({*wanted, *far_worse(pairs, blank)})
+        wanted = sorted({*wanted, *far_worse(pairs, blank, stack.model)})
     if not wanted:
         return pairs
     if len(wanted) > MOST_SEARCHES:

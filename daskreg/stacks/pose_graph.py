@@ -39,6 +39,7 @@ STRETCH_SIGMA = 0.05
 KERNEL_WIDTH = 3.0
 """Standard deviations at which an edge keeps a quarter of its weight."""
 
+_MOST_STRETCH = 100.0  # of a pose, beyond which the solution has collapsed
 _ITERATIONS = 40
 _STEP_TOLERANCE = 1e-7  # of the algebra's reach
 _LEAST_REDUNDANCY = 1e-9  # below it the graph is a chain, in which no edge can be checked by others
@@ -91,6 +92,11 @@ def solve(graph: PoseGraph, initial: Floats, fixed: Bools | None = None) -> Pose
         # outliers, so the disagreement is distributed over all edges.
         weight = solve(graph, initial, np.arange(graph.count) == 0).weight
     poses, weight, scale = _gauss_newton(graph, initial.copy(), free, weight)
+    if _collapsed(poses):
+        # Pairs that contradict each other entirely: none of them counts.
+        none = np.zeros(len(graph.edges))
+        unknown = np.full((graph.count, graph.algebra.size, graph.algebra.size), np.nan)
+        return PoseGraphSolution(initial, none, np.full(len(none), np.nan), scale, unknown)
     covariance = pose_covariance(graph, poses, weight, free) * scale
     if free.all():
         mean = graph.algebra.mean(poses, np.ones(graph.count))
@@ -99,6 +105,15 @@ def solve(graph: PoseGraph, initial: Floats, fixed: Bools | None = None) -> Pose
         covariance = adjoint @ covariance @ adjoint.T
     residual = np.linalg.norm(_residuals(graph, poses), axis=1)
     return PoseGraphSolution(poses, weight, residual, scale, covariance)
+
+
+def _collapsed(poses: Floats) -> bool:
+    """Whether a pose stretches or shrinks a direction beyond anything that slices of one specimen do."""
+    linear = poses[:, :-1, :-1]
+    if not np.isfinite(linear).all():
+        return True
+    singular = np.linalg.svd(linear, compute_uv=False)
+    return bool(singular.max() > _MOST_STRETCH or singular.min() < 1 / _MOST_STRETCH)
 
 
 def triangle_errors(graph: PoseGraph) -> tuple[Ints, Floats]:

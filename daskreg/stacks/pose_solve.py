@@ -67,7 +67,7 @@ def pairs_to_search(pairs: PairTable, blank: Bools, model: StackModel) -> EdgeLi
     These are pairs between connected components of the reliable pairs, pairs of slices that have no reliable
     pair, and direct neighbours whose correlation is low and of whose triangles none closes.
     """
-    usable = reliable(pairs, model.grid, model.metric)
+    usable = reliable(pairs, model)
     between, _ = _weak_edges(len(blank), pairs.edges[usable])
     connected = set(pairs.edges[usable].ravel().tolist())
     neighbors = list(pairwise(np.flatnonzero(~blank).tolist()))
@@ -98,7 +98,7 @@ def solve_poses(
         anchors: fixed raw_from_aligned of slices, by number.
     """
     count, size = len(blank), model.grid.ndim + 1
-    usable = reliable(pairs, model.grid, model.metric)
+    usable = reliable(pairs, model)
     anchors = dict(anchors or {})
     if not usable.any():
         return _without_pairs(pairs, blank, model, anchors)

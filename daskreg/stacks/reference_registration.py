@@ -18,6 +18,7 @@ from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.problem import half_extent
 from daskreg.sampling.sample import sample
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions, batch_size, blank_images, register_pairs
 from daskreg.stacks.pair_table import PairTable, reliable, table_of
 from daskreg.stacks.trajectory import PoseProjection, interpolate_missing
@@ -130,7 +131,7 @@ def register_to_mean(slices: SliceReading, start: SlicePoses) -> SlicePoses:
 def _poses_of(slices: SliceReading, pairs: PairTable, blank: Bools, reference: int | None) -> SlicePoses:
     """The poses of the moving slices of pairs with one fixed image; slice `reference` has the identity."""
     n, size, parameters = slices.count, slices.grid.ndim + 1, len(slices.options.pose.names)
-    accepted = reliable(pairs, slices.grid, slices.options.metric)
+    accepted = reliable(pairs, StackModel(slices.options.pose, slices.centre, slices.grid, slices.options.metric))
     if not accepted.any():
         return _identity(slices, blank)
     moving = pairs.edges[:, 1]

@@ -39,6 +39,7 @@ class SliceReader:
         depth: how many slices are read together.
         offset: subtracted from the voxels before they become float32; None: that of `offset_of`.
         bad: voxels that hold nothing of the specimen, which are masked.
+        pattern: of the shape of a slice as read, subtracted from all.
     """
 
     source: Source
@@ -48,6 +49,7 @@ class SliceReader:
     depth: int
     offset: float | None = None
     bad: BadVoxels | None = None
+    pattern: Pixels | None = field(default=None, compare=False)
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @classmethod
@@ -60,6 +62,7 @@ class SliceReader:
         most: int = 1024,
         offset: float | None = None,
         bad: BadVoxels | None = None,
+        pattern: Pixels | None = None,
     ) -> SliceReader:
         """A reader whose slices have about `most` voxels along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
@@ -67,7 +70,7 @@ class SliceReader:
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
         # Whole chunks where they fit in the cache, so that none is decoded twice.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
-        return cls(source, stack, factors, mask, depth, offset, bad)
+        return cls(source, stack, factors, mask, depth, offset, bad, pattern)
 
     @property
     def count(self) -> int:
@@ -114,6 +117,8 @@ class SliceReader:
             out[:, first:last] = self._tile(start, stop, inside)
         if self.bad is not None:
             out[:, self.bad.fixed(shape)] = np.nan
+        if self.pattern is not None:
+            out -= self.pattern.reshape(shape)
         return out
 
     def _rows(self, depth: int) -> int:

@@ -61,6 +61,7 @@ class StackSpec:
         line: the only axis of a slice along which shifts are estimated, from sums across it; None: all axes.
         offset: subtracted from the voxels (see `SliceReader`).
         bad: voxels that hold nothing of the specimen (see `verdict.bad_voxels`).
+        pattern: of the detector, subtracted from all slices as read (see `verdict.subtracted_pattern`).
     """
 
     source: Source
@@ -71,10 +72,12 @@ class StackSpec:
     line: int | None = None
     offset: float = 0.0
     bad: BadVoxels | None = None
+    pattern: NDArray[np.float32] | None = None
 
     @cached_property
     def reader(self) -> SliceReader:
-        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset, bad=self.bad)
+        bad, pattern = self.bad, self.pattern
+        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset, bad=bad, pattern=pattern)
 
     @property
     def count(self) -> int:

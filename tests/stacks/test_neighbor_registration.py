@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, register_pairs
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, reliable, unpacked
@@ -53,7 +54,7 @@ def test_all_pairs_are_found(images, drift, metric):
     alone = register_pairs(images[:1], images[1:2], Grid(SHAPE), PairOptions(Pose.of("rigid", 2), metric))[0]
     assert np.allclose(table.matrices[0], alone.matrices[0], atol=2e-2)
     assert np.allclose(table.scores[0], alone.after[0], rtol=0.05, atol=1e-3)
-    assert reliable(table, Grid(SHAPE), metric).all()
+    assert reliable(table, StackModel(Pose.of("rigid", 2), Grid(SHAPE).centre, Grid(SHAPE), metric)).all()
 
 
 def test_pairs_reach_over_blank_images():

@@ -144,3 +144,15 @@ def test_the_closure_error_of_triangles():
     wrong = int(triangles[1, 2])
     graph.measurements[wrong] = graph.measurements[wrong] @ graph.algebra.exp(np.array([[3.0, 4.0, 0.0]]))[0]
     assert triangle_errors(graph)[1][1] == pytest.approx(5, rel=1e-6)
+
+
+def test_pairs_that_contradict_each_other_entirely_count_nothing():
+    """Pairs by which each slice is a thousandth of the one before it."""
+    algebra = Algebra.of(Pose.of("affine", 2).groups, np.zeros(2), 50.0)
+    edges = np.array([[k, k + 1] for k in range(4)])
+    motions = np.tile(np.diag([1e-3, 1e-3, 1.0]), (4, 1, 1))
+    graph = PoseGraph(5, edges, motions, np.tile(1e8 * np.eye(algebra.size), (4, 1, 1)), algebra)
+    initial = np.stack([np.diag([1e-3**k, 1e-3**k, 1.0]) for k in range(5)])
+    found = solve(graph, initial)
+    assert (found.weight == 0).all()
+    assert np.isnan(found.covariance).all()

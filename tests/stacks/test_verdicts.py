@@ -9,9 +9,17 @@ from skimage import data
 
 import daskreg as dr
 from daskreg.errors import DaskregWarning
+from daskreg.geometry import Grid
+from daskreg.registration.pose import Pose
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
 from daskreg.stacks.align import StackStatus
-from daskreg.stacks.pair_table import by_chance
+from daskreg.stacks.execution import Execution
+from daskreg.stacks.inputs import source_along
+from daskreg.stacks.model import StackModel
+from daskreg.stacks.pair_registration import PairOptions
+from daskreg.stacks.pair_table import PairTable, by_chance
+from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 
 SHAPE, N = (117, 133), 8
 
@@ -172,12 +180,18 @@ def test_sigma_holds_where_the_specimen_changes():
 
 
 def test_fields_that_agree_by_chance():
+    """The last two have too few fields: the correlation of the whole counts."""
     rng = np.random.default_rng(16)
     fields = rng.normal(size=(4, 64)) * 0.3
     fields[1] += 0.5
-    fields[2, 5:] = np.nan
-    fields[3, 20:], fields[3, :20] = np.nan, 0.4 + 0.1 * fields[3, :20]
-    assert by_chance(fields.astype(np.float32)).tolist() == [True, False, False, False]
+    fields[2:, 5:] = np.nan
+    scores, one = np.array([0.3, 0.3, 0.9, 0.05]), np.ones(4)
+    eye = np.tile(np.eye(3), (4, 1, 1))
+    edges = np.stack([np.arange(4), np.arange(4) + 1], 1)
+    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32))
+    grid = Grid(SHAPE)
+    model = StackModel(Pose.of("rigid", 2), grid.centre, grid, "ncc")
+    assert by_chance(pairs, model).tolist() == [True, False, False, True]
 
 
 def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
@@ -196,3 +210,32 @@ def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
         fit.edited([{"slice": 0, "tx (millimeter)": 1.0}])
     page = fit.report(tmp_path / "page.html").read_text()
     assert "sigma_theta (deg)" in page
+
+
+@pytest.mark.slow
+def test_stripes_of_the_detector_are_subtracted(drift):
+    """Of rows, on another photograph; by hand, subtracting the known stripes gives the same poses."""
+    scene = data.coffee()[..., 0].astype(float)
+    clean = counts_of(scene, drift, 31).astype(np.float32)
+    rows = 0.6 * clean.std() * np.random.default_rng(32).normal(size=(1, SHAPE[0], 1))
+    fit = dr.align_stack(clean + rows.astype(np.float32), model="translation")
+    assert fit.ok
+    assert error(fit, drift) < 0.25
+    assert error(dr.align_stack(clean, model="translation"), drift) < 0.1
+
+
+def test_a_pattern_is_told_from_a_specimen_that_moves():
+    rng = np.random.default_rng(33)
+    shifts = np.cumsum(rng.integers(-3, 4, (12, 2)), axis=0)
+    scene = scipy.ndimage.gaussian_filter(rng.normal(size=(160, 180)), 2)
+    pattern = (0.1 * rng.normal(size=(1, 91)) + np.zeros((80, 1))).astype(np.float32)
+    frames = [scene[40 - y : 120 - y, 40 - x : 131 - x] for y, x in shifts]
+    stack = (np.stack(frames) + pattern).astype(np.float32)
+    source, position = source_along(stack, 0, None)
+    spec = StackSpec(source, position, None, PairOptions(Pose.of("translation", 2)), 2)
+    poses = np.tile(np.eye(3), (12, 1, 1))
+    poses[:, :2, 2] = shifts
+    found = without_pattern(spec, range(12), poses, Execution(None))
+    assert np.corrcoef(found.pattern.ravel(), pattern.ravel())[0, 1] > 0.9
+    left = found.reader.span(0, 12) - (stack - pattern)
+    assert (left - left.mean()).std() < 0.5 * pattern.std()

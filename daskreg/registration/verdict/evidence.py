@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.geometry import Grid
 from daskreg.registration.verdict.aligned import Aligned
 from daskreg.registration.verdict.bands import Bands
 
@@ -40,19 +41,23 @@ def log_likelihood(ncc: Floats, samples: Floats) -> Floats:
 
 
 def needed(pair: Aligned) -> float:
-    """The evidence that unrelated images exceed with a probability of a thousandth: log(N / 0.001).
+    """The evidence that unrelated images exceed with a probability of a thousandth: log(N / 0.001)."""
+    return needed_by(pair.names, pair.fixed, pair.moving, pair.step)
+
+
+def needed_by(names: tuple[str, ...], fixed: Grid, moving: Grid, step: float) -> float:
+    """log(N / 0.001) for images on these grids, compared at voxels of size `step`.
 
     N counts the poses of the model that differ by more than the finest band resolves: all shifts at which the images
     overlap, all rotations, and scales and shears up to a quarter.
     """
-    fixed, moving = pair.fixed, pair.moving
     sides = np.array(fixed.shape) * fixed.spacing + np.array(moving.shape) * moving.spacing
     radius = float(np.linalg.norm(np.array(fixed.shape) * fixed.spacing)) / 2
     poses = -math.log(_ERROR)
-    for name in pair.names:
+    for name in names:
         if name in ("tx", "ty", "tz"):
             reach = sides[fixed.ndim - 1 - "xyz".index(name[1])]
         else:
             reach = radius * (2 * math.pi if name in ("theta", "rx", "ry", "rz") else 2 * _STRETCH)
-        poses += math.log(max(1.0, reach / pair.step / _APART))
+        poses += math.log(max(1.0, reach / step / _APART))
     return poses

@@ -13,7 +13,7 @@ from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.sampling.sample import sample
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.verdict.fixed_pattern import pattern_hides_motion, pattern_remains
+from daskreg.stacks.verdict.fixed_pattern import CHANCE, LITTLE, MUCH, PULLS, hidden_motion, pattern_share
 from daskreg.stacks.verdict.rivals import rival_shift
 
 Floats = NDArray[np.float64]
@@ -28,10 +28,13 @@ _SLICES = 8
 
 @dataclass(frozen=True)
 class Findings:
-    """rival: (D,) world shift by which the slices agree as well, or None. pattern: something fixed hides the motion."""
+    """rival: (D,) world shift by which the slices agree as well, or None. pattern: something fixed hides the motion.
+    fixed: slices and their (N, D+1, D+1) poses with which a part of them stays with the detector, or None.
+    """
 
     rival: Floats | None = None
     pattern: bool = False
+    fixed: tuple[tuple[int, ...], Floats] | None = None
 
 
 NO_FINDINGS = Findings()
@@ -69,16 +72,32 @@ def findings_of(task: SlicesTask) -> Findings:
     centre = np.append(grid.centre, 1)
     moved = np.stack([coarse.index((pose @ centre)[None, :-1])[0] for pose in task.poses])
     aligned = _aligned(small, coarse, task.poses, Box.of(coarse.shape))
-    pattern = pattern_hides_motion(small, aligned, moved - moved.mean(axis=0)) or pattern_remains(
-        *_moved_back(aligned, coarse, task.poses)
-    )
+    found = moved - moved.mean(axis=0)
+    hidden, fixed = hidden_motion(small, aligned, found), None
+    pattern = hidden is not None
+    if hidden is not None:
+        fixed = tuple(task.slices[k] for k in hidden), _translations(coarse, np.stack(list(hidden.values())))
+    start = [max(0, (n - side) // 2) for n in grid.shape]
+    middle = Box(tuple(start), tuple(min(n, a + side) for n, a in zip(grid.shape, start, strict=True)))
+    cut = images[(slice(None), *middle.slices)]
+    for some, its_grid in ((small, coarse), (cut, grid.crop(middle))):
+        here = aligned if some is small else _aligned(some, its_grid, task.poses, Box.of(its_grid.shape))
+        share, pull = pattern_share(*_moved_back(here, its_grid, task.poses))
+        pattern |= share > max(MUCH, 2 / len(images)) and pull > PULLS
+        if share > CHANCE / len(images) and pull > LITTLE and fixed is None:
+            fixed = task.slices, task.poses
     rival = rival_shift(aligned)
     spacing = np.asarray(coarse.spacing)
     if rival is None and coarse.shape != grid.shape:
-        start = [max(0, (n - side) // 2) for n in grid.shape]
-        middle = Box(tuple(start), tuple(min(n, a + side) for n, a in zip(grid.shape, start, strict=True)))
         rival, spacing = rival_shift(_aligned(images, grid, task.poses, middle)), np.asarray(grid.spacing)
-    return Findings(None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing), pattern)
+    return Findings(None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing), pattern, fixed)
+
+
+def _translations(grid: Grid, voxels: Floats) -> Floats:
+    """(N, D+1, D+1) motions by (N, D) voxels."""
+    motions = np.tile(np.eye(grid.ndim + 1), (len(voxels), 1, 1))
+    motions[:, :-1, -1] = voxels @ grid.matrix[:-1, :-1].T
+    return motions
 
 
 def _reduced(images: Pixels, grid: Grid, factor: int) -> tuple[Pixels, Grid]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_table import PairTable, by_chance
 
 Bools = NDArray[np.bool_]
@@ -24,31 +25,31 @@ _WORSE, _LEAST = 3.0, 0.02
 _BETTER = 0.5
 
 
-def far_worse(pairs: PairTable, blank: Bools) -> EdgeList:
+def far_worse(pairs: PairTable, blank: Bools, model: StackModel) -> EdgeList:
     """Neighbours (not counting blank slices) that agree far worse than most do, by their correlation."""
     near = _neighbors(pairs, blank)
     lack = 1 - np.where(np.isfinite(pairs.scores), pairs.scores, 0.0)
     usual = float(np.median(lack[near])) if near.any() else 0.0
     worse = near & (lack > max(_WORSE * usual, _LEAST))
-    return [(int(a), int(b)) for a, b in pairs.edges[worse | (near & by_chance(pairs.fields))]]
+    return [(int(a), int(b)) for a, b in pairs.edges[worse | (near & by_chance(pairs, model))]]
 
 
 def without_mirrored(
-    pairs: PairTable, blank: Bools, fit_mirrored: Callable[[EdgeList], PairTable]
+    pairs: PairTable, blank: Bools, model: StackModel, fit_mirrored: Callable[[EdgeList], PairTable]
 ) -> tuple[PairTable, tuple[int, ...]]:
     """The pairs without those of a slice and a mirrored one, and the mirrored slices: the smaller part of the stack.
 
     Args:
         fit_mirrored: registers pairs with the moving slice mirrored.
     """
-    doubtful = far_worse(pairs, blank)
+    doubtful = far_worse(pairs, blank, model)
     if not doubtful:
         return pairs, ()
     tried = fit_mirrored(doubtful)
     score = {(int(a), int(b)): float(s) for (a, b), s in zip(pairs.edges, pairs.scores, strict=True)}
     mirrored = {
         (int(a), int(b))
-        for (a, b), s, chance in zip(tried.edges, tried.scores, by_chance(tried.fields), strict=True)
+        for (a, b), s, chance in zip(tried.edges, tried.scores, by_chance(tried, model), strict=True)
         if not chance and 1 - s < _BETTER * (1 - np.nan_to_num(score[int(a), int(b)]))
     }
     if not mirrored:

@@ -1,0 +1,537 @@
+"""Sampling through displacement fields on CPUs: `coordinates` of some rows of the output, then their voxels.
+
+A call takes so few rows that their coordinates stay in the processor's cache: no array has the size of the output.
+What gathers and interpolates is that of `arrays_numba`, and so are the arguments that are not named here.
+
+    fields   for each step (vectors, extent, matrices, facts): `vectors` (D, Z, Y, X), whose first axis of nodes has
+             length 1 for images; `extent` (2, 3), the shape of the whole field and the first node in `vectors`;
+             `matrices` (5, D+1, D+1), numbered below; `facts` = (order, inverse, along), where `along` says that only
+             the last index of the nodes changes along a row of the output.
+    target   (origin, steps): the first index of the output, and the rows from one index to the next along each axis
+             but the last.
+    space    scratch of one thread; see `Displaced.space`. Small vectors and matrices are rows of one array, `work`:
+             numba counts references to each array that it takes out of a tuple, which costs more than the arithmetic.
+    xs       (D, R, W): coordinates of R rows.
+
+Where only the last index of the nodes changes along a row, the vectors are interpolated between rows of nodes once for
+the row, and then between two (four) neighbours for each voxel. Everywhere else all neighbours are visited.
+All is float64 in a fixed order, from absolute indices, so that no cut of the output changes a bit.
+"""
+
+# ruff: noqa: PLR0917 (compiled functions call each other by position)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from daskreg.runtime.compiled import jit
+from daskreg.sampling.arrays_numba import as_like, columns_within, cubic_run, gather_run, mix_run, put_pair, row_number, whole
+
+NEWTON_STEPS = 40
+CLOSE = 1e-9  # of the spacing of the nodes: how well an inverse is solved
+SMALL_DETERMINANT = 0.05  # of 1 + du/dp: below, a Newton step may go anywhere
+HALVINGS = 5  # of a step that does not come nearer
+
+# The matrices of a step: to the world of its field, to its nodes, onward; and products of two of them.
+INTO, NODES, ONWARD, DIRECT, ACROSS = range(5)
+# Rows of `work`: a point, its place in the field's world, that of the solution, its nodes, its displacement, the
+# residual, the step and its end; the leading indices of a row; weights and slopes along z, y, x; two matrices.
+X, P, Q, G, U, R, STEP, TRIAL, INDEX, WEIGHTS, SLOPES, GRADIENT, JACOBIAN = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 18
+
+
+@jit
+def _taps(g: Any, k: Any, extent: Any, order: Any, work: Any, taps: Any) -> Any:
+    """Neighbours along axis `k` of (z, y, x) in the crop, and their weights; whether `g` is in the field."""
+    n, first = extent[0, k], extent[1, k]
+    f = np.floor(g)
+    t = g - f
+    if order == 1:
+        if not (g >= -0.5 and g < n - 0.5):
+            return False
+        at = np.int64(f)
+        work[WEIGHTS + k, 0], work[WEIGHTS + k, 1] = 1 - t, t
+        taps[k, 0], taps[k, 1] = min(max(at, 0), n - 1) - first, min(max(at + 1, 0), n - 1) - first
+        return True
+    if not (g >= 1 and g <= n - 2):
+        return False
+    s, at = 1 - t, np.int64(f)
+    work[WEIGHTS + k, 0], work[WEIGHTS + k, 3] = s * s * s / 6, t * t * t / 6
+    work[WEIGHTS + k, 1], work[WEIGHTS + k, 2] = 2 / 3 - t * t * (1 - t / 2), 2 / 3 - s * s * (1 - s / 2)
+    for i in range(4):
+        taps[k, i] = min(at - 1 + i, n - 1) - first
+    return True
+
+
+@jit
+def _around(extent: Any, order: Any, ndim: Any, work: Any, taps: Any) -> Any:
+    """Neighbours and weights of the node coordinates in work[G] along all axes; whether they are in the field."""
+    lift = 3 - ndim
+    if lift:
+        taps[0, 0], work[WEIGHTS, 0] = 0, 1.0
+    for k in range(lift, 3):
+        if not _taps(work[G, k - lift], k, extent, order, work, taps):
+            return False
+    return True
+
+
+@jit
+def _displacement(vectors: Any, extent: Any, order: Any, work: Any, taps: Any) -> Any:
+    """The displacement at the node coordinates in work[G], into work[U]; whether they are in the field."""
+    ndim, count = len(vectors), 2 if order == 1 else 4
+    for c in range(ndim):
+        work[U, c] = 0.0
+    if not _around(extent, order, ndim, work, taps):
+        return False
+    for c in range(ndim):
+        total = 0.0
+        for a in range(count if ndim == 3 else 1):
+            for b in range(count):
+                z, y, row = np.uint64(taps[0, a]), np.uint64(taps[1, b]), 0.0
+                for d in range(count):
+                    row += work[WEIGHTS + 2, d] * np.float64(vectors[c, z, y, np.uint64(taps[2, d])])
+                total += work[WEIGHTS, a] * work[WEIGHTS + 1, b] * row
+        work[U, c] = total
+    return True
+
+
+@jit
+def _gradient(vectors: Any, order: Any, work: Any, taps: Any) -> None:
+    """du/dg at the point of the last `_displacement`, which was in the field, into work[GRADIENT:]."""
+    ndim, count = len(vectors), 2 if order == 1 else 4
+    lift = 3 - ndim
+    for k in range(ndim):
+        row = SLOPES + k + lift
+        t = work[G, k] - np.floor(work[G, k])
+        if order == 1:
+            work[row, 0], work[row, 1] = -1.0, 1.0
+        else:
+            s = 1 - t
+            work[row, 0], work[row, 3] = -s * s / 2, t * t / 2
+            work[row, 1], work[row, 2] = t * (1.5 * t - 2), -s * (1.5 * s - 2)
+        for c in range(ndim):
+            work[GRADIENT + c, k] = 0.0
+    for a in range(count if ndim == 3 else 1):
+        for b in range(count):
+            for d in range(count):
+                z, y, x = np.uint64(taps[0, a]), np.uint64(taps[1, b]), np.uint64(taps[2, d])
+                wz, wy, wx = work[WEIGHTS, a], work[WEIGHTS + 1, b], work[WEIGHTS + 2, d]
+                for c in range(ndim):
+                    v = np.float64(vectors[c, z, y, x])
+                    work[GRADIENT + c, ndim - 1] += wz * wy * work[SLOPES + 2, d] * v
+                    work[GRADIENT + c, ndim - 2] += wz * work[SLOPES + 1, b] * wx * v
+                    if not lift:
+                        work[GRADIENT + c, 0] += work[SLOPES, a] * wy * wx * v
+
+
+@jit
+def _apply(matrices: Any, which: Any, work: Any, x: Any, out: Any) -> None:
+    """work[out] = matrix . (work[x], 1), in the order of operations of `arrays_numba`."""
+    ndim = matrices.shape[1] - 1
+    for k in range(ndim):
+        value = matrices[which, k, 0] * work[x, 0]
+        for i in range(1, ndim - 1):
+            value = value + matrices[which, k, i] * work[x, i]
+        work[out, k] = (value + matrices[which, k, ndim]) + matrices[which, k, ndim - 1] * work[x, ndim - 1]
+
+
+@jit
+def _solve(ndim: Any, work: Any) -> Any:
+    """work[STEP] with JACOBIAN . STEP = R, by Cramer's rule; whether the determinant is large enough for it."""
+    m = JACOBIAN
+    if ndim == 2:
+        det = work[m, 0] * work[m + 1, 1] - work[m, 1] * work[m + 1, 0]
+        if not det > SMALL_DETERMINANT:
+            return False
+        work[STEP, 0] = (work[R, 0] * work[m + 1, 1] - work[m, 1] * work[R, 1]) / det
+        work[STEP, 1] = (work[m, 0] * work[R, 1] - work[R, 0] * work[m + 1, 0]) / det
+        return True
+    det = 0.0
+    for c in range(3):
+        a, b = (c + 1) % 3, (c + 2) % 3
+        det += work[m + c, 0] * (work[m + a, 1] * work[m + b, 2] - work[m + a, 2] * work[m + b, 1])
+    if not det > SMALL_DETERMINANT:
+        return False
+    for k in range(3):
+        i, j = (k + 1) % 3, (k + 2) % 3
+        total = 0.0
+        for c in range(3):
+            a, b = (c + 1) % 3, (c + 2) % 3
+            total += (work[m + a, i] * work[m + b, j] - work[m + a, j] * work[m + b, i]) * work[R, c]
+        work[STEP, k] = total / det
+    return True
+
+
+@jit
+def _residual(vectors: Any, extent: Any, matrices: Any, order: Any, work: Any, taps: Any, q: Any) -> Any:
+    """work[R] = q + u(q) - p, for the point in row `q` of `work`; its largest entry, in nodes."""
+    ndim = len(vectors)
+    _apply(matrices, NODES, work, q, G)
+    _displacement(vectors, extent, order, work, taps)
+    for k in range(ndim):
+        work[R, k] = work[q, k] + work[U, k] - work[P, k]
+    worst = 0.0
+    for k in range(ndim):
+        total = 0.0
+        for i in range(ndim):
+            total += matrices[NODES, k, i] * work[R, i]
+        worst = max(worst, abs(total))
+    return worst
+
+
+@jit
+def _against(vectors: Any, extent: Any, matrices: Any, order: Any, work: Any, taps: Any) -> Any:
+    """work[Q] with q + u(q) = p: Newton's method, and q - r where the Jacobian folds. The residual, in nodes."""
+    ndim = len(vectors)
+    for k in range(ndim):
+        work[Q, k] = work[P, k]
+    worst = _residual(vectors, extent, matrices, order, work, taps, Q)
+    for _ in range(NEWTON_STEPS):
+        if not worst > CLOSE:
+            break
+        inside = _around(extent, order, ndim, work, taps)
+        if inside:
+            _gradient(vectors, order, work, taps)
+        for c in range(ndim):
+            work[STEP, c] = work[R, c]
+            for k in range(ndim):
+                total = 1.0 if c == k else 0.0
+                if inside:
+                    for i in range(ndim):
+                        total += work[GRADIENT + c, i] * matrices[NODES, i, k]
+                work[JACOBIAN + c, k] = total
+        _solve(ndim, work)
+        scale, found = 1.0, worst
+        for _ in range(HALVINGS):
+            for k in range(ndim):
+                work[TRIAL, k] = work[Q, k] - scale * work[STEP, k]
+            found = _residual(vectors, extent, matrices, order, work, taps, TRIAL)
+            if found < worst:
+                break
+            scale *= 0.5
+        for k in range(ndim):
+            work[Q, k] = work[TRIAL, k]
+        worst = found
+    return worst
+
+
+@jit
+def _point(vectors: Any, extent: Any, matrices: Any, facts: Any, work: Any, taps: Any) -> None:
+    """One step of the point in work[X], in place."""
+    ndim = len(vectors)
+    if facts[1]:
+        _apply(matrices, INTO, work, X, P)
+        _against(vectors, extent, matrices, facts[0], work, taps)
+        _apply(matrices, ONWARD, work, Q, X)
+        return
+    _apply(matrices, ACROSS, work, X, G)
+    inside = _displacement(vectors, extent, facts[0], work, taps)
+    _apply(matrices, DIRECT, work, X, P)
+    for k in range(ndim):
+        work[X, k] = work[P, k]
+        if inside:
+            for i in range(ndim):
+                work[X, k] += matrices[ONWARD, k, i] * work[U, i]
+
+
+@jit
+def _constant(matrices: Any, which: Any, k: Any, work: Any) -> Any:
+    """What does not change along a row in entry `k` of matrix . (index, j, 1)."""
+    ndim = matrices.shape[1] - 1
+    value = matrices[which, k, 0] * work[INDEX, 0]
+    for i in range(1, ndim - 1):
+        value = value + matrices[which, k, i] * work[INDEX, i]
+    return value + matrices[which, k, ndim]
+
+
+@jit
+def _columns_inside(
+    line: Any, ends: Any, extent: Any, matrices: Any, order: Any, columns: Any, work: Any, taps: Any
+) -> Any:
+    """The columns of a row of the output that lie in the field, as (start, stop)."""
+    ndim, n = matrices.shape[1] - 1, extent[0, 2]
+    lift = 3 - ndim
+    if lift:
+        taps[0, 0], work[WEIGHTS, 0] = 0, 1.0
+    for k in range(ndim - 1):
+        if not _taps(_constant(matrices, ACROSS, k, work), k + lift, extent, order, work, taps):
+            return columns[0], columns[0]
+    line[0, 0], line[0, 1] = _constant(matrices, ACROSS, ndim - 1, work), matrices[ACROSS, ndim - 1, ndim - 1]
+    ends[0, 0], ends[1, 0] = (-0.5, n - 0.5) if order == 1 else (1.0, np.nextafter(n - 2.0, np.inf))
+    return columns_within(line, ends[0], ends[1], columns)
+
+
+@jit
+def _mix_rows(vectors: Any, turn: Any, order: Any, span: Any, work: Any, taps: Any, mixed: Any, turned: Any) -> None:
+    """The vectors between the rows of nodes around a row of the output, in the coordinates after the step."""
+    ndim, count = len(vectors), 2 if order == 1 else 4
+    start, stop = span
+    for c in range(ndim):
+        for x in range(start, stop):
+            mixed[c, x] = 0.0
+        for a in range(count if ndim == 3 else 1):
+            for b in range(count):
+                w, z, y = work[WEIGHTS, a] * work[WEIGHTS + 1, b], taps[0, a], taps[1, b]
+                for x in range(start, stop):
+                    mixed[c, x] += w * np.float64(vectors[c, z, y, x])
+    for k in range(ndim):
+        for x in range(start, stop):
+            turned[k, x] = turn[k, 0] * mixed[0, x]
+        for i in range(1, ndim):
+            for x in range(start, stop):
+                turned[k, x] += turn[k, i] * mixed[i, x]
+
+
+@jit
+def _cells(turned: Any, n: Any, first: Any, order: Any, span: Any, cells: Any) -> None:
+    """Polynomials of the displacement along a row between each node and the next, into (4, D, X)."""
+    low, high = span
+    for k in range(len(turned)):
+        for cell in range(low, high):
+            at = cell - low
+            a, b = turned[k, min(max(cell, 0), n - 1) - first], turned[k, min(cell + 1, n - 1) - first]
+            if order == 1:
+                cells[0, k, at], cells[1, k, at] = a, b - a
+            else:
+                before, after = turned[k, cell - 1 - first], turned[k, min(cell + 2, n - 1) - first]
+                cells[0, k, at] = (before + 4 * a + b) / 6
+                cells[1, k, at] = (b - before) / 2
+                cells[2, k, at] = (before - 2 * a + b) / 2
+                cells[3, k, at] = (3 * (a - b) + (after - before)) / 6
+
+
+@jit
+def _add(x: Any, cells: Any, t: Any, at: Any, order: Any) -> None:
+    """Add the displacement to some coordinates: the polynomial of cell `at` at `t`."""
+    if order == 1:
+        for j in range(len(x)):
+            cell = np.uint64(at[j])
+            x[j] += cells[0, cell] + t[j] * cells[1, cell]
+    else:
+        for j in range(len(x)):
+            cell = np.uint64(at[j])
+            x[j] += cells[0, cell] + t[j] * (cells[1, cell] + t[j] * (cells[2, cell] + t[j] * cells[3, cell]))
+
+
+@jit
+def _along(field: Any, xs: Any, r: Any, j0: Any, space: Any) -> None:
+    """Coordinates after the first step of one row, where only the last index of the nodes changes."""
+    vectors, extent, matrices, facts = field
+    work, taps, mixed, turned, line, ends, cells, t, at = space
+    ndim, width, order = len(xs), xs.shape[2], facts[0]
+    for k in range(ndim):
+        base, slope, row = _constant(matrices, DIRECT, k, work), matrices[DIRECT, k, ndim - 1], xs[k, r]
+        for j in range(width):
+            row[j] = base + slope * np.float64(j0 + j)
+    inside = _columns_inside(line, ends, extent, matrices, order, (j0, j0 + width), work, taps)
+    if inside[0] >= inside[1]:
+        return
+    base, slope = line[0, 0], line[0, 1]
+    last = base + slope * np.float64(inside[0]), base + slope * np.float64(inside[1] - 1)
+    low, high = np.int64(np.floor(min(last))), np.int64(np.floor(max(last))) + 1
+    n, first, reach = extent[0, 2], extent[1, 2], 0 if order == 1 else 1
+    span = max(low - reach, 0) - first, min(high + reach, n - 1) - first + 1
+    _mix_rows(vectors, matrices[ONWARD], order, span, work, taps, mixed, turned)
+    _cells(turned, n, first, order, (low, high), cells)
+    for start in range(inside[0], inside[1], len(t)):
+        count = min(len(t), inside[1] - start)
+        for j in range(count):
+            g = base + slope * np.float64(start + j)
+            f = np.floor(g)
+            t[j], at[j] = g - f, np.int32(f - np.float64(low))
+        for k in range(ndim):
+            _add(xs[k, r, start - j0 : start - j0 + count], cells[:, k], t, at, order)
+
+
+@jit
+def _index_of(row: Any, origin: Any, steps: Any, work: Any) -> None:
+    """The leading indices of a row of the output, into work[INDEX]."""
+    rest = row
+    for i in range(len(steps)):
+        work[INDEX, i] = np.float64(origin[i] + rest // steps[i])
+        rest = rest % steps[i]
+
+
+@jit
+def coordinates(fields: Any, target: Any, xs: Any, rows: Any, given: Any, space: Any) -> None:
+    """Coordinates in the source of rows of the output, into `xs` (D, R, W), R rows from `rows[0]` on.
+
+    With `given`, the points that are in `xs` already are taken through all steps, whatever `target` and `rows`.
+    """
+    ndim, count, width = xs.shape
+    (origin, steps), work, taps = target, space[0], space[1]
+    j0, done = origin[-1], 0
+    if not given:
+        done = 1 if fields[0][3][2] else 0
+        for r in range(count):
+            _index_of(row_number(rows[0] + r, rows), origin, steps, work)
+            if done:
+                _along(fields[0], xs, r, j0, space)
+                continue
+            for k in range(ndim - 1):
+                xs[k, r, :] = work[INDEX, k]
+            for j in range(width):
+                xs[ndim - 1, r, j] = np.float64(j0 + j)
+    for s in range(done, len(fields)):
+        vectors, extent, matrices, facts = fields[s]
+        for r in range(count):
+            for j in range(width):
+                for k in range(ndim):
+                    work[X, k] = xs[k, r, j]
+                _point(vectors, extent, matrices, facts, work, taps)
+                for k in range(ndim):
+                    xs[k, r, j] = work[X, k]
+
+
+@jit
+def _touches(xs: Any, lower: Any, upper: Any) -> Any:
+    """Whether (any, all) of the coordinates lie in lower <= x < upper; NaN lies nowhere."""
+    some, whole_run = False, True
+    for j in range(xs.shape[1]):
+        here = True
+        for k in range(len(xs)):
+            here = here and xs[k, j] >= lower[k] and xs[k, j] < upper[k]
+        some = some or here
+        whole_run = whole_run and here
+    return some, whole_run
+
+
+@jit
+def _lay_down(xs: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> None:
+    """Offsets into the block, and the weights of the next neighbours."""
+    strides, first, like = source[1], source[2], offsets[0]
+    for j in range(xs.shape[1]):
+        offset = 0.0
+        for k in range(len(xs)):
+            f = np.floor(xs[k, j])
+            offset += (f - first[k]) * np.float64(strides[k])
+            weights[k, j] = min(as_like(xs[k, j] - f, unit[0]), unit[1])
+        offsets[j] = whole(offset, like)
+
+
+@jit
+def _lay_down_near(xs: Any, source: Any, weights: Any, unit: Any, touched: Any) -> None:
+    """Weights alone; whether each voxel touches the block."""
+    bounds = source[3]
+    for j in range(xs.shape[1]):
+        here = True
+        for k in range(len(xs)):
+            x = xs[k, j]
+            here = here and x >= bounds[0, k] and x < bounds[1, k]
+        touched[j] = here
+        for k in range(len(xs)):
+            weights[k, j] = min(as_like(xs[k, j] - np.floor(xs[k, j]), unit[0]), unit[1]) if here else unit[2]
+
+
+@jit
+def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched: Any) -> None:
+    """The neighbours of voxels at the border, of which some are fill."""
+    shape, strides, first, _ = source
+    last = len(shape) - 1
+    height, width = shape[last - 1], shape[last]
+    for j in range(xs.shape[1]):
+        if not touched[j]:
+            for r in range(len(near)):
+                put_pair(fill, fill, near[r], j)
+            continue
+        y = np.int64(np.floor(xs[last - 1, j]) - first[last - 1])
+        x = np.int64(np.floor(xs[last, j]) - first[last])
+        z = np.int64(np.floor(xs[0, j]) - first[0]) if last == 2 else 0
+        for r in range(len(near)):
+            dz, dy = r >> 1, r & 1
+            inside = 0 <= y + dy < height and (last == 1 or 0 <= z + dz < shape[0])
+            base = (y + dy) * width + x
+            if last == 2:
+                base += (z + dz) * strides[0]
+            a = block[np.uint64(base)] if inside and 0 <= x < width else fill
+            b = block[np.uint64(base + 1)] if inside and -1 <= x < width - 1 else fill
+            put_pair(a, b, near[r], j)
+
+
+@jit
+def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    bounds = source[3]
+    offsets, weights, width = scratch[0], scratch[1], out.shape[2]
+    for number in range(rows[0], rows[1]):
+        row = row_number(number, rows)
+        for start in range(0, width, len(offsets)):
+            count = min(len(offsets), width - start)
+            x = xs[:, number - rows[0], start : start + count]
+            for k in range(len(x)):
+                for j in range(count):
+                    x[k, j] = np.floor(x[k, j] + 0.5)
+            _, every = _touches(x, bounds[2], bounds[3])
+            if every:
+                _lay_down(x, source, offsets, weights, consts[2])
+            for b in range(len(blocks)):
+                block, part = blocks[b], out[b, row, start : start + count]
+                for j in range(count):
+                    if every:
+                        part[j] = block[np.uint64(offsets[j])]
+                        continue
+                    offset, here = 0.0, True
+                    for k in range(len(x)):
+                        here = here and x[k, j] >= bounds[2, k] and x[k, j] < bounds[3, k]
+                        offset += (x[k, j] - source[2][k]) * np.float64(source[1][k])
+                    part[j] = block[np.uint64(np.int64(offset))] if here else consts[1]
+
+
+@jit
+def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    bounds = source[3]
+    offsets, weights, near, touched = scratch
+    width = out.shape[2]
+    for number in range(rows[0], rows[1]):
+        row = row_number(number, rows)
+        for start in range(0, width, len(offsets)):
+            count = min(len(offsets), width - start)
+            x = xs[:, number - rows[0], start : start + count]
+            _, every = _touches(x, bounds[2], bounds[3])
+            some, _ = _touches(x, bounds[0], bounds[1])
+            if every:
+                _lay_down(x, source, offsets, weights, consts[2])
+            elif some:
+                _lay_down_near(x, source, weights, consts[2], touched)
+            for b in range(len(blocks)):
+                part = out[b, row, start : start + count]
+                if not some:
+                    part[:] = consts[1]
+                    continue
+                if every:
+                    gather_run(blocks[b], offsets, near, source[1], count, 0)
+                else:
+                    _gather_edge(blocks[b], source, x, near, consts[1], touched)
+                mix_run(near, weights, source[1], part, consts)
+                if not every:
+                    for j in range(count):
+                        if not touched[j]:
+                            part[j] = consts[1]
+
+
+@jit
+def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+    """Samples of spline coefficients, which reach so far around the block that voxels without them are fill."""
+    bounds = source[3]
+    offsets, weights, _, touched = scratch
+    width = out.shape[2]
+    for number in range(rows[0], rows[1]):
+        row = row_number(number, rows)
+        for start in range(0, width, len(offsets)):
+            count = min(len(offsets), width - start)
+            x = xs[:, number - rows[0], start : start + count]
+            for j in range(count):
+                here = True
+                for k in range(len(x)):
+                    here = here and x[k, j] >= bounds[2, k] and x[k, j] < bounds[3, k]
+                touched[j] = here
+                if not here:
+                    for k in range(len(x)):
+                        x[k, j] = bounds[2, k]
+            _lay_down(x, source, offsets, weights, consts[2])
+            for b in range(len(blocks)):
+                part = out[b, row, start : start + count]
+                cubic_run(blocks[b], offsets, weights, source[1], part, consts)
+                for j in range(count):
+                    if not touched[j]:
+                        part[j] = consts[1]

@@ -31,6 +31,7 @@ CUBIC_REACH = 13
 _GROUP, _STEEP_GROUP, _STEEP = 4, 2, 0.45
 # Voxels whose coordinates are computed at once, where they go through displacement fields.
 _COORDINATES = 1 << 14
+_ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 # A thread is not worth starting for fewer voxels.
 _SMALL = 1 << 16
 
@@ -178,12 +179,13 @@ def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Cal
     ndim, width = spec.read_box.ndim, voxels.shape[2]
     fields, target = spec.matrix.compiled(), (spec.out_box.start, steps)
     step = max(1, _COORDINATES // width)
+    ahead = int(_ROWS_AHEAD * (spec.matrix.slope(ndim - 2) @ np.asarray(source[1], np.float64)))
 
     def run(first: int, rows: tuple[int, int]) -> None:
         del first  # all blocks share their coordinates
         space, xs = spec.matrix.space(), np.empty((ndim, step, width))
         weights = np.empty((ndim, _SEGMENT), real)
-        scratch = (np.empty(_SEGMENT, kind), weights, np.empty_like(near), np.empty(_SEGMENT, np.bool_))
+        scratch = (np.empty(_SEGMENT, kind), weights, np.empty_like(near), np.empty(_SEGMENT, np.bool_), ahead)
         for row in range(*rows, step):
             some = (row, min(row + step, rows[1]), *cut)
             part = xs[:, : some[1] - row]

@@ -32,6 +32,7 @@ from daskreg.sampling.arrays_numba import as_like, columns_within, cubic_run, ga
 NEWTON_STEPS = 40
 CLOSE = 1e-9  # of the spacing of the nodes: how well an inverse is solved
 SMALL_DETERMINANT = 0.05  # of 1 + du/dp: below, a Newton step may go anywhere
+_UNIT = 16  # columns of a row that are looked at together, whether they touch the block
 HALVINGS = 5  # of a step that does not come nearer
 
 # The matrices of a step: to the world of its field, to its nodes, onward; and products of two of them.
@@ -385,29 +386,68 @@ def coordinates(fields: Any, target: Any, xs: Any, rows: Any, given: Any, space:
 
 
 @jit
-def _touches(xs: Any, lower: Any, upper: Any) -> Any:
-    """Whether (any, all) of the coordinates lie in lower <= x < upper; NaN lies nowhere."""
-    some, whole_run = False, True
-    for j in range(xs.shape[1]):
+def _count_within(x: Any, columns: Any, lower: Any, upper: Any) -> Any:
+    count = 0
+    for j in range(columns[0], columns[1]):
+        count += (x[j] >= lower) & (x[j] < upper)
+    return count
+
+
+@jit
+def _touches(xs: Any, r: Any, columns: Any, bounds: Any) -> Any:
+    """2 where all columns of row `r` lie in the block with all neighbours, 0 where none touches it, else 1."""
+    every, n = True, columns[1] - columns[0]
+    for k in range(len(xs)):
+        every = every and _count_within(xs[k, r], columns, bounds[2, k], bounds[3, k]) == n
+    if every:
+        return 2
+    for j in range(columns[0], columns[1]):
         here = True
         for k in range(len(xs)):
-            here = here and xs[k, j] >= lower[k] and xs[k, j] < upper[k]
-        some = some or here
-        whole_run = whole_run and here
-    return some, whole_run
+            here = here and xs[k, r, j] >= bounds[0, k] and xs[k, r, j] < bounds[1, k]
+        if here:
+            return 1
+    return 0
+
+
+@jit
+def _run(xs: Any, r: Any, start: Any, longest: Any, bounds: Any) -> Any:
+    """The columns from `start` on that touch the block alike, at most `longest`: (how, stop)."""
+    width = xs.shape[2]
+    stop = min(start + _UNIT, width)
+    how = _touches(xs, r, (start, stop), bounds)
+    while stop < width and stop - start < longest:
+        end = min(stop + _UNIT, width, start + longest)
+        if _touches(xs, r, (stop, end), bounds) != how:
+            break
+        stop = end
+    return how, stop
 
 
 @jit
 def _lay_down(xs: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> None:
     """Offsets into the block, and the weights of the next neighbours."""
-    strides, first, like = source[1], source[2], offsets[0]
-    for j in range(xs.shape[1]):
-        offset = 0.0
-        for k in range(len(xs)):
-            f = np.floor(xs[k, j])
-            offset += (f - first[k]) * np.float64(strides[k])
-            weights[k, j] = min(as_like(xs[k, j] - f, unit[0]), unit[1])
-        offsets[j] = whole(offset, like)
+    strides, first, like, count = source[1], source[2], offsets[0], xs.shape[1]
+    last = len(strides) - 1
+    base, y_step = first[last] + first[last - 1] * np.float64(strides[last - 1]), np.float64(strides[last - 1])
+    ys, xs_, wy, wx = xs[last - 1], xs[last], weights[last - 1], weights[last]
+    if last == 1:
+        for j in range(count):
+            y, x = ys[j], xs_[j]
+            fy, fx = np.floor(y), np.floor(x)
+            offsets[j] = whole((fy * y_step + fx) - base, like)
+            wy[j] = min(as_like(y - fy, unit[0]), unit[1])
+            wx[j] = min(as_like(x - fx, unit[0]), unit[1])
+    else:
+        zs, wz, z_step = xs[0], weights[0], np.float64(strides[0])
+        base += first[0] * z_step
+        for j in range(count):
+            z, y, x = zs[j], ys[j], xs_[j]
+            fz, fy, fx = np.floor(z), np.floor(y), np.floor(x)
+            offsets[j] = whole((fz * z_step + (fy * y_step + fx)) - base, like)
+            wz[j] = min(as_like(z - fz, unit[0]), unit[1])
+            wy[j] = min(as_like(y - fy, unit[0]), unit[1])
+            wx[j] = min(as_like(x - fx, unit[0]), unit[1])
 
 
 @jit
@@ -452,75 +492,75 @@ def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched
 @jit
 def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
     bounds = source[3]
-    offsets, weights, width = scratch[0], scratch[1], out.shape[2]
+    offsets, weights, _, _, _ = scratch
+    width = out.shape[2]
     for number in range(rows[0], rows[1]):
-        row = row_number(number, rows)
-        for start in range(0, width, len(offsets)):
-            count = min(len(offsets), width - start)
-            x = xs[:, number - rows[0], start : start + count]
-            for k in range(len(x)):
-                for j in range(count):
-                    x[k, j] = np.floor(x[k, j] + 0.5)
-            _, every = _touches(x, bounds[2], bounds[3])
-            if every:
+        row, r, start = row_number(number, rows), number - rows[0], 0
+        for k in range(len(xs)):
+            for j in range(width):
+                xs[k, r, j] = np.floor(xs[k, r, j] + 0.5)
+        while start < width:
+            how, stop = _run(xs, r, start, len(offsets), bounds)
+            x = xs[:, r, start:stop]
+            if how == 2:
                 _lay_down(x, source, offsets, weights, consts[2])
             for b in range(len(blocks)):
-                block, part = blocks[b], out[b, row, start : start + count]
-                for j in range(count):
-                    if every:
+                block, part = blocks[b], out[b, row, start:stop]
+                for j in range(stop - start):
+                    if how == 2:
                         part[j] = block[np.uint64(offsets[j])]
                         continue
-                    offset, here = 0.0, True
+                    offset, here = 0.0, how == 1
                     for k in range(len(x)):
                         here = here and x[k, j] >= bounds[2, k] and x[k, j] < bounds[3, k]
                         offset += (x[k, j] - source[2][k]) * np.float64(source[1][k])
                     part[j] = block[np.uint64(np.int64(offset))] if here else consts[1]
+            start = stop
 
 
 @jit
 def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
     bounds = source[3]
-    offsets, weights, near, touched = scratch
+    offsets, weights, near, touched, ahead = scratch
     width = out.shape[2]
     for number in range(rows[0], rows[1]):
-        row = row_number(number, rows)
-        for start in range(0, width, len(offsets)):
-            count = min(len(offsets), width - start)
-            x = xs[:, number - rows[0], start : start + count]
-            _, every = _touches(x, bounds[2], bounds[3])
-            some, _ = _touches(x, bounds[0], bounds[1])
-            if every:
+        row, r, start = row_number(number, rows), number - rows[0], 0
+        while start < width:
+            how, stop = _run(xs, r, start, len(offsets), bounds)
+            x = xs[:, r, start:stop]
+            if how == 2:
                 _lay_down(x, source, offsets, weights, consts[2])
-            elif some:
+            elif how == 1:
                 _lay_down_near(x, source, weights, consts[2], touched)
             for b in range(len(blocks)):
-                part = out[b, row, start : start + count]
-                if not some:
+                part = out[b, row, start:stop]
+                if how == 0:
                     part[:] = consts[1]
                     continue
-                if every:
-                    gather_run(blocks[b], offsets, near, source[1], count, 0)
+                if how == 2:
+                    gather_run(blocks[b], offsets, near, source[1], stop - start, ahead)
                 else:
                     _gather_edge(blocks[b], source, x, near, consts[1], touched)
                 mix_run(near, weights, source[1], part, consts)
-                if not every:
-                    for j in range(count):
+                if how == 1:
+                    for j in range(stop - start):
                         if not touched[j]:
                             part[j] = consts[1]
+            start = stop
 
 
 @jit
 def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
     """Samples of spline coefficients, which reach so far around the block that voxels without them are fill."""
     bounds = source[3]
-    offsets, weights, _, touched = scratch
+    offsets, weights, _, touched, _ = scratch
     width = out.shape[2]
     for number in range(rows[0], rows[1]):
-        row = row_number(number, rows)
+        row, r = row_number(number, rows), number - rows[0]
         for start in range(0, width, len(offsets)):
-            count = min(len(offsets), width - start)
-            x = xs[:, number - rows[0], start : start + count]
-            for j in range(count):
+            stop = min(start + len(offsets), width)
+            x = xs[:, r, start:stop]
+            for j in range(stop - start):
                 here = True
                 for k in range(len(x)):
                     here = here and x[k, j] >= bounds[2, k] and x[k, j] < bounds[3, k]
@@ -530,8 +570,8 @@ def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any
                         x[k, j] = bounds[2, k]
             _lay_down(x, source, offsets, weights, consts[2])
             for b in range(len(blocks)):
-                part = out[b, row, start : start + count]
+                part = out[b, row, start:stop]
                 cubic_run(blocks[b], offsets, weights, source[1], part, consts)
-                for j in range(count):
+                for j in range(stop - start):
                     if not touched[j]:
                         part[j] = consts[1]

@@ -69,6 +69,13 @@ class Displaced:
         """The steps as the compiled kernels take them; see `displaced_numba`."""
         return tuple(_compiled(step, first=number == 0) for number, step in enumerate(self.steps))
 
+    def slope(self, axis: int) -> Floats:
+        """How far (D,) the affine parts alone move from one index of the output to the next along `axis`."""
+        direction = np.eye(self.ndim)[axis]
+        for step in self.steps:
+            direction = step.onward[:-1, :-1] @ (step.into[:-1, :-1] @ direction)
+        return direction
+
     def space(self) -> tuple[Any, ...]:
         """Scratch arrays of one thread for the compiled kernels.
 

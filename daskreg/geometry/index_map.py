@@ -214,7 +214,8 @@ class AffineIndexMap(StackIndexMap):
         return touched_bounds(matrices, inside.take(self.sampled), [source_shape[k] for k in self.sampled], margin)
 
     def coordinates(self, out: Box) -> Floats:
-        return self.matrices[self.number(out)]
+        matrix: Floats = self.matrices[self.number(out)]
+        return matrix
 
 
 def _only(box: Box, axis: int, index: int) -> Box:

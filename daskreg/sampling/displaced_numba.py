@@ -5,7 +5,7 @@ What gathers and interpolates is that of `arrays_numba`, and so are the argument
 
     fields   for each step (vectors, extent, matrices, facts): `vectors` (D, Z, Y, X), whose first axis of nodes has
              length 1 for images; `extent` (2, 3), the shape of the whole field and the first node in `vectors`;
-             `matrices` (5, D+1, D+1), numbered below; `facts` = (order, inverse, along), where `along` says that only
+             `matrices` (6, D+1, D+1), numbered below; `facts` = (order, inverse, along), where `along` says that only
              the last index of the nodes changes along a row of the output.
     target   (origin, steps): the first index of the output, and the rows from one index to the next along each axis
              but the last.
@@ -35,8 +35,9 @@ SMALL_DETERMINANT = 0.05  # of 1 + du/dp: below, a Newton step may go anywhere
 _UNIT = 16  # columns of a row that are looked at together, whether they touch the block
 HALVINGS = 5  # of a step that does not come nearer
 
-# The matrices of a step: to the world of its field, to its nodes, onward; and products of two of them.
-INTO, NODES, ONWARD, DIRECT, ACROSS = range(5)
+# The matrices of a step: to the world of its field, to its nodes, onward; products of two of them; and two rows of the
+# least and the greatest displacement.
+INTO, NODES, ONWARD, DIRECT, ACROSS, LIMITS = range(6)
 # Rows of `work`: a point, its place in the field's world, that of the solution, its nodes, its displacement, the
 # residual, the step and its end; the leading indices of a row; weights and slopes along z, y, x; two matrices.
 X, P, Q, G, U, R, STEP, TRIAL, INDEX, WEIGHTS, SLOPES, GRADIENT, JACOBIAN = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 18
@@ -206,7 +207,8 @@ def _against(vectors: Any, extent: Any, matrices: Any, order: Any, work: Any, ta
         scale, found = 1.0, worst
         for _ in range(HALVINGS):
             for k in range(ndim):
-                work[TRIAL, k] = work[Q, k] - scale * work[STEP, k]
+                least, most = work[P, k] - matrices[LIMITS, 1, k], work[P, k] - matrices[LIMITS, 0, k]
+                work[TRIAL, k] = min(max(work[Q, k] - scale * work[STEP, k], least), most)
             found = _residual(vectors, extent, matrices, order, work, taps, TRIAL)
             if found < worst:
                 break

@@ -39,6 +39,8 @@ class Displacement:
         order: 1, linear between the nodes, up to half a spacing beyond the outermost; 3, cubic B-splines, from the
             second to the last but one node. Elsewhere the displacement is zero.
         inverse: whether the step goes against the field.
+        limits: least and greatest displacement of the whole field along each axis, zero included, (2, D); for an
+            inverse, whose solution is sought between them.
     """
 
     into: Floats
@@ -49,6 +51,7 @@ class Displacement:
     shape: tuple[int, ...]
     order: int = 1
     inverse: bool = False
+    limits: Floats | None = None
 
     @property
     def ndim(self) -> int:
@@ -57,7 +60,7 @@ class Displacement:
 
 @dataclass(frozen=True, eq=False)
 class Displaced:
-    """Fractional indices of the source at which the voxels of an output are sampled: what all steps make of an index."""
+    """Where in the source the voxels of an output are sampled: what all steps make of an index."""
 
     steps: tuple[Displacement, ...]
 
@@ -71,7 +74,7 @@ class Displaced:
 
     def slope(self, axis: int) -> Floats:
         """How far (D,) the affine parts alone move from one index of the output to the next along `axis`."""
-        direction = np.eye(self.ndim)[axis]
+        direction: Floats = np.eye(self.ndim)[axis]
         for step in self.steps:
             direction = step.onward[:-1, :-1] @ (step.into[:-1, :-1] @ direction)
         return direction
@@ -117,7 +120,9 @@ def _compiled(step: Displacement, *, first: bool) -> tuple[Any, ...]:
     vectors = vectors.reshape(len(vectors), *lift, *vectors.shape[1:])
     vectors.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
     direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
-    matrices = np.stack([step.into, step.nodes, step.onward, direct, across])
+    limits = np.zeros_like(direct)
+    limits[0, :-1], limits[1, :-1] = (-np.inf, np.inf) if step.limits is None else step.limits
+    matrices = np.stack([step.into, step.nodes, step.onward, direct, across, limits])
     # Along a row of the output, which is a line of x_0, only the last index of the nodes may change.
     along = first and not step.inverse and not across[:-2, -2].any()
     extent = np.array([(*lift, *step.shape), (*(0 for _ in lift), *step.start)])

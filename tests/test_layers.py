@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources.readers",),
     ("reporting", "blocks"),
     ("volumes",),
+    ("fields",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
     ("registration.verdict",),
@@ -68,8 +69,8 @@ IN_MEMORY = {
 # What imports no torch, also not through another module: workers that warp on a CPU, and clouds of points there.
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
-    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "warping",
-    "writing", "convert", "clouds", "kernels", "cli",
+    "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "fields",
+    "warping", "writing", "convert", "clouds", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -133,7 +133,9 @@ def displacement_of(step: FieldStep, number: int, nodes: Box) -> Displacement:
     part = step.part
     into, onward = step.of_slice(number)
     lead = step.lead(number)
-    ends = zip((*(a for a in lead), 0, *nodes.start), (*(a + 1 for a in lead), part.grid.ndim, *nodes.stop), strict=True)
+    ends = zip(
+        (*(a for a in lead), 0, *nodes.start), (*(a + 1 for a in lead), part.grid.ndim, *nodes.stop), strict=True
+    )
     start, stop = zip(*ends, strict=True)
     vectors = part.source.read(Box(start, stop))
     vectors = vectors[0] if lead else vectors

@@ -41,6 +41,12 @@ class Composite(FieldTransform):
             raise ShapeMismatchError(f"transforms of {[p.ndim for p in self.parts]} dimensions do not compose")
         _ = self.slices, self.unit
 
+    @classmethod
+    def of(cls, *transforms: Transform) -> Transform:
+        """The product of transforms; where all collapse into one affine map, that one."""
+        parts = _collapsed(transforms)
+        return parts[0] if len(parts) == 1 else cls(parts)
+
     @property
     def ndim(self) -> int:
         return self.parts[0].ndim
@@ -61,7 +67,7 @@ class Composite(FieldTransform):
         return sliced_count(self.parts)[0]
 
     @property
-    def axis(self) -> int | str | None:  # type: ignore[override]
+    def axis(self) -> int | str:  # type: ignore[override]
         return sliced_count(self.parts)[1]
 
     def chain(self, first: int, count: int) -> list[Part]:
@@ -91,12 +97,6 @@ class Composite(FieldTransform):
 
     def __repr__(self) -> str:
         return "Composite(" + " @ ".join(repr(part) for part in self.parts) + ")"
-
-
-def composed(a: Transform, b: Transform) -> Transform:
-    """`a @ b` of transforms of which one has a displacement field."""
-    parts = _collapsed((*_parts(a), *_parts(b)))
-    return parts[0] if len(parts) == 1 else Composite(parts)
 
 
 def _parts(transform: Transform) -> tuple[Transform, ...]:

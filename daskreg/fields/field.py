@@ -46,7 +46,7 @@ class DisplacementField(FieldTransform):
     unit: str | None = field(default=None, kw_only=True)
     inverted: bool = field(default=False, kw_only=True)
     axes: tuple[str, ...] | None = field(default=None, init=False)
-    axis: int | str | None = field(default=None, init=False)
+    axis: int | str = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
@@ -68,9 +68,7 @@ class DisplacementField(FieldTransform):
 
     def inverse(self) -> DisplacementField:
         """The map the other way, which is solved point by point where it is used."""
-        return DisplacementField(
-            self.vectors, self.grid, order=self.order, unit=self.unit, inverted=not self.inverted
-        )
+        return DisplacementField(self.vectors, self.grid, order=self.order, unit=self.unit, inverted=not self.inverted)
 
     def to_dict(self) -> dict[str, Any]:
         return {"type": self.kind, **field_dict(self.vectors, self.grid, self.order), "inverted": self.inverted}

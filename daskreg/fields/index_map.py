@@ -54,7 +54,9 @@ class DisplacedIndexMap(StackIndexMap):
             numbers += [step.into.tobytes(), step.onward.tobytes(), step.nodes.tobytes()]
             box = Box.of(part.source.shape) if self.needed is None else self.needed[number]
             state = "" if box.empty else part.source.state(box)
-            facts.append((part.source.fingerprint(), state, box.start, box.stop, part.grid.shape, part.order, part.inverse))
+            facts.append(
+                (part.source.fingerprint(), state, box.start, box.stop, part.grid.shape, part.order, part.inverse)
+            )
         return b"".join(numbers), (tuple(facts), self.sampled, self.offsets, self.stack)
 
     def touched(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import GridError, InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.fields.chain import Part, displacement_of, follow, steps_of
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Box, Grid, SliceAffines, Transform, WarpedBounds
+from daskreg.geometry.registry import kinds
 from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
 from daskreg.sampling.displacements import Displaced
 
@@ -21,7 +23,7 @@ Floats = NDArray[np.float64]
 class FieldTransform(Transform):
     """A transform with at least one displacement field: a field, or a chain of fields and affine maps."""
 
-    axis: int | str | None
+    axis: int | str
     start = 0
 
     @property
@@ -64,10 +66,16 @@ class FieldTransform(Transform):
             moved[i == number] = self._moved(flat[i == number], int(number))
         return moved.reshape(p.shape)
 
+    def determinants(self, points: Floats, number: int = 0) -> Floats:
+        """(N,) determinants of the derivative at (N, D) points of one slice."""
+        return self._path(points, number).determinants(points)
+
     def _moved(self, points: Floats, number: int) -> Floats:
-        """(N, D) points of one slice, with the vectors around them."""
-        if not len(points):
-            return points.copy()
+        """(N, D) points of one slice."""
+        return self._path(points, number)(points) if len(points) else points.copy()
+
+    def _path(self, points: Floats, number: int) -> Displaced:
+        """The steps of one slice, with the vectors around some points."""
         if not np.isfinite(points).all():
             raise InvalidTransformError("points must be finite to be displaced")
         eye = np.eye(self.ndim + 1)
@@ -75,18 +83,14 @@ class FieldTransform(Transform):
         _, _, boxes = follow(steps, 0, points.min(axis=0), points.max(axis=0))
         one = Box.of((1,) * self.ndim)
         made = (displacement_of(s, 0, one if box.empty else box) for s, box in zip(steps, boxes, strict=True))
-        return Displaced(tuple(made))(points)
+        return Displaced(tuple(made))
 
     def __matmul__(self, other: object) -> Transform:
         """`(a @ b)(p) == a(b(p))`, a `Composite`."""
-        from daskreg.fields.composite import composed
-
-        return composed(self, other) if isinstance(other, Transform) else NotImplemented
+        return _composed(self, other) if isinstance(other, Transform) else NotImplemented
 
     def __rmatmul__(self, other: object) -> Transform:
-        from daskreg.fields.composite import composed
-
-        return composed(other, self) if isinstance(other, Transform) else NotImplemented
+        return _composed(other, self) if isinstance(other, Transform) else NotImplemented
 
     def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> DisplacedIndexMap:
         """How `out` is sampled from `source`; see `Transform.index_map`.
@@ -130,6 +134,11 @@ class FieldTransform(Transform):
         return _bounds_of(source, axes, np.stack(moved))
 
 
+def _composed(a: Transform, b: Transform) -> Transform:
+    """`a @ b`: a `Composite`, which is a subclass and so is found by its name."""
+    return cast(Transform, kinds()["composite"].of(a, b))  # type: ignore[attr-defined]
+
+
 def _bounds_of(grid: Grid, axes: Sequence[int], moved: Floats) -> WarpedBounds:
     """Of points (N, *samples, d), in indices along `axes`, that lay on a regular grid up to the border of `grid`."""
     lower, upper = np.zeros(grid.ndim), np.asarray(grid.shape) - 1.0
@@ -141,14 +150,14 @@ def _bounds_of(grid: Grid, axes: Sequence[int], moved: Floats) -> WarpedBounds:
     return WarpedBounds(lower, upper, inner_lower, inner_upper)
 
 
-def sliced_count(parts: Sequence[Transform]) -> tuple[int | None, int | str | None]:
+def sliced_count(parts: Sequence[Transform]) -> tuple[int | None, int | str]:
     """How many slices transforms have maps for, and along which axis.
 
     Raises: ShapeMismatchError where they differ.
     """
-    found = [(p.stop - p.start, p.axis) for p in parts if isinstance(p, SliceAffines)]
+    found: list[tuple[int, int | str]] = [(p.stop - p.start, p.axis) for p in parts if isinstance(p, SliceAffines)]
     found += [(p.slices, p.axis) for p in parts if isinstance(p, FieldTransform) and p.slices is not None]
     if any(one != found[0] for one in found[1:]):
         text = " and ".join(f"{n} slices along {axis!r}" for n, axis in dict.fromkeys(found))
         raise ShapeMismatchError(f"transforms with {text} do not compose")
-    return found[0] if found else (None, None)
+    return found[0] if found else (None, 0)

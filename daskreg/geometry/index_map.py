@@ -113,7 +113,7 @@ class StackIndexMap(IndexMap):
     def touched(
         self, inside: Box, source_shape: Sequence[int], margin: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Starts and stops (N, d) along the sampled axes of what each slice of `inside` reads (N = 1 without slices)."""
+        """Starts and stops (N, d) along the sampled axes of what each slice of `inside` reads; N = 1 without slices."""
 
     @abstractmethod
     def coordinates(self, out: Box) -> Any:

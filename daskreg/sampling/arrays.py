@@ -157,7 +157,10 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
     planes = spec.out_box.shape[0] if ndim == 3 else 1
     cut = (planes, voxels.shape[1] // planes)
     if isinstance(spec.matrix, Displaced):
-        run, group = _displaced(spec, kernel, (blocks, source, voxels, (kind, near, real), consts, steps, cut)), len(blocks)
+        run, group = (
+            _displaced(spec, kernel, (blocks, source, voxels, (kind, near, real), consts, steps, cut)),
+            len(blocks),
+        )
     else:
         target = (np.array(spec.matrix, order="C"), spec.out_box.start, steps)
 

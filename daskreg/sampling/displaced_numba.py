@@ -27,7 +27,16 @@ from typing import Any
 import numpy as np
 
 from daskreg.runtime.compiled import jit
-from daskreg.sampling.arrays_numba import as_like, columns_within, cubic_run, gather_run, mix_run, put_pair, row_number, whole
+from daskreg.sampling.arrays_numba import (
+    as_like,
+    columns_within,
+    cubic_run,
+    gather_run,
+    mix_run,
+    put_pair,
+    row_number,
+    whole,
+)
 
 NEWTON_STEPS = 40
 CLOSE = 1e-9  # of the spacing of the nodes: how well an inverse is solved
@@ -72,10 +81,10 @@ def _around(extent: Any, order: Any, ndim: Any, work: Any, taps: Any) -> Any:
     lift = 3 - ndim
     if lift:
         taps[0, 0], work[WEIGHTS, 0] = 0, 1.0
+    inside = True
     for k in range(lift, 3):
-        if not _taps(work[G, k - lift], k, extent, order, work, taps):
-            return False
-    return True
+        inside = inside and _taps(work[G, k - lift], k, extent, order, work, taps)
+    return inside
 
 
 @jit
@@ -385,6 +394,45 @@ def coordinates(fields: Any, target: Any, xs: Any, rows: Any, given: Any, space:
                 _point(vectors, extent, matrices, facts, work, taps)
                 for k in range(ndim):
                     xs[k, r, j] = work[X, k]
+
+
+@jit
+def _stretch(vectors: Any, extent: Any, matrices: Any, facts: Any, work: Any, taps: Any) -> Any:
+    """The determinant of d(p + u(p))/dp at the node coordinates in work[G]."""
+    ndim = len(vectors)
+    if not _around(extent, facts[0], ndim, work, taps):
+        return 1.0
+    _gradient(vectors, facts[0], work, taps)
+    m = JACOBIAN
+    for c in range(ndim):
+        for k in range(ndim):
+            total = 1.0 if c == k else 0.0
+            for i in range(ndim):
+                total += work[GRADIENT + c, i] * matrices[NODES, i, k]
+            work[m + c, k] = total
+    if ndim == 2:
+        return work[m, 0] * work[m + 1, 1] - work[m, 1] * work[m + 1, 0]
+    det = 0.0
+    for c in range(3):
+        a, b = (c + 1) % 3, (c + 2) % 3
+        det += work[m + c, 0] * (work[m + a, 1] * work[m + b, 2] - work[m + a, 2] * work[m + b, 1])
+    return det
+
+
+@jit
+def determinants(fields: Any, points: Any, out: Any, space: Any) -> None:
+    """Multiply `out` (N,) by how much the fields stretch space at (N, D) points, which are moved through all steps."""
+    work, taps = space[0], space[1]
+    for s in range(len(fields)):
+        vectors, extent, matrices, facts = fields[s]
+        for n in range(len(points)):
+            for k in range(len(vectors)):
+                work[X, k] = points[n, k]
+            _point(vectors, extent, matrices, facts, work, taps)
+            stretch = _stretch(vectors, extent, matrices, facts, work, taps)
+            out[n] *= 1 / stretch if facts[1] else stretch
+            for k in range(len(vectors)):
+                points[n, k] = work[X, k]
 
 
 @jit

@@ -98,6 +98,15 @@ class Displaced:
         coordinates(self.compiled(), ((0,) * self.ndim, (1,) * (self.ndim - 1)), xs, (0, 1, 1, 1), True, self.space())
         return np.ascontiguousarray(xs[:, 0].T)
 
+    def determinants(self, points: Floats) -> Floats:
+        """(N,) determinants of the derivative of all steps at (N, D) points: how much they stretch space."""
+        from daskreg.sampling.displaced_numba import determinants
+
+        affine = np.prod([np.linalg.det(step.onward) * np.linalg.det(step.into) for step in self.steps])
+        found = np.full(len(points), affine)
+        determinants(self.compiled(), np.array(points, np.float64, order="C"), found, self.space())
+        return found
+
     def check(self, ndim: int) -> None:
         """Raise ShapeMismatchError where the steps do not fit an image of `ndim` sampled axes."""
         if self.ndim != ndim or not 2 <= ndim <= 3:

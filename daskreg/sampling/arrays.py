@@ -192,7 +192,8 @@ def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Cal
         for row in range(*rows, step):
             some = (row, min(row + step, rows[1]), *cut)
             part = xs[:, : some[1] - row]
-            coordinates(fields, target, part, some, False, space)
+            for number, field in enumerate(fields):
+                coordinates(field, target, part, some, number > 0, space)
             kernel(blocks, source, part, voxels, scratch, consts, some)
 
     return run

@@ -3,7 +3,7 @@
 A call takes so few rows that their coordinates stay in the processor's cache: no array has the size of the output.
 What gathers and interpolates is that of `arrays_numba`, and so are the arguments that are not named here.
 
-    fields   for each step (vectors, extent, matrices, facts): `vectors` (D, Z, Y, X), whose first axis of nodes has
+    field    one step, (vectors, extent, matrices, facts): `vectors` (D, Z, Y, X), whose first axis of nodes has
              length 1 for images; `extent` (2, 3), the shape of the whole field and the first node in `vectors`;
              `matrices` (6, D+1, D+1), numbered below; `facts` = (order, inverse, along), where `along` says that only
              the last index of the nodes changes along a row of the output.
@@ -366,34 +366,31 @@ def _index_of(row: Any, origin: Any, steps: Any, work: Any) -> None:
 
 
 @jit
-def coordinates(fields: Any, target: Any, xs: Any, rows: Any, given: Any, space: Any) -> None:
-    """Coordinates in the source of rows of the output, into `xs` (D, R, W), R rows from `rows[0]` on.
+def coordinates(field: Any, target: Any, xs: Any, rows: Any, given: Any, space: Any) -> None:
+    """Coordinates of rows of the output after one step, into `xs` (D, R, W), R rows from `rows[0]` on.
 
-    With `given`, the points that are in `xs` already are taken through all steps, whatever `target` and `rows`.
+    With `given`, the points that are in `xs` already are taken through the step, whatever `target` and `rows`.
     """
     ndim, count, width = xs.shape
     (origin, steps), work, taps = target, space[0], space[1]
-    j0, done = origin[-1], 0
-    if not given:
-        done = 1 if fields[0][3][2] else 0
-        for r in range(count):
+    vectors, extent, matrices, facts = field
+    j0 = origin[-1]
+    for r in range(count):
+        if not given:
             _index_of(row_number(rows[0] + r, rows), origin, steps, work)
-            if done:
-                _along(fields[0], xs, r, j0, space)
+            if facts[2]:
+                _along(field, xs, r, j0, space)
                 continue
             for k in range(ndim - 1):
                 xs[k, r, :] = work[INDEX, k]
             for j in range(width):
                 xs[ndim - 1, r, j] = np.float64(j0 + j)
-    for s in range(done, len(fields)):
-        vectors, extent, matrices, facts = fields[s]
-        for r in range(count):
-            for j in range(width):
-                for k in range(ndim):
-                    work[X, k] = xs[k, r, j]
-                _point(vectors, extent, matrices, facts, work, taps)
-                for k in range(ndim):
-                    xs[k, r, j] = work[X, k]
+        for j in range(width):
+            for k in range(ndim):
+                work[X, k] = xs[k, r, j]
+            _point(vectors, extent, matrices, facts, work, taps)
+            for k in range(ndim):
+                xs[k, r, j] = work[X, k]
 
 
 @jit
@@ -420,19 +417,18 @@ def _stretch(vectors: Any, extent: Any, matrices: Any, facts: Any, work: Any, ta
 
 
 @jit
-def determinants(fields: Any, points: Any, out: Any, space: Any) -> None:
-    """Multiply `out` (N,) by how much the fields stretch space at (N, D) points, which are moved through all steps."""
+def determinants(field: Any, points: Any, out: Any, space: Any) -> None:
+    """Multiply `out` (N,) by how much the field stretches space at (N, D) points, which are taken through the step."""
     work, taps = space[0], space[1]
-    for s in range(len(fields)):
-        vectors, extent, matrices, facts = fields[s]
-        for n in range(len(points)):
-            for k in range(len(vectors)):
-                work[X, k] = points[n, k]
-            _point(vectors, extent, matrices, facts, work, taps)
-            stretch = _stretch(vectors, extent, matrices, facts, work, taps)
-            out[n] *= 1 / stretch if facts[1] else stretch
-            for k in range(len(vectors)):
-                points[n, k] = work[X, k]
+    vectors, extent, matrices, facts = field
+    for n in range(len(points)):
+        for k in range(len(vectors)):
+            work[X, k] = points[n, k]
+        _point(vectors, extent, matrices, facts, work, taps)
+        stretch = _stretch(vectors, extent, matrices, facts, work, taps)
+        out[n] *= 1 / stretch if facts[1] else stretch
+        for k in range(len(vectors)):
+            points[n, k] = work[X, k]
 
 
 @jit

@@ -32,7 +32,7 @@ class Displacement:
         into: (D+1, D+1) from the coordinates before the step to the field's world.
         nodes: (D+1, D+1) from the field's world to fractional indices of its nodes.
         onward: (D+1, D+1) from the field's world to the coordinates after the step.
-        vectors: (D, *crop) float32 or float64, displacements (order 1) or coefficients of cubic B-splines (order 3)
+        vectors: (D, *crop), displacements (order 1) or coefficients of cubic B-splines (order 3)
             at the nodes, in the field's world, array order.
         start: index of the first node that `vectors` holds.
         shape: number of nodes of the whole field along each axis.
@@ -94,8 +94,9 @@ class Displaced:
         """Where (N, D) points go: the coordinates before the first step to those after the last."""
         from daskreg.sampling.displaced_numba import coordinates
 
-        xs = np.array(points.T, np.float64, order="C")[:, None]
-        coordinates(self.compiled(), ((0,) * self.ndim, (1,) * (self.ndim - 1)), xs, (0, 1, 1, 1), True, self.space())
+        xs, space = np.array(points.T, np.float64, order="C")[:, None], self.space()
+        for field in self.compiled():
+            coordinates(field, ((0,) * self.ndim, (1,) * (self.ndim - 1)), xs, (0, 1, 1, 1), True, space)
         return np.ascontiguousarray(xs[:, 0].T)
 
     def determinants(self, points: Floats) -> Floats:
@@ -103,8 +104,9 @@ class Displaced:
         from daskreg.sampling.displaced_numba import determinants
 
         affine = np.prod([np.linalg.det(step.onward) * np.linalg.det(step.into) for step in self.steps])
-        found = np.full(len(points), affine)
-        determinants(self.compiled(), np.array(points, np.float64, order="C"), found, self.space())
+        found, moving, space = np.full(len(points), affine), np.array(points, np.float64, order="C"), self.space()
+        for field in self.compiled():
+            determinants(field, moving, found, space)
         return found
 
     def check(self, ndim: int) -> None:
@@ -124,8 +126,7 @@ def snapped(matrix: Floats) -> Floats:
 def _compiled(step: Displacement, *, first: bool) -> tuple[Any, ...]:
     """(vectors, extent, matrices, facts) of one step."""
     lift = (1,) * (3 - step.ndim)
-    kind = np.float64 if step.vectors.dtype == np.float64 else np.float32
-    vectors = np.ascontiguousarray(step.vectors, kind)
+    vectors = np.ascontiguousarray(step.vectors, np.float64)
     vectors = vectors.reshape(len(vectors), *lift, *vectors.shape[1:])
     vectors.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
     direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)

@@ -82,12 +82,12 @@ class DisplacedIndexMap(StackIndexMap):
     def coordinates(self, out: Box) -> Displaced:
         plane, number = out.take(self.sampled), self.number(out)
         ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
-        _, _, boxes = follow(self.steps, number, *ends)
+        lower, upper, boxes = follow(self.steps, number, *ends)
         made = [
             displacement_of(step, number, Box.of((1,) * nodes.ndim) if nodes.empty else nodes)
             for step, nodes in zip(self.steps, boxes, strict=True)
         ]
-        return Displaced(tuple(made))
+        return Displaced(tuple(made), lower - _ROUNDING, upper + _ROUNDING)
 
     def coordinate_bytes(self, out: Box) -> int:
         """Memory of the vectors of one piece, twice, since they may be read in another order."""

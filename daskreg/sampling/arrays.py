@@ -182,6 +182,7 @@ def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Cal
     ndim, width = spec.read_box.ndim, voxels.shape[2]
     fields, target = spec.matrix.compiled(), (spec.out_box.start, steps)
     step = max(1, _COORDINATES // width)
+    inner = spec.order == 1 and spec.matrix.within(source[3][2], source[3][3])
     ahead = int(_ROWS_AHEAD * (spec.matrix.slope(ndim - 2) @ np.asarray(source[1], np.float64)))
 
     def run(first: int, rows: tuple[int, int]) -> None:
@@ -194,7 +195,7 @@ def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Cal
             part = xs[:, : some[1] - row]
             for number, field in enumerate(fields):
                 coordinates(field, target, part, some, number > 0, space)
-            kernel(blocks, source, part, voxels, scratch, consts, some)
+            kernel(blocks, source, part, voxels, scratch, consts, some, inner)
 
     return run
 

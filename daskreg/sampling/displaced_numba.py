@@ -297,46 +297,61 @@ def _mix_rows(vectors: Any, turn: Any, order: Any, span: Any, work: Any, taps: A
 
 @jit
 def _cells(turned: Any, n: Any, first: Any, order: Any, span: Any, cells: Any) -> None:
-    """Polynomials of the displacement along a row between each node and the next, into (4, D, X)."""
+    """Polynomials of the displacement along a row between each node and the next, into (D, 4, X)."""
     low, high = span
     for k in range(len(turned)):
         for cell in range(low, high):
             at = cell - low
             a, b = turned[k, min(max(cell, 0), n - 1) - first], turned[k, min(cell + 1, n - 1) - first]
             if order == 1:
-                cells[0, k, at], cells[1, k, at] = a, b - a
+                cells[k, 0, at], cells[k, 1, at] = a, b - a
             else:
                 before, after = turned[k, cell - 1 - first], turned[k, min(cell + 2, n - 1) - first]
-                cells[0, k, at] = (before + 4 * a + b) / 6
-                cells[1, k, at] = (b - before) / 2
-                cells[2, k, at] = (before - 2 * a + b) / 2
-                cells[3, k, at] = (3 * (a - b) + (after - before)) / 6
+                cells[k, 0, at] = (before + 4 * a + b) / 6
+                cells[k, 1, at] = (b - before) / 2
+                cells[k, 2, at] = (before - 2 * a + b) / 2
+                cells[k, 3, at] = (3 * (a - b) + (after - before)) / 6
 
 
 @jit
-def _add(x: Any, cells: Any, t: Any, at: Any, order: Any) -> None:
-    """Add the displacement to some coordinates: the polynomial of cell `at` at `t`."""
-    if order == 1:
-        for j in range(len(x)):
-            cell = np.uint64(at[j])
-            x[j] += cells[0, cell] + t[j] * cells[1, cell]
-    else:
-        for j in range(len(x)):
-            cell = np.uint64(at[j])
-            x[j] += cells[0, cell] + t[j] * (cells[1, cell] + t[j] * (cells[2, cell] + t[j] * cells[3, cell]))
+def _edges(base: Any, slope: Any, cells: Any, columns: Any, edges: Any) -> None:
+    """The columns at which a row goes from one cell to the next, in the order of the columns."""
+    low, high = cells
+    edges[0], edges[high - low] = columns
+    for i in range(1, high - low):
+        j = np.ceil((low + i - base) / slope) if slope > 0 else np.floor((high - i - base) / slope) + 1
+        edges[i] = np.int64(min(max(j, columns[0]), columns[1]))
+
+
+@jit
+def _straight(x: Any, base: Any, slope: Any, columns: Any, j0: Any) -> None:
+    for j in range(columns[0], columns[1]):
+        x[j - j0] = base + slope * np.float64(j)
+
+
+@jit
+def _bent(x: Any, line: Any, way: Any, poly: Any, at: Any, columns: Any, j0: Any) -> None:
+    """base + slope * j and a cubic polynomial of the place between two nodes, `way` from j to that place."""
+    base, slope = line
+    c0, c1, c2, c3 = poly[0, at], poly[1, at], poly[2, at], poly[3, at]
+    for j in range(columns[0], columns[1]):
+        t = way[0] + way[1] * np.float64(j)
+        x[j - j0] = (base + slope * np.float64(j)) + (c0 + t * (c1 + t * (c2 + t * c3)))
 
 
 @jit
 def _along(field: Any, xs: Any, r: Any, j0: Any, space: Any) -> None:
     """Coordinates after the first step of one row, where only the last index of the nodes changes."""
     vectors, extent, matrices, facts = field
-    work, taps, mixed, turned, line, ends, cells, t, at = space
-    ndim, width, order = len(xs), xs.shape[2], facts[0]
+    work, taps, mixed, turned, line, ends, cells, edges = space
+    ndim, order, columns = len(xs), facts[0], (j0, j0 + xs.shape[2])
+    inside = _columns_inside(line, ends, extent, matrices, order, columns, work, taps)
+    if inside[0] >= inside[1]:
+        inside = columns[0], columns[0]
     for k in range(ndim):
-        base, slope, row = _constant(matrices, DIRECT, k, work), matrices[DIRECT, k, ndim - 1], xs[k, r]
-        for j in range(width):
-            row[j] = base + slope * np.float64(j0 + j)
-    inside = _columns_inside(line, ends, extent, matrices, order, (j0, j0 + width), work, taps)
+        base, slope = _constant(matrices, DIRECT, k, work), matrices[DIRECT, k, ndim - 1]
+        _straight(xs[k, r], base, slope, (columns[0], inside[0]), j0)
+        _straight(xs[k, r], base, slope, (inside[1], columns[1]), j0)
     if inside[0] >= inside[1]:
         return
     base, slope = line[0, 0], line[0, 1]
@@ -346,14 +361,17 @@ def _along(field: Any, xs: Any, r: Any, j0: Any, space: Any) -> None:
     span = max(low - reach, 0) - first, min(high + reach, n - 1) - first + 1
     _mix_rows(vectors, matrices[ONWARD], order, span, work, taps, mixed, turned)
     _cells(turned, n, first, order, (low, high), cells)
-    for start in range(inside[0], inside[1], len(t)):
-        count = min(len(t), inside[1] - start)
-        for j in range(count):
-            g = base + slope * np.float64(start + j)
-            f = np.floor(g)
-            t[j], at[j] = g - f, np.int32(f - np.float64(low))
-        for k in range(ndim):
-            _add(xs[k, r, start - j0 : start - j0 + count], cells[:, k], t, at, order)
+    _edges(base, slope, (low, high), inside, edges)
+    for k in range(ndim):
+        start, step, x, poly = _constant(matrices, DIRECT, k, work), matrices[DIRECT, k, ndim - 1], xs[k, r], cells[k]
+        for i in range(high - low):
+            cell = low + i if slope >= 0 else high - 1 - i
+            at, some = cell - low, (edges[i], edges[i + 1])
+            way = base - np.float64(cell), slope
+            if order == 1:
+                _straight(x, start + poly[0, at] + way[0] * poly[1, at], step + slope * poly[1, at], some, j0)
+            else:
+                _bent(x, (start, step), way, poly, at, some, j0)
 
 
 @jit
@@ -457,9 +475,14 @@ def _touches(xs: Any, r: Any, columns: Any, bounds: Any) -> Any:
 
 
 @jit
-def _run(xs: Any, r: Any, start: Any, longest: Any, bounds: Any) -> Any:
-    """The columns from `start` on that touch the block alike, at most `longest`: (how, stop)."""
+def _run(xs: Any, r: Any, start: Any, longest: Any, bounds: Any, inner: Any) -> Any:
+    """The columns from `start` on that touch the block alike, at most `longest`: (how, stop).
+
+    With `inner`, all are known to lie in the block with all neighbours.
+    """
     width = xs.shape[2]
+    if inner:
+        return 2, min(start + longest, width)
     stop = min(start + _UNIT, width)
     how = _touches(xs, r, (start, stop), bounds)
     while stop < width and stop - start < longest:
@@ -471,24 +494,24 @@ def _run(xs: Any, r: Any, start: Any, longest: Any, bounds: Any) -> Any:
 
 
 @jit
-def _lay_down(xs: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> None:
+def _lay_down(xs: Any, r: Any, columns: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> None:
     """Offsets into the block, and the weights of the next neighbours."""
-    strides, first, like, count = source[1], source[2], offsets[0], xs.shape[1]
+    strides, first, like, start = source[1], source[2], offsets[0], columns[0]
     last = len(strides) - 1
     base, y_step = first[last] + first[last - 1] * np.float64(strides[last - 1]), np.float64(strides[last - 1])
-    ys, xs_, wy, wx = xs[last - 1], xs[last], weights[last - 1], weights[last]
+    wy, wx = weights[last - 1], weights[last]
     if last == 1:
-        for j in range(count):
-            y, x = ys[j], xs_[j]
+        for j in range(columns[1] - start):
+            y, x = xs[0, r, start + j], xs[1, r, start + j]
             fy, fx = np.floor(y), np.floor(x)
             offsets[j] = whole((fy * y_step + fx) - base, like)
             wy[j] = min(as_like(y - fy, unit[0]), unit[1])
             wx[j] = min(as_like(x - fx, unit[0]), unit[1])
     else:
-        zs, wz, z_step = xs[0], weights[0], np.float64(strides[0])
+        wz, z_step = weights[0], np.float64(strides[0])
         base += first[0] * z_step
-        for j in range(count):
-            z, y, x = zs[j], ys[j], xs_[j]
+        for j in range(columns[1] - start):
+            z, y, x = xs[0, r, start + j], xs[1, r, start + j], xs[2, r, start + j]
             fz, fy, fx = np.floor(z), np.floor(y), np.floor(x)
             offsets[j] = whole((fz * z_step + (fy * y_step + fx)) - base, like)
             wz[j] = min(as_like(z - fz, unit[0]), unit[1])
@@ -497,17 +520,17 @@ def _lay_down(xs: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> No
 
 
 @jit
-def _lay_down_near(xs: Any, source: Any, weights: Any, unit: Any, touched: Any) -> None:
+def _lay_down_near(xs: Any, r: Any, columns: Any, bounds: Any, weights: Any, unit: Any, touched: Any) -> None:
     """Weights alone; whether each voxel touches the block."""
-    bounds = source[3]
-    for j in range(xs.shape[1]):
+    for j in range(columns[1] - columns[0]):
         here = True
         for k in range(len(xs)):
-            x = xs[k, j]
+            x = xs[k, r, columns[0] + j]
             here = here and x >= bounds[0, k] and x < bounds[1, k]
         touched[j] = here
         for k in range(len(xs)):
-            weights[k, j] = min(as_like(xs[k, j] - np.floor(xs[k, j]), unit[0]), unit[1]) if here else unit[2]
+            x = xs[k, r, columns[0] + j]
+            weights[k, j] = min(as_like(x - np.floor(x), unit[0]), unit[1]) if here else unit[2]
 
 
 @jit
@@ -536,7 +559,7 @@ def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched
 
 
 @jit
-def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any, inner: Any) -> None:
     bounds = source[3]
     offsets, weights, _, _, _ = scratch
     width = out.shape[2]
@@ -546,10 +569,10 @@ def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: A
             for j in range(width):
                 xs[k, r, j] = np.floor(xs[k, r, j] + 0.5)
         while start < width:
-            how, stop = _run(xs, r, start, len(offsets), bounds)
+            how, stop = _run(xs, r, start, len(offsets), bounds, inner)
             x = xs[:, r, start:stop]
             if how == 2:
-                _lay_down(x, source, offsets, weights, consts[2])
+                _lay_down(xs, r, (start, stop), source, offsets, weights, consts[2])
             for b in range(len(blocks)):
                 block, part = blocks[b], out[b, row, start:stop]
                 for j in range(stop - start):
@@ -565,19 +588,19 @@ def nearest(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: A
 
 
 @jit
-def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any, inner: Any) -> None:
     bounds = source[3]
     offsets, weights, near, touched, ahead = scratch
     width = out.shape[2]
     for number in range(rows[0], rows[1]):
         row, r, start = row_number(number, rows), number - rows[0], 0
         while start < width:
-            how, stop = _run(xs, r, start, len(offsets), bounds)
+            how, stop = _run(xs, r, start, len(offsets), bounds, inner)
             x = xs[:, r, start:stop]
             if how == 2:
-                _lay_down(x, source, offsets, weights, consts[2])
+                _lay_down(xs, r, (start, stop), source, offsets, weights, consts[2])
             elif how == 1:
-                _lay_down_near(x, source, weights, consts[2], touched)
+                _lay_down_near(xs, r, (start, stop), bounds, weights, consts[2], touched)
             for b in range(len(blocks)):
                 part = out[b, row, start:stop]
                 if how == 0:
@@ -596,7 +619,7 @@ def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: An
 
 
 @jit
-def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
+def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any, rows: Any, inner: Any) -> None:
     """Samples of spline coefficients, which reach so far around the block that voxels without them are fill."""
     bounds = source[3]
     offsets, weights, _, touched, _ = scratch
@@ -614,7 +637,7 @@ def cubic(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: Any
                 if not here:
                     for k in range(len(x)):
                         x[k, j] = bounds[2, k]
-            _lay_down(x, source, offsets, weights, consts[2])
+            _lay_down(xs, r, (start, stop), source, offsets, weights, consts[2])
             for b in range(len(blocks)):
                 part = out[b, row, start:stop]
                 cubic_run(blocks[b], offsets, weights, source[1], part, consts)

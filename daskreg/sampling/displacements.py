@@ -21,8 +21,6 @@ from daskreg.errors import ShapeMismatchError
 
 Floats = NDArray[np.float64]
 
-_COLUMNS = 512
-
 
 @dataclass(frozen=True, eq=False)
 class Displacement:
@@ -60,9 +58,15 @@ class Displacement:
 
 @dataclass(frozen=True, eq=False)
 class Displaced:
-    """Where in the source the voxels of an output are sampled: what all steps make of an index."""
+    """Where in the source the voxels of an output are sampled: what all steps make of an index.
+
+    Args:
+        lower, upper: (D,) bounds of the coordinates of all voxels that are sampled, if they are known.
+    """
 
     steps: tuple[Displacement, ...]
+    lower: Floats | None = None
+    upper: Floats | None = None
 
     @property
     def ndim(self) -> int:
@@ -79,16 +83,22 @@ class Displaced:
             direction = step.onward[:-1, :-1] @ (step.into[:-1, :-1] @ direction)
         return direction
 
+    def within(self, lower: Floats, upper: Floats) -> bool:
+        """Whether all coordinates are known to be in lower <= x < upper."""
+        if self.lower is None or self.upper is None:
+            return False
+        return bool(np.all(self.lower >= lower) and np.all(self.upper < upper))
+
     def space(self) -> tuple[Any, ...]:
         """Scratch arrays of one thread for the compiled kernels.
 
         Vectors and matrices of one point, neighbours of a point, vectors along a row twice, the line of a row and its
-        ends, polynomials between nodes, and for some columns their place between two nodes.
+        ends, polynomials between nodes, and the columns where they begin.
         """
         ndim, nodes = self.ndim, self.steps[0].vectors.shape[-1]
         points = np.zeros((21, 4)), np.zeros((3, 4), np.int64)
         rows = np.zeros((ndim, nodes)), np.zeros((ndim, nodes)), np.zeros((1, 3)), np.zeros((2, 1))
-        return (*points, *rows, np.zeros((4, ndim, nodes + 2)), np.zeros(_COLUMNS), np.zeros(_COLUMNS, np.int32))
+        return (*points, *rows, np.zeros((ndim, 4, nodes + 2)), np.zeros(nodes + 3, np.int64))
 
     def __call__(self, points: Floats) -> Floats:
         """Where (N, D) points go: the coordinates before the first step to those after the last."""

@@ -6,7 +6,7 @@ What gathers and interpolates is that of `arrays_numba`, and so are the argument
     field    one step, (vectors, extent, matrices, facts): `vectors` (D, Z, Y, X), whose first axis of nodes has
              length 1 for images; `extent` (2, 3), the shape of the whole field and the first node in `vectors`;
              `matrices` (6, D+1, D+1), numbered below; `facts` = (order, inverse, along), where `along` says that only
-             the last index of the nodes changes along a row of the output.
+             the last index of the nodes changes along a row of the output; `vectors` are turned onward then.
     target   (origin, steps): the first index of the output, and the rows from one index to the next along each axis
              but the last.
     space    scratch of one thread; see `Displaced.space`. Small vectors and matrices are rows of one array, `work`:
@@ -275,42 +275,41 @@ def _columns_inside(
 
 
 @jit
-def _mix_rows(vectors: Any, turn: Any, order: Any, span: Any, work: Any, taps: Any, mixed: Any, turned: Any) -> None:
-    """The vectors between the rows of nodes around a row of the output, in the coordinates after the step."""
+def _mix_rows(vectors: Any, order: Any, span: Any, work: Any, taps: Any, mixed: Any) -> None:
+    """The vectors between the rows of nodes around a row of the output."""
     ndim, count = len(vectors), 2 if order == 1 else 4
     start, stop = span
     for c in range(ndim):
+        line = mixed[c]
         for x in range(start, stop):
-            mixed[c, x] = 0.0
+            line[x] = 0.0
         for a in range(count if ndim == 3 else 1):
             for b in range(count):
-                w, z, y = work[WEIGHTS, a] * work[WEIGHTS + 1, b], taps[0, a], taps[1, b]
+                w, row = work[WEIGHTS, a] * work[WEIGHTS + 1, b], vectors[c, taps[0, a], taps[1, b]]
                 for x in range(start, stop):
-                    mixed[c, x] += w * np.float64(vectors[c, z, y, x])
-    for k in range(ndim):
-        for x in range(start, stop):
-            turned[k, x] = turn[k, 0] * mixed[0, x]
-        for i in range(1, ndim):
-            for x in range(start, stop):
-                turned[k, x] += turn[k, i] * mixed[i, x]
+                    line[x] += w * row[x]
 
 
 @jit
-def _cells(turned: Any, n: Any, first: Any, order: Any, span: Any, cells: Any) -> None:
+def _cells(mixed: Any, n: Any, first: Any, order: Any, span: Any, cells: Any) -> None:
     """Polynomials of the displacement along a row between each node and the next, into (D, 4, X)."""
     low, high = span
-    for k in range(len(turned)):
+    for k in range(len(mixed)):
+        line, poly = mixed[k], cells[k]
         for cell in range(low, high):
-            at = cell - low
-            a, b = turned[k, min(max(cell, 0), n - 1) - first], turned[k, min(cell + 1, n - 1) - first]
+            at, x = cell - low, cell - first
             if order == 1:
-                cells[k, 0, at], cells[k, 1, at] = a, b - a
+                a, b = line[max(x, -first)], line[min(x + 1, n - 1 - first)]
+                poly[0, at], poly[1, at] = a, b - a
             else:
-                before, after = turned[k, cell - 1 - first], turned[k, min(cell + 2, n - 1) - first]
-                cells[k, 0, at] = (before + 4 * a + b) / 6
-                cells[k, 1, at] = (b - before) / 2
-                cells[k, 2, at] = (before - 2 * a + b) / 2
-                cells[k, 3, at] = (3 * (a - b) + (after - before)) / 6
+                before, a, b, after = (
+                    line[x - 1],
+                    line[x],
+                    line[min(x + 1, n - 1 - first)],
+                    line[min(x + 2, n - 1 - first)],
+                )
+                poly[0, at], poly[1, at] = (before + 4 * a + b) / 6, (b - before) / 2
+                poly[2, at], poly[3, at] = (before - 2 * a + b) / 2, (3 * (a - b) + (after - before)) / 6
 
 
 @jit
@@ -343,7 +342,7 @@ def _bent(x: Any, line: Any, way: Any, poly: Any, at: Any, columns: Any, j0: Any
 def _along(field: Any, xs: Any, r: Any, j0: Any, space: Any) -> None:
     """Coordinates after the first step of one row, where only the last index of the nodes changes."""
     vectors, extent, matrices, facts = field
-    work, taps, mixed, turned, line, ends, cells, edges = space
+    work, taps, mixed, line, ends, cells, edges = space
     ndim, order, columns = len(xs), facts[0], (j0, j0 + xs.shape[2])
     inside = _columns_inside(line, ends, extent, matrices, order, columns, work, taps)
     if inside[0] >= inside[1]:
@@ -359,8 +358,8 @@ def _along(field: Any, xs: Any, r: Any, j0: Any, space: Any) -> None:
     low, high = np.int64(np.floor(min(last))), np.int64(np.floor(max(last))) + 1
     n, first, reach = extent[0, 2], extent[1, 2], 0 if order == 1 else 1
     span = max(low - reach, 0) - first, min(high + reach, n - 1) - first + 1
-    _mix_rows(vectors, matrices[ONWARD], order, span, work, taps, mixed, turned)
-    _cells(turned, n, first, order, (low, high), cells)
+    _mix_rows(vectors, order, span, work, taps, mixed)
+    _cells(mixed, n, first, order, (low, high), cells)
     _edges(base, slope, (low, high), inside, edges)
     for k in range(ndim):
         start, step, x, poly = _constant(matrices, DIRECT, k, work), matrices[DIRECT, k, ndim - 1], xs[k, r], cells[k]

@@ -30,7 +30,7 @@ class Displacement:
         into: (D+1, D+1) from the coordinates before the step to the field's world.
         nodes: (D+1, D+1) from the field's world to fractional indices of its nodes.
         onward: (D+1, D+1) from the field's world to the coordinates after the step.
-        vectors: (D, *crop), displacements (order 1) or coefficients of cubic B-splines (order 3)
+        vectors: (D, *crop), an array or a tensor: displacements (order 1) or coefficients of cubic B-splines (order 3)
             at the nodes, in the field's world, array order.
         start: index of the first node that `vectors` holds.
         shape: number of nodes of the whole field along each axis.
@@ -44,7 +44,7 @@ class Displacement:
     into: Floats
     nodes: Floats
     onward: Floats
-    vectors: NDArray[Any]
+    vectors: Any
     start: tuple[int, ...]
     shape: tuple[int, ...]
     order: int = 1
@@ -92,12 +92,12 @@ class Displaced:
     def space(self) -> tuple[Any, ...]:
         """Scratch arrays of one thread for the compiled kernels.
 
-        Vectors and matrices of one point, neighbours of a point, vectors along a row twice, the line of a row and its
-        ends, polynomials between nodes, and the columns where they begin.
+        Vectors and matrices of one point, neighbours of a point, vectors along a row, the line of a row and its ends,
+        polynomials between nodes, and the columns where they begin.
         """
         ndim, nodes = self.ndim, self.steps[0].vectors.shape[-1]
         points = np.zeros((21, 4)), np.zeros((3, 4), np.int64)
-        rows = np.zeros((ndim, nodes)), np.zeros((ndim, nodes)), np.zeros((1, 3)), np.zeros((2, 1))
+        rows = np.zeros((ndim, nodes)), np.zeros((1, 3)), np.zeros((2, 1))
         return (*points, *rows, np.zeros((ndim, 4, nodes + 2)), np.zeros(nodes + 3, np.int64))
 
     def __call__(self, points: Floats) -> Floats:
@@ -135,15 +135,26 @@ def snapped(matrix: Floats) -> Floats:
 
 def _compiled(step: Displacement, *, first: bool) -> tuple[Any, ...]:
     """(vectors, extent, matrices, facts) of one step."""
-    lift = (1,) * (3 - step.ndim)
-    vectors = np.ascontiguousarray(step.vectors, np.float64)
-    vectors = vectors.reshape(len(vectors), *lift, *vectors.shape[1:])
-    vectors.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
     direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
     limits = np.zeros_like(direct)
     limits[0, :-1], limits[1, :-1] = (-np.inf, np.inf) if step.limits is None else step.limits
     matrices = np.stack([step.into, step.nodes, step.onward, direct, across, limits])
     # Along a row of the output, which is a line of x_0, only the last index of the nodes may change.
     along = first and not step.inverse and not across[:-2, -2].any()
+    lift = (1,) * (3 - step.ndim)
+    vectors = _turned(step.vectors, step.onward[:-1, :-1]) if along else step.vectors
+    vectors = np.ascontiguousarray(vectors, np.float64).reshape(step.ndim, *lift, *vectors.shape[1:])
+    vectors.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
     extent = np.array([(*lift, *step.shape), (*(0 for _ in lift), *step.start)])
     return vectors, extent, matrices, (step.order, step.inverse, along)
+
+
+def _turned(vectors: NDArray[Any], linear: Floats) -> Floats:
+    """The vectors in the coordinates after the step, term by term, so that each has the same bits in any crop."""
+    if np.array_equal(linear, np.eye(len(linear))):
+        return np.asarray(vectors, np.float64)
+    turned: Floats = np.zeros(vectors.shape)
+    for k, i in np.ndindex(linear.shape):
+        if linear[k, i]:
+            turned[k] += linear[k, i] * vectors[i]
+    return turned

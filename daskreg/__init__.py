@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
+    from daskreg import landmarks as landmarks
     from daskreg import tomography as tomography
     from daskreg.clouds.fit import CloudFit as CloudFit
     from daskreg.clouds.inputs import points_from as points_from
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
     from daskreg.geometry import SliceAffines as SliceAffines
+    from daskreg.landmarks.fit import PointsFit as PointsFit
+    from daskreg.landmarks.fitting import fit_points as fit_points
     from daskreg.registration.batch import register_many as register_many
     from daskreg.registration.fit import PairFit as PairFit
     from daskreg.registration.register import register as register
@@ -53,6 +56,7 @@ _HOMES = {
     "DisplacementField": "fields",
     "Grid": "geometry",
     "PairFit": "registration.fit",
+    "PointsFit": "landmarks.fit",
     "SliceAffines": "geometry",
     "SliceDisplacements": "fields",
     "StackFit": "stacks.align",
@@ -61,8 +65,10 @@ _HOMES = {
     "connect": "cluster",
     "convert": "",
     "errors": "",
+    "fit_points": "landmarks.fitting",
     "grid": "volumes",
     "icp": "clouds.register",
+    "landmarks": "",
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
@@ -82,6 +88,7 @@ __all__ = [
     "DisplacementField",
     "Grid",
     "PairFit",
+    "PointsFit",
     "SliceAffines",
     "SliceDisplacements",
     "StackFit",
@@ -90,8 +97,10 @@ __all__ = [
     "connect",
     "convert",
     "errors",
+    "fit_points",
     "grid",
     "icp",
+    "landmarks",
     "load",
     "open",
     "plan",

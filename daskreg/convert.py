@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, ShapeMismatchError
+from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError
 from daskreg.formats.ngff import forward_matrix
-from daskreg.geometry import PIXEL, Affine, Grid, SliceAffines, Transform, as_affine, as_transform, common_unit
+from daskreg.geometry import Affine, Grid, SliceAffines, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
+from daskreg.geometry.pixels import check_grids, from_index, plane, to_index, world_matrices
 from daskreg.geometry.transform import checked_matrices, reversed_axes
 
 Floats = NDArray[np.float64]
@@ -49,13 +50,13 @@ def from_skimage(m: Any, *, fixed: Grid | None = None, moving: Grid | None = Non
     params = np.asarray(getattr(m, "params", m))
     if params.shape != (3, 3):
         raise InvalidTransformError(f"scikit-image's matrix is (3, 3), not {params.shape}; for 3D use from_scipy")
-    matrix, unit = _world(reversed_axes(checked_matrices(params, 2)), fixed, moving)
+    matrix, unit = world_matrices(reversed_axes(checked_matrices(params, 2)), fixed, moving)
     return Affine(matrix, unit=unit)
 
 
 def to_skimage(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
     """(3, 3) matrix M for `skimage.transform.warp(moving, M, output_shape=fixed.shape)`."""
-    return reversed_axes(_to_index(as_affine(t, 2, "what to_skimage takes"), fixed, moving))
+    return reversed_axes(to_index(as_affine(t, 2, "what to_skimage takes"), fixed, moving))
 
 
 # --- scipy --------------------------------------------------------------------------------
@@ -76,13 +77,13 @@ def from_scipy(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None)
             raise InvalidTransformError(f"matrix and offset of shapes {linear.shape} and {np.shape(m[1])} do not fit")
         offset = np.broadcast_to(np.asarray(m[1], dtype=np.float64), len(linear))
         m = np.concatenate([linear, offset[:, None]], axis=1)
-    matrix, unit = _world(checked_matrices(m, 2), fixed, moving)
+    matrix, unit = world_matrices(checked_matrices(m, 2), fixed, moving)
     return Affine(matrix, unit=unit)
 
 
 def to_scipy(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
     """Homogeneous M for `scipy.ndimage.affine_transform(moving, M, output_shape=fixed.shape)`."""
-    return _to_index(as_affine(t, what="what to_scipy takes"), fixed, moving)
+    return to_index(as_affine(t, what="what to_scipy takes"), fixed, moving)
 
 
 # --- pystackreg -----------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def from_pystackreg(m: ArrayLike, *, fixed: Grid | None = None, moving: Grid | N
     matrices = checked_matrices(m, 3 if stack else 2)
     if matrices.shape[-1] != 3:
         raise InvalidTransformError(f"pystackreg's matrices are (3, 3) or (N, 3, 3), not {matrices.shape}")
-    return _from_index(reversed_axes(matrices), _plane(fixed), _plane(moving))
+    return from_index(reversed_axes(matrices), plane(fixed), plane(moving))
 
 
 def to_pystackreg(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Floats:
@@ -109,7 +110,7 @@ def to_pystackreg(t: Any, *, fixed: Grid | None = None, moving: Grid | None = No
     transform = as_transform(t)
     if transform.ndim != 2:
         raise InvalidTransformError(f"pystackreg moves 2D slices, not {transform.ndim}D volumes")
-    return reversed_axes(_to_index(transform, _plane(fixed), _plane(moving)))
+    return reversed_axes(to_index(transform, plane(fixed), plane(moving)))
 
 
 # --- torch ----------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def from_torch(
     matrices = checked_matrices(values, 3 if np.ndim(values) == 3 else 2)
     shapes = _shapes(fixed, moving, "from_torch")
     index = index_from_theta(matrices[..., :-1, :], *shapes, align_corners=align_corners)
-    return _from_index(index, fixed, moving)
+    return from_index(index, fixed, moving)
 
 
 def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, align_corners: bool = False) -> Any:
@@ -144,7 +145,7 @@ def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, a
     import torch
 
     shapes = _shapes(fixed, moving, "to_torch")
-    index = _to_index(as_transform(t), fixed, moving)
+    index = to_index(as_transform(t), fixed, moving)
     return torch.as_tensor(theta_from_index(index, *shapes, align_corners=align_corners))
 
 
@@ -215,40 +216,12 @@ def to_ngff(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) ->
     return {"type": "affine", "affine": one.matrix[:-1].tolist()}
 
 
-# --- Between pixels and the world ----------------------------------------------------------------
-
-
-def _from_index(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> Affine | SliceAffines:
-    """A map of the world from one of array indices (moving from fixed), or SliceAffines from many."""
-    world, unit = _world(matrices, fixed, moving)
-    return SliceAffines(world, unit=unit) if world.ndim == 3 else Affine(world, unit=unit)
-
-
-def _world(matrices: Floats, fixed: Grid | None, moving: Grid | None) -> tuple[Floats, str | None]:
-    """World matrices and their unit from index matrices."""
-    ndim = matrices.shape[-1] - 1
-    _check_grids(fixed, moving, ndim)
-    inner = np.eye(ndim + 1) if fixed is None else fixed.inverse_matrix
-    outer = np.eye(ndim + 1) if moving is None else moving.matrix
-    unit = common_unit(
-        PIXEL if fixed is None else fixed.unit, PIXEL if moving is None else moving.unit, "fixed, moving"
-    )
-    return outer @ matrices @ inner, unit
-
-
-def _to_index(t: Transform, fixed: Grid | None, moving: Grid | None) -> Floats:
-    """Matrices of array indices (moving from fixed) from a map of the world."""
-    _check_grids(fixed, moving, t.ndim)
-    for grid in (fixed, moving):
-        common_unit(t.unit, PIXEL if grid is None else grid.unit, "transform and Grid")
-    inner = np.eye(t.ndim + 1) if fixed is None else fixed.matrix
-    outer = np.eye(t.ndim + 1) if moving is None else moving.inverse_matrix
-    return np.asarray(outer @ t.to_matrices() @ inner)
+# --- Grids ----------------------------------------------------------------------------------------
 
 
 def _in_world(t: Affine, fixed: Grid | None, moving: Grid | None) -> Affine:
     """The same map, once its unit and dimensions agree with the Grids."""
-    _check_grids(fixed, moving, t.ndim)
+    check_grids(fixed, moving, t.ndim)
     common_unit(t.unit, _unit(fixed, moving), "transform and Grid")
     return t
 
@@ -258,25 +231,10 @@ def _unit(fixed: Grid | None, moving: Grid | None) -> str | None:
     return common_unit(a, b, "fixed, moving")
 
 
-def _check_grids(fixed: Grid | None, moving: Grid | None, ndim: int) -> None:
-    for name, grid in (("fixed", fixed), ("moving", moving)):
-        if grid is None:
-            continue
-        if not isinstance(grid, Grid):
-            raise OptionError(f"{name} must be a Grid, not {type(grid).__name__}: `daskreg.grid(array)` gives it")
-        if grid.ndim != ndim:
-            raise ShapeMismatchError(f"the {name} Grid is {grid.ndim}D, the transform {ndim}D")
-
-
-def _plane(grid: Grid | None) -> Grid | None:
-    """The grid of one slice."""
-    return grid.take((1, 2)) if isinstance(grid, Grid) and grid.ndim == 3 else grid
-
-
 def _shapes(fixed: Grid | None, moving: Grid | None, function: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(output shape, input shape)."""
     known = fixed if moving is None else moving
     if known is None:
         raise OptionError(f"{function} needs fixed= or moving=: normalised coordinates depend on the shape")
-    _check_grids(fixed, moving, known.ndim)
+    check_grids(fixed, moving, known.ndim)
     return (known if fixed is None else fixed).shape, (known if moving is None else moving).shape

@@ -167,6 +167,7 @@ def open(
     missing: str = "fill",
     corrupt: str = "error",
     allow_outside: bool = False,
+    coordinate_system: str | None = None,
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
 
@@ -197,6 +198,7 @@ def open(
         allow_outside: whether a file or store may refer to files outside its own folder: raw data of a header, external
             links, storage and virtual sources of HDF5, symbolic links in a store. Nothing of it concerns the path
             itself, which may be such a link. Pipes and devices are refused in any case.
+        coordinate_system: of OME-Zarr 0.6, the one whose world is meant; None: the intrinsic one of the image.
 
     Raises: NotAVolumeError, OutsideError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
@@ -204,7 +206,7 @@ def open(
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")
-    options = OpenOptions(level, recentre, spacing, unit, allow_outside)
+    options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.normal_equations",),
     ("registration.verdict",),
     ("registration",),
-    ("clouds", "stacks"),
+    ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
     ("convert", "kernels"),
@@ -70,7 +70,7 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes", "fields",
-    "warping", "writing", "convert", "clouds", "kernels", "cli",
+    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500
@@ -285,5 +285,6 @@ def test_the_reader_of_imports() -> None:
     assert "torch" in outer(imports(MODULES["convert"], "convert"))
     assert "torch" not in outer(imports(MODULES["convert"], "convert", inside=False))
     assert "reporting.page" in inner(imports(MODULES["reporting.fit"], "reporting.fit"))
-    assert {"formats.itk", "formats.elastix"} <= inner(imports(MODULES["formats.transforms"], "formats.transforms"))
+    folder = "formats.transforms"
+    assert {"formats.transforms.itk", "formats.transforms.elastix"} <= inner(imports(MODULES[folder], folder))
     assert not inner(imports(MODULES[""], ""))

@@ -7,6 +7,7 @@ info        the content of a path, and where its voxels lie
 register    the motion between two images
 align       the drift of a stack's slices
 icp         the motion between two point clouds
+landmarks   the motion between paired points
 transform   transform files: show them, make new ones
 warp        apply a transform, Zarr to Zarr
 convert     a volume as OME-Zarr
@@ -32,7 +33,20 @@ import click
 import daskreg
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
 
-COMMANDS = ("info", "convert", "register", "align", "warp", "verify", "icp", "transform", "report", "submit", "demo")
+COMMANDS = (
+    "info",
+    "convert",
+    "register",
+    "align",
+    "warp",
+    "verify",
+    "icp",
+    "landmarks",
+    "transform",
+    "report",
+    "submit",
+    "demo",
+)
 RESUMING = ("convert", "warp")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -20,7 +20,7 @@ transform       `Transform`: what every transform answers
 affine          `Affine`: one map
 slices          `SliceAffines`: a map for each index along an axis
 inputs          what callers pass as a transform
-registry        transforms by name, writers of files by suffix
+registry        transforms by name, readers and writers of their files
 parameters      named parameters of an affine map
 rotations       rotation matrices from angles and quaternions, and evenly spread ones
 lie             coordinates of motions that can be added and averaged
@@ -29,6 +29,7 @@ box             `Box`: a box of array indices
 index_map       `IndexMap`: which source voxels a box of an output needs
 warped_bounds   where a pull brings the voxels of a grid
 units           names of units
+pixels          maps of array indices, for tools that count in pixels
 normalised      torch's normalised coordinates
 """
 

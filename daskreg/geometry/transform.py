@@ -138,15 +138,27 @@ class Transform(ABC):
         count, share = importlib.import_module(_JACOBIAN).folds(self, grid)
         return int(count), float(share)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write to a file: JSON, or by suffix ITK `.tfm`/`.txt`/`.h5` (affine maps).
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        format: str | None = None,
+        fixed: Grid | None = None,
+        moving: Grid | None = None,
+    ) -> None:
+        """Write to a file: daskreg's JSON, or by suffix that of another tool (see `docs/transforms.md`).
 
         The file appears whole or not at all, and replaces what was there. Only JSON keeps the
-        unit, the axes and maps of single slices.
+        unit, the axes and maps of single slices. The transform is taken as `moving_from_fixed`.
 
-        Raises: OptionError for a suffix that is not known, or a format that cannot hold this transform.
+        Args:
+            format: the tool, such as "FSL", where the suffix does not say it.
+            fixed, moving: grids of the two images, for formats that count in voxels.
+
+        Raises: OptionError for a suffix that is not known, or a format that cannot hold this transform or
+            lacks a grid; UnitError for a format of millimetres and another unit.
         """
-        registry.save(self, Path(path))
+        registry.save(self, Path(path), format, {"fixed": fixed, "moving": moving})
 
 
 def checked_matrices(value: Any, ndim: int) -> Floats:

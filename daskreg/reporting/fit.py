@@ -13,6 +13,12 @@ from daskreg.errors import FitFailedError
 from daskreg.geometry import Transform
 
 
+def is_fit_file(path: str | PathLike[str], tool: str | None = None) -> bool:
+    """Whether a fit is saved there whole: as daskreg's JSON, and not as that of another tool."""
+    name = Path(path).name.lower()
+    return tool in (None, "daskreg") and name.endswith(".json") and not name.endswith(".ngff.json")
+
+
 class Fit(ABC):
     """A transform with a status: the base class of PairFit, StackFit and CloudFit."""
 
@@ -60,14 +66,18 @@ class Fit(ABC):
         fields = {"schema": "daskreg/fit", "version": 1, "kind": self.kind, "ok": self.ok, **self.facts()}
         return {**plain(fields), "transform": self.transform.to_dict()}
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, of which `daskreg.load` reads the transform; other suffixes: the transform only."""
+    def save(self, path: str | PathLike[str], **options: Any) -> None:
+        """Write the fit as JSON, of which `daskreg.load` reads the transform; other suffixes: the transform only.
+
+        Args:
+            options: of `Transform.save`, for files of other tools: format, and the grids `fixed` and `moving`.
+        """
         from daskreg.formats.transforms import write_json
 
-        if Path(path).suffix.lower() == ".json":
+        if is_fit_file(path, options.get("format")):
             write_json(self.to_dict(), path)
         else:
-            self.transform.save(path)
+            self.transform.save(path, **options)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page, and the same facts as JSON next to it."""

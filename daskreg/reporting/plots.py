@@ -202,6 +202,38 @@ def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
     return figure
 
 
+def landmarks(fit: Any, fixed: ArrayLike, moving: ArrayLike) -> Figure:
+    """Pairs of landmarks before and after: projections with a line from each point to its partner, and the residuals.
+
+    Args:
+        fit: with `moving_from_fixed`, `residuals` (N, D) and `inliers` (N,).
+        fixed, moving: (N, D) points, array order.
+    """
+    start, end = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
+    ndim = start.shape[1]
+    across = ndim - 1
+    figure = _figure(4.2 * across + 5, 7.5)
+    axes = figure.subplots(2, ndim)
+    length = np.linalg.norm(np.asarray(fit.residuals), axis=1)
+    rows = zip(axes, (start, np.asarray(fit.moving_from_fixed(start))), ("before", "after"), strict=True)
+    for row, points, name in rows:
+        for ax, up in zip(row, range(across - 1, -1, -1), strict=False):
+            for a, b, good in zip(points, end, fit.inliers, strict=True):
+                ax.plot((a[-1], b[-1]), (a[up], b[up]), color=BLUE if good else RED, lw=1)
+            ax.plot(end[:, -1], end[:, up], ".", color=GREY, label="moving")
+            ax.set(xlabel="x", ylabel="zyx"[3 - ndim :][up], title=name)
+            ax.set_aspect("equal", adjustable="datalim")
+            ax.legend(loc="upper right")
+    bars, histogram = axes[:, -1]
+    colours = [BLUE if good else RED for good in fit.inliers]
+    bars.bar(np.arange(len(length)), length, color=colours)
+    bars.set(title="residuals (red: left out)", xlabel="pair", ylabel="distance")
+    histogram.hist(length[np.asarray(fit.inliers)], bins=30, color=BLUE)
+    histogram.set(title="residuals", xlabel="distance", ylabel="pairs")
+    figure.suptitle(_headline(fit))
+    return figure
+
+
 @cache
 def _figure_class() -> Callable[..., Figure]:
     try:

@@ -34,6 +34,7 @@ class OpenOptions:
     spacing: Any = None
     unit: str | None = None
     allow_outside: bool = False
+    coordinate_system: str | None = None
 
     def spacings(self, names: Sequence[str]) -> dict[str, float]:
         """The spacing asked for, by axis; empty where none was.

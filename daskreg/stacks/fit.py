@@ -18,7 +18,7 @@ from daskreg.geometry import SliceAffines, as_transform
 from daskreg.geometry.lie import Algebra
 from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
-from daskreg.reporting.fit import Fit
+from daskreg.reporting.fit import Fit, is_fit_file
 from daskreg.stacks import table
 from daskreg.stacks.consistency import pair_consistency, worst_neighbors
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
@@ -199,10 +199,13 @@ class StackFit(Fit):
             bridged=interpolated,
         )
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform and `StackFit.load` as the fit."""
-        if Path(path).suffix.lower() != ".json" or self.pairs is None or self.features is None:
-            return super().save(path)
+    def save(self, path: str | PathLike[str], **options: Any) -> None:
+        """Write the fit as JSON, which `daskreg.load` reads as its transform and `StackFit.load` as the fit.
+
+        Other suffixes: the transform only, with the options of `Transform.save`.
+        """
+        if not is_fit_file(path, options.get("format")) or self.pairs is None or self.features is None:
+            return super().save(path, **options)
         tables = {"pairs": packed(self.pairs), "looks": packed(self.features)}
         tables |= {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ("weights", "residuals")}
         transforms.write_json(self.to_dict() | {"tables": tables}, path)

@@ -8,14 +8,14 @@ https://ngff.openmicroscopy.org/0.5/#multiscale-md
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InvalidSpacingError, MetadataWarning, NotAVolumeError, OptionError
+from daskreg.errors import InputError, InvalidSpacingError, MetadataWarning, NotAVolumeError, OptionError
 from daskreg.sources.coordinates import CHANNELS, LEAD, SPACE, TIMES
 
 Floats = NDArray[np.float64]
@@ -47,6 +47,7 @@ class Multiscale:
     Args:
         labels: of the channels.
         is_labels: whether the group says that its voxels are labels.
+        header_from_world: of version 0.6, the map from the world of the grids to the coordinate system, if it shears.
         direction: what daskreg stores beside the metadata of a turned volume: the columns are the world directions
             of the spatial axes, along which scale and origin are.
     """
@@ -57,6 +58,7 @@ class Multiscale:
     labels: tuple[str, ...]
     direction: Any = None
     is_labels: bool = False
+    header_from_world: Any = None
 
     def level(self, number: int, *, recentre: bool, what: str) -> MultiscaleLevel:
         """One level; a negative number counts from the coarsest.
@@ -88,8 +90,14 @@ class Multiscale:
         return MultiscaleLevel(chosen.path, chosen.scale, moved, True)
 
 
-def multiscale(attrs: Mapping[str, Any], what: str) -> Multiscale | None:
+def multiscale(
+    attrs: Mapping[str, Any], what: str, of_systems: Callable[..., Multiscale] | None = None
+) -> Multiscale | None:
     """The image that a group's attributes describe, or None if they describe none.
+
+    Args:
+        of_systems: reads an image of version 0.6, with coordinate systems (`ome_systems.multiscale_of_systems`); None
+            refuses it.
 
     Raises: NotAVolumeError for metadata that is broken or of an unknown version.
     """
@@ -105,10 +113,13 @@ def multiscale(attrs: Mapping[str, Any], what: str) -> Multiscale | None:
             warnings.warn(
                 f"{what} holds {len(images)} multiscale images; the first is taken", MetadataWarning, stacklevel=2
             )
+        version = str(block.get("version") or images[0].get("version") or "")
+        if of_systems is not None and ("coordinateSystems" in images[0] or version.startswith("0.6")):
+            return of_systems(images[0], block, what)
         own = attrs.get("daskreg")
         return _parse(images[0], block, what, own.get("direction") if isinstance(own, Mapping) else None)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, NotAVolumeError | InvalidSpacingError):
+        if isinstance(error, InputError):
             raise
         reason = f"{type(error).__name__}: {error}"
         raise NotAVolumeError(f"{what}: the OME-Zarr metadata cannot be read ({reason})") from error
@@ -119,7 +130,7 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direct
     if "coordinateSystems" in image or version.startswith("0.6"):
         raise NotAVolumeError(f"{what} is OME-Zarr {version or 'with coordinate systems'}; versions up to 0.5 are read")
     datasets = image["datasets"]
-    axes = tuple(map(_axis, image.get("axes") or ("t", "c", "z", "y", "x")))
+    axes = tuple(map(axis_of, image.get("axes") or ("t", "c", "z", "y", "x")))
     if not datasets or len({a.name for a in axes}) != len(axes):
         raise NotAVolumeError(f"{what}: a multiscale needs datasets and axes with different names")
     whole = image.get("coordinateTransformations") or ()
@@ -135,7 +146,8 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direct
     return Multiscale(axes, tuple(levels), str(name) if name else None, labels, direction, "image-label" in block)
 
 
-def _axis(axis: Any) -> Axis:
+def axis_of(axis: Any) -> Axis:
+    """An axis as the metadata write it: a name, or a mapping with its type and unit."""
     if isinstance(axis, str):
         axis = {"name": axis}
     name = str(axis["name"])

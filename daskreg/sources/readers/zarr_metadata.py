@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,19 @@ import zarr
 from daskreg.errors import NotAVolumeError, OptionError
 from daskreg.geometry import Grid
 from daskreg.sources.chunking import LARGE
-from daskreg.sources.coordinates import default_dims, split_dims
+from daskreg.sources.coordinates import HEADER_FROM_WORLD, default_dims, split_dims
 from daskreg.sources.description import LABELS, Coord, Description, OpenOptions, check_shape, ordered, replace_grid
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.file_formats import ZARR
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.readers import cf, ome
+from daskreg.sources.readers.ome_systems import multiscale_of_systems
 from daskreg.sources.storage.retrying import open_store
 from daskreg.sources.stored import stored_source
 
 Array = zarr.Array[Any]
+
+_MOST_PARAMETERS = 1000
 
 
 def describe(location: StoreLocation, options: OpenOptions) -> Description:
@@ -41,7 +45,7 @@ def describe(location: StoreLocation, options: OpenOptions) -> Description:
     image_dtype(node.dtype, str(location))
     for up, path in location.parents():
         group = up.group()
-        image = None if group is None else _image(up, group)
+        image = None if group is None else _image(up, group, options)
         if image is not None and any(level.path == path for level in image.levels):
             number = [level.path for level in image.levels].index(path)
             return _describe_level(up, image, _without_levels(options, location, number))
@@ -51,7 +55,7 @@ def describe(location: StoreLocation, options: OpenOptions) -> Description:
 
 
 def _describe_group(location: StoreLocation, group: zarr.Group, options: OpenOptions) -> Description:
-    image = _image(location, group)
+    image = _image(location, group, options)
     if image is not None:
         return _describe_level(location, image, options)
     options = _without_levels(options, location)
@@ -101,6 +105,8 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
     attrs = {k: v for k, v in cf.plain_attrs(dict(array.attrs)).items() if k not in ("ome", "multiscales", "omero")}
     if image.is_labels:
         attrs[LABELS] = True
+    if image.header_from_world is not None:
+        attrs[HEADER_FROM_WORLD] = image.header_from_world
     described = _describe_array(below, array, names, lead, grid)
     return replace(described, name=image.name or location.name, attrs=attrs, lead_coords=coords)
 
@@ -159,8 +165,15 @@ def _dims(array: Array, what: str) -> tuple[str, ...]:
     return dims if len(set(dims)) == len(dims) else usual
 
 
-def _image(location: StoreLocation, group: zarr.Group) -> ome.Multiscale | None:
-    return ome.multiscale(dict(group.attrs), str(location))
+def _image(location: StoreLocation, group: zarr.Group, options: OpenOptions) -> ome.Multiscale | None:
+    def numbers(path: str) -> Any:
+        stored = location.child(path).open()
+        if not isinstance(stored, zarr.Array) or stored.size > _MOST_PARAMETERS:
+            raise NotAVolumeError(f"{location}: {path} is no array of the numbers of a transformation")
+        return stored[...]
+
+    of_systems = partial(multiscale_of_systems, system=options.coordinate_system, parameters=numbers)
+    return ome.multiscale(dict(group.attrs), str(location), of_systems)
 
 
 def _without_levels(options: OpenOptions, location: StoreLocation, number: int = 0) -> OpenOptions:

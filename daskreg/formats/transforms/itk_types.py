@@ -1,4 +1,4 @@
-"""ITK transform files, text and HDF5: from a type's parameters to a matrix.
+"""The transforms of ITK as matrices.
 
 ITK's maps take points of the fixed image to the moving image, in x, y, z order, as
 x' = M (x - c) + c + t about a centre c. The meaning of each type's parameters follows the
@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InvalidTransformError, MissingExtraError
-from daskreg.geometry import Affine
+from daskreg.errors import InvalidTransformError
+from daskreg.geometry import Affine, SliceAffines, Transform
 from daskreg.geometry.rotations import plane_rotation, scaled_rotation_from_quaternion
 from daskreg.geometry.transform import reversed_axes
 
 Floats = NDArray[np.float64]
 Parts = tuple[Floats, Floats, Floats]
-
-HEADER = "#Insight Transform File V1.0"
-
-_MOST_PARAMETERS = 1000
 
 
 @dataclass(frozen=True)
@@ -49,67 +43,6 @@ class TransformRecord:
         if into != out or not 2 <= into <= 8:
             raise InvalidTransformError(f"{self.type} does not map a space onto itself")
         return into
-
-
-def read_text(text: str, name: str) -> Affine:
-    """The map in a text file (`.tfm`, `.txt`). A composite becomes one matrix."""
-    fields: list[dict[str, str]] = []
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if line.startswith("#") or not colon:
-            continue
-        if key.strip() == "Transform":
-            fields.append({})
-        if fields:
-            fields[-1][key.strip()] = value.strip()
-    # Types first: a deformation field is refused by its type, before its numbers are parsed.
-    types = [TransformRecord(f["Transform"]) for f in fields]
-    _check_types(types, name)
-    try:
-        records = [
-            TransformRecord(f["Transform"], _numbers(f, "Parameters"), _numbers(f, "FixedParameters")) for f in fields
-        ]
-    except ValueError as error:
-        raise InvalidTransformError(f"{name}: {error}") from error
-    return _composed(records, name)
-
-
-def write_text(transform: Affine) -> str:
-    """An AffineTransform about the origin."""
-    record = _record(transform)
-    parameters, fixed = (" ".join(map(repr, values)) for values in (record.parameters, record.fixed))
-    lines = [HEADER, "#Transform 0", f"Transform: {record.type}"]
-    return "\n".join([*lines, f"Parameters: {parameters}", f"FixedParameters: {fixed}", ""])
-
-
-def read_hdf5(path: Path) -> Affine:
-    """The map in an HDF5 file (`.h5`), as ITK and ANTs write composites.
-
-    Raises: MissingExtraError without h5py.
-    """
-    h5py = _h5py()
-    try:
-        with h5py.File(path, "r") as file:
-            return _read_group(file["TransformGroup"], str(path))
-    except (OSError, KeyError, TypeError) as error:
-        raise InvalidTransformError(f"{path} is not an HDF5 file of an ITK transform: {error}") from error
-
-
-def write_hdf5(transform: Affine, path: Path) -> None:
-    """An AffineTransform about the origin.
-
-    Raises: MissingExtraError without h5py.
-    """
-    h5py = _h5py()
-    record = _record(transform)
-    with h5py.File(path, "w") as file:
-        text = h5py.string_dtype("ascii")
-        file.create_dataset("ITKVersion", data=["5.0.0"], dtype=text)
-        file.create_dataset("HDFVersion", data=[h5py.version.hdf5_version], dtype=text)
-        group = file.create_group("TransformGroup/0")
-        group.create_dataset("TransformType", data=[record.type], dtype=text)
-        group.create_dataset("TransformParameters", data=np.asarray(record.parameters, dtype=np.float64))
-        group.create_dataset("TransformFixedParameters", data=np.asarray(record.fixed, dtype=np.float64))
 
 
 def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], ndim: int) -> Floats:
@@ -195,72 +128,46 @@ _TYPES |= dict.fromkeys(
 _TYPES["Rigid2DTransform/2"] = _TYPES["Euler2DTransform/2"]
 
 
-def _check_types(records: Sequence[TransformRecord], name: str) -> None:
+def check_types(records: Sequence[TransformRecord], name: str) -> None:
+    """Raise InvalidTransformError where the transforms of a file are not affine maps of one space."""
     if not records:
         raise InvalidTransformError(f"{name} holds no transform")
-    composite = records[0].name == "CompositeTransform"
-    parts = records[1:] if composite else records
-    for record in parts:
+    for record in records[1:] if records[0].name == "CompositeTransform" else records:
         if record.name not in _TYPES and f"{record.name}/{record.ndim}" not in _TYPES:
             raise InvalidTransformError(f"{name}: {record.type} is not an affine map that daskreg reads")
     if len({record.ndim for record in records}) != 1:
         raise InvalidTransformError(f"{name}: its transforms are of different dimensions")
-    if len(parts) > 1 and not composite:
-        raise InvalidTransformError(
-            f"{name} holds {len(parts)} transforms and does not say whether they are a chain or a series; "
-            "save them one by one, or as a CompositeTransform"
-        )
 
 
-def _composed(records: Sequence[TransformRecord], name: str) -> Affine:
-    """The product; ITK's composite applies the last of its transforms first."""
+def from_records(records: Sequence[TransformRecord]) -> Affine | SliceAffines:
+    """The map of a file: of a composite the product, in which ITK applies the last first, and of a series SliceAffines.
+
+    A series of 3D maps is one of volumes, along "t"; a series of 2D maps is one of slices, along the first axis.
+    """
     ndim = records[0].ndim
-    m = np.eye(ndim + 1)
-    for record in records:
-        if record.name != "CompositeTransform":
-            m = m @ to_matrix(record.name, record.parameters, record.fixed, ndim)
-    return Affine(reversed_axes(m))
+    composite = records[0].name == "CompositeTransform"
+    parts = records[1:] if composite else records
+    matrices = [to_matrix(record.name, record.parameters, record.fixed, ndim) for record in parts]
+    if composite or len(matrices) == 1:
+        product = np.eye(ndim + 1)
+        for m in matrices:
+            product = product @ m
+        return Affine(reversed_axes(product))
+    return series(reversed_axes(np.stack(matrices)))
 
 
-def _record(transform: Affine) -> TransformRecord:
-    m, n = reversed_axes(transform.matrix), transform.ndim
-    return TransformRecord(
-        f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n
-    )
+def series(matrices: Floats, unit: str | None = None) -> SliceAffines:
+    """Of volumes (3D maps) along "t", of slices (2D maps) along the first axis."""
+    return SliceAffines(matrices, axis="t" if matrices.shape[-1] == 4 else 0, unit=unit)
 
 
-def _read_group(group: Any, name: str) -> Affine:
-    members = [group[k] for k in sorted((k for k in group if k.isdigit()), key=int)]
-    types = [_text(member["TransformType"][0]) for member in members]
-    _check_types([TransformRecord(t) for t in types], name)
-    records = [
-        TransformRecord(t, _values(m, "Parameters"), _values(m, "FixedParameters"))
-        for t, m in zip(types, members, strict=True)
+def to_records(transform: Transform) -> list[TransformRecord]:
+    """AffineTransforms about the origin: one, or one for each slice."""
+    n = transform.ndim
+    matrices = reversed_axes(transform.to_matrices().reshape(-1, n + 1, n + 1))
+    return [
+        TransformRecord(
+            f"AffineTransform_double_{n}_{n}", [*m[:-1, :-1].ravel().tolist(), *m[:-1, -1].tolist()], [0.0] * n
+        )
+        for m in matrices
     ]
-    return _composed(records, name)
-
-
-def _numbers(fields: dict[str, str], key: str) -> list[float]:
-    return [float(v) for v in fields.get(key, "").split()]
-
-
-def _values(member: Any, key: str) -> list[float]:
-    # ITK 4 writes the names without the "s" of "Transform".
-    numbers = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
-    if numbers is None:
-        return []
-    if numbers.size > _MOST_PARAMETERS:
-        raise InvalidTransformError(f"{numbers.size} parameters are too many for an affine map")
-    return [float(v) for v in numbers[()]]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "formats") from error
-    return h5py

@@ -7,14 +7,16 @@ file names the file whose transform is applied before its own; the files of a ru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from daskreg.errors import InvalidTransformError
-from daskreg.formats.itk import to_matrix
-from daskreg.geometry import Affine, Transform
+from daskreg.formats.transforms.files import TransformFile, numbers, write_text
+from daskreg.formats.transforms.itk_types import to_matrix, to_records
+from daskreg.geometry import Affine, Grid
+from daskreg.geometry.pixels import check_grids
+from daskreg.geometry.registry import FileReader, FileWriter, register_reader, register_writer
 from daskreg.geometry.transform import reversed_axes
 
 Fields = dict[str, list[str]]
@@ -36,27 +38,54 @@ def is_parameter_file(text: str) -> bool:
     return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
 
 
-def read(text: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
-    """The map of a parameter file, with the maps of the files that it names.
-
-    Args:
-        path: of the file; files that it names are searched for beside it.
-        load_linked: reads such a file.
-    """
-    fields = _fields(text)
+def read(file: TransformFile) -> Affine:
+    """The map of a parameter file, with the maps of the files that it names, which are searched for beside it."""
+    fields = _fields(file.text)
     if fields["Transform"] == ["File"]:
-        own = _linked(_one(fields, "TransformFileName", ""), path, load_linked)
+        own = _linked(_one(fields, "TransformFileName", ""), file)
     else:
-        own = _own(fields, path)
+        own = _own(fields, file.path)
     initial = _one(fields, "InitialTransformParameterFileName", "") or _one(
         fields, "InitialTransformParametersFileName", "NoInitialTransform"
     )
     if initial == "NoInitialTransform":
         return own
-    first = _linked(initial, path, load_linked)
+    first = _linked(initial, file)
     if _one(fields, "HowToCombineTransforms", "Compose") == "Add":  # T(x) = T0(x) + T1(x) - x
         return Affine(first.matrix + own.matrix - np.eye(own.ndim + 1))
     return own @ first
+
+
+def write(transform: Affine, path: Path, *, fixed: Grid) -> None:
+    """An AffineTransform about the origin; transformix resamples the moving image on `fixed`."""
+    ndim = transform.ndim
+    check_grids(fixed, None, ndim)
+    direction = reversed_axes(np.pad(fixed.direction_matrix, (0, 1)))[:-1, :-1]
+    fields = {
+        "Transform": '"AffineTransform"',
+        "NumberOfParameters": str(ndim * (ndim + 1)),
+        "TransformParameters": numbers(to_records(transform)[0].parameters),
+        "InitialTransformParameterFileName": '"NoInitialTransform"',
+        "HowToCombineTransforms": '"Compose"',
+        "FixedImageDimension": str(ndim),
+        "MovingImageDimension": str(ndim),
+        "FixedInternalImagePixelType": '"float"',
+        "MovingInternalImagePixelType": '"float"',
+        "Size": " ".join(map(str, fixed.shape[::-1])),
+        "Index": " ".join(["0"] * ndim),
+        "Spacing": numbers(fixed.spacing[::-1]),
+        "Origin": numbers(fixed.origin[::-1]),
+        "Direction": numbers(direction.T.ravel()),  # column by column
+        "UseDirectionCosines": '"true"',
+        "CenterOfRotationPoint": numbers([0.0] * ndim),
+        "ResampleInterpolator": '"FinalLinearInterpolator"',
+        "Resampler": '"DefaultResampler"',
+        "DefaultPixelValue": "0",
+        "ResultImageFormat": '"mha"',
+        "ResultImagePixelType": '"float"',
+        "CompressResultImage": '"false"',
+    }
+    write_text("".join(f"({name} {value})\n" for name, value in fields.items()), path)
 
 
 def _own(fields: Fields, path: Path) -> Affine:
@@ -85,10 +114,11 @@ def _own(fields: Fields, path: Path) -> Affine:
     return Affine(reversed_axes(to_matrix(names[ndim], parameters, fixed, ndim)))
 
 
-def _linked(name: str, path: Path, load_linked: Callable[[Path], Transform]) -> Affine:
+def _linked(name: str, file: TransformFile) -> Affine:
     """The map of a file named in another: at that path, or, where the folder was moved, beside it."""
-    candidates = [path.parent / name, path.parent / Path(name.replace("\\", "/")).name]
-    linked = load_linked(next((p for p in candidates if p.is_file()), candidates[0]))
+    folder = file.path.parent
+    candidates = [folder / name, folder / Path(name.replace("\\", "/")).name]
+    linked = file.linked(next((p for p in candidates if p.is_file()), candidates[0]))
     if not isinstance(linked, Affine):
         raise InvalidTransformError(f"{name} is not one affine map")
     return linked
@@ -102,3 +132,10 @@ def _fields(text: str) -> Fields:
 def _one(fields: Fields, key: str, default: str) -> str:
     values = fields.get(key, [])
     return values[0] if values else default
+
+
+register_reader(FileReader("elastix", lambda file: is_parameter_file(file.text), read))
+register_writer(
+    ("transformparameters*.txt",),
+    FileWriter("elastix", Affine, "a parameter file holds one affine map", write, takes=("fixed",), needs=("fixed",)),
+)

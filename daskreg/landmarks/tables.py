@@ -1,0 +1,247 @@
+"""Tables of points that keep what else they hold when the points are moved: CSV, fcsv, elastix points, GeoJSON.
+
+Points are returned in array order (z, y, x), in the world of the file: fcsv in LPS, as daskreg's NIfTI.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import DaskregError, InputError, OptionError
+from daskreg.formats.transforms import read_bytes
+from daskreg.geometry import default_axes
+from daskreg.runtime.messages import reason
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PointTable:
+    """Points of a file, and the text of the same file with other points in their places.
+
+    Attributes:
+        points: (N, D) in array order.
+        replaced: the text with other (N, D) points, in array order.
+        labels: names of the points, or ().
+        unit: of the points, where the format has one.
+        in_voxels: whether the file says that they are voxel indices.
+    """
+
+    points: Floats
+    replaced: Callable[[Floats], str]
+    labels: tuple[str, ...] = ()
+    unit: str | None = None
+    in_voxels: bool = False
+
+
+def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTable:
+    """The points of a CSV with columns named x, y, z or axis-0, axis-1, ... (napari, array order), of Slicer's fcsv, an
+    elastix point file, or GeoJSON.
+
+    Args:
+        axes: order of the columns of a table without names, such as "zyx"; by default x, y, z.
+
+    Raises: InputError where there is no such file, or it holds no points that can be read.
+    """
+    file = Path(path)
+    text = read_bytes(file).decode("utf-8-sig", errors="replace")
+    try:
+        for claims, read in _READERS:
+            if claims(file.name.lower(), text):
+                return read(text, axes)
+    except (DaskregError, Warning) as error:
+        raise type(error)(f"{file}: {error}") from error
+    except Exception as error:
+        raise InputError(
+            f"{file} holds no points that can be read ({type(error).__name__}: {reason(error)})"
+        ) from error
+    raise InputError(f"{file} holds no points that can be read")
+
+
+# --- CSV ---------------------------------------------------------------------------------------
+
+
+def read_rows(text: str) -> tuple[list[list[str]], str]:
+    """The cells of a text, and what separates them: a comma, semicolon, tab or blanks (one blank)."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise InputError("it has no rows")
+    separator = max(",;\t", key=lines[0].count)
+    if separator not in lines[0]:
+        return [line.split() for line in lines], " "
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)], separator
+
+
+def axis_columns(names: Sequence[str]) -> dict[str, int]:
+    """Columns by axis: "x", "Y (um)" or "POSITION_Z", or "axis-0", "centroid-1" in array order.
+
+    Raises: InputError where two columns are of one axis.
+    """
+    found: dict[str, int] = {}
+    numbered = [(re.fullmatch(r"(?:axis|centroid)[-_ ](\d)", name.strip().lower()), k) for k, name in enumerate(names)]
+    ranked = sorted((int(match[1]), column) for match, column in numbered if match)
+    if len(ranked) in (2, 3):
+        return dict(zip(default_axes(len(ranked)), (column for _, column in ranked), strict=True))
+    for column, name in enumerate(names):
+        for axis in {"x", "y", "z"} & set(re.split(r"[^a-z0-9]+", name.lower())):
+            if axis in found:
+                raise InputError(f"columns {names[found[axis]]!r} and {name!r} are both of {axis}")
+            found[axis] = column
+    if found.keys() not in ({"x", "y"}, {"x", "y", "z"}):
+        raise InputError(f"its columns {', '.join(names)} have no x and y")
+    return found
+
+
+def has_names(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row holds names, none of which is a number."""
+    return not any(is_number(cell) for cell in rows[0])
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_csv(text: str, axes: str | None) -> PointTable:
+    rows, separator = read_rows(text)
+    header = 0
+    if has_names(rows):
+        columns = axis_columns(rows[0])
+        order = [columns[axis] for axis in default_axes(len(columns))]
+        header = next((k for k, row in enumerate(rows) if k and is_number(row[order[0]])), len(rows))  # also of units
+    else:
+        ndim = min(len(rows[0]), 3)
+        given = axes or "".join(default_axes(ndim))[::-1]
+        if sorted(given) != sorted(default_axes(ndim)):
+            raise OptionError(f"axes {axes!r} do not name {ndim} columns")
+        order = [given.index(axis) for axis in default_axes(ndim)]
+    body = rows[header:]
+    points = np.array([[float(row[column] or "nan") for column in order] for row in body]).reshape(-1, len(order))
+    comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+
+    def replaced(moved: Floats) -> str:
+        out = io.StringIO()
+        out.writelines(f"{line}\n" for line in comments)
+        writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+        writer.writerows(rows[:header])
+        for row, point in zip(body, moved.tolist(), strict=True):
+            cells = list(row)
+            for column, value in zip(order, point, strict=True):
+                cells[column] = repr(value) if np.isfinite(value) else ""
+            writer.writerow(cells)
+        return out.getvalue()
+
+    return PointTable(points, replaced)
+
+
+# --- Slicer ------------------------------------------------------------------------------------
+
+
+def _read_fcsv(text: str, _axes: str | None) -> PointTable:
+    """Markups of 3D Slicer: id, x, y, z, ... in RAS, or LPS where the header says so; millimetres."""
+    lines = text.splitlines()
+    head = "\n".join(line for line in lines if line.startswith("#"))
+    system = re.search(r"CoordinateSystem\s*=\s*(\w+)", head)
+    lps = system is not None and system[1].upper() in ("LPS", "1")
+    columns = re.search(r"columns\s*=\s*(.*)", head)
+    names = [name.strip() for name in (columns[1] if columns else "id,x,y,z").split(",")]
+    order = [names.index(axis) for axis in "zyx"]
+    rows = [(k, line.split(",")) for k, line in enumerate(lines) if line.strip() and not line.startswith("#")]
+    signs = np.array([1.0, 1.0, 1.0] if lps else [1.0, -1.0, -1.0])
+    points = np.array([[float(row[column]) for column in order] for _, row in rows]) * signs
+    label = names.index("label") if "label" in names else -1
+
+    def replaced(moved: Floats) -> str:
+        changed = list(lines)
+        for (number, row), point in zip(rows, (moved * signs).tolist(), strict=True):
+            cells = list(row)
+            for column, value in zip(order, point, strict=True):
+                cells[column] = repr(value)
+            changed[number] = ",".join(cells)
+        return "\n".join([*changed, ""])
+
+    return PointTable(points, replaced, tuple(row[label] for _, row in rows) if label >= 0 else (), "millimeter")
+
+
+# --- elastix -----------------------------------------------------------------------------------
+
+
+def _read_elastix(text: str, _axes: str | None) -> PointTable:
+    """`point` or `index`, their number, and rows of x, y, z."""
+    words, count, *lines = [line for line in text.splitlines() if line.strip()]
+    rows = [[float(word) for word in line.split()] for line in lines[: int(count)]]
+    points = np.array(rows)[:, ::-1]
+
+    def replaced(moved: Floats) -> str:
+        return "\n".join([words, count, *(" ".join(map(repr, point)) for point in moved[:, ::-1].tolist()), ""])
+
+    return PointTable(points, replaced, in_voxels=words.strip() == "index")
+
+
+# --- GeoJSON -----------------------------------------------------------------------------------
+
+
+def _read_geojson(text: str, _axes: str | None) -> PointTable:
+    """Every position of every geometry (x, y, or x, y, z), as QuPath exports annotations."""
+    whole = json.loads(text)
+    positions: list[list[float]] = []
+    _walk(whole, positions.append)
+    if not positions or len({min(len(p), 3) for p in positions}) != 1:
+        raise InputError("it holds no positions, or such of two and of three dimensions")
+    ndim = min(len(positions[0]), 3)
+    points = np.array([position[:ndim][::-1] for position in positions], dtype=np.float64)
+
+    def replaced(moved: Floats) -> str:
+        again = json.loads(text)
+        rest = iter(moved[:, ::-1].tolist())
+
+        def put(position: list[float]) -> None:
+            position[:ndim] = next(rest)
+
+        _walk(again, put)
+        return json.dumps(again, indent=1) + "\n"
+
+    return PointTable(points, replaced)
+
+
+def _walk(entry: Any, visit: Callable[[list[float]], None]) -> None:
+    """Call `visit` with each position below a GeoJSON object, in the order of the file."""
+    if isinstance(entry, dict):
+        if "coordinates" in entry:
+            _positions(entry["coordinates"], visit)
+        for key, value in entry.items():
+            if key not in ("coordinates", "properties"):
+                _walk(value, visit)
+    elif isinstance(entry, list):
+        for value in entry:
+            _walk(value, visit)
+
+
+def _positions(value: Any, visit: Callable[[list[float]], None]) -> None:
+    if value and isinstance(value[0], int | float):
+        visit(value)
+    else:
+        for part in value:
+            _positions(part, visit)
+
+
+_READERS: tuple[tuple[Callable[[str, str], bool], Callable[[str, str | None], PointTable]], ...] = (
+    (lambda name, text: name.endswith(".fcsv") or text.startswith("# Markups fiducial file"), _read_fcsv),
+    (lambda name, text: text.lstrip().startswith(("{", "[")), _read_geojson),
+    (lambda name, text: bool(re.match(r"\s*(point|index)\s+\d+\s", text)), _read_elastix),
+    (lambda name, text: True, _read_csv),
+)

@@ -4,8 +4,9 @@
     python benchmarks/fields.py --size 0.25    # GiB
     python benchmarks/fields.py --dense 8      # memory with a field of 8 GiB in a store
 
-The volume is that of `out_of_core.py`; fields have a node every 8 voxels, and vectors of up to 6 voxels. Each round runs
-every kind once; times are medians, "x affine" is the ratio to the affine warp of the same kind, in the same rounds.
+The volume is that of `out_of_core.py`; fields have a node every 8 voxels, and vectors of up to 6 voxels. Each round
+runs every kind once; times are medians, "x affine" is the ratio to the affine warp of the same kind, in the same
+rounds.
 
     3D affine, 3D field       a rotation of a degree; the same after a linear field
     3D bspline                the same with cubic B-splines

@@ -7,9 +7,11 @@ chain        transforms one after another as steps of the sampling kernels
 index_map    which source voxels and which vectors a box of an output needs
 vectors      the vectors, wherever they are stored
 bounds       the least and the greatest displacement in a part of a field
+files        the files of fields: ITK's (`itk`) and Zarr groups (`store`)
 jacobian     how much a transform stretches space, and where it folds
 """
 
+from daskreg.fields import files as files
 from daskreg.fields.composite import Composite
 from daskreg.fields.field import DisplacementField
 from daskreg.fields.slices import SliceDisplacements

@@ -17,6 +17,7 @@ from daskreg.geometry import Grid, canonical_unit
 _MOST_NUMBERS = 1_000_000
 """Numbers of a field that a JSON file takes."""
 ORDERS = (1, 3)
+ANY_UNIT = "any"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +33,8 @@ class DisplacementField(FieldTransform):
             cubic B-splines.
         grid: of the nodes, of any spacing, origin and direction; usually far coarser than an image.
         order: 1, linear between the nodes, or 3, cubic B-splines.
-        unit: of the vectors; None: that of the grid.
+        unit: of the vectors; None: that of the grid. "any": the field takes the unit of what it is used with, as
+            those of files do that state none.
         inverted: the inverse map, p + u(p) -> p.
 
     Raises: ShapeMismatchError; InvalidTransformError for vectors that are not finite (stored ones: when they are
@@ -51,7 +53,7 @@ class DisplacementField(FieldTransform):
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid))
-        object.__setattr__(self, "unit", self.grid.unit)
+        object.__setattr__(self, "unit", None if self.unit == ANY_UNIT else self.grid.unit)
 
     @property
     def ndim(self) -> int:
@@ -68,14 +70,21 @@ class DisplacementField(FieldTransform):
 
     def inverse(self) -> DisplacementField:
         """The map the other way, which is solved point by point where it is used."""
-        return DisplacementField(self.vectors, self.grid, order=self.order, unit=self.unit, inverted=not self.inverted)
+        return DisplacementField(
+            self.vectors, self.grid, order=self.order, unit=self.unit or ANY_UNIT, inverted=not self.inverted
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"type": self.kind, **field_dict(self.vectors, self.grid, self.order), "inverted": self.inverted}
+        return {
+            "type": self.kind,
+            **field_dict(self.vectors, self.grid, self.order),
+            "inverted": self.inverted,
+            "any_unit": self.unit is None,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DisplacementField:
-        return cls(*field_from(data), order=data["order"], inverted=data.get("inverted", False))
+        return cls(*field_from(data), order=data["order"], unit=unit_of(data), inverted=data.get("inverted", False))
 
     def __repr__(self) -> str:
         return f"{self._name}({describe_field(self.vectors, self.grid, self.order)})"
@@ -93,7 +102,7 @@ def check_field(grid: Grid, order: int, unit: str | None) -> None:
         raise OptionError(f"order={order!r}: use 1 (linear between the nodes) or 3 (coefficients of cubic B-splines)")
     if grid.ndim not in (2, 3):
         raise InvalidTransformError(f"displacement fields have 2 or 3 dimensions, not {grid.ndim}")
-    if unit is not None and canonical_unit(unit) != grid.unit:
+    if unit not in {None, ANY_UNIT} and canonical_unit(unit) != grid.unit:
         raise UnitError(f"the vectors are in {canonical_unit(unit)}, the grid of their nodes in {grid.unit}")
     if order == 3 and min(grid.shape) < 4:
         raise InvalidTransformError(f"cubic B-splines need 4 nodes along each axis, not {grid.shape}")
@@ -118,28 +127,33 @@ def field_dict(vectors: Vectors, grid: Grid, order: int) -> dict[str, Any]:
     size = int(np.prod(vectors.source.shape))
     if size > _MOST_NUMBERS:
         raise InvalidTransformError(
-            f"a field of {size} numbers is too large for a JSON file: save it as .zarr, or for other tools as "
+            f"a field of {size} numbers is too large for a JSON file: save it as .zarr, or for other tools as .h5, "
             ".nii.gz, .mha or .nrrd"
         )
     values = np.asarray(vectors.source.read(vectors.source.readable))
+    return {"vectors": values.tolist(), "dtype": values.dtype.name, "grid": grid_dict(grid), "order": order}
+
+
+def grid_dict(grid: Grid) -> dict[str, Any]:
     return {
-        "vectors": values.tolist(),
-        "dtype": values.dtype.name,
-        "grid": {
-            "shape": list(grid.shape),
-            "spacing": list(grid.spacing),
-            "origin": list(grid.origin),
-            "direction": grid.direction_matrix.tolist(),
-            "unit": grid.unit,
-            "axes": list(grid.names),
-        },
-        "order": order,
+        "shape": list(grid.shape),
+        "spacing": list(grid.spacing),
+        "origin": list(grid.origin),
+        "direction": grid.direction_matrix.tolist(),
+        "unit": grid.unit,
+        "axes": list(grid.names),
     }
+
+
+def unit_of(data: Mapping[str, Any]) -> str | None:
+    """The `unit` of a field in a file, as it is passed to the constructor."""
+    return ANY_UNIT if data.get("any_unit") else None
 
 
 def field_from(data: Mapping[str, Any]) -> tuple[Any, Grid]:
     """Vectors and grid of what `field_dict` gave."""
-    grid = data["grid"]
-    vectors = np.asarray(data["vectors"], dtype=data.get("dtype", "float64"))
+    grid, vectors = data["grid"], data["vectors"]
+    if not hasattr(vectors, "shape"):
+        vectors = np.asarray(vectors, dtype=data.get("dtype", "float64"))
     made = Grid(grid["shape"], grid["spacing"], grid["origin"], grid["direction"], grid["unit"], grid["axes"])
     return vectors, made

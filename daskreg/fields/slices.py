@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from daskreg.fields.chain import FieldPart, Part
-from daskreg.fields.field import check_field, describe_field, field_dict, field_from
+from daskreg.fields.field import ANY_UNIT, check_field, describe_field, field_dict, field_from, unit_of
 from daskreg.fields.transform import FieldTransform
 from daskreg.fields.vectors import Vectors, vectors_of
 from daskreg.geometry import Grid
@@ -38,7 +38,7 @@ class SliceDisplacements(FieldTransform):
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid, lead=1))
-        object.__setattr__(self, "unit", self.grid.unit)
+        object.__setattr__(self, "unit", None if self.unit == ANY_UNIT else self.grid.unit)
 
     @property
     def ndim(self) -> int:
@@ -61,17 +61,19 @@ class SliceDisplacements(FieldTransform):
     def inverse(self) -> SliceDisplacements:
         """The maps the other way, solved point by point where they are used."""
         return SliceDisplacements(
-            self.vectors, self.grid, self.axis, order=self.order, unit=self.unit, inverted=not self.inverted
+            self.vectors, self.grid, self.axis, order=self.order, unit=self.unit or ANY_UNIT, inverted=not self.inverted
         )
 
     def to_dict(self) -> dict[str, Any]:
         numbers = field_dict(self.vectors, self.grid, self.order)
-        return {"type": self.kind, **numbers, "axis": self.axis, "inverted": self.inverted}
+        facts = {"axis": self.axis, "inverted": self.inverted, "any_unit": self.unit is None}
+        return {"type": self.kind, **numbers, **facts}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SliceDisplacements:
         vectors, grid = field_from(data)
-        return cls(vectors, grid, data.get("axis", 0), order=data["order"], inverted=data.get("inverted", False))
+        options = {"order": data["order"], "unit": unit_of(data), "inverted": data.get("inverted", False)}
+        return cls(vectors, grid, data.get("axis", 0), **options)
 
     def __repr__(self) -> str:
         name = "inverse of SliceDisplacements" if self.inverted else "SliceDisplacements"

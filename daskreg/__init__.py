@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from daskreg.clouds.inputs import points_from as points_from
     from daskreg.clouds.register import icp as icp
     from daskreg.cluster import connect as connect
+    from daskreg.fields import Composite as Composite
+    from daskreg.fields import DisplacementField as DisplacementField
+    from daskreg.fields import SliceDisplacements as SliceDisplacements
     from daskreg.formats.transforms import load as load
     from daskreg.geometry import Affine as Affine
     from daskreg.geometry import Box as Box
@@ -51,11 +54,14 @@ _HOMES = {
     "Affine": "geometry",
     "Box": "geometry",
     "CloudFit": "clouds.fit",
+    "Composite": "fields",
+    "DisplacementField": "fields",
     "Grid": "geometry",
     "PairFit": "registration.fit",
     "PointsFit": "landmarks.fit",
     "Run": "runs.run",
     "SliceAffines": "geometry",
+    "SliceDisplacements": "fields",
     "StackFit": "stacks.align",
     "Written": "writing",
     "align_stack": "stacks.align",
@@ -82,11 +88,14 @@ __all__ = [
     "Affine",
     "Box",
     "CloudFit",
+    "Composite",
+    "DisplacementField",
     "Grid",
     "PairFit",
     "PointsFit",
     "Run",
     "SliceAffines",
+    "SliceDisplacements",
     "StackFit",
     "Written",
     "align_stack",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daskreg.geometry.transform import Transform
 
 _FORMATS = "daskreg.formats.transforms"
+_FIELDS = "daskreg.fields.files"
 
 _kinds: dict[str, type[Transform]] = {}
 _writers: dict[str, list[FileWriter]] = {}
@@ -108,6 +109,9 @@ def reader_of(file: Any, tool: str | None, options: Mapping[str, Any]) -> tuple[
     if tool is None:
         reader = next((r for r in known if r.claims(file)), None)
         if reader is None:
+            importlib.import_module(_FIELDS)
+            reader = next((r for r in [*_readers, *_last_readers] if r.claims(file)), None)
+        if reader is None:
             raise InvalidTransformError(f"{file.path} is not a transform file that is known: {_listed(known)}")
     else:
         readers = _of_tool(known, tool)
@@ -122,6 +126,8 @@ def save(transform: Transform, path: Path, tool: str | None, options: Mapping[st
         transform, or where an option is missing that the format needs.
     """
     importlib.import_module(_FORMATS)
+    if path.suffix.lower() == ".zarr":
+        importlib.import_module(_FIELDS)
     known = [writer for writers in _writers.values() for writer in writers]
     if tool is not None:
         matching = _of_tool(known, tool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,29 +117,13 @@ class SliceAffines(Transform):
         Raises: also GridError where the output's slices are not slices of the source.
         """
         self.check_grids(out, source)
-        lead = len(dims) - source.ndim
-        stack = self._position(dims, source.names)
-        inside = [k for k in range(source.ndim) if k + lead != stack]
-        out_plane, source_plane = out.take(inside), source.take(inside)
-        offset, count = 0, len(self)
-        if stack >= lead:
-            offset, count = _slice_offset(out, source, stack - lead), out.shape[stack - lead]
-            if len(self) != source.shape[stack - lead]:
-                raise ShapeMismatchError(
-                    f"the transform has {len(self)} slices, the source {source.shape[stack - lead]} along "
-                    f"{dims[stack]!r}"
-                )
-        if self.start != 0 or offset < 0 or offset + count > len(self):
-            raise ShapeMismatchError(
-                f"the transform has slices {self.start}..{self.stop - 1}, the output needs {count} from {offset} "
-                f"along {dims[stack]!r}"
-            )
-        m = np.stack([index_matrix(self.matrices[i + offset], out_plane, source_plane) for i in range(count)])
-        offsets = tuple(offset if k == stack else 0 for k in range(len(dims)))
-        return AffineIndexMap(m, tuple(k + lead for k in inside), offsets, stack)
+        planes = slice_planes(self, out, source, dims)
+        offset = planes.offset
+        m = np.stack([index_matrix(self.matrices[i + offset], planes.out, planes.source) for i in range(planes.count)])
+        return AffineIndexMap(m, planes.sampled, planes.offsets, planes.stack)
 
     def warped_bounds(self, source: Grid, dims: Sequence[str]) -> WarpedBounds:
-        stack = self._position(dims, source.names) - (len(dims) - source.ndim)
+        stack = slice_position(self, dims, source.names) - (len(dims) - source.ndim)
         inside = [k for k in range(source.ndim) if k != stack]
         return WarpedBounds.of_matrices(source, inside, self.inverse().matrices)
 
@@ -190,34 +174,96 @@ class SliceAffines(Transform):
             f"{self.unit or 'any unit'}, offsets up to {shifts:.4g})"
         )
 
-    def _position(self, dims: Sequence[str], spatial: Sequence[str]) -> int:
-        """Position among `dims` of the axis that the slices run along.
-
-        Raises: InvalidTransformError where there is no such axis or the dimensions do not fit.
-        """
-        lead = len(dims) - len(spatial)
-        if isinstance(self.axis, str):
-            if self.axis not in dims:
-                raise InvalidTransformError(f"the transform runs along {self.axis!r}, the array has {tuple(dims)}")
-            position = list(dims).index(self.axis)
-        else:
-            position = self.axis + lead if self.ndim == len(spatial) - 1 else self.axis
-            if not 0 <= position < len(dims):
-                raise InvalidTransformError(f"the transform runs along axis {self.axis}, the array has {tuple(dims)}")
-        inside = len(spatial) - (position >= lead)
-        if self.ndim != inside:
-            raise InvalidTransformError(
-                f"slices along {dims[position]!r} of an array with dims {tuple(dims)} are {inside}D, "
-                f"the transform is {self.ndim}D"
-            )
-        return position
-
     def _with(self, matrices: Floats) -> SliceAffines:
         return SliceAffines(matrices, self.axis, self.axes, self.unit, self.start)
 
     def _composed(self, matrices: Floats, other: Affine | SliceAffines) -> SliceAffines:
         unit = common_unit(self.unit, other.unit, "composed transforms")
         return SliceAffines(matrices, self.axis, common_axes(self.axes, other.axes), unit, self.start)
+
+
+class Sliced(Protocol):
+    """A transform with a map of its own for each slice `start <= i < stop` along `axis`."""
+
+    @property
+    def axis(self) -> int | str: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SlicePlanes:
+    """How a transform of slices meets two grids.
+
+    Args:
+        out, source: grids of the planes.
+        sampled: positions of the axes of the planes among the dims.
+        offsets: for each dim, source index minus output index (0 along sampled axes).
+        stack: position of the axis of the slices among the dims.
+        offset, count: the first slice that the output needs, and how many.
+    """
+
+    out: Grid
+    source: Grid
+    sampled: tuple[int, ...]
+    offsets: tuple[int, ...]
+    stack: int
+    offset: int
+    count: int
+
+
+def slice_planes(transform: Sliced, out: Grid, source: Grid, dims: Sequence[str]) -> SlicePlanes:
+    """The planes that a transform of slices acts on.
+
+    Raises: GridError where the output's slices are not slices of the source; ShapeMismatchError for other slices
+        than the transform has; InvalidTransformError.
+    """
+    lead = len(dims) - source.ndim
+    stack = slice_position(transform, dims, source.names)
+    inside = [k for k in range(source.ndim) if k + lead != stack]
+    held = transform.stop - transform.start
+    offset, count = 0, held
+    if stack >= lead:
+        offset, count = slice_offset(out, source, stack - lead), out.shape[stack - lead]
+        if held != source.shape[stack - lead]:
+            raise ShapeMismatchError(
+                f"the transform has {held} slices, the source {source.shape[stack - lead]} along {dims[stack]!r}"
+            )
+    if transform.start != 0 or offset < 0 or offset + count > held:
+        raise ShapeMismatchError(
+            f"the transform has slices {transform.start}..{transform.stop - 1}, the output needs {count} from {offset} "
+            f"along {dims[stack]!r}"
+        )
+    offsets = tuple(offset if k == stack else 0 for k in range(len(dims)))
+    sampled = tuple(k + lead for k in inside)
+    return SlicePlanes(out.take(inside), source.take(inside), sampled, offsets, stack, offset, count)
+
+
+def slice_position(transform: Sliced, dims: Sequence[str], spatial: Sequence[str]) -> int:
+    """Position among `dims` of the axis that the slices run along.
+
+    Raises: InvalidTransformError where there is no such axis or the dimensions do not fit.
+    """
+    lead = len(dims) - len(spatial)
+    if isinstance(transform.axis, str):
+        if transform.axis not in dims:
+            raise InvalidTransformError(f"the transform runs along {transform.axis!r}, the array has {tuple(dims)}")
+        position = list(dims).index(transform.axis)
+    else:
+        position = transform.axis + lead if transform.ndim == len(spatial) - 1 else transform.axis
+        if not 0 <= position < len(dims):
+            raise InvalidTransformError(f"the transform runs along axis {transform.axis}, the array has {tuple(dims)}")
+    inside = len(spatial) - (position >= lead)
+    if transform.ndim != inside:
+        raise InvalidTransformError(
+            f"slices along {dims[position]!r} of an array with dims {tuple(dims)} are {inside}D, "
+            f"the transform is {transform.ndim}D"
+        )
+    return position
 
 
 def _number(value: Any, what: str) -> int:
@@ -236,7 +282,7 @@ def _same_ndim(mine: SliceAffines, other: _T) -> _T:
     return other
 
 
-def _slice_offset(out: Grid, source: Grid, axis: int) -> int:
+def slice_offset(out: Grid, source: Grid, axis: int) -> int:
     """Source slice minus output slice; the slices of the two must coincide."""
     o, s = out.take((axis,)), source.take((axis,))
     ends = s.index(o.world(np.array([[0.0], [out.shape[axis] - 1.0]])))[:, 0]

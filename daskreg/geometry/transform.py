@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -21,6 +22,8 @@ from daskreg.geometry.warped_bounds import WarpedBounds
 Floats = NDArray[np.float64]
 
 _MAX_CONDITION = 1e8
+# It computes lazy volumes, and so lies far above; imported by name when it is asked for.
+_JACOBIAN = "daskreg.fields.jacobian"
 
 
 class Transform(ABC):
@@ -122,6 +125,18 @@ class Transform(ABC):
             raise ShapeMismatchError(f"the output has axes {out.names}, the source {source.names}; they must agree")
         unit = common_unit(out.unit, source.unit, "output and source grid")
         common_unit(unit, self.unit, "transform and volume")
+
+    def jacobian(self, grid: Grid) -> Any:
+        """The determinant of the derivative at each voxel of a grid, a lazy DataArray: 1 keeps volumes, 0 is a fold.
+
+        Raises: ShapeMismatchError where the grid does not have the axes that the transform warps.
+        """
+        return importlib.import_module(_JACOBIAN).jacobian(self, grid)
+
+    def folds(self, grid: Grid) -> tuple[int, float]:
+        """How many voxels of a grid lie where the map folds (determinant 0 or less), and their share."""
+        count, share = importlib.import_module(_JACOBIAN).folds(self, grid)
+        return int(count), float(share)
 
     def save(
         self,

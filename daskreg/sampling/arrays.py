@@ -8,6 +8,7 @@ when it is first needed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from scipy import ndimage
 from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import Box
 from daskreg.runtime.threads import spread
+from daskreg.sampling.displacements import Displaced
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +29,9 @@ CUBIC_REACH = 13
 # Blocks of a batch that share a row's indices. What the row touches of each should stay in
 # the cache until the next row, which is more where rows are strongly inclined to those of the source.
 _GROUP, _STEEP_GROUP, _STEEP = 4, 2, 0.45
+# Voxels whose coordinates are computed at once, where they go through displacement fields.
+_COORDINATES = 1 << 14
+_ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 # A thread is not worth starting for fewer voxels.
 _SMALL = 1 << 16
 
@@ -36,13 +41,13 @@ class SampleSpec(NamedTuple):
 
     Args:
         read_box: where the block lies in the source.
-        matrix: (D+1, D+1) float64, from indices of the output to indices of the source.
+        matrix: (D+1, D+1) float64, from indices of the output to indices of the source; or `Displaced`.
         fill: value outside of the block, of the block's type.
         threads: for this one call.
     """
 
     read_box: Box
-    matrix: Floats
+    matrix: Any
     out_box: Box
     order: int
     fill: Any
@@ -73,8 +78,10 @@ def sample_into(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> Non
             out[...] = target
 
 
-def whole_shift(matrix: Floats) -> tuple[int, ...] | None:
-    """The offset of a translation by whole voxels; None for any other matrix."""
+def whole_shift(matrix: Any) -> tuple[int, ...] | None:
+    """The offset of a translation by whole voxels; None for any other matrix, and for `Displaced`."""
+    if isinstance(matrix, Displaced):
+        return None
     offset = matrix[:-1, -1]
     if not np.array_equal(matrix[:-1, :-1], np.eye(len(offset))) or not np.array_equal(offset, np.rint(offset)):
         return None
@@ -93,9 +100,9 @@ def _copy(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec, shift: tuple
         out[into] = block[taken]
 
 
-def _is_batch_axis(matrix: Floats) -> bool:
+def _is_batch_axis(matrix: Any) -> bool:
     """Whether the first axis is mapped to itself by whole voxels, and mixes with no other."""
-    return bool(
+    return not isinstance(matrix, Displaced) and bool(
         matrix[0, 0] == 1
         and not matrix[0, 1:-1].any()
         and not matrix[1:-1, 0].any()
@@ -134,7 +141,6 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
     strides = tuple(math.prod(shape[k + 1 :]) for k in range(ndim))
     steps = tuple(math.prod(spec.out_box.shape[k + 1 : -1]) for k in range(ndim - 1))
     source = (shape, strides, np.asarray(read_box.start, np.float64) + (spec.order == 3), bounds)
-    target = (np.array(spec.matrix, order="C"), spec.out_box.start, steps)
     numbers = (1, 1 - np.finfo(real).epsneg, 0, 1 / 2, 1 / 6, 2 / 3)
     consts = (
         real(spec.fill),
@@ -149,15 +155,49 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
     kind = np.uint32 if blocks.shape[1] < 2**31 else np.uint64
     near = _near_like(out.dtype, ndim)
     planes = spec.out_box.shape[0] if ndim == 3 else 1
+    cut = (planes, voxels.shape[1] // planes)
+    if isinstance(spec.matrix, Displaced):
+        run, group = (
+            _displaced(spec, kernel, (blocks, source, voxels, (kind, near, real), consts, steps, cut)),
+            len(blocks),
+        )
+    else:
+        target = (np.array(spec.matrix, order="C"), spec.out_box.start, steps)
+
+        def run(first: int, rows: tuple[int, int]) -> None:
+            weights = np.empty((ndim, _SEGMENT), real)
+            scratch = (np.empty((ndim, 3)), np.empty(_SEGMENT, kind), weights, np.empty_like(near))
+            some = slice(first, first + group)
+            kernel(blocks[some], source, target, voxels[some], scratch, consts, (*rows, *cut))
+
+        group = _GROUP if np.abs(spec.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
+    spread(spec.threads, lambda task: run(*task), _tasks(voxels.shape, spec.threads, group))
+
+
+def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Callable[[int, tuple[int, int]], None]:
+    """What samples some rows through displacement fields: their coordinates first, then their voxels."""
+    from daskreg.sampling.displaced_numba import coordinates
+
+    blocks, source, voxels, (kind, near, real), consts, steps, cut = arguments
+    ndim, width = spec.read_box.ndim, voxels.shape[2]
+    fields, target = spec.matrix.compiled(), (spec.out_box.start, steps)
+    step = max(1, _COORDINATES // width)
+    inner = spec.order == 1 and spec.matrix.within(source[3][2], source[3][3])
+    ahead = int(_ROWS_AHEAD * (spec.matrix.slope(ndim - 2) @ np.asarray(source[1], np.float64)))
 
     def run(first: int, rows: tuple[int, int]) -> None:
+        del first  # all blocks share their coordinates
+        space, xs = spec.matrix.space(), np.empty((ndim, step, width))
         weights = np.empty((ndim, _SEGMENT), real)
-        scratch = (np.empty((ndim, 3)), np.empty(_SEGMENT, kind), weights, np.empty_like(near))
-        some = slice(first, first + group)
-        kernel(blocks[some], source, target, voxels[some], scratch, consts, (*rows, planes, voxels.shape[1] // planes))
+        scratch = (np.empty(_SEGMENT, kind), weights, np.empty_like(near), np.empty(_SEGMENT, np.bool_), ahead)
+        for row in range(*rows, step):
+            some = (row, min(row + step, rows[1]), *cut)
+            part = xs[:, : some[1] - row]
+            for number, field in enumerate(fields):
+                coordinates(field, target, part, some, number > 0, space)
+            kernel(blocks, source, part, voxels, scratch, consts, some, inner)
 
-    group = _GROUP if np.abs(spec.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
-    spread(spec.threads, lambda task: run(*task), _tasks(voxels.shape, spec.threads, group))
+    return run
 
 
 def _near_like(dtype: np.dtype[Any], ndim: int) -> NDArray[Any]:
@@ -194,14 +234,18 @@ def _prepared(block: NDArray[Any], spec: SampleSpec) -> tuple[Any, NDArray[Any],
     A voxel touches the block where bounds[0] <= coordinate < bounds[1], and lies within
     it, all neighbours included, where bounds[2] <= coordinate < bounds[3].
     """
-    from daskreg.sampling import arrays_numba
+    kernels: Any
+    if isinstance(spec.matrix, Displaced):
+        from daskreg.sampling import displaced_numba as kernels
+    else:
+        from daskreg.sampling import arrays_numba as kernels
 
     box = spec.read_box
     if spec.order == 3:
-        return arrays_numba.cubic, *_coefficients(block, spec)
+        return kernels.cubic, *_coefficients(block, spec)
     start, stop = np.asarray(box.start, np.float64), np.asarray(box.stop, np.float64)
     bounds = np.stack([start - 1, stop, start, stop - (spec.order == 1)])
-    return arrays_numba.linear if spec.order else arrays_numba.nearest, block, box, bounds
+    return kernels.linear if spec.order else kernels.nearest, block, box, bounds
 
 
 def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], Box, Floats]:
@@ -265,6 +309,8 @@ def _filter_lines(lines: NDArray[Any]) -> None:
 
 def _needed(spec: SampleSpec) -> Box:
     """The voxels that a spline may take from, in a source without borders."""
+    if isinstance(spec.matrix, Displaced):
+        return spec.read_box.grow(CUBIC_REACH)
     near = spec.matrix[:-1, :-1] * np.asarray(spec.out_box.start, np.float64)
     far = spec.matrix[:-1, :-1] * (np.asarray(spec.out_box.stop, np.float64) - 1)
     lowest = np.minimum(near, far).sum(axis=1) + spec.matrix[:-1, -1]

@@ -7,7 +7,7 @@ is flat: blocks are (B, n), one contiguous block after the other, the output is
     source   (shape, strides, first, bounds): of one block. `first` (D,) is the absolute
              index of its first neighbour, `bounds` (4, D) the coordinates from and below
              which a voxel touches the block, and needs no bounds check.
-    rows     see `_row`.
+    rows     see `row_number`.
     target   (matrix, origin, steps): from absolute output indices to coordinates, the
              first index of the output, and the rows from one index to the next along
              each axis but the last.
@@ -48,12 +48,12 @@ _BAND = 32  # rows of a plane that are computed before those of the next plane: 
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 
 
-def _as(value: Any, like: Any) -> Any:
+def as_like(value: Any, like: Any) -> Any:
     """`value` in the floating type of `like`."""
     return type(like)(value)
 
 
-@overload(_as, strict=False)
+@overload(as_like, strict=False)
 def _as_typed(value: Any, like: Any) -> Any:
     if like == numba.types.float32:
         return lambda value, like: np.float32(value)
@@ -92,11 +92,11 @@ def _gather_typed(block: Any, offset: Any, near: Any, n: Any) -> Any:
     return gather
 
 
-def _put(a: Any, b: Any, near: Any, n: Any) -> None:
+def put_pair(a: Any, b: Any, near: Any, n: Any) -> None:
     """Put two voxels into column `n` of `near`, as `_gather` does."""
 
 
-@overload(_put, strict=False)
+@overload(put_pair, strict=False)
 def _put_typed(a: Any, b: Any, near: Any, n: Any) -> Any:
     if a.bitwidth == 64:
 
@@ -164,7 +164,7 @@ def _first(line: Any, bound: Any, columns: Any) -> Any:
 
 
 @inner
-def _run(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
+def columns_within(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
     """Columns [start, stop) whose coordinates lie in lower <= x < upper along every axis."""
     start, stop = columns
     for k in range(len(lines)):
@@ -197,11 +197,11 @@ def _set_lines(lines: Any, target: Any, row: Any, rounding: Any) -> None:
         lines[k, 2] = rounding
 
 
-def _whole(value: Any, like: Any) -> Any:
+def whole(value: Any, like: Any) -> Any:
     """A whole number that a float64 holds, as an integer of the size of `like`."""
 
 
-@overload(_whole, strict=False)
+@overload(whole, strict=False)
 def _whole_typed(value: Any, like: Any) -> Any:
     if like.bitwidth == 32:  # signed: every processor converts to it in vectors; blocks are smaller than 2^31
         return lambda value, like: np.int32(value)
@@ -226,9 +226,9 @@ def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, we
             j = np.float64(column + n)
             y, x = (by + sy * j) + ry, (bx + sx * j) + rx
             fy, fx = np.floor(y), np.floor(x)
-            offsets[n] = _whole((fy * y_step + fx) - base, like)
-            wy[n] = min(_as(y - fy, unit[0]), unit[1])
-            wx[n] = min(_as(x - fx, unit[0]), unit[1])
+            offsets[n] = whole((fy * y_step + fx) - base, like)
+            wy[n] = min(as_like(y - fy, unit[0]), unit[1])
+            wx[n] = min(as_like(x - fx, unit[0]), unit[1])
     else:
         bz, sz, rz = lines[0, 0], lines[0, 1], lines[0, 2]
         wz, z_step = weights[0], np.float64(strides[0])
@@ -236,10 +236,10 @@ def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, we
             j = np.float64(column + n)
             z, y, x = (bz + sz * j) + rz, (by + sy * j) + ry, (bx + sx * j) + rx
             fz, fy, fx = np.floor(z), np.floor(y), np.floor(x)
-            offsets[n] = _whole((fz * z_step + (fy * y_step + fx)) - base, like)
-            wz[n] = min(_as(z - fz, unit[0]), unit[1])
-            wy[n] = min(_as(y - fy, unit[0]), unit[1])
-            wx[n] = min(_as(x - fx, unit[0]), unit[1])
+            offsets[n] = whole((fz * z_step + (fy * y_step + fx)) - base, like)
+            wz[n] = min(as_like(z - fz, unit[0]), unit[1])
+            wy[n] = min(as_like(y - fy, unit[0]), unit[1])
+            wx[n] = min(as_like(x - fx, unit[0]), unit[1])
 
 
 @inner
@@ -261,7 +261,7 @@ def _mix4(a: Any, b: Any, c: Any, d: Any, wy: Any, wx: Any, unit: Any) -> Any:
 
 
 @inner
-def _row(number: Any, rows: Any) -> Any:
+def row_number(number: Any, rows: Any) -> Any:
     """The row with this number in the order of computing: band by band, each band in all planes.
 
     `rows` is (first, last, planes, rows of a plane), with the first two counted in this order.
@@ -293,9 +293,9 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
     lines, offsets, weights, _ = scratch
     j0 = origin[-1]
     for number in range(rows[0], rows[1]):
-        row = _row(number, rows)
+        row = row_number(number, rows)
         _set_lines(lines, target, row, 0.5)
-        inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
+        inside = columns_within(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
         for start in range(inside[0], inside[1], len(offsets)):
             count = min(len(offsets), inside[1] - start)
@@ -307,7 +307,7 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
 
 
 @inner
-def _gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ahead: Any) -> None:
+def gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ahead: Any) -> None:
     """The neighbours of voxels that lie inside the block; those of a later row are prefetched into the cache.
 
     Rows that are a little oblique touch a new cache line every few voxels, which processors
@@ -359,7 +359,7 @@ def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, n
                 base += (z + dz) * strides[0]
             a = block[np.uint64(base)] if inside and 0 <= x < width else fill
             b = block[np.uint64(base + 1)] if inside and -1 <= x < width - 1 else fill
-            _put(a, b, near[r], n)
+            put_pair(a, b, near[r], n)
 
 
 @inner
@@ -368,11 +368,11 @@ def _mix_pairs(low: Any, high: Any, n: Any, like: Any, w: Any, unit: Any) -> Any
     a, b = _pair(low, n, like)
     c, d = _pair(high, n, like)
     one = unit[0]
-    return _mix4(_as(a, one), _as(b, one), _as(c, one), _as(d, one), w[0], w[1], unit)
+    return _mix4(as_like(a, one), as_like(b, one), as_like(c, one), as_like(d, one), w[0], w[1], unit)
 
 
 @inner
-def _mix_run(near: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
+def mix_run(near: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
     """Interpolate between the neighbours that were gathered, in vectors."""
     like, unit, limits = consts[1], consts[2], consts[3]
     low, high = near[0], near[1]
@@ -400,10 +400,10 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
         step += target[0][k, len(source[1]) - 2] * source[1][k]
     ahead = np.int64(_ROWS_AHEAD * step)
     for number in range(rows[0], rows[1]):
-        row = _row(number, rows)
+        row = row_number(number, rows)
         _set_lines(lines, target, row, 0.0)
-        touched = _run(lines, bounds[0], bounds[1], (j0, j0 + out.shape[2]))
-        inside = _run(lines, bounds[2], bounds[3], touched)
+        touched = columns_within(lines, bounds[0], bounds[1], (j0, j0 + out.shape[2]))
+        inside = columns_within(lines, bounds[2], bounds[3], touched)
         _fill_ends(out, row, touched[0] - j0, touched[1] - j0, consts[1])
         for edge, first, stop in ((True, touched[0], inside[0]), (False, *inside), (True, inside[1], touched[1])):
             for start in range(first, stop, len(offsets)):
@@ -413,8 +413,8 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
                     if edge:
                         _gather_edge(blocks[b], source, lines, start, count, near, consts[1])
                     else:
-                        _gather_run(blocks[b], offsets, near, source[1], count, ahead)
-                    _mix_run(near, weights, source[1], out[b, row, start - j0 : start - j0 + count], consts)
+                        gather_run(blocks[b], offsets, near, source[1], count, ahead)
+                    mix_run(near, weights, source[1], out[b, row, start - j0 : start - j0 + count], consts)
 
 
 @inner
@@ -453,7 +453,7 @@ def _cubic_square(block: Any, o: Any, y: Any, wy: Any, wx: Any, gaps: Any) -> An
 
 
 @inner
-def _cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
+def cubic_run(block: Any, offsets: Any, weights: Any, strides: Any, part: Any, consts: Any) -> None:
     unit, limits, gaps, last = consts[2], consts[3], consts[4], len(strides) - 1
     y, z = np.uint64(strides[last - 1]), np.uint64(strides[0])
     for n in range(len(part)):
@@ -478,13 +478,13 @@ def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts:
     lines, offsets, weights, _ = scratch
     j0 = origin[-1]
     for number in range(rows[0], rows[1]):
-        row = _row(number, rows)
+        row = row_number(number, rows)
         _set_lines(lines, target, row, 0.0)
-        inside = _run(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
+        inside = columns_within(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
         for start in range(inside[0], inside[1], len(offsets)):
             count = min(len(offsets), inside[1] - start)
             _lay_down(lines, source, start, count, offsets, weights, consts[2])
             for b in range(len(blocks)):
                 part = out[b, row, start - j0 : start - j0 + count]
-                _cubic_run(blocks[b], offsets, weights, source[1], part, consts)
+                cubic_run(blocks[b], offsets, weights, source[1], part, consts)

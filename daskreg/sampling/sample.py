@@ -1,4 +1,4 @@
-"""`sample`: a block of voxels sampled through an affine matrix, for arrays and for tensors.
+"""`sample`: a block of voxels sampled through an affine matrix or displacements, for arrays and for tensors.
 
 The result is that of `scipy.ndimage.affine_transform(mode="grid-constant", cval=fill)` of the whole
 source; the block holds the part of the source that the output needs.
@@ -17,6 +17,7 @@ from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchErro
 from daskreg.geometry import Box
 from daskreg.sampling.arrays import CUBIC_REACH, SampleSpec, sample_into
 from daskreg.sampling.cast import cast
+from daskreg.sampling.displacements import Displaced
 
 Floats = NDArray[np.float64]
 
@@ -52,8 +53,8 @@ def sample(
             if no gradient is wanted, as an array).
         read_box: where the block lies in the source; everything outside of it is fill.
         matrix: (D+1, D+1) float64, array order, from absolute indices of the output to
-            fractional absolute indices of the source. For tensors also a tensor, or
-            (B, D+1, D+1) with a block of (B, *read_box.shape).
+            fractional absolute indices of the source; or `Displaced`, a path through displacement fields.
+            For tensors also a tensor, or (B, D+1, D+1) with a block of (B, *read_box.shape).
         out_box: absolute indices of the output.
         order: 0 nearest, floor(x + 0.5), always for bool; 1 linear; 3 cubic spline.
         fill: value outside of the source; for integers it is rounded and clamped.
@@ -112,7 +113,7 @@ def _is_tensor(value: Any) -> bool:
     return tensor_type is not None and isinstance(value, tensor_type)
 
 
-def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> Floats:
+def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> Floats | Displaced:
     ndim = read_box.ndim
     if out_box.ndim != ndim or block.shape[block.ndim - ndim :] != read_box.shape or block.ndim < ndim:
         raise ShapeMismatchError(
@@ -120,6 +121,9 @@ def _checked(block: NDArray[Any], read_box: Box, matrix: Any, out_box: Box) -> F
         )
     if block.dtype.kind not in "biuf" or block.dtype.itemsize > 8:
         raise UnsupportedDTypeError(f"voxels of type {block.dtype} cannot be sampled: convert them to real numbers")
+    if isinstance(matrix, Displaced):
+        matrix.check(ndim)
+        return matrix
     m = np.asarray(matrix, dtype=np.float64)
     if m.shape != (ndim + 1, ndim + 1):
         raise InvalidTransformError(f"a matrix of shape {(ndim + 1, ndim + 1)} is needed, not {m.shape}")

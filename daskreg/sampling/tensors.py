@@ -30,6 +30,8 @@ from daskreg.geometry.normalised import scale_and_offset
 from daskreg.sampling import tensors_triton
 from daskreg.sampling.arrays import CUBIC_REACH, lift, limits, whole_shift
 from daskreg.sampling.cast import cast
+from daskreg.sampling.displaced_tensors import displaced_coordinates, wants_gradient
+from daskreg.sampling.displacements import Displaced
 
 Coordinates = list[Tensor]
 Interpolator = Callable[[Coordinates], Tensor]
@@ -50,6 +52,8 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     """`sampling.sample` of a tensor, where it lies."""
     _check(block, read_box, out_box)
     ndim = read_box.ndim
+    if isinstance(matrix, Displaced):
+        return _sample_displaced(block, read_box, matrix, out_box, order=order, fill=fill)
     m = _matrix(matrix, block, ndim)  # one that is an array stays on the CPU: a GPU need not be waited for
     value = _fill_value(fill, block.dtype)
     many = m.ndim == 3
@@ -72,20 +76,48 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     if not with_gradient and not gaps and tensors_triton.ready(block.device):
         blocks = voxels[:, 0] if many else voxels[0]
         return tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
-    if order == 0 or block.dtype == torch.bool:
-        interpolated = _nearest(voxels, read_box, value)
-    else:
-        interpolated = _smooth(voxels, read_box, order, value, with_gradient=with_gradient)
-    return _in_pieces(interpolated, m, out_box, voxels, with_gradient=with_gradient).reshape(shape)
+    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient)
+
+    def coordinates(box: Box) -> Coordinates:
+        return _coordinates(m, box, voxels.device)
+
+    return _in_pieces(interpolated, coordinates, out_box, voxels, with_gradient=with_gradient).reshape(shape)
+
+
+def _sample_displaced(
+    block: Tensor, read_box: Box, path: Displaced, out_box: Box, *, order: int, fill: float
+) -> Tensor:
+    """The same through displacement fields."""
+    path.check(read_box.ndim)
+    value = _fill_value(fill, block.dtype)
+    shape = (*block.shape[: block.ndim - read_box.ndim], *out_box.shape)
+    if 0 in shape or read_box.empty:
+        return block.new_full(shape, value)
+    voxels = block.reshape(1, -1, *read_box.shape)
+    with_gradient = torch.is_grad_enabled() and (voxels.requires_grad or wants_gradient(path))
+    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient)
+
+    def coordinates(box: Box) -> Coordinates:
+        return displaced_coordinates(path, box, voxels.device)
+
+    return _in_pieces(interpolated, coordinates, out_box, voxels, with_gradient=with_gradient).reshape(shape)
+
+
+def _interpolator(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool) -> Interpolator:
+    if order == 0 or voxels.dtype == torch.bool:
+        return _nearest(voxels, read_box, value)
+    return _smooth(voxels, read_box, order, value, with_gradient=with_gradient)
 
 
 def is_plain(block: Tensor, matrix: Any) -> bool:
     """Whether NumPy can do the work: on a CPU, of a type that NumPy has, without a gradient."""
     tensors = [t for t in (block, matrix) if isinstance(t, Tensor)]
+    if isinstance(matrix, Displaced):
+        tensors += [step.vectors for step in matrix.steps if isinstance(step.vectors, Tensor)]
     return (
         all(t.device.type == "cpu" for t in tensors)
         and block.dtype != torch.bfloat16
-        and np.ndim(matrix) == 2
+        and (isinstance(matrix, Displaced) or np.ndim(matrix) == 2)
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     )
 
@@ -181,7 +213,14 @@ def _coordinates(m: Tensor, box: Box, device: torch.device) -> Coordinates:
     return result
 
 
-def _in_pieces(interpolated: Interpolator, m: Tensor, out_box: Box, voxels: Tensor, *, with_gradient: bool) -> Tensor:
+def _in_pieces(
+    interpolated: Interpolator,
+    coordinates: Callable[[Box], Coordinates],
+    out_box: Box,
+    voxels: Tensor,
+    *,
+    with_gradient: bool,
+) -> Tensor:
     """(pairs, channels, *out_box.shape), in pieces along the first axis, so that coordinates take little memory.
 
     Args:
@@ -191,13 +230,13 @@ def _in_pieces(interpolated: Interpolator, m: Tensor, out_box: Box, voxels: Tens
     pairs, channels = voxels.shape[:2]
     step = rows if with_gradient else max(1, _PIECE // (math.prod(out_box.shape[1:]) * pairs * channels))
     if step >= rows:
-        return interpolated(_coordinates(m, out_box, voxels.device))
+        return interpolated(coordinates(out_box))
     result = torch.empty((pairs, channels, *out_box.shape), dtype=voxels.dtype, device=voxels.device)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         start, stop = out_box.start[0] + first, out_box.start[0] + last
         piece = Box((start, *out_box.start[1:]), (stop, *out_box.stop[1:]))
-        result[:, :, first:last] = interpolated(_coordinates(m, piece, voxels.device))
+        result[:, :, first:last] = interpolated(coordinates(piece))
     return result
 
 

@@ -14,6 +14,7 @@ import torch
 
 from daskreg.geometry import Box, touched_box
 from daskreg.runtime.threads import shares
+from daskreg.sampling.displacements import Displaced
 from daskreg.sampling.sample import halo, sample
 from daskreg.sampling.tiles import Pixels, Tile
 
@@ -212,7 +213,9 @@ def _halves(tile: Tile, out: Pixels) -> list[tuple[Tile, Pixels]] | None:
     halves = []
     for a, b in ((start[axis], middle), (middle, stop[axis])):
         half = Box((*start[:axis], a, *start[axis + 1 :]), (*stop[:axis], b, *stop[axis + 1 :]))
-        read = touched_box(tile.matrix, half, tile.read_box.stop, halo(tile.order)) & tile.read_box
+        read = tile.read_box
+        if not isinstance(tile.matrix, Displaced):
+            read = touched_box(tile.matrix, half, tile.read_box.stop, halo(tile.order)) & read
         source: tuple[Any, ...] = (..., *read.within(tile.read_box).slices)
         target: tuple[Any, ...] = (..., *half.within(tile.out_box).slices)
         halves.append((replace(tile, block=tile.block[source], read_box=read, out_box=half), out[target]))

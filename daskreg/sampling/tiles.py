@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
+from daskreg.sampling.displacements import Displaced
 
 Pixels = NDArray[Any]
 
@@ -19,13 +20,13 @@ class Tile:
 
     Args:
         block: (*batch, *read_box.shape), the voxels of the source in `read_box`.
-        matrix: (D+1, D+1), from indices of the output to indices of the source.
+        matrix: (D+1, D+1), from indices of the output to indices of the source; or `Displaced`.
         out_box: the voxels of the output.
     """
 
     block: Pixels
     read_box: Box
-    matrix: NDArray[np.float64]
+    matrix: NDArray[np.float64] | Displaced
     out_box: Box
     order: int
     fill: float

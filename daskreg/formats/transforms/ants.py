@@ -36,7 +36,7 @@ def _order(head: bytes) -> str | None:
     return None
 
 
-def _read(file: TransformFile) -> Affine | SliceAffines:
+def _read(file: TransformFile) -> Transform:
     data, variables = file.data, list[tuple[str, list[float]]]()
     while data:
         order = _order(data)

@@ -13,8 +13,8 @@ import numpy as np
 
 from daskreg.errors import InvalidTransformError
 from daskreg.formats.transforms.files import TransformFile, numbers, write_text
-from daskreg.formats.transforms.itk_types import to_matrix, to_records
-from daskreg.geometry import Affine, Grid
+from daskreg.formats.transforms.itk_types import TransformRecord, check_types, from_records, to_matrix, to_records
+from daskreg.geometry import Affine, Grid, SliceAffines, Transform
 from daskreg.geometry.pixels import check_grids
 from daskreg.geometry.registry import FileReader, FileWriter, register_reader, register_writer
 from daskreg.geometry.transform import reversed_axes
@@ -38,7 +38,7 @@ def is_parameter_file(text: str) -> bool:
     return any(_LINE.match(line) and line.lstrip().startswith("(Transform ") for line in text.splitlines())
 
 
-def read(file: TransformFile) -> Affine:
+def read(file: TransformFile) -> Transform:
     """The map of a parameter file, with the maps of the files that it names, which are searched for beside it."""
     fields = _fields(file.text)
     if fields["Transform"] == ["File"]:
@@ -52,6 +52,8 @@ def read(file: TransformFile) -> Affine:
         return own
     first = _linked(initial, file)
     if _one(fields, "HowToCombineTransforms", "Compose") == "Add":  # T(x) = T0(x) + T1(x) - x
+        if not (isinstance(first, Affine) and isinstance(own, Affine)):
+            raise InvalidTransformError(f"{file.path}: only affine maps are combined by Add; use Compose")
         return Affine(first.matrix + own.matrix - np.eye(own.ndim + 1))
     return own @ first
 
@@ -88,8 +90,10 @@ def write(transform: Affine, path: Path, *, fixed: Grid) -> None:
     write_text("".join(f"({name} {value})\n" for name, value in fields.items()), path)
 
 
-def _own(fields: Fields, path: Path) -> Affine:
+def _own(fields: Fields, path: Path) -> Transform:
     kind = _one(fields, "Transform", "")
+    if kind in {"BSplineTransform", "RecursiveBSplineTransform"}:
+        return _splines(fields, path)
     if kind not in _TYPES:
         raise InvalidTransformError(f"{path}: {kind} is not an affine map that daskreg reads: {', '.join(_TYPES)}")
     if _one(fields, "UseBinaryFormatForTransformationParameters", "false") == "true":
@@ -114,13 +118,31 @@ def _own(fields: Fields, path: Path) -> Affine:
     return Affine(reversed_axes(to_matrix(names[ndim], parameters, fixed, ndim)))
 
 
-def _linked(name: str, file: TransformFile) -> Affine:
+def _splines(fields: Fields, path: Path) -> Transform:
+    """Cubic B-splines of elastix, whose coefficients and grid are those of ITK's BSplineTransform."""
+    if _one(fields, "BSplineTransformSplineOrder", "3") != "3" or _one(fields, "UseCyclicTransform", "false") == "true":
+        raise InvalidTransformError(f"{path}: only cubic B-splines that are not cyclic are read")
+    if _one(fields, "UseBinaryFormatForTransformationParameters", "false") == "true":
+        raise InvalidTransformError(f"{path}: its parameters are in a binary file; write them as text")
+    grid = [[float(v) for v in fields.get(f"Grid{key}", [])] for key in ("Size", "Origin", "Spacing", "Direction")]
+    ndim = len(grid[0])
+    if ndim not in {2, 3} or len(grid[1]) != ndim or len(grid[2]) != ndim or len(grid[3]) not in {0, ndim * ndim}:
+        raise InvalidTransformError(f"{path}: its GridSize, GridOrigin, GridSpacing and GridDirection make no grid")
+    columns = np.reshape(grid[3] or np.eye(ndim), (ndim, ndim))  # column by column
+    fixed = [*grid[0], *grid[1], *grid[2], *columns.T.ravel().tolist()]
+    parameters = [float(v) for v in fields.get("TransformParameters", [])]
+    record = TransformRecord(f"BSplineTransform_double_{ndim}_{ndim}", parameters, fixed)
+    check_types([record], str(path))
+    return from_records([record])
+
+
+def _linked(name: str, file: TransformFile) -> Transform:
     """The map of a file named in another: at that path, or, where the folder was moved, beside it."""
     folder = file.path.parent
     candidates = [folder / name, folder / Path(name.replace("\\", "/")).name]
     linked = file.linked(next((p for p in candidates if p.is_file()), candidates[0]))
-    if not isinstance(linked, Affine):
-        raise InvalidTransformError(f"{name} is not one affine map")
+    if isinstance(linked, SliceAffines):
+        raise InvalidTransformError(f"{name} is not one map")
     return linked
 
 

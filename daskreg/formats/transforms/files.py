@@ -41,7 +41,9 @@ class TransformFile:
 
     @cached_property
     def head(self) -> bytes:
-        """Its first bytes."""
+        """Its first bytes; none of a Zarr group."""
+        if (self.path / "zarr.json").is_file():  # a group of Zarr
+            return b""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
         with self.path.open("rb") as file:
@@ -53,8 +55,8 @@ class TransformFile:
 
     @cached_property
     def text(self) -> str:
-        """Its text; empty where it is binary."""
-        if b"\x00" in self.head:
+        """Its text; empty where it is binary, and of a Zarr group."""
+        if b"\x00" in self.head or not self.head:
             return ""
         try:
             return self.data.decode("utf-8-sig")

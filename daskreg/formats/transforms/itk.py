@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError
 from daskreg.formats.transforms.files import numbers
@@ -18,10 +20,10 @@ from daskreg.runtime.hdf5_heaps import HeapCheckedFile
 
 HEADER = "#Insight Transform File V1.0"
 
-_MOST_PARAMETERS = 1000
+_MOST_PARAMETERS = 2**27
 
 
-def read_text(text: str, name: str) -> Affine | SliceAffines:
+def read_text(text: str, name: str) -> Transform:
     """The map in a text file. A composite becomes one matrix, a series SliceAffines."""
     fields: list[dict[str, str]] = []
     for line in text.splitlines():
@@ -44,16 +46,16 @@ def read_text(text: str, name: str) -> Affine | SliceAffines:
     return from_records(records)
 
 
-def write_text(transform: Transform) -> str:
-    """An AffineTransform about the origin, or one for each slice."""
+def write_text(records: Sequence[TransformRecord]) -> str:
+    """The text of some transforms."""
     lines = [HEADER]
-    for number, record in enumerate(to_records(transform)):
+    for number, record in enumerate(records):
         lines += [f"#Transform {number}", f"Transform: {record.type}"]
         lines += [f"Parameters: {numbers(record.parameters)}", f"FixedParameters: {numbers(record.fixed)}"]
     return "\n".join([*lines, ""])
 
 
-def read_hdf5(path: Path) -> Affine | SliceAffines:
+def read_hdf5(path: Path) -> Transform:
     """The map in an HDF5 file (`.h5`), as ITK and ANTs write composites.
 
     Raises: MissingExtraError without h5py.
@@ -66,8 +68,8 @@ def read_hdf5(path: Path) -> Affine | SliceAffines:
         raise InvalidTransformError(f"{path} is not an HDF5 file of an ITK transform: {error}") from error
 
 
-def write_hdf5(transform: Transform, path: Path) -> None:
-    """An AffineTransform about the origin, or one for each slice.
+def write_hdf5(records: Sequence[TransformRecord], path: Path) -> None:
+    """A file of some transforms.
 
     Raises: MissingExtraError without h5py.
     """
@@ -76,14 +78,14 @@ def write_hdf5(transform: Transform, path: Path) -> None:
         text = h5py.string_dtype("ascii")
         file.create_dataset("ITKVersion", data=["5.0.0"], dtype=text)
         file.create_dataset("HDFVersion", data=[h5py.version.hdf5_version], dtype=text)
-        for number, record in enumerate(to_records(transform)):
+        for number, record in enumerate(records):
             group = file.create_group(f"TransformGroup/{number}")
             group.create_dataset("TransformType", data=[record.type], dtype=text)
             group.create_dataset("TransformParameters", data=np.asarray(record.parameters, dtype=np.float64))
             group.create_dataset("TransformFixedParameters", data=np.asarray(record.fixed, dtype=np.float64))
 
 
-def _read_group(group: Any, name: str) -> Affine | SliceAffines:
+def _read_group(group: Any, name: str) -> Transform:
     members = [group[k] for k in sorted((k for k in group if k.isdigit()), key=int)]
     types = [_text(member["TransformType"][0]) for member in members]
     check_types([TransformRecord(t) for t in types], name)
@@ -98,14 +100,17 @@ def _numbers(fields: dict[str, str], key: str) -> list[float]:
     return [float(v) for v in fields.get(key, "").split()]
 
 
-def _values(member: Any, key: str) -> list[float]:
+def _values(member: Any, key: str) -> NDArray[np.float64] | Sequence[float]:
     # ITK 4 writes the names without the "s" of "Transform".
     numbers = member.get(f"Transform{key}", member.get(f"Tranform{key}"))
     if numbers is None:
         return []
     if numbers.size > _MOST_PARAMETERS:
-        raise InvalidTransformError(f"{numbers.size} parameters are too many for an affine map")
-    return [float(v) for v in numbers[()]]
+        raise InvalidTransformError(
+            f"{numbers.size} parameters are more than daskreg reads: save the field as an image"
+        )
+    found: NDArray[np.float64] = np.asarray(numbers[()], np.float64)
+    return found
 
 
 def _text(value: Any) -> str:
@@ -120,17 +125,21 @@ def _h5py() -> Any:
     return h5py
 
 
-def _write_text_file(transform: Transform, path: Path) -> None:
-    write_file(write_text(transform), path)
-
-
-def _write_hdf5_file(transform: Transform, path: Path) -> None:
+def write_records(records: Sequence[TransformRecord], path: Path) -> None:
+    """A file of some transforms that appears whole or not at all: HDF5 by the suffix, else text."""
+    if path.suffix.lower() != ".h5":
+        write_file(write_text(records), path)
+        return
     with replacing(path) as partial:
-        write_hdf5(transform, partial)
+        write_hdf5(records, partial)
+
+
+def _write_file(transform: Transform, path: Path) -> None:
+    write_records(to_records(transform), path)
 
 
 _AFFINE = (Affine, SliceAffines)
-_LIMIT = "an ITK file holds one affine map or a series of them, not a field"
+_LIMIT = "an ITK file holds an affine map, a series of them, or a chain with fields"
 
 register_reader(FileReader("ITK", lambda file: file.head.startswith(b"\x89HDF\r\n\x1a\n"), lambda f: read_hdf5(f.path)))
 register_reader(
@@ -138,5 +147,4 @@ register_reader(
         "ITK", lambda file: file.text.startswith("#Insight Transform File"), lambda f: read_text(f.text, str(f.path))
     )
 )
-register_writer((".tfm", ".txt"), FileWriter("ITK", _AFFINE, _LIMIT, _write_text_file))
-register_writer((".h5",), FileWriter("ITK", _AFFINE, _LIMIT, _write_hdf5_file))
+register_writer((".tfm", ".txt", ".h5"), FileWriter("ITK", _AFFINE, _LIMIT, _write_file))

@@ -7,8 +7,11 @@ classes of ITK's Transform module.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import matmul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +30,8 @@ class TransformRecord:
     """One transform of a file, such as ("AffineTransform_double_3_3", parameters, fixed)."""
 
     type: str
-    parameters: Sequence[float] = ()
-    fixed: Sequence[float] = ()
+    parameters: Sequence[float] | Floats = ()
+    fixed: Sequence[float] | Floats = ()
 
     @property
     def name(self) -> str:
@@ -45,7 +48,7 @@ class TransformRecord:
         return into
 
 
-def to_matrix(name: str, parameters: Sequence[float], fixed: Sequence[float], ndim: int) -> Floats:
+def to_matrix(name: str, parameters: Sequence[float] | Floats, fixed: Sequence[float] | Floats, ndim: int) -> Floats:
     """(D+1, D+1) matrix in x, y, z order of an ITK type without its suffix.
 
     Raises: InvalidTransformError for a type that is not affine, or too few parameters.
@@ -126,34 +129,65 @@ _TYPES |= dict.fromkeys(
     lambda p, f, n: (_square(p, n), p[n * n : n * n + n], f[:n]),
 )
 _TYPES["Rigid2DTransform/2"] = _TYPES["Euler2DTransform/2"]
+_MOST_PARAMETERS = 1000
+_FIELDS: dict[str, Callable[[TransformRecord], Transform]] = {}
+
+
+def register_type(name: str, make: Callable[[TransformRecord], Transform]) -> None:
+    """Let files hold an ITK type of transform that is no affine map."""
+    _FIELDS[name] = make
 
 
 def check_types(records: Sequence[TransformRecord], name: str) -> None:
-    """Raise InvalidTransformError where the transforms of a file are not affine maps of one space."""
+    """Raise InvalidTransformError where the transforms of a file are not maps of one space that daskreg reads."""
     if not records:
         raise InvalidTransformError(f"{name} holds no transform")
     for record in records[1:] if records[0].name == "CompositeTransform" else records:
-        if record.name not in _TYPES and f"{record.name}/{record.ndim}" not in _TYPES:
-            raise InvalidTransformError(f"{name}: {record.type} is not an affine map that daskreg reads")
+        if not _is_affine(record) and _field_type(record.name) is None:
+            raise InvalidTransformError(f"{name}: {record.type} is not a map that daskreg reads")
     if len({record.ndim for record in records}) != 1:
         raise InvalidTransformError(f"{name}: its transforms are of different dimensions")
 
 
-def from_records(records: Sequence[TransformRecord]) -> Affine | SliceAffines:
+def from_records(records: Sequence[TransformRecord]) -> Transform:
     """The map of a file: of a composite the product, in which ITK applies the last first, and of a series SliceAffines.
 
     A series of 3D maps is one of volumes, along "t"; a series of 2D maps is one of slices, along the first axis.
+
+    Raises: InvalidTransformError for a series of fields.
     """
-    ndim = records[0].ndim
     composite = records[0].name == "CompositeTransform"
     parts = records[1:] if composite else records
-    matrices = [to_matrix(record.name, record.parameters, record.fixed, ndim) for record in parts]
-    if composite or len(matrices) == 1:
-        product = np.eye(ndim + 1)
-        for m in matrices:
-            product = product @ m
-        return Affine(reversed_axes(product))
-    return series(reversed_axes(np.stack(matrices)))
+    made = [_transform_of(record) for record in parts]
+    if composite and not made:
+        return Affine.identity(records[0].ndim)
+    if composite or len(made) == 1:
+        return reduce(matmul, made)
+    if not all(isinstance(part, Affine) for part in made):
+        raise InvalidTransformError(
+            "a file of several transforms with displacement fields must be a CompositeTransform"
+        )
+    return series(np.stack([part.to_matrices() for part in made]))
+
+
+def _is_affine(record: TransformRecord) -> bool:
+    return record.name in _TYPES or f"{record.name}/{record.ndim}" in _TYPES
+
+
+def _field_type(name: str) -> Callable[[TransformRecord], Transform] | None:
+    """What makes a field of a type; the module that registers it is built on this one, and is imported by name."""
+    if name not in _FIELDS and not _FIELDS:
+        importlib.import_module("daskreg.fields.files")
+    return _FIELDS.get(name)
+
+
+def _transform_of(record: TransformRecord) -> Transform:
+    make = None if _is_affine(record) else _field_type(record.name)
+    if make is not None:
+        return make(record)
+    if len(record.parameters) > _MOST_PARAMETERS:
+        raise InvalidTransformError(f"{len(record.parameters)} parameters are too many for an affine map")
+    return Affine(reversed_axes(to_matrix(record.name, record.parameters, record.fixed, record.ndim)))
 
 
 def series(matrices: Floats, unit: str | None = None) -> SliceAffines:

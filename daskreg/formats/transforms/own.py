@@ -7,6 +7,7 @@ A fit's file (schema "daskreg/fit") holds the same "transform" entry and loads a
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -43,6 +44,9 @@ def transform_from_dict(data: Any, name: str = "the entry") -> Transform:
     """The transform of what its `to_dict()` gave."""
     known = kinds()
     kind = data.get("type") if isinstance(data, Mapping) else None
+    if isinstance(kind, str) and kind not in known:
+        importlib.import_module("daskreg.fields")  # kinds that are built on this module
+        known = kinds()
     if not isinstance(kind, str) or kind not in known:
         raise InvalidTransformError(f"{name}: transform type {kind!r} is none of {', '.join(known)}")
     try:

@@ -1,0 +1,199 @@
+"""Transforms one after another, as steps: affine maps join the fields between which they lie.
+
+A chain takes points of the output's grid, in indices, to indices of the source: affine maps and fields in turn. Each
+field makes one `FieldStep`, whose matrices hold the affine maps before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.fields.bounds import VectorBounds
+from daskreg.geometry import Box, Grid
+from daskreg.sampling.displacements import Displacement, snapped
+from daskreg.sources import Source
+
+Floats = NDArray[np.float64]
+
+# Bounds are widened by so many nodes or voxels, far above any rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class FieldPart:
+    """A field of a chain.
+
+    Args:
+        source: of the vectors, (*lead, D, *nodes).
+        bounds: of the vectors.
+        grid: of the nodes.
+        order: 1 linear, 3 coefficients of cubic B-splines.
+        inverse: whether the chain goes against the field.
+        sliced: whether each slice has vectors of its own.
+        first: the slice that the first slice of the output has (sliced).
+    """
+
+    source: Source
+    bounds: VectorBounds
+    grid: Grid
+    order: int
+    inverse: bool
+    sliced: bool = False
+    first: int = 0
+
+
+Part = Floats | FieldPart
+"""(D+1, D+1) of an affine map, (N, D+1, D+1) of one for each slice, or a field."""
+
+
+@dataclass(frozen=True, eq=False)
+class FieldStep:
+    """A field with the affine maps before and after it; see `sampling.displacements.Displacement`.
+
+    Args:
+        into, onward: (N, D+1, D+1), N = 1 where they are the same in all slices.
+        limits: (2, D) of the whole field.
+    """
+
+    part: FieldPart
+    into: Floats
+    onward: Floats
+    limits: Floats
+
+    @property
+    def nodes(self) -> Floats:
+        return self.part.grid.inverse_matrix
+
+    def of_slice(self, number: int) -> tuple[Floats, Floats]:
+        """`into` and `onward` of one slice."""
+        return self.into[number if len(self.into) > 1 else 0], self.onward[number if len(self.onward) > 1 else 0]
+
+    def slices(self, start: int, stop: int) -> FieldStep:
+        """Only some slices."""
+        into = self.into[start:stop] if len(self.into) > 1 else self.into
+        onward = self.onward[start:stop] if len(self.onward) > 1 else self.onward
+        part = replace(self.part, first=self.part.first + start) if self.part.sliced else self.part
+        return replace(self, part=part, into=into, onward=onward)
+
+    def restrict(self, nodes: Box, box: Box) -> FieldStep:
+        """Only with the vectors of a box: `nodes` along the axes of the nodes, `box` along all axes of the vectors."""
+        part = self.part
+        slices = (box.start[0], box.stop[0]) if part.sliced else None
+        bounds = part.bounds.restrict(nodes, slices)
+        return replace(self, part=replace(part, source=part.source.restrict(box), bounds=bounds))
+
+    def lead(self, number: int) -> tuple[int, ...]:
+        """Index of the slice among the vectors."""
+        return (self.part.first + number,) if self.part.sliced else ()
+
+
+def steps_of(parts: Sequence[Part], before: Floats, after: Floats) -> tuple[FieldStep, ...]:
+    """The steps of a chain.
+
+    Args:
+        parts: in the order in which they are applied, at least one of them a field.
+        before: (D+1, D+1) from indices of the output to the world of the first part.
+        after: (D+1, D+1) from the world of the last part to indices of the source.
+    """
+    made: list[FieldStep] = []
+    matrix = before[None]
+    for part in parts:
+        if isinstance(part, FieldPart):
+            if made:
+                made[-1] = replace(made[-1], onward=matrix)
+                matrix = np.eye(len(before))[None]
+            made.append(FieldStep(part, matrix, np.eye(len(before))[None], part.bounds.limits))
+            matrix = np.eye(len(before))[None]
+        else:
+            matrix = np.reshape(part, (-1, *before.shape)) @ matrix
+    made[-1] = replace(made[-1], onward=after @ matrix)
+    return tuple(made)
+
+
+def follow(steps: Sequence[FieldStep], number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, list[Box]]:
+    """Bounds of where a box of points goes, and the nodes of each field that its points read.
+
+    Args:
+        number: of the slice.
+        lower, upper: (D,) of the points, in the coordinates before the first step.
+    """
+    boxes = []
+    for step in steps:
+        lower, upper, nodes = _through(step, number, lower, upper)
+        boxes.append(nodes)
+    return lower, upper, boxes
+
+
+def displacement_of(step: FieldStep, number: int, nodes: Box) -> Displacement:
+    """The step as the kernels take it, with the vectors of a box of nodes, which are read."""
+    part = step.part
+    into, onward = step.of_slice(number)
+    lead = step.lead(number)
+    ends = zip(
+        (*(a for a in lead), 0, *nodes.start), (*(a + 1 for a in lead), part.grid.ndim, *nodes.stop), strict=True
+    )
+    start, stop = zip(*ends, strict=True)
+    vectors = part.source.read(Box(start, stop))
+    vectors = vectors[0] if lead else vectors
+    return Displacement(
+        into, step.nodes, onward, vectors, nodes.start, part.grid.shape, part.order, part.inverse, step.limits
+    )
+
+
+def _through(step: FieldStep, number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, Box]:
+    into, onward = step.of_slice(number)
+    turn, part = onward[:-1, :-1], step.part
+    if not part.inverse:
+        nodes, touched = _nodes(part, *interval(step.nodes @ into, lower, upper))
+        u = _displacements(step, number, nodes, leaves=not touched)
+        least, most = interval(snapped(onward @ into), lower, upper)
+        low, high = _turned(turn, *u)
+        return least + low, most + high, nodes
+    low, high = interval(into, lower, upper)
+    u = step.limits[0], step.limits[1]
+    for _ in range(3):  # each round narrows the place of the solution, which is always between these bounds
+        nodes, touched = _nodes(part, *interval(step.nodes, low - u[1], high - u[0]))
+        u = _displacements(step, number, nodes, leaves=not touched)
+    least, most = interval(onward, low - u[1], high - u[0])
+    # Newton's method looks anywhere between the limits of the field.
+    reach, _ = _nodes(part, *interval(step.nodes, low - step.limits[1], high - step.limits[0]))
+    return least, most, reach
+
+
+def _displacements(step: FieldStep, number: int, nodes: Box, *, leaves: bool) -> tuple[Floats, Floats]:
+    """Least and greatest displacement of points that read these nodes; `leaves`: some points lie outside the field."""
+    if nodes.empty:
+        return np.zeros(nodes.ndim), np.zeros(nodes.ndim)
+    lower, upper = step.part.bounds.over(nodes, *step.lead(number))
+    return (np.minimum(lower, 0), np.maximum(upper, 0)) if leaves else (lower, upper)
+
+
+def _nodes(part: FieldPart, lower: Floats, upper: Floats) -> tuple[Box, bool]:
+    """The nodes that points within these node coordinates read, and whether all of the points lie in the field."""
+    shape = np.asarray(part.grid.shape)
+    before, after = (0, 1) if part.order == 1 else (1, 2)
+    edge = (-0.5, shape - 0.5) if part.order == 1 else (1.0, shape - 2.0)
+    inside = bool(np.all(lower >= edge[0]) and np.all(upper < edge[1]))
+    low, high = np.clip(lower - _ROUNDING, -4, shape + 4), np.clip(upper + _ROUNDING, -4, shape + 4)
+    start = np.floor(low).astype(int) - before
+    stop = np.floor(high).astype(int) + after + 1
+    if np.any(stop <= 0) or np.any(start >= shape):  # beyond half a spacing the displacement is zero
+        return Box((0,) * len(shape), (0,) * len(shape)), False
+    start, stop = np.clip(start, 0, shape - 1), np.clip(stop, 1, shape)
+    return Box(tuple(start.tolist()), tuple(stop.tolist())), inside
+
+
+def interval(matrix: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+    """Bounds of an affine map of a box, each (D,)."""
+    linear, offset = matrix[:-1, :-1], matrix[:-1, -1]
+    low, high = _turned(linear, lower, upper)
+    return low + offset, high + offset
+
+
+def _turned(linear: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+    a, b = linear * lower, linear * upper
+    return np.minimum(a, b).sum(axis=1), np.maximum(a, b).sum(axis=1)

@@ -1,0 +1,135 @@
+"""`DisplacedIndexMap`: which source voxels, and which vectors, a box of an output needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.fields.chain import FieldStep, displacement_of, follow
+from daskreg.geometry import Box, Piece
+from daskreg.geometry.index_map import StackIndexMap
+from daskreg.sampling.displacements import Displaced
+
+# Vectors of a piece: larger ones are cut.
+_VECTOR_BYTES = 32 * 2**20
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacedIndexMap(StackIndexMap):
+    """A chain with displacement fields; the vectors are read where a piece is sampled.
+
+    Args:
+        steps: see `chain`.
+        sampled, offsets, stack, start: see `StackIndexMap`.
+        needed: for each step the box of vectors that this map was restricted to, or None.
+    """
+
+    steps: tuple[FieldStep, ...]
+    sampled: tuple[int, ...]
+    offsets: tuple[int, ...]
+    stack: int | None = None
+    start: int = 0
+    needed: tuple[Box, ...] | None = None
+
+    def restrict(self, out: Box) -> DisplacedIndexMap:
+        steps, start = self.steps, self.start
+        if self.stack is not None:
+            first, stop = out.start[self.stack], out.stop[self.stack]
+            steps = tuple(step.slices(first - self.start, stop - self.start) for step in steps)
+            start = first
+        slices = 1 if self.stack is None else out.shape[self.stack]
+        boxes = replace(self, steps=steps, start=start)._node_boxes(out)
+        needed = tuple(_vector_box(step, nodes, slices) for step, nodes in zip(steps, boxes, strict=True))
+        steps = tuple(step.restrict(nodes, box) for step, nodes, box in zip(steps, boxes, needed, strict=True))
+        return replace(self, steps=steps, start=start, needed=needed)
+
+    def identity(self) -> tuple[bytes, tuple[object, ...]]:
+        numbers, facts = [], []
+        for number, step in enumerate(self.steps):
+            part = step.part
+            numbers += [step.into.tobytes(), step.onward.tobytes(), step.nodes.tobytes()]
+            box = Box.of(part.source.shape) if self.needed is None else self.needed[number]
+            state = "" if box.empty else part.source.state(box)
+            facts.append(
+                (part.source.fingerprint(), state, box.start, box.stop, part.grid.shape, part.order, part.inverse)
+            )
+        return b"".join(numbers), (tuple(facts), self.sampled, self.offsets, self.stack)
+
+    def touched(
+        self, inside: Box, source_shape: Sequence[int], margin: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        plane = inside.take(self.sampled)
+        ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
+        shape = np.asarray([source_shape[k] for k in self.sampled])
+        starts, stops = [], []
+        for number in self._numbers(inside):
+            lower, upper, _ = follow(self.steps, number, *ends)
+            # Far outside, 64-bit integers would overflow; a little beyond the source gives the same box.
+            low = np.clip(lower - _ROUNDING, -2.0 - margin, shape + 1.0 + margin)
+            high = np.clip(upper + _ROUNDING, -2.0 - margin, shape + 1.0 + margin)
+            starts.append(np.clip(np.floor(low).astype(np.int64) - margin, 0, shape))
+            stops.append(np.clip(np.floor(high).astype(np.int64) + 2 + margin, 0, shape))
+        return np.stack(starts), np.maximum(np.stack(starts), np.stack(stops))
+
+    def pieces(self, out: Box, source_shape: Sequence[int], margin: int) -> Iterator[Piece]:
+        for part in self._parts(out):
+            yield from super().pieces(part, source_shape, margin)
+
+    def coordinates(self, out: Box) -> Displaced:
+        plane, number = out.take(self.sampled), self.number(out)
+        ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
+        lower, upper, boxes = follow(self.steps, number, *ends)
+        made = [
+            displacement_of(step, number, Box.of((1,) * nodes.ndim) if nodes.empty else nodes)
+            for step, nodes in zip(self.steps, boxes, strict=True)
+        ]
+        return Displaced(tuple(made), lower - _ROUNDING, upper + _ROUNDING)
+
+    def coordinate_bytes(self, out: Box) -> int:
+        """Memory of the vectors of one piece, twice, since they may be read in another order."""
+        return 2 * min(self._vector_bytes(out), _VECTOR_BYTES)
+
+    def _numbers(self, out: Box) -> range:
+        """The slices of a box, by their number in this map."""
+        if self.stack is None:
+            return range(1)
+        return range(out.start[self.stack] - self.start, out.stop[self.stack] - self.start)
+
+    def _node_boxes(self, out: Box) -> list[Box]:
+        """For each step, the nodes that a box of the output reads, in all slices."""
+        plane = out.take(self.sampled)
+        ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
+        boxes = [Box((0,) * plane.ndim, (0,) * plane.ndim)] * len(self.steps)
+        for number in self._numbers(out):
+            _, _, found = follow(self.steps, number, *ends)
+            boxes = [a | b for a, b in zip(boxes, found, strict=True)]
+        return boxes
+
+    def _vector_bytes(self, out: Box) -> int:
+        sizes = zip(self.steps, self._node_boxes(out), strict=True)
+        return sum(nodes.size * nodes.ndim * step.part.source.dtype.itemsize for step, nodes in sizes)
+
+    def _parts(self, out: Box) -> Iterator[Box]:
+        """The box, cut until the vectors of each part take little memory."""
+        longest = max(self.sampled, key=lambda k: out.shape[k])
+        if out.empty or out.shape[longest] < 2 or self._vector_bytes(out) <= _VECTOR_BYTES:
+            yield out
+            return
+        middle = (out.start[longest] + out.stop[longest]) // 2
+        for a, b in ((out.start[longest], middle), (middle, out.stop[longest])):
+            start = (*out.start[:longest], a, *out.start[longest + 1 :])
+            stop = (*out.stop[:longest], b, *out.stop[longest + 1 :])
+            yield from self._parts(Box(start, stop))
+
+
+def _vector_box(step: FieldStep, nodes: Box, slices: int) -> Box:
+    """The box of nodes along all axes of the vectors, for the first slices of the step."""
+    part = step.part
+    lead = ((part.first, part.first + slices),) if part.sliced else ()
+    ends = (*lead, (0, part.grid.ndim), *zip(nodes.start, nodes.stop, strict=True))
+    start, stop = zip(*ends, strict=True)
+    return Box(start, stop)

@@ -1,0 +1,150 @@
+"""Displacement fields in transform files of ITK, and in images of vectors.
+
+ITK's worlds and vectors are in x, y, z order; the coefficients of a BSplineTransform are one image for each component.
+The fixed parameters of both types are the size, origin, spacing and direction (row by row) of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daskreg.errors import InvalidTransformError, MissingExtraError
+from daskreg.fields.composite import Composite
+from daskreg.fields.field import ANY_UNIT, DisplacementField
+from daskreg.fields.transform import FieldTransform
+from daskreg.formats.transforms.itk_types import TransformRecord, to_records
+from daskreg.geometry import Grid, Transform
+from daskreg.runtime.atomic import replacing
+
+_MOST_NUMBERS = 2**27
+
+
+def linear_field(record: TransformRecord) -> DisplacementField:
+    """The field of a DisplacementFieldTransform."""
+    grid = _grid(record)
+    vectors = _sized(record, grid).reshape(*grid.shape, grid.ndim)
+    return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
+
+
+def spline_field(record: TransformRecord) -> DisplacementField:
+    """The field of a BSplineTransform of order 3."""
+    if record.type.endswith(("_1", "_2")) and len(record.type.split("_")) > 4:
+        raise InvalidTransformError(f"{record.type}: only cubic B-splines are read")
+    grid = _grid(record)
+    vectors = _sized(record, grid).reshape(grid.ndim, *grid.shape)
+    return DisplacementField(vectors[::-1], grid, order=3, unit=ANY_UNIT)
+
+
+def records_of(transform: Transform) -> list[TransformRecord]:
+    """The transforms of a file that holds a field or a chain.
+
+    Raises: InvalidTransformError for the inverse of a field, and for maps of single slices.
+    """
+    n = transform.ndim
+    if isinstance(transform, Composite):
+        parts = [record for part in transform.parts for record in records_of(part)]
+        return [TransformRecord(f"CompositeTransform_double_{n}_{n}"), *parts]
+    if not isinstance(transform, FieldTransform):
+        return to_records(transform)
+    if not isinstance(transform, DisplacementField) or transform.inverted:
+        raise InvalidTransformError(
+            f"ITK files hold no {transform!r}: save it as .zarr, or invert the whole chain where it is applied"
+        )
+    grid, vectors = transform.grid, _vectors(transform)[::-1]
+    direction = grid.direction_matrix[::-1, ::-1].ravel()
+    fixed = [*map(float, grid.shape[::-1]), *grid.origin[::-1], *grid.spacing[::-1], *direction.tolist()]
+    if transform.order == 3:
+        return [TransformRecord(f"BSplineTransform_double_{n}_{n}", vectors.ravel(), fixed)]
+    return [TransformRecord(f"DisplacementFieldTransform_double_{n}_{n}", np.moveaxis(vectors, 0, -1).ravel(), fixed)]
+
+
+def read_image(path: Path) -> DisplacementField:
+    """The field in an image of vectors (.nii, .nii.gz, .mha, .mhd, .nrrd), as ITK, ANTs and greedy write it.
+
+    Raises: InvalidTransformError where the image has no vector of as many components as dimensions;
+        MissingExtraError without SimpleITK.
+    """
+    sitk = _sitk()
+    image = sitk.ReadImage(str(path))
+    ndim, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if components != ndim:
+        raise InvalidTransformError(
+            f"{path} has {components} components in {ndim}D: a displacement field has as many as dimensions"
+        )
+    direction = np.reshape(image.GetDirection(), (ndim, ndim))[::-1, ::-1]
+    grid = Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin()[::-1], direction)
+    vectors = sitk.GetArrayFromImage(image)
+    return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
+
+
+def write_image(field: Transform, path: Path) -> None:
+    """A linear field as an image of vectors, float64.
+
+    Raises: InvalidTransformError for B-splines and inverses.
+    """
+    if not isinstance(field, DisplacementField) or field.order != 1 or field.inverted:
+        raise InvalidTransformError(f"{path.name} holds one linear field, not {field!r}: save it as .h5, .tfm or .zarr")
+    sitk = _sitk()
+    vectors = np.ascontiguousarray(np.moveaxis(_vectors(field)[::-1], 0, -1))
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.SetSpacing(field.grid.spacing[::-1])
+    image.SetOrigin(field.grid.origin[::-1])
+    image.SetDirection(field.grid.direction_matrix[::-1, ::-1].ravel().tolist())
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        image.SetMetaData("intent_code", "1007")
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix
+    with replacing(path) as partial:
+        named = Path(f"{partial}{suffix}")
+        sitk.WriteImage(image, str(named), useCompression=path.suffix != ".nii")
+        named.replace(partial)
+
+
+def is_vector_image(path: Path) -> bool:
+    """Whether a file is an image whose header says that it has vectors."""
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")) or not path.is_file():
+        return False
+    reader = _sitk().ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False
+    return bool(reader.GetNumberOfComponents() > 1)
+
+
+def _vectors(field: DisplacementField) -> Any:
+    source = field.vectors.source
+    return np.asarray(source.read(source.readable), np.float64)
+
+
+def _grid(record: TransformRecord) -> Grid:
+    n, fixed = record.ndim, np.asarray(record.fixed, np.float64)
+    if len(fixed) != n * (3 + n):
+        raise InvalidTransformError(f"{record.type} does not have {len(fixed)} fixed parameters")
+    size, origin, spacing, direction = fixed[:n], fixed[n : 2 * n], fixed[2 * n : 3 * n], fixed[3 * n :]
+    if not np.all(np.isfinite(fixed)) or np.any(size < 1) or np.prod(size) * n > _MOST_NUMBERS:
+        raise InvalidTransformError(f"{record.type}: its grid of {size.tolist()} nodes makes no field")
+    shape: Sequence[int] = size[::-1].astype(int).tolist()
+    return Grid(shape, spacing[::-1], origin[::-1], direction.reshape(n, n)[::-1, ::-1])
+
+
+def _sized(record: TransformRecord, grid: Grid) -> Any:
+    numbers = np.asarray(record.parameters, np.float64)
+    if numbers.size != grid.ndim * int(np.prod(grid.shape)):
+        raise InvalidTransformError(
+            f"{record.type}: {numbers.size} parameters do not fit {grid.ndim} for each of {grid.shape} nodes"
+        )
+    return numbers
+
+
+def _sitk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise MissingExtraError("SimpleITK", "formats") from error
+    return SimpleITK

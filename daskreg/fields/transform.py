@@ -1,0 +1,163 @@
+"""`FieldTransform`: what displacement fields and chains with them answer alike."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.fields.chain import Part, displacement_of, follow, steps_of
+from daskreg.fields.index_map import DisplacedIndexMap
+from daskreg.geometry import Box, Grid, SliceAffines, Transform, WarpedBounds
+from daskreg.geometry.registry import kinds
+from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
+from daskreg.sampling.displacements import Displaced
+
+Floats = NDArray[np.float64]
+
+
+class FieldTransform(Transform):
+    """A transform with at least one displacement field: a field, or a chain of fields and affine maps."""
+
+    axis: int | str
+    start = 0
+
+    @property
+    @abstractmethod
+    def slices(self) -> int | None:
+        """How many slices it has maps for; None for a map of whole volumes, or of every slice."""
+
+    @abstractmethod
+    def chain(self, first: int, count: int) -> list[Part]:
+        """The parts in the order in which they are applied, for some slices."""
+
+    @property
+    def array_ndim(self) -> int:
+        return self.ndim + (self.slices is not None)
+
+    @property
+    def stop(self) -> int:
+        return self.slices or 0
+
+    def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:
+        """Where (..., D) world points go; `index` (...) is the slice of each, where slices have maps of their own.
+
+        Points outside a field are not displaced by it. The inverse of a field is found by Newton's method, to 1e-9 of
+        the distance of the nodes; where the field folds, it is one of several points, or none is found and the last
+        estimate returned (`folds` tells).
+        """
+        p = np.asarray(points, dtype=np.float64)
+        if p.shape[-1:] != (self.ndim,):
+            raise ShapeMismatchError(f"points of shape (N, {self.ndim}) are needed, not {p.shape}")
+        flat = p.reshape(-1, self.ndim)
+        if self.slices is None:
+            return self._moved(flat, 0).reshape(p.shape)
+        if index is None:
+            raise OptionError("give index=, the slice of each point: every slice has a map of its own")
+        i = np.broadcast_to(np.asarray(index, dtype=np.intp), p.shape[:-1]).ravel()
+        if np.any((i < 0) | (i >= self.slices)):
+            raise IndexError(f"slices {i.min()}..{i.max()} are not all among 0..{self.slices - 1}")
+        moved = np.empty_like(flat)
+        for number in np.unique(i):
+            moved[i == number] = self._moved(flat[i == number], int(number))
+        return moved.reshape(p.shape)
+
+    def determinants(self, points: Floats, number: int = 0) -> Floats:
+        """(N,) determinants of the derivative at (N, D) points of one slice."""
+        return self._path(points, number).determinants(points)
+
+    def _moved(self, points: Floats, number: int) -> Floats:
+        """(N, D) points of one slice."""
+        return self._path(points, number)(points) if len(points) else points.copy()
+
+    def _path(self, points: Floats, number: int) -> Displaced:
+        """The steps of one slice, with the vectors around some points."""
+        if not np.isfinite(points).all():
+            raise InvalidTransformError("points must be finite to be displaced")
+        eye = np.eye(self.ndim + 1)
+        steps = steps_of(self.chain(number, 1), eye, eye)
+        _, _, boxes = follow(steps, 0, points.min(axis=0), points.max(axis=0))
+        one = Box.of((1,) * self.ndim)
+        made = (displacement_of(s, 0, one if box.empty else box) for s, box in zip(steps, boxes, strict=True))
+        return Displaced(tuple(made))
+
+    def __matmul__(self, other: object) -> Transform:
+        """`(a @ b)(p) == a(b(p))`, a `Composite`."""
+        return _composed(self, other) if isinstance(other, Transform) else NotImplemented
+
+    def __rmatmul__(self, other: object) -> Transform:
+        return _composed(other, self) if isinstance(other, Transform) else NotImplemented
+
+    def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> DisplacedIndexMap:
+        """How `out` is sampled from `source`; see `Transform.index_map`.
+
+        A map of images acts on every slice of a volume.
+
+        Raises: also GridError where the output's slices are not slices of the source.
+        """
+        self.check_grids(out, source)
+        planes = self._planes(out, source, dims)
+        parts = self.chain(planes.offset, planes.count)
+        steps = steps_of(parts, planes.out.matrix, planes.source.inverse_matrix)
+        stack = None if self.slices is None else planes.stack
+        return DisplacedIndexMap(steps, planes.sampled, planes.offsets, stack)
+
+    def _planes(self, out: Grid, source: Grid, dims: Sequence[str]) -> SlicePlanes:
+        if self.slices is not None:
+            return slice_planes(self, out, source, dims)
+        lead = len(dims) - source.ndim
+        sampled = tuple(range(len(dims) - self.ndim, len(dims)))
+        if self.ndim == source.ndim:
+            return SlicePlanes(out, source, sampled, (0,) * len(dims), -1, 0, 1)
+        if self.ndim != source.ndim - 1:
+            raise InvalidTransformError(f"a {self.ndim}D transform does not apply to a volume with axes {source.names}")
+        offset = slice_offset(out, source, 0)
+        inside = range(1, source.ndim)
+        offsets = tuple(offset if k == lead else 0 for k in range(len(dims)))
+        return SlicePlanes(out.take(inside), source.take(inside), sampled, offsets, -1, 0, 1)
+
+    def warped_bounds(self, source: Grid, dims: Sequence[str]) -> WarpedBounds:
+        """Where the voxels of `source` are brought; of points that lie at most a 32nd of the grid apart."""
+        back = self.inverse()
+        axes, numbers = list(range(source.ndim - self.ndim, source.ndim)), [0]
+        if self.slices is not None:
+            stack = slice_position(self, dims, source.names) - (len(dims) - source.ndim)
+            axes, numbers = [k for k in range(source.ndim) if k != stack], list(range(self.slices))
+        plane = source.take(axes)
+        last = np.asarray(plane.shape) - 1.0
+        index = np.stack(np.meshgrid(*(np.linspace(0, n, min(33, int(n) + 1)) for n in last), indexing="ij"), -1)
+        moved = [plane.index(back(plane.world(index), np.full(index.shape[:-1], number))) for number in numbers]
+        return _bounds_of(source, axes, np.stack(moved))
+
+
+def _composed(a: Transform, b: Transform) -> Transform:
+    """`a @ b`: a `Composite`, which is a subclass and so is found by its name."""
+    return cast(Transform, kinds()["composite"].of(a, b))  # type: ignore[attr-defined]
+
+
+def _bounds_of(grid: Grid, axes: Sequence[int], moved: Floats) -> WarpedBounds:
+    """Of points (N, *samples, d), in indices along `axes`, that lay on a regular grid up to the border of `grid`."""
+    lower, upper = np.zeros(grid.ndim), np.asarray(grid.shape) - 1.0
+    inner_lower, inner_upper = lower.copy(), upper.copy()
+    for k, axis in enumerate(axes):
+        x = np.moveaxis(moved[..., k], k + 1, 0)
+        lower[axis], upper[axis] = x.min(), x.max()
+        inner_lower[axis], inner_upper[axis] = x[0].max(), x[-1].min()
+    return WarpedBounds(lower, upper, inner_lower, inner_upper)
+
+
+def sliced_count(parts: Sequence[Transform]) -> tuple[int | None, int | str]:
+    """How many slices transforms have maps for, and along which axis.
+
+    Raises: ShapeMismatchError where they differ.
+    """
+    found: list[tuple[int, int | str]] = [(p.stop - p.start, p.axis) for p in parts if isinstance(p, SliceAffines)]
+    found += [(p.slices, p.axis) for p in parts if isinstance(p, FieldTransform) and p.slices is not None]
+    if any(one != found[0] for one in found[1:]):
+        text = " and ".join(f"{n} slices along {axis!r}" for n, axis in dict.fromkeys(found))
+        raise ShapeMismatchError(f"transforms with {text} do not compose")
+    return found[0] if found else (None, 0)

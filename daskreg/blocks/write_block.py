@@ -7,6 +7,7 @@ file, so a task that is tried again overwrites what it left.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,7 +68,7 @@ def write_block(item: WriteBlock) -> None:
         made_of = item.made_of or item.task.source.state(item.task.read_box(item.box))
         pixels = _apart(item.task.run(writer.parts(item.box), stats))
         ledger = Ledger(item.output)
-        with _named_errors(item.output):
+        with _named_errors(item.output, writer):
             first = next(pixels)
             if not ledger.serves(item.session):
                 raise OutputBusyError(f"{item.output} was taken over by a later run, or removed: this one ends")
@@ -106,7 +107,7 @@ def _apart(pixels: Iterator[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _named_errors(output: str) -> Iterator[None]:
+def _named_errors(output: str, writer: LevelWriter) -> Iterator[None]:
     """Errors of the disk that every block would meet, as errors of the run.
 
     A call that failed has been tried again for some seconds (`sources.storage.retrying`), and on a cluster the block
@@ -119,6 +120,8 @@ def _named_errors(output: str) -> Iterator[None]:
     except DaskregError:
         raise
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            writer.check_there()  # the output itself may be gone
         if error.errno in NO_SPACE:
             raise StorageFullError(
                 error.errno,

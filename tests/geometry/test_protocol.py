@@ -181,7 +181,7 @@ def test_files(tmp_path: Path) -> None:
     PIECEWISE.save(tmp_path / "t.json")
     assert dr.load(tmp_path / "t.json") == load(tmp_path / "t.json") == PIECEWISE
     assert pickle.loads(pickle.dumps(PIECEWISE)) == PIECEWISE
-    with pytest.raises(OptionError, match="one affine map"):
+    with pytest.raises(OptionError, match="an affine map"):
         PIECEWISE.save(tmp_path / "t.tfm")
     with pytest.raises(InvalidTransformError, match="no matrices"):
         dr.convert.to_torch(PIECEWISE, fixed=GRID, moving=GRID)

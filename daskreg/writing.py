@@ -137,7 +137,8 @@ def write(
         part: (i, n), i from 1 to n: make only this share of the blocks, while other processes make the others with
             the same call; no scheduler is needed. The part that ends last completes the pyramid.
         wait: False returns a `Run` at once. With a client whose scheduler runs on its own, the run then goes on without
-            this process (`attach` finds it again); else in a thread, and it ends with this process.
+            this process (`attach` finds it again); else in a thread, and it ends with this process. Neither this nor
+            `part` is there for object stores.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
     anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,

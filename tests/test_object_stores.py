@@ -155,6 +155,9 @@ def test_what_daskreg_did_not_make_stays(s3: Any, source: Path) -> None:
         dr.write(volume, f"{s3.url}/other.zarr", client=False, **OPTIONS)
     with pytest.raises(UnsafeOutputError, match="is, contains or lies in"):
         dr.write(dr.open(out), f"{out}/copy.zarr", client=False, overwrite=True, **OPTIONS)
+    for alias in (out.replace("s3://", "s3a://"), out.replace("s3://", "S3://")):
+        with pytest.raises(UnsafeOutputError, match="is, contains or lies in"):
+            dr.write(dr.open(out), alias, client=False, overwrite=True, **OPTIONS)
     for url in (f"{s3.url}/a..b/../c.zarr", "https://127.0.0.1/x.zarr", f"s3://me:{SECRET}@bucket/x.zarr"):
         with pytest.raises(OptionError) as raised:
             dr.write(volume, url, client=False, **OPTIONS)

@@ -17,6 +17,7 @@ from daskreg.blocks.job import Job
 from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
 from daskreg.sources.locate import STORE_FILES, objects_at
 from daskreg.sources.source import Source
+from daskreg.sources.storage.access import split_url
 from daskreg.sources.stored import StoredSource
 
 MOST_SEARCHED = 200_000
@@ -46,7 +47,7 @@ def _url(path: str) -> str | None:
     objects = objects_at(path)
     if objects is None:
         return None
-    names = objects.url.split("/")
+    names = "/".join(split_url(objects.url)).rstrip("/").split("/")
     last = max((k for k, name in enumerate(names) if name.endswith(".zarr")), default=len(names) - 1)
     return "/".join(names[: last + 1])
 

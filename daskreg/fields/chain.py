@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.errors import SourceChangedError
 from daskreg.fields.bounds import VectorBounds
 from daskreg.geometry import Box, Grid
 from daskreg.sampling.displacements import Displacement, snapped
@@ -133,22 +135,39 @@ def displacement_of(step: FieldStep, number: int, nodes: Box) -> Displacement:
     part = step.part
     into, onward = step.of_slice(number)
     lead = step.lead(number)
-    ends = zip(
-        (*(a for a in lead), 0, *nodes.start), (*(a + 1 for a in lead), part.grid.ndim, *nodes.stop), strict=True
-    )
-    start, stop = zip(*ends, strict=True)
-    vectors = part.source.read(Box(start, stop))
-    vectors = vectors[0] if lead else vectors
+    if nodes.empty:  # no point reads a vector
+        nodes = Box.of((1,) * nodes.ndim)
+        vectors = np.zeros((part.grid.ndim, *nodes.shape))
+    else:
+        vectors = _vectors(part, nodes, lead)
     return Displacement(
         into, step.nodes, onward, vectors, nodes.start, part.grid.shape, part.order, part.inverse, step.limits
     )
+
+
+def _vectors(part: FieldPart, nodes: Box, lead: tuple[int, ...]) -> NDArray[Any]:
+    """The vectors of a box of nodes, of one slice.
+
+    Raises: SourceChangedError where they are not within the bounds that were found before, which are relied on.
+    """
+    ends = zip((*lead, 0, *nodes.start), (*(k + 1 for k in lead), part.grid.ndim, *nodes.stop), strict=True)
+    start, stop = zip(*ends, strict=True)
+    vectors = part.source.read(Box(start, stop))
+    vectors = vectors[0] if lead else vectors
+    axes = tuple(range(1, vectors.ndim))
+    low, high = part.bounds.over(nodes, *lead)
+    if not (np.all(vectors.min(axis=axes) >= low) and np.all(vectors.max(axis=axes) <= high)):  # NaN is not within
+        raise SourceChangedError(
+            f"the vectors {part.source.path} have changed since they were first read: load them again"
+        )
+    return vectors
 
 
 def _through(step: FieldStep, number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, Box]:
     into, onward = step.of_slice(number)
     turn, part = onward[:-1, :-1], step.part
     if not part.inverse:
-        nodes, touched = _nodes(part, *interval(step.nodes @ into, lower, upper))
+        nodes, touched = _nodes(part, *interval(snapped(step.nodes @ into), lower, upper))
         u = _displacements(step, number, nodes, leaves=not touched)
         least, most = interval(snapped(onward @ into), lower, upper)
         low, high = _turned(turn, *u)
@@ -177,7 +196,7 @@ def _nodes(part: FieldPart, lower: Floats, upper: Floats) -> tuple[Box, bool]:
     shape = np.asarray(part.grid.shape)
     before, after = (0, 1) if part.order == 1 else (1, 2)
     edge = (-0.5, shape - 0.5) if part.order == 1 else (1.0, shape - 2.0)
-    inside = bool(np.all(lower >= edge[0]) and np.all(upper < edge[1]))
+    inside = bool(np.all(lower >= edge[0] + _ROUNDING) and np.all(upper < edge[1] - _ROUNDING))
     low, high = np.clip(lower - _ROUNDING, -4, shape + 4), np.clip(upper + _ROUNDING, -4, shape + 4)
     start = np.floor(low).astype(int) - before
     stop = np.floor(high).astype(int) + after + 1

@@ -52,6 +52,8 @@ class DisplacedIndexMap(StackIndexMap):
         for number, step in enumerate(self.steps):
             part = step.part
             numbers += [step.into.tobytes(), step.onward.tobytes(), step.nodes.tobytes()]
+            if part.inverse:  # its solution is sought between them
+                numbers.append(step.limits.tobytes())
             box = Box.of(part.source.shape) if self.needed is None else self.needed[number]
             state = "" if box.empty else part.source.state(box)
             facts.append(
@@ -83,15 +85,13 @@ class DisplacedIndexMap(StackIndexMap):
         plane, number = out.take(self.sampled), self.number(out)
         ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
         lower, upper, boxes = follow(self.steps, number, *ends)
-        made = [
-            displacement_of(step, number, Box.of((1,) * nodes.ndim) if nodes.empty else nodes)
-            for step, nodes in zip(self.steps, boxes, strict=True)
-        ]
+        made = [displacement_of(step, number, nodes) for step, nodes in zip(self.steps, boxes, strict=True)]
         return Displaced(tuple(made), lower - _ROUNDING, upper + _ROUNDING)
 
     def coordinate_bytes(self, out: Box) -> int:
-        """Memory of the vectors of one piece, twice, since they may be read in another order."""
-        return 2 * min(self._vector_bytes(out), _VECTOR_BYTES)
+        """Memory of the vectors of one piece: as they are stored, and twice as float64 for the kernels."""
+        least = min(step.part.source.dtype.itemsize for step in self.steps)
+        return min(self._vector_bytes(out), _VECTOR_BYTES) * (1 + 2 * 8 // least)
 
     def _numbers(self, out: Box) -> range:
         """The slices of a box, by their number in this map."""

@@ -45,6 +45,8 @@ def records_of(transform: Transform) -> list[TransformRecord]:
     Raises: InvalidTransformError for the inverse of a field, and for maps of single slices.
     """
     n = transform.ndim
+    if isinstance(transform, FieldTransform) and transform.slices is not None:
+        raise InvalidTransformError(f"ITK files hold no maps of single slices: save {transform!r} as .zarr")
     if isinstance(transform, Composite):
         parts = [record for part in transform.parts for record in records_of(part)]
         return [TransformRecord(f"CompositeTransform_double_{n}_{n}"), *parts]
@@ -99,8 +101,11 @@ def write_image(field: Transform, path: Path) -> None:
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix
     with replacing(path) as partial:
         named = Path(f"{partial}{suffix}")
-        sitk.WriteImage(image, str(named), useCompression=path.suffix != ".nii")
-        named.replace(partial)
+        try:
+            sitk.WriteImage(image, str(named), useCompression=path.suffix != ".nii")
+            named.replace(partial)
+        finally:
+            named.unlink(missing_ok=True)
 
 
 def is_vector_image(path: Path) -> bool:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
-from daskreg.geometry import Box, Grid, Transform
+from daskreg.geometry import Box, Grid, SliceAffines, Transform, common_unit
+from daskreg.geometry.slices import slice_position
 from daskreg.volumes import to_dataarray
 
 Floats = NDArray[np.float64]
@@ -23,13 +24,17 @@ _CHUNK = {2: 1024, 3: 96}
 def jacobian(transform: Transform, grid: Grid) -> xr.DataArray:
     """The determinant of the derivative of `transform` at each voxel of `grid`, lazy, float32.
 
-    1 keeps volumes, 2 doubles them, 0 and less is a fold. Between the nodes of a linear field the derivative
-    is that of its interpolation; at the nodes, that of the side of greater indices.
+    1 keeps volumes, 2 doubles them, 0 and less is a fold; infinite for an inverse where the field folds. Between the
+    nodes of a linear field the derivative is that of its interpolation; at the nodes, that of the side of greater
+    indices.
 
     Raises: ShapeMismatchError where the grid has another number of axes than what the transform warps.
     """
-    if grid.ndim not in {transform.ndim, transform.array_ndim} or grid.ndim < transform.array_ndim:
+    if grid.ndim != transform.array_ndim:
         raise ShapeMismatchError(f"a grid of {transform.array_ndim} axes is needed, not {grid.ndim}")
+    common_unit(grid.unit, transform.unit, "transform and grid")
+    if (sliced := _slices(transform, grid)) is not None and sliced[1] != grid.shape[sliced[0]]:
+        raise ShapeMismatchError(f"the transform has {sliced[1]} slices, the grid {grid.shape[sliced[0]]}")
     size = _CHUNK.get(grid.ndim, 64)
     chunks = da.core.normalize_chunks(tuple(min(n, size) for n in grid.shape), shape=grid.shape)
     starts = tuple(tuple(np.cumsum((0, *c))[:-1].tolist()) for c in chunks)
@@ -52,16 +57,18 @@ def folds(transform: Transform, grid: Grid) -> tuple[int, float]:
 
 
 def _determinants(transform: Transform, grid: Grid, box: Box) -> NDArray[np.float32]:
+    sliced = _slices(transform, grid)
     if not isinstance(transform, FieldTransform):
-        found = np.linalg.det(transform.to_matrices())
-        shape = (box.shape[0], *(1,) * (grid.ndim - 1))
-        found = found[box.start[0] : box.stop[0]].reshape(shape) if found.ndim else found
+        found, shape = np.linalg.det(transform.to_matrices()), [1] * grid.ndim
+        if sliced is not None:
+            shape[sliced[0]] = box.shape[sliced[0]]
+            found = found[box.start[sliced[0]] : box.stop[sliced[0]]].reshape(shape)
         return np.broadcast_to(found, box.shape).astype(np.float32)
-    index = np.moveaxis(np.indices(box.shape), 0, -1).reshape(-1, grid.ndim) + np.asarray(box.start)
-    if transform.slices is None:
+    if sliced is None:
+        index = np.moveaxis(np.indices(box.shape), 0, -1).reshape(-1, grid.ndim) + np.asarray(box.start)
         return transform.determinants(grid.world(index)).reshape(box.shape).astype(np.float32)
+    axis = sliced[0]
     out = np.empty(box.shape, np.float32)
-    axis = transform.axis if isinstance(transform.axis, int) else grid.names.index(str(transform.axis))
     inside = [k for k in range(grid.ndim) if k != axis]
     plane, part = grid.take(inside), box.take(inside)
     points = np.moveaxis(np.indices(part.shape), 0, -1).reshape(-1, plane.ndim) + np.asarray(part.start)
@@ -69,3 +76,12 @@ def _determinants(transform: Transform, grid: Grid, box: Box) -> NDArray[np.floa
         found = transform.determinants(plane.world(points), k).reshape(part.shape)
         np.moveaxis(out, axis, 0)[k - box.start[axis]] = found
     return out
+
+
+def _slices(transform: Transform, grid: Grid) -> tuple[int, int] | None:
+    """The axis of a grid along which slices have maps of their own, and how many they are."""
+    if isinstance(transform, SliceAffines):
+        return slice_position(transform, grid.names, grid.names), len(transform)
+    if isinstance(transform, FieldTransform) and transform.slices is not None:
+        return slice_position(transform, grid.names, grid.names), transform.slices
+    return None

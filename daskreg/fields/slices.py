@@ -15,10 +15,10 @@ from daskreg.geometry import Grid
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SliceDisplacements(FieldTransform):
-    """A 2D displacement field for each slice of a stack, all with nodes at the same places.
+    """A displacement field for each slice of a stack, or each volume of a series, all with nodes at the same places.
 
     Args:
-        vectors: (N, 2, *grid.shape), world units, array order; see `DisplacementField`.
+        vectors: (N, D, *grid.shape), world units, array order; see `DisplacementField`.
         grid: of the nodes in the plane of the slices.
         axis: number of the axis of the slices in the volume, or its name.
         order, unit, inverted: see `DisplacementField`.

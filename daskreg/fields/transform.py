@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.fields.chain import Part, displacement_of, follow, steps_of
 from daskreg.fields.index_map import DisplacedIndexMap
-from daskreg.geometry import Box, Grid, SliceAffines, Transform, WarpedBounds
+from daskreg.geometry import Grid, SliceAffines, Transform, WarpedBounds
 from daskreg.geometry.registry import kinds
 from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
 from daskreg.sampling.displacements import Displaced
@@ -81,8 +81,7 @@ class FieldTransform(Transform):
         eye = np.eye(self.ndim + 1)
         steps = steps_of(self.chain(number, 1), eye, eye)
         _, _, boxes = follow(steps, 0, points.min(axis=0), points.max(axis=0))
-        one = Box.of((1,) * self.ndim)
-        made = (displacement_of(s, 0, one if box.empty else box) for s, box in zip(steps, boxes, strict=True))
+        made = (displacement_of(step, 0, box) for step, box in zip(steps, boxes, strict=True))
         return Displaced(tuple(made))
 
     def __matmul__(self, other: object) -> Transform:
@@ -155,6 +154,10 @@ def sliced_count(parts: Sequence[Transform]) -> tuple[int | None, int | str]:
 
     Raises: ShapeMismatchError where they differ.
     """
+    if any(p.start for p in parts if isinstance(p, SliceAffines)):
+        raise ShapeMismatchError(
+            "maps of some slices of a stack do not compose with fields: restrict the product instead"
+        )
     found: list[tuple[int, int | str]] = [(p.stop - p.start, p.axis) for p in parts if isinstance(p, SliceAffines)]
     found += [(p.slices, p.axis) for p in parts if isinstance(p, FieldTransform) and p.slices is not None]
     if any(one != found[0] for one in found[1:]):

@@ -55,6 +55,7 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
     Raises: ShapeMismatchError; InvalidTransformError where they are no real numbers, or in memory and not finite.
     """
     if isinstance(value, Vectors):
+        _check_shape(value.source.shape, grid, lead)
         return value
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
@@ -65,13 +66,7 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
             value = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InvalidTransformError(f"vectors must be an array of numbers, not {type(value).__name__}") from error
-    wanted = (grid.ndim, *grid.shape)
-    if len(value.shape) != len(wanted) + lead or tuple(value.shape[lead:]) != wanted:
-        slices = "slices, " if lead else ""
-        raise ShapeMismatchError(
-            f"vectors of shape ({slices}{', '.join(map(str, wanted))}) are needed: {grid.ndim} components, then the "
-            f"nodes of the grid; not {tuple(value.shape)}"
-        )
+    _check_shape(tuple(value.shape), grid, lead)
     kind = np.dtype(value.dtype).kind
     if kind not in "iuf":
         raise InvalidTransformError(f"vectors must be real numbers, not {value.dtype}")
@@ -85,3 +80,14 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
     if kind != "f":
         raise InvalidTransformError(f"stored vectors must be float32 or float64, not {value.dtype}: convert them")
     return Vectors(volume_of(value).source, lead)
+
+
+def _check_shape(shape: tuple[int, ...], grid: Grid, lead: int) -> None:
+    """Raise ShapeMismatchError where vectors are not those of the nodes."""
+    wanted = (grid.ndim, *grid.shape)
+    if len(shape) != len(wanted) + lead or shape[lead:] != wanted:
+        slices = "slices, " if lead else ""
+        raise ShapeMismatchError(
+            f"vectors of shape ({slices}{', '.join(map(str, wanted))}) are needed: {grid.ndim} components, then the "
+            f"nodes of the grid; not {shape}"
+        )

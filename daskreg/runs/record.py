@@ -32,7 +32,7 @@ DONE, FAILED, CANCELLED, INTERRUPTED = "done", "failed", "cancelled", "interrupt
 ENDED = (DONE, FAILED, CANCELLED, INTERRUPTED)
 """States of a run. A run whose process was killed could not write that it is interrupted: `runs.liveness` finds out."""
 
-MOST_BYTES = 2**20
+MOST_BYTES = 2**24
 """The size of a record."""
 
 MOST_FAILURES = 20

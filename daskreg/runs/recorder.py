@@ -15,7 +15,6 @@ from typing import Any
 from daskreg.errors import RunCancelledError
 from daskreg.runs.place import THREAD, Place, ProcessId
 from daskreg.runs.record import (
-    CANCEL,
     CANCELLED,
     DONE,
     FAILED,
@@ -68,9 +67,6 @@ class Recorder:
         self.result: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Recorder:
-        if not cancel_requested(self._folder, self._record.token):  # it is of an earlier run
-            with suppress(OSError):
-                (self._folder / CANCEL).unlink(missing_ok=True)
         self._write()
         self._thread.start()
         return self

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from dask.utils import format_bytes, format_time
 
 from daskreg.cluster.client import current_client
-from daskreg.errors import NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError
+from daskreg.errors import DaskregError, NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError
 from daskreg.runs.liveness import Liveness, ask_to_stop
 from daskreg.runs.part_locks import part_folders
 from daskreg.runs.place import CLUSTER, THREAD, dashboard_of
@@ -137,12 +138,18 @@ class Run:
         return asyncio.to_thread(self.wait).__await__()
 
     def __repr__(self) -> str:
-        record = self.progress
+        try:
+            record = self.progress
+        except DaskregError as error:  # the output was removed, or another run has it now
+            return f"Run({self.path}: {error})"
         return f"Run({self.path}: {summary(record)}; {whereabouts(record)})"
 
     def _repr_html_(self) -> str:
         """A bar with the same facts, for notebooks."""
-        record = self.progress
+        try:
+            record = self.progress
+        except DaskregError:
+            return f"<pre>{escape(repr(self))}</pre>"
         text = f"{summary(record)}; {whereabouts(record)}"
         return bar_html(os.path.basename(self.path), record.fraction, text, self.dashboard)
 
@@ -158,7 +165,10 @@ class Run:
         ended = False
         while not ended:
             time.sleep(1)
-            ended = self.progress.ended
+            try:
+                ended = self.progress.ended
+            except DaskregError:
+                ended = True
             shown.update(page(self._repr_html_()))
 
     def _record(self) -> RunRecord:

@@ -32,10 +32,14 @@ from daskreg.runs.recorder import Recorder
 from daskreg.runs.settle import settle
 from daskreg.runs.work import Shown
 from daskreg.runs.written import Written, written
+from daskreg.runtime.messages import redact
 from daskreg.runtime.progress import ByteProgress
 from daskreg.sources.storage.access import is_object_url
 
 log = logging.getLogger(__name__)
+
+_LONGEST_FAILURE = 1000
+"""Characters of a failed block that a record keeps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,7 @@ class WriteRun:
 
         def counted() -> dict[str, Any]:
             failures = list(totals.failures)
-            named = tuple(map(str, failures[:MOST_FAILURES]))
+            named = tuple(redact(str(failure))[:_LONGEST_FAILURE] for failure in failures[:MOST_FAILURES])
             counts = {"skipped": totals.skipped, "retries": totals.retries}
             return {**counts, "failed": len(failures), "failures": named}
 

@@ -180,7 +180,7 @@ def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Cal
 
     blocks, source, voxels, (kind, near, real), consts, steps, cut = arguments
     ndim, width = spec.read_box.ndim, voxels.shape[2]
-    fields, target = spec.matrix.compiled(), (spec.out_box.start, steps)
+    fields, target = spec.matrix.compiled(rows=True), (spec.out_box.start, steps)
     step = max(1, _COORDINATES // width)
     inner = spec.order == 1 and spec.matrix.within(source[3][2], source[3][3])
     ahead = int(_ROWS_AHEAD * (spec.matrix.slope(ndim - 2) @ np.asarray(source[1], np.float64)))
@@ -309,14 +309,21 @@ def _filter_lines(lines: NDArray[Any]) -> None:
 
 def _needed(spec: SampleSpec) -> Box:
     """The voxels that a spline may take from, in a source without borders."""
+    limits = spec.read_box.grow(4 * CUBIC_REACH)
     if isinstance(spec.matrix, Displaced):
-        return spec.read_box.grow(CUBIC_REACH)
+        if spec.matrix.lower is None or spec.matrix.upper is None:
+            return spec.read_box.grow(CUBIC_REACH)
+        return _reached(spec.matrix.lower, spec.matrix.upper, limits)
     near = spec.matrix[:-1, :-1] * np.asarray(spec.out_box.start, np.float64)
     far = spec.matrix[:-1, :-1] * (np.asarray(spec.out_box.stop, np.float64) - 1)
     lowest = np.minimum(near, far).sum(axis=1) + spec.matrix[:-1, -1]
     highest = np.maximum(near, far).sum(axis=1) + spec.matrix[:-1, -1]
+    return _reached(lowest, highest, limits)
+
+
+def _reached(lowest: Floats, highest: Floats, limits: Box) -> Box:
+    """What a spline reads for points between two bounds."""
     # Far outside, 64-bit integers would overflow; a little beyond the block gives the same fill.
-    limits = spec.read_box.grow(4 * CUBIC_REACH)
     start = np.floor(np.clip(lowest, limits.start, limits.stop)).astype(int) - CUBIC_REACH
     stop = np.floor(np.clip(highest, limits.start, limits.stop)).astype(int) + 2 + CUBIC_REACH
     return Box(tuple(start.tolist()), tuple(stop.tolist()))

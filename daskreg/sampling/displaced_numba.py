@@ -318,8 +318,14 @@ def _edges(base: Any, slope: Any, cells: Any, columns: Any, edges: Any) -> None:
     low, high = cells
     edges[0], edges[high - low] = columns
     for i in range(1, high - low):
-        j = np.ceil((low + i - base) / slope) if slope > 0 else np.floor((high - i - base) / slope) + 1
-        edges[i] = np.int64(min(max(j, columns[0]), columns[1]))
+        # Estimated, and then moved to where the computed position passes the node: so it is the same in any cut.
+        node = np.float64(low + i if slope > 0 else high - i)
+        j = np.int64(min(max(np.ceil((node - base) / slope), columns[0]), columns[1]))
+        while j > columns[0] and (base + slope * np.float64(j - 1) >= node) == (slope > 0):
+            j -= 1
+        while j < columns[1] and (base + slope * np.float64(j) >= node) != (slope > 0):
+            j += 1
+        edges[i] = j
 
 
 @inner
@@ -443,7 +449,10 @@ def determinants(field: Any, points: Any, out: Any, space: Any) -> None:
             work[X, k] = points[n, k]
         _point(vectors, extent, matrices, facts, work, taps)
         stretch = _stretch(vectors, extent, matrices, facts, work, taps)
-        out[n] *= 1 / stretch if facts[1] else stretch
+        if facts[1]:
+            out[n] *= 1 / stretch if stretch != 0.0 else np.inf
+        else:
+            out[n] *= stretch
         for k in range(len(vectors)):
             points[n, k] = work[X, k]
 

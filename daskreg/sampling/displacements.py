@@ -72,9 +72,13 @@ class Displaced:
     def ndim(self) -> int:
         return self.steps[0].ndim
 
-    def compiled(self) -> tuple[Any, ...]:
-        """The steps as the compiled kernels take them; see `displaced_numba`."""
-        return tuple(_compiled(step, first=number == 0) for number, step in enumerate(self.steps))
+    def compiled(self, *, rows: bool) -> tuple[Any, ...]:
+        """The steps as the compiled kernels take them; see `displaced_numba`.
+
+        Args:
+            rows: whether they are for rows of an output, along which the first step may be quicker, or for points.
+        """
+        return tuple(_compiled(step, first=rows and number == 0) for number, step in enumerate(self.steps))
 
     def slope(self, axis: int) -> Floats:
         """How far (D,) the affine parts alone move from one index of the output to the next along `axis`."""
@@ -105,7 +109,7 @@ class Displaced:
         from daskreg.sampling.displaced_numba import coordinates
 
         xs, space = np.array(points.T, np.float64, order="C")[:, None], self.space()
-        for field in self.compiled():
+        for field in self.compiled(rows=False):
             coordinates(field, ((0,) * self.ndim, (1,) * (self.ndim - 1)), xs, (0, 1, 1, 1), True, space)
         return np.ascontiguousarray(xs[:, 0].T)
 
@@ -115,7 +119,7 @@ class Displaced:
 
         affine = np.prod([np.linalg.det(step.onward) * np.linalg.det(step.into) for step in self.steps])
         found, moving, space = np.full(len(points), affine), np.array(points, np.float64, order="C"), self.space()
-        for field in self.compiled():
+        for field in self.compiled(rows=False):
             determinants(field, moving, found, space)
         return found
 

@@ -38,7 +38,8 @@ def share_options(client: Any, urls: Iterable[Any]) -> None:
     roots = {split_url(url)[0] for url in urls if isinstance(url, str) and is_object_url(url)}
     options = {root: known for root, known in remembered_options().items() if root in roots}
     before = _shared.setdefault(client, {})
-    if not options or all(before.get(root) == known for root, known in options.items()):
+    options = {root: known for root, known in options.items() if before.get(root) != known}
+    if not options:
         return
     address = str(client.scheduler.address)
     if not address.startswith(_ENCRYPTED):
@@ -49,7 +50,8 @@ def share_options(client: Any, urls: Iterable[Any]) -> None:
             stacklevel=3,
         )
     before.update(options)
-    client.register_plugin(_plugin(dict(before)), name="daskreg-storage-options")
+    for root, known in options.items():  # a plugin of the same name would replace what another client has sent
+        client.register_plugin(_plugin({root: known}), name=f"daskreg-storage-options-{root}")
 
 
 def _plugin(options: dict[str, dict[str, Any]]) -> Any:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from daskreg.blocks.input_files import locations
 from daskreg.cluster.client import chosen_client
 from daskreg.sources.source import Source
+from daskreg.sources.store_options import share_options
 
 
 @dataclass(frozen=True)
@@ -33,4 +35,7 @@ def client_for(client: Any, source: Source) -> Any:
     """
     if client is None and source.in_memory:
         return None
-    return chosen_client(client)
+    chosen = chosen_client(client)
+    if chosen is not None:
+        share_options(chosen, locations(source))
+    return chosen

@@ -64,7 +64,8 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
         ("kind: local\nzzz: 2", "unknown key zzz; known are interface"),
         (
             "kind: slum",
-            "kind: 'slum' is not one of local, slurm, pbs, lsf, sge, ssh, kubernetes, allocation, address (did you mean slurm?)",
+            "kind: 'slum' is not one of local, slurm, pbs, lsf, sge, ssh, kubernetes, allocation, address "
+            "(did you mean slurm?)",
         ),
         ("kind: local\nworkers: two", "workers: 'two' is not of type int"),
         ("kind: local\nworkers: true", "workers: True is not of type int"),

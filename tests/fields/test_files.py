@@ -119,6 +119,9 @@ def test_foreign_folders_and_damaged_files_are_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "image.zarr", data=np.zeros((3, 4)))
     with pytest.raises(OutputExistsError, match=r"image\.zarr exists and holds no transform"):
         field.save(tmp_path / "image.zarr")
+    slices = dr.SliceAffines([np.eye(3)] * 3)
+    with pytest.raises(InvalidTransformError, match="no maps of single slices"):
+        (field @ slices).save(tmp_path / "slices.h5")
     with pytest.raises(InvalidTransformError, match="linear field"):
         field.inverse().save(tmp_path / "inverse.nii.gz")
     with pytest.raises(InvalidTransformError, match=r"save it as \.zarr"):

@@ -14,7 +14,7 @@ from deformations import RNG, affine_of, itk_affine, itk_field, itk_image, obliq
 from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
-from daskreg.errors import GridError, InvalidTransformError
+from daskreg.errors import GridError, InvalidTransformError, SourceChangedError
 from daskreg.geometry import Box
 from daskreg.volumes import to_dataarray
 from daskreg.warping import make_job
@@ -103,6 +103,60 @@ def test_what_travels_to_a_worker_is_a_part_of_the_field() -> None:
     small = job.restrict(Box((0, 0, 0), (64, 64, 64)))
     assert len(pickle.dumps(small.mapping)) < 60_000
     assert small.fingerprint(Box((0, 0, 0), (64, 64, 64))) == job.fingerprint(Box((0, 0, 0), (64, 64, 64)))
+
+
+def test_blocks_are_cut_at_nodes_that_lie_on_columns() -> None:
+    nodes = dr.Grid((4, 11), 49.0)
+    field = dr.DisplacementField(RNG.normal(size=(2, 4, 11)) * 2, nodes)
+    image = image_of((60, 490))
+    whole = dr.warp(image, pull=field)
+    for cut in (245, 246, 294, 295, 441):
+        lazy = dr.warp(dr.open(image), pull=field, chunks=((60,), (cut, 490 - cut)))
+        assert np.array_equal(lazy.values, whole)
+
+
+def test_the_border_of_a_field_through_voxel_centres() -> None:
+    """There bounds and kernels must not disagree whether a voxel is in the field."""
+    source = dr.Grid((41, 41), 1.0, 0.0, turned(2, 0.3))
+    image = image_of((41, 41))
+    for first in (7.5, 8.5, 20.5):
+        nodes = dr.Grid((12, 12), 1.0, source.world((first, first)), turned(2, 0.3))
+        field = dr.DisplacementField(np.full((2, 12, 12), 30.0), nodes)
+        whole = dr.warp(to_dataarray(image, source), pull=field, chunks=(41, 41)).values
+        for chunks in ((7, 41), (9, 8), (41, 13)):
+            lazy = dr.warp(to_dataarray(image, source), pull=field, chunks=chunks)
+            assert np.array_equal(lazy.values, whole)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_field_elsewhere_moves_nothing(tmp_path: Path, inverse: bool) -> None:
+    nodes = dr.Grid((4, 4, 4), 5.0, 500.0)
+    field = dr.DisplacementField(np.ones((3, 4, 4, 4)), nodes)
+    image = image_of((20, 30, 40), np.uint16)
+    pull = field.inverse() if inverse else field
+    dr.write(dr.warp(dr.open(image), pull=pull), tmp_path / "out.ome.zarr", chunks=(8, 8, 8), progress=False)
+    assert np.array_equal(dr.open(tmp_path / "out.ome.zarr").values, image)
+
+
+def test_vectors_that_change_under_a_warp_are_noticed(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "vectors.zarr", data=np.full((3, *PIXELS.shape), 0.1), chunks=(3, 4, 4, 4))
+    field = opened(tmp_path)
+    image = image_of((20, 43, 51))
+    dr.warp(image, pull=field)
+    array[:] = 40.0
+    with pytest.raises(SourceChangedError, match="changed since they were first read"):
+        dr.warp(image, pull=field)
+
+
+@pytest.mark.parametrize("fill", [0, 1e6])
+def test_cubic_voxels_of_blocks_do_not_depend_on_the_fill(fill: float) -> None:
+    image = image_of((60, 70))
+    nodes = dr.Grid((10, 11), 8.0, -5.0)
+    field = dr.DisplacementField(smooth_vectors(nodes, 2), nodes)
+    whole = dr.warp(image, pull=field, order=3, fill=fill)
+    lazy = dr.warp(dr.open(image), pull=field, order=3, fill=fill, chunks=(17, 19)).values
+    inner = (slice(28, 34), slice(28, 42))
+    assert np.abs(lazy - whole)[inner].max() < 2e-6
 
 
 def test_slices_are_warped_each_by_its_own_field() -> None:

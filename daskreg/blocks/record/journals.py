@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 
+from daskreg.blocks.record.ledger_entry import parsed_lines
 from daskreg.errors import NotAVolumeError
 from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.look_ahead import look_ahead
@@ -163,7 +164,12 @@ class ObjectJournals(Journals):
         if len(keys) <= MOST_OBJECTS:
             return
         found = look_ahead((partial(self._records.get, key) for key in keys), ahead=REQUESTS)
-        lines = b"\n".join(bytes(data) for data in found if data is not None)
+        entries = [
+            entry for data in found if data is not None for entry in parsed_lines(bytes(data).decode(errors="replace"))
+        ]
+        # Within one object, the last line of a block counts; among objects, only the time tells.
+        entries.sort(key=lambda entry: (entry.session, entry.written))
+        lines = "\n".join(entry.line for entry in entries).encode()
         self._records.put(f"{ENTRIES}many-{_process_name(os.getpid())}-{next(_numbers)}.jsonl", [lines])
         self._records.delete(keys)
 

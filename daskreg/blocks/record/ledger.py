@@ -82,7 +82,9 @@ class Ledger:
         Raises: OSError.
         """
         if self.remote:
-            return bytes(self.image.get(name) or b"")
+            with suppress(EmptyValueError):
+                return bytes(self.image.get(name) or b"")
+            return b""
         file = self.output / name
         return file.read_bytes() if file.is_file() else b""
 

@@ -117,7 +117,9 @@ def lacks_run_alone(ledger: Ledger) -> bool:
     """Whether a folder holds the files of a ledger but its `run.json`, which was lost (as after a power failure)."""
     names = [item.name for item in ledger.folder.iterdir() if item.is_file()]
     journals = any(name.endswith(".jsonl") for name in names)
-    return journals and all(LEDGER.fullmatch(_whole_name(name)) for name in foreign_beside(ledger))
+    return journals and all(
+        LEDGER.fullmatch(_whole_name(name)) or _PART.fullmatch(name) for name in foreign_beside(ledger)
+    )
 
 
 def listed(names: list[str], most: int = 3) -> str:

@@ -43,7 +43,7 @@ def remove_objects(ledger: Ledger) -> None:
 
 def clear_records(ledger: Ledger) -> None:
     """Remove the objects of a ledger, `run.json` last; those by which this process has claimed it stay."""
-    keys = [key for key in ledger.records.listing() if LEDGER.fullmatch(key.removeprefix(ENTRIES))]
+    keys = [key for key in ledger.records.listing() if key.startswith(ENTRIES) or LEDGER.fullmatch(key)]
     ledger.records.delete([key for key in keys if key != "run.json"])
     ledger.records.delete(["run.json"])
 

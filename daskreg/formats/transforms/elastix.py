@@ -124,6 +124,10 @@ def _splines(fields: Fields, path: Path) -> Transform:
         raise InvalidTransformError(f"{path}: only cubic B-splines that are not cyclic are read")
     if _one(fields, "UseBinaryFormatForTransformationParameters", "false") == "true":
         raise InvalidTransformError(f"{path}: its parameters are in a binary file; write them as text")
+    if _one(fields, "UseDirectionCosines", "true") == "false":
+        raise InvalidTransformError(
+            f"{path}: it ignores the image's direction (UseDirectionCosines false), so it is not a map of the world"
+        )
     grid = [[float(v) for v in fields.get(f"Grid{key}", [])] for key in ("Size", "Origin", "Spacing", "Direction")]
     ndim = len(grid[0])
     if ndim not in {2, 3} or len(grid[1]) != ndim or len(grid[2]) != ndim or len(grid[3]) not in {0, ndim * ndim}:

@@ -107,7 +107,7 @@ def load(
         view: of BigDataViewer: the setup, or (time point, setup).
 
     Raises: InputError where there is no such file or it is larger than any transform;
-        InvalidTransformError where it holds no affine map that can be read;
+        InvalidTransformError where it holds no transform that can be read;
         OptionError where the format needs a Grid; MissingExtraError for HDF5 without h5py.
     """
     if why := unusable(path):

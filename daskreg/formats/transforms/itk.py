@@ -24,7 +24,7 @@ _MOST_PARAMETERS = 2**27
 
 
 def read_text(text: str, name: str) -> Transform:
-    """The map in a text file. A composite becomes one matrix, a series SliceAffines."""
+    """The map in a text file: of a composite the product, of a series SliceAffines."""
     fields: list[dict[str, str]] = []
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -34,7 +34,7 @@ def read_text(text: str, name: str) -> Transform:
             fields.append({})
         if fields:
             fields[-1][key.strip()] = value.strip()
-    # Types first: a deformation field is refused by its type, before its numbers are parsed.
+    # Types first: what is not read is refused by its type, before its numbers are parsed.
     types = [TransformRecord(f["Transform"]) for f in fields]
     check_types(types, name)
     try:

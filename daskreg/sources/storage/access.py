@@ -39,6 +39,9 @@ _OF_FSSPEC = {
 _OF_CLIENT = ("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout", "user_agent")
 """Options of the connection, which obstore takes apart from the others."""
 
+_SAME = {"s3a": "s3", "azure": "az"}
+"""Schemes that mean the same as others."""
+
 _lock = Lock()
 _options: dict[str, dict[str, Any]] = {}
 _stores: dict[str, Any] = {}
@@ -50,7 +53,7 @@ def is_object_url(text: str) -> bool:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The root of a URL, `scheme://bucket`, and the key below it.
+    """The root of a URL, `scheme://bucket`, and the key below it; one spelling of each scheme.
 
     Raises: OptionError for a URL that names no bucket, or holds a user, a password, a query or a fragment.
     """
@@ -61,7 +64,8 @@ def split_url(url: str) -> tuple[str, str]:
         raise _no_credentials(url)
     if not parts.netloc:
         raise OptionError(f"{redact(url)} names no bucket or host")
-    return f"{parts.scheme.lower()}://{parts.netloc}", parts.path.strip("/")
+    scheme = parts.scheme.lower()
+    return f"{_SAME.get(scheme, scheme)}://{parts.netloc}", parts.path.strip("/")
 
 
 def _no_credentials(url: str) -> OptionError:

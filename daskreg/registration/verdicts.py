@@ -19,7 +19,7 @@ from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.verdict.aligned import aligned
 from daskreg.registration.verdict.bands import Bands, bands_of
 from daskreg.registration.verdict.evidence import needed
-from daskreg.registration.verdict.judge import MOST_ERROR, Verdict, judge, suitable
+from daskreg.registration.verdict.judge import CERTAIN, MOST_ERROR, Verdict, judge, suitable
 from daskreg.registration.verdict.rivals import turn_excluded
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def with_errors(
     found = []
     for verdict, covariance, change in zip(verdicts, covariances, moves, strict=True):
         error = math.sqrt(max(0.0, np.einsum("pdc,pq,qdc->c", change, covariance, change).max()))
-        if not math.isfinite(error):
+        if not math.isfinite(error) or verdict.evidence > CERTAIN * verdict.needed:
             found.append(verdict)
             continue
         free, sigma = verdict.free, verdict.sigma

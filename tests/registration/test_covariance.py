@@ -11,7 +11,7 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.covariance import _score_variance
+from daskreg.registration.covariance import _CELLS, _score_variance
 from daskreg.registration.normal_equations.edge_weights import scaling
 from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 from daskreg.registration.score_sums import by_torch, score_sums
@@ -152,7 +152,7 @@ def test_variance_of_scores(kind):
             scores[..., 1] += 0.5 * rng.standard_normal((60, 1))
         total = scores.sum((0, 1))
         totals.append(total)
-        estimates.append(_score_variance(scores - share * total))
+        estimates.append(_score_variance(scores - share * total, _CELLS))
     expected = {"white": [1, 1], "correlated": [1, 1], "rows": [1, 1 + 0.25 * 52]}[kind]
     found = np.diag(np.mean(estimates, axis=0)) / (60 * 52)
     np.testing.assert_allclose(found, expected, rtol=0.3)

@@ -28,6 +28,9 @@ MOST_SIGMA = 2.0
 MOST_ERROR = 4 / 3
 """Voxels of the finest level by which a corner may be off, as a standard deviation: an error bar that is too small by
 half still promises two voxels."""
+CERTAIN = 8.0
+"""Times the evidence that is needed, from which on a large error bar is stated and does not make a fit fail: other
+content in one image, such as another person's head, widens it while the pose is not in doubt."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
 # Levels of images that are long and thin are used up to this number of voxels while their short side has less than
@@ -47,7 +50,7 @@ class Verdict:
     offset: voxels of the finest level from the pose to where all bands of frequency together put it, root mean square
         over the overlap.
     error: standard deviation of the farthest corner, in voxels of the finest level, from the covariance of the
-        estimate; 0 where there is none.
+        estimate; 0 where there is none, or where the evidence leaves no doubt.
     turns: (T, D+1, D+1) motions that may fit about as well after a turn, by the first level that is not chance.
     """
 

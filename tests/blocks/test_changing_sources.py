@@ -122,6 +122,7 @@ def test_a_source_that_goes_away_under_a_graph_ends_the_run(tmp_path: Path) -> N
         dr.write(lazy, tmp_path / "out.zarr", **OPTIONS, progress=away)
 
 
+@pytest.mark.slow
 def test_a_source_that_goes_away_on_workers_ends_the_run(tmp_path: Path) -> None:
     zarr3(tmp_path / "a.zarr")
     with dr.connect(workers=1) as client:

@@ -60,6 +60,7 @@ def test_an_image_without_such_points_is_an_error() -> None:
             dr.points_from(image, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [40.0, 160.0])
 def test_points_give_the_initial_transform_of_a_registration(angle: float) -> None:
     scene = gaussian_filter(rng(3).random((96, 120)) > 0.97, 4.0, output=np.float32)

@@ -26,6 +26,7 @@ def path_of(ndim: int, order: int, *, inverse: bool, vectors: object = None) -> 
     return Displaced((Displacement(*parts, inverse=inverse, limits=limits),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("inverse", [False, True])
@@ -41,6 +42,7 @@ def test_tensors_give_the_voxels_of_arrays(ndim: int, order: int, inverse: bool,
     assert np.ptp(expected) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("order", [1, 3])
 def test_gradients_in_the_vectors_are_those_of_differences(ndim: int, order: int) -> None:

@@ -57,6 +57,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize(("order", "dtype"), [(0, np.uint8), (1, np.uint16), (1, np.float32), (3, np.float32)])
 def test_any_blocks_give_the_whole(name: str, order: int, dtype: Any) -> None:
@@ -238,6 +239,7 @@ def test_vectors_that_are_not_finite_in_a_store_are_named(tmp_path: Path) -> Non
         dr.warp(np.zeros((20, 30, 40)), pull=field)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_local_voxels(stored: tuple[Any, np.ndarray, np.ndarray, Path]) -> None:
     volume, image, vectors, folder = stored
     field = opened(folder)

@@ -243,6 +243,7 @@ def test_an_array_replaced_by_another_shape_is_noticed(stored):
         source.read(Box((0, 0, 0), (1, 1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [None, (8, 8, 8)])
 @pytest.mark.parametrize("damage", ["empty", "truncated", "garbage"])
 @pytest.mark.parametrize("compressors", [None, "auto"])

@@ -135,6 +135,7 @@ def none_left(data: bytes) -> bytes:
     return b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [None, SHARDS])
 @pytest.mark.parametrize("name", ["blosc, crc32c", "crc32c"])
 @pytest.mark.parametrize("damage", [cut, flipped, none_left])

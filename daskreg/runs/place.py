@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from daskreg.runtime.machine import this_machine
 
 PROCESS, THREAD, CLUSTER = "process", "thread", "cluster"
 """Kinds of places: the process that called, a thread of that process which it does not wait for, a worker."""
@@ -109,11 +108,3 @@ def _tls_files(client: Any) -> dict[str, str] | None:
     if not all(isinstance(value, str) and "\n" not in value for value in found.values()):
         return None
     return {name: os.path.abspath(str(value)) for name, value in found.items()}
-
-
-@cache
-def this_machine() -> str:
-    """The name of this machine, and when it was started, as far as the system says that."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
-    return socket.gethostname()

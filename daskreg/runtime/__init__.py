@@ -1,5 +1,6 @@
 """The process and the libraries it runs on. Nothing here knows of images.
 
+machine          which machine it is
 device           which device, how many cores and threads, decided where the work runs
 threads          calls in several threads: parts of one computation, or independent jobs
 compiled         how numba compiles functions here

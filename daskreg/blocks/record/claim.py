@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from daskreg.runtime.machine import this_machine
 from daskreg.sources.storage.byte_store import ByteStore
 
 BEAT = 5.0
@@ -86,7 +85,7 @@ def _held(records: ByteStore, key: str) -> bool:
     first = _content(records, key)
     if first.get("released"):
         return False
-    if first.get("host") == _host():
+    if first.get("host") == this_machine():
         return _runs(first)
     quiet = QUIET * REMOTE if records.remote else QUIET
     deadline = time.monotonic() + quiet
@@ -95,7 +94,7 @@ def _held(records: ByteStore, key: str) -> bool:
         now = _content(records, key)
         if now.get("released"):
             return False
-        if now.get("host") == _host():  # it was empty at first: its process had just made it
+        if now.get("host") == this_machine():  # it was empty at first: its process had just made it
             return _runs(now)
         if now != first:
             return True
@@ -124,14 +123,7 @@ def _text(mine: str, beat: int) -> bytes:
     """What a claim says; `mine` tells it from those of others (`ByteStore.create`)."""
     pid = os.getpid()
     started = psutil.Process(pid).create_time()
-    return json.dumps({"host": _host(), "pid": pid, "started": started, "beat": beat, "claim": mine}).encode()
-
-
-def _host() -> str:
-    """The name of this machine, and when it was started, as far as the system says that."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
-    return socket.gethostname()
+    return json.dumps({"host": this_machine(), "pid": pid, "started": started, "beat": beat, "claim": mine}).encode()
 
 
 def _beat(records: ByteStore, key: str, mine: str, ended: threading.Event) -> None:

@@ -146,6 +146,6 @@ def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
 ) -> None:
     monkeypatch.setattr("daskreg.blocks.record.claim.BEAT", 0.1)
     monkeypatch.setattr("daskreg.blocks.record.claim.QUIET", 1.0)
-    claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim._host = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
+    claim_and_kill(tmp_path, WITHOUT_LOCKS + "claim.this_machine = lambda: 'elsewhere'; claim.BEAT = 0.1\n" + HOLD)
     with claimed(FolderBytes(tmp_path)) as free:
         assert free

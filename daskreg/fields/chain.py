@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from daskreg.errors import SourceChangedError
 from daskreg.fields.bounds import VectorBounds
 from daskreg.geometry import Box, Grid
-from daskreg.sampling.displacements import Displacement, snapped
+from daskreg.geometry.grid import snapped
+from daskreg.sampling.displacements import Displacement
 from daskreg.sources import Source
 
 Floats = NDArray[np.float64]
@@ -117,7 +118,7 @@ def steps_of(parts: Sequence[Part], before: Floats, after: Floats) -> tuple[Fiel
 
 
 def follow(steps: Sequence[FieldStep], number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, list[Box]]:
-    """Bounds of where a box of points goes, and the nodes of each field that its points read.
+    """Bounds of where a box of points goes, wider than any rounding, and the nodes of each field that its points read.
 
     Args:
         number: of the slice.
@@ -127,7 +128,7 @@ def follow(steps: Sequence[FieldStep], number: int, lower: Floats, upper: Floats
     for step in steps:
         lower, upper, nodes = _through(step, number, lower, upper)
         boxes.append(nodes)
-    return lower, upper, boxes
+    return lower - _ROUNDING, upper + _ROUNDING, boxes
 
 
 def displacement_of(step: FieldStep, number: int, nodes: Box) -> Displacement:

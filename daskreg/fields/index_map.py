@@ -15,7 +15,6 @@ from daskreg.sampling.displacements import Displaced
 
 # Vectors of a piece: larger ones are cut.
 _VECTOR_BYTES = 32 * 2**20
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +70,8 @@ class DisplacedIndexMap(StackIndexMap):
         for number in self._numbers(inside):
             lower, upper, _ = follow(self.steps, number, *ends)
             # Far outside, 64-bit integers would overflow; a little beyond the source gives the same box.
-            low = np.clip(lower - _ROUNDING, -2.0 - margin, shape + 1.0 + margin)
-            high = np.clip(upper + _ROUNDING, -2.0 - margin, shape + 1.0 + margin)
+            low = np.clip(lower, -2.0 - margin, shape + 1.0 + margin)
+            high = np.clip(upper, -2.0 - margin, shape + 1.0 + margin)
             starts.append(np.clip(np.floor(low).astype(np.int64) - margin, 0, shape))
             stops.append(np.clip(np.floor(high).astype(np.int64) + 2 + margin, 0, shape))
         return np.stack(starts), np.maximum(np.stack(starts), np.stack(stops))
@@ -86,7 +85,7 @@ class DisplacedIndexMap(StackIndexMap):
         ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
         lower, upper, boxes = follow(self.steps, number, *ends)
         made = [displacement_of(step, number, nodes) for step, nodes in zip(self.steps, boxes, strict=True)]
-        return Displaced(tuple(made), lower - _ROUNDING, upper + _ROUNDING)
+        return Displaced(tuple(made), lower, upper)
 
     def coordinate_bytes(self, out: Box) -> int:
         """Memory of the vectors of one piece: as they are stored, and twice as float64 for the kernels."""

@@ -214,11 +214,16 @@ def index_matrix(pull: Floats, out: Grid, source: Grid) -> Floats:
     """
     m = source.inverse_matrix @ pull @ out.matrix
     m[-1] = np.eye(source.ndim + 1)[-1]
-    whole = np.rint(m)
-    scale = np.ones_like(m) * 1e-12
+    return snapped(m)
+
+
+def snapped(matrix: Floats) -> Floats:
+    """A homogeneous matrix whose entries that differ from whole numbers only by rounding are made whole."""
+    whole = np.rint(matrix)
+    scale = np.full_like(matrix, 1e-12)
     scale[:, -1] = 1e-9
     # A long axis may amplify the error of the matrix product.
-    return np.asarray(np.where(np.abs(m - whole) <= scale, whole, m))
+    return np.asarray(np.where(np.abs(matrix - whole) <= scale, whole, matrix))
 
 
 def touched_box(matrix: Floats, out: Box, source_shape: Sequence[int], margin: int = 0) -> Box:

@@ -342,24 +342,35 @@ def _index(line: Any, first: Any, j: Any) -> Any:
 
 
 @inner
-def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, near: Any, fill: Any) -> None:
-    """The neighbours of voxels at the border, of which some are fill."""
-    shape, strides, first, _ = source
+def gather_at_border(block: Any, source: Any, index: Any, near: Any, n: Any, fill: Any) -> None:
+    """Put the neighbours of one voxel, of which some are fill, into column `n` of `near`.
+
+    `index` (z, y, x) in the block of the lower neighbour; z has no meaning in an image.
+    """
+    shape, strides = source[0], source[1]
     last = len(shape) - 1
     height, width = shape[last - 1], shape[last]
+    z, y, x = index
+    for r in range(len(near)):
+        dz, dy = r >> 1, r & 1
+        inside = 0 <= y + dy < height and (last == 1 or 0 <= z + dz < shape[0])
+        base = (y + dy) * width + x
+        if last == 2:
+            base += (z + dz) * strides[0]
+        a = block[np.uint64(base)] if inside and 0 <= x < width else fill
+        b = block[np.uint64(base + 1)] if inside and -1 <= x < width - 1 else fill
+        put_pair(a, b, near[r], n)
+
+
+@inner
+def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, near: Any, fill: Any) -> None:
+    """The neighbours of voxels at the border, of which some are fill."""
+    first, last = source[2], len(source[0]) - 1
     for n in range(count):
         y = _index(lines[last - 1], first[last - 1], column + n)
         x = _index(lines[last], first[last], column + n)
-        z = _index(lines[0], first[0], column + n) if last == 2 else 0
-        for r in range(len(near)):
-            dz, dy = r >> 1, r & 1
-            inside = 0 <= y + dy < height and (last == 1 or 0 <= z + dz < shape[0])
-            base = (y + dy) * width + x
-            if last == 2:
-                base += (z + dz) * strides[0]
-            a = block[np.uint64(base)] if inside and 0 <= x < width else fill
-            b = block[np.uint64(base + 1)] if inside and -1 <= x < width - 1 else fill
-            put_pair(a, b, near[r], n)
+        z = _index(lines[0], first[0], column + n) if last == 2 else np.int64(0)
+        gather_at_border(block, source, (z, y, x), near, n, fill)
 
 
 @inner

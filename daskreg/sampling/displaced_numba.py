@@ -31,6 +31,7 @@ from daskreg.sampling.arrays_numba import (
     as_like,
     columns_within,
     cubic_run,
+    gather_at_border,
     gather_run,
     mix_run,
     put_pair,
@@ -148,22 +149,44 @@ def _apply(matrices: Any, which: Any, work: Any, x: Any, out: Any) -> None:
 
 
 @inner
-def _solve(ndim: Any, work: Any) -> Any:
-    """work[STEP] with JACOBIAN . STEP = R, by Cramer's rule; whether the determinant is large enough for it."""
+def _jacobian(vectors: Any, extent: Any, matrices: Any, order: Any, work: Any, taps: Any) -> None:
+    """d(p + u(p))/dp at the node coordinates in work[G], into work[JACOBIAN:]; outside the field the identity."""
+    ndim = len(vectors)
+    inside = _around(extent, order, ndim, work, taps)
+    if inside:
+        _gradient(vectors, order, work, taps)
+    for c in range(ndim):
+        for k in range(ndim):
+            total = 1.0 if c == k else 0.0
+            if inside:
+                for i in range(ndim):
+                    total += work[GRADIENT + c, i] * matrices[NODES, i, k]
+            work[JACOBIAN + c, k] = total
+
+
+@inner
+def _determinant(ndim: Any, work: Any) -> Any:
+    """Of the matrix in work[JACOBIAN:]."""
     m = JACOBIAN
     if ndim == 2:
-        det = work[m, 0] * work[m + 1, 1] - work[m, 1] * work[m + 1, 0]
-        if not det > SMALL_DETERMINANT:
-            return False
-        work[STEP, 0] = (work[R, 0] * work[m + 1, 1] - work[m, 1] * work[R, 1]) / det
-        work[STEP, 1] = (work[m, 0] * work[R, 1] - work[R, 0] * work[m + 1, 0]) / det
-        return True
+        return work[m, 0] * work[m + 1, 1] - work[m, 1] * work[m + 1, 0]
     det = 0.0
     for c in range(3):
         a, b = (c + 1) % 3, (c + 2) % 3
         det += work[m + c, 0] * (work[m + a, 1] * work[m + b, 2] - work[m + a, 2] * work[m + b, 1])
+    return det
+
+
+@inner
+def _solve(ndim: Any, work: Any) -> None:
+    """work[STEP] with JACOBIAN . STEP = R, by Cramer's rule; it stays as it is where the determinant is small."""
+    m, det = JACOBIAN, _determinant(ndim, work)
     if not det > SMALL_DETERMINANT:
-        return False
+        return
+    if ndim == 2:
+        work[STEP, 0] = (work[R, 0] * work[m + 1, 1] - work[m, 1] * work[R, 1]) / det
+        work[STEP, 1] = (work[m, 0] * work[R, 1] - work[R, 0] * work[m + 1, 0]) / det
+        return
     for k in range(3):
         i, j = (k + 1) % 3, (k + 2) % 3
         total = 0.0
@@ -171,7 +194,6 @@ def _solve(ndim: Any, work: Any) -> Any:
             a, b = (c + 1) % 3, (c + 2) % 3
             total += (work[m + a, i] * work[m + b, j] - work[m + a, j] * work[m + b, i]) * work[R, c]
         work[STEP, k] = total / det
-    return True
 
 
 @inner
@@ -201,17 +223,9 @@ def _against(vectors: Any, extent: Any, matrices: Any, order: Any, work: Any, ta
     for _ in range(NEWTON_STEPS):
         if not worst > CLOSE:
             break
-        inside = _around(extent, order, ndim, work, taps)
-        if inside:
-            _gradient(vectors, order, work, taps)
+        _jacobian(vectors, extent, matrices, order, work, taps)
         for c in range(ndim):
             work[STEP, c] = work[R, c]
-            for k in range(ndim):
-                total = 1.0 if c == k else 0.0
-                if inside:
-                    for i in range(ndim):
-                        total += work[GRADIENT + c, i] * matrices[NODES, i, k]
-                work[JACOBIAN + c, k] = total
         _solve(ndim, work)
         scale, found = 1.0, worst
         for _ in range(HALVINGS):
@@ -416,29 +430,6 @@ def coordinates(field: Any, target: Any, xs: Any, rows: Any, given: Any, space: 
                 xs[k, r, j] = work[X, k]
 
 
-@inner
-def _stretch(vectors: Any, extent: Any, matrices: Any, facts: Any, work: Any, taps: Any) -> Any:
-    """The determinant of d(p + u(p))/dp at the node coordinates in work[G]."""
-    ndim = len(vectors)
-    if not _around(extent, facts[0], ndim, work, taps):
-        return 1.0
-    _gradient(vectors, facts[0], work, taps)
-    m = JACOBIAN
-    for c in range(ndim):
-        for k in range(ndim):
-            total = 1.0 if c == k else 0.0
-            for i in range(ndim):
-                total += work[GRADIENT + c, i] * matrices[NODES, i, k]
-            work[m + c, k] = total
-    if ndim == 2:
-        return work[m, 0] * work[m + 1, 1] - work[m, 1] * work[m + 1, 0]
-    det = 0.0
-    for c in range(3):
-        a, b = (c + 1) % 3, (c + 2) % 3
-        det += work[m + c, 0] * (work[m + a, 1] * work[m + b, 2] - work[m + a, 2] * work[m + b, 1])
-    return det
-
-
 @jit
 def determinants(field: Any, points: Any, out: Any, space: Any) -> None:
     """Multiply `out` (N,) by how much the field stretches space at (N, D) points, which are taken through the step."""
@@ -448,7 +439,8 @@ def determinants(field: Any, points: Any, out: Any, space: Any) -> None:
         for k in range(len(vectors)):
             work[X, k] = points[n, k]
         _point(vectors, extent, matrices, facts, work, taps)
-        stretch = _stretch(vectors, extent, matrices, facts, work, taps)
+        _jacobian(vectors, extent, matrices, facts[0], work, taps)
+        stretch = _determinant(len(vectors), work)
         if facts[1]:
             out[n] *= 1 / stretch if stretch != 0.0 else np.inf
         else:
@@ -544,9 +536,7 @@ def _lay_down_near(xs: Any, r: Any, columns: Any, bounds: Any, weights: Any, uni
 @inner
 def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched: Any) -> None:
     """The neighbours of voxels at the border, of which some are fill."""
-    shape, strides, first, _ = source
-    last = len(shape) - 1
-    height, width = shape[last - 1], shape[last]
+    first, last = source[2], len(source[0]) - 1
     for j in range(xs.shape[1]):
         if not touched[j]:
             for r in range(len(near)):
@@ -554,16 +544,8 @@ def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched
             continue
         y = np.int64(np.floor(xs[last - 1, j]) - first[last - 1])
         x = np.int64(np.floor(xs[last, j]) - first[last])
-        z = np.int64(np.floor(xs[0, j]) - first[0]) if last == 2 else 0
-        for r in range(len(near)):
-            dz, dy = r >> 1, r & 1
-            inside = 0 <= y + dy < height and (last == 1 or 0 <= z + dz < shape[0])
-            base = (y + dy) * width + x
-            if last == 2:
-                base += (z + dz) * strides[0]
-            a = block[np.uint64(base)] if inside and 0 <= x < width else fill
-            b = block[np.uint64(base + 1)] if inside and -1 <= x < width - 1 else fill
-            put_pair(a, b, near[r], j)
+        z = np.int64(np.floor(xs[0, j]) - first[0]) if last == 2 else np.int64(0)
+        gather_at_border(block, source, (z, y, x), near, j, fill)
 
 
 @jit

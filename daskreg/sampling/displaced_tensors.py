@@ -12,7 +12,8 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
-from daskreg.sampling.displacements import Displaced, Displacement, snapped
+from daskreg.geometry.grid import snapped
+from daskreg.sampling.displacements import Displaced, Displacement
 
 Coordinates = list[Tensor]
 

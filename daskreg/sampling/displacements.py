@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import ShapeMismatchError
+from daskreg.geometry.grid import snapped
 
 Floats = NDArray[np.float64]
 
@@ -127,14 +128,6 @@ class Displaced:
         """Raise ShapeMismatchError where the steps do not fit an image of `ndim` sampled axes."""
         if self.ndim != ndim or not 2 <= ndim <= 3:
             raise ShapeMismatchError(f"a displacement of {self.ndim} dimensions does not sample {ndim} axes (2 or 3)")
-
-
-def snapped(matrix: Floats) -> Floats:
-    """The matrix with entries that differ from whole numbers by rounding only made whole, as `index_matrix` does."""
-    whole = np.rint(matrix)
-    scale = np.full_like(matrix, 1e-12)
-    scale[:, -1] = 1e-9
-    return np.asarray(np.where(np.abs(matrix - whole) <= scale, whole, matrix))
 
 
 def _compiled(step: Displacement, *, first: bool) -> tuple[Any, ...]:

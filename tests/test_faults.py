@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import psutil
 import pytest
 import zarr
 from distributed import Client, LocalCluster
+from processes import until as wait_until
 
 import daskreg as dr
 from daskreg.blocks.record.ledger import Ledger
@@ -112,14 +114,7 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
         raise failed[0]
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come to that")
+until = partial(wait_until, seconds=60)
 
 
 def whole(path: Path, expected: np.ndarray) -> bool:

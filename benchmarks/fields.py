@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from daskreg.cluster.watch import MemoryWatch
+from daskreg.runtime.memory_watch import MemoryWatch
 from out_of_core import CHUNKS, MIB, SIDE, make_stack
 from scipy.ndimage import gaussian_filter
 

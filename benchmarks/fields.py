@@ -29,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from daskreg.runtime.memory_watch import MemoryWatch
 from out_of_core import CHUNKS, MIB, SIDE, make_stack
 from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.geometry import Box, tile
+from daskreg.runtime.memory_watch import MemoryWatch
 
 STEP, LARGEST = 8, 6.0
 

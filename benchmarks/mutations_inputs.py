@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import read_config
 from daskreg.formats.points import read_points
 from daskreg.geometry import Box
+from daskreg.landmarks.pairs import read_pairs
+from daskreg.landmarks.tables import read_table
 from daskreg.stacks import table
 from daskreg.volumes import volume_of
 from daskreg.writing import verify
@@ -117,6 +120,45 @@ def _transform(path: Path) -> None:
     (slices if path.suffix == ".json" else affine).save(path)
 
 
+GRID = dr.Grid(VALUES.shape, (0.5, 1.0, 2.0))
+"""Of both images, for transform files that count in voxels."""
+
+STACK = dr.Grid((4, 12, 14))
+
+
+def _transform_of_tool(path: Path, slices: bool = False, **options: Any) -> None:
+    """A transform file of another tool: an affine map, or one for each slice."""
+    turned = dr.Affine.from_parameters({"rz": 0.1, "tx": 1.0, "ty": 2.0, "tz": 3.0}, ndim=3)
+    maps = dr.SliceAffines(np.tile(np.array([[0.9, 0.1, 2], [-0.1, 0.9, 1], [0, 0, 1]]), (4, 1, 1)))
+    (maps if slices else turned).save(path, **options)
+
+
+def _field(path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(3, 3, 4, 5))
+    dr.DisplacementField(vectors, dr.Grid((3, 4, 5), 3.0)).save(path)
+
+
+def use_field(path: Path) -> None:
+    """Load it, and move a point."""
+    dr.load(path)(np.ones((1, 3)))
+
+
+def use_voxel_transform(path: Path) -> None:
+    """Load what needs the grids of both images."""
+    view = 1 if path.suffix == ".xml" else None
+    dr.load(path, format="FSL" if path.suffix == ".mat" else None, fixed=GRID, moving=GRID, view=view)
+
+
+def use_slice_transform(path: Path) -> None:
+    """Load maps of slices that count in pixels."""
+    dr.load(path, fixed=STACK, moving=STACK)
+
+
+def use_pairs(path: Path) -> None:
+    """Landmarks of two images in one file."""
+    read_pairs(path)
+
+
 def _points(path: Path, text: bytes) -> None:
     path.write_bytes(text)
 
@@ -152,6 +194,19 @@ _ELASTIX = (
 )
 _YAML = 'kind: slurm\ncores: 8\nmemory: "16 GiB"\nwalltime: "02:00:00"\ninterface: lo\ndirectives: ["--a", "--b"]\n'
 _YAML += "tls: {ca_file: a.pem, cert: b.pem, key: c.pem}\n"
+_BIGWARP = "".join(f'"Pt-{k}","true","{k}.5","2.0","3","1.25","{k}","7"\n' for k in range(6))
+_FCSV = "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n"
+_FCSV += "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+_FCSV += "".join(f"{k},{k}.5,2,3,0,0,0,1,1,1,0,F-{k},,\n" for k in range(5))
+_GEOJSON = json.dumps(
+    {
+        "type": "FeatureCollection",
+        "features": [
+            {"type": "Feature", "properties": {"name": "a"}, "geometry": {"type": "Point", "coordinates": [1.5, 2.0]}},
+            {"type": "Feature", "geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4], [5.5, 6]]}},
+        ],
+    }
+)
 _TABLE = "slice,ty,tx,rotation\n" + "".join(f"{k},{k / 10},{-k / 5},0.01\n" for k in range(8))
 
 
@@ -192,6 +247,29 @@ FORMATS: dict[str, Format] = {
     "transform tfm": Format("t.tfm", _transform, dr.load),
     "transform h5": Format("t.h5", _transform, dr.load),
     "elastix": Format("t.txt", partial(_points, text=_ELASTIX.encode()), dr.load),
+    "ants": Format("t.mat", partial(_transform_of_tool, format="ANTs"), dr.load),
+    "fsl": Format("t.mat", partial(_transform_of_tool, format="FSL", fixed=GRID, moving=GRID), use_voxel_transform),
+    "freesurfer": Format("t.lta", partial(_transform_of_tool, fixed=GRID, moving=GRID), dr.load),
+    "afni": Format("t.aff12.1D", _transform_of_tool, dr.load),
+    "imod": Format("t.xf", partial(_transform_of_tool, slices=True, fixed=STACK, moving=STACK), use_slice_transform),
+    "multistackreg": Format(
+        "t.txt",
+        partial(_transform_of_tool, slices=True, format="MultiStackReg", fixed=STACK, moving=STACK),
+        use_slice_transform,
+    ),
+    "pystackreg": Format(
+        "t.npy", partial(_transform_of_tool, slices=True, fixed=STACK, moving=STACK), use_slice_transform
+    ),
+    "bigdataviewer": Format("t.xml", partial(_transform_of_tool, fixed=GRID, moving=GRID), use_voxel_transform),
+    "ngff transform": Format("t.ngff.json", _transform_of_tool, dr.load),
+    "field itk": Format("f.nii", _field, use_field),
+    "field mha": Format("f.mha", _field, use_field),
+    "field h5": Format("f.h5", _field, use_field),
+    "field tfm": Format("f.tfm", _field, use_field),
+    "field zarr": Format("f.zarr", _field, use_field, "f.zarr/zarr.json"),
+    "bigwarp": Format("p.csv", partial(_points, text=_BIGWARP.encode()), use_pairs),
+    "fcsv": Format("p.fcsv", partial(_points, text=_FCSV.encode()), read_table),
+    "geojson": Format("p.geojson", partial(_points, text=_GEOJSON.encode()), read_table),
     "npy": Format("p.npy", _npy, read_points),
     "ply ascii": Format("p.ply", partial(_points, text=(_PLY.format("ascii") + _ROWS).encode()), read_points),
     "ply binary": Format(

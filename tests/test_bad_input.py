@@ -198,6 +198,7 @@ def test_pixels_meet_a_unit_with_a_warning() -> None:
         dr.warp(VOLUME, pull=SAME, like=VALUES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["?", ">u2", "<f2", "i1", "u8", ">f8"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1, 5), (1, 1, 1), (2, 3, 4, 5, 6)])
 def test_odd_types_and_shapes_go_through(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
@@ -236,6 +237,7 @@ def test_a_missing_chunk_is_fill(tmp_path: Path, stored: Path) -> None:
     assert (dr.open(tmp_path / "out.zarr").values[2] == 7).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"garbage"])
 def test_a_damaged_chunk_is_named(tmp_path: Path, stored: Path, damage: bytes) -> None:
     (stored / "c" / "2" / "0" / "0").write_bytes(damage)

@@ -387,6 +387,7 @@ def test_ngff_examples(data: Path) -> None:
 # --- All of them ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), grids(n, unit="mm"), grids(n, unit="mm"))))
 def test_round_trips_of_any_map_and_grids(case: tuple[Affine, Grid, Grid]) -> None:
     a, fixed, moving = case

@@ -35,6 +35,7 @@ def run(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
 
 
+@pytest.mark.slow
 def test_modules_of_blocks_load_no_torch() -> None:
     names = [name.removesuffix(".__init__") for name in MODULES]
     assert len(names) > 60
@@ -52,6 +53,7 @@ def test_what_is_imported_first_is_light(name: str) -> None:
     run(f"import sys, {name}; assert not set(sys.modules) & {heavy}, set(sys.modules) & {heavy}")
 
 
+@pytest.mark.slow
 def test_a_warp_on_the_cpu_loads_no_torch(tmp_path: Path) -> None:
     run(
         "import sys, numpy as np, daskreg as dr\nfrom daskreg.writing import verify\n"

@@ -154,6 +154,7 @@ def sanctioned(module: str, imported: str) -> bool:
     return any(a in mine and b in theirs for a, b in SANCTIONED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_downwards(module: str) -> None:
     if module:
@@ -168,6 +169,7 @@ def test_imports_go_downwards(module: str) -> None:
         assert RANKS[layer(imported)] < RANKS[layer(module)], f"{module} must not import {imported}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_libraries_stay_in_their_layers(module: str) -> None:
     names = outer(imports(MODULES[module], module))
@@ -181,6 +183,7 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
         assert not names & {"dask", "zarr", "xarray", "distributed"}, f"{module} computes in memory only"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     holders = ("sampling", "registration", "stacks", "clouds", "reg_torch")
@@ -210,6 +213,7 @@ def reached(module: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if without_torch(name)))
 def test_torch_is_not_reached_through_another_module(module: str) -> None:
     """Workers that warp on a CPU, and clouds of points there, never load torch."""
@@ -232,6 +236,7 @@ def own_names(tree: ast.Module) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"runtime.private_apis"}))
 def test_private_names_of_others_are_used_in_one_module(module: str) -> None:
     """`x._name` is of the file itself, or public in spite of its name (named tuples). The rest is in private_apis."""
@@ -245,6 +250,7 @@ def test_private_names_of_others_are_used_in_one_module(module: str) -> None:
         assert node.attr in public, f"{module}:{node.lineno}: {ast.unparse(node)} is private to another module"
 
 
+@pytest.mark.slow
 def test_no_circles() -> None:
     """No module needs itself through others, inside a folder or between folders, also not inside functions."""
     graph = {name: inner(imports(path, name)) & MODULES.keys() - {name, ""} for name, path in MODULES.items() if name}
@@ -276,6 +282,7 @@ def test_folders_stay_small(folder: Path) -> None:
     assert lines <= MOST_LINES, f"{folder.name} has {lines} lines"
 
 
+@pytest.mark.slow
 def test_the_sanctioned_exceptions_are_used() -> None:
     """An exception that nobody needs any more is taken off the list."""
     used = set()

@@ -96,6 +96,7 @@ def test_converting_and_loading_need_no_torch() -> None:
     assert loaded_after(code, *heavy) == set()
 
 
+@pytest.mark.slow
 def test_warping_arrays_needs_no_torch() -> None:
     code = (
         "import daskreg as dr, numpy as np; "

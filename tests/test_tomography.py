@@ -67,6 +67,7 @@ def test_what_cannot_be_used():
         dr.tomography.center_of_rotation(np.ones((10, 3, 40)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "pairs", "sinogram"])
 def test_the_tooth(data, method):
     import h5py
@@ -133,6 +134,7 @@ def test_an_axis_that_half_a_turn_does_not_show_is_not_certain(axis):
         find(blobs(axis, angles), angles)
 
 
+@pytest.mark.slow
 def test_an_axis_outside_of_what_is_searched_is_not_certain():
     with pytest.warns(DaskregWarning, match="not certain"):
         find(blobs(-25.0, TURN), TURN)
@@ -166,6 +168,7 @@ def test_stripes_of_the_detector(angles, error):
     assert find(data, angles) == pytest.approx(88.3, abs=error)
 
 
+@pytest.mark.slow
 def test_noise_alone_has_no_axis():
     noise = np.random.default_rng(0).normal(size=(181, 4, 203))
     with pytest.warns(DaskregWarning, match="not certain"):

@@ -77,6 +77,7 @@ def stored(tmp_path):
 # open: plain arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("dtype", ["<u2", ">i2", "<f4", ">f8", "f2", "bool", "i8", "u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -405,6 +406,7 @@ def test_the_registry_lives_as_long_as_the_array(stored, kind):
     assert recall(name) is None
 
 
+@pytest.mark.slow
 def test_two_openings_share_a_name_and_one_may_go(stored):
     first, second = dr.open(stored), dr.open(stored)
     assert first.data.name == second.data.name
@@ -447,6 +449,7 @@ def test_the_source_of_what_open_made(stored):
     assert other.grid.spacing == (1, 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -679,6 +682,7 @@ def test_dims_of_other_names():
 # real data
 
 
+@pytest.mark.slow
 def test_real_arrays_equal_what_zarr_reads(data):
     opened = 0
     for version in ("v2", "v3"):

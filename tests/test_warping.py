@@ -177,6 +177,7 @@ def test_bool_is_a_label() -> None:
     assert np.argwhere(got).min(axis=0).tolist() == [5, 7]
 
 
+@pytest.mark.slow
 def test_lazy_previews_read_one_slice_and_any_chunking_is_the_same(tmp_path, volume: np.ndarray) -> None:
     stored = zarr.create_array(tmp_path / "v.zarr", shape=SHAPE, chunks=(3, 16, 16), dtype="f4")
     stored[:] = volume
@@ -201,6 +202,7 @@ def test_a_million_blocks_are_one_small_layer() -> None:
     assert len(pickle.dumps(recall(lazy.name).mapping)) < 10_000
 
 
+@pytest.mark.slow
 def test_the_registry_forgets_with_the_graph(volume: np.ndarray) -> None:
     lazy = dr.warp(xr.DataArray(volume, dims=("z", "y", "x")), pull=drift(len(volume)))
     name = lazy.data.name

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,7 +57,7 @@ class Grid:
     ) -> None:
         shape = _shape(shape)
         ndim = len(shape)
-        names = tuple(axes) if axes is not None else default_axes(ndim)
+        names = checked_names(axes) if axes is not None else default_axes(ndim)
         if len(names) != ndim or len(set(names)) != ndim:
             raise GridError(f"a grid of shape {shape} needs {ndim} different axis names, not {names}")
         for name, n in zip(names, shape, strict=True):
@@ -204,6 +205,18 @@ def default_axes(ndim: int) -> tuple[str, ...]:
     """The last `ndim` of z, y, x; further axes in front are named d0, d1, ..."""
     extra = max(0, ndim - 3)
     return tuple(f"d{k}" for k in range(extra)) + _DEFAULT_AXES[max(0, 3 - ndim) :]
+
+
+def checked_names(names: Iterable[Any]) -> tuple[str, ...]:
+    """Names of axes as a tuple.
+
+    Raises: GridError where one is not text, or text that no file can hold (half of a surrogate pair).
+    """
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str) or any("\ud800" <= c <= "\udfff" for c in name):
+            raise GridError(f"axis names must be text in Unicode, not {name!a}")
+    return names
 
 
 def index_matrix(pull: Floats, out: Grid, source: Grid) -> Floats:

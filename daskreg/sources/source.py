@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import Box, Grid
+from daskreg.geometry.grid import checked_names
 from daskreg.sources.storage.redact import redact
 
 ArrayIndex = tuple[int | slice, ...]
@@ -54,6 +55,9 @@ class Source(ABC):
     order: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
     stamp: str = ""
+
+    def __post_init__(self) -> None:
+        checked_names(self.dims)
 
     @property
     @abstractmethod

@@ -66,6 +66,7 @@ DERIVED: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": "changed"}, {}])
 def test_what_is_read_is_not_written_to(made: Path, derive: Callable[[Path], Any], options: dict[str, Any]) -> None:
@@ -84,6 +85,7 @@ def test_what_xarray_opened_is_found(tmp_path: Path) -> None:
     assert locations(volume_of(opened).source) == {Path(os.path.realpath(tmp_path / "x.zarr"))}
 
 
+@pytest.mark.slow
 def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -23,6 +23,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["here", "threads", "cluster"])
 def test_every_result_comes(where, client):
     found: list[int] = []

@@ -122,6 +122,7 @@ def test_of_poses_alike_the_first_is_taken() -> None:
     np.testing.assert_array_equal(distinct, np.stack([poses[0], poses[2], poses[3]]))
 
 
+@pytest.mark.slow
 def test_the_search_is_deterministic() -> None:
     target = rng().random((300, 3))
     source = target @ turn(3, 100)
@@ -330,6 +331,7 @@ def test_a_cached_search_never_differs_from_a_new_one() -> None:
     assert CachedSearch(Cloud(np.zeros((1, 3))))(points)[1].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outliers", [0.0, 0.2])
 def test_the_soft_loss_is_differentiable_in_both_clouds(outliers: float) -> None:
     target, moved = (torch.tensor(rng(s).random((n, 3)), requires_grad=True) for s, n in ((0, 7), (1, 5)))

@@ -76,6 +76,7 @@ def test_points_give_the_initial_transform_of_a_registration(angle: float) -> No
     assert np.abs(fit.moving_from_fixed(corners) - motion(corners)).max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_dask_array_is_downsampled_out_of_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_POINTS", 2000)
     points = rng().normal(size=(20_000, 3)) * [1, 2, 3]
@@ -117,6 +118,7 @@ def test_a_data_array_of_blocks_is_downsampled_too(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(as_points(xr.DataArray(points), "target"), as_points(points, "target"))
 
 
+@pytest.mark.slow
 def test_a_cluster_registers_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_POINTS", 4000)
     sphere = rng().normal(size=(30_000, 3))

@@ -140,6 +140,7 @@ def test_a_queue_is_read(system: BatchSystem, printed: str, pending: dict[str, s
     assert [number for number, state in states.items() if not state.pending] == running
 
 
+@pytest.mark.slow
 def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -> None:
     code = (
         "import os, sys; from daskreg.cluster.run_folder import run_folder\n"

@@ -115,6 +115,7 @@ def test_the_shipped_cluster_file() -> None:
             dr.connect(config)
 
 
+@pytest.mark.slow
 def test_pods_without_tls_are_an_explicit_choice(tmp_path: Path) -> None:
     for config in (dataclasses.replace(CONFIG, tls_secret=None), CONFIG):
         with pytest.raises(OptionError, match="insecure: true"):

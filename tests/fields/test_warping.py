@@ -96,6 +96,7 @@ def test_a_block_reads_what_it_needs(sampled: int) -> None:
         assert np.array_equal(part, whole[box.slices])
 
 
+@pytest.mark.slow
 def test_what_travels_to_a_worker_is_a_part_of_the_field() -> None:
     nodes = dr.Grid((60, 60, 60), 8.0)
     field = dr.DisplacementField(np.zeros((3, 60, 60, 60), np.float32), nodes)
@@ -129,6 +130,7 @@ def test_the_border_of_a_field_through_voxel_centres() -> None:
             assert np.array_equal(lazy.values, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_field_elsewhere_moves_nothing(tmp_path: Path, inverse: bool) -> None:
     nodes = dr.Grid((4, 4, 4), 5.0, 500.0)
@@ -205,6 +207,7 @@ def opened(folder: Path, vectors: np.ndarray | None = None) -> dr.DisplacementFi
     return dr.DisplacementField(zarr.open_array(folder / "vectors.zarr") if vectors is None else vectors, PIXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_a_corner_that_changes_redoes_that_corner(
     stored: tuple[Any, np.ndarray, np.ndarray, Path], in_memory: bool

@@ -39,12 +39,14 @@ def through_itk(transform: sitk.Transform, points: Floats) -> Floats:
 # --- JSON -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(affines))
 def test_json_round_trip_is_exact(a: Affine) -> None:
     entry = json.loads(json.dumps({"schema": "daskreg/transform", "version": 1, "transform": a.to_dict()}))
     assert transforms.transform_from_file(entry) == a
 
 
+@pytest.mark.slow
 @given(slice_affines(unit="nm"))
 def test_json_round_trip_of_slices_is_exact(stack: SliceAffines) -> None:
     assert transforms.transform_from_dict(json.loads(json.dumps(stack.to_dict()))) == stack

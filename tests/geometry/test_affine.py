@@ -22,6 +22,7 @@ three = ndims.flatmap(lambda n: st.tuples(affines(n), affines(n), affines(n), ve
 moved = ndims.flatmap(lambda n: st.tuples(parameters(n), vectors(n)))
 
 
+@pytest.mark.slow
 @given(three)
 def test_composition_is_one_map_after_the_other(case: tuple[Affine, Affine, Affine, Floats]) -> None:
     a, b, c, p = case
@@ -29,6 +30,7 @@ def test_composition_is_one_map_after_the_other(case: tuple[Affine, Affine, Affi
     np.testing.assert_allclose(((a @ b) @ c).matrix, (a @ (b @ c)).matrix, rtol=1e-10, atol=1e-8)
 
 
+@pytest.mark.slow
 @given(three)
 def test_inverse(case: tuple[Affine, Affine, Affine, Floats]) -> None:
     a, b, _, p = case
@@ -37,6 +39,7 @@ def test_inverse(case: tuple[Affine, Affine, Affine, Floats]) -> None:
     np.testing.assert_allclose((a @ a.inverse()).matrix, np.eye(a.ndim + 1), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(three)
 def test_points_keep_their_shape(case: tuple[Affine, Affine, Affine, Floats]) -> None:
     a, _, _, p = case
@@ -71,6 +74,7 @@ def test_positive_angles_follow_the_right_hand(name: str, before: str, after: st
     np.testing.assert_allclose(turn(unit[before]), unit[after], atol=1e-15)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), vectors(n))))
 def test_rotation_about_a_centre_leaves_it(case: tuple[Affine, Floats]) -> None:
     a, centre = case
@@ -109,6 +113,7 @@ def elementary(named: dict[str, float], ndim: int) -> Floats:
     return m
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(parameters(n, upper=False), vectors(n), vectors(n))))
 def test_parameters_are_the_product_of_single_motions(case: tuple[dict[str, float], Floats, Floats]) -> None:
     named, centre, point = case
@@ -118,6 +123,7 @@ def test_parameters_are_the_product_of_single_motions(case: tuple[dict[str, floa
     np.testing.assert_allclose(Affine.from_parameters(named, ndim=ndim, centre=centre)(point), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(moved)
 def test_decompose_gives_the_parameters_back(case: tuple[dict[str, float], Floats]) -> None:
     named, centre = case
@@ -127,6 +133,7 @@ def test_decompose_gives_the_parameters_back(case: tuple[dict[str, float], Float
         assert found[name] == pytest.approx(value, abs=1e-8), name
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), vectors(n))))
 def test_decompose_of_any_map_builds_it_again(case: tuple[Affine, Floats]) -> None:
     a, centre = case

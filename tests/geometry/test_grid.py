@@ -39,6 +39,7 @@ def test_world_is_the_formula(grid: Grid) -> None:
     np.testing.assert_array_equal(grid.world(np.zeros(grid.ndim)), grid.origin)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(grids(n), vectors(n, -50, 50))))
 def test_index_and_world_are_inverse(case: tuple[Grid, np.ndarray[Any, Any]]) -> None:
     grid, point = case
@@ -65,6 +66,7 @@ def test_crop_of_a_crop_and_of_everything() -> None:
     assert inner.same(grid.crop(Box((3, 4), (5, 7))), tolerance=1e-12)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(grids(n, largest=14), st.tuples(*[st.integers(1, 5)] * n))))
 def test_downsample_is_where_block_means_lie(case: tuple[Grid, tuple[int, ...]]) -> None:
     grid, factors = case
@@ -78,6 +80,7 @@ def test_downsample_is_where_block_means_lie(case: tuple[Grid, tuple[int, ...]])
     )
 
 
+@pytest.mark.slow
 @given(
     ndims.flatmap(lambda n: st.tuples(grids(n), *[st.tuples(*[st.integers(1, 4)] * n)] * 2)),
 )
@@ -91,6 +94,7 @@ def test_downsampling_twice_is_downsampling_by_the_product(
     assert twice.same(once)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(grids(n, largest=14), st.tuples(*[st.integers(1, 5)] * n))))
 def test_a_strided_pyramid_does_not_move(case: tuple[Grid, tuple[int, ...]]) -> None:
     grid, factors = case
@@ -107,6 +111,7 @@ def test_downsample_by_one_number_is_by_all() -> None:
     assert grid.downsample(2).unit == "micrometer"
 
 
+@pytest.mark.slow
 @given(any_grid)
 def test_centre_extent_and_bounds(grid: Grid) -> None:
     lower, upper = grid.extent
@@ -126,6 +131,7 @@ def test_separable_means_axes_along_world_axes() -> None:
     assert not Grid((4, 5), direction=TURNED).separable
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(grids(n), st.permutations(range(n)))))
 def test_take_of_all_axes_reorders_the_world(case: tuple[Grid, list[int]]) -> None:
     grid, order = case
@@ -144,6 +150,7 @@ def test_take_refuses_to_part_axes_that_are_mixed() -> None:
         grid.take((2,))
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), grids(n), grids(n), vectors(n, -20, 60))))
 def test_index_matrix_is_world_map_between_grids(case: tuple[Any, Grid, Grid, np.ndarray[Any, Any]]) -> None:
     pull, out, source, point = case
@@ -152,6 +159,7 @@ def test_index_matrix_is_world_map_between_grids(case: tuple[Any, Grid, Grid, np
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(grids(n), boxes(n, empty=False))))
 def test_index_matrix_knows_identity_and_whole_shifts(case: tuple[Grid, Box]) -> None:
     grid, box = case
@@ -179,6 +187,7 @@ def dense_touched(matrix: np.ndarray[Any, Any], out: Box, shape: tuple[int, ...]
     return Box(tuple(touched.min(axis=0)), tuple(touched.max(axis=0) + 1))
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), boxes(n, empty=False), st.tuples(*[st.integers(1, 40)] * n))))
 def test_touched_box_holds_every_voxel_that_is_touched(case: tuple[Any, Box, tuple[int, ...]]) -> None:
     pull, out, shape = case
@@ -188,6 +197,7 @@ def test_touched_box_holds_every_voxel_that_is_touched(case: tuple[Any, Box, tup
     assert box in touched_box(pull.matrix, out, shape, margin=3)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: st.tuples(affines(n), boxes(n, empty=False))))
 def test_touched_box_is_tight_inside_the_source(case: tuple[Any, Box]) -> None:
     pull, out = case
@@ -223,6 +233,7 @@ def test_a_margin_reaches_into_the_source_from_outside() -> None:
     assert touched_box(matrix, Box((0,), (3,)), (10,), margin=4) == Box((8,), (10,))
 
 
+@pytest.mark.slow
 @given(any_grid)
 def test_same_is_about_places_and_units(grid: Grid) -> None:
     assert grid.same(grid)
@@ -233,6 +244,7 @@ def test_same_is_about_places_and_units(grid: Grid) -> None:
     assert hash(pickle.loads(pickle.dumps(grid))) == hash(grid)
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(lambda n: grids(n, oblique=True)))
 def test_rounded_directions_are_made_exact(grid: Grid) -> None:
     rounded = np.asarray(grid.direction_matrix, np.float32)
@@ -317,6 +329,7 @@ def test_touched_box_of_half_a_voxel() -> None:
     assert touched_box(matrix, Box((2, 2), (4, 4)), (10, 10)) == Box((2, 2), (4, 5))
 
 
+@pytest.mark.slow
 @given(ndims.flatmap(grids))
 def test_corners_bound_the_grid(grid: Grid) -> None:
     last = np.asarray(grid.shape) - 1
@@ -326,3 +339,9 @@ def test_corners_bound_the_grid(grid: Grid) -> None:
     np.testing.assert_allclose(grid.index(centres[1]), [*np.zeros(grid.ndim - 1), last[-1]], atol=1e-8)
     np.testing.assert_allclose(grid.index(centres[-1]), last, atol=1e-8)
     np.testing.assert_array_equal((faces.min(axis=0), faces.max(axis=0)), grid.extent)
+
+
+@pytest.mark.parametrize("axes", [("a\ud800", "b"), (0, 1)])
+def test_axis_names_are_text_that_files_can_hold(axes: tuple[Any, ...]) -> None:
+    with pytest.raises(GridError, match="axis names must be text"):
+        Grid((3, 4), axes=axes)

@@ -55,6 +55,7 @@ def test_every_model_has_as_many_directions_as_parameters(case):
     assert algebra(("translation", "scale"), 3).size == 6
 
 
+@pytest.mark.slow
 def test_tangents_are_derivatives_of_the_pose():
     pose, lie = Pose.of("affine", 2), algebra("affine", 2)
     p = np.array([[0.2, 3.0, -4.0, 1.05, 0.9, 0.1]])

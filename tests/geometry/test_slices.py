@@ -21,6 +21,7 @@ def three_shifts(**options: Any) -> SliceAffines:
     return SliceAffines([Affine.translation(x=i, y=-i).matrix for i in (1.0, 2.0, 3.0)], **options)
 
 
+@pytest.mark.slow
 @given(st.tuples(slice_affines(), vectors(2)))
 def test_each_slice_is_its_own_affine(case: tuple[SliceAffines, Floats]) -> None:
     stack, point = case
@@ -35,6 +36,7 @@ def test_each_slice_is_its_own_affine(case: tuple[SliceAffines, Floats]) -> None
     np.testing.assert_allclose(stack(point, index[:, None])[:, 0], [one(point) for one in stack], atol=1e-10)
 
 
+@pytest.mark.slow
 @given(st.tuples(slice_affines(), affines(2)))
 def test_composition_and_inverse_are_slice_by_slice(case: tuple[SliceAffines, Affine]) -> None:
     stack, one = case
@@ -49,6 +51,7 @@ def test_composition_and_inverse_are_slice_by_slice(case: tuple[SliceAffines, Af
     assert (after.start, after.axis) == (stack.start, stack.axis)
 
 
+@pytest.mark.slow
 @given(st.tuples(slice_affines(), st.data()))
 def test_restrict_keeps_the_indices(case: tuple[SliceAffines, st.DataObject]) -> None:
     stack, data = case
@@ -60,6 +63,7 @@ def test_restrict_keeps_the_indices(case: tuple[SliceAffines, st.DataObject]) ->
     assert stack.restrict(stack.start, stack.stop) == stack
 
 
+@pytest.mark.slow
 @given(slice_affines(unit="um"))
 def test_dict_pickle_and_hash(stack: SliceAffines) -> None:
     for again in (SliceAffines.from_dict(stack.to_dict()), pickle.loads(pickle.dumps(stack))):

@@ -98,6 +98,7 @@ def test_exact_pairs_give_the_motion(model: str, ndim: int) -> None:
 # --- By repetition -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_covariance_is_that_of_repetitions(model: str, ndim: int) -> None:
@@ -122,6 +123,7 @@ def test_the_covariance_is_that_of_repetitions(model: str, ndim: int) -> None:
     assert list(fit.sigma) == list(fit.parameters) == list(names)
 
 
+@pytest.mark.slow
 def test_good_pairs_are_rarely_called_bad() -> None:
     failed = 0
     for seed in range(60):
@@ -214,6 +216,7 @@ def test_pairs_in_another_order(ransac: Any) -> None:
 # --- Wrong pairs -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("model", ["rigid", "affine"])
 def test_outliers_are_named_and_left_out(model: str, ndim: int) -> None:
@@ -240,6 +243,7 @@ def test_outliers_are_named_and_left_out(model: str, ndim: int) -> None:
         np.testing.assert_array_equal(again.moving_from_fixed.matrix, fit.moving_from_fixed.matrix)
 
 
+@pytest.mark.slow
 def test_ransac_of_many_pairs() -> None:
     """More samples than can be tried, and more pairs than are compared."""
     fixed, moving = pairs(3000, noise=0.3)
@@ -296,6 +300,7 @@ def test_inputs_that_are_refused(arguments: Any, options: Any, error: type[Excep
         dr.fit_points(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_saved_plotted_and_reported(tmp_path: Path) -> None:
     fixed, moving = pairs(9, 2, noise=0.3)
     fit = dr.fit_points(fixed, moving, unit="um")

@@ -292,6 +292,7 @@ def test_voxels_and_elastix_on_the_command_line(here: Path) -> None:
     np.testing.assert_allclose(np.loadtxt("out.csv", delimiter=","), found.points[0], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_landmarks_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     fixed = rng.uniform(0, 100, (9, 2))
@@ -312,6 +313,7 @@ def test_landmarks_on_the_command_line(here: Path, capsys: pytest.CaptureFixture
     assert run(["landmarks", "pairs.csv", "--out", "fit.json", "--ransac", "some"]) == 2
 
 
+@pytest.mark.slow
 def test_convert_names_the_grids(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, zooms in (("fixed", (0.5, 1.5, 3.0)), ("moving", (-1.0, 1.0, 2.0))):
         nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 15), np.uint8), np.diag([*zooms, 1.0])), f"{name}.nii")

@@ -32,6 +32,7 @@ def apart(a, b, grid):
     return np.linalg.norm(a(ends) - b(ends), axis=1).max()
 
 
+@pytest.mark.slow
 def test_each_pair_as_alone():
     fixed, moving, truth, grid = pairs(5, (90, 110), far=(3,))
     done = []

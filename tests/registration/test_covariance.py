@@ -77,6 +77,7 @@ def test_errors_are_as_large_as_sigma(add, model, metric):
     assert 1 / 1.8 < rms < 1.8, rms
 
 
+@pytest.mark.slow
 def test_interpolation_does_not_bias():
     """Linear interpolation of these waves moves them by up to 0.01 voxels."""
     errors = []

@@ -86,6 +86,7 @@ def test_hot_voxels_of_a_volume_are_masked():
     assert fit.bad_voxels == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["camera", "coins", "moon", "page", "text", "brick"])
 def test_photographs_have_next_to_no_bad_voxels(name):
     """Lines of one voxel that are moved along themselves look like a dead line, over a few voxels."""

@@ -81,6 +81,7 @@ def test_block_means_are_numpys(pair, factor):
         np.testing.assert_allclose(left, mean(w)[: len(left)], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.5, 0.7, 3.0])
 def test_smoothing_is_scipys_normalised_convolution(pair, sigma):
     values, weight = pair

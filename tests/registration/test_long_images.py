@@ -50,6 +50,7 @@ def equations_of(moving, fixed, kind):
     return kind(PyramidLevel(fixed, moving, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", [NormalEquationsNumba, NormalEquationsTorch])
 def test_no_residual_at_the_right_map(shape, kind):

@@ -27,6 +27,7 @@ def test_every_level_is_in_its_place(shape):
         np.testing.assert_allclose(level.fixed.values[inner], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_axes_that_are_coarse_already_are_halved_later():
     thick, fine = Grid((20, 256, 256), spacing=(5, 1, 1)), Grid((300, 300, 300), spacing=0.5)
     levels = pyramid(image_batch(torch.zeros(1, 20, 256, 256), thick), image_batch(torch.zeros(1, 300, 300, 300), fine))

@@ -70,6 +70,7 @@ def test_unrelated_pictures(model):
         assert not fit.ok, (a, b, fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [1.5, 6, 14])
 def test_smooth_independent_noise(sigma):
     fit = dr.register(noise((110, 96), sigma, 1), noise((104, 120), sigma, 2), model="rigid")
@@ -144,6 +145,7 @@ def test_a_rod_leaves_the_shift_along_it_free(turn):
     assert fit.free[0] in repr(fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planes", "axes"), [(2, (0, 1, 2)), (2, (1, 0, 2)), (2, (1, 2, 0)), (3, (0, 1, 2)), (4, (1, 0, 2))]
 )
@@ -173,6 +175,7 @@ def body(kind, degrees, shape=(151, 170)):
     return ndimage.gaussian_filter(inside.astype(float), 1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "turns"), [("ellipse", [180]), ("cross", [-90, 90, 180]), ("marked cross", []), ("triangle", [])]
 )
@@ -247,6 +250,7 @@ def test_inverted_contrast_is_chance_for_ncc_and_found_by_mi():
     assert fit.parameters["ty"] == pytest.approx(-4, abs=0.1)
 
 
+@pytest.mark.slow
 def test_register_many_judges_each_pair():
     fixed = np.stack([blobs((80, 90), seed=k) for k in range(3)])
     moving = np.stack([np.roll(fixed[0], 2, 0), blobs((80, 90), seed=8), np.roll(fixed[2], -1, 1)])
@@ -265,6 +269,7 @@ def test_a_pose_that_is_off_is_contradicted(off):
     assert verdict_at(fixed, moving, "translation", ty=-2, tx=-1).settled
 
 
+@pytest.mark.slow
 def test_a_volume():
     volume = noise((40, 46, 44), 2, 5)
     fixed, moving = volume[4:36, 4:40, 4:40], volume[6:38, 3:39, 4:40]
@@ -272,6 +277,7 @@ def test_a_volume():
     assert not dr.register(fixed, noise((32, 36, 36), 2, 6), model="rigid").ok
 
 
+@pytest.mark.slow
 def test_a_fit_that_its_inverse_contradicts(monkeypatch):
     from daskreg.registration import register as module
 

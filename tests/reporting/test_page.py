@@ -67,6 +67,7 @@ class Tags(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
+@pytest.mark.slow
 def test_page_and_json(tmp_path):
     page = report([Stack(), Run("out.zarr")], tmp_path / "a" / "run.html", title="Demo", facts={"size": 512})
     text, data = page.read_text(), json.loads((tmp_path / "a" / "run.report.json").read_text())
@@ -88,6 +89,7 @@ def test_page_and_json(tmp_path):
     assert sorted(p.name for p in page.parent.iterdir()) == ["run.html", "run.report.json"]
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_says_so(tmp_path):
     text = report(Stack(), tmp_path / "run.html").read_text()
     tags = Tags(text).tags

@@ -116,6 +116,7 @@ def test_parts_in_several_processes_at_once_equal_one_run(tmp_path: Path, stored
     assert [(one.number, one.of, one.state) for one in found.parts] == [(k, 3, "done") for k in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_parts_one_after_another_and_again(tmp_path: Path, stored: Path) -> None:
     whole, out = tmp_path / "whole.zarr", tmp_path / "out.zarr"
     dr.write(warped(stored), whole, **LAYOUT)
@@ -197,6 +198,7 @@ def test_a_part_overwrites_nothing(tmp_path: Path) -> None:
         dr.write(PIXELS, tmp_path / "out.zarr", part=(1, 2), wait=False, **LAYOUT)
 
 
+@pytest.mark.slow
 def test_parts_on_the_command_line(tmp_path: Path, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.zarr"
     for number in (1, 2):

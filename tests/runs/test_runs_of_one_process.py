@@ -110,6 +110,7 @@ def test_what_is_wrong_at_once_is_raised_at_once(tmp_path: Path) -> None:
         dr.align_stack(PIXELS, save=tmp_path / "fit.txt", wait=False)
 
 
+@pytest.mark.slow
 def test_an_error_is_raised_as_itself(slow: SlowRun) -> None:
     victim = slow.stored / "c" / "3" / "2" / "0"
     victim.write_bytes(victim.read_bytes()[:20])
@@ -217,6 +218,7 @@ def test_errors_of_others_name_their_type_and_hold_no_secret() -> None:
     assert isinstance(error_of(None), RunError)
 
 
+@pytest.mark.slow
 def test_a_process_of_another_machine_is_watched_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskreg.runs.liveness.QUIET", 0.3)
     record = RunRecord(Place("t"), process=ProcessId("elsewhere boot", 1, 1.0), beat=1)
@@ -228,6 +230,7 @@ def test_a_process_of_another_machine_is_watched_for_a_while(monkeypatch: pytest
     assert watch.is_over(replace(record, beat=2)) is True
 
 
+@pytest.mark.slow
 def test_a_request_to_cancel_is_of_one_run_only(tmp_path: Path) -> None:
     request_cancel(tmp_path, "another")
     with Recorder(tmp_path, Place("own")) as recorder:

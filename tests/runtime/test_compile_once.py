@@ -75,6 +75,7 @@ def test_a_folder_that_another_user_could_write_to_is_not_used(tmp_path: Path, m
     assert compile_once._own_folder() is None
 
 
+@pytest.mark.slow
 def test_compiling_is_said_once_and_reading_what_was_compiled_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_meta_of_an_array() -> None:
     assert (meta.size, meta.dtype) == (0, np.uint16)
 
 
+@pytest.mark.slow
 def test_names_of_tasks_are_forgotten(client: Client) -> None:
     key_split("some-name-1")
     private_apis.forget_task_names()
@@ -175,6 +176,7 @@ def test_a_lazily_opened_array_is_not_loaded(tmp_path: Path) -> None:
     assert private_apis.is_loaded(opened.load())
 
 
+@pytest.mark.slow
 def test_nothing_else_in_the_package_uses_private_names() -> None:
     """Imports of private modules; `test_layers` has private attributes of other objects."""
     root = Path(private_apis.__file__).parents[1]

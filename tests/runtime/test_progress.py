@@ -47,6 +47,7 @@ def test_names_and_links_are_escaped() -> None:
     assert '"onclick' not in page
 
 
+@pytest.mark.slow
 def test_importing_progress_imports_no_notebook() -> None:
     code = "import sys, daskreg.runtime.progress; print('IPython' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def test_shares_cover_all_once(count: int) -> None:
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_part_that_fails_ends_the_rest_and_is_told(threads: int) -> None:
     done: list[int] = []

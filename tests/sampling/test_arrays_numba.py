@@ -154,6 +154,7 @@ def test_integers_are_clamped(dtype: str) -> None:
         assert (np.diff(got[0].astype(float)) >= 0).all() or order == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [0, 1])
 @settings(max_examples=40)
 @given(data=st.data())

@@ -57,6 +57,7 @@ def test_unknown_methods_are_named() -> None:
         block_reduce(np.zeros((2, 2)), (1, 1), "max")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["?", "u1", "u2", "i8", "f4"])
 def test_working_memory_is_as_stated(method: str, dtype: str) -> None:

@@ -78,6 +78,7 @@ def test_planes(kind: Any, dtype: str, matrix: np.ndarray) -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-5 if dtype == "f4" else 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_volumes(kind: Any) -> None:
     image = holed((14, 17, 22), dtype="f8")

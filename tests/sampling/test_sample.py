@@ -182,6 +182,7 @@ def test_bad_outputs_and_orders() -> None:
     assert [halo(order) for order in (0, 1, 3)] == [0, 0, 13]
 
 
+@pytest.mark.slow
 def test_arrays_are_sampled_without_torch() -> None:
     code = (
         "import sys, numpy as np; from daskreg.geometry import Box; from daskreg.kernels import sample;"

@@ -80,6 +80,7 @@ def test_tensors_are_scipys(ndim: int, order: int) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 if order == 1 else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("many", [False, True])

@@ -82,6 +82,7 @@ def test_a_further_format_is_a_module_and_a_line(tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(dr.open(tmp_path / "out.zarr").values[..., :-1], values[..., 1:])
 
 
+@pytest.mark.slow
 def test_libraries_of_formats_are_imported_when_they_are_used() -> None:
     names = ", ".join(f"daskreg.sources.readers.{one.name}" for one in FORMATS if one.name != "tiff")
     code = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import dask.array as da
 import numpy as np
+import pytest
 
 from daskreg.sources import recall, remember
 
@@ -25,6 +26,7 @@ def lazy(spec, name):
     return array
 
 
+@pytest.mark.slow
 def test_alive_while_the_array_lives_and_gone_after():
     array = lazy(Spec(3), "registry-1")
     gc.collect()
@@ -39,6 +41,7 @@ def test_alive_while_the_array_lives_and_gone_after():
     assert recall("registry-1") is None
 
 
+@pytest.mark.slow
 def test_a_keeper_holds_a_spec_that_the_graph_does_not():
     array = da.from_array(np.arange(4), name="registry-2")
     remember("registry-2", Spec(1), keeper=array.dask.layers["registry-2"])

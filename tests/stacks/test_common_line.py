@@ -28,6 +28,7 @@ def test_a_known_shift_is_found(shift):
     assert variance < 1e-3
 
 
+@pytest.mark.slow
 def test_the_variance_is_that_of_many_runs():
     rng, clean = np.random.default_rng(1), profile()
     runs = [fit_shift(*(clean + rng.normal(size=200) * 0.05 for _ in range(2)))[:2] for _ in range(60)]

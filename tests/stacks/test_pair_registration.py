@@ -48,6 +48,7 @@ def test_far_shifts_are_fitted():
     assert np.allclose(found[:, :2, 2], shifts, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_pairs():
     shape = (200, 180)
     drift = random_walk(5, shape, step=2, turn=0.5, seed=0)

@@ -49,6 +49,7 @@ def test_exact_edges_give_the_poses(model):
     assert solved.residual.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_farther_edges_reduce_the_error():
     found = []
     for reach in (1, 2, 4):
@@ -109,6 +110,7 @@ def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix():
     assert np.allclose(blocks, np.stack([centred[k, :, k] for k in range(17)]), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_mean_motion_is_the_identity():
     """A bias of each edge by a scale of -0.1 % would make the last of 400 slices a third smaller without the prior."""
     graph, _, _ = made(400, 2, model="similarity", sigma=0.5, walk=0.0)

@@ -194,6 +194,7 @@ def test_fields_that_agree_by_chance():
     assert by_chance(pairs, model).tolist() == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
     fit = dr.align_stack(cat[:3])
     fit.save_table(tmp_path / "drift.csv")

@@ -29,6 +29,7 @@ def test_a_second_lock_of_one_process_is_refused(tmp_path: Path) -> None:
         assert free
 
 
+@pytest.mark.slow
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -133,6 +134,7 @@ def claim_and_kill(folder: Path, code: str) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     claim_and_kill(tmp_path, WITHOUT_LOCKS + HOLD)
     with claimed(FolderBytes(tmp_path)) as free, claimed(FolderBytes(tmp_path)) as again:
@@ -141,6 +143,7 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
         assert free
 
 
+@pytest.mark.slow
 def test_a_claim_of_another_machine_ends_when_it_is_written_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

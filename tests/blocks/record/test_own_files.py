@@ -34,6 +34,7 @@ def put(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MINE)
 def test_what_is_foreign_in_an_output_is_named_and_kept(made: Path, name: str) -> None:
     mine = made / name
@@ -76,6 +77,7 @@ def test_files_beside_the_entries_are_kept_when_an_output_is_replaced(made: Path
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 700], ids=["gone", "empty", "zeros"])
 @pytest.mark.parametrize("name", ["zarr.json", "0/zarr.json", "1/zarr.json"])
 def test_lost_metadata_come_back_and_nothing_else_changes(made: Path, name: str, content: bytes | None) -> None:

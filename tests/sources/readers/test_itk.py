@@ -175,6 +175,7 @@ def test_what_must_be_read_whole_is_refused_where_it_does_not_fit(tmp_path, monk
         volume.values  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_worker_keeps_to_its_limit(tmp_path):
     """A process that Dask would kill is told before."""
     volume = dr.open(written(tmp_path / "a.mha", packed=True))

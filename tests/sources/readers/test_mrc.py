@@ -137,6 +137,7 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
         dr.open(path)
 
 
+@pytest.mark.slow
 def test_a_tilt_series_without_the_map_id(data):
     path = data / "tomography/haadf/HAADF.mrc"
     with pytest.warns(MetadataWarning, match="Map ID"):

@@ -261,6 +261,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::daskreg.errors.MetadataWarning")
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(data, name):

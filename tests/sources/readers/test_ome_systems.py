@@ -218,6 +218,7 @@ def test_transformations_that_are_refused(edge: Any, error: type[Exception], mes
     assert dr.grid(dr.open(tmp_path / "a.zarr")).shape == (3, 4, 5)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_specification(data: Path) -> None:
     """All of them open in every system but those behind a field, or behind numbers that are not in the examples."""
     opened, refused = 0, []

@@ -34,6 +34,7 @@ def test_natural_order() -> None:
     assert sorted(names, key=natural_key) == ["9", "10", "a.tif", "b2.tif", "b2a.tif", "b02c", "b10.tif"]
 
 
+@pytest.mark.slow
 def test_a_folder_a_pattern_and_a_list(folder: Path) -> None:
     for source in (folder, str(folder), f"{folder}/*.tif", folder / "s*.tif"):
         volume = dr.open(source)
@@ -54,6 +55,7 @@ def test_a_sequence_is_written_and_warped(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(warped[:11, :, :29], VALUES[2:, :, 5:])
 
 
+@pytest.mark.slow
 def test_an_image_that_changes_redoes_its_blocks(folder: Path, tmp_path: Path) -> None:
     options = {"levels": 1, "progress": False, "client": False}
     dr.write(dr.open(folder), tmp_path / "a.zarr", **options)

@@ -42,6 +42,7 @@ def content(store: ByteStore, *args: Any) -> bytes | None:
     return None if data is None else bytes(data)
 
 
+@pytest.mark.slow
 def test_bytes_come_back_by_key(store: ByteStore) -> None:
     store.put("a/b.x", [b"hello ", b"world"])
     store.put("a/c", [b"1"], sync=True)
@@ -81,6 +82,7 @@ def test_of_twenty_that_create_a_key_one_has_made_it(store: ByteStore) -> None:
     assert (made.count(True), made.count(False)) == (1, 19)
 
 
+@pytest.mark.slow
 def test_a_busy_store_is_asked_again_and_that_is_counted(objects: ObjectBytes, s3: Any) -> None:
     s3.fail_often(0.3)
     with count_events() as seen:
@@ -91,12 +93,14 @@ def test_a_busy_store_is_asked_again_and_that_is_counted(objects: ObjectBytes, s
     assert 5 < seen.retries == len(s3.requests) - 41
 
 
+@pytest.mark.slow
 def test_who_created_a_key_knows_it_though_the_answer_was_lost(objects: ObjectBytes, s3: Any) -> None:
     s3.lost = 0.6
     assert all(objects.create(f"claim-{k}", b"mine %d" % k) for k in range(8))
     assert not any(objects.create(f"claim-{k}", b"yours") for k in range(8))
 
 
+@pytest.mark.slow
 def test_a_large_object_is_sent_in_parts_and_appears_at_once(
     objects: ObjectBytes, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +112,7 @@ def test_a_large_object_is_sent_in_parts_and_appears_at_once(
     assert content(objects, "large") == b"".join(parts)
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_asked_for_again(objects: ObjectBytes, s3: Any) -> None:
     objects.put("a", [b"1"])
     remember_options(s3.url, {**s3.options, "timeout": "0.5s"})
@@ -125,6 +130,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", FAULTS)
 def test_a_fault_that_stays_is_a_typed_error_with_the_url(objects: ObjectBytes, s3: Any, status: int) -> None:
     kind, told = FAULTS[status]

@@ -51,6 +51,7 @@ def stored(path: Path, **options: Any) -> zarr.Array[Any]:
     return array
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [None, SHARDS])
 @pytest.mark.parametrize("name", COMPRESSORS)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "bool"])

@@ -298,7 +298,7 @@ def _is_own(ledger: Ledger) -> bool:
         return ledger.remote or ledger.output.is_dir() or not ledger.output.exists()
     try:
         if _is_lost(ledger, "zarr.json"):
-            counts = unit_counts(ledger.layout()["facts"])
+            counts = unit_counts(ledger.facts())
             foreign = foreign_objects(ledger, counts) if ledger.remote else foreign_files(ledger.output, counts)
             return next(foreign, None) is None or _has_listed_file(ledger)
         attributes = json.loads(ledger.metadata("zarr.json"))["attributes"]
@@ -311,7 +311,7 @@ def _is_own(ledger: Ledger) -> bool:
 
 def _is_damaged(ledger: Ledger) -> bool:
     try:
-        ledger.layout()
+        ledger.facts()
     except NotAVolumeError:
         return True
     return False

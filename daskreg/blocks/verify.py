@@ -43,7 +43,7 @@ def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = 
     ledger = Ledger(text if is_object_url(text) else os.path.realpath(path))
     if not ledger.exists:
         raise NotAVolumeError(f"{path} has no ledger ({ledger.records.where()}) beside it: daskreg did not write it")
-    facts, entries = ledger.layout()["facts"], ledger.entries()
+    facts, entries = ledger.facts(), ledger.entries()
     checks = []
     for level, block in enumerate(ledger.block_shapes()):
         shape = Box.of(facts[f"level {level} shape"]).shape

@@ -170,6 +170,27 @@ def test_a_damaged_ledger_is_named_and_nothing_is_removed(made: Path, layout: An
     np.testing.assert_array_equal(dr.open(made).values, PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("number of levels", 1e999),
+        ("level 1 shape", None),
+        ("level 0 shape", [6, float("inf")]),
+        ("level 0 chunks", [[3], 4]),
+        ("level 1 chunks", [0, 1]),
+        ("level 0 shards", [2]),
+        ("level 0 dtype", None),
+    ],
+)
+def test_facts_that_describe_no_array_are_named_by_verify(made: Path, fact: str, value: Any) -> None:
+    file = made.with_name("made.zarr.daskreg") / "run.json"
+    data = json.loads(file.read_text())
+    data["layout"]["facts"][fact] = value
+    file.write_text(json.dumps(data))
+    with pytest.raises(NotAVolumeError, match=r"run\.json is not a ledger of daskreg, or is damaged"):
+        verify(made)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 300, b'{"schema": "daskreg/led'])
 def test_a_ledger_whose_run_is_lost_is_named_with_the_remedy(made: Path, content: bytes | None) -> None:
     folder = made.with_name("made.zarr.daskreg")

@@ -171,15 +171,35 @@ class Ledger:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._broken() from error
 
+    def facts(self) -> dict[str, Any]:
+        """What must be the same when the run is resumed: of each level the shape, the dtype, the chunks and the shards.
+
+        Raises: NotAVolumeError where the ledger lacks them, or they describe no arrays.
+        """
+        layout = self.layout()
+        try:
+            facts = dict(layout["facts"])
+            for level in range(operator.index(facts["number of levels"])):
+                shape = facts[f"level {level} shape"]
+                for name in ("shape", "chunks", "shards"):
+                    numbers = [operator.index(n) for n in facts.get(f"level {level} {name}") or ()]
+                    if (name != "shards" or numbers) and (len(numbers) != len(shape) or min(numbers) < 1):
+                        raise ValueError(name)
+                if not isinstance(facts[f"level {level} dtype"], str):
+                    raise ValueError("dtype")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._broken() from error
+        return facts
+
     def block_shapes(self) -> list[tuple[int, ...]]:
         """The shape of a block of each level.
 
         Raises: NotAVolumeError where the ledger lacks them, or they do not fit its facts.
         """
-        layout = self.layout()
+        layout, facts = self.layout(), self.facts()
         try:
             blocks = [tuple(operator.index(n) for n in level["block"]) for level in layout["blocks"]]
-            ranks = [len(layout["facts"][f"level {k} shape"]) for k in range(layout["facts"]["number of levels"])]
+            ranks = [len(facts[f"level {k} shape"]) for k in range(facts["number of levels"])]
             if [len(block) for block in blocks] != ranks or min(map(min, blocks)) < 1:
                 raise ValueError("blocks")
         except (ValueError, KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ def remove_objects(ledger: Ledger) -> None:
 
     Raises: OutputExistsError that names objects which daskreg did not make; then nothing is removed.
     """
-    foreign = list(islice(foreign_objects(ledger, unit_counts(ledger.layout()["facts"])), 4))
+    foreign = list(islice(foreign_objects(ledger, unit_counts(ledger.facts())), 4))
     if foreign:
         raise OutputExistsError(
             f"{ledger.place} holds what daskreg did not make ({listed(foreign)}): move that away first, or choose "

@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from daskreg.runtime.when_imported import when_imported
+
 if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
@@ -132,3 +134,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def _add_accessor() -> None:
+    from daskreg.accessor import register
+
+    register()
+
+
+when_imported("xarray", _add_accessor)

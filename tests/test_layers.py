@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
-    ("convert", "kernels"),
+    ("convert", "kernels", "accessor"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )
@@ -76,7 +76,7 @@ IN_MEMORY = {
 WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
-    "warping", "writing", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
+    "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
     "sources.readers.hdf5", "sources.readers.tiff", "fields",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}

@@ -2,6 +2,7 @@
 
 machine          which machine it is
 device           which device, how many cores and threads, decided where the work runs
+when_imported    an action once a module is imported
 threads          calls in several threads: parts of one computation, or independent jobs
 compiled         how numba compiles functions here
 compile_once     kernels are compiled by one process of a host

@@ -281,3 +281,19 @@ def test_damaged_files_of_every_format_give_typed_errors() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
+def test_a_field_with_fewer_vectors_than_its_header_states_is_refused(tmp_path: Path, suffix: str) -> None:
+    vectors = np.random.default_rng(1).normal(size=(3, 3, 4, 5))
+    path = tmp_path / f"field{suffix}"
+    dr.DisplacementField(vectors, dr.Grid((3, 4, 5), 3.0)).save(path)
+    dr.load(path)
+    data = gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes()
+    if suffix.startswith(".nii"):
+        data = data[:42] + np.array([30000, 30000, 3], "<i2").tobytes() + data[48:]
+    else:
+        data = data.replace(b"DimSize = 5 4 3", b"DimSize = 30000 30000 3").replace(b"5 4 3", b"30000 30000 3", 1)
+    path.write_bytes(gzip.compress(data) if suffix == ".nii.gz" else data)
+    with pytest.raises(dr.errors.NotAVolumeError, match="bytes|short|holds"):
+        dr.load(path)

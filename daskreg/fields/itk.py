@@ -19,6 +19,7 @@ from daskreg.fields.transform import FieldTransform
 from daskreg.formats.transforms.itk_types import TransformRecord, to_records
 from daskreg.geometry import Grid, Transform
 from daskreg.runtime.atomic import replacing
+from daskreg.sources.readers.itk import image_information, whole_image
 
 _MOST_NUMBERS = 2**27
 
@@ -67,11 +68,10 @@ def records_of(transform: Transform) -> list[TransformRecord]:
 def read_image(path: Path) -> DisplacementField:
     """The field in an image of vectors (.nii, .nii.gz, .mha, .mhd, .nrrd), as ITK, ANTs and greedy write it.
 
-    Raises: InvalidTransformError where the image has no vector of as many components as dimensions;
-        MissingExtraError without SimpleITK.
+    Raises: InvalidTransformError where the image has no vector of as many components as dimensions; NotAVolumeError
+        where the file is damaged or too short; MissingExtraError without SimpleITK.
     """
-    sitk = _sitk()
-    image = sitk.ReadImage(str(path))
+    image = whole_image(str(path))
     ndim, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if components != ndim:
         raise InvalidTransformError(
@@ -79,7 +79,7 @@ def read_image(path: Path) -> DisplacementField:
         )
     direction = np.reshape(image.GetDirection(), (ndim, ndim))[::-1, ::-1]
     grid = Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin()[::-1], direction)
-    vectors = sitk.GetArrayFromImage(image)
+    vectors = _sitk().GetArrayFromImage(image)
     return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
 
 
@@ -109,17 +109,14 @@ def write_image(field: Transform, path: Path) -> None:
 
 
 def is_vector_image(path: Path) -> bool:
-    """Whether a file is an image whose header says that it has vectors."""
+    """Whether a file is an image whose header says that it has vectors.
+
+    Raises: NotAVolumeError where it is an image whose header is damaged.
+    """
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")) or not path.is_file():
         return False
-    reader = _sitk().ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return False
-    return bool(reader.GetNumberOfComponents() > 1)
+    return bool(image_information(str(path)).GetNumberOfComponents() > 1)
 
 
 def _vectors(field: DisplacementField) -> Any:

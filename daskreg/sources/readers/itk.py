@@ -23,7 +23,7 @@ from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, index_text
-from daskreg.sources.readers import metaimage_header, nrrd, nrrd_header
+from daskreg.sources.readers import metaimage_header, nifti, nrrd, nrrd_header
 from daskreg.sources.readers.bmp_header import check_bmp
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, moved_to_disk
@@ -35,7 +35,16 @@ from daskreg.sources.source import ArrayIndex, Source
 _WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
 _NRRD = (".nrrd", ".nhdr")
 _METAIMAGE = (".mha", ".mhd")
-_PACKINGS = {".png": "gzip", ".gipl": "", ".gipl.gz": "gzip", ".jpg": "other", ".jpeg": "other", ".dcm": "other"}
+_PACKINGS = {
+    ".png": "gzip",
+    ".gipl": "",
+    ".gipl.gz": "gzip",
+    ".nii": "",
+    ".nii.gz": "gzip",
+    ".jpg": "other",
+    ".jpeg": "other",
+    ".dcm": "other",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class ItkReader(Reader):
         Raises: NotAVolumeError, GridError; MissingExtraError without SimpleITK.
         """
         path, what = location.root, str(location)
-        reader = _information(path)
+        reader = image_information(path)
         ndim, shape = reader.GetDimension(), _shape(reader)
         spatial = min(ndim, 3)
         names = ["t"] * (ndim - spatial) + list(SPACE[-spatial:]) + ["c"] * (reader.GetNumberOfComponents() > 1)
@@ -95,7 +104,7 @@ class ItkReader(Reader):
 
     def open_handle(self, path: str) -> MappedArray | StreamedImage:
         """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""
-        reader = _information(path)
+        reader = image_information(path)
         shape = _shape(reader)
         if Path(path).suffix.lower() in _NRRD:
             data = nrrd.voxels(path, _dtype(reader), shape)
@@ -103,8 +112,7 @@ class ItkReader(Reader):
                 return MappedArray(data)
         if _streams(path):
             return StreamedImage(path, shape, reader.GetNumberOfComponents())
-        check_memory(int(np.prod(shape, dtype=np.int64)) * _dtype(reader).itemsize, path)
-        image = _sitk().ReadImage(path)  # the view below does not keep it alive
+        image = whole_image(path)  # the view below does not keep it alive
         return MappedArray(moved_to_disk(_sitk().GetArrayViewFromImage(image), path))
 
     def read(self, handle: MappedArray | StreamedImage, index: ArrayIndex, source: Source) -> NDArray[Any]:
@@ -142,7 +150,24 @@ def _sitk() -> Any:
     return sitk
 
 
-def _information(path: str) -> Any:
+def whole_image(path: str) -> Any:
+    """The SimpleITK.Image in a file.
+
+    Raises: see `image_information`; MemoryBudgetError where there is not enough memory for it.
+    """
+    reader = image_information(path)
+    check_memory(math.prod(_shape(reader)) * _dtype(reader).itemsize, path)
+    try:
+        return _sitk().ReadImage(path)
+    except RuntimeError as error:
+        raise NotAVolumeError(f"{path} cannot be read by ITK: {_last_line(error)}") from error
+
+
+def image_information(path: str) -> Any:
+    """The SimpleITK.ImageFileReader of a file, with its header, which ITK sees only where it is sound.
+
+    Raises: NotAVolumeError, OutsideError; MissingExtraError without SimpleITK.
+    """
     sitk = _sitk()
     _check_header(path)
     reader = sitk.ImageFileReader()
@@ -173,6 +198,8 @@ def _check_header(path: str) -> None:
     elif suffix in _METAIMAGE:
         stated = metaimage_header.read_header(path)
         check_size(stated.nbytes, stated.data_files or (path,), "" if stated.plain else "gzip", path)
+    elif path.lower().endswith((".nii", ".nii.gz")):
+        nifti.check_header(path)
     elif suffix == ".bmp":
         check_bmp(path)
     elif suffix == ".png":

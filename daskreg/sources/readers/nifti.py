@@ -52,8 +52,7 @@ class NiftiReader(Reader):
         space = [n for n in SPACE if n in names]
         grid, attrs = _grid(image, [shape[names.index(n)] for n in space], what, options)
         times = _times(image.header, shape[names.index("t")]) if "t" in names else None
-        voxels = math.prod(proxy.shape) * np.dtype(proxy.dtype).itemsize
-        check_size(int(proxy.offset) + voxels, (_voxel_file(proxy),), _packing(_voxel_file(proxy)), what)
+        _check_size(proxy, what)
         array = FileArray("nifti", path, names, shape, _value_dtype(proxy), stamp_of(_files(path, proxy)))
         coords = {} if times is None else {"t": times}
         return array.describe(grid, options, name=_stem(location), attrs=attrs, coords=coords)
@@ -83,6 +82,19 @@ class NiftiReader(Reader):
 
 
 READER = NiftiReader()
+
+
+def check_header(path: str) -> None:
+    """Refuse a file whose header is damaged, or that is too short for the voxels that it states.
+
+    Raises: NotAVolumeError; MissingExtraError without nibabel.
+    """
+    _check_size(_load(path).dataobj, path)
+
+
+def _check_size(proxy: Any, what: str) -> None:
+    voxels = math.prod(proxy.shape) * np.dtype(proxy.dtype).itemsize
+    check_size(int(proxy.offset) + voxels, (_voxel_file(proxy),), _packing(_voxel_file(proxy)), what)
 
 
 def _load(path: str) -> Any:

@@ -561,3 +561,15 @@ def test_elastix_affine_registers_real_landmarks(data: Path) -> None:
     assert before > 30
     assert after < 10
     assert np.linalg.norm(found.inverse()(fixed) - moving, axis=1).mean() > before
+
+
+def test_an_hdf5_type_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    Affine.translation(x=1, y=2, z=3).save(path)
+    with h5py.File(path) as file:
+        where = file["TransformGroup/0/TransformType"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[where : where + 4] = b"\xff" * 4  # the length of the text
+    path.write_bytes(bytes(data))
+    with pytest.raises(InvalidTransformError, match="4294967295 characters"):
+        dr.load(path)

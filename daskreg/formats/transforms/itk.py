@@ -21,6 +21,7 @@ from daskreg.runtime.hdf5_heaps import HeapCheckedFile
 HEADER = "#Insight Transform File V1.0"
 
 _MOST_PARAMETERS = 2**27
+_LONGEST_TYPE = 1000
 
 
 def read_text(text: str, name: str) -> Transform:
@@ -87,7 +88,7 @@ def write_hdf5(records: Sequence[TransformRecord], path: Path) -> None:
 
 def _read_group(group: Any, name: str) -> Transform:
     members = [group[k] for k in sorted((k for k in group if k.isdigit()), key=int)]
-    types = [_text(member["TransformType"][0]) for member in members]
+    types = [_type(member["TransformType"], name) for member in members]
     check_types([TransformRecord(t) for t in types], name)
     records = [
         TransformRecord(t, _values(m, "Parameters"), _values(m, "FixedParameters"))
@@ -111,6 +112,21 @@ def _values(member: Any, key: str) -> NDArray[np.float64] | Sequence[float]:
         )
     found: NDArray[np.float64] = np.asarray(numbers[()], np.float64)
     return found
+
+
+def _type(dataset: Any, path: str) -> str:
+    """The type of a transform.
+
+    Raises: InvalidTransformError where its length cannot be that of a type: libhdf5 takes memory by the stated length.
+    """
+    length, where = dataset.dtype.itemsize, dataset.id.get_offset()
+    if dataset.dtype.kind == "O" and where is not None:
+        with open(path, "rb") as file:
+            file.seek(where)
+            length = int.from_bytes(file.read(4), "little")
+    if length > _LONGEST_TYPE:
+        raise InvalidTransformError(f"{path} states a type of transform of {length} characters")
+    return _text(dataset[0])
 
 
 def _text(value: Any) -> str:

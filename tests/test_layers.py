@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
-    ("convert", "kernels", "accessor"),
+    ("convert", "kernels", "accessor", "readers"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )

@@ -15,10 +15,9 @@ from daskreg.runtime.messages import reason
 from daskreg.runtime.private_apis import StoreWrapper, wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import Description, OpenOptions, check_stored
-from daskreg.sources.file_formats import ZARR
+from daskreg.sources.file_formats import BUILT_IN, SEQUENCE, ZARR
 from daskreg.sources.locate import StoreLocation, locate
 from daskreg.sources.reader import reader_of
-from daskreg.sources.sequences import NAME as SEQUENCE
 from daskreg.sources.sequences import sequence_location
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.stored import MEMORY, StoredSource
@@ -48,6 +47,9 @@ def describe(
         message = f"{location} is damaged, or not what its name says ({type(error).__name__}: {reason(error)})"
         raise NotAVolumeError(message) from (None if is_url(location.root) else error)
     check_stored(described)
+    if name not in BUILT_IN and described.source.kind != name:
+        message = f"the reader of {location} describes the format {described.source.kind!r}"
+        raise NotAVolumeError(f"{message}, and its entry point is {name!r}, by which a worker looks for it")
     if options.allow_outside and isinstance(described.source, StoredSource):
         return replace(described, source=replace(described.source, allow_outside=True))
     return described

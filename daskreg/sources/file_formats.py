@@ -1,8 +1,9 @@
-"""The registry of formats: one line for each, with the suffixes by which a file is recognised.
+"""The built-in formats: one line for each, with what its reader claims.
 
 A format `name` is implemented by the module `daskreg.sources.readers.<name>`, whose `READER` is a
 `daskreg.sources.reader.Reader`. That module is imported when a file of the format is first opened, so a library
-such as h5py is needed only by those who read its files. This module imports nothing.
+such as h5py is needed only by those who read its files. Those of other packages say the same of themselves
+(`available_readers`). This module imports nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ class Format:
         title: in messages.
         suffixes: of its files, in lower case; a pair such as ".nii.gz" goes before its last part.
         has_paths: whether a path inside the file names one of several arrays (`file.h5::/dataset`).
+        folders: whether a volume may be a folder; its reader is asked whether it claims one.
     """
 
     name: str
     title: str
     suffixes: tuple[str, ...]
     has_paths: bool = False
+    folders: bool = False
 
 
 ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL)", (".zip",), has_paths=True)
@@ -40,6 +43,12 @@ FORMATS = (
            (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")),
 )  # fmt: skip
 
+SEQUENCE = "sequence"
+"""The name of the reader of images in files of their own, which has no suffix (see `sequences`)."""
+
+BUILT_IN = frozenset((*(one.name for one in FORMATS), SEQUENCE))
+"""Names of the formats whose readers are here."""
+
 READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} files are read"
 """What can be read, for messages."""
 
@@ -51,7 +60,20 @@ _OTHERS = frozenset((
 ))  # fmt: skip
 """Suffixes of other files, which are not read as volumes."""
 
+_ELSEWHERE = {
+    ".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy",
+    ".dm3": "rosettasciio", ".dm4": "rosettasciio", ".emd": "rosettasciio", ".ser": "rosettasciio",
+    ".hspy": "rosettasciio",
+}  # fmt: skip
+"""Packages that read files of other suffixes, as arrays."""
+
 _BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}
+
+
+def advice(suffix: str) -> str:
+    """For a message: which package reads files of a suffix that is not read here; "" where none is known."""
+    package = _ELSEWHERE.get(suffix)
+    return f" (pip install {package}, and pass the array that it makes of them)" if package else ""
 
 
 def format_of(suffixes: list[str]) -> Format | None:

@@ -13,9 +13,6 @@ from daskreg.errors import NotAVolumeError
 from daskreg.sources.file_formats import ZARR, format_of
 from daskreg.sources.locate import STORE_FILES, StoreLocation
 
-NAME = "sequence"
-"""Of the format, as `Source.kind`."""
-
 _MAGIC = re.compile(r"[*?\[]")
 
 

@@ -109,7 +109,7 @@ class Hdf5Reader(Reader):
             # The grid has the spacing and unit that were asked for already.
             return array.describe(grid, OpenOptions(level=options.level), name=name, coords=leading)
 
-    def open_handle(self, path: str) -> ScaledDataset:
+    def open(self, path: str) -> ScaledDataset:
         """The dataset at a path; it holds its file open."""
         file, _, inner = path.partition(INSIDE)
         dataset = _member_again(_open(file), inner, file)

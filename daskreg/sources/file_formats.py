@@ -32,6 +32,9 @@ class Format:
 
 ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL)", (".zip",), has_paths=True)
 
+RAW = "raw"
+"""The name of the format whose shape and type are options."""
+
 FORMATS = (
     ZARR,
     Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8"), has_paths=True),
@@ -41,6 +44,8 @@ FORMATS = (
            (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz", ".dcm", ".png", ".jpg", ".jpeg", ".bmp")),
     Format("mrc", "MRC",
            (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")),
+    Format("npy", "NumPy", (".npy",)),
+    Format(RAW, "raw", (".raw",)),
 )  # fmt: skip
 
 SEQUENCE = "sequence"
@@ -53,7 +58,7 @@ READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} 
 """What can be read, for messages."""
 
 _OTHERS = frozenset((
-    ".npy", ".npz", ".raw", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".ims", ".n5", ".czi", ".lif",
+    ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".ims", ".n5", ".czi", ".lif",
     ".nd2", ".oif", ".oib", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
     ".webp", ".gif", ".avi", ".mp4", ".svs", ".ndpi", ".fits", ".fit", ".fts", ".txrm", ".las", ".laz", ".ply", ".pcd",
     ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".json", ".csv", ".txt", ".html", ".pdf", ".svg",

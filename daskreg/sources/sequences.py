@@ -13,6 +13,9 @@ from daskreg.errors import NotAVolumeError
 from daskreg.sources.file_formats import ZARR, format_of
 from daskreg.sources.locate import STORE_FILES, StoreLocation
 
+_BESIDE = {".raw", ".xml"}
+"""Suffixes of files that lie beside those of other formats, and describe them or hold their voxels."""
+
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -79,6 +82,9 @@ def _of_folder(path: str) -> StoreLocation | None:
         suffixes = Path(entry.name).suffixes
         if not entry.name.startswith(".") and entry.is_file() and format_of(suffixes) not in (None, ZARR):
             found.setdefault(suffixes[-1], []).append(entry.name)
+    for suffix in _BESIDE & found.keys():
+        if len(found) > 1:
+            del found[suffix]
     if len(found) > 1:
         kinds = ", ".join(f"{len(names)} {suffix}" for suffix, names in sorted(found.items()))
         example = os.path.join(path, f"*{min(found)}")

@@ -103,6 +103,31 @@ def _itk(path: Path, compress: bool = False) -> None:
     )
 
 
+def _npy_volume(path: Path) -> None:
+    np.save(path, VALUES)
+
+
+def _raw(path: Path) -> None:
+    VALUES.tofile(path)
+    path.with_name("a.raw.json").write_text('{"shape": [5, 12, 14], "dtype": "u1", "spacing": [2, 1, 1], "unit": "um"}')
+
+
+def _dicom(path: Path) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    path.mkdir()
+    for k in range(3):
+        slice_ = sitk.GetImageFromArray(VALUES[k : k + 1].astype(np.int16))
+        slice_.SetOrigin((0, 0, 2.0 * k))
+        slice_.SetMetaData("0020|0032", f"0\\0\\{2 * k}")
+        slice_.SetMetaData("0020|0037", "1\\0\\0\\0\\1\\0")
+        slice_.SetMetaData("0020|000e", "1.2.826.0.1.3680043.8.498.1")
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(path / f"{k}.dcm"))
+        writer.Execute(slice_)
+
+
 def _mrc(path: Path) -> None:
     import gzip
 
@@ -241,6 +266,9 @@ FORMATS: dict[str, Format] = {
     "gipl": Format("a.gipl", _itk, use_volume),
     "png": Format("a.png", _itk, use_volume),
     "bmp": Format("a.bmp", _itk, use_volume),
+    "npy volume": Format("a.npy", _npy_volume, use_volume),
+    "raw": Format("a.raw", _raw, use_volume, "a.raw.json"),
+    "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),
     "mrc": Format("a.mrc", _mrc, use_volume),
     "mrc gz": Format("a.mrc.gz", _mrc, use_volume),
     "transform json": Format("t.json", _transform, dr.load),

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
     ("sources.readers", "blocks.record"),
-    ("sources.readers.hdf5", "sources.readers.tiff"),
+    ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.tiff"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes",),
@@ -55,6 +55,7 @@ FORBIDDEN = {
     "blocks.record": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
+    "sources.readers.dicom": {"torch"},
     "sources.readers.hdf5": {"torch"},
     "sources.readers.tiff": {"torch"},
     "sources.storage": {"torch"},
@@ -77,13 +78,24 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
-    "sources.readers.hdf5", "sources.readers.tiff", "fields",
+    "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.tiff", "fields",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500
 
 # Not at the top of a module, since `import daskreg` and CPU workers must stay light.
-HEAVY = {"torch", "matplotlib", "pandas", "distributed", "h5py", "SimpleITK", "nibabel", "mrcfile", "skimage"}
+HEAVY = {
+    "pydicom",
+    "torch",
+    "matplotlib",
+    "pandas",
+    "distributed",
+    "h5py",
+    "SimpleITK",
+    "nibabel",
+    "mrcfile",
+    "skimage",
+}
 
 
 def modules() -> dict[str, Path]:

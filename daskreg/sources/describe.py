@@ -16,10 +16,10 @@ from daskreg.runtime.messages import reason
 from daskreg.runtime.private_apis import StoreWrapper, wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import Description, OpenOptions, check_stored
-from daskreg.sources.file_formats import BUILT_IN, RAW, SEQUENCE, ZARR
+from daskreg.sources.file_formats import BUILT_IN, DICOM, RAW, SEQUENCE, ZARR
 from daskreg.sources.locate import INSIDE, StoreLocation, locate
 from daskreg.sources.reader import reader_of
-from daskreg.sources.sequences import sequence_location
+from daskreg.sources.sequences import files_of, is_dicom, sequence_location
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.stored import MEMORY, StoredSource
 
@@ -65,6 +65,8 @@ def _located(source: Any, series: int | str | None) -> tuple[str, StoreLocation]
     if isinstance(source, zarr.Array | zarr.Group):
         return ZARR.name, location_of(source)
     if (sequence := sequence_location(source)) is not None:
+        if is_dicom(files_of(sequence.root, sequence.inner)[0]):
+            return DICOM, replace(sequence, inner=f"/{sequence.inner}")
         return SEQUENCE, sequence
     return locate(source)
 

@@ -32,6 +32,9 @@ class Format:
 
 ZARR = Format("zarr", "Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL)", (".zip",), has_paths=True)
 
+DICOM = "dicom"
+"""The name of the format of DICOM series, which are folders or lists of files."""
+
 RAW = "raw"
 """The name of the format whose shape and type are options."""
 
@@ -46,6 +49,7 @@ FORMATS = (
            (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")),
     Format("npy", "NumPy", (".npy",)),
     Format(RAW, "raw", (".raw",)),
+    Format(DICOM, "DICOM", (), folders=True),
 )  # fmt: skip
 
 SEQUENCE = "sequence"

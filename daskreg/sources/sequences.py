@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import NotAVolumeError
+from daskreg.errors import InputError, NotAVolumeError
+from daskreg.runtime.regular_files import check_regular
 from daskreg.sources.file_formats import ZARR, format_of
 from daskreg.sources.locate import STORE_FILES, StoreLocation
 
@@ -27,6 +28,16 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 def is_file_list(value: Any) -> bool:
     """Whether a value is a list of paths."""
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(v, str | os.PathLike) for v in value)
+
+
+def is_dicom(path: str) -> bool:
+    """Whether a file is DICOM, by the mark behind its first 128 bytes; files of that format often have no suffix."""
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, InputError):
+        return False
 
 
 def sequence_location(source: Any) -> StoreLocation | None:

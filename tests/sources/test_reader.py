@@ -35,7 +35,7 @@ def test_suffixes_name_one_format(tmp_path: Path) -> None:
     for path in ("a.gz", "a", "a.txt"):
         assert format_of(Path(path).suffixes) is None
     (tmp_path / "a.txt").write_text("no volume")
-    with pytest.raises(NotAVolumeError, match=r"files ending in '\.txt' are not read; Zarr .* MetaImage, MRC.* files are read"):
+    with pytest.raises(NotAVolumeError, match=r"files ending in '\.txt' are not read; Zarr .*, MRC.* files are read"):
         dr.open(tmp_path / "a.txt")
     assert READABLE.startswith("Zarr (v2, v3, OME-Zarr, xarray's; a directory, a .zip or a URL), TIFF, HDF5/NeXus, ")
 

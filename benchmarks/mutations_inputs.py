@@ -112,6 +112,17 @@ def _raw(path: Path) -> None:
     path.with_name("a.raw.json").write_text('{"shape": [5, 12, 14], "dtype": "u1", "spacing": [2, 1, 1], "unit": "um"}')
 
 
+def _n5(path: Path) -> None:
+    import gzip
+    import struct
+
+    (path / "0" / "0").mkdir(parents=True)
+    stated = {"dimensions": [14, 12, 5], "blockSize": [14, 12, 5], "dataType": "uint8", "compression": {"type": "gzip"}}
+    (path / "attributes.json").write_text(json.dumps({**stated, "resolution": [1, 1, 2], "units": ["um", "um", "um"]}))
+    block = struct.pack(">HHIII", 0, 3, 14, 12, 5) + gzip.compress(VALUES.tobytes())
+    (path / "0" / "0" / "0").write_bytes(block)
+
+
 def _dicom(path: Path) -> None:
     import SimpleITK as sitk  # noqa: N813
 
@@ -268,6 +279,8 @@ FORMATS: dict[str, Format] = {
     "bmp": Format("a.bmp", _itk, use_volume),
     "npy volume": Format("a.npy", _npy_volume, use_volume),
     "raw": Format("a.raw", _raw, use_volume, "a.raw.json"),
+    "n5": Format("a.n5", _n5, use_volume, "a.n5/attributes.json"),
+    "n5 block": Format("a.n5", _n5, use_volume, "a.n5/0/0/0"),
     "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),
     "mrc": Format("a.mrc", _mrc, use_volume),
     "mrc gz": Format("a.mrc.gz", _mrc, use_volume),

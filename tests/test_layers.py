@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
     ("sources.readers", "blocks.record"),
-    ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.tiff"),
+    ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes",),
@@ -57,6 +57,7 @@ FORBIDDEN = {
     "sources.readers": {"torch"},
     "sources.readers.dicom": {"torch"},
     "sources.readers.hdf5": {"torch"},
+    "sources.readers.n5": {"torch"},
     "sources.readers.tiff": {"torch"},
     "sources.storage": {"torch"},
     "runs": {"torch"},
@@ -78,7 +79,8 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
-    "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.tiff", "fields",
+    "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff",
+    "fields",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -49,6 +49,7 @@ FORMATS = (
            (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")),
     Format("npy", "NumPy", (".npy",)),
     Format(RAW, "raw", (".raw",)),
+    Format("n5", "N5", (), folders=True),
     Format(DICOM, "DICOM", (), folders=True),
 )  # fmt: skip
 

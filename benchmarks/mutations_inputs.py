@@ -24,6 +24,12 @@ from daskreg.volumes import volume_of
 from daskreg.writing import verify
 
 VALUES = (np.arange(5 * 12 * 14) % 251).reshape(5, 12, 14).astype(np.uint8)
+_BDV = """<SpimData version="0.2"><BasePath type="relative">.</BasePath><SequenceDescription>
+<ImageLoader format="bdv.hdf5"><hdf5 type="relative">a.h5</hdf5></ImageLoader><ViewSetups><ViewSetup><id>0</id>
+<size>14 12 5</size><voxelSize><unit>um</unit><size>1 1 2</size></voxelSize></ViewSetup></ViewSetups>
+<Timepoints type="range"><first>0</first><last>0</last></Timepoints></SequenceDescription><ViewRegistrations>
+<ViewRegistration timepoint="0" setup="0"><ViewTransform type="affine"><affine>1 0 0 0 0 1 0 0 0 0 2 0</affine>
+</ViewTransform></ViewRegistration></ViewRegistrations></SpimData>"""
 POINTS = np.random.default_rng(0).random((20, 3))
 
 
@@ -121,6 +127,27 @@ def _n5(path: Path) -> None:
     (path / "attributes.json").write_text(json.dumps({**stated, "resolution": [1, 1, 2], "units": ["um", "um", "um"]}))
     block = struct.pack(">HHIII", 0, 3, 14, 12, 5) + gzip.compress(VALUES.tobytes())
     (path / "0" / "0" / "0").write_bytes(block)
+
+
+def _imaris(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        channel = file.create_group("DataSet/ResolutionLevel 0/TimePoint 0/Channel 0")
+        channel.create_dataset("Data", data=VALUES, chunks=(5, 6, 7), compression="gzip")
+        image = file.create_group("DataSetInfo/Image")
+        for name, text in (("Unit", "um"), ("ExtMin0", "0"), ("ExtMax0", "14"), ("ExtMin1", "0"), ("ExtMax1", "12"),
+                           ("ExtMin2", "0"), ("ExtMax2", "5")):  # fmt: skip
+            image.attrs[name] = np.array([letter.encode() for letter in text], "S1")
+
+
+def _bdv(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file["s00/resolutions"] = np.ones((1, 3))
+        file["t00000/s00/0/cells"] = VALUES
+    path.write_text(_BDV)
 
 
 def _dicom(path: Path) -> None:
@@ -281,6 +308,9 @@ FORMATS: dict[str, Format] = {
     "raw": Format("a.raw", _raw, use_volume, "a.raw.json"),
     "n5": Format("a.n5", _n5, use_volume, "a.n5/attributes.json"),
     "n5 block": Format("a.n5", _n5, use_volume, "a.n5/0/0/0"),
+    "imaris": Format("a.ims", _imaris, use_volume),
+    "bdv xml": Format("a.xml", _bdv, use_volume),
+    "bdv h5": Format("a.xml", _bdv, use_volume, "a.h5"),
     "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),
     "mrc": Format("a.mrc", _mrc, use_volume),
     "mrc gz": Format("a.mrc.gz", _mrc, use_volume),

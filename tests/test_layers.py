@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("sources.readers", "blocks.record"),
     ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff"),
+    ("sources.readers.bdv", "sources.readers.imaris"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes",),
@@ -55,7 +56,9 @@ FORBIDDEN = {
     "blocks.record": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
+    "sources.readers.bdv": {"torch"},
     "sources.readers.dicom": {"torch"},
+    "sources.readers.imaris": {"torch"},
     "sources.readers.hdf5": {"torch"},
     "sources.readers.n5": {"torch"},
     "sources.readers.tiff": {"torch"},
@@ -79,7 +82,8 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
-    "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff",
+    "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
+     "sources.readers.n5", "sources.readers.tiff",
     "fields",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}

@@ -51,6 +51,7 @@ FORMATS = (
     Format(RAW, "raw", (".raw",)),
     Format("n5", "N5", (), folders=True),
     Format("imaris", "Imaris", (".ims",)),
+    Format("lif", "LIF", (".lif",), has_paths=True),
     Format("bdv", "BigDataViewer's XML", (".xml",), has_paths=True),
     Format(DICOM, "DICOM", (), folders=True),
 )  # fmt: skip
@@ -65,7 +66,7 @@ READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} 
 """What can be read, for messages."""
 
 _OTHERS = frozenset((
-    ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".n5", ".czi", ".lif",
+    ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".n5", ".czi",
     ".nd2", ".oif", ".oib", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
     ".webp", ".gif", ".avi", ".mp4", ".svs", ".ndpi", ".fits", ".fit", ".fts", ".txrm", ".las", ".laz", ".ply", ".pcd",
     ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".json", ".csv", ".txt", ".html", ".pdf", ".svg",

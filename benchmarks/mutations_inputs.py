@@ -15,10 +15,10 @@ import numpy as np
 import daskreg as dr
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import read_config
+from daskreg.formats.point_tables import read_table
 from daskreg.formats.points import read_points
 from daskreg.geometry import Box
 from daskreg.landmarks.pairs import read_pairs
-from daskreg.landmarks.tables import read_table
 from daskreg.stacks import table
 from daskreg.volumes import volume_of
 from daskreg.writing import verify
@@ -127,6 +127,16 @@ def _n5(path: Path) -> None:
     (path / "attributes.json").write_text(json.dumps({**stated, "resolution": [1, 1, 2], "units": ["um", "um", "um"]}))
     block = struct.pack(">HHIII", 0, 3, 14, 12, 5) + gzip.compress(VALUES.tobytes())
     (path / "0" / "0" / "0").write_bytes(block)
+
+
+def _las(path: Path) -> None:
+    import laspy
+
+    header = laspy.LasHeader(point_format=3, version="1.2")
+    header.scales = [0.01, 0.01, 0.01]
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = POINTS.T
+    cloud.write(path)
 
 
 def _imaris(path: Path) -> None:
@@ -342,6 +352,8 @@ FORMATS: dict[str, Format] = {
     "fcsv": Format("p.fcsv", partial(_points, text=_FCSV.encode()), read_table),
     "geojson": Format("p.geojson", partial(_points, text=_GEOJSON.encode()), read_table),
     "npy": Format("p.npy", _npy, read_points),
+    "las": Format("p.las", _las, read_points),
+    "laz": Format("p.laz", _las, read_points),
     "ply ascii": Format("p.ply", partial(_points, text=(_PLY.format("ascii") + _ROWS).encode()), read_points),
     "ply binary": Format(
         "p.ply",

@@ -16,6 +16,8 @@ from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, Opt
 pybdv = pytest.importorskip("pybdv")
 h5py = pytest.importorskip("h5py")
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(6)
 VOLUME = RNG.integers(0, 60_000, (18, 34, 42)).astype(np.uint16)  # above 2^15: BigDataViewer stores them as negative
 SUFFIXES = [".h5", ".n5"]

@@ -17,6 +17,8 @@ from daskreg.errors import GridError, MetadataWarning, NotAVolumeError, OptionEr
 pydicom = pytest.importorskip("pydicom")
 sitk = pytest.importorskip("SimpleITK")
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(pydicom.__file__).parent / "data" / "test_files"
 CT = REAL / "dicomdirtests" / "98892001" / "CT5N"
 RNG = np.random.default_rng(3)

@@ -53,6 +53,7 @@ def written(
     return path
 
 
+@pytest.mark.slow
 def test_levels(tmp_path: Path) -> None:
     path = written(tmp_path / "a.ims")
     volume = dr.open(path)
@@ -72,6 +73,7 @@ def test_levels(tmp_path: Path) -> None:
         dr.open(path, level=2)
 
 
+@pytest.mark.slow
 def test_one_time_and_channel(tmp_path: Path) -> None:
     volume = dr.open(written(tmp_path / "a.ims", VOLUME[:1, :1]))
     assert volume.dims == ("z", "y", "x")
@@ -88,6 +90,7 @@ def test_without_borders(tmp_path: Path) -> None:
     assert dr.grid(dr.open(path, spacing=(2, 1, 1), unit="nm")) == dr.Grid((10, 37, 45), (2, 1, 1), unit="nm")
 
 
+@pytest.mark.slow
 def test_a_channel_that_is_not_stored(tmp_path: Path) -> None:
     path = written(tmp_path / "a.ims")
     with h5py.File(path, "a") as file:

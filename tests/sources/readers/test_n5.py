@@ -16,6 +16,8 @@ from daskreg.volumes import volume_of
 
 z5py = pytest.importorskip("z5py")
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(5)
 VOLUME = RNG.integers(0, 200, (21, 18, 35)).astype(np.uint16)
 

@@ -33,6 +33,7 @@ def test_npy(tmp_path: Path, dtype: str, order: Any) -> None:
     np.testing.assert_array_equal(volume[2:5, 1:8, 3], values[2:5, 1:8, 3])
 
 
+@pytest.mark.slow
 def test_axes_are_those_of_an_array_in_memory(tmp_path: Path) -> None:
     for ndim in (2, 3, 4, 5):
         values = RNG.normal(size=range(2, 2 + ndim))
@@ -42,6 +43,7 @@ def test_axes_are_those_of_an_array_in_memory(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened, values)
 
 
+@pytest.mark.slow
 def test_blocks_are_read_on_their_own(tmp_path: Path) -> None:
     """What is not asked for is not read: the rest of the file is a hole of 64 GiB."""
     file = tmp_path / "large.raw"
@@ -153,6 +155,7 @@ def test_a_json_file_elsewhere(tmp_path: Path) -> None:
         dr.open(tmp_path / "inbox" / "a.raw")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     VOLUME.tofile(tmp_path / "a.raw")
     options = ["--shape", "7,9,11", "--dtype", "uint16", "--spacing", "0.5", "--unit", "um"]
@@ -174,6 +177,7 @@ def test_shape_and_type_of_other_files_are_theirs(tmp_path: Path) -> None:
             dr.open(VOLUME, **options)
 
 
+@pytest.mark.slow
 def test_raw_voxels_beside_their_header_are_no_slices(tmp_path: Path) -> None:
     """A folder of .mhd files is a sequence, though their voxels are files of a format that is read, too."""
     import SimpleITK as sitk  # noqa: N813

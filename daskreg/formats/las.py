@@ -25,9 +25,12 @@ def read_las(file: Path) -> NDArray[np.float64]:
         import laspy
     except ImportError as error:
         raise MissingExtraError("laspy", "las") from error
+    _check_records(file)
     with laspy.open(file) as reader:
         count = int(reader.header.point_count)
         packed = bool(reader.header.are_points_compressed)
+        if packed:
+            _check_chunks(file, int(reader.header.offset_to_point_data))
         if packed and not laspy.LazBackend.detect_available():
             raise MissingExtraError("lazrs", "las")
         size = file.stat().st_size
@@ -40,3 +43,35 @@ def read_las(file: Path) -> NDArray[np.float64]:
     if len(points) != count:
         raise ValueError(f"it holds {len(points)} of {count} points")
     return np.asarray(points, dtype=np.float64)
+
+
+def _check_records(file: Path) -> None:
+    """Refuse more records of variable length than a file can hold; laspy would count to the stated number.
+
+    Raises: ValueError.
+    """
+    with file.open("rb") as head:
+        header = head.read(375)
+    size = file.stat().st_size
+    extended = int.from_bytes(header[243:247], "little") if header[25:26] >= b"\x04" else 0
+    records = int.from_bytes(header[100:104], "little")
+    if records * 54 > size or extended * 60 > size:
+        raise ValueError(f"its header states {records} and {extended} records, more than its {size} bytes can hold")
+
+
+def _check_chunks(file: Path, start: int) -> None:
+    """Refuse a LAZ file whose table of chunks is longer than the file; its decoder ends the process for want of memory.
+
+    Raises: ValueError.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        data.seek(start)
+        table = int.from_bytes(data.read(8), "little", signed=True)
+        if table == -1:  # written without going back: the place is at the end
+            data.seek(max(0, size - 8))
+            table = int.from_bytes(data.read(8), "little", signed=True)
+        data.seek(max(0, min(table, size)))
+        chunks = int.from_bytes(data.read(8)[4:], "little")
+    if not 0 < table < size or chunks > size:
+        raise ValueError(f"its table of {chunks} chunks at byte {table} is not in its {size} bytes")

@@ -131,7 +131,7 @@ def _unnamed(rows: Sequence[Sequence[str]], axes: str | None) -> list[int]:
         raise InputError("its rows hold one number; points have 2 or 3")
     given = axes or "".join(default_axes(ndim))[::-1]
     if sorted(given) != sorted(default_axes(ndim)):
-        raise OptionError(f"axes {axes!r} do not name {ndim} columns")
+        raise OptionError(f"axes={axes!r} do not name {ndim} columns")
     return [given.index(axis) for axis in default_axes(ndim)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import DaskregError, InputError
+from daskreg.errors import DaskregError, InputError, OptionError
 from daskreg.formats.las import read_las
 from daskreg.formats.pcd import read_pcd
 from daskreg.formats.point_tables import read_table
@@ -87,6 +87,8 @@ def _text(file: Path, axes: str | None) -> NDArray[np.float64]:
     if table.in_voxels:
         raise InputError(f"{file}: its points are indices of voxels, and their image is not known here")
     ndim = table.points.shape[1]
+    if axes is not None and sorted(axes) != sorted(default_axes(ndim)):
+        raise OptionError(f"{file}: axes={axes!r} do not name {ndim} columns")
     order = [default_axes(ndim).index(axis) for axis in axes or default_axes(ndim)[::-1]]
     return table.points[:, order]
 

@@ -15,15 +15,21 @@ import numpy as np
 import daskreg as dr
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import read_config
+from daskreg.formats.point_tables import read_table
 from daskreg.formats.points import read_points
 from daskreg.geometry import Box
 from daskreg.landmarks.pairs import read_pairs
-from daskreg.landmarks.tables import read_table
 from daskreg.stacks import table
 from daskreg.volumes import volume_of
 from daskreg.writing import verify
 
 VALUES = (np.arange(5 * 12 * 14) % 251).reshape(5, 12, 14).astype(np.uint8)
+_BDV = """<SpimData version="0.2"><BasePath type="relative">.</BasePath><SequenceDescription>
+<ImageLoader format="bdv.hdf5"><hdf5 type="relative">a.h5</hdf5></ImageLoader><ViewSetups><ViewSetup><id>0</id>
+<size>14 12 5</size><voxelSize><unit>um</unit><size>1 1 2</size></voxelSize></ViewSetup></ViewSetups>
+<Timepoints type="range"><first>0</first><last>0</last></Timepoints></SequenceDescription><ViewRegistrations>
+<ViewRegistration timepoint="0" setup="0"><ViewTransform type="affine"><affine>1 0 0 0 0 1 0 0 0 0 2 0</affine>
+</ViewTransform></ViewRegistration></ViewRegistrations></SpimData>"""
 POINTS = np.random.default_rng(0).random((20, 3))
 
 
@@ -101,6 +107,73 @@ def _itk(path: Path, compress: bool = False) -> None:
     sitk.WriteImage(
         sitk.GetImageFromArray(VALUES if path.suffix not in (".png", ".bmp") else VALUES[0]), path, compress
     )
+
+
+def _npy_volume(path: Path) -> None:
+    np.save(path, VALUES)
+
+
+def _raw(path: Path) -> None:
+    VALUES.tofile(path)
+    path.with_name("a.raw.json").write_text('{"shape": [5, 12, 14], "dtype": "u1", "spacing": [2, 1, 1], "unit": "um"}')
+
+
+def _n5(path: Path) -> None:
+    import gzip
+    import struct
+
+    (path / "0" / "0").mkdir(parents=True)
+    stated = {"dimensions": [14, 12, 5], "blockSize": [14, 12, 5], "dataType": "uint8", "compression": {"type": "gzip"}}
+    (path / "attributes.json").write_text(json.dumps({**stated, "resolution": [1, 1, 2], "units": ["um", "um", "um"]}))
+    block = struct.pack(">HHIII", 0, 3, 14, 12, 5) + gzip.compress(VALUES.tobytes())
+    (path / "0" / "0" / "0").write_bytes(block)
+
+
+def _las(path: Path) -> None:
+    import laspy
+
+    header = laspy.LasHeader(point_format=3, version="1.2")
+    header.scales = [0.01, 0.01, 0.01]
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = POINTS.T
+    cloud.write(path)
+
+
+def _imaris(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        channel = file.create_group("DataSet/ResolutionLevel 0/TimePoint 0/Channel 0")
+        channel.create_dataset("Data", data=VALUES, chunks=(5, 6, 7), compression="gzip")
+        image = file.create_group("DataSetInfo/Image")
+        for name, text in (("Unit", "um"), ("ExtMin0", "0"), ("ExtMax0", "14"), ("ExtMin1", "0"), ("ExtMax1", "12"),
+                           ("ExtMin2", "0"), ("ExtMax2", "5")):  # fmt: skip
+            image.attrs[name] = np.array([letter.encode() for letter in text], "S1")
+
+
+def _bdv(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file["s00/resolutions"] = np.ones((1, 3))
+        file["t00000/s00/0/cells"] = VALUES
+    path.write_text(_BDV)
+
+
+def _dicom(path: Path) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    path.mkdir()
+    for k in range(3):
+        slice_ = sitk.GetImageFromArray(VALUES[k : k + 1].astype(np.int16))
+        slice_.SetOrigin((0, 0, 2.0 * k))
+        slice_.SetMetaData("0020|0032", f"0\\0\\{2 * k}")
+        slice_.SetMetaData("0020|0037", "1\\0\\0\\0\\1\\0")
+        slice_.SetMetaData("0020|000e", "1.2.826.0.1.3680043.8.498.1")
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(path / f"{k}.dcm"))
+        writer.Execute(slice_)
 
 
 def _mrc(path: Path) -> None:
@@ -241,6 +314,14 @@ FORMATS: dict[str, Format] = {
     "gipl": Format("a.gipl", _itk, use_volume),
     "png": Format("a.png", _itk, use_volume),
     "bmp": Format("a.bmp", _itk, use_volume),
+    "npy volume": Format("a.npy", _npy_volume, use_volume),
+    "raw": Format("a.raw", _raw, use_volume, "a.raw.json"),
+    "n5": Format("a.n5", _n5, use_volume, "a.n5/attributes.json"),
+    "n5 block": Format("a.n5", _n5, use_volume, "a.n5/0/0/0"),
+    "imaris": Format("a.ims", _imaris, use_volume),
+    "bdv xml": Format("a.xml", _bdv, use_volume),
+    "bdv h5": Format("a.xml", _bdv, use_volume, "a.h5"),
+    "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),
     "mrc": Format("a.mrc", _mrc, use_volume),
     "mrc gz": Format("a.mrc.gz", _mrc, use_volume),
     "transform json": Format("t.json", _transform, dr.load),
@@ -271,6 +352,8 @@ FORMATS: dict[str, Format] = {
     "fcsv": Format("p.fcsv", partial(_points, text=_FCSV.encode()), read_table),
     "geojson": Format("p.geojson", partial(_points, text=_GEOJSON.encode()), read_table),
     "npy": Format("p.npy", _npy, read_points),
+    "las": Format("p.las", _las, read_points),
+    "laz": Format("p.laz", _las, read_points),
     "ply ascii": Format("p.ply", partial(_points, text=(_PLY.format("ascii") + _ROWS).encode()), read_points),
     "ply binary": Format(
         "p.ply",

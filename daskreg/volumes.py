@@ -174,6 +174,9 @@ def open(
     corrupt: str = "error",
     allow_outside: bool = False,
     coordinate_system: str | None = None,
+    series: int | str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
     storage_options: dict[str, Any] | None = None,
 ) -> xr.DataArray:
     """Any source as a lazy, dask-backed DataArray with physical coordinates.
@@ -185,10 +188,10 @@ def open(
     Args:
         source: a path or URL of Zarr v2 or v3 (an array, OME-Zarr, xarray's layout; also an array
             inside a store, `store.zarr/group/array`, or in a zip file); a TIFF, HDF5/NeXus
-            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC or image file; a folder, a pattern (`slices/*.tif`) or
-            a list of such files, of which images become slices and volumes times; or a NumPy, dask or Zarr array, a
-            DataArray, a Dataset with one variable. The world of medical formats is ITK's: LPS in mm, written z, y, x.
-            Where a volume is turned in it, `attrs["direction"]` says how; a header's shear is in
+            (`file.h5::/dataset`), NIfTI, NRRD, MetaImage, MRC, NumPy, raw or image file; a folder, a pattern
+            (`slices/*.tif`) or a list of such files, of which images become slices and volumes times; or a NumPy, dask
+            or Zarr array, a DataArray, a Dataset with one variable. The world of medical formats is ITK's: LPS in mm,
+            written z, y, x. Where a volume is turned in it, `attrs["direction"]` says how; a header's shear is in
             `attrs["header_from_world"]`.
         level: of a pyramid; 0 is the finest, -1 the coarsest.
         channel: number, or name, of the one to take; None keeps all.
@@ -207,6 +210,8 @@ def open(
             links, storage and virtual sources of HDF5, symbolic links in a store. Nothing of it concerns the path
             itself, which may be such a link. Pipes and devices are refused in any case.
         coordinate_system: of OME-Zarr 0.6, the one whose world is meant; None: the intrinsic one of the image.
+        series: of a file that holds several: its number, or a name; `series=1` is the path `file::/1`.
+        shape, dtype: of a `.raw` file, slowest axis first; the type with its byte order, such as ">u2".
         storage_options: credentials and other options for the object store of a URL (s3://, gs://, az://, https://),
             with obstore's names: access_key_id, secret_access_key, endpoint, region, skip_signature. They stay in
             memory, and the workers of the current client get them. By default those of the environment of each process.
@@ -220,13 +225,14 @@ def open(
     use_options(source, storage_options)
     if storage_options is not None and (client := current_client()) is not None:
         share_options(client, [source])
-    options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system)
+    options = OpenOptions(level, recentre, spacing, unit, allow_outside, coordinate_system, series, shape, dtype)
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group) or is_file_list(source):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)
         return _to_lazy(replace(described, source=stored), chunks)
-    if level != 0:
-        raise OptionError(f"level={level} was asked for, but an array in memory has no levels")
+    for what, asked in {"level": level or None, "series": series, "shape": shape, "dtype": dtype}.items():
+        if asked is not None:
+            raise OptionError(f"{what}={asked!r} was asked for, but an array in memory has no {what} to choose")
     array = _normalised(source)
     opened = _to_lazy(_describe_in_memory(array, options).choose(channel, time), chunks)
     others = {k: v for k, v in array.coords.items() if k not in opened.coords and set(v.dims) <= set(opened.dims)}

@@ -21,7 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sampling", "sources.storage", "formats", "cluster"),
     ("sources",),
     ("sources.readers", "blocks.record"),
-    ("sources.readers.hdf5", "sources.readers.tiff"),
+    ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff"),
+    ("sources.readers.bdv", "sources.readers.imaris"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes",),
@@ -33,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
-    ("convert", "kernels", "accessor"),
+    ("convert", "kernels", "accessor", "readers"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )
@@ -55,7 +56,11 @@ FORBIDDEN = {
     "blocks.record": {"torch"},
     "sources": {"torch"},
     "sources.readers": {"torch"},
+    "sources.readers.bdv": {"torch"},
+    "sources.readers.dicom": {"torch"},
+    "sources.readers.imaris": {"torch"},
     "sources.readers.hdf5": {"torch"},
+    "sources.readers.n5": {"torch"},
     "sources.readers.tiff": {"torch"},
     "sources.storage": {"torch"},
     "runs": {"torch"},
@@ -77,13 +82,26 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
-    "sources.readers.hdf5", "sources.readers.tiff", "fields",
+    "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
+     "sources.readers.n5", "sources.readers.tiff",
+    "fields",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500
 
 # Not at the top of a module, since `import daskreg` and CPU workers must stay light.
-HEAVY = {"torch", "matplotlib", "pandas", "distributed", "h5py", "SimpleITK", "nibabel", "mrcfile", "skimage"}
+HEAVY = {
+    "pydicom",
+    "torch",
+    "matplotlib",
+    "pandas",
+    "distributed",
+    "h5py",
+    "SimpleITK",
+    "nibabel",
+    "mrcfile",
+    "skimage",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -362,7 +362,7 @@ def test_credentials_are_not_in_messages():
 
 
 def test_options_that_do_not_apply():
-    with pytest.raises(OptionError, match="no levels"):
+    with pytest.raises(OptionError, match="in memory has no level"):
         dr.open(VALUES, level=1)
     with pytest.raises(ChannelError, match="asked for"):
         dr.open(VALUES, channel=0)

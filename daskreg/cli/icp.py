@@ -44,16 +44,16 @@ def command(
 ) -> int:
     """Estimate the motion that aligns the points of SOURCE with those of TARGET.
 
-    Files are .npy, .ply, .pcd, or text (.csv, .xyz, .txt). The transform acts on the columns in the
-    order of the files, which in most files is x, y, z; --axes names another order.
+    Files are .npy, .ply, .pcd, .las, .laz, or text (.csv, .xyz, .txt). The transform acts on x, y, z; --axes names
+    another order, in which named columns are taken, and which columns without names have.
     """
     import daskreg
     from daskreg.formats.points import read_points
 
     start: Any = init if init in ("auto", "identity", "global") else daskreg.load(init)
     fit = daskreg.icp(
-        read_points(target),
-        read_points(source),
+        read_points(target, axes=axes),
+        read_points(source, axes=axes),
         method=method,
         init=start,
         max_distance=max_distance,

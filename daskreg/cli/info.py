@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import click
 
@@ -26,18 +27,18 @@ def command(path: str, *, opening: Opening, quiet: bool) -> None:
     for line in volume_lines(array, source.grid):
         click.echo(f"  {line}")
     click.echo(f"  stored   {source.kind}, chunks {'x'.join(map(str, source.chunks))}")
-    levels = level_grids(path, allow_outside=opening.allow_outside)
+    levels = level_grids(path, allow_outside=opening.allow_outside, series=opening.series)
     for number, grid in enumerate(levels if len(levels) > 1 else []):
         size, spacings = ("x".join(f"{v:.6g}" for v in values) for values in (grid.shape, grid.spacing))
         click.echo(f"  level {number}  {size}, spacing {spacings} {grid.unit}")
 
 
-def level_grids(path: str, *, allow_outside: bool = False) -> list[daskreg.Grid]:
+def level_grids(path: str, **options: Any) -> list[daskreg.Grid]:
     """The grids of all pyramid levels, from the finest to the last one that can be opened."""
     grids: list[daskreg.Grid] = []
     with warnings.catch_warnings(action="ignore"):  # they were shown when the finest level was opened
         try:
             while True:
-                grids.append(daskreg.grid(daskreg.open(path, level=len(grids), allow_outside=allow_outside)))
+                grids.append(daskreg.grid(daskreg.open(path, level=len(grids), **options)))
         except InputError:
             return grids

@@ -140,6 +140,9 @@ class Opening:
     spacing: float | None
     unit: str | None
     allow_outside: bool
+    series: str | int | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
     missing: str = "fill"
     corrupt: str = "error"
 
@@ -151,11 +154,14 @@ class Opening:
 
 
 def open_options(command: Command) -> Command:
-    """--channel, --spacing, --unit, --allow-outside: passed on to the command as `opening`."""
+    """--channel, --spacing, --unit, --series, --shape, --dtype, --allow-outside: passed on as `opening`."""
 
     @click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")
     @click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")
     @click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")
+    @click.option("--series", type=NumberOrWord(), help="Of a file that holds several, by number or name; as FILE::/1.")
+    @click.option("--shape", type=Numbers(int), help="Shape of a .raw file, slowest axis first, such as 100,200,300.")
+    @click.option("--dtype", help="Type of a .raw file: uint16, or >u2 for bytes in the opposite order.")
     @click.option("--allow-outside", is_flag=True, help="Read files outside the folder of a file that names them.")
     @wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:

@@ -143,9 +143,9 @@ def points(
     has the same format, and everything else that IN holds.
     """
     import daskreg
+    from daskreg.formats.point_tables import read_table
     from daskreg.formats.transforms import write_text
     from daskreg.landmarks.move import move_points
-    from daskreg.landmarks.tables import read_table
 
     found = read_table(table, axes=axes)
     grids = _grid(source), _grid(like) or _grid(source)

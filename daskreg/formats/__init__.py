@@ -4,6 +4,9 @@ transforms/   transform files: what is saved, and `load`, which reads all of the
 ngff          coordinateTransformations of OME-NGFF as matrices
 ngff_systems  coordinate systems of OME-Zarr 0.6
 ome           new OME-Zarr images: metadata and empty arrays
-points        point clouds: `.npy`, `.ply`, `.pcd` and text
+points        point clouds: `.npy`, `.ply`, `.pcd`, `.las` and text
+las           LAS and LAZ files
+point_rows    tables as text: their cells, and which columns are coordinates
+point_tables  tables of points that keep their other columns when the points are moved
 pcd           PCD files
 """

@@ -8,7 +8,6 @@ certainty   covariance, and motions that are not determined
 outliers    pairs that contradict the others
 plausible   whether the points are mirrored, or paired at random
 pairs       pairs of landmarks from files
-tables      tables of points that keep their other columns when the points are moved
 move        points moved with an image
 """
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import DaskregError, InputError, OptionError, ShapeMismatchError
+from daskreg.formats.point_rows import axis_columns, has_names, is_number, read_rows
+from daskreg.formats.point_tables import PointTable, read_table
 from daskreg.formats.transforms import read_bytes
 from daskreg.geometry import default_axes
-from daskreg.landmarks.tables import PointTable, axis_columns, has_names, is_number, read_rows, read_table
 from daskreg.runtime.messages import reason
 
 Floats = NDArray[np.float64]

@@ -11,7 +11,8 @@ Modules, from the bottom up:
     source        Source: voxels that can be read in boxes anywhere
     in_memory     the sources of NumPy and dask arrays
     description   what a reader says of a volume, and what was asked of it
-    file_formats  the registry of formats: a line for each
+    file_formats  the built-in formats: a line for each
+    available_readers  the readers of this process, also those of other packages, and which claims a path
     locate        what a path or URL points at
     reader        what a format implements
     readers       a module for each format

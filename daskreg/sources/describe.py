@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, cast
+from typing import Any
 
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from daskreg.errors import DaskregError, NotAVolumeError
+from daskreg.errors import DaskregError, NotAVolumeError, OptionError
 from daskreg.runtime.messages import reason
 from daskreg.runtime.private_apis import StoreWrapper, wrapped_store
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import Description, OpenOptions, check_stored
-from daskreg.sources.file_formats import ZARR
-from daskreg.sources.locate import StoreLocation, locate
+from daskreg.sources.file_formats import BUILT_IN, DICOM, RAW, SEQUENCE, ZARR
+from daskreg.sources.locate import INSIDE, StoreLocation, locate
 from daskreg.sources.reader import reader_of
-from daskreg.sources.sequences import NAME as SEQUENCE
-from daskreg.sources.sequences import sequence_location
+from daskreg.sources.sequences import files_of, is_dicom, sequence_location
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.stored import MEMORY, StoredSource
 
@@ -31,12 +31,9 @@ def describe(
 
     Raises: NotAVolumeError and the other input errors.
     """
-    if isinstance(source, zarr.Array | zarr.Group):
-        name, location = ZARR.name, location_of(source)
-    elif (sequence := sequence_location(source)) is not None:
-        name, location = SEQUENCE, sequence
-    else:
-        name, location = locate(cast(str, source))
+    name, location = _located(source, options.series)
+    if (options.shape is not None or options.dtype is not None) and name != RAW:
+        raise OptionError(f"shape= and dtype= are those of .raw files; {location} states its own")
     reader = reader_of(name)
     try:
         with allowing_outside(options.allow_outside):
@@ -48,9 +45,30 @@ def describe(
         message = f"{location} is damaged, or not what its name says ({type(error).__name__}: {reason(error)})"
         raise NotAVolumeError(message) from (None if is_url(location.root) else error)
     check_stored(described)
+    if name not in BUILT_IN and described.source.kind != name:
+        message = f"the reader of {location} describes the format {described.source.kind!r}"
+        raise NotAVolumeError(f"{message}, and its entry point is {name!r}, by which a worker looks for it")
     if options.allow_outside and isinstance(described.source, StoredSource):
         return replace(described, source=replace(described.source, allow_outside=True))
     return described
+
+
+def _located(source: Any, series: int | str | None) -> tuple[str, StoreLocation]:
+    """The name of the format and the location of a source, or of one of its series, whose path is `source::/series`.
+
+    Raises: OptionError for a series of what has none; NotAVolumeError.
+    """
+    if series is not None:
+        if not isinstance(source, str | PathLike) or INSIDE in os.fspath(source):
+            raise OptionError(f"series={series!r} was asked for, but {source!s:.200} is no path of a whole file")
+        source = f"{os.fspath(source)}{INSIDE}{series}"
+    if isinstance(source, zarr.Array | zarr.Group):
+        return ZARR.name, location_of(source)
+    if (sequence := sequence_location(source)) is not None:
+        if is_dicom(files_of(sequence.root, sequence.inner)[0]):
+            return DICOM, replace(sequence, inner=f"/{sequence.inner}")
+        return SEQUENCE, sequence
+    return locate(source)
 
 
 def location_of(node: zarr.Array[Any] | zarr.Group) -> StoreLocation:

@@ -34,6 +34,9 @@ class OpenOptions:
     unit: str | None = None
     allow_outside: bool = False
     coordinate_system: str | None = None
+    series: int | str | None = None
+    shape: Sequence[int] | None = None
+    dtype: Any = None
 
     def spacings(self, names: Sequence[str]) -> dict[str, float]:
         """The spacing asked for, by axis; empty where none was.

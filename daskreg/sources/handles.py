@@ -68,7 +68,7 @@ def _opened_now(name: str, path: str) -> Opened:
     try:
         files = reader.files(path)
         watch = FileWatch(files, stamp_of(files))
-        return Opened(reader.open_handle(path), watch)
+        return Opened(reader.open(path), watch)
     except Exception as error:
         if isinstance(error, RunError | OutsideError | MissingExtraError | MemoryError):
             raise

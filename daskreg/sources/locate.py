@@ -22,7 +22,8 @@ from daskreg.errors import (
 from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import shown, unusable
 from daskreg.runtime.regular_files import check_beside
-from daskreg.sources.file_formats import READABLE, ZARR, format_of
+from daskreg.sources.available_readers import claimant
+from daskreg.sources.file_formats import READABLE, ZARR, advice
 from daskreg.sources.stamps import file_stamp
 from daskreg.sources.storage.access import READ_ONLY, is_object_url
 from daskreg.sources.storage.object_bytes import ObjectBytes
@@ -197,6 +198,9 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
     if outer.is_file():
         return _locate_in_file(outer, rest)
     location = StoreLocation(str(outer))
+    if outer == path and not any((outer / f).is_file() for f in STORE_FILES) and (form := claimant(outer)):
+        check_inner(inner, outer)
+        return form.name, StoreLocation(str(outer), inner.strip("/"))
     if rest:
         missing = f"{path}{INSIDE}{inner}" if inner else str(path)
         if inner and outer == path:
@@ -233,10 +237,10 @@ def check_inner(path: str, owner: object) -> None:
 
 
 def _locate_in_file(path: Path, inner: str) -> tuple[str, StoreLocation]:
-    form = format_of(path.suffixes)
+    form = claimant(path)
     if form is None:
         ending = path.suffix.lower() or path.name
-        raise NotAVolumeError(f"{path}: files ending in {ending!r} are not read; {READABLE}")
+        raise NotAVolumeError(f"{path}: files ending in {ending!r} are not read{advice(ending)}; {READABLE}")
     if form == ZARR:
         location = StoreLocation(str(path))
         return form.name, location.child(inner) if inner else location

@@ -1,12 +1,12 @@
 """`Reader`: what a format implements; and the reader of a format by its name.
 
 A further format is one module in `sources/readers/` whose `READER` is a `Reader`, and one line in
-`sources/file_formats.py`.
+`sources/file_formats.py`; or a package of its own with an entry point of the group "daskreg.readers", whose name is the
+format's and which names a `Reader`.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from abc import ABC, abstractmethod
 from functools import cache
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
+from daskreg.sources.available_readers import reader_named
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.source import ArrayIndex, Source
@@ -25,8 +26,14 @@ from daskreg.sources.storage.redact import is_url
 class Reader(ABC):
     """Reads one format. It has no state: what is open is a handle, which `sources.handles` keeps.
 
-    `describe` runs where a volume is opened; the rest runs on the workers.
+    `claims` and `describe` run where a volume is opened; the rest runs on the workers.
     """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of the files that are claimed, in lower case; those of built-in readers are in `file_formats`."""
+
+    has_paths: ClassVar[bool] = False
+    """Whether a path inside the file names one of several arrays (`file.dm4::/1`)."""
 
     reads_into_buffers: ClassVar[bool] = False
     """Whether `read_into` can put voxels straight into an array of the caller."""
@@ -37,18 +44,25 @@ class Reader(ABC):
     knows_chunk_states: ClassVar[bool] = False
     """Whether `state` knows times and sizes of single chunks; else a source is replaced as a whole."""
 
+    def claims(self, path: str) -> bool:
+        """Whether a file or folder is of this format; by its suffix unless a reader knows better.
+
+        It is asked only for what no built-in format has by its suffix.
+        """
+        return path.lower().endswith(self.suffixes) if self.suffixes else False
+
     @abstractmethod
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The volume at a location, from metadata alone: no voxel is read.
 
-        The source is a `StoredSource` that names this format and the path that `open_handle` takes.
+        The source is a `StoredSource` that names this format and the path that `open` takes.
 
         Raises: NotAVolumeError for what is no volume, and the other input errors; MissingExtraError where the
             format's library is not installed.
         """
 
     @abstractmethod
-    def open_handle(self, path: str) -> Any:
+    def open(self, path: str) -> Any:
         """What boxes are read from: an object with the attribute `shape` (of the stored array), safe among threads.
 
         An attribute `fill_value`, where there is one, stands for voxels that cannot be read (`corrupt="fill"`).
@@ -120,6 +134,9 @@ def box_of(index: ArrayIndex) -> Box:
 
 @cache
 def reader_of(name: str) -> Reader:
-    """The reader of a format, by its name in `file_formats.FORMATS`; its module is imported by the first call."""
-    reader: Reader = importlib.import_module(f"daskreg.sources.readers.{name}").READER
+    """The reader of a format, built in or of an installed package; its module is imported by the first call.
+
+    Raises: UnfitWorkerError where no package here has it.
+    """
+    reader: Reader = reader_named(name)
     return reader

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daskreg.errors import NotAVolumeError
+from daskreg.errors import InputError, NotAVolumeError
+from daskreg.runtime.regular_files import check_regular
 from daskreg.sources.file_formats import ZARR, format_of
 from daskreg.sources.locate import STORE_FILES, StoreLocation
 
-NAME = "sequence"
-"""Of the format, as `Source.kind`."""
+_BESIDE = {".raw", ".xml"}
+"""Suffixes of files that lie beside those of other formats, and describe them or hold their voxels."""
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -27,6 +28,16 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 def is_file_list(value: Any) -> bool:
     """Whether a value is a list of paths."""
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(v, str | os.PathLike) for v in value)
+
+
+def is_dicom(path: str) -> bool:
+    """Whether a file is DICOM, by the mark behind its first 128 bytes; files of that format often have no suffix."""
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, InputError):
+        return False
 
 
 def sequence_location(source: Any) -> StoreLocation | None:
@@ -82,6 +93,9 @@ def _of_folder(path: str) -> StoreLocation | None:
         suffixes = Path(entry.name).suffixes
         if not entry.name.startswith(".") and entry.is_file() and format_of(suffixes) not in (None, ZARR):
             found.setdefault(suffixes[-1], []).append(entry.name)
+    for suffix in _BESIDE & found.keys():
+        if len(found) > 1:
+            del found[suffix]
     if len(found) > 1:
         kinds = ", ".join(f"{len(names)} {suffix}" for suffix, names in sorted(found.items()))
         example = os.path.join(path, f"*{min(found)}")

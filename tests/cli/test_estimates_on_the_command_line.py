@@ -153,8 +153,10 @@ def test_icp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rmse" in told
     np.testing.assert_allclose(dr.load("fit.json").matrix, motion.matrix, atol=1e-3)
     assert dr.load("fit.json").axes == ("x", "y", "z")
-    assert run(["icp", "target.csv", "source.npy", "--axes", "zyx", "--out", "named.json"]) == 0
+    np.save("zyx.npy", source[:, ::-1])  # columns with names are taken in that order, too
+    assert run(["icp", "target.csv", "zyx.npy", "--axes", "zyx", "--out", "named.json"]) == 0
     assert dr.load("named.json").axes == ("z", "y", "x")
+    np.testing.assert_allclose(dr.load("named.json").matrix[:3, :3], motion.matrix[2::-1, 2::-1], atol=1e-3)
     assert run(["icp", "target.csv", "source.npy", "--axes", "zz", "--out", "none.json"]) == 2
     assert "axes='zz'" in capsys.readouterr().err
     assert not Path("none.json").exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daskreg.errors import InputError
+from daskreg.errors import InputError, MissingExtraError
 from daskreg.formats.points import read_points
 
 POINTS = np.array([[0.0, 1.5, -2.0], [3.0, 4.0, 5.25]])
@@ -43,8 +44,8 @@ def test_text(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("napari.csv", "index,axis-0,axis-1,axis-2\n0,0,1.5,-2\n1,3,4,5.25\n"),
-        ("regionprops.csv", "label,area,centroid-0,centroid-1,centroid-2\n1,30,0,1.5,-2\n2,31,3,4,5.25\n"),
+        ("napari.csv", "index,axis-0,axis-1,axis-2\n0,-2,1.5,0\n1,5.25,4,3\n"),
+        ("regionprops.csv", "label,area,centroid-0,centroid-1,centroid-2\n1,30,-2,1.5,0\n2,31,5.25,4,3\n"),
         ("spots.csv", "LABEL,ID,POSITION_X,POSITION_Y,POSITION_Z,FRAME\nLabel,Spot ID,X,Y,Z,Frame\n,,(um),(um),(um),\n"
                       "ID7,7,0,1.5,-2,0\nID8,8,3,4,5.25,0\n"),
         ("cells.csv", "ObjectNumber,Location_Center_X,Location_Center_Y,Location_Center_Z\n1,0,1.5,-2\n2,3,4,5.25\n"),
@@ -68,7 +69,7 @@ def test_coordinates_as_other_programs_name_them(tmp_path: Path, name: str, text
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("id,intensity,area,label\n1,2,3,4\n", "id, intensity, area, label name no coordinates"),
+        ("id,intensity,area,label\n1,2,3,4\n", "id, intensity, area, label name no x and y"),
         ('"Pt-0","true",1,2,3,4,5,6\n', "begin with 'Pt-0'"),  # pairs of BigWarp
         ("index\n2\n0 1 2\n3 4 5\n", "indices of voxels"),
         ("# Markups fiducial file version = 4.11\n# CoordinateSystem = IJK\n1,2,3,4\n", "IJK"),
@@ -80,9 +81,43 @@ def test_tables_whose_coordinates_are_not_known_are_refused(tmp_path: Path, text
         read_points(tmp_path / "a.csv")
 
 
-def test_columns_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_named_columns_come_as_x_y_z(tmp_path: Path) -> None:
+    """Wherever they are in the file, so that two files of one cloud are the same; `axes` asks for another order."""
     (tmp_path / "a.csv").write_text("time,z,y,x\n1,-2,1.5,0\n2,5.25,,3\n")
-    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[-2, 1.5, 0], [5.25, np.nan, 3]])
+    wanted = np.array([[0, 1.5, -2], [3, np.nan, 5.25]])
+    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), wanted)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.csv", axes="zyx"), wanted[:, ::-1])
+    (tmp_path / "b.csv").write_text("-2,1.5,0\n5.25,,3\n")
+    for axes in (None, "zyx", "xyz"):  # without names, columns stay as they are
+        np.testing.assert_array_equal(read_points(tmp_path / "b.csv", axes=axes), wanted[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
+@pytest.mark.parametrize("version", [(0, "1.2"), (6, "1.4")])
+def test_las(tmp_path: Path, name: str, version: tuple[int, str]) -> None:
+    laspy = pytest.importorskip("laspy")
+    header = laspy.LasHeader(point_format=version[0], version=version[1])
+    header.offsets, header.scales = [1, 2, 3], [0.01, 0.001, 0.25]
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = POINTS.T
+    cloud.write(tmp_path / name)
+    np.testing.assert_allclose(read_points(tmp_path / name), POINTS, atol=1e-9)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[107:111] = (2**31).to_bytes(4, "little")  # points, in the header of 1.2; 1.4 has them at 247
+    content[247:255] = (2**40).to_bytes(8, "little") if version[0] == 6 else content[247:255]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        read_points(tmp_path / name)
+    (tmp_path / name).write_bytes(content[:120])
+    with pytest.raises(InputError, match=name):
+        read_points(tmp_path / name)
+
+
+def test_las_without_laspy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.las").write_bytes(b"LASF" + bytes(400))
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    with pytest.raises(MissingExtraError, match=r"daskreg\[las\]"):
+        read_points(tmp_path / "a.las")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -15,8 +15,8 @@ from scipy.ndimage import center_of_mass
 import daskreg as dr
 from daskreg.cli import run
 from daskreg.errors import InputError, InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.formats.point_tables import read_table
 from daskreg.landmarks import move_points, read_pairs
-from daskreg.landmarks.tables import read_table
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -56,11 +56,11 @@ def test_paths_that_lead_nowhere(store, tmp_path):
             locate(path)
     with pytest.raises(NotAVolumeError, match="b does not exist.*holds g"):
         locate(store / "b")
-    with pytest.raises(NotAVolumeError, match=r"not a Zarr array or group.*Zarr .* MRC files are read"):
+    with pytest.raises(NotAVolumeError, match=r"not a Zarr array or group.*Zarr .* MRC.* files are read"):
         locate(tmp_path)
     for name in ("a.txt", "a.csv.gz", "LICENSE"):
         (tmp_path / name).write_bytes(b"1")
-        with pytest.raises(NotAVolumeError, match=rf"{name}: .* MRC files are read"):
+        with pytest.raises(NotAVolumeError, match=rf"{name}: .* MRC.* files are read"):
             locate(tmp_path / name)
     (tmp_path / "a.png").write_bytes(b"1")
     with pytest.raises(NotAVolumeError, match="holds nothing at"):

@@ -205,8 +205,8 @@ def test_each_kind_of_source_says_what_it_is(source):
 def test_handles_are_shared_bounded_and_renewed(stored, tmp_path, monkeypatch):
     handles.forget()
     count = []
-    real = READER.open_handle
-    monkeypatch.setattr(type(READER), "open_handle", lambda self, path: count.append(path) or real(path))
+    real = READER.open
+    monkeypatch.setattr(type(READER), "open", lambda self, path: count.append(path) or real(path))
     monkeypatch.setattr(handles, "MAX_OPEN", 2)
     source = source_at(stored)
     threads = [threading.Thread(target=source.read, args=(Box((0, 0, 0), (2, 2, 2)),)) for _ in range(8)]

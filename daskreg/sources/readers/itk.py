@@ -102,7 +102,7 @@ class ItkReader(Reader):
         except NotAVolumeError:
             return (path,)
 
-    def open_handle(self, path: str) -> MappedArray | StreamedImage:
+    def open(self, path: str) -> MappedArray | StreamedImage:
         """The voxels of a file, mapped into memory where possible, else the file itself, of which ITK reads boxes."""
         reader = image_information(path)
         shape = _shape(reader)

@@ -69,7 +69,7 @@ class MrcReader(Reader):
             grid, options, name=name, attrs=attrs
         )
 
-    def open_handle(self, path: str) -> MappedArray:
+    def open(self, path: str) -> MappedArray:
         """The voxels of a file, slowest axis first."""
         header, _ = _header(path)
         dtype, shape, offset = _layout(header, path)

@@ -57,7 +57,7 @@ class NiftiReader(Reader):
         coords = {} if times is None else {"t": times}
         return array.describe(grid, options, name=_stem(location), attrs=attrs, coords=coords)
 
-    def open_handle(self, path: str) -> MappedArray:
+    def open(self, path: str) -> MappedArray:
         """The voxels of a file, axes as stored (x first), colours last."""
         proxy = _load(path).dataobj
         dtype, shape = np.dtype(proxy.dtype), tuple(proxy.shape)

@@ -15,9 +15,10 @@ from daskreg.geometry import PIXEL, Grid
 from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Description, OpenOptions
+from daskreg.sources.file_formats import SEQUENCE
 from daskreg.sources.locate import INSIDE, StoreLocation, locate
 from daskreg.sources.reader import Reader, box_of, reader_of
-from daskreg.sources.sequences import NAME, files_of
+from daskreg.sources.sequences import files_of
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.stamps import stamp_of
 from daskreg.sources.stored import StoredSource, stored_source
@@ -85,7 +86,7 @@ class SequenceReader(Reader):
         source = stored_source(
             names,
             shape,
-            format=NAME,
+            format=SEQUENCE,
             path=f"{location.root}{INSIDE}{location.inner}",
             dtype=one.dtype,
             chunks=(1, *one.chunks),
@@ -96,7 +97,7 @@ class SequenceReader(Reader):
         unit = dict(zip(one.dims, first.read_unit or one.chunks, strict=True))
         return replace(first, source=source, name=None, read_unit=tuple(unit.get(d, 1) for d in source.dims))
 
-    def open_handle(self, path: str) -> SequenceFiles:
+    def open(self, path: str) -> SequenceFiles:
         folder, _, inner = path.partition(INSIDE)
         files = files_of(folder, inner)
         return SequenceFiles(files, (len(files), *_described(files[0], OpenOptions()).source.shape))

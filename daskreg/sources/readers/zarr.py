@@ -46,7 +46,7 @@ class ZarrReader(Reader):
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         return zarr_metadata.describe(location, options)
 
-    def open_handle(self, path: str) -> Array:
+    def open(self, path: str) -> Array:
         root, _, inner = path.partition(INSIDE)
         array = zarr.open_array(open_store(root), path=inner, mode="r")
         check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a chunk of {redact(path)}")
@@ -77,7 +77,7 @@ class ZarrReader(Reader):
 
     def stamp(self, path: str) -> str:
         root, _, inner = path.partition(INSIDE)
-        return zarr_metadata.stamp(StoreLocation(root, inner), self.open_handle(path))
+        return zarr_metadata.stamp(StoreLocation(root, inner), self.open(path))
 
     def is_there(self, path: str) -> bool:
         """Whether the metadata of the array are there: on a disk its file, else what the store answers now."""
@@ -89,7 +89,7 @@ class ZarrReader(Reader):
             return os.path.exists(root)
         try:
             with count_events(opening=True):
-                self.open_handle(path)
+                self.open(path)
         except StoreError:
             raise  # the store does not say
         except Exception:

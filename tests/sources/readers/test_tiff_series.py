@@ -12,7 +12,8 @@ import pytest
 import tifffile
 
 import daskreg as dr
-from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
+from daskreg.cli import run
+from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
 from daskreg.volumes import grid
 
@@ -59,6 +60,25 @@ def test_levels_of_ome_have_its_spacing(tmp_path: Path) -> None:
     sub_ifds(path, [IMAGE, IMAGE[:384:2, ::2]], metadata={"axes": "YX", **sizes})
     np.testing.assert_array_equal(dr.open(path), IMAGE)
     assert grid(dr.open(path, level=1)) == Grid((192, 257), (1, 0.5), (0.25, 0.125), unit="nm")
+
+
+def test_series_is_the_path_inside_the_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(IMAGE)
+        writer.write(STACK)
+    for series in (0, 1, "1"):
+        chosen = dr.open(path, series=series)
+        assert chosen.identical(dr.open(f"{path}::/{series}"))
+        np.testing.assert_array_equal(chosen, STACK if int(series) else IMAGE)
+    for source, match in [(f"{path}::/1", "no path of a whole file"), ([path], "no path"), (STACK, "in memory")]:
+        with pytest.raises(OptionError, match=match):
+            dr.open(source, series=1)
+    with pytest.raises(NotAVolumeError, match="no series '2'"):
+        dr.open(path, series=2)
+    assert run(["info", str(path), "--series", "1"]) == 0
+    assert "9" in capsys.readouterr().out
+    dr.write(STACK, path.with_name("a.zarr"), levels=2, progress=False)  # the path of a level
+    np.testing.assert_array_equal(dr.open(path.with_name("a.zarr"), series=0), STACK)
 
 
 def test_a_series_by_its_number(path: Path) -> None:

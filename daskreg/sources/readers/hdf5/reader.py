@@ -6,7 +6,6 @@ and a file with one image holds that.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
+from daskreg.errors import ChunkReadError, NotAVolumeError
 from daskreg.sources.coordinates import split_dims
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
@@ -24,6 +23,7 @@ from daskreg.sources.readers import cf
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.hdf5.attributes import attribute, reading_attributes, text_attribute
 from daskreg.sources.readers.hdf5.axes import axes_of, signal_of
+from daskreg.sources.readers.hdf5.files import open_hdf5
 from daskreg.sources.readers.hdf5.links import member, members
 from daskreg.sources.readers.hdf5.storage import Storage
 from daskreg.sources.readers.mapped import check_memory
@@ -93,7 +93,7 @@ class Hdf5Reader(Reader):
             default; MissingExtraError without h5py.
         """
         path = location.root
-        with reading_attributes(), _open(path) as file:
+        with reading_attributes(), open_hdf5(path) as file:
             inner, dataset = _dataset(file, location.inner or _default(file, path), path)
             scaled = ScaledDataset.of(dataset)
             what = f"{path}{INSIDE}{inner}"
@@ -109,17 +109,17 @@ class Hdf5Reader(Reader):
             # The grid has the spacing and unit that were asked for already.
             return array.describe(grid, OpenOptions(level=options.level), name=name, coords=leading)
 
-    def open_handle(self, path: str) -> ScaledDataset:
+    def open(self, path: str) -> ScaledDataset:
         """The dataset at a path; it holds its file open."""
         file, _, inner = path.partition(INSIDE)
-        dataset = _member_again(_open(file), inner, file)
+        dataset = _member_again(open_hdf5(file), inner, file)
         if dataset.chunks:
             check_memory(math.prod(dataset.chunks) * dataset.dtype.itemsize, f"a chunk of {path}")
         return ScaledDataset.of(dataset)
 
     def files(self, path: str) -> tuple[str, ...]:
         file, _, inner = path.partition(INSIDE)
-        with _open(file) as opened:
+        with open_hdf5(file) as opened:
             return Storage.of(_member_again(opened, inner, file)).files(file)
 
     def read(self, handle: ScaledDataset, index: ArrayIndex, source: Source) -> NDArray[Any]:
@@ -138,25 +138,6 @@ class Hdf5Reader(Reader):
 
 
 READER = Hdf5Reader()
-
-
-def _open(path: str) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "formats") from error
-    if importlib.util.find_spec("hdf5plugin") is not None:
-        importlib.import_module("hdf5plugin")  # has further compressions
-    cause: Exception | None = None
-    # Reading must work while a detector holds a lock, and where this process has the file open with other flags.
-    for locking in (None, False, True, "best-effort"):
-        try:
-            return h5py.File(path, "r", locking=locking)
-        except OSError as error:
-            cause = cause or error
-            if "lock" not in str(error):
-                break
-    raise NotAVolumeError(f"{path} cannot be read as HDF5: {cause}") from cause
 
 
 def _member_again(file: Any, inner: str, path: str) -> Any:

@@ -55,7 +55,7 @@ class TiffReader(Reader):
         with tifffile.TiffFile(file) as tiff:
             return _files(tiff, file)
 
-    def open_handle(self, path: str) -> zarr.Array[Any]:
+    def open(self, path: str) -> zarr.Array[Any]:
         """The pages of a series of a file (series and level are behind "::/") as one Zarr array."""
         file, _, inner = path.partition(INSIDE)
         series, level = (int(n) for n in (inner or "0/0").split("/"))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import DaskregError, InputError, OptionError
+from daskreg.formats.point_rows import axis_columns, has_names, is_number, number, read_rows
 from daskreg.formats.transforms import read_bytes
 from daskreg.geometry import default_axes
 from daskreg.runtime.messages import reason
@@ -46,8 +47,8 @@ class PointTable:
 
 
 def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTable:
-    """The points of a CSV with columns named x, y, z or axis-0, axis-1, ... (napari, array order), of Slicer's fcsv, an
-    elastix point file, or GeoJSON.
+    """The points of a table with columns named as coordinates (see `point_rows.axis_columns`) or without names, of
+    Slicer's fcsv, an elastix point file, a `.swc` skeleton, or GeoJSON.
 
     Args:
         axes: order of the columns of a table without names, such as "zyx"; by default x, y, z.
@@ -72,65 +73,21 @@ def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTa
 # --- CSV ---------------------------------------------------------------------------------------
 
 
-def read_rows(text: str) -> tuple[list[list[str]], str]:
-    """The cells of a text, and what separates them: a comma, semicolon, tab or blanks (one blank)."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        raise InputError("it has no rows")
-    separator = max(",;\t", key=lines[0].count)
-    if separator not in lines[0]:
-        return [line.split() for line in lines], " "
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)], separator
-
-
-def axis_columns(names: Sequence[str]) -> dict[str, int]:
-    """Columns by axis: "x", "Y (um)" or "POSITION_Z", or "axis-0", "centroid-1" in array order.
-
-    Raises: InputError where two columns are of one axis.
-    """
-    found: dict[str, int] = {}
-    numbered = [(re.fullmatch(r"(?:axis|centroid)[-_ ](\d)", name.strip().lower()), k) for k, name in enumerate(names)]
-    ranked = sorted((int(match[1]), column) for match, column in numbered if match)
-    if len(ranked) in (2, 3):
-        return dict(zip(default_axes(len(ranked)), (column for _, column in ranked), strict=True))
-    for column, name in enumerate(names):
-        for axis in {"x", "y", "z"} & set(re.split(r"[^a-z0-9]+", name.lower())):
-            if axis in found:
-                raise InputError(f"columns {names[found[axis]]!r} and {name!r} are both of {axis}")
-            found[axis] = column
-    if found.keys() not in ({"x", "y"}, {"x", "y", "z"}):
-        raise InputError(f"its columns {', '.join(names)} have no x and y")
-    return found
-
-
-def has_names(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row holds names, none of which is a number."""
-    return not any(is_number(cell) for cell in rows[0])
-
-
-def is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _read_csv(text: str, axes: str | None) -> PointTable:
     rows, separator = read_rows(text)
-    header = 0
-    if has_names(rows):
-        columns = axis_columns(rows[0])
-        order = [columns[axis] for axis in default_axes(len(columns))]
+    header = 1 if rows[0] == [str(len(rows) - 1)] else 0  # the number of points comes first
+    if not header and has_names(rows):
+        order = _named(rows[0])
         header = next((k for k, row in enumerate(rows) if k and is_number(row[order[0]])), len(rows))  # also of units
     else:
-        ndim = min(len(rows[0]), 3)
-        given = axes or "".join(default_axes(ndim))[::-1]
-        if sorted(given) != sorted(default_axes(ndim)):
-            raise OptionError(f"axes {axes!r} do not name {ndim} columns")
-        order = [given.index(axis) for axis in default_axes(ndim)]
+        order = _unnamed(rows[header:], axes)
+    if header == len(rows):
+        raise InputError("it has no rows of numbers")
+    for k, row in enumerate(rows[header:]):
+        if len(row) != len(rows[header]):
+            raise InputError(f"row {k + 1} has {len(row)} columns, the first {len(rows[header])}")
     body = rows[header:]
-    points = np.array([[float(row[column] or "nan") for column in order] for row in body]).reshape(-1, len(order))
+    points = np.array([[number(row[column], separator) for column in order] for row in body]).reshape(-1, len(order))
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
 
     def replaced(moved: Floats) -> str:
@@ -148,6 +105,44 @@ def _read_csv(text: str, axes: str | None) -> PointTable:
     return PointTable(points, replaced)
 
 
+def _named(names: Sequence[str]) -> list[int]:
+    """The columns of coordinates in array order. Two or three columns with unknown names are x, y and z.
+
+    Raises: InputError.
+    """
+    try:
+        columns = axis_columns(names)
+    except InputError:
+        if len(names) > 3:
+            raise
+        return list(range(len(names)))[::-1]
+    return [columns[axis] for axis in default_axes(len(columns))]
+
+
+def _unnamed(rows: Sequence[Sequence[str]], axes: str | None) -> list[int]:
+    """The first two or three columns, in array order. Raises: InputError, OptionError."""
+    if not rows:
+        raise InputError("it has no rows of numbers")
+    cells = len(rows[0]) - (len(rows[0]) > 1 and not rows[0][-1])  # a separator may end each line
+    if cells > 3 and not is_number(rows[0][0].replace(",", ".")):
+        raise InputError(f"its rows begin with {rows[0][0]!r}, and no line names the columns of the coordinates")
+    ndim = min(cells, 3)
+    if ndim < 2:
+        raise InputError("its rows hold one number; points have 2 or 3")
+    given = axes or "".join(default_axes(ndim))[::-1]
+    if sorted(given) != sorted(default_axes(ndim)):
+        raise OptionError(f"axes={axes!r} do not name {ndim} columns")
+    return [given.index(axis) for axis in default_axes(ndim)]
+
+
+def _read_swc(text: str, _axes: str | None) -> PointTable:
+    """A skeleton: number, type, x, y, z, radius, number of the parent."""
+    named = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    table = _read_csv(f"number type x y z radius parent\n{named}", None)
+    comments = "".join(f"{line}\n" for line in text.splitlines() if line.lstrip().startswith("#"))
+    return PointTable(table.points, lambda moved: comments + table.replaced(moved).partition("\n")[2])
+
+
 # --- Slicer ------------------------------------------------------------------------------------
 
 
@@ -155,8 +150,11 @@ def _read_fcsv(text: str, _axes: str | None) -> PointTable:
     """Markups of 3D Slicer: id, x, y, z, ... in RAS, or LPS where the header says so; millimetres."""
     lines = text.splitlines()
     head = "\n".join(line for line in lines if line.startswith("#"))
-    system = re.search(r"CoordinateSystem\s*=\s*(\w+)", head)
-    lps = system is not None and system[1].upper() in ("LPS", "1")
+    stated = re.search(r"CoordinateSystem\s*=\s*(\w+)", head)
+    system = stated[1].upper() if stated else "RAS"
+    if system not in ("RAS", "0", "LPS", "1"):
+        raise InputError(f"its coordinate system is {system}, not RAS or LPS")
+    lps = system in ("LPS", "1")
     columns = re.search(r"columns\s*=\s*(.*)", head)
     names = [name.strip() for name in (columns[1] if columns else "id,x,y,z").split(",")]
     order = [names.index(axis) for axis in "zyx"]
@@ -167,11 +165,11 @@ def _read_fcsv(text: str, _axes: str | None) -> PointTable:
 
     def replaced(moved: Floats) -> str:
         changed = list(lines)
-        for (number, row), point in zip(rows, (moved * signs).tolist(), strict=True):
+        for (at, row), point in zip(rows, (moved * signs).tolist(), strict=True):
             cells = list(row)
             for column, value in zip(order, point, strict=True):
                 cells[column] = repr(value)
-            changed[number] = ",".join(cells)
+            changed[at] = ",".join(cells)
         return "\n".join([*changed, ""])
 
     return PointTable(points, replaced, tuple(row[label] for _, row in rows) if label >= 0 else (), "millimeter")
@@ -243,5 +241,6 @@ _READERS: tuple[tuple[Callable[[str, str], bool], Callable[[str, str | None], Po
     (lambda name, text: name.endswith(".fcsv") or text.startswith("# Markups fiducial file"), _read_fcsv),
     (lambda name, text: text.lstrip().startswith(("{", "[")), _read_geojson),
     (lambda name, text: bool(re.match(r"\s*(point|index)\s+\d+\s", text)), _read_elastix),
+    (lambda name, text: name.endswith(".swc"), _read_swc),
     (lambda name, text: True, _read_csv),
 )

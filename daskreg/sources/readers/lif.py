@@ -1,0 +1,155 @@
+"""Leica's LIF files, through liffile: `file.lif::/1`, or an image by its name. A frame of two axes is read at once.
+
+Positions are those of the coordinates that liffile computes from the file's metadata, in metres, as micrometres.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from itertools import product
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
+from daskreg.geometry import PIXEL
+from daskreg.runtime.messages import reason
+from daskreg.sources.coordinates import grid_from, split_dims
+from daskreg.sources.description import Coord, Description, OpenOptions
+from daskreg.sources.locate import INSIDE, StoreLocation
+from daskreg.sources.reader import Reader, box_of
+from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.mapped import check_size
+from daskreg.sources.source import ArrayIndex, Source
+
+_NAMES = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x", "S": "s", "λ": "wavelength", "Λ": "wavelength"}
+
+
+@dataclass
+class LifFrames:
+    """An image of an opened file; safe among threads."""
+
+    image: Any
+    shape: tuple[int, ...]
+    frame: int
+    _lock: Any = field(default_factory=Lock)
+
+    def read(self, index: ArrayIndex) -> NDArray[Any]:
+        """`image[index]`, whole frames being read. The last `frame` axes are those of a frame."""
+        box = box_of(index)
+        outer = len(self.shape) - self.frame
+        codes = self.image.dims[:outer]
+        out = np.empty(box.shape, self.image.dtype)
+        inner = box.slices[outer:]
+        for place in product(*(range(n) for n in box.shape[:outer])):
+            at = {code: a + k for code, a, k in zip(codes, box.start, place, strict=False)}
+            with self._lock:
+                frame = self.image.frame(**at)
+            out[place] = frame[inner]
+        return out[tuple(slice(None) if isinstance(s, slice) else 0 for s in index)]
+
+
+class LifReader(Reader):
+    """Reads frames by liffile."""
+
+    def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
+        """An image of the file, the first one by default (with a warning where there are several).
+
+        Raises: NotAVolumeError for lifetimes and tiles, and an image that is not there; MissingExtraError.
+        """
+        path = location.root
+        with _open(path) as file:
+            number = _chosen(file.images, location)
+            image = file.images[number]
+            names, frame = _axes(image, path)
+            size = math.prod(image.shape) * np.dtype(image.dtype).itemsize
+            block = image.memory_block
+            if size > block.size:
+                raise NotAVolumeError(f"{location} states {size} bytes of {image.name!r}, and {block.size} are stored")
+            check_size(block.offset + block.size, (path,), "", str(location))
+            coords: dict[str, Coord] = {
+                name: (np.asarray(image.coords[code], dtype=np.float64), {})
+                for code, name in zip(image.dims, names, strict=True)
+                if name and code in image.coords
+            }
+            shape, dtype, title = tuple(image.shape), np.dtype(image.dtype), str(image.name)
+        lead, space = split_dims([n for n in names if n])
+        sizes = dict(zip(names, shape, strict=True))
+        unit = {"units": options.unit or "micrometer"}
+        placed = {d: (coords[d][0] * 1e6, unit) for d in space if d in coords}
+        what = f"{path}{INSIDE}{number}"
+        missing = {"units": PIXEL} if not placed else unit
+        grid = grid_from(
+            space,
+            [sizes[d] for d in space],
+            {d: placed.get(d, (np.arange(sizes[d]), missing)) for d in space},
+            what=what,
+        )
+        chunks = (1,) * (len(shape) - frame) + shape[len(shape) - frame :]
+        array = FileArray("lif", what, names, shape, dtype, self.stamp(path), chunks)
+        leading: dict[str, Coord] = {d: coords[d] for d in lead if d in coords and d == "t"}
+        return array.describe(grid, options, name=title, coords=leading)
+
+    def open(self, path: str) -> LifFrames:
+        file, _, number = path.partition(INSIDE)
+        image = _open(file).images[int(number)]
+        return LifFrames(image, tuple(image.shape), _axes(image, file)[1])
+
+    def read(self, handle: LifFrames, index: ArrayIndex, source: Source) -> NDArray[Any]:
+        return handle.read(index)
+
+
+READER = LifReader()
+
+
+def _open(path: str) -> Any:
+    try:
+        import liffile
+    except ImportError as error:
+        raise MissingExtraError("liffile", "lif") from error
+    try:
+        return liffile.LifFile(path)
+    except Exception as error:
+        raise NotAVolumeError(f"{path} cannot be read as LIF ({type(error).__name__}: {reason(error)})") from error
+
+
+def _chosen(images: Any, location: StoreLocation) -> int:
+    """The number of the image that a location names."""
+    names = [str(image.name) for image in images]
+    told = ", ".join(f"{k} ({name})" for k, name in enumerate(names[:8]))
+    if not names:
+        raise NotAVolumeError(f"{location} holds no image")
+    if location.inner:
+        chosen = [k for k, name in enumerate(names) if location.inner in (str(k), name)]
+        if not chosen:
+            raise NotAVolumeError(f"{location.root} holds no image {location.inner!r}; it holds {told}")
+        return chosen[0]
+    if len(names) > 1:
+        message = f"{location} holds {len(names)} images: {told}; the first is taken; series= names another one"
+        warnings.warn(message, MetadataWarning, stacklevel=3)
+    return 0
+
+
+def _axes(image: Any, path: str) -> tuple[list[str], int]:
+    """Names of the axes, and how many of the last ones are those of a frame.
+
+    Raises: NotAVolumeError.
+    """
+    if image.is_flim:
+        raise NotAVolumeError(f"{path}: the image {image.name!r} holds lifetimes, which are not read")
+    names = [_NAMES.get(code, "" if n == 1 else code) for code, n in zip(image.dims, image.shape, strict=True)]
+    unknown = [code for code in names if code and code not in _NAMES.values()]
+    if unknown:
+        raise NotAVolumeError(f"{path}: the image {image.name!r} has the axes {''.join(image.dims)}; M are tiles")
+    if "c" not in names:
+        names = ["c" if name == "s" else name for name in names]
+    frame = len(image.frames.frame_dims)
+    if tuple(image.dims[-frame:]) != tuple(image.frames.frame_dims):
+        raise NotAVolumeError(
+            f"{path}: the image {image.name!r} has frames of {image.frames.frame_dims} in {image.dims}"
+        )
+    return names, frame

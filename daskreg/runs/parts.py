@@ -80,7 +80,7 @@ def write_part(describe: Callable[[], WriteRun], part: Part, client: Any | None,
     """
     started = time.monotonic()
     place = place_of(client, uuid.uuid4().hex, PROCESS)
-    with ExitStack() as own:
+    with ExitStack() as own, ExitStack() as bar:  # `own` ends before the rest is made
         run, output = _begun(describe, part, own)
         masks = owned_blocks(run.made, part)
         runs = [RunTotals(int(sum(mask.sum() for mask in masks)))]
@@ -90,7 +90,7 @@ def write_part(describe: Callable[[], WriteRun], part: Part, client: Any | None,
             return written(run.made, runs, seconds=time.monotonic() - started, remaining=remaining)
 
         if output is not None:
-            report = own.enter_context(shown or nullcontext())
+            report = bar.enter_context(shown or nullcontext())
             with run.recorded(part_folder(run.folder, part.number, part.of), place, runs[0], report) as recorder:
                 run.make(output, client, runs[0], masks)
                 recorder.result = result().to_json()

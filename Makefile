@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast-low fast-high all-low all-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest
+.PHONY: help venv demo test quick fast-low fast-high all-low all-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest test-kubernetes
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,15 @@ VERSION_TESTS := tests/runtime tests/sources tests/blocks tests/cluster tests/te
   tests/test_writing.py tests/test_faults.py tests/test_imports.py
 VERSION_NEEDS := '.[formats,cluster]' hypothesis ome-zarr-models pandas pytest pytest-timeout
 
+# The schemas of the operator are files of dask-kubernetes, of which nothing is imported: it is not installed beside others.
+.kubernetes-schemas/.installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --target .kubernetes-schemas --no-deps dask-kubernetes
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --target .kubernetes-schemas jsonschema
+	touch $@
+
+test-kubernetes: .kubernetes-schemas/.installed ## the Kubernetes files against the schemas of the operator
+	PYTHONPATH=.kubernetes-schemas:$$PYTHONPATH $(BIN)/python -m pytest tests/cluster/test_kubernetes.py $(ARGS)
+
 test-oldest: .venv-oldest/.installed ## what depends on dask, zarr and xarray, with the oldest versions allowed
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS) $(ARGS)
 
@@ -135,5 +144,5 @@ constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now
 	@mv constraints.tmp constraints.txt
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) .venv-bench .venv-clouds .venv-oldest .venv-newest build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .venv-clouds .venv-oldest .venv-newest .kubernetes-schemas build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

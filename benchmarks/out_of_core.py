@@ -309,6 +309,7 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with dr.connect(workers=options.workers) as client:
         warm_up(folder)
         idle = MemoryWatch.workers(client).idle
+        print(f"{options.workers} idle workers: {idle / MIB:.0f} MiB", file=sys.stderr, flush=True)
         return {f"{size} GiB": measure(client, folder, size, options, idle=idle) for size in options.sizes}
 
 

@@ -33,7 +33,6 @@ from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, progress_bar
 from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
-from daskreg.sources.storage.access import is_object_url
 from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import make_job
@@ -137,8 +136,7 @@ def write(
         part: (i, n), i from 1 to n: make only this share of the blocks, while other processes make the others with
             the same call; no scheduler is needed. The part that ends last completes the pyramid.
         wait: False returns a `Run` at once. With a client whose scheduler runs on its own, the run then goes on without
-            this process (`attach` finds it again); else in a thread, and it ends with this process. Neither this nor
-            `part` is there for object stores.
+            this process (`attach` finds it again); else in a thread, and it ends with this process.
 
     Raises: OutputExistsError, UnsafeOutputError, LayoutMismatchError, MemoryBudgetError before
     anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,
@@ -148,10 +146,6 @@ def write(
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
-    if (part is not None or not wait) and is_object_url(os.fspath(path)):
-        raise OptionError(
-            "part= and wait=False need an output on a disk that all processes share, not in an object store"
-        )
     client = chosen_client(client)
     use_options(path, storage_options)
     describe = _description(

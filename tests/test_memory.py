@@ -12,6 +12,7 @@ import zarr
 from distributed import Client
 
 import daskreg as dr
+from daskreg.blocks.memory import IDLE_WORKER
 from daskreg.runtime.memory_watch import MemoryWatch
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,20 @@ def peak(client: Client, folder: Path, slices: int, shards: Any = "auto", **opti
 def client() -> Iterator[Client]:
     with dr.connect(workers=WORKERS) as client:
         yield client
+
+
+def test_a_copy_takes_some_chunks_whatever_is_projected(tmp_path: Path, client: Client) -> None:
+    """The figures here do not come from the planner, so that memory and its projection cannot grow together.
+
+    A worker that copies whole chunks holds one decoded and its encoding twice; seven chunks were measured.
+    """
+    idle = warm_up(client, tmp_path)
+    assert idle <= WORKERS * IDLE_WORKER
+    stack(tmp_path / "in.zarr", 128)
+    with MemoryWatch.workers(client) as watch:
+        dr.write(dr.open(tmp_path / "in.zarr"), tmp_path / "out.zarr", chunks=(8, 256, 256), levels=1, progress=False)
+    print(f"idle {idle / MIB:.0f} MiB, copy {(watch.peak - idle) / MIB:.0f} MiB")
+    assert watch.peak - idle <= WORKERS * 16 * (8 * 256 * 256 * 2)
 
 
 def test_memory_is_flat_and_under_the_projection(tmp_path: Path, client: Client) -> None:

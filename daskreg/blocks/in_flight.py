@@ -24,7 +24,14 @@ from daskreg.blocks.packed_task import Left, Quick, TaskSize, run_packed, task_s
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.cluster.capacity import Capacity
 from daskreg.errors import NoWorkersError, SchedulerLostError
-from daskreg.runtime.private_apis import cancel, forget_task_names, forget_task_names_on_scheduler, on_done, on_workers
+from daskreg.runtime.private_apis import (
+    cancel,
+    forget_ended_tasks,
+    forget_task_names,
+    keep_no_messages,
+    on_done,
+    on_workers,
+)
 
 RETRIES = 3
 """Times that a task which raised is tried again, on top of the retries of each store call."""
@@ -41,7 +48,7 @@ CARRIED_BYTES = 64 * 2**20
 (but always two blocks for each thread)."""
 
 NAMES_KEPT = 10_000
-"""Tasks after which the scheduler is asked to forget their names, of which dask caches 100,000 (0.3 kB each)."""
+"""Tasks after which the scheduler is asked to forget them: dask caches 100,000 names (0.3 kB each)."""
 
 NO_WORKER_ERRORS = ("NoValidWorkerError", "NoWorkerError")
 """Errors of a scheduler that found no worker for a task within its own time; by name, since versions differ."""
@@ -88,6 +95,7 @@ class InFlightWindow:
         self._losses = 0
         self._carried = 0
         self._named = 0
+        self._told = 0
 
     def run(self, items: Iterator[WriteBlock]) -> None:
         """Run all items; returns when each has been finished.
@@ -126,14 +134,22 @@ class InFlightWindow:
         self._carried += sum(_carried(item) for [item] in tasks)
         tasks += self._cut(itertools.chain(_popped(self._waiting), items), free - len(tasks))
         if tasks:
+            self._forget_ended()
             self._submit(tasks)
             self._named += len(tasks)
-        if self._named >= NAMES_KEPT:
-            self._named = 0
-            forget_task_names()
-            with contextlib.suppress(Exception):  # a scheduler that does not answer forgets when it restarts
-                forget_task_names_on_scheduler(self._client, timeout=ANSWER_WITHIN)
         return bool(self._running)
+
+    def _forget_ended(self) -> None:
+        """Let this process and the scheduler keep nothing of tasks that have ended. The scheduler is told for the
+        connections that it has: again when there are other workers.
+        """
+        keep_no_messages(self._client)
+        if self._named < NAMES_KEPT and self._told == self._capacity.threads:
+            return
+        self._named, self._told = 0, self._capacity.threads
+        forget_task_names()
+        with contextlib.suppress(Exception):  # a scheduler that does not answer forgets when it restarts
+            forget_ended_tasks(self._client, timeout=ANSWER_WITHIN)
 
     def _cut(self, items: Iterator[WriteBlock], most: int) -> list[list[WriteBlock]]:
         """The next tasks, at most so many. The last blocks are shared out among all threads."""

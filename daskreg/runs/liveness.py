@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from daskreg.cluster.network import security_of
@@ -24,6 +23,7 @@ from daskreg.runs.record import (
     CANCELLED,
     INTERRUPTED,
     WAITING,
+    RecordFolder,
     RunRecord,
     error_facts,
     read_record,
@@ -153,7 +153,7 @@ def _refuses(address: str) -> bool:
     return False
 
 
-def ask_to_stop(folder: Path, record: RunRecord, client: Any | None) -> None:
+def ask_to_stop(folder: RecordFolder, record: RunRecord, client: Any | None) -> None:
     """Ask a run to stop; one that waits for a worker is taken back from its scheduler, and is over at once.
 
     Raises: OSError.
@@ -170,7 +170,7 @@ def ask_to_stop(folder: Path, record: RunRecord, client: Any | None) -> None:
             write_record(folder, replace(record, state=CANCELLED, error=error_facts(error)))
 
 
-def settled(folder: Path, client: Any | None, seconds: float = QUIET + 5) -> RunRecord | None:
+def settled(folder: RecordFolder, client: Any | None, seconds: float = QUIET + 5) -> RunRecord | None:
     """The record of a run once it is known whether it goes on; as "interrupted" where it does not."""
     watch = Liveness(client)
     deadline = time.monotonic() + seconds

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.blocks.record.lock import locked
 from daskreg.blocks.run_levels import RunTotals
 from daskreg.errors import OptionError, OutputBusyError
 from daskreg.geometry import tile
-from daskreg.runs.part_locks import active_parts, part_folder
+from daskreg.runs.part_locks import active_parts, part_folder, part_locked
 from daskreg.runs.place import PROCESS, place_of
 from daskreg.runs.record import read_record
 from daskreg.runs.work import Shown
@@ -81,7 +80,7 @@ def write_part(describe: Callable[[], WriteRun], part: Part, client: Any | None,
     """
     started = time.monotonic()
     place = place_of(client, uuid.uuid4().hex, PROCESS)
-    with ExitStack() as own:
+    with ExitStack() as own, ExitStack() as bar:  # `own` ends before the rest is made
         run, output = _begun(describe, part, own)
         masks = owned_blocks(run.made, part)
         runs = [RunTotals(int(sum(mask.sum() for mask in masks)))]
@@ -91,7 +90,7 @@ def write_part(describe: Callable[[], WriteRun], part: Part, client: Any | None,
             return written(run.made, runs, seconds=time.monotonic() - started, remaining=remaining)
 
         if output is not None:
-            report = own.enter_context(shown or nullcontext())
+            report = bar.enter_context(shown or nullcontext())
             with run.recorded(part_folder(run.folder, part.number, part.of), place, runs[0], report) as recorder:
                 run.make(output, client, runs[0], masks)
                 recorder.result = result().to_json()
@@ -138,9 +137,7 @@ def _begun(describe: Callable[[], WriteRun], part: Part, own: ExitStack) -> tupl
         run = describe()
         try:
             with run.output(partial(_others, run, part)) as output:
-                folder = part_folder(run.folder, part.number, part.of)
-                folder.mkdir(exist_ok=True)
-                own.enter_context(locked(folder / "lock"))
+                own.enter_context(part_locked(part_folder(run.folder, part.number, part.of)))
                 return run, output
         except _NotAdmittedError as error:
             raise OutputBusyError(f"{run.path}: {error}: wait until it is done, or end it") from None

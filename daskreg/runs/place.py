@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from daskreg.runtime.machine import this_machine
+from daskreg.runtime.machine import process_runs, this_machine
 
 PROCESS, THREAD, CLUSTER = "process", "thread", "cluster"
 """Kinds of places: the process that called, a thread of that process which it does not wait for, a worker."""
@@ -42,11 +42,7 @@ class ProcessId:
     @property
     def runs(self) -> bool:
         """Whether it runs; only to be asked for where it is of this machine."""
-        try:
-            process = psutil.Process(self.pid)
-            return bool(process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
+        return process_runs(self.pid, self.started)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host.partition(' ')[0]}"

@@ -1,7 +1,8 @@
-"""`RunRecord`: what a run says of itself, in the file `state.json` of the folder beside its output.
+"""`RunRecord`: what a run says of itself, in the file or object `state.json` beside its output.
 
-The process that runs writes it every second. So any other process that sees the disk can follow a run, ask it to stop
-(the file `cancel`), and learn how it ended; no connection to its scheduler is needed, and no secret is in the file.
+The process that runs writes it every second. So any other process that sees the disk, or may read the object store,
+can follow a run, ask it to stop (`cancel`), and learn how it ended; no connection to its scheduler is needed, and no
+secret is in the record.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from daskreg import errors
-from daskreg.errors import DaskregError, OptionError, RunError
+from daskreg.blocks.record.ledger import Ledger
+from daskreg.errors import DaskregError, RunError, StoreError
 from daskreg.runs.place import Place, ProcessId
 from daskreg.runtime.atomic import replace_text
 from daskreg.runtime.messages import redact
-from daskreg.runtime.paths import shown
 from daskreg.runtime.regular_files import read_small
 from daskreg.sources.storage.access import is_object_url
+from daskreg.sources.storage.object_bytes import ObjectBytes
 
 SCHEMA, VERSION = "daskreg/run", 1
 STATE, CANCEL = "state.json", "cancel"
@@ -31,6 +33,9 @@ WAITING, RUNNING = "waiting", "running"
 DONE, FAILED, CANCELLED, INTERRUPTED = "done", "failed", "cancelled", "interrupted"
 ENDED = (DONE, FAILED, CANCELLED, INTERRUPTED)
 """States of a run. A run whose process was killed could not write that it is interrupted: `runs.liveness` finds out."""
+
+RecordFolder = Path | ObjectBytes
+"""Where a run is recorded: a folder on a disk, or the objects below a URL."""
 
 MOST_BYTES = 2**24
 """The size of a record."""
@@ -97,41 +102,64 @@ class RunRecord:
         return (self.total - self.done) / self.rate if self.rate > 0 and not self.ended else None
 
 
-def read_record(folder: Path) -> RunRecord | None:
-    """The record in a folder; None where there is none that can be read."""
+def read_record(folder: RecordFolder) -> RunRecord | None:
+    """The record in a folder; None where there is none that can be read.
+
+    Raises: StoreError where an object store does not answer, or forbids it.
+    """
     try:
-        data = json.loads(read_small(folder / STATE, MOST_BYTES))
+        data = json.loads(_read(folder, STATE, MOST_BYTES))
         if data.pop("schema") != SCHEMA or data.pop("version") > VERSION:
             return None
         place, process = _known(Place, data.pop("place")), _known(ProcessId, data.pop("process"))
         data["failures"] = tuple(map(str, data.get("failures", ())))
         return RunRecord(**{**_known_fields(RunRecord, data), "place": place, "process": process})
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DaskregError):
         return None
 
 
-def write_record(folder: Path, record: RunRecord) -> None:
+def write_record(folder: RecordFolder, record: RunRecord) -> None:
     """Replace the record in a folder, which exists.
 
     Raises: OSError.
     """
-    replace_text(folder / STATE, json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(record)}, indent=1))
+    _replace(folder, STATE, json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(record)}, indent=1))
 
 
-def request_cancel(folder: Path, token: str) -> None:
-    """Ask the run with this token to stop; it looks every second.
+def request_cancel(folder: RecordFolder, token: str) -> None:
+    """Ask the run with this token to stop; it looks each time that it writes its record.
 
     Raises: OSError.
     """
-    replace_text(folder / CANCEL, token)
+    _replace(folder, CANCEL, token)
 
 
-def cancel_requested(folder: Path, token: str) -> bool:
+def cancel_requested(folder: RecordFolder, token: str) -> bool:
     """Whether somebody has asked the run with this token to stop."""
     try:
-        return read_small(folder / CANCEL, 1000).decode().strip() == token
+        return _read(folder, CANCEL, 1000).decode().strip() == token
     except (OSError, ValueError, DaskregError):
         return False
+
+
+def _read(folder: RecordFolder, name: str, most: int) -> bytes:
+    """Raises: OSError, ValueError, DaskregError."""
+    if isinstance(folder, Path):
+        return read_small(folder / name, most)
+    data = folder.get(name, 0, most)
+    if data is None:
+        raise FileNotFoundError(folder.where(name))
+    return bytes(data)
+
+
+def _replace(folder: RecordFolder, name: str, text: str) -> None:
+    """Raises: OSError."""
+    if isinstance(folder, Path):
+        replace_text(folder / name, text)
+    else:
+        folder.put(name, [text.encode()])
 
 
 def error_facts(error: BaseException) -> dict[str, Any]:
@@ -158,17 +186,24 @@ def now() -> float:
     return time.time()
 
 
-def record_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder beside an output where its run is recorded: the ledger's.
+def output_ledger(path: str | os.PathLike[str]) -> Ledger:
+    """The ledger of an output, whose place is the path without links, or the URL.
 
-    Raises: OptionError for an output in an object store, whose runs are not recorded for other processes.
+    Raises: OptionError for a URL that holds credentials.
     """
-    if is_object_url(os.fspath(path)):
-        raise OptionError(
-            f"{shown(os.fspath(path))}: runs that write to an object store are followed where they were started"
-        )
-    output = Path(os.path.realpath(os.path.expanduser(os.fspath(path).removeprefix("file://"))))
-    return output.with_name(output.name + ".daskreg")
+    text = os.fspath(path)
+    if is_object_url(text):
+        return Ledger(text)
+    return Ledger(os.path.realpath(os.path.expanduser(text.removeprefix("file://"))))
+
+
+def record_folder(path: str | os.PathLike[str] | Ledger) -> RecordFolder:
+    """Where the run of an output is recorded: beside it, with its ledger.
+
+    Raises: OptionError for a URL that holds credentials.
+    """
+    ledger = path if isinstance(path, Ledger) else output_ledger(path)
+    return ledger.records if isinstance(ledger.records, ObjectBytes) else ledger.folder
 
 
 def _known(kind: type[Any], data: Mapping[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from daskreg.runs.record import (
     DONE,
     FAILED,
     INTERRUPTED,
+    RecordFolder,
     RunRecord,
     cancel_requested,
     error_facts,
@@ -29,6 +30,9 @@ from daskreg.runtime.progress import ByteProgress
 
 BEAT = 1.0
 """Seconds between two records: the time that a request to cancel waits, and little work for a shared disk."""
+
+REMOTE = 3
+"""Times that this is longer in an object store, where each record and each look is a request that is paid for."""
 
 WINDOW = 60
 """Records over which the rate is taken."""
@@ -49,7 +53,7 @@ class Recorder:
 
     def __init__(
         self,
-        folder: Path,
+        folder: RecordFolder,
         place: Place,
         *,
         kind: str = "write",
@@ -99,7 +103,8 @@ class Recorder:
         return CANCELLED if isinstance(error, RunCancelledError) else FAILED, error_facts(error)
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT):
+        pause = BEAT if isinstance(self._folder, Path) else BEAT * REMOTE
+        while not self._over.wait(pause):
             if self._stop is None and cancel_requested(self._folder, self._record.token):
                 self._stop = "the run was cancelled: finished blocks are kept, and the same call resumes"
             elif self._stop is None and _process_ends(self._record.place):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from dask.utils import format_bytes, format_time
@@ -26,14 +25,17 @@ from daskreg.runs.record import (
     DONE,
     INTERRUPTED,
     WAITING,
+    RecordFolder,
     RunRecord,
     error_of,
+    output_ledger,
     read_record,
     record_folder,
 )
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.messages import redact
 from daskreg.runtime.progress import bar_html, progress_bar
+from daskreg.sources.store_options import use_options
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Run:
     def __init__(
         self,
         path: str,
-        folder: Path,
+        folder: RecordFolder,
         token: str,
         *,
         client: Any | None = None,
@@ -174,7 +176,7 @@ class Run:
     def _record(self) -> RunRecord:
         record = read_record(self._folder)
         if record is None:
-            raise RunInterruptedError(f"{self._folder} has no record of the run any more: the output was removed")
+            raise RunInterruptedError(f"{self.path} has no record of the run any more: the output was removed")
         if record.token != self._token:
             raise OutputBusyError(f"another run of {self.path} has begun since: daskreg.attach finds it")
         return record
@@ -198,8 +200,8 @@ class Run:
         raise error_of(record.error)
 
 
-def attach(path: str | os.PathLike[str], *, client: Any = None) -> Run:
-    """The latest run that makes an output, from any process that sees its folder.
+def attach(path: str | os.PathLike[str], *, client: Any = None, storage_options: dict[str, Any] | None = None) -> Run:
+    """The latest run that makes an output, from any process that sees its folder, or may read its object store.
 
     It may be a run of `write(wait=False)` on a cluster, of a process that waits for it, such as `daskreg warp` in a
     terminal, or one that has ended: then `wait` gives its result, or raises what ended it.
@@ -208,16 +210,21 @@ def attach(path: str | os.PathLike[str], *, client: Any = None) -> Run:
         path: of the output of `write`, or of the file in which `align_stack(wait=False, save=)` leaves its fit.
         client: of the scheduler of the run, which is asked whether it still has it. By default the current one, or
             a new one; a scheduler with certificates that are not in files needs one.
+        storage_options: for the object store of `path`, as in `write`.
 
     Raises: NotAVolumeError where no run is recorded beside `path`; OptionError where it is written in parts.
     """
-    folder = record_folder(path)
+    use_options(path, storage_options)
+    ledger = output_ledger(path)
+    folder = record_folder(ledger)
     record = read_record(folder)
     if record is None:
         if part_folders(folder):
             raise OptionError(f"{redact(str(path))} is written in parts: `daskreg status` shows them")
-        raise NotAVolumeError(f"no run is recorded in {folder}: is {redact(str(path))} an output of daskreg?")
-    return Run(str(folder)[: -len(".daskreg")], folder, record.token, client=client or _fitting(record))
+        raise NotAVolumeError(
+            f"no run is recorded in {ledger.records.where()}: is {redact(str(path))} an output of daskreg?"
+        )
+    return Run(ledger.place, folder, record.token, client=client or _fitting(record))
 
 
 def summary(record: RunRecord) -> str:

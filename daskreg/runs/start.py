@@ -7,6 +7,7 @@ import shutil
 import threading
 import uuid
 import weakref
+from pathlib import Path
 from typing import Any
 
 from daskreg.cluster.capacity import Capacity
@@ -33,7 +34,7 @@ def start(work: Work, client: Any | None, *, temporary: bool = False) -> Run:
         place = place_of(client, token, THREAD)
         write_record(work.folder, RunRecord(place, work.kind, WAITING, ProcessId.own(), began=now()))
         outcome = Outcome()
-        if temporary:
+        if temporary and isinstance(work.folder, Path):
             weakref.finalize(outcome, shutil.rmtree, work.folder, ignore_errors=True)
         # It is waited for as the interpreter ends, which the record sees: running blocks are finished, none is begun.
         threading.Thread(target=_in_thread, args=(work, client, place, outcome), name="daskreg-run").start()

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from dask.utils import format_bytes, format_time
@@ -15,7 +14,7 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import NotAVolumeError, OptionError
 from daskreg.runs.liveness import ask_to_stop, settled
 from daskreg.runs.part_locks import part_folders
-from daskreg.runs.record import DONE, RUNNING, RunRecord, record_folder
+from daskreg.runs.record import DONE, RUNNING, RecordFolder, RunRecord, output_ledger, read_record, record_folder
 from daskreg.runs.run import whereabouts
 
 INCOMPLETE = "incomplete"
@@ -104,18 +103,18 @@ def status(path: str | os.PathLike[str], *, client: Any = None) -> RunStatus:
 
     Raises: NotAVolumeError where no run is recorded beside `path`.
     """
-    folder = record_folder(path)
-    ledger = Ledger(str(folder).removesuffix(".daskreg"))
+    ledger = output_ledger(path)
+    folder = record_folder(ledger)
     record = settled(folder, client)
     parts = {part: found for part, one in part_folders(folder).items() if (found := settled(one, client)) is not None}
     if record is None and not ledger.exists:
-        raise NotAVolumeError(f"no run is recorded in {folder}: is {os.fspath(path)} an output of daskreg?")
+        raise _no_run(ledger)
     working = [one for one in (record, *parts.values()) if one is not None and not one.ended]
     done, total, retries, stored = _counts(ledger, record)
     latest = _latest(record, parts)
     rate = sum(one.rate for one in working)
     return RunStatus(
-        path=str(ledger.output),
+        path=ledger.place,
         state=_state(latest, working, done, total),
         done=done,
         total=total,
@@ -146,12 +145,13 @@ def cancel_run(path: str | os.PathLike[str], *, client: Any = None, timeout: flo
     Returns: how the runs ended that were asked; empty where none was going on.
     Raises: NotAVolumeError where no run is recorded beside `path`; TimeoutError.
     """
-    folder = record_folder(path)
-    if not folder.is_dir():
-        raise NotAVolumeError(f"no run is recorded in {folder}: is {os.fspath(path)} an output of daskreg?")
+    ledger = output_ledger(path)
+    folder = record_folder(ledger)
+    if not (ledger.exists or read_record(folder)):
+        raise _no_run(ledger)
     if timeout is not None and timeout < 0:
         raise OptionError(f"timeout={timeout}: use seconds from 0, or None")
-    asked: dict[Path, RunRecord] = {}
+    asked: dict[RecordFolder, RunRecord] = {}
     for one in (folder, *part_folders(folder).values()):
         record = settled(one, client)
         if record is not None and not record.ended:
@@ -168,6 +168,10 @@ def cancel_run(path: str | os.PathLike[str], *, client: Any = None, timeout: flo
             raise TimeoutError(f"{path}: {len(going)} runs have not stopped after {timeout} s")
         time.sleep(0.2)
     return list(asked.values())
+
+
+def _no_run(ledger: Ledger) -> NotAVolumeError:
+    return NotAVolumeError(f"no run is recorded in {ledger.records.where()}: is {ledger.place} an output of daskreg?")
 
 
 def _counts(ledger: Ledger, record: RunRecord | None) -> tuple[int, int, int, int]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 from daskreg.runs.place import Place
+from daskreg.runs.record import RecordFolder
 from daskreg.runtime.progress import ByteProgress
 
 Shown = AbstractContextManager[ByteProgress | None]
@@ -28,7 +28,7 @@ class Work(Protocol):
         """What it does, in words."""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RecordFolder:
         """Where the record is kept; it exists when the work is started."""
 
     def perform(self, client: Any | None, place: Place, shown: Shown | None = None) -> Any:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,13 @@ from daskreg.errors import BlocksFailedError, InputError, RunCancelledError
 from daskreg.formats.ome import LeadAxis
 from daskreg.runs.part_locks import refuse_parts
 from daskreg.runs.place import Place
-from daskreg.runs.record import MOST_FAILURES
+from daskreg.runs.record import MOST_FAILURES, RecordFolder, record_folder
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.settle import settle
 from daskreg.runs.work import Shown
 from daskreg.runs.written import Written, written
 from daskreg.runtime.messages import redact
 from daskreg.runtime.progress import ByteProgress
-from daskreg.sources.storage.access import is_object_url
 
 log = logging.getLogger(__name__)
 
@@ -74,21 +73,9 @@ class WriteRun:
         return f"writing {Path(self.path).name}"
 
     @property
-    def folder(self) -> Path:
-        """The folder beside an output on a disk."""
-        return Ledger(self.path).folder
-
-    @contextmanager
-    def record_folder(self) -> Iterator[Path]:
-        """Where the run is recorded: beside the output, or for an object store in a folder of this process alone."""
-        if not is_object_url(self.path):
-            yield self.folder
-            return
-        with TemporaryDirectory(prefix="daskreg-run-") as folder:
-            yield Path(folder)
-
-    def _refuse_parts(self) -> bool:
-        return not is_object_url(self.path) and refuse_parts(self.folder)
+    def folder(self) -> RecordFolder:
+        """Where the run is recorded, beside the output."""
+        return record_folder(Ledger(self.path))
 
     def begun(self) -> WriteRun:
         """Create the output, or check that it can be resumed; gives what is then left to do.
@@ -113,7 +100,7 @@ class WriteRun:
             overwrite=self.overwrite,
             resume=self.resume is not False,
             version=self.version,
-            admitted=admitted or self._refuse_parts,
+            admitted=admitted or partial(refuse_parts, self.folder),
         )
 
     def perform(self, client: Any | None, place: Place, shown: Shown | None = None) -> Written:
@@ -133,7 +120,7 @@ class WriteRun:
     ) -> Written:
         """The same, where the output is locked."""
         started = time.monotonic()
-        with self.record_folder() as folder, self.recorded(folder, place, totals, report) as recorder:
+        with self.recorded(self.folder, place, totals, report) as recorder:
             self.make(output, client, totals)
             check_still_there(Ledger(self.path), output)
             result = written(self.made, [totals], seconds=time.monotonic() - started)
@@ -142,7 +129,7 @@ class WriteRun:
 
     @contextmanager
     def recorded(
-        self, folder: Path, place: Place, totals: RunTotals, report: ByteProgress | None
+        self, folder: RecordFolder, place: Place, totals: RunTotals, report: ByteProgress | None
     ) -> Iterator[Recorder]:
         """A `with` block in which totals are shown and recorded, and a request to cancel is seen."""
 

@@ -13,6 +13,8 @@ Public, though not well known, are `dask.task_spec`, `dask.core.flatten`, `zarr.
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,16 +100,42 @@ def on_done(client: Any, future: Any, callback: Callable[[Any], None]) -> None:
     client.loop.add_callback(done_callback, future, callback)
 
 
-def forget_task_names_on_scheduler(client: Any, *, timeout: float) -> None:
-    """The same on the scheduler: `client.run_on_scheduler` that gives up after some seconds.
+def keep_no_messages(client: Any) -> None:
+    """Let a client keep no copy of what it sends to its scheduler.
 
-    What is sent is dask's own function, so that the scheduler imports nothing of daskreg.
+    For developers of distributed, each of its connections keeps the last 1,000 messages (`recent_message_log`; the
+    setting `distributed.admin.low-level-log-length` is read when a connection is made). One message here is the
+    description of thousands of blocks, or holds voxels.
+    """
+    stream = getattr(client, "scheduler_comm", None)
+    if stream is not None and stream.recent_message_log.maxlen:
+        stream.recent_message_log = deque(maxlen=0)
+
+
+def forget_ended_tasks(client: Any, *, timeout: float) -> None:
+    """`keep_no_messages` and `forget_task_names` on the scheduler: `client.run_on_scheduler`, which gives up here after
+    some seconds. The function travels as a whole, so the scheduler imports nothing of daskreg.
 
     Raises: TimeoutError, OSError where the scheduler does not answer.
     """
+    import cloudpickle
+
+    own = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(own)
+    try:
+        client.sync(client._run_on_scheduler, _forget_here, callback_timeout=timeout)
+    finally:
+        cloudpickle.unregister_pickle_by_value(own)
+
+
+def _forget_here(dask_scheduler: Any) -> None:
+    from collections import deque
+
     from dask.utils import key_split
 
-    client.sync(client._run_on_scheduler, key_split.cache_clear, callback_timeout=timeout)
+    key_split.cache_clear()
+    for stream in (*dask_scheduler.stream_comms.values(), *dask_scheduler.client_comms.values()):
+        stream.recent_message_log = deque(maxlen=0)
 
 
 def cancel(client: Any, futures: list[Any], *, timeout: float) -> None:

@@ -181,19 +181,21 @@ def align_stack(
 def _started(request: StackRequest, save: str | os.PathLike[str] | None, client: Any | None) -> Run:
     """Begin the run of a request; its record is beside the file of the fit, or in a temporary folder without one.
 
-    Raises: OutputError where the folder cannot be made.
+    Raises: OutputError where the folder cannot be made; OptionError for a URL.
     """
     if request.checkpoint is not None:
         request = replace(request, checkpoint=os.path.abspath(request.checkpoint))
     if save is None:
         folder = Path(tempfile.mkdtemp(prefix="daskreg-align-"))
         return start(StackRun(request, "a stack", folder, saves=False), client, temporary=True)
-    folder = record_folder(save)
+    beside = record_folder(save)
+    if not isinstance(beside, Path):
+        raise OptionError(f"save={os.fspath(save)!r}: a fit is saved in a file on a disk, not in an object store")
     try:
-        folder.mkdir(exist_ok=True)
+        beside.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{os.fspath(save)} cannot be written: {error}") from error
-    return start(StackRun(request, str(folder).removesuffix(".daskreg"), folder, saves=True), client)
+    return start(StackRun(request, str(beside).removesuffix(".daskreg"), beside, saves=True), client)
 
 
 def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str | None = None) -> StackFit:

@@ -124,6 +124,19 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
+def test_no_connection_keeps_what_was_sent(client: Client) -> None:
+    """distributed keeps the last 1,000 messages of each; one of them may describe thousands of blocks."""
+    run(lambda item: None, [Item(k) for k in range(500)], client)
+
+    def kept(dask_scheduler: Any) -> int:
+        streams = [*dask_scheduler.stream_comms.values(), *dask_scheduler.client_comms.values()]
+        return sum(len(stream.recent_message_log) for stream in streams)
+
+    assert client.run_on_scheduler(kept) == 0
+    assert len(client.scheduler_comm.recent_message_log) == 0
+
+
+@pytest.mark.slow
 def test_short_items_share_tasks_and_long_ones_have_their_own(
     client: Client, tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

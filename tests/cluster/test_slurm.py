@@ -19,6 +19,8 @@ import zarr
 import daskreg as dr
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import AllocationConfig, SlurmConfig
+from daskreg.cluster.submission import submission_script
+from daskreg.cluster.submission import submit as submit_script
 from daskreg.errors import NoWorkersError
 from daskreg.writing import verify
 
@@ -205,11 +207,15 @@ def submit(folder: Path, *words: str) -> str:
 def ended(number: str) -> str:
     """What SLURM says of a job when it has ended: its state and exit code."""
 
-    def shown() -> str:
-        return subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
+    going = {"JobState=PENDING", "JobState=RUNNING", "JobState=COMPLETING"}
+    until(lambda: not going & set(facts_of(number)), 120)
+    return " ".join(word for word in facts_of(number) if word.startswith(("JobState", "ExitCode")))
 
-    until(lambda: not {"JobState=PENDING", "JobState=RUNNING", "JobState=COMPLETING"} & set(shown().split()), 120)
-    return " ".join(word for word in shown().split() if word.startswith(("JobState", "ExitCode")))
+
+def facts_of(number: str) -> list[str]:
+    """What `scontrol` says of a job, as "Name=value"."""
+    shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, timeout=30, check=True)
+    return shown.stdout.split()
 
 
 def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_time(
@@ -244,6 +250,71 @@ def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_
     assert verify(path) == []
     np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
     assert list(tmp_path.glob(".daskreg-run-*")) == []
+
+
+def nodes(*words: str) -> None:
+    """A command of `slurm-nodes.sh`."""
+    environment = {**os.environ, "STATE": "/var/lib/slurm-nodes-of-tests"}
+    subprocess.run([SCRIPT, *words], env=environment, capture_output=True, timeout=120, check=True)
+
+
+def node_of(number: str) -> str:
+    shown = subprocess.run(
+        ["squeue", "-h", "-o", "%N", "-j", number], capture_output=True, text=True, timeout=30, check=True
+    )
+    return shown.stdout.strip()
+
+
+def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, stored: Path) -> None:
+    path = tmp_path / "out.zarr"
+    dead: list[str] = []
+
+    def pull_the_plug(done: int, total: int, nbytes: int) -> None:
+        running = jobs("RUNNING")
+        if done >= 4 and len(running) > 1 and not dead:
+            dead.append(node_of(running[0]))
+            nodes("kill", dead[0])
+
+    try:
+        with dr.connect(config(tmp_path)) as client:
+            client.wait_for_workers(3, timeout=60)
+            moved = dr.warp(dr.open(stored), pull=TURN)
+            written = dr.write(
+                moved, path, client=client, chunks=(1, 50, 40), levels=1, memory="4 MiB", progress=pull_the_plug
+            )
+    finally:
+        for node in dead:
+            nodes("boot", node)
+    assert dead
+    assert written.blocks >= 40
+    assert verify(path) == []
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
+
+
+def test_a_job_whose_walltime_is_too_short_is_requeued_and_goes_on(slurm: None, tmp_path: Path) -> None:
+    """SLURM itself sends the signal. The command that is interrupted only sleeps."""
+    script = submission_script(
+        config(tmp_path, walltime="00:01:00", jobs=1, logs=str(tmp_path)), ["STANDS", "FOR", "A", "COMMAND"],
+        requeue=True,
+    )  # fmt: skip
+    body = f"""
+import pathlib, sys, time
+runs = pathlib.Path({str(tmp_path)!r}, "runs")
+count = len(runs.read_text()) if runs.exists() else 0
+runs.write_text("x" * (count + 1))
+try:
+    time.sleep(0 if count else 120)
+except KeyboardInterrupt:
+    sys.exit(1)
+"""
+    (tmp_path / "command.py").write_text(body)
+    line = next(line for line in script.splitlines() if "STANDS FOR A COMMAND" in line)
+    number = submit_script(script.replace(line, f"{sys.executable} {tmp_path / 'command.py'} &"))
+    until(lambda: {"Restarts=1", "JobState=PENDING"} <= set(facts_of(number)), 110)
+    # SLURM lets a requeued job wait for two minutes.
+    subprocess.run(["scontrol", "update", f"job={number}", "StartTime=now"], timeout=30, check=True)
+    assert ended(number) == "JobState=COMPLETED ExitCode=0:0"
+    assert (tmp_path / "runs").read_text() == "xx"
 
 
 def test_outside_a_job_there_is_no_allocation() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,3 +209,27 @@ def test_parts_on_the_command_line(tmp_path: Path, stored: Path, capsys: pytest.
     assert verify(out) == []
     assert command(["convert", str(stored), str(out), "--part", "0/2"]) == 2
     assert "counted from 1" in capsys.readouterr().err
+
+
+def test_the_bar_of_the_part_that_ends_last_stays_until_all_is_made(
+    tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(label: str) -> Iterator[Any]:
+        shown.clear()
+        ended = False
+
+        def show(done: int, total: int, nbytes: int) -> None:
+            assert not ended
+            shown.append((done, total))
+
+        yield show
+        ended = True
+
+    monkeypatch.setattr("daskreg.writing.progress_bar", bar)
+    for number in (1, 2, 3):
+        dr.write(warped(stored), tmp_path / "out.zarr", part=(number, 3), **{**LAYOUT, "progress": True})
+    whole = len(Ledger(tmp_path / "out.zarr").entries())
+    assert shown[-1] == (whole, whole)

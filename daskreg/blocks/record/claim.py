@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from daskreg.runtime.machine import this_machine
+from daskreg.runtime.machine import process_runs, this_machine
 from daskreg.sources.storage.byte_store import ByteStore
 
 BEAT = 5.0
@@ -106,8 +106,8 @@ def _runs(content: dict[str, Any]) -> bool:
     if content.get("pid") == os.getpid():
         return content.get("claim") in _held_here
     try:
-        return bool(psutil.Process(int(content["pid"])).create_time() == content["started"])
-    except (psutil.Error, KeyError, TypeError, ValueError):
+        return process_runs(int(content["pid"]), content["started"])
+    except (KeyError, TypeError, ValueError):
         return False
 
 

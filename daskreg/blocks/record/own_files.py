@@ -169,6 +169,14 @@ def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) else None
 
 
+def is_record(key: str) -> bool:
+    """Whether a key below a ledger is of its records, or of those of a part of its run, whose claims are among them."""
+    part, _, name = key.rpartition("/")
+    if not part:
+        return bool(LEDGER.fullmatch(name))
+    return bool(_PART.fullmatch(part) and (LEDGER.fullmatch(name) or _LOCKS.fullmatch(name)))
+
+
 def before_run(name: str) -> bool:
     whole = _whole_name(name)
     return bool(_LOCKS.fullmatch(whole)) or (name != whole and whole == "run.json")

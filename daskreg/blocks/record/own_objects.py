@@ -11,7 +11,7 @@ from itertools import islice
 
 from daskreg.blocks.record.journals import ENTRIES
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.blocks.record.own_files import LEDGER, Counts, before_run, is_made, listed, unit_counts
+from daskreg.blocks.record.own_files import Counts, before_run, is_made, is_record, listed, unit_counts
 from daskreg.errors import OutputExistsError
 
 
@@ -43,7 +43,7 @@ def remove_objects(ledger: Ledger) -> None:
 
 def clear_records(ledger: Ledger) -> None:
     """Remove the objects of a ledger, `run.json` last; those by which this process has claimed it stay."""
-    keys = [key for key in ledger.records.listing() if key.startswith(ENTRIES) or LEDGER.fullmatch(key)]
+    keys = [key for key in ledger.records.listing() if key.startswith(ENTRIES) or is_record(key)]
     ledger.records.delete([key for key in keys if key != "run.json"])
     ledger.records.delete(["run.json"])
 

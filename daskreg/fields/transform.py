@@ -80,8 +80,8 @@ class FieldTransform(Transform):
             raise InvalidTransformError("points must be finite to be displaced")
         eye = np.eye(self.ndim + 1)
         steps = steps_of(self.chain(number, 1), eye, eye)
-        _, _, boxes = follow(steps, 0, points.min(axis=0), points.max(axis=0))
-        made = (displacement_of(step, 0, box) for step, box in zip(steps, boxes, strict=True))
+        _, _, boxes = follow(steps, range(1), points.min(axis=0), points.max(axis=0))
+        made = (displacement_of(step, 0, box.box(0)) for step, box in zip(steps, boxes, strict=True))
         return Displaced(tuple(made))
 
     def __matmul__(self, other: object) -> Transform:

@@ -1,4 +1,4 @@
-"""Sampling of voxels whose coordinates are given, on CPUs: those that `displacements_numba` makes of displacement fields.
+"""Sampling of voxels whose coordinates are given, on CPUs: those that `displacements_numba` makes of fields.
 
 What gathers and interpolates is that of `arrays_numba`, and so are the arguments that are not named here.
 

@@ -15,7 +15,7 @@ The arguments that are not named here are those of `arrays_numba`.
     space    scratch of one thread; see `Displaced.space`.
 
 Where only the last index of the nodes changes along a row, the vectors are interpolated between rows of nodes once for
-the row. Between two nodes the coordinates are then one polynomial of the column, and are computed LANES columns at once.
+the row. Between two nodes the coordinates are then one polynomial of the column, which LANES columns evaluate at once.
 Everywhere else the neighbours of each voxel are visited, with the components of a vector side by side.
 All is float64 in a fixed order, from absolute indices, so that no cut of the output changes a bit.
 """
@@ -24,6 +24,7 @@ All is float64 in a fixed order, from absolute indices, so that no cut of the ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -51,6 +52,11 @@ _FOUR = numba.types.UniTuple(numba.types.float64, 4)
 _ZERO = (0.0, 0.0, 0.0, 0.0)
 
 
+def _instruction(function: Callable[..., Any]) -> Any:
+    """`intrinsic`, whose type does not say that the first argument is left out in calls."""
+    return intrinsic(function)
+
+
 def _vector(builder: Any, parts: Any) -> Any:
     kind = ir.VectorType(ir.DoubleType(), len(parts))
     made = ir.Constant(kind, ir.Undefined)
@@ -64,7 +70,7 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, lane
     return builder.bitcast(address, ir.VectorType(ir.DoubleType(), lanes).as_pointer())
 
 
-@intrinsic
+@_instruction
 def _plus_vector(typing_context: Any, total: Any, weight: Any, vectors: Any, at: Any) -> Any:
     """total + weight * (the four numbers of the flat `vectors` from `at` on)."""
 
@@ -79,7 +85,7 @@ def _plus_vector(typing_context: Any, total: Any, weight: Any, vectors: Any, at:
     return _FOUR(_FOUR, numba.types.float64, vectors, at), generate
 
 
-@intrinsic
+@_instruction
 def _plus(typing_context: Any, total: Any, weight: Any, other: Any) -> Any:
     """total + weight * other, of four numbers each."""
 
@@ -93,7 +99,7 @@ def _plus(typing_context: Any, total: Any, weight: Any, other: Any) -> Any:
     return _FOUR(_FOUR, numba.types.float64, _FOUR), generate
 
 
-@intrinsic
+@_instruction
 def _put_cubic(typing_context: Any, row: Any, at: Any, j: Any, line: Any, way: Any, poly: Any) -> Any:
     """LANES columns of `row` from `at` on: line . (1, j), and the polynomial of t = way . (1, j), with its factors."""
 
@@ -119,6 +125,19 @@ def _put_cubic(typing_context: Any, row: Any, at: Any, j: Any, line: Any, way: A
         return context.get_dummy_value()
 
     return numba.types.none(row, at, j, line, way, poly), generate
+
+
+@_instruction
+def _borrowed(typing_context: Any, array: Any) -> Any:
+    """The same array, whose references are not counted, which costs more than the arithmetic of a row."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        same = context.make_array(signature.args[0])(context, builder, arguments[0])
+        for name in ("meminfo", "parent"):
+            setattr(same, name, cgutils.get_null_value(getattr(same, name).type))
+        return same._getvalue()
+
+    return array(array), generate
 
 
 @inner
@@ -168,24 +187,35 @@ def _steepen(t: Any, order: Any, w: Any) -> None:
 
 
 @inner
-def _mix_rows(vectors: Any, order: Any, span: Any, weights: Any, taps: Any, mixed: Any) -> None:
-    """The vectors between the rows of nodes around a row of the output."""
+def _mix_planes(vectors: Any, order: Any, span: Any, weights: Any, taps: Any, between: Any) -> None:
+    """The vectors between the planes of nodes around a row of the output, for each row of nodes around it."""
     start, stop = span
     count = 2 if order == 1 else 4
     for c in range(len(vectors)):
-        line = mixed[c]
-        for a in range(1 if vectors.shape[1] == 1 else count):
-            rows, y, w = vectors[c, taps[0] + a], taps[1], weights[1]
-            first, second, z = rows[y], rows[y + 1], weights[0, a]
-            if order == 1:
+        for b in range(count):
+            line = between[c, b]
+            for x in range(start, stop):
+                line[x] = 0.0
+            for a in range(1 if vectors.shape[1] == 1 else count):
+                row, w = vectors[c, taps[0] + a, taps[1] + b], weights[0, a]
                 for x in range(start, stop):
-                    value = z * (w[0] * first[x] + w[1] * second[x])
-                    line[x] = value if a == 0 else line[x] + value
-            else:
-                third, fourth = rows[y + 2], rows[y + 3]
-                for x in range(start, stop):
-                    value = z * ((w[0] * first[x] + w[1] * second[x]) + (w[2] * third[x] + w[3] * fourth[x]))
-                    line[x] = value if a == 0 else line[x] + value
+                    line[x] += w * row[x]
+
+
+@inner
+def _mix_rows(between: Any, order: Any, span: Any, w: Any, mixed: Any) -> None:
+    """The vectors between the rows of nodes around a row of the output."""
+    start, stop = span
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    for c in range(len(mixed)):
+        line, first, second = mixed[c], between[c, 0], between[c, 1]
+        if order == 1:
+            for x in range(start, stop):
+                line[x] = w0 * first[x] + w1 * second[x]
+        else:
+            third, fourth = between[c, 2], between[c, 3]
+            for x in range(start, stop):
+                line[x] = (w0 * first[x] + w1 * second[x]) + (w2 * third[x] + w3 * fourth[x])
 
 
 @inner
@@ -262,22 +292,31 @@ def _put_cells(row: Any, line: Any, way: Any, order: Any, poly: Any, edges: Any,
 
 @inner
 def _along(field: Any, x: Any, index: Any, columns: Any, space: Any, known: Any) -> Any:
-    """Coordinates after the first step of one row. `known`: the (base, start, stop) to which the edges belong."""
+    """Coordinates after the first step of one row.
+
+    `known`: to which (base, start, stop) the edges belong, and to which (z, row of nodes) besides what is between the
+    planes of nodes; both are used again for the next rows.
+    """
     vectors, extent, matrices, facts = field
-    weights, taps, mixed, poly, edges, ends = space[0], space[1], space[2], space[3], space[4], space[5]
+    weights, taps, mixed, poly, edges, ends, between = (*space[:6], space[11])
     ndim, order, j0 = len(x), facts[0], columns[0]
     inside = _inside(field, index, columns, weights, taps, ends)
     base, slope = ends[0, 0], ends[0, 1]
-    n, first = extent[0, 2], extent[1, 2]
+    first = extent[1, 2]
     low = high = np.int64(0)
     if inside[0] < inside[1]:
         last = base + slope * np.float64(inside[0]), base + slope * np.float64(inside[1] - 1)
         low, high = np.int64(np.floor(min(last))), np.int64(np.floor(max(last))) + 1
         reach = 0 if order == 1 else 1
-        _mix_rows(vectors, order, (low - reach - first, high + reach + 1 - first), weights, taps, mixed)
-        if known[0] != base or known[1] != inside[0] or known[2] != inside[1]:
+        span = low - reach - first, high + reach + 1 - first
+        z = _constant(matrices, ACROSS, 0, index) if ndim == 3 else 0.0
+        moved = known[0] != base or known[1] != inside[0] or known[2] != inside[1]
+        if moved:
             _find_edges((base, slope), (low, high), inside, edges)
-            known = base, inside[0], inside[1]
+        if moved or known[3] != z or known[4] != taps[1]:
+            _mix_planes(vectors, order, span, weights, taps, between)
+        _mix_rows(between, order, span, weights[1], mixed)
+        known = base, inside[0], inside[1], z, taps[1]
     for k in range(ndim):
         row, line = x[k], (_constant(matrices, DIRECT, k, index), matrices[DIRECT, k, ndim - 1])
         for j in range(columns[0], inside[0], LANES):
@@ -404,11 +443,12 @@ def _forward(field: Any, x: Any, start: Any, count: Any, space: Any) -> None:
 
 
 @inner
-def _field_at(field: Any, h: Any, space: Any) -> Any:
-    """The displacement at node coordinates (z, y, x), which may lie outside, and its derivatives; all in nodes."""
-    vectors, extent, _, facts = field
-    weights, slopes = space[0], space[9]
-    order, flat, strides = facts[0], vectors.shape[0] == 1, _strides(vectors)
+def _field_at(nodes: Any, h: Any) -> Any:
+    """The displacement at node coordinates (z, y, x), which may lie outside, and its derivatives; all in nodes.
+
+    `nodes`: (the flat vectors, extent, strides, order, whether it is an image, weights, their derivatives).
+    """
+    numbers, extent, strides, order, flat, weights, slopes = nodes
     at = np.int64(0)
     weights[0, 0], slopes[0, 0] = 1.0, 0.0
     for k in range(1 if flat else 0, 3):
@@ -419,7 +459,7 @@ def _field_at(field: Any, h: Any, space: Any) -> Any:
         _weigh(h[k] - node, order, weights[k])
         _steepen(h[k] - node, order, slopes[k])
         at += (np.int64(node) - extent[1, k] - (order == 3)) * strides[k]
-    return _slopes_at(vectors.reshape(-1), at, strides, order, weights, slopes, flat)
+    return _slopes_at(numbers, at, strides, order, weights, slopes, flat)
 
 
 @inner
@@ -481,11 +521,11 @@ def _clamped(h: Any, step: Any, scale: Any, g: Any, limits: Any, flat: Any) -> A
 
 
 @inner
-def _solve(field: Any, g: Any, space: Any) -> Any:
+def _solve(nodes: Any, limits: Any, g: Any) -> Any:
     """h with h + u(h) = g, in nodes: Newton's method, and h - r where the Jacobian folds."""
-    limits, flat = field[2][LIMITS], field[0].shape[0] == 1
+    flat = nodes[4]
     h = g
-    found = _field_at(field, h, space)
+    found = _field_at(nodes, h)
     r = _residual(h, found, g, flat)
     for _ in range(NEWTON_STEPS):
         if not _size(r) > CLOSE:
@@ -493,7 +533,7 @@ def _solve(field: Any, g: Any, space: Any) -> Any:
         step, scale, worst, start = _newton_step(_jacobian(found, flat), r), 1.0, _size(r), h
         for _ in range(HALVINGS):
             h = _clamped(start, step, scale, g, limits, flat)
-            found = _field_at(field, h, space)
+            found = _field_at(nodes, h)
             r = _residual(h, found, g, flat)
             if _size(r) < worst:
                 break
@@ -507,21 +547,24 @@ def _by_nodes(field: Any, x: Any, start: Any, count: Any, stretch: Any, space: A
 
     `stretch` (N,) is multiplied by how much space is stretched there, where it is not empty.
     """
-    matrices, how, ndim, flat = field[2], field[3][1], len(x), len(x) == 2
-    g, moved = space[6], space[7]
+    vectors, extent, matrices, (order, how, _) = field
+    g, moved, limits, ndim, flat = space[6], space[7], matrices[LIMITS], len(x), len(x) == 2
+    nodes = vectors.reshape(-1), extent, _strides(vectors), order, flat, space[0], space[9]
     _apply(matrices[ACROSS], x, start, count, g)
     _apply(matrices[DIRECT], x, start, count, moved)
     for n in range(count):
         p = (0.0, g[0, n], g[1, n]) if flat else (g[0, n], g[1, n], g[2, n])
         if how == INVERSE:
-            q, found = _solve(field, p, space)
+            q, found = _solve(nodes, limits, p)
             way = (q[1] - p[1], q[2] - p[2], 0.0) if flat else (q[0] - p[0], q[1] - p[1], q[2] - p[2])
         else:
-            found = _field_at(field, p, space)
+            found = _field_at(nodes, p)
             way = found[0][0], found[0][1], found[0][2]
         for k in range(ndim):
             back = matrices[BACK, k]
-            x[k, start + n] = moved[k, n] + (back[0] * way[0] + back[1] * way[1] + (back[2] * way[2] if not flat else 0.0))
+            x[k, start + n] = moved[k, n] + (
+                back[0] * way[0] + back[1] * way[1] + (back[2] * way[2] if not flat else 0.0)
+            )
         if len(stretch):
             det = _determinant(_jacobian(found, flat))
             if how == INVERSE:
@@ -548,9 +591,16 @@ def coordinates(field: Any, target: Any, xs: Any, rows: Any, given: Any, stretch
     With `given`, the points that are in `xs` already are taken through the step. `stretch` (N,) is multiplied by how
     much the field stretches space at the N points of a row, where it is not empty (then the step is not FORWARD).
     """
-    (origin, steps), facts, index = target, field[3], space[10]
+    (origin, steps), facts = target, field[3]
+    field = _borrowed(field[0]), _borrowed(field[1]), _borrowed(field[2]), facts
+    s, xs, stretch = space, _borrowed(xs), _borrowed(stretch)
+    space = (
+        *(_borrowed(s[0]), _borrowed(s[1]), _borrowed(s[2]), _borrowed(s[3]), _borrowed(s[4]), _borrowed(s[5])),
+        *(_borrowed(s[6]), _borrowed(s[7]), _borrowed(s[8]), _borrowed(s[9]), _borrowed(s[10]), _borrowed(s[11])),
+    )
+    index = space[10]
     ndim, width, j0 = xs.shape[1], xs.shape[2] - LANES, origin[-1]
-    known = np.nan, np.int64(0), np.int64(0)
+    known = np.nan, np.int64(0), np.int64(0), 0.0, np.int64(0)
     for r in range(rows[1] - rows[0]):
         x = xs[r]
         if not given:

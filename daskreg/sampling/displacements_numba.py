@@ -298,7 +298,8 @@ def _along(field: Any, x: Any, index: Any, columns: Any, space: Any, known: Any)
     planes of nodes; both are used again for the next rows.
     """
     vectors, extent, matrices, facts = field
-    weights, taps, mixed, poly, edges, ends, between = (*space[:6], space[11])
+    weights, taps, mixed, poly, edges, ends = space[:6]
+    between = space[11]
     ndim, order, j0 = len(x), facts[0], columns[0]
     inside = _inside(field, index, columns, weights, taps, ends)
     base, slope = ends[0, 0], ends[0, 1]

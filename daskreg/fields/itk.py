@@ -6,6 +6,8 @@ The fixed parameters of both types are the size, origin, spacing and direction (
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from daskreg.runtime.atomic import replacing
 from daskreg.sources.readers.itk import image_information, whole_image
 
 _MOST_NUMBERS = 2**27
+_PART = 2**20
 
 
 def linear_field(record: TransformRecord) -> DisplacementField:
@@ -106,6 +109,7 @@ def read_image(path: Path) -> DisplacementField:
     Raises: InvalidTransformError where the image has no vector of as many components as dimensions; NotAVolumeError
         where the file is damaged or too short; MissingExtraError without SimpleITK.
     """
+    _check_packed(path)
     image = whole_image(str(path))
     ndim, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if components != ndim:
@@ -116,6 +120,18 @@ def read_image(path: Path) -> DisplacementField:
     grid = Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin()[::-1], direction)
     vectors = _sitk().GetArrayFromImage(image)
     return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
+
+
+def _check_packed(path: Path) -> None:
+    """Raise InvalidTransformError where a gzip file is cut short, which ITK reads as zeros."""
+    if not path.name.lower().endswith(".gz"):
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(_PART):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidTransformError(f"{path} is cut short or damaged ({error}): copy it again") from error
 
 
 def write_image(field: Transform, path: Path) -> None:

@@ -8,7 +8,7 @@ The volume is that of `out_of_core.py`; fields have a node every 8 voxels, and v
 runs every kind once; times are medians, "x affine" is the ratio to the affine warp of the same kind, in the same
 rounds.
 
-    3D affine, 3D field       a rotation of a degree; the same after a linear field
+    3D affine, 3D field       the tilt of `out_of_core.py`, which mixes all axes; the same after a linear field
     3D bspline                the same with cubic B-splines
     2D affine, 2D field       a rotation of every slice; the same after a field of every slice
     itk                       the 3D field by SimpleITK, block by block, in as many processes
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from out_of_core import CHUNKS, MIB, SIDE, make_stack
+from out_of_core import CHUNKS, MIB, SIDE, make_stack, tilt
 from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
@@ -49,7 +49,7 @@ def field_of(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, dr.Grid]:
 
 def transforms(shape: tuple[int, ...]) -> dict[str, object]:
     centre = [(n - 1) / 2 for n in shape]
-    turn = dr.Affine.from_parameters(ndim=3, rz=np.radians(1), centre=centre)
+    turn = tilt(shape[0])
     plane = dr.Affine.rotation(np.radians(1), centre=centre[1:])
     vectors, nodes = field_of(shape, 0)
     flat, flat_nodes = field_of(shape[1:], 1)
@@ -79,7 +79,7 @@ def itk_block(task: tuple[str, str, Box]) -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     source, target, box = zarr.open_array(task[0], mode="r"), zarr.open_array(task[1]), task[2]
     vectors, _ = field_of(source.shape, 0)
-    turn = dr.Affine.from_parameters(ndim=3, rz=np.radians(1), centre=[(n - 1) / 2 for n in source.shape])
+    turn = tilt(source.shape[0])
     corners = turn(np.array(np.meshgrid(*zip(box.start, box.stop, strict=True))).reshape(3, -1).T)
     low, high = np.floor(corners.min(0) - LARGEST - 1).astype(int), np.ceil(corners.max(0) + LARGEST + 2).astype(int)
     read = Box(tuple(low), tuple(high)).clip(source.shape)

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError
+from daskreg.fields.itk import to_sitk
+from daskreg.fields.transform import FieldTransform
 from daskreg.formats.ngff import forward_matrix
 from daskreg.geometry import Affine, Grid, SliceAffines, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
@@ -170,14 +172,23 @@ def from_itk(m: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -
 
 
 def to_itk(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> Any:
-    """A `SimpleITK.AffineTransform`, for `SimpleITK.Resample(moving, fixed, transform)`.
+    """A `SimpleITK.Transform`, for `SimpleITK.Resample(moving, fixed, transform)`.
 
-    Raises: MissingExtraError without SimpleITK; UnitError where Grids have another unit.
+    Affine maps give an AffineTransform, linear fields a DisplacementFieldTransform, cubic B-splines a
+    BSplineTransform, and chains a CompositeTransform of these.
+
+    Raises: MissingExtraError without SimpleITK; UnitError where Grids have another unit; InvalidTransformError for
+        maps of single slices and for the inverse of a field, which ITK does not have.
     """
     try:
         import SimpleITK as sitk  # noqa: N813
     except ImportError as error:
         raise MissingExtraError("SimpleITK", "formats") from error
+    transform = as_transform(t)
+    if isinstance(transform, FieldTransform):
+        check_grids(fixed, moving, transform.ndim)
+        common_unit(transform.unit, _unit(fixed, moving), "transform and Grid")
+        return to_sitk(transform)
     m = reversed_axes(_in_world(as_affine(t, what="what to_itk takes"), fixed, moving).matrix)
     result = sitk.AffineTransform(len(m) - 1)
     result.SetMatrix(m[:-1, :-1].ravel().tolist())

@@ -11,7 +11,21 @@ import click
 
 from daskreg.cli.options import OutputFile
 
-TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class TransformPath(click.Path):
+    """A file, a Zarr group, or the prefix of the files of ANTs."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if Path(f"{value}1Warp.nii.gz").is_file():
+            return Path(value)
+        if (Path(value) / "zarr.json").is_file():
+            return Path(value)
+        return super().convert(value, param, ctx)
+
+
+TRANSFORM = TransformPath(exists=True, dir_okay=False, path_type=Path)
 
 
 IMAGE = "PATH"
@@ -53,7 +67,8 @@ def command() -> None:
     """Show, invert, compose and convert transform files, and move points with an image.
 
     Files are daskreg's JSON (also of a fit), and those of ITK, ANTs, elastix, FSL, FreeSurfer, AFNI, IMOD, StackReg,
-    BigDataViewer, NGFF, and plain text. Formats that count in voxels need --fixed and --moving, and say so.
+    BigDataViewer, NGFF, and plain text; displacement fields and chains also as Zarr groups, as images of vectors, and
+    by the prefix of the files of ANTs. Formats that count in voxels need --fixed and --moving, and say so.
     """
 
 
@@ -112,6 +127,8 @@ def convert(path: Path, out: Path, *, target_format: str | None, **reading: Any)
     .npy pystackreg         .xml BigDataViewer      .ngff.json NGFF
     TransformParameters*.txt elastix                .matrix.txt plain text
     TransformationMatrices*.txt MultiStackReg
+    Fields and chains: .zarr daskreg, .h5 .tfm ITK, .nii.gz .mha .nrrd (one linear field),
+    .ngff.zarr NGFF, *1Warp.nii.gz ANTs (with *0GenericAffine.mat beside it)
     """
     grids = {name: _grid(reading[name]) for name in ("fixed", "moving")}
     _save(_load(path, **reading), out, format=target_format, **grids)
@@ -119,7 +136,7 @@ def convert(path: Path, out: Path, *, target_format: str | None, **reading: Any)
 
 @command.command()
 @click.argument("path", metavar="TRANSFORM", type=TRANSFORM)
-@click.argument("table", metavar="IN", type=TRANSFORM)
+@click.argument("table", metavar="IN", type=FILE)
 @click.argument("out", type=OutputFile())
 @click.option("--push", is_flag=True, help="The image is warped with --push TRANSFORM; by default with --pull.")
 @click.option("--source", metavar=IMAGE, help="The image on which the points lie.")

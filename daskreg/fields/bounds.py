@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -37,16 +37,16 @@ class VectorBounds:
     start: tuple[int, ...]
     first: int = 0
 
-    def over(self, nodes: Box, number: int | None = None) -> tuple[Floats, Floats]:
-        """Least and greatest displacement, (D,) each, among the nodes of a box, which is not empty.
+    def over(self, nodes: Box, slices: Sequence[int] | None = None) -> tuple[Floats, Floats]:
+        """Least and greatest displacement among the nodes of a box, which is not empty: (D,), or (N, D) of N slices.
 
         Args:
-            number: of the slice, where each has vectors of its own.
+            slices: their numbers, where each has vectors of its own.
         """
-        lead = () if number is None else (number - self.first,)
+        lead = () if slices is None else (np.asarray(slices) - self.first,)
         index: Any = (slice(None), *lead, *_tiles(nodes).shift([-a for a in self.start]).slices)
-        axes = tuple(range(1, nodes.ndim + 1))
-        return self.lower[index].min(axis=axes), self.upper[index].max(axis=axes)
+        axes = tuple(range(-nodes.ndim, 0))
+        return self.lower[index].min(axis=axes).T, self.upper[index].max(axis=axes).T
 
     def restrict(self, nodes: Box, slices: tuple[int, int] | None = None) -> VectorBounds:
         """Only what boxes within `nodes` need, of the slices `start <= i < stop`."""

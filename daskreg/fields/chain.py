@@ -49,6 +49,31 @@ class FieldPart:
     first: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class NodeBoxes:
+    """The nodes of a field that a box of points reads in each of N slices.
+
+    Args:
+        start, stop: (N, D); both zero where it reads none.
+        inside: (N,) whether all of the points lie in the field.
+    """
+
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+
+    def box(self, number: int) -> Box:
+        return Box(tuple(self.start[number].tolist()), tuple(self.stop[number].tolist()))
+
+    @property
+    def union(self) -> Box:
+        """The smallest box that holds all."""
+        some = np.all(self.stop > self.start, axis=1)
+        if not some.any():
+            return self.box(0)
+        return Box(tuple(self.start[some].min(axis=0).tolist()), tuple(self.stop[some].max(axis=0).tolist()))
+
+
 Part = Floats | FieldPart
 """(D+1, D+1) of an affine map, (N, D+1, D+1) of one for each slice, or a field."""
 
@@ -75,6 +100,13 @@ class FieldStep:
         """`into` and `onward` of one slice."""
         return self.into[number if len(self.into) > 1 else 0], self.onward[number if len(self.onward) > 1 else 0]
 
+    def of_slices(self, numbers: range) -> tuple[Floats, Floats]:
+        """`into` and `onward` of some slices, (N, D+1, D+1) or (1, D+1, D+1) each."""
+        some = slice(numbers.start, numbers.stop)
+        return (self.into[some] if len(self.into) > 1 else self.into), (
+            self.onward[some] if len(self.onward) > 1 else self.onward
+        )
+
     def slices(self, start: int, stop: int) -> FieldStep:
         """Only some slices."""
         into = self.into[start:stop] if len(self.into) > 1 else self.into
@@ -92,6 +124,13 @@ class FieldStep:
     def lead(self, number: int) -> tuple[int, ...]:
         """Index of the slice among the vectors."""
         return (self.part.first + number,) if self.part.sliced else ()
+
+    def bounds(self, nodes: Box, numbers: Sequence[int]) -> tuple[Floats, Floats]:
+        """Least and greatest displacement among the nodes of a box, (N, D) of N slices."""
+        if self.part.sliced:
+            return self.part.bounds.over(nodes, [self.part.first + k for k in numbers])
+        lower, upper = self.part.bounds.over(nodes)
+        return np.tile(lower, (len(numbers), 1)), np.tile(upper, (len(numbers), 1))
 
 
 def steps_of(parts: Sequence[Part], before: Floats, after: Floats) -> tuple[FieldStep, ...]:
@@ -117,18 +156,21 @@ def steps_of(parts: Sequence[Part], before: Floats, after: Floats) -> tuple[Fiel
     return tuple(made)
 
 
-def follow(steps: Sequence[FieldStep], number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, list[Box]]:
-    """Bounds of where a box of points goes, wider than any rounding, and the nodes of each field that its points read.
+def follow(
+    steps: Sequence[FieldStep], numbers: range, lower: Floats, upper: Floats
+) -> tuple[Floats, Floats, list[NodeBoxes]]:
+    """Bounds (N, D) of where a box of points goes in N slices, wider than any rounding, and the nodes that it reads.
 
     Args:
-        number: of the slice.
+        numbers: of the slices.
         lower, upper: (D,) of the points, in the coordinates before the first step.
     """
-    boxes = []
+    found = []
+    lower, upper = np.tile(lower, (len(numbers), 1)), np.tile(upper, (len(numbers), 1))
     for step in steps:
-        lower, upper, nodes = _through(step, number, lower, upper)
-        boxes.append(nodes)
-    return lower - _ROUNDING, upper + _ROUNDING, boxes
+        lower, upper, nodes = _through(step, numbers, lower, upper)
+        found.append(nodes)
+    return lower - _ROUNDING, upper + _ROUNDING, found
 
 
 def displacement_of(step: FieldStep, number: int, nodes: Box) -> Displacement:
@@ -156,7 +198,7 @@ def _vectors(part: FieldPart, nodes: Box, lead: tuple[int, ...]) -> NDArray[Any]
     vectors = part.source.read(Box(start, stop))
     vectors = vectors[0] if lead else vectors
     axes = tuple(range(1, vectors.ndim))
-    low, high = part.bounds.over(nodes, *lead)
+    low, high = (ends.ravel() for ends in part.bounds.over(nodes, lead or None))
     if not (np.all(vectors.min(axis=axes) >= low) and np.all(vectors.max(axis=axes) <= high)):  # NaN is not within
         raise SourceChangedError(
             f"the vectors {part.source.path} have changed since they were first read: load them again"
@@ -164,56 +206,58 @@ def _vectors(part: FieldPart, nodes: Box, lead: tuple[int, ...]) -> NDArray[Any]
     return vectors
 
 
-def _through(step: FieldStep, number: int, lower: Floats, upper: Floats) -> tuple[Floats, Floats, Box]:
-    into, onward = step.of_slice(number)
-    turn, part = onward[:-1, :-1], step.part
+def _through(step: FieldStep, numbers: range, lower: Floats, upper: Floats) -> tuple[Floats, Floats, NodeBoxes]:
+    into, onward = step.of_slices(numbers)
+    turn, part = onward[:, :-1, :-1], step.part
     if not part.inverse:
-        nodes, touched = _nodes(part, *interval(snapped(step.nodes @ into), lower, upper))
-        u = _displacements(step, number, nodes, leaves=not touched)
+        nodes = _nodes(part, *interval(snapped(step.nodes @ into), lower, upper))
+        u = _displacements(step, numbers, nodes)
         least, most = interval(snapped(onward @ into), lower, upper)
         low, high = _turned(turn, *u)
         return least + low, most + high, nodes
     low, high = interval(into, lower, upper)
     u = step.limits[0], step.limits[1]
     for _ in range(3):  # each round narrows the place of the solution, which is always between these bounds
-        nodes, touched = _nodes(part, *interval(step.nodes, low - u[1], high - u[0]))
-        u = _displacements(step, number, nodes, leaves=not touched)
+        u = _displacements(step, numbers, _nodes(part, *interval(step.nodes[None], low - u[1], high - u[0])))
     least, most = interval(onward, low - u[1], high - u[0])
     # Newton's method looks anywhere between the limits of the field.
-    reach, _ = _nodes(part, *interval(step.nodes, low - step.limits[1], high - step.limits[0]))
-    return least, most, reach
+    return least, most, _nodes(part, *interval(step.nodes[None], low - step.limits[1], high - step.limits[0]))
 
 
-def _displacements(step: FieldStep, number: int, nodes: Box, *, leaves: bool) -> tuple[Floats, Floats]:
-    """Least and greatest displacement of points that read these nodes; `leaves`: some points lie outside the field."""
-    if nodes.empty:
-        return np.zeros(nodes.ndim), np.zeros(nodes.ndim)
-    lower, upper = step.part.bounds.over(nodes, *step.lead(number))
-    return (np.minimum(lower, 0), np.maximum(upper, 0)) if leaves else (lower, upper)
+def _displacements(step: FieldStep, numbers: range, nodes: NodeBoxes) -> tuple[Floats, Floats]:
+    """Least and greatest displacement, (N, D) each, of points that read these nodes; zero outside the field."""
+    lower, upper = np.zeros(nodes.start.shape), np.zeros(nodes.start.shape)
+    boxes, which = np.unique(np.concatenate([nodes.start, nodes.stop], axis=1), axis=0, return_inverse=True)
+    for number, ends in enumerate(boxes.tolist()):
+        box = Box(tuple(ends[: len(ends) // 2]), tuple(ends[len(ends) // 2 :]))
+        if not box.empty:
+            some = np.flatnonzero(which.ravel() == number)
+            lower[some], upper[some] = step.bounds(box, [numbers[k] for k in some])
+    leaves = ~nodes.inside[:, None]
+    return np.where(leaves, np.minimum(lower, 0), lower), np.where(leaves, np.maximum(upper, 0), upper)
 
 
-def _nodes(part: FieldPart, lower: Floats, upper: Floats) -> tuple[Box, bool]:
-    """The nodes that points within these node coordinates read, and whether all of the points lie in the field."""
+def _nodes(part: FieldPart, lower: Floats, upper: Floats) -> NodeBoxes:
+    """The nodes that points within these node coordinates (N, D) read."""
     shape = np.asarray(part.grid.shape)
     before, after = (0, 1) if part.order == 1 else (1, 2)
     edge = (-0.5, shape - 0.5) if part.order == 1 else (1.0, shape - 2.0)
-    inside = bool(np.all(lower >= edge[0] + _ROUNDING) and np.all(upper < edge[1] - _ROUNDING))
+    inside = np.all((lower >= edge[0] + _ROUNDING) & (upper < edge[1] - _ROUNDING), axis=1)
     low, high = np.clip(lower - _ROUNDING, -4, shape + 4), np.clip(upper + _ROUNDING, -4, shape + 4)
     start = np.floor(low).astype(int) - before
     stop = np.floor(high).astype(int) + after + 1
-    if np.any(stop <= 0) or np.any(start >= shape):  # beyond half a spacing the displacement is zero
-        return Box((0,) * len(shape), (0,) * len(shape)), False
+    # Beyond half a spacing the displacement is zero.
+    apart = np.any((stop <= 0) | (start >= shape), axis=1)[:, None]
     start, stop = np.clip(start, 0, shape - 1), np.clip(stop, 1, shape)
-    return Box(tuple(start.tolist()), tuple(stop.tolist())), inside
+    return NodeBoxes(np.where(apart, 0, start), np.where(apart, 0, stop), inside)
 
 
-def interval(matrix: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
-    """Bounds of an affine map of a box, each (D,)."""
-    linear, offset = matrix[:-1, :-1], matrix[:-1, -1]
-    low, high = _turned(linear, lower, upper)
-    return low + offset, high + offset
+def interval(matrices: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+    """Bounds (N, D) of affine maps (N, D+1, D+1) of boxes (N, D)."""
+    low, high = _turned(matrices[:, :-1, :-1], lower, upper)
+    return low + matrices[:, :-1, -1], high + matrices[:, :-1, -1]
 
 
 def _turned(linear: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
-    a, b = linear * lower, linear * upper
-    return np.minimum(a, b).sum(axis=1), np.maximum(a, b).sum(axis=1)
+    a, b = linear * lower[:, None], linear * upper[:, None]
+    return np.minimum(a, b).sum(axis=2), np.maximum(a, b).sum(axis=2)

@@ -8,13 +8,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.fields.chain import FieldStep, displacement_of, follow
+from daskreg.fields.chain import FieldStep, NodeBoxes, displacement_of, follow
 from daskreg.geometry import Box, Piece
 from daskreg.geometry.index_map import StackIndexMap
 from daskreg.sampling.displacements import Displaced
 
 # Vectors of a piece: larger ones are cut.
 _VECTOR_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """What `follow` found for some slices of a box."""
+
+    numbers: range
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    nodes: list[NodeBoxes]
+
+    def of(self, numbers: range) -> Followed:
+        """Only some of the slices."""
+        some = slice(numbers.start - self.numbers.start, numbers.stop - self.numbers.start)
+        nodes = [NodeBoxes(n.start[some], n.stop[some], n.inside[some]) for n in self.nodes]
+        return Followed(numbers, self.lower[some], self.upper[some], nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +41,7 @@ class DisplacedIndexMap(StackIndexMap):
         steps: see `chain`.
         sampled, offsets, stack, start: see `StackIndexMap`.
         needed: for each step the box of vectors that this map was restricted to, or None.
+        followed: where the slices of one box lead to, where that is known; the map is then of this box only.
     """
 
     steps: tuple[FieldStep, ...]
@@ -33,6 +50,7 @@ class DisplacedIndexMap(StackIndexMap):
     stack: int | None = None
     start: int = 0
     needed: tuple[Box, ...] | None = None
+    followed: Followed | None = None
 
     def restrict(self, out: Box) -> DisplacedIndexMap:
         steps, start = self.steps, self.start
@@ -63,29 +81,25 @@ class DisplacedIndexMap(StackIndexMap):
     def touched(
         self, inside: Box, source_shape: Sequence[int], margin: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        plane = inside.take(self.sampled)
-        ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
         shape = np.asarray([source_shape[k] for k in self.sampled])
-        starts, stops = [], []
-        for number in self._numbers(inside):
-            lower, upper, _ = follow(self.steps, number, *ends)
-            # Far outside, 64-bit integers would overflow; a little beyond the source gives the same box.
-            low = np.clip(lower, -2.0 - margin, shape + 1.0 + margin)
-            high = np.clip(upper, -2.0 - margin, shape + 1.0 + margin)
-            starts.append(np.clip(np.floor(low).astype(np.int64) - margin, 0, shape))
-            stops.append(np.clip(np.floor(high).astype(np.int64) + 2 + margin, 0, shape))
-        return np.stack(starts), np.maximum(np.stack(starts), np.stack(stops))
+        found = self._follow(inside)
+        lower, upper = found.lower, found.upper
+        # Far outside, 64-bit integers would overflow; a little beyond the source gives the same box.
+        low = np.clip(lower, -2.0 - margin, shape + 1.0 + margin)
+        high = np.clip(upper, -2.0 - margin, shape + 1.0 + margin)
+        starts = np.clip(np.floor(low).astype(np.int64) - margin, 0, shape)
+        return starts, np.maximum(starts, np.clip(np.floor(high).astype(np.int64) + 2 + margin, 0, shape))
 
     def pieces(self, out: Box, source_shape: Sequence[int], margin: int) -> Iterator[Piece]:
         for part in self._parts(out):
-            yield from super().pieces(part, source_shape, margin)
+            known = replace(self, followed=self._follow(part))
+            yield from StackIndexMap.pieces(known, part, source_shape, margin)
 
     def coordinates(self, out: Box) -> Displaced:
-        plane, number = out.take(self.sampled), self.number(out)
-        ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
-        lower, upper, boxes = follow(self.steps, number, *ends)
-        made = [displacement_of(step, number, nodes) for step, nodes in zip(self.steps, boxes, strict=True)]
-        return Displaced(tuple(made), lower, upper)
+        number, found = self.number(out), self._follow(out)
+        boxes = (nodes.box(0) for nodes in found.nodes)
+        made = (displacement_of(step, number, nodes) for step, nodes in zip(self.steps, boxes, strict=True))
+        return Displaced(tuple(made), found.lower[0], found.upper[0])
 
     def coordinate_bytes(self, out: Box) -> int:
         """Memory of the vectors of one piece: as they are stored, and twice as float64 for the kernels."""
@@ -100,13 +114,15 @@ class DisplacedIndexMap(StackIndexMap):
 
     def _node_boxes(self, out: Box) -> list[Box]:
         """For each step, the nodes that a box of the output reads, in all slices."""
+        return [nodes.union for nodes in self._follow(out).nodes]
+
+    def _follow(self, out: Box) -> Followed:
+        numbers = self._numbers(out)
+        if self.followed is not None:
+            return self.followed.of(numbers)
         plane = out.take(self.sampled)
         ends = np.asarray(plane.start, float), np.asarray(plane.stop, float) - 1
-        boxes = [Box((0,) * plane.ndim, (0,) * plane.ndim)] * len(self.steps)
-        for number in self._numbers(out):
-            _, _, found = follow(self.steps, number, *ends)
-            boxes = [a | b for a, b in zip(boxes, found, strict=True)]
-        return boxes
+        return Followed(numbers, *follow(self.steps, numbers, *ends))
 
     def _vector_bytes(self, out: Box) -> int:
         sizes = zip(self.steps, self._node_boxes(out), strict=True)

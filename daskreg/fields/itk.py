@@ -6,6 +6,8 @@ The fixed parameters of both types are the size, origin, spacing and direction (
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from daskreg.runtime.atomic import replacing
 from daskreg.sources.readers.itk import image_information, whole_image
 
 _MOST_NUMBERS = 2**27
+_PART = 2**20
 
 
 def linear_field(record: TransformRecord) -> DisplacementField:
@@ -65,12 +68,48 @@ def records_of(transform: Transform) -> list[TransformRecord]:
     return [TransformRecord(f"DisplacementFieldTransform_double_{n}_{n}", np.moveaxis(vectors, 0, -1).ravel(), fixed)]
 
 
+def to_sitk(transform: Transform) -> Any:
+    """A field or chain as a SimpleITK.Transform. The vectors are read.
+
+    Raises: see `records_of`.
+    """
+    records = records_of(transform)
+    if records[0].name != "CompositeTransform":
+        return _sitk_transform(records[0])
+    chain = _sitk().CompositeTransform(transform.ndim)
+    for record in records[1:]:
+        chain.AddTransform(_sitk_transform(record))
+    return chain
+
+
+def _sitk_transform(record: TransformRecord) -> Any:
+    sitk, n = _sitk(), record.ndim
+    if record.name == "DisplacementFieldTransform":
+        grid = _grid(record)
+        vectors = np.reshape(record.parameters, (*grid.shape, n))
+        return sitk.DisplacementFieldTransform(_image(vectors, grid))
+    made = sitk.BSplineTransform(n, 3) if record.name == "BSplineTransform" else sitk.AffineTransform(n)
+    made.SetFixedParameters([float(v) for v in record.fixed])
+    made.SetParameters([float(v) for v in record.parameters])
+    return made
+
+
+def _image(vectors: Any, grid: Grid) -> Any:
+    """An image of vectors (*nodes, D) in x, y, z order."""
+    image = _sitk().GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetOrigin(grid.origin[::-1])
+    image.SetDirection(grid.direction_matrix[::-1, ::-1].ravel().tolist())
+    return image
+
+
 def read_image(path: Path) -> DisplacementField:
     """The field in an image of vectors (.nii, .nii.gz, .mha, .mhd, .nrrd), as ITK, ANTs and greedy write it.
 
     Raises: InvalidTransformError where the image has no vector of as many components as dimensions; NotAVolumeError
         where the file is damaged or too short; MissingExtraError without SimpleITK.
     """
+    _check_packed(path)
     image = whole_image(str(path))
     ndim, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if components != ndim:
@@ -83,6 +122,18 @@ def read_image(path: Path) -> DisplacementField:
     return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
 
 
+def _check_packed(path: Path) -> None:
+    """Raise InvalidTransformError where a gzip file is cut short, which ITK reads as zeros."""
+    if not path.name.lower().endswith(".gz"):
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(_PART):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidTransformError(f"{path} is cut short or damaged ({error}): copy it again") from error
+
+
 def write_image(field: Transform, path: Path) -> None:
     """A linear field as an image of vectors, float64.
 
@@ -91,11 +142,7 @@ def write_image(field: Transform, path: Path) -> None:
     if not isinstance(field, DisplacementField) or field.order != 1 or field.inverted:
         raise InvalidTransformError(f"{path.name} holds one linear field, not {field!r}: save it as .h5, .tfm or .zarr")
     sitk = _sitk()
-    vectors = np.ascontiguousarray(np.moveaxis(_vectors(field)[::-1], 0, -1))
-    image = sitk.GetImageFromArray(vectors, isVector=True)
-    image.SetSpacing(field.grid.spacing[::-1])
-    image.SetOrigin(field.grid.origin[::-1])
-    image.SetDirection(field.grid.direction_matrix[::-1, ::-1].ravel().tolist())
+    image = _image(np.moveaxis(_vectors(field)[::-1], 0, -1), field.grid)
     if path.name.lower().endswith((".nii", ".nii.gz")):
         image.SetMetaData("intent_code", "1007")
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix

@@ -43,7 +43,7 @@ def save_store(transform: Transform, path: Path) -> None:
         def store(field: DisplacementField | SliceDisplacements) -> dict[str, Any]:
             name = str(len(names))
             names.append(name)
-            _copy(field, group, name)
+            copy_vectors(field, group, name)
             return {"array": name}
 
         data: Any = {"schema": SCHEMA, "version": VERSION, "transform": _described(transform, store)}
@@ -100,7 +100,7 @@ def _described(transform: Transform, store: Callable[[Any], dict[str, Any]]) -> 
     return {**facts, "inverted": transform.inverted, "any_unit": transform.unit is None, "vectors": store(transform)}
 
 
-def _copy(field: DisplacementField | SliceDisplacements, group: zarr.Group, name: str) -> None:
+def copy_vectors(field: DisplacementField | SliceDisplacements, group: zarr.Group, name: str) -> None:
     """The vectors into an array, in parts."""
     source, lead = field.vectors.source, field.vectors.lead
     side = _CHUNK[field.grid.ndim]

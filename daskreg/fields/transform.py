@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
-from daskreg.fields.chain import Part, displacement_of, follow, steps_of
+from daskreg.errors import InvalidTransformError, NoOverlapError, OptionError, ShapeMismatchError
+from daskreg.fields.chain import FieldStep, Part, displacement_of, follow, interval, steps_of
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Grid, SliceAffines, Transform, WarpedBounds
 from daskreg.geometry.registry import kinds
@@ -80,8 +80,8 @@ class FieldTransform(Transform):
             raise InvalidTransformError("points must be finite to be displaced")
         eye = np.eye(self.ndim + 1)
         steps = steps_of(self.chain(number, 1), eye, eye)
-        _, _, boxes = follow(steps, 0, points.min(axis=0), points.max(axis=0))
-        made = (displacement_of(step, 0, box) for step, box in zip(steps, boxes, strict=True))
+        _, _, boxes = follow(steps, range(1), points.min(axis=0), points.max(axis=0))
+        made = (displacement_of(step, 0, box.box(0)) for step, box in zip(steps, boxes, strict=True))
         return Displaced(tuple(made))
 
     def __matmul__(self, other: object) -> Transform:
@@ -96,12 +96,14 @@ class FieldTransform(Transform):
 
         A map of images acts on every slice of a volume.
 
-        Raises: also GridError where the output's slices are not slices of the source.
+        Raises: also GridError where the output's slices are not slices of the source, and NoOverlapError where the
+            first field lies elsewhere, so that it would move nothing.
         """
         self.check_grids(out, source)
         planes = self._planes(out, source, dims)
         parts = self.chain(planes.offset, planes.count)
         steps = steps_of(parts, planes.out.matrix, planes.source.inverse_matrix)
+        _check_reached(steps[0], planes.out)
         stack = None if self.slices is None else planes.stack
         return DisplacedIndexMap(steps, planes.sampled, planes.offsets, stack)
 
@@ -131,6 +133,19 @@ class FieldTransform(Transform):
         index = np.stack(np.meshgrid(*(np.linspace(0, n, min(33, int(n) + 1)) for n in last), indexing="ij"), -1)
         moved = [plane.index(back(plane.world(index), np.full(index.shape[:-1], number))) for number in numbers]
         return _bounds_of(source, axes, np.stack(moved))
+
+
+def _check_reached(step: FieldStep, out: Grid) -> None:
+    """Raise NoOverlapError where no voxel of `out` lies among the nodes of a field, which is the first of a chain."""
+    nodes, last = step.part.grid, np.asarray(out.shape) - 1.0
+    margin = np.abs(step.limits).max(axis=0) if step.part.inverse else np.zeros(nodes.ndim)
+    lower, upper = interval(step.into, np.zeros((1, nodes.ndim)), last[None])
+    low, high = interval(nodes.inverse_matrix[None], lower - margin, upper + margin)
+    if np.all(np.any((high < -0.5) | (low > np.asarray(nodes.shape) - 0.5), axis=1)):
+        raise NoOverlapError(
+            f"the displacement field {step.part.source.path} lies elsewhere and would move nothing: its nodes "
+            f"{nodes} do not touch the image {out}; check the origin, the unit and the order of the axes of its grid"
+        )
 
 
 def _composed(a: Transform, b: Transform) -> Transform:

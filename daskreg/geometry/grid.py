@@ -231,10 +231,10 @@ def index_matrix(pull: Floats, out: Grid, source: Grid) -> Floats:
 
 
 def snapped(matrix: Floats) -> Floats:
-    """A homogeneous matrix whose entries that differ from whole numbers only by rounding are made whole."""
+    """Homogeneous matrices, (..., D+1, D+1), with entries made whole that differ from that only by rounding."""
     whole = np.rint(matrix)
     scale = np.full_like(matrix, 1e-12)
-    scale[:, -1] = 1e-9
+    scale[..., -1] = 1e-9
     # A long axis may amplify the error of the matrix product.
     return np.asarray(np.where(np.abs(matrix - whole) <= scale, whole, matrix))
 

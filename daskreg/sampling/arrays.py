@@ -176,26 +176,25 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
 
 def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Callable[[int, tuple[int, int]], None]:
     """What samples some rows through displacement fields: their coordinates first, then their voxels."""
-    from daskreg.sampling.displaced_numba import coordinates
+    from daskreg.sampling.displacements_numba import LANES, coordinates
 
     blocks, source, voxels, (kind, near, real), consts, steps, cut = arguments
     ndim, width = spec.read_box.ndim, voxels.shape[2]
-    fields, target = spec.matrix.compiled(rows=True), (spec.out_box.start, steps)
+    fields, target, nothing = spec.matrix.compiled(rows=True), (spec.out_box.start, steps), np.empty(0)
     step = max(1, _COORDINATES // width)
     inner = spec.order == 1 and spec.matrix.within(source[3][2], source[3][3])
     ahead = int(_ROWS_AHEAD * (spec.matrix.slope(ndim - 2) @ np.asarray(source[1], np.float64)))
 
     def run(first: int, rows: tuple[int, int]) -> None:
         del first  # all blocks share their coordinates
-        space, xs = spec.matrix.space(), np.empty((ndim, step, width))
+        space, xs = spec.matrix.space(), np.empty((step, ndim, width + LANES))
         weights = np.empty((ndim, _SEGMENT), real)
         scratch = (np.empty(_SEGMENT, kind), weights, np.empty_like(near), np.empty(_SEGMENT, np.bool_), ahead)
         for row in range(*rows, step):
             some = (row, min(row + step, rows[1]), *cut)
-            part = xs[:, : some[1] - row]
             for number, field in enumerate(fields):
-                coordinates(field, target, part, some, number > 0, space)
-            kernel(blocks, source, part, voxels, scratch, consts, some, inner)
+                coordinates(field, target, xs, some, number > 0, nothing, space)
+            kernel(blocks, source, xs, voxels, scratch, consts, some, inner)
 
     return run
 

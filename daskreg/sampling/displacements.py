@@ -73,13 +73,14 @@ class Displaced:
     def ndim(self) -> int:
         return self.steps[0].ndim
 
-    def compiled(self, *, rows: bool) -> tuple[Any, ...]:
-        """The steps as the compiled kernels take them; see `displaced_numba`.
+    def compiled(self, *, rows: bool, stretch: bool = False) -> tuple[Any, ...]:
+        """The steps as the compiled kernel takes them; see `displacements_numba`.
 
         Args:
             rows: whether they are for rows of an output, along which the first step may be quicker, or for points.
+            stretch: whether it is asked how much they stretch space.
         """
-        return tuple(_compiled(step, first=rows and number == 0) for number, step in enumerate(self.steps))
+        return tuple(_compiled(step, first=rows and not k, stretch=stretch) for k, step in enumerate(self.steps))
 
     def slope(self, axis: int) -> Floats:
         """How far (D,) the affine parts alone move from one index of the output to the next along `axis`."""
@@ -95,34 +96,41 @@ class Displaced:
         return bool(np.all(self.lower >= lower) and np.all(self.upper < upper))
 
     def space(self) -> tuple[Any, ...]:
-        """Scratch arrays of one thread for the compiled kernels.
+        """Scratch arrays of one thread for the compiled kernel.
 
-        Vectors and matrices of one point, neighbours of a point, vectors along a row, the line of a row and its ends,
-        polynomials between nodes, and the columns where they begin.
+        Weights and first neighbours of a point; of a row along the nodes: vectors, polynomials between nodes, columns
+        where they begin, the line and its ends; of some points: places among the nodes and beyond the step, offsets;
+        derivatives of the weights; the leading indices of a row, and what is between the planes around it.
         """
-        ndim, nodes = self.ndim, self.steps[0].vectors.shape[-1]
-        points = np.zeros((21, 4)), np.zeros((3, 4), np.int64)
-        rows = np.zeros((ndim, nodes)), np.zeros((1, 3)), np.zeros((2, 1))
-        return (*points, *rows, np.zeros((ndim, 4, nodes + 2)), np.zeros(nodes + 3, np.int64))
+        from daskreg.sampling.displacements_numba import SEGMENT
+
+        ndim, nodes = self.ndim, self.steps[0].vectors.shape[-1] + 3
+        row = np.zeros((ndim, nodes)), np.zeros((4, nodes)), np.zeros(nodes, np.int64), np.zeros((3, 3))
+        points = np.zeros((ndim, SEGMENT)), np.zeros((ndim, SEGMENT)), np.zeros(SEGMENT, np.int64)
+        single = np.zeros((3, 4)), np.zeros(3, np.int64)
+        return (*single, *row, *points, np.zeros((3, 4)), np.zeros(3), np.zeros((ndim, 4, nodes)))
 
     def __call__(self, points: Floats) -> Floats:
         """Where (N, D) points go: the coordinates before the first step to those after the last."""
-        from daskreg.sampling.displaced_numba import coordinates
-
-        xs, space = np.array(points.T, np.float64, order="C")[:, None], self.space()
-        for field in self.compiled(rows=False):
-            coordinates(field, ((0,) * self.ndim, (1,) * (self.ndim - 1)), xs, (0, 1, 1, 1), True, space)
-        return np.ascontiguousarray(xs[:, 0].T)
+        return self._moved(points, np.empty(0))
 
     def determinants(self, points: Floats) -> Floats:
         """(N,) determinants of the derivative of all steps at (N, D) points: how much they stretch space."""
-        from daskreg.sampling.displaced_numba import determinants
-
         affine = np.prod([np.linalg.det(step.onward) * np.linalg.det(step.into) for step in self.steps])
-        found, moving, space = np.full(len(points), affine), np.array(points, np.float64, order="C"), self.space()
-        for field in self.compiled(rows=False):
-            determinants(field, moving, found, space)
+        found = np.full(len(points), affine)
+        self._moved(points, found)
         return found
+
+    def _moved(self, points: Floats, stretch: Floats) -> Floats:
+        from daskreg.sampling.displacements_numba import LANES, coordinates
+
+        count, space = len(points), self.space()
+        xs = np.zeros((1, self.ndim, count + LANES))
+        xs[0, :, :count] = points.T
+        target = (0,) * self.ndim, (1,) * (self.ndim - 1)
+        for field in self.compiled(rows=False, stretch=len(stretch) > 0):
+            coordinates(field, target, xs, (0, 1, 1, 1), True, stretch, space)
+        return np.ascontiguousarray(xs[0, :, :count].T)
 
     def check(self, ndim: int) -> None:
         """Raise ShapeMismatchError where the steps do not fit an image of `ndim` sampled axes."""
@@ -130,28 +138,42 @@ class Displaced:
             raise ShapeMismatchError(f"a displacement of {self.ndim} dimensions does not sample {ndim} axes (2 or 3)")
 
 
-def _compiled(step: Displacement, *, first: bool) -> tuple[Any, ...]:
+def _compiled(step: Displacement, *, first: bool, stretch: bool) -> tuple[Any, ...]:
     """(vectors, extent, matrices, facts) of one step."""
+    from daskreg.sampling.displacements_numba import FORWARD, INVERSE, NODEWISE
+
     direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
-    limits = np.zeros_like(direct)
-    limits[0, :-1], limits[1, :-1] = (-np.inf, np.inf) if step.limits is None else step.limits
-    matrices = np.stack([step.into, step.nodes, step.onward, direct, across, limits])
+    how = INVERSE if step.inverse else NODEWISE if stretch else FORWARD
     # Along a row of the output, which is a line of x_0, only the last index of the nodes may change.
-    along = first and not step.inverse and not across[:-2, -2].any()
-    lift = (1,) * (3 - step.ndim)
-    vectors = _turned(step.vectors, step.onward[:-1, :-1]) if along else step.vectors
-    vectors = np.ascontiguousarray(vectors, np.float64).reshape(step.ndim, *lift, *vectors.shape[1:])
-    vectors.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
-    extent = np.array([(*lift, *step.shape), (*(0 for _ in lift), *step.start)])
-    return vectors, extent, matrices, (step.order, step.inverse, along)
+    along = first and how == FORWARD and not across[:-2, -2].any()
+    back, limits = np.zeros_like(direct), np.zeros_like(direct)
+    back[:-1, :-1] = step.onward[:-1, :-1] @ np.linalg.inv(step.nodes[:-1, :-1])
+    limits[0, :-1], limits[1, :-1] = (-np.inf, np.inf) if step.limits is None else _interval(step)
+    vectors = _vectors(step, (step.onward if how == FORWARD else step.nodes)[:-1, :-1], along=along)
+    lift = 3 - step.ndim
+    extent = np.array([(*(1,) * lift, *step.shape), (*(0,) * lift, *(a - 1 for a in step.start))])
+    return vectors, extent, np.stack([direct, across, back, limits]), (step.order, how, along)
 
 
-def _turned(vectors: NDArray[Any], linear: Floats) -> Floats:
-    """The vectors in the coordinates after the step, term by term, so that each has the same bits in any crop."""
-    if np.array_equal(linear, np.eye(len(linear))):
-        return np.asarray(vectors, np.float64)
-    turned: Floats = np.zeros(vectors.shape)
-    for k, i in np.ndindex(linear.shape):
-        if linear[k, i]:
-            turned[k] += linear[k, i] * vectors[i]
-    return turned
+def _interval(step: Displacement) -> Floats:
+    """(2, D): the least and the greatest displacement, in nodes."""
+    ends = step.nodes[:-1, :-1] * np.asarray(step.limits)[:, None]
+    found: Floats = np.stack([ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)])
+    return found
+
+
+def _vectors(step: Displacement, linear: Floats, *, along: bool) -> Floats:
+    """linear . vectors, term by term, so that each has the same bits in any crop, and repeated beyond the ends."""
+    ndim, lift = step.ndim, 3 - step.ndim
+    shape = (*(1,) * lift, *(n + 2 for n in step.vectors.shape[1:]))
+    made = np.zeros((ndim, *shape) if along else (*shape, 4))
+    components = made if along else np.moveaxis(made, -1, 0)
+    inner: Any = (*(0,) * lift, *(slice(1, -1),) * ndim)
+    for k in range(ndim):
+        terms = [linear[k, i] * np.asarray(step.vectors[i], np.float64) for i in range(ndim) if linear[k, i]]
+        components[k][inner] = sum(terms[1:], start=terms[0]) if terms else 0.0
+    for axis in range(components.ndim - ndim, components.ndim):
+        ends = np.moveaxis(components, axis, 0)
+        ends[0], ends[-1] = ends[1], ends[-2]
+    made.flags.writeable = False  # for all, or read-only vectors would be compiled for anew
+    return made

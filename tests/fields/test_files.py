@@ -11,7 +11,7 @@ import zarr
 from deformations import RNG, affine_of, itk_affine, itk_field, itk_image, itk_points, oblique_nodes, smooth_vectors
 
 import daskreg as dr
-from daskreg.errors import InvalidTransformError, OutputExistsError
+from daskreg.errors import DaskregError, InvalidTransformError, OutputExistsError
 
 
 def points_of(ndim: int) -> np.ndarray:
@@ -143,3 +143,14 @@ def test_a_field_of_no_unit_takes_that_of_the_volume(tmp_path: Path) -> None:
     dr.DisplacementField(smooth_vectors(nodes, 4), nodes).save(tmp_path / "field.mha")
     volume = dr.open(RNG.normal(size=(40, 60)), spacing=2, unit="um")
     assert dr.warp(volume, pull=dr.load(tmp_path / "field.mha") @ dr.Affine.translation(x=1)).shape == (40, 60)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".nii.gz", ".nii", ".h5", ".tfm", ".zarr"])
+def test_truncated_files_of_fields_are_named(tmp_path: Path, suffix: str) -> None:
+    nodes = oblique_nodes(3)
+    path = tmp_path / f"field{suffix}"
+    dr.DisplacementField(smooth_vectors(nodes, 4), nodes).save(path)
+    file = next(p for p in path.rglob("*") if p.is_file() and p.name != "zarr.json") if path.is_dir() else path
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.6)])
+    with pytest.raises(DaskregError, match="field"):
+        dr.warp(dr.open(np.zeros((60, 60, 60)), spacing=1, unit="mm"), pull=dr.load(path)).compute()

@@ -14,7 +14,7 @@ from deformations import RNG, affine_of, itk_affine, itk_field, itk_image, obliq
 from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
-from daskreg.errors import GridError, InvalidTransformError, SourceChangedError
+from daskreg.errors import GridError, InvalidTransformError, NoOverlapError, SourceChangedError
 from daskreg.geometry import Box
 from daskreg.volumes import to_dataarray
 from daskreg.warping import make_job
@@ -132,11 +132,15 @@ def test_the_border_of_a_field_through_voxel_centres() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inverse", [False, True])
-def test_a_field_elsewhere_moves_nothing(tmp_path: Path, inverse: bool) -> None:
+def test_a_field_moves_nothing_where_it_is_not(tmp_path: Path, inverse: bool) -> None:
     nodes = dr.Grid((4, 4, 4), 5.0, 500.0)
     field = dr.DisplacementField(np.ones((3, 4, 4, 4)), nodes)
     image = image_of((20, 30, 40), np.uint16)
     pull = field.inverse() if inverse else field
+    with pytest.raises(NoOverlapError, match=r"field vectors in memory lies elsewhere.*check the origin, the unit"):
+        dr.warp(image, pull=pull)
+    still = dr.DisplacementField(np.zeros((3, 4, 4, 4)), dr.Grid((4, 4, 4), 5.0))
+    pull = pull @ still  # a later field may be reached by the moves of those before
     dr.write(dr.warp(dr.open(image), pull=pull), tmp_path / "out.ome.zarr", chunks=(8, 8, 8), progress=False)
     assert np.array_equal(dr.open(tmp_path / "out.ome.zarr").values, image)
 

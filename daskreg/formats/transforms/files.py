@@ -41,8 +41,8 @@ class TransformFile:
 
     @cached_property
     def head(self) -> bytes:
-        """Its first bytes; none of a Zarr group."""
-        if (self.path / "zarr.json").is_file():  # a group of Zarr
+        """Its first bytes; none of a Zarr group, nor of a prefix of ANTs' files."""
+        if (self.path / "zarr.json").is_file() or beside(self.path, "1Warp.nii.gz").is_file():
             return b""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
@@ -153,6 +153,11 @@ def write_text(text: str, path: str | PathLike[str]) -> None:
 def numbers(values: Any, separator: str = " ") -> str:
     """Numbers as text that reads back as the same float64."""
     return separator.join(repr(float(value)) for value in values)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file whose name is that of `path` and then `ending`."""
+    return Path(f"{path}{ending}")
 
 
 def _is_comment(line: str) -> bool:

@@ -44,7 +44,7 @@ def read_text(text: str, name: str) -> Transform:
         ]
     except ValueError as error:
         raise InvalidTransformError(f"{name}: {error}") from error
-    return from_records(records)
+    return _made(records, name)
 
 
 def write_text(records: Sequence[TransformRecord]) -> str:
@@ -94,7 +94,15 @@ def _read_group(group: Any, name: str) -> Transform:
         TransformRecord(t, _values(m, "Parameters"), _values(m, "FixedParameters"))
         for t, m in zip(types, members, strict=True)
     ]
-    return from_records(records)
+    return _made(records, name)
+
+
+def _made(records: Sequence[TransformRecord], name: str) -> Transform:
+    """The map of a file, or an error that names the file."""
+    try:
+        return from_records(records)
+    except InvalidTransformError as error:
+        raise InvalidTransformError(f"{name}: {error}") from error
 
 
 def _numbers(fields: dict[str, str], key: str) -> list[float]:

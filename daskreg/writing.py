@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import uuid4
 
+import numpy as np
 import xarray as xr
 
 from daskreg.blocks.input_files import locations
@@ -18,12 +20,14 @@ from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.reversed import stored_upright
 from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
 from daskreg.errors import OptionError
-from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
+from daskreg.formats.ome import CHANNEL_AXES, V2, VERSIONS, ImageDetails, LeadAxis, check_axes, lead_axis
+from daskreg.formats.omero import OMERO_KEY, omero_of
 from daskreg.runs.parts import Part, write_part
 from daskreg.runs.place import PROCESS, place_of
 from daskreg.runs.run import Run
@@ -131,6 +135,8 @@ def write(
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
         progress: show a bar, or call `progress(done, total, bytes)`.
+        version: of OME-Zarr: "0.5"; "0.4", of Zarr v2 without shards and checksums, for older readers; or "0.6", which
+            also states how the axes of a volume are turned in the world.
         storage_options: credentials and other options for the object store of `path`, with obstore's names
             (access_key_id, secret_access_key, endpoint, region). They stay in memory, here and on the workers. By
             default those of the environment of each process.
@@ -152,6 +158,10 @@ def write(
         raise OptionError(
             "part= and wait=False need an output on a disk that all processes share, not in an object store"
         )
+    if version == V2:
+        if shards not in (None, "auto"):
+            raise OptionError(f"shards={shards!r}: OME-Zarr {V2} has none; leave them out, or write version='0.5'")
+        shards = None
     client = chosen_client(client)
     use_options(path, storage_options)
     describe = _description(
@@ -197,7 +207,8 @@ def _description(
     def describe() -> WriteRun:
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
         made = plan_levels(task, output, options, client=client, blocks=blocks)
-        return WriteRun(made, str(volume.array.name or ""), _lead_axes(volume.array, task), **how)
+        lead = _lead_axes(volume.array, task)
+        return WriteRun(made, str(volume.array.name or ""), lead, details=_details(volume.array), **how)
 
     return describe
 
@@ -249,9 +260,30 @@ def _task_of(volume: Volume) -> Task:
     check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))
     if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
-        return known
+        return stored_upright(known)
     # A copy is the same with any order; that of labels is one of the nearest voxels.
-    return make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1)
+    return stored_upright(make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1))
+
+
+def _details(array: xr.DataArray) -> ImageDetails:
+    """What an image keeps of the attributes of an array, as far as JSON can hold them."""
+    channel = next((v.item() for k, v in array.coords.items() if v.ndim == 0 and str(k) in CHANNEL_AXES), None)
+    attributes = {}
+    for key, value in array.attrs.items():
+        with suppress(TypeError, ValueError):
+            if key not in (OMERO_KEY, LABELS, "direction"):
+                attributes[str(key)] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    return ImageDetails(attributes, omero_of(array.attrs.get(OMERO_KEY), channel), array.attrs.get(LABELS) is True)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy array or number as Python's.
+
+    Raises: TypeError for anything else.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
 
 
 def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:

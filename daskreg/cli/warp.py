@@ -38,6 +38,9 @@ def storing(command: Any) -> Any:
         click.option("--overwrite", is_flag=True, help="Replace an output that daskreg made."),
         click.option("--memory", help="Memory limit of one process, such as 4GiB."),
         click.option("--levels", type=NumberOrWord(), default="auto", help="Number of pyramid levels."),
+        click.option(
+            "--ome-version", "version", type=click.Choice(["0.4", "0.5", "0.6"]), default="0.5", show_default=True
+        ),
         click.option("--downsample", type=click.Choice(["auto", "mean", "nearest", "mode"]), default="auto"),
         click.option("--shards", type=Numbers(int, ("auto", "none")), default="auto", help="Voxels in one file."),
         click.option("--chunks", type=Numbers(int, ("auto",)), default="auto", help="Voxels that are read at once."),
@@ -130,6 +133,7 @@ def store(
     dry_run: bool,
     overwrite: bool,
     part: tuple[int, int] | None,
+    version: str,
     **layout: Any,
 ) -> int:
     """Write and print the result; with `dry_run` only print the plan.
@@ -143,6 +147,7 @@ def store(
     if dry_run:
         click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
         return 0
-    written = daskreg.write(array, out, resume=resume, overwrite=overwrite, part=part, progress=not quiet, **layout)
+    run: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "version": version}
+    written = daskreg.write(array, out, progress=not quiet, **run, **layout)
     click.echo(repr(written))
     return FILLED if written.missing or written.damaged else 0

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +23,9 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run import FATAL, BlockFailure
 from daskreg.blocks.run_levels import RunTotals, run_levels
 from daskreg.blocks.source_watch import SourceWatch
+from daskreg.blocks.windows import set_windows
 from daskreg.errors import BlocksFailedError, InputError, RunCancelledError
-from daskreg.formats.ome import LeadAxis
+from daskreg.formats.ome import ImageDetails, LeadAxis
 from daskreg.runs.part_locks import refuse_parts
 from daskreg.runs.place import Place
 from daskreg.runs.record import MOST_FAILURES
@@ -52,6 +53,7 @@ class WriteRun:
         lead: axes of times and channels.
         version: of OME-Zarr.
         overwrite, resume: as of `daskreg.write`.
+        details: what the image keeps besides its voxels.
     """
 
     made: Plan
@@ -60,6 +62,7 @@ class WriteRun:
     version: str
     overwrite: bool = False
     resume: bool | str = True
+    details: ImageDetails = field(default_factory=ImageDetails)
 
     @property
     def kind(self) -> str:
@@ -113,6 +116,7 @@ class WriteRun:
             overwrite=self.overwrite,
             resume=self.resume is not False,
             version=self.version,
+            details=self.details,
             admitted=admitted or self._refuse_parts,
         )
 
@@ -136,6 +140,7 @@ class WriteRun:
         with self.record_folder() as folder, self.recorded(folder, place, totals, report) as recorder:
             self.make(output, client, totals)
             check_still_there(Ledger(self.path), output)
+            set_windows(self.made)
             result = written(self.made, [totals], seconds=time.monotonic() - started)
             recorder.result = result.to_json()
         return result

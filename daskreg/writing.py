@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import uuid4
 
-import numpy as np
 import xarray as xr
 
 from daskreg.blocks.input_files import locations
@@ -35,6 +33,7 @@ from daskreg.runs.start import start
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, progress_bar
+from daskreg.sources.attributes import as_json
 from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
 from daskreg.sources.storage.access import is_object_url
@@ -272,18 +271,8 @@ def _details(array: xr.DataArray) -> ImageDetails:
     for key, value in array.attrs.items():
         with suppress(TypeError, ValueError):
             if key not in (OMERO_KEY, LABELS, "direction"):
-                attributes[str(key)] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+                attributes[str(key)] = as_json(value)
     return ImageDetails(attributes, omero_of(array.attrs.get(OMERO_KEY), channel), array.attrs.get(LABELS) is True)
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy array or number as Python's.
-
-    Raises: TypeError for anything else.
-    """
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(type(value).__name__)
 
 
 def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:

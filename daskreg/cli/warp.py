@@ -73,6 +73,8 @@ def storing(command: Any) -> Any:
     help="Interpolation order: 0 nearest (for labels), 1 linear, 3 cubic.",
 )
 @click.option("--fill", type=float, default=0.0, show_default=True, help="Value outside SOURCE.")
+@click.option("--edge", type=click.Choice(["fill", "clamp"]), default="fill", show_default=True,
+ help="The outer half of the outermost voxels: mixed with the fill, or their own value (as ITK).")  # fmt: skip
 @click.option("--dtype", help="Type of the output; default: that of SOURCE.")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
 @click.option("--resume", type=click.Choice(["unfinished", "changed"]), default="unfinished", show_default=True,
@@ -93,6 +95,7 @@ def command(
     grid: str | None,
     order: str,
     fill: float,
+    edge: str,
     dtype: str | None,
     level: int,
     resume: str,
@@ -118,6 +121,7 @@ def command(
         grid=grid,
         order=int(order),
         fill=fill,
+        edge=edge,
         dtype=dtype,
         device=device,
     )

@@ -29,6 +29,7 @@ import numpy as np
 from daskreg.runtime.compiled import inner, jit
 from daskreg.sampling.arrays_numba import (
     as_like,
+    clamped,
     columns_within,
     cubic_run,
     gather_at_border,
@@ -534,9 +535,9 @@ def _lay_down_near(xs: Any, r: Any, columns: Any, bounds: Any, weights: Any, uni
 
 
 @inner
-def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched: Any) -> None:
+def _gather_edge(block: Any, source: Any, xs: Any, near: Any, weights: Any, consts: Any, touched: Any) -> None:
     """The neighbours of voxels at the border, of which some are fill."""
-    first, last = source[2], len(source[0]) - 1
+    first, shape, last, fill = source[2], source[0], len(source[0]) - 1, consts[1]
     for j in range(xs.shape[1]):
         if not touched[j]:
             for r in range(len(near)):
@@ -545,6 +546,11 @@ def _gather_edge(block: Any, source: Any, xs: Any, near: Any, fill: Any, touched
         y = np.int64(np.floor(xs[last - 1, j]) - first[last - 1])
         x = np.int64(np.floor(xs[last, j]) - first[last])
         z = np.int64(np.floor(xs[0, j]) - first[0]) if last == 2 else np.int64(0)
+        if consts[5]:
+            y = clamped(y, shape[last - 1], weights[last - 1], j)
+            x = clamped(x, shape[last], weights[last], j)
+            if last == 2:
+                z = clamped(z, shape[0], weights[0], j)
         gather_at_border(block, source, (z, y, x), near, j, fill)
 
 
@@ -599,7 +605,7 @@ def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: An
                 if how == 2:
                     gather_run(blocks[b], offsets, near, source[1], stop - start, ahead)
                 else:
-                    _gather_edge(blocks[b], source, x, near, consts[1], touched)
+                    _gather_edge(blocks[b], source, x, near, weights, consts, touched)
                 mix_run(near, weights, source[1], part, consts)
                 if how == 1:
                     for j in range(stop - start):

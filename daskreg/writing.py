@@ -1,4 +1,4 @@
-"""`plan`, `write` and `verify`: a multiscale OME-Zarr image out of any lazy volume, block by block."""
+"""`plan`, `write` and `verify`: a multiscale OME-Zarr image or a single file out of any lazy volume, block by block."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
 from daskreg.errors import OptionError
+from daskreg.flat.formats import flat_format
+from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.flat.write import FlatOptions, write_flat
 from daskreg.formats.ome import CHANNEL_AXES, V2, VERSIONS, ImageDetails, LeadAxis, check_axes, lead_axis
 from daskreg.formats.omero import OMERO_KEY, omero_of
 from daskreg.runs.parts import Part, write_part
@@ -114,7 +117,7 @@ def write(
     part: tuple[int, int] | None = None,
     wait: bool = True,
 ) -> Written | Run:
-    """Write a volume as multiscale OME-Zarr, block by block, in bounded memory.
+    """Write a volume as multiscale OME-Zarr, or as a single file, block by block, in bounded memory.
 
     A current `distributed.Client` does the work if there is one, else local threads. Running
     the same call again after an interruption resumes: finished blocks are not made again.
@@ -122,7 +125,10 @@ def write(
     Args:
         array: a lazy volume (from `open` or `warp`, or any DataArray), dask or NumPy array.
         path: of a new OME-Zarr group, on a disk that all workers share, or the URL of one in an object store (s3://,
-            gs://, az://). A ledger is kept beside it, in `<path>.daskreg`.
+            gs://, az://). A ledger is kept beside it, in `<path>.daskreg`. The suffix .tif, .nii, .nrrd, .mha, .mrc or
+            .h5 makes a single file of that format, uncompressed and without a pyramid, which is `<path>.partial` until
+            it is complete; then only the options `overwrite` (of any file), `resume`, `memory`, `client` and `progress`
+            apply.
         chunks: "auto", one size, or one for each axis (a mapping by name leaves the others whole).
         shards: likewise, multiples of the chunks; None for none.
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
@@ -161,6 +167,12 @@ def write(
         if shards not in (None, "auto"):
             raise OptionError(f"shards={shards!r}: OME-Zarr {V2} has none; leave them out, or write version='0.5'")
         shards = None
+    kind = flat_format(os.fspath(path))
+    if kind is not None:
+        layout = {"chunks": chunks, "shards": shards, "levels": levels, "downsample": downsample, "part": part}
+        _check_flat(kind, layout, wait=wait, version=version)
+        options = FlatOptions(overwrite, resume, memory)
+        return _written_flat(volume_of(array), path, kind, options, client=chosen_client(client), progress=progress)
     client = chosen_client(client)
     use_options(path, storage_options)
     describe = _description(
@@ -212,6 +224,37 @@ def _description(
     return describe
 
 
+def _check_flat(kind: FlatFormat, layout: dict[str, Any], *, wait: bool, version: str) -> None:
+    """Raise OptionError for options that a single file does not have."""
+    given = [name for name, value in layout.items() if value not in ("auto", None)]
+    given += [] if wait else ["wait"]
+    given += [] if version == "0.5" else ["version"]
+    if given:
+        raise OptionError(f"{', '.join(given)}: of OME-Zarr; a {kind.title} file has none: leave them out")
+
+
+def _written_flat(
+    volume: Volume,
+    path: str | os.PathLike[str],
+    kind: FlatFormat,
+    options: FlatOptions,
+    *,
+    client: Any | None,
+    progress: bool | ByteProgress,
+) -> Written:
+    """`write` of a single file."""
+    job = _job_of(volume)
+    task = job if kind.turned else stored_upright(job)
+    output = Path(safe_output(path, locations(task.source), file=True))
+    lead = _lead_axes(volume.array, task)
+    name = str(volume.array.name or output.name.partition(".")[0])
+    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, lead, name)
+    with _shown(progress, f"writing {output.name}") as report:
+        result = write_flat(task, image, kind, output, options, client=client, progress=report)
+    warn_of(result, dtype=task.dtype, stacklevel=3)
+    return result
+
+
 def _written_in_part(
     describe: Callable[[], WriteRun],
     part: tuple[int, int],
@@ -255,13 +298,18 @@ def verify(
 
 def _task_of(volume: Volume) -> Task:
     """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
+    check_axes(volume.source.dims, volume.source.grid.ndim)
+    return stored_upright(_job_of(volume))
+
+
+def _job_of(volume: Volume) -> Job:
+    """The same, in the order of the array's indices."""
     array, spec = volume.array, volume.source
-    check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))
     if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
-        return stored_upright(known)
+        return known
     # A copy is the same with any order; that of labels is one of the nearest voxels.
-    return stored_upright(make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1))
+    return make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1)
 
 
 def _details(array: xr.DataArray) -> ImageDetails:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources.readers.hdf5", "sources.readers.tiff"),
     ("reporting", "blocks"),
     ("runs",),
-    ("volumes",),
+    ("volumes", "flat"),
     ("fields",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
@@ -77,7 +77,7 @@ WITHOUT_TORCH = {
     "errors", "geometry", "runtime", "sampling.sample", "sampling.arrays", "sampling.cast", "sampling.downsample",
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
-    "sources.readers.hdf5", "sources.readers.tiff", "fields",
+    "sources.readers.hdf5", "sources.readers.tiff", "fields", "flat",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

@@ -65,7 +65,7 @@ def test_results_are_written_by_xarray_and_opened_where_they_were(tmp_path: Path
         source = source.rename(None if kind == "unnamed" else "stage")
     elif kind in {"bool", "uint16"}:
         source = (source * 1000).astype(kind)
-    found = dr.warp(source, pull=dr.Affine.translation(x=0.5), like=dr.grid(source))
+    found = dr.warp(source, pull=dr.Affine.translation(z=0, y=0, x=0.5), like=dr.grid(source))
     found.to_dataset().to_netcdf(tmp_path / "a.nc")
     found.to_dataset().to_zarr(tmp_path / "a.zarr", consolidated=False)
     for again in (xr.load_dataset(tmp_path / "a.nc"), xr.open_zarr(tmp_path / "a.zarr", consolidated=False)):

@@ -104,7 +104,9 @@ def command(
     quiet: bool,
     **storage: Any,
 ) -> int:
-    """Warp SOURCE into the new OME-Zarr OUT, block by block, in bounded memory.
+    """Warp SOURCE into the new OUT, block by block, in bounded memory.
+
+    OUT is OME-Zarr, or where it is named so a single file: .tif, .nii, .nrrd, .mha, .mrc or .h5.
 
     Give either --pull (a fit of `register` or `align`) or --push. The same command again
     resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged and are shown as fill.

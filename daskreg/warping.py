@@ -10,6 +10,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
@@ -17,7 +18,8 @@ from daskreg.blocks.job import Job, run_block
 from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
 from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
 from daskreg.sampling.cast import cast
-from daskreg.sampling.sample import halo
+from daskreg.sampling.sample import clamps, halo
+from daskreg.sources.attributes import storable
 from daskreg.sources.chunking import entries_per_axis, wrong_sizes
 from daskreg.sources.coordinates import HEADER_FROM_WORLD
 from daskreg.sources.registry import remember
@@ -25,6 +27,9 @@ from daskreg.sources.source import Source
 from daskreg.volumes import to_dataarray, volume_of
 
 ORDERS = (0, 1, 3)
+_NAME = "warped"
+"""Name of the result of a source without one: a Dataset needs it."""
+
 BLOCK_BYTES = 64 * 2**20
 
 
@@ -37,6 +42,7 @@ def warp(
     grid: Grid | str | None = None,
     order: int = 1,
     fill: float = 0,
+    edge: str = "fill",
     chunks: str | int | Sequence[int] | Mapping[str, int] = "auto",
     dtype: Any = None,
     device: str = "auto",
@@ -59,24 +65,28 @@ def warp(
             the source's voxels. Default: the source's own grid.
         order: 0 nearest (labels), 1 linear, 3 cubic spline. Boolean arrays use 0.
         fill: value outside the source.
+        edge: of the outermost voxels, which reach half a voxel beyond their centres: "fill" mixes them with the fill up
+            to one voxel beyond the centre, so that the result is continuous (SciPy's grid-constant); "clamp" gives that
+            half their own value, and everything beyond is fill (as ITK).
         chunks: of the lazy result.
         dtype: of the output; default the source's. Casting to integers rounds half to even
             and clamps.
         device: "auto", "cpu" or "cuda[:i]", resolved where blocks run.
         allow_empty: allow an output that has only the fill value.
 
-    Returns: the same kind as `source`; lazy (dask-backed) unless NumPy or a tensor.
+    Returns: the same kind as `source`; lazy (dask-backed) unless NumPy or a tensor. A DataArray keeps name, attributes
+    and coordinates, except those along axes that are sampled anew.
 
     Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
     EmptyOutputError where the output would have no voxel of the source.
     """
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
-        return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill)
+        return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill, edge=edge)
     volume = volume_of(source)
     array, spec = volume.array, volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
-    job = make_job(spec, transform, out, order=order, fill=fill, dtype=dtype, device=device)
+    job = make_job(spec, transform, out, order=order, fill=fill, edge=edge, dtype=dtype, device=device)
     if not allow_empty and _all_fill(job):
         lower, upper = out.extent
         raise EmptyOutputError(
@@ -88,10 +98,34 @@ def warp(
     data = lazy_array(job, chunks)
     if isinstance(source, da.Array):
         return data
-    lead_coords = {d: array.coords[d] for d in spec.lead if d in array.coords}
-    name = None if array.name is None else str(array.name)
-    attrs = {k: v for k, v in array.attrs.items() if k != HEADER_FROM_WORLD}
-    return to_dataarray(data, out, lead=spec.lead, lead_coords=lead_coords, name=name, attrs=attrs)
+    return _like(array, data, job)
+
+
+def _like(array: xr.DataArray, data: da.Array, job: Job) -> xr.DataArray:
+    """The result with name, attributes and coordinates of the source, but those along axes that were sampled.
+
+    xarray can write it in any of its formats.
+    """
+    lead = job.source.lead
+    attrs = {str(k): storable(v) for k, v in array.attrs.items() if k != HEADER_FROM_WORLD}
+    along = {d: array.coords[d] for d in lead if d in array.coords}
+    made = to_dataarray(data, job.grid, lead=lead, lead_coords=along, attrs=attrs)
+    same = [job.dims[k] for k in job.mapping.carried if job.grid.shape == job.source.grid.shape and _stays(job, k)]
+    others = {k: v for k, v in array.coords.items() if k not in made.coords and {*v.dims} <= {*lead, *same}}
+    made = made.assign_coords(others)
+    name = str(array.name or _NAME)
+    made.name = _NAME if name in made.coords else name
+    return made
+
+
+def _stays(job: Job, axis: int) -> bool:
+    """Whether the indices along a carried axis are those of the source."""
+    k = axis - len(job.source.lead)
+    if k < 0:
+        return True
+    ends = np.zeros((2, job.grid.ndim))
+    ends[1, k] = job.grid.shape[k] - 1
+    return bool(np.allclose(job.source.grid.index(job.grid.world(ends))[:, k], ends[:, k], atol=1e-3))
 
 
 def make_job(
@@ -101,13 +135,15 @@ def make_job(
     *,
     order: int = 1,
     fill: float = 0,
+    edge: str = "fill",
     dtype: Any = None,
     device: str = "auto",
 ) -> Job:
     """The description of one warp of `spec` onto `out`; `pull=None` copies.
 
-    Raises: OptionError for an unknown order or device, UnsupportedDTypeError for a dtype.
+    Raises: OptionError for an unknown order, edge or device, UnsupportedDTypeError for a dtype.
     """
+    clamps(edge)  # raises for others
     if order not in ORDERS:
         raise OptionError(f"order={order!r}: use 0 (nearest), 1 (linear) or 3 (cubic)")
     if not (isinstance(device, str) and (device in {"auto", "cpu", "cuda"} or device.startswith("cuda:"))):
@@ -118,8 +154,8 @@ def make_job(
         order = 0
     pull = Affine.identity(spec.grid.ndim) if pull is None else pull
     mapping = pull.index_map(out, spec.grid, spec.dims)
-    token = tokenize(spec.fingerprint(), spec.policy, mapping.identity(), out, order, fill, wanted.str)
-    return Job(spec, mapping, out, order, float(fill), wanted, device, token)
+    token = tokenize(spec.fingerprint(), spec.policy, mapping.identity(), out, order, fill, edge, wanted.str)
+    return Job(spec, mapping, out, order, float(fill), wanted, device, token, edge)
 
 
 def _output_dtype(dtype: Any) -> np.dtype[Any]:
@@ -234,7 +270,9 @@ def _all_fill(job: Job) -> bool:
     return job.mapping.read_box(Box.of(job.shape), job.source.shape, halo(0)).empty
 
 
-def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | None, order: int, fill: float) -> Any:
+def _warp_tensor(
+    tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | None, order: int, fill: float, edge: str
+) -> Any:
     """Warp a tensor, differentiably in its voxels; voxels have spacing one."""
     import torch
 
@@ -257,6 +295,7 @@ def _warp_tensor(tensor: Any, pull: Transform, *, like: Any, grid: Grid | str | 
             piece.out.take(mapping.sampled),
             order=order,
             fill=fill,
+            edge=edge,
         )
         result[piece.out.slices] = sampled.permute(tuple(np.argsort(axes)))
     return result

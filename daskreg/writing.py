@@ -1,10 +1,10 @@
-"""`plan`, `write` and `verify`: a multiscale OME-Zarr image out of any lazy volume, block by block."""
+"""`plan`, `write` and `verify`: a multiscale OME-Zarr image or a single file out of any lazy volume, block by block."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import uuid4
@@ -18,12 +18,17 @@ from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.reversed import stored_upright
 from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
 from daskreg.errors import OptionError
-from daskreg.formats.ome import VERSIONS, LeadAxis, check_axes, lead_axis
+from daskreg.flat.formats import flat_format
+from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.flat.write import FlatOptions, write_flat
+from daskreg.formats.ome import CHANNEL_AXES, V2, VERSIONS, ImageDetails, LeadAxis, check_axes, lead_axis
+from daskreg.formats.omero import OMERO_KEY, omero_of
 from daskreg.runs.parts import Part, write_part
 from daskreg.runs.place import PROCESS, place_of
 from daskreg.runs.run import Run
@@ -31,6 +36,7 @@ from daskreg.runs.start import start
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, progress_bar
+from daskreg.sources.attributes import as_json
 from daskreg.sources.description import LABELS
 from daskreg.sources.registry import recall
 from daskreg.sources.store_options import share_options, use_options
@@ -110,7 +116,7 @@ def write(
     part: tuple[int, int] | None = None,
     wait: bool = True,
 ) -> Written | Run:
-    """Write a volume as multiscale OME-Zarr, block by block, in bounded memory.
+    """Write a volume as multiscale OME-Zarr, or as a single file, block by block, in bounded memory.
 
     A current `distributed.Client` does the work if there is one, else local threads. Running
     the same call again after an interruption resumes: finished blocks are not made again.
@@ -118,7 +124,10 @@ def write(
     Args:
         array: a lazy volume (from `open` or `warp`, or any DataArray), dask or NumPy array.
         path: of a new OME-Zarr group, on a disk that all workers share, or the URL of one in an object store (s3://,
-            gs://, az://). A ledger is kept beside it, in `<path>.daskreg`.
+            gs://, az://). A ledger is kept beside it, in `<path>.daskreg`. The suffix .tif, .nii, .nrrd, .mha, .mrc or
+            .h5 makes a single file of that format, uncompressed and without a pyramid, which is `<path>.partial` until
+            it is complete; then only the options `overwrite` (of any file), `resume`, `memory`, `client` and `progress`
+            apply.
         chunks: "auto", one size, or one for each axis (a mapping by name leaves the others whole).
         shards: likewise, multiples of the chunks; None for none.
         levels: number of pyramid levels, or "auto": until no axis is longer than 256.
@@ -130,6 +139,8 @@ def write(
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
         progress: show a bar, or call `progress(done, total, bytes)`.
+        version: of OME-Zarr: "0.5"; "0.4", of Zarr v2 without shards and checksums, for older readers; or "0.6", which
+            also states how the axes of a volume are turned in the world.
         storage_options: credentials and other options for the object store of `path`, with obstore's names
             (access_key_id, secret_access_key, endpoint, region). They stay in memory, here and on the workers. By
             default those of the environment of each process.
@@ -146,6 +157,16 @@ def write(
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
+    if version == V2:
+        if shards not in (None, "auto"):
+            raise OptionError(f"shards={shards!r}: OME-Zarr {V2} has none; leave them out, or write version='0.5'")
+        shards = None
+    kind = flat_format(os.fspath(path))
+    if kind is not None:
+        layout = {"chunks": chunks, "shards": shards, "levels": levels, "downsample": downsample, "part": part}
+        _check_flat(kind, layout, wait=wait, version=version)
+        options = FlatOptions(overwrite, resume, memory)
+        return _written_flat(volume_of(array), path, kind, options, client=chosen_client(client), progress=progress)
     client = chosen_client(client)
     use_options(path, storage_options)
     describe = _description(
@@ -191,9 +212,41 @@ def _description(
     def describe() -> WriteRun:
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
         made = plan_levels(task, output, options, client=client, blocks=blocks)
-        return WriteRun(made, str(volume.array.name or ""), _lead_axes(volume.array, task), **how)
+        lead = _lead_axes(volume.array, task)
+        return WriteRun(made, str(volume.array.name or ""), lead, details=_details(volume.array), **how)
 
     return describe
+
+
+def _check_flat(kind: FlatFormat, layout: dict[str, Any], *, wait: bool, version: str) -> None:
+    """Raise OptionError for options that a single file does not have."""
+    given = [name for name, value in layout.items() if value not in ("auto", None)]
+    given += [] if wait else ["wait"]
+    given += [] if version == "0.5" else ["version"]
+    if given:
+        raise OptionError(f"{', '.join(given)}: of OME-Zarr; a {kind.title} file has none: leave them out")
+
+
+def _written_flat(
+    volume: Volume,
+    path: str | os.PathLike[str],
+    kind: FlatFormat,
+    options: FlatOptions,
+    *,
+    client: Any | None,
+    progress: bool | ByteProgress,
+) -> Written:
+    """`write` of a single file."""
+    job = _job_of(volume)
+    task = job if kind.turned else stored_upright(job)
+    output = Path(safe_output(path, locations(task.source), file=True))
+    lead = _lead_axes(volume.array, task)
+    name = str(volume.array.name or output.name.partition(".")[0])
+    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, lead, name)
+    with _shown(progress, f"writing {output.name}") as report:
+        result = write_flat(task, image, kind, output, options, client=client, progress=report)
+    warn_of(result, dtype=task.dtype, stacklevel=3)
+    return result
 
 
 def _written_in_part(
@@ -239,13 +292,29 @@ def verify(
 
 def _task_of(volume: Volume) -> Task:
     """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
+    check_axes(volume.source.dims, volume.source.grid.ndim)
+    return stored_upright(_job_of(volume))
+
+
+def _job_of(volume: Volume) -> Job:
+    """The same, in the order of the array's indices."""
     array, spec = volume.array, volume.source
-    check_axes(spec.dims, spec.grid.ndim)
     known = recall(getattr(array.data, "name", ""))
     if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
         return known
     # A copy is the same with any order; that of labels is one of the nearest voxels.
     return make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1)
+
+
+def _details(array: xr.DataArray) -> ImageDetails:
+    """What an image keeps of the attributes of an array, as far as JSON can hold them."""
+    channel = next((v.item() for k, v in array.coords.items() if v.ndim == 0 and str(k) in CHANNEL_AXES), None)
+    attributes = {}
+    for key, value in array.attrs.items():
+        with suppress(TypeError, ValueError):
+            if key not in (OMERO_KEY, LABELS, "direction"):
+                attributes[str(key)] = as_json(value)
+    return ImageDetails(attributes, omero_of(array.attrs.get(OMERO_KEY), channel), array.attrs.get(LABELS) is True)
 
 
 def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:

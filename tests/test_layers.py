@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources.readers.bdv", "sources.readers.imaris"),
     ("reporting", "blocks"),
     ("runs",),
-    ("volumes",),
+    ("volumes", "flat"),
     ("fields",),
     ("registration.pyramids",),
     ("registration.normal_equations",),
@@ -83,8 +83,7 @@ WITHOUT_TORCH = {
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
     "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
-     "sources.readers.n5", "sources.readers.tiff",
-    "fields",
+    "sources.readers.n5", "sources.readers.tiff", "fields", "flat",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

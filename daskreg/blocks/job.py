@@ -70,6 +70,7 @@ class Job:
         fill: value outside the source.
         device: "auto", "cpu" or "cuda[:i]"; resolved where the block runs.
         token: identifies the result; the dask name is made of it.
+        edge: what the outer half of the outermost voxels shows; see `sampling.sample`.
     """
 
     source: Source
@@ -80,6 +81,7 @@ class Job:
     dtype: np.dtype[Any]
     device: str = "auto"
     token: str = ""
+    edge: str = "fill"
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -128,6 +130,7 @@ class Job:
             numbers,
             (*layout, box.start, box.stop),
             (self.order, float(self.fill), self.dtype.str),
+            *((self.edge,) if self.edge != "fill" else ()),
         ):
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
         return digest.hexdigest()[:32]
@@ -223,7 +226,8 @@ def _pixels(job: Job, box: Box, data: Pixels, read: Box, *, device: str, paralle
             # Whole planes need no copy; a GPU gets only what it reads.
             part = _whole_planes(piece.read, read, sampled) if device == "cpu" and contiguous else piece.read
             block = data[part.within(read).slices].transpose(axes)
-            one = Tile(block, part.take(sampled), piece.coordinates, piece.out.take(sampled), job.order, job.fill)
+            boxes = part.take(sampled), piece.coordinates, piece.out.take(sampled)
+            one = Tile(block, *boxes, job.order, job.fill, job.edge)
             sampler.put(one, out[piece.out.within(box).slices].transpose(axes))
     return out
 

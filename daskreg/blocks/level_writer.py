@@ -14,6 +14,7 @@ from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
 
 from daskreg.blocks.record.ledger import Ledger
+from daskreg.blocks.record.own_files import metadata_files
 from daskreg.blocks.source_buffer import slabs
 from daskreg.errors import OutputError
 from daskreg.geometry import Box
@@ -49,7 +50,8 @@ class LevelWriter:
     """The array of one level, open for writing: chunk by chunk where that can be, else by zarr."""
 
     def __init__(self, output: str, level: int) -> None:
-        self._ledger, self._metadata = Ledger(output), f"{level}/zarr.json"
+        self._ledger = Ledger(output)
+        self._metadata = next(name for name in metadata_files(self._ledger.facts()) if name.startswith(f"{level}/"))
         self.check_there()
         self._store = RecordingStore(open_store(output, mode="r+"))
         self._array: zarr.Array[Any] = zarr.open_array(self._store, path=str(level), mode="r+")

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daskreg.blocks.job import Downsample, Job, Task
+from daskreg.blocks.job import Downsample, Task
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
+from daskreg.blocks.reversed import job_of
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
 from daskreg.sampling.downsample import METHODS
@@ -50,7 +51,8 @@ def plan_levels(
     limit = memory_limit(options.memory, client)
     threads = threads_per_process(client)
     workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
-    method = _method(options.downsample, labels=isinstance(task, Job) and task.makes_labels)
+    job = job_of(task)
+    method = _method(options.downsample, labels=job is not None and job.makes_labels)
     plans: list[LevelPlan] = []
     for level, factors in enumerate(level_factors(task.grid, options.levels)):
         if level:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -22,8 +21,10 @@ from daskreg.blocks.record.own_files import (
     clear_ledger,
     foreign_beside,
     foreign_files,
+    group_attributes,
     lacks_run_alone,
     listed,
+    metadata_files,
     remove_empty_ledger,
     remove_made,
     remove_output,
@@ -40,7 +41,7 @@ from daskreg.errors import (
     StorageFullError,
     StoreError,
 )
-from daskreg.formats.ome import LeadAxis, LevelSpec, create_multiscale
+from daskreg.formats.ome import ImageDetails, LeadAxis, LevelSpec, create_multiscale
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class _Target:
     name: str
     lead: Sequence[LeadAxis]
     version: str
+    details: ImageDetails
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def locked_output(
     overwrite: bool,
     resume: bool,
     version: str,
+    details: ImageDetails | None = None,
     admitted: Callable[[], bool] = lambda: False,
 ) -> Iterator[OutputRun]:
     """Lock the output of a plan for one run, and create it or check that it can be resumed.
@@ -97,7 +100,7 @@ def locked_output(
     """
     ledger = Ledger(plan.path)
     fresh = not ledger.remote and not ledger.folder.exists()
-    target = _Target(plan, name, lead, version)
+    target = _Target(plan, name, lead, version, details or ImageDetails())
     with ExitStack() as stack:
         with _named(plan.path):
             _check_place_of_ledger(ledger)
@@ -203,7 +206,7 @@ def _created_anew(ledger: Ledger, target: _Target) -> str:
     blocks = [{"block": list(level.block_shape)} for level in target.plan.levels]
     (clear_records if ledger.remote else clear_ledger)(ledger)  # left by a run that was killed as it began
     ledger.create({"facts": target.facts, "run": run_id, "blocks": blocks})
-    _write_metadata(ledger, target, run_id, _metadata_files(len(target.plan.levels)))
+    _write_metadata(ledger, target, run_id, metadata_files(target.facts))
     return run_id
 
 
@@ -233,7 +236,8 @@ def _create_metadata(folder: Path, ledger: Ledger, target: _Target, run_id: str)
         ],
         name=target.name or PurePosixPath(ledger.place).name.removesuffix(".zarr").removesuffix(".ome"),
         lead=target.lead,
-        attributes={"daskreg": {"run": run_id}},
+        run=run_id,
+        details=target.details,
         method=last.method if isinstance(last, Downsample) else "mean",
         version=target.version,
         called=ledger.place,
@@ -277,11 +281,7 @@ def check_still_there(ledger: Ledger, run: OutputRun) -> None:
 
 def lost_metadata(ledger: Ledger) -> list[str]:
     """Metadata files of the output that are missing or, as after a power failure, hold nothing."""
-    return [name for name in _metadata_files(len(ledger.block_shapes())) if _is_lost(ledger, name)]
-
-
-def _metadata_files(levels: int) -> list[str]:
-    return ["zarr.json", *(f"{level}/zarr.json" for level in range(levels))]
+    return [name for name in metadata_files(ledger.facts()) if _is_lost(ledger, name)]
 
 
 def _is_lost(ledger: Ledger, name: str) -> bool:
@@ -297,11 +297,13 @@ def _is_own(ledger: Ledger) -> bool:
     if not ledger.holds_something:
         return ledger.remote or ledger.output.is_dir() or not ledger.output.exists()
     try:
-        if _is_lost(ledger, "zarr.json"):
-            counts = unit_counts(ledger.facts())
+        facts = ledger.facts()
+        group = metadata_files(facts)[0]
+        if _is_lost(ledger, group):
+            counts = unit_counts(facts)
             foreign = foreign_objects(ledger, counts) if ledger.remote else foreign_files(ledger.output, counts)
             return next(foreign, None) is None or _has_listed_file(ledger)
-        attributes = json.loads(ledger.metadata("zarr.json"))["attributes"]
+        attributes = group_attributes(facts, ledger.metadata(group))
         return bool(attributes["daskreg"]["run"] == ledger.layout()["run"])
     except StoreError:
         raise

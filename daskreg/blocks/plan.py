@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes, format_time
 
-from daskreg.blocks.job import Job, Task
+from daskreg.blocks.job import Task
 from daskreg.blocks.memory import projected_bytes
+from daskreg.blocks.reversed import job_of
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box
 from daskreg.sources.chunking import sizes_per_axis
@@ -22,8 +23,12 @@ BLOCK_TARGET = 240 * 2**20
 MOST_OUTPUT = 512 * 2**20
 """Bytes of output of a block that is enlarged, at most: so much is computed again when a worker dies."""
 
+MANY_FILES, SHARD_BYTES = 4096, 64 * 2**20
+"""More chunks than this are gathered in shards of up to so many bytes before compression: file systems list, copy and
+remove thousands of files slowly, and a block, which writes whole shards, should stay small."""
+
 MOST_FILES = 50_000
-"""More chunks than this are gathered in shards."""
+"""More files than this are not made: shards are then larger."""
 
 LEAST_OBJECT, MOST_OBJECT, MANY_OBJECTS = 4 * 2**20, 32 * 2**20, 64
 """Bytes of an object before compression: enough that its transfer takes longer than its request (about 0.05 s), and not
@@ -164,7 +169,8 @@ def make_layout(task: Task, chunks: Any, shards: Any, *, as_objects: bool = Fals
     shape = task.shape
     chunk = _sizes(chunks, task, "chunks")
     if isinstance(shards, str) and shards == "auto":
-        shard = _auto_shards(shape, chunk, _voxels_of_objects(shape, task.dtype.itemsize) if as_objects else 0)
+        item = task.dtype.itemsize
+        shard = _auto_shards(shape, chunk, SHARD_BYTES // item, _voxels_of_objects(shape, item) if as_objects else 0)
     elif shards is None:
         shard = None
     else:
@@ -306,7 +312,8 @@ def _middle_box(shape: Shape, block: Shape) -> Box:
 def _auto_chunks(task: Task) -> Shape:
     """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume."""
     lead = len(task.shape) - task.grid.ndim
-    sampled = task.mapping.sampled if isinstance(task, Job) else tuple(range(lead, len(task.shape)))
+    job = job_of(task)
+    sampled = tuple(range(lead, len(task.shape))) if job is None else job.mapping.sampled
     edge = {1: 2**20, 2: 512}.get(len(sampled), 128)
     chunks = []
     for axis, n in enumerate(task.shape):
@@ -326,14 +333,20 @@ def _voxels_of_objects(shape: Shape, itemsize: int) -> int:
     return min(max(math.prod(shape) * itemsize // MANY_OBJECTS, LEAST_OBJECT), MOST_OBJECT) // itemsize
 
 
-def _auto_shards(shape: Shape, chunks: Shape, voxels: int = 0) -> Shape | None:
-    """None, or shards large enough that there are at most MOST_FILES files, or of about a number of voxels."""
+def _auto_shards(shape: Shape, chunks: Shape, most: int, voxels: int = 0) -> Shape | None:
+    """None, or shards large enough that there are few files.
+
+    Args:
+        most: voxels of a shard, at most, where there are no more than MOST_FILES files.
+        voxels: of a shard, about, also where there are few files.
+    """
     counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
     times = [1] * len(shape)
 
     def too_small() -> bool:
         files = math.prod(-(-n // t) for n, t in zip(counts, times, strict=True))
-        return files > MOST_FILES or (files > 1 and 2 * math.prod(chunks) * math.prod(times) <= voxels)
+        twice = 2 * math.prod(chunks) * math.prod(times)
+        return files > MOST_FILES or (files > MANY_FILES and twice <= most) or (files > 1 and twice <= voxels)
 
     while too_small():
         widest = max(range(len(shape)), key=lambda k: counts[k] / times[k])

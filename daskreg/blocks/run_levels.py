@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.fingerprints import BlockFingerprints
-from daskreg.blocks.job import Downsample, Job, Task
+from daskreg.blocks.job import Downsample, Task
 from daskreg.blocks.made_of import Contents, MadeOf
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.record.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
+from daskreg.blocks.reversed import Reversed, job_of
 from daskreg.blocks.run import BlockFailure, run_blocks
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OutputError, OutputExistsError, SourceChangedError
@@ -300,7 +301,8 @@ def _some(blocks: set[Shape], most: int = 5) -> str:
 
 def _resource(task: Task) -> str | None:
     """The Dask resource that a worker must have for a task: a GPU, where the user asked for one."""
-    return "GPU" if isinstance(task, Job) and task.device.startswith("cuda") else None
+    job = job_of(task)
+    return "GPU" if job is not None and job.device.startswith("cuda") else None
 
 
 def unfinished_items(  # noqa: PLR0917
@@ -341,7 +343,8 @@ def grouped_blocks(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Tas
     for _, group in tile(tuple(counts), tuple(sizes)):
         start = tuple(a * b for a, b in zip(group.start, block, strict=True))
         box = Box(start, tuple(a * b for a, b in zip(group.stop, block, strict=True))).clip(shape)
-        part: Any = replace(task, source=task.source.restrict(task.read_box(box)))  # type: ignore[type-var]
+        cut = task.source.restrict(task.read_box(box))
+        part: Any = task.with_source(cut) if isinstance(task, Reversed) else replace(task, source=cut)  # type: ignore[type-var]
         yield part, ((_plus(group.start, index), one.shift(box.start)) for index, one in tile(box.shape, block))
 
 

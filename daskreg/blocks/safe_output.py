@@ -13,11 +13,12 @@ from daskreg.sources.file_formats import file_suffix
 from daskreg.sources.storage.access import READ_ONLY, is_object_url, split_url
 
 
-def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path | str]) -> str:
+def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path | str], *, file: bool = False) -> str:
     """The output as an absolute path, or a URL, that cannot harm the input.
 
     Args:
         inputs: what is read, see `input_files.locations`.
+        file: whether the output is a single file rather than a folder.
 
     Raises: UnsafeOutputError where output and input contain one another; OptionError for a URL that is not written, or
     holds credentials; OutputError for a path below a file.
@@ -25,7 +26,7 @@ def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path | str]) -> s
     text = os.fspath(path).removeprefix("file://")
     if "://" in text:
         return _safe_url(text, [item for item in inputs if isinstance(item, str)])
-    _check_name(text)
+    _check_name(text, file=file)
     output = Path(os.path.realpath(os.path.expanduser(text)))
     if not output.name:
         raise UnsafeOutputError(f"the output {output} cannot be an image: name a new folder")
@@ -59,8 +60,8 @@ def _safe_url(url: str, inputs: Sequence[str]) -> str:
     return output
 
 
-def _check_name(text: str) -> None:
-    """Refuse a name that no folder can have, with the ledger beside it.
+def _check_name(text: str, *, file: bool) -> None:
+    """Refuse a name that the output cannot have, with the ledger beside it.
 
     Raises: OptionError.
     """
@@ -69,7 +70,8 @@ def _check_name(text: str) -> None:
         reason = "'::' divides a store from a path inside it"
     if reason is not None:
         raise OptionError(f"the output {shown(text)} cannot be made: {reason}")
-    _check_suffix(text)
+    if not file:
+        _check_suffix(text)
 
 
 def _check_suffix(text: str) -> None:
@@ -80,6 +82,6 @@ def _check_suffix(text: str) -> None:
     if suffix := file_suffix(Path(text).suffixes):
         folder = Path(text).name[: -len(suffix)].removesuffix(".zarr").removesuffix(".ome") + ".ome.zarr"
         raise OptionError(
-            f"the output {shown(text)} cannot be made: {suffix} is the suffix of a file, and what is written is "
+            f"the output {shown(text)} cannot be made: {suffix} is the suffix of a file, and this is for "
             f"OME-Zarr, a folder: name it {folder}"
         )

@@ -30,6 +30,8 @@ def command(
 ) -> int:
     """Copy SOURCE into the new OME-Zarr OUT with a pyramid, block by block.
 
+    An OUT that is named so is a single file without a pyramid: .tif, .nii, .nrrd, .mha, .mrc or .h5.
+
     The same command again resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged
     and are shown as fill.
     """

@@ -38,6 +38,9 @@ def storing(command: Any) -> Any:
         click.option("--overwrite", is_flag=True, help="Replace an output that daskreg made."),
         click.option("--memory", help="Memory limit of one process, such as 4GiB."),
         click.option("--levels", type=NumberOrWord(), default="auto", help="Number of pyramid levels."),
+        click.option(
+            "--ome-version", "version", type=click.Choice(["0.4", "0.5", "0.6"]), default="0.5", show_default=True
+        ),
         click.option("--downsample", type=click.Choice(["auto", "mean", "nearest", "mode"]), default="auto"),
         click.option("--shards", type=Numbers(int, ("auto", "none")), default="auto", help="Voxels in one file."),
         click.option("--chunks", type=Numbers(int, ("auto",)), default="auto", help="Voxels that are read at once."),
@@ -70,6 +73,8 @@ def storing(command: Any) -> Any:
     help="Interpolation order: 0 nearest (for labels), 1 linear, 3 cubic.",
 )
 @click.option("--fill", type=float, default=0.0, show_default=True, help="Value outside SOURCE.")
+@click.option("--edge", type=click.Choice(["fill", "clamp"]), default="fill", show_default=True,
+ help="The outer half of the outermost voxels: mixed with the fill, or their own value (as ITK).")  # fmt: skip
 @click.option("--dtype", help="Type of the output; default: that of SOURCE.")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of SOURCE.")
 @click.option("--resume", type=click.Choice(["unfinished", "changed"]), default="unfinished", show_default=True,
@@ -90,6 +95,7 @@ def command(
     grid: str | None,
     order: str,
     fill: float,
+    edge: str,
     dtype: str | None,
     level: int,
     resume: str,
@@ -98,7 +104,9 @@ def command(
     quiet: bool,
     **storage: Any,
 ) -> int:
-    """Warp SOURCE into the new OME-Zarr OUT, block by block, in bounded memory.
+    """Warp SOURCE into the new OUT, block by block, in bounded memory.
+
+    OUT is OME-Zarr, or where it is named so a single file: .tif, .nii, .nrrd, .mha, .mrc or .h5.
 
     Give either --pull (a fit of `register` or `align`) or --push. The same command again
     resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged and are shown as fill.
@@ -115,6 +123,7 @@ def command(
         grid=grid,
         order=int(order),
         fill=fill,
+        edge=edge,
         dtype=dtype,
         device=device,
     )
@@ -130,6 +139,7 @@ def store(
     dry_run: bool,
     overwrite: bool,
     part: tuple[int, int] | None,
+    version: str,
     **layout: Any,
 ) -> int:
     """Write and print the result; with `dry_run` only print the plan.
@@ -143,6 +153,7 @@ def store(
     if dry_run:
         click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
         return 0
-    written = daskreg.write(array, out, resume=resume, overwrite=overwrite, part=part, progress=not quiet, **layout)
+    run: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "version": version}
+    written = daskreg.write(array, out, progress=not quiet, **run, **layout)
     click.echo(repr(written))
     return FILLED if written.missing or written.damaged else 0

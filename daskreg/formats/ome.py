@@ -1,23 +1,39 @@
-"""Create OME-Zarr 0.5 (Zarr v3) multiscale images: metadata and empty arrays, no pixels."""
+"""Create multiscale OME-Zarr images: metadata and empty arrays, no pixels.
+
+Version 0.4 is of Zarr v2, 0.5 and 0.6 are of Zarr v3. Versions up to 0.5 have no rotations; 0.6 states them as an
+affine transformation from the system along the axes of the volume to that of the world.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
 
+import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from daskreg.errors import MetadataWarning, OptionError, ShapeMismatchError, UnitError
+from daskreg.formats.omero import OMERO_KEY, channel_settings
 from daskreg.geometry import PIXEL, Grid, canonical_unit
 
-VERSIONS = ("0.5",)
+VERSIONS = ("0.4", "0.5", "0.6")
+V2 = "0.4"
+"""The version whose arrays are of Zarr v2, which has no shards and no checksums."""
+
+INTRINSIC, WORLD = "intrinsic", "world"
+"""Coordinate systems of version 0.6: along the axes of the volume, and that of the world."""
+
+OWN_KEYS = ("ome", "multiscales", "omero", "image-label", "labels", "bioformats2raw.layout", "daskreg")
+"""Attributes of a group that describe the image itself."""
+
 _LEAD_TYPES = {"t": "time", "time": "time", "c": "channel", "channel": "channel"}
+CHANNEL_AXES = tuple(name for name, kind in _LEAD_TYPES.items() if kind == "channel")
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,21 @@ class LeadAxis:
     start: float = 0.0
     unit: str | None = None
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageDetails:
+    """What an image keeps besides its voxels and their places.
+
+    Args:
+        attributes: of the group.
+        omero: display settings of the source, one for each channel.
+        is_labels: whether the voxels are labels.
+    """
+
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    omero: Mapping[str, Any] | None = None
+    is_labels: bool = False
 
 
 def lead_axis(name: str, values: ArrayLike | None, unit: str | None = None) -> LeadAxis:
@@ -97,7 +128,8 @@ def create_multiscale(
     *,
     name: str,
     lead: Sequence[LeadAxis] = (),
-    attributes: dict[str, Any] | None = None,
+    run: str = "",
+    details: ImageDetails | None = None,
     method: str = "mean",
     version: str = "0.5",
     called: str = "",
@@ -108,7 +140,7 @@ def create_multiscale(
 
     Args:
         lead: the axes in front of the spatial ones (time, channel); () counts them from 0.
-        attributes: further attributes of the group.
+        run: identifies the run that writes the image.
         method: how levels are made, stated in the metadata.
         called: what messages call the image; by default its path.
 
@@ -116,30 +148,73 @@ def create_multiscale(
     """
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
+    details = details or ImageDetails()
+    own: dict[str, Any] = {"run": run}
+    first = levels[0]
+    direction = None if first.grid.direction is None else [list(row) for row in first.grid.direction]
     image = multiscale_metadata(levels, name=name, lead=lead, method=method)
-    extra = dict(attributes or {})
-    grid = levels[0].grid
-    if grid.direction is not None:
+    if version == "0.6":
+        image = with_coordinate_systems(image, first.grid)
+        own |= {} if direction is None else {"coordinate_system": WORLD}
+    elif direction is not None:
         warnings.warn(
             f"{called or path}: OME-Zarr {version} cannot store that the axes are turned in the world; the direction "
-            "is kept in the attribute 'daskreg', which other readers ignore",
+            "is kept in the attribute 'daskreg', which other readers ignore (version='0.6' stores it)",
             MetadataWarning,
             stacklevel=2,
         )
-        extra["daskreg"] = {**extra.get("daskreg", {}), "direction": [list(row) for row in grid.direction]}
-    ome = {"version": version, "multiscales": [image], **_channels(lead, levels[0].dtype)}
-    group = zarr.create_group(str(path), zarr_format=3, attributes={"ome": ome, **extra})
+        own["direction"] = direction
+    block: dict[str, Any] = {"multiscales": [image]}
+    if details.is_labels:
+        block["image-label"] = {}
+    elif first.dtype.kind != "b":
+        names = next((axis.labels for axis in lead if axis.labels), ())
+        block[OMERO_KEY], own["windows"] = channel_settings(_channel_count(first), first.dtype, names, details.omero)
+    kept = {key: value for key, value in details.attributes.items() if key not in OWN_KEYS}
+    if version == V2:
+        image["version"] = version
+        attributes = {**block, **kept, "daskreg": own}
+    else:
+        attributes = {"ome": {"version": version, **block}, **kept, "daskreg": own}
+    group = zarr.create_group(str(path), zarr_format=2 if version == V2 else 3, attributes=attributes)
     for number, level in enumerate(levels):
+        _create_array(group, str(number), level, version)
+
+
+def _create_array(group: zarr.Group, name: str, level: LevelSpec, version: str) -> None:
+    always: Any = {"write_empty_chunks": True}
+    if version == V2:
         group.create_array(
-            str(number),
+            name,
             shape=level.shape,
             chunks=level.chunks,
-            shards=level.shards,
             dtype=level.dtype,
-            compressors=codecs(level.dtype),
-            dimension_names=level.dims,
-            config={"write_empty_chunks": True},
+            compressors=numcodecs.Blosc(cname="zstd", clevel=1, shuffle=_shuffle(level.dtype), blocksize=2**20),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+            fill_value=0,
+            config=always,
         )
+        return
+    group.create_array(
+        name,
+        shape=level.shape,
+        chunks=level.chunks,
+        shards=level.shards,
+        dtype=level.dtype,
+        compressors=codecs(level.dtype),
+        dimension_names=level.dims,
+        config=always,
+    )
+
+
+def _shuffle(dtype: np.dtype[Any]) -> int:
+    return int(numcodecs.Blosc.BITSHUFFLE if dtype.itemsize > 1 else numcodecs.Blosc.NOSHUFFLE)
+
+
+def _channel_count(level: LevelSpec) -> int:
+    """Channels of an image: the length of that axis, or 1."""
+    front = level.dims[: len(level.dims) - level.grid.ndim]
+    return next((n for d, n in zip(front, level.shape, strict=False) if _LEAD_TYPES.get(d) == "channel"), 1)
 
 
 def multiscale_metadata(
@@ -165,11 +240,26 @@ def multiscale_metadata(
     return {"name": name, "axes": axes, "datasets": datasets, "type": method}
 
 
-def _channels(lead: Sequence[LeadAxis], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """The block "omero", which names channels; its other fields are required by the specification."""
-    labels = next((axis.labels for axis in lead if axis.labels), ())
-    if not labels:
-        return {}
-    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 1)
-    window = {"min": int(low), "max": int(high), "start": int(low), "end": int(high)}
-    return {"omero": {"channels": [{"label": n, "color": "FFFFFF", "active": True, "window": window} for n in labels]}}
+def with_coordinate_systems(image: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """The same entry in the terms of version 0.6 (RFC-5).
+
+    Levels lead to the system "intrinsic", along the axes of the volume. Where these are turned in the world, an
+    affine transformation leads from there to "world".
+    """
+    axes = [{"discrete": axis.get("type") == "channel"} | axis for axis in image["axes"]]
+    turned = grid.direction is not None
+    datasets = []
+    for data in image["datasets"]:
+        steps = data["coordinateTransformations"]
+        whole = {"type": "sequence", "input": data["path"], "output": INTRINSIC, "transformations": steps}
+        datasets.append({"path": data["path"], "coordinateTransformations": [whole]})
+    systems = [{"name": name, "axes": axes} for name in ((INTRINSIC, WORLD) if turned else (INTRINSIC,))]
+    made = {key: value for key, value in image.items() if key != "axes"}
+    made |= {"coordinateSystems": systems, "datasets": datasets}
+    if turned:
+        matrix = np.eye(len(axes), len(axes) + 1)
+        first = len(axes) - grid.ndim
+        matrix[first:, first:-1] = grid.direction_matrix
+        affine = {"type": "affine", "input": INTRINSIC, "output": WORLD, "affine": matrix.tolist()}
+        made["coordinateTransformations"] = [affine]
+    return made

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run import FATAL, BlockFailure
 from daskreg.blocks.run_levels import RunTotals, run_levels
 from daskreg.blocks.source_watch import SourceWatch
+from daskreg.blocks.windows import set_windows
 from daskreg.errors import BlocksFailedError, InputError, RunCancelledError
-from daskreg.formats.ome import LeadAxis
+from daskreg.formats.ome import ImageDetails, LeadAxis
 from daskreg.runs.part_locks import refuse_parts
 from daskreg.runs.place import Place
 from daskreg.runs.record import MOST_FAILURES, RecordFolder, record_folder
@@ -51,6 +52,7 @@ class WriteRun:
         lead: axes of times and channels.
         version: of OME-Zarr.
         overwrite, resume: as of `daskreg.write`.
+        details: what the image keeps besides its voxels.
     """
 
     made: Plan
@@ -59,6 +61,7 @@ class WriteRun:
     version: str
     overwrite: bool = False
     resume: bool | str = True
+    details: ImageDetails = field(default_factory=ImageDetails)
 
     @property
     def kind(self) -> str:
@@ -100,6 +103,7 @@ class WriteRun:
             overwrite=self.overwrite,
             resume=self.resume is not False,
             version=self.version,
+            details=self.details,
             admitted=admitted or partial(refuse_parts, self.folder),
         )
 
@@ -123,6 +127,7 @@ class WriteRun:
         with self.recorded(self.folder, place, totals, report) as recorder:
             self.make(output, client, totals)
             check_still_there(Ledger(self.path), output)
+            set_windows(self.made)
             result = written(self.made, [totals], seconds=time.monotonic() - started)
             recorder.result = result.to_json()
         return result

@@ -44,6 +44,7 @@ class SampleSpec(NamedTuple):
         matrix: (D+1, D+1) float64, from indices of the output to indices of the source; or `Displaced`.
         fill: value outside of the block, of the block's type.
         threads: for this one call.
+        clamp: whether the outer half of the outermost voxels has their value, rather than a mix with the fill.
     """
 
     read_box: Box
@@ -52,6 +53,7 @@ class SampleSpec(NamedTuple):
     order: int
     fill: Any
     threads: int = 1
+    clamp: bool = False
 
 
 def sample_into(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> None:
@@ -148,6 +150,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         tuple(map(real, numbers)),
         None if out.dtype.kind == "f" else limits(out.dtype, real),
         gaps,
+        spec.clamp,
     )
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
     blocks.flags.writeable = False  # for all, or read-only blocks would be compiled for anew
@@ -243,7 +246,8 @@ def _prepared(block: NDArray[Any], spec: SampleSpec) -> tuple[Any, NDArray[Any],
     if spec.order == 3:
         return kernels.cubic, *_coefficients(block, spec)
     start, stop = np.asarray(box.start, np.float64), np.asarray(box.stop, np.float64)
-    bounds = np.stack([start - 1, stop, start, stop - (spec.order == 1)])
+    reach = 0.5 if spec.clamp else 1.0
+    bounds = np.stack([start - reach, stop - 1 + reach, start, stop - (spec.order == 1)])
     return kernels.linear if spec.order else kernels.nearest, block, box, bounds
 
 
@@ -252,8 +256,8 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], 
 
     Where the block ends at its halo, inside the source, nothing is added: the effect of the prefilter's mirror
     boundary there decays within the halo. Voxels that are not finite become NaN, and those between them are
-    filtered run by run (`gaps_numba`). With a fill that is not finite the outermost voxels are repeated
-    instead, and output voxels beyond the outermost centres are fill.
+    filtered run by run (`gaps_numba`). With a fill that is not finite, or `clamp`, the outermost voxels are repeated
+    instead, and output voxels beyond the outermost centres (with `clamp`, the outer faces) are fill.
     """
     box = _needed(spec) & spec.read_box.grow(CUBIC_REACH + 1)
     inner, read, ndim = box & spec.read_box, spec.read_box, spec.read_box.ndim
@@ -265,12 +269,13 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], 
         return part, inner, bounds
     sides = [(i - b, c - j) for i, j, b, c in zip(inner.start, inner.stop, box.start, box.stop, strict=True)]
     widths = [(0, 0)] * (block.ndim - ndim) + sides
-    if np.isfinite(spec.fill):
+    if np.isfinite(spec.fill) and not spec.clamp:
         part = np.pad(part, widths, constant_values=spec.fill)
     else:
         part = np.pad(part, widths, mode="edge")
-        bounds[2] = np.maximum(bounds[2], read.start)
-        bounds[3] = np.minimum(bounds[3], np.nextafter(np.subtract(read.stop, 1.0), np.inf))
+        last = np.nextafter(np.subtract(read.stop, 1.0), np.inf)
+        bounds[2] = np.maximum(bounds[2], np.subtract(read.start, 0.5 * spec.clamp))
+        bounds[3] = np.minimum(bounds[3], np.subtract(read.stop, 0.5) if spec.clamp else last)
     part = np.ascontiguousarray(part, _real(block.dtype))
     _filter(part, ndim, spec.threads, gaps=block.dtype.kind == "f" and _has_gaps(part))
     return part, box, bounds

@@ -13,9 +13,10 @@ is flat: blocks are (B, n), one contiguous block after the other, the output is
              each axis but the last.
     scratch  (lines, offsets, weights, near): of one thread; `near` are the neighbours, two
              along the last axis in one number, which one load fetches.
-    consts   (fill, fill_out, unit, limits, gaps): the fill to interpolate with, and to store; the numbers
+    consts   (fill, fill_out, unit, limits, gaps, clamp): the fill to interpolate with, and to store; the numbers
              1, 1 - eps, 0, 1/2, 1/6, 2/3 in the type of the weights; the range of the output's integers, or None;
-             whether coefficients may be NaN (1), which counts where its weight is not zero, or are not (None).
+             whether coefficients may be NaN (1), which counts where its weight is not zero, or are not (None);
+             whether voxels beyond the outermost centres take the outermost voxel, rather than a mix with the fill.
 
 A row of the output is a straight line through the source, along which every coordinate is
 monotone, in floating point too. So the voxels of a row that need no bounds check are one
@@ -363,14 +364,34 @@ def gather_at_border(block: Any, source: Any, index: Any, near: Any, n: Any, fil
 
 
 @inner
-def _gather_edge(block: Any, source: Any, lines: Any, column: Any, count: Any, near: Any, fill: Any) -> None:
+def clamped(index: Any, length: Any, weights: Any, n: Any) -> Any:
+    """The lower neighbour of column `n` along an axis where it lies between the outermost centres, else the outermost
+    voxel, and the next one then has no weight."""
+    if index < 0:
+        weights[n] = 0
+        return np.int64(0)
+    if index >= length - 1:
+        weights[n] = 0
+        return np.int64(length - 1)
+    return index
+
+
+@inner
+def _gather_edge(
+    block: Any, source: Any, lines: Any, column: Any, count: Any, near: Any, weights: Any, consts: Any
+) -> None:
     """The neighbours of voxels at the border, of which some are fill."""
-    first, last = source[2], len(source[0]) - 1
+    first, shape, last = source[2], source[0], len(source[0]) - 1
     for n in range(count):
         y = _index(lines[last - 1], first[last - 1], column + n)
         x = _index(lines[last], first[last], column + n)
         z = _index(lines[0], first[0], column + n) if last == 2 else np.int64(0)
-        gather_at_border(block, source, (z, y, x), near, n, fill)
+        if consts[5]:
+            y = clamped(y, shape[last - 1], weights[last - 1], n)
+            x = clamped(x, shape[last], weights[last], n)
+            if last == 2:
+                z = clamped(z, shape[0], weights[0], n)
+        gather_at_border(block, source, (z, y, x), near, n, consts[1])
 
 
 @inner
@@ -422,7 +443,7 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
                 _lay_down(lines, source, start, count, offsets, weights, consts[2])
                 for b in range(len(blocks)):
                     if edge:
-                        _gather_edge(blocks[b], source, lines, start, count, near, consts[1])
+                        _gather_edge(blocks[b], source, lines, start, count, near, weights, consts)
                     else:
                         gather_run(blocks[b], offsets, near, source[1], count, ahead)
                     mix_run(near, weights, source[1], out[b, row, start - j0 : start - j0 + count], consts)

@@ -19,6 +19,7 @@ import numpy as np
 from daskreg.runtime.compiled import inner, jit
 from daskreg.sampling.arrays_numba import (
     as_like,
+    clamped,
     cubic_run,
     gather_at_border,
     gather_run,
@@ -115,9 +116,11 @@ def _lay_down_near(x: Any, columns: Any, bounds: Any, weights: Any, unit: Any, t
 
 
 @inner
-def _gather_edge(block: Any, source: Any, x: Any, columns: Any, near: Any, fill: Any, touched: Any) -> None:
+def _gather_edge(
+    block: Any, source: Any, x: Any, columns: Any, near: Any, weights: Any, consts: Any, touched: Any
+) -> None:
     """The neighbours of voxels at the border, of which some are fill."""
-    first, last, start = source[2], len(source[0]) - 1, columns[0]
+    first, shape, last, fill, start = source[2], source[0], len(source[0]) - 1, consts[1], columns[0]
     for j in range(columns[1] - start):
         if not touched[j]:
             for r in range(len(near)):
@@ -126,6 +129,11 @@ def _gather_edge(block: Any, source: Any, x: Any, columns: Any, near: Any, fill:
         at_y = np.int64(np.floor(x[last - 1, start + j]) - first[last - 1])
         at_x = np.int64(np.floor(x[last, start + j]) - first[last])
         at_z = np.int64(np.floor(x[0, start + j]) - first[0]) if last == 2 else np.int64(0)
+        if consts[5]:
+            at_y = clamped(at_y, shape[last - 1], weights[last - 1], j)
+            at_x = clamped(at_x, shape[last], weights[last], j)
+            if last == 2:
+                at_z = clamped(at_z, shape[0], weights[0], j)
         gather_at_border(block, source, (at_z, at_y, at_x), near, j, fill)
 
 
@@ -178,7 +186,7 @@ def linear(blocks: Any, source: Any, xs: Any, out: Any, scratch: Any, consts: An
                 if how == 2:
                     gather_run(blocks[b], offsets, near, source[1], stop - start, ahead)
                 else:
-                    _gather_edge(blocks[b], source, x, (start, stop), near, consts[1], touched)
+                    _gather_edge(blocks[b], source, x, (start, stop), near, weights, consts, touched)
                 mix_run(near, weights, source[1], part, consts)
                 if how == 1:
                     for j in range(stop - start):

@@ -42,6 +42,7 @@ def sample(
     *,
     order: int = 1,
     fill: float = 0.0,
+    edge: str = "fill",
     out: Any = None,
     parallel: bool = False,
 ) -> Any:
@@ -58,6 +59,8 @@ def sample(
         out_box: absolute indices of the output.
         order: 0 nearest, floor(x + 0.5), always for bool; 1 linear; 3 cubic spline.
         fill: value outside of the source; for integers it is rounded and clamped.
+        edge: "fill" mixes the outermost voxels with the fill around them; "clamp" gives the outer half of them their
+            own value, up to their faces, as ITK does. For order 3 the voxels around are then those repeated.
         out: array to write into, of the shape and type of the result.
         parallel: use several threads for this one call (arrays).
 
@@ -69,15 +72,16 @@ def sample(
     Raises: ShapeMismatchError, OptionError, InvalidTransformError, UnsupportedDTypeError.
     """
     halo(order)  # raises for other orders
+    clamp = clamps(edge)
     if _is_tensor(block):
         from daskreg.sampling import tensors
 
         if tensors.is_plain(block, matrix):
             array, m = tensors.as_arrays(block, matrix)
-            found = sample(array, read_box, m, out_box, order=order, fill=fill, parallel=parallel)
+            found = sample(array, read_box, m, out_box, order=order, fill=fill, edge=edge, parallel=parallel)
             result = tensors.as_tensor(found)
         else:
-            result = tensors.sample_tensor(block, read_box, matrix, out_box, order=order, fill=fill)
+            result = tensors.sample_tensor(block, read_box, matrix, out_box, order=order, fill=fill, clamp=clamp)
         return result if out is None else out.copy_(result)
     block = np.asarray(block)
     matrix = _checked(block, read_box, matrix, out_box)
@@ -95,8 +99,19 @@ def sample(
         spec = SampleSpec(read_box, matrix, out_box, 0, np.uint8(voxel), threads)
         sample_into(out.view(np.uint8), block.view(np.uint8), spec)
     else:
-        sample_into(out, block.astype(native, copy=False), SampleSpec(read_box, matrix, out_box, order, voxel, threads))
+        spec = SampleSpec(read_box, matrix, out_box, order, voxel, threads, clamp)
+        sample_into(out, block.astype(native, copy=False), spec)
     return out
+
+
+def clamps(edge: str) -> bool:
+    """Whether an edge is "clamp".
+
+    Raises: OptionError for one that is neither "fill" nor "clamp".
+    """
+    if edge not in ("fill", "clamp"):
+        raise OptionError(f"edge={edge!r}: use 'fill' or 'clamp'")
+    return edge == "clamp"
 
 
 def _threads() -> int:

@@ -48,12 +48,14 @@ _PAD = CUBIC_REACH + 1
 _PLAIN = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, order: int, fill: float) -> Tensor:
+def sample_tensor(
+    block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, order: int, fill: float, clamp: bool = False
+) -> Tensor:
     """`sampling.sample` of a tensor, where it lies."""
     _check(block, read_box, out_box)
     ndim = read_box.ndim
     if isinstance(matrix, Displaced):
-        return _sample_displaced(block, read_box, matrix, out_box, order=order, fill=fill)
+        return _sample_displaced(block, read_box, matrix, out_box, order=order, fill=fill, clamp=clamp)
     m = _matrix(matrix, block, ndim)  # one that is an array stays on the CPU: a GPU need not be waited for
     value = _fill_value(fill, block.dtype)
     many = m.ndim == 3
@@ -75,8 +77,9 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
     gaps = order == 3 and block.dtype.is_floating_point and not bool(torch.isfinite(voxels).all())
     if not with_gradient and not gaps and tensors_triton.ready(block.device):
         blocks = voxels[:, 0] if many else voxels[0]
-        return tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value).reshape(shape)
-    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient)
+        found = tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value, clamp=clamp)
+        return found.reshape(shape)
+    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient, clamp=clamp)
 
     def coordinates(box: Box) -> Coordinates:
         return _coordinates(m, box, voxels.device)
@@ -85,7 +88,7 @@ def sample_tensor(block: Tensor, read_box: Box, matrix: Any, out_box: Box, *, or
 
 
 def _sample_displaced(
-    block: Tensor, read_box: Box, path: Displaced, out_box: Box, *, order: int, fill: float
+    block: Tensor, read_box: Box, path: Displaced, out_box: Box, *, order: int, fill: float, clamp: bool
 ) -> Tensor:
     """The same through displacement fields."""
     path.check(read_box.ndim)
@@ -95,7 +98,7 @@ def _sample_displaced(
         return block.new_full(shape, value)
     voxels = block.reshape(1, -1, *read_box.shape)
     with_gradient = torch.is_grad_enabled() and (voxels.requires_grad or wants_gradient(path))
-    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient)
+    interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient, clamp=clamp)
 
     def coordinates(box: Box) -> Coordinates:
         return displaced_coordinates(path, box, voxels.device)
@@ -103,10 +106,12 @@ def _sample_displaced(
     return _in_pieces(interpolated, coordinates, out_box, voxels, with_gradient=with_gradient).reshape(shape)
 
 
-def _interpolator(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool) -> Interpolator:
+def _interpolator(
+    voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool, clamp: bool
+) -> Interpolator:
     if order == 0 or voxels.dtype == torch.bool:
         return _nearest(voxels, read_box, value)
-    return _smooth(voxels, read_box, order, value, with_gradient=with_gradient)
+    return _smooth(voxels, read_box, order, value, with_gradient=with_gradient, clamp=clamp)
 
 
 def is_plain(block: Tensor, matrix: Any) -> bool:
@@ -263,12 +268,13 @@ def _nearest(voxels: Tensor, read_box: Box, value: Any) -> Interpolator:
     return interpolated
 
 
-def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool) -> Interpolator:
+def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradient: bool, clamp: bool) -> Interpolator:
     """Linear or cubic. The fill is subtracted first and added last, so that the zero outside becomes the fill."""
     wide = voxels.dtype in (torch.float64, torch.int32, torch.int64) or max(read_box.shape) > _LONG_AXIS
     wide = wide or not with_gradient
     work = torch.float64 if wide and voxels.device.type != "mps" else torch.float32
-    finite = math.isfinite(value)
+    finite = math.isfinite(value) and not clamp
+    reach = 0.5 if clamp else 0.0
     data = voxels.to(work)
     if finite and value:
         data = data - value
@@ -279,12 +285,14 @@ def _smooth(voxels: Tensor, read_box: Box, order: int, value: Any, *, with_gradi
 
     def interpolated(coordinates: Coordinates) -> Tensor:
         inner = [x - start for x, start in zip(coordinates, read_box.start, strict=True)]
-        result = interpolate(inner)
+        ends = [x.clamp(0, n - 1) for x, n in zip(inner, read_box.shape, strict=True)]
+        result = interpolate(ends if clamp and order == 1 else inner)
         if finite and value:
             result = result + value
         if not finite:
             for x, n in zip(inner, read_box.shape, strict=True):
-                result = torch.where(((x < 0) | (x > n - 1))[:, None], value, result)
+                beyond = x >= n - 0.5 if clamp else x > n - 1
+                result = torch.where(((x < -reach) | beyond)[:, None], value, result)
         return _stored(result, voxels.dtype)
 
     return interpolated

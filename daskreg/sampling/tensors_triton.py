@@ -57,31 +57,36 @@ def ready(device: torch.device) -> bool:
     return triton is not None and kernels_run("sampling", device, trial)
 
 
-def sampled(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any) -> Tensor:
+def sampled(
+    blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any, clamp: bool = False
+) -> Tensor:
     """`sampling.sample` of a batch, (B, *out_box.shape), without a gradient.
 
     Args:
         blocks: (B, *read_box.shape) real numbers, on a CUDA device; 2 or 3 dimensions, none of them empty.
         matrices: (1, D+1, D+1) float64 for all, or one for each; on the device or on the CPU.
         value: the fill, as a voxel.
+        clamp: see `sampling.arrays.SampleSpec`.
     """
     kind = blocks.dtype
     if kind == torch.bool or (order == 0 and not kind.is_floating_point):
         return _plain(blocks, read_box, matrices, out_box, value)
     if kind == torch.bfloat16:  # NumPy has no such type
-        return sampled(blocks.float(), read_box, matrices, out_box, order=order, value=value).to(kind)
+        return sampled(blocks.float(), read_box, matrices, out_box, order=order, value=value, clamp=clamp).to(kind)
     real = torch.float32 if kind.itemsize <= 2 or kind == torch.float32 else torch.float64
     first, last = np.array(read_box.start, float), np.array(read_box.stop, float)
-    low, high = (first - 1, last) if order == 1 else (first, last)
+    reach = 0.5 if clamp else 1.0
+    low, high = (first - reach, last - 1 + reach) if order == 1 else (first, last)
     fill = torch.tensor([value], dtype=kind)
     out = torch.empty((len(blocks), *out_box.shape), dtype=kind, device=blocks.device)
     if order == 3:
-        finite = math.isfinite(value)
+        finite = math.isfinite(value) and not clamp
         blocks = coefficients(blocks, read_box.ndim, value if finite else None, real)
         low, high = (first - _PAD + 1, last + _PAD - 2) if finite else (first, np.nextafter(last - 1, np.inf))
+        low, high = (first - 0.5, last - 0.5) if clamp else (low, high)
         first = first - _PAD + 1  # of the first of four neighbours
     ends = (first, low, high)
-    _launch(out, blocks, out_box, fill=fill, matrices=matrices, ends=ends, order=order, real=real)
+    _launch(out, blocks, out_box, fill=fill, matrices=matrices, ends=ends, order=order, real=real, clamp=clamp)
     return out
 
 
@@ -107,6 +112,7 @@ def _launch(
     ends: tuple[Any, Any, Any],
     order: int,
     real: torch.dtype,
+    clamp: bool = False,
 ) -> None:
     """`ends`: absolute index of the first neighbour, and from and below which coordinates a voxel is not fill."""
     device, ndim, count = out.device, out_box.ndim, len(out)
@@ -138,6 +144,7 @@ def _launch(
             ORDER=order,
             DOUBLE=real == torch.float64,
             INTEGER=integer,
+            CLAMP=clamp and order == 1,
             GROUP=group,
             ROWS=_ROWS,
             COLUMNS=_COLUMNS,
@@ -204,6 +211,10 @@ if triton is not None:
         return (x >= tl.load(numbers + axis)) & (x < tl.load(numbers + NDIM + axis))
 
     @triton.jit
+    def _between(x, first, count):  # type: ignore[no-untyped-def]
+        return tl.minimum(tl.maximum(x, first.to(tl.float64)), (first + count - 1).to(tl.float64))
+
+    @triton.jit
     def _node(x, touched, first, top, REAL: tl.constexpr):  # type: ignore[no-untyped-def]
         """The index of the lower neighbour in the block, and the weight of the next one, always below 1."""
         start = first.to(tl.float64)
@@ -258,7 +269,7 @@ if triton is not None:
     def _sample(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917
         out, blocks, fill, matrices, numbers,
         d0, d1, d2, n0, n1, n2, o0, o1, o2, f0, f1, f2, count, block_step, matrix_step,
-        NDIM: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr, INTEGER: tl.constexpr,
+        NDIM: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr, INTEGER: tl.constexpr, CLAMP: tl.constexpr,
         GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ):  # fmt: skip
         real: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -281,6 +292,10 @@ if triton is not None:
             if ORDER == 0:
                 z = z + 0.5
             touched = touched & _within(z, numbers, 0, NDIM)
+        if CLAMP:  # to the outermost centres; whole numbers, so that the weight of the next voxel is zero
+            y, x = _between(y, f1, n1), _between(x, f2, n2)
+            if NDIM == 3:
+                z = _between(z, f0, n0)
         top = tl.load(numbers + 2 * NDIM + 2).to(real)
         j, wy = _node(y, touched, f1, top, real)
         k, wx = _node(x, touched, f2, top, real)

@@ -153,7 +153,8 @@ class _TileStream:
         tile, tensor, out = self._sent
         back = self._staging("down", out.shape, out.dtype)
         with torch.cuda.stream(self._stream):
-            result = sample(tensor, tile.read_box, tile.matrix, tile.out_box, order=tile.order, fill=tile.fill)
+            boxes = tile.read_box, tile.matrix, tile.out_box
+            result = sample(tensor, *boxes, order=tile.order, fill=tile.fill, edge=tile.edge)
             back.copy_(result, non_blocking=True)
         self._sent, self._returning = None, (back, out)
 

@@ -54,6 +54,7 @@ class CpuSampler:
             tile.out_box,
             order=tile.order,
             fill=tile.fill,
+            edge=tile.edge,
             out=direct,
             parallel=self.parallel,
         )

@@ -30,3 +30,4 @@ class Tile:
     out_box: Box
     order: int
     fill: float
+    edge: str = "fill"

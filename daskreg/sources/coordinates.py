@@ -2,11 +2,12 @@
 
 Where the direction is a diagonal of +-1, coordinates are world coordinates, descending where
 flipped. Otherwise they run along the volume's own axes, `direction.T @ origin + spacing *
-index`, and the attribute "direction" (a nested list) turns them into the world.
+index`, and the attribute "direction" (a list, row by row, as netCDF can hold it) turns them into the world.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def coordinates(grid: Grid) -> dict[str, tuple[Floats, dict[str, Any]]]:
 
 def direction_attrs(grid: Grid) -> dict[str, Any]:
     """The array's attribute "direction" where coordinates alone do not have it; else nothing."""
-    return {} if grid.separable else {"direction": grid.direction_matrix.tolist()}
+    return {} if grid.separable else {"direction": grid.direction_matrix.ravel().tolist()}
 
 
 def grid_from(
@@ -127,11 +128,13 @@ def unit_of(axis: str, unit: Any, what: str) -> str:
 
 
 def _own_direction(value: Any, names: Sequence[str], what: str) -> Floats | None:
-    """The attribute "direction" as a matrix; None where it is something else."""
+    """The attribute "direction", a list or nested lists, as a matrix; None where it is something else."""
     try:
         matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         return None
+    if matrix.shape in {(4,), (9,)}:
+        matrix = matrix.reshape(math.isqrt(matrix.size), -1)
     if matrix.ndim != 2:
         return None
     if matrix.shape != (len(names), len(names)):

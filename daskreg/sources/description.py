@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from daskreg.errors import ChannelError, EmptyArrayError, InvalidSpacingError, NotAVolumeError
+from daskreg.formats.omero import OMERO_KEY, only_channel
 from daskreg.geometry import Grid, canonical_unit, units_of_axes
 from daskreg.sources.channels import entry_number
 from daskreg.sources.coordinates import CHANNELS, TIMES, unit_of
@@ -120,8 +121,12 @@ class Description:
 
     def _at(self, dim: str, index: int) -> Description:
         at = self.source.dims.index(dim)
+        attrs = dict(self.attrs)
+        if dim.lower() in CHANNELS and (settings := only_channel(attrs.pop(OMERO_KEY, None), index)):
+            attrs[OMERO_KEY] = settings
         return replace(
             self,
+            attrs=attrs,
             source=self.source.pick(dim, index),
             lead_coords={k: v for k, v in self.lead_coords.items() if k != dim},
             read_unit=self.read_unit[:at] + self.read_unit[at + 1 :],

@@ -147,7 +147,7 @@ def test_local_workers_do_the_work(here: Path, capsys: pytest.CaptureFixture[str
         (["warp", "in.tif", "o.zarr", "--pull", "none.json"], "'none.json' does not exist"),
         (["warp", "in.tif", "o.zarr", "--pull", "in.tif"], "in.tif is not a transform file"),
         (["warp", "none.tif", "o.zarr", "--pull", "t.json"], "none.tif"),
-        (["warp", "in.tif", "in.tif", "--pull", "t.json"], ".tif is the suffix of a file"),
+        (["warp", "in.tif", "in.tif", "--pull", "t.json"], "lies in the input"),
         (["warp", "in.tif", "in.tif/o.zarr", "--pull", "t.json"], "in.tif is a file, not a folder"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--memory", "1KiB"], "what would fit: memory="),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--device", "tpu"], "device='tpu'"),

@@ -8,6 +8,7 @@ before their process was killed. Symbolic links are never taken for files of das
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import uuid
@@ -19,6 +20,7 @@ from typing import Any
 
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import OutputExistsError
+from daskreg.formats.ome import V2
 
 _PARTIAL = re.compile(r"(?P<name>.+?)\.[0-9a-f]{16,32}\.partial")
 LEDGER = re.compile(r"run\.json|session|.+-\d+-[0-9a-f]{8}\.jsonl|state\.json|cancel")
@@ -26,8 +28,39 @@ _PART = re.compile(r"part-\d+-of-\d+")
 _LOCKS = re.compile(r"lock|claim-\d+")
 _MOVED = re.compile(r"(removed|metadata)-[0-9a-f]{32}")
 
-Counts = tuple[tuple[int, ...], ...]
-"""Number of units of each level along each axis."""
+_METADATA = ("zarr.json",)
+_METADATA_V2 = (".zgroup", ".zattrs", ".zarray")
+
+
+class Counts(tuple[tuple[int, ...], ...]):
+    """Number of units of each level along each axis.
+
+    `v2` says whether files have the names of Zarr v2.
+    """
+
+    v2: bool = False
+
+
+def is_v2(facts: dict[str, Any]) -> bool:
+    """Whether an output with these facts is of Zarr v2."""
+    return facts.get("format") == f"ome-zarr {V2}"
+
+
+def metadata_files(facts: dict[str, Any]) -> list[str]:
+    """The metadata files of an output, that with the attributes of the group first."""
+    levels = range(facts["number of levels"])
+    if is_v2(facts):
+        return [".zattrs", ".zgroup", *(f"{level}/.zarray" for level in levels)]
+    return ["zarr.json", *(f"{level}/zarr.json" for level in levels)]
+
+
+def group_attributes(facts: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """The attributes of the group, out of the first of its metadata files.
+
+    Raises: ValueError, KeyError, TypeError, RecursionError where it is damaged.
+    """
+    stored = json.loads(text)
+    return dict(stored if is_v2(facts) else stored["attributes"])
 
 
 def unit_counts(facts: dict[str, Any]) -> Counts:
@@ -36,7 +69,9 @@ def unit_counts(facts: dict[str, Any]) -> Counts:
     for level in range(facts["number of levels"]):
         unit = facts.get(f"level {level} shards") or facts[f"level {level} chunks"]
         counts.append(tuple(-(-n // u) for n, u in zip(facts[f"level {level} shape"], unit, strict=True)))
-    return tuple(counts)
+    made = Counts(counts)
+    made.v2 = is_v2(facts)
+    return made
 
 
 def foreign_files(folder: Path, counts: Counts) -> Iterator[str]:
@@ -148,10 +183,12 @@ def is_made(parts: tuple[str, ...], name: str, counts: Counts) -> bool:
     """Whether a file in a folder of an output has one of the names that daskreg gives."""
     partial = _PARTIAL.fullmatch(name)
     name = _whole_name(name)
-    if name == "zarr.json" or (partial and name == "zarr"):  # zarr-python's own temporary files
+    known = name in (_METADATA_V2 if counts.v2 else _METADATA)
+    if known or (partial and name == "zarr"):  # zarr-python's own temporary files
         return not parts or (len(parts) == 1 and _made_folder(parts, counts))
     whole = (*parts, name)
-    return len(whole) > 2 and _made_folder(whole, counts) and len(whole) == 2 + len(counts[int(whole[0])])
+    before = 1 if counts.v2 else 2
+    return len(whole) > before and _made_folder(whole, counts) and len(whole) == before + len(counts[int(whole[0])])
 
 
 def _made_folder(parts: tuple[str, ...], counts: Counts) -> bool:
@@ -159,8 +196,8 @@ def _made_folder(parts: tuple[str, ...], counts: Counts) -> bool:
     level, rest = _number(parts[0]), parts[1:]
     if level is None or level >= len(counts):
         return False
-    numbers = [_number(part) for part in rest[1:]]
-    return (not rest or rest[0] == "c") and all(
+    numbers = [_number(part) for part in (rest if counts.v2 else rest[1:])]
+    return (not rest or counts.v2 or rest[0] == "c") and all(
         i is not None and i < n for i, n in zip(numbers, [*counts[level], *[0] * len(numbers)], strict=False)
     )
 

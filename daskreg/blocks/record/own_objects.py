@@ -11,7 +11,7 @@ from itertools import islice
 
 from daskreg.blocks.record.journals import ENTRIES
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.blocks.record.own_files import Counts, before_run, is_made, is_record, listed, unit_counts
+from daskreg.blocks.record.own_files import Counts, before_run, is_made, is_record, listed, metadata_files, unit_counts
 from daskreg.errors import OutputExistsError
 
 
@@ -36,8 +36,9 @@ def remove_objects(ledger: Ledger) -> None:
         )
     ledger.records.delete(list(ledger.records.listing(ENTRIES)))
     keys = list(ledger.image.listing())
-    ledger.image.delete([key for key in keys if not key.endswith("zarr.json")])
-    ledger.image.delete([key for key in keys if key.endswith("zarr.json")])
+    metadata = set(metadata_files(ledger.facts()))
+    ledger.image.delete([key for key in keys if key not in metadata])
+    ledger.image.delete([key for key in keys if key in metadata])
     clear_records(ledger)
 
 

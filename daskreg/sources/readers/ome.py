@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError, InvalidSpacingError, MetadataWarning, NotAVolumeError, OptionError
+from daskreg.formats.omero import omero_text
 from daskreg.sources.coordinates import CHANNELS, LEAD, SPACE, TIMES, block_factor
 
 Floats = NDArray[np.float64]
@@ -53,6 +54,8 @@ class Multiscale:
         labels: of the channels.
         is_labels: whether the group says that its voxels are labels.
         header_from_world: of version 0.6, the map from the world of the grids to the coordinate system, if it shears.
+        omero: display settings of the channels, as JSON text.
+        attributes: of the group.
         direction: what daskreg stores beside the metadata of a turned volume: the columns are the world directions
             of the spatial axes, along which scale and origin are.
     """
@@ -64,6 +67,8 @@ class Multiscale:
     direction: Any = None
     is_labels: bool = False
     header_from_world: Any = None
+    omero: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def level(self, number: int, *, recentre: bool, what: str) -> MultiscaleLevel:
         """One level; a negative number counts from the coarsest.
@@ -138,7 +143,10 @@ def multiscale(
             )
         version = str(block.get("version") or images[0].get("version") or "")
         if of_systems is not None and ("coordinateSystems" in images[0] or version.startswith("0.6")):
-            return of_systems(images[0], block, what)
+            own = attrs.get("daskreg")
+            return of_systems(
+                images[0], block, what, own.get("coordinate_system") if isinstance(own, Mapping) else None
+            )
         own = attrs.get("daskreg")
         return _parse(images[0], block, what, own.get("direction") if isinstance(own, Mapping) else None)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -164,10 +172,17 @@ def _parse(image: Mapping[str, Any], block: Mapping[str, Any], what: str, direct
         translated = any(t.get("type") == "translation" for t in own)
         scaled = any(t.get("type") == "scale" for t in own)
         levels.append(MultiscaleLevel(str(data["path"]), scale, origin, translated, scaled))
+    name = str(image["name"]) if image.get("name") else None
+    labels, omero = channel_labels(block), omero_text(block.get("omero"))
+    return Multiscale(axes, tuple(levels), name, labels, direction, "image-label" in block, None, omero)
+
+
+def channel_labels(block: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the channels; () where none has one."""
     channels = (block.get("omero") or {}).get("channels") or ()
-    labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
-    name = image.get("name")
-    return Multiscale(axes, tuple(levels), str(name) if name else None, labels, direction, "image-label" in block)
+    if not any("label" in c for c in channels):
+        return ()
+    return tuple(str(c.get("label", k)) for k, c in enumerate(channels))
 
 
 def axis_of(axis: Any) -> Axis:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from daskreg.errors import InvalidTransformError, MetadataWarning, NotAVolumeError
 from daskreg.formats.ngff import Parameters
 from daskreg.formats.ngff_systems import intrinsic_system, level_matrix, systems_of
+from daskreg.formats.omero import omero_text
 from daskreg.geometry import default_axes
-from daskreg.sources.readers.ome import Axis, Multiscale, MultiscaleLevel, axis_of, spatial
+from daskreg.sources.readers.ome import Axis, Multiscale, MultiscaleLevel, axis_of, channel_labels, spatial
 
 Floats = NDArray[np.float64]
 
@@ -31,16 +32,20 @@ def multiscale_of_systems(
     image: Mapping[str, Any],
     block: Mapping[str, Any],
     what: str,
+    own: str | None = None,
     *,
     system: str | None = None,
     parameters: Parameters | None = None,
 ) -> Multiscale:
     """The image that a multiscale of version 0.6 describes, in one of its coordinate systems.
 
+    Args:
+        own: the system that daskreg meant when it wrote the image, which is the default.
+
     Raises: NotAVolumeError where a transformation is not affine, or mixes space with time or channels; OptionError
         for a system that is not there.
     """
-    name = intrinsic_system(image) if system is None else system
+    name = system or own or intrinsic_system(image)
     try:
         matrices = [level_matrix(image, k, name, parameters) for k in range(len(image["datasets"]))]
     except InvalidTransformError as error:
@@ -67,12 +72,11 @@ def multiscale_of_systems(
             place = np.asarray(np.linalg.inv(shear[:-1, :-1]) @ (place - shear[:-1, -1]))
         origin[columns] = direction.T @ place
         levels.append(MultiscaleLevel(str(data["path"]), scale, origin, True))
-    channels = (block.get("omero") or {}).get("channels") or ()
-    labels = tuple(str(c.get("label", k)) for k, c in enumerate(channels))
     known = str(image["name"]) if image.get("name") else None
     turned = None if np.array_equal(direction, np.eye(len(names))) else direction.tolist()
     kept = None if shear is None else shear.tolist()
-    return Multiscale(axes, tuple(levels), known, labels, turned, "image-label" in block, kept)
+    labels, omero = channel_labels(block), omero_text(block.get("omero"))
+    return Multiscale(axes, tuple(levels), known, labels, turned, "image-label" in block, kept, omero)
 
 
 def _lead(matrix: Floats, order: list[int], columns: list[int], what: str) -> tuple[Floats, Floats]:

@@ -28,14 +28,17 @@ _MOST_KEPT = 1024
 
 @dataclass
 class SequenceFiles:
-    """The files of a sequence, each described when it is first read.
+    """The files of a sequence.
 
     Args:
         shape: of the sequence: files, then the axes of one.
+        first: the first file. Where its path alone leads to its voxels, the others are not described again: they are
+            alike, and a file that is not any more is noticed when it is read.
     """
 
     files: list[str]
     shape: tuple[int, ...]
+    first: Source
     _sources: dict[int, Source] = field(default_factory=dict)
     _lock: Any = field(default_factory=Lock)
 
@@ -44,6 +47,9 @@ class SequenceFiles:
         with self._lock:
             if number in self._sources:
                 return self._sources[number]
+        if isinstance(self.first, StoredSource) and self.first.path == self.files[0]:
+            file = self.files[number]
+            return replace(self.first, path=file, stamp=stamp_of((file,)), allow_outside=allow_outside)
         with allowing_outside(allow_outside):
             found = _described(self.files[number], OpenOptions()).source
         if allow_outside and isinstance(found, StoredSource):
@@ -100,7 +106,8 @@ class SequenceReader(Reader):
     def open(self, path: str) -> SequenceFiles:
         folder, _, inner = path.partition(INSIDE)
         files = files_of(folder, inner)
-        return SequenceFiles(files, (len(files), *_described(files[0], OpenOptions()).source.shape))
+        first = _described(files[0], OpenOptions()).source
+        return SequenceFiles(files, (len(files), *first.shape), first)
 
     def files(self, path: str) -> tuple[str, ...]:
         folder, _, inner = path.partition(INSIDE)

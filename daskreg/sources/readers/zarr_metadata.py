@@ -14,6 +14,8 @@ import numpy as np
 import zarr
 
 from daskreg.errors import NotAVolumeError, OptionError
+from daskreg.formats.ome import OWN_KEYS
+from daskreg.formats.omero import OMERO_KEY
 from daskreg.geometry import Grid
 from daskreg.sources.chunking import LARGE
 from daskreg.sources.coordinates import HEADER_FROM_WORLD, default_dims, split_dims
@@ -104,7 +106,10 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
     coords = {
         a.name: _lead_coord(a, k, level, image, array.shape[k]) for k, a in enumerate(image.axes) if a.name in lead
     }
-    attrs = {k: v for k, v in cf.plain_attrs(dict(array.attrs)).items() if k not in ("ome", "multiscales", "omero")}
+    attrs = {**image.attributes, **cf.plain_attrs(dict(array.attrs))}
+    attrs = {k: v for k, v in attrs.items() if k not in OWN_KEYS}
+    if image.omero is not None:
+        attrs[OMERO_KEY] = image.omero
     if image.is_labels:
         attrs[LABELS] = True
     if image.header_from_world is not None:
@@ -185,7 +190,9 @@ def _image(location: StoreLocation, group: zarr.Group, options: OpenOptions) -> 
         return stored[...]
 
     of_systems = partial(multiscale_of_systems, system=options.coordinate_system, parameters=numbers)
-    return ome.multiscale(dict(group.attrs), str(location), of_systems)
+    attributes = dict(group.attrs)
+    image = ome.multiscale(attributes, str(location), of_systems)
+    return None if image is None else replace(image, attributes=attributes)
 
 
 def _without_levels(options: OpenOptions, location: StoreLocation, number: int = 0) -> OpenOptions:

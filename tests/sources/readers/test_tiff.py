@@ -151,7 +151,7 @@ def test_files_are_closed_once_nobody_reads_them(path, monkeypatch):
     closed = []
     real = tifffile.TiffFile.close
     monkeypatch.setattr(tifffile.TiffFile, "close", lambda self: closed.append(self.filename) or real(self))
-    tifffile.imwrite(path, VALUES, photometric="minisblack")
+    tifffile.imwrite(path, VALUES, photometric="minisblack", compression="zlib")
     volume = open_volume(path)
     volume.values  # noqa: B018
     closed.clear()
@@ -168,8 +168,17 @@ def test_real_stack(data):
     np.testing.assert_array_equal(volume[2].values, tifffile.imread(path, key=2))
 
 
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_voxels_without_gaps_are_read_from_their_place(path, byteorder):
+    tifffile.imwrite(path, VALUES, photometric="minisblack", byteorder=byteorder)
+    volume = open_volume(path)
+    assert not isinstance(handles.opened("tiff", str(path)).handle, zarr.Array)
+    np.testing.assert_array_equal(volume.values, VALUES)
+    np.testing.assert_array_equal(volume[3, 7:20, 11:].values, VALUES[3, 7:20, 11:])
+
+
 def test_zarr_chunks_of_a_stack_are_pages(path):
-    tifffile.imwrite(path, VALUES, photometric="minisblack")
+    tifffile.imwrite(path, VALUES, photometric="minisblack", compression="zlib")
     handle = handles.opened("tiff", str(path)).handle
     assert isinstance(handle, zarr.Array)
     assert volume_of(open_volume(path)).source.chunks == (1, 50, 60)

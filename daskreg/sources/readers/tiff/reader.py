@@ -21,7 +21,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, index_text
-from daskreg.sources.readers.mapped import check_memory, check_size
+from daskreg.sources.readers.mapped import MappedArray, check_memory, check_size, map_file
 from daskreg.sources.readers.tiff.metadata import Placement, placement
 from daskreg.sources.readers.tiff.series import FILE_NAME, check_codec, chosen_series, open_tiff
 from daskreg.sources.source import ArrayIndex, Source
@@ -35,7 +35,7 @@ _NAMES = {"T": "t", "C": "c", "S": "s", "Z": "z", "Y": "y", "X": "x"}
 
 
 class TiffReader(Reader):
-    """Reads pages through tifffile, which presents them as a Zarr array."""
+    """Reads voxels that lie one after another from their place in the file, others through tifffile's Zarr array."""
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """A series of a TIFF file, the first one by default; pages beyond y, x are z where the file does not say more.
@@ -55,18 +55,25 @@ class TiffReader(Reader):
         with tifffile.TiffFile(file) as tiff:
             return _files(tiff, file)
 
-    def open(self, path: str) -> zarr.Array[Any]:
-        """The pages of a series of a file (series and level are behind "::/") as one Zarr array."""
+    def open(self, path: str) -> zarr.Array[Any] | MappedArray:
+        """The pages of a series of a file (series and level are behind "::/") as one array."""
         file, _, inner = path.partition(INSIDE)
         series, level = (int(n) for n in (inner or "0/0").split("/"))
         tiff = open_tiff(file)
+        found = tiff.series[series]
+        if level == 0 and found.dataoffset is not None:  # uncompressed, without gaps between pages
+            dtype = np.dtype(found.dtype).newbyteorder(tiff.byteorder)
+            tiff.close()
+            return MappedArray(map_file(file, dtype, tuple(found.shape), offset=int(found.dataoffset)))
         store = RetryingStore(tiff.series[series].aszarr(level=level))
         array = zarr.open_array(store, mode="r")
         check_memory(math.prod(array.chunks) * array.dtype.itemsize, f"a strip or tile of {file}")
         weakref.finalize(array, tiff.close)
         return array
 
-    def read(self, handle: zarr.Array[Any], index: ArrayIndex, source: Source) -> NDArray[Any]:
+    def read(self, handle: zarr.Array[Any] | MappedArray, index: ArrayIndex, source: Source) -> NDArray[Any]:
+        if isinstance(handle, MappedArray):
+            return handle.read(index, source.dtype)
         try:
             return np.asarray(handle[index])
         except MemoryError:

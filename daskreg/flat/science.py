@@ -1,0 +1,115 @@
+"""TIFF with OME metadata, MRC and HDF5: axes along those of the world."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from daskreg.errors import MissingExtraError, UnitError
+from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.geometry import PIXEL
+
+_NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+_OME_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_MRC_MODES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
+# Units of length as OME-XML spells them.
+_OME_UNITS = {
+    PIXEL: "pixel", "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm",
+    "meter": "m", "inch": "in",
+}  # fmt: skip
+
+
+def _create_tiff(path: Path, image: FlatImage) -> int:
+    grid = image.grid
+    unit = _OME_UNITS.get(grid.unit)
+    if unit is None:
+        raise UnitError(f"OME-TIFF has no unit {grid.unit}: use one of {', '.join(_OME_UNITS)}")
+    metadata: dict[str, Any] = {"axes": "".join(image.dims).upper(), "Name": image.name}
+    planes = math.prod(image.shape[:-2])
+    if grid.unit != PIXEL or set(grid.spacing) != {1.0} or any(grid.origin):
+        places: dict[str, Any] = {}
+        for name, step, start in zip(grid.names, grid.spacing, grid.origin, strict=True):
+            axis = name.upper()
+            metadata |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": unit}
+            along = start + step * np.arange(grid.shape[0]) if axis == "Z" else np.full(1, start)
+            repeated = np.resize(along, planes).tolist()
+            places |= {f"Position{axis}": repeated, f"Position{axis}Unit": [unit] * planes}
+        metadata["Plane"] = places
+    labels = next((axis.labels for axis in image.lead if axis.labels), ())
+    if labels:
+        metadata["Channel"] = {"Name": list(labels)}
+    mapped = tifffile.memmap(
+        path, shape=image.shape, dtype=image.dtype, bigtiff=True, ome=True, metadata=metadata, byteorder="<",
+        photometric="minisblack",
+    )  # fmt: skip
+    return int(mapped.offset)
+
+
+def _create_mrc(path: Path, image: FlatImage) -> int:
+    try:
+        import mrcfile
+    except ImportError as error:
+        raise MissingExtraError("mrcfile", "formats") from error
+    grid, ratio = image.grid, image.ratio("angstrom")
+    if grid.unit == PIXEL and (set(grid.spacing) != {1.0} or any(grid.origin)):
+        raise UnitError("MRC has lengths in angstrom, and the spacing is in pixels: pass unit= to `open`")
+    with mrcfile.new_mmap(path, image.shape, mrc_mode=_MRC_MODES[image.dtype.name], overwrite=True) as file:
+        if grid.unit != PIXEL:
+            sizes = (*grid.spacing[::-1], grid.spacing[0])[:3]
+            file.voxel_size = tuple(ratio * s for s in sizes)
+            for name, start in zip(grid.names, grid.origin, strict=True):
+                file.header.origin[name] = ratio * start
+        # Below the minimum: these statistics are not known (MRC2014).
+        file.header.dmin, file.header.dmax, file.header.dmean, file.header.rms = 0, -1, -2, -1
+        return int(file.header.nbytes + file.extended_header.nbytes)
+
+
+def _create_hdf5(path: Path, image: FlatImage) -> int:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "formats") from error
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple(image.shape)
+        kind = h5py.h5t.py_create(image.dtype.newbyteorder("<"), logical=True)
+        data = h5py.Dataset(h5py.h5d.create(file.id, b"data", kind, space, dcpl=layout))
+        file.attrs["default"] = "data"
+        for k, name in enumerate(image.dims):
+            data.dims[k].label = name
+            values, unit = _positions(image, k)
+            if values is None:
+                continue
+            scale = file.create_dataset(name, data=values)
+            if unit is not None:
+                scale.attrs["units"] = unit
+            scale.make_scale(name)
+            data.dims[k].attach_scale(scale)
+        file.flush()
+        return int(data.id.get_offset())
+
+
+def _positions(image: FlatImage, axis: int) -> tuple[Any, str | None]:
+    """The coordinates along an axis, and their unit; None where they only count."""
+    k = axis - len(image.lead_dims)
+    if k >= 0:
+        grid = image.grid
+        return grid.origin[k] + grid.spacing[k] * np.arange(grid.shape[k]), grid.unit
+    lead = image.lead[axis]
+    if lead.labels:
+        return [label.encode() for label in lead.labels], None
+    return lead.start + lead.scale * np.arange(image.shape[axis]), lead.unit
+
+
+SCIENCE = (
+    FlatFormat("TIFF", (".tif", ".tiff", ".btf", ".tf8"), _OME_TYPES, _create_tiff, lead=("t", "c")),
+    FlatFormat("MRC", (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali"), tuple(_MRC_MODES), _create_mrc),
+    FlatFormat("HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c")),
+)

@@ -49,7 +49,8 @@ def covariance_of(problem: Problem, part: PyramidLevel, iterate: Iterate) -> tup
     size = np.sqrt(np.maximum(np.diagonal(iterate.normal, axis1=1, axis2=2), 1e-30))
     scale = size[:, :, None] * size[:, None, :]
     root, inverse = _roots(central.normal / scale)[0], _roots(iterate.normal / scale)[1]
-    excess = root @ (sandwich * scale) @ root / np.maximum(central.noise, 1e-30)[:, None, None]
+    # Below this residual, of images of variance one, sums of float32 are rounding, and so is their ratio.
+    excess = root @ (sandwich * scale) @ root / np.maximum(central.noise, 1e-9)[:, None, None]
     covariance = inverse @ excess @ inverse * iterate.noise[:, None, None] / scale
     return covariance, signal
 

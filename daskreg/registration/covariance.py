@@ -44,8 +44,13 @@ _LEAST_SIGNAL, _LEAST_FREE = 0.01, 0.25
 _LARGEST_STEP = 0.3
 
 
-def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells: int = _CELLS) -> tuple[Floats, Floats]:
-    """(B, P) steps to unbiased poses, zero where they would be large, and the (B, P, P) covariances there.
+def last_step(
+    problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells: int = _CELLS
+) -> tuple[Floats, Floats, Floats]:
+    """(B, P) steps to unbiased poses, zero where they would be large, the (B, P, P) covariances there, (B,) signals.
+
+    A signal is the share of J^T J that both images have in common, in the direction where it is least: the rest is
+    noise in the gradients.
 
     Args:
         cells: along a tile; fewer take less time.
@@ -59,7 +64,7 @@ def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells:
     left = np.einsum("bpkf,bak->bpaf", change, np.linalg.inv(jacobians)).reshape(*change.shape[:2], -1)
     white = _whitening(iterate.normal)
     left, right = white @ left, white @ change.reshape(*change.shape[:2], -1)
-    signal = _inverse_signal(left @ slope @ right.swapaxes(1, 2))
+    signal, least = _inverse_signal(left @ slope @ right.swapaxes(1, 2))
     scores = np.einsum("bpq,b...q->b...p", left, scores)
     axes = tuple(range(1, scores.ndim - 1))
     total = scores.sum(axes)
@@ -70,8 +75,8 @@ def last_step(problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells:
     # At the pose after the step, the scores add up to zero.
     share = sums.scalars[..., :1] / np.maximum(sums.scalars[..., :1].sum(axes, keepdims=True), 1e-9)
     centred = scores - share * np.expand_dims(total, axes)
-    middle = np.stack([_score_variance(one, cells) for one in centred])
-    return step, np.asarray(back @ signal @ middle @ signal @ white)
+    middle = _score_variance(centred, cells)
+    return step, np.asarray(back @ signal @ middle @ signal @ white), least
 
 
 def _cell(shape: tuple[int, ...], cells: int = _CELLS) -> tuple[int, ...]:
@@ -116,43 +121,47 @@ def _whitening(normal: Floats) -> Floats:
     return np.asarray((vectors * scale[:, None, :]).swapaxes(1, 2) / size[:, None, :])
 
 
-def _inverse_signal(slope: Floats) -> Floats:
-    """(B, P, P) inverses of the symmetric parts, with eigenvalues of at least `_LEAST_SIGNAL`."""
+def _inverse_signal(slope: Floats) -> tuple[Floats, Floats]:
+    """(B, P, P) inverses of the symmetric parts, with eigenvalues of at least `_LEAST_SIGNAL`; (B,) the least ones."""
     values, vectors = np.linalg.eigh((slope + slope.swapaxes(1, 2)) / 2)
-    return np.asarray((vectors / np.maximum(values, _LEAST_SIGNAL)[:, None, :]) @ vectors.swapaxes(1, 2))
+    inverse = (vectors / np.maximum(values, _LEAST_SIGNAL)[:, None, :]) @ vectors.swapaxes(1, 2)
+    return np.asarray(inverse), values[:, 0]
 
 
 def _score_variance(scores: Floats, cells: int) -> Floats:
-    """(P, P) the variance of the sum of (*cells, P) scores that add up to zero."""
-    size, ndim = scores.shape[-1], scores.ndim - 1
+    """(B, P, P) the variance of the sum of (B, *cells, P) scores that add up to zero."""
+    size, ndim = scores.shape[-1], scores.ndim - 2
     variance = _over_windows(scores, (2 * cells,) * ndim)
     values, vectors = np.linalg.eigh(variance)
-    values = np.maximum(values, 1e-12 * values[-1] + 1e-300)
+    values = np.maximum(values, 1e-12 * values[:, -1:] + 1e-300)[:, None]
     root = vectors * np.sqrt(values)
     inverse = vectors / np.sqrt(values)
     excess = np.zeros_like(variance)
     for axis in range(ndim):
-        along = scores.sum(tuple(k for k in range(ndim) if k != axis))
-        ratio, directions = np.linalg.eigh(inverse.T @ _over_windows(along, (_BAND,)) @ inverse)
+        along = scores.sum(tuple(k + 1 for k in range(ndim) if k != axis))
+        banded = inverse.swapaxes(1, 2) @ _over_windows(along, (_BAND,)) @ inverse
+        ratio, directions = np.linalg.eigh(banded)
         # Of noise without stripes, the largest ratio would be about this (Marchenko & Pastur 1967). Bartlett's kernel
         # over two bands has two thirds of the degrees of freedom.
-        chance = (1 + math.sqrt(1.5 * size / len(along))) ** 2
-        excess += (directions * np.where(ratio > chance, ratio - 1, 0.0)) @ directions.T
-    return np.asarray(variance + root @ excess @ root.T)
+        chance = (1 + math.sqrt(1.5 * size / along.shape[1])) ** 2
+        above = np.where(ratio > chance, ratio - 1, 0.0)[:, None]
+        excess += (directions * above) @ directions.swapaxes(1, 2)
+    return np.asarray(variance + root @ excess @ root.swapaxes(1, 2))
 
 
 def _over_windows(scores: Floats, width: tuple[int, ...]) -> Floats:
-    """(P, P) the variance of the sum of (*cells, P) scores, from windows of `width` cells at every place."""
-    size, ndim = scores.shape[-1], scores.ndim - 1
-    cells, windows = math.prod(scores.shape[:-1]), 1
-    for axis, most in enumerate(width):
-        wide = min(most, scores.shape[axis])
-        around = [(wide, wide - 1) if k == axis else (0, 0) for k in range(scores.ndim)]
-        sums = np.cumsum(np.pad(scores, around), axis)
-        n = sums.shape[axis]
-        scores = sums.take(range(wide, n), axis) - sums.take(range(n - wide), axis)
+    """(B, P, P) the variance of the sum of (B, *cells, P) scores, from windows of `width` cells at every place."""
+    size, ndim = scores.shape[-1], scores.ndim - 2
+    cells, windows = math.prod(scores.shape[1:-1]), 1
+    for axis, most in enumerate(width, start=1):
+        n = scores.shape[axis]
+        wide = min(most, n)
+        # Windows that begin up to wide - 1 cells before the first cell, and end after the last.
+        total = np.concatenate([np.zeros_like(scores.take([0], axis)), np.cumsum(scores, axis)], axis)
+        start = np.arange(1 - wide, n)
+        scores = total.take(np.minimum(start + wide, n), axis) - total.take(np.maximum(start, 0), axis)
         windows *= wide
-    flat = scores.reshape(-1, size)
+    flat = scores.reshape(len(scores), -1, size)
     # In a window, fitted parameters explain their share of the score; each voxel's gradient has `ndim` directions.
     free = max(_LEAST_FREE, 1 - max(1.0, size / max(ndim, 1)) * windows / cells)
-    return np.asarray(flat.T @ flat / (windows * free))
+    return np.asarray(flat.swapaxes(1, 2) @ flat / (windows * free))

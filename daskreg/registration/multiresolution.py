@@ -115,7 +115,7 @@ def _compared(problem: Problem, level: PyramidLevel, start: Start, iterate: Iter
         before = objective.evaluate(reference)
     improved = iterate.cost <= before.cost * (1 + 1e-6) + 1e-12
     iterate.assign(~improved, before.take(np.flatnonzero(~improved)))
-    step, covariance = last_step(problem, level, iterate)
+    step, covariance, _ = last_step(problem, level, iterate)
     iterate.parameters = iterate.parameters + step * improved[:, None]
     return BatchEstimate(
         problem=problem,

@@ -3,8 +3,8 @@
 Each slice is fitted to several slices before it, and all fits are solved together as one pose graph
 (`pose_graph`). The poses of slices that could not be fitted are interpolated from their neighbours,
 and these slices are reported as outliers. Spans of slices are fitted on the workers, which return
-a few numbers for each slice, so the stack may be larger than memory. Slices are downsampled to about a
-thousand voxels along each axis. The result is in world units and applies to every level of the stack.
+a few numbers for each slice, so the stack may be larger than memory. Slices of more than 2047 x 2047 voxels are
+downsampled to about 1024 x 1024. The result is in world units and applies to every level of the stack.
 
     fit = daskreg.align_stack(stack)
     aligned = daskreg.warp(stack, pull=fit.raw_from_aligned)

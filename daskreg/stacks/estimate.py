@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from daskreg.blocks.record.lock import locked
 from daskreg.errors import DegenerateImageError, EmptyMaskError, OutputBusyError
-from daskreg.geometry import SliceAffines
+from daskreg.geometry import Grid, SliceAffines
 from daskreg.runs.place import Place
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.work import Shown
@@ -40,8 +40,9 @@ from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.status import contradicted, status_of
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 
-# How often a pattern of the detector is subtracted and the stack fitted again, at most.
-_SUBTRACTIONS = 3
+# How often a pattern of the detector is subtracted and the stack fitted again, at most, and voxels by which the corners
+# of a slice still move when this has settled.
+_SUBTRACTIONS, _SETTLED = 8, 0.05
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -199,16 +200,21 @@ def estimate_from_pairs(
     pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
     solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
     findings = examine(spec, solution.poses, solution.fitted, execution)
+    settled = previous is not None or findings.fixed is None
     for _ in range(_SUBTRACTIONS):
-        if previous is not None or findings.fixed is None or solution.breaks:
+        if settled or solution.breaks:
             break
         subtracted = _with_pattern_subtracted(spec, solution, findings, execution)
         again = fit_pairs_of(subtracted, replace(execution, progress=None))
         refined = solve_poses(again[0], again[1].blank, spec.model, first=first, anchors=anchors)
         if refined.breaks or refined.fitted.sum() < solution.fitted.sum():
+            settled = True  # as it was: nothing can be subtracted
             break
+        settled = _displacement(solution, refined, spec.grid) <= _SETTLED
         spec, (pairs, features, mirrored), solution = subtracted, again, refined
         findings = examine(spec, solution.poses, solution.fitted, execution)
+    if not settled and previous is None:
+        findings = replace(findings, pattern=True)
     if previous is not None and not anchors and not first:
         solution = in_frame_of(previous, solution, spec)
     # The correlation of common lines does not show how similar slices are.
@@ -218,6 +224,14 @@ def estimate_from_pairs(
         kinds.setdefault(i, "contradicted")
     kinds |= dict.fromkeys(mirrored, "mirrored")
     return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
+
+
+def _displacement(before: PoseSolution, after: PoseSolution, grid: Grid) -> float:
+    """The largest displacement of a corner of a fitted slice, in voxels, without what all slices share."""
+    corners = np.concatenate([grid.corners().T, np.ones((1, 2**grid.ndim))])
+    change = ((after.poses - before.poses) @ corners)[before.fitted & after.fitted, :-1]
+    change = change - np.median(change, axis=0)
+    return float(np.linalg.norm(change, axis=1).max(initial=0.0) / min(grid.spacing))
 
 
 def _with_pattern_subtracted(

@@ -26,7 +26,7 @@ from daskreg.registration.normal_equations.equations_torch import NormalEquation
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
-from daskreg.stacks.verdict.pair_errors import NOISY, corner_variance, covariance_of
+from daskreg.stacks.verdict.pair_errors import LEAST_SIGNAL, central_part, corner_variance, covariance_of
 from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
@@ -218,19 +218,29 @@ class ImageSequence:
         covariance, variance = np.full((len(edges), size, size), np.inf), np.full(len(edges), np.inf)
         noisy = np.zeros(len(edges), bool)
         for number in sorted(poses, reverse=True):
-            at_last, step = last == number, _pairs_at_once(self.levels[number])
+            level, at_last = self.levels[number], last == number
             for rows in (np.flatnonzero(at_last), np.flatnonzero(noisy & (last > number))):
-                for some in np.split(rows, range(step, len(rows), step)) if len(rows) else ():
-                    pairs, earlier = _pairs(self.levels[number], edges[some]), poses[number][some]
-                    known = at_last[some[0]]
-                    here = iterate.take(some) if known else LevelObjective(self.problem, pairs).evaluate(earlier)
-                    found, factor = covariance_of(self.problem, pairs, here)
-                    moved = corner_variance(self.problem, pairs, here.parameters, found)
-                    better = moved < variance[some]
-                    chosen, noisy[some] = some[better], better & (factor > NOISY)
-                    p[chosen], covariance[chosen] = here.parameters[better], found[better]
-                    variance[chosen] = moved[better]
+                if not len(rows):
+                    continue
+                here = (
+                    iterate.take(rows) if at_last[rows[0]] else self._evaluated(level, edges[rows], poses[number][rows])
+                )
+                part = _pairs(central_part(self.problem, level, here.parameters), edges[rows])
+                found, signal = covariance_of(self.problem, part, here)
+                moved = corner_variance(self.problem, level.fixed.grid, here.parameters, found)
+                better = moved < variance[rows]
+                chosen, noisy[rows] = rows[better], better & (signal < LEAST_SIGNAL)
+                p[chosen], covariance[chosen] = here.parameters[better], found[better]
+                variance[chosen] = moved[better]
         return p, covariance
+
+    def _evaluated(self, level: PyramidLevel, edges: Ints, p: Floats) -> Iterate:
+        """The pairs at given poses on a level."""
+
+        def part(rows: slice) -> Iterate:
+            return LevelObjective(self.problem, _pairs(level, edges[rows])).evaluate(p[rows])
+
+        return _in_parts(part, len(edges), level)
 
     def _score(self, iterate: Iterate, edges: Ints) -> Floats:
         cost = np.where(np.isfinite(iterate.cost), iterate.cost, np.nan)
@@ -277,7 +287,7 @@ def pairs_within(blank: Bools, reach: int) -> Ints:
 
 def _pairs(level: PyramidLevel, edges: Ints) -> PyramidLevel:
     """The level of (E, 2) pairs, from that of the single images."""
-    fixed, moving = (_taken(level.fixed, edges[:, k]) for k in (0, 1))
+    fixed, moving = _taken(level.fixed, edges[:, 0]), _taken(level.moving, edges[:, 1])
     return PyramidLevel(fixed, moving, level.step, level.sigmas)
 
 

@@ -64,9 +64,9 @@ class SliceReader:
         bad: BadVoxels | None = None,
         pattern: Pixels | None = None,
     ) -> SliceReader:
-        """A reader whose slices have about `most` voxels along each axis, at most twice that."""
+        """A reader whose slices have about as many voxels as with `most` along each axis, at most twice that."""
         shape = [n for k, n in enumerate(source.shape) if k != stack]
-        factors = tuple(max(1, n // most) for n in shape)
+        factors = _factors(shape, most)
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
         # Whole chunks where they fit in the cache, so that none is decoded twice.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
@@ -150,6 +150,19 @@ class SliceReader:
         full = Box(*(tuple(i * f for i, f in zip(e, self.factors, strict=True)) for e in (inside.start, inside.stop)))
         one = mask.read(full).astype(bool)
         return np.asarray(np.broadcast_to(one, (box.shape[self.stack], *one.shape)))
+
+
+def _factors(shape: Sequence[int], most: int) -> tuple[int, ...]:
+    """How many voxels along each axis become one.
+
+    Block means resolve less, and alias more, the longer they are: a shift is known to a hundredth of a block or so. So
+    the factor of an image is one for both axes, from its number of voxels, and long images keep their resolution.
+    Volumes are reduced along each axis by itself, as their number of voxels grows faster.
+    """
+    if sum(n > 1 for n in shape) == 2:
+        factor = int(math.sqrt(math.prod(shape)) / most)
+        return tuple(max(1, min(factor, n)) for n in shape)
+    return tuple(max(1, n // most) for n in shape)
 
 
 def offset_of(source: Source, stack: int) -> float:

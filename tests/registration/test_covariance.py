@@ -153,7 +153,7 @@ def test_variance_of_scores(kind):
             scores[..., 1] += 0.5 * rng.standard_normal((60, 1))
         total = scores.sum((0, 1))
         totals.append(total)
-        estimates.append(_score_variance(scores - share * total, _CELLS))
+        estimates.append(_score_variance((scores - share * total)[None], _CELLS)[0])
     expected = {"white": [1, 1], "correlated": [1, 1], "rows": [1, 1 + 0.25 * 52]}[kind]
     found = np.diag(np.mean(estimates, axis=0)) / (60 * 52)
     np.testing.assert_allclose(found, expected, rtol=0.3)

@@ -288,6 +288,19 @@ def test_large_slices_are_downsampled_and_small_batches_agree(stack, drift, monk
     assert error(dr.align_stack(stack), drift) < 0.1
 
 
+@pytest.mark.parametrize("shape", [(97, 20001), (12003, 101), (161, 2049)])
+def test_long_slices_keep_their_resolution(shape):
+    shifts = np.array([(0, 0), (3, 7), (-2, 5)])
+    room = 8
+    scene = np.random.default_rng(3).normal(size=(shape[0] + 2 * room, shape[1] + 2 * room)).astype(np.float32)
+    scene = scipy.ndimage.uniform_filter(scipy.ndimage.uniform_filter(scene, 5), 7)
+    stack = np.stack([scene[room + a : room + a + shape[0], room + b : room + b + shape[1]] for a, b in shifts])
+    fit = dr.align_stack(stack, model="translation")
+    found = fit.raw_from_aligned.matrices[:, :2, 2] + shifts
+    assert fit.ok
+    assert np.abs(found - found.mean(axis=0)).max() < 0.01
+
+
 def test_integers_and_metrics(stack, drift):
     counts = np.rint(1000 + 500 * stack).astype(">u2")
     assert error(dr.align_stack(counts), drift) < 0.03

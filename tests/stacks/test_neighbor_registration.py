@@ -118,3 +118,21 @@ def test_tables_survive_being_text(images):
     assert np.array_equal(unpacked(SliceFeatures, packed(features)).digest, features.digest)
     with pytest.raises(ValueError):
         unpacked(SliceFeatures, "no base64!")
+
+
+def test_earlier_levels_are_asked_only_where_gradients_are_noise(images, monkeypatch):
+    asked = []
+    evaluated = ImageSequence._evaluated
+    monkeypatch.setattr(ImageSequence, "_evaluated", lambda self, *a: asked.append(a) or evaluated(self, *a))
+    edges = pairs_within(np.zeros(5, bool), 1)
+    sequence(images).register(edges)
+    assert not asked
+    noise = np.random.default_rng(5).normal(size=tuple(images.shape)) * 2 * float(images.std())
+    sequence(images + torch.from_numpy(noise.astype(np.float32))).register(edges)
+    assert asked
+
+
+def test_images_that_agree_to_rounding_are_not_uncertain(images):
+    exact = torch.stack([images[0, 10 : 10 + 201, k : k + 223] for k in (5, 4, 3)])
+    covariance = sequence(exact, model="translation").register(np.array([[0, 1], [1, 2]])).covariance
+    assert np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).max() < 0.1

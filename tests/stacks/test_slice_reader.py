@@ -48,9 +48,19 @@ def test_slices_along_any_axis(volume):
 def test_downsampled_slices_are_block_means_at_their_position(volume):
     source = volume_of(to_dataarray(volume, Grid(volume.shape, (2, 0.5, 0.25), (1, 2, 3), unit="um"))).source
     reader = SliceReader.of(source, 0, most=20)
-    assert reader.factors == (2, 3)
-    assert np.allclose(reader.read([3])[0], block_mean(volume[3], (2, 3)), atol=1e-6)
-    assert reader.grid == Grid((25, 21), (1.0, 0.75), (2.25, 3.25), unit="um", axes=("y", "x"))
+    assert reader.factors == (2, 2)
+    assert np.allclose(reader.read([3])[0], block_mean(volume[3], (2, 2)), atol=1e-6)
+    assert reader.grid == Grid((25, 32), (1.0, 0.5), (2.25, 3.125), unit="um", axes=("y", "x"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "factors"),
+    [((2047, 2047), (1, 1)), ((2048, 2049), (2, 2)), ((160, 20001), (1, 1)), ((1001, 30001), (5, 5)),
+     ((20001, 20003), (19, 19)), ((101, 4001, 2047), (1, 3, 1))],
+)  # fmt: skip
+def test_large_slices_are_reduced_by_their_number_of_voxels(shape, factors):
+    expected = tuple(min(f, n) for f, n in zip(factors, shape, strict=True))
+    assert slice_reader._factors(shape, 1024) == expected
 
 
 def test_nan_and_masked_voxels_are_ignored(volume):
@@ -62,7 +72,7 @@ def test_nan_and_masked_voxels_are_ignored(volume):
     dims = source.dims[1:]
     cover = source_in_memory(mask, name="mask", dims=dims, grid=source.grid.take((1, 2)))
     got = SliceReader.of(source, 0, mask=cover, most=20).read([4])[0]
-    valid = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan)[:50, :63].reshape(25, 2, 21, 3)
+    valid = np.where(np.isfinite(volume[4]) & mask, volume[4], np.nan).reshape(25, 2, 32, 2)
     with np.errstate(invalid="ignore"):
         counts = np.isfinite(valid).sum(axis=(1, 3))
         expected = np.where(counts > 0, np.nansum(valid, axis=(1, 3)) / np.maximum(counts, 1), np.nan)

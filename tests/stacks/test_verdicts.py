@@ -19,6 +19,7 @@ from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.pair_table import PairTable, by_chance
 from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.verdict import fixed_pattern
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 
 SHAPE, N = (117, 133), 8
@@ -240,3 +241,11 @@ def test_a_pattern_is_told_from_a_specimen_that_moves():
     assert np.corrcoef(found.pattern.ravel(), pattern.ravel())[0, 1] > 0.9
     left = found.reader.span(0, 12) - (stack - pattern)
     assert (left - left.mean()).std() < 0.5 * pattern.std()
+
+
+@pytest.mark.parametrize("shift", [(1.4, -2.6), (-0.3, 3.45)])
+def test_shifts_are_found_between_voxels(shift):
+    scene = scipy.ndimage.gaussian_filter(np.random.default_rng(8).normal(size=(75, 91)), 1.5)
+    images = np.stack([scene, scipy.ndimage.shift(scene, shift, order=3, mode="reflect")]).astype(np.float32)
+    found = fixed_pattern._shifts(images, [(0, 1)])[0]
+    assert np.abs(found - shift).max() < 0.34

@@ -6,8 +6,9 @@ errors larger. The sandwich estimate (`registration.covariance`) needs no model 
 as long as an iteration. So it is computed over the central part of the images, and so is the covariance of white
 noise; their ratio, a matrix, is the factor, for which some ten thousand voxels are enough.
 
-The finer a level, the more of its gradients is noise, so that errors may be larger than on the level before. Where the
-factor is large, the pose of an earlier level is taken if its errors are smaller.
+The finer a level, the more of its gradients is noise, so that errors may be larger than on the level before. Where
+noise is a large share of them, the pose of an earlier level is taken if its errors are smaller. A large factor alone
+says less: where the specimen changes from slice to slice, it is as large on every level.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.geometry import Box
+from daskreg.geometry import Box, Grid
 from daskreg.registration.covariance import last_step
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective
 from daskreg.registration.problem import Problem
@@ -27,8 +28,8 @@ from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 
 Floats = NDArray[np.float64]
 
-NOISY = 2.0
-"""Factor from which an earlier level may have smaller errors: about a third of the gradients is noise."""
+LEAST_SIGNAL = 2 / 3
+"""Share of the squared gradients that is not noise, below which an earlier level may have smaller errors."""
 
 # Voxels of the central part, and those of the moving image around it that interpolation reads. The sandwich has about
 # 40 windows of 16 voxels that do not overlap there, so that a variance is known to about a fifth.
@@ -37,22 +38,26 @@ _ENOUGH, _AROUND = 96**2, 6
 _CELLS = 2
 
 
-def covariance_of(problem: Problem, level: PyramidLevel, iterate: Iterate) -> tuple[Floats, Floats]:
-    """(B, P, P) covariances of the poses of an iterate on this level, and (B,) their factors on average."""
-    part = _central_part(problem, level, iterate.parameters)
+def covariance_of(problem: Problem, part: PyramidLevel, iterate: Iterate) -> tuple[Floats, Floats]:
+    """(B, P, P) covariances of the poses of an iterate on a level, and (B,) shares of signal in the gradients.
+
+    Args:
+        part: the central part of the level.
+    """
     central = LevelObjective(problem, part).evaluate(iterate.parameters)
-    sandwich = last_step(problem, part, central, cells=_CELLS)[1]
+    _, sandwich, signal = last_step(problem, part, central, cells=_CELLS)
     size = np.sqrt(np.maximum(np.diagonal(iterate.normal, axis1=1, axis2=2), 1e-30))
     scale = size[:, :, None] * size[:, None, :]
     root, inverse = _roots(central.normal / scale)[0], _roots(iterate.normal / scale)[1]
-    excess = root @ (sandwich * scale) @ root / np.maximum(central.noise, 1e-30)[:, None, None]
+    # Below this residual, of images of variance one, sums of float32 are rounding, and so is their ratio.
+    excess = root @ (sandwich * scale) @ root / np.maximum(central.noise, 1e-9)[:, None, None]
     covariance = inverse @ excess @ inverse * iterate.noise[:, None, None] / scale
-    return covariance, np.trace(excess, axis1=1, axis2=2) / size.shape[1]
+    return covariance, signal
 
 
-def corner_variance(problem: Problem, level: PyramidLevel, p: Floats, covariance: Floats) -> Floats:
-    """(B,) mean variances of the places of the corners of the fixed image, in squared world units."""
-    corners = np.concatenate([level.fixed.grid.corners().T, np.ones((1, 2**level.fixed.grid.ndim))])
+def corner_variance(problem: Problem, grid: Grid, p: Floats, covariance: Floats) -> Floats:
+    """(B,) mean variances of the places of the corners of the fixed images, on a grid, in squared world units."""
+    corners = np.concatenate([grid.corners().T, np.ones((1, 2**grid.ndim))])
     moved = (problem.pose.motions(p, problem.centre)[1] @ corners)[:, :, :-1]
     return np.asarray(np.einsum("bpdc,bpq,bqdc->b", moved, covariance, moved) / corners.shape[1])
 
@@ -67,8 +72,8 @@ def _roots(normal: Floats) -> tuple[Floats, Floats]:
     return np.asarray(one), np.asarray(other)
 
 
-def _central_part(problem: Problem, level: PyramidLevel, p: Floats) -> PyramidLevel:
-    """The level with the central part of the fixed images, and what it needs of the moving ones."""
+def central_part(problem: Problem, level: PyramidLevel, p: Floats) -> PyramidLevel:
+    """A level with the central part of the fixed images, and what it needs of the moving ones at the poses `p`."""
     fixed, moving = level.fixed.grid, level.moving.grid
     share = (_ENOUGH / math.prod(fixed.shape)) ** (1 / fixed.ndim)
     if share >= 1:

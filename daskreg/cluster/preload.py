@@ -5,6 +5,8 @@ without this each would print a traceback of its own, and a warning for each tas
 
 It also sets how many threads numba uses: a variable of numba's own would be seen by the process that starts the
 worker, which may be compiling at that moment.
+
+If DASKREG_WARM_UP names cases of `daskreg warm-up`, or "all", the first worker of each host compiles them as it starts.
 """
 
 from __future__ import annotations
@@ -13,11 +15,18 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
 NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
 """The variable by which a local worker learns NUMBA_NUM_THREADS, which it sets for itself."""
+
+WARM_UP = "DASKREG_WARM_UP"
+"""The variable that names what a host compiles when its first worker starts: cases of `daskreg warm-up`, or "all"."""
+
+log = logging.getLogger(__name__)
 
 if NUMBA_THREADS in os.environ:
     os.environ["NUMBA_NUM_THREADS"] = os.environ[NUMBA_THREADS]
@@ -33,3 +42,25 @@ def dask_setup(worker: Any) -> None:
         from daskreg.runtime.private_apis import end_without_teardown
 
         end_without_teardown()
+    start_warm_up()
+
+
+def start_warm_up() -> threading.Thread | None:
+    """Compile what WARM_UP names, in other processes, so that heartbeats go on; None where nothing is to be done."""
+    cases = os.environ.get(WARM_UP, "").replace(",", " ").split()
+    if not cases:
+        return None
+    from daskreg.runtime.compile_once import first_on_host
+
+    if not first_on_host("warm-up"):
+        return None
+    thread = threading.Thread(target=_warm_up, args=([] if cases == ["all"] else cases,), daemon=True)
+    thread.start()
+    return thread
+
+
+def _warm_up(cases: list[str]) -> None:
+    code = "import sys; from daskreg.warm_up import warm_up; list(warm_up(sys.argv[1:]))"
+    ended = subprocess.run([sys.executable, "-c", code, *cases], capture_output=True, text=True, check=False)
+    if ended.returncode:  # what was not compiled here is compiled when it is used
+        log.warning("%s: %s", WARM_UP, (ended.stderr.strip() or "no output").splitlines()[-1])

@@ -130,6 +130,24 @@ def _lock_of_host(name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def first_on_host(name: str) -> bool:
+    """Whether this process is the first one of this host and user to ask; the others may when it has ended.
+
+    False where there are no locks.
+    """
+    folder = _own_folder()
+    if fcntl is None or folder is None:
+        return False
+    try:
+        descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return False
+    if _taken(descriptor):  # and held, as the file stays open
+        return True
+    os.close(descriptor)
+    return False
+
+
 def _taken(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ import zarr
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.errors import ChunkReadError, InputError, NotAVolumeError, OutsideError
+from daskreg.errors import ChunkReadError, InputError, NotAVolumeError, OutsideError, UnsafeOutputError
 from daskreg.sources import handles
 
 pytestmark = pytest.mark.slow
@@ -297,3 +297,15 @@ def test_a_field_with_fewer_vectors_than_its_header_states_is_refused(tmp_path: 
     path.write_bytes(gzip.compress(data) if suffix == ".nii.gz" else data)
     with pytest.raises(dr.errors.NotAVolumeError, match="bytes|short|holds"):
         dr.load(path)
+
+
+@pytest.mark.parametrize("make", [external_link, virtual_dataset, virtual_dataset_of_external_storage])
+def test_no_file_of_a_source_is_overwritten(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+    target = tmp_path / "target.h5"
+    if make is virtual_dataset_of_external_storage:
+        target.write_bytes(VALUES.tobytes())
+    make(tmp_path / "a.h5", target)
+    volume, before = dr.open(tmp_path / "a.h5"), target.read_bytes()
+    with pytest.raises(UnsafeOutputError, match=r"target\.h5"):
+        dr.write(volume, target, overwrite=True, progress=False)
+    assert target.read_bytes() == before

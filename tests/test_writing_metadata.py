@@ -227,3 +227,16 @@ def test_metadata_are_json_whatever_the_attributes_are(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]
     assert {k: v for k, v in stored.items() if k not in ("ome", "daskreg")} == {"a": 1.5, "b": [0, 1, 2], "d": "text"}
     assert "multiscales" in stored["ome"]
+
+
+def test_numbers_that_json_has_not_do_not_get_into_metadata(tmp_path: Path) -> None:
+    array = xr.DataArray(np.ones((8, 9), np.float32), dims=("y", "x"))
+    array.attrs["a"] = json.dumps([[float("nan"), 1.0]])
+    array.attrs["omero"] = '{"channels": [{"label": "a", "gain": NaN}]}'
+    dr.write(array, tmp_path / "a.zarr", levels=1, progress=False)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for file in tmp_path.rglob("zarr.json"):
+        json.loads(file.read_text(), parse_constant=refuse)

@@ -14,8 +14,10 @@ from dask import task_spec
 from zarr.storage import LocalStore, ZipStore
 
 from daskreg.blocks.job import Job
+from daskreg.errors import DaskregError
 from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
 from daskreg.sources.locate import STORE_FILES, objects_at
+from daskreg.sources.reader import reader_of
 from daskreg.sources.source import Source
 from daskreg.sources.storage.access import split_url
 from daskreg.sources.stored import StoredSource
@@ -33,8 +35,21 @@ def locations(source: Source) -> set[Path | str]:
     """
     items = list(_searched(source))
     urls = {url for item in items if isinstance(item, StoredSource) and (url := _url(item.path)) is not None}
-    places = (_location(item) for item in items)
-    return urls | {_store_root(Path(os.path.realpath(place))) for place in places if place is not None}
+    places = {os.path.realpath(place) for item in items if (place := _location(item)) is not None}
+    others = {os.path.realpath(file) for item in items if isinstance(item, StoredSource) for file in _files(item)}
+    below = tuple(f"{place}{os.sep}" for place in places)
+    places |= {file for file in others if not file.startswith(below)}
+    return urls | {_store_root(Path(place)) for place in places}
+
+
+def _files(source: StoredSource) -> tuple[str, ...]:
+    """All files of a volume that is spread over several; none where they cannot be listed, as reading will tell."""
+    if source.location is None:
+        return ()
+    try:
+        return reader_of(source.format).files(source.path)
+    except (DaskregError, OSError):
+        return ()
 
 
 def stored_sources(source: Source) -> set[StoredSource]:

@@ -33,9 +33,9 @@ def safe_output(path: str | os.PathLike[str], inputs: Iterable[Path | str], *, f
     below = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
     if below is not None:
         raise OutputError(f"the output {output} cannot be made: {below} is a file, not a folder")
-    ledger = Ledger(output).folder
+    made = [output, output.with_name(f"{output.name}.partial")] if file else [output, Ledger(output).folder]
     for origin in (item for item in inputs if isinstance(item, Path)):
-        if any(path == origin or path in origin.parents or origin in path.parents for path in (output, ledger)):
+        if any(path == origin or path in origin.parents or origin in path.parents for path in made):
             raise UnsafeOutputError(f"the output {output} is, contains or lies in the input {origin}: choose another")
     return str(output)
 

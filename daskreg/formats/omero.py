@@ -73,7 +73,8 @@ def window_of(voxels: NDArray[Any]) -> dict[str, Any] | None:
         high = low + 1
     ends = {"min": least, "max": max(most, high), "start": low, "end": high}
     if voxels.dtype.kind != "f":
-        return {"min": int(least), "max": math.ceil(ends["max"]), "start": math.floor(low), "end": math.ceil(high)}
+        start, end = math.floor(low), math.ceil(high)
+        return {"min": int(least), "max": max(math.ceil(ends["max"]), end), "start": start, "end": max(end, start + 1)}
     return ends
 
 
@@ -82,7 +83,10 @@ def omero_text(block: Any) -> str | None:
     channels = block.get("channels") if isinstance(block, Mapping) else None
     if not isinstance(channels, list | tuple) or not all(isinstance(one, Mapping) for one in channels):
         return None
-    return json.dumps(block) if channels else None
+    try:
+        return json.dumps(block, allow_nan=False) if channels else None
+    except ValueError:
+        return None
 
 
 def omero_of(text: Any, channel: Any = None) -> dict[str, Any] | None:
@@ -92,13 +96,17 @@ def omero_of(text: Any, channel: Any = None) -> dict[str, Any] | None:
         channel: name of the one that was taken; None where all were.
     """
     try:
-        block: dict[str, Any] = json.loads(text)
+        block: dict[str, Any] = json.loads(text, parse_constant=_refuse)
         labels = [str(one.get("label", k)) for k, one in enumerate(block["channels"])]
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
     if len(labels) > 1 and str(channel) in labels:
         block["channels"] = [block["channels"][labels.index(str(channel))]]
     return block
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def only_channel(text: Any, number: int) -> str | None:

@@ -36,9 +36,9 @@ def as_json(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in {"{", "["}:
         try:
             inner = json.loads(value)
+            return inner if json.dumps(inner, allow_nan=False) == value else value
         except (ValueError, RecursionError):
             return value
-        return inner if json.dumps(inner) == value else value
     return json.loads(json.dumps(value, default=plain, allow_nan=False))
 
 

@@ -119,6 +119,8 @@ def _layout(file: str, options: OpenOptions) -> RawLayout:
             f"in the opposite order), or write them to {file}.json"
         )
     try:
+        if isinstance(shape, str | bytes):
+            raise ValueError("a shape that is text, not a list of numbers")
         offset, spacing = int(stated.get("offset", 0)), stated.get("spacing")
         layout = RawLayout(
             tuple(int(n) for n in shape), np.dtype(dtype), offset, tuple(stated.get("axes", ())), spacing

@@ -298,3 +298,13 @@ def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(dr.errors.MissingExtraError, match=r"pip install 'daskreg\[dicom\]'"):
         dr.open(CT)
+
+
+@pytest.mark.parametrize("slope", ["0", "1e400"])
+def test_a_slope_that_tells_nothing(tmp_path: Path, slope: str) -> None:
+    written(tmp_path, RescaleSlope=slope, RescaleIntercept="2")
+    if slope == "0":
+        np.testing.assert_array_equal(dr.open(tmp_path), VOXELS + 2.0)
+    else:
+        with pytest.raises(NotAVolumeError, match="RescaleSlope is"):
+            dr.open(tmp_path)

@@ -53,6 +53,22 @@ def written(
     return path
 
 
+def test_numbers_in_the_other_order_of_bytes(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ims", VOLUME.astype(">u2"))
+    np.testing.assert_array_equal(dr.open(path), VOLUME)
+
+
+def test_a_channel_of_another_kind_of_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ims", VOLUME.astype("u4"))
+    with h5py.File(path, "r+") as file:
+        group = file["DataSet/ResolutionLevel 0/TimePoint 1/Channel 1"]
+        values = group["Data"][()].astype("f4")
+        del group["Data"]
+        group["Data"] = values
+    with pytest.raises(ChunkReadError, match="has the type float32"):
+        dr.open(path).load()
+
+
 @pytest.mark.slow
 def test_levels(tmp_path: Path) -> None:
     path = written(tmp_path / "a.ims")

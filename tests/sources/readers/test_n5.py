@@ -91,6 +91,8 @@ def test_a_pyramid_of_n5_viewer(tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume, VOLUME[::factor, ::factor, ::factor])
         spacing = np.array((40, 5, 4)) * factor
         assert dr.grid(volume) == dr.Grid(volume.shape, spacing, np.array((40, 5, 4)) * (factor - 1) / 2, unit="nm")
+        for named in (group / f"s{level}", f"{tmp_path / 'a.n5'}::/g/s{level}"):
+            assert dr.grid(dr.open(named)) == dr.grid(volume)
     assert dr.open(group, level=-1).shape == (6, 5, 9)
     with pytest.raises(OptionError, match="has 3"):
         dr.open(group, level=3)

@@ -185,3 +185,10 @@ def test_raw_voxels_beside_their_header_are_no_slices(tmp_path: Path) -> None:
     for k in range(3):
         sitk.WriteImage(sitk.GetImageFromArray(VOLUME[k]), tmp_path / f"{k}.mhd")
     np.testing.assert_array_equal(dr.open(tmp_path, spacing={"z": 2}), VOLUME[:3])
+
+
+def test_a_shape_in_text_is_not_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(9**3))
+    (tmp_path / "a.raw.json").write_text('{"shape": "999", "dtype": "u1"}')
+    with pytest.raises(OptionError, match="a list of numbers"):
+        dr.open(tmp_path / "a.raw")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -118,10 +119,21 @@ def _slice(file: str, header: Any) -> Slice:
         shape=shape,
         dtype=np.dtype(f"{'i' if header.get('PixelRepresentation') == 1 else 'u'}{allocated // 8}"),
         bits=stored,
-        slope=1.0 if slope is None else float(slope),
-        intercept=float(header.get("RescaleIntercept") or 0),
+        slope=_slope(slope),
+        intercept=_finite("RescaleIntercept", header.get("RescaleIntercept") or 0),
         syntax=str(header.file_meta.TransferSyntaxUID),
     )
+
+
+def _slope(value: Any) -> float:
+    """The rescale slope; 1 where it is not stated, or is 0, which would make all voxels alike (ITK does the same)."""
+    return 1.0 if value is None or value == "" else _finite("RescaleSlope", value) or 1.0
+
+
+def _finite(name: str, value: Any) -> float:
+    if not math.isfinite(float(value)):
+        raise ValueError(f"{name} is {value}")
+    return float(value)
 
 
 def _numbers(header: Any, name: str, count: int) -> Floats:

@@ -49,7 +49,9 @@ class StackedDatasets:
                     count_missing(self.name(t, c))
                     continue
                 dataset, storage = found
-                out[t - box.start[0], c - box.start[1]] = np.asarray(dataset[inside.slices]).view(self.dtype)
+                stored = np.asarray(dataset[inside.slices])
+                native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+                out[t - box.start[0], c - box.start[1]] = native.view(self.dtype)
                 for absent in storage.absent(inside):
                     count_missing(absent)
         return out
@@ -67,6 +69,8 @@ class StackedDatasets:
         sizes: Sequence[int] = getattr(dataset, "shape", ())
         if len(sizes) != 3 or any(a < b for a, b in zip(sizes, self.shape[2:], strict=True)):
             raise ChunkReadError(f"{name} of {self.file.filename} has the shape {sizes}, not {self.shape[2:]}")
-        if dataset.dtype.itemsize != self.dtype.itemsize or dataset.dtype.kind not in "iuf":
-            raise ChunkReadError(f"{name} of {self.file.filename} has the type {dataset.dtype}, not {self.dtype}")
+        stored = dataset.dtype
+        same_kind = stored.kind == self.dtype.kind or {stored.kind, self.dtype.kind} == {"i", "u"}
+        if stored.itemsize != self.dtype.itemsize or not same_kind:
+            raise ChunkReadError(f"{name} of {self.file.filename} has the type {stored}, not {self.dtype}")
         return dataset, Storage.of(dataset)

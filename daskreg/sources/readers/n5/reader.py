@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ class N5Reader(Reader):
             stated = attributes(folder, location.root)
         elif options.level not in (0, -1):
             raise OptionError(f"level={options.level} was asked for, but {folder} is one array")
+        elif (number := _number(folder)) is not None:
+            above = os.path.dirname(folder)
+            group, level = attributes(above, above), number
         array = N5Array.of(folder, location.root)
         names = axis_names(stated, group, len(array.shape))
         grid = options.apply(grid_of(names, array.shape, stated, group, level=level, options=options, what=folder))
@@ -86,6 +90,14 @@ def _levels(folder: str) -> int:
         if not os.path.isfile(os.path.join(folder, f"s{level}", ATTRIBUTES)):
             return level
     return _MOST_LEVELS
+
+
+def _number(folder: str) -> int | None:
+    """Which level of the pyramid around it a folder is, by its name; None where it is none."""
+    name = os.path.basename(folder)
+    if not re.fullmatch(r"s\d{1,2}", name) or int(name[1:]) >= _levels(os.path.dirname(folder)):
+        return None
+    return int(name[1:])
 
 
 def _told(folder: str) -> str:

@@ -17,6 +17,7 @@ from daskreg.formats.transforms.files import TransformFile, beside
 from daskreg.geometry import Affine, Transform
 
 AFFINE, WARP = "0GenericAffine.mat", "1Warp.nii.gz"
+_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
 def is_prefix(path: Path) -> bool:
@@ -32,12 +33,22 @@ def read_prefix(file: TransformFile) -> Transform:
     return file.linked(beside(file.path, AFFINE)) @ read_image(beside(file.path, WARP))
 
 
+def write_warp(field: Transform, path: Path) -> None:
+    """A linear field as an image of vectors; `path` is its name, or the prefix of ANTs' files.
+
+    Raises: InvalidTransformError for B-splines and inverses.
+    """
+    write_image(field, path if path.name.lower().endswith(_IMAGES) else beside(path, WARP))
+
+
 def write_prefix(transform: Transform, path: Path) -> None:
     """An affine map after a linear field as ANTs' two files; `path` is their prefix, or the name of the warp.
 
+    The files have ANTs' own names, by which they are found, also where `path` has other cases of letters.
+
     Raises: InvalidTransformError for other chains.
     """
-    prefix = path.with_name(path.name[: -len(WARP)]) if path.name.endswith(WARP) else path
+    prefix = path.with_name(path.name[: -len(WARP)]) if path.name.lower().endswith(WARP.lower()) else path
     parts = transform.parts if isinstance(transform, Composite) else ()
     if len(parts) != 2 or not isinstance(parts[0], Affine) or not isinstance(parts[1], DisplacementField):
         raise InvalidTransformError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daskreg.fields.ants import is_prefix, read_prefix, write_prefix
+from daskreg.fields.ants import is_prefix, read_prefix, write_prefix, write_warp
 from daskreg.fields.composite import Composite
 from daskreg.fields.field import DisplacementField
 from daskreg.fields.itk import is_vector_image, linear_field, read_image, records_of, spline_field, write_image
@@ -32,5 +32,5 @@ register_writer((".nii", ".nii.gz", ".mha", ".nrrd"), FileWriter("ITK", Displace
 register_writer((".tfm", ".txt", ".h5"), FileWriter("ITK", FieldTransform, "an ITK file holds a chain", _write_itk))
 register_writer((".zarr",), FileWriter("daskreg", Transform, "", save_store))
 register_writer((".ngff.zarr",), FileWriter("NGFF", Transform, "", save_ngff))
-register_writer(("*1warp.nii.gz",), FileWriter("ANTs", DisplacementField, _ONE, write_image))
+register_writer(("*1warp.nii.gz",), FileWriter("ANTs", DisplacementField, _ONE, write_warp))
 register_writer(("*1warp.nii.gz",), FileWriter("ANTs", Composite, "files of ANTs hold a chain", write_prefix))

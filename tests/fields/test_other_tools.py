@@ -62,6 +62,26 @@ def test_files_of_ants_are_a_chain_by_their_prefix(tmp_path: Path) -> None:
         (loaded @ affine).save(tmp_path / "more_", format="ANTs")
 
 
+def test_names_of_the_files_of_ants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes, affine = oblique_nodes(3), affine_of(3)
+    field, points = dr.DisplacementField(smooth_vectors(nodes, 4), nodes), points_in(nodes)
+    field.save(tmp_path / "one_", format="ANTs")
+    assert (
+        cli(["transform", "convert", str(tmp_path / "one_1Warp.nii.gz"), str(tmp_path / "two_"), "--to", "ANTs"]) == 0
+    )
+    assert "saved to" in capsys.readouterr().out
+    field.save(tmp_path / "three.nii", format="ANTs")
+    for name in ("one_1Warp.nii.gz", "two_1Warp.nii.gz", "three.nii"):
+        assert np.abs(dr.load(tmp_path / name)(points) - field(points)).max() < 1e-4
+    chain = affine @ field
+    for name in ("small_1warp.nii.gz", "LARGE_1WARP.NII.GZ"):
+        chain.save(tmp_path / name)
+        assert np.abs(dr.load(tmp_path / name[:6])(points) - chain(points)).max() < 1e-4
+    affine.save(tmp_path / "small_.tfm")
+    (tmp_path / "small_.tfm").rename(tmp_path / "small_")  # a file is what its name says, whatever lies beside it
+    assert isinstance(dr.load(tmp_path / "small_"), dr.Affine)
+
+
 def write_ngff(path: Path, vectors: np.ndarray, kind: str, *, last: bool) -> None:
     """A sequence of a translation and a field, as the specification has it, by zarr alone."""
     group = zarr.open_group(path, mode="w")

@@ -42,9 +42,9 @@ class TransformFile:
     @cached_property
     def head(self) -> bytes:
         """Its first bytes; none of a Zarr group, nor of a prefix of ANTs' files."""
-        if (self.path / "zarr.json").is_file() or beside(self.path, "1Warp.nii.gz").is_file():
-            return b""
         if not self.path.is_file():
+            if (self.path / "zarr.json").is_file() or beside(self.path, "1Warp.nii.gz").is_file():
+                return b""
             raise InputError(f"there is no file {self.path}")
         with self.path.open("rb") as file:
             return file.read(64)

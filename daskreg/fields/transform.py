@@ -96,14 +96,14 @@ class FieldTransform(Transform):
 
         A map of images acts on every slice of a volume.
 
-        Raises: also GridError where the output's slices are not slices of the source, and NoOverlapError where the
-            first field lies elsewhere, so that it would move nothing.
+        Raises: also GridError where the output's slices are not slices of the source, and NoOverlapError where all
+            fields lie elsewhere, so that none would move anything.
         """
         self.check_grids(out, source)
         planes = self._planes(out, source, dims)
         parts = self.chain(planes.offset, planes.count)
         steps = steps_of(parts, planes.out.matrix, planes.source.inverse_matrix)
-        _check_reached(steps[0], planes.out)
+        _check_reached(steps, planes.out, planes.count)
         stack = None if self.slices is None else planes.stack
         return DisplacedIndexMap(steps, planes.sampled, planes.offsets, stack)
 
@@ -135,17 +135,30 @@ class FieldTransform(Transform):
         return _bounds_of(source, axes, np.stack(moved))
 
 
-def _check_reached(step: FieldStep, out: Grid) -> None:
-    """Raise NoOverlapError where no voxel of `out` lies among the nodes of a field, which is the first of a chain."""
-    nodes, last = step.part.grid, np.asarray(out.shape) - 1.0
+def _check_reached(steps: Sequence[FieldStep], out: Grid, count: int) -> None:
+    """Raise NoOverlapError where no voxel of `out` comes among the nodes of a field of a chain, in `count` slices."""
+    last = np.asarray(out.shape) - 1.0
+    if _reaches_first(steps[0], last):
+        return
+    _, _, boxes = follow(steps, range(count), np.zeros(len(last)), last)
+    if any(not box.union.empty for box in boxes):
+        return
+    first = steps[0].part
+    which = f"the displacement field {first.source.path} lies" if len(steps) == 1 else (
+        f"all {len(steps)} displacement fields, the first of them {first.source.path}, lie")  # fmt: skip
+    raise NoOverlapError(
+        f"{which} elsewhere and would move nothing: the nodes {first.grid} do not touch the image {out}; check the "
+        "origin, the unit and the order of the axes of the grid"
+    )
+
+
+def _reaches_first(step: FieldStep, last: Floats) -> bool:
+    """Whether a voxel, of indices 0..`last`, comes among the nodes of the first field."""
+    nodes = step.part.grid
     margin = np.abs(step.limits).max(axis=0) if step.part.inverse else np.zeros(nodes.ndim)
     lower, upper = interval(step.into, np.zeros((1, nodes.ndim)), last[None])
     low, high = interval(nodes.inverse_matrix[None], lower - margin, upper + margin)
-    if np.all(np.any((high < -0.5) | (low > np.asarray(nodes.shape) - 0.5), axis=1)):
-        raise NoOverlapError(
-            f"the displacement field {step.part.source.path} lies elsewhere and would move nothing: its nodes "
-            f"{nodes} do not touch the image {out}; check the origin, the unit and the order of the axes of its grid"
-        )
+    return not np.all(np.any((high < -0.5) | (low > np.asarray(nodes.shape) - 0.5), axis=1))
 
 
 def _composed(a: Transform, b: Transform) -> Transform:

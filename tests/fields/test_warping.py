@@ -145,6 +145,32 @@ def test_a_field_moves_nothing_where_it_is_not(tmp_path: Path, inverse: bool) ->
     assert np.array_equal(dr.open(tmp_path / "out.ome.zarr").values, image)
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_chain_is_refused_only_where_no_field_is_reached(inverse: bool) -> None:
+    image, vectors = image_of((30, 43)), RNG.normal(size=(2, 5, 6))
+    near, far = dr.DisplacementField(vectors, dr.Grid((5, 6), 7.0)), dr.DisplacementField(
+        vectors, dr.Grid((5, 6), 7.0, (1000.0, 2000.0)))  # fmt: skip
+    away = far.inverse() if inverse else far
+    expected = dr.warp(image, pull=near)
+    for chain in (near @ away, away @ near, away @ near @ away):
+        assert np.array_equal(dr.warp(image, pull=chain), expected)
+    shift = dr.Affine.translation(y=-1000.0, x=-2000.0)
+    back = shift.inverse() @ near @ shift  # moves where `far` is
+    with pytest.raises(NoOverlapError, match=r"all 2 displacement fields, the first of them .* lie elsewhere"):
+        dr.warp(image, pull=away @ back)
+    brought = shift @ far @ shift.inverse() @ away  # as `near`, after one that is not reached
+    assert np.allclose(dr.warp(image, pull=brought), expected, atol=1e-5)
+
+
+def test_a_chain_of_slices_is_refused_only_where_no_field_is_reached() -> None:
+    stack, vectors = image_of((3, 30, 43)), RNG.normal(size=(3, 2, 5, 6))
+    near = dr.SliceDisplacements(vectors, dr.Grid((5, 6), 7.0))
+    far = dr.SliceDisplacements(vectors, dr.Grid((5, 6), 7.0, (1000.0, 2000.0)))
+    assert np.array_equal(dr.warp(stack, pull=near @ far), dr.warp(stack, pull=near))
+    with pytest.raises(NoOverlapError, match="all 2 displacement fields"):
+        dr.warp(stack, pull=far @ far)
+
+
 def test_vectors_that_change_under_a_warp_are_noticed(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "vectors.zarr", data=np.full((3, *PIXELS.shape), 0.1), chunks=(3, 4, 4, 4))
     field = opened(tmp_path)

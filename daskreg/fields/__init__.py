@@ -7,7 +7,7 @@ chain        transforms one after another as steps of the sampling kernels
 index_map    which source voxels and which vectors a box of an output needs
 vectors      the vectors, wherever they are stored
 bounds       the least and the greatest displacement in a part of a field
-files        the files of fields: ITK's (`itk`), ANTs' (`ants`), OME-NGFF's (`ngff`) and Zarr groups (`store`)
+files        files of fields: ITK's (`itk`), ANTs' (`ants`), Zarr groups (`store`), OME-NGFF's (`ngff`, `ngff_field`)
 jacobian     how much a transform stretches space, and where it folds
 """
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,7 @@ def save_store(transform: Transform, path: Path) -> None:
     """
     if path.exists() and not is_store(path):
         raise OutputExistsError(f"{path} exists and holds no transform: remove it, or choose another name")
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
-    try:
-        group = zarr.open_group(partial, mode="w")
+    with whole_group(path) as group:
         names: list[str] = []
 
         def store(field: DisplacementField | SliceDisplacements) -> dict[str, Any]:
@@ -48,6 +47,14 @@ def save_store(transform: Transform, path: Path) -> None:
 
         data: Any = {"schema": SCHEMA, "version": VERSION, "transform": _described(transform, store)}
         group.attrs[_ATTRIBUTE] = data
+
+
+@contextmanager
+def whole_group(path: Path) -> Iterator[zarr.Group]:
+    """A new group beside `path`, which replaces it when the block ends; where the block raises, it is removed."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
+    try:
+        yield zarr.open_group(partial, mode="w")
         if path.exists():
             old = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.old")
             path.replace(old)

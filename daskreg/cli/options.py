@@ -154,19 +154,23 @@ class Opening:
 
 
 def open_options(command: Command) -> Command:
-    """--channel, --spacing, --unit, --series, --shape, --dtype, --allow-outside: passed on as `opening`."""
+    """--channel, --spacing, --unit, --series, --raw-shape, --raw-dtype, --allow-outside: passed on as `opening`."""
 
     @click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")
     @click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")
     @click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")
     @click.option("--series", type=NumberOrWord(), help="Of a file that holds several, by number or name; as FILE::/1.")
-    @click.option("--shape", type=Numbers(int), help="Shape of a .raw file, slowest axis first, such as 100,200,300.")
-    @click.option("--dtype", help="Type of a .raw file: uint16, or >u2 for bytes in the opposite order.")
+    @click.option(
+        "--raw-shape", type=Numbers(int), help="Shape of a .raw file, slowest axis first, such as 100,200,300."
+    )
+    @click.option("--raw-dtype", help="Type of a .raw file: uint16, or >u2 for bytes in the opposite order.")
     @click.option("--allow-outside", is_flag=True, help="Read files outside the folder of a file that names them.")
     @wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
-        values = {field.name: options.pop(field.name) for field in fields(Opening) if field.name in options}
-        return command(*args, opening=Opening(**values), **options)
+        raw = {"shape": options.pop("raw_shape"), "dtype": options.pop("raw_dtype")}  # `warp` has a dtype of its own
+        names = {field.name for field in fields(Opening)} - set(raw)
+        values = {name: options.pop(name) for name in names & set(options)}
+        return command(*args, opening=Opening(**values, **raw), **options)
 
     return wrapped
 

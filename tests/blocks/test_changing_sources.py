@@ -62,7 +62,7 @@ def hdf5(path: Path) -> None:
 
 
 def nifti(path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(VALUES.T, np.eye(4)), path)
+    nibabel.save(nibabel.Nifti1Image(VALUES.T, np.diag([-1.0, -1, 1, 1])), path)
 
 
 def itk(path: Path) -> None:

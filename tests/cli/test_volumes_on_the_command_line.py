@@ -160,7 +160,7 @@ def test_local_workers_do_the_work(here: Path, capsys: pytest.CaptureFixture[str
         (["report", "t.json", "--out", "gone/r.html"], "there is no folder gone"),
         (["report", ".", "--out", "r.html"], "has no ledger"),
         (["transform", "convert", "t.json", "t.png"], "t.png"),
-        (["icp", "in.tif", "in.tif", "--out", "f.json"], "holds no points"),
+        (["icp", "in.tif", "in.tif", "--out", "f.json"], "has no rows of numbers"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
 )

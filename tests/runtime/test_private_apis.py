@@ -89,7 +89,7 @@ def test_names_of_tasks_are_forgotten(client: Client) -> None:
     private_apis.forget_task_names()
     assert key_split.cache_info().currsize == 0
     client.run_on_scheduler(lambda: key_split("some-name-2"))
-    private_apis.forget_task_names_on_scheduler(client, timeout=10)
+    private_apis.forget_ended_tasks(client, timeout=10)
     assert client.run_on_scheduler(lambda: key_split.cache_info().currsize) == 0
 
 

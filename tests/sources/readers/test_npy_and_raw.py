@@ -158,14 +158,14 @@ def test_a_json_file_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     VOLUME.tofile(tmp_path / "a.raw")
-    options = ["--shape", "7,9,11", "--dtype", "uint16", "--spacing", "0.5", "--unit", "um"]
+    options = ["--raw-shape", "7,9,11", "--raw-dtype", "uint16", "--spacing", "0.5", "--unit", "um"]
     assert run(["info", str(tmp_path / "a.raw"), *options]) == 0
     assert "7" in capsys.readouterr().out
     assert run(["convert", str(tmp_path / "a.raw"), str(tmp_path / "a.zarr"), *options, "-q"]) == 0
     np.testing.assert_array_equal(dr.open(tmp_path / "a.zarr"), VOLUME)
     assert dr.grid(dr.open(tmp_path / "a.zarr")).spacing == (0.5, 0.5, 0.5)
     assert run(["info", str(tmp_path / "a.raw")]) == 2
-    assert "--shape" in capsys.readouterr().err
+    assert "--raw-shape" in capsys.readouterr().err
 
 
 def test_shape_and_type_of_other_files_are_theirs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ShardingCodec, Trans
 
 import daskreg as dr
 from daskreg.blocks.level_writer import LevelWriter
+from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
 from daskreg.sources.storage import folder_bytes
@@ -80,6 +81,9 @@ def test_zarr_reads_what_was_written_here(tmp_path: Path, name: str, shards: Any
     zarr.create_array(
         two / "0", shape=SHAPE, dtype="u2", chunks=CHUNKS, compressors=COMPRESSORS[name], shards=shards, fill_value=7
     )
+    facts = {"number of levels": 1, "level 0 shape": SHAPE, "level 0 chunks": CHUNKS, "level 0 dtype": "<u2"}
+    (tmp_path / "two.daskreg").mkdir()
+    Ledger(str(two)).create({"facts": {"format": "ome-zarr 0.5", **facts}, "run": "a", "blocks": []})
     writer, whole = LevelWriter(str(two), 0), Box.of(SHAPE)
     files = writer.write(whole, (pixels()[part.slices] for slab in writer.parts(whole) for part in slab))
     for key, (crc, size) in files.items():

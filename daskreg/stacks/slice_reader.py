@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
+from daskreg.registration.pyramids.flat_borders import SMALLEST
 from daskreg.sources.level import level_of
 from daskreg.sources.source import Source
 from daskreg.stacks.verdict.bad_voxels import BadVoxels
@@ -157,11 +158,15 @@ def _factors(shape: Sequence[int], most: int) -> tuple[int, ...]:
 
     Block means resolve less, and alias more, the longer they are: a shift is known to a hundredth of a block or so. So
     the factor of an image is one for both axes, from its number of voxels, and long images keep their resolution.
+    A short axis keeps the voxels that shifts along it need; the other one then makes up for its part of the memory.
     Volumes are reduced along each axis by itself, as their number of voxels grows faster.
     """
     if sum(n > 1 for n in shape) == 2:
         factor = int(math.sqrt(math.prod(shape)) / most)
-        return tuple(max(1, min(factor, n)) for n in shape)
+        short = max(1, min(factor, min(n for n in shape if n > 1) // SMALLEST))
+        if short < factor:
+            factor = max(factor, math.ceil(math.prod(shape) / (short * (2 * most) ** 2)))
+        return tuple(max(1, min(factor, n // SMALLEST)) for n in shape)
     return tuple(max(1, n // most) for n in shape)
 
 

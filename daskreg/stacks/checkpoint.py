@@ -21,6 +21,10 @@ from daskreg.stacks.spans import SpanResult, StackSpec
 
 SCHEMA, VERSION = "daskreg/pairs", 1
 
+# Voxels along an axis from which some version reduces slices: the factors, which differ between versions, are then
+# part of what the pairs depend on. Below, keys are those of earlier versions.
+_REDUCED = 2048
+
 
 class Checkpoint:
     """A file of finished spans.
@@ -85,6 +89,7 @@ def key_of(stack: StackSpec) -> str:
         options.tolerance,
         stack.line,
         *(() if stack.bad is None else (stack.bad.code, stack.bad.packed)),
+        *(("factors", stack.reader.factors) if max(stack.reader.whole.shape) >= _REDUCED else ()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

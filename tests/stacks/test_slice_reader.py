@@ -9,10 +9,14 @@ from phantoms import block_mean
 
 import daskreg as dr
 from daskreg.geometry import Grid
+from daskreg.registration.pose import Pose
 from daskreg.sources import Source
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.stacks import slice_reader
+from daskreg.stacks.checkpoint import key_of
+from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.slice_reader import SliceReader
+from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import to_dataarray, volume_of
 
 
@@ -56,11 +60,14 @@ def test_downsampled_slices_are_block_means_at_their_position(volume):
 @pytest.mark.parametrize(
     ("shape", "factors"),
     [((2047, 2047), (1, 1)), ((2048, 2049), (2, 2)), ((160, 20001), (1, 1)), ((1001, 30001), (5, 5)),
-     ((20001, 20003), (19, 19)), ((101, 4001, 2047), (1, 3, 1))],
+     ((20001, 20003), (19, 19)), ((101, 4001, 2047), (1, 3, 1)), ((5, 3_000_001), (1, 4)), ((3_000_001, 9), (7, 1)),
+     ((21, 4_000_003), (2, 11)), ((1, 21, 4_000_003), (1, 2, 11)), ((7, 7), (1, 1))],
 )  # fmt: skip
 def test_large_slices_are_reduced_by_their_number_of_voxels(shape, factors):
-    expected = tuple(min(f, n) for f, n in zip(factors, shape, strict=True))
-    assert slice_reader._factors(shape, 1024) == expected
+    assert slice_reader._factors(shape, 1024) == factors
+    reduced = [n // f for n, f in zip(shape, factors, strict=True)]
+    assert all(r >= min(n, 8) for r, n in zip(reduced, shape, strict=True)), "enough for shifts along each axis"
+    assert sum(n > 1 for n in shape) == 3 or np.prod(reduced) <= 2048**2, "of bounded memory"
 
 
 def test_nan_and_masked_voxels_are_ignored(volume):
@@ -118,3 +125,17 @@ def test_numbers_beyond_float32_keep_their_contrast(volume):
     large = volume.astype("f8") + 1e9
     read = SliceReader.of(volume_of(large).source, 0).read([0, 1])
     assert np.allclose(read - read.mean(), volume[:2] - volume[:2].mean(), atol=1e-6)
+
+
+def test_the_key_of_a_checkpoint_contains_the_factors_of_large_slices(monkeypatch):
+    options = PairOptions(Pose.of("translation", 2))
+
+    def key(shape):
+        source = volume_of(np.zeros(shape, np.uint8)).source
+        return key_of(StackSpec(source, 0, None, options, 2))
+
+    shapes = ((3, 21, 2047), (3, 13, 2048), (3, 2301, 17))
+    before = [key(shape) for shape in shapes]
+    assert before == [key(shape) for shape in shapes]
+    monkeypatch.setattr(slice_reader, "_factors", lambda shape, most: tuple(max(1, n // most) for n in shape))
+    assert [key(shape) == one for shape, one in zip(shapes, before, strict=True)] == [True, False, False]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,13 @@ from daskreg.registration.normal_equations.equations_torch import NormalEquation
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
-from daskreg.stacks.verdict.pair_errors import LEAST_SIGNAL, central_part, corner_variance, covariance_of
+from daskreg.stacks.verdict.pair_errors import (
+    LEAST_SIGNAL,
+    central_boxes,
+    central_part,
+    corner_variance,
+    covariance_of,
+)
 from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
@@ -225,14 +232,28 @@ class ImageSequence:
                 here = (
                     iterate.take(rows) if at_last[rows[0]] else self._evaluated(level, edges[rows], poses[number][rows])
                 )
-                part = _pairs(central_part(self.problem, level, here.parameters), edges[rows])
-                found, signal = covariance_of(self.problem, part, here)
+                found, signal = self._covariance(level, edges[rows], here)
                 moved = corner_variance(self.problem, level.fixed.grid, here.parameters, found)
                 better = moved < variance[rows]
                 chosen, noisy[rows] = rows[better], better & (signal < LEAST_SIGNAL)
                 p[chosen], covariance[chosen] = here.parameters[better], found[better]
                 variance[chosen] = moved[better]
         return p, covariance
+
+    def _covariance(self, level: PyramidLevel, edges: Ints, here: Iterate) -> tuple[Floats, Floats]:
+        """As `covariance_of`, in parts: the pose of a pair that went astray needs all of its moving image, and so would
+        the pairs that are evaluated with it.
+        """
+        around = central_boxes(self.problem, level, here.parameters)[1]
+        size, found = _pairs_at_once(level, around.shape), []
+        for k in range(0, len(edges), size):
+            some = here.take(np.arange(k, min(k + size, len(edges))))
+            first, last = int(edges[k : k + size].min()), int(edges[k : k + size].max())
+            images = _taken(level.fixed, np.arange(first, last + 1))
+            part = central_part(self.problem, replace(level, fixed=images, moving=images), some.parameters)
+            found.append(covariance_of(self.problem, _pairs(part, edges[k : k + size] - first), some))
+        covariance, signal = zip(*found, strict=True)
+        return np.concatenate(covariance), np.concatenate(signal)
 
     def _evaluated(self, level: PyramidLevel, edges: Ints, p: Floats) -> Iterate:
         """The pairs at given poses on a level."""
@@ -306,9 +327,10 @@ def _undamped(objective: LevelObjective, iterate: Iterate) -> tuple[Floats, Floa
     return step, objective.displacement(iterate.parameters + step, iterate.parameters)
 
 
-def _pairs_at_once(level: PyramidLevel) -> int:
+def _pairs_at_once(level: PyramidLevel, shape: Sequence[int] = ()) -> int:
+    """How many pairs of images of a shape, by default that of the level, are evaluated at once."""
     kind = level.fixed.values.device.type
-    return max(1, _VOXELS.get(kind, 1 << 21) // math.prod(level.fixed.grid.shape))
+    return max(1, _VOXELS.get(kind, 1 << 21) // math.prod(shape or level.fixed.grid.shape))
 
 
 def _in_parts(function: Callable[[slice], Iterate], count: int, level: PyramidLevel) -> Iterate:

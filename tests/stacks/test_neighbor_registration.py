@@ -10,10 +10,12 @@ from scipy import ndimage
 
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
+from daskreg.stacks import neighbor_registration
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, register_pairs
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, reliable, unpacked
+from daskreg.stacks.verdict.pair_errors import covariance_of
 
 pytestmark = pytest.mark.slow
 
@@ -136,3 +138,28 @@ def test_images_that_agree_to_rounding_are_not_uncertain(images):
     exact = torch.stack([images[0, 10 : 10 + 201, k : k + 223] for k in (5, 4, 3)])
     covariance = sequence(exact, model="translation").register(np.array([[0, 1], [1, 2]])).covariance
     assert np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).max() < 0.1
+
+
+def test_a_pose_that_went_astray_does_not_make_the_parts_of_all_pairs_large(images, monkeypatch):
+    """Covariances are the same in parts, and no part has more voxels than are evaluated at once."""
+    some = sequence(images)
+    edges, level = pairs_within(np.zeros(5, bool), 2), some.levels[-1]
+    p = np.zeros((len(edges), 3))
+    p[:, 1:] = np.random.default_rng(7).normal(size=(len(edges), 2))
+    p[3] = 0.9, 60, -50
+    here = some._evaluated(level, edges, p)
+    at_once, parts = some._covariance(level, edges, here), []
+
+    def recorded(problem, part, iterate):
+        parts.append((len(part.moving.values), part.moving.values.numel()))
+        return covariance_of(problem, part, iterate)
+
+    limit = SHAPE[0] * SHAPE[1]
+    monkeypatch.setattr(neighbor_registration, "_VOXELS", {"cpu": limit})
+    monkeypatch.setattr(neighbor_registration, "covariance_of", recorded)
+    in_parts = some._covariance(level, edges, here)
+    assert len(parts) > 2
+    assert sum(pairs for pairs, _ in parts) == len(edges)
+    assert max(voxels for _, voxels in parts) <= limit
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert np.allclose(one, other, rtol=2e-3, atol=1e-9 * np.abs(one).max())

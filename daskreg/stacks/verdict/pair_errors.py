@@ -74,10 +74,18 @@ def _roots(normal: Floats) -> tuple[Floats, Floats]:
 
 def central_part(problem: Problem, level: PyramidLevel, p: Floats) -> PyramidLevel:
     """A level with the central part of the fixed images, and what it needs of the moving ones at the poses `p`."""
+    box, around = central_boxes(problem, level, p)
+    if box == Box.of(level.fixed.grid.shape):
+        return level
+    return replace(level, fixed=_cropped(level.fixed, box), moving=_cropped(level.moving, around))
+
+
+def central_boxes(problem: Problem, level: PyramidLevel, p: Floats) -> tuple[Box, Box]:
+    """The central part of the fixed images, and the part of the moving ones around it at all of the (B, P) poses."""
     fixed, moving = level.fixed.grid, level.moving.grid
     share = (_ENOUGH / math.prod(fixed.shape)) ** (1 / fixed.ndim)
     if share >= 1:
-        return level
+        return Box.of(fixed.shape), Box.of(moving.shape)
     sizes = [min(n, max(SMALLEST, round(n * share))) for n in fixed.shape]
     starts = [(n - s) // 2 for n, s in zip(fixed.shape, sizes, strict=True)]
     box = Box.from_slices([slice(a, a + s) for a, s in zip(starts, sizes, strict=True)])
@@ -86,8 +94,7 @@ def central_part(problem: Problem, level: PyramidLevel, p: Floats) -> PyramidLev
     places = (maps @ corners)[:, :-1]
     low = np.clip(np.floor(places.min(axis=(0, 2))) - _AROUND, 0, np.asarray(moving.shape) - SMALLEST)
     high = np.clip(np.ceil(places.max(axis=(0, 2))) + _AROUND, low + SMALLEST, moving.shape)
-    around = Box.from_slices([slice(max(0, int(a)), int(b)) for a, b in zip(low, high, strict=True)])
-    return replace(level, fixed=_cropped(level.fixed, box), moving=_cropped(level.moving, around))
+    return box, Box.from_slices([slice(max(0, int(a)), int(b)) for a, b in zip(low, high, strict=True)])
 
 
 def _cropped(image: ImageBatch, box: Box) -> ImageBatch:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from daskreg.blocks.record.lock import locked
 from daskreg.errors import DegenerateImageError, EmptyMaskError, OutputBusyError
-from daskreg.geometry import Grid, SliceAffines
+from daskreg.geometry import SliceAffines
 from daskreg.runs.place import Place
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.work import Shown
@@ -39,6 +39,7 @@ from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.status import contradicted, status_of
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
+from daskreg.stacks.verdict.subtraction_rounds import displacement, left_by_rounds
 
 # How often a pattern of the detector is subtracted and the stack fitted again, at most, and voxels by which the corners
 # of a slice still move when this has settled.
@@ -200,19 +201,21 @@ def estimate_from_pairs(
     pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
     solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
     findings = examine(spec, solution.poses, solution.fitted, execution)
-    settled = previous is not None or findings.fixed is None
-    for _ in range(_SUBTRACTIONS):
-        if settled or solution.breaks:
-            break
+    settled, before, rounds = previous is not None or findings.fixed is None, solution, 0
+    while rounds < _SUBTRACTIONS and not (settled or solution.breaks):
         subtracted = _with_pattern_subtracted(spec, solution, findings, execution)
         again = fit_pairs_of(subtracted, replace(execution, progress=None))
         refined = solve_poses(again[0], again[1].blank, spec.model, first=first, anchors=anchors)
         if refined.breaks or refined.fitted.sum() < solution.fitted.sum():
-            settled = True  # as it was: nothing can be subtracted
+            settled = rounds == 0  # as it was: nothing can be subtracted
             break
-        settled = _displacement(solution, refined, spec.grid) <= _SETTLED
-        spec, (pairs, features, mirrored), solution = subtracted, again, refined
+        settled = displacement(solution, refined, spec.grid) <= _SETTLED
+        spec, (pairs, features, mirrored), before, solution = subtracted, again, solution, refined
+        rounds += 1
         findings = examine(spec, solution.poses, solution.fitted, execution)
+    if rounds:
+        left = left_by_rounds(before.poses, solution.poses, rounds, spec.model)
+        solution = replace(solution, covariance=solution.covariance + left)
     if not settled and previous is None:
         findings = replace(findings, pattern=True)
     if previous is not None and not anchors and not first:
@@ -224,14 +227,6 @@ def estimate_from_pairs(
         kinds.setdefault(i, "contradicted")
     kinds |= dict.fromkeys(mirrored, "mirrored")
     return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
-
-
-def _displacement(before: PoseSolution, after: PoseSolution, grid: Grid) -> float:
-    """The largest displacement of a corner of a fitted slice, in voxels, without what all slices share."""
-    corners = np.concatenate([grid.corners().T, np.ones((1, 2**grid.ndim))])
-    change = ((after.poses - before.poses) @ corners)[before.fitted & after.fitted, :-1]
-    change = change - np.median(change, axis=0)
-    return float(np.linalg.norm(change, axis=1).max(initial=0.0) / min(grid.spacing))
 
 
 def _with_pattern_subtracted(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -12,15 +14,19 @@ from daskreg.errors import DaskregWarning
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
+from daskreg.stacks import estimate
 from daskreg.stacks.align import StackStatus
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.pair_table import PairTable, by_chance
+from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict import fixed_pattern
+from daskreg.stacks.verdict.examine import examine
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
+from daskreg.stacks.verdict.subtraction_rounds import left_by_rounds
 
 SHAPE, N = (117, 133), 8
 
@@ -224,6 +230,57 @@ def test_stripes_of_the_detector_are_subtracted(drift):
     assert fit.ok
     assert error(fit, drift) < 0.25
     assert error(dr.align_stack(clean, model="translation"), drift) < 0.1
+
+
+def striped(count, seed):
+    """A stack with the stripes of its detector, along a diagonal, and its shifts, which are small."""
+    rng = np.random.default_rng(seed)
+    shifts = rng.integers(-3, 4, (count, 2))
+    scene = scipy.ndimage.gaussian_filter(rng.normal(size=(130, 151)), 2)
+    y, x = np.indices((107, 121))
+    frames = np.stack([scene[10 - a : 117 - a, 15 - b : 136 - b] for a, b in shifts]) / scene.std()
+    stack = frames + rng.normal(size=230)[x + y] + 0.2 * rng.normal(size=frames.shape)
+    return stack.astype(np.float32), shifts
+
+
+@pytest.mark.slow
+def test_sigma_contains_what_the_subtraction_of_a_pattern_leaves():
+    stack, shifts = striped(13, 51)
+    fit = dr.align_stack(stack, model="translation")
+    apart = fit.raw_from_aligned.matrices[:, :2, 2] - shifts
+    apart -= apart.mean(axis=0)
+    sigma = np.stack([fit.sigma["ty"], fit.sigma["tx"]], axis=1)
+    assert np.sqrt((apart**2).mean()) > 0.05, "there is something to state"
+    assert 0.4 < np.sqrt((apart**2).mean() / (sigma**2).mean()) < 2.5
+
+
+def test_what_rounds_leave_of_an_error_whose_parts_shrink_by_any_factor():
+    factors, grid = (np.arange(20000) + 0.5) / 20000, Grid((40, 51), (2.0, 3.0))
+    model = StackModel(Pose.of("translation", 2), grid.centre, grid, "ncc")
+    error = np.random.default_rng(52).normal(size=(5, 2))
+    poses = np.tile(np.eye(3), (2, 5, 1, 1))
+    for rounds in (1, 4, 8):
+        poses[:, :, :2, 2] = [(factors**n).mean() * error for n in (rounds - 1, rounds)]
+        left = left_by_rounds(*poses, rounds, model)
+        expected = poses[1, :, 1::-1, 2]  # tx, ty
+        assert np.allclose(left, expected[:, :, None] * expected[:, None, :], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost_in", "pattern"), [(1, False), (2, True)])
+def test_slices_that_get_lost_after_the_first_subtraction_leave_the_pattern(monkeypatch, lost_in, pattern):
+    solved = []
+
+    def losing(*args, **options):
+        solution = solve_poses(*args, **options)
+        solved.append(solution)
+        return replace(solution, fitted=np.arange(9) > 0) if len(solved) == 1 + lost_in else solution
+
+    monkeypatch.setattr(estimate, "solve_poses", losing)
+    monkeypatch.setattr(estimate, "examine", lambda *args: replace(examine(*args), pattern=False))
+    fit = dr.align_stack(striped(9, 53)[0], model="translation")
+    assert len(solved) == 1 + lost_in
+    assert (fit.status is StackStatus.FIXED_PATTERN) == pattern
 
 
 def test_a_pattern_is_told_from_a_specimen_that_moves():

@@ -30,7 +30,7 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 from daskreg.flat.formats import FORMATS
-from daskreg.flat.write import slab_shape
+from daskreg.flat.slabs import slab_shape
 from daskreg.volumes import to_dataarray
 from daskreg.warping import make_job
 

@@ -23,11 +23,13 @@ _OME_UNITS = {
 }  # fmt: skip
 
 
+def _check_tiff(image: FlatImage) -> None:
+    if image.grid.unit not in _OME_UNITS:
+        raise UnitError(f"OME-TIFF has no unit {image.grid.unit}: use one of {', '.join(_OME_UNITS)}")
+
+
 def _create_tiff(path: Path, image: FlatImage) -> int:
-    grid = image.grid
-    unit = _OME_UNITS.get(grid.unit)
-    if unit is None:
-        raise UnitError(f"OME-TIFF has no unit {grid.unit}: use one of {', '.join(_OME_UNITS)}")
+    grid, unit = image.grid, _OME_UNITS[image.grid.unit]
     metadata: dict[str, Any] = {"axes": "".join(image.dims).upper(), "Name": image.name}
     planes = math.prod(image.shape[:-2])
     if grid.unit != PIXEL or set(grid.spacing) != {1.0} or any(grid.origin):
@@ -49,14 +51,19 @@ def _create_tiff(path: Path, image: FlatImage) -> int:
     return int(mapped.offset)
 
 
+def _check_mrc(image: FlatImage) -> None:
+    grid = image.grid
+    if grid.unit == PIXEL and (set(grid.spacing) != {1.0} or any(grid.origin)):
+        raise UnitError("MRC has lengths in angstrom, and the spacing is in pixels: pass unit= to `open`")
+    image.ratio("angstrom")
+
+
 def _create_mrc(path: Path, image: FlatImage) -> int:
     try:
         import mrcfile
     except ImportError as error:
         raise MissingExtraError("mrcfile", "formats") from error
     grid, ratio = image.grid, image.ratio("angstrom")
-    if grid.unit == PIXEL and (set(grid.spacing) != {1.0} or any(grid.origin)):
-        raise UnitError("MRC has lengths in angstrom, and the spacing is in pixels: pass unit= to `open`")
     with mrcfile.new_mmap(path, image.shape, mrc_mode=_MRC_MODES[image.dtype.name], overwrite=True) as file:
         if grid.unit != PIXEL:
             sizes = (*grid.spacing[::-1], grid.spacing[0])[:3]
@@ -109,7 +116,13 @@ def _positions(image: FlatImage, axis: int) -> tuple[Any, str | None]:
 
 
 SCIENCE = (
-    FlatFormat("TIFF", (".tif", ".tiff", ".btf", ".tf8"), _OME_TYPES, _create_tiff, lead=("t", "c")),
-    FlatFormat("MRC", (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali"), tuple(_MRC_MODES), _create_mrc),
-    FlatFormat("HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c")),
+    FlatFormat(
+        "TIFF", (".tif", ".tiff", ".btf", ".tf8"), _OME_TYPES, _create_tiff, lead=("t", "c"), check_units=_check_tiff
+    ),
+    FlatFormat(
+        "MRC", (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali"), tuple(_MRC_MODES), _create_mrc, check_units=_check_mrc
+    ),
+    FlatFormat(
+        "HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c"), named=True
+    ),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from daskreg.errors import MissingExtraError, UnitError
+from daskreg.errors import MetadataWarning, MissingExtraError, UnitError
 from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.formats.ome import LeadAxis
 from daskreg.geometry import PIXEL
 
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
@@ -20,6 +22,10 @@ _MRC_MODES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
 _OME_UNITS = {
     PIXEL: "pixel", "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm",
     "meter": "m", "inch": "in",
+}  # fmt: skip
+_OME_TIMES = {
+    "nanosecond": "ns", "microsecond": "µs", "millisecond": "ms", "second": "s", "minute": "min", "hour": "h",
+    "day": "d",
 }  # fmt: skip
 
 
@@ -44,11 +50,22 @@ def _create_tiff(path: Path, image: FlatImage) -> int:
     labels = next((axis.labels for axis in image.lead if axis.labels), ())
     if labels:
         metadata["Channel"] = {"Name": list(labels)}
+    metadata |= _time_increment(image)
     mapped = tifffile.memmap(
         path, shape=image.shape, dtype=image.dtype, bigtiff=True, ome=True, metadata=metadata, byteorder="<",
         photometric="minisblack",
     )  # fmt: skip
     return int(mapped.offset)
+
+
+def _time_increment(image: FlatImage) -> dict[str, Any]:
+    """The distance of times in OME's words; it warns of what is not kept."""
+    times = image.lead[image.dims.index("t")] if "t" in image.dims else LeadAxis()
+    unit = _OME_TIMES.get(times.unit or "")
+    if (times.scale != 1 and unit is None) or times.start != 0:
+        what = "a first time other than 0" if unit is not None else f"times without a unit of {', '.join(_OME_TIMES)}"
+        warnings.warn(f"OME-TIFF does not hold {what}; it is not written", MetadataWarning, stacklevel=2)
+    return {} if unit is None else {"TimeIncrement": times.scale, "TimeIncrementUnit": unit}
 
 
 def _check_mrc(image: FlatImage) -> None:

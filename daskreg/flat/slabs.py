@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +27,9 @@ from daskreg.sources.storage.counters import count_events
 SLAB_BYTES = 64 * 2**20
 """Voxels of a slab, at most: enough that a disk writes them at its speed."""
 
-FETCH_WITHIN = 120.0
-"""Seconds that the voxels of a slab may take to come, before it is looked whether there are workers."""
+FETCH_WITHIN = 5.0
+"""Seconds that the voxels of a slab may take to come at first. Then they are asked for again, with twice the time: a
+worker that died is not waited for, and a slow network has the time that it needs."""
 
 Task = Job | Reversed
 Slab = tuple[int, Box]
@@ -129,11 +132,14 @@ def from_workers(client: Any, task: Task, slabs: list[Slab], per_thread: float) 
     waiting, running = deque(slabs), deque[tuple[Slab, Any]]()
     try:
         while waiting or running:
+            capacity.refresh()
             while waiting and len(running) < max(1, int(per_thread * capacity.threads)):
                 slab = waiting.popleft()
                 resources = {capacity.resource: 1} if capacity.resource else None
                 part = task.restrict(slab[1])
-                future = client.submit(compute_slab, part, slab, pure=False, retries=RETRIES, resources=resources)
+                # dask warns of large graphs. Here that is intended: voxels that are in memory travel with the slabs.
+                with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
+                    future = client.submit(compute_slab, part, slab, pure=False, retries=RETRIES, resources=resources)
                 running.append((slab, future))
             slab, future = running[0]
             made = _fetched(future, slab, capacity)
@@ -152,6 +158,7 @@ def _fetched(future: Any, slab: Slab, capacity: Capacity) -> MadeSlab:
 
     not_yet = (NotYet, TimeoutError, CancelledError)  # a cancelled future is seen by its status
 
+    seconds = FETCH_WITHIN
     while True:
         if not future.done():
             with suppress(*not_yet):
@@ -165,8 +172,9 @@ def _fetched(future: Any, slab: Slab, capacity: Capacity) -> MadeSlab:
             )
         else:
             with suppress(*not_yet):  # its worker may be gone: it is then made again
-                made: MadeSlab = future.result(timeout=FETCH_WITHIN)
+                made: MadeSlab = future.result(timeout=seconds)
                 return made
+            seconds *= 2
         capacity.refresh()
 
 

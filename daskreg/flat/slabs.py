@@ -55,12 +55,15 @@ def slab_shape(task: Task, limit: int, at_once: int) -> tuple[int, ...]:
     lead = len(shape) - space
     slab = [1] * lead + shape[lead:]
     budget = limit // max(1, at_once)
+    # Voxels in memory are not decoded chunk by chunk.
+    chunked = len(task.source.chunks) == len(shape) and not isinstance(task.source.array, np.ndarray)
     for axis in range(lead, len(shape) - 1):
-        unit = min(shape[axis], task.source.chunks[axis]) if len(task.source.chunks) == len(shape) else 1
+        unit = min(shape[axis], task.source.chunks[axis]) if chunked else 1
         # The first axis keeps whole chunks while what is left of the others can still be cut.
         least = unit if axis < len(shape) - 2 else 1
         while slab[axis] > least and not _fits(task, slab, budget):
-            slab[axis] = max(least, slab[axis] // 2 // unit * unit)
+            half = slab[axis] // 2
+            slab[axis] = max(least, half // unit * unit or half)
     for axis in range(lead, len(shape) - 1):
         while slab[axis] > 1 and not _fits(task, slab, budget):
             slab[axis] //= 2

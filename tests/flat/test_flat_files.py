@@ -201,6 +201,15 @@ def test_slabs_fit_the_memory_and_hold_whole_rows(stored: Path) -> None:
         slab_shape(job, 500, 2)
 
 
+def test_slabs_are_cut_no_smaller_than_they_must_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = np.zeros((24, 51, 40), np.uint16)
+    dr.write(values, tmp_path / "in.zarr", chunks=64, shards=None, levels=1, **QUIET)
+    monkeypatch.setattr("daskreg.flat.slabs.SLAB_BYTES", values.nbytes // 2)
+    for array, expected in ((values, (12, 51, 40)), (dr.open(tmp_path / "in.zarr"), (24, 25, 40))):
+        spec = dr.volumes.volume_of(array).source
+        assert slab_shape(make_job(spec, None, spec.grid), 2**30, 2) == expected
+
+
 @pytest.mark.slow
 def test_workers_compute_what_this_process_writes(tmp_path: Path, stored: Path) -> None:
     source = warped(stored)

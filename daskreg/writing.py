@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -204,10 +204,8 @@ def _description(
     inputs = locations(task.source)
     output = safe_output(path, inputs)
     if client is not None:
-        share_options(client, [output, *inputs])
         parent = os.path.dirname(output)
-        reads = sorted(str(item) for item in inputs if isinstance(item, Path))
-        check_paths(client, reads=reads, writes=[parent] if os.path.isdir(parent) else [])
+        _prepare_workers(client, inputs, [output], writes=[parent] if os.path.isdir(parent) else [])
 
     def describe() -> WriteRun:
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
@@ -216,6 +214,17 @@ def _description(
         return WriteRun(made, str(volume.array.name or ""), lead, details=_details(volume.array), **how)
 
     return describe
+
+
+def _prepare_workers(
+    client: Any, inputs: Collection[Path | str], outputs: Sequence[str], *, writes: Sequence[str]
+) -> None:
+    """Give the workers the options of object stores, and ask them whether they see what they are to use.
+
+    Raises: UnfitWorkerError.
+    """
+    share_options(client, [*outputs, *inputs])
+    check_paths(client, reads=sorted(str(item) for item in inputs if isinstance(item, Path)), writes=writes)
 
 
 def _check_flat(kind: FlatFormat, layout: dict[str, Any], *, wait: bool, version: str) -> None:
@@ -239,13 +248,16 @@ def _written_flat(
     """`write` of a single file."""
     job = _job_of(volume)
     task = job if kind.turned else stored_upright(job)
-    output = Path(safe_output(path, locations(task.source), file=True))
+    inputs = locations(task.source)
+    output = Path(safe_output(path, inputs, file=True))
+    if client is not None:
+        _prepare_workers(client, inputs, [], writes=[])  # this process writes
     lead = _lead_axes(volume.array, task)
     name = str(volume.array.name or output.name.partition(".")[0])
     image = FlatImage(task.dims, task.shape, task.dtype, task.grid, lead, name)
     with _shown(progress, f"writing {output.name}") as report:
         result = write_flat(task, image, kind, output, options, client=client, progress=report)
-    warn_of(result, dtype=task.dtype, stacklevel=3)
+    warn_of(result, dtype=task.dtype, stacklevel=3, remedy="overwrite=True makes the file again")
     return result
 
 

@@ -65,7 +65,7 @@ def _check_name(text: str, *, file: bool) -> None:
 
     Raises: OptionError.
     """
-    reason = unusable(text, room=len(".daskreg"))
+    reason = unusable(text, room=len(".partial.slabs" if file else ".daskreg"))
     if reason is None and "::" in text:
         reason = "'::' divides a store from a path inside it"
     if reason is not None:

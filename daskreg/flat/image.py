@@ -68,6 +68,8 @@ class FlatFormat:
         turned: whether it states how the axes are turned in the world; else descending ones are stored from their
             other end, and turned ones are refused.
         spatial: numbers of axes of space that it holds.
+        named: whether it states the names of the axes of space; else they are (z,) y and x.
+        check_units: raises UnitError for lengths that it cannot state.
     """
 
     title: str
@@ -77,9 +79,11 @@ class FlatFormat:
     lead: tuple[str, ...] = ()
     turned: bool = False
     spatial: tuple[int, ...] = (2, 3)
+    named: bool = False
+    check_units: Callable[[FlatImage], object] | None = None
 
     def check(self, image: FlatImage) -> None:
-        """Raises: UnsupportedDTypeError, ShapeMismatchError, GridError for what the format cannot hold."""
+        """Raises: UnsupportedDTypeError, ShapeMismatchError, GridError, UnitError for what the format cannot hold."""
         if image.dtype.name not in self.dtypes:
             raise UnsupportedDTypeError(
                 f"{self.title} does not hold {image.dtype.name}: convert to one of {', '.join(self.dtypes)}"
@@ -91,11 +95,19 @@ class FlatFormat:
                 f"{self.title} holds {held}{' or '.join(map(str, self.spatial))} axes of space, not "
                 f"({', '.join(image.dims)}): write one index of the others at a time, or OME-Zarr"
             )
+        names = ("z", "y", "x")[-image.grid.ndim :]
+        if not self.named and image.grid.names != names:
+            raise GridError(
+                f"{self.title} does not state names of axes, and ({', '.join(image.grid.names)}) would be read as "
+                f"({', '.join(names)}): write HDF5 or OME-Zarr, or rename them"
+            )
         if not self.turned and image.grid.direction is not None:
             raise GridError(
                 f"{self.title} cannot state that the axes are turned in the world: write .nii, .nrrd or .mha, or warp "
                 "to a grid that is not turned"
             )
+        if self.check_units is not None:
+            self.check_units(image)
 
 
 def xyz_matrix(grid: Grid, ratio: float) -> Floats:

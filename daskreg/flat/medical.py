@@ -105,8 +105,13 @@ def _nbytes(image: FlatImage) -> int:
     return math.prod(image.shape) * image.dtype.itemsize
 
 
+def _in_millimetres(image: FlatImage) -> float:
+    return image.ratio("millimeter")
+
+
+_FLOATS = ("float32", "float64")
 MEDICAL = (
-    FlatFormat("NIfTI", (".nii",), (*_INTEGERS, "float32", "float64"), _create_nifti, lead=("t",), turned=True),
-    FlatFormat("NRRD", (".nrrd",), (*_INTEGERS, "float32", "float64"), _create_nrrd, turned=True),
-    FlatFormat("MetaImage", (".mha",), tuple(_META_TYPES), _create_metaimage, turned=True),
+    FlatFormat("NIfTI", (".nii",), (*_INTEGERS, *_FLOATS), _create_nifti, ("t",), True, check_units=_in_millimetres),
+    FlatFormat("NRRD", (".nrrd",), (*_INTEGERS, *_FLOATS), _create_nrrd, turned=True, check_units=_in_millimetres),
+    FlatFormat("MetaImage", (".mha",), tuple(_META_TYPES), _create_metaimage, turned=True, check_units=_in_millimetres),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from daskreg.errors import MissingExtraError, UnitError
+from daskreg.errors import MetadataWarning, MissingExtraError, UnitError
 from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.formats.ome import LeadAxis
 from daskreg.geometry import PIXEL
 
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
@@ -21,13 +23,19 @@ _OME_UNITS = {
     PIXEL: "pixel", "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm",
     "meter": "m", "inch": "in",
 }  # fmt: skip
+_OME_TIMES = {
+    "nanosecond": "ns", "microsecond": "µs", "millisecond": "ms", "second": "s", "minute": "min", "hour": "h",
+    "day": "d",
+}  # fmt: skip
+
+
+def _check_tiff(image: FlatImage) -> None:
+    if image.grid.unit not in _OME_UNITS:
+        raise UnitError(f"OME-TIFF has no unit {image.grid.unit}: use one of {', '.join(_OME_UNITS)}")
 
 
 def _create_tiff(path: Path, image: FlatImage) -> int:
-    grid = image.grid
-    unit = _OME_UNITS.get(grid.unit)
-    if unit is None:
-        raise UnitError(f"OME-TIFF has no unit {grid.unit}: use one of {', '.join(_OME_UNITS)}")
+    grid, unit = image.grid, _OME_UNITS[image.grid.unit]
     metadata: dict[str, Any] = {"axes": "".join(image.dims).upper(), "Name": image.name}
     planes = math.prod(image.shape[:-2])
     if grid.unit != PIXEL or set(grid.spacing) != {1.0} or any(grid.origin):
@@ -42,11 +50,29 @@ def _create_tiff(path: Path, image: FlatImage) -> int:
     labels = next((axis.labels for axis in image.lead if axis.labels), ())
     if labels:
         metadata["Channel"] = {"Name": list(labels)}
+    metadata |= _time_increment(image)
     mapped = tifffile.memmap(
         path, shape=image.shape, dtype=image.dtype, bigtiff=True, ome=True, metadata=metadata, byteorder="<",
         photometric="minisblack",
     )  # fmt: skip
     return int(mapped.offset)
+
+
+def _time_increment(image: FlatImage) -> dict[str, Any]:
+    """The distance of times in OME's words; it warns of what is not kept."""
+    times = image.lead[image.dims.index("t")] if "t" in image.dims else LeadAxis()
+    unit = _OME_TIMES.get(times.unit or "")
+    if (times.scale != 1 and unit is None) or times.start != 0:
+        what = "a first time other than 0" if unit is not None else f"times without a unit of {', '.join(_OME_TIMES)}"
+        warnings.warn(f"OME-TIFF does not hold {what}; it is not written", MetadataWarning, stacklevel=2)
+    return {} if unit is None else {"TimeIncrement": times.scale, "TimeIncrementUnit": unit}
+
+
+def _check_mrc(image: FlatImage) -> None:
+    grid = image.grid
+    if grid.unit == PIXEL and (set(grid.spacing) != {1.0} or any(grid.origin)):
+        raise UnitError("MRC has lengths in angstrom, and the spacing is in pixels: pass unit= to `open`")
+    image.ratio("angstrom")
 
 
 def _create_mrc(path: Path, image: FlatImage) -> int:
@@ -55,8 +81,6 @@ def _create_mrc(path: Path, image: FlatImage) -> int:
     except ImportError as error:
         raise MissingExtraError("mrcfile", "formats") from error
     grid, ratio = image.grid, image.ratio("angstrom")
-    if grid.unit == PIXEL and (set(grid.spacing) != {1.0} or any(grid.origin)):
-        raise UnitError("MRC has lengths in angstrom, and the spacing is in pixels: pass unit= to `open`")
     with mrcfile.new_mmap(path, image.shape, mrc_mode=_MRC_MODES[image.dtype.name], overwrite=True) as file:
         if grid.unit != PIXEL:
             sizes = (*grid.spacing[::-1], grid.spacing[0])[:3]
@@ -109,7 +133,13 @@ def _positions(image: FlatImage, axis: int) -> tuple[Any, str | None]:
 
 
 SCIENCE = (
-    FlatFormat("TIFF", (".tif", ".tiff", ".btf", ".tf8"), _OME_TYPES, _create_tiff, lead=("t", "c")),
-    FlatFormat("MRC", (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali"), tuple(_MRC_MODES), _create_mrc),
-    FlatFormat("HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c")),
+    FlatFormat(
+        "TIFF", (".tif", ".tiff", ".btf", ".tf8"), _OME_TYPES, _create_tiff, lead=("t", "c"), check_units=_check_tiff
+    ),
+    FlatFormat(
+        "MRC", (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali"), tuple(_MRC_MODES), _create_mrc, check_units=_check_mrc
+    ),
+    FlatFormat(
+        "HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c"), named=True
+    ),
 )

@@ -7,38 +7,32 @@ the end. Slabs are computed on the workers of a client or in threads of this pro
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from daskreg.blocks.job import BlockStats, Job
-from daskreg.blocks.level_writer import NO_SPACE
+from daskreg.blocks.job import BlockStats
 from daskreg.blocks.memory import memory_limit, threads_per_process
 from daskreg.blocks.record.lock import locked
-from daskreg.blocks.reversed import Reversed
+from daskreg.blocks.run_levels import MOST_ROUNDS
 from daskreg.blocks.source_watch import SourceWatch
-from daskreg.errors import LayoutMismatchError, MemoryBudgetError, OutputBusyError, OutputExistsError, StorageFullError
+from daskreg.errors import DaskregWarning, OutputBusyError, OutputExistsError, SourceChangedError
 from daskreg.flat.image import FlatFormat, FlatImage
-from daskreg.flat.ledger import SlabLedger
+from daskreg.flat.slabs import MadeSlab, Slab, Task, from_threads, from_workers, slab_shape, slabs_at_once
+from daskreg.flat.unfinished import UnfinishedFile, named_errors, record_of
 from daskreg.geometry import Box, tile
 from daskreg.runs.written import Written
 from daskreg.runtime.device import cores
 from daskreg.runtime.progress import ByteProgress
-from daskreg.runtime.threads import in_threads
+from daskreg.sources.storage.object_tags import listed_tags
 
-SLAB_BYTES = 64 * 2**20
-"""Voxels of a slab, at most: enough that a disk writes them at its speed."""
-
-Task = Job | Reversed
-Slab = tuple[int, Box]
-Made = tuple[Slab, NDArray[Any], BlockStats]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,86 +56,145 @@ def write_flat(
 ) -> Written:
     """Write the voxels of a task into a file.
 
-    Raises: as `FlatFormat.check`; OutputExistsError, OutputBusyError, LayoutMismatchError, MemoryBudgetError;
-    StorageFullError and errors of the source, after which the same call resumes.
+    Raises: as `FlatFormat.check`; OutputError, OutputExistsError, OutputBusyError, LayoutMismatchError,
+    MemoryBudgetError; StorageFullError, NoWorkersError, SchedulerLostError, SourceChangedError and errors of the
+    source, after which the same call resumes.
     """
     kind.check(image)
-    if path.exists() and not (options.overwrite and path.is_file()):
-        raise OutputExistsError(f"{path} exists; overwrite=True replaces it")
+    _refuse_existing(path, options)
     started = time.monotonic()
-    at_once = threads_per_process(client) if client is not None else cores()
-    shape = slab_shape(task, memory_limit(options.memory, client), at_once)
-    slabs = [(number, box) for number, (_, box) in enumerate(tile(image.shape, shape))]
-    partial, record = (path.with_name(f"{path.name}.{end}") for end in ("partial", "partial.slabs"))
-    ledger = SlabLedger(record, len(slabs))
-    try:
-        with locked(record) as free:
-            if not free:
-                raise OutputBusyError(f"another run is writing {path}: wait until it is done, or end it")
-            facts = _facts(task, image, kind, shape)
-            offset = _begun(ledger, partial, facts, lambda: kind.create(partial, image), options)
-            voxels = np.memmap(partial, image.dtype.newbyteorder("<"), "r+", offset, image.shape)
-            watch = SourceWatch(task.source)
-            skipped = int(ledger.done.sum())
-            todo = [slab for slab in slabs if not ledger.done[slab[0]]]
-            made = _in_threads(task, todo, at_once) if client is None else _on_workers(client, task, todo, 2 * at_once)
-            stats = _put(made, voxels, ledger, progress)
-            watch.check()
-            voxels.flush()
-            del voxels
-            _sync(partial)
-            partial.replace(path)
-            record.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            text = f"no space left for {path}: make room and run the same command again"
-            raise StorageFullError(error.errno, text) from error
-        raise
-    seconds = time.monotonic() - started
-    written = sum(box.size for number, box in slabs) * image.dtype.itemsize
-    size = path.stat().st_size
-    return Written(str(path), (image.shape,), len(slabs) - skipped, skipped, 0, seconds, stats.bytes_read, written,
-                   size, stats.clipped)  # fmt: skip
+    with ExitStack() as stack:
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = stack.enter_context(locked(record_of(path)))
+        if not free:
+            raise OutputBusyError(f"another run is writing {path}: wait until it is done, or end it")
+        _refuse_existing(path, options)  # another run may have ended since
+        file = UnfinishedFile(path)
+        stack.callback(file.tidy)
+        run = _FlatRun(task, image, file, progress)
+        run.make(kind, options, client)
+        file.finish(overwrite=options.overwrite)
+    entries = file.ledger.entries.values()
+    return Written(
+        str(path),
+        (image.shape,),
+        len(run.slabs) - run.skipped,
+        run.skipped,
+        run.changed,
+        time.monotonic() - started,
+        sum(one.bytes_read for one in run.stats.values()),
+        run.written,
+        path.stat().st_size,
+        sum(one.clipped for one in run.stats.values()),
+        run.retries,
+        sum(entry.missing for entry in entries),
+        tuple(sorted({name for entry in entries for name in entry.damaged})),
+    )
 
 
-def slab_shape(task: Task, limit: int, at_once: int) -> tuple[int, ...]:
-    """Whole rows of the volume: as many planes as the chunks of the source are deep, and as many rows, as fit.
+def _refuse_existing(path: Path, options: FlatOptions) -> None:
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder, which no file replaces: remove it, or choose another path")
+    if os.path.lexists(path) and not options.overwrite:
+        raise OutputExistsError(f"{path} exists; overwrite=True replaces it")
 
-    Raises: MemoryBudgetError where not even one row fits.
+
+class _FlatRun:
+    """One run that makes the slabs of a file which are not finished.
+
+    `slabs` are the boxes of all slabs by number; `skipped` and `changed` count those that an earlier run had finished,
+    and those of them that are made again; `stats`, `retries` and `written` (bytes) are of this run.
     """
-    shape, space = list(task.shape), task.grid.ndim
-    lead = len(shape) - space
-    slab = [1] * lead + shape[lead:]
-    budget = limit // max(1, at_once)
-    for axis in range(lead, len(shape) - 1):
-        unit = min(shape[axis], task.source.chunks[axis]) if len(task.source.chunks) == len(shape) else 1
-        # The first axis keeps whole chunks while what is left of the others can still be cut.
-        least = unit if axis < len(shape) - 2 else 1
-        while slab[axis] > least and not _fits(task, slab, budget):
-            slab[axis] = max(least, slab[axis] // 2 // unit * unit)
-    for axis in range(lead, len(shape) - 1):
-        while slab[axis] > 1 and not _fits(task, slab, budget):
-            slab[axis] //= 2
-    if _need(task, slab) > budget:
-        raise MemoryBudgetError(
-            f"{at_once} rows of {slab[-1]} voxels at a time take {at_once * _need(task, slab)} bytes, more than "
-            f"memory={limit}: allow more"
-        )
-    return tuple(slab)
 
+    def __init__(self, task: Task, image: FlatImage, file: UnfinishedFile, progress: ByteProgress | None) -> None:
+        self._task, self._image, self._file, self._progress = task, image, file, progress
+        self.slabs: dict[int, Box] = {}
+        self.skipped = self.changed = self.retries = self.written = 0
+        self.stats: dict[int, BlockStats] = {}
 
-def _fits(task: Task, slab: list[int], budget: int) -> bool:
-    voxels = int(np.prod(slab, dtype=np.int64)) * task.dtype.itemsize
-    return voxels <= SLAB_BYTES and _need(task, slab) <= budget
+    def make(self, kind: FlatFormat, options: FlatOptions, client: Any | None) -> None:
+        """Make what is not finished; make those slabs again whose source has changed meanwhile."""
+        at_once = threads_per_process(client) if client is not None else cores()
+        limit = memory_limit(options.memory, client)
+        shape = self._begun(kind, options, limit, at_once)
+        fit = slabs_at_once(self._task, shape, limit, at_once)
+        self.slabs = {number: box for number, (_, box) in enumerate(tile(self._image.shape, shape))}
+        watch = SourceWatch(self._task.source)
+        todo = self._unfinished(redo_changed=options.resume == "changed")
+        self.skipped = len(self.slabs) - len(todo)
+        for _ in range(MOST_ROUNDS + 1):
+            if client is None:
+                self._put(from_threads(self._task, todo, fit))
+            else:
+                self._put(from_workers(client, self._task, todo, 2.0 if fit == at_once else fit / at_once))
+            todo = self._changed(todo)
+            if not todo:
+                break
+            log.warning("%s: %d slabs are made again: their source has changed", self._file.path, len(todo))
+        else:
+            raise SourceChangedError(
+                f"{self._task.source.path} was written to while it was read; run the same command with "
+                "resume='changed' when it is complete"
+            )
+        watch.check()
 
+    def _begun(self, kind: FlatFormat, options: FlatOptions, limit: int, at_once: int) -> tuple[int, ...]:
+        """Take the file up again, or make it; gives the shape of a slab.
 
-def _need(task: Task, slab: list[int]) -> int:
-    """Bytes of the most demanding of the first, middle and last slab."""
-    boxes = []
-    for part in (0.0, 0.5, 1.0):
-        start = [int(part * (n - s)) for n, s in zip(task.shape, slab, strict=True)]
-        boxes.append(Box(tuple(start), tuple(a + s for a, s in zip(start, slab, strict=True))))
-    return max(task.working_bytes(box, box, slab) for box in boxes) * 9 // 8
+        That of a file which is there is kept: another one would follow from the memory that is free at the moment.
+        """
+        task, image, file = self._task, self._image, self._file
+        how: dict[str, Any] = {"overwrite": options.overwrite, "resume": options.resume}
+        kept = file.slab(image.shape)
+        if kept is not None and file.resumes(_facts(task, image, kind, kept), **how):
+            return kept
+        shape = slab_shape(task, limit, at_once)
+        facts = _facts(task, image, kind, shape)
+        if kept is None:
+            file.resumes(facts, **how)
+        file.begin(facts, lambda path: kind.create(path, image))
+        return shape
+
+    def _unfinished(self, *, redo_changed: bool) -> list[Slab]:
+        """The slabs to make: those not written, and those whose source has changed, where that is asked for.
+
+        Slabs that lack chunks of the source are always made again when these have come.
+        """
+        entries = self._file.ledger.entries
+        done = [slab for slab in self.slabs.items() if slab[0] in entries]
+        changed = self._changed(done)
+        again = {number for number, _ in changed if redo_changed or entries[number].missing}
+        if mixed := len(changed) - len(again):
+            warnings.warn(
+                f"{mixed} finished slabs of {self._file.path} were made of chunks that have changed since, and are "
+                "kept; resume='changed' makes them again",
+                DaskregWarning,
+                stacklevel=6,
+            )
+        self.changed = len(again) if redo_changed else 0
+        return [slab for slab in self.slabs.items() if slab[0] not in entries or slab[0] in again]
+
+    def _changed(self, slabs: Sequence[Slab]) -> list[Slab]:
+        """Those of finished slabs that would be made of other chunks of the source now."""
+        source, entries = self._task.source, self._file.ledger.entries
+        with listed_tags():
+            return [
+                (number, box)
+                for number, box in slabs
+                if (before := entries[number].source) and source.state(self._task.read_box(box)) not in {"", before}
+            ]
+
+    def _put(self, made: Iterator[MadeSlab]) -> None:
+        """Write slabs as they come."""
+        for slab in made:
+            number = slab.entry.number
+            self._file.put(slab.box, slab.pixels, self._image.shape, slab.entry)
+            self.written += slab.pixels.nbytes
+            self.stats[number] = slab.stats
+            self.retries += slab.retries
+            if self._progress is not None:
+                self._progress(self.skipped + len(self.stats), len(self.slabs), self.written)
 
 
 def _facts(task: Task, image: FlatImage, kind: FlatFormat, slab: tuple[int, ...]) -> dict[str, Any]:
@@ -154,79 +207,3 @@ def _facts(task: Task, image: FlatImage, kind: FlatFormat, slab: tuple[int, ...]
         "source and transform": task.fingerprint(Box.of(image.shape)),
         "slab": list(slab),
     }
-
-
-def _begun(ledger: SlabLedger, partial: Path, facts: dict[str, Any], create: Any, options: FlatOptions) -> int:
-    """Make the unfinished file, or take it up again; gives the byte at which its voxels begin.
-
-    Raises: OutputExistsError where there is one that is not to be resumed; LayoutMismatchError where it is another's.
-    """
-    found = ledger.facts() if partial.is_file() else None
-    known = {k: v for k, v in (found or {}).items() if k not in ("offset", "size")}
-    if found is not None and not options.overwrite:
-        if options.resume is False:
-            raise OutputExistsError(f"{partial} is unfinished; resume=True takes it up, overwrite=True starts again")
-        differs = next((key for key in facts if known.get(key) != facts[key]), None)
-        if differs is None and partial.stat().st_size == found.get("size"):
-            return int(found["offset"])
-        if differs is not None and options.resume != "changed":
-            raise LayoutMismatchError(
-                f"{partial}: {differs} is {known.get(differs)} in the unfinished file and {facts[differs]} now; use "
-                "the same options to resume, or overwrite=True to start again"
-            )
-    elif found is None and partial.exists() and partial.stat().st_size and not options.overwrite:
-        raise OutputExistsError(f"{partial} exists and its list of slabs does not: remove it, or pass overwrite=True")
-    partial.unlink(missing_ok=True)
-    offset = int(create())
-    ledger.begin({**facts, "offset": offset, "size": partial.stat().st_size})
-    return offset
-
-
-def _put(made: Iterator[Made], voxels: NDArray[Any], ledger: SlabLedger, progress: ByteProgress | None) -> BlockStats:
-    """Write slabs as they come."""
-    total, nbytes = BlockStats(), 0
-    for (number, box), pixels, stats in made:
-        voxels[box.slices] = pixels
-        ledger.add(number)
-        nbytes += pixels.nbytes
-        total.bytes_read += stats.bytes_read
-        total.clipped += stats.clipped
-        if progress is not None:
-            progress(int(ledger.done.sum()), len(ledger.done), nbytes)
-    return total
-
-
-def compute_slab(task: Task, box: Box) -> tuple[NDArray[Any], BlockStats]:
-    """The voxels of a slab. Runs on a worker."""
-    stats = BlockStats()
-    return next(iter(task.run([[box]], stats))), stats
-
-
-def _in_threads(task: Task, slabs: list[Slab], at_once: int) -> Iterator[Made]:
-    def compute(slab: Slab) -> Made:
-        return slab, *compute_slab(task.restrict(slab[1]), slab[1])
-
-    with closing(in_threads(at_once, compute, slabs)) as made:
-        yield from made
-
-
-def _on_workers(client: Any, task: Task, slabs: list[Slab], ahead: int) -> Iterator[Made]:
-    """The same on the workers of a client, a few slabs ahead of what is written."""
-    waiting = list(reversed(slabs))
-    running: list[tuple[Slab, Any]] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < ahead:
-                slab = waiting.pop()
-                part = task.restrict(slab[1])
-                running.append((slab, client.submit(compute_slab, part, slab[1], pure=False)))
-            slab, future = running.pop(0)
-            yield slab, *future.result()
-            future.release()
-    finally:
-        client.cancel([future for _, future in running])
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

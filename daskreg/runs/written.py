@@ -103,15 +103,21 @@ def written(made: Plan, runs: Sequence[RunTotals], *, seconds: float, remaining:
     )
 
 
-def warn_of(result: Written, *, dtype: Any, stacklevel: int) -> None:
-    """Warn of voxels that were clamped, and of chunks that are shown as the fill value."""
+def warn_of(
+    result: Written, *, dtype: Any, stacklevel: int, remedy: str = "the same command makes their blocks again"
+) -> None:
+    """Warn of voxels that were clamped, and of chunks that are shown as the fill value.
+
+    Args:
+        remedy: what makes them good once missing chunks exist.
+    """
     messages = []
     if result.clipped:
         messages.append(f"{result.clipped} voxels did not fit {dtype} and were clamped")
     if result.missing:
         messages.append(
             f"{result.missing} chunks of the source are not stored and are shown as the fill value; once they exist, "
-            "the same command makes their blocks again"
+            f"{remedy}"
         )
     if result.damaged:
         named = ", ".join(result.damaged[:3])

@@ -30,7 +30,7 @@ from daskreg.errors import (
     UnsupportedDTypeError,
 )
 from daskreg.flat.formats import FORMATS
-from daskreg.flat.write import slab_shape
+from daskreg.flat.slabs import slab_shape
 from daskreg.volumes import to_dataarray
 from daskreg.warping import make_job
 
@@ -199,6 +199,15 @@ def test_slabs_fit_the_memory_and_hold_whole_rows(stored: Path) -> None:
     assert slab_shape(job, 2**30, 2) == (40, 61, 70)
     with pytest.raises(MemoryBudgetError, match="allow more"):
         slab_shape(job, 500, 2)
+
+
+def test_slabs_are_cut_no_smaller_than_they_must_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = np.zeros((24, 51, 40), np.uint16)
+    dr.write(values, tmp_path / "in.zarr", chunks=64, shards=None, levels=1, **QUIET)
+    monkeypatch.setattr("daskreg.flat.slabs.SLAB_BYTES", values.nbytes // 2)
+    for array, expected in ((values, (12, 51, 40)), (dr.open(tmp_path / "in.zarr"), (24, 25, 40))):
+        spec = dr.volumes.volume_of(array).source
+        assert slab_shape(make_job(spec, None, spec.grid), 2**30, 2) == expected
 
 
 @pytest.mark.slow

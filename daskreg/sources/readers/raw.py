@@ -115,8 +115,8 @@ def _layout(file: str, options: OpenOptions) -> RawLayout:
     dtype = stated.get("dtype") if options.dtype is None else options.dtype
     if shape is None or dtype is None:
         raise OptionError(
-            f"{file} has no header: pass shape=(100, 200, 300) and dtype='uint16' (--raw-shape, --raw-dtype; '>u2' for bytes "
-            f"in the opposite order), or write them to {file}.json"
+            f"{file} has no header: pass shape=(100, 200, 300) and dtype='uint16' (--raw-shape, --raw-dtype; '>u2' for "
+            f"bytes in the opposite order), or write them to {file}.json"
         )
     try:
         if isinstance(shape, str | bytes):

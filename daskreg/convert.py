@@ -24,8 +24,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError
-from daskreg.fields.itk import to_sitk
-from daskreg.fields.transform import FieldTransform
 from daskreg.formats.ngff import forward_matrix
 from daskreg.geometry import Affine, Grid, SliceAffines, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
@@ -184,6 +182,10 @@ def to_itk(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) -> 
         import SimpleITK as sitk  # noqa: N813
     except ImportError as error:
         raise MissingExtraError("SimpleITK", "formats") from error
+    # What reads vectors needs dask, which maps without fields do not.
+    from daskreg.fields.itk import to_sitk
+    from daskreg.fields.transform import FieldTransform
+
     transform = as_transform(t)
     if isinstance(transform, FieldTransform):
         check_grids(fixed, moving, transform.ndim)

@@ -164,7 +164,7 @@ def test_options_of_warp(options: dict[str, Any], error: type[Exception], words:
         *({"shards": s, "chunks": 3} for s in ("x", 5, 0)),
         *({"levels": n} for n in (0, True, 1.5, None)),
         *({"downsample": d} for d in ("max", None)),
-        *({"version": v} for v in ("0.4", 0.5)),
+        *({"version": v} for v in ("0.3", 0.5)),
         {"resume": "x"},
         {"client": "tcp://127.0.0.1:1"},
         {"memory": "1 furlong"},

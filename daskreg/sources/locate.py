@@ -198,7 +198,8 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
     if outer.is_file():
         return _locate_in_file(outer, rest)
     location = StoreLocation(str(outer))
-    if outer == path and not any((outer / f).is_file() for f in STORE_FILES) and (form := claimant(outer)):
+    whole_folder = outer == path and outer.is_dir() and not any((outer / f).is_file() for f in STORE_FILES)
+    if whole_folder and (form := claimant(outer)):
         check_inner(inner, outer)
         return form.name, StoreLocation(str(outer), inner.strip("/"))
     if rest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from dataclasses import dataclass, field
 from itertools import product
 from threading import Lock
@@ -96,8 +97,15 @@ class LifReader(Reader):
 
     def open(self, path: str) -> LifFrames:
         file, _, number = path.partition(INSIDE)
-        image = _open(file).images[int(number)]
-        return LifFrames(image, tuple(image.shape), _axes(image, file)[1])
+        opened = _open(file)
+        try:
+            image = opened.images[int(number)]
+            frames = LifFrames(image, tuple(image.shape), _axes(image, file)[1])
+        except BaseException:
+            opened.close()
+            raise
+        weakref.finalize(frames, opened.close)
+        return frames
 
     def read(self, handle: LifFrames, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(index)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
 import daskreg as dr
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
+from daskreg.sources.readers.lif import READER
 from daskreg.volumes import volume_of
 
 liffile = pytest.importorskip("liffile")
@@ -126,3 +129,10 @@ def test_real_files(data: Path) -> None:
     sweep = dr.open(folder / "LeicaLASX_wavelength-sweep_example.lif", series="x_y_z_t_lambdaEmi")
     assert (sweep.dims, sweep.shape) == (("t", "wavelength", "z", "y", "x"), (2, 10, 11, 64, 64))
     assert dr.grid(sweep).spacing[0] == pytest.approx(0.5002, rel=1e-3)
+
+
+def test_a_file_is_closed_with_the_last_who_reads_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.lif", [(image("a", VOLUME, "MemBlock_0"), VOLUME)])
+    READER.open(f"{path}::/0")
+    gc.collect()
+    assert not any(file.path == str(path) for file in psutil.Process().open_files())

@@ -309,3 +309,11 @@ def test_no_file_of_a_source_is_overwritten(tmp_path: Path, make: Callable[[Path
     with pytest.raises(UnsafeOutputError, match=r"target\.h5"):
         dr.write(volume, target, overwrite=True, progress=False)
     assert target.read_bytes() == before
+
+
+def test_directions_of_a_field_whose_products_are_infinite_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "field.mha"
+    dr.DisplacementField(np.zeros((3, 3, 4, 5)), dr.Grid((3, 4, 5), 3.0)).save(path)
+    path.write_bytes(path.read_bytes().replace(b"TransformMatrix = 1 0 0 0 1", b"TransformMatrix = 1 0 0 1e308 1"))
+    with pytest.raises(NotAVolumeError, match="transformmatrix is"):
+        dr.load(path)

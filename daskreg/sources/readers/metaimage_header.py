@@ -18,6 +18,7 @@ from daskreg.runtime.regular_files import check_beside
 _MOST_BYTES = 2**16
 _LONGEST_LINE = 500
 _MOST_FILES = 100_000
+_LARGEST = 1e100  # products of two such numbers are finite: of others, ITK's decomposition does not end
 _MOST_CHANNELS = 1000
 _BYTES = {"char": 1, "uchar": 1, "ascii_char": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "long": 4, "ulong": 4,
           "long_long": 8, "ulong_long": 8, "float": 4, "double": 8}  # fmt: skip
@@ -113,6 +114,8 @@ def _check(fields: dict[str, str]) -> tuple[int, ...]:
         wanted = count if name in _PER_AXIS else count * count if name in _SQUARE else None
         if wanted is not None and (len(words) != wanted or not all(math.isfinite(float(word)) for word in words)):
             raise ValueError(f"{name} has not {wanted} numbers")
+        if wanted is not None and any(abs(float(word)) > _LARGEST for word in words):
+            raise ValueError(f"{name} is {value[:40]!r}")
         if name in _FLAGS and value.lower() not in _TRUTHS:
             raise ValueError(f"{name} is {value[:40]!r}")
         if name in _COUNTS and not -1 <= int(value.split()[0] if value else -2) < 2**62:

@@ -34,9 +34,11 @@ def locations(source: Source) -> set[Path | str]:
     xarray and dask opened themselves.
     """
     items = list(_searched(source))
-    urls = {url for item in items if isinstance(item, StoredSource) and (url := _url(item.path)) is not None}
     places = {os.path.realpath(place) for item in items if (place := _location(item)) is not None}
-    others = {os.path.realpath(file) for item in items if isinstance(item, StoredSource) for file in _files(item)}
+    # Of the many copies of a source in a graph, each file is opened once.
+    stored = {(item.format, item.path): item for item in items if isinstance(item, StoredSource)}
+    urls = {url for _, path in stored if (url := _url(path)) is not None}
+    others = {os.path.realpath(file) for item in stored.values() for file in _files(item)}
     below = tuple(f"{place}{os.sep}" for place in places)
     places |= {file for file in others if not file.startswith(below)}
     return urls | {_store_root(Path(place)) for place in places}

@@ -12,6 +12,7 @@ output           the output of a run: locked, created or resumed
 record           the record of a run beside its output: the ledger, the lock, which files are daskreg's
 input_files      which files a source reads, directly or through a dask graph
 write_block      the one task of a run: compute a block, write it, record it
+disk_errors      errors of the disk as errors of an output
 level_writer     the files of one level, with their checksums
 run              the blocks of a level, on a cluster or in threads
 in_flight        a bounded number of blocks in flight on a cluster

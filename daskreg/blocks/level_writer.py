@@ -22,7 +22,6 @@ from daskreg.runtime.private_apis import StoreWrapper
 from daskreg.sources.storage.direct_chunks import direct_chunks
 from daskreg.sources.storage.stores import open_store
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

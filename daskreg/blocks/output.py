@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from daskreg.blocks.disk_errors import disk_errors
 from daskreg.blocks.job import Downsample
-from daskreg.blocks.level_writer import NO_SPACE
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.record.claim import claimed
 from daskreg.blocks.record.ledger import Ledger
@@ -33,12 +33,10 @@ from daskreg.blocks.record.own_files import (
 )
 from daskreg.blocks.record.own_objects import clear_records, foreign_objects, foreign_records, remove_objects
 from daskreg.errors import (
-    DaskregError,
     NotAVolumeError,
     OutputBusyError,
     OutputError,
     OutputExistsError,
-    StorageFullError,
     StoreError,
 )
 from daskreg.formats.ome import ImageDetails, LeadAxis, LevelSpec, create_multiscale
@@ -102,7 +100,7 @@ def locked_output(
     fresh = not ledger.remote and not ledger.folder.exists()
     target = _Target(plan, name, lead, version, details or ImageDetails())
     with ExitStack() as stack:
-        with _named(plan.path):
+        with _disk_errors(plan.path):
             _check_place_of_ledger(ledger)
             free = stack.enter_context(_locked(ledger))
         if not free:
@@ -112,7 +110,7 @@ def locked_output(
             )
         try:
             joined = admitted()
-            with _named(plan.path):
+            with _disk_errors(plan.path):
                 if _is_resumed(ledger, target, overwrite=overwrite, resume=resume, joined=joined):
                     run_id = str(ledger.layout()["run"])
                 else:
@@ -140,20 +138,14 @@ def _locked(ledger: Ledger) -> AbstractContextManager[bool]:
     return locked(ledger.lock)
 
 
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Errors of the file system as errors of the output."""
-    try:
-        yield
-    except DaskregError:
-        raise
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise StorageFullError(error.errno, f"no space left to make {path}: make room first") from error
-        raise OutputError(
+def _disk_errors(path: str) -> AbstractContextManager[None]:
+    return disk_errors(
+        full=f"no space left to make {path}: make room first",
+        failed=lambda error: (
             f"the output {path} cannot be made ({error}): check the permissions of {Path(path).parent}, or "
             "choose another path"
-        ) from error
+        ),
+    )
 
 
 def _is_resumed(ledger: Ledger, target: _Target, *, overwrite: bool, resume: bool, joined: bool) -> bool:

@@ -14,8 +14,9 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from daskreg.blocks.disk_errors import NO_SPACE
 from daskreg.blocks.job import BlockStats, Task
-from daskreg.blocks.level_writer import NO_SPACE, NOT_ALLOWED, LevelWriter
+from daskreg.blocks.level_writer import NOT_ALLOWED, LevelWriter
 from daskreg.blocks.memory import keep_freed_memory
 from daskreg.blocks.record.ledger import Ledger, session_number
 from daskreg.blocks.record.ledger_entry import LostChunks, entry_now

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.level_writer import NO_SPACE
-from daskreg.errors import DaskregError, LayoutMismatchError, OutputError, OutputExistsError, StorageFullError
+from daskreg.blocks.disk_errors import NO_SPACE, disk_errors
+from daskreg.errors import LayoutMismatchError, OutputExistsError
 from daskreg.flat.ledger import SlabEntry, SlabLedger
 from daskreg.geometry import Box
 
@@ -84,7 +84,7 @@ class UnfinishedFile:
 
     def begin(self, facts: dict[str, Any], create: Callable[[Path], int]) -> None:
         """Make the file. Whenever this process is killed, no ledger lists slabs that the file beside it lacks."""
-        with self.named_errors():
+        with file_errors(self.path):
             self.ledger.clear()
             self.partial.unlink(missing_ok=True)
             try:
@@ -104,7 +104,7 @@ class UnfinishedFile:
         They are written, not mapped: a full disk is then an error, where a map ends the process (SIGBUS).
         """
         data = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
-        with self.named_errors(), self.partial.open("rb+", buffering=0) as file:
+        with file_errors(self.path), self.partial.open("rb+", buffering=0) as file:
             for start, run in _runs(box, data, shape):
                 file.seek(self._offset + start)
                 rest = run.view(np.uint8).data
@@ -118,7 +118,7 @@ class UnfinishedFile:
 
         Raises: OutputExistsError where another file has got it meanwhile.
         """
-        with self.named_errors():
+        with file_errors(self.path):
             with self.partial.open("rb+") as file:
                 os.fsync(file.fileno())
             if not overwrite and os.path.lexists(self.path):
@@ -134,31 +134,19 @@ class UnfinishedFile:
         if not self.partial.exists():
             self.record.unlink(missing_ok=True)
 
-    @contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """Errors of the file system as errors of the output."""
-        with named_errors(self.path):
-            yield
 
-
-@contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> AbstractContextManager[None]:
     """Errors of the file system as errors of an output.
 
     Raises: StorageFullError, OutputError.
     """
-    try:
-        yield
-    except DaskregError:
-        raise
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            text = f"no space left for {path}: make room and run the same command again"
-            raise StorageFullError(error.errno, text) from error
-        raise OutputError(
+    return disk_errors(
+        full=f"no space left for {path}: make room and run the same command again",
+        failed=lambda error: (
             f"the output {path} cannot be written ({error}): look after its disk and the permissions of "
             f"{path.parent}, and run the same command again"
-        ) from error
+        ),
+    )
 
 
 def _runs(box: Box, data: NDArray[Any], shape: tuple[int, ...]) -> Iterator[tuple[int, NDArray[Any]]]:

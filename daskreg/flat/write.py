@@ -25,7 +25,7 @@ from daskreg.blocks.source_watch import SourceWatch
 from daskreg.errors import DaskregWarning, OutputBusyError, OutputExistsError, SourceChangedError
 from daskreg.flat.image import FlatFormat, FlatImage
 from daskreg.flat.slabs import MadeSlab, Slab, Task, from_threads, from_workers, slab_shape, slabs_at_once
-from daskreg.flat.unfinished import UnfinishedFile, named_errors, record_of
+from daskreg.flat.unfinished import UnfinishedFile, file_errors, record_of
 from daskreg.geometry import Box, tile
 from daskreg.runs.written import Written
 from daskreg.runtime.device import cores
@@ -64,7 +64,7 @@ def write_flat(
     _refuse_existing(path, options)
     started = time.monotonic()
     with ExitStack() as stack:
-        with named_errors(path):
+        with file_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             free = stack.enter_context(locked(record_of(path)))
         if not free:

@@ -79,7 +79,7 @@ def write_field(field: DisplacementField, group: zarr.Group, name: str) -> None:
     levels = group.create_group(name)
     copy_vectors(field, levels, "0")
     grid = field.grid
-    axes = [{"name": "d", "type": "displacement", "discrete": True}, *space_axes(grid, field.unit)]
+    axes = [{"name": "d", "type": "displacement", "discrete": True}, *space_axes(grid.names, field.unit)]
     parts = [
         {"type": "scale", "scale": [1.0, *grid.spacing]},
         {"type": "translation", "translation": [0.0, *grid.origin]},
@@ -93,10 +93,10 @@ def write_field(field: DisplacementField, group: zarr.Group, name: str) -> None:
     levels.attrs["ome"] = {"version": VERSION, "multiscales": [scale]}
 
 
-def space_axes(grid: Grid, unit: str | None) -> list[dict[str, Any]]:
-    """The axes of the world of a grid; pixels are no unit of NGFF, and are left out."""
+def space_axes(names: Sequence[str], unit: str | None) -> list[dict[str, Any]]:
+    """Axes of a world by their names; pixels are no unit of NGFF, and are left out."""
     known = {} if unit in {None, PIXEL} else {"unit": unit}
-    return [{"name": axis, "type": "space", **known} for axis in grid.names]
+    return [{"name": axis, "type": "space", **known} for axis in names]
 
 
 def array_at(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:

@@ -24,12 +24,14 @@ class Placement:
         spacing, origin: in the unit of the axis.
         units: as they are spelled.
         channels: names.
+        times: the distance of times, and its unit as it is spelled.
     """
 
     spacing: Mapping[str, float] = field(default_factory=dict)
     origin: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
+    times: tuple[float, str] | None = None
 
 
 def placement(tiff: tifffile.TiffFile, series: int) -> Placement:
@@ -62,7 +64,9 @@ def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
         if ratio is not None:
             origin[axis] = start * ratio
     channels = [str(c["Name"]) for c in _listed(pixels.get("Channel", [])) if isinstance(c, Mapping) and "Name" in c]
-    return Placement(spacing, origin, units, channels)
+    every = pixels.get("TimeIncrement")
+    times = (float(every), str(pixels.get("TimeIncrementUnit", "s"))) if _is_number(every) and every > 0 else None
+    return Placement(spacing, origin, units, channels, times)
 
 
 def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str]]:
@@ -107,7 +111,10 @@ def _imagej(tiff: tifffile.TiffFile) -> Placement:
     # ImageJ's origin is the pixel that lies at 0.
     zeros = {axis: metadata.get(f"{axis}origin") for axis in "zyx"}
     origin = {a: -float(k) * spacing[a] for a, k in zeros.items() if a in spacing and _is_number(k) and k}
-    return Placement(spacing, origin, units)
+    every: Any = metadata.get("finterval")
+    unit_of_time = _unescaped(metadata.get("tunit")) or "s"
+    times = (float(every), unit_of_time) if _is_number(every) and every > 0 else None
+    return Placement(spacing, origin, units, times=times)
 
 
 def _unescaped(value: Any) -> str | None:

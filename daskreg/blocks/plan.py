@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes, format_time
 
-from daskreg.blocks.job import Task
+from daskreg.blocks.job import Downsample, Task
 from daskreg.blocks.memory import projected_bytes
 from daskreg.blocks.reversed import job_of
 from daskreg.errors import MemoryBudgetError, OptionError
@@ -310,7 +310,12 @@ def _middle_box(shape: Shape, block: Shape) -> Box:
 
 
 def _auto_chunks(task: Task) -> Shape:
-    """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume."""
+    """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume.
+
+    Those of a coarser level are as those of the level below, so that none of these is decoded for several chunks.
+    """
+    if isinstance(task, Downsample):
+        return tuple(min(n, c) for n, c in zip(task.shape, task.source.chunks, strict=True))
     lead = len(task.shape) - task.grid.ndim
     job = job_of(task)
     sampled = tuple(range(lead, len(task.shape))) if job is None else job.mapping.sampled

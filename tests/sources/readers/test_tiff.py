@@ -184,7 +184,7 @@ def test_zarr_chunks_of_a_stack_are_pages(path):
     assert volume_of(open_volume(path)).source.chunks == (1, 50, 60)
 
 
-def test_the_distance_of_times_of_imagej(tmp_path: Path) -> None:
+def test_the_distance_of_times_of_imagej(tmp_path):
     metadata = {"axes": "TYX", "finterval": 0.25, "unit": "um"}
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 9), np.uint8), imagej=True, metadata=metadata)
     times = open_volume(tmp_path / "a.tif").t

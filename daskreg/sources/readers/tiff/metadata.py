@@ -1,4 +1,4 @@
-"""Where the pixels of a TIFF file lie, as ImageJ and OME write it beside them."""
+"""Where the pixels of a TIFF file lie, as ImageJ, OME and scanners of slides write it beside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import tifffile
 
 from daskreg.errors import UnitError
 from daskreg.geometry import canonical_unit, length_ratio
+
+_APERIO_SIZE = re.compile(r"\|\s*MPP\s*=\s*(\d+(?:\.\d+)?)")
+_RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}
+"""Micrometres, by TIFF's numbers of units: inch and centimetre."""
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
@@ -40,7 +44,30 @@ def placement(tiff: tifffile.TiffFile, series: int) -> Placement:
         return _ome(tiff, series)
     if tiff.is_imagej:
         return _imagej(tiff)
+    if tiff.is_svs or tiff.is_ndpi or tiff.is_scn:  # scanners of Aperio, Hamamatsu and Leica
+        return _slide(tiff, series)
     return Placement()
+
+
+def _slide(tiff: tifffile.TiffFile, series: int) -> Placement:
+    """The pixel size of a scan, by Aperio's micrometres per pixel, or by the resolution, which other programs make up.
+
+    The images beside the scan (label, overview) have none.
+    """
+    found = tiff.series[series]
+    page = found.keyframe
+    if tiff.is_svs:
+        match = _APERIO_SIZE.search(page.description) if series == 0 else None
+        size = {"y": float(match[1]), "x": float(match[1])} if match else {}
+    else:
+        size = {}
+        unit = _RESOLUTION_UNITS.get(int(page.tags.valueof("ResolutionUnit", 1) or 1))
+        for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+            value = page.tags.valueof(tag)
+            if unit and value and value[0] and value[1] and (series == 0 or tiff.is_scn):
+                size[axis] = unit * value[1] / value[0]
+    known = {axis: value for axis, value in size.items() if np.isfinite(value) and value > 0}
+    return Placement(known, units=dict.fromkeys(known, "µm"))
 
 
 def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:

@@ -71,24 +71,25 @@ READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} 
 
 _OTHERS = frozenset((
     ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".n5", ".czi",
-     ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
+    ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
     ".webp", ".gif", ".avi", ".mp4", ".fits", ".fit", ".fts", ".las", ".laz", ".ply", ".pcd",
     ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".json", ".csv", ".txt", ".html", ".pdf", ".svg",
 ))  # fmt: skip
 """Suffixes of other files, which are not read as volumes."""
 
-_ELSEWHERE = {
-    ".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy",
-    ".dm3": "rosettasciio", ".dm4": "rosettasciio", ".emd": "rosettasciio", ".ser": "rosettasciio",
-    ".hspy": "rosettasciio",
-}  # fmt: skip
+_ELSEWHERE = {".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy"}
 """Packages that read files of other suffixes, as arrays."""
+
+_PLUGINS = dict.fromkeys((".dm3", ".dm4", ".emd", ".ser", ".hspy"), "daskreg-rosettasciio")
+"""Packages that let daskreg read files of other suffixes; they are in the folder `plugins` of its repository."""
 
 _BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}
 
 
 def advice(suffix: str) -> str:
     """For a message: which package reads files of a suffix that is not read here; "" where none is known."""
+    if plugin := _PLUGINS.get(suffix):
+        return f" (pip install {plugin}, also where the workers run)"
     package = _ELSEWHERE.get(suffix)
     return f" (pip install {package}, and pass the array that it makes of them)" if package else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from compound_files import write_compound
 
 import daskreg as dr
 from daskreg.errors import MissingExtraError, NotAVolumeError, OutsideError
 from daskreg.sources.reader import reader_of
+from daskreg.sources.readers.oif.compound import check_chains
 from daskreg.volumes import volume_of
 
 VALUES = np.random.default_rng(2).integers(0, 4095, (2, 3, 4, 11, 17)).astype(np.uint16)  # t, c, z, y, x
@@ -136,3 +139,19 @@ def test_oif_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "oiffile", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'daskreg\[oif\]'"):
         dr.open(path)
+
+
+def test_a_compound_file_whose_sectors_run_in_circles(tmp_path: Path) -> None:
+    streams = {"small": b"a" * 300, "large": b"b" * 9000, "Storage00001/other": b"c" * 5000}
+    path = write_compound(tmp_path / "a.oib", streams)
+    check_chains(str(path))
+    content = path.read_bytes()
+    table = struct.unpack_from("<I", content, 76)[0]  # the first sector of the table
+    for place in (512 * (table + 1) + 4 * 3, 512 * (struct.unpack_from("<I", content, 60)[0] + 1) + 4 * 2):
+        damaged = bytearray(content)
+        damaged[place : place + 4] = (1).to_bytes(4, "little")
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="run in circles"):
+            check_chains(str(path))
+    path.write_bytes(content[:700])
+    check_chains(str(path))  # cut files are oiffile's to refuse

@@ -28,6 +28,7 @@ from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
 from daskreg.sources.readers.frames import Frames, frame_chunks
+from daskreg.sources.readers.oif.compound import check_chains
 from daskreg.sources.source import ArrayIndex, Source
 
 _IMAGE = re.compile(r"s_((?:[A-Z]\d{3,})+)\.tif", re.IGNORECASE)
@@ -112,6 +113,7 @@ def _open(path: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("oiffile", "oif") from error
     try:
+        check_chains(path)
         return oiffile.OifFile(path)
     except Exception as error:
         raise _damaged(path, error) from error

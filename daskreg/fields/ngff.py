@@ -23,7 +23,7 @@ from daskreg.fields.composite import Composite
 from daskreg.fields.field import DisplacementField
 from daskreg.fields.ngff_field import FIELDS, VERSION, array_at, axis_names, read_field, space_axes, write_field
 from daskreg.fields.store import whole_group
-from daskreg.formats.ngff import forward_matrix
+from daskreg.formats.ngff import end_name, forward_matrix
 from daskreg.geometry import Affine, Transform
 
 _KNOWN = "zyx"
@@ -90,7 +90,7 @@ def save_ngff(transform: Transform, path: Path) -> None:
             else:
                 entries.append({"type": "affine", "affine": part.to_matrices()[:-1].tolist()})
         whole: Any = entries[0] if len(entries) == 1 else {"type": "sequence", "transformations": entries}
-        whole |= {"name": "output_from_input", "input": "input", "output": "output"}
+        whole |= {"name": "output_from_input", "input": {"name": "input"}, "output": {"name": "output"}}
         axes = space_axes(names, transform.unit)
         systems: Any = [{"name": name, "axes": axes} for name in ("input", "output")]
         group.attrs["ome"] = {
@@ -126,7 +126,7 @@ def _names(entry: Entry, group: zarr.Group, path: Path) -> tuple[str, ...]:
     Raises: InvalidTransformError where they do not, or where a name is not known.
     """
     found = {axis_names(field, group, path): None for field in _fields(entry)}
-    ends = [entry[key] for key in ("input", "output") if isinstance(entry.get(key), str)]
+    ends = [end_name(entry.get(key)) for key in ("input", "output")]
     for system in _ome(group).get("coordinateSystems", ()):
         if system.get("name") in ends:
             space = [axis for axis in system["axes"] if axis.get("type", "space") == "space"]

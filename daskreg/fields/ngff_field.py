@@ -19,7 +19,7 @@ from daskreg.errors import InvalidTransformError, UnitError
 from daskreg.fields.field import ANY_UNIT, DisplacementField
 from daskreg.fields.store import copy_vectors
 from daskreg.fields.vectors import Vectors
-from daskreg.formats.ngff import forward_matrix
+from daskreg.formats.ngff import end_name, forward_matrix
 from daskreg.geometry import Grid, canonical_unit
 from daskreg.geometry.units import PIXEL
 from daskreg.sources import Source
@@ -84,7 +84,8 @@ def write_field(field: DisplacementField, group: zarr.Group, name: str) -> None:
         {"type": "scale", "scale": [1.0, *grid.spacing]},
         {"type": "translation", "translation": [0.0, *grid.origin]},
     ]
-    step = {"type": "sequence", "input": "0", "output": "physical", "transformations": parts}
+    ends = {"input": {"path": "0"}, "output": {"name": "physical"}}
+    step = {"type": "sequence", **ends, "transformations": parts}
     scale: Any = {
         "name": name,
         "coordinateSystems": [{"name": "physical", "axes": axes}],
@@ -123,7 +124,7 @@ def _axes(scale: Mapping[str, Any], level: Mapping[str, Any]) -> Axes:
         axes: Axes = scale["axes"]
         return axes
     systems = {system.get("name"): system["axes"] for system in scale["coordinateSystems"]}
-    output = level["coordinateTransformations"][-1].get("output")
+    output = end_name(level["coordinateTransformations"][-1].get("output"))
     found: Axes = systems.get(output, scale["coordinateSystems"][-1]["axes"])
     return found
 

@@ -182,7 +182,7 @@ def test_an_affine_map_in_a_group(tmp_path: Path, name: str) -> None:
     (entry,) = ome["coordinateTransformations"]
     np.testing.assert_allclose(entry["affine"], motion.matrix[:-1], rtol=0, atol=1e-15)
     names = {system["name"]: [axis["name"] for axis in system["axes"]] for system in ome["coordinateSystems"]}
-    assert names == {entry["input"]: ["z", "y", "x"], entry["output"]: ["z", "y", "x"]}
+    assert names == {entry[end]["name"]: ["z", "y", "x"] for end in ("input", "output")}
     loaded = dr.load(tmp_path / name)
     assert isinstance(loaded, dr.Affine)
     np.testing.assert_allclose(loaded.matrix, motion.matrix, rtol=0, atol=1e-15)

@@ -141,6 +141,20 @@ def _las(path: Path) -> None:
     cloud.write(path)
 
 
+def _scene(path: Path) -> None:
+    import zarr
+
+    zarr.create_group(path)
+    for name in ("a", "b"):
+        dr.write(VALUES, path / name, version="0.6", progress=False)
+    dr.convert.to_ngff_scene(dr.Affine.translation(z=1, y=2, x=3), path, fixed="a", moving="b")
+
+
+def use_scene(path: Path) -> None:
+    source = volume_of(dr.open(path / "b", coordinate_system="scene")).source
+    source.read(Box((0,) * source.ndim, tuple(min(3, n) for n in source.shape)))
+
+
 def _vtkhdf(path: Path) -> None:
     dr.write(VALUES, path, progress=False)
 
@@ -352,6 +366,8 @@ FORMATS: dict[str, Format] = {
     "n5": Format("a.n5", _n5, use_volume, "a.n5/attributes.json"),
     "n5 block": Format("a.n5", _n5, use_volume, "a.n5/0/0/0"),
     "imaris": Format("a.ims", _imaris, use_volume),
+    "scene": Format("a.zarr", _scene, use_scene, "a.zarr/zarr.json"),
+    "scene image": Format("a.zarr", _scene, use_scene, "a.zarr/b/zarr.json"),
     "vtkhdf": Format("a.vtkhdf", _vtkhdf, use_volume),
     "slide": Format("a.svs", _slide, use_volume),
     "txrm": Format("a.txrm", _txrm, use_volume),

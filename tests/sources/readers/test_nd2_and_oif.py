@@ -155,3 +155,21 @@ def test_a_compound_file_whose_sectors_run_in_circles(tmp_path: Path) -> None:
             check_chains(str(path))
     path.write_bytes(content[:700])
     check_chains(str(path))  # cut files are oiffile's to refuse
+
+
+@pytest.mark.slow
+def test_workers_read_what_libraries_read(tmp_path: Path) -> None:
+    pytest.importorskip("oiffile")
+    pytest.importorskip("olefile")
+    info = {"ImageWidth": 17, "ImageHeight": 11, "DataType": 5, "NoOfImages": 4}
+    streams = {f"ImageInfo/{name}": np.int32(value).tobytes() for name, value in info.items()}
+    streams |= {f"ImageData1/Image{k + 1}": VALUES[0, 0, k].tobytes() for k in range(4)}
+    write_compound(tmp_path / "b.txrm", streams)
+    dr.write(VALUES[0, 0], tmp_path / "c.vtkhdf", progress=False)
+    volumes = {"a": dr.open(oif(tmp_path / "a.oif")), "b": dr.open(tmp_path / "b.txrm")}
+    volumes["c"] = dr.open(tmp_path / "c.vtkhdf")
+    with dr.connect(workers=1):
+        for name, volume in volumes.items():
+            dr.write(volume, tmp_path / f"{name}.zarr", progress=False)
+    for name, expected in (("a", VALUES), ("b", VALUES[0, 0]), ("c", VALUES[0, 0])):
+        np.testing.assert_array_equal(dr.open(tmp_path / f"{name}.zarr"), expected)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +139,51 @@ def _las(path: Path) -> None:
     cloud = laspy.LasData(header)
     cloud.x, cloud.y, cloud.z = POINTS.T
     cloud.write(path)
+
+
+def _scene(path: Path) -> None:
+    import zarr
+
+    zarr.create_group(path)
+    for name in ("a", "b"):
+        dr.write(VALUES, path / name, version="0.6", progress=False)
+    dr.convert.to_ngff_scene(dr.Affine.translation(z=1, y=2, x=3), path, fixed="a", moving="b")
+
+
+def use_scene(path: Path) -> None:
+    source = volume_of(dr.open(path / "b", coordinate_system="scene")).source
+    source.read(Box((0,) * source.ndim, tuple(min(3, n) for n in source.shape)))
+
+
+def _vtkhdf(path: Path) -> None:
+    dr.write(VALUES, path, progress=False)
+
+
+def _slide(path: Path) -> None:
+    import tifffile
+
+    with tifffile.TiffWriter(path) as file:
+        for step, text in ((1, "Aperio Image Library v12|MPP = 0.499"), (8, "Aperio thumbnail"), (4, "Aperio level")):
+            image = np.resize(VALUES[0], (96, 80))[::step, ::step]
+            file.write(image, tile=(16, 16), description=text, metadata=None, photometric="minisblack")
+
+
+def _txrm(path: Path) -> None:
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
+    from compound_files import write_compound
+
+    values = {"ImageWidth": 14, "ImageHeight": 12, "DataType": 3, "NoOfImages": 5}
+    streams = {f"ImageInfo/{name}": np.int32(value).tobytes() for name, value in values.items()}
+    streams |= {
+        "ImageInfo/PixelSize": np.float32(0.5).tobytes(),
+        "ImageInfo/Angles": np.arange(5, dtype="<f4").tobytes(),
+    }
+    write_compound(path, streams | {f"ImageData1/Image{k + 1}": image.tobytes() for k, image in enumerate(VALUES)})
+
+
+def _real(path: Path, *, name: str) -> None:
+    """A file of the real data, of formats that nothing writes."""
+    shutil.copy(Path(os.environ["DASKREG_DATA"]) / "microscopy" / name, path)
 
 
 def _imaris(path: Path) -> None:
@@ -319,6 +366,11 @@ FORMATS: dict[str, Format] = {
     "n5": Format("a.n5", _n5, use_volume, "a.n5/attributes.json"),
     "n5 block": Format("a.n5", _n5, use_volume, "a.n5/0/0/0"),
     "imaris": Format("a.ims", _imaris, use_volume),
+    "scene": Format("a.zarr", _scene, use_scene, "a.zarr/zarr.json"),
+    "scene image": Format("a.zarr", _scene, use_scene, "a.zarr/b/zarr.json"),
+    "vtkhdf": Format("a.vtkhdf", _vtkhdf, use_volume),
+    "slide": Format("a.svs", _slide, use_volume),
+    "txrm": Format("a.txrm", _txrm, use_volume),
     "bdv xml": Format("a.xml", _bdv, use_volume),
     "bdv h5": Format("a.xml", _bdv, use_volume, "a.h5"),
     "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),
@@ -370,4 +422,10 @@ FORMATS: dict[str, Format] = {
     "cluster file": Format("c.yaml", partial(_points, text=_YAML.encode()), read_config),
     "run.json": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/run.json"),
     "journal": Format("a.zarr", _ledger, use_ledger, "a.zarr.daskreg/journal.jsonl"),
+}
+REAL = {"nd2": ("a.nd2", "cluster.nd2"), "oib": ("a.oib", "test.oib")}
+FORMATS |= {
+    kind: Format(name, partial(_real, name=source), use_volume)
+    for kind, (name, source) in REAL.items()
+    if (Path(os.environ.get("DASKREG_DATA", "")) / "microscopy" / source).is_file()
 }

@@ -18,6 +18,7 @@ So every `from_X` returns `moving_from_fixed`, except `from_ngff`, which returns
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError
 from daskreg.formats.ngff import forward_matrix
+from daskreg.formats.ngff_scene import write_scene
 from daskreg.geometry import Affine, Grid, SliceAffines, as_affine, as_transform, common_unit
 from daskreg.geometry.normalised import index_from_theta, theta_from_index
 from daskreg.geometry.pixels import check_grids, from_index, plane, to_index, world_matrices
@@ -227,6 +229,18 @@ def to_ngff(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None) ->
     """The coordinateTransformation of type affine (OME-NGFF 0.6) that is `output_from_input`."""
     one = _in_world(as_affine(t, what="what to_ngff takes"), fixed, moving)
     return {"type": "affine", "affine": one.matrix[:-1].tolist()}
+
+
+def to_ngff_scene(t: Any, path: str | PathLike[str], *, fixed: str, moving: str) -> None:
+    """Write a fit as a scene (OME-NGFF 0.6) into the Zarr group that holds both images, at the paths `fixed`, `moving`.
+
+    The images are written with `version="0.6"` before. `daskreg.open(image, coordinate_system="scene")` then opens
+    either of them where the fit puts it, and so do other readers of scenes.
+
+    Raises: NotAVolumeError for what is no image of version 0.6; InvalidTransformError where their axes and the
+        transform differ; UnitError.
+    """
+    write_scene(path, as_affine(t, what="what to_ngff_scene takes"), fixed=fixed, moving=moving)
 
 
 # --- Grids ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.blocks.reversed import stored_upright
+from daskreg.blocks.reversed import Reversed, stored_upright
 from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
@@ -26,6 +26,7 @@ from daskreg.cluster.handshake import check_paths
 from daskreg.errors import OptionError
 from daskreg.flat.formats import flat_format
 from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.flat.plan import FlatPlan, plan_flat
 from daskreg.flat.write import FlatOptions, write_flat
 from daskreg.formats.ome import CHANNEL_AXES, V2, VERSIONS, ImageDetails, LeadAxis, check_axes, lead_axis
 from daskreg.formats.omero import OMERO_KEY, omero_of
@@ -56,16 +57,24 @@ def plan(
     client: Any = None,
     probe: bool = False,
     storage_options: dict[str, Any] | None = None,
-) -> Plan:
+) -> Plan | FlatPlan:
     """What `write` with these arguments would do: blocks, bytes, memory, files. Nothing is run.
 
     Args:
         probe: compute some chunks of one block here, to estimate how long all will take.
         storage_options: for the object store of `path`, as in `write`.
 
-    Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input.
+    Returns: a `FlatPlan` where the path is that of a single file.
+
+    Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input; for a single file
+        what the format cannot hold, as `write`.
     """
     client = chosen_client(client)
+    kind = flat_format(os.fspath(path))
+    if kind is not None:
+        kind.check_options({"chunks": chunks, "shards": shards, "levels": levels, "downsample": downsample})
+        voxels, image, output, _ = _flat_output(volume_of(array), path, kind)
+        return plan_flat(voxels, image, kind, output, memory=memory, client=client, probe=probe)
     options = RunOptions(chunks, shards, levels, downsample, memory)
     task = _task_of(volume_of(array))
     use_options(path, storage_options)
@@ -164,7 +173,7 @@ def write(
     kind = flat_format(os.fspath(path))
     if kind is not None:
         layout = {"chunks": chunks, "shards": shards, "levels": levels, "downsample": downsample, "part": part}
-        _check_flat(kind, layout, wait=wait, version=version)
+        kind.check_options(layout | {"wait": None if wait else False, "version": None if version == "0.5" else version})
         options = FlatOptions(overwrite, resume, memory)
         return _written_flat(volume_of(array), path, kind, options, client=chosen_client(client), progress=progress)
     client = chosen_client(client)
@@ -227,13 +236,20 @@ def _prepare_workers(
     check_paths(client, reads=sorted(str(item) for item in inputs if isinstance(item, Path)), writes=writes)
 
 
-def _check_flat(kind: FlatFormat, layout: dict[str, Any], *, wait: bool, version: str) -> None:
-    """Raise OptionError for options that a single file does not have."""
-    given = [name for name, value in layout.items() if value not in ("auto", None)]
-    given += [] if wait else ["wait"]
-    given += [] if version == "0.5" else ["version"]
-    if given:
-        raise OptionError(f"{', '.join(given)}: of OME-Zarr; a {kind.title} file has none: leave them out")
+def _flat_output(
+    volume: Volume, path: str | os.PathLike[str], kind: FlatFormat
+) -> tuple[Job | Reversed, FlatImage, Path, Collection[Path | str]]:
+    """What makes the voxels of a single file, the file without them, its path, and what is read for it.
+
+    Raises: UnsafeOutputError, OutputError.
+    """
+    job = _job_of(volume)
+    task = job if kind.turned else stored_upright(job)
+    inputs = locations(task.source)
+    output = Path(safe_output(path, inputs, file=True))
+    name = str(volume.array.name or output.name.partition(".")[0])
+    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, _lead_axes(volume.array, task), name)
+    return task, image, output, inputs
 
 
 def _written_flat(
@@ -246,15 +262,9 @@ def _written_flat(
     progress: bool | ByteProgress,
 ) -> Written:
     """`write` of a single file."""
-    job = _job_of(volume)
-    task = job if kind.turned else stored_upright(job)
-    inputs = locations(task.source)
-    output = Path(safe_output(path, inputs, file=True))
+    task, image, output, inputs = _flat_output(volume, path, kind)
     if client is not None:
         _prepare_workers(client, inputs, [], writes=[])  # this process writes
-    lead = _lead_axes(volume.array, task)
-    name = str(volume.array.name or output.name.partition(".")[0])
-    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, lead, name)
     with _shown(progress, f"writing {output.name}") as report:
         result = write_flat(task, image, kind, output, options, client=client, progress=report)
     warn_of(result, dtype=task.dtype, stacklevel=3, remedy="overwrite=True makes the file again")
@@ -345,4 +355,4 @@ def _shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[
     return progress_bar(label) if progress else nullcontext(None)
 
 
-__all__ = ["Plan", "Written", "plan", "verify", "write"]
+__all__ = ["FlatPlan", "Plan", "Written", "plan", "verify", "write"]

@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("sources.readers", "blocks.record"),
     ("sources.readers.dicom", "sources.readers.hdf5", "sources.readers.n5", "sources.readers.tiff"),
-    ("sources.readers.bdv", "sources.readers.imaris"),
+    ("sources.readers.nd2", "sources.readers.oif", "sources.readers.txrm"),
+    ("sources.readers.bdv", "sources.readers.imaris", "sources.readers.vtkhdf"),
     ("reporting", "blocks"),
     ("runs",),
     ("volumes", "flat"),
@@ -62,6 +63,10 @@ FORBIDDEN = {
     "sources.readers.hdf5": {"torch"},
     "sources.readers.n5": {"torch"},
     "sources.readers.tiff": {"torch"},
+    "sources.readers.nd2": {"torch"},
+    "sources.readers.oif": {"torch"},
+    "sources.readers.txrm": {"torch"},
+    "sources.readers.vtkhdf": {"torch"},
     "sources.storage": {"torch"},
     "runs": {"torch"},
     "writing": {"torch"},
@@ -83,13 +88,17 @@ WITHOUT_TORCH = {
     "sources", "sources.readers", "sources.storage", "formats", "cluster", "reporting", "blocks", "volumes",
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
     "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
-    "sources.readers.n5", "sources.readers.tiff", "fields", "flat",
+    "sources.readers.n5", "sources.readers.tiff", "sources.readers.nd2", "sources.readers.oif", "sources.readers.txrm",
+    "sources.readers.vtkhdf", "fields", "flat",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500
 
 # Not at the top of a module, since `import daskreg` and CPU workers must stay light.
 HEAVY = {
+    "nd2",
+    "oiffile",
+    "olefile",
     "pydicom",
     "torch",
     "matplotlib",

@@ -200,7 +200,7 @@ def test_version_06_states_the_direction_for_all(tmp_path: Path, lead: tuple[int
         [whole] = image["datasets"][level]["coordinateTransformations"]
         scale, translation = (np.array(t[t["type"]]) for t in whole["transformations"])
         [affine] = image["coordinateTransformations"]
-        assert (affine["input"], affine["output"]) == (whole["output"], "world")
+        assert (affine["input"], affine["output"]) == (whole["output"], {"name": "world"})
         matrix = np.array(affine["affine"])
         index = np.array([*([1] * len(lead)), 3, 2, 1])
         world = matrix[:, :-1] @ (translation + scale * index) + matrix[:, -1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes, format_time
 
-from daskreg.blocks.job import Task
+from daskreg.blocks.job import Downsample, Task
 from daskreg.blocks.memory import projected_bytes
 from daskreg.blocks.reversed import job_of
 from daskreg.errors import MemoryBudgetError, OptionError
@@ -204,7 +204,7 @@ def plan_level(
     """
     budget = limit // threads
     block = block or _grow_block(task, layout, min(budget, BLOCK_TARGET), fewest=2 * threads * workers)
-    boxes, share = _representatives(layout.shape, block, SAMPLED_BLOCKS)
+    boxes, share = representative_boxes(layout.shape, block, SAMPLED_BLOCKS)
     need = _need(task, layout, boxes)
     if need > budget:
         raise MemoryBudgetError(
@@ -212,7 +212,7 @@ def plan_level(
             f"{format_bytes(limit)} (chunks {layout.chunks}, shards {layout.shards}); what would fit: "
             + ", or ".join(_what_fits(task, layout, need, limit=limit, threads=threads))
         )
-    touched = sum(_decoded_bytes(task, box) for box in boxes)
+    touched = sum(decoded_bytes(task, box) for box in boxes)
     return LevelPlan(level, task, layout, block, round(touched * share), need, share == 1.0)
 
 
@@ -245,7 +245,7 @@ def _fitting(task: Task, layout: Layout, budget: int) -> Layout | None:
             layout = replace(layout, chunks=tuple(-(-c // 2) if k == axis else c for k, c in enumerate(layout.chunks)))
         else:
             return None
-        if _need(task, layout, _representatives(layout.shape, layout.unit, SAMPLED_BLOCKS)[0]) <= budget:
+        if _need(task, layout, representative_boxes(layout.shape, layout.unit, SAMPLED_BLOCKS)[0]) <= budget:
             return layout
 
 
@@ -279,11 +279,11 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
 
 
 def _amplification(task: Task, layout: Layout, block: Shape) -> float:
-    boxes, _ = _representatives(layout.shape, block, 64)
-    return sum(_decoded_bytes(task, b) for b in boxes) / max(1, sum(b.size for b in boxes)) / task.source.dtype.itemsize
+    boxes, _ = representative_boxes(layout.shape, block, 64)
+    return sum(decoded_bytes(task, b) for b in boxes) / max(1, sum(b.size for b in boxes)) / task.source.dtype.itemsize
 
 
-def _decoded_bytes(task: Task, box: Box) -> int:
+def decoded_bytes(task: Task, box: Box) -> int:
     read = task.read_box(box)
     if read.empty:
         return 0
@@ -292,7 +292,7 @@ def _decoded_bytes(task: Task, box: Box) -> int:
     return read.size * task.source.dtype.itemsize
 
 
-def _representatives(shape: Shape, block: Shape, most: int) -> tuple[list[Box], float]:
+def representative_boxes(shape: Shape, block: Shape, most: int) -> tuple[list[Box], float]:
     """Boxes of all blocks, or of `most` evenly spread ones; and how many blocks each stands for."""
     counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     total = math.prod(counts)
@@ -310,7 +310,12 @@ def _middle_box(shape: Shape, block: Shape) -> Box:
 
 
 def _auto_chunks(task: Task) -> Shape:
-    """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume."""
+    """Chunks of a few MiB: as the source along carried axes, 512 in a plane, 128 in a volume.
+
+    Those of a coarser level are as those of the level below, so that none of these is decoded for several chunks.
+    """
+    if isinstance(task, Downsample):
+        return tuple(min(n, c) for n, c in zip(task.shape, task.source.chunks, strict=True))
     lead = len(task.shape) - task.grid.ndim
     job = job_of(task)
     sampled = tuple(range(lead, len(task.shape))) if job is None else job.mapping.sampled

@@ -23,7 +23,7 @@ from daskreg.fields.composite import Composite
 from daskreg.fields.field import DisplacementField
 from daskreg.fields.ngff_field import FIELDS, VERSION, array_at, axis_names, read_field, space_axes, write_field
 from daskreg.fields.store import whole_group
-from daskreg.formats.ngff import forward_matrix
+from daskreg.formats.ngff import end_name, forward_matrix
 from daskreg.geometry import Affine, Transform
 
 _KNOWN = "zyx"
@@ -31,27 +31,30 @@ Entry = Mapping[str, Any]
 
 
 def is_ngff(path: Path) -> bool:
-    """Whether a path is a Zarr group with a transformation that has a field."""
+    """Whether a path is a Zarr group with transformations, of which one has a field or which has no image."""
     if not (path / "zarr.json").is_file():
         return False
     try:
-        found = _transformations(zarr.open_group(path, mode="r"))
+        group = zarr.open_group(path, mode="r")
+        found = _transformations(group)
+        image = "multiscales" in _ome(group)
     except Exception:  # what is damaged is none
         return False
-    return any(_has_field(entry) for entry in found)
+    return any(_has_field(entry) for entry in found) or (bool(found) and not image)
 
 
 def load_ngff(path: Path) -> Transform:
-    """`output_from_input` of the transformation with fields in a group.
+    """`output_from_input` of the transformation in a group: that with fields, if there are others.
 
     Raises: InvalidTransformError where it is damaged, there are several, or its axes are not among z, y and x;
         UnitError where the axes of a field have different units.
     """
     group = zarr.open_group(path, mode="r")
-    found = [entry for entry in _transformations(group) if _has_field(entry)]
+    known = _transformations(group)
+    found = [entry for entry in known if _has_field(entry)] or known
     if len(found) != 1:
         listed = ", ".join(str(entry.get("name")) for entry in found)
-        raise InvalidTransformError(f"{path} holds {len(found)} transformations with fields ({listed}): leave one")
+        raise InvalidTransformError(f"{path} holds {len(found)} transformations ({listed}): leave one")
     names = _names(found[0], group, path)
     made = _made(found[0], group, path)
     ordered = _ordered(names)
@@ -66,19 +69,17 @@ def load_ngff(path: Path) -> Transform:
 def save_ngff(transform: Transform, path: Path) -> None:
     """A chain of affine maps and linear fields as a group, which appears whole or not at all.
 
-    Raises: OutputExistsError where the path exists; InvalidTransformError for affine maps alone, B-splines, inverses,
-        maps of single slices, nodes that are oblique to the world, and axes that are not in the order z, y, x.
+    Raises: OutputExistsError where the path exists; InvalidTransformError for B-splines, inverses, maps of single
+        slices, nodes that are oblique to the world, and axes that are not in the order z, y, x.
     """
     if path.exists():
         raise OutputExistsError(f"{path} exists: remove it, or choose another name")
     parts = transform.parts if isinstance(transform, Composite) else (transform,)
     for part in parts:
         _check(part)
-    fields = [part for part in parts if isinstance(part, DisplacementField)]
-    if not fields:
-        raise InvalidTransformError(
-            f"{path.name} holds displacement fields, not {transform!r} alone: save it as .ngff.json or .zarr"
-        )
+    names = next((part.grid.names for part in parts if isinstance(part, DisplacementField)), None)
+    if names is None:
+        names = getattr(transform, "axes", None) or tuple(_KNOWN[-transform.ndim :])
     with whole_group(path) as group:
         entries: list[dict[str, Any]] = []
         for part in reversed(parts):
@@ -89,8 +90,8 @@ def save_ngff(transform: Transform, path: Path) -> None:
             else:
                 entries.append({"type": "affine", "affine": part.to_matrices()[:-1].tolist()})
         whole: Any = entries[0] if len(entries) == 1 else {"type": "sequence", "transformations": entries}
-        whole |= {"name": "output_from_input", "input": "input", "output": "output"}
-        axes = space_axes(fields[0].grid, transform.unit)
+        whole |= {"name": "output_from_input", "input": {"name": "input"}, "output": {"name": "output"}}
+        axes = space_axes(names, transform.unit)
         systems: Any = [{"name": name, "axes": axes} for name in ("input", "output")]
         group.attrs["ome"] = {
             "version": VERSION,
@@ -125,12 +126,15 @@ def _names(entry: Entry, group: zarr.Group, path: Path) -> tuple[str, ...]:
     Raises: InvalidTransformError where they do not, or where a name is not known.
     """
     found = {axis_names(field, group, path): None for field in _fields(entry)}
-    ends = [entry[key] for key in ("input", "output") if isinstance(entry.get(key), str)]
+    ends = [end_name(entry.get(key)) for key in ("input", "output")]
     for system in _ome(group).get("coordinateSystems", ()):
         if system.get("name") in ends:
             space = [axis for axis in system["axes"] if axis.get("type", "space") == "space"]
             found[tuple(str(axis.get("name")) for axis in space)] = None
     listed = " and ".join(", ".join(names) for names in found)
+    if not found:  # without fields and systems, nothing names the axes
+        matrix = forward_matrix(entry)
+        return tuple(_KNOWN[-(len(matrix) - 1) :]) if matrix is not None else ()
     if len(found) > 1:
         raise InvalidTransformError(f"{path} has axes in different orders ({listed}): one order is needed")
     names = next(iter(found))
@@ -163,9 +167,6 @@ def _check(part: Transform) -> None:
         raise InvalidTransformError(
             f"NGFF holds affine maps and linear fields with nodes along the axes, not {part!r}: save it as .zarr"
         )
-    if isinstance(part, DisplacementField):
-        names = part.grid.names
-        if not set(names) <= set(_KNOWN) or names != _ordered(names):
-            raise InvalidTransformError(
-                f"NGFF names axes z, y, x in this order, not {', '.join(names)}: save it as .zarr"
-            )
+    names = part.grid.names if isinstance(part, DisplacementField) else getattr(part, "axes", None)
+    if names is not None and (not set(names) <= set(_KNOWN) or tuple(names) != _ordered(tuple(names))):
+        raise InvalidTransformError(f"NGFF names axes z, y, x in this order, not {', '.join(names)}: save it as .zarr")

@@ -19,7 +19,7 @@ from daskreg.errors import InvalidTransformError, UnitError
 from daskreg.fields.field import ANY_UNIT, DisplacementField
 from daskreg.fields.store import copy_vectors
 from daskreg.fields.vectors import Vectors
-from daskreg.formats.ngff import forward_matrix
+from daskreg.formats.ngff import end_name, forward_matrix
 from daskreg.geometry import Grid, canonical_unit
 from daskreg.geometry.units import PIXEL
 from daskreg.sources import Source
@@ -79,12 +79,13 @@ def write_field(field: DisplacementField, group: zarr.Group, name: str) -> None:
     levels = group.create_group(name)
     copy_vectors(field, levels, "0")
     grid = field.grid
-    axes = [{"name": "d", "type": "displacement", "discrete": True}, *space_axes(grid, field.unit)]
+    axes = [{"name": "d", "type": "displacement", "discrete": True}, *space_axes(grid.names, field.unit)]
     parts = [
         {"type": "scale", "scale": [1.0, *grid.spacing]},
         {"type": "translation", "translation": [0.0, *grid.origin]},
     ]
-    step = {"type": "sequence", "input": "0", "output": "physical", "transformations": parts}
+    ends = {"input": {"path": "0"}, "output": {"name": "physical"}}
+    step = {"type": "sequence", **ends, "transformations": parts}
     scale: Any = {
         "name": name,
         "coordinateSystems": [{"name": "physical", "axes": axes}],
@@ -93,10 +94,10 @@ def write_field(field: DisplacementField, group: zarr.Group, name: str) -> None:
     levels.attrs["ome"] = {"version": VERSION, "multiscales": [scale]}
 
 
-def space_axes(grid: Grid, unit: str | None) -> list[dict[str, Any]]:
-    """The axes of the world of a grid; pixels are no unit of NGFF, and are left out."""
+def space_axes(names: Sequence[str], unit: str | None) -> list[dict[str, Any]]:
+    """Axes of a world by their names; pixels are no unit of NGFF, and are left out."""
     known = {} if unit in {None, PIXEL} else {"unit": unit}
-    return [{"name": axis, "type": "space", **known} for axis in grid.names]
+    return [{"name": axis, "type": "space", **known} for axis in names]
 
 
 def array_at(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
@@ -123,7 +124,7 @@ def _axes(scale: Mapping[str, Any], level: Mapping[str, Any]) -> Axes:
         axes: Axes = scale["axes"]
         return axes
     systems = {system.get("name"): system["axes"] for system in scale["coordinateSystems"]}
-    output = level["coordinateTransformations"][-1].get("output")
+    output = end_name(level["coordinateTransformations"][-1].get("output"))
     found: Axes = systems.get(output, scale["coordinateSystems"][-1]["axes"])
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import GridError, ShapeMismatchError, UnitError, UnsupportedDTypeError
+from daskreg.errors import GridError, OptionError, ShapeMismatchError, UnitError, UnsupportedDTypeError
 from daskreg.formats.ome import LeadAxis
 from daskreg.geometry import PIXEL, Grid, length_ratio
 
@@ -81,6 +81,19 @@ class FlatFormat:
     spatial: tuple[int, ...] = (2, 3)
     named: bool = False
     check_units: Callable[[FlatImage], object] | None = None
+
+    def check_options(self, given: Mapping[str, Any]) -> None:
+        """Raise OptionError for options that a single file does not have; "auto" and None are none.
+
+        Args:
+            given: by the name of `daskreg.write`.
+        """
+        names = [name for name, value in given.items() if value not in ("auto", None)]
+        if names:
+            raise OptionError(
+                f"{', '.join(f'{name}=' for name in names)}: of OME-Zarr; a {self.title} file has none: leave "
+                f"{'it' if len(names) == 1 else 'them'} out, or write to a name that ends in .ome.zarr"
+            )
 
     def check(self, image: FlatImage) -> None:
         """Raises: UnsupportedDTypeError, ShapeMismatchError, GridError, UnitError for what the format cannot hold."""

@@ -1,4 +1,4 @@
-"""TIFF with OME metadata, MRC and HDF5: axes along those of the world."""
+"""TIFF with OME metadata, MRC, HDF5 and VTKHDF."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import tifffile
 
 from daskreg.errors import MetadataWarning, MissingExtraError, UnitError
-from daskreg.flat.image import FlatFormat, FlatImage
+from daskreg.flat.image import FlatFormat, FlatImage, xyz_matrix
 from daskreg.formats.ome import LeadAxis
 from daskreg.geometry import PIXEL
 
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+_VTK_TYPES = tuple(name for name in _NUMBERS if name != "float16")
 _OME_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _MRC_MODES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
 # Units of length as OME-XML spells them.
@@ -97,14 +98,8 @@ def _create_hdf5(path: Path, image: FlatImage) -> int:
         import h5py
     except ImportError as error:
         raise MissingExtraError("h5py", "formats") from error
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     with h5py.File(path, "w") as file:
-        space = h5py.h5s.create_simple(image.shape)
-        kind = h5py.h5t.py_create(image.dtype.newbyteorder("<"), logical=True)
-        data = h5py.Dataset(h5py.h5d.create(file.id, b"data", kind, space, dcpl=layout))
+        data = _one_run(h5py, file, b"data", image.shape, image.dtype)
         file.attrs["default"] = "data"
         for k, name in enumerate(image.dims):
             data.dims[k].label = name
@@ -116,6 +111,48 @@ def _create_hdf5(path: Path, image: FlatImage) -> int:
                 scale.attrs["units"] = unit
             scale.make_scale(name)
             data.dims[k].attach_scale(scale)
+        file.flush()
+        return int(data.id.get_offset())
+
+
+def _one_run(h5py: Any, group: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """A dataset whose voxels lie one after another, in room that the file has from the beginning."""
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind = h5py.h5t.py_create(dtype.newbyteorder("<"), logical=True)
+    return h5py.Dataset(h5py.h5d.create(group.id, name, kind, h5py.h5s.create_simple(shape), dcpl=layout))
+
+
+def _create_vtkhdf(path: Path, image: FlatImage) -> int:
+    """ParaView's image: the group VTKHDF with one array of its points; VTK knows no units, and ignores `units`."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "formats") from error
+    grid, matrix = image.grid, xyz_matrix(image.grid, 1.0)
+    shape = (1,) * (3 - grid.ndim) + image.shape
+    spacing = np.ones(3)
+    spacing[: grid.ndim] = grid.spacing[::-1]
+    name = image.name.replace("/", "_").strip(".") or "data"
+
+    def text(value: str) -> Any:
+        return np.bytes_(value.encode("ascii", "replace"))
+
+    with h5py.File(path, "w") as file:
+        group = file.create_group("VTKHDF")
+        group.attrs["Version"] = np.asarray((2, 0), np.int64)
+        group.attrs["Type"] = text("ImageData")
+        group.attrs["WholeExtent"] = np.asarray([k for n in shape[::-1] for k in (0, n - 1)], np.int64)
+        group.attrs["Origin"] = matrix[:3, 3]
+        group.attrs["Spacing"] = spacing
+        group.attrs["Direction"] = (matrix[:3, :3] / spacing).ravel()
+        points = group.create_group("PointData")
+        points.attrs["Scalars"] = text(name)
+        data = _one_run(h5py, points, name.encode(), shape, image.dtype)
+        if grid.unit != PIXEL:
+            data.attrs["units"] = text(grid.unit)
         file.flush()
         return int(data.id.get_offset())
 
@@ -142,4 +179,5 @@ SCIENCE = (
     FlatFormat(
         "HDF5", (".h5", ".hdf5", ".hdf", ".he5"), (*_NUMBERS, "bool"), _create_hdf5, lead=("t", "c"), named=True
     ),
+    FlatFormat("VTKHDF", (".vtkhdf",), _VTK_TYPES, _create_vtkhdf, turned=True),
 )

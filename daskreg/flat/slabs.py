@@ -76,7 +76,7 @@ def slabs_at_once(task: Task, slab: list[int] | tuple[int, ...], limit: int, at_
 
     Raises: MemoryBudgetError where fewer than `least` fit.
     """
-    need = _need(task, list(slab))
+    need = slab_bytes(task, list(slab))
     fit = min(at_once, limit // need)
     if fit < least:
         raise MemoryBudgetError(
@@ -88,10 +88,10 @@ def slabs_at_once(task: Task, slab: list[int] | tuple[int, ...], limit: int, at_
 
 def _fits(task: Task, slab: list[int], budget: int) -> bool:
     voxels = int(np.prod(slab, dtype=np.int64)) * task.dtype.itemsize
-    return voxels <= SLAB_BYTES and _need(task, slab) <= budget
+    return voxels <= SLAB_BYTES and slab_bytes(task, slab) <= budget
 
 
-def _need(task: Task, slab: list[int]) -> int:
+def slab_bytes(task: Task, slab: list[int]) -> int:
     """Bytes of the most demanding of the first, middle and last slab, while another one waits to be written."""
     boxes = []
     for part in (0.0, 0.5, 1.0):

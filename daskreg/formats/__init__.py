@@ -3,6 +3,7 @@
 transforms/   transform files: what is saved, and `load`, which reads all of them
 ngff          coordinateTransformations of OME-NGFF as matrices
 ngff_systems  coordinate systems of OME-Zarr 0.6
+ngff_scene    scenes of OME-Zarr 0.6, written
 ome           new OME-Zarr images: metadata and empty arrays
 points        point clouds: `.npy`, `.ply`, `.pcd`, `.las` and text
 las           LAS and LAZ files

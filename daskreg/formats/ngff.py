@@ -23,6 +23,16 @@ _WITH_NUMBERS = ("scale", "translation", "affine", "rotation", "mapAxis")
 TYPES = ("identity", *_WITH_NUMBERS, "sequence", "byDimension", "bijection")
 
 
+def end_name(end: Any) -> str:
+    """The coordinate system, or the path of the array, that is the input or output of a transformation.
+
+    Up to version 0.6.dev3 that is a text, then a mapping with `name` and `path`.
+    """
+    if isinstance(end, Mapping):
+        end = end.get("name") or end.get("path") or ""
+    return "" if end is None else str(end)
+
+
 def forward_matrix(
     m: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     ndim: int | None = None,

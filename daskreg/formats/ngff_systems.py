@@ -7,14 +7,14 @@ https://ngff.openmicroscopy.org/rfc/5
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError
-from daskreg.formats.ngff import Parameters, forward_matrix
+from daskreg.formats.ngff import Parameters, end_name, forward_matrix
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def systems_of(image: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]
 
 def intrinsic_system(image: Mapping[str, Any]) -> str:
     """The system to which the datasets of an image lead: that of the first."""
-    return str(image["datasets"][0]["coordinateTransformations"][0]["output"])
+    return end_name(image["datasets"][0]["coordinateTransformations"][0]["output"])
 
 
 def level_matrix(
@@ -50,14 +50,14 @@ def level_matrix(
     axes = {name: [str(axis["name"]) for axis in entries] for name, entries in known.items()}
     found: dict[str, Floats] = {}
     for entry in image["datasets"][number]["coordinateTransformations"]:
-        name = str(entry["output"])
+        name = end_name(entry["output"])
         found[name] = _matrix(entry, len(axes[name]), parameters, ((), axes[name]))
-    edges = [e for e in image.get("coordinateTransformations") or () if e.get("output") in known]
+    edges = [e for e in image.get("coordinateTransformations") or () if end_name(e.get("output")) in known]
     refused: InvalidTransformError | None = None
     while target not in found:
         before = len(found)
         for edge in edges:
-            start, end = str(edge.get("input")), str(edge["output"])
+            start, end = end_name(edge.get("input")), end_name(edge["output"])
             if (start in found) == (end in found) or start not in known:
                 continue
             try:
@@ -74,6 +74,47 @@ def level_matrix(
                 raise refused
             raise OptionError(f"no transformation leads to the system {target!r}, only to {', '.join(found)}")
     return found[target]
+
+
+def in_scene(
+    image: Mapping[str, Any], scene: Mapping[str, Any], path: str, other: Callable[[str], Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """An image with the coordinate systems and transformations of a scene, the group above that places images.
+
+    A system of the scene that has the name of one of the image is called "scene/NAME", and those of other images
+    "PATH/NAME", which is how a scene refers to them.
+
+    Args:
+        path: of the image in the scene.
+        other: the entry of `multiscales` of the image at a path in the scene; None where there is none.
+    """
+    own = systems_of(image)
+    added: dict[str, Any] = {}
+
+    def node(end: Any) -> str:
+        name, place = end_name(end), str(end.get("path") or "").strip("/") if isinstance(end, Mapping) else ""
+        if place == path:
+            return name
+        if not place:
+            return f"scene/{name}" if name in own else name
+        known = other(place)
+        axes = None if known is None else systems_of(known).get(name)
+        if axes is not None:
+            added[f"{place}/{name}"] = axes
+        return f"{place}/{name}"
+
+    for system in scene.get("coordinateSystems") or ():
+        added[node({"name": system["name"]})] = system["axes"]
+    edges = [
+        {**edge, "input": node(edge.get("input")), "output": node(edge.get("output"))}
+        for edge in scene.get("coordinateTransformations") or ()
+    ]
+    systems = [*image["coordinateSystems"], *({"name": name, "axes": axes} for name, axes in added.items())]
+    return {
+        **image,
+        "coordinateSystems": systems,
+        "coordinateTransformations": [*(image.get("coordinateTransformations") or ()), *edges],
+    }
 
 
 def _matrix(

@@ -251,7 +251,8 @@ def with_coordinate_systems(image: Mapping[str, Any], grid: Grid) -> dict[str, A
     datasets = []
     for data in image["datasets"]:
         steps = data["coordinateTransformations"]
-        whole = {"type": "sequence", "input": data["path"], "output": INTRINSIC, "transformations": steps}
+        ends = {"input": {"path": data["path"]}, "output": {"name": INTRINSIC}}
+        whole = {"type": "sequence", **ends, "transformations": steps}
         datasets.append({"path": data["path"], "coordinateTransformations": [whole]})
     systems = [{"name": name, "axes": axes} for name in ((INTRINSIC, WORLD) if turned else (INTRINSIC,))]
     made = {key: value for key, value in image.items() if key != "axes"}
@@ -260,6 +261,7 @@ def with_coordinate_systems(image: Mapping[str, Any], grid: Grid) -> dict[str, A
         matrix = np.eye(len(axes), len(axes) + 1)
         first = len(axes) - grid.ndim
         matrix[first:, first:-1] = grid.direction_matrix
-        affine = {"type": "affine", "input": INTRINSIC, "output": WORLD, "affine": matrix.tolist()}
+        ends = {"input": {"name": INTRINSIC}, "output": {"name": WORLD}}
+        affine = {"type": "affine", **ends, "affine": matrix.tolist()}
         made["coordinateTransformations"] = [affine]
     return made

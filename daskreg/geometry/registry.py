@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _FORMATS = "daskreg.formats.transforms"
 _FIELDS = "daskreg.fields.files"
 
+_NO_TEXTS = ((".zarr",), (".h5",), (".nii", ".gz", ".mha", ".nrrd"), (".npy",))
+"""Suffixes of folders and binary files, sort by sort, which a text must not have."""
+
 _kinds: dict[str, type[Transform]] = {}
 _writers: dict[str, list[FileWriter]] = {}
 _readers: list[FileReader] = []
@@ -130,7 +133,7 @@ def save(transform: Transform, path: Path, tool: str | None, options: Mapping[st
         importlib.import_module(_FIELDS)
     known = [writer for writers in _writers.values() for writer in writers]
     if tool is not None:
-        matching = _of_tool(known, tool)
+        matching = _of_tool_and_suffix(_of_tool(known, tool), path)
     else:
         patterns = [p for p in _writers if fnmatch(path.name.lower(), p if "*" in p else f"*{p}")]
         matching = [w for p in sorted(patterns, key=len)[-1:] for w in _writers[p]]
@@ -149,6 +152,23 @@ def save(transform: Transform, path: Path, tool: str | None, options: Mapping[st
             by_tool.setdefault(writer.tool, []).append(suffix)
     others = "; ".join(f"for {tool} as {', '.join(names)}" for tool, names in by_tool.items() if tool != "daskreg")
     raise OptionError(f"{path.name}: transforms are saved as .json, or {others}")
+
+
+def _of_tool_and_suffix(writers: Sequence[FileWriter], path: Path) -> list[FileWriter]:
+    """Those of a tool's writers whose files end as a path does; all where none does, since text may have any name.
+
+    Raises: OptionError where the path ends as a folder or a binary file, and the tool has none of that sort.
+    """
+    ending = path.suffix.lower()
+    of_tool = {p: [w for w in some if w in writers] for p, some in _writers.items()}
+    sort = next((sort for sort in _NO_TEXTS if ending in sort), (ending,))
+    found = [
+        [w for p, some in of_tool.items() if Path(f"a{p}").suffix in ends for w in some] for ends in ((ending,), sort)
+    ]
+    if not any(found) and ending in (known for sort in _NO_TEXTS for known in sort):
+        names = ", ".join(p for p, some in of_tool.items() if some)
+        raise OptionError(f"{path.name}: {ending} is no suffix of {writers[0].tool}'s files: name it {names}")
+    return found[0] or found[1] or list(writers)
 
 
 def _of_tool(formats: Iterable[_Format], tool: str) -> list[_Format]:

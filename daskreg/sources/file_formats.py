@@ -40,7 +40,7 @@ RAW = "raw"
 
 FORMATS = (
     ZARR,
-    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8"), has_paths=True),
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn"), has_paths=True),
     Format("hdf5", "HDF5/NeXus", (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx5", ".nex", ".nc"), has_paths=True),
     Format("nifti", "NIfTI", (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".img", ".hdr.gz", ".img.gz")),
     Format("itk", "NRRD, MetaImage",
@@ -52,6 +52,10 @@ FORMATS = (
     Format("n5", "N5", (), folders=True),
     Format("imaris", "Imaris", (".ims",)),
     Format("lif", "LIF", (".lif",), has_paths=True),
+    Format("nd2", "ND2", (".nd2",), has_paths=True),
+    Format("oif", "OIF", (".oif", ".oib")),
+    Format("txrm", "TXRM", (".txrm", ".txm", ".xrm")),
+    Format("vtkhdf", "VTKHDF", (".vtkhdf",), has_paths=True),
     Format("bdv", "BigDataViewer's XML", (".xml",), has_paths=True),
     Format(DICOM, "DICOM", (), folders=True),
 )  # fmt: skip
@@ -66,25 +70,26 @@ READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} 
 """What can be read, for messages."""
 
 _OTHERS = frozenset((
-    ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".vtkhdf", ".n5", ".czi",
-    ".nd2", ".oif", ".oib", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
-    ".webp", ".gif", ".avi", ".mp4", ".svs", ".ndpi", ".fits", ".fit", ".fts", ".txrm", ".las", ".laz", ".ply", ".pcd",
+    ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".n5", ".czi",
+    ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
+    ".webp", ".gif", ".avi", ".mp4", ".fits", ".fit", ".fts", ".las", ".laz", ".ply", ".pcd",
     ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".json", ".csv", ".txt", ".html", ".pdf", ".svg",
 ))  # fmt: skip
 """Suffixes of other files, which are not read as volumes."""
 
-_ELSEWHERE = {
-    ".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy",
-    ".dm3": "rosettasciio", ".dm4": "rosettasciio", ".emd": "rosettasciio", ".ser": "rosettasciio",
-    ".hspy": "rosettasciio",
-}  # fmt: skip
+_ELSEWHERE = {".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy"}
 """Packages that read files of other suffixes, as arrays."""
+
+_PLUGINS = dict.fromkeys((".dm3", ".dm4", ".emd", ".ser", ".hspy"), "daskreg-rosettasciio")
+"""Packages that let daskreg read files of other suffixes; they are in the folder `plugins` of its repository."""
 
 _BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}
 
 
 def advice(suffix: str) -> str:
     """For a message: which package reads files of a suffix that is not read here; "" where none is known."""
+    if plugin := _PLUGINS.get(suffix):
+        return f" (pip install {plugin}, also where the workers run)"
     package = _ELSEWHERE.get(suffix)
     return f" (pip install {package}, and pass the array that it makes of them)" if package else ""
 

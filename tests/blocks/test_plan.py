@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 
 import numpy as np
@@ -40,6 +41,18 @@ def test_a_copy_reads_each_byte_once(stack: str, tmp_path) -> None:
     assert plan.amplification == 1
     assert plan.files == 4 * 4 * 4
     assert plan.levels[0].exact
+
+
+def test_a_level_reads_each_byte_of_the_level_below_once(tmp_path) -> None:
+    """The chunks of a copy are as flat as its files; cubes would need each of them several times."""
+    stored = zarr.create_array(tmp_path / "flat.zarr", shape=(70, 1030, 1100), chunks=(1, 1030, 1100), dtype="u2")
+    plan = dr.plan(dr.open(str(tmp_path / "flat.zarr")), tmp_path / "out.zarr")
+    assert len(plan.levels) > 2
+    assert plan.levels[0].layout.nbytes == stored.nbytes
+    for below, level in zip(plan.levels, plan.levels[1:], strict=False):
+        chunks = zip(level.task.source.chunks, below.layout.shape, strict=True)
+        ends = math.prod(-(-n // c) * c / n for c, n in chunks)  # chunks at the far ends are stored whole
+        assert below.layout.nbytes <= level.bytes_read <= below.layout.nbytes * ends
 
 
 def test_blocks_grow_to_read_less(stack: str, tmp_path) -> None:

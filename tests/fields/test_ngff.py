@@ -12,7 +12,7 @@ import zarr
 from deformations import RNG, affine_of, smooth_vectors
 
 import daskreg as dr
-from daskreg.errors import ChunkReadError, InvalidTransformError, UnitError
+from daskreg.errors import ChunkReadError, InvalidTransformError, OptionError, UnitError
 
 NODES = dr.Grid((5, 7, 6), (9.0, 7.0, 8.0), (-4.0, 3.0, 1.5), unit="um")
 
@@ -154,12 +154,6 @@ def test_a_field_that_changes_in_the_store_is_applied_anew(tmp_path: Path, kind:
     assert np.array_equal(dr.open(out).values, expected)
 
 
-def test_an_affine_map_alone_is_no_field_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InvalidTransformError, match=r"save it as \.ngff\.json or \.zarr"):
-        affine_of(3).save(tmp_path / "affine.ngff.zarr")
-    assert not list(tmp_path.iterdir())
-
-
 def test_vectors_that_cannot_be_copied_leave_nothing(tmp_path: Path) -> None:
     vectors = zarr.create_array(tmp_path / "vectors", data=smooth_vectors(NODES, 2), chunks=(3, 2, 2, 2))
     field = dr.DisplacementField(vectors, NODES)
@@ -177,3 +171,38 @@ def test_pixels_are_no_unit_of_ngff(tmp_path: Path) -> None:
     loaded = dr.load(tmp_path / "field.ngff.zarr")
     assert loaded.unit is None
     assert np.array_equal(loaded(points), field(points))
+
+
+@pytest.mark.parametrize("name", ["motion.zarr", "motion.ngff.zarr"])
+def test_an_affine_map_in_a_group(tmp_path: Path, name: str) -> None:
+    motion = affine_of(3)
+    motion.save(tmp_path / name, format="NGFF")
+    ome: Any = zarr.open_group(tmp_path / name, mode="r").attrs["ome"]
+    assert ome["version"] == "0.6"
+    (entry,) = ome["coordinateTransformations"]
+    np.testing.assert_allclose(entry["affine"], motion.matrix[:-1], rtol=0, atol=1e-15)
+    names = {system["name"]: [axis["name"] for axis in system["axes"]] for system in ome["coordinateSystems"]}
+    assert names == {entry[end]["name"]: ["z", "y", "x"] for end in ("input", "output")}
+    loaded = dr.load(tmp_path / name)
+    assert isinstance(loaded, dr.Affine)
+    np.testing.assert_allclose(loaded.matrix, motion.matrix, rtol=0, atol=1e-15)
+
+
+def test_a_text_gets_no_name_of_a_folder_or_binary_file(tmp_path: Path) -> None:
+    motion = dr.Affine.translation(x=1, y=2)
+    motion.save(tmp_path / "a.json", format="NGFF")
+    motion.save(tmp_path / "a.h5", format="ITK")
+    assert (tmp_path / "a.h5").read_bytes()[:4] == b"\x89HDF"
+    for name, tool in (
+        ("a.zarr", "ITK"),
+        ("b.nii.gz", "ITK"),
+        ("b.h5", "NGFF"),
+        ("b.zarr", "MultiStackReg"),
+        ("b.npy", "text"),
+    ):
+        with pytest.raises(OptionError, match=f"is no suffix of {tool}'s files: name it .*\\.|holds one linear field"):
+            motion.save(tmp_path / name, format=tool)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.json"]
+    xy = dr.Affine.translation(x=1, y=2).matrix
+    with pytest.raises(InvalidTransformError, match="not x, y: save it as"):
+        dr.Affine(xy, axes=("x", "y")).save(tmp_path / "xy.ngff.zarr")

@@ -231,6 +231,53 @@ def test_the_command_line_writes_the_format_of_the_suffix(tmp_path: Path, stored
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), expected)
 
 
+@pytest.mark.parametrize("suffix", [one.suffixes[0] for one in FORMATS])
+def test_the_plan_of_a_file_is_what_is_then_written(tmp_path: Path, stored: Path, suffix: str) -> None:
+    source, memory = warped(stored), "900 kiB"
+    made = dr.plan(source, tmp_path / f"a{suffix}", memory=memory, probe=True)
+    assert not list(tmp_path.glob("a*"))
+    assert made.seconds is not None
+    assert made.seconds > 0
+    assert made.memory <= made.memory_limit == 900 * 1024
+    for words in (f"{made.block_count} slabs", f"one {made.title} file", str(tmp_path / f"a{suffix}"), "time"):
+        assert words in repr(made)
+    result = dr.write(source, tmp_path / f"a{suffix}", memory=memory, **QUIET)
+    assert result.blocks == made.block_count > 1
+    header = (tmp_path / f"a{suffix}").stat().st_size - made.bytes_written
+    assert 0 < header < 2**17
+
+
+def test_a_plan_refuses_what_writing_refuses(tmp_path: Path) -> None:
+    for name, array, options, error, words in CASES:
+        if not {"wait", "part", "version"} & set(options):
+            with pytest.raises(error, match=words):
+                dr.plan(array, tmp_path / name, **options)
+    with pytest.raises(MemoryBudgetError):
+        dr.plan(volume(), tmp_path / "a.nii", memory=100)
+    dr.write(volume(), tmp_path / "a.nii", **QUIET)
+    with pytest.raises(UnsafeOutputError):
+        dr.plan(dr.open(tmp_path / "a.nii"), tmp_path / "a.nii")
+
+
+def test_a_dry_run_prints_the_plan_of_a_file(tmp_path: Path, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", str(stored), str(tmp_path / "a.mha"), "--dry-run", "-q"]) == 0
+    assert "one MetaImage file" in capsys.readouterr().out
+    assert not (tmp_path / "a.mha").exists()
+
+
+@pytest.mark.parametrize(("unit", "suffix"), [("s", ".tif"), ("ms", ".btf"), ("minute", ".h5")])
+def test_times_come_back(tmp_path: Path, unit: str, suffix: str) -> None:
+    times = {"t": ("t", [0.0, 2.5, 5.0], {"units": unit})}
+    source = xr.concat([volume(), volume(), volume()], "t").assign_coords(times)
+    dr.write(source, tmp_path / f"a{suffix}", **QUIET)
+    opened = dr.open(tmp_path / f"a{suffix}")
+    np.testing.assert_allclose(opened.t, (0, 2.5, 5))
+    dr.write(opened, tmp_path / "again.ome.zarr", **QUIET)
+    axis = dr.open(tmp_path / "again.ome.zarr").t
+    np.testing.assert_allclose(axis, (0, 2.5, 5))
+    assert axis.attrs["units"] == {"s": "second", "ms": "millisecond", "minute": "minute"}[unit]
+
+
 CASES: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     ("a.nii.gz", volume(), {}, OptionError, r"\.nii\.gz files are not written"),
     ("a.png", volume(), {}, OptionError, r"\.png files"),
@@ -239,9 +286,22 @@ CASES: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     ("a.mrc", volume(TURNED), {}, GridError, "cannot state that the axes are turned"),
     ("a.nrrd", volume().expand_dims(c=2), {}, ShapeMismatchError, r"not \(c, z, y, x\)"),
     ("a.tif", volume().expand_dims(q=2), {}, ShapeMismatchError, "not"),
-    ("a.nii", volume(), {"chunks": 32, "levels": 2}, OptionError, "chunks, levels: of OME-Zarr"),
+    ("a.nii", volume(), {"chunks": 32, "levels": 2}, OptionError, "chunks=, levels=: of OME-Zarr.*them out, or"),
     ("a.nii", volume(), {"version": "0.4"}, OptionError, "version"),
-    ("a.nii", volume(), {"wait": False}, OptionError, "wait"),
+    (
+        "a.nii",
+        volume(),
+        {"wait": False},
+        OptionError,
+        r"wait=: .*leave it out, or write to a name that ends in .ome.zarr",
+    ),
+    (
+        "a.tif",
+        volume(),
+        {"part": (1, 2)},
+        OptionError,
+        r"part=: .*leave it out, or write to a name that ends in .ome.zarr",
+    ),
     ("a.mrc", to_dataarray(np.zeros((9, 9), np.int16), dr.Grid((9, 9), 2.0)), {}, UnitError, "in pixels"),
 ]
 

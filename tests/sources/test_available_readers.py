@@ -117,5 +117,5 @@ def test_a_machine_without_the_package() -> None:
 
 def test_other_suffixes_name_a_package(tmp_path: Path) -> None:
     (tmp_path / "a.dm4").write_bytes(b"\0\0\0\4")
-    with pytest.raises(NotAVolumeError, match=r"'\.dm4' are not read \(pip install rosettasciio"):
+    with pytest.raises(NotAVolumeError, match=r"'\.dm4' are not read \(pip install daskreg-rosettasciio, also"):
         dr.open(tmp_path / "a.dm4")

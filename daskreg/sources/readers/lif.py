@@ -8,9 +8,6 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-from dataclasses import dataclass, field
-from itertools import product
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,36 +19,13 @@ from daskreg.runtime.messages import reason
 from daskreg.sources.coordinates import grid_from, split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
-from daskreg.sources.reader import Reader, box_of
+from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.frames import Frames, frame_chunks
 from daskreg.sources.readers.mapped import check_size
 from daskreg.sources.source import ArrayIndex, Source
 
 _NAMES = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x", "S": "s", "λ": "wavelength", "Λ": "wavelength"}
-
-
-@dataclass
-class LifFrames:
-    """An image of an opened file; safe among threads."""
-
-    image: Any
-    shape: tuple[int, ...]
-    frame: int
-    _lock: Any = field(default_factory=Lock)
-
-    def read(self, index: ArrayIndex) -> NDArray[Any]:
-        """`image[index]`, whole frames being read. The last `frame` axes are those of a frame."""
-        box = box_of(index)
-        outer = len(self.shape) - self.frame
-        codes = self.image.dims[:outer]
-        out = np.empty(box.shape, self.image.dtype)
-        inner = box.slices[outer:]
-        for place in product(*(range(n) for n in box.shape[:outer])):
-            at = {code: a + k for code, a, k in zip(codes, box.start, place, strict=False)}
-            with self._lock:
-                frame = self.image.frame(**at)
-            out[place] = frame[inner]
-        return out[tuple(slice(None) if isinstance(s, slice) else 0 for s in index)]
 
 
 class LifReader(Reader):
@@ -90,24 +64,31 @@ class LifReader(Reader):
             {d: placed.get(d, (np.arange(sizes[d]), missing)) for d in space},
             what=what,
         )
-        chunks = (1,) * (len(shape) - frame) + shape[len(shape) - frame :]
+        chunks = frame_chunks(shape, len(shape) - frame)
         array = FileArray("lif", what, names, shape, dtype, self.stamp(path), chunks)
         leading: dict[str, Coord] = {d: coords[d] for d in lead if d in coords and d == "t"}
         return array.describe(grid, options, name=title, coords=leading)
 
-    def open(self, path: str) -> LifFrames:
+    def open(self, path: str) -> Frames:
         file, _, number = path.partition(INSIDE)
         opened = _open(file)
         try:
             image = opened.images[int(number)]
-            frames = LifFrames(image, tuple(image.shape), _axes(image, file)[1])
+            outer = len(image.shape) - _axes(image, file)[1]
+            codes = tuple(image.dims[:outer])
+            frames = Frames(
+                tuple(image.shape),
+                np.dtype(image.dtype),
+                outer,
+                lambda index: np.asarray(image.frame(**dict(zip(codes, index, strict=True)))),
+            )
         except BaseException:
             opened.close()
             raise
         weakref.finalize(frames, opened.close)
         return frames
 
-    def read(self, handle: LifFrames, index: ArrayIndex, source: Source) -> NDArray[Any]:
+    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(index)
 
 

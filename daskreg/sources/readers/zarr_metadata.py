@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskreg.errors import NotAVolumeError, OptionError
+from daskreg.errors import InputError, NotAVolumeError, OptionError
+from daskreg.formats.ngff_systems import in_scene
 from daskreg.formats.ome import OWN_KEYS
 from daskreg.formats.omero import OMERO_KEY
 from daskreg.geometry import Grid
@@ -61,6 +62,15 @@ def _describe_group(location: StoreLocation, group: zarr.Group, options: OpenOpt
     if image is not None:
         return _describe_level(location, image, options)
     options = _without_levels(options, location)
+    if isinstance(scene := _block(dict(group.attrs)).get("scene"), Mapping):
+        names = sorted(name for name, below in group.groups() if _first_multiscale(dict(below.attrs)) is not None)
+        systems = [str(system.get("name")) for system in scene.get("coordinateSystems") or ()]
+        raise NotAVolumeError(
+            f"{location} is a scene of the images {', '.join(names)}: name one, such as {location.child(names[0])}"
+            f" with coordinate_system={systems[0]!r}"
+            if names and systems
+            else f"{location} is a scene without images"
+        )
     if group.attrs.get("bioformats2raw.layout") is not None and "0" in group:
         series = sorted((name for name, _ in group.groups() if name.isdigit()), key=int)
         if len(series) > 1:
@@ -191,8 +201,46 @@ def _image(location: StoreLocation, group: zarr.Group, options: OpenOptions) -> 
 
     of_systems = partial(multiscale_of_systems, system=options.coordinate_system, parameters=numbers)
     attributes = dict(group.attrs)
+    if options.coordinate_system is not None:
+        attributes = _placed_by_scene(location, attributes)
     image = ome.multiscale(attributes, str(location), of_systems)
     return None if image is None else replace(image, attributes=attributes)
+
+
+def _placed_by_scene(location: StoreLocation, attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of an image with the coordinate systems of the scene in which it lies, if it lies in one."""
+    image = _first_multiscale(attributes)
+    if image is None or "coordinateSystems" not in image:
+        return attributes
+    for up, path in location.parents():
+        group = up.group()
+        scene = None if group is None else _block(dict(group.attrs)).get("scene")
+        if isinstance(scene, Mapping):
+
+            def other(place: str, up: StoreLocation = up) -> Mapping[str, Any] | None:
+                below = up.child(place).group()
+                found = None if below is None else _first_multiscale(dict(below.attrs))
+                return found if found is not None and "coordinateSystems" in found else None
+
+            try:
+                placed = in_scene(image, scene, path, other)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if isinstance(error, InputError):
+                    raise
+                message = f"{up}: the metadata of the scene cannot be read ({type(error).__name__}: {error})"
+                raise NotAVolumeError(message) from error
+            return attributes | {"ome": {**_block(attributes), "multiscales": [placed]}}
+    return attributes
+
+
+def _block(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = attributes.get("ome")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _first_multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    images = _block(attributes).get("multiscales")
+    return images[0] if isinstance(images, list) and images and isinstance(images[0], Mapping) else None
 
 
 def _without_levels(options: OpenOptions, location: StoreLocation, number: int = 0) -> OpenOptions:

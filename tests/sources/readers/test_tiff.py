@@ -182,3 +182,11 @@ def test_zarr_chunks_of_a_stack_are_pages(path):
     handle = handles.opened("tiff", str(path)).handle
     assert isinstance(handle, zarr.Array)
     assert volume_of(open_volume(path)).source.chunks == (1, 50, 60)
+
+
+def test_the_distance_of_times_of_imagej(tmp_path):
+    metadata = {"axes": "TYX", "finterval": 0.25, "unit": "um"}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 9), np.uint8), imagej=True, metadata=metadata)
+    times = open_volume(tmp_path / "a.tif").t
+    np.testing.assert_allclose(times, (0, 0.25, 0.5))
+    assert times.attrs["units"] == "s"

@@ -1,4 +1,4 @@
-"""Where the pixels of a TIFF file lie, as ImageJ and OME write it beside them."""
+"""Where the pixels of a TIFF file lie, as ImageJ, OME and scanners of slides write it beside them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import tifffile
 from daskreg.errors import UnitError
 from daskreg.geometry import canonical_unit, length_ratio
 
+_APERIO_SIZE = re.compile(r"\|\s*MPP\s*=\s*(\d+(?:\.\d+)?)")
+_RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}
+"""Micrometres, by TIFF's numbers of units: inch and centimetre."""
+
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -24,12 +28,14 @@ class Placement:
         spacing, origin: in the unit of the axis.
         units: as they are spelled.
         channels: names.
+        times: the distance of times, and its unit as it is spelled.
     """
 
     spacing: Mapping[str, float] = field(default_factory=dict)
     origin: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
+    times: tuple[float, str] | None = None
 
 
 def placement(tiff: tifffile.TiffFile, series: int) -> Placement:
@@ -38,7 +44,30 @@ def placement(tiff: tifffile.TiffFile, series: int) -> Placement:
         return _ome(tiff, series)
     if tiff.is_imagej:
         return _imagej(tiff)
+    if tiff.is_svs or tiff.is_ndpi or tiff.is_scn:  # scanners of Aperio, Hamamatsu and Leica
+        return _slide(tiff, series)
     return Placement()
+
+
+def _slide(tiff: tifffile.TiffFile, series: int) -> Placement:
+    """The pixel size of a scan, by Aperio's micrometres per pixel, or by the resolution, which other programs make up.
+
+    The images beside the scan (label, overview) have none.
+    """
+    found = tiff.series[series]
+    page = found.keyframe
+    if tiff.is_svs:
+        match = _APERIO_SIZE.search(page.description) if series == 0 else None
+        size = {"y": float(match[1]), "x": float(match[1])} if match else {}
+    else:
+        size = {}
+        unit = _RESOLUTION_UNITS.get(int(page.tags.valueof("ResolutionUnit", 1) or 1))
+        for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+            value = page.tags.valueof(tag)
+            if unit and value and value[0] and value[1] and (series == 0 or tiff.is_scn):
+                size[axis] = unit * value[1] / value[0]
+    known = {axis: value for axis, value in size.items() if np.isfinite(value) and value > 0}
+    return Placement(known, units=dict.fromkeys(known, "µm"))
 
 
 def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
@@ -62,7 +91,9 @@ def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
         if ratio is not None:
             origin[axis] = start * ratio
     channels = [str(c["Name"]) for c in _listed(pixels.get("Channel", [])) if isinstance(c, Mapping) and "Name" in c]
-    return Placement(spacing, origin, units, channels)
+    every = pixels.get("TimeIncrement")
+    times = (float(every), str(pixels.get("TimeIncrementUnit", "s"))) if _is_number(every) and every > 0 else None
+    return Placement(spacing, origin, units, channels, times)
 
 
 def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str]]:
@@ -107,7 +138,10 @@ def _imagej(tiff: tifffile.TiffFile) -> Placement:
     # ImageJ's origin is the pixel that lies at 0.
     zeros = {axis: metadata.get(f"{axis}origin") for axis in "zyx"}
     origin = {a: -float(k) * spacing[a] for a, k in zeros.items() if a in spacing and _is_number(k) and k}
-    return Placement(spacing, origin, units)
+    every: Any = metadata.get("finterval")
+    unit_of_time = _unescaped(metadata.get("tunit")) or "s"
+    times = (float(every), unit_of_time) if _is_number(every) and every > 0 else None
+    return Placement(spacing, origin, units, times=times)
 
 
 def _unescaped(value: Any) -> str | None:

@@ -124,6 +124,9 @@ def _describe_series(
     coords: dict[str, Coord] = {}
     if "c" in lead and len(stated.channels) == source.shape[source.dims.index("c")]:
         coords["c"] = (np.asarray(stated.channels), {})
+    if "t" in lead and stated.times is not None:
+        every, unit = stated.times
+        coords["t"] = (every * np.arange(source.shape[source.dims.index("t")]), {"units": unit})
     name = PurePath(location.root).name.rsplit(".ome", 1)[0].removesuffix(".tif").removesuffix(".tiff")
     return Description(source, name, {}, coords, source.chunks)
 

@@ -86,7 +86,7 @@ def chosen_series(tiff: tifffile.TiffFile, location: StoreLocation) -> int:
         return chosen[0]
     if tiff.series[0].kind.lower() == "uniform":
         _check_uniform(tiff, location)
-    if len(names) > 1:
+    if len(names) > 1 and not (tiff.is_svs or tiff.is_ndpi):  # beside those scans there are label and overview
         _check_sizes_alternate(tiff, location)
         message = f"{location} holds {len(names)} image series: {listed}; the first is taken; {location}{INSIDE}1"
         warnings.warn(f"{message} names another one", MetadataWarning, stacklevel=3)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import MissingExtraError, OutputExistsError
 from daskreg.geometry import Affine, Grid, SliceAffines
+from daskreg.runtime.paths import local_path
 from daskreg.stacks.align import StackFit, align_stack
 from daskreg.stacks.trajectory import whittaker
 from daskreg.volumes import open as open_volume
@@ -129,7 +130,7 @@ def run(
     from daskreg.runtime.memory_watch import MemoryWatch
 
     started = time.monotonic()
-    output = _prepared(Path(folder))
+    output = _prepared(local_path(folder))
     template = _template(slices, size)
     truth = random_walk(slices, size, seed)
     with connect(workers=workers) as client:

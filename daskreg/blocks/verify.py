@@ -37,10 +37,12 @@ def verify_output(path: str | os.PathLike[str], progress: ByteProgress | None = 
 
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
-    if reason := unusable(path, room=len(".daskreg")):
-        raise NotAVolumeError(f"{shown(path)} cannot be read: {reason}")
-    text = os.fspath(path)
-    ledger = Ledger(text if is_object_url(text) else os.path.realpath(path))
+    text = os.fspath(path).removeprefix("file://")
+    if not is_object_url(text):
+        if reason := unusable(text, room=len(".daskreg")):
+            raise NotAVolumeError(f"{shown(text)} cannot be read: {reason}")
+        text = os.path.realpath(text)
+    ledger = Ledger(text)
     if not ledger.exists:
         raise NotAVolumeError(f"{path} has no ledger ({ledger.records.where()}) beside it: daskreg did not write it")
     facts, entries = ledger.facts(), ledger.entries()

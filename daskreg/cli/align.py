@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from daskreg.cli.options import (
+    LocalFile,
     NumberOrWord,
     Opening,
     OutputFile,
@@ -23,7 +24,7 @@ from daskreg.cli.options import (
 )
 from daskreg.errors import DegenerateImageError
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="The drift of a stack's slices.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from daskreg.cli.options import verbosity
+from daskreg.cli.options import LocalFile, verbosity
 
 
 @click.command(short_help="The main workflow on a real volume with a known drift.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="demo-output", show_default=True,
+@click.option("--out", type=LocalFile(file_okay=False, path_type=Path), default="demo-output", show_default=True,
               help="Folder for the volumes and the report; the output of an earlier demo is replaced.")  # fmt: skip
 @click.option("--size", type=click.IntRange(min=64), default=512, show_default=True, help="Pixels along y and x.")
 @click.option("--slices", type=click.IntRange(min=5), default=50, show_default=True)

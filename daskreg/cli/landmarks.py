@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import fit_outputs, save_outputs, verbosity
+from daskreg.cli.options import LocalFile, fit_outputs, save_outputs, verbosity
 
-POINTS = click.Path(exists=True, dir_okay=False, path_type=Path)
+POINTS = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="The motion between paired points.")

@@ -15,7 +15,18 @@ import click
 Command = Callable[..., Any]
 
 
-class OutputFile(click.Path):
+class LocalFile(click.Path):
+    """A path on a disk: of a URL, the reason why it cannot be used is said, and not that there is no such file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from daskreg.runtime.paths import shown, unusable
+
+        if reason := unusable(value):
+            self.fail(f"{shown(value)}: {reason}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputFile(LocalFile):
     """A file to write, in a folder that exists. This is checked before hours of work, not after."""
 
     def __init__(self, suffix: str = "") -> None:
@@ -114,7 +125,7 @@ def client_options(command: Command) -> Command:
     @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask scheduler: address, or its JSON file.")
     @click.option(
         "--cluster",
-        type=click.Path(exists=True, dir_okay=False),
+        type=LocalFile(exists=True, dir_okay=False),
         help="Start the workers that a cluster file describes.",
     )
     @click.option("--workers", type=click.IntRange(min=1), help="Start this many local worker processes.")

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from daskreg.cli.info import level_grids
-from daskreg.cli.options import OutputFile, verbosity
+from daskreg.cli.options import LocalFile, OutputFile, verbosity
 from daskreg.errors import InputError
 
 MOST_PIXELS = 512
 
 
 @click.command(short_help="An HTML page about a fit or an output.")
-@click.argument("thing", metavar="RUN_OR_FIT", type=click.Path(exists=True, path_type=Path))
+@click.argument("thing", metavar="RUN_OR_FIT", type=LocalFile(exists=True, path_type=Path))
 @click.option(
     "--out",
     type=OutputFile(),

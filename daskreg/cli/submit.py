@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from daskreg.cli.options import LocalFile
+
 SUBMITTED = ("align", "convert", "warp")
 
 
 @click.command(short_help="Run a command as one SLURM job.")
-@click.argument("cluster", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("cluster", type=LocalFile(exists=True, dir_okay=False, path_type=Path))
 @click.argument("words", metavar="-- COMMAND ...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes of the job; default: `jobs` of the cluster file.")
 @click.option("--requeue", is_flag=True, help="Put the job into the queue again when its time ends before the work.")

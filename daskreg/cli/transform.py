@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import OutputFile
+from daskreg.cli.options import LocalFile, OutputFile
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 
-class TransformPath(click.Path):
+class TransformPath(LocalFile):
     """A file, a Zarr group, or the prefix of the files of ANTs."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from daskreg.cli.options import (
+    LocalFile,
     NumberOrWord,
     Numbers,
     Opening,
@@ -22,7 +23,7 @@ from daskreg.cli.options import (
 FILLED = 3
 """Exit code: done, but not all of the source was there."""
 
-TRANSFORM = click.Path(exists=True, dir_okay=False, path_type=Path)
+TRANSFORM = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 
 def storing(command: Any) -> Any:

@@ -19,7 +19,7 @@ network          TLS, on the loopback interface or another one
 pages            the pages of a scheduler, behind a token
 client           which client does the work: a named one, the current one, or none
 capacity         how many tasks a cluster can run, and for how long it could run none
-preload          loaded by local workers as they start
+preload          loaded by workers as they start
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from daskreg.cluster.network import for_machines, network_options, remote_enviro
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import page_options, with_private_pages
+from daskreg.cluster.preload import PRELOAD
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import NoWorkersError, OptionError
 from daskreg.runtime.device import tasks_at_once
@@ -154,7 +155,7 @@ def worker_command(
     return [
         *[sys.executable, "-m", "distributed.cli.dask_worker", address],
         *["--nworkers", str(processes), "--nthreads", str(threads), "--nanny", "--no-dashboard"],
-        *["--death-timeout", "60", "--interface", str(config.interface)],
+        *["--death-timeout", "60", "--interface", str(config.interface), "--preload", PRELOAD],
         *limit,
         *scratch,
         *tls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import weakref
@@ -16,6 +17,7 @@ from daskreg.cluster.network import for_machines, network_options, remote_enviro
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import page_options, with_private_pages
+from daskreg.cluster.preload import PRELOAD
 from daskreg.cluster.run_folder import RunFolder, run_folder
 from daskreg.errors import MissingExtraError, NoWorkersError, OptionError
 from daskreg.runtime.device import tasks_at_once
@@ -201,9 +203,11 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
         interface=config.interface,
         security=security,
         protocol=network.get("protocol"),
-        job_script_prologue=[*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
+        job_script_prologue=[*(f"export {k}={shlex.quote(v)}" for k, v in environment.items()), *config.prologue],
         worker_extra_args=[
             "--no-dashboard",
+            "--preload",
+            PRELOAD,
             "--lifetime",
             f"{config.lifetime}s",
             "--lifetime-stagger",

@@ -25,6 +25,7 @@ from daskreg.cluster.slurm import SLURM, SlurmConfig
 from daskreg.cluster.ssh import SshConfig, start_ssh
 from daskreg.errors import InputError, OptionError
 from daskreg.runtime.messages import reason
+from daskreg.runtime.paths import local_path
 from daskreg.runtime.regular_files import read_small
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def read_config(path: str | PathLike[str]) -> ClusterConfig:
     import yaml
 
     try:
-        data = yaml.safe_load(_checked_text(Path(path)))
+        data = yaml.safe_load(_checked_text(local_path(path)))
     except OSError as error:
         raise InputError(f"cluster file {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:

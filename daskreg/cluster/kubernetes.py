@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from daskreg.cluster.network import remote_environment
 from daskreg.cluster.options import ClusterConfig, positive
 from daskreg.cluster.owned_cluster import owning_client
+from daskreg.cluster.preload import PRELOAD
 from daskreg.errors import DaskregWarning, MissingExtraError, NoWorkersError, OptionError
 from daskreg.runtime.messages import reason
 
@@ -150,7 +151,7 @@ def _workers(config: KubernetesConfig) -> dict[str, Any]:
     command += ["--memory-limit", memory, "--no-dashboard"]
     if config.gpu:
         command += ["--resources", f"GPU={threads}"]
-    command += ["--preload", "daskreg.cluster.preload"]
+    command += ["--preload", PRELOAD]
     container = _container(config, "worker", command, {})
     container["env"] += [{"name": k, "value": v} for k, v in remote_environment(threads, config.cores).items()]
     if config.tls_secret:

@@ -13,7 +13,7 @@ from daskreg.cluster.network import network_options
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_WORKER_PAGES, page_options, with_private_pages
-from daskreg.cluster.preload import NUMBA_THREADS
+from daskreg.cluster.preload import NUMBA_THREADS, PRELOAD
 from daskreg.errors import NoWorkersError, OptionError, RunError
 from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.runtime.private_apis import memory_of_machine
@@ -79,7 +79,7 @@ def start_local(config: LocalConfig) -> Client:
         "threads_per_worker": threads,
         "memory_limit": memory,
         "local_directory": config.scratch,
-        "preload": [*dask.config.get("distributed.worker.preload"), "daskreg.cluster.preload"],
+        "preload": [*dask.config.get("distributed.worker.preload"), PRELOAD],
         "scheduler_kwargs": page_options(config),
         **network_options(config),
         # Each thread may have a task on the GPU.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.options import Network, Tls
 from daskreg.cluster.pages import NO_WORKER_PAGES_ENVIRONMENT
+from daskreg.cluster.preload import warm_up_environment
 from daskreg.errors import DaskregWarning, InputError
 from daskreg.runtime.device import thread_environment
 
@@ -44,6 +45,7 @@ def remote_environment(threads: int, cores: int) -> dict[str, str]:
         **thread_environment(threads, max(1, cores)),
         "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3",
         **NO_WORKER_PAGES_ENVIRONMENT,
+        **warm_up_environment(),
     }
 
 

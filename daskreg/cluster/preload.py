@@ -1,4 +1,4 @@
-"""Loaded by each local worker as it starts.
+"""Loaded by each worker that daskreg starts, as it starts.
 
 Ctrl-C reaches every process of a terminal. The process that started the workers ends them;
 without this each would print a traceback of its own, and a warning for each task that it drops.
@@ -26,6 +26,9 @@ NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
 WARM_UP = "DASKREG_WARM_UP"
 """The variable that names what a host compiles when its first worker starts: cases of `daskreg warm-up`, or "all"."""
 
+PRELOAD = "daskreg.cluster.preload"
+"""The name of this module, by which workers load it."""
+
 log = logging.getLogger(__name__)
 
 if NUMBA_THREADS in os.environ:
@@ -45,9 +48,19 @@ def dask_setup(worker: Any) -> None:
     start_warm_up()
 
 
+def warm_up_environment() -> dict[str, str]:
+    """The part of this process's environment by which workers on other machines know what to compile."""
+    cases = _cases()
+    return {WARM_UP: ",".join(cases)} if cases else {}
+
+
+def _cases() -> list[str]:
+    return os.environ.get(WARM_UP, "").replace(",", " ").split()
+
+
 def start_warm_up() -> threading.Thread | None:
     """Compile what WARM_UP names, in other processes, so that heartbeats go on; None where nothing is to be done."""
-    cases = os.environ.get(WARM_UP, "").replace(",", " ").split()
+    cases = _cases()
     if not cases:
         return None
     from daskreg.runtime.compile_once import first_on_host

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from daskreg.runtime.paths import local_path
+
 PREFIX = ".daskreg-run-"
 _OWNER = "owner.json"
 
@@ -42,7 +44,7 @@ class RunFolder:
 
 def run_folder(parent: str | os.PathLike[str]) -> RunFolder:
     """Make a folder for this process, and remove those in `parent` whose processes of this machine have ended."""
-    parent = Path(parent).resolve()
+    parent = local_path(parent).resolve()
     for other in parent.glob(PREFIX + "*"):
         if _is_left(other):
             RunFolder(other).remove()

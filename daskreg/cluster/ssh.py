@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from daskreg.cluster.network import for_machines, network_options
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_PAGES
+from daskreg.cluster.preload import PRELOAD, warm_up_environment
 from daskreg.cluster.run_folder import run_folder
 from daskreg.errors import InputError, MissingExtraError, NoWorkersError, OptionError
 from daskreg.runtime.device import thread_environment
@@ -103,7 +105,8 @@ def _options(config: SshConfig, security: Any | None) -> dict[str, Any]:
         "known_hosts": None if config.known_hosts is None else str(Path(config.known_hosts).expanduser()),
     }
     protocol = {} if security is None else {"protocol": "tls://"}
-    environment = " ".join(f"{k}={v}" for k, v in thread_environment(1, config.cores).items())
+    values = {**thread_environment(1, config.cores), **warm_up_environment()}
+    environment = " ".join(f"{k}={shlex.quote(v)}" for k, v in values.items())
     worker = {
         "n_workers": config.processes,
         "nthreads": 1,
@@ -111,6 +114,7 @@ def _options(config: SshConfig, security: Any | None) -> dict[str, Any]:
         "dashboard": False,
         "memory_limit": config.memory or "auto",
         "local_directory": config.scratch,
+        "preload": [PRELOAD],
     }
     return {
         "connect_options": {name: value for name, value in ssh.items() if value is not None},

@@ -23,6 +23,7 @@ from daskreg.fields.field import DisplacementField, grid_dict
 from daskreg.fields.slices import SliceDisplacements
 from daskreg.formats.transforms.own import SCHEMA, VERSION, transform_from_file
 from daskreg.geometry import Box, Transform
+from daskreg.runtime.paths import local_path
 
 _ATTRIBUTE = "daskreg"
 _CHUNK = {2: 256, 3: 64}
@@ -52,6 +53,7 @@ def save_store(transform: Transform, path: Path) -> None:
 @contextmanager
 def whole_group(path: Path) -> Iterator[zarr.Group]:
     """A new group beside `path`, which replaces it when the block ends; where the block raises, it is removed."""
+    local_path(path, room=len(".0123456789abcdef.partial"))
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
     try:
         yield zarr.open_group(partial, mode="w")

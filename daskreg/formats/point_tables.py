@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from daskreg.formats.point_rows import axis_columns, has_names, is_number, numbe
 from daskreg.formats.transforms import read_bytes
 from daskreg.geometry import default_axes
 from daskreg.runtime.messages import reason
+from daskreg.runtime.paths import local_path
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTa
 
     Raises: InputError where there is no such file, or it holds no points that can be read.
     """
-    file = Path(path)
+    file = local_path(path)
     text = read_bytes(file).decode("utf-8-sig", errors="replace")
     try:
         for claims, read in _READERS:

@@ -14,6 +14,7 @@ from daskreg.formats.pcd import read_pcd
 from daskreg.formats.point_tables import read_table
 from daskreg.geometry import default_axes
 from daskreg.runtime.messages import reason
+from daskreg.runtime.paths import local_path
 
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -44,7 +45,7 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3, axes: str | None = 
 
     Raises: InputError where there is no such file, or it holds no points.
     """
-    file = Path(path)
+    file = local_path(path)
     if not file.is_file():
         raise InputError(f"there is no file {file}")
     try:

@@ -16,6 +16,7 @@ from daskreg.formats.point_tables import PointTable, read_table
 from daskreg.formats.transforms import read_bytes
 from daskreg.geometry import default_axes
 from daskreg.runtime.messages import reason
+from daskreg.runtime.paths import local_path
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +56,7 @@ def read_pairs(
     Raises: InputError where a file holds no pairs that can be read; ShapeMismatchError where two files do not pair.
     """
     if moving is None:
-        return _one_file(Path(path), axes)
+        return _one_file(local_path(path), axes)
     first, second = (read_table(p, axes=axes) for p in (path, moving))
     if first.points.shape != second.points.shape:
         raise ShapeMismatchError(

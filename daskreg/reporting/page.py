@@ -27,6 +27,7 @@ import numpy as np
 
 from daskreg.errors import MissingExtraError
 from daskreg.runtime.atomic import replace_text
+from daskreg.runtime.paths import local_path
 from daskreg.sources.storage.redact import redact
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def report(
     Returns: the path of the page.
     """
     entries = list(things) if isinstance(things, Sequence) and not isinstance(things, str) else [things]
-    page, data = _paths(Path(path))
+    page, data = _paths(local_path(path))
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {
         "schema": SCHEMA,

@@ -22,6 +22,7 @@ from daskreg.errors import DaskregError, RunError, StoreError
 from daskreg.runs.place import Place, ProcessId
 from daskreg.runtime.atomic import replace_text
 from daskreg.runtime.messages import redact
+from daskreg.runtime.paths import local_path
 from daskreg.runtime.regular_files import read_small
 from daskreg.sources.storage.access import is_object_url
 from daskreg.sources.storage.object_bytes import ObjectBytes
@@ -189,12 +190,13 @@ def now() -> float:
 def output_ledger(path: str | os.PathLike[str]) -> Ledger:
     """The ledger of an output, whose place is the path without links, or the URL.
 
-    Raises: OptionError for a URL that holds credentials.
+    Raises: OptionError for a URL that holds credentials, or of another scheme, and for a path that no file can have.
     """
     text = os.fspath(path)
     if is_object_url(text):
         return Ledger(text)
-    return Ledger(os.path.realpath(os.path.expanduser(text.removeprefix("file://"))))
+    path = local_path(text.removeprefix("file://"), room=len(".daskreg"))
+    return Ledger(os.path.realpath(path.expanduser()))
 
 
 def record_folder(path: str | os.PathLike[str] | Ledger) -> RecordFolder:

@@ -185,9 +185,10 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, StoreLocation]:
         root, inner = _split_url(text)
         location = StoreLocation(root)
         return ZARR.name, location.child(inner) if inner else location
+    text = text.removeprefix("file://")
     if reason := unusable(text):
         raise NotAVolumeError(f"{shown(text)} cannot be read: {reason}")
-    text, _, inner = text.removeprefix("file://").partition(INSIDE)
+    text, _, inner = text.partition(INSIDE)
     _check_parents(Path(text))
     path = Path(os.path.abspath(Path(text).expanduser()))
     # The path may go on inside a zip file, which the file system cannot follow.

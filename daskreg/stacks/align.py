@@ -26,10 +26,11 @@ from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, Ou
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import check_metric
-from daskreg.runs.record import record_folder
+from daskreg.runs.record import output_ledger
 from daskreg.runs.run import Run
 from daskreg.runs.start import start
 from daskreg.runtime.device import resolve
+from daskreg.runtime.paths import local_path
 from daskreg.stacks import table
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution, client_for
@@ -168,6 +169,9 @@ def align_stack(
     before = None if previous is None else previous_fit(previous, spec)
     request = StackRequest(spec, model, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
     client = client_for(client, source)
+    for file in (save, checkpoint):
+        if file is not None:
+            local_path(file)
     if save is not None and Path(save).suffix.lower() != ".json":
         raise OptionError(f"save={os.fspath(save)!r}: the file of a fit must end in .json")
     if not wait:
@@ -181,16 +185,14 @@ def align_stack(
 def _started(request: StackRequest, save: str | os.PathLike[str] | None, client: Any | None) -> Run:
     """Begin the run of a request; its record is beside the file of the fit, or in a temporary folder without one.
 
-    Raises: OutputError where the folder cannot be made; OptionError for a URL.
+    Raises: OutputError where the folder cannot be made.
     """
     if request.checkpoint is not None:
         request = replace(request, checkpoint=os.path.abspath(request.checkpoint))
     if save is None:
         folder = Path(tempfile.mkdtemp(prefix="daskreg-align-"))
         return start(StackRun(request, "a stack", folder, saves=False), client, temporary=True)
-    beside = record_folder(save)
-    if not isinstance(beside, Path):
-        raise OptionError(f"save={os.fspath(save)!r}: a fit is saved in a file on a disk, not in an object store")
+    beside = output_ledger(save).folder
     try:
         beside.mkdir(exist_ok=True)
     except OSError as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InputError, LayoutMismatchError
+from daskreg.runtime.paths import local_path
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
 from daskreg.stacks.spans import SpanResult, StackSpec
 
@@ -34,7 +34,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], stack: StackSpec) -> None:
-        self.path, self._key = Path(path), key_of(stack)
+        self.path, self._key = local_path(path), key_of(stack)
 
     def load(self) -> list[SpanResult]:
         if not self.path.exists() or not self.path.stat().st_size:

@@ -14,6 +14,7 @@ from daskreg.cluster.batch import BatchConfig, BatchSystem, clock, job_script
 from daskreg.cluster.config import LsfConfig, PbsConfig, SgeConfig, SlurmConfig
 from daskreg.cluster.lsf import LSF
 from daskreg.cluster.pbs import PBS
+from daskreg.cluster.preload import WARM_UP
 from daskreg.cluster.run_folder import run_folder
 from daskreg.cluster.sge import SGE
 from daskreg.cluster.slurm import SLURM
@@ -31,11 +32,17 @@ SAME = {
 }
 
 
+@pytest.fixture
+def warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WARM_UP, "register $warp")
+
+
 def lines_of(system: BatchSystem, config: BatchConfig) -> list[str]:
     with pytest.warns(UserWarning, match="without TLS"):
         return job_script(system, config).splitlines()
 
 
+@pytest.mark.usefixtures("warm_up")
 @pytest.mark.parametrize(
     ("system", "kind", "own", "expected"),
     [
@@ -76,7 +83,11 @@ def lines_of(system: BatchSystem, config: BatchConfig) -> list[str]:
     ids=["slurm", "pbs", "lsf", "sge"],
 )
 def test_a_job_script_asks_for_what_the_config_says(
-    tmp_path: Path, system: BatchSystem, kind: type[BatchConfig], own: dict[str, object], expected: list[str]
+    tmp_path: Path,
+    system: BatchSystem,
+    kind: type[BatchConfig],
+    own: dict[str, object],
+    expected: list[str],
 ) -> None:
     script = lines_of(system, kind(**{**SAME, "shared": str(tmp_path), **own}))  # type: ignore[arg-type]
     prefix = {"SLURM": "#SBATCH", "PBS": "#PBS", "LSF": "#BSUB", "SGE": "#$"}[system.name]
@@ -84,6 +95,8 @@ def test_a_job_script_asks_for_what_the_config_says(
     assert [line for line in expected if line not in asked] == []
     worker = script[-1]
     assert worker.startswith(f"{sys.executable} -m distributed.cli.dask_worker")
+    assert "--preload daskreg.cluster.preload" in worker
+    assert "export DASKREG_WARM_UP='register,$warp'" in script  # quoted for the shell
     assert "--lifetime 5100s" in worker  # an hour and a half, less five minutes
     assert list(tmp_path.iterdir()) == []
 

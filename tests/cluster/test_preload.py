@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from daskreg.cluster import preload
+from daskreg.cluster.network import remote_environment
 
 
 @pytest.fixture
@@ -46,6 +47,13 @@ def test_other_workers_leave_it_to_the_first(asked: list[list[str]], monkeypatch
     monkeypatch.setattr("daskreg.runtime.compile_once.first_on_host", lambda name: False)
     assert preload.start_warm_up() is None
     assert asked == []
+
+
+def test_workers_on_other_machines_learn_what_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(preload.WARM_UP, "register warp")
+    assert remote_environment(1, 2)[preload.WARM_UP] == "register,warp"
+    monkeypatch.delenv(preload.WARM_UP)
+    assert preload.WARM_UP not in remote_environment(1, 2)
 
 
 def test_a_wrong_case_is_a_warning(

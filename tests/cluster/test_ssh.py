@@ -74,14 +74,19 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshConfig]:
     server.communicate()
 
 
-def test_workers_by_ssh_write_what_this_process_writes(machine: SshConfig, tmp_path: Path) -> None:
+def test_workers_by_ssh_write_what_this_process_writes(
+    machine: SshConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 60_000, (6, 90, 70), dtype=np.uint16)
     zarr.create_array(tmp_path / "in.zarr", shape=pixels.shape, chunks=(1, 50, 40), dtype="u2")[:] = pixels
     moved = dr.warp(dr.open(tmp_path / "in.zarr"), pull=dr.Affine.translation(y=1.5, x=2.25))
+    monkeypatch.setenv("DASKREG_WARM_UP", "none")
     with dr.connect(machine) as client:
         client.wait_for_workers(2, timeout=60)
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         pids = set(client.run(os.getpid).values())
+        assert all(client.run(lambda: "daskreg.cluster.preload" in sys.modules).values())
+        assert set(client.run(os.environ.get, "DASKREG_WARM_UP").values()) == {"none"}
         dr.write(moved, tmp_path / "out.zarr", chunks=(1, 50, 40), levels=1, progress=False)
     assert len(pids - {os.getpid()}) == 2
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/0", mode="r")[:], np.asarray(moved))

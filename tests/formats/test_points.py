@@ -113,6 +113,55 @@ def test_las(tmp_path: Path, name: str, version: tuple[int, str]) -> None:
         read_points(tmp_path / name)
 
 
+def packed_las(path: Path) -> bytearray:
+    """A LAZ file whose points follow the header and one record."""
+    laspy = pytest.importorskip("laspy")
+    pytest.importorskip("lazrs")
+    cloud = laspy.LasData(laspy.LasHeader(point_format=1, version="1.2"))
+    cloud.x, cloud.y, cloud.z = np.random.default_rng(3).normal(size=(3, 70))
+    cloud.write(path)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("points", [2**24, 2**31, 2**32 - 2, 0, 69])
+def test_chunks_of_impossible_size_are_refused(tmp_path: Path, points: int) -> None:
+    # The decoder makes room for a whole chunk, and ends the process where there is none.
+    content = packed_las(tmp_path / "a.laz")
+    record = content.index(b"laszip encoded") - 2 + 54
+    assert content[record + 12 : record + 16] == (50_000).to_bytes(4, "little")
+    content[record + 12 : record + 16] = points.to_bytes(4, "little")
+    (tmp_path / "a.laz").write_bytes(content)
+    with pytest.raises(InputError, match="chunks of"):
+        read_points(tmp_path / "a.laz")
+
+
+@pytest.mark.parametrize("chunks", [0, 2**31])
+def test_a_table_of_an_impossible_number_of_chunks_is_refused(tmp_path: Path, chunks: int) -> None:
+    content = packed_las(tmp_path / "a.laz")
+    start = int.from_bytes(content[96:100], "little")
+    table = int.from_bytes(content[start : start + 8], "little")
+    content[table + 4 : table + 8] = chunks.to_bytes(4, "little")
+    (tmp_path / "a.laz").write_bytes(content)
+    with pytest.raises(InputError, match="chunks"):
+        read_points(tmp_path / "a.laz")
+
+
+def test_a_panic_of_the_decoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed_las(tmp_path / "a.laz")
+
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    def panics(*_: object) -> None:
+        raise PanicException("range end index out of range")
+
+    import laspy
+
+    monkeypatch.setattr(laspy.LasReader, "read_points", panics)
+    with pytest.raises(InputError, match="range end index"):
+        read_points(tmp_path / "a.laz")
+
+
 def test_las_without_laspy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.las").write_bytes(b"LASF" + bytes(400))
     monkeypatch.setitem(sys.modules, "laspy", None)

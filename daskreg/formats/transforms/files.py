@@ -14,7 +14,7 @@ from daskreg.geometry import Grid, Transform
 from daskreg.geometry.registry import reader_of
 from daskreg.runtime.atomic import replace_text
 from daskreg.runtime.messages import reason
-from daskreg.runtime.paths import shown, unusable
+from daskreg.runtime.paths import local_path, shown, unusable
 
 SIZE_CAP = 256 * 2**20
 
@@ -136,7 +136,7 @@ def _load(file: TransformFile, tool: str | None) -> Transform:
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
     """The content of a file up to the size cap."""
-    file = Path(path)
+    file = local_path(path)
     if not file.is_file():
         raise InputError(f"there is no file {file}")
     size = file.stat().st_size
@@ -147,7 +147,7 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
 
 def write_text(text: str, path: str | PathLike[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    replace_text(Path(path), text, sync=True)
+    replace_text(local_path(path), text, sync=True)
 
 
 def numbers(values: Any, separator: str = " ") -> str:

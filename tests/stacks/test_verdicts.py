@@ -14,7 +14,6 @@ from daskreg.errors import DaskregWarning
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
-from daskreg.stacks import estimate
 from daskreg.stacks.align import StackStatus
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
@@ -23,7 +22,7 @@ from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.pair_table import PairTable, by_chance
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.verdict import fixed_pattern
+from daskreg.stacks.verdict import fixed_pattern, refits
 from daskreg.stacks.verdict.examine import examine
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 from daskreg.stacks.verdict.subtraction_rounds import left_by_rounds
@@ -276,8 +275,8 @@ def test_slices_that_get_lost_after_the_first_subtraction_leave_the_pattern(monk
         solved.append(solution)
         return replace(solution, fitted=np.arange(9) > 0) if len(solved) == 1 + lost_in else solution
 
-    monkeypatch.setattr(estimate, "solve_poses", losing)
-    monkeypatch.setattr(estimate, "examine", lambda *args: replace(examine(*args), pattern=False))
+    monkeypatch.setattr(refits, "solve_poses", losing)
+    monkeypatch.setattr(refits, "examine", lambda *args: replace(examine(*args), pattern=False, stripes=False))
     fit = dr.align_stack(striped(9, 53)[0], model="translation")
     assert len(solved) == 1 + lost_in
     assert (fit.status is StackStatus.FIXED_PATTERN) == pattern

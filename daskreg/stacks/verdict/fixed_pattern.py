@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
+import scipy.sparse
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -72,14 +72,14 @@ def hidden_motion(images: Pixels, aligned: Pixels, found: Floats) -> dict[int, F
     if _places(motion) < _LEAST_PLACES:
         return None  # a specimen and a pattern explain any images at two places
     some = _filled(images[covered])
-    # A pattern explains more also with the motion of the fit, unless that has rotations.
-    n = len(covered)
+    n, values = len(covered), _inner(some)[0].size / _AREA
     without = (n - 1) * _variance(aligned[covered])
-    with_it = (n - 2) * _explained(some, found[covered] - found[covered].mean(axis=0))
     with_other = (n - 2) * _explained(some, motion)
-    if not _explains_more(min(without, with_it), with_other, n, _inner(some)[0].size / _AREA):
+    if not _explains_more(without, with_other, n, values):
         return None
-    return dict(zip(covered, motion, strict=True))
+    # A pattern explains more also with the motion of the fit, unless that has rotations.
+    with_it = (n - 2) * _explained(some, found[covered] - found[covered].mean(axis=0))
+    return dict(zip(covered, motion, strict=True)) if _explains_more(with_it, with_other, n, values) else None
 
 
 def _explains_more(before: float, after: float, slices: int, values: float) -> bool:
@@ -139,17 +139,28 @@ def _places(motion: Floats) -> int:
 
 def _explained(images: Floats, motion: Floats) -> float:
     """Variance that a specimen with this motion and a fixed pattern leave, by alternating means of the rests."""
-    pattern = images.mean(axis=0)
+    shape = images.shape[1:]
+    values = images.reshape(len(images), -1)
+    there, back = ([_shift_operator(shape, sign * m) for m in motion] for sign in (1, -1))
+    pattern = values.mean(axis=0)
     for _ in range(_ROUNDS):
-        specimen = np.mean([_shifted(image - pattern, m) for image, m in zip(images, motion, strict=True)], axis=0)
-        moved = np.stack([_shifted(specimen, -m) for m in motion])
-        pattern = (images - moved).mean(axis=0)
-    return float(_inner(images - moved - pattern).var(axis=0, ddof=2).mean())
+        specimen = np.mean([shift @ v for shift, v in zip(there, values - pattern, strict=True)], axis=0)
+        moved = np.stack([shift @ specimen for shift in back])
+        pattern = (values - moved).mean(axis=0)
+    return float(_inner((values - moved - pattern).reshape(images.shape)).var(axis=0, ddof=2).mean())
 
 
-def _shifted(image: Floats, shift: Floats) -> Floats:
-    """image(x + shift)."""
-    return np.asarray(scipy.ndimage.shift(image, -shift, order=1, mode="nearest"))
+def _shift_operator(shape: tuple[int, ...], shift: Floats) -> Any:
+    """Sparse matrix that maps a flattened image to image(x + shift): linear interpolation, the borders repeated."""
+    operator: Any = scipy.sparse.eye_array(1, format="csr")
+    for n, by in zip(shape, shift.tolist(), strict=True):
+        at = np.clip(np.arange(n) + by, 0, n - 1)
+        low = np.minimum(at.astype(np.intp), max(n - 2, 0))
+        columns = np.stack([low, np.minimum(low + 1, n - 1)], axis=1).ravel()
+        weights = np.stack([1 - (at - low), at - low], axis=1).ravel()
+        rows = np.repeat(np.arange(n), 2)
+        operator = scipy.sparse.kron(operator, scipy.sparse.csr_array((weights, (rows, columns)), (n, n)), format="csr")
+    return operator
 
 
 def _variance(aligned: Pixels) -> float:

@@ -80,13 +80,13 @@ class SliceReader:
     def count(self) -> int:
         return self.source.shape[self.stack]
 
-    @property
+    @cached_property
     def whole(self) -> Grid:
         """The grid of one slice as stored."""
         lead = len(self.source.lead)
         return self.source.grid.take([k for k in range(self.source.grid.ndim) if k + lead != self.stack])
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The grid of one slice as read."""
         whole = self.whole

@@ -97,12 +97,12 @@ class StackSpec:
         """Axes of a slice that are longer than one."""
         return [k for k, n in enumerate(self.reader.grid.shape) if n > 1]
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The grid of a slice as read, without axes of length one."""
         return self.reader.grid.take(self.keep)
 
-    @property
+    @cached_property
     def model(self) -> StackModel:
         centre = self.reader.whole.take(self.keep).centre
         return StackModel(self.options.pose, centre, self.grid, self.options.metric, self.line)

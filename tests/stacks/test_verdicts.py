@@ -305,3 +305,28 @@ def test_shifts_are_found_between_voxels(shift):
     images = np.stack([scene, scipy.ndimage.shift(scene, shift, order=3, mode="reflect")]).astype(np.float32)
     found = fixed_pattern._shifts(images, [(0, 1)])[0]
     assert np.abs(found - shift).max() < 0.34
+
+
+@pytest.mark.parametrize("shape", [(17, 23), (9, 7, 11)])
+def test_shifts_by_sparse_operators_are_those_of_scipy(shape):
+    rng = np.random.default_rng(91)
+    image = rng.normal(size=shape)
+    for shift in rng.uniform(-4, 4, (3, len(shape))):
+        expected = scipy.ndimage.shift(image, -shift, order=1, mode="nearest")
+        found = fixed_pattern._shift_operator(shape, shift) @ image.ravel()
+        assert np.allclose(found.reshape(shape), expected, atol=1e-12)
+
+
+def test_a_pattern_that_cannot_explain_the_slices_is_given_up_early():
+    """With the true motion the rounds go on to the noise; with another one they end above what would be enough."""
+    rng = np.random.default_rng(92)
+    motion = rng.uniform(-3, 3, (6, 2))
+    scene = scipy.ndimage.gaussian_filter(rng.normal(size=(60, 71)), 2)
+    scene /= scene.std()
+    images = np.stack([scipy.ndimage.shift(scene, m, order=1, mode="nearest") for m in motion])
+    images += 0.3 * rng.normal(size=(60, 71)) + 0.1 * rng.normal(size=images.shape)
+    right, wrong = fixed_pattern._explained(images, motion), fixed_pattern._explained(images, motion[::-1])
+    assert right < 0.04
+    assert wrong > 0.2
+    assert fixed_pattern._explained(images, motion, 0.04) == right
+    assert fixed_pattern._explained(images, motion[::-1], 0.04) > 0.2

@@ -136,7 +136,8 @@ def _places(motion: Floats) -> int:
 def _explained(images: Floats, motion: Floats, enough: float = np.inf) -> float:
     """Variance that a specimen with this motion and a fixed pattern leave, by alternating means of the rests.
 
-    No round lowers it by more than the one before, so that it stays as it is where it cannot reach `enough` any more.
+    The rounds are those of a least-squares problem, whose steps shrink: they end early where what the rounds before
+    gained each would not lead to `enough` any more.
     """
     shape = images.shape[1:]
     values = images.reshape(len(images), -1)
@@ -147,10 +148,8 @@ def _explained(images: Floats, motion: Floats, enough: float = np.inf) -> float:
         moved = np.stack([shift @ specimen for shift in back])
         pattern = (values - moved).mean(axis=0)
         if number % _LOOK == 0 or number == _ROUNDS - 1:
-            before, left = (
-                left,
-                float(_inner((values - moved - pattern).reshape(images.shape)).var(axis=0, ddof=2).mean()),
-            )
+            rest = _inner((values - moved - pattern).reshape(images.shape))
+            before, left = left, float(rest.var(axis=0, ddof=2).mean())
             if left - (before - left) / _LOOK * (_ROUNDS - 1 - number) > enough:
                 break
     return left

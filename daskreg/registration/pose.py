@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.geometry.parameters import identity_parameters, parameter_names, parameters_from_matrix, shear_axes
+from daskreg.geometry.parameters import identity_parameters, parameter_names, shear_axes
+from daskreg.geometry.rotations import angles_from_rotation
 from daskreg.registration.pose_numba import motions
 
 Floats = NDArray[np.float64]
@@ -144,7 +145,7 @@ class Pose:
         """
         m = np.asarray(matrices, dtype=np.float64)
         c = np.asarray(centre, dtype=np.float64)
-        p = np.array([self._read(one, c) for one in m]).reshape(len(m), -1)
+        p = self._read(m, c)
         probes = np.eye(self.ndim + 1)
         probes[:-1, :-1] *= np.asarray(half_extent)
         probes[:-1, -1] = c
@@ -187,10 +188,24 @@ class Pose:
         full = np.asarray(parameters, dtype=np.float64) @ e + base
         return [dict(zip(self.all_names, row, strict=True)) for row in full.tolist()]
 
-    def _read(self, matrix: Floats, centre: Floats) -> list[float]:
-        values = parameters_from_matrix(matrix, centre)
-        determinant = abs(float(np.linalg.det(matrix[:-1, :-1])))
-        return [values.get(n, determinant ** (1 / self.ndim)) for n in self.names]
+    def _read(self, matrices: Floats, centre: Floats) -> Floats:
+        """(B, P) those of the parameters of each matrix that are free, as `parameters_from_matrix` has them."""
+        names, linear = parameter_names(self.ndim), matrices[:, :-1, :-1]
+        q, r = np.linalg.qr(linear[:, ::-1, ::-1])
+        signs = np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)
+        signs[:, -1] *= np.where(np.linalg.det(q * signs[:, None]) < 0, -1.0, 1.0)
+        q, r = q * signs[:, None], r * signs[:, :, None]
+        scale = np.diagonal(r, axis1=1, axis2=2)
+        shear = r / scale[:, None]
+        shift = (linear @ centre + matrices[:, :-1, -1] - centre)[:, ::-1]
+        angles = np.array([angles_from_rotation(one) for one in q]).reshape(len(q), -1)
+        values = {_COMMON_SCALE: np.abs(np.linalg.det(linear)) ** (1 / self.ndim)}
+        for group, columns in (("rotation", angles), ("translation", shift), ("scale", scale)):
+            values |= dict(zip(names[group], columns.T, strict=True))
+        for name in names["shear"]:
+            row, column = shear_axes(name)
+            values[name] = shear[:, row, column] if column > row else np.zeros(len(q))
+        return np.stack([values[name] for name in self.names], axis=-1)
 
     def _factors(self, q: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Elementary rotations (first applied first), shear, scale, shift, in x, y, z order."""

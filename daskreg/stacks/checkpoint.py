@@ -89,6 +89,7 @@ def key_of(stack: StackSpec) -> str:
         options.tolerance,
         stack.line,
         *(() if stack.bad is None else (stack.bad.code, stack.bad.packed)),
+        *(("striped",) if stack.striped else ()),
         *(("factors", stack.reader.factors) if max(stack.reader.whole.shape) >= _REDUCED else ()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

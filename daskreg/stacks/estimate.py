@@ -37,13 +37,8 @@ from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
 from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
+from daskreg.stacks.verdict.refits import Frame, fitted, without_fixed_pattern, without_stripes
 from daskreg.stacks.verdict.status import contradicted, status_of
-from daskreg.stacks.verdict.subtracted_pattern import without_pattern
-from daskreg.stacks.verdict.subtraction_rounds import displacement, left_by_rounds
-
-# How often a pattern of the detector is subtracted and the stack fitted again, at most, and voxels by which the corners
-# of a slice still move when this has settled.
-_SUBTRACTIONS, _SETTLED = 8, 0.05
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -96,6 +91,8 @@ class StackRequest:
 
     def _fit(self, execution: Execution) -> StackFit:
         spec = with_bad_voxels(self.spec, execution)
+        if self.previous is not None and self.previous.striped:
+            spec = replace(spec, striped=True)
         if self.has_pairs:
             first = self.reference == "previous"
             estimate = estimate_from_pairs(
@@ -112,6 +109,7 @@ class StackRequest:
             masked = spec.mask is not None
             what = "masked, or constant where it is not masked" if masked else "constant"
             raise (EmptyMaskError if masked else DegenerateImageError)(f"every slice is {what}")
+        spec = replace(spec, striped=estimate.striped)
         return make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth)
 
 
@@ -171,6 +169,7 @@ class StackEstimate:
     """The poses of the slices, which slices are blank, the kinds of outliers, and the pairs and features behind them.
 
     pairs, features: None where slices were not fitted to each other. findings: what else may make the poses wrong.
+    striped: as of `StackFit`.
     """
 
     solution: PoseSolution
@@ -179,6 +178,7 @@ class StackEstimate:
     pairs: PairTable | None = None
     features: SliceFeatures | None = None
     findings: Findings = NO_FINDINGS
+    striped: bool = False
 
 
 def estimate_from_pairs(
@@ -197,27 +197,13 @@ def estimate_from_pairs(
         anchors: fixed poses of slices, by number.
         previous: the fit of the first slices, from when the stack had no others.
     """
+    frame = Frame(first, anchors)
     finished = None if previous is None else finished_span(previous)
-    pairs, features, mirrored = fit_pairs_of(spec, execution, previous=finished, checkpoint=checkpoint)
-    solution = solve_poses(pairs, features.blank, spec.model, first=first, anchors=anchors)
-    findings = examine(spec, solution.poses, solution.fitted, execution)
-    settled, before, rounds = previous is not None or findings.fixed is None, solution, 0
-    while rounds < _SUBTRACTIONS and not (settled or solution.breaks):
-        subtracted = _with_pattern_subtracted(spec, solution, findings, execution)
-        again = fit_pairs_of(subtracted, replace(execution, progress=None))
-        refined = solve_poses(again[0], again[1].blank, spec.model, first=first, anchors=anchors)
-        if refined.breaks or refined.fitted.sum() < solution.fitted.sum():
-            settled = rounds == 0  # as it was: nothing can be subtracted
-            break
-        settled = displacement(solution, refined, spec.grid) <= _SETTLED
-        spec, (pairs, features, mirrored), before, solution = subtracted, again, solution, refined
-        rounds += 1
-        findings = examine(spec, solution.poses, solution.fitted, execution)
-    if rounds:
-        left = left_by_rounds(before.poses, solution.poses, rounds, spec.model)
-        solution = replace(solution, covariance=solution.covariance + left)
-    if not settled and previous is None:
-        findings = replace(findings, pattern=True)
+    fits = fitted(spec, frame, execution, previous=finished, checkpoint=checkpoint)
+    fits = without_stripes(fits, frame, execution)
+    if previous is None:
+        fits = without_fixed_pattern(fits, frame, execution)
+    solution, pairs, features = fits.solution, fits.pairs, fits.features
     if previous is not None and not anchors and not first:
         solution = in_frame_of(previous, solution, spec)
     # The correlation of common lines does not show how similar slices are.
@@ -225,22 +211,10 @@ def estimate_from_pairs(
     kinds = find_outliers(compared, features, solution.fitted, spec.grid)
     for i in contradicted(solution, spec.model):
         kinds.setdefault(i, "contradicted")
-    kinds |= dict.fromkeys(mirrored, "mirrored")
-    return StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, findings)
-
-
-def _with_pattern_subtracted(
-    spec: StackSpec, solution: PoseSolution, findings: Findings, execution: Execution
-) -> StackSpec:
-    """The stack without what stays with the detector, from all fitted slices.
-
-    Where that hides the motion, it is found from the few slices whose motion is seen without it.
-    """
-    slices, poses = findings.fixed or ((), solution.poses[:0])
-    if not findings.pattern:
-        slices = tuple(np.flatnonzero(solution.fitted).tolist())
-        poses = solution.poses[list(slices)]
-    return without_pattern(spec, slices, poses, execution)
+    kinds |= dict.fromkeys(fits.mirrored, "mirrored")
+    return StackEstimate(
+        solution, features.blank, dict(sorted(kinds.items())), pairs, features, fits.findings, fits.spec.striped
+    )
 
 
 def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:
@@ -293,6 +267,7 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         pairs=estimate.pairs,
         features=estimate.features,
         rival=estimate.findings.rival,
+        striped=spec.striped,
         bad_voxels=0 if spec.bad is None else spec.bad.count,
     )
 

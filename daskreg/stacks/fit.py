@@ -62,6 +62,8 @@ class StackFit(Fit):
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
         rival: (D,) shift, world, by which the aligned slices agree with their neighbours as well as they do unmoved, as
             periodic specimens do; None without one.
+        striped: stripes of the detector hid a part of the motion, so the means of its rows and columns were subtracted
+            from each slice.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
     """
 
@@ -90,6 +92,7 @@ class StackFit(Fit):
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
     rival: Floats | None = None
+    striped: bool = False
     bad_voxels: int = 0
 
     @property
@@ -285,8 +288,8 @@ class StackFit(Fit):
 
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
-    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "bad_voxels",
-    "seconds",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "striped",
+    "bad_voxels", "seconds",
 )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ class SliceReader:
         depth: how many slices are read together.
         offset: subtracted from the voxels before they become float32; None: that of `offset_of`.
         bad: voxels that hold nothing of the specimen, which are masked.
-        pattern: of the shape of a slice as read, subtracted from all.
+        striped: subtract the means of the lines of each slice, which hold the stripes of a detector.
+        pattern: of the shape of a slice as read, subtracted from all after that.
     """
 
     source: Source
@@ -50,6 +51,7 @@ class SliceReader:
     depth: int
     offset: float | None = None
     bad: BadVoxels | None = None
+    striped: bool = False
     pattern: Pixels | None = field(default=None, compare=False)
     _blocks: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
 
@@ -63,6 +65,7 @@ class SliceReader:
         most: int = 1024,
         offset: float | None = None,
         bad: BadVoxels | None = None,
+        striped: bool = False,
         pattern: Pixels | None = None,
     ) -> SliceReader:
         """A reader whose slices have about as many voxels as with `most` along each axis, at most twice that."""
@@ -71,19 +74,19 @@ class SliceReader:
         size = 4 * math.prod(n // f for n, f in zip(shape, factors, strict=True))
         # Whole chunks where they fit in the cache, so that none is decoded twice.
         depth = min(max(source.chunks[stack], 16), source.shape[stack], max(1, CACHE_BYTES // (3 * size)))
-        return cls(source, stack, factors, mask, depth, offset, bad, pattern)
+        return cls(source, stack, factors, mask, depth, offset, bad, striped, pattern)
 
     @property
     def count(self) -> int:
         return self.source.shape[self.stack]
 
-    @property
+    @cached_property
     def whole(self) -> Grid:
         """The grid of one slice as stored."""
         lead = len(self.source.lead)
         return self.source.grid.take([k for k in range(self.source.grid.ndim) if k + lead != self.stack])
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The grid of one slice as read."""
         whole = self.whole
@@ -118,6 +121,8 @@ class SliceReader:
             out[:, first:last] = self._tile(start, stop, inside)
         if self.bad is not None:
             out[:, self.bad.fixed(shape)] = np.nan
+        if self.striped:
+            out = without_line_means(out)
         if self.pattern is not None:
             out -= self.pattern.reshape(shape)
         return out
@@ -151,6 +156,15 @@ class SliceReader:
         full = Box(*(tuple(i * f for i, f in zip(e, self.factors, strict=True)) for e in (inside.start, inside.stop)))
         one = mask.read(full).astype(bool)
         return np.asarray(np.broadcast_to(one, (box.shape[self.stack], *one.shape)))
+
+
+def without_line_means(images: Pixels) -> Pixels:
+    """(N, *shape) images less the mean of each line of voxels along each axis in turn; NaN counts as masked."""
+    for axis in range(1, images.ndim):
+        known = np.isfinite(images)
+        total = np.where(known, images, np.float32(0)).sum(axis=axis, keepdims=True, dtype=np.float64)
+        images = images - (total / np.maximum(known.sum(axis=axis, keepdims=True), 1)).astype(np.float32)
+    return images
 
 
 def _factors(shape: Sequence[int], most: int) -> tuple[int, ...]:

@@ -61,7 +61,8 @@ class StackSpec:
         line: the only axis of a slice along which shifts are estimated, from sums across it; None: all axes.
         offset: subtracted from the voxels (see `SliceReader`).
         bad: voxels that hold nothing of the specimen (see `verdict.bad_voxels`).
-        pattern: of the detector, subtracted from all slices as read (see `verdict.subtracted_pattern`).
+        striped: the mean of each row and each column is subtracted from every slice (see `verdict.stripes`).
+        pattern: of the detector, subtracted from all slices as read after that (see `verdict.subtracted_pattern`).
     """
 
     source: Source
@@ -72,12 +73,20 @@ class StackSpec:
     line: int | None = None
     offset: float = 0.0
     bad: BadVoxels | None = None
+    striped: bool = False
     pattern: NDArray[np.float32] | None = None
 
     @cached_property
     def reader(self) -> SliceReader:
-        bad, pattern = self.bad, self.pattern
-        return SliceReader.of(self.source, self.position, mask=self.mask, offset=self.offset, bad=bad, pattern=pattern)
+        return SliceReader.of(
+            self.source,
+            self.position,
+            mask=self.mask,
+            offset=self.offset,
+            bad=self.bad,
+            striped=self.striped,
+            pattern=self.pattern,
+        )
 
     @property
     def count(self) -> int:
@@ -88,12 +97,12 @@ class StackSpec:
         """Axes of a slice that are longer than one."""
         return [k for k, n in enumerate(self.reader.grid.shape) if n > 1]
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The grid of a slice as read, without axes of length one."""
         return self.reader.grid.take(self.keep)
 
-    @property
+    @cached_property
     def model(self) -> StackModel:
         centre = self.reader.whole.take(self.keep).centre
         return StackModel(self.options.pose, centre, self.grid, self.options.metric, self.line)
@@ -174,7 +183,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
 
 def fit_span(span: Span) -> SpanResult:
     """Read a span and the slices before it that its pairs need, and register them. Runs on a worker, in one thread."""
-    with _exclusive(span.stack):
+    with exclusive(span.stack):
         stack = span.stack
         low = max(0, span.start - stack.reach)
         images = stack.tensor(low, span.stop)
@@ -185,7 +194,7 @@ def fit_span(span: Span) -> SpanResult:
             images, blank = torch.cat([more, images]), np.concatenate([blank_images(more), blank])
             low = further
         lines = None if stack.line is None else profiles(images, stack.line)
-        sequence = ImageSequence(images, blank, stack.grid, _options_here(stack))
+        sequence = ImageSequence(images, blank, stack.grid, options_here(stack))
         del images  # what the pyramids do not share
         edges = pairs_within(blank, stack.reach)
         first = span.start - low
@@ -202,11 +211,11 @@ def fit_span(span: Span) -> SpanResult:
 def fit_edges(item: PairTask) -> PairTable:
     """Register single pairs. Runs on a worker, in one thread."""
     stack, tables = item.stack, []
-    with _exclusive(stack):
+    with exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
             other = stack.tensor(b, b + 1)
             images = torch.cat([stack.tensor(a, a + 1), other.flip(-1) if item.mirrored else other])
-            sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, _options_here(stack))
+            sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, options_here(stack))
             if item.starts is None:
                 p = _searched(sequence)
             else:
@@ -239,12 +248,13 @@ def local_threads(device: str) -> int:
     return 1 if resolve(device) != "cpu" else cores()
 
 
-def _options_here(stack: StackSpec) -> PairOptions:
+def options_here(stack: StackSpec) -> PairOptions:
+    """The options of its pairs, with the device of this process."""
     return replace(stack.options, device=resolve(stack.options.device))
 
 
 @contextmanager
-def _exclusive(stack: StackSpec) -> Iterator[None]:
+def exclusive(stack: StackSpec) -> Iterator[None]:
     """In one thread of a CPU; on a GPU one registration at a time in this process, as it uses most of its memory."""
     gpu = resolve(stack.options.device) != "cpu"
     with limit_threads(None if gpu else 1), _gpu if gpu else nullcontext():

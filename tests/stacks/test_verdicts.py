@@ -14,7 +14,6 @@ from daskreg.errors import DaskregWarning
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, gap_code, hot_voxels
-from daskreg.stacks import estimate
 from daskreg.stacks.align import StackStatus
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
@@ -23,7 +22,7 @@ from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.pair_table import PairTable, by_chance
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.verdict import fixed_pattern
+from daskreg.stacks.verdict import fixed_pattern, refits
 from daskreg.stacks.verdict.examine import examine
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 from daskreg.stacks.verdict.subtraction_rounds import left_by_rounds
@@ -276,8 +275,8 @@ def test_slices_that_get_lost_after_the_first_subtraction_leave_the_pattern(monk
         solved.append(solution)
         return replace(solution, fitted=np.arange(9) > 0) if len(solved) == 1 + lost_in else solution
 
-    monkeypatch.setattr(estimate, "solve_poses", losing)
-    monkeypatch.setattr(estimate, "examine", lambda *args: replace(examine(*args), pattern=False))
+    monkeypatch.setattr(refits, "solve_poses", losing)
+    monkeypatch.setattr(refits, "examine", lambda *args: replace(examine(*args), pattern=False, stripes=False))
     fit = dr.align_stack(striped(9, 53)[0], model="translation")
     assert len(solved) == 1 + lost_in
     assert (fit.status is StackStatus.FIXED_PATTERN) == pattern
@@ -306,3 +305,28 @@ def test_shifts_are_found_between_voxels(shift):
     images = np.stack([scene, scipy.ndimage.shift(scene, shift, order=3, mode="reflect")]).astype(np.float32)
     found = fixed_pattern._shifts(images, [(0, 1)])[0]
     assert np.abs(found - shift).max() < 0.34
+
+
+@pytest.mark.parametrize("shape", [(17, 23), (9, 7, 11)])
+def test_shifts_by_sparse_operators_are_those_of_scipy(shape):
+    rng = np.random.default_rng(91)
+    image = rng.normal(size=shape)
+    for shift in rng.uniform(-4, 4, (3, len(shape))):
+        expected = scipy.ndimage.shift(image, -shift, order=1, mode="nearest")
+        found = fixed_pattern._shift_operator(shape, shift) @ image.ravel()
+        assert np.allclose(found.reshape(shape), expected, atol=1e-12)
+
+
+def test_a_pattern_that_cannot_explain_the_slices_is_given_up_early():
+    """With the true motion the rounds go on to the noise; with another one they end above what would be enough."""
+    rng = np.random.default_rng(92)
+    motion = rng.uniform(-3, 3, (6, 2))
+    scene = scipy.ndimage.gaussian_filter(rng.normal(size=(60, 71)), 2)
+    scene /= scene.std()
+    images = np.stack([scipy.ndimage.shift(scene, m, order=1, mode="nearest") for m in motion])
+    images += 0.3 * rng.normal(size=(60, 71)) + 0.1 * rng.normal(size=images.shape)
+    right, wrong = fixed_pattern._explained(images, motion), fixed_pattern._explained(images, motion[::-1])
+    assert right < 0.04
+    assert wrong > 0.2
+    assert fixed_pattern._explained(images, motion, 0.04) == right
+    assert fixed_pattern._explained(images, motion[::-1], 0.04) > 0.2

@@ -8,6 +8,9 @@ smallest_motion   of poses that fit a pair equally well, the one that moves leas
 examine           a look at a few aligned slices, for what follows
 rivals            shifts by which slices agree as well: periodic specimens
 fixed_pattern     a pattern of the detector that hides the specimen's motion
+stripes           offsets of rows and columns that hide a part of the motion
+subtracted_pattern, subtraction_rounds, refits
+                  the stack without what stays with the detector
 status            the status that follows from all this
 stack_status      the statuses
 """

@@ -12,9 +12,10 @@ from daskreg.blocks.tasks import run_tasks
 from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.sampling.sample import sample
 from daskreg.stacks.execution import Execution
-from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.spans import StackSpec, exclusive, options_here
 from daskreg.stacks.verdict.fixed_pattern import CHANCE, LITTLE, MUCH, PULLS, hidden_motion, pattern_share
 from daskreg.stacks.verdict.rivals import rival_shift
+from daskreg.stacks.verdict.stripes import stripes_hide_motion
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,11 +31,13 @@ _SLICES = 8
 class Findings:
     """rival: (D,) world shift by which the slices agree as well, or None. pattern: something fixed hides the motion.
     fixed: slices and their (N, D+1, D+1) poses with which a part of them stays with the detector, or None.
+    stripes: the slices move otherwise without the means of their rows and columns.
     """
 
     rival: Floats | None = None
     pattern: bool = False
     fixed: tuple[tuple[int, ...], Floats] | None = None
+    stripes: bool = False
 
 
 NO_FINDINGS = Findings()
@@ -86,11 +89,14 @@ def findings_of(task: SlicesTask) -> Findings:
         pattern |= share > max(MUCH, 2 / len(images)) and pull > PULLS
         if share > CHANCE / len(images) and pull > LITTLE and fixed is None:
             fixed = task.slices, task.poses
+    with exclusive(stack):
+        stripes = not stack.striped and stripes_hide_motion(images, grid, task.poses, options_here(stack), middle)
     rival = rival_shift(aligned)
     spacing = np.asarray(coarse.spacing)
     if rival is None and coarse.shape != grid.shape:
         rival, spacing = rival_shift(_aligned(images, grid, task.poses, middle)), np.asarray(grid.spacing)
-    return Findings(None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing), pattern, fixed)
+    shift = None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing)
+    return Findings(shift, pattern, fixed, stripes)
 
 
 def _translations(grid: Grid, voxels: Floats) -> Floats:

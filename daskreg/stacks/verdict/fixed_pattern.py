@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
+import scipy.sparse
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -38,6 +38,8 @@ series, on which it was not set, had 0.75 to 1.13."""
 # value, of which linear interpolation averages up to four.
 _SIGNIFICANT, _AREA = 5.0, 4.0
 _ROUNDS = 30
+# Every so many rounds it is seen how much they leave.
+_LOOK = 3
 # Frequency, in cycles per voxel, at which the phase correlation is damped.
 _DAMPED = 0.2
 
@@ -72,23 +74,17 @@ def hidden_motion(images: Pixels, aligned: Pixels, found: Floats) -> dict[int, F
     if _places(motion) < _LEAST_PLACES:
         return None  # a specimen and a pattern explain any images at two places
     some = _filled(images[covered])
-    # A pattern explains more also with the motion of the fit, unless that has rotations.
-    n = len(covered)
-    without = (n - 1) * _variance(aligned[covered])
-    with_it = (n - 2) * _explained(some, found[covered] - found[covered].mean(axis=0))
-    with_other = (n - 2) * _explained(some, motion)
-    if not _explains_more(min(without, with_it), with_other, n, _inner(some)[0].size / _AREA):
+    # Over noise, a pattern of so many independent values lowers the sum of squares by an F statistic of the additional
+    # parameters that has a mean of one and a variance of about 2 / values.
+    n, values = len(covered), _inner(some)[0].size / _AREA
+    chance = (1 + _SIGNIFICANT * math.sqrt(2 / values)) / (n - 2)
+    enough = (n - 1) * _variance(aligned[covered]) / (1 + chance) / (n - 2)
+    with_other = _explained(some, motion, enough)
+    if not with_other < enough:
         return None
-    return dict(zip(covered, motion, strict=True))
-
-
-def _explains_more(before: float, after: float, slices: int, values: float) -> bool:
-    """Whether a pattern of so many independent values lowers the sum of squares of the slices by more than noise does.
-
-    The F statistic of the additional parameters has a mean of one and a variance of about 2 / values.
-    """
-    f = (before - after) / max(after / (slices - 2), 1e-300)
-    return f > 1 + _SIGNIFICANT * math.sqrt(2 / values)
+    # A pattern explains more also with the motion of the fit, unless that has rotations.
+    with_it = _explained(some, found[covered] - found[covered].mean(axis=0))
+    return dict(zip(covered, motion, strict=True)) if with_other < with_it / (1 + chance) else None
 
 
 def pattern_share(rest: Pixels, specimen: Pixels) -> tuple[float, float]:
@@ -137,19 +133,40 @@ def _places(motion: Floats) -> int:
     return len(kept)
 
 
-def _explained(images: Floats, motion: Floats) -> float:
-    """Variance that a specimen with this motion and a fixed pattern leave, by alternating means of the rests."""
-    pattern = images.mean(axis=0)
-    for _ in range(_ROUNDS):
-        specimen = np.mean([_shifted(image - pattern, m) for image, m in zip(images, motion, strict=True)], axis=0)
-        moved = np.stack([_shifted(specimen, -m) for m in motion])
-        pattern = (images - moved).mean(axis=0)
-    return float(_inner(images - moved - pattern).var(axis=0, ddof=2).mean())
+def _explained(images: Floats, motion: Floats, enough: float = np.inf) -> float:
+    """Variance that a specimen with this motion and a fixed pattern leave, by alternating means of the rests.
+
+    The rounds are those of a least-squares problem, whose steps shrink: they end early where what the rounds before
+    gained each would not lead to `enough` any more.
+    """
+    shape = images.shape[1:]
+    values = images.reshape(len(images), -1)
+    there, back = ([_shift_operator(shape, sign * m) for m in motion] for sign in (1, -1))
+    pattern, left = values.mean(axis=0), np.inf
+    for number in range(_ROUNDS):
+        specimen = np.mean([shift @ v for shift, v in zip(there, values - pattern, strict=True)], axis=0)
+        moved = np.stack([shift @ specimen for shift in back])
+        pattern = (values - moved).mean(axis=0)
+        if number % _LOOK == 0 or number == _ROUNDS - 1:
+            rest = _inner((values - moved - pattern).reshape(images.shape))
+            before, left = left, float(rest.var(axis=0, ddof=2).mean())
+            if left - (before - left) / _LOOK * (_ROUNDS - 1 - number) > enough:
+                break
+    return left
 
 
-def _shifted(image: Floats, shift: Floats) -> Floats:
-    """image(x + shift)."""
-    return np.asarray(scipy.ndimage.shift(image, -shift, order=1, mode="nearest"))
+def _shift_operator(shape: tuple[int, ...], shift: Floats) -> Any:
+    """Sparse matrix that maps a flattened image to image(x + shift): linear interpolation, the borders repeated."""
+    columns, weights = np.zeros((1, 1), np.intp), np.ones((1, 1))
+    for n, by in zip(shape, shift.tolist(), strict=True):
+        at = np.clip(np.arange(n) + by, 0, n - 1)
+        low = np.minimum(at.astype(np.intp), max(n - 2, 0))
+        both, share = np.stack([low, np.minimum(low + 1, n - 1)], axis=1), np.stack([1 - at + low, at - low], axis=1)
+        size = len(columns) * n
+        columns = (columns[:, None, :, None] * n + both[None, :, None, :]).reshape(size, -1)
+        weights = (weights[:, None, :, None] * share[None, :, None, :]).reshape(size, -1)
+    starts = np.arange(0, columns.size + 1, columns.shape[1])
+    return scipy.sparse.csr_array((weights.ravel(), columns.ravel(), starts), (len(columns), len(columns)))
 
 
 def _variance(aligned: Pixels) -> float:

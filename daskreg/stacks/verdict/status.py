@@ -59,7 +59,7 @@ def status_of(
     known = solution.cycles[np.isfinite(solution.cycles)]
     if len(known) and np.median(known) > open_cycle(model):
         return StackStatus.INCONSISTENT
-    if findings.pattern:
+    if findings.pattern or findings.stripes:
         return StackStatus.FIXED_PATTERN
     if model.metric == "mse" and pairs is not None and features is not None and _other_gains(pairs, features):
         return StackStatus.BRIGHTNESS

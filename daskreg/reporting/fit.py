@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from daskreg.errors import FitFailedError
 from daskreg.geometry import Transform
+from daskreg.reporting.section import Section
 
 
 def is_fit_file(path: str | PathLike[str], tool: str | None = None) -> bool:
@@ -61,7 +62,7 @@ class Fit(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for JSON (angles in radians)."""
-        from daskreg.reporting.page import plain
+        from daskreg.reporting.plain import plain
 
         fields = {"schema": "daskreg/fit", "version": 1, "kind": self.kind, "ok": self.ok, **self.facts()}
         return {**plain(fields), "transform": self.transform.to_dict()}
@@ -79,8 +80,21 @@ class Fit(ABC):
         else:
             self.transform.save(path, **options)
 
-    def report(self, path: str | PathLike[str]) -> Path:
-        """Write one HTML page, and the same facts as JSON next to it."""
+    def section(self) -> Section | None:
+        """What a page shows of this fit; None: a table of its facts."""
+        return None
+
+    def report(self, path: str | PathLike[str], *, command: str = "") -> Path:
+        """Write one HTML page with a verdict, pictures and numbers, and the same facts as JSON next to it.
+
+        Args:
+            command: the line of a terminal that made the fit.
+        """
         from daskreg.reporting.page import report
 
-        return report(self, path)
+        return report(self, path, title=f"daskreg: {self.title}", command=command)
+
+    @property
+    def title(self) -> str:
+        """One line: what was estimated, and how it ended."""
+        return f"{self.kind}, {self.status.name.lower().replace('_', ' ')}"

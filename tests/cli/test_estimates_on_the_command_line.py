@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.reporting import plots
+from daskreg.reporting import figures, plots
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_figures_without_matplotlib_are_refused_before_the_work(
 ) -> None:
     tifffile.imwrite("a.tif", texture(1))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    plots._figure_class.cache_clear()
+    figures.figure_class.cache_clear()
     monkeypatch.setattr(dr, "register", no_work)
     monkeypatch.setattr(dr, "align_stack", no_work)
     assert run([*options, "--out", "fit.json"]) == 2

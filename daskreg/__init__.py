@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
     from daskreg import landmarks as landmarks
+    from daskreg import plot as plot
     from daskreg import tomography as tomography
     from daskreg.clouds.fit import CloudFit as CloudFit
     from daskreg.clouds.inputs import points_from as points_from
@@ -78,6 +79,7 @@ _HOMES = {
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
+    "plot": "",
     "points_from": "clouds.inputs",
     "register": "registration.register",
     "register_many": "registration.batch",
@@ -112,6 +114,7 @@ __all__ = [
     "load",
     "open",
     "plan",
+    "plot",
     "points_from",
     "register",
     "register_many",

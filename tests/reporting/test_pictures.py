@@ -78,10 +78,15 @@ def test_common_windows_leave_out_what_one_image_lacks() -> None:
     assert first.low > 0.5
 
 
-@pytest.mark.parametrize(
-    ("width", "unit", "label"),
-    [(100, "micrometer", "20 µm"), (7, "pixel", "2 px"), (0.004, "millimeter", "0.001 mm"), (1e7, "meter", "2.000e+06 m")],
-)  # fmt: skip
+BARS = [
+    (100, "micrometer", "20 µm"),
+    (7, "pixel", "2 px"),
+    (0.004, "millimeter", "0.001 mm"),
+    (60, "nanometer", "10 nm"),
+]
+
+
+@pytest.mark.parametrize(("width", "unit", "label"), BARS)
 def test_scale_bars_are_round(width: float, unit: str, label: str) -> None:
     bar = scale_bar(width, unit)
     assert bar.label == label

@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
-    ("convert", "kernels", "accessor", "readers", "plot", "output_page"),
+    ("convert", "kernels", "accessor", "readers", "plot", "output_page", "apply"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError
 from daskreg.formats.transforms import read_json, transform_from_file
-from daskreg.geometry import Affine
+from daskreg.geometry import Affine, Grid
 from daskreg.registration.estimate import Estimate
 from daskreg.registration.problem import Problem
 from daskreg.registration.verdict.words import in_words
@@ -95,6 +95,11 @@ class PairFit(Fit):
     @property
     def transform(self) -> Affine:
         return self.moving_from_fixed
+
+    @property
+    def fixed_grid(self) -> Grid | None:
+        """Where the voxels of the fixed image lie; None for a fit that does not hold its images."""
+        return None if self._images is None else self._images[0].grid
 
     def facts(self) -> dict[str, Any]:
         return {"sigma": self.sigma, **{name: getattr(self, name) for name in _FACTS}}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from daskreg.errors import FitFailedError
 from daskreg.geometry import Transform
@@ -46,6 +51,36 @@ class Fit(ABC):
     def push(self) -> Transform:
         """The other way, from points of the moving data to the fixed data."""
         return self.transform.inverse()
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The matrix of `transform`, homogeneous and in array order: (D+1, D+1), or (N, D+1, D+1) for N slices."""
+        return self.transform.to_matrices()
+
+    def inverse(self) -> Transform:
+        """The inverse of `transform`."""
+        return self.transform.inverse()
+
+    def apply(self, value: Any, **options: Any) -> Any:
+        """Bring what belongs to the moving side to the fixed one: an image or stack, or points.
+
+        Args:
+            value: an image or volume as `daskreg.warp` takes it, lazily; or an array of (N, D) points in the world of
+                the moving image (columns of clouds in their own order), of which D is the number of its dimensions.
+                With maps for each slice, the coordinate along their axis is the number of the slice.
+            options: of `warp`, such as order= and like=. A PairFit that holds its images warps onto the grid of the
+                fixed one.
+
+        Returns: the same kind as `value`.
+        """
+        # The functions that apply it stand above those that estimate it, so they are looked up when they are used.
+        return importlib.import_module("daskreg.apply").apply(self, value, **options)
+
+    def _repr_html_(self) -> str:
+        from daskreg.reporting.notebook import fit_html
+
+        section = self.section()
+        return f"<pre>{html.escape(repr(self))}</pre>" if section is None else fit_html(section)
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:

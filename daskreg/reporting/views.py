@@ -18,7 +18,7 @@ from daskreg.reporting.scale_bar import scale_bar
 WIDTH = 600.0
 """Units of the drawing across a view; a browser scales them to the space there is."""
 
-FLATTEST, TALLEST = 0.22, 1.6
+FLATTEST, TALLEST = 0.36, 1.6
 """Limits of height over width. A stack of few or of very many slices is stretched to them, which is said."""
 
 

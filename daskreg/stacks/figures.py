@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,8 +47,13 @@ def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = Non
     inside = position >= len(source.lead)
     across = source.grid.spacing[position - len(source.lead)] if inside else reader.grid.spacing[-1]
     grid = _small_grid(reader.grid, len(images), across * step, str(source.dims[position]))
-    found = [(place, axis) for place, axis in places(grid, (1, 1, 1))]
-    found[0] = (_at_slice(found[0][0], grid.names[0], shown[len(images) // 2]), found[0][1])
+    # Where the planes lie is said in voxels of the stack, not of the small one.
+    middles = (shown[len(images) // 2], *(n // 2 for n in reader.whole.shape[-2:]))
+    found = [
+        (replace(place, at=f"{grid.names[axis]} = {middles[axis]}"), axis)
+        for place, axis in places(grid, (1, 1, 1))
+        if axis is not None
+    ]
     planes = [tuple(middle(v, axis, (1, 1, 1)) for v in (before, after)) for _, axis in found]
     caption = (
         "The stack before and after, in the same greys. In the side views, a straight vertical edge of the specimen is "
@@ -67,10 +72,6 @@ def _small_grid(plane: Grid, count: int, across: float, axis: str) -> Grid:
     """The grid of the small stack, from that of its slices."""
     names = (axis if axis not in plane.names[-2:] else "slice", *plane.names[-2:])
     return Grid((count, *plane.shape[-2:]), (across, *plane.spacing[-2:]), unit=plane.unit, axes=names)
-
-
-def _at_slice(place: Place, axis: str, number_: int) -> Place:
-    return Place(place.rows, place.columns, place.spacing, place.unit, place.upward, f"{axis} = {number_}")
 
 
 def _worst_slices(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:

@@ -325,8 +325,8 @@ def _verdict(case: _Case, changes: bool) -> Verdict:
         said = f"The drift is found: {error.total:.3f} px are left of {error.before:.2f} px."
         return Verdict(case.fit.ok, f"{said} The lines lie on the truth, which is dashed.")
     said = (
-        f"From slice to slice, the drift of {error.before:.1f} px is found to {error.slice_to_slice:.2f} px; slowly, the "
-        f"result departs from the truth by {error.slow:.1f} px."
+        f"From slice to slice, the drift of {error.before:.1f} px is found to {error.slice_to_slice:.2f} px; slowly, "
+        f"the result departs from the truth by {error.slow:.1f} px."
     )
     return Verdict(
         case.fit.ok,

@@ -31,6 +31,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -111,7 +112,7 @@ def run(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, _command_of(words))
             result = app.main(args=words, prog_name="daskreg", standalone_mode=False, obj={"words": words})
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
@@ -153,5 +154,5 @@ def _print_error(message: str) -> None:
     click.echo(f"daskreg: {message}", err=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _print_error(f"warning: {message}")
+def _show_warning(command: click.Command | None, message: Warning | str, *_: Any, **__: Any) -> None:
+    _print_error(f"warning: {as_options(str(message), command)}")

@@ -33,6 +33,7 @@ def suggested_paths(path: str) -> list[str]:
         names = [entry.name for entry in os.scandir(given.parent)]
     except OSError:
         return []
+    names = [name for name in names if not name.endswith(".daskreg")]  # records of outputs
     return [str(given.parent / name) if str(given.parent) != "." else name for name in similar(given.name, names)]
 
 
@@ -62,4 +63,5 @@ def as_options(message: str, command: click.Command | None) -> str:
             return option
         return f"{option} {value}" if " " not in value else f"{option} '{value}'"
 
+    message = re.sub(r", or choose one with \.isel\([^)]*\)", "", message)
     return re.sub(rf"(?<![\w.-])(?P<name>{known})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.-]+)?", spelled, message)

@@ -18,6 +18,13 @@ from daskreg.errors import FitFailedError
 from daskreg.geometry import Transform
 from daskreg.reporting.section import Section
 
+_TITLES = {
+    "pair": "two images, registered",
+    "stack": "a stack, aligned",
+    "cloud": "two clouds of points, registered",
+    "points": "landmarks, fitted",
+}
+
 
 def is_fit_file(path: str | PathLike[str], tool: str | None = None) -> bool:
     """Whether a fit is saved there whole: as daskreg's JSON, and not as that of another tool."""
@@ -131,5 +138,5 @@ class Fit(ABC):
 
     @property
     def title(self) -> str:
-        """One line: what was estimated, and how it ended."""
-        return f"{self.kind}, {self.status.name.lower().replace('_', ' ')}"
+        """One line: what was estimated, and whether it is to be used."""
+        return f"{_TITLES.get(self.kind, self.kind)}{'' if self.ok else ', not to be used as it is'}"

@@ -151,7 +151,7 @@ class Plan:
             f"  levels   {sizes}",
             f"  blocks   {self.block_count:,} of up to {first.block_shape}, {at_once}",
             f"  chunks   {layout.chunks}, " + (f"shards {layout.shards}" if layout.shards else "no shards"),
-            f"  memory   {about}{format_bytes(self.memory)} a process above idle; the limit is "
+            f"  memory   {about}{format_bytes(self.memory)} a process above idle, of a limit of "
             f"{format_bytes(self.memory_limit)}",
         ]
         if self.seconds is None:

@@ -114,7 +114,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(here: Path, capsys: pytest
     assert run(["warp", "in.tif", "out.zarr", "--pull", "t.json", "--dry-run", "--memory", "1GiB"]) == 0
     told = capsys.readouterr().out
     assert "Plan: z 4 x y 20 x x 30" in told
-    assert "limit 1.00 GiB" in told
+    assert "limit of 1.00 GiB" in told
     assert not list(here.glob("*.zarr*"))
 
 

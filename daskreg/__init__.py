@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from daskreg import convert as convert
     from daskreg import errors as errors
     from daskreg import landmarks as landmarks
+    from daskreg import plot as plot
     from daskreg import tomography as tomography
+    from daskreg.apply import register_transform_stack as register_transform_stack
     from daskreg.clouds.fit import CloudFit as CloudFit
     from daskreg.clouds.inputs import points_from as points_from
     from daskreg.clouds.register import icp as icp
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from daskreg.fields import Composite as Composite
     from daskreg.fields import DisplacementField as DisplacementField
     from daskreg.fields import SliceDisplacements as SliceDisplacements
+    from daskreg.formats.points import read_points as read_points
     from daskreg.formats.transforms import load as load
+    from daskreg.formats.transforms import save as save
     from daskreg.geometry import Affine as Affine
     from daskreg.geometry import Box as Box
     from daskreg.geometry import Grid as Grid
@@ -78,9 +82,13 @@ _HOMES = {
     "load": "formats.transforms",
     "open": "volumes",
     "plan": "writing",
+    "plot": "",
     "points_from": "clouds.inputs",
+    "read_points": "formats.points",
     "register": "registration.register",
     "register_many": "registration.batch",
+    "register_transform_stack": "apply",
+    "save": "formats.transforms",
     "tomography": "",
     "warp": "warping",
     "write": "writing",
@@ -112,9 +120,13 @@ __all__ = [
     "load",
     "open",
     "plan",
+    "plot",
     "points_from",
+    "read_points",
     "register",
     "register_many",
+    "register_transform_stack",
+    "save",
     "tomography",
     "warp",
     "write",

@@ -35,7 +35,7 @@ BLOCK_BYTES = 64 * 2**20
 
 def warp(
     source: Any,
-    *,
+    *unsaid: Any,
     pull: Any = None,
     push: Any = None,
     like: Any = None,
@@ -80,6 +80,11 @@ def warp(
     Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
     EmptyOutputError where the output would have no voxel of the source.
     """
+    if unsaid:
+        raise OptionError(
+            "warp(image, transform) does not say which way: for a fit of register or align_stack, warp(image, "
+            "pull=fit); to move the content by a transform, warp(image, push=transform)"
+        )
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill, edge=edge)

@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
-    ("convert", "kernels", "accessor", "readers"),
+    ("convert", "kernels", "accessor", "readers", "plot", "output_page", "apply"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
 )
@@ -89,7 +89,7 @@ WITHOUT_TORCH = {
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
     "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
     "sources.readers.n5", "sources.readers.tiff", "sources.readers.nd2", "sources.readers.oif", "sources.readers.txrm",
-    "sources.readers.vtkhdf", "fields", "flat",
+    "sources.readers.vtkhdf", "fields", "flat", "plot", "output_page",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500
@@ -218,7 +218,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
         for name in (*holders, "registration.pyramids", "registration.normal_equations", "registration.verdict")
     }
     own |= {"runtime.triton_support": {"torch"}}
-    own |= {"cluster": {"distributed"}, "reporting.plots": {"matplotlib"}}
+    own |= {"cluster": {"distributed"}, "reporting.figures": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))
     allowed = own.get(layer(module), set()) | own.get(module, set())
     assert not names & (HEAVY - allowed), f"{module} imports {sorted(names & (HEAVY - allowed))} at the top"

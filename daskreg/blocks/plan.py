@@ -15,6 +15,7 @@ from daskreg.blocks.memory import projected_bytes
 from daskreg.blocks.reversed import job_of
 from daskreg.errors import MemoryBudgetError, OptionError
 from daskreg.geometry import Box
+from daskreg.geometry.notebook_table import lines_table
 from daskreg.sources.chunking import sizes_per_axis
 
 BLOCK_TARGET = 240 * 2**20
@@ -140,22 +141,28 @@ class Plan:
         layout = first.layout
         about = "" if all(level.exact for level in self.levels) else "about "
         size = " x ".join(f"{d} {n}" for d, n in zip(layout.dims, layout.shape, strict=True))
+        at_once = f"{self.threads} at a time" + (f" in each of {self.workers} processes" if self.workers > 1 else "")
+        sizes = ", ".join("x".join(map(str, level.layout.shape)) for level in self.levels)
         lines = [
             f"Plan: {size}, {layout.dtype} -> {self.path}",
+            f"  reads    {about}{format_bytes(self.bytes_read)} of the source, {self.amplification:.2f} times what "
+            "the output holds of it",
+            f"  writes   {format_bytes(self.bytes_written)} before compression, as {self.files:,} files",
+            f"  levels   {sizes}",
+            f"  blocks   {self.block_count:,} of up to {first.block_shape}, {at_once}",
             f"  chunks   {layout.chunks}, " + (f"shards {layout.shards}" if layout.shards else "no shards"),
-            f"  levels   {', '.join('x'.join(map(str, level.layout.shape)) for level in self.levels)}",
-            f"  blocks   {self.block_count} of up to {first.block_shape}, {self.files} files",
-            f"  reads    {about}{format_bytes(self.bytes_read)} ({self.amplification:.2f} x the output), "
-            f"writes {format_bytes(self.bytes_written)} before compression",
-            f"  memory   {about}{format_bytes(self.memory)} a process above idle ({self.threads} at a time), "
-            f"limit {format_bytes(self.memory_limit)}",
+            f"  memory   {about}{format_bytes(self.memory)} a process above idle, of a limit of "
+            f"{format_bytes(self.memory_limit)}",
         ]
-        if self.seconds is not None:
-            lines.append(
-                f"  time     about {format_time(self.seconds)} with {self.workers} x {self.threads} at a time, "
-                "judging by one block"
-            )
+        if self.seconds is None:
+            lines.append("  time     not known: daskreg.plan(..., probe=True) tries one block")
+        else:
+            lines.append(f"  time     about {format_time(self.seconds)}, judging by one block")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return lines_table(repr(self))
 
 
 def make_layout(task: Task, chunks: Any, shards: Any, *, as_objects: bool = False) -> Layout:

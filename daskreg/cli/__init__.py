@@ -18,8 +18,10 @@ status      how far a run is
 cancel      stop a run
 demo        the main workflow on a real volume
 warm-up     compile what is needed later
+doctor      what this machine has, with remedies
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
+words       messages in the words of the command line, and suggestions
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 import daskreg
+from daskreg.cli.words import as_options, meant, similar
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
 
 COMMANDS = (
@@ -52,6 +56,7 @@ COMMANDS = (
     "cancel",
     "demo",
     "warm-up",
+    "doctor",
 )
 RESUMING = ("convert", "warp")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -69,9 +74,27 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"daskreg.cli.{cmd_name.replace('-', '_')}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}{meant(similar(args[0], COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+
+def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """The version, and those of what results depend on."""
+    if value and not ctx.resilient_parsing:
+        from daskreg.reporting.page import versions
+
+        rest = [f"{name} {number}" for name, number in versions() if name != "daskreg"]
+        click.echo(f"daskreg {daskreg.__version__}\n{', '.join(rest)}")
+        ctx.exit()
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(daskreg.__version__, prog_name="daskreg")
+@click.option("-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version,
+              help="Show the version, and those of what results depend on, and exit.")  # fmt: skip
 def app() -> None:
     """Align and warp image volumes larger than memory.
 
@@ -80,7 +103,7 @@ def app() -> None:
       daskreg align stack.ome.zarr --out fit.json --plot drift.png
       daskreg warp stack.ome.zarr aligned.ome.zarr --pull fit.json
 
-    An interrupted command resumes when it is run again.
+    An interrupted command resumes when it is run again. `daskreg doctor` looks at the machine.
     """
 
 
@@ -89,8 +112,8 @@ def run(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            result = app.main(args=words, prog_name="daskreg", standalone_mode=False)
+            warnings.showwarning = partial(_show_warning, _command_of(words))
+            result = app.main(args=words, prog_name="daskreg", standalone_mode=False, obj={"words": words})
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -106,14 +129,20 @@ def run(args: Sequence[str] | None = None) -> int:
         )
         return INTERRUPTED
     except (InputError, OutputError, MissingExtraError, MemoryBudgetError) as error:
-        _print_error(f"{error}")
+        _print_error(as_options(f"{error}", _command_of(words)))
         return USAGE
     except DaskregError as error:
-        _print_error(f"{error}")
+        _print_error(as_options(f"{error}", _command_of(words)))
     except OSError as error:
         logging.getLogger("daskreg").debug("", exc_info=True)
         _print_error(f"{error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}")
     return FAILED
+
+
+def _command_of(words: Sequence[str]) -> click.Command | None:
+    """The command of a line."""
+    name = next((word for word in words if not word.startswith("-")), "")
+    return app.get_command(click.Context(app), name)
 
 
 def main() -> None:
@@ -125,5 +154,5 @@ def _print_error(message: str) -> None:
     click.echo(f"daskreg: {message}", err=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _print_error(f"warning: {message}")
+def _show_warning(command: click.Command | None, message: Warning | str, *_: Any, **__: Any) -> None:
+    _print_error(f"warning: {as_options(str(message), command)}")

@@ -18,6 +18,7 @@ from daskreg.cli.options import (
     device,
     fit_outputs,
     open_options,
+    opened_mask,
     save_outputs,
     shown_progress,
     verbosity,
@@ -55,6 +56,7 @@ _FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--common-line", metavar="AXIS", help="Estimate shifts along this axis only, from the sums across it: "
               "for projections, the tilt axis. With --model translation.")  # fmt: skip
+@click.option("--mask", help="A volume, or an image for every slice, that is positive where voxels count.")
 @click.option("--previous", type=_FILE, help="The saved fit of an earlier, shorter version of the stack.")
 @click.option(
     "--axis", type=NumberOrWord(), default=0, show_default=True, help="The axis along which the slices are ordered."
@@ -71,6 +73,7 @@ def command(
     edit: Path | None,
     model: str,
     anchors: tuple[str, ...],
+    mask: str | None,
     axis: str | int,
     level: int,
     opening: Opening,
@@ -78,21 +81,24 @@ def command(
     page: Path | None,
     out: Path,
     plot: Path | None,
+    as_json: bool,
     keep_failed: bool,
     **options: Any,
 ) -> int:
     """Estimate where each slice of the aligned STACK lies in the raw one.
+
+    \b
+    daskreg align stack.ome.zarr -o drift.json --report drift.html
+    daskreg align "slices/*.tif" -o drift.json --spacing 50,4,4 --unit nm --model translation
+    daskreg warp stack.ome.zarr aligned.ome.zarr --pull drift.json --workers 4
 
     `daskreg warp STACK OUT.zarr --pull FIT.json` then aligns it. The same file aligns any other volume of the
     same slices (another channel, another detector). Finished pairs are stored next to
     the fit (FIT.pairs.jsonl) until it is saved, so the same command resumes after an interruption.
     """
     import daskreg
-    from daskreg.reporting.plots import figure_suffixes
     from daskreg.stacks.align import from_table
 
-    if page is not None:
-        figure_suffixes()  # its figures of the stack need matplotlib
     volume = opening.open(stack, level=level)
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
@@ -104,13 +110,14 @@ def command(
                 volume,
                 model=groups,
                 axis=axis,
+                mask=opened_mask(mask),
                 anchors=_read_anchors(anchors),
                 checkpoint=checkpoint,
                 progress=progress,
                 **options,
             )
     outputs = {"out": out, "table": table, "plot": plot, "page": page}
-    code = save_outputs(fit, **outputs, keep_failed=keep_failed, stack=volume)
+    code = save_outputs(fit, **outputs, keep_failed=keep_failed, as_json=as_json, stack=volume)
     if checkpoint is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
         checkpoint.unlink(missing_ok=True)
     return code

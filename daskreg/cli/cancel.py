@@ -12,6 +12,9 @@ import click
 def command(output: str, *, no_wait: bool, scheduler: str | None) -> int:
     """Stop the run of OUTPUT, wherever it runs: on a cluster, in another terminal, or in several parts.
 
+    \b
+    daskreg cancel aligned.ome.zarr
+
     Blocks that are being made are finished; the same command as before resumes the run. The exit code is 1 if no run
     is going on.
     """

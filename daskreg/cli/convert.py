@@ -30,6 +30,10 @@ def command(
 ) -> int:
     """Copy SOURCE into the new OME-Zarr OUT with a pyramid, block by block.
 
+    \b
+    daskreg convert "slices/*.tif" stack.ome.zarr --spacing 50,4,4 --unit nm
+    daskreg convert scan.h5::/entry/data volume.ome.zarr --workers 4
+
     An OUT that is named so is a single file without a pyramid: .tif, .nii, .nrrd, .mha, .mrc or .h5.
 
     The same command again resumes an interrupted run. The exit code is 3 if chunks of SOURCE were missing or damaged

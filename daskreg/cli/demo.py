@@ -20,6 +20,10 @@ from daskreg.cli.options import LocalFile, verbosity
 def command(*, out: Path, size: int, slices: int, workers: int, seed: int, quiet: bool) -> None:
     """Apply a drift to a real volume, align it, warp it out of core, and print the errors.
 
+    \b
+    daskreg demo
+    daskreg demo --size 4096 --slices 200
+
     --size and --slices can make the volume larger than memory; the workers' memory does not grow.
     """
     from daskreg.demo import run

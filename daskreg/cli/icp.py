@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import LocalFile, device, fit_outputs, save_outputs, verbosity
+from daskreg.cli.options import LocalFile, device, fit_outputs, save_outputs, shown_progress, verbosity
 
 POINTS = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
@@ -44,6 +44,10 @@ def command(
 ) -> int:
     """Estimate the motion that aligns the points of SOURCE with those of TARGET.
 
+    \b
+    daskreg icp target.ply source.ply -o fit.json --report fit.html
+    daskreg icp scan1.csv scan2.csv -o fit.json --init identity --max-distance 0.5
+
     Files are .npy, .ply, .pcd, .las, .laz, or text (.csv, .xyz, .txt). The transform acts on x, y, z; --axes names
     another order, in which named columns are taken, and which columns without names have.
     """
@@ -51,16 +55,18 @@ def command(
     from daskreg.formats.points import read_points
 
     start: Any = init if init in ("auto", "identity", "global") else daskreg.load(init)
-    fit = daskreg.icp(
-        read_points(target, axes=axes),
-        read_points(source, axes=axes),
-        method=method,
-        init=start,
-        max_distance=max_distance,
-        trim=trim,
-        with_scale=with_scale,
-        axes=axes,
-        seed=seed,
-        device=device,
-    )
+    with shown_progress("registering points", quiet=quiet) as progress:
+        fit = daskreg.icp(
+            read_points(target, axes=axes),
+            read_points(source, axes=axes),
+            method=method,
+            init=start,
+            max_distance=max_distance,
+            trim=trim,
+            with_scale=with_scale,
+            axes=axes,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
     return save_outputs(fit, **outputs)

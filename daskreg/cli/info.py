@@ -17,7 +17,12 @@ from daskreg.errors import InputError
 @open_options
 @verbosity
 def command(path: str, *, opening: Opening, quiet: bool) -> None:
-    """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only."""
+    """Axes, type, spacing, chunks and pyramid levels of a volume. Reads metadata only.
+
+    \b
+    daskreg info stack.ome.zarr
+    daskreg info "slices/*.tif" --spacing 50,4,4 --unit nm
+    """
     from daskreg.cli.show import volume_lines
     from daskreg.volumes import volume_of
 

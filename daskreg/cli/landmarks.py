@@ -34,6 +34,10 @@ def command(
 ) -> int:
     """Estimate the motion that brings fixed landmarks to moving ones.
 
+    \b
+    daskreg landmarks pairs.csv -o fit.json --model similarity
+    daskreg landmarks fixed.csv moving.csv -o fit.json --ransac auto
+
     PAIRS holds both points of each pair (BigWarp, or a CSV with columns fixed_x, moving_x, ...), or only the fixed
     ones, and MOVING the moving ones (CSV with columns x, y, z, napari's CSV, Slicer's .fcsv, elastix points, GeoJSON).
     """

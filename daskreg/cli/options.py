@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from daskreg.cli.words import check_there, meant, suggested_paths
 
 Command = Callable[..., Any]
 
@@ -23,7 +27,11 @@ class LocalFile(click.Path):
 
         if reason := unusable(value):
             self.fail(f"{shown(value)}: {reason}", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            alike = meant(suggested_paths(str(value))) if self.exists else ""
+            raise click.BadParameter(error.message.rstrip(".") + alike, ctx, param) from error
 
 
 class OutputFile(LocalFile):
@@ -148,6 +156,7 @@ class Opening:
     """How a command opens volumes: the options of `open_options`, and of `chunk_policy_options` where it has them."""
 
     channel: str | int | None
+    time: int | None
     spacing: float | None
     unit: str | None
     allow_outside: bool
@@ -161,13 +170,15 @@ class Opening:
         """The lazy volume at a path."""
         import daskreg
 
+        check_there(path)
         return daskreg.open(path, level=level, **vars(self))
 
 
 def open_options(command: Command) -> Command:
-    """--channel, --spacing, --unit, --series, --raw-shape, --raw-dtype, --allow-outside: passed on as `opening`."""
+    """--channel, --time, --spacing, --unit, --series, --raw-shape, --raw-dtype, --allow-outside: as `opening`."""
 
     @click.option("--channel", type=NumberOrWord(), help="The channel to use, by number or name.")
+    @click.option("--time", type=int, help="The time to use, by number, counted from 0.")
     @click.option("--spacing", type=Numbers(float), help="Voxel spacing; replaces the file's.")
     @click.option("--unit", help="Unit of the spacing, such as um; replaces the file's.")
     @click.option("--series", type=NumberOrWord(), help="Of a file that holds several, by number or name; as FILE::/1.")
@@ -186,6 +197,16 @@ def open_options(command: Command) -> Command:
     return wrapped
 
 
+def opened_mask(path: str | None) -> Any:
+    """A mask at a path, or None."""
+    if path is None:
+        return None
+    import daskreg
+
+    check_there(path)
+    return daskreg.open(path)
+
+
 def chunk_policy_options(command: Command) -> Command:
     """--missing, --corrupt: how chunks are treated that are not stored or cannot be decoded."""
     either = click.Choice(["fill", "error"])
@@ -195,12 +216,16 @@ def chunk_policy_options(command: Command) -> Command:
     return click.option("--missing", type=either, default="fill", show_default=True, help=missing)(command)
 
 
+command_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
 def fit_outputs(command: Command) -> Command:
-    """--out, --plot, --report, --keep-failed of the commands that estimate a transform."""
+    """--out, --plot, --report, --keep-failed, --json of the commands that estimate a transform."""
+    command = command_json(command)
     command = click.option("--keep-failed", is_flag=True, help="Save the fit even if it failed.")(command)
     command = click.option("--report", "page", type=OutputFile(), help="Write an HTML page about the fit.")(command)
     command = click.option("--plot", type=FigureFile(), help="Write a figure of the fit (.png, .pdf, .svg).")(command)
-    return click.option("--out", type=OutputFile(".json"), required=True, help="The fit, as JSON.")(command)
+    return click.option("-o", "--out", type=OutputFile(".json"), required=True, help="The fit, as JSON.")(command)
 
 
 def save_outputs(
@@ -211,6 +236,7 @@ def save_outputs(
     page: Path | None,
     keep_failed: bool,
     table: Path | None = None,
+    as_json: bool = False,
     **shown: Any,
 ) -> int:
     """Print a fit, write the requested files, and return the exit code.
@@ -225,21 +251,30 @@ def save_outputs(
 
     if fit.ok or keep_failed:
         fit.save(out)
-    for line in fit_lines(fit):
+    if as_json:
+        click.echo(json.dumps(fit.to_dict(), indent=1))
+    for line in () if as_json else fit_lines(fit):
         click.echo(line)
-    if fit.ok or keep_failed:
+    if (fit.ok or keep_failed) and not as_json:
         click.echo(f"saved to {out}")
     if table is not None:
         fit.save_table(table)
     if plot is not None:
         fit.plot().savefig(plot, dpi=110)
     if page is not None:
-        fit.report(page, **shown)
+        fit.report(page, command=command_line(), **shown)
     if fit.ok:
         return 0
     not_saved = "" if keep_failed else f"; {out} was not written (--keep-failed writes it in any case)"
     click.echo(f"daskreg: failed: {fit.status.value}{not_saved}", err=True)
     return 1
+
+
+def command_line() -> str:
+    """The command as it was typed, for a page that says how it was made."""
+    context = click.get_current_context(silent=True)
+    words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
+    return shlex.join(["daskreg", *words]) if words else ""
 
 
 @contextmanager

@@ -8,74 +8,74 @@ from typing import Any
 
 import click
 
-from daskreg.cli.info import level_grids
-from daskreg.cli.options import LocalFile, OutputFile, verbosity
-from daskreg.errors import InputError
-
-MOST_PIXELS = 512
+from daskreg.cli.options import LocalFile, OutputFile, command_line, verbosity
 
 
 @click.command(short_help="An HTML page about a fit or an output.")
 @click.argument("thing", metavar="RUN_OR_FIT", type=LocalFile(exists=True, path_type=Path))
 @click.option(
+    "-o",
     "--out",
     type=OutputFile(),
     required=True,
     help="The page (.html); the same facts are written next to it as .report.json.",
 )
+@click.option("--stack", help="Of the fit of a stack: the stack that was aligned, to show it before and after.")
+@click.option("--before", help="Of an output: a volume of the same shape to compare it with, such as the raw stack.")
 @verbosity
-def command(thing: Path, *, out: Path, quiet: bool) -> None:
-    """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote)."""
-    from daskreg.reporting.page import report
+def command(thing: Path, *, out: Path, stack: str | None, before: str | None, quiet: bool) -> None:
+    """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote).
 
-    facts, figures = _of_run(thing) if thing.is_dir() else _of_fit(thing)
-    page = report(facts, out, title=f"daskreg: {thing.name}", figures=figures)
+    \b
+    daskreg report fit.json -o fit.html --stack stack.ome.zarr
+    daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
+    """
+    import daskreg
+
+    if thing.is_dir():
+        from daskreg.output_page import report_output
+
+        page = report_output(
+            thing, out, before=None if before is None else daskreg.open(before), command=command_line()
+        )
+    else:
+        page = _of_fit(thing, out, stack)
     click.echo(f"saved to {page}")
 
 
-def _of_fit(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts from the file of a fit, and the trajectory if it is the fit of a stack."""
+def _of_fit(path: Path, out: Path, stack: str | None) -> Path:
+    """A page about the file of a fit, or of a transform alone."""
     import daskreg
+    from daskreg.errors import InvalidTransformError
     from daskreg.formats.transforms import read_json
-    from daskreg.reporting import plots
+    from daskreg.reporting.page import report
 
+    facts: dict[str, Any] = dict(read_json(path)) if path.suffix == ".json" else {}
+    if facts.get("kind") == "stack":
+        volume = None if stack is None else daskreg.open(stack)
+        return daskreg.StackFit.load(path).report(out, stack=volume, command=command_line())
+    if facts.get("kind") == "pair":
+        try:
+            return daskreg.PairFit.load(path).report(out, command=command_line())
+        except InvalidTransformError:  # of an earlier version: its facts can still be listed
+            pass
     transform = daskreg.load(path)
-    facts = dict(read_json(path)) if path.suffix == ".json" else {}
+    if isinstance(transform, daskreg.SliceAffines):
+        return _of_slices(transform, facts, path, out)
     shown = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
-    if transform.array_ndim == transform.ndim:  # no map for each slice
-        return {"transform": transform.describe(), **shown}, {}
-    centre = shown.get("centre", [0.0] * transform.ndim)
-    fit = SimpleNamespace(**{**shown, "raw_from_aligned": transform, "centre": centre})
-    return {"transform": repr(transform), **shown}, {"Trajectory of the slices": plots.drift(fit)}
+    words = {"transform": transform.describe() if isinstance(transform, daskreg.Affine) else repr(transform)}
+    return report({**words, **shown}, out, title=f"daskreg: {path.name}", command=command_line())
 
 
-def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts from the ledger next to an output, and a figure of the output."""
-    from dask.utils import format_bytes
+def _of_slices(transform: Any, facts: dict[str, Any], path: Path, out: Path) -> Path:
+    """A page about the maps of slices: their parameters along the stack."""
+    from daskreg.reporting.page import report
+    from daskreg.reporting.section import Section, Verdict
+    from daskreg.reporting.stack_section import drift_charts
 
-    import daskreg
-    from daskreg.blocks.record.ledger import Ledger
-    from daskreg.reporting import plots
-
-    ledger = Ledger(path.resolve())
-    if not ledger.exists:
-        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it")
-    entries = list(ledger.entries().values())
-    counts = [
-        sum(entry.level == level for entry in entries)
-        for level in range(1 + max((e.level for e in entries), default=0))
-    ]
-    facts: dict[str, Any] = {
-        "output": str(path),
-        "finished blocks of each level": counts,
-        "stored": format_bytes(sum(size for entry in entries for _, _, size in entry.files)),
-        "voxels clipped": sum(entry.clipped for entry in entries),
-        "missing chunks read as fill": sum(entry.lost.missing for entry in entries if entry.level == 0),
-        "damaged chunks read as fill": sorted({name for entry in entries for name in entry.lost.damaged}),
-        **{f"level {number}": repr(grid) for number, grid in enumerate(level_grids(str(path)))},
-    }
-    volume = daskreg.open(path, level=-1)
-    if volume.ndim != 3 or max(volume.shape) > 4 * MOST_PIXELS:
-        return facts, {}
-    figure = plots.sides(volume, spacing=daskreg.grid(volume).spacing, names=("output",))
-    return facts, {"The coarsest level: a slice, and side views": figure}
+    maps = SimpleNamespace(raw_from_aligned=transform, centre=[0.0] * transform.ndim)
+    section = Section(
+        "Maps of slices", Verdict(None, repr(transform)), charts=drift_charts(maps),
+        missing="Only maps are in this file: whether they are good is not said.",
+    )  # fmt: skip
+    return report(facts, out, title=f"daskreg: {path.name}", sections=[section], command=command_line())

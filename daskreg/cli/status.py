@@ -14,6 +14,9 @@ import click
 def command(output: str, *, as_json: bool, scheduler: str | None) -> None:
     """Print how far the latest run of OUTPUT is: blocks done, rate, time left, failed blocks, retries, where it runs.
 
+    \b
+    daskreg status aligned.ome.zarr --json
+
     OUTPUT is an image that `warp` or `convert` writes, or has begun to write. A run of another machine that was
     killed is only known as such after 20 seconds.
     """

@@ -13,6 +13,9 @@ from daskreg.cli.options import verbosity
 def command(output: str, *, quiet: bool) -> int:
     """Check an OME-Zarr image that daskreg wrote.
 
+    \b
+    daskreg verify aligned.ome.zarr
+
     Every block must be finished, and each file must exist, have the bytes that were written, and decode. Prints a line
     for each problem, and then exits with 1.
     """

@@ -14,6 +14,9 @@ from daskreg.cli.options import verbosity
 def command(*, jobs: int | None, cases: tuple[str, ...], quiet: bool) -> None:
     """Compile for this processor what is needed later, and keep it.
 
+    \b
+    daskreg warm-up register align
+
     CASES are "warp", "register", "align" and "icp"; all of them by default. What is compiled is kept next to the
     package, or in the folder that NUMBA_CACHE_DIR names; hosts with processors of different types may share it.
     """

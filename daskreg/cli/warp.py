@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,27 @@ from daskreg.cli.options import (
     PartOfAll,
     chunk_policy_options,
     client_options,
+    command_json,
     device,
     open_options,
     verbosity,
 )
+from daskreg.cli.words import check_there
 
 FILLED = 3
 """Exit code: done, but not all of the source was there."""
 
 TRANSFORM = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
+_PULL_OR_PUSH = (
+    "give one of --pull T.json, for a fit of `register` or `align`, and --push T.json, which moves the content by T"
+)
+
 
 def storing(command: Any) -> Any:
     """The options for the storage of the output, shared with `convert`."""
     for option in (
+        command_json,
         click.option("--dry-run", is_flag=True, help="Print the plan (blocks, bytes, memory, files) and stop."),
         click.option(
             "--part",
@@ -107,6 +115,11 @@ def command(
 ) -> int:
     """Warp SOURCE into the new OUT, block by block, in bounded memory.
 
+    \b
+    daskreg warp stack.ome.zarr aligned.ome.zarr --pull drift.json --workers 4
+    daskreg warp moving.tif registered.nii --pull fit.json --like fixed.tif
+    daskreg warp labels.zarr moved.zarr --push fit.json --order 0 --dry-run
+
     OUT is OME-Zarr, or where it is named so a single file: .tif, .nii, .nrrd, .mha, .mrc or .h5.
 
     Give either --pull (a fit of `register` or `align`) or --push. The same command again
@@ -114,8 +127,10 @@ def command(
     """
     import daskreg
 
+    if like is not None:
+        check_there(like)
     if bool(pull) == bool(push):
-        raise click.UsageError("give either --pull T.json or --push T.json")
+        raise click.UsageError(_PULL_OR_PUSH)
     transforms: Any = [daskreg.load(path) for path in pull or push]
     warped = daskreg.warp(
         opening.open(source, level=level),
@@ -141,6 +156,7 @@ def store(
     overwrite: bool,
     part: tuple[int, int] | None,
     version: str,
+    as_json: bool,
     **layout: Any,
 ) -> int:
     """Write and print the result; with `dry_run` only print the plan.
@@ -156,5 +172,5 @@ def store(
         return 0
     run: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "version": version}
     written = daskreg.write(array, out, progress=not quiet, **run, **layout)
-    click.echo(repr(written))
+    click.echo(json.dumps(written.to_json(), indent=1) if as_json else repr(written))
     return FILLED if written.missing or written.damaged else 0

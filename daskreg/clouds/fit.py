@@ -14,6 +14,7 @@ from daskreg.clouds.icp import generators, homogeneous
 from daskreg.geometry import Affine
 from daskreg.geometry.parameters import parameter_names
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +69,7 @@ class CloudFit(Fit):
             were compared last, so a body of many symmetries has more than are listed.
         free: motions that the clouds do not determine, in words.
         method, iterations, seconds: the method, its iterations on the last level, and the time of the whole call.
+        recipe: the Python that makes this fit again.
     """
 
     kind: ClassVar[str] = "cloud"
@@ -85,6 +87,7 @@ class CloudFit(Fit):
     seconds: float
     _target: Floats = field(repr=False)
     _source: Floats = field(repr=False)
+    recipe: str = ""
 
     @property
     def ok(self) -> bool:
@@ -166,6 +169,12 @@ class CloudFit(Fit):
         from daskreg.reporting import plots
 
         return plots.cloud(self, self._target, self._source)
+
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.cloud_section import cloud_section
+
+        return cloud_section(self, self._target, self._source)
 
     def __repr__(self) -> str:
         ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)

@@ -49,7 +49,7 @@ def as_points(value: ArrayLike, name: str) -> Floats:
         warnings.warn(
             f"{dropped} of {array.shape[0]} points of the {name} hold NaN or infinity and were dropped",
             DaskregWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
     if len(points) < points.shape[1]:
         raise DegenerateImageError(f"the {name} has {len(points)} points; at least {points.shape[1]} are needed")

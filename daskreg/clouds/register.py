@@ -23,7 +23,9 @@ from daskreg.clouds.surface_consistency import ConsistencyLimits, SurfaceConsist
 from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, as_affine
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.recipe import remembers
 from daskreg.runtime.device import resolve
+from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.runtime.threads import ahead
 
 Floats = NDArray[np.float64]
@@ -40,6 +42,8 @@ _CONSISTENT = ConsistencyLimits(residual_ratio=1.5, conflicts=0.12)
 _CONSISTENT_OF_MANY = ConsistencyLimits(residual_ratio=1.25, conflicts=0.06)
 
 
+@shows_progress("registering points")
+@remembers("target", "source")
 def icp(
     target: ArrayLike,
     source: ArrayLike,
@@ -53,6 +57,7 @@ def icp(
     seed: int = 0,
     device: str = "auto",
     axes: Sequence[str] | None = None,
+    progress: bool | Progress | None = None,
 ) -> CloudFit:
     """Estimate the motion that brings `source` onto `target` (iterative closest points).
 
@@ -76,6 +81,8 @@ def icp(
         device: "auto" and "cpu" search a k-d tree; "cuda" compares all pairs on the GPU.
         axes: names of the columns, for what is printed and drawn; None: x, y, z. Points of `points_from` are "zyx",
             in 2D "yx".
+        progress: True shows a bar; or called with (steps done, steps): the clouds are made coarser, an initial pose is
+            found, it is refined, and it is judged.
 
     Raises:
         ShapeMismatchError: not (N, D) points with the same D, 2 or 3.
@@ -88,6 +95,7 @@ def icp(
     if fixed.shape[1] != moving.shape[1]:
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
     _check_options(method, init, max_distance, trim, max_iterations)
+    report = progress if callable(progress) else _unheard
     columns = _checked_axes(axes, fixed.shape[1])
     with _typed_errors():
         origins = Origins.of(fixed, moving)
@@ -101,6 +109,7 @@ def icp(
             same_scale=not with_scale,
             one_pose=not searched,
         )
+        report(1, 4)
         if method == "auto":
             method = "generalized" if pyramid.surface else "point_to_point"
         options = IcpOptions(method, with_scale, max_distance, trim)
@@ -108,12 +117,15 @@ def icp(
             pose = find_initial_pose(pyramid, options, near=init == "auto")
         else:
             pose = _pose_of(init, pyramid, options, origins)
+        report(2, 4)
         if pose.max_distance is not None:
             options = replace(options, max_distance=pose.max_distance)
         result = refine_coarse_to_fine(
             pyramid, pose.matrix, options, max_iterations=max_iterations, refined=pose.refined
         )
+        report(3, 4)
         observed, consistency = _assess(pyramid, result, options)
+        report(4, 4)
     names = parameter_names(columns, with_scale=with_scale)
     try:
         motion = Affine(origins.world(result.matrix), axes=columns)
@@ -135,6 +147,10 @@ def icp(
         _target=fixed,
         _source=moving,
     )
+
+
+def _unheard(done: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 @contextmanager

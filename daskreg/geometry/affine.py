@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
-from daskreg.geometry.grid import Grid, index_matrix
+from daskreg.geometry.grid import Grid, default_axes, index_matrix
 from daskreg.geometry.index_map import AffineIndexMap
+from daskreg.geometry.notebook_table import table
 from daskreg.geometry.parameters import XYZ, matrix_from_parameters, parameters_from_matrix
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
@@ -51,14 +52,33 @@ class Affine(Transform):
 
     @classmethod
     def translation(
-        cls, *, x: float = 0.0, y: float = 0.0, z: float | None = None, ndim: int | None = None, unit: str | None = None
+        cls,
+        shift: ArrayLike | None = None,
+        *,
+        x: float = 0.0,
+        y: float = 0.0,
+        z: float | None = None,
+        ndim: int | None = None,
+        unit: str | None = None,
     ) -> Affine:
-        """A shift by named amounts; 2D unless `z` is given or `ndim=3`."""
+        """A shift: (D,) in array order (z, y, x), or by named amounts; then 2D unless `z` is given or `ndim=3`."""
+        if shift is not None:
+            return cls._shifted(np.asarray(shift, dtype=np.float64), unit, named=bool(x or y or z or ndim))
         ndim = ndim or (2 if z is None else 3)
         if ndim == 2 and z is not None:
             raise OptionError("a 2D translation has no z")
-        shift = {"tx": x, "ty": y} | ({"tz": z or 0.0} if ndim == 3 else {})
-        return cls.from_parameters(shift, ndim=ndim, unit=unit)
+        amounts = {"tx": x, "ty": y} | ({"tz": z or 0.0} if ndim == 3 else {})
+        return cls.from_parameters(amounts, ndim=ndim, unit=unit)
+
+    @classmethod
+    def _shifted(cls, shift: Floats, unit: str | None, *, named: bool) -> Affine:
+        if named:
+            raise OptionError("give the shift as one array, or by named amounts, not both")
+        if shift.ndim != 1:
+            raise ShapeMismatchError(f"a shift has one number for each axis, not shape {shift.shape}")
+        matrix = np.eye(len(shift) + 1)
+        matrix[:-1, -1] = shift
+        return cls(matrix, unit=unit)
 
     @classmethod
     def rotation(
@@ -69,12 +89,16 @@ class Affine(Transform):
         ry: float = 0.0,
         rz: float = 0.0,
         centre: ArrayLike | None = None,
+        degrees: bool = False,
         unit: str | None = None,
     ) -> Affine:
-        """A rotation about `centre` (world, array order; default the origin), in radians.
+        """A rotation about `centre` (world, array order; default the origin), in radians, or with `degrees` in degrees.
 
         2D: `theta`, which turns x towards y. 3D: R = Rz . Ry . Rx of `rx, ry, rz`.
         """
+        if degrees:
+            theta = None if theta is None else float(np.radians(theta))
+            rx, ry, rz = (float(np.radians(angle)) for angle in (rx, ry, rz))
         if theta is not None:
             if rx or ry or rz:
                 raise OptionError("give theta (2D) or rx, ry, rz (3D), not both")
@@ -216,6 +240,13 @@ class Affine(Transform):
 
     def __repr__(self) -> str:
         return f"Affine({self.ndim}D, {self.unit or 'any unit'}: {self.describe()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the parameters and the matrix."""
+        axes = self.axes or default_axes(self.ndim)
+        rows = [[f"to {axis}", *(f"{v:.6g}" for v in row)] for axis, row in zip(axes, self.matrix, strict=False)]
+        header = ["", *(f"from {axis}" for axis in axes), f"shift ({self.unit or 'any unit'})"]
+        return table(f"Affine, {self.ndim}D: {self.describe()}", rows, header)
 
     def describe(self, centre: ArrayLike | None = None) -> str:
         """The parameters that move points, angles in degrees."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import EmptyArrayError, GridError, InvalidSpacingError, ShapeMismatchError
 from daskreg.geometry.box import Box
+from daskreg.geometry.notebook_table import table
 from daskreg.geometry.units import PIXEL, canonical_unit
 
 Floats = NDArray[np.float64]
@@ -193,12 +194,25 @@ class Grid:
     def _with(self, shape: tuple[int, ...], spacing: ArrayLike, origin: ArrayLike) -> Grid:
         return Grid(shape, spacing, origin, self.direction, self.unit, self.axes)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row for each axis."""
+        turned = "" if self.direction is None else ", turned in the world"
+        header = ("axis", "voxels", f"spacing ({self.unit})", "from", "to (outer faces)")
+        return table(f"Grid in {self.unit}{turned}", _lengths(self), header)
+
     def __repr__(self) -> str:
         size = " x ".join(f"{name} {n}" for name, n in zip(self.names, self.shape, strict=True))
         spacing = ", ".join(f"{s:.6g}" for s in self.spacing)
         origin = ", ".join(f"{o:.6g}" for o in self.origin)
         oblique = "" if self.direction is None else ", turned"
         return f"Grid({size}; spacing ({spacing}) {self.unit}, origin ({origin}){oblique})"
+
+
+def _lengths(grid: Grid) -> list[list[str]]:
+    """Rows of a table: an axis, its voxels, and where they lie."""
+    low, high = grid.extent
+    numbers = zip(grid.names, grid.shape, grid.spacing, low, high, strict=True)
+    return [[name, str(n), *(f"{v:.6g}" for v in values)] for name, n, *values in numbers]
 
 
 def default_axes(ndim: int) -> tuple[str, ...]:

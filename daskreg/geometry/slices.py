@@ -14,6 +14,8 @@ from daskreg.errors import GridError, InvalidTransformError, OptionError, ShapeM
 from daskreg.geometry.affine import Affine, common_axes
 from daskreg.geometry.grid import Grid, index_matrix
 from daskreg.geometry.index_map import AffineIndexMap
+from daskreg.geometry.notebook_table import table
+from daskreg.geometry.parameters import parameters_from_matrix
 from daskreg.geometry.transform import Transform, checked_axes, checked_matrices
 from daskreg.geometry.units import canonical_unit, common_unit
 from daskreg.geometry.warped_bounds import WarpedBounds
@@ -173,6 +175,20 @@ class SliceAffines(Transform):
             f"SliceAffines({len(self)} slices along {self.axis!r}, {self.ndim}D, "
             f"{self.unit or 'any unit'}, offsets up to {shifts:.4g})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the range of each parameter along the slices."""
+        if self.ndim not in (2, 3):
+            return table(repr(self), [])
+        found = [parameters_from_matrix(m) for m in self.matrices]
+        rows = []
+        for name in found[0]:
+            values = np.array([row[name] for row in found])
+            values = np.degrees(np.unwrap(values)) if name in ("theta", "rx", "ry", "rz") else values
+            unit = " (degrees)" if name in ("theta", "rx", "ry", "rz") else ""
+            rows.append([name + unit, *(f"{v:.5g}" for v in (values.min(), values.max()))])
+        caption = f"{len(self)} maps of slices along {self.axis}, {self.ndim}D, {self.unit or 'any unit'}"
+        return table(caption, rows, ("", "smallest", "largest"))
 
     def _with(self, matrices: Floats) -> SliceAffines:
         return SliceAffines(matrices, self.axis, self.axes, self.unit, self.start)

@@ -116,7 +116,8 @@ def common_unit(a: str | None, b: str | None, what: str = "these") -> str | None
     if PIXEL in (a, b):
         physical = b if a == PIXEL else a
         warnings.warn(
-            f"{what}: one side is in pixels, the other in {physical}; pixels are taken as {physical}",
+            f"{what}: one side is in pixels, the other in {physical}; pixels are taken as {physical}: open the volume "
+            "with spacing= and unit= if it has others",
             PixelUnitWarning,
             stacklevel=3,
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from daskreg.geometry import Affine
 from daskreg.landmarks.certainty import parameters_of
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,6 +105,12 @@ class PointsFit(Fit):
         from daskreg.reporting import plots
 
         return plots.landmarks(self, self._fixed, self._moving)
+
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.cloud_section import points_section
+
+        return points_section(self, self._fixed, self._moving)
 
     def __repr__(self) -> str:
         unit, words, sigma = self.moving_from_fixed.unit or "pixel", [], self.sigma

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from daskreg.registration.problem import METRICS, Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch
 from daskreg.registration.register import check_options, masked_fraction
 from daskreg.runtime.device import library_threads, limit_threads, resolve
+from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.runtime.threads import use_threads
 
 # Bytes for each voxel of a pair, and how many bytes are in use at once.
 _BYTES_PER_VOXEL, _BYTES_AT_ONCE = 150, 1 << 30
 
 
+@shows_progress("registering")
 def register_many(
     fixed: Any,
     moving: Any,
@@ -37,7 +39,7 @@ def register_many(
     max_iterations: int = 100,
     tolerance: float = 1e-3,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Progress | None = None,
 ) -> list[PairFit]:
     """Register many pairs whose images all have one size: several times faster than a loop over `register`.
 
@@ -48,7 +50,7 @@ def register_many(
         model, smoothing, max_iterations, tolerance, device: as in `register`.
         metric: "ncc" or "mse".
         init: "identity"; or "auto", which searches the initial pose of pairs that identity does not explain.
-        progress: called with (pairs done, pairs).
+        progress: True shows a bar; or called with (pairs done, pairs).
 
     Returns: a fit for each pair, in order; flat borders are left out for all pairs that are
         registered together, or for none.
@@ -97,7 +99,7 @@ def register_many(
                         seconds=seconds,
                     )
                 )
-        if progress:
+        if callable(progress):
             progress(len(fits), len(movings))
     return fits
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.geometry import Affine
+from daskreg.errors import InvalidTransformError
+from daskreg.formats.transforms import read_json, transform_from_file
+from daskreg.geometry import Affine, Grid
 from daskreg.registration.estimate import Estimate
 from daskreg.registration.problem import Problem
 from daskreg.registration.verdict.words import in_words
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
     from daskreg.registration.images import Image
@@ -50,6 +54,7 @@ class PairFit(Fit):
         iterations, seconds: over all levels.
         inverse_error: voxels by which a corner of the fixed image is moved at most by the motion followed by the
             one of the inverse registration; None unless `check_inverse` was set.
+        recipe: the Python that makes this fit again.
     """
 
     kind: ClassVar[str] = "pair"
@@ -72,6 +77,7 @@ class PairFit(Fit):
     seconds: float
     inverse_error: float | None = None
     bad_voxels: tuple[int, int] = (0, 0)
+    recipe: str = ""
     _images: tuple[Image, Image] | None = field(default=None, repr=False)
 
     @property
@@ -90,17 +96,47 @@ class PairFit(Fit):
     def transform(self) -> Affine:
         return self.moving_from_fixed
 
+    @property
+    def fixed_grid(self) -> Grid | None:
+        """Where the voxels of the fixed image lie; None for a fit that does not hold its images."""
+        return None if self._images is None else self._images[0].grid
+
     def facts(self) -> dict[str, Any]:
         return {"sigma": self.sigma, **{name: getattr(self, name) for name in _FACTS}}
 
     def plot(self, fixed: Any = None, moving: Any = None) -> Any:
-        """A matplotlib figure: both images before and after, and the losses."""
+        """A matplotlib figure: both images, overlaid before and after, a checkerboard, and the difference."""
         from daskreg.reporting import plots
 
         if self._images is None:
             return plots.pair(self, fixed, moving)
         images = [image.values.cpu().numpy() for image in self._images]
         return plots.pair(self, *images, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
+
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.pair_section import pair_section
+
+        if self._images is None:
+            return pair_section(self)
+        fixed, moving = self._images
+        values = fixed.values.cpu().numpy(), moving.values.cpu().numpy()
+        return pair_section(self, values, (fixed.grid, moving.grid))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> PairFit:
+        """Read what `save` wrote as JSON, without the images.
+
+        Raises: InvalidTransformError where the file is not that of a pair's fit.
+        """
+        data = read_json(path)
+        transform = transform_from_file(data, str(path))
+        if not isinstance(transform, Affine) or data.get("kind") != cls.kind:
+            raise InvalidTransformError(f"{path} is not the fit of a pair")
+        try:
+            return cls(moving_from_fixed=transform, **_from_json(data))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidTransformError(f"{path} is damaged, or of another version: {error!r}") from error
 
     def __repr__(self) -> str:
         sigma, unit = self.sigma, self.moving_from_fixed.unit or "pixel"
@@ -127,6 +163,21 @@ class PairFit(Fit):
         )
 
 
+def _from_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a fit except its transform, from the JSON that `save` wrote."""
+    found = {name: data[name] for name in _FACTS if name in data}
+    arrays = ("centre", "losses", "covariance")
+    tuples = ("score", "covariance_names", "free", "masked", "bad_voxels")
+    found |= {name: None if data[name] is None else np.array(data[name], dtype=np.float64) for name in arrays}
+    found |= {name: tuple(data[name]) for name in tuples}
+    found["score"] = tuple(np.nan if v is None else v for v in data["score"])
+    found["status"] = FitStatus[data["status"].upper()]
+    found["rivals"] = tuple(Affine.from_dict(rival) for rival in data["rivals"])
+    found["reduced"] = tuple(map(tuple, data["reduced"]))
+    found["model"] = tuple(data["model"]) if isinstance(data["model"], list) else data["model"]
+    return found
+
+
 _FACTS = (
     "parameters",
     "centre",
@@ -146,6 +197,7 @@ _FACTS = (
     "seconds",
     "inverse_error",
     "bad_voxels",
+    "recipe",
 )
 
 

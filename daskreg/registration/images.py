@@ -97,7 +97,7 @@ def read_image(
         warnings.warn(
             f"{what} has length 1 along {', '.join(dropped)} and is registered in {len(keep)}D",
             DaskregWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         data, cover = data.reshape(flat.shape), None if cover is None else cover.reshape(flat.shape)
     factors = _factors_within(budget or _voxel_budget(), flat, data, what)
@@ -224,7 +224,7 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
         f"{what} is read as means of {' x '.join(map(str, factors))} voxels: in full it needs {needed} of memory, and "
         f"{usable} may be used, a quarter of what is available",
         DaskregWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
     return tuple(factors)
 

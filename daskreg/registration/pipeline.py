@@ -7,7 +7,6 @@ between pairs, so `stacks.neighbor_registration` composes the same parts in anot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,8 +20,7 @@ from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
 from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_errors
-
-Progress = Callable[[int, int], None]
+from daskreg.runtime.progress import Progress
 
 
 def estimate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,13 +19,15 @@ from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import Image, at_level, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
-from daskreg.registration.pipeline import Progress, estimate, estimate_by_autograd
+from daskreg.registration.pipeline import estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.recipe import remembers
 from daskreg.runtime.device import library_threads, limit_threads, resolve
+from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.runtime.threads import use_threads
 
 Floats = NDArray[np.float64]
@@ -36,6 +38,8 @@ MOST_INVERSE_ERROR = 1.0
 """Voxels by which a fit and its inverse may contradict each other."""
 
 
+@shows_progress("registering")
+@remembers("fixed", "moving")
 def register(
     fixed: Any,
     moving: Any,
@@ -53,7 +57,7 @@ def register(
     tolerance: float = 1e-3,
     check_inverse: bool = False,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Progress | None = None,
 ) -> PairFit:
     """Estimate the motion from `fixed` to `moving`: where each fixed point is found in the moving image.
 
@@ -79,7 +83,7 @@ def register(
             and report by how much the two results contradict each other (`fit.inverse_error`). A fit that is
             contradicted by more than a voxel is not ok.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
-        progress: called with (levels done, levels), of both registrations with `check_inverse`.
+        progress: True shows a bar; or called with (levels done, levels), of both registrations with `check_inverse`.
 
     Returns: a PairFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 
@@ -88,6 +92,7 @@ def register(
     """
     began = time.perf_counter()
     check_options(metric, optimizer, init)
+    report = progress if callable(progress) else None
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
     with limit_threads(1):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
@@ -100,14 +105,14 @@ def register(
     start = init if isinstance(init, str) else _start_of(init, f.grid.ndim, unit)
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     if not check_inverse:
-        fit = pair(f, m, start, progress)
+        fit = pair(f, m, start, report)
     else:
-        fit = pair(f, m, start, progress and (lambda done, total: progress(done, 2 * total)))
+        fit = pair(f, m, start, report and (lambda done, total: report(done, 2 * total)))
         inverse = pair(
             m,
             f,
             fit.moving_from_fixed.inverse().matrix,
-            progress and (lambda done, total: progress(total + done, 2 * total)),
+            report and (lambda done, total: report(total + done, 2 * total)),
         )
         error = _round_trip_error(fit.moving_from_fixed, inverse.moving_from_fixed, f.grid)
         status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status

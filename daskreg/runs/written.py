@@ -12,6 +12,7 @@ from dask.utils import format_bytes, format_time
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.run_levels import RunTotals
 from daskreg.errors import DaskregWarning
+from daskreg.geometry.notebook_table import table
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,23 @@ class Written:
             f"{format_bytes(self.bytes_written)} in {format_time(self.seconds)}, "
             f"{format_bytes(int(self.throughput))}/s{notes})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            ["volume", f"{' x '.join(map(str, self.shapes[0]))}, {len(self.shapes)} levels"],
+            ["blocks", f"{self.blocks:,} made, {self.skipped:,} were there"],
+            ["pixels", f"{format_bytes(self.bytes_written)}, stored as {format_bytes(self.stored)}"],
+            ["time", f"{format_time(self.seconds)}, {format_bytes(int(self.throughput))}/s"],
+        ]
+        notes = {
+            "left to other parts": self.remaining,
+            "voxels clipped": self.clipped,
+            "missing chunks, shown as fill": self.missing,
+            "damaged chunks, shown as fill": len(self.damaged),
+            "store calls tried again": self.retries,
+        }
+        return table(f"Written: {self.path}", [*rows, *([name, f"{n:,}"] for name, n in notes.items() if n)])
 
     def to_json(self) -> dict[str, Any]:
         return {"type": "Written", **asdict(self)}

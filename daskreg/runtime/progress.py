@@ -7,8 +7,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from dask.utils import format_bytes, format_time
 
@@ -17,11 +18,39 @@ log = logging.getLogger("daskreg")
 ByteProgress = Callable[[int, int, int], None]
 """Called with (parts done, parts in all, bytes so far)."""
 
+Progress = Callable[[int, int], None]
+"""Called with (parts done, parts in all)."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 REDRAW_EVERY = 0.5
 """Seconds between two states of a notebook's bar, each of which is a message to the browser."""
 
 LOG_EVERY = 30.0
 """Seconds between two lines of the log."""
+
+
+def shows_progress(label: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator: `progress=True` of the function shows a bar with this label while it runs.
+
+    The function itself is given a callable or None.
+    """
+
+    def decorated(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def with_bar(*args: P.args, **options: P.kwargs) -> T:
+            asked = options.get("progress")
+            with progress_bar(label) if asked is True else nullcontext(None) as show:
+                if show is not None:
+                    options["progress"] = lambda done, total: show(done, total, 0)
+                elif asked is False:
+                    options["progress"] = None
+                return function(*args, **options)
+
+        return with_bar
+
+    return decorated
 
 
 @contextmanager

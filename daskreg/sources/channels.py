@@ -62,5 +62,5 @@ def only_entry(dim: str, count: int, labels: Iterable[Any], channel: int | str |
         return entry_number(channel, dim=dim, count=count, labels=labels, owner=owner)
     if count == 1:
         return 0
-    advice = "pass channel=" if is_channel_axis(dim) else f"choose one with .isel({dim}=...)"
+    advice = "pass channel=" if is_channel_axis(dim) else f"open it with time=, or choose one with .isel({dim}=...)"
     raise ChannelError(f"{owner} has {count} entries along {dim!r}; {advice} (daskreg does not guess)")

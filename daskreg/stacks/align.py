@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -26,11 +26,13 @@ from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, Ou
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import check_metric
+from daskreg.reporting.recipe import remembers
 from daskreg.runs.record import output_ledger
 from daskreg.runs.run import Run
 from daskreg.runs.start import start
 from daskreg.runtime.device import resolve
 from daskreg.runtime.paths import local_path
+from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.stacks import table
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution, client_for
@@ -70,7 +72,7 @@ class AlignOptions(TypedDict, total=False):
     tolerance: float
     device: str
     client: Any
-    progress: Callable[[int, int], None] | None
+    progress: bool | Progress | None
     save: str | os.PathLike[str] | None
 
 
@@ -78,6 +80,8 @@ class AlignOptions(TypedDict, total=False):
 def align_stack(stack: Any, *, wait: Literal[True] = ..., **options: Unpack[AlignOptions]) -> StackFit: ...
 @overload
 def align_stack(stack: Any, *, wait: Literal[False], **options: Unpack[AlignOptions]) -> Run: ...
+@shows_progress("aligning")
+@remembers("stack")
 def align_stack(
     stack: Any,
     *,
@@ -98,7 +102,7 @@ def align_stack(
     tolerance: float = 1e-3,
     device: str = "auto",
     client: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Progress | None = None,
     save: str | os.PathLike[str] | None = None,
     wait: bool = True,
 ) -> StackFit | Run:
@@ -139,7 +143,7 @@ def align_stack(
         tolerance: voxels; a pair has converged when a step moves no corner by more.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved on the worker.
         client: a distributed Client in place of the current one; False for local threads.
-        progress: called with (finished slices, all slices).
+        progress: True shows a bar; or called with (finished slices, all slices).
         save: a file (.json) in which the fit is saved.
         wait: False returns a `Run` at once, whose `wait` gives the fit. With `save` and a client whose scheduler runs
             on its own, the run goes on without this process, and `attach(save)` finds it again; else it is a
@@ -176,7 +180,7 @@ def align_stack(
         raise OptionError(f"save={os.fspath(save)!r}: the file of a fit must end in .json")
     if not wait:
         return _started(request, save, client)
-    fit = request.fit(Execution(client, progress))
+    fit = request.fit(Execution(client, progress if callable(progress) else None))
     if save is not None:
         fit.save(save)
     return fit
@@ -258,7 +262,7 @@ def _warn_if_flat(spec: StackSpec) -> None:
     grid = spec.reader.grid
     dim = spec.source.dims[spec.position]
     if spec.count == 1:
-        warnings.warn(f"the stack has one slice along {dim}; there is nothing to align", DaskregWarning, stacklevel=3)
+        warnings.warn(f"the stack has one slice along {dim}; there is nothing to align", DaskregWarning, stacklevel=5)
     if len(spec.keep) < grid.ndim:
         thin = ", ".join(grid.names[k] for k in range(grid.ndim) if k not in spec.keep)
-        warnings.warn(f"slices have length 1 along {thin} and are aligned in 2D", DaskregWarning, stacklevel=3)
+        warnings.warn(f"slices have length 1 along {thin} and are aligned in 2D", DaskregWarning, stacklevel=5)

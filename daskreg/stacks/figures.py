@@ -1,62 +1,110 @@
-"""Figures of a fit: a slice and side views of the stack before and after, and its worst pairs, from small slices."""
+"""Pictures of a stack for a page, from small slices: before and after, its worst slices, and its worst pairs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.geometry import Box, index_matrix
-from daskreg.reporting import plots
+from daskreg.geometry import Box, Grid, index_matrix
+from daskreg.reporting import drift
+from daskreg.reporting.planes import Place, middle, places
+from daskreg.reporting.views import Comparison, in_greys, overlay_views
+from daskreg.reporting.words import number
 from daskreg.sampling.sample import sample
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.slice_reader import SliceReader
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from daskreg.stacks.fit import StackFit
 
 Singles = NDArray[np.float32]
 
 MOST = 256
 """Voxels along each axis of the small stack that is shown, at most about twice as many."""
+MOST_THUMBNAILS = 6
+"""Worst slices that are shown."""
 
 
-def stack_figures(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> dict[str, Figure]:
-    """Figures by caption; of the volumes of a series, the middle planes are shown."""
+@dataclass(frozen=True)
+class StackPictures:
+    """comparisons: the stack before and after. thumbnails: by caption, the worst slices and the worst pairs."""
+
+    comparisons: tuple[Comparison, ...]
+    thumbnails: tuple[tuple[str, tuple[Comparison, ...]], ...]
+
+
+def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> StackPictures:
+    """Pictures of a stack; of the volumes of a series, the middle planes are shown."""
     source, position = source_along(stack, fit.raw_from_aligned.axis, channel)
     reader = SliceReader.of(source, position, most=MOST)
     step = max(1, -(-reader.count // MOST))
-    images = [_raw_and_aligned(reader, fit, i) for i in range(0, reader.count, step)]
-    before, after = (np.stack([_plane(image[k]) for image in images]) for k in (0, 1))
-    grid = reader.grid
-    aspect = grid.spacing[-2] / grid.spacing[-1]
-    across = source.grid.spacing[position - len(source.lead)] if position >= len(source.lead) else grid.spacing[-1]
-    figures = {
-        "Before and after: a slice, and side views through the stack": plots.sides(
-            before, after, spacing=(across * step, *grid.spacing[-2:])
-        )
-    }
-    worst = []
+    shown = range(0, reader.count, step)
+    images = [_raw_and_aligned(reader, fit, i) for i in shown]
+    before, after = (np.stack([image[k] for image in images]) for k in (0, 1))
+    inside = position >= len(source.lead)
+    across = source.grid.spacing[position - len(source.lead)] if inside else reader.grid.spacing[-1]
+    grid = _small_grid(reader.grid, len(images), across * step, str(source.dims[position]))
+    # Where the planes lie is said in voxels of the stack, not of the small one.
+    middles = (shown[len(images) // 2], *(n // 2 for n in reader.whole.shape[-2:]))
+    found = [
+        (replace(place, at=f"{grid.names[axis]} = {middles[axis]}"), axis)
+        for place, axis in places(grid, (1, 1, 1))
+        if axis is not None
+    ]
+    planes = [tuple(middle(v, axis, (1, 1, 1)) for v in (before, after)) for _, axis in found]
+    caption = (
+        "The stack before and after, in the same greys. In the side views, a straight vertical edge of the specimen is "
+        "ragged before."
+    )
+    comparison = in_greys([place for place, _ in found], planes, caption, ("before", "after"))
+    place = Place(grid.names[1], grid.names[2], (grid.spacing[1], grid.spacing[2]), grid.unit)
+    thumbnails = [
+        ("Slices that stand out", _worst_slices(reader, fit, place)),
+        ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
+    ]
+    return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
+
+
+def _small_grid(plane: Grid, count: int, across: float, axis: str) -> Grid:
+    """The grid of the small stack, from that of its slices."""
+    names = (axis if axis not in plane.names[-2:] else "slice", *plane.names[-2:])
+    return Grid((count, *plane.shape[-2:]), (across, *plane.spacing[-2:]), unit=plane.unit, axes=names)
+
+
+def _worst_slices(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
+    """Outliers, of every kind at first, over the neighbour before them."""
+    by_kind = [[(kind, i) for i in slices] for kind, slices in drift.marks(fit).items() if kind != "break"]
+    chosen = [row[k] for k in range(max(map(len, by_kind), default=0)) for row in by_kind if k < len(row)]
+    thumbs = []
+    for kind, index in sorted(chosen[:MOST_THUMBNAILS], key=lambda one: one[1]):
+        neighbor = index - 1 if index else min(1, reader.count - 1)
+        pair = [_raw_and_aligned(reader, fit, i)[1] for i in (neighbor, index)]
+        caption = f"Slice {index}: {kind}; beside slice {neighbor}"
+        thumbs.append(in_greys([place], [(pair[0], pair[1])], caption, (f"slice {neighbor}", f"slice {index}")))
+    return tuple(thumbs)
+
+
+def _worst_pairs(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
+    thumbs = []
     for a, b, score in fit.worst_pairs():
         (one, one_after), (other, other_after) = (_raw_and_aligned(reader, fit, i) for i in (a, b))
-        name = f"{a} and {b} ({fit.metric} {score:.3f})"
-        worst.append((name, _plane(one), _plane(other), _plane(one_after), _plane(other_after)))
-    if worst:
-        figures["The neighbours that agree least"] = plots.overlays(worst, aspect=aspect)
-    return figures
+        caption = f"Slices {a} (green) and {b} (magenta), {fit.metric} {number(score, 3)}"
+        pairs = ((one, other), (one_after, other_after))
+        thumbs.append(overlay_views(place, pairs, caption))
+    return tuple(thumbs)
 
 
 def _raw_and_aligned(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Singles]:
-    """A slice as read, and aligned."""
+    """A slice as read, and aligned, NaN where there is no data; of a volume, its middle plane."""
     image = reader.span(index, index + 1)[0]
     box = Box.of(reader.grid.shape)
     matrix = index_matrix(fit.raw_from_aligned.matrices[index], reader.grid, reader.grid)
-    return image, np.asarray(sample(np.nan_to_num(image), box, matrix, box), dtype=np.float32)
+    aligned = np.asarray(sample(image, box, matrix, box, fill=np.nan, edge="clamp"), dtype=np.float32)
+    return _plane(image), _plane(aligned)
 
 
 def _plane(image: Singles) -> Singles:
-    """The image, or the middle plane of a volume."""
     return image if image.ndim == 2 else image[len(image) // 2]

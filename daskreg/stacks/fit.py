@@ -19,6 +19,7 @@ from daskreg.geometry.lie import Algebra
 from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
 from daskreg.reporting.fit import Fit, is_fit_file
+from daskreg.reporting.section import Section
 from daskreg.stacks import table
 from daskreg.stacks.consistency import pair_consistency, worst_neighbors
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
@@ -65,6 +66,7 @@ class StackFit(Fit):
         striped: stripes of the detector hid a part of the motion, so the means of its rows and columns were subtracted
             from each slice.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
+        recipe: the Python that makes this fit again.
     """
 
     kind: ClassVar[str] = "stack"
@@ -94,6 +96,7 @@ class StackFit(Fit):
     rival: Floats | None = None
     striped: bool = False
     bad_voxels: int = 0
+    recipe: str = ""
 
     @property
     def ok(self) -> bool:
@@ -235,20 +238,43 @@ class StackFit(Fit):
             return []
         return worst_neighbors(self.pairs.take(self.weights > 0), self.metric, most)
 
-    def report(self, path: str | PathLike[str], *, stack: Any = None, channel: int | str | None = None) -> Path:
-        """One HTML page, and the same facts as JSON beside it.
+    def section(self, *, stack: Any = None, channel: int | str | None = None, truth: Any = None) -> Section:
+        """What a page shows of this fit.
 
         Args:
-            stack: the stack that was aligned: side views before and after, and the worst pairs, are shown too.
+            stack: the stack that was aligned: a slice and side views before and after, the worst slices and the worst
+                pairs are shown too.
             channel: of the stack.
+            truth: raw_from_clean, drawn dashed.
+        """
+        from daskreg.reporting.stack_section import stack_section
+
+        if stack is None:
+            return stack_section(self, truth=truth)
+        from daskreg.stacks.figures import stack_pictures
+
+        pictures = stack_pictures(self, stack, channel=channel)
+        return stack_section(self, comparisons=pictures.comparisons, thumbnails=pictures.thumbnails, truth=truth)
+
+    def report(
+        self,
+        path: str | PathLike[str],
+        *,
+        stack: Any = None,
+        channel: int | str | None = None,
+        truth: Any = None,
+        command: str = "",
+    ) -> Path:
+        """One HTML page, and the same facts as JSON beside it; see `section` for the options.
+
+        The facts are written first: they are kept if a picture cannot be made.
         """
         from daskreg.reporting.page import report
 
-        if stack is None:
-            return report(self, path)
-        from daskreg.stacks import figures
+        def own() -> Section:
+            return self.section(stack=stack, channel=channel, truth=truth)
 
-        return report(self, path, figures=figures.stack_figures(self, stack, channel=channel))
+        return report(self, path, title=f"daskreg: {self.title}", sections=[own], command=command)
 
     def plot(self, *, truth: Any = None) -> Figure:
         """Shifts, angles, scores and cycles along the stack; `truth`: raw_from_clean, drawn dashed."""
@@ -289,7 +315,7 @@ class StackFit(Fit):
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
     "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "striped",
-    "bad_voxels", "seconds",
+    "bad_voxels", "seconds", "recipe",
 )  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
     with pytest.raises(dr.errors.InputError, match="tx is in millimeter, use pixel"):
         fit.edited([{"slice": 0, "tx (millimeter)": 1.0}])
     page = fit.report(tmp_path / "page.html").read_text()
-    assert "sigma_theta (deg)" in page
+    assert "σ of rotation (°)" in page
 
 
 @pytest.mark.slow

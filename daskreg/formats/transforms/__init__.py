@@ -31,7 +31,7 @@ from daskreg.formats.transforms import (
     stackreg,
     text,
 )
-from daskreg.formats.transforms.files import load, read_bytes, write_text
+from daskreg.formats.transforms.files import load, read_bytes, save, write_text
 from daskreg.formats.transforms.own import read_json, transform_from_dict, transform_from_file, write_json
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "own",
     "read_bytes",
     "read_json",
+    "save",
     "stackreg",
     "text",
     "transform_from_dict",

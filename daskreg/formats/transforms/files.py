@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.errors import DaskregError, InputError, InvalidTransformError, OptionError
-from daskreg.geometry import Grid, Transform
+from daskreg.geometry import Grid, Transform, as_transform
 from daskreg.geometry.registry import reader_of
 from daskreg.runtime.atomic import replace_text
 from daskreg.runtime.messages import reason
@@ -85,6 +85,17 @@ class TransformFile:
     def linked(self, path: Path) -> Transform:
         """The transform of a file that this one names."""
         return _load(TransformFile(path, (*self.parents, self.path.resolve()), self.options), None)
+
+
+def save(thing: Any, path: str | PathLike[str], **options: Any) -> None:
+    """Write a fit, a transform, or a matrix, as its own method `save` does; `load` reads it.
+
+    Args:
+        thing: a matrix is (D+1, D+1), or (N, D+1, D+1) with one for each slice, world units, array order.
+        options: of `Transform.save`: format, and the grids `fixed` and `moving`.
+    """
+    own = getattr(thing, "save", None)
+    (own if callable(own) else as_transform(thing).save)(path, **options)
 
 
 def load(

@@ -1,0 +1,100 @@
+"""The page's section about a pair of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daskreg.reporting import views
+from daskreg.reporting.planes import pair_planes
+from daskreg.reporting.section import Pairs, Section, Verdict, without_empty
+from daskreg.reporting.words import (
+    METRIC_NAMES,
+    count,
+    duration,
+    number,
+    parameter,
+    percent,
+    quantity,
+    sentence_and_remedy,
+)
+
+
+def pair_section(fit: Any, images: tuple[Any, Any] | None = None, grids: tuple[Any, Any] | None = None) -> Section:
+    """Of a PairFit.
+
+    Args:
+        images, grids: fixed and moving in memory, and where they lie; without them there are no pictures.
+    """
+    comparisons: tuple[views.Comparison, ...] = ()
+    if images is not None and grids is not None:
+        planes = pair_planes(*images, fit.moving_from_fixed.matrix, *grids)
+        comparisons = (views.overlays(planes), views.swiped(planes))
+        if fit.metric in ("ncc", "mse", "mae", "lncc"):  # brightness of other modalities is not comparable
+            comparisons += (views.differences(planes),)
+    return Section(
+        heading="A pair of images",
+        verdict=pair_verdict(fit),
+        comparisons=comparisons,
+        numbers=pair_numbers(fit),
+        settings=_settings(fit),
+        calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
+        missing="" if images is not None else "The fit does not hold its images, so there are no pictures of them.",
+    )
+
+
+def pair_verdict(fit: Any) -> Verdict:
+    """Whether to use the fit, and what to do."""
+    if fit.ok:
+        return Verdict(
+            True,
+            f"The moving image is registered: {_score(fit)} over {percent(fit.overlap)} of the image, and nothing "
+            "speaks against this motion.",
+        )
+    said, remedy = sentence_and_remedy(fit.status.value)
+    return Verdict(False, f"Do not use this result as it is. {said}", remedy)
+
+
+def pair_numbers(fit: Any) -> Pairs:
+    """The motion with its uncertainty, and how well the images agree."""
+    unit, sigma = fit.moving_from_fixed.unit, dict(fit.sigma)
+    rows = []
+    for name, value in fit.parameters.items():
+        free = name in fit.covariance_names or ("scale" in fit.covariance_names and name in ("sx", "sy", "sz"))
+        if free:
+            rows.append(parameter(name, value, sigma.get(name, sigma.get("scale") if name[:1] == "s" else None), unit))
+    masked = [f"{percent(m)} of {name}" for m, name in zip(fit.masked, ("fixed", "moving"), strict=True) if m > 0]
+    reduced = [
+        f"{name} as means of {' x '.join(map(str, factors))} voxels"
+        for name, factors in zip(("fixed", "moving"), fit.reduced, strict=True)
+        if max(factors) > 1
+    ]
+    before, after = fit.score
+    rows += [
+        (f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", f"{number(before)} before, {number(after)} after"),
+        ("Overlap", percent(fit.overlap)),
+        ("Motions that the images do not determine", "; ".join(fit.free)),
+        ("Other motions that fit as well", "; ".join(r.describe() for r in fit.rivals[:4])),
+        ("There and back again", "" if fit.inverse_error is None else f"{number(fit.inverse_error)} px apart at most"),
+        ("Voxels that did not count", ", ".join(masked)),
+        ("Voxels of the detector left out", _bad(fit.bad_voxels)),
+        ("Read in part", "; ".join(reduced)),
+        ("Time", f"{duration(fit.seconds)}, {count(fit.iterations, 'iteration')}"),
+    ]
+    return without_empty(rows)
+
+
+def _settings(fit: Any) -> Pairs:
+    model = fit.model if isinstance(fit.model, str) else ", ".join(fit.model)
+    centre = ", ".join(quantity(float(c), fit.moving_from_fixed.unit) for c in fit.centre)
+    return (("Model", model), ("Metric", fit.metric), ("Rotations are about", f"{centre} (array order)"))
+
+
+def _score(fit: Any) -> str:
+    before, after = fit.score
+    if fit.metric == "ncc":
+        return f"the images correlate by {after:.3g} (before: {before:.3g})"
+    return f"the {METRIC_NAMES.get(fit.metric, fit.metric)} went from {number(before)} to {number(after)}"
+
+
+def _bad(voxels: tuple[int, int]) -> str:
+    return f"{voxels[0]:,} of fixed, {voxels[1]:,} of moving (hot, dead, or gaps)" if any(voxels) else ""

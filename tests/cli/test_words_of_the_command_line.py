@@ -1,0 +1,126 @@
+"""Errors in the words of the command line, suggestions, examples in every help, JSON, versions, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import tifffile
+
+import daskreg as dr
+from daskreg.cli import COMMANDS, app, run
+from daskreg.cli.words import as_options, similar
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command_named(name: str) -> click.Command:
+    found = app.get_command(click.Context(app), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("message", "command", "expected"),
+    [
+        ("pass channel= (c has 3)", "register", "pass --channel (c has 3)"),
+        ("missing='fill' or raw_shape=", "convert", "--missing fill or --raw-shape"),
+        ("init 'x': use init=\"search\"", "register", "init 'x': use --init search"),
+        ("tolerance= is no option here", "register", "tolerance= is no option here"),
+        ("memory='4 GiB', overwrite=True", "warp", "--memory '4 GiB', --overwrite"),
+        ("axis.channel=3", "register", "axis.channel=3"),
+    ],
+)
+def test_options_are_named_as_they_are_typed(message: str, command: str, expected: str) -> None:
+    assert as_options(message, command_named(command)) == expected
+
+
+def test_what_is_mistyped_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("Stack_A.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+    (here / "drift.json").write_text("{}")
+    lines = {
+        ("algin", "x"): "did you mean align?",
+        ("info", "stack_a.tif"): "did you mean Stack_A.tif?",
+        ("warp", "Stack_A.tif", "o.zarr", "--pull", "drft.json"): "did you mean drift.json?",
+        ("align", "Stack_A.tif", "-o", "f.json", "--refrence", "first"): "--reference",
+        ("info", "nowhere/a.tif"): "nowhere/a.tif is not there",
+    }
+    for words, expected in lines.items():
+        assert run(words) == 2
+        error = capsys.readouterr().err
+        assert expected in error, (words, error)
+        assert error.count("\n") == 1, "one line"
+    assert similar("zzz", ["align"]) == []
+
+
+def test_an_error_of_the_package_is_told_in_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour = np.random.default_rng(0).integers(0, 255, (24, 20, 3)).astype(np.uint8)
+    tifffile.imwrite("rgb.tif", colour, photometric="rgb")
+    assert run(["register", "rgb.tif", "rgb.tif", "-o", "fit.json"]) == 2
+    error = capsys.readouterr().err
+    assert "--channel" in error
+    assert "channel=" not in error
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "transform"])
+def test_every_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"\n  daskreg {name}" in shown, shown
+
+
+def test_the_version_says_what_results_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-V", "--version"):
+        assert run([option]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"daskreg {dr.__version__}\n")
+        assert f"numpy {np.__version__}" in shown
+        assert "torch " in shown
+
+
+@pytest.mark.slow
+def test_the_doctor_names_remedies(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert run(["doctor", "--json"]) == 1
+    findings = {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+    assert "unset NUMBA_NUM_THREADS" in findings["processors"]["remedy"]
+    assert {"memory", "disk", "kernels", "libraries", "ports"} <= set(findings)
+    assert list(here.iterdir()) == [], "the file that measures the disk is gone"
+
+
+@pytest.mark.slow
+def test_masks_times_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(5)
+    scene = gaussian_filter(rng.normal(size=(90, 100)), 2).astype(np.float32)
+    other = gaussian_filter(rng.normal(size=(90, 100)), 2).astype(np.float32)
+    moving = np.roll(scene, (2, -3), (0, 1))
+    moving[:, 60:] = 3 * other[:, 60:]  # another thing, which does not move
+    fixed = scene.copy()
+    fixed[:, 60:] = 3 * other[:, 60:]
+    mask = np.zeros(scene.shape, np.uint8)
+    mask[:, :55] = 1
+    series = np.stack([other, fixed])[:, None, None]
+    tifffile.imwrite("series.ome.tif", series, metadata={"axes": "TCZYX"}, ome=True)
+    tifffile.imwrite("moving.tif", moving)
+    tifffile.imwrite("mask.tif", mask)
+    tifffile.imwrite("fixed.tif", fixed)
+    command = ["register", "fixed.tif", "moving.tif", "-o", "fit.json", "--model", "translation", "-q", "--json"]
+    assert run([*command, "--mask", "mask.tif"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "pair"
+    assert found["parameters"]["tx"] == pytest.approx(-3, abs=0.1)
+    assert found["parameters"]["ty"] == pytest.approx(2, abs=0.1)
+    assert run(["info", "series.ome.tif", "--time", "1"]) == 0
+    assert "t 2" not in capsys.readouterr().out

@@ -88,7 +88,9 @@ def score_sums(level: PyramidLevel, maps: Floats, cell: tuple[int, ...]) -> Scor
 def joined(parts: Iterable[CellSums], shape: tuple[int, ...], cell: tuple[int, ...]) -> ScoreSums:
     """The sums of a level of this shape from those of its parts."""
     counts = _counts(shape, cell)
-    cells, cross, slopes = None, 0.0, 0.0
+    cells: Any = None
+    cross: Any = 0.0
+    slopes: Any = 0.0
     for part in parts:
         if cells is None:
             cells = np.zeros((len(part.cells), *counts, part.cells.shape[-1]))

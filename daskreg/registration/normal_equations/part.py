@@ -47,4 +47,4 @@ class Part:
         """Numbers of the rows of `fixed` that are summed."""
         lead = self.fixed.shape[:-1]
         local: Any = self.inside.within(self.fixed).slices[:-1]
-        return np.arange(int(np.prod(lead))).reshape(lead)[local].ravel()
+        return np.asarray(np.arange(int(np.prod(lead))).reshape(lead)[local].ravel())

@@ -113,8 +113,8 @@ class LevelObjective:
     """What is minimised on one level: cost and normal equations as functions of the parameters."""
 
     def __init__(self, problem: Problem, level: PyramidLevel) -> None:
-        place = level.fixed.grid, level.moving.grid, level.step
-        self._init(problem, normal_equations_of(level), possible_overlap(level), *place)
+        sums, possible = normal_equations_of(level), possible_overlap(level)
+        self._init(problem, sums, possible, fixed=level.fixed.grid, moving=level.moving.grid, step=level.step)
 
     @classmethod
     def over(
@@ -126,11 +126,11 @@ class LevelObjective:
             possible: (1,) as `possible_overlap` gives it. fixed, moving, step: as of a PyramidLevel.
         """
         objective = cls.__new__(cls)
-        objective._init(problem, voxels, possible, fixed, moving, step)
+        objective._init(problem, voxels, possible, fixed=fixed, moving=moving, step=step)
         return objective
 
     def _init(
-        self, problem: Problem, voxels: Voxels, possible: Floats, fixed: Grid, moving: Grid, step: float
+        self, problem: Problem, voxels: Voxels, possible: Floats, *, fixed: Grid, moving: Grid, step: float
     ) -> None:
         self.problem, self.normal, self.possible = problem, voxels, possible
         self.shape, self._size = fixed.shape, step

@@ -106,9 +106,7 @@ def joined(parts: Iterable[CellSums], shape: tuple[int, ...], cell: tuple[int, .
 def _from_cells(cells: Floats, cross: Any, slopes: Any, shape: tuple[int, ...], cell: tuple[int, ...]) -> ScoreSums:
     batch, ndim = len(cells), len(shape)
     linear = cells[..., 6:].reshape(*cells.shape[:-1], 3, ndim, 1) * _middles(shape, cell)[..., None, None, :]
-    return ScoreSums(
-        cells[..., :6], linear, cross.reshape(batch, ndim * (ndim + 1), -1), slopes.reshape(batch, 2, -1)
-    )
+    return ScoreSums(cells[..., :6], linear, cross.reshape(batch, ndim * (ndim + 1), -1), slopes.reshape(batch, 2, -1))
 
 
 def _counts(shape: tuple[int, ...], cell: tuple[int, ...]) -> tuple[int, ...]:

@@ -304,8 +304,8 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     whole image, shape of the whole image)); a batch of one is for all pairs.
     fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
     moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image, xi from one column to
-    the next). chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of R, of
-    the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
+    the next). chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of
+    R, of the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
     square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
     """
     images, cover, (origin, whole) = moving

@@ -33,8 +33,7 @@ class Part:
         return cls(fixed, moving, fixed)
 
     def axis_weights(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
-        """The weights along each axis of the fixed image, whose shape is `shape`; zero for voxels that are not summed.
-        """
+        """The weights along each axis of the fixed image, of this shape; zero for voxels that are not summed."""
         found = []
         for axis, n in enumerate(shape):
             weights = np.zeros(self.fixed.shape[axis], np.float32)

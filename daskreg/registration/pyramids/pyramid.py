@@ -260,4 +260,6 @@ def _factors(grid: Grid, step: float) -> list[int]:
 def _sigmas(grid: Grid, step: float, sigma: float) -> tuple[float, ...]:
     """In voxels: `sigma` steps of the level, at most two voxels per step, and 0 along a thin axis."""
     ratio = [step / s for s in grid.spacing]
-    return tuple(sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True))
+    return tuple(
+        sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)
+    )

@@ -150,10 +150,8 @@ class LevelObjective:
 
     def subsampled(self) -> LevelObjective:
         """The same over about `SUBSET_VOXELS` voxels, evenly spread, or over all where there are no more."""
-        if self.voxels <= SUBSET_VOXELS:
-            return self
         other = copy.copy(self)
-        other.normal = self.normal.subsampled(SUBSET_VOXELS / self.voxels)
+        other.normal = self.normal.subsampled(min(1.0, SUBSET_VOXELS / self.voxels))
         return other
 
     def maps(self, p: Floats) -> Floats:
@@ -258,15 +256,28 @@ def solve_level(
     return iterate
 
 
-def corrected_by_all_voxels(objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int) -> Iterate:
-    """Continue with every voxel from near the optimum; not converged where a few passes are not enough."""
+def corrected_by_all_voxels(
+    objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int, *, least: float = 0.0
+) -> Iterate:
+    """Continue with every voxel from near the optimum; not converged where a few passes are not enough.
+
+    Args:
+        least: a step of fewer voxels than this is not taken any more, which saves the pass that it would need.
+    """
     iterate = objective.evaluate(p)
     iterate.losses.append(iterate.cost.copy())
+    rows, secant = np.arange(len(p)), _SecantScale.none(p)
     for _ in range(_FULL_PASSES):
-        subset = objective.subsampled()
-        optimum = _corrected_optimum(subset, iterate, tolerance, max_iterations)
-        trial = objective.evaluate(optimum)
-        moved = objective.displacement(trial.parameters, iterate.parameters)
+        optimum = _corrected_optimum(objective.subsampled(), iterate, tolerance, max_iterations)
+        proposed = optimum - iterate.parameters
+        # The noise in the gradients of the subset is not that of all voxels.
+        step = proposed / secant.share(rows, proposed, np.diagonal(iterate.normal, axis1=1, axis2=2))[:, None]
+        secant.update(rows, proposed, step, rows >= 0)
+        moved = objective.displacement(iterate.parameters + step, iterate.parameters)
+        if np.all(moved < least):
+            iterate.converged[:] = True
+            break
+        trial = objective.evaluate(iterate.parameters + step)
         rise = np.where(moved < _SMALL_STEP, 1 + _SMALL_RISE, 1.0)
         if not np.all(trial.cost < iterate.cost * rise):
             break

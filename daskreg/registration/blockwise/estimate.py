@@ -105,7 +105,9 @@ def estimate_all_voxels(
 
 
 def _solved(objective: LevelObjective, start: Floats, options: SolverOptions) -> Iterate:
-    iterate = corrected_by_all_voxels(objective, start, options.tolerance, options.max_iterations)
+    # The last step replaces a step of LM that is as short as this.
+    least = options.tolerance / 10
+    iterate = corrected_by_all_voxels(objective, start, options.tolerance, options.max_iterations, least=least)
     if iterate.converged.all() or not np.isfinite(iterate.cost).all():
         return iterate
     return minimise(objective, iterate.parameters, options.tolerance, min(options.max_iterations, _MOST_PASSES))

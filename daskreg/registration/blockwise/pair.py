@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 # Voxels of the moving image beyond those that a box of the fixed one is mapped to: a voxel for rounding, and twice what
 # the interpolation of the last step and the mask of what it reads need.
-MARGIN = 1 + 2 * AFTER
+_MARGIN = 1 + 2 * AFTER
 # Voxels whose numbers are computed at a time.
 _TILE = 1 << 20
 
@@ -38,7 +38,7 @@ class LazyPair:
     def shape(self) -> tuple[int, ...]:
         return self.fixed.shape
 
-    def moving_box(self, maps: Floats, fixed: Box, margin: int = MARGIN) -> Box:
+    def moving_box(self, maps: Floats, fixed: Box, margin: int = _MARGIN) -> Box:
         """The voxels of the moving image that a box of the fixed one reads at (1, D, D+1) maps; empty if none."""
         low, high = self._reach(maps, fixed)
         shape = np.asarray(self.moving.shape)
@@ -51,7 +51,7 @@ class LazyPair:
 
     def holds(self, maps: Floats, part: Part) -> bool:
         """Whether the part has all voxels that are read at these maps."""
-        return self.moving_box(maps, part.fixed, 1) in part.moving
+        return self.moving_box(maps, part.fixed, 0) in part.moving
 
     def _reach(self, maps: Floats, box: Box) -> tuple[Floats, Floats]:
         """Least and largest indices of the moving image at the voxels of a box."""
@@ -64,13 +64,13 @@ class LazyPair:
         """The box with the voxels that the gradients need."""
         return inside.grow(1).clip(self.shape)
 
-    def read(self, maps: Floats, inside: Box, margin: int = MARGIN) -> tuple[StoredVoxels, StoredVoxels] | None:
+    def read(self, maps: Floats, inside: Box, margin: int = _MARGIN) -> tuple[StoredVoxels, StoredVoxels] | None:
         """What summing a box needs of both images; None where they do not overlap there."""
         moving = self.moving_box(maps, self.around(inside), margin)
         return None if moving.empty else (self.fixed.read(self.around(inside)), self.moving.read(moving))
 
     def part(
-        self, stored: tuple[StoredVoxels, StoredVoxels], maps: Floats, inside: Box, margin: int = MARGIN
+        self, stored: tuple[StoredVoxels, StoredVoxels], maps: Floats, inside: Box, margin: int = _MARGIN
     ) -> tuple[PyramidLevel, Part] | None:
         """The level of a box, which lies in what was read; None where the images do not overlap there."""
         fixed, moving = self.around(inside), self.moving_box(maps, self.around(inside), margin)
@@ -79,7 +79,7 @@ class LazyPair:
         level = PyramidLevel(self.fixed.level(stored[0], fixed), self.moving.level(stored[1], moving), self.step)
         return level, Part(fixed, moving, inside)
 
-    def restrict(self, maps: Floats, inside: Box, margin: int = MARGIN) -> LazyPair:
+    def restrict(self, maps: Floats, inside: Box, margin: int = _MARGIN) -> LazyPair:
         """The pair, carrying only what summing a box needs."""
         moving = self.moving_box(maps, self.around(inside), margin)
         return replace(self, fixed=self.fixed.restrict(self.around(inside)), moving=self.moving.restrict(moving))

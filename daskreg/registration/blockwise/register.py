@@ -78,6 +78,7 @@ class Request:
             found = estimate_all_voxels(problem, options, (f, m), CoarsePair(both, batches, found), work)
             if found.level is None:
                 reduced = (1,) * f.grid.ndim, (1,) * m.grid.ndim
+        work.finish()
         fit = pair_fit(
             problem,
             found.pair(0),

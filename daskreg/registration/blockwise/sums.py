@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.registration.blockwise.pair import MARGIN, LazyPair, tiles
+from daskreg.registration.blockwise.pair import LazyPair, tiles
 from daskreg.registration.normal_equations.equations import NormalEquationsNumba
 from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.normal_equations.sums import NormalSums
@@ -23,9 +23,8 @@ from daskreg.runtime.threads import use_threads
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-BRICK_MARGIN = 4
+BRICK_MARGIN = 2
 """Voxels by which the pose may change while a brick has all that it reads of the moving image."""
-_MARGIN = BRICK_MARGIN + MARGIN
 _NORMAL, _CELLS = ("scalars", "j", "jw", "jd", "jj"), ("cells", "first", "cross", "slopes")
 _BRICK = ("fixed", "fixed_weight", "moving", "moving_weight")
 
@@ -79,7 +78,7 @@ class BlockTask:
 
     def carrying_little(self) -> BlockTask:
         """The same task with what it needs of arrays in memory, and no more."""
-        return replace(self, pair=self.pair.restrict(self.maps, self.box, _MARGIN))
+        return replace(self, pair=self.pair.restrict(self.maps, self.box))
 
     @property
     def box(self) -> Box:
@@ -108,7 +107,7 @@ def sum_block(task: BlockTask) -> BlockSums:
 
 def _summed(task: BlockTask) -> BlockSums:
     pair, maps = task.pair, task.maps
-    stored = pair.read(maps, task.box, _MARGIN)
+    stored = pair.read(maps, task.box)
     if stored is None:
         return BlockSums(task.number, None)
     normal: list[NormalSums] = []
@@ -120,7 +119,7 @@ def _summed(task: BlockTask) -> BlockSums:
             if task.cell is not None:
                 level, part = found
                 cells.append(sums_of_part(level, maps, task.cell, part))
-    bricks = [pair.part(stored, maps, box, _MARGIN) for box in task.bricks]
+    bricks = [pair.part(stored, maps, box, BRICK_MARGIN) for box in task.bricks]
     kept = tuple(Brick.of(*found) for found in bricks if found is not None)
     return BlockSums(task.number, added(normal), tuple(cells), kept)
 

@@ -31,12 +31,11 @@ from daskreg.registration.score_sums import CellSums, ScoreSums, joined
 
 Floats = NDArray[np.float64]
 
-# Voxels along a side of a brick by number of dimensions, and voxels of all bricks together.
-_SIDE, _BRICK_VOXELS = {2: 128, 3: 16}, 1 << 19
+# Voxels along a side of a brick by number of dimensions, and voxels of all bricks together. Many small bricks meet more
+# independent structures of the images than a few large ones, so what they sum is nearer to the sums of all voxels.
+_SIDE, _BRICK_VOXELS = {2: 24, 3: 8}, 1 << 19
 # Multiples of powers of 1 / x, x**(D + 1) = x + 1, fill a box of D dimensions evenly (Roberts 2018).
 _PLASTIC = {2: 1.3247179572, 3: 1.2207440846}
-# Moves of this many voxels are followed by sums of the scores in the same pass: it is most likely the last one.
-_NEARLY_THERE = 0.02
 
 
 class Bricks:
@@ -72,7 +71,7 @@ class BlockVoxels:
     """What `LevelObjective` sums over, each call a pass over all blocks.
 
     The bricks are read in the first pass, and again where the pose has moved far. The sums of the scores are made
-    along with the others as soon as the pose hardly moves: the last step then needs no pass of its own.
+    along with the others after the first pass: the last step then needs no pass of its own.
 
     cell: of the sums of the scores. passes: how many there were.
     """
@@ -82,7 +81,6 @@ class BlockVoxels:
     cell: tuple[int, ...]
     work: Work
     passes: int = 0
-    _last: Floats | None = None
     _bricks: Bricks | None = None
     _scores: dict[tuple[bytes, tuple[int, ...]], list[CellSums]] = field(default_factory=dict)
 
@@ -100,10 +98,9 @@ class BlockVoxels:
 
     def __call__(self, maps: Floats) -> NormalSums:
         """The sums at (1, D, D+1) maps from xi to moving indices."""
-        with_scores = self._last is not None and self._moved(self._last, maps) < _NEARLY_THERE
+        with_scores = self.passes > 0
         with_bricks = self._bricks is None or self._moved(self._bricks.maps, maps) > BRICK_MARGIN / 2
         parts = self._pass(maps, with_scores=with_scores, with_bricks=with_bricks)
-        self._last = maps
         if with_bricks:
             self._bricks = Bricks(self.pair, [brick for part in parts for brick in part.bricks], maps)
         return added([part.normal for part in parts if part.normal is not None]) or no_sums(len(self.pair.shape))

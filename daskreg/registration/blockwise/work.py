@@ -94,6 +94,11 @@ class Work:
         release_memory()
         return [found[task.number] for task in tasks]
 
+    def finish(self) -> None:
+        """Report that all is done, where fewer passes were needed than were foreseen."""
+        if self.progress is not None and self.done < self.expected:
+            self.progress(self.done, self.done)
+
     def _advance(self, steps: int) -> None:
         self.done += steps
         if self.progress is not None and steps:

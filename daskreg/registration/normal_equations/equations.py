@@ -70,6 +70,8 @@ class NormalEquationsNumba:
 
     def subsampled(self, share: float) -> NormalEquationsNumba:
         """The same over a share of the rows of the fixed image, evenly spread; sums are scaled up."""
+        if share >= 1:
+            return self
         other = copy.copy(self)
         chosen = (self.rows * _GOLDEN) % 1 < share
         other.rows = self.rows[chosen] if chosen.any() else self.rows

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from daskreg.cli.options import Opening, device, fit_outputs, open_options, save_outputs, shown_progress, verbosity
+from daskreg.cli.options import (
+    Opening,
+    client_options,
+    device,
+    fit_outputs,
+    open_options,
+    save_outputs,
+    shown_progress,
+    verbosity,
+)
 
 
 @click.command(short_help="The motion between two images.")
@@ -20,8 +30,11 @@ from daskreg.cli.options import Opening, device, fit_outputs, open_options, save
     "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
+@click.option("--resolution", type=click.Choice(["auto", "coarse", "full"]), default="auto", show_default=True,
+              help="Of images that do not fit the memory. full: every voxel, block by block.")  # fmt: skip
 @open_options
 @device
+@client_options
 @verbosity
 def command(
     fixed: str,
@@ -31,20 +44,38 @@ def command(
     metric: str,
     init: str,
     level: int,
+    resolution: str,
     opening: Opening,
     device: str,
     quiet: bool,
+    out: Path,
+    keep_failed: bool,
     **outputs: Any,
 ) -> int:
     """Estimate where each point of FIXED lies in MOVING.
 
-    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
+    `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED. Blocks that are finished
+    with --resolution full are stored next to the fit (FIT.blocks.jsonl) until it is saved, so the same command resumes
+    after an interruption.
     """
     import daskreg
 
     images = [opening.open(path, level=level) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
+    checkpoint = out.with_name(out.stem + ".blocks.jsonl") if resolution == "full" else None
     with shown_progress("registering", quiet=quiet) as progress:
-        fit = daskreg.register(*images, model=groups, metric=metric, init=start, device=device, progress=progress)
-    return save_outputs(fit, **outputs)
+        fit = daskreg.register(
+            *images,
+            model=groups,
+            metric=metric,
+            init=start,
+            resolution=resolution,
+            checkpoint=checkpoint,
+            device=device,
+            progress=progress,
+        )
+    code = save_outputs(fit, out=out, keep_failed=keep_failed, **outputs)
+    if checkpoint is not None and out.exists() and (fit.ok or keep_failed):
+        checkpoint.unlink(missing_ok=True)
+    return code

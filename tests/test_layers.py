@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.normal_equations",),
     ("registration.verdict",),
     ("registration",),
+    ("registration.blockwise",),
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
@@ -45,6 +46,8 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SANCTIONED = {
     # Names that are looked up when they are first used; the root itself has no logic.
     ("", "*"),
+    # The entry chooses between images in memory and blocks, which are estimated by the parts of `registration`.
+    ("registration.register", "registration.blockwise"),
 }
 
 # Libraries that a layer, or a file of it, must not import, not even inside a function.
@@ -215,7 +218,13 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     holders = ("sampling", "registration", "stacks", "clouds", "reg_torch")
     own = {
         name: {"torch"}
-        for name in (*holders, "registration.pyramids", "registration.normal_equations", "registration.verdict")
+        for name in (
+            *holders,
+            "registration.pyramids",
+            "registration.normal_equations",
+            "registration.verdict",
+            "registration.blockwise",
+        )
     }
     own |= {"runtime.triton_support": {"torch"}}
     own |= {"cluster": {"distributed"}, "reporting.figures": {"matplotlib"}}

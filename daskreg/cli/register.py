@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from daskreg.cli.options import (
     Opening,
+    client_options,
     device,
     fit_outputs,
     open_options,
@@ -31,8 +33,11 @@ from daskreg.cli.options import (
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
 @click.option("--fixed-mask", "--mask", "fixed_mask", help="A volume that is positive where voxels of FIXED count.")
 @click.option("--moving-mask", help="A volume that is positive where voxels of MOVING count.")
+@click.option("--resolution", type=click.Choice(["auto", "coarse", "full"]), default="auto", show_default=True,
+              help="Of images that do not fit the memory. full: every voxel, block by block.")  # fmt: skip
 @open_options
 @device
+@client_options
 @verbosity
 def command(
     fixed: str,
@@ -44,9 +49,12 @@ def command(
     level: int,
     fixed_mask: str | None,
     moving_mask: str | None,
+    resolution: str,
     opening: Opening,
     device: str,
     quiet: bool,
+    out: Path,
+    keep_failed: bool,
     **outputs: Any,
 ) -> int:
     """Estimate where each point of FIXED lies in MOVING.
@@ -57,15 +65,30 @@ def command(
     daskreg register ct.nii mr.nii -o fit.json --metric mi --mask brain.nii
 
     `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
+
+    Blocks that are finished with --resolution full are stored next to the fit (FIT.blocks.jsonl) until it is saved, so
+    the same command resumes after an interruption.
     """
     import daskreg
 
     images = [opening.open(path, level=level) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
+    checkpoint = out.with_name(out.stem + ".blocks.jsonl") if resolution == "full" else None
     with shown_progress("registering", quiet=quiet) as progress:
         masks = {"fixed_mask": opened_mask(fixed_mask), "moving_mask": opened_mask(moving_mask)}
         fit = daskreg.register(
-            *images, **masks, model=groups, metric=metric, init=start, device=device, progress=progress
+            *images,
+            **masks,
+            model=groups,
+            metric=metric,
+            init=start,
+            resolution=resolution,
+            checkpoint=checkpoint,
+            device=device,
+            progress=progress,
         )
-    return save_outputs(fit, **outputs)
+    code = save_outputs(fit, out=out, keep_failed=keep_failed, **outputs)
+    if checkpoint is not None and out.exists() and (fit.ok or keep_failed):
+        checkpoint.unlink(missing_ok=True)
+    return code

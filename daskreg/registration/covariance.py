@@ -22,6 +22,8 @@ residual. Whatever the noise is, the covariance of such an estimate is the sandw
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,20 +49,32 @@ _LARGEST_STEP = 0.3
 def last_step(
     problem: Problem, level: PyramidLevel, iterate: Iterate, *, cells: int = _CELLS
 ) -> tuple[Floats, Floats, Floats]:
+    """`last_step_by` with the sums over a level in memory."""
+    return last_step_by(partial(score_sums, level), LevelObjective(problem, level), iterate, cells=cells)
+
+
+def last_step_by(
+    sums_at: Callable[[Floats, tuple[int, ...]], ScoreSums],
+    objective: LevelObjective,
+    iterate: Iterate,
+    *,
+    cells: int = _CELLS,
+) -> tuple[Floats, Floats, Floats]:
     """(B, P) steps to unbiased poses, zero where they would be large, the (B, P, P) covariances there, (B,) signals.
 
     A signal is the share of J^T J that both images have in common, in the direction where it is least: the rest is
     noise in the gradients.
 
     Args:
+        sums_at: the sums over the voxels at (B, D, D+1) maps from xi to moving indices, in cells of so many voxels.
         cells: along a tile; fewer take less time.
     """
-    objective = LevelObjective(problem, level)
+    problem = objective.problem
     motions, derivatives = problem.pose.motions(iterate.parameters, problem.centre)
     maps, change = (objective.maps_of(m) for m in (motions, derivatives))
-    sums = score_sums(level, maps, _cell(level.fixed.grid.shape, cells))
+    sums = sums_at(maps, cell_of(objective.shape, cells))
     scores, slope = _projected(problem, sums)
-    jacobians = maps[:, :, :-1] / np.diag(scaling(level.fixed.grid.shape))[:-1]
+    jacobians = maps[:, :, :-1] / np.diag(scaling(objective.shape))[:-1]
     left = np.einsum("bpkf,bak->bpaf", change, np.linalg.inv(jacobians)).reshape(*change.shape[:2], -1)
     white = _whitening(iterate.normal)
     left, right = white @ left, white @ change.reshape(*change.shape[:2], -1)
@@ -79,7 +93,7 @@ def last_step(
     return step, np.asarray(back @ signal @ middle @ signal @ white), least
 
 
-def _cell(shape: tuple[int, ...], cells: int = _CELLS) -> tuple[int, ...]:
+def cell_of(shape: tuple[int, ...], cells: int = _CELLS) -> tuple[int, ...]:
     """Voxels along a cell, along each axis."""
     tile = max(_LEAST_TILE, (math.prod(shape) / _TILES) ** (1 / len(shape)))
     return tuple(max(1, min(round(tile / cells), n // (4 * cells))) for n in shape)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdicts import FitStatus, status_of
 
@@ -47,7 +48,7 @@ class BatchEstimate:
     overlap: (B,) fraction of the smaller image. iterations: (B,), over all levels.
     converged, improved: (B,) bool. losses: (N, B), 1 - ncc or mse over the iterations of
     the finest level, NaN after a pair has stopped. step: size of the finest level's voxels, in the world.
-    verdicts: of each pair, or none.
+    verdicts: of each pair, or none. level: the finest level, with weight on what took part in the end.
     """
 
     problem: Problem
@@ -63,6 +64,7 @@ class BatchEstimate:
     losses: Floats
     step: float
     verdicts: Sequence[Verdict] = ()
+    level: PyramidLevel | None = None
 
     def pair(self, row: int) -> Estimate:
         """One pair of the batch."""

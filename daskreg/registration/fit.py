@@ -86,6 +86,11 @@ class PairFit(Fit):
         return self.status is FitStatus.CONVERGED
 
     @property
+    def resolution(self) -> str:
+        """ "full" where every voxel of both images took part, "coarse" where means of blocks of voxels did."""
+        return "full" if all(max(factors) == 1 for factors in self.reduced) else "coarse"
+
+    @property
     def sigma(self) -> dict[str, float]:
         """One standard deviation of each free parameter, from the noise of the residual."""
         if self.covariance is None:

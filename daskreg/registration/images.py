@@ -28,6 +28,7 @@ from daskreg.errors import (
 )
 from daskreg.geometry import Box, Grid
 from daskreg.registration.pyramids.bad_voxels import constant_gaps, far_gap_code, hot_voxels
+from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
 from daskreg.runtime.memory import available_memory
 from daskreg.sources.level import level_of
 from daskreg.volumes import mask_array, volume_of
@@ -104,7 +105,7 @@ def read_image(
     if not factors:
         data = np.asarray(data)
     offset = level_of(lambda box: np.asarray(data[box.slices]), Box.of(data.shape), data.dtype)
-    code = far_gap_code(np.asarray(data[_middle(data.shape).slices])) if without_gaps else None
+    code = far_gap_code(np.asarray(data[middle_box(data.shape).slices])) if without_gaps else None
     if factors:
         data, cover, flat = _block_means(data, cover, flat, factors, offset=offset, code=code)
         code = None
@@ -112,10 +113,10 @@ def read_image(
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
     own = own or code is not None
-    numbers, bad = _as_float32(read, 0.0 if factors else offset, code, copy=own)
+    numbers, bad = as_float32(read, 0.0 if factors else offset, code, copy=own)
     values = torch.as_tensor(numbers).to(device)
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
-    _check_content(values, found, what, offset)
+    check_content(values, found, what, offset)
     return Image(values, flat, found, dropped, factors, offset, bad)
 
 
@@ -125,10 +126,10 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
     Raises: EmptyMaskError, DegenerateImageError.
     """
     offset = level_of(lambda box: value[box.slices], Box.of(value.shape), value.dtype)
-    code = far_gap_code(value[_middle(value.shape).slices])
-    numbers, bad = _as_float32(value, offset, code)
+    code = far_gap_code(value[middle_box(value.shape).slices])
+    numbers, bad = as_float32(value, offset, code)
     values = torch.as_tensor(numbers).to(like.values.device)
-    _check_content(values, None, what, offset)
+    check_content(values, None, what, offset)
     return replace(like, values=values, offset=offset, bad=bad)
 
 
@@ -172,7 +173,7 @@ def at_level(image: Image, offset: float) -> Image:
     return replace(image, values=image.values + difference, offset=offset) if difference else image
 
 
-def _as_float32(
+def as_float32(
     values: NDArray[Any], offset: float, code: float | None = None, *, copy: bool = True
 ) -> tuple[NDArray[np.float32], int]:
     """Values less the offset, with NaN where they are the code of a gap, and how many of these there are."""
@@ -184,7 +185,7 @@ def _as_float32(
     return numbers, int(gaps.sum())
 
 
-def _middle(shape: tuple[int, ...]) -> Box:
+def middle_box(shape: tuple[int, ...]) -> Box:
     """Where a code of gaps is looked for."""
     sides = [min(n, _CODE_SIDE[len(shape)]) for n in shape]
     lower = [(n - side) // 2 for n, side in zip(shape, sides, strict=True)]
@@ -198,6 +199,11 @@ def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
     return data
 
 
+def fits_in_memory(shape: Sequence[int]) -> bool:
+    """Whether an image of this shape is read in full."""
+    return math.prod(shape) <= _voxel_budget()
+
+
 def _voxel_budget() -> int:
     return max(available_memory() // 4 // _BYTES_PER_VOXEL, 64**3)
 
@@ -207,11 +213,7 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
 
     Raises: MemoryBudgetError where not even one chunk fits.
     """
-    factors = [1] * grid.ndim
-    while math.prod(-(-n // f) for n, f in zip(grid.shape, factors, strict=True)) > budget:
-        spacing = [s * f for s, f in zip(grid.spacing, factors, strict=True)]
-        step = 1.5 * min(spacing)
-        factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
+    factors = factors_within(budget, grid)
     if all(f == 1 for f in factors):
         return ()
     if isinstance(data, da.Array) and math.prod(data.chunksize) > budget:
@@ -226,6 +228,16 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
         DaskregWarning,
         stacklevel=6,
     )
+    return factors
+
+
+def factors_within(budget: int, grid: Grid) -> tuple[int, ...]:
+    """The blocks of voxels of which the means are no more than the budget, and about as long along each axis."""
+    factors = [1] * grid.ndim
+    while math.prod(-(-n // f) for n, f in zip(grid.shape, factors, strict=True)) > budget:
+        spacing = [s * f for s, f in zip(grid.spacing, factors, strict=True)]
+        step = 1.5 * min(spacing)
+        factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
     return tuple(factors)
 
 
@@ -244,7 +256,7 @@ def _block_means(
     return mean, cover, grid.crop(used).downsample(factors)
 
 
-def _check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str, offset: float) -> None:
+def check_content(values: torch.Tensor, mask: torch.Tensor | None, what: str, offset: float) -> None:
     if values.numel() == 0:
         raise EmptyArrayError(f"{what} has no voxels")
     low, high = torch.aminmax(values)
@@ -267,3 +279,17 @@ def _check_contrast(low: torch.Tensor, high: torch.Tensor, what: str, offset: fl
     if not bool(high > low):
         value = float(low) + offset
         raise DegenerateImageError(f"{what} is constant ({value:.6g}) where it counts; there is nothing to match")
+
+
+def batch_of(image: Image) -> ImageBatch:
+    return image_batch(image.values[None], image.grid, None if image.mask is None else image.mask[None])
+
+
+def masked_fraction(image: Image) -> float:
+    """The fraction of the voxels that do not count: masked, or not finite."""
+    if image.mask is None and all_finite(image.values):
+        return 0.0
+    valid = torch.isfinite(image.values)
+    if image.mask is not None:
+        valid = valid & image.mask
+    return 1 - float(valid.to(torch.float64).mean())

@@ -110,24 +110,28 @@ def _linear(m: Any, start: Any, steps: Any, fractions: Any, w: Any) -> None:
 
 
 @inner
-def _add_offsets(low: Any, step: Any, start: Any) -> None:
+def _add_offsets(low: Any, before: Any, step: Any, start: Any) -> None:
     for x in range(len(start)):
-        start[x] += (np.int64(low[x]) + BEFORE) * step
+        start[x] += (np.int64(low[x]) + before) * step
 
 
 @inner
-def locate(matrix: Any, index: Any, shape: Any, widths: Any, steps: Any, places: Any, v: Any) -> None:
-    """Where a row lies in the moving image: lower neighbours and fractions along each axis, and in memory."""
+def locate(matrix: Any, index: Any, place: Any, widths: Any, steps: Any, places: Any, v: Any) -> None:
+    """Where a row lies in the moving image: lower neighbours and fractions along each axis, and in memory.
+
+    place: the first voxel of the array, without what it is widened by, in the whole image, and the shape of that.
+    """
     low, fractions, start = places
-    ndim = len(shape)
+    origin, whole = place
+    ndim = len(whole)
     line = np.empty(2)
     start[:] = 0
     for k in range(ndim):
         line[0], line[1] = matrix[k, ndim], matrix[k, ndim - 1]
         for axis in range(ndim - 1):
             line[0] += matrix[k, axis] * index[axis]
-        _positions(line, shape[k] - BEFORE - AFTER - 1, widths[k], low[k], fractions[k], v)
-        _add_offsets(low[k], steps[k], start)
+        _positions(line, whole[k] - 1, widths[k], low[k], fractions[k], v)
+        _add_offsets(low[k], BEFORE - origin[k], steps[k], start)
 
 
 @inner
@@ -164,8 +168,8 @@ def _replace(near: Any, start: Any, slope: Any, taps: Any) -> None:
 
 
 @inner(fastmath={"contract", "reassoc"})
-def multiply_linear(c: Any, shape: Any, low: Any, fractions: Any, v: Any) -> None:
-    """Multiply by the weight of the moving image, interpolated linearly."""
+def multiply_linear(c: Any, shape: Any, origin: Any, low: Any, fractions: Any, v: Any) -> None:
+    """Multiply by the weight of the moving image, whose first voxel is `origin`, interpolated linearly."""
     ndim = len(shape)
     for x in range(len(v)):
         total = np.float32(0)
@@ -174,7 +178,7 @@ def multiply_linear(c: Any, shape: Any, low: Any, fractions: Any, v: Any) -> Non
             for k in range(ndim - 1, -1, -1):
                 upper = bits & 1
                 bits >>= 1
-                at += min(low[k, x] + upper, shape[k] - 1) * stride
+                at += min(low[k, x] - origin[k] + upper, shape[k] - 1) * stride
                 stride *= shape[k]
                 share *= fractions[k, x] if upper else np.float32(1) - fractions[k, x]
             total += share * c[at]

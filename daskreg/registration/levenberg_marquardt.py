@@ -30,14 +30,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
 from daskreg.registration.normal_equations.edge_weights import possible_overlap, scaling
-from daskreg.registration.normal_equations.equations import NormalEquations, normal_equations_of
+from daskreg.registration.normal_equations.equations import normal_equations_of
 from daskreg.registration.normal_equations.sums import NormalSums
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel
@@ -96,14 +96,44 @@ class Iterate:
         return cls(**columns, iterations=np.zeros(count, np.int64), converged=np.ones(count, bool))
 
 
+class Voxels(Protocol):
+    """What sums over the voxels of the pairs of a level: in memory, or block by block (`registration.blockwise`)."""
+
+    def __call__(self, maps: Floats) -> NormalSums:
+        """The sums at (B, D, D+1) maps from xi to moving indices."""
+
+    def take(self, index: NDArray[np.int64]) -> Self:
+        """The same for some pairs of the batch."""
+
+    def subsampled(self, share: float) -> Voxels:
+        """The same over about this share of the voxels, evenly spread; sums are scaled up."""
+
+
 class LevelObjective:
     """What is minimised on one level: cost and normal equations as functions of the parameters."""
 
     def __init__(self, problem: Problem, level: PyramidLevel) -> None:
-        fixed, moving = level.fixed.grid, level.moving.grid
-        self.problem, self.level = problem, level
-        self.normal: NormalEquations = normal_equations_of(level)
-        self.possible = possible_overlap(level)
+        sums, possible = normal_equations_of(level), possible_overlap(level)
+        self._init(problem, sums, possible, fixed=level.fixed.grid, moving=level.moving.grid, step=level.step)
+
+    @classmethod
+    def over(
+        cls, problem: Problem, voxels: Voxels, possible: Floats, *, fixed: Grid, moving: Grid, step: float
+    ) -> LevelObjective:
+        """Of a level whose voxels are not in memory.
+
+        Args:
+            possible: (1,) as `possible_overlap` gives it. fixed, moving, step: as of a PyramidLevel.
+        """
+        objective = cls.__new__(cls)
+        objective._init(problem, voxels, possible, fixed=fixed, moving=moving, step=step)
+        return objective
+
+    def _init(
+        self, problem: Problem, voxels: Voxels, possible: Floats, *, fixed: Grid, moving: Grid, step: float
+    ) -> None:
+        self.problem, self.normal, self.possible = problem, voxels, possible
+        self.shape, self._size = fixed.shape, step
         self.voxels = int(np.prod(fixed.shape))
         self._moving_from_world = moving.inverse_matrix[:-1]
         self._world_from_xi = fixed.matrix @ scaling(fixed.shape)
@@ -120,10 +150,8 @@ class LevelObjective:
 
     def subsampled(self) -> LevelObjective:
         """The same over about `SUBSET_VOXELS` voxels, evenly spread, or over all where there are no more."""
-        if self.voxels <= SUBSET_VOXELS:
-            return self
         other = copy.copy(self)
-        other.normal = self.normal.subsampled(SUBSET_VOXELS / self.voxels)
+        other.normal = self.normal.subsampled(min(1.0, SUBSET_VOXELS / self.voxels))
         return other
 
     def maps(self, p: Floats) -> Floats:
@@ -149,7 +177,7 @@ class LevelObjective:
     def displacement(self, a: Floats, b: Floats) -> Floats:
         """(B,) voxels of the level between the images of the farthest corner at two parameters (B, P)."""
         one, other = (self.problem.pose.motions(p, self.problem.centre)[0] for p in (a, b))
-        return np.asarray(np.linalg.norm((one - other)[:, :-1] @ self.corners, axis=1).max(-1) / self.level.step)
+        return np.asarray(np.linalg.norm((one - other)[:, :-1] @ self.corners, axis=1).max(-1) / self._size)
 
     def step(self, iterate: Iterate, damping: Floats | float = 0.0) -> Floats:
         """(B, P) damped steps, solved in units of each parameter's own diagonal: radians and micrometres mix."""
@@ -217,28 +245,41 @@ def solve_level(
     objective = LevelObjective(problem, level)
     p = np.asarray(start, dtype=np.float64).copy()
     if objective.voxels <= SUBSET_VOXELS:
-        return _minimise(objective, p, tolerance, max_iterations)
-    first = _minimise(objective.subsampled(), p, max(tolerance, _SUBSET_TOLERANCE), max_iterations)
+        return minimise(objective, p, tolerance, max_iterations)
+    first = minimise(objective.subsampled(), p, max(tolerance, _SUBSET_TOLERANCE), max_iterations)
     if subset_only:
         return first
-    iterate = _corrected_by_all_voxels(objective, first.parameters, tolerance, max_iterations)
+    iterate = corrected_by_all_voxels(objective, first.parameters, tolerance, max_iterations)
     if not iterate.converged.all():
-        iterate = _minimise(objective, iterate.parameters, tolerance, max_iterations)
+        iterate = minimise(objective, iterate.parameters, tolerance, max_iterations)
     iterate.iterations += first.iterations
     return iterate
 
 
-def _corrected_by_all_voxels(objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int) -> Iterate:
-    """Continue with every voxel from the optimum of the subset; not converged where a few passes are not enough."""
-    subset = objective.subsampled()
+def corrected_by_all_voxels(
+    objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int, *, least: float = 0.0
+) -> Iterate:
+    """Continue with every voxel from near the optimum; not converged where a few passes are not enough.
+
+    Args:
+        least: a step of fewer voxels than this is not taken any more, which saves the pass that it would need.
+    """
     iterate = objective.evaluate(p)
     iterate.losses.append(iterate.cost.copy())
+    rows, secant = np.arange(len(p)), _SecantScale.none(p)
     for _ in range(_FULL_PASSES):
-        others = iterate.right - subset.evaluate(iterate.parameters).right
-        optimum = _corrected_optimum(subset, iterate.parameters, others, tolerance, max_iterations)
-        trial = objective.evaluate(optimum)
-        moved = objective.displacement(trial.parameters, iterate.parameters)
-        if not np.all((moved < _SMALL_STEP) & (trial.cost < iterate.cost * (1 + _SMALL_RISE))):
+        optimum = _corrected_optimum(objective.subsampled(), iterate, tolerance, max_iterations)
+        proposed = optimum - iterate.parameters
+        # The noise in the gradients of the subset is not that of all voxels.
+        step = proposed / secant.share(rows, proposed, np.diagonal(iterate.normal, axis1=1, axis2=2))[:, None]
+        secant.update(rows, proposed, step, rows >= 0)
+        moved = objective.displacement(iterate.parameters + step, iterate.parameters)
+        if np.all(moved < least):
+            iterate.converged[:] = True
+            break
+        trial = objective.evaluate(iterate.parameters + step)
+        rise = np.where(moved < _SMALL_STEP, 1 + _SMALL_RISE, 1.0)
+        if not np.all(trial.cost < iterate.cost * rise):
             break
         trial.iterations, trial.losses = iterate.iterations + 1, [*iterate.losses, trial.cost.copy()]
         iterate = trial
@@ -248,14 +289,20 @@ def _corrected_by_all_voxels(objective: LevelObjective, p: Floats, tolerance: fl
     return iterate
 
 
-def _corrected_optimum(
-    subset: LevelObjective, p: Floats, others: Floats, tolerance: float, max_iterations: int
-) -> Floats:
-    """(B, P) the optimum of the subset by undamped steps, with what the other voxels add to the right side."""
+def _corrected_optimum(subset: LevelObjective, full: Iterate, tolerance: float, max_iterations: int) -> Floats:
+    """(B, P) the optimum of the subset by undamped steps, with what the other voxels add to both sides.
+
+    full: all voxels at one pose, from where the other voxels are followed to first order.
+    """
+    p = full.parameters
     rows, secant = np.arange(len(p)), _SecantScale.none(p)
-    for _ in range(max_iterations):
+    right, normal = np.zeros_like(full.right), np.zeros_like(full.normal)
+    for number in range(max_iterations):
         iterate = subset.evaluate(p)
-        iterate.right = iterate.right + others
+        if number == 0:
+            right, normal = full.right - iterate.right, full.normal - iterate.normal
+        iterate.right = iterate.right + right - (normal @ (p - full.parameters)[..., None])[..., 0]
+        iterate.normal = iterate.normal + normal
         proposed = subset.step(iterate)
         share = secant.share(rows, proposed, np.diagonal(iterate.normal, axis1=1, axis2=2))
         step, moved = subset.limited(p, proposed / share[:, None])
@@ -266,7 +313,7 @@ def _corrected_optimum(
     return p
 
 
-def _minimise(objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int) -> Iterate:
+def minimise(objective: LevelObjective, p: Floats, tolerance: float, max_iterations: int) -> Iterate:
     result = objective.evaluate(p.copy())
     damping = np.full(len(p), 1e-3)
     rows, secant = np.arange(len(p)), _SecantScale.none(p)  # the pairs that `objective` evaluates

@@ -130,6 +130,7 @@ def _compared(problem: Problem, level: PyramidLevel, start: Start, iterate: Iter
         improved=improved,
         losses=np.stack(iterate.losses),
         step=level.step,
+        level=level,
     )
 
 

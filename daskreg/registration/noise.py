@@ -51,7 +51,7 @@ def with_best_smoothing(level: PyramidLevel, residual: Floats) -> PyramidLevel |
         return None
     factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
     centre = _central_part(level.fixed)
-    total = [_mean_square_gradient(smooth(centre, _additional(level.sigmas[0], f))) for f in factors]
+    total = [_mean_square_gradient(smooth(centre, additional(level.sigmas[0], f))) for f in factors]
     signal = [np.maximum(t - _noise(level, residual, f), 1e-3 * t) for t, f in zip(total, factors, strict=True)]
     variance = [float(np.median(t / s**2)) for t, s in zip(total[1:], signal[:-1], strict=True)]
     best = int(np.argmin(variance))
@@ -76,12 +76,12 @@ def _smoothed_more(level: PyramidLevel, factor: float) -> PyramidLevel:
     if factor == 1 or level.sigmas is None:
         return level
     pair = zip((level.fixed, level.moving), level.sigmas, strict=True)
-    fixed, moving = (smooth(p, _additional(s, factor)) for p, s in pair)
+    fixed, moving = (smooth(p, additional(s, factor)) for p, s in pair)
     sigmas = tuple(factor * s for s in level.sigmas[0]), tuple(factor * s for s in level.sigmas[1])
     return replace(level, fixed=fixed, moving=moving, sigmas=sigmas)
 
 
-def _additional(sigmas: Sequence[float], factor: float) -> list[float]:
+def additional(sigmas: Sequence[float], factor: float) -> list[float]:
     """The sigmas of a second Gaussian that makes `sigmas` `factor` times as large."""
     return [s * math.sqrt(factor**2 - 1) for s in sigmas]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
-from daskreg.geometry import Grid
+from daskreg.errors import NoOverlapError, OptionError
+from daskreg.geometry import Affine, Grid, as_affine, shared_unit
 from daskreg.registration.pose import Pose
+from daskreg.reporting.fit import Fit
 
 Floats = NDArray[np.float64]
 
@@ -67,3 +69,25 @@ def check_metric(metric: str) -> None:
 def half_extent(grid: Grid) -> Floats:
     """(D,) world distances from the centre of a grid to its outer voxels along each axis, of half a voxel at least."""
     return np.asarray(np.maximum((np.asarray(grid.shape) - 1) / 2, 0.5) * np.asarray(grid.spacing))
+
+
+def start_of(init: Any, ndim: int, unit: str | None) -> Floats:
+    """(D+1, D+1) the motion of an Affine or a fit."""
+    affine = as_affine(init.pull if isinstance(init, Fit) else init, ndim, "init")
+    shared_unit(affine.unit, unit, "init and the images")
+    return affine.matrix
+
+
+def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
+    """Raise NoOverlapError where the fixed grid, moved by `start`, misses the moving grid."""
+    corners = Affine(start)(fixed.corners(faces=True))
+    low, high = moving.extent
+    if np.any(corners.min(axis=0) >= high) or np.any(corners.max(axis=0) <= low):
+        boxes = [
+            ", ".join(f"{n} {a:.6g}..{b:.6g}" for n, a, b in zip(g.names, *g.extent, strict=True)) + f" {g.unit}"
+            for g in (fixed, moving)
+        ]
+        raise NoOverlapError(
+            f"the images do not overlap in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
+            'check their coordinates, or pass init="moments" or "search" to bring them together'
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,31 +10,39 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import NoOverlapError, OptionError, ShapeMismatchError
-from daskreg.geometry import Affine, Grid, as_affine, shared_unit
+from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
+from daskreg.registration.blockwise.register import Request
 from daskreg.registration.fit import PairFit, pair_fit
-from daskreg.registration.images import Image, at_level, read_image, without_bad_voxels
+from daskreg.registration.images import (
+    Image,
+    at_level,
+    batch_of,
+    fits_in_memory,
+    masked_fraction,
+    read_image,
+    without_bad_voxels,
+)
 from daskreg.registration.initial_pose import INITS, BestCandidate
 from daskreg.registration.metrics import Loss, loss_of
 from daskreg.registration.pipeline import estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
-from daskreg.registration.problem import METRICS, Problem, SolverOptions
-from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
+from daskreg.registration.problem import METRICS, Problem, SolverOptions, check_overlap, start_of
 from daskreg.registration.verdicts import FitStatus
-from daskreg.reporting.fit import Fit
 from daskreg.reporting.recipe import remembers
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.runtime.threads import use_threads
+from daskreg.volumes import volume_of
 
 Floats = NDArray[np.float64]
 
 # Fewer voxels for each thread are finished before another thread has started.
 VOXELS_PER_THREAD = 2**21
+RESOLUTIONS = ("auto", "coarse", "full")
 MOST_INVERSE_ERROR = 1.0
 """Voxels by which a fit and its inverse may contradict each other."""
 
@@ -56,6 +65,9 @@ def register(
     max_iterations: int = 100,
     tolerance: float = 1e-3,
     check_inverse: bool = False,
+    resolution: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    client: Any = None,
     device: str = "auto",
     progress: bool | Progress | None = None,
 ) -> PairFit:
@@ -82,18 +94,40 @@ def register(
         check_inverse: also register `fixed` to `moving` with the same options, from the inverse of the first result,
             and report by how much the two results contradict each other (`fit.inverse_error`). A fit that is
             contradicted by more than a voxel is not ok.
+        resolution: of images that do not fit the memory. "coarse": means of blocks of voxels that fit are registered;
+            "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc" or
+            "mse" (`fit.resolution` says which it was). "auto": all voxels where they fit, else "coarse".
+        checkpoint: a file to which finished blocks are appended, with resolution="full" and images that do not fit.
+            The same call resumes from it.
+        client: a distributed Client whose workers read the blocks; None: the current one, where the images are not
+            arrays in this process, else local threads; False: local threads.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
-        progress: True shows a bar; or called with (levels done, levels), of both registrations with `check_inverse`.
+        progress: True shows a bar; or called with (levels done, levels), of both registrations with `check_inverse`;
+            where blocks are read, with (blocks and levels done, all that are foreseen).
 
     Returns: a PairFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 
     Raises: InputError's children for images that cannot be used (constant, empty, masked
-        away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options.
+        away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options;
+        LayoutMismatchError for a checkpoint of other images or options.
     """
     began = time.perf_counter()
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
+    if resolution not in RESOLUTIONS:
+        raise OptionError(f"resolution {resolution!r} is unknown: use {', '.join(RESOLUTIONS)}")
+    if resolution == "full":
+        fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
+        if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
+            if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
+                raise OptionError(
+                    f"images that do not fit the memory are registered at full resolution with metric "
+                    f'{" or ".join(METRICS)}, optimizer "auto" and without check_inverse; or use resolution="coarse"'
+                )
+            request = Request(model, str(metric), init, options, checkpoint, client, report)
+            fit = request(fixed, moving, masks=(fixed_mask, moving_mask), channel=channel)
+            return replace(fit, seconds=time.perf_counter() - began)
     with limit_threads(1):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
         f = read(fixed, what="fixed", mask=fixed_mask)
@@ -102,7 +136,7 @@ def register(
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     (f,), (m,) = without_bad_voxels([f], [m])
-    start = init if isinstance(init, str) else _start_of(init, f.grid.ndim, unit)
+    start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     if not check_inverse:
         fit = pair(f, m, start, report)
@@ -118,13 +152,6 @@ def register(
         status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status
         fit = replace(fit, inverse_error=error, status=status)
     return replace(fit, seconds=time.perf_counter() - began)
-
-
-def _start_of(init: Any, ndim: int, unit: str | None) -> Floats:
-    """(D+1, D+1) the motion of an Affine or a fit."""
-    affine = as_affine(init.pull if isinstance(init, Fit) else init, ndim, "init")
-    shared_unit(affine.unit, unit, "init and the images")
-    return affine.matrix
 
 
 @dataclass(frozen=True)
@@ -146,7 +173,7 @@ class _PairRegistration:
         if self.metric == "mse":
             moving = at_level(moving, fixed.offset)
         with limit_threads(_threads(fixed, moving)), use_threads(library_threads()):
-            batches, initial_pose = (_batch_of(fixed), _batch_of(moving)), BestCandidate(init)
+            batches, initial_pose = (batch_of(fixed), batch_of(moving)), BestCandidate(init)
             if self.metric in METRICS and self.optimizer in ("auto", "gauss-newton"):
                 found = estimate(problem, self.options, *batches, initial_pose, progress=progress, judged=True).pair(0)
             else:
@@ -165,10 +192,6 @@ class _PairRegistration:
             unit=self.unit,
             masked=masked,
         )
-
-
-def _batch_of(image: Image) -> ImageBatch:
-    return image_batch(image.values[None], image.grid, None if image.mask is None else image.mask[None])
 
 
 def _round_trip_error(there: Affine, back: Affine, grid: Grid) -> float:
@@ -193,28 +216,3 @@ def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:
         raise OptionError(f"gauss-newton minimises {' and '.join(METRICS)}; for {metric!r} use adam or lbfgs")
     if isinstance(init, str) and init not in INITS:
         raise OptionError(f"init {init!r} is unknown: use {', '.join(INITS)}, an Affine or a fit")
-
-
-def check_overlap(fixed: Grid, moving: Grid, start: Floats) -> None:
-    """Raise NoOverlapError where the fixed grid, moved by `start`, misses the moving grid."""
-    corners = Affine(start)(fixed.corners(faces=True))
-    low, high = moving.extent
-    if np.any(corners.min(axis=0) >= high) or np.any(corners.max(axis=0) <= low):
-        boxes = [
-            ", ".join(f"{n} {a:.6g}..{b:.6g}" for n, a, b in zip(g.names, *g.extent, strict=True)) + f" {g.unit}"
-            for g in (fixed, moving)
-        ]
-        raise NoOverlapError(
-            f"the images do not overlap in the world: fixed spans {boxes[0]}, moving {boxes[1]}; "
-            'check their coordinates, or pass init="moments" or "search" to bring them together'
-        )
-
-
-def masked_fraction(image: Image) -> float:
-    """The fraction of the voxels that do not count: masked, or not finite."""
-    if image.mask is None and all_finite(image.values):
-        return 0.0
-    valid = torch.isfinite(image.values)
-    if image.mask is not None:
-        valid = valid & image.mask
-    return 1 - float(valid.to(torch.float64).mean())

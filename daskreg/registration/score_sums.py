@@ -12,7 +12,7 @@ Compiled code on CPUs, torch on other devices.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,13 @@ from torch.nn import functional
 from daskreg.registration import score_sums_numba
 from daskreg.registration.lagrange_numba import AFTER, BEFORE
 from daskreg.registration.normal_equations.edge_weights import (
-    axis_weights,
     edge_weight,
     edge_width,
     fixed_weight,
     scaled_axis,
     scaling,
 )
+from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.pyramids.filters import dilated
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.runtime.threads import pool_threads, spread
@@ -60,20 +60,62 @@ class ScoreSums:
     slopes: Floats
 
 
+@dataclass(frozen=True)
+class CellSums:
+    """Sums of a part of a level, which add up to those of the level.
+
+    cells: (B, *cells, 6 + 3 D) of the cells from number `first` (D,) on: scalars, then v g times 1, w, d.
+    cross, slopes: as in `ScoreSums`, of the rows that are summed.
+    """
+
+    cells: Floats
+    first: tuple[int, ...]
+    cross: Floats
+    slopes: Floats
+
+
 def score_sums(level: PyramidLevel, maps: Floats, cell: tuple[int, ...]) -> ScoreSums:
     """The sums at (B, D, D+1) maps from xi to moving indices, in cells of `cell` voxels of the fixed image."""
-    from_index = maps @ np.linalg.inv(scaling(level.fixed.grid.shape))
     shape = level.fixed.grid.shape
-    counts = tuple(-(-n // c) for n, c in zip(shape, cell, strict=True))
-    method = _compiled if level.fixed.values.device.type == "cpu" else by_torch
-    cells, cross, slopes = method(level, from_index, cell)
-    batch, ndim = maps.shape[:2]
-    return ScoreSums(
-        cells[..., :6].reshape(batch, *counts, 6),
-        cells[..., 6:].reshape(batch, *counts, 3, ndim, 1) * _middles(shape, cell)[..., None, None, :],
-        cross.reshape(batch, ndim * (ndim + 1), -1),
-        slopes.reshape(batch, 2, -1),
-    )
+    if level.fixed.values.device.type == "cpu":
+        return joined([sums_of_part(level, maps, cell, Part.whole(level))], shape, cell)
+    from_index = maps @ np.linalg.inv(scaling(shape))
+    cells, cross, slopes = by_torch(level, from_index, cell)
+    counts = _counts(shape, cell)
+    return _from_cells(cells.reshape(len(maps), *counts, -1), cross, slopes, shape, cell)
+
+
+def joined(parts: Iterable[CellSums], shape: tuple[int, ...], cell: tuple[int, ...]) -> ScoreSums:
+    """The sums of a level of this shape from those of its parts."""
+    counts = _counts(shape, cell)
+    cells: Any = None
+    cross: Any = 0.0
+    slopes: Any = 0.0
+    for part in parts:
+        if cells is None:
+            cells = np.zeros((len(part.cells), *counts, part.cells.shape[-1]))
+        within = (slice(a, a + n) for a, n in zip(part.first, part.cells.shape[1:-1], strict=True))
+        cells[(slice(None), *within)] += part.cells
+        cross, slopes = cross + part.cross, slopes + part.slopes
+    if cells is None:
+        raise ValueError("no part was summed")
+    used = ((np.arange(math.prod(shape[:-1])) * score_sums_numba.GOLDEN) % 1 < _row_share(shape)).mean()
+    return _from_cells(cells, cross / used, slopes / used, shape, cell)
+
+
+def _from_cells(cells: Floats, cross: Any, slopes: Any, shape: tuple[int, ...], cell: tuple[int, ...]) -> ScoreSums:
+    batch, ndim = len(cells), len(shape)
+    linear = cells[..., 6:].reshape(*cells.shape[:-1], 3, ndim, 1) * _middles(shape, cell)[..., None, None, :]
+    return ScoreSums(cells[..., :6], linear, cross.reshape(batch, ndim * (ndim + 1), -1), slopes.reshape(batch, 2, -1))
+
+
+def _counts(shape: tuple[int, ...], cell: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-n // c) for n, c in zip(shape, cell, strict=True))
+
+
+def _row_share(shape: tuple[int, ...]) -> float:
+    """Of the rows, those that are summed in products of gradients."""
+    return min(1.0, max(_ENOUGH / math.prod(shape), _ENOUGH_ROWS / math.prod(shape[:-1])))
 
 
 def _middles(shape: tuple[int, ...], cell: tuple[int, ...]) -> Floats:
@@ -86,19 +128,28 @@ def _middles(shape: tuple[int, ...], cell: tuple[int, ...]) -> Floats:
     return np.stack([*lines, np.ones_like(lines[0])], -1)
 
 
-def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
-    batch, ndim = from_index.shape[:2]
+def sums_of_part(level: PyramidLevel, maps: Floats, cell: tuple[int, ...], part: Part) -> CellSums:
+    """The sums of a part of a level, by compiled code on the CPU.
+
+    `part.moving` must hold what the interpolation reads: BEFORE and AFTER voxels around the lower neighbours as far
+    as the image reaches, and of a masked image, AFTER voxels more on each side.
+    """
+    batch, ndim = maps.shape[:2]
     fixed, moving, shape = level.fixed, level.moving, level.fixed.grid.shape
-    counts = [-(-n // c) for n, c in zip(shape, cell, strict=True)]
-    starts = np.arange(counts[0]) * cell[0]
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, -1] = part.fixed.start
+    from_index = np.ascontiguousarray(maps @ np.linalg.inv(scaling(shape)) @ matrix)
+    inside = part.inside.within(part.fixed)
+    first = tuple(a // c for a, c in zip(part.inside.start, cell, strict=True))
+    counts = [-(-b // c) - a for a, b, c in zip(first, part.inside.stop, cell, strict=True)]
+    phase = np.array(part.fixed.start) - np.multiply(first, cell)
+    ends = np.arange(counts[0] + 1) * cell[0] - phase[0]
+    ends = np.clip(ends, inside.start[0], inside.stop[0])
     pairs = np.repeat(np.arange(batch), counts[0])
-    first = np.tile(starts, batch)
-    tasks = np.stack([pairs, first, np.minimum(first + cell[0], shape[0]), np.arange(len(pairs))], 1)
+    tasks = np.stack([pairs, np.tile(ends[:-1], batch), np.tile(ends[1:], batch), np.arange(len(pairs))], 1)
     threads = min(pool_threads(), len(tasks))
-    edges = tuple(axis_weights(n, torch.device("cpu")).numpy() for n in shape)
-    axes = tuple(scaled_axis(n).astype(np.float32) for n in shape), edges
-    widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
-    rows = math.prod(shape[:-1])
+    xi = tuple(scaled_axis(n)[s].astype(np.float32) for n, s in zip(shape, part.fixed.slices, strict=True))
+    rows = math.prod(part.fixed.shape[:-1])
 
     def weights(values: Tensor | None, empty: tuple[int, ...], *, flat: bool) -> Any:
         if values is None:
@@ -111,6 +162,7 @@ def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) ->
         np.pad(moving.values.numpy(), around, "edge"),
         weights(moving.weight, (0,) * ndim, flat=False),
         np.empty((1,) + (0,) * ndim, bool) if trusted is None else np.pad(trusted.numpy(), around, "edge"),
+        (np.array(part.moving.start), moving.grid.shape),
     )
     fixed_images = weights(fixed.values, (), flat=True), weights(fixed.weight, (rows, 0), flat=True)
     out = (
@@ -118,13 +170,14 @@ def _compiled(level: PyramidLevel, from_index: Floats, cell: tuple[int, ...]) ->
         np.zeros((len(tasks), ndim, ndim + 1, ndim, ndim + 1)),
         np.zeros((len(tasks), 2, ndim, ndim + 1)),
     )
-    inputs = (moving_images, fixed_images, np.ascontiguousarray(from_index), axes, widths)
-    share = min(1.0, max(_ENOUGH / math.prod(shape), _ENOUGH_ROWS / rows))
-    parts = [np.ascontiguousarray(tasks[k::threads]) for k in range(threads)]
-    spread(threads, lambda part: score_sums_numba.score_sums(*inputs, np.array(cell), share, part, out), parts)
-    used = ((np.arange(rows) * score_sums_numba.GOLDEN) % 1 < share).mean()
-    cross, slopes = (o.reshape(batch, counts[0], *o.shape[1:]).sum(1) / used for o in out[1:])
-    return out[0].reshape(batch, -1, 6 + 3 * ndim), cross, slopes
+    widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
+    inputs = (moving_images, fixed_images, from_index, (xi, part.axis_weights(shape)), widths)
+    cells = np.array([cell, phase, inside.start, inside.stop, part.fixed.start, shape])
+    tasks_of = [np.ascontiguousarray(tasks[k::threads]) for k in range(threads)]
+    share = _row_share(shape)
+    spread(threads, lambda some: score_sums_numba.score_sums(*inputs, cells, share, some, out), tasks_of)
+    cross, slopes = (o.reshape(batch, counts[0], *o.shape[1:]).sum(1) for o in out[1:])
+    return CellSums(out[0].reshape(batch, *counts, 6 + 3 * ndim), first, cross, slopes)
 
 
 def _trusted(moving: ImageBatch) -> Tensor | None:

@@ -82,12 +82,15 @@ def _add_row(buffer: Any, g: Any, scratch: Any, columns: Any) -> None:
 
 
 @inner(fastmath={"contract", "reassoc", "nsz"})
-def _to_cells(columns: Any, width: Any, cells: Any) -> None:
-    """Add the sums over rows to the (cells of a row, 6 + 3 D) sums of the cells."""
+def _to_cells(columns: Any, width: Any, phase: Any, cells: Any) -> None:
+    """Add the sums over rows to the (cells of a row, 6 + 3 D) sums of the cells.
+
+    phase: voxels of the first cell that lie before the first column.
+    """
     for k in range(len(columns)):
         for cell in range(len(cells)):
             total = np.float32(0)
-            for x in range(cell * width, min((cell + 1) * width, columns.shape[1])):
+            for x in range(max(0, cell * width - phase), min((cell + 1) * width - phase, columns.shape[1])):
                 total += columns[k, x]
             cells[cell, k] += total
 
@@ -151,19 +154,22 @@ def _gradients(fixed: Any, r: Any, index: Any, scaled: Any, g: Any) -> None:
 
 @jit
 def score_sums(
-    moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, cell: Any, share: Any, tasks: Any, out: Any
+    moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, grid: Any, share: Any, tasks: Any, out: Any
 ) -> None:
     """Fill `out`, of the cells of the tasks.
 
     moving: (values (B, *shape), repeated beyond their edges by BEFORE and AFTER voxels; weight (B, *shape), and
-    likewise repeated, 0 where a masked voxel is near, or both (1, 0, ..) without a mask). fixed: (values (B, R, n),
-    weight likewise, or (1, R, 0) without a mask). A batch of one is for all pairs. maps: (B, D, D+1) from fixed to
-    moving indices. axes: (xi of every axis, weight along every axis of the fixed image). widths: of the edges of the
-    moving image. cell: (D,) voxels along a cell. share: of the rows that are summed in cross and slopes. tasks: (T, 4)
-    of pair, first and end along the first axis, those of one plane of cells, and number. out: cells (B, planes, rows of
+    likewise repeated, 0 where a masked voxel is near, or both (1, 0, ..) without a mask; their first voxel in the
+    whole image, and its shape). fixed: (values (B, R, n), weight likewise, or (1, R, 0) without a mask). A batch of one
+    is for all pairs. maps: (B, D, D+1) from indices of the fixed array to those of the moving image. axes: (xi of every
+    axis, weight along every axis of the fixed image). widths: of the edges of the moving image. grid: (6, D) voxels
+    along a cell; voxels of the first cell before the array; first and end of what is summed; first voxel of the array
+    in the whole image; shape of the whole. share: of the rows that are summed in cross and slopes. tasks: (T, 4) of
+    pair, first and end along the first axis, those of one plane of cells, and number. out: cells (B, planes, rows of
     cells, columns of cells, 6 + 3 D), cross (T, D, D+1, D, D+1), slopes (T, 2, D, D+1).
     """
-    images, cover, near = moving
+    images, cover, near, place = moving
+    cell, phase, begin, end, corner, extent = grid
     values, weight = fixed
     cells, cross, slopes = out
     scaled = axes[0]
@@ -177,6 +183,8 @@ def score_sums(
     lead, index, steps = np.ones(ndim + 1), np.zeros(ndim, np.int64), np.ones(ndim, np.int64)
     v, w, d = buffer
     middle, thick = (len(scaled[1]), cell[1]) if ndim == 3 else (1, 1)
+    upper, lower = (begin[1], end[1]) if ndim == 3 else (0, 1)
+    skipped = phase[1] if ndim == 3 else 0
     for number in range(len(tasks)):
         pair, first, stop, target = tasks[number]
         image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]
@@ -184,24 +192,29 @@ def score_sums(
         flat, trusted = image.reshape(-1), near[pair if len(near) > 1 else 0].reshape(-1)
         for k in range(last - 1, -1, -1):
             steps[k] = steps[k + 1] * image.shape[k + 1]
-        for above in range(0, middle, thick):
+        above = upper
+        while above < lower:
             sums[:] = np.float32(0)
-            below = min(above + thick, middle)
+            plane = (above + skipped) // thick
+            below = min((plane + 1) * thick - skipped, lower)
             for row in range((stop - first) * (below - above)):
                 index[0] = first + row // (below - above)
                 r = index[0] * middle + above + row % (below - above)
+                number_of_row = index[0] + corner[0]
                 if ndim == 3:
                     index[1] = r % middle
+                    number_of_row = number_of_row * extent[1] + index[1] + corner[1]
                 _weights_of_row(index, axes, its_weight[r], lead, v)
-                locate(maps[pair], index, image.shape, widths, steps, places, v)
+                locate(maps[pair], index, place, widths, steps, places, v)
                 sample(flat, trusted, steps, places, taps, w)
                 if mask.size > 0:
-                    multiply_linear(mask.reshape(-1), mask.shape, places[0], fractions, v)
+                    multiply_linear(mask.reshape(-1), mask.shape, place[0], places[0], fractions, v)
                 for x in range(columns):
                     d[x] = one[r, x] - w[x]
                 _gradients(one, r, index, scaled, g)
                 _add_row(buffer, g, scratch, sums)
-                if (r * GOLDEN) % 1 < share:
+                if (number_of_row * GOLDEN) % 1 < share:
                     sample_slopes(flat, trusted, steps, places, taps, h)
                     _add_cross(buffer, g, h, scaled[last], lead, cross[target], slopes[target])
-            _to_cells(sums, cell[last], cells[pair, first // cell[0], above // thick])
+            _to_cells(sums, cell[last], phase[last], cells[pair, (first + phase[0]) // cell[0], plane])
+            above = below

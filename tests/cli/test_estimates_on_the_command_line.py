@@ -55,6 +55,30 @@ def test_register_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run(["report", "fit.json", "--out", "fit.html"]) == 0
 
 
+def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished blocks lie beside the fit until it is saved."""
+    from daskreg.registration import images
+    from daskreg.registration.blockwise import checkpoint, coarse
+
+    monkeypatch.setattr(images, "_voxel_budget", lambda: 10_000)
+    monkeypatch.setattr(coarse, "COARSE_VOXELS", 10_000)
+    points = np.indices((150, 140)).astype(float)
+    for name, shift in (("a", 0.0), ("b", 2.4)):
+        y, x = points[0], points[1] - shift
+        image = np.sin(x / 7) + np.cos(y / 9 + x / 23) + np.sin(y / 5 - x / 31) * np.cos(x / 11)
+        tifffile.imwrite(f"{name}.tif", (image * 1000 + 5000).astype("uint16"))
+    kept: list[Path] = []
+    append = checkpoint.Checkpoint.append
+    monkeypatch.setattr(checkpoint.Checkpoint, "append", lambda self, *a: (kept.append(self.path), append(self, *a))[1])
+    command = ["register", "a.tif", "b.tif", "--model", "translation", "--resolution", "full", "--out", "fit.json"]
+    assert run(command) == 0
+    fit = json.loads(Path("fit.json").read_text())
+    assert dr.load("fit.json").offset[1] == pytest.approx(2.4, abs=0.01)
+    assert fit["reduced"] == [[1, 1], [1, 1]]
+    assert {path.name for path in kept} == {"fit.blocks.jsonl"}
+    assert not Path("fit.blocks.jsonl").exists()
+
+
 def test_a_fit_that_failed_is_not_saved_unless_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tifffile.imwrite("a.tif", texture(1))
     tifffile.imwrite("b.tif", np.random.default_rng(7).normal(size=(96, 96)).astype(np.float32))

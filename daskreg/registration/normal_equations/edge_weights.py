@@ -38,6 +38,11 @@ def scaled_axis(n: int) -> Floats:
     return np.asarray((np.arange(n) - (n - 1) / 2) / half)
 
 
+def scaled_step(n: int) -> float:
+    """The difference of neighbours in `scaled_axis`, without its rounding, which would grow along a long row."""
+    return 1 / max((n - 1) / 2, 0.5)
+
+
 def edge_weight(index: Tensor, last: Tensor | float, width: Tensor | float) -> Tensor:
     """The weight at an index along an axis whose last index is `last`; `width` is that of `edge_width`."""
     inside: Tensor = torch.minimum(index, last - index) + 0.5

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from daskreg.registration.normal_equations import equations_triton
-from daskreg.registration.normal_equations.edge_weights import axis_weights, edge_width, scaled_axis
+from daskreg.registration.normal_equations.edge_weights import edge_width, scaled_axis, scaled_step
 from daskreg.registration.normal_equations.equations_numba import sums_of_chunks
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch, NormalEquationsTriton
+from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.normal_equations.sums import SCALARS, NormalSums, full_square, with_moving_gradient
 from daskreg.registration.pyramids.pyramid import PyramidLevel, take
 from daskreg.runtime.threads import pool_threads, spread
@@ -39,22 +40,26 @@ def normal_equations_of(level: PyramidLevel) -> NormalEquations:
 class NormalEquationsNumba:
     """Sums by compiled code on the CPU, in `pool_threads()` threads."""
 
-    def __init__(self, level: PyramidLevel) -> None:
+    def __init__(self, level: PyramidLevel, part: Part | None = None) -> None:
+        """Of a level, or of a part of it, whose sums add up to those of the level."""
         fixed, moving = level.fixed, level.moving
+        part = part or Part.whole(level)
         self.moving = moving.values.contiguous()
         self.moving_weight = (
             torch.empty((1,) + (0,) * moving.grid.ndim) if moving.weight is None else moving.weight.contiguous()
         )
-        self.shape, n = fixed.grid.shape, fixed.grid.shape[-1]
+        self.shape, n = fixed.grid.shape, part.fixed.shape[-1]
         self.fixed = fixed.values.reshape(len(fixed.values), -1, n).contiguous()
         rows = self.fixed.shape[1]
         self.weight = (
             torch.empty((1, rows, 0)) if fixed.weight is None else fixed.weight.reshape(-1, rows, n).contiguous()
         )
-        weights = [axis_weights(n, torch.device("cpu")).numpy() for n in fixed.grid.shape]
-        self.axes = tuple(scaled_axis(n) for n in fixed.grid.shape), tuple(weights)
+        scaled = tuple(scaled_axis(n)[s] for n, s in zip(self.shape, part.fixed.slices, strict=True))
+        self.axes = scaled, part.axis_weights(self.shape), scaled_step(self.shape[-1])
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
-        self.rows = np.arange(rows)
+        self.place = np.array(part.moving.start), moving.grid.shape
+        self.rows = part.rows()
+        self.all_rows = len(self.rows)
 
     def take(self, index: NDArray[np.int64]) -> NormalEquationsNumba:
         """The same for some pairs of the batch."""
@@ -65,6 +70,8 @@ class NormalEquationsNumba:
 
     def subsampled(self, share: float) -> NormalEquationsNumba:
         """The same over a share of the rows of the fixed image, evenly spread; sums are scaled up."""
+        if share >= 1:
+            return self
         other = copy.copy(self)
         chosen = (self.rows * _GOLDEN) % 1 < share
         other.rows = self.rows[chosen] if chosen.any() else self.rows
@@ -81,7 +88,8 @@ class NormalEquationsNumba:
         chunks = np.stack([pairs, starts, np.minimum(starts + step, rows), np.arange(len(pairs))], 1)
         sizes = ((len(SCALARS),), (ndim + 1, 3 * ndim), ((ndim + 1) * (ndim + 2) // 2, ndim * (ndim + 1) // 2))
         out = tuple(np.zeros((len(chunks), *size)) for size in sizes)
-        moving, fixed = (self.moving.numpy(), self.moving_weight.numpy()), (self.fixed.numpy(), self.weight.numpy())
+        moving = self.moving.numpy(), self.moving_weight.numpy(), self.place
+        fixed = self.fixed.numpy(), self.weight.numpy()
         inputs = (moving, fixed, np.ascontiguousarray(maps), self.axes, self.widths)
         threads = min(pool_threads(), len(chunks))
         if threads > 1:
@@ -89,7 +97,7 @@ class NormalEquationsNumba:
             spread(threads, lambda part: sums_of_chunks(*inputs, part, out), parts)
         else:
             sums_of_chunks(*inputs, (self.rows, chunks), out)
-        scale = self.fixed.shape[1] / rows
+        scale = self.all_rows / rows
         scalars, linear, square = (o.reshape(batch, pieces, *o.shape[1:]).sum(1) * scale for o in out)
         linear = linear.reshape(batch, ndim + 1, ndim, 3).transpose(0, 3, 2, 1)
         square = full_square(square.swapaxes(1, 2), ndim)

@@ -49,17 +49,23 @@ def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
 
 
 @inner(fastmath={"contract"})
-def _sample_positions(line: Any, shape: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
+def _sample_positions(line: Any, place: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
     """Offset of the lower neighbour and fractions of the columns `run`; multiplies `v` by the edge weights.
 
-    Coordinates are clamped to the image. The weights are those of `edge_weights.edge_weight`.
+    place: shape of the array, its first voxel in the whole image, and the shape of that. Coordinates are clamped to
+    the whole image. The weights are those of `edge_weights.edge_weight`.
     """
+    shape, origin, whole = place
     first, count = run[0], run[1] - run[0]
-    offsets[:count] = 0
+    stride, before = 1, 0
+    for k in range(len(shape) - 1, -1, -1):
+        before += origin[k] * stride
+        stride *= shape[k]
+    offsets[:count] = -before
     stride = 1
     for k in range(len(shape) - 1, -1, -1):
         start, slope, width = line[k, 0], line[k, 1], widths[k]
-        last, top = np.float64(shape[k] - 1), np.float64(max(shape[k] - 2, 0))
+        last, top = np.float64(whole[k] - 1), np.float64(max(whole[k] - 2, 0))
         for at in range(count):
             u = start + slope * np.float64(at + first)
             edge = np.float32(min(u, last - u) + 0.5) / width
@@ -121,7 +127,7 @@ def _steps_typed(shape: Any) -> Any:
 @inner(fastmath={"contract"})
 def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
     """Sample the columns `run` of one row of the fixed grid into the first columns of the buffer."""
-    m, c, shape = moving
+    m, c, place = moving
     fixed, weight, edge, lead = row
     offsets, fractions, near = scratch
     count = run[1] - run[0]
@@ -131,11 +137,11 @@ def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: 
     _scale(edge[here], lead, v)
     if len(weight) > 0:
         _multiply(v, weight[here])
-    _sample_positions(line, shape, widths, run, offsets, fractions, v)
-    steps = _steps(shape)
+    _sample_positions(line, place, widths, run, offsets, fractions, v)
+    steps = _steps(place[0])
     for at in range(0, count if ahead != 0 else 0, 8):
         prefetch(m, offsets[at] + ahead)  # type: ignore[call-arg]
-        if len(shape) == 3:
+        if len(steps) == 3:
             prefetch(m, offsets[at] + ahead + steps[0])
     _interpolate(m, steps, offsets, fractions, w)
     _subtract(fixed[here], w, np.float32(1), d)
@@ -294,19 +300,20 @@ def _memory_distance(line: Any, other: Any, shape: Any) -> Any:
 def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any) -> None:
     """Fill the rows of `out` that belong to the chunks, with the gradient as it is in the fixed image.
 
-    moving: (values (B, *shape), weight (B, *shape), or (1, 0, ..) without a mask); a batch of one is for all pairs.
+    moving: (values (B, *shape), weight (B, *shape), or (1, 0, ..) without a mask, (first voxel of these arrays in the
+    whole image, shape of the whole image)); a batch of one is for all pairs.
     fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
-    moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image).
-    chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of R, of
-    the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
+    moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image, xi from one column to
+    the next). chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of
+    R, of the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
     square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
     """
-    images, cover = moving
+    images, cover, (origin, whole) = moving
     values, weight = fixed
     rows, parts = chunks
     scalars, linear, square = out
     ndim = maps.shape[1]
-    scaled, edges = axes
+    scaled, edges, slope = axes
     xi = scaled[ndim - 1]
     columns = len(xi)
     buffer = floats(_G + ndim, columns + _WIDE)
@@ -320,19 +327,17 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
     index = np.zeros(ndim, np.int64)
     line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
-    # Not the difference of two entries of xi, whose rounding would grow along a long row.
-    slope = 1 / max((columns - 1) / 2, 0.5)
     for c in range(len(parts)):
         pair, first, stop, target = parts[c]
         image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]
-        flat = image.reshape(-1), mask.reshape(-1), image.shape
+        flat = image.reshape(-1), mask.reshape(-1), (image.shape, origin, whole)
         of_fixed = pair if len(values) > 1 else 0
         of_weight = pair if len(weight) > 1 else 0
         for number in range(first, stop):
             r = rows[number]
             edge = _row_position(r, scaled, edges, index, lead)
             _lines(maps[pair], lead, xi, slope, line)
-            run = _columns_inside(line, image.shape, columns)
+            run = _columns_inside(line, whole, columns)
             if run[0] < run[1]:
                 row = (values[of_fixed, r], weight[of_weight, r], edges[ndim - 1], edge)
                 ahead = 0

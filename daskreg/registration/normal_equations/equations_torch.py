@@ -67,6 +67,8 @@ class NormalEquationsTorch:
 
     def subsampled(self, share: float) -> NormalEquationsTorch:
         """The same over a share of the planes of the fixed image, evenly spread; sums are scaled up."""
+        if share >= 1:
+            return self
         every = max(1, min(round(1 / share), len(self.axes[0]) // 8))
         other = self._planes(slice(None, None, every))
         other.scale = self.scale * len(self.axes[0]) / len(other.axes[0])

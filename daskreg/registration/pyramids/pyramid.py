@@ -145,7 +145,7 @@ def pyramid(
         smoothing: sigma of the finest level, in voxels of the coarser of the two images;
             coarser levels, which are means already, get 0.7 of their own voxels.
     """
-    base = max(min(fixed.grid.spacing), min(moving.grid.spacing))
+    base = _base(fixed.grid, moving.grid)
     if levels == "auto":
         longest = max(max(_extent(p.grid)) for p in (fixed, moving))
         count = 1 + max(0, math.ceil(math.log2(longest / base / coarsest) - 0.1))
@@ -157,21 +157,47 @@ def pyramid(
         step = base * 2**level
         f, m = (shrink(p, _factors(p.grid, step)) for p in (f, m))
         sigma = smoothing if level == 0 else _COARSE_SIGMA
-        sigmas = tuple(_sigmas(f.grid, step, sigma)), tuple(_sigmas(m.grid, step, sigma))
+        sigmas = _sigmas(f.grid, step, sigma), _sigmas(m.grid, step, sigma)
         result.append(_LazyLevel(PyramidLevel(f, m, step, sigmas)))
     return Pyramid(result[::-1])
+
+
+@dataclass(frozen=True)
+class FinestLevel:
+    """What the finest level of a pyramid is made of, from the grids of both images alone; tuples of (fixed, moving).
+
+    factors: voxels of the image along each axis of which one of the level is the mean. grids: of the level. step: size
+    of its voxels in the world. sigmas: of the Gaussian, in voxels of the level.
+    """
+
+    factors: tuple[tuple[int, ...], tuple[int, ...]]
+    grids: tuple[Grid, Grid]
+    step: float
+    sigmas: tuple[tuple[float, ...], tuple[float, ...]]
+
+    @classmethod
+    def of(cls, fixed: Grid, moving: Grid, smoothing: float) -> FinestLevel:
+        """As `pyramid` makes it."""
+        step = _base(fixed, moving)
+        factors = tuple(_factors(fixed, step)), tuple(_factors(moving, step))
+        grids = _shrunk(fixed, factors[0]), _shrunk(moving, factors[1])
+        return cls(factors, grids, step, (_sigmas(grids[0], step, smoothing), _sigmas(grids[1], step, smoothing)))
 
 
 def shrink(image: ImageBatch, factors: Sequence[int]) -> ImageBatch:
     """Means over whole blocks of `factors` voxels, valid voxels only."""
     if all(f == 1 for f in factors):
         return image
-    used = Box.of([n // f * f for n, f in zip(image.grid.shape, factors, strict=True)])
     values, weight = filters.block_means(image.values, image.weight, factors)
     border = image.flat_border
     if border is not None:
         border = filters.block_means(border.to(torch.float32), None, factors)[0] > _ALL
-    return ImageBatch(values, weight, image.grid.crop(used).downsample(factors), border)
+    return ImageBatch(values, weight, _shrunk(image.grid, factors), border)
+
+
+def _shrunk(grid: Grid, factors: Sequence[int]) -> Grid:
+    used = Box.of([n // f * f for n, f in zip(grid.shape, factors, strict=True)])
+    return grid.crop(used).downsample(factors)
 
 
 def smooth(image: ImageBatch, sigmas: Sequence[float]) -> ImageBatch:
@@ -211,6 +237,11 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     return values if len(values) == 1 else values[index.to(values.device)]
 
 
+def _base(fixed: Grid, moving: Grid) -> float:
+    """The size of the voxels of the finest level."""
+    return max(min(fixed.spacing), min(moving.spacing))
+
+
 def _extent(grid: Grid) -> list[float]:
     return [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
 
@@ -226,7 +257,9 @@ def _factors(grid: Grid, step: float) -> list[int]:
     return factors
 
 
-def _sigmas(grid: Grid, step: float, sigma: float) -> list[float]:
+def _sigmas(grid: Grid, step: float, sigma: float) -> tuple[float, ...]:
     """In voxels: `sigma` steps of the level, at most two voxels per step, and 0 along a thin axis."""
     ratio = [step / s for s in grid.spacing]
-    return [sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)]
+    return tuple(
+        sigma * min(2.0, max(0.7, r)) if n >= SMALLEST else 0.0 for n, r in zip(grid.shape, ratio, strict=True)
+    )

@@ -1,0 +1,142 @@
+"""Registration of a pair at full resolution, block by block: error, reads, memory and time, beside the coarse fit.
+
+    python benchmarks/register_full.py                 # a pair of 1 GiB
+    python benchmarks/register_full.py --gib 8 --folder /scratch
+
+Both images are sums of plane waves, which are known wherever an affine motion brings them, with white noise, as
+uint16 in a Zarr array with chunks of 64 x 64 x 64. `register` runs in this process, as if images of more than 128^3
+voxels did not fit its memory. Errors are those of the worst corner, in voxels. "decoded" is the number of voxels in the
+chunks that were decoded over the number of voxels of the pair. Memory is the peak of the resident size above that of
+this process when everything had been imported and compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+import daskreg as dr
+from daskreg.geometry import Affine, Box, Grid, tile
+from daskreg.registration import images
+from daskreg.registration.blockwise import work
+from daskreg.registration.fit import PairFit
+from daskreg.runtime.memory_watch import MemoryWatch
+from daskreg.sources.source import Source
+
+Floats = NDArray[np.float64]
+
+CHUNK, BLOCK, WAVES = 64, 128, 48
+NOISE = 0.1
+
+
+def block_of_waves(box: Box, motion: Affine, *, seed: int) -> NDArray[np.uint16]:
+    """The waves in a box after a motion, with noise; a wave is a product over the axes."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(WAVES, 3))
+    lengths = np.exp(rng.uniform(np.log(7), np.log(300), WAVES))
+    vectors = 2 * np.pi * directions / np.linalg.norm(directions, axis=1, keepdims=True) / lengths[:, None]
+    pull = motion.inverse().matrix
+    phase = rng.uniform(0, 2 * np.pi, WAVES) + vectors @ pull[:3, 3]
+    vectors = vectors @ pull[:3, :3]
+    z, y, x = (
+        np.exp(1j * np.outer(vectors[:, k], np.arange(box.start[k], box.stop[k]))).astype(np.complex64)
+        for k in range(3)
+    )
+    lead = (np.exp(1j * phase)[:, None, None] * z[:, :, None] * y[:, None, :]).astype(np.complex64)
+    lead = lead.reshape(WAVES, -1).T
+    values = np.ascontiguousarray(lead.real) @ x.real - np.ascontiguousarray(lead.imag) @ x.imag
+    spread = np.sqrt(WAVES / 2)
+    noise = np.random.default_rng((seed, *box.start)).normal(scale=NOISE * spread, size=values.shape)
+    return np.asarray(20000 + 2000 / spread * (values + noise)).reshape(box.shape).astype(np.uint16)
+
+
+def stored(path: Path, shape: tuple[int, ...], motion: Affine, *, seed: int) -> Any:
+    """A Zarr array of the waves, opened."""
+    array = zarr.create_array(str(path), shape=shape, chunks=(CHUNK,) * 3, dtype="uint16")
+    for _, box in tile(shape, (BLOCK,) * 3):
+        array[box.slices] = block_of_waves(box, motion, seed=seed)
+    return dr.open(path, chunks=CHUNK)
+
+
+class Reads:
+    """Voxels of the chunks that are decoded, in each stage of the work."""
+
+    def __init__(self) -> None:
+        self.voxels: dict[str, int] = {}
+        self.stage = "before"
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count in this block."""
+        read, run = Source.read, work.Work.run
+
+        def reading(source: Source, box: Box) -> Any:
+            decoded = box.align(source.chunks).clip(source.shape).size
+            self.voxels[self.stage] = self.voxels.get(self.stage, 0) + decoded
+            return read(source, box)
+
+        def running(one: work.Work, *args: Any, **options: Any) -> Any:
+            self.stage = options["label"]
+            return run(one, *args, **options)
+
+        Source.read, work.Work.run = reading, running  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Source.read, work.Work.run = read, run  # type: ignore[method-assign]
+
+
+def corner_error(fit: PairFit, truth: Affine, grid: Grid) -> float:
+    return float(np.linalg.norm(fit.moving_from_fixed(grid.corners()) - truth(grid.corners()), axis=1).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=1.0, help="size of both images together")
+    parser.add_argument("--folder", type=Path, default=None, help="where the images are made; they are removed again")
+    parser.add_argument("--model", default="affine")
+    arguments = parser.parse_args()
+    side = round((arguments.gib * 2**30 / 4) ** (1 / 3))
+    shape = (side, side + 7, side - 5)
+    grid = Grid(shape)
+    truth = Affine.from_parameters(rx=0.01, ry=-0.006, rz=0.013, tx=5.3, ty=-7.1, tz=3.7, sx=1.004, sz=0.997)
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    images._voxel_budget = lambda: 1 << 21  # type: ignore[assignment]
+    warnings.simplefilter("ignore")
+    try:
+        warm = [stored(folder / f"warm{k}.zarr", (140, 130, 135), Affine.identity(3), seed=k) for k in range(2)]
+        dr.register(*warm, model=arguments.model, resolution="full")
+        pair = [
+            stored(folder / f"{k}.zarr", shape, motion, seed=k) for k, motion in enumerate((Affine.identity(3), truth))
+        ]
+        rough = dr.register(*pair, model=arguments.model, resolution="coarse")
+        reads, began = Reads(), time.perf_counter()
+        with MemoryWatch([os.getpid()]) as watch, reads.counted():
+            fit = dr.register(*pair, model=arguments.model, resolution="full", client=False)
+        seconds = time.perf_counter() - began
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    voxels = 2 * np.prod(shape, dtype=np.int64)
+    print(f"pair of {2 * voxels / 2**30:.2f} GiB, {shape}, chunks of {CHUNK}^3, {arguments.model}")
+    for name, count in reads.voxels.items():
+        print(f"  {name:14s} decoded {count / voxels:.2f} times")
+    before, after = (corner_error(f, truth, grid) for f in (rough, fit))
+    print(f"coarse: {rough.status.name.lower()}, error {before:.5f}")
+    print(f"full:   {fit.status.name.lower()}, error {after:.5f}, {before / after:.0f} times nearer")
+    print(f"        {seconds:.0f} s, peak above idle {watch.above_idle / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

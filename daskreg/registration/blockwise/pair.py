@@ -1,0 +1,140 @@
+"""`LazyPair`: both images of a pair, the boxes that a block of the fixed one needs, and its division into blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box, box_corners
+from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
+from daskreg.registration.lagrange_numba import AFTER
+from daskreg.registration.normal_equations.edge_weights import scaling
+from daskreg.registration.normal_equations.part import Part
+from daskreg.registration.pyramids.pyramid import PyramidLevel
+
+Floats = NDArray[np.float64]
+
+# Voxels of the moving image beyond those that a box of the fixed one is mapped to: a voxel for rounding, and twice what
+# the interpolation of the last step and the mask of what it reads need.
+_MARGIN = 1 + 2 * AFTER
+# Voxels whose numbers are computed at a time.
+_TILE = 1 << 20
+
+
+@dataclass(frozen=True)
+class LazyPair:
+    """The images, and the size of a voxel of the level in the world."""
+
+    fixed: LazyImage
+    moving: LazyImage
+    step: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.fixed.shape
+
+    def moving_box(self, maps: Floats, fixed: Box, margin: int = _MARGIN) -> Box:
+        """The voxels of the moving image that a box of the fixed one reads at (1, D, D+1) maps; empty if none."""
+        low, high = self._reach(maps, fixed)
+        shape = np.asarray(self.moving.shape)
+        if np.any(high <= -0.5) or np.any(low >= shape - 0.5):
+            return Box((0,) * len(shape), (0,) * len(shape))
+        # Positions outside are clamped to the image. The last voxel is read as the upper neighbour of the one before.
+        first = np.clip(np.floor(low), 0, np.maximum(shape - 2, 0)) - margin
+        last = np.clip(np.floor(high) + 1, 1, shape - 1) + 1 + margin
+        return Box(tuple(map(int, first)), tuple(map(int, last))).clip(self.moving.shape)
+
+    def holds(self, maps: Floats, part: Part) -> bool:
+        """Whether the part has all voxels that are read at these maps."""
+        return self.moving_box(maps, part.fixed, 0) in part.moving
+
+    def _reach(self, maps: Floats, box: Box) -> tuple[Floats, Floats]:
+        """Least and largest indices of the moving image at the voxels of a box."""
+        from_index = maps[0] @ np.linalg.inv(scaling(self.shape))
+        corners = box_corners(np.asarray(box.start, float), np.asarray(box.stop, float) - 1)
+        points = corners @ from_index[:, :-1].T + from_index[:, -1]
+        return points.min(0), points.max(0)
+
+    def around(self, inside: Box) -> Box:
+        """The box with the voxels that the gradients need."""
+        return inside.grow(1).clip(self.shape)
+
+    def read(self, maps: Floats, inside: Box, margin: int = _MARGIN) -> tuple[StoredVoxels, StoredVoxels] | None:
+        """What summing a box needs of both images; None where they do not overlap there."""
+        moving = self.moving_box(maps, self.around(inside), margin)
+        return None if moving.empty else (self.fixed.read(self.around(inside)), self.moving.read(moving))
+
+    def part(
+        self, stored: tuple[StoredVoxels, StoredVoxels], maps: Floats, inside: Box, margin: int = _MARGIN
+    ) -> tuple[PyramidLevel, Part] | None:
+        """The level of a box, which lies in what was read; None where the images do not overlap there."""
+        fixed, moving = self.around(inside), self.moving_box(maps, self.around(inside), margin)
+        if moving.empty:
+            return None
+        level = PyramidLevel(self.fixed.level(stored[0], fixed), self.moving.level(stored[1], moving), self.step)
+        return level, Part(fixed, moving, inside)
+
+    def restrict(self, maps: Floats, inside: Box, margin: int = _MARGIN) -> LazyPair:
+        """The pair, carrying only what summing a box needs."""
+        moving = self.moving_box(maps, self.around(inside), margin)
+        return replace(self, fixed=self.fixed.restrict(self.around(inside)), moving=self.moving.restrict(moving))
+
+
+def tiles(inside: Box) -> Iterator[Box]:
+    """The box in parts of about as long sides, whose numbers are in memory at a time."""
+    shape = list(inside.shape)
+    while math.prod(shape) > _TILE:
+        longest = shape.index(max(shape))
+        shape[longest] = -(-shape[longest] // 2)
+    for start in product(*(range(a, b, n) for a, b, n in zip(inside.start, inside.stop, shape, strict=True))):
+        yield Box(start, tuple(a + n for a, n in zip(start, shape, strict=True))) & inside
+
+
+def blocks_of(pair: LazyPair, maps: Floats, most_bytes: int) -> list[Box]:
+    """Boxes of the fixed level, of whole chunks where these fit, for which neither image takes more than `most_bytes`.
+
+    They end in the middle of chunks: so the voxels around a block are mostly in chunks that it reads anyway.
+    """
+    shape = pair.shape
+
+    def fits(size: Sequence[int]) -> bool:
+        box = Box.of([min(s, n) for s, n in zip(size, shape, strict=True)])
+        middle = [(n - s) // 2 for n, s in zip(shape, box.shape, strict=True)]
+        moving = pair.moving_box(maps, box.shift(middle))
+        needed = max(box.grow(8).size * pair.fixed.bytes_per_voxel, moving.size * pair.moving.bytes_per_voxel)
+        return needed <= most_bytes
+
+    return divided(shape, pair.fixed.chunks, fits, shifted=True)
+
+
+def divided(
+    shape: Sequence[int], chunks: Sequence[int], fits: Callable[[Sequence[int]], bool], *, shifted: bool = False
+) -> list[Box]:
+    """Boxes of several whole chunks, as large as `fits` allows; parts of chunks where one does not fit.
+
+    Args:
+        shifted: let them end in the middle of chunks.
+    """
+    chunk = [min(c, n) for c, n in zip(chunks, shape, strict=True)]
+    size = list(chunk)
+    while not fits(size) and max(size) > 1:
+        longest = size.index(max(size))
+        size[longest] = -(-size[longest] // 2)
+    while True:
+        longer = [[s + (chunk[k] if k == axis else 0) for k, s in enumerate(size)] for axis in range(len(size))
+                  if chunk[axis] <= size[axis] < shape[axis]]  # fmt: skip
+        longer = [one for one in longer if fits(one)]
+        if not longer:
+            break
+        size = min(longer, key=max)
+    ends = []
+    for n, s, c in zip(shape, size, chunk, strict=True):
+        cuts = range(c // 2 if shifted and c <= s < n else 0, n, s)
+        ends.append(sorted({0, *cuts, n}))
+    intervals = [list(pairwise(one)) for one in ends]
+    return [Box(tuple(a for a, _ in one), tuple(b for _, b in one)) for one in product(*intervals)]

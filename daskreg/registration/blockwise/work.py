@@ -1,0 +1,105 @@
+"""`Work`: passes over the blocks of a pair, on the workers of a client or in threads, with a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from daskreg.blocks.memory import release_memory
+from daskreg.blocks.tasks import run_tasks
+from daskreg.registration.blockwise.checkpoint import Checkpoint
+from daskreg.runtime.device import cores
+
+log = logging.getLogger(__name__)
+
+_THREADS = 2
+"""Blocks at once in this process: one is read while the other is summed, by all cores."""
+
+
+class Task(Protocol):
+    """What is asked of one block."""
+
+    @property
+    def number(self) -> int: ...
+
+    def carrying_little(self) -> Any:
+        """The same, with only the part of arrays in memory that it needs."""
+
+
+class Result(Protocol):
+    """What comes back of one block."""
+
+    @property
+    def number(self) -> int: ...
+
+
+T = TypeVar("T", bound=Task)
+R = TypeVar("R", bound=Result)
+
+
+@dataclass
+class Work:
+    """Where blocks are worked on.
+
+    client: a distributed Client, or None for local threads. progress: called with (steps done, steps), of which a block
+    in a pass is one. expected: steps, as far as they can be foreseen.
+    """
+
+    client: Any
+    checkpoint: Checkpoint | None = None
+    progress: Callable[[int, int], None] | None = None
+    expected: int = 0
+    done: int = 0
+
+    def run(
+        self,
+        name: str,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        label: str,
+        store: Callable[[R], Mapping[str, NDArray[Any]]],
+        restore: Callable[[int, Mapping[str, NDArray[Any]]], R],
+    ) -> list[R]:
+        """The results of all tasks, in their order; those in the checkpoint are not worked on again.
+
+        Args:
+            name: of the pass in the checkpoint: it must say all that the results depend on.
+            label: what the pass is called in messages.
+            store, restore: a result as arrays, and back.
+        """
+        found: dict[int, R] = {}
+        for task in tasks if self.checkpoint is not None else ():
+            arrays = self.checkpoint.load(name, task.number) if self.checkpoint is not None else None
+            if arrays is not None:
+                found[task.number] = restore(task.number, arrays)
+        log.info("%s: %d blocks, %d of them finished before", label, len(tasks), len(found))
+        self.expected = max(self.expected, self.done + len(tasks))
+        self._advance(len(found))
+
+        def on_done(result: R) -> None:
+            found[result.number] = result
+            if self.checkpoint is not None:
+                self.checkpoint.append(name, result.number, store(result))
+            self._advance(1)
+
+        waiting = (task for task in tasks if task.number not in found)
+        items = waiting if self.client is None else (task.carrying_little() for task in waiting)
+        threads = min(_THREADS, cores())
+        run_tasks(function, items, client=self.client, threads=threads, on_done=on_done, label=label.replace(" ", "-"))
+        release_memory()
+        return [found[task.number] for task in tasks]
+
+    def finish(self) -> None:
+        """Report that all is done, where fewer passes were needed than were foreseen."""
+        if self.progress is not None and self.done < self.expected:
+            self.progress(self.done, self.done)
+
+    def _advance(self, steps: int) -> None:
+        self.done += steps
+        if self.progress is not None and steps:
+            self.progress(self.done, max(self.expected, self.done))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, NoOverlapError, OptionError, ShapeMismatchError
-from daskreg.fields.chain import FieldStep, Part, displacement_of, follow, interval, steps_of
+from daskreg.fields.chain import FieldPart, FieldStep, Part, displacement_of, follow, interval, steps_of
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Grid, SliceAffines, Transform, WarpedBounds
 from daskreg.geometry.registry import kinds
 from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
 from daskreg.sampling.displacements import Displaced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -90,6 +93,18 @@ class FieldTransform(Transform):
 
     def __rmatmul__(self, other: object) -> Transform:
         return _composed(other, self) if isinstance(other, Transform) else NotImplemented
+
+    def plot(self, grid: Grid | None = None, **options: Any) -> Figure:
+        """The transform as a warped grid, as arrows, and as a map of how much it stretches space.
+
+        Args:
+            grid: what is shown; default the grid of the nodes of the field that is applied first.
+            options: see `daskreg.reporting.field_plots.field_figure`.
+        """
+        from daskreg.reporting.field_plots import field_figure
+
+        fields = (part for part in self.chain(0, 1) if isinstance(part, FieldPart))
+        return field_figure(self, grid or next(fields).grid, **options)
 
     def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> DisplacedIndexMap:
         """How `out` is sampled from `source`; see `Transform.index_map`.

@@ -12,7 +12,7 @@ rounds.
     3D bspline                the same with cubic B-splines
     2D affine, 2D field       a rotation of every slice; the same after a field of every slice
     itk                       the 3D field by SimpleITK, block by block, in as many processes
-    ngff                      the 3D field alone, since ngff-zarr's `resample` takes no chain with one, in as many threads
+    ngff                      the 3D field alone by ngff-zarr's `resample`, which takes no chain, in as many threads
 
 `--peers` runs the last two, once each round as well; what is not installed is left out.
 """

@@ -12,6 +12,9 @@ rounds.
     3D bspline                the same with cubic B-splines
     2D affine, 2D field       a rotation of every slice; the same after a field of every slice
     itk                       the 3D field by SimpleITK, block by block, in as many processes
+    ngff                      the 3D field alone by ngff-zarr's `resample`, which takes no chain, in as many threads
+
+`--peers` runs the last two, once each round as well; what is not installed is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +44,7 @@ from daskreg.runtime.memory_watch import MemoryWatch
 STEP, LARGEST = 8, 6.0
 
 
+@cache
 def field_of(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, dr.Grid]:
     """Smooth vectors at nodes that reach beyond the volume."""
     nodes = dr.Grid([n // STEP + 3 for n in shape], STEP, -STEP)
@@ -109,17 +115,40 @@ def itk_run(source: Path, target: Path) -> None:
         list(pool.map(itk_block, tasks))
 
 
-def compare(folder: Path, gib: float, rounds: int, *, peers: bool) -> None:
+def ngff_run(source: Path, target: Path) -> None:
+    import dask
+    import dask.array as da
+    from ngff_zarr import NgffImage, resample
+    from ngff_zarr.v06.zarr_metadata import Displacements
+
+    volume = da.from_zarr(source)
+    vectors, _ = field_of(volume.shape, 0)
+    axes = ("z", "y", "x")
+    whole = NgffImage(volume, axes, dict.fromkeys(axes, 1.0), dict.fromkeys(axes, 0.0))
+    steps = {"c": 1.0} | dict.fromkeys(axes, float(STEP)), {"c": 0.0} | dict.fromkeys(axes, float(-STEP))
+    field = NgffImage(da.from_array(vectors), ("c", *axes), *steps, axes_types={"c": "displacement"})
+    array = zarr.create_array(target, shape=volume.shape, chunks=CHUNKS, dtype=volume.dtype)
+    with dask.config.set(scheduler="threads", num_workers=len(os.sched_getaffinity(0))):
+        da.store(resample(Displacements(path="field"), whole, whole, fields={"field": field}).data, array, lock=False)
+
+
+def peers() -> dict[str, Callable[[Path, Path], None]]:
+    """Those that are installed."""
+    known = {"itk": ("SimpleITK", itk_run), "ngff": ("ngff_zarr", ngff_run)}
+    return {name: run for name, (module, run) in known.items() if find_spec(module)}
+
+
+def compare(folder: Path, gib: float, rounds: int, others: dict[str, Callable[[Path, Path], None]]) -> None:
     slices = max(CHUNKS[0], round(gib * 1024 * MIB / (2 * SIDE * SIDE)))
     source = folder / "source.zarr"
     make_stack(source, slices)
     shape = (slices, SIDE, SIDE)
-    runs = {name: daskreg_run(pull) for name, pull in transforms(shape).items()} | ({"itk": itk_run} if peers else {})
+    runs = {name: daskreg_run(pull) for name, pull in transforms(shape).items()} | others
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            if name == "itk" and number > 1:
-                continue
+            if name in others and number == 0:
+                continue  # nothing of them is compiled
             target = folder / "target.zarr"
             start = time.perf_counter()
             run(source, target)
@@ -171,14 +200,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=2.0, help="GiB of the volume")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", action="store_true", help="SimpleITK block by block, too")
+    parser.add_argument("--peers", action="store_true", help="SimpleITK and ngff-zarr block by block, too")
     parser.add_argument("--dense", type=float, help="GiB of a field in a store: memory instead of times")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.dense:
             dense(Path(folder), arguments.dense)
         else:
-            compare(Path(folder), arguments.size, arguments.rounds, peers=arguments.peers)
+            compare(Path(folder), arguments.size, arguments.rounds, peers() if arguments.peers else {})
 
 
 if __name__ == "__main__":

@@ -244,3 +244,7 @@ class PixelUnitWarning(DaskregWarning):
 
 class MetadataWarning(DaskregWarning):
     """Metadata is incomplete and was used as it is."""
+
+
+class FoldWarning(DaskregWarning):
+    """The inverse of a displacement field is used where the field folds, and so has none."""

@@ -8,6 +8,7 @@ index_map    which source voxels and which vectors a box of an output needs
 vectors      the vectors, wherever they are stored
 bounds       the least and the greatest displacement in a part of a field
 files        files of fields: ITK's (`itk`), ANTs' (`ants`), Zarr groups (`store`), OME-NGFF's (`ngff`, `ngff_field`)
+folding      warns where a field folds whose inverse is used
 jacobian     how much a transform stretches space, and where it folds
 """
 

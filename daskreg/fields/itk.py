@@ -7,6 +7,8 @@ The fixed parameters of both types are the size, origin, spacing and direction (
 from __future__ import annotations
 
 import gzip
+import math
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.errors import InvalidTransformError, MissingExtraError
+from daskreg.errors import InvalidTransformError, MissingExtraError, NotAVolumeError
 from daskreg.fields.composite import Composite
 from daskreg.fields.field import ANY_UNIT, DisplacementField
 from daskreg.fields.transform import FieldTransform
@@ -25,6 +27,7 @@ from daskreg.sources.readers.itk import image_information, whole_image
 
 _MOST_NUMBERS = 2**27
 _PART = 2**20
+_WIDEST, _LONGEST_HEADER = 8, 2**20  # bytes of a number, and of what is in front of them
 
 
 def linear_field(record: TransformRecord) -> DisplacementField:
@@ -109,8 +112,7 @@ def read_image(path: Path) -> DisplacementField:
     Raises: InvalidTransformError where the image has no vector of as many components as dimensions; NotAVolumeError
         where the file is damaged or too short; MissingExtraError without SimpleITK.
     """
-    _check_packed(path)
-    image = whole_image(str(path))
+    image = _read_whole(path)
     ndim, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if components != ndim:
         raise InvalidTransformError(
@@ -122,16 +124,26 @@ def read_image(path: Path) -> DisplacementField:
     return DisplacementField(np.moveaxis(vectors, -1, 0)[::-1], grid, unit=ANY_UNIT)
 
 
-def _check_packed(path: Path) -> None:
-    """Raise InvalidTransformError where a gzip file is cut short, which ITK reads as zeros."""
+def _read_whole(path: Path) -> Any:
+    """The SimpleITK.Image in a file. A gzip file is unpacked first: ITK reads zeros where one is cut short."""
     if not path.name.lower().endswith(".gz"):
-        return
-    try:
-        with gzip.open(path) as file:
-            while file.read(_PART):
-                pass
-    except (EOFError, OSError, zlib.error) as error:
-        raise InvalidTransformError(f"{path} is cut short or damaged ({error}): copy it again") from error
+        return whole_image(str(path))
+    header = image_information(str(path))
+    most = math.prod(header.GetSize()) * header.GetNumberOfComponents() * _WIDEST + _LONGEST_HEADER
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, path.name[: -len(".gz")])
+        try:
+            with gzip.open(path) as packed, plain.open("wb") as file:
+                while part := packed.read(_PART):
+                    if file.tell() > most:
+                        raise InvalidTransformError(f"{path} holds more than its header states: it is damaged")
+                    file.write(part)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidTransformError(f"{path} is cut short or damaged ({error}): copy it again") from error
+        try:
+            return whole_image(str(plain))
+        except NotAVolumeError as error:
+            raise NotAVolumeError(str(error).replace(str(plain), str(path))) from error
 
 
 def write_image(field: Transform, path: Path) -> None:

@@ -65,6 +65,11 @@ def read_field(entry: Mapping[str, Any], group: zarr.Group, path: Path) -> Displ
     linear = matrix[np.ix_(spatial, spatial)]
     if np.any(linear != np.diag(np.diag(linear))):
         raise InvalidTransformError(f"{what} must have its nodes along the axes of the world")
+    if not np.array_equal(matrix[vector[0]], np.eye(len(matrix))[vector[0]]):
+        raise InvalidTransformError(
+            f"{what} has a scale or translation along its axis of vectors, {matrix[vector[0]].tolist()}, and it is not "
+            "known whether their lengths are meant: state the scale 1 there, and multiply the vectors if so"
+        )
     unit = _unit([axes[k] for k in spatial], what)
     grid = Grid([array.shape[k] for k in spatial], np.diag(linear), matrix[spatial, -1], unit=unit)
     if entry["type"] == "coordinates":

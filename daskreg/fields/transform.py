@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, NoOverlapError, OptionError, ShapeMismatchError
-from daskreg.fields.chain import FieldStep, Part, displacement_of, follow, interval, steps_of
+from daskreg.fields.chain import FieldPart, FieldStep, Part, displacement_of, follow, interval, steps_of
+from daskreg.fields.folding import warn_of_folds
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Grid, SliceAffines, Transform, WarpedBounds
 from daskreg.geometry.registry import kinds
 from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
 from daskreg.sampling.displacements import Displaced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -91,19 +95,32 @@ class FieldTransform(Transform):
     def __rmatmul__(self, other: object) -> Transform:
         return _composed(other, self) if isinstance(other, Transform) else NotImplemented
 
+    def plot(self, grid: Grid | None = None, **options: Any) -> Figure:
+        """The transform as a warped grid, as arrows, and as a map of how much it stretches space.
+
+        Args:
+            grid: what is shown; default the grid of the nodes of the field that is applied first.
+            options: see `daskreg.reporting.field_plots.field_figure`.
+        """
+        from daskreg.reporting.field_plots import field_figure
+
+        fields = (part for part in self.chain(0, 1) if isinstance(part, FieldPart))
+        return field_figure(self, grid or next(fields).grid, **options)
+
     def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> DisplacedIndexMap:
         """How `out` is sampled from `source`; see `Transform.index_map`.
 
         A map of images acts on every slice of a volume.
 
         Raises: also GridError where the output's slices are not slices of the source, and NoOverlapError where all
-            fields lie elsewhere, so that none would move anything.
+            fields lie elsewhere, so that none would move anything. Warns (FoldWarning) where an inverse has folds.
         """
         self.check_grids(out, source)
         planes = self._planes(out, source, dims)
         parts = self.chain(planes.offset, planes.count)
         steps = steps_of(parts, planes.out.matrix, planes.source.inverse_matrix)
         _check_reached(steps, planes.out, planes.count)
+        _warn_of_folds(steps, planes.out, planes.count)
         stack = None if self.slices is None else planes.stack
         return DisplacedIndexMap(steps, planes.sampled, planes.offsets, stack)
 
@@ -150,6 +167,15 @@ def _check_reached(steps: Sequence[FieldStep], out: Grid, count: int) -> None:
         f"{which} elsewhere and would move nothing: the nodes {first.grid} do not touch the image {out}; check the "
         "origin, the unit and the order of the axes of the grid"
     )
+
+
+def _warn_of_folds(steps: Sequence[FieldStep], out: Grid, count: int) -> None:
+    """Warn where the inverse of a field is used among nodes at which it folds."""
+    if any(step.part.inverse for step in steps):
+        _, _, boxes = follow(steps, range(count), np.zeros(out.ndim), np.asarray(out.shape) - 1.0)
+        for step, nodes in zip(steps, boxes, strict=True):
+            if step.part.inverse:
+                warn_of_folds(step.part, nodes)
 
 
 def _reaches_first(step: FieldStep, last: Floats) -> bool:

@@ -29,7 +29,8 @@ from daskreg.sampling.arrays_numba import (
     whole,
 )
 
-_UNIT = 16  # columns of a row that are looked at together, whether they touch the block
+# Columns of a row that are looked at together, whether they touch the block: at first many, and few where only some do.
+_LONG, _UNIT = 64, 16
 
 
 @inner
@@ -42,19 +43,15 @@ def _count_within(x: Any, columns: Any, lower: Any, upper: Any) -> Any:
 
 @inner
 def _touches(x: Any, columns: Any, bounds: Any) -> Any:
-    """2 where all columns of a row lie in the block with all neighbours, 0 where none touches it, else 1."""
+    """2 where all columns of a row lie in the block with all neighbours, 0 where one axis keeps all off it, else 1."""
     every, n = True, columns[1] - columns[0]
     for k in range(len(x)):
-        every = every and _count_within(x[k], columns, bounds[2, k], bounds[3, k]) == n
-    if every:
-        return 2
-    for j in range(columns[0], columns[1]):
-        here = True
-        for k in range(len(x)):
-            here = here and x[k, j] >= bounds[0, k] and x[k, j] < bounds[1, k]
-        if here:
-            return 1
-    return 0
+        if every and _count_within(x[k], columns, bounds[2, k], bounds[3, k]) == n:
+            continue
+        every = False
+        if _count_within(x[k], columns, bounds[0, k], bounds[1, k]) == 0:
+            return 0
+    return 2 if every else 1
 
 
 @inner
@@ -65,12 +62,20 @@ def _run(x: Any, width: Any, start: Any, longest: Any, bounds: Any, safe: Any) -
     """
     if safe:
         return 2, min(start + longest, width)
-    stop = min(start + _UNIT, width)
+    size = _LONG
+    stop = min(start + size, width)
     how = _touches(x, (start, stop), bounds)
+    if how == 1:
+        size = _UNIT
+        stop = min(start + size, width)
+        how = _touches(x, (start, stop), bounds)
     while stop < width and stop - start < longest:
-        end = min(stop + _UNIT, width, start + longest)
+        end = min(stop + size, width, start + longest)
         if _touches(x, (stop, end), bounds) != how:
-            break
+            if size == _UNIT:
+                break
+            size = _UNIT
+            continue
         stop = end
     return how, stop
 

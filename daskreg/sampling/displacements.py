@@ -100,15 +100,16 @@ class Displaced:
 
         Weights and first neighbours of a point; of a row along the nodes: vectors, polynomials between nodes, columns
         where they begin, the line and its ends; of some points: places among the nodes and beyond the step, offsets;
-        derivatives of the weights; the leading indices of a row, and what is between the planes around it.
+        derivatives of the weights; the leading indices of a row, what is between the planes around it, and its
+        coordinates without the field as lines.
         """
         from daskreg.sampling.displacements_numba import SEGMENT
 
         ndim, nodes = self.ndim, self.steps[0].vectors.shape[-1] + 3
-        row = np.zeros((ndim, nodes)), np.zeros((4, nodes)), np.zeros(nodes, np.int64), np.zeros((3, 3))
+        row = np.zeros((ndim, nodes)), np.zeros((ndim, 6, nodes)), np.zeros(nodes, np.int64), np.zeros((3, 3))
         points = np.zeros((ndim, SEGMENT)), np.zeros((ndim, SEGMENT)), np.zeros(SEGMENT, np.int64)
         single = np.zeros((3, 4)), np.zeros(3, np.int64)
-        return (*single, *row, *points, np.zeros((3, 4)), np.zeros(3), np.zeros((ndim, 4, nodes)))
+        return (*single, *row, *points, np.zeros((3, 4)), np.zeros(3), np.zeros((ndim, 4, nodes)), np.zeros((ndim, 2)))
 
     def __call__(self, points: Floats) -> Floats:
         """Where (N, D) points go: the coordinates before the first step to those after the last."""

@@ -15,7 +15,8 @@ The arguments that are not named here are those of `arrays_numba`.
     space    scratch of one thread; see `Displaced.space`.
 
 Where only the last index of the nodes changes along a row, the vectors are interpolated between rows of nodes once for
-the row. Between two nodes the coordinates are then one polynomial of the column, which LANES columns evaluate at once.
+the row. Between two nodes the coordinates are then one polynomial of the column, which LANES columns evaluate at once;
+its factors are made for all nodes of a row at once.
 Everywhere else the neighbours of each voxel are visited, with the components of a vector side by side.
 All is float64 in a fixed order, from absolute indices, so that no cut of the output changes a bit.
 """
@@ -100,31 +101,44 @@ def _plus(typing_context: Any, total: Any, weight: Any, other: Any) -> Any:
 
 
 @_instruction
-def _put_cubic(typing_context: Any, row: Any, at: Any, j: Any, line: Any, way: Any, poly: Any) -> Any:
-    """LANES columns of `row` from `at` on: line . (1, j), and the polynomial of t = way . (1, j), with its factors."""
+def _put_cell(typing_context: Any, x: Any, at: Any, j: Any, way: Any, poly: Any, cell: Any) -> Any:
+    """LANES columns of all coordinates of a row: from column `at` of `x` (D, W), and absolute column `j`, on.
+
+    `poly` (D, 6, cells) has the factors of a line of the column and, with `way`, of a cubic of way . (1, column).
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row, at, j, line, way, poly = arguments
-        double = ir.DoubleType()
-        columns = _vector(builder, [builder.sitofp(j, double)] * LANES)
+        x, at, j, way, _, cell = arguments
+        double, whole = ir.DoubleType(), ir.IntType(64)
+        rows, factors = (context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 4))
+        ndim, width = cgutils.unpack_tuple(builder, rows.shape)
+        _, terms, cells = cgutils.unpack_tuple(builder, factors.shape)
+
+        def spread(value: Any) -> Any:
+            return _vector(builder, [value] * LANES)
+
+        columns = spread(builder.sitofp(j, double))
         columns = builder.fadd(columns, ir.Constant(columns.type, [float(k) for k in range(LANES)]))
+        ends = cgutils.unpack_tuple(builder, way, signature.args[3].count)
+        t = builder.fadd(spread(ends[0]), builder.fmul(spread(ends[1]), columns)) if ends else None
+        with cgutils.for_range(builder, ndim) as loop:
+            first = builder.add(builder.mul(builder.mul(loop.index, terms), cells), cell)
 
-        def spread(four: Any, count: int) -> Any:
-            return [_vector(builder, [part] * LANES) for part in cgutils.unpack_tuple(builder, four, count)]
+            def factor(k: int) -> Any:
+                place = builder.add(first, builder.mul(cells, whole(k)))
+                return spread(builder.load(builder.gep(factors.data, [place])))
 
-        (base, slope), factors = spread(line, 2), spread(poly, signature.args[5].count)
-        straight = builder.fadd(base, builder.fmul(slope, columns))
-        if len(factors) > 1:
-            first, step = spread(way, 2)
-            t = builder.fadd(first, builder.fmul(step, columns))
-            value = factors[-1]
-            for factor in factors[-2::-1]:
-                value = builder.fadd(factor, builder.fmul(t, value))
-            straight = builder.fadd(straight, value)
-        builder.store(straight, _pointer(context, builder, signature.args[0], row, at, LANES), align=8)
+            found = builder.fadd(factor(0), builder.fmul(factor(1), columns))
+            if t is not None:
+                value = factor(5)
+                for k in (4, 3, 2):
+                    value = builder.fadd(factor(k), builder.fmul(t, value))
+                found = builder.fadd(found, value)
+            place = builder.add(builder.mul(loop.index, width), at)
+            builder.store(found, _pointer(context, builder, signature.args[0], x, place, LANES), align=8)
         return context.get_dummy_value()
 
-    return numba.types.none(row, at, j, line, way, poly), generate
+    return numba.types.none(x, at, j, way, poly, cell), generate
 
 
 @_instruction
@@ -138,11 +152,6 @@ def _borrowed(typing_context: Any, array: Any) -> Any:
         return same._getvalue()
 
     return array(array), generate
-
-
-@inner
-def _put_line(row: Any, at: Any, j: Any, line: Any) -> None:
-    _put_cubic(row, at, j, line, (0.0, 0.0), (0.0,))
 
 
 @inner
@@ -188,48 +197,56 @@ def _steepen(t: Any, order: Any, w: Any) -> None:
 
 @inner
 def _mix_planes(vectors: Any, order: Any, span: Any, weights: Any, taps: Any, between: Any) -> None:
-    """The vectors between the planes of nodes around a row of the output, for each row of nodes around it."""
+    """The vectors between the planes of nodes around a row of the output, for each row of nodes around it.
+
+    Loops run from zero over slices: for other bounds, numba tests each index for a negative one, and nothing is done in
+    vectors.
+    """
     start, stop = span
     count = 2 if order == 1 else 4
     for c in range(len(vectors)):
         for b in range(count):
-            line = between[c, b]
-            for x in range(start, stop):
-                line[x] = 0.0
+            line = between[c, b, : stop - start]
+            line[:] = 0.0
             for a in range(1 if vectors.shape[1] == 1 else count):
-                row, w = vectors[c, taps[0] + a, taps[1] + b], weights[0, a]
-                for x in range(start, stop):
+                row, w = vectors[c, taps[0] + a, taps[1] + b, start:stop], weights[0, a]
+                for x in range(len(line)):
                     line[x] += w * row[x]
 
 
 @inner
-def _mix_rows(between: Any, order: Any, span: Any, w: Any, mixed: Any) -> None:
-    """The vectors between the rows of nodes around a row of the output."""
-    start, stop = span
+def _mix_rows(between: Any, order: Any, count: Any, w: Any, mixed: Any) -> None:
+    """The vectors between the rows of nodes around a row of the output, at `count` nodes."""
     w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
     for c in range(len(mixed)):
         line, first, second = mixed[c], between[c, 0], between[c, 1]
         if order == 1:
-            for x in range(start, stop):
+            for x in range(count):
                 line[x] = w0 * first[x] + w1 * second[x]
         else:
             third, fourth = between[c, 2], between[c, 3]
-            for x in range(start, stop):
+            for x in range(count):
                 line[x] = (w0 * first[x] + w1 * second[x]) + (w2 * third[x] + w3 * fourth[x])
 
 
 @inner
-def _polynomials(line: Any, order: Any, first: Any, count: Any, poly: Any) -> None:
-    """Factors (4, cells) of the displacement along a row between each of `count` nodes from `first` on and the next."""
-    if order == 1:
-        for n in range(count):
-            a, b = line[first + n], line[first + n + 1]
-            poly[0, n], poly[1, n] = a, b - a
-        return
-    for n in range(count):
-        before, a, b, after = line[first + n - 1], line[first + n], line[first + n + 1], line[first + n + 2]
-        poly[0, n], poly[1, n] = (before + 4 * a + b) / 6, (b - before) / 2
-        poly[2, n], poly[3, n] = (before - 2 * a + b) / 2, (3 * (a - b) + (after - before)) / 6
+def _polynomials(mixed: Any, lines: Any, way: Any, order: Any, cells: Any, poly: Any) -> None:
+    """Factors (D, 6, cells + 1) of the coordinates of a row: between each node and the next, and at last outside."""
+    low, count = cells[0], cells[1] - cells[0]
+    for k in range(len(mixed)):
+        u, base, slope = mixed[k], lines[k, 0], lines[k, 1]
+        p0, p1, p2, p3, p4, p5 = poly[k, 0], poly[k, 1], poly[k, 2], poly[k, 3], poly[k, 4], poly[k, 5]
+        if order == 1:
+            for n in range(count):
+                a, b = u[n], u[n + 1] - u[n]
+                p0[n], p1[n] = (base + a) + (way[0] - np.float64(low + n)) * b, slope + way[1] * b
+        else:
+            for n in range(count):
+                before, a, b, after = u[n], u[n + 1], u[n + 2], u[n + 3]
+                p0[n], p1[n] = base, slope
+                p2[n], p3[n] = (before + 4 * a + b) / 6, (b - before) / 2
+                p4[n], p5[n] = (before - 2 * a + b) / 2, (3 * (a - b) + (after - before)) / 6
+        p0[count], p1[count] = base, slope
 
 
 @inner
@@ -270,23 +287,20 @@ def _inside(field: Any, index: Any, columns: Any, weights: Any, taps: Any, ends:
 
 
 @inner
-def _put_cells(row: Any, line: Any, way: Any, order: Any, poly: Any, edges: Any, cells: Any, j0: Any) -> None:
-    """The coordinates along one axis of the columns of a row that lie in the field."""
+def _put_cells(x: Any, way: Any, order: Any, poly: Any, edges: Any, cells: Any, j0: Any) -> None:
+    """The coordinates of the columns of a row that lie in the field."""
     low, high = cells
     for i in range(high - low):
-        cell = low + i if way[1] >= 0 else high - 1 - i
-        at, j, stop = cell - low, edges[i], edges[i + 1]
-        first = way[0] - np.float64(cell)
+        at = i if way[1] >= 0 else high - 1 - low - i
+        j, stop = edges[i], edges[i + 1]
         if order == 1:
-            a, b = poly[0, at], poly[1, at]
-            one = (line[0] + a) + first * b, line[1] + way[1] * b
             while j < stop:
-                _put_line(row, j - j0, j, one)
+                _put_cell(x, j - j0, j, (), poly, at)
                 j += LANES
         else:
-            factors = poly[0, at], poly[1, at], poly[2, at], poly[3, at]
+            t = way[0] - np.float64(low + at), way[1]
             while j < stop:
-                _put_cubic(row, j - j0, j, line, (first, way[1]), factors)
+                _put_cell(x, j - j0, j, t, poly, at)
                 j += LANES
 
 
@@ -299,7 +313,7 @@ def _along(field: Any, x: Any, index: Any, columns: Any, space: Any, known: Any)
     """
     vectors, extent, matrices, facts = field
     weights, taps, mixed, poly, edges, ends = space[:6]
-    between = space[11]
+    between, lines = space[11], space[12]
     ndim, order, j0 = len(x), facts[0], columns[0]
     inside = _inside(field, index, columns, weights, taps, ends)
     base, slope = ends[0, 0], ends[0, 1]
@@ -316,17 +330,16 @@ def _along(field: Any, x: Any, index: Any, columns: Any, space: Any, known: Any)
             _find_edges((base, slope), (low, high), inside, edges)
         if moved or known[3] != z or known[4] != taps[1]:
             _mix_planes(vectors, order, span, weights, taps, between)
-        _mix_rows(between, order, span, weights[1], mixed)
+        _mix_rows(between, order, span[1] - span[0], weights[1], mixed)
         known = base, inside[0], inside[1], z, taps[1]
     for k in range(ndim):
-        row, line = x[k], (_constant(matrices, DIRECT, k, index), matrices[DIRECT, k, ndim - 1])
-        for j in range(columns[0], inside[0], LANES):
-            _put_line(row, j - j0, j, line)
-        if inside[0] < inside[1]:
-            _polynomials(mixed[k], order, low - first, high - low, poly)
-            _put_cells(row, line, (base, slope), order, poly, edges, (low, high), j0)
-        for j in range(inside[1], columns[1], LANES):
-            _put_line(row, j - j0, j, line)
+        lines[k, 0], lines[k, 1] = _constant(matrices, DIRECT, k, index), matrices[DIRECT, k, ndim - 1]
+    _polynomials(mixed, lines, (base, slope), order, (low, high), poly)
+    for j in range(columns[0], inside[0], LANES):
+        _put_cell(x, j - j0, j, (), poly, high - low)
+    _put_cells(x, (base, slope), order, poly, edges, (low, high), j0)
+    for j in range(inside[1], columns[1], LANES):
+        _put_cell(x, j - j0, j, (), poly, high - low)
     return known
 
 
@@ -598,6 +611,7 @@ def coordinates(field: Any, target: Any, xs: Any, rows: Any, given: Any, stretch
     space = (
         *(_borrowed(s[0]), _borrowed(s[1]), _borrowed(s[2]), _borrowed(s[3]), _borrowed(s[4]), _borrowed(s[5])),
         *(_borrowed(s[6]), _borrowed(s[7]), _borrowed(s[8]), _borrowed(s[9]), _borrowed(s[10]), _borrowed(s[11])),
+        _borrowed(s[12]),
     )
     index = space[10]
     ndim, width, j0 = xs.shape[1], xs.shape[2] - LANES, origin[-1]

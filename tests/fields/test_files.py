@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,22 @@ def test_truncated_files_of_fields_are_named(tmp_path: Path, suffix: str) -> Non
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.6)])
     with pytest.raises(DaskregError, match="field"):
         dr.warp(dr.open(np.zeros((60, 60, 60)), spacing=1, unit="mm"), pull=dr.load(path)).compute()
+
+
+def test_a_packed_file_is_unpacked_once_and_its_damage_named(tmp_path: Path) -> None:
+    nodes = oblique_nodes(3)
+    path, points = tmp_path / "field.nii.gz", points_of(3)
+    dr.DisplacementField(smooth_vectors(nodes, 4), nodes).save(path)
+    whole, expected = path.read_bytes(), dr.load(path)(points)
+    plain = gzip.decompress(whole)
+    path.write_bytes(gzip.compress(plain[:5000]) + gzip.compress(plain[5000:]))  # as bgzip writes it
+    assert np.array_equal(dr.load(path)(points), expected)
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])  # its checksum
+    with pytest.raises(DaskregError, match=r"field\.nii\.gz"):
+        dr.load(path)
+    path.write_bytes(gzip.compress(plain + bytes(10**7)))
+    with pytest.raises(InvalidTransformError, match="holds more than its header states"):
+        dr.load(path)
+    path.write_bytes(gzip.compress(plain[:-300]))
+    with pytest.raises(DaskregError, match=r"field\.nii\.gz"):
+        dr.load(path)

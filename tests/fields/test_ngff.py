@@ -135,6 +135,17 @@ def test_transformations_of_the_multiscale_follow_those_of_the_level(tmp_path: P
     assert np.abs(dr.load(tmp_path / "field.zarr")(points) - dr.DisplacementField(vectors, NODES)(points)).max() < 1e-9
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_scale_or_translation_of_the_vectors_is_refused(tmp_path: Path, part: int) -> None:
+    def stretched(scale: dict[str, Any]) -> None:
+        step = scale["datasets"][0]["coordinateTransformations"][part]
+        step[step["type"]][0] = 2.5
+
+    write(tmp_path / "field.zarr", smooth_vectors(NODES, 4), NODES, change=stretched)
+    with pytest.raises(InvalidTransformError, match=r"along its axis of vectors.*2\.5"):
+        dr.load(tmp_path / "field.zarr")
+
+
 @pytest.mark.parametrize("kind", ["displacements", "coordinates"])
 def test_a_field_that_changes_in_the_store_is_applied_anew(tmp_path: Path, kind: str) -> None:
     nodes, image = dr.Grid((7, 9), 8.0), RNG.normal(size=(50, 66)).astype(np.float32)

@@ -1,0 +1,194 @@
+"""Planes of a transform with displacement fields, sampled for figures: where points go, and how space is stretched.
+
+Only previews are evaluated: at no more than `_SAMPLES` points along each side of a plane, part by part, so that of a
+field in a store only what lies around one part is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from daskreg.errors import ShapeMismatchError
+from daskreg.geometry import Grid, Transform
+from daskreg.geometry.units import PIXEL
+
+Floats = NDArray[np.float64]
+
+_SAMPLES = 160  # along the longer side of a plane
+_PART = 40  # samples along each side that are evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class FieldPlane:
+    """One plane of a grid, sampled along its two axes.
+
+    Args:
+        name: what is above its row.
+        labels: of the axes, with their unit.
+        along: places (n,) and (m,) of the samples along the axes, in world units.
+        moved: (n, m, 2) in-plane places to which the samples go.
+        way: (n, m, 2) in-plane displacements.
+        length: (n, m) of the displacements, in all directions.
+        stretch: (n, m) determinants.
+        images: (n, m) the fixed and the warped moving image, if there are any.
+    """
+
+    name: str
+    labels: tuple[str, str]
+    along: tuple[Floats, Floats]
+    moved: Floats
+    way: Floats
+    length: Floats
+    stretch: Floats
+    images: tuple[Floats, Floats] | None
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """As matplotlib takes it, with half a sample around, the first row on top."""
+        (y0, y1), (x0, x1) = ((a[0] - half_step(a), a[-1] + half_step(a)) for a in self.along)
+        return x0, x1, y1, y0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a plane lies: two axes of a grid, the index along the third, and which slice's map it is."""
+
+    grid: Grid
+    axes: tuple[int, int]
+    third: int | None
+    number: int | None
+    array_index: tuple[int | None, ...]
+    """Index of the plane in images on the grid: None along its two axes."""
+    name: str
+
+
+def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> Iterator[Place]:
+    count = getattr(transform, "slices", None)
+    if (count is None and grid.ndim != transform.ndim) or grid.ndim not in (2, 3):
+        raise ShapeMismatchError(f"a {transform.ndim}D transform is not shown on a grid of {grid.ndim} axes")
+    if count is not None:
+        axis: Any = getattr(transform, "axis", 0)
+        stack = grid.names.index(axis) if isinstance(axis, str) else int(axis) % 3
+        if grid.ndim == transform.ndim + 1:
+            inside = [k for k in range(grid.ndim) if k != stack]
+            plane = grid.take(inside)
+        elif grid.ndim == transform.ndim == 2:
+            plane, inside = grid, [k for k in range(3) if k != stack]
+        else:
+            raise ShapeMismatchError(f"fields of 2D slices are shown on a grid of 2 or 3 axes, not {grid.ndim}")
+        for k in dict.fromkeys((0, count // 2, count - 1)) if slices is None else slices:
+            index = tuple(None if a in inside else int(k) for a in range(3))
+            yield Place(plane, (0, 1), None, int(k), index, f"slice {k}")
+    elif grid.ndim == 2:
+        yield Place(grid, (0, 1), None, None, (None, None), "")
+    else:
+        for third in range(3):
+            y, x = (k for k in range(3) if k != third)
+            middle = grid.shape[third] // 2
+            index = tuple(middle if k == third else None for k in range(3))
+            yield Place(grid, (y, x), third, None, index, f"{grid.names[third]} = {middle}, ")
+
+
+def sampled_plane(transform: Transform, place: Place, images: tuple[Any, Any, Grid] | None) -> FieldPlane:
+    grid, axes = place.grid, place.axes
+    sides = [(grid.shape[k] - 1) * grid.spacing[k] for k in axes]
+    longest = max(*sides, 1e-300)
+    counts = [max(2, round(_SAMPLES * side / longest)) if side else 1 for side in sides]
+    index = np.zeros((*counts, grid.ndim))
+    for k, axis in enumerate(axes):
+        along = np.linspace(0, grid.shape[axis] - 1, counts[k])
+        index[..., axis] = along[:, None] if k == 0 else along
+    if place.third is not None:
+        index[..., place.third] = grid.shape[place.third] // 2
+    moved, stretch = _evaluated(transform, grid, index, place.number)
+    spacing = np.asarray(grid.spacing)
+    start = (index * spacing)[..., list(axes)]
+    end, way = grid.index(moved) * spacing, (grid.index(moved) - index) * spacing
+    if is_chain(transform):
+        way = _less_affine(index * spacing, way)
+    shown = None
+    if images is not None:
+        shown = _plane_of(images[0], place.array_index, index[..., list(axes)]), _moved_image(images, moved, place)
+    return FieldPlane(
+        name=f"{place.name}{''.join(grid.names[k] for k in axes)}" if place.third is not None else place.name,
+        labels=(_label(grid, axes[0]), _label(grid, axes[1])),
+        along=(start[:, 0, 0], start[0, :, 1]),
+        moved=end[..., list(axes)],
+        way=way[..., list(axes)],
+        length=np.linalg.norm(way, axis=-1),
+        stretch=stretch,
+        images=shown,
+    )
+
+
+def _evaluated(transform: Transform, grid: Grid, index: Floats, number: int | None) -> tuple[Floats, Floats]:
+    """Where samples go, and the determinants there, part by part."""
+    moved, stretch = np.empty(index.shape), np.empty(index.shape[:2])
+    affine: Any = None if hasattr(transform, "determinants") else np.linalg.det(transform.to_matrices())
+    for a, b in product(*(range(0, n, _PART) for n in index.shape[:2])):
+        part = (slice(a, a + _PART), slice(b, b + _PART))
+        points = grid.world(index[part]).reshape(-1, grid.ndim)
+        numbered = () if number is None else (np.full(len(points), number),)
+        moved[part] = transform(points, *numbered).reshape(index[part].shape)
+        if affine is None:
+            found = transform.determinants(points, number or 0)  # type: ignore[attr-defined]
+        else:
+            found = np.full(len(points), affine if number is None else affine[number])
+        stretch[part] = found.reshape(stretch[part].shape)
+    return moved, stretch
+
+
+def _less_affine(points: Floats, way: Floats) -> Floats:
+    """What the affine map that fits displacements best in the plane leaves of them."""
+    design = np.c_[points.reshape(-1, points.shape[-1]), np.ones(points[..., 0].size)]
+    found = np.linalg.lstsq(design, way.reshape(-1, way.shape[-1]), rcond=None)[0]
+    return np.asarray((way.reshape(-1, way.shape[-1]) - design @ found).reshape(way.shape))
+
+
+def is_chain(transform: Transform) -> bool:
+    return len(getattr(transform, "parts", ())) > 1
+
+
+def _plane_of(image: Any, plane: tuple[int | None, ...], index: Floats) -> Floats:
+    """Samples of one plane of an image: the nearest voxels."""
+    taken: Any = tuple(slice(None) if k is None else k for k in plane)
+    values = np.asarray(image[taken])
+    y, x = (np.rint(index[..., k]).astype(int) for k in (0, 1))
+    return np.asarray(values[y, x], np.float64)
+
+
+def _moved_image(images: tuple[Any, Any, Grid], moved: Floats, place: Place) -> Floats:
+    """The moving image at the points to which samples went, linear; NaN outside."""
+    _, image, grid = images
+    if place.number is not None:
+        inside = [k for k, i in enumerate(place.array_index) if i is None]
+        image = image[tuple(slice(None) if k in inside else place.number for k in range(3))]
+        grid = grid.take(inside) if grid.ndim == 3 else grid
+    at = grid.index(moved)
+    low = np.clip(np.floor(at.reshape(-1, grid.ndim).min(axis=0)).astype(int) - 1, 0, grid.shape)
+    high = np.clip(np.ceil(at.reshape(-1, grid.ndim).max(axis=0)).astype(int) + 2, low, grid.shape)
+    taken: Any = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    block = np.asarray(image[taken], np.float64)
+    if not block.size:
+        return np.full(at.shape[:-1], np.nan)
+    return np.asarray(ndimage.map_coordinates(block, np.moveaxis(at - low, -1, 0), order=1, cval=np.nan))
+
+
+def half_step(places: Floats) -> float:
+    """Half of the distance between samples."""
+    return float(places[1] - places[0]) / 2 if len(places) > 1 else 0.5
+
+
+def unit_name(grid: Grid) -> str:
+    return "pixels" if grid.unit == PIXEL else grid.unit
+
+
+def _label(grid: Grid, axis: int) -> str:
+    return f"{grid.names[axis]} ({unit_name(grid)})"

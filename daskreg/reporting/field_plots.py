@@ -1,0 +1,182 @@
+"""Figures of transforms with displacement fields: the warped grid, displacements, and how much space is stretched.
+
+Figures are made without pyplot, so that they need no window.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import MissingExtraError
+from daskreg.geometry import Grid, Transform, common_unit
+from daskreg.reporting.field_planes import FieldPlane, half_step, is_chain, places, sampled_plane, unit_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+_ARROWS = 15  # along the longer side
+_LINES = 21
+_FIELDS = 8  # of a checkerboard, along each side
+_LEAST_STRETCH = 0.05  # up to which factor the colours of the stretch reach at least, around 1
+# Maps of one or two hues that people with any colour vision tell apart; folds are hatched, and need no colour.
+_LENGTH_MAP, _STRETCH_MAP = "cividis", "PuOr"
+
+
+def field_figure(
+    transform: Transform,
+    grid: Grid,
+    *,
+    fixed: Any = None,
+    moving: Any = None,
+    moving_grid: Grid | None = None,
+    slices: Sequence[int] | None = None,
+) -> Figure:
+    """A transform as a warped grid, as arrows, and as a map of how much it stretches space, in some planes.
+
+    Volumes are shown in their three middle planes, and stacks with a field for each slice in the first, the middle and
+    the last slice. Lengths are in the unit of the grid. The determinant of the derivative is 1 where areas or volumes
+    are kept; where it is 0 or less, or infinite, the transform folds, which is hatched. The arrows and colours of a
+    chain show what its best affine map leaves over.
+
+    Args:
+        transform: a pull: points of `grid` go to t(point).
+        grid: what the planes lie in, 2D or 3D; for fields of slices that of the stack or of a slice.
+        fixed, moving: images on `grid` and on `moving_grid`, in array order, NumPy or lazy; a last column is then
+            a checkerboard of the fixed image and the moving image, sampled at t(point).
+        moving_grid: default `grid`.
+        slices: numbers of the slices that are shown.
+
+    Raises: ShapeMismatchError where the grid has another number of axes than the transform; UnitError.
+    """
+    common_unit(grid.unit, transform.unit, "transform and grid")
+    found = list(places(transform, grid, slices))
+    images = None if fixed is None or moving is None else (fixed, moving, moving_grid or grid)
+    planes = [sampled_plane(transform, place, images) for place in found]
+    columns = 3 if images is None else 4
+    figure = _figure_class()(figsize=(4.4 * columns, 3.6 * len(planes) + 0.6), layout="constrained")
+    top = max(float(np.max(plane.length)) for plane in planes)
+    most = max(_LEAST_STRETCH, *(_stretch_range(plane.stretch) for plane in planes))
+    for row, plane in zip(figure.subplots(len(planes), columns, squeeze=False), planes, strict=True):
+        _draw_lines(row[0], plane)
+        _draw_arrows(row[1], plane, top, unit_name(grid))
+        _draw_stretch(row[2], plane, most)
+        if plane.images is not None:
+            _draw_checkerboard(row[3], plane)
+    name = type(transform).__name__
+    less = "; displacements less the best affine map" if is_chain(transform) else ""
+    figure.suptitle(f"{name}: displacements up to {top:.4g} {unit_name(grid)}{less}")
+    return figure
+
+
+def _draw_lines(ax: Axes, plane: FieldPlane) -> None:
+    """Lines of the plane, grey where they were and blue where they go."""
+    (y, x), moved = plane.along, plane.moved
+    for lines, count in ((moved, len(y)), (np.swapaxes(moved, 0, 1), len(x))):
+        for k in np.unique(np.linspace(0, count - 1, min(count, _LINES)).round().astype(int)):
+            ax.plot(lines[k, :, 1], lines[k, :, 0], color="#0072B2", lw=0.8)
+    ax.plot([x[0], x[-1], x[-1], x[0], x[0]], [y[0], y[0], y[-1], y[-1], y[0]], color="#777777", lw=0.8, ls="--")
+    ax.invert_yaxis()
+    _finish(ax, plane, "grid, warped (dashed: before)")
+
+
+def _draw_arrows(ax: Axes, plane: FieldPlane, top: float, unit: str) -> None:
+    image = ax.imshow(plane.length, extent=plane.extent, cmap=_LENGTH_MAP, vmin=0, vmax=top or 1)
+    ax.figure.colorbar(image, ax=ax, label=f"length ({unit})", shrink=0.85)
+    y, x = plane.along
+    step = max(1, -(-max(len(y), len(x)) // _ARROWS))
+    some = (slice(step // 2, None, step), slice(step // 2, None, step))
+    way = plane.way[some]
+    longest = float(np.max(np.hypot(way[..., 0], way[..., 1]), initial=0.0))
+    # The longest arrow in the plane is as long as the arrows are apart, whatever the displacements are.
+    apart = step * max(half_step(y), half_step(x)) * 2
+    scale = longest / apart if longest > 0 else 1.0
+    arrows = ax.quiver(
+        x[some[1]], y[some[0]], way[..., 1], way[..., 0], color="white", edgecolor="black", linewidth=0.4,
+        angles="xy", scale_units="xy", scale=scale, pivot="tail", width=0.007,
+    )  # fmt: skip
+    if longest > 0:
+        known = _round(longest)
+        text = f"{known:g} {unit}"
+        ax.quiverkey(arrows, 0.85, 1.04, known, text, labelpos="W", coordinates="axes", labelsep=0.06,
+                     color="black", fontproperties={"size": 8})  # fmt: skip
+    _finish(ax, plane, "displacement", loc="left")
+
+
+def _draw_stretch(ax: Axes, plane: FieldPlane, most: float) -> None:
+    folds = _folds(plane.stretch)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.ma.masked_array(np.log2(np.where(folds, 1.0, plane.stretch)), folds)
+    image = ax.imshow(values, extent=plane.extent, cmap=_STRETCH_MAP, vmin=-most, vmax=most, interpolation="nearest")
+    bar = ax.figure.colorbar(image, ax=ax, label="det J (area or volume)", shrink=0.85)
+    ticks = [-most, -most / 2, 0.0, most / 2, most]
+    bar.set_ticks(ticks, labels=[f"{2**t:.3g}" for t in ticks])
+    y, x = plane.along
+    if folds.any() and min(folds.shape) > 1:
+        ax.contourf(x, y, folds, levels=(0.5, 1.5), colors="white", hatches=("xxxx",))
+        ax.contour(x, y, folds, levels=(0.5,), colors="black", linewidths=1.0)
+    found = f"{np.mean(folds):.2g} of it folds (hatched)" if folds.any() else "no folds seen"
+    _finish(ax, plane, f"det J {np.min(plane.stretch):.3g} to {np.max(plane.stretch):.3g}, {found}")
+
+
+def _draw_checkerboard(ax: Axes, plane: FieldPlane) -> None:
+    fixed, warped = (_scaled(image) for image in plane.images or ())
+    index = [np.arange(n) * _FIELDS // n for n in fixed.shape]
+    shown = np.where((index[0][:, None] + index[1]) % 2 == 0, fixed, warped)
+    ax.imshow(shown, extent=plane.extent, cmap="gray", vmin=0, vmax=1)
+    _finish(ax, plane, "checkerboard: fixed, warped")
+
+
+def _finish(ax: Axes, plane: FieldPlane, title: str, loc: Any = "center") -> None:
+    ax.set_title(title, fontsize=9, loc=loc)
+    ax.set(xlabel=plane.labels[1], ylabel=f"{plane.name}\n{plane.labels[0]}" if plane.name else plane.labels[0])
+    ax.set_aspect("equal")
+    ax.tick_params(labelsize=7)
+
+
+def _folds(stretch: Floats) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(stretch) | (stretch <= 0))
+
+
+def _stretch_range(stretch: Floats) -> float:
+    """How far from 0 the logarithm (base 2) of determinants reaches, but for folds and a hundredth of the rest."""
+    good = stretch[~_folds(stretch)]
+    return float(np.percentile(np.abs(np.log2(good)), 99)) if good.size else 0.0
+
+
+def _scaled(image: Floats) -> Floats:
+    finite = image[np.isfinite(image)]
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
+    return np.asarray(np.clip((np.nan_to_num(image, nan=low) - low) / max(high - low, 1e-300), 0, 1))
+
+
+def _round(value: float) -> float:
+    """The greatest of 1, 2 and 5 times a power of ten that is not greater."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(max(k * power for k in (1, 2, 5) if k * power <= value * (1 + 1e-9)))
+
+
+@cache
+def _figure_class() -> Callable[..., Figure]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+
+    class NotebookFigure(Figure):
+        """A figure that notebooks show even if pyplot was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=110)
+            return buffer.getvalue()
+
+    return NotebookFigure

@@ -1,0 +1,112 @@
+"""Figures of fields show the map that they are of, in the unit of the grid, without reading more than a preview."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import daskreg as dr
+from daskreg.errors import ShapeMismatchError, UnitError
+from daskreg.reporting.field_plots import field_figure
+
+pytestmark = pytest.mark.slow
+
+
+def linear_field(matrix, shape=(31, 47), spacing=2.5, **options):
+    """p -> p + matrix . p between the nodes, whatever the spacing."""
+    nodes = dr.Grid([n + 2 for n in shape], spacing, -spacing, **options)
+    points = nodes.world(np.moveaxis(np.indices(nodes.shape), 0, -1))
+    return dr.DisplacementField(np.moveaxis(points @ np.asarray(matrix).T, -1, 0), nodes)
+
+
+def shown(ax):
+    """The numbers of the image in one part of a figure."""
+    return np.ma.asarray(ax.get_images()[0].get_array())
+
+
+def texts(figure):
+    """All words of a figure."""
+    from matplotlib.text import Text
+
+    return " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_lengths_and_stretch_are_those_of_the_map():
+    matrix = np.array([[0.2, 0.0], [0.1, -0.3]])
+    grid = dr.Grid((31, 47), 2.5, unit="um")
+    figure = linear_field(matrix, unit="um").plot(grid)
+    lines, arrows, stretch = figure.axes[:3]
+    length = shown(arrows)
+    y, x = np.meshgrid(*(np.linspace(0, (n - 1) * 2.5, m) for n, m in zip(grid.shape, length.shape, strict=True)),
+                       indexing="ij")  # fmt: skip
+    assert np.allclose(length, np.hypot(0.2 * y, 0.1 * y - 0.3 * x))
+    assert np.allclose(2 ** shown(stretch).astype(float), 1.2 * 0.7)
+    last = lines.get_lines()[-2].get_xydata()  # the last line along y, at the greatest x
+    assert np.allclose(last[-1], (0.7 * 46 * 2.5 + 0.1 * 30 * 2.5, 1.2 * 30 * 2.5))
+    words = texts(figure)
+    assert "micrometer" in words
+    assert "no folds seen" in words
+
+
+def test_folds_are_marked_and_named():
+    nodes = dr.Grid((5, 9), 10)
+    vectors = np.zeros((2, 5, 9))
+    vectors[1, :, 4] = 15  # beyond the next node
+    figure = field_figure(dr.DisplacementField(vectors, nodes), dr.Grid((41, 81)))
+    folded = np.ma.getmaskarray(shown(figure.axes[2]))
+    assert abs(folded.mean() - 1 / 8) < 0.02, "det J = 1 - 15 / 10 between two of nine nodes"
+    assert "folds (hatched)" in texts(figure)
+
+
+def test_a_chain_shows_what_is_not_affine():
+    grid = dr.Grid((20, 30, 25), (3, 1, 1))
+    shear = linear_field(np.diag([0.1, 0.0, 0.0]) + 0.05, (25, 25, 25), 4)
+    figure = field_figure(dr.Affine.rotation(rz=0.3, centre=(0, 9, 9)) @ shear, grid)
+    assert len(figure.axes) == 3 * 5, "three planes, each with two colour bars"
+    for row in range(3):
+        assert shown(figure.axes[3 * row + 1]).max() < 1e-9, "a linear field is affine"
+
+
+def test_every_slice_has_its_own_row_and_images_a_checkerboard():
+    vectors = np.zeros((5, 2, 6, 8))
+    vectors[:, 1] = np.arange(5)[:, None, None]
+    stack = np.random.default_rng(0).random((5, 40, 56))
+    moved = np.stack([np.roll(image, k, axis=1) for k, image in enumerate(stack)])
+    pull = dr.SliceDisplacements(vectors, dr.Grid((6, 8), 8))
+    figure = field_figure(pull, dr.Grid(stack.shape), fixed=stack, moving=moved, slices=(1, 4))
+    assert np.allclose([shown(figure.axes[4 * row + 1]).max() for row in (0, 1)], [1, 4])
+    with pytest.raises(ShapeMismatchError, match="4 axes"):
+        field_figure(pull, dr.Grid((2, 5, 40, 56)))
+
+
+def test_the_checkerboard_is_made_of_the_warped_image():
+    y, x = np.mgrid[:48, :64]
+    fixed = np.sin(y / 5.0) + np.cos(x / 7.0)
+    moving = np.sin(y / 5.0) + np.cos((x - 3) / 7.0)
+    field = dr.DisplacementField(np.stack([np.zeros((8, 10)), np.full((8, 10), 3.0)]), dr.Grid((8, 10), 8))
+    grid = dr.Grid(fixed.shape)
+    board = shown(field_figure(field, grid, fixed=fixed, moving=moving).axes[3])
+    alone = shown(field_figure(field, grid, fixed=fixed, moving=fixed + 0 * moving).axes[3])
+    low, high = np.percentile(fixed, (0.5, 99.5))
+    rows, columns = (np.linspace(0, n - 1, m) for n, m in zip(fixed.shape, board.shape, strict=True))
+    truth = np.sin(np.rint(rows)[:, None] / 5) + np.cos(np.rint(columns) / 7)
+    wrong = [np.abs(b - np.clip((truth - low) / (high - low), 0, 1))[:, :-12].mean() for b in (board, alone)]
+    assert wrong[0] < 0.03 < wrong[1]
+
+
+def test_a_grid_of_any_size_takes_the_same_few_samples_of_a_stored_field(tmp_path):
+    import zarr
+
+    nodes = dr.Grid((300, 400), 250)
+    array = zarr.create_array(tmp_path / "vectors.zarr", shape=(2, 300, 400), chunks=(2, 50, 50), dtype="f4")
+    array[:] = 1.0
+    figure = field_figure(dr.DisplacementField(array, nodes), dr.Grid((70_000, 90_000)))
+    assert max(shown(figure.axes[1]).shape) <= 160
+
+
+def test_what_does_not_fit_is_an_error():
+    field = linear_field(np.zeros((2, 2)), unit="um")
+    with pytest.raises(ShapeMismatchError, match="2D"):
+        field_figure(field, dr.Grid((3, 4, 5), unit="um"))
+    with pytest.raises(UnitError):
+        field_figure(field, dr.Grid((4, 5), unit="mm"))

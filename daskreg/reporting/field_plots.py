@@ -5,17 +5,15 @@ Figures are made without pyplot, so that they need no window.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import MissingExtraError
 from daskreg.geometry import Grid, Transform, common_unit
 from daskreg.reporting.field_planes import FieldPlane, half_step, is_chain, places, sampled_plane, unit_name
+from daskreg.reporting.figures import BLUE, GREY, figure_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +60,7 @@ def field_figure(
     images = None if fixed is None or moving is None else (fixed, moving, moving_grid or grid)
     planes = [sampled_plane(transform, place, images) for place in found]
     columns = 3 if images is None else 4
-    figure = _figure_class()(figsize=(4.4 * columns, 3.6 * len(planes) + 0.6), layout="constrained")
+    figure = figure_class()(figsize=(4.4 * columns, 3.6 * len(planes) + 0.6), layout="constrained")
     top = max(float(np.max(plane.length)) for plane in planes)
     most = max(_LEAST_STRETCH, *(_stretch_range(plane.stretch) for plane in planes))
     for row, plane in zip(figure.subplots(len(planes), columns, squeeze=False), planes, strict=True):
@@ -82,8 +80,8 @@ def _draw_lines(ax: Axes, plane: FieldPlane) -> None:
     (y, x), moved = plane.along, plane.moved
     for lines, count in ((moved, len(y)), (np.swapaxes(moved, 0, 1), len(x))):
         for k in np.unique(np.linspace(0, count - 1, min(count, _LINES)).round().astype(int)):
-            ax.plot(lines[k, :, 1], lines[k, :, 0], color="#0072B2", lw=0.8)
-    ax.plot([x[0], x[-1], x[-1], x[0], x[0]], [y[0], y[0], y[-1], y[-1], y[0]], color="#777777", lw=0.8, ls="--")
+            ax.plot(lines[k, :, 1], lines[k, :, 0], color=BLUE, lw=0.8)
+    ax.plot([x[0], x[-1], x[-1], x[0], x[0]], [y[0], y[0], y[-1], y[-1], y[0]], color=GREY, lw=0.8, ls="--")
     ax.invert_yaxis()
     _finish(ax, plane, "grid, warped (dashed: before)")
 
@@ -162,21 +160,3 @@ def _round(value: float) -> float:
     """The greatest of 1, 2 and 5 times a power of ten that is not greater."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(max(k * power for k in (1, 2, 5) if k * power <= value * (1 + 1e-9)))
-
-
-@cache
-def _figure_class() -> Callable[..., Figure]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-
-    class NotebookFigure(Figure):
-        """A figure that notebooks show even if pyplot was never imported."""
-
-        def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=110)
-            return buffer.getvalue()
-
-    return NotebookFigure

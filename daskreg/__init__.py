@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from daskreg.landmarks.fit import PointsFit as PointsFit
     from daskreg.landmarks.fitting import fit_points as fit_points
     from daskreg.registration.batch import register_many as register_many
+    from daskreg.registration.deformable.fit import DeformableFit as DeformableFit
     from daskreg.registration.fit import PairFit as PairFit
     from daskreg.registration.register import register as register
     from daskreg.runs.run import Run as Run
@@ -61,6 +62,7 @@ _HOMES = {
     "Box": "geometry",
     "CloudFit": "clouds.fit",
     "Composite": "fields",
+    "DeformableFit": "registration.deformable.fit",
     "DisplacementField": "fields",
     "Grid": "geometry",
     "PairFit": "registration.fit",
@@ -99,6 +101,7 @@ __all__ = [
     "Box",
     "CloudFit",
     "Composite",
+    "DeformableFit",
     "DisplacementField",
     "Grid",
     "PairFit",

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.verdict",),
     ("registration",),
     ("registration.blockwise",),
+    ("registration.deformable",),
     ("clouds", "stacks", "landmarks"),
     ("warping", "tomography"),
     ("writing",),
@@ -48,6 +49,8 @@ SANCTIONED = {
     ("", "*"),
     # The entry chooses between images in memory and blocks, which are estimated by the parts of `registration`.
     ("registration.register", "registration.blockwise"),
+    # The entry chooses between affine maps and layers of B-splines, which begin with an affine map.
+    ("registration.register", "registration.deformable"),
 }
 
 # Libraries that a layer, or a file of it, must not import, not even inside a function.
@@ -81,6 +84,7 @@ IN_MEMORY = {
     "registration.pyramids": set(),
     "registration.normal_equations": set(),
     "registration.verdict": set(),
+    "registration.deformable": set(),
     "stacks": {"inputs"},
     "clouds": {"inputs"},
 }
@@ -224,6 +228,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
             "registration.normal_equations",
             "registration.verdict",
             "registration.blockwise",
+            "registration.deformable",
         )
     }
     own |= {"runtime.triton_support": {"torch"}}

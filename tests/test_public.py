@@ -15,6 +15,7 @@ PUBLIC = [
     "Box",
     "CloudFit",
     "Composite",
+    "DeformableFit",
     "DisplacementField",
     "Grid",
     "PairFit",

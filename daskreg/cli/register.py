@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from daskreg.cli.options import (
+    Numbers,
     Opening,
     client_options,
     device,
@@ -24,12 +25,13 @@ from daskreg.cli.options import (
 @click.argument("fixed")
 @click.argument("moving")
 @fit_outputs
-@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, or some of "
-              "rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, some of "
+              "rotation,translation,scale,shear, or bspline.")  # fmt: skip
 @click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi.")
 @click.option(
     "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
+@click.option("--control-spacing", type=Numbers(float), help="Of the finest control points of bspline, world units.")
 @click.option("--level", type=int, default=0, show_default=True, help="Pyramid level of both images to use.")
 @click.option("--fixed-mask", "--mask", "fixed_mask", help="A volume that is positive where voxels of FIXED count.")
 @click.option("--moving-mask", help="A volume that is positive where voxels of MOVING count.")
@@ -46,6 +48,7 @@ def command(
     model: str,
     metric: str,
     init: str,
+    control_spacing: float | tuple[float, ...] | None,
     level: int,
     fixed_mask: str | None,
     moving_mask: str | None,
@@ -83,6 +86,7 @@ def command(
             model=groups,
             metric=metric,
             init=start,
+            spacing=control_spacing,
             resolution=resolution,
             checkpoint=checkpoint,
             device=device,

@@ -22,7 +22,8 @@ joint_histogram_numba   mutual information on CPUs, compiled
 
 pyramids/               images from full size to coarse, with masks
 normal_equations/       the sums over voxels of a Gauss-Newton step
+deformable/             layers of cubic B-splines after an affine map
 
-These two are folders of their own, so that this one stays small: pyramids/ imports nothing from the rest of
+The first two are folders of their own, so that this one stays small: pyramids/ imports nothing from the rest of
 registration, and normal_equations/ imports only pyramids/.
 """

@@ -16,6 +16,9 @@ from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
 from daskreg.registration.blockwise.register import Request
+from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.register_bspline import LEAST_TOLERANCE, on_cpu, register_layers
+from daskreg.registration.deformable.register_bspline import check_options as check_layer_options
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import (
     Image,
@@ -70,7 +73,8 @@ def register(
     client: Any = None,
     device: str = "auto",
     progress: bool | Progress | None = None,
-) -> PairFit:
+    spacing: float | Sequence[float] | None = None,
+) -> Any:
     """Estimate the motion from `fixed` to `moving`: where each fixed point is found in the moving image.
 
     Args:
@@ -79,6 +83,8 @@ def register(
             hot or a gap in both images at the same place (`fit.bad_voxels`).
         model: "translation", "rigid", "similarity", "affine", or groups out of "rotation",
             "translation", "scale", "shear". Groups that are left out are not estimated and move nothing.
+            "bspline": an affine map, and then layers of cubic B-splines that never fold (ncc, lncc, mse); the affine
+            map, or any other transform, may be given as `init`.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
             brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
             weight)` of (1, *shape) tensors that returns one number, lower is better.
@@ -104,8 +110,10 @@ def register(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: True shows a bar; or called with (levels done, levels), of both registrations with `check_inverse`;
             where blocks are read, with (blocks and levels done, all that are foreseen).
+        spacing: of the finest control points of "bspline", world units, one number or one for each axis; about that, so
+            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more.
 
-    Returns: a PairFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
+    Returns: a PairFit, of "bspline" a DeformableFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 
     Raises: InputError's children for images that cannot be used (constant, empty, masked
         away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options;
@@ -114,9 +122,15 @@ def register(
     began = time.perf_counter()
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
+    if model == "bspline":
+        check_layer_options(metric, optimizer, check_inverse=check_inverse)
+    elif spacing is not None:
+        raise OptionError('spacing is that of the control points of model="bspline"')
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
     if resolution not in RESOLUTIONS:
         raise OptionError(f"resolution {resolution!r} is unknown: use {', '.join(RESOLUTIONS)}")
+    if resolution == "full" and model == "bspline":
+        raise OptionError('model="bspline" is estimated from images in memory: use resolution="coarse" or "auto"')
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
@@ -136,8 +150,11 @@ def register(
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     (f,), (m,) = without_bad_voxels([f], [m])
-    start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
     pair = _PairRegistration(model, metric, optimizer, options, unit)
+    if model == "bspline":
+        layered = _with_layers((f, m), init, pair, report, spacing)
+        return replace(layered, seconds=time.perf_counter() - began)
+    start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
     if not check_inverse:
         fit = pair(f, m, start, report)
     else:
@@ -152,6 +169,34 @@ def register(
         status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status
         fit = replace(fit, inverse_error=error, status=status)
     return replace(fit, seconds=time.perf_counter() - began)
+
+
+def _with_layers(
+    images: tuple[Image, Image],
+    init: Any,
+    pair: _PairRegistration,
+    progress: Progress | None,
+    spacing: float | Sequence[float] | None,
+) -> DeformableFit:
+    """An affine map where `init` is the name of an initial pose, then layers of B-splines, on the CPU."""
+
+    def affine(some: tuple[Image, Image], metric: str) -> PairFit:
+        return replace(pair, model="affine", metric=metric)(*some, init, None)
+
+    options = pair.options
+    with limit_threads(_threads(*images)), use_threads(library_threads()):
+        return register_layers(
+            (on_cpu(images[0]), on_cpu(images[1])),
+            init,
+            affine,
+            metric=str(pair.metric),
+            spacing=spacing,
+            levels=options.levels,
+            smoothing=options.smoothing,
+            max_iterations=options.max_iterations,
+            tolerance=max(options.tolerance, LEAST_TOLERANCE),
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True)

@@ -88,21 +88,30 @@ def _inliers(level: PyramidLevel, p: Floats, problem: Problem) -> Tensor:
     """(B, *shape) false where the images differ by far more than elsewhere."""
     maps = LevelObjective(problem, level).maps(p)
     warped, weight = NormalEquationsTorch(level).warp(torch.from_numpy(maps))
-    fixed = level.fixed.values.expand_as(warped)
+    return contradictions(level.fixed.values.expand_as(warped), warped, weight, matched=problem.metric != "mse")
+
+
+def contradictions(fixed: Tensor, warped: Tensor, weight: Tensor, *, matched: bool) -> Tensor:
+    """(B, *shape) false where aligned images differ by far more than elsewhere.
+
+    Args:
+        fixed, warped, weight: (B, *shape). matched: whether gain and offset of the warped images are free.
+    """
+    one = (-1, *[1] * (fixed.ndim - 1))
     agree = torch.ones_like(weight, dtype=torch.bool)
     for _ in range(3):
-        matched = warped if problem.metric == "mse" else _matched(fixed, warped, weight * agree)
-        difference = fixed - matched
+        other = _matched(fixed, warped, weight * agree) if matched else warped
+        difference = fixed - other
         near = local_means(difference * weight, _MEAN_RADIUS) / local_means(weight, _MEAN_RADIUS).clamp_min(1e-6)
         size = torch.where((weight > 0) & agree, near.abs(), torch.nan).flatten(1)
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
-        limit = torch.clamp(_MANY_DEVIATIONS * typical, min=_VISIBLE).reshape(-1, *[1] * level.fixed.grid.ndim)
+        limit = torch.clamp(_MANY_DEVIATIONS * typical, min=_VISIBLE).reshape(one)
         agree = (near.abs() <= limit) | (weight <= 0)
     outliers = dilated(~agree, _MARGIN)
     # What is next to an outlier region, and differs too, belongs to it.
     outliers = dilated(outliers & (difference.abs() > limit / 2) & (weight > 0), _MARGIN) | outliers
     share = (weight * outliers).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
-    few = (share < _MAX_REJECTED).reshape(-1, *[1] * level.fixed.grid.ndim)
+    few = (share < _MAX_REJECTED).reshape(one)
     return ~(outliers & few)
 
 

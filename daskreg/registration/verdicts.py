@@ -52,6 +52,10 @@ class FitStatus(Enum):
         "(fit.inverse_error), give another one: "
         'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
     )
+    FOLDED = (
+        "the transform folds: several points of the fixed image are found at one of the moving image. "
+        "Layers of splines do not fold, so init= does: give another one"
+    )
     NO_IMPROVEMENT = 'nothing better than the start was found: try init="search", or another metric'
 
 

@@ -1,0 +1,18 @@
+"""Deformable registration: layers of cubic B-splines after an affine map.
+
+register_bspline    the entry, for images that `register` has read
+fit                 `DeformableFit`, which it returns
+estimate            control points from coarse to fine over the levels of a pyramid
+solve_level         the solver on one level: Gauss-Newton, with a prior whose weight is estimated
+layers              the transform while it is estimated
+control_grid        control points over an image, their weights, and the limits of their coefficients
+level_images        a pair on one level: warp and compare
+local_contrast      images with the same contrast everywhere, for "lncc"
+noise_model         what the residual says of its noise
+cell_sums           the sums over voxels of a Gauss-Newton step, which add over blocks of an image
+cell_sums_numba     the same, compiled
+bending             the bending energy of all layers
+system              the linear system of a step
+posterior           error bars
+judged              the status of a fit
+"""

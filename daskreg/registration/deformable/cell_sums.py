@@ -1,0 +1,137 @@
+"""The sums over voxels from which the normal equations of a layer of cubic B-splines are made.
+
+With g the gradient of the fixed image at a voxel, v its weight, r its residual and B_i the value there of the cubic
+B-spline of control point i, a step needs
+
+    square  sum of v g_a g_b B_i B_j    for components a, b and control points i, j that share a cell,
+    linear  sum of v r g_a B_i.
+
+A voxel counts for the control points of its own cell only, so that sums over disjoint parts of an image add up to those
+of the image.
+
+The gradient is that of the fixed image at the voxel p, times the inverse transposed Jacobian of p + u(p). This is that
+of the moving image where the images match, and its noise is not that of the residual (see `normal_equations.sums`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box, Grid
+from daskreg.registration.deformable.cell_sums_numba import GAP, multiply, sum_cells
+from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.runtime.threads import pool_threads, shares, spread
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+REACH = 3
+"""Control points that share a cell are at most so far apart along an axis."""
+
+
+@dataclass(frozen=True)
+class CellSums:
+    """Sums of a part of an image; those of disjoint parts are added.
+
+    square: (z, pairs, 2 R + 1, 7, 7, nodes of a plane) float32, for each control point and each pair of components
+    a <= b, the control points around it; images have one plane and R = 0 (see `cell_sums_numba`). Empty where it was
+    not asked for. linear: (D, *nodes).
+    """
+
+    square: Singles
+    linear: Floats
+
+    def __add__(self, other: CellSums) -> CellSums:
+        return CellSums(self.square + other.square, self.linear + other.linear)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """A box of voxels of the fixed image.
+
+    gradient: (D, *shape) of the fixed image, by world units along the axes of the image. residual: (*shape) fixed
+    less warped, finite. weight: (*shape), zero where a voxel does not count.
+    """
+
+    gradient: Singles
+    residual: Singles
+    weight: Singles
+
+
+def cell_sums(
+    voxels: Residuals,
+    control: ControlGrid,
+    level: Grid,
+    box: Box,
+    *,
+    coefficients: Floats | None = None,
+    with_square: bool = True,
+) -> CellSums:
+    """The sums of a box of voxels.
+
+    Args:
+        level: grid of the whole image. box: where the voxels are in it.
+        coefficients: of the layer at which the residuals were taken; None: zero.
+    """
+    ndim, lift = control.ndim, 3 - control.ndim
+    tables: list[Any] = [_PLANE] if lift else []
+    for axis, (start, stop) in enumerate(zip(box.start, box.stop, strict=True)):
+        table = control.table(axis, level, start, stop)
+        tables.append((table.starts, table.first, table.weights, table.slopes))
+    nodes = (*(1,) * lift, *control.shape)
+    c = np.zeros((0, 1, 1, 1)) if coefficients is None else np.ascontiguousarray(coefficients.reshape(ndim, *nodes))
+    shape = (*(1,) * lift, *box.shape)
+    images = (
+        np.ascontiguousarray(voxels.gradient).reshape(ndim, *shape),
+        np.ascontiguousarray(voxels.weight * voxels.residual).reshape(shape),
+        np.ascontiguousarray(voxels.weight).reshape(shape),
+    )
+    linear = np.zeros((ndim, *nodes))
+    plane = nodes[1] * (nodes[2] + GAP)
+    band = (nodes[0], ndim * (ndim + 1) // 2, *((1,) if lift else (7,)), 7, 7, plane)
+    square = np.zeros(band if with_square else (0,) * 6, np.float32)
+    rows, columns = len(tables[0][0]) - 1, len(tables[1][0]) - 1
+    for colour in range(16 if not lift else 4):
+        # Rows of cells four apart share no control point, so that the sums do not depend on the threads.
+        some = [(z, y) for z in range(colour // 4, rows, 4) for y in range(colour % 4, columns, 4)]
+        parts = [np.array(some[k::threads]) for threads in (min(pool_threads(), len(some)),) for k in range(threads)]
+        spread(
+            max(len(parts), 1), lambda part: sum_cells(images, tuple(tables), c, part, (square, linear), with_square),
+            parts,
+        )  # fmt: skip
+    return CellSums(square, linear.reshape(ndim, *control.shape))
+
+
+_PLANE: Any = (np.array([0, 1]), 0, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32))
+"""The table of the single plane of an image."""
+
+
+def product(square: Singles, vector: Floats) -> Floats:
+    """The sums `square` as a matrix, times a vector (D, *nodes); single precision."""
+    ndim, planes, reach = len(vector), square.shape[0], square.shape[2] // 2
+    rows, n = vector.shape[-2:]
+    stride = n + GAP
+    v = np.zeros((ndim, planes + 2 * reach, (rows + 2 * REACH) * stride + 2 * REACH), np.float32)
+    inside = v[:, reach : reach + planes, REACH * (stride + 1) :][..., : rows * stride]
+    inside.reshape(ndim, planes, rows, stride)[..., :n] = vector.reshape(ndim, planes, rows, n)
+    out = np.zeros((ndim, planes, rows * stride), np.float32)
+    shares(lambda first, stop: multiply(square, v, out, stride, first, stop), rows * stride, square.size)
+    return out.reshape(ndim, planes, rows, stride)[..., :n].reshape(vector.shape).astype(np.float64)
+
+
+def diagonal_blocks(square: Singles, shape: tuple[int, ...]) -> Floats:
+    """(D, D, *shape) the blocks of each control point with itself.
+
+    Args:
+        shape: of the control points.
+    """
+    ndim, reach = len(shape), square.shape[2] // 2
+    middle = square[:, :, reach, REACH, REACH].reshape(len(square), -1, shape[-2], shape[-1] + GAP)[..., : shape[-1]]
+    rows, columns = np.triu_indices(ndim)
+    blocks = np.empty((ndim, ndim, *shape))
+    blocks[rows, columns] = blocks[columns, rows] = np.moveaxis(middle, 1, 0).reshape(-1, *shape)
+    return blocks

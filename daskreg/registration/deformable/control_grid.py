@@ -1,0 +1,148 @@
+"""The control points of a layer of cubic B-splines over the fixed image, and the weights of its voxels.
+
+Control points lie along the axes of the fixed image. A cell is what lies between neighbouring control points; four of
+them along each axis carry a point inside. There is a cell more on each side than the image needs, for points that
+another layer moves over its border.
+
+Coefficients are (D, *nodes) float64: displacements along the axes of the image, in world units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.fields import DisplacementField
+from daskreg.geometry import Grid
+
+Floats = NDArray[np.float64]
+
+LARGEST = {2: 0.485, 3: 0.400}
+"""The largest component of a coefficient, as a share of the distance of the control points, by number of dimensions.
+
+Below 1 / 2.046 (2D) and 1 / 2.480 (3D) a displacement by cubic B-splines is one to one (Choi & Lee 2000, theorem 1).
+"""
+_AROUND = 1
+"""Cells beyond those of the image, on each side."""
+_COARSEST = 3
+"""The least cells along an axis of the coarsest grid, where the finest one has as many."""
+
+
+@dataclass(frozen=True)
+class AxisTable:
+    """What an axis of an image needs of an axis of control points.
+
+    starts: (cells + 1,) the first voxel of each cell that holds one, from `first` on. first: the first of these cells;
+    cell k has the control points k to k + 3. weights, slopes: (n, 4) float32, slopes by world units.
+    """
+
+    starts: NDArray[np.int64]
+    first: int
+    weights: NDArray[np.float32]
+    slopes: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ControlGrid:
+    """Control points over an image.
+
+    image: its grid. spacing: (D,) of the control points, world units. cells: along each axis, over the image alone.
+    """
+
+    image: Grid
+    spacing: tuple[float, ...]
+    cells: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return self.image.ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of control points along each axis."""
+        return tuple(n + 3 + 2 * _AROUND for n in self.cells)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the control points in the world; their middle is that of the image."""
+        half = [(n - 1) / 2 * h for n, h in zip(self.shape, self.spacing, strict=True)]
+        origin = self.image.centre - self.image.direction_matrix @ np.asarray(half)
+        return Grid(self.shape, self.spacing, origin, self.image.direction, self.image.unit, self.image.axes)
+
+    @property
+    def limits(self) -> Floats:
+        """(D,) the largest component of a coefficient along each axis, world units."""
+        return LARGEST[self.ndim] * np.asarray(self.spacing)
+
+    def field(self, coefficients: Floats) -> DisplacementField:
+        """The layer as a transform."""
+        vectors = np.tensordot(self.image.direction_matrix, coefficients, axes=1)
+        return DisplacementField(vectors, self.grid, order=3)
+
+    def table(self, axis: int, level: Grid, start: int, stop: int) -> AxisTable:
+        """Of voxels `start` to `stop` along an axis of a level, whose grid has the directions of the image."""
+        away = (np.asarray(level.origin) - np.asarray(self.grid.origin)) @ self.image.direction_matrix[:, axis]
+        h = self.spacing[axis]
+        place = (away + level.spacing[axis] * np.arange(start, stop)) / h
+        cell = np.clip(np.floor(place).astype(np.int64), 1, self.shape[axis] - 3)
+        weights, slopes = cubic_weights(place - cell)
+        first, last = int(cell[0]), int(cell[-1])
+        starts = np.searchsorted(cell, np.arange(first, last + 2))
+        return AxisTable(starts, first - 1, weights.astype(np.float32), (slopes / h).astype(np.float32))
+
+    def refined(self, coarser: ControlGrid, coefficients: Floats) -> Floats:
+        """The coefficients of a coarser grid of the same image on this one: the same displacements."""
+        found = coefficients
+        for axis, (n, m) in enumerate(zip(self.cells, coarser.cells, strict=True), start=1):
+            if n != m:
+                matrix = _subdivision(coarser.shape[axis - 1])
+                found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(found)
+
+
+def control_grids(image: Grid, spacing: Sequence[float]) -> list[ControlGrid]:
+    """Grids of control points from coarse to fine, each of twice the cells of the one before.
+
+    The coarsest has about `_COARSEST` cells along each axis. An axis with no more than that on the finest grid is the
+    same on all. Whole cells cover the image, so the distance of control points is the nearest one to `spacing` that
+    allows this.
+    """
+    extent = [n * s for n, s in zip(image.shape, image.spacing, strict=True)]
+    pairs = list(zip(extent, spacing, strict=True))
+    doublings = [max(0, math.floor(math.log2(e / h / _COARSEST))) for e, h in pairs]
+    coarsest = [max(1, round(e / (h * 2**k))) for (e, h), k in zip(pairs, doublings, strict=True)]
+    found, most = [], max(doublings)
+    for number in range(most + 1):
+        cells = tuple(n * 2 ** max(0, number - (most - k)) for n, k in zip(coarsest, doublings, strict=True))
+        found.append(ControlGrid(image, tuple(e / n for e, n in zip(extent, cells, strict=True)), cells))
+    return found
+
+
+def cubic_weights(fraction: Floats) -> tuple[Floats, Floats]:
+    """(n, 4) weights of the four cubic B-splines around points, and their derivatives by the fraction."""
+    t, u = fraction, 1 - fraction
+    weights = (u**3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - u * u + u**3 / 2, t**3 / 6)
+    slopes = (-(u**2) / 2, -2 * t + 1.5 * t * t, 2 * u - 1.5 * u * u, t**2 / 2)
+    return np.stack(weights, -1), np.stack(slopes, -1)
+
+
+def _subdivision(n: int) -> Floats:
+    """(m, n) the coefficients at half the distance of control points: the two-scale relation of cubic B-splines."""
+    inner = n - 3 - 2 * _AROUND
+    m = 2 * inner + 3 + 2 * _AROUND
+    # The middles of both grids coincide, so point i of the finer one lies at this place of the coarser one.
+    place = (np.arange(m) - (m - 1) / 2) / 2 + (n - 1) / 2
+    twice = np.rint(2 * place).astype(int)
+    matrix = np.zeros((m, n))
+    for i, at in enumerate(twice):
+        if at % 2 == 0:
+            for j, w in ((at // 2 - 1, 1 / 8), (at // 2, 6 / 8), (at // 2 + 1, 1 / 8)):
+                matrix[i, j] = w
+        else:
+            matrix[i, at // 2] = matrix[i, at // 2 + 1] = 0.5
+    return matrix

@@ -1,0 +1,146 @@
+"""`DeformableFit`: what `register(model="bspline")` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daskreg.errors import OptionError
+from daskreg.geometry import Transform
+from daskreg.registration.deformable.posterior import Posterior
+from daskreg.registration.fit import PairFit
+from daskreg.registration.verdicts import FitStatus
+from daskreg.reporting.fit import Fit
+
+if TYPE_CHECKING:
+    from daskreg.registration.deformable.estimate import LayerEstimate
+
+Floats = NDArray[np.float64]
+
+JACOBIAN = ("min", "1 %", "median", "99 %", "max")
+"""What the numbers of `DeformableFit.jacobian` are."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DeformableFit(Fit):
+    """Where each point of the fixed image is found in the moving image: an affine map after layers of cubic B-splines.
+
+    Args:
+        moving_from_fixed: a Composite, on world points: `warp(moving, pull=fit.moving_from_fixed, like=fixed)`
+            registers; `.inverse()` is the other way.
+        affine: the fit of the affine map that the layers begin from; None where `init` was a transform.
+        status: how it ended; its value says what to do.
+        score: the metric before (affine alone) and after: correlation (ncc; lncc: of images with the same local
+            contrast), or the mean square in the images' units (mse).
+        overlap: share of the fixed voxels that count for which there is a moving one.
+        losses: mean squares of the residual over the iterations of the finest level, as a share of the variance.
+        jacobian: determinants of the derivative over the voxels of the fixed image, by how much volumes change: least,
+            1 %, median, 99 %, greatest. All are positive: every layer is one to one.
+        spacing: (D,) of the finest control points, world units, as whole cells fit the image.
+        layers: how many layers were composed.
+        parameters, determined: how many coefficients the last layer has, and how many of these the images determine;
+            the others are as smooth as the prior makes them.
+        rejected: share of the fixed voxels that were left out, because the images contradict each other there.
+        masked, reduced, bad_voxels, recipe: see PairFit.
+        iterations, seconds: over all levels, with those of the affine map.
+    """
+
+    kind: ClassVar[str] = "deformable"
+    moving_from_fixed: Transform
+    affine: PairFit | None
+    status: FitStatus
+    score: tuple[float, float]
+    overlap: float
+    losses: Floats
+    jacobian: tuple[float, float, float, float, float]
+    spacing: tuple[float, ...]
+    layers: int
+    parameters: int
+    determined: float
+    rejected: float
+    metric: str
+    masked: tuple[float, float]
+    reduced: tuple[tuple[int, ...], tuple[int, ...]]
+    bad_voxels: tuple[int, int]
+    iterations: int
+    seconds: float
+    model: str = "bspline"
+    recipe: str = ""
+    _estimate: LayerEstimate | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the estimate converged, the images agree by more than chance, and nothing folds."""
+        return self.status is FitStatus.CONVERGED
+
+    @property
+    def transform(self) -> Transform:
+        return self.moving_from_fixed
+
+    def sigma_at(self, points: ArrayLike) -> Floats:
+        """(N, D) one standard deviation of `moving_from_fixed` at (N, D) world points, along each axis, world units.
+
+        From the noise of the residual and the prior: small where the images show structure, large where they do not.
+        NaN outside the fixed image. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
+
+        Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs.
+        """
+        if self._estimate is None or self._estimate.state.system is None:
+            raise OptionError("only the fit that register returned knows its error bars, not one without its images")
+        posterior = Posterior(self._estimate.state.layers, self._estimate.state.system)
+        covariances = posterior.covariances(np.asarray(points, dtype=np.float64))
+        return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0))
+
+    def facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FACTS}
+
+    def plot(self) -> Any:
+        """A matplotlib figure of the transform over the fixed image: what it moves, and where it stretches."""
+        from daskreg.reporting.field_plots import field_figure
+
+        if self._estimate is None:
+            raise OptionError("only the fit that register returned can be drawn, not one without its images")
+        return field_figure(self.moving_from_fixed, self._estimate.images.fixed_grid)
+
+    def __repr__(self) -> str:
+        ending = "" if self.ok else f"\n  {self.status.value}"
+        if self.rejected > 0:
+            ending += f"\n  {self.rejected:.1%} of fixed was left out: the images contradict each other there"
+        if any(self.bad_voxels):
+            ending += "\n  {} voxels of fixed and {} of moving are hot, dead or gaps: masked".format(*self.bad_voxels)
+        for name, factors in zip(("fixed", "moving"), self.reduced, strict=True):
+            if max(factors) > 1:
+                ending += f"\n  {name} was read as means of {' x '.join(map(str, factors))} voxels"
+        spacing, unit = " x ".join(f"{h:.4g}" for h in self.spacing), self.moving_from_fixed.unit or "pixel"
+        return (
+            f"DeformableFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
+            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
+            f"  {self.layers} layers of cubic B-splines, control points {spacing} {unit} apart, "
+            f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
+            f"  volumes change by factors of {self.jacobian[0]:.3g} to {self.jacobian[-1]:.3g}{ending})"
+        )
+
+
+_FACTS = (
+    "status",
+    "score",
+    "overlap",
+    "losses",
+    "jacobian",
+    "spacing",
+    "layers",
+    "parameters",
+    "determined",
+    "rejected",
+    "model",
+    "metric",
+    "masked",
+    "reduced",
+    "bad_voxels",
+    "iterations",
+    "seconds",
+    "recipe",
+)

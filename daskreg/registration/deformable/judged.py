@@ -1,0 +1,74 @@
+"""The status of a deformable fit: the verdict of affine fits on the images after they are warped, and the folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daskreg.fields.jacobian import jacobian
+from daskreg.geometry import Grid, Transform
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
+from daskreg.registration.verdict.judge import Verdict, suitable
+from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of
+
+Floats = NDArray[np.float64]
+
+# Voxels of a level by which poses differ that are independent (see `verdict.evidence`).
+_APART = 2.0
+
+
+def verdict_of(
+    problem: Problem,
+    levels: Sequence[PyramidLevel],
+    transform: Transform,
+    metric: str,
+    *,
+    determined: Mapping[float, float],
+    reach: float,
+) -> Verdict:
+    """The verdict on the images that a transform brought together, as if they were a pair at the identity.
+
+    A field can make unrelated images more alike than a pose can: for each coefficient that the images determine, the
+    evidence that is needed grows by what one more parameter of that range explains by chance.
+
+    Args:
+        determined: number of coefficients that the images determine, by the step of a level: a level does not see what
+            only finer ones determine. reach: range of each, world units.
+    """
+    # Coarse levels have too few voxels for the evidence against many coefficients.
+    level = _brought_together(suitable(levels)[-1], transform, metric)
+    identity = problem.parameters_of([np.eye(problem.pose.ndim + 1)], level.fixed.grid)
+    verdict = verdicts_of(problem, [level], identity)[0]
+    ways = max(1.0, reach / level.step / _APART)
+    count = determined[min(determined, key=lambda step: abs(math.log(step / level.step)))]
+    return replace(verdict, needed=verdict.needed + count * (0.5 + math.log(ways)))
+
+
+def _brought_together(level: PyramidLevel, transform: Transform, metric: str) -> PyramidLevel:
+    images = LevelImages.of(level, metric)
+    warped = images.warp(transform)
+    known = np.isfinite(warped)
+    weight = torch.from_numpy(known.astype(np.float32)[None])
+    values = torch.from_numpy(np.where(known, warped, np.float32(0))[None])
+    fixed = ImageBatch(torch.from_numpy(images.fixed[None]), level.fixed.weight, level.fixed.grid)
+    return PyramidLevel(fixed, ImageBatch(values, weight, level.fixed.grid), level.step, level.sigmas)
+
+
+def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float, float, float]:
+    """Least, 1 %, median, 99 % and greatest determinant of the derivative over the voxels of a grid."""
+    found = jacobian(transform, grid).data.compute()
+    low, one, middle, most, high = np.percentile(found, (0, 1, 50, 99, 100)).tolist()
+    return low, one, middle, most, high
+
+
+def status(verdict: Verdict, *, converged: bool, improved: bool, overlap: float, least: float) -> FitStatus:
+    """least: determinant of the derivative."""
+    found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
+    return FitStatus.FOLDED if found is FitStatus.CONVERGED and not least > 0 else found

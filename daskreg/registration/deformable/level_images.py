@@ -1,0 +1,144 @@
+"""A pair on one level of a pyramid: the moving image warped by a transform, and its difference from the fixed one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.fields.index_map import DisplacedIndexMap
+from daskreg.geometry import Grid, Transform
+from daskreg.registration.deformable.cell_sums import Residuals
+from daskreg.registration.deformable.local_contrast import normalised
+from daskreg.registration.normal_equations.edge_weights import fixed_weight
+from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.runtime.threads import pool_threads
+from daskreg.sampling.sample import sample
+
+Singles = NDArray[np.float32]
+
+# Correlations below this count as if they were this high: steps go towards a positive one.
+_MIN_CORRELATION = 0.3
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a transform makes of a pair.
+
+    warped, residual, weight: (*shape) of the fixed grid; the residual is fixed - (gain warped + offset).
+    mean_square: of the residual. total: of the weight. correlation: of the images. gain: 1 for "mse".
+    """
+
+    warped: Singles
+    residual: Singles
+    weight: Singles
+    mean_square: float
+    total: float
+    correlation: float
+    gain: float
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """Correlation and mean square."""
+        return self.correlation, self.mean_square
+
+
+@dataclass(frozen=True)
+class LevelImages:
+    """One pair on one level.
+
+    fixed: (*shape). weight: (*shape), 0..1, zero also beside masked voxels, where there is no gradient. gradient:
+    (D, *shape) of fixed, by world units along the axes of its grid. moving: NaN where masked.
+    """
+
+    fixed: Singles
+    weight: Singles
+    gradient: Singles
+    moving: Singles
+    fixed_grid: Grid
+    moving_grid: Grid
+    matched: bool
+    step: float
+
+    @classmethod
+    def of(cls, level: PyramidLevel, metric: str, inliers: Any = None) -> LevelImages:
+        """From a level of one pair.
+
+        Args:
+            metric: "ncc", "lncc" or "mse". inliers: (*shape) bool of the level's fixed grid, or None.
+        """
+        weight = fixed_weight(level)[0].numpy().copy()
+        fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
+        masks = [None if p.weight is None else p.weight[0].numpy() for p in (level.fixed, level.moving)]
+        if metric == "lncc":
+            fixed, moving = (normalised(image, mask) for image, mask in zip((fixed, moving), masks, strict=True))
+        if masks[0] is not None:
+            weight = _without_edges(weight)
+        if inliers is not None:
+            weight = weight * inliers
+        if masks[1] is not None:
+            moving = np.where(masks[1] > 0.5, moving, np.float32(np.nan))
+        grid = level.fixed.grid
+        gradient = slopes_of(fixed, grid.spacing)
+        return cls(
+            fixed, weight, gradient, np.ascontiguousarray(moving), grid, level.moving.grid, metric != "mse", level.step
+        )
+
+    def warp(self, transform: Transform, *, order: int = 1) -> Singles:
+        """(*shape) the moving image on the fixed grid, NaN where it is unknown."""
+        where = transform.index_map(self.fixed_grid, self.moving_grid, self.moving_grid.names)
+        if not isinstance(where, DisplacedIndexMap):
+            raise TypeError("a transform with a displacement field is needed")
+        box, threads = self.fixed_grid.box, pool_threads() > 1
+        pull = where.coordinates(box)
+        found = sample(self.moving, self.moving_grid.box, pull, box, order=order, fill=np.nan, parallel=threads)
+        return np.asarray(found)
+
+    def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
+        """Warp and compare; gain and offset are those of the best fit but for "mse"."""
+        warped = self.warp(transform, order=order)
+        valid = np.isfinite(warped)
+        weight = np.where(valid, self.weight, np.float32(0))
+        warped = np.where(valid, warped, np.float32(0))
+        total = max(float(weight.sum(dtype=np.float64)), 1e-9)
+
+        def mean(values: Singles) -> float:
+            return float((weight * values).sum(dtype=np.float64)) / total
+
+        f, w = mean(self.fixed), mean(warped)
+        ff = max(mean(self.fixed * self.fixed) - f * f, 1e-12)
+        ww = max(mean(warped * warped) - w * w, 1e-12)
+        fw = mean(self.fixed * warped) - f * w
+        correlation = fw / np.sqrt(ff * ww)
+        gain, offset = 1.0, 0.0
+        if self.matched:
+            gain = max(correlation, _MIN_CORRELATION) * float(np.sqrt(ff / ww))
+            offset = f - gain * w
+        residual = self.fixed - (np.float32(gain) * warped + np.float32(offset))
+        square = mean(residual * residual)
+        return Evaluated(warped, residual, weight, square, total, float(correlation), gain)
+
+    def residuals(self, found: Evaluated) -> Residuals:
+        return Residuals(self.gradient, found.residual, found.weight)
+
+
+def slopes_of(image: Singles, spacing: Sequence[float]) -> Singles:
+    """(D, *shape) central differences, by world units."""
+    parts = []
+    for axis, (n, h) in enumerate(zip(image.shape, spacing, strict=True)):
+        parts.append(np.gradient(image, np.float32(h), axis=axis) if n > 1 else np.zeros_like(image))
+    return np.stack(parts).astype(np.float32, copy=False)
+
+
+def _without_edges(weight: Singles) -> Singles:
+    """The weight, zero also for voxels with a neighbour along an axis whose weight is zero."""
+    known = weight > 0
+    inner = known.copy()
+    for axis in range(weight.ndim):
+        ahead, behind = np.moveaxis(inner, axis, 0), np.moveaxis(known, axis, 0)
+        ahead[1:] &= behind[:-1]
+        ahead[:-1] &= behind[1:]
+    return np.where(inner, weight, np.float32(0))

@@ -1,0 +1,86 @@
+"""What the residual of a pair says of its noise: variance, correlation, and how much of the gradients is shared.
+
+A step weighs the images against the prior, so it needs the variance of the sums of residuals times gradients. Residuals
+of neighbouring voxels are correlated (smoothing, another specimen), so that their products with the gradient are
+fewer independent samples than there are voxels. Noise is also in the gradients: it makes J^T J larger than the
+information of the images, by a share that the gradients of the two images, whose noise is independent, do not have in
+common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of
+
+Floats = NDArray[np.float64]
+
+# Voxels of the middle of an image that are enough.
+_ENOUGH = 1 << 19
+_LONGEST = 24
+"""Voxels up to which correlations are summed."""
+_LEAST_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """variance: of the residual. correlated: voxels for each independent sample of residual times gradient. shared:
+    the part of the mean square of the fixed image's gradient that the moving image has, too."""
+
+    variance: float
+    correlated: float
+    shared: float
+
+    @property
+    def precision(self) -> float:
+        """What sums of residuals times gradients are multiplied by in the normal equations."""
+        return self.shared / (self.variance * self.correlated)
+
+    @property
+    def information(self) -> float:
+        """What sums of squares of gradients are multiplied by."""
+        return self.precision * self.shared
+
+
+def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
+    """At a transform."""
+    box = _middle(images.fixed.shape)
+    weight, residual = found.weight[box], found.residual[box]
+    gradient = images.gradient[(slice(None), *box)]
+    other = np.float32(found.gain) * slopes_of(found.warped[box], images.fixed_grid.spacing)
+    square = float((weight * gradient * gradient).sum(dtype=np.float64))
+    common = float((weight * gradient * other).sum(dtype=np.float64))
+    shared = min(max(common / max(square, 1e-30), _LEAST_SHARE), 1.0)
+    score = weight * residual * gradient
+    return NoiseModel(max(found.mean_square, 1e-12), _correlated(score), shared)
+
+
+def _correlated(score: NDArray[np.float32]) -> float:
+    """Voxels for each independent sample: the product over the axes of 1 + 2 (sum of correlations).
+
+    Sums end at the first correlation that is not positive (the initial positive sequence of Geyer 1992).
+    """
+    square = float((score * score).sum(dtype=np.float64))
+    if not square > 0:
+        return 1.0
+    total = 1.0
+    for axis in range(1, score.ndim):
+        n, sum_ = score.shape[axis], 0.0
+        along = np.moveaxis(score, axis, 0)
+        for lag in range(1, min(_LONGEST, n // 4) + 1):
+            one = float((along[lag:] * along[:-lag]).sum(dtype=np.float64)) / square * n / (n - lag)
+            if one <= 0:
+                break
+            sum_ += one
+        total *= 1 + 2 * sum_
+    return total
+
+
+def _middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The middle of an image, of about `_ENOUGH` voxels where it has more."""
+    share = min(1.0, (_ENOUGH / np.prod(shape)) ** (1 / len(shape)))
+    sizes = [max(min(n, 8), round(n * share)) for n in shape]
+    return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, sizes, strict=True))

@@ -1,0 +1,187 @@
+"""`register(model="bspline")`: an affine map, then layers of cubic B-splines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.fields.transform import FieldTransform
+from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
+from daskreg.registration.deformable import judged
+from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
+from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.local_contrast import normalised
+from daskreg.registration.fit import PairFit
+from daskreg.registration.images import Image, at_level
+from daskreg.registration.pose import Pose
+from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.pyramid import image_batch, pyramid, standardised
+from daskreg.reporting.fit import Fit
+
+METRICS = ("ncc", "lncc", "mse")
+Progress = Callable[[int, int], None]
+AffineStage = Callable[[tuple[Image, Image], str], PairFit]
+
+LEAST_TOLERANCE = 0.01
+"""Voxels: root mean square of the last step."""
+
+# Control points are so many voxels apart by default, at least, and so many distances fit the longest side.
+_LEAST_VOXELS, _ALONG = 8.0, 24
+# The affine map for "lncc" is that of images normalised in windows of so many sigmas along the longest side.
+_WINDOWS = 16
+
+
+def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
+    """Raise OptionError for what layers of B-splines are not estimated with."""
+    if check_inverse:
+        raise OptionError("check_inverse is for affine models: compare the fit of (moving, fixed) with fit.push")
+    if metric not in METRICS:
+        raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)}, not {metric!r}")
+    if optimizer not in ("auto", "gauss-newton"):
+        raise OptionError(f"model='bspline' is solved by gauss-newton, not {optimizer!r}")
+
+
+def register_layers(
+    images: tuple[Image, Image],
+    init: Any,
+    affine_stage: AffineStage,
+    *,
+    metric: str,
+    spacing: float | Sequence[float] | None,
+    levels: int | str,
+    smoothing: float,
+    max_iterations: int,
+    tolerance: float,
+    progress: Progress | None,
+) -> DeformableFit:
+    """Register a pair that was read.
+
+    Args:
+        images: fixed and moving, on the CPU. init: one of the names of initial poses, a transform, or a fit.
+        affine_stage: registers a pair by an affine map with a metric, from an `init` by name.
+    """
+    began = time.perf_counter()
+    fixed, moving = images
+    affine, base = None, init.pull if isinstance(init, Fit) else init
+    if isinstance(init, str):
+        pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
+        affine = affine_stage(pair, "ncc" if metric == "lncc" else metric)
+        base = affine.moving_from_fixed
+    base = _checked_base(base, fixed, moving)
+    distances = control_spacing(spacing, fixed.grid, moving.grid)
+    if metric == "mse":
+        moving = at_level(moving, fixed.offset)
+    f, m = (image_batch(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (fixed, moving))
+    f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
+    pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
+    found = estimate_layers(
+        pyramids,
+        fixed.grid,
+        base,
+        distances,
+        metric=metric,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=progress,
+    )
+    transform, control = found.state.layers.transform, found.state.layers.control
+    jacobian = judged.determinants(transform, fixed.grid)
+    verdict = judged.verdict_of(
+        Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric),
+        pyramids,
+        transform,
+        metric,
+        determined=found.determined,
+        reach=2 * float(control.limits.max()),
+    )
+    before, after = found.before, found.state.found.score
+    index, scale = (1, float(variance[0])) if metric == "mse" else (0, 1.0)
+    return DeformableFit(
+        moving_from_fixed=transform,
+        affine=affine,
+        status=judged.status(
+            verdict,
+            converged=found.converged,
+            improved=after[1] <= before[1],
+            overlap=found.overlap,
+            least=jacobian[0],
+        ),
+        score=(before[index] * scale, after[index] * scale),
+        overlap=found.overlap,
+        losses=np.asarray(found.state.costs),
+        jacobian=jacobian,
+        spacing=control.spacing,
+        layers=_count(found),
+        parameters=found.state.layers.current.size,
+        determined=found.state.determined,
+        rejected=found.rejected,
+        metric=metric,
+        masked=(0.0, 0.0),
+        reduced=(fixed.reduced, moving.reduced),
+        bad_voxels=(fixed.bad, moving.bad),
+        iterations=found.iterations + (affine.iterations if affine is not None else 0),
+        seconds=time.perf_counter() - began,
+        _estimate=found,
+    )
+
+
+def on_cpu(image: Image) -> Image:
+    """The image with its voxels in the memory of the CPU."""
+    mask = None if image.mask is None else image.mask.cpu()
+    return replace(image, values=image.values.cpu(), mask=mask)
+
+
+def _evened(image: Image) -> Image:
+    """The image with the same brightness and contrast all over it; NaN where it was masked or not finite."""
+    values = image.values.numpy()
+    known = np.isfinite(values) if image.mask is None else np.isfinite(values) & image.mask.numpy()
+    sigma = max(values.shape) / _WINDOWS
+    found = normalised(np.where(known, values, np.float32(0)), known.astype(np.float32), sigma)
+    return replace(image, values=torch.from_numpy(np.where(known, found, np.float32(np.nan))))
+
+
+def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving: Grid) -> tuple[float, ...]:
+    """(D,) distances of the finest control points, world units.
+
+    Raises: OptionError for distances that are not positive, or less than two voxels.
+    """
+    voxel = max(min(fixed.spacing), min(moving.spacing))
+    if spacing is None:
+        longest = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True))
+        return (max(_LEAST_VOXELS * voxel, longest / _ALONG),) * fixed.ndim
+    values = np.broadcast_to(np.asarray(spacing, dtype=np.float64), np.shape(spacing) or (fixed.ndim,))
+    if values.shape != (fixed.ndim,) or not np.all(np.isfinite(values)):
+        raise OptionError(f"spacing must be a number or one for each of {fixed.ndim} axes, not {spacing!r}")
+    if np.any(values < 2 * np.asarray(fixed.spacing)):
+        raise OptionError(
+            f"control points {spacing} {fixed.unit} apart: they need at least two voxels of fixed between"
+        )
+    return tuple(values.tolist())
+
+
+def _checked_base(base: Any, fixed: Image, moving: Image) -> Transform:
+    """The transform that the layers begin from, in the unit of the images.
+
+    Raises: ShapeMismatchError, UnitError; InvalidTransformError for what is no transform.
+    """
+    unit = shared_unit(fixed.grid.unit, moving.grid.unit, "fixed and moving")
+    if isinstance(base, FieldTransform):
+        if base.ndim != fixed.grid.ndim or base.slices is not None:
+            raise ShapeMismatchError(
+                f"init is a map of {base.ndim} dimensions, or of slices; the images have {fixed.grid.ndim}"
+            )
+    else:
+        base = as_affine(base, fixed.grid.ndim, "init")
+    shared_unit(base.unit, unit, "init and the images")
+    return Affine(base.matrix, unit=unit) if isinstance(base, Affine) else base
+
+
+def _count(found: LayerEstimate) -> int:
+    layers = found.state.layers
+    return len(layers.finished) + bool(np.any(layers.current))

@@ -1,0 +1,189 @@
+"""Gauss-Newton for the coefficients of a layer on one level of a pyramid, with a prior whose weight is estimated.
+
+The coefficients c minimise
+
+    precision sum v r^2 / 2  +  weight (c + before)^T K (c + before) / 2,
+
+K being the bending energy of all layers together. The precision follows from the residual (`noise_model`), and the
+weight of the prior from the coefficients: it is the one for which the energy is what the number of determined
+coefficients lets expect (the evidence procedure, MacKay 1992). So noisy images give smooth fields, and what the images
+do not show is as smooth as possible.
+
+No component of a coefficient leaves the limit below which a layer is one to one. Where a step would, the layer ends at
+the limit, and the next layer goes on from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.registration.deformable.bending import BendingEnergy
+from daskreg.registration.deformable.cell_sums import Singles, cell_sums
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
+from daskreg.registration.deformable.system import System
+
+Floats = NDArray[np.float64]
+
+# Halvings of a step that would raise the cost, and the share by which the last small steps may raise it.
+_HALVINGS, _SMALL_RISE = 4, 1e-3
+# The change of the coefficients, in distances of control points, from which on J^T J is summed again.
+_RENEW = 0.15
+# A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
+# standard deviations.
+_FEW_SIGMAS = 0.1
+# A step that is longer than this share of the one before is halved.
+_SHORTER = 0.8
+# Of the linear system, as a share of the right side.
+_TOLERANCE = 0.05
+# The weight of the prior to begin with, as the ratio of the diagonals: smooth.
+_SMOOTH = 10.0
+# The most by which the weight of the prior changes at once.
+_CHANGE = 10.0
+
+
+@dataclass
+class LevelEstimate:
+    """Where the solver is.
+
+    layers, weight: of the prior. found: the pair at these layers. noise, system: of the last step. determined: how many
+    coefficients the images determine. iterations. converged. costs: mean squares of the residual.
+    """
+
+    layers: Layers
+    weight: float
+    found: Evaluated
+    noise: NoiseModel
+    system: System | None
+    determined: float
+    iterations: int
+    converged: bool
+    costs: list[float]
+
+
+def solve_level(
+    images: LevelImages,
+    layers: Layers,
+    weight: float,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    order: int = 1,
+    most_layers: int = 16,
+) -> LevelEstimate:
+    """Minimise from the current layer on.
+
+    Args:
+        weight: of the prior, 0 where it is not known.
+        tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
+        order: of the interpolation.
+        most_layers: that are finished for the limits.
+    """
+    bending = BendingEnergy(layers.control)
+    found = images.evaluate(layers.transform, order=order)
+    state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.mean_square])
+    probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
+    known, longest, solution = None, np.inf, None
+    for _ in range(max_iterations):
+        known, linear = _sums(images, state, known)
+        state.noise = noise_model(images, state.found)
+        state.system, solution = _weighed(state, known.square, bending, probe, solution)
+        right = state.noise.precision * linear - state.weight * bending(state.layers.total)
+        step = state.system.solve(right, tolerance=_TOLERANCE)
+        # Steps that do not become shorter go back and forth.
+        length = float(np.sqrt(np.mean(step**2)))
+        step, longest = (step / 2, longest) if length > _SHORTER * longest else (step, length)
+        moved, gained, limited = _advance(images, state, step, bending, order)
+        state.iterations += 1
+        state.costs.append(state.found.mean_square)
+        if limited and len(state.layers.finished) < most_layers:
+            state.layers = state.layers.finish()
+            known, longest = None, np.inf
+        elif moved < tolerance * images.step or gained < _FEW_SIGMAS**2 * state.determined:
+            state.converged = True
+            break
+    return state
+
+
+@dataclass(frozen=True)
+class _Square:
+    """J^T J, and the coefficients at which it was summed."""
+
+    square: Singles
+    coefficients: Floats
+
+
+def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> tuple[_Square, Floats]:
+    """J^T J and J^T r at the current layers; J^T J that is known is kept while the coefficients change little."""
+    current, control = state.layers.current, state.layers.control
+    if known is not None:
+        far = np.abs(current - known.coefficients).max(axis=tuple(range(1, current.ndim)))
+        known = None if np.any(far > _RENEW * np.asarray(control.spacing)) else known
+    sums = cell_sums(
+        images.residuals(state.found),
+        control,
+        images.fixed_grid,
+        images.fixed_grid.box,
+        coefficients=current if np.any(current) else None,
+        with_square=known is None,
+    )
+    return known or _Square(sums.square, current), sums.linear
+
+
+def _weighed(
+    state: LevelEstimate, square: Singles, bending: BendingEnergy, probe: Floats, start: Floats | None
+) -> tuple[System, Floats]:
+    """The system of the next step, with a new weight of the prior, and the solution for the probe.
+
+    Args:
+        start: a guess of that solution.
+    """
+    data = state.noise.information
+    if not state.weight > 0:
+        mean = float(np.vdot(probe, System(square, 1.0, bending, 0.0)(probe))) / probe.size
+        state.weight = _SMOOTH * data * mean / float(bending.diagonal.mean())
+    system = System(square, data, bending, state.weight)
+    determined, solution = system.effective_parameters(probe, start=start)
+    state.determined = max(determined, 1.0)
+    total = state.layers.total
+    energy = float(np.vdot(total, bending(total)))
+    if energy > 0:
+        wanted = state.determined / energy
+        state.weight = float(np.clip(wanted, state.weight / _CHANGE, state.weight * _CHANGE))
+    return replace(system, weight=state.weight), solution
+
+
+def _advance(
+    images: LevelImages, state: LevelEstimate, step: Floats, bending: BendingEnergy, order: int
+) -> tuple[float, float, bool]:
+    """Make a step that lowers the cost.
+
+    Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether a limit was met.
+    """
+    limits = state.layers.control.limits.reshape(-1, *[1] * (step.ndim - 1))
+    now = _cost(state, state.found, state.layers, bending)
+    inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
+    for _ in range(_HALVINGS):
+        free = state.layers.current + step
+        kept = np.clip(free, -limits, limits)
+        layers = state.layers.at(kept)
+        found = images.evaluate(layers.transform, order=order)
+        after = _cost(state, found, layers, bending)
+        if after < now * (1 + _SMALL_RISE):
+            moved = float(np.sqrt(np.mean((kept - state.layers.current)[inner] ** 2)))
+            state.layers, state.found = layers, found
+            return moved, now - after, bool(np.any((kept != free)[inner]))
+        step = step / 2
+    return 0.0, 0.0, False
+
+
+def _cost(state: LevelEstimate, found: Evaluated, layers: Layers, bending: BendingEnergy) -> float:
+    """Twice the cost, for as many voxels as overlapped before."""
+    total = layers.total
+    return state.noise.precision * state.found.total * found.mean_square + state.weight * float(
+        np.vdot(total, bending(total))
+    )

@@ -1,0 +1,86 @@
+"""The linear system of a step: information of the images plus that of the prior, solved by conjugate gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.registration.deformable.bending import BendingEnergy
+from daskreg.registration.deformable.cell_sums import Singles, diagonal_blocks, product
+
+Floats = NDArray[np.float64]
+
+# So small a share of the mean information, on the diagonal, leaves no direction without any.
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class System:
+    """(data H + weight K) of coefficients (D, *nodes).
+
+    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K.
+    """
+
+    square: Singles
+    data: float
+    bending: BendingEnergy
+    weight: float
+
+    @property
+    def ndim(self) -> int:
+        return self.bending.control.ndim
+
+    @cached_property
+    def _blocks(self) -> Floats:
+        """(*nodes, D, D) inverses of the blocks of each control point with itself."""
+        blocks = self.data * diagonal_blocks(self.square, self.bending.control.shape)
+        blocks = np.moveaxis(blocks, (0, 1), (-2, -1)).copy()
+        for a in range(self.ndim):
+            blocks[..., a, a] += self.weight * self.bending.diagonal + self._ridge
+        return np.asarray(np.linalg.inv(blocks))
+
+    @cached_property
+    def _ridge(self) -> float:
+        middle = diagonal_blocks(self.square, self.bending.control.shape)
+        mean = float(np.einsum("aa...->...", middle).mean()) / self.ndim
+        return _LEAST * (self.data * mean + self.weight * float(self.bending.diagonal.mean())) + 1e-300
+
+    def __call__(self, vector: Floats) -> Floats:
+        return self.data * product(self.square, vector) + self.weight * self.bending(vector) + self._ridge * vector
+
+    def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
+        """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""
+        x = np.zeros_like(right) if start is None else start.copy()
+        r = right - self(x) if start is not None else right.copy()
+        z = self._precondition(r)
+        goal = tolerance**2 * float(np.vdot(right, self._precondition(right)))
+        p, rz = z.copy(), float(np.vdot(r, z))
+        for _ in range(most):
+            if not rz > goal:
+                break
+            q = self(p)
+            alpha = rz / float(np.vdot(p, q))
+            x += alpha * p
+            r -= alpha * q
+            z = self._precondition(r)
+            after = float(np.vdot(r, z))
+            p = z + (after / rz) * p
+            rz = after
+        return x
+
+    def _precondition(self, r: Floats) -> Floats:
+        return np.ascontiguousarray(np.einsum("...ab,b...->a...", self._blocks, r))
+
+    def effective_parameters(self, probe: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
+        """How many of the coefficients the images determine, and the solution for the probe.
+
+        The trace of data H / (data H + weight K), by a probe of random signs (Hutchinson 1990).
+
+        Args:
+            start: a guess of the solution.
+        """
+        x = self.solve(probe, start=start, tolerance=0.05)
+        return float(probe.size - self.weight * np.vdot(x, self.bending(probe))), x

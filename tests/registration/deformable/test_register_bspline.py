@@ -1,0 +1,181 @@
+"""`register(model="bspline")` on images that were deformed by scipy, not by daskreg's own sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage import data
+
+import daskreg as dr
+from daskreg.cli import run
+from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.registration.deformable.judged import determinants
+from daskreg.registration.verdicts import FitStatus
+
+Floats = NDArray[np.float64]
+SHAPE = (131, 157)
+
+
+def photograph() -> Floats:
+    """A part of a photograph, means of 3 x 3 pixels."""
+    return np.asarray(data.camera()[60:453, 40:511], dtype=float).reshape(131, 3, 157, 3).mean((1, 3)) / 50
+
+
+def smooth_field(shape: tuple[int, ...], most: float, distance: float, seed: int = 0) -> Floats:
+    """(D, *shape) displacements by analytic cubic B-splines, of at most so many voxels."""
+    rng = np.random.default_rng(seed)
+    at = np.indices(shape) / distance + 1
+    nodes = [int(np.ceil(n / distance)) + 3 for n in shape]
+    u = [ndimage.map_coordinates(rng.uniform(-1, 1, nodes), at, order=3, prefilter=False) for _ in shape]
+    return np.stack(u) * most / np.sqrt(np.sum(np.square(u), axis=0)).max()
+
+
+def deformed(image: Floats, u: Floats) -> Floats:
+    return np.asarray(ndimage.map_coordinates(image, np.indices(image.shape) + u, order=5, mode="mirror"))
+
+
+def errors(fit: dr.DeformableFit, u: Floats, margin: int = 8) -> Floats:
+    """Distances of where voxels away from the border are found from where they are."""
+    inside = (slice(margin, -margin),) * (u.ndim - 1)
+    index = np.moveaxis(np.indices(u.shape[1:]), 0, -1)[inside].reshape(-1, len(u)).astype(float)
+    truth = index + np.moveaxis(u, 0, -1)[inside].reshape(-1, len(u))
+    return np.asarray(np.linalg.norm(fit.moving_from_fixed(index) - truth, axis=1))
+
+
+def pair(noise: float = 0.05, most: float = 5.0, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    u, rng, image = smooth_field(SHAPE, most, 40, seed), np.random.default_rng(seed + 100), photograph()
+    return deformed(image, u) + noise * rng.normal(size=SHAPE), image + noise * rng.normal(size=SHAPE), u
+
+
+@pytest.mark.slow
+def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
+    fixed, moving, u = pair()
+    fit = dr.register(fixed, 3 - 2 * moving / 5 + 0.8 * moving, model="bspline", spacing=12)
+    assert fit.ok, repr(fit)
+    assert np.median(errors(fit, u)) < 0.1
+    assert np.median(errors(fit, u)) < 0.1 * np.median(np.linalg.norm(u, axis=0))
+    assert fit.jacobian[0] > 0
+    assert fit.jacobian == determinants(fit.moving_from_fixed, dr.Grid(SHAPE))
+    points = np.array([[30.0, 40.0], [80.5, 100.25]])
+    there = fit.moving_from_fixed(points)
+    np.testing.assert_allclose(fit.moving_from_fixed.inverse()(there), points, atol=1e-6)
+    before, after = (np.corrcoef(fixed[9:-9, 9:-9].ravel(), w[9:-9, 9:-9].ravel())[0, 1] for w in (
+        moving, dr.warp(moving, pull=fit, like=fixed)))  # fmt: skip
+    assert after > 0.99 > before
+    fit.save(tmp_path / "fit.json")
+    np.testing.assert_allclose(dr.load(tmp_path / "fit.json")(points), there)
+    assert fit.report(tmp_path / "fit.html").exists()
+    sigma = fit.sigma_at(points)
+    assert sigma.shape == (2, 2)
+    assert np.all((sigma > 0.001) & (sigma < 0.3))
+    assert np.isnan(fit.sigma_at([[-5.0, 3.0]])).all()
+
+
+@pytest.mark.slow
+def test_the_world_has_units_directions_and_a_mask() -> None:
+    fixed, moving, u = pair(most=3.0)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    grid = dr.Grid(SHAPE, (0.5, 0.5), (10, -3), turn, unit="um")
+    dirt = fixed.copy()
+    dirt[40:80, 50:90] = 9 * np.random.default_rng(3).random((40, 40))
+    mask = np.ones(SHAPE, bool)
+    mask[38:82, 48:92] = False
+    from daskreg.volumes import to_dataarray
+
+    fit = dr.register(
+        *(to_dataarray(image, grid) for image in (dirt, moving)),
+        model="bspline",
+        spacing=6,
+        init=dr.Affine.identity(2, unit="um"),
+        fixed_mask=mask,
+    )
+    assert fit.affine is None
+    index = np.array([[20.0, 30.0], [100.0, 120.0], [20.0, 120.0], [110.0, 40.0]])
+    truth = index + u[:, index[:, 0].astype(int), index[:, 1].astype(int)].T
+    np.testing.assert_allclose(fit.moving_from_fixed(grid.world(index)), grid.world(truth), atol=0.15 * 0.5)
+    away, near = fit.sigma_at(grid.world([[60.0, 70.0], [20.0, 30.0]])).mean(1)
+    assert away > 2 * near  # nothing is known under the mask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["lncc", "mse"])
+def test_other_metrics(metric: str) -> None:
+    fixed, moving, u = pair(most=4.0, seed=2)
+    y, x = np.indices(SHAPE) / 60
+    bias = 1 + 0.5 * np.sin(y + 2 * x) if metric == "lncc" else 1.0
+    fit = dr.register(fixed, moving * bias, model="bspline", metric=metric, spacing=12)
+    assert np.median(errors(fit, u)) < 0.2
+    assert fit.jacobian[0] > 0
+
+
+@pytest.mark.slow
+def test_error_bars_are_those_of_repeated_noise() -> None:
+    points = np.array([[40.0, 50.0], [65.0, 90.0], [90.0, 60.0], [50.0, 110.0]])
+    found, stated = [], []
+    for seed in range(10):
+        image, u = photograph(), smooth_field(SHAPE, 3.0, 40, 7)
+        rng = np.random.default_rng(seed)
+        fixed, moving = (x + 0.3 * rng.normal(size=SHAPE) for x in (deformed(image, u), image))
+        fit = dr.register(fixed, moving, model="bspline", spacing=16, init="identity")
+        found.append(fit.moving_from_fixed(points))
+        stated.append(fit.sigma_at(points))
+    ratio = np.std(found, axis=0, ddof=1).mean() / np.mean(stated)
+    assert 0.5 < ratio < 2, ratio
+
+
+@pytest.mark.slow
+def test_unrelated_images_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    fixed, moving = (ndimage.gaussian_filter(rng.normal(size=(90, 101)), 2) for _ in range(2))
+    fit = dr.register(fixed, moving, model="bspline", spacing=16)
+    assert fit.status in {FitStatus.CHANCE, FitStatus.LOW_OVERLAP}
+    assert fit.jacobian[0] > 0
+
+
+@pytest.mark.slow
+def test_a_volume() -> None:
+    rng = np.random.default_rng(4)
+    image = ndimage.gaussian_filter(rng.normal(size=(31, 37, 34)), 1.5)
+    image /= image.std()
+    u = smooth_field(image.shape, 2.0, 20)
+    fit = dr.register(deformed(image, u), image, model="bspline", spacing=9, init="identity")
+    assert np.median(errors(fit, u, 6)) < 0.1
+    assert fit.jacobian[0] > 0
+
+
+def test_options_that_do_not_go_together_are_refused() -> None:
+    image = photograph()
+    for options in (
+        {"metric": "mi"},
+        {"metric": "mae"},
+        {"optimizer": "adam"},
+        {"check_inverse": True},
+        {"spacing": -3.0},
+        {"spacing": (8, 8, 8)},
+    ):
+        with pytest.raises(OptionError):
+            dr.register(image, image, model="bspline", init=dr.Affine.identity(2), **options)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="control points"):
+        dr.register(image, image, spacing=8)
+    field = dr.DisplacementField(np.zeros((3, 4, 4, 4)), dr.Grid((4, 4, 4)))
+    with pytest.raises(ShapeMismatchError):
+        dr.register(image, image, model="bspline", init=field)
+
+
+@pytest.mark.slow
+def test_the_command_line(tmp_path: Path) -> None:
+    fixed, moving, u = pair(most=3.0)
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.float32))
+    out = tmp_path / "fit.json"
+    arguments = [str(tmp_path / "fixed.tif"), str(tmp_path / "moving.tif"), "--out", str(out), "-q"]
+    assert run(["register", *arguments, "--model", "bspline", "--control-spacing", "20,16"]) == 0
+    found = dr.load(out)
+    assert isinstance(found, dr.Composite)
+    at = np.array([[60.0, 70.0]])
+    np.testing.assert_allclose(found(at) - at, u[:, 60, 70][None], atol=0.3)

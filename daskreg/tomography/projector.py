@@ -8,6 +8,7 @@ of a voxel (Joseph's method, see `projector_numba`), outside of the volume there
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,8 @@ def _check(array: torch.Tensor, matrices: Any, name: str) -> None:
         raise UnsupportedDTypeError(f"{name} of {array.dtype} cannot be projected: use a floating type")
     if array.ndim != 3 or tuple(matrices.shape[1:]) != (2, 4):
         raise ShapeMismatchError(
-            f"{name} of shape {tuple(array.shape)} and matrices of shape {tuple(matrices.shape)}: needed are three axes "
-            "and (A, 2, 4)"
+            f"{name} of shape {tuple(array.shape)} and matrices of shape {tuple(matrices.shape)}: needed are three "
+            "axes and (A, 2, 4)"
         )
 
 
@@ -153,7 +154,7 @@ def _smear(sums: torch.Tensor, lines: torch.Tensor, planes: tuple[int, ...]) -> 
         return torch.as_tensor(_Smear.apply(sums, lines, planes))
     # The adjoint of what torch can differentiate is a vector-Jacobian product.
     zeros = sums.new_zeros(planes)
-    _, pulled = torch.func.vjp(lambda v: _rays_in_torch(v, lines, (sums.shape[1], sums.shape[2])), zeros)
+    _, pulled, *_ = torch.func.vjp(lambda v: _rays_in_torch(v, lines, (sums.shape[1], sums.shape[2])), zeros)
     return torch.as_tensor(pulled(sums)[0])
 
 
@@ -199,11 +200,11 @@ def _project(planes: torch.Tensor, lines: torch.Tensor, shape: tuple[int, int]) 
     by_slices = _same_in_slices(m, planes.shape[1])
     if by_slices is None:
         voxels = _numpy(planes)
-        shares(lambda a, b: kernels.project_rays(voxels, m, sums, a, b), len(m))
+        shares(partial(kernels.project_rays, voxels, m, sums), len(m))
         return torch.from_numpy(sums)
     slices = _numpy(planes.movedim(1, 2))
     columns = np.zeros((len(m), shape[1], slices.shape[2]), sums.dtype)
-    shares(lambda a, b: kernels.project_slices(slices, by_slices, columns, a, b), len(m))
+    shares(partial(kernels.project_slices, slices, by_slices, columns), len(m))
     for a, (slope, start) in enumerate(m[:, 0, [0, 3]]):
         sums[a] = _row_weights(slope, start, shape[0], slices.shape[2], sums.dtype) @ columns[a].T
     return torch.from_numpy(sums)
@@ -214,13 +215,13 @@ def _backproject(sums: torch.Tensor, lines: torch.Tensor, planes: tuple[int, ...
     by_slices = _same_in_slices(m, planes[1])
     if by_slices is None:
         total = np.zeros(planes, values.dtype)
-        shares(lambda a, b: kernels.backproject_rays(values, m, total, a, b), len(total))
+        shares(partial(kernels.backproject_rays, values, m, total), len(total))
         return torch.from_numpy(total)
     columns = np.zeros((len(m), values.shape[2], planes[1]), values.dtype)
     for a, (slope, start) in enumerate(m[:, 0, [0, 3]]):
         columns[a] = values[a].T @ _row_weights(slope, start, values.shape[1], planes[1], values.dtype)
     slices = np.zeros((planes[0], planes[2], planes[1]), values.dtype)
-    shares(lambda a, b: kernels.backproject_slices(columns, by_slices, slices, a, b), len(slices))
+    shares(partial(kernels.backproject_slices, columns, by_slices, slices), len(slices))
     return torch.from_numpy(np.ascontiguousarray(slices.swapaxes(1, 2)))
 
 
@@ -246,7 +247,7 @@ def _row_weights(slope: float, start: float, rows: int, slices: int, dtype: Any)
 def _gradient(planes: torch.Tensor, lines: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
     voxels, m, values = _numpy(planes), _numpy(lines), _numpy(sums)
     gradient = np.zeros_like(m)
-    shares(lambda a, b: kernels.lines_gradient(voxels, m, values, gradient, a, b), len(m))
+    shares(partial(kernels.lines_gradient, voxels, m, values, gradient), len(m))
     return torch.from_numpy(gradient)
 
 
@@ -262,7 +263,8 @@ def _rays_in_torch(planes: torch.Tensor, lines: torch.Tensor, shape: tuple[int, 
         total = planes.new_zeros(shape)
         for first in range(0, len(planes), at_once):
             steps = torch.arange(first, min(first + at_once, len(planes)), device=planes.device)
-            p, q = plane[:, None] + (line[:, 2, None] * steps)[:, :, None, None] + 1
+            places = plane[:, None] + (line[:, 2, None] * steps)[:, :, None, None] + 1
+            p, q = places[0], places[1]
             p, q = p.clamp(0, height - 2), q.clamp(0, width - 2)
             i, j = p.detach().floor(), q.detach().floor()
             f, g = (p - i).to(planes.dtype), (q - j).to(planes.dtype)

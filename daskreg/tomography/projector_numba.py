@@ -2,8 +2,8 @@
 along the axis of the volume that a ray follows most, with linear interpolation across it.
 
 Two families. `*_slices`: where every ray stays in one slice, and all slices have the same rays; the slices are the last
-axis of the arrays, so that one weight serves a whole row of them. `*_rays`: any affine parallel projection. In both, the
-adjoint has the weights of the projector, computed in the same way.
+axis of the arrays, so that one weight serves a whole row of them. `*_rays`: any affine parallel projection. In both,
+the adjoint has the weights of the projector, computed in the same way.
 
 Weights are computed in float64 and applied in the type of the volume. Nothing is multiplied by the length of a step;
 callers do that. Work is divided by the caller, along axes that are written by one thread only.
@@ -177,7 +177,8 @@ def backproject_rays(sums: Any, lines: Any, planes: Any, first: Any, stop: Any) 
 
 @jit
 def lines_gradient(planes: Any, lines: Any, sums: Any, gradient: Any, first: Any, stop: Any) -> None:
-    """Add to gradient (A, 2, 4) the derivative of (sums * projections).sum() by `lines`, of projections first..stop-1."""
+    """Add to gradient (A, 2, 4) the derivative of (sums * projections).sum() by `lines`, of projections
+    first..stop-1."""
     steps, height, width = planes.shape
     for a in range(first, stop):
         m = lines[a]

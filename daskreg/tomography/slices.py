@@ -7,6 +7,7 @@ Slices are (Y, X, Z), projections (A, U, Z): what one rotation projects in the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class SliceProjector:
         sums = np.zeros((len(self.radians), self.columns, slices.shape[2]), slices.dtype)
         for axis, chosen, lines, length in self._groups():
             planes, part = np.ascontiguousarray(slices.swapaxes(0, axis)), np.zeros_like(sums[chosen])
-            shares(lambda a, b, p=planes, m=lines, s=part: kernels.project_slices(p, m, s, a, b), len(part))  # type: ignore[misc]
+            shares(partial(kernels.project_slices, planes, lines, part), len(part))
             sums[chosen] = part * length[:, None, None].astype(slices.dtype)
         return sums
 
@@ -50,7 +51,7 @@ class SliceProjector:
         for axis, chosen, lines, length in self._groups():
             part = sums[chosen] * length[:, None, None].astype(sums.dtype)
             planes = np.zeros_like(total.swapaxes(0, axis), order="C")
-            shares(lambda a, b, s=part, m=lines, p=planes: kernels.backproject_slices(s, m, p, a, b), len(planes))  # type: ignore[misc]
+            shares(partial(kernels.backproject_slices, part, lines, planes), len(planes))
             total += planes.swapaxes(0, axis)
         return total
 
@@ -61,7 +62,7 @@ class SliceProjector:
         start = self._axis - cosine * (self.shape[1] - 1) / 2 - sine * (self.shape[0] - 1) / 2
         lines = np.stack([sine, cosine, start], axis=1)
         sums = np.ascontiguousarray(sums)
-        shares(lambda a, b: kernels.smear_slices(sums, lines, total, a, b), len(total))
+        shares(partial(kernels.smear_slices, sums, lines, total), len(total))
         return total
 
     @property
@@ -69,8 +70,10 @@ class SliceProjector:
         return (self.columns - 1) / 2 if self.centre is None else self.centre
 
     def _groups(self) -> list[tuple[int, NDArray[np.intp], Floats, Floats]]:
-        """Of the rays that follow y most (axis 0), and of those that follow x (axis 1): the axis, the projections, their
-        lines, and the lengths of a step."""
+        """Of the rays that follow y most (axis 0), and of those that follow x (axis 1).
+
+        Returns: for each the axis, which projections, their lines, and the lengths of a step.
+        """
         cosine, sine = np.cos(self.radians), np.sin(self.radians)
         along_x = np.abs(sine) > np.abs(cosine)
         cy, cx = (n / 2 - 0.5 for n in self.shape)

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 WINDOWS: dict[str, Callable[[Floats], Floats]] = {
     "ramp": np.ones_like,
-    "shepp-logan": lambda f: np.sinc(f),
+    "shepp-logan": np.sinc,
     "cosine": lambda f: np.cos(np.pi * f),
     "hamming": lambda f: 0.54 + 0.46 * np.cos(2 * np.pi * f),
     "hann": lambda f: 0.5 + 0.5 * np.cos(2 * np.pi * f),
@@ -84,8 +84,8 @@ def sirt(
 
 
 def cgls(projector: SliceProjector, sums: Array, *, iterations: int) -> Array:
-    """Least squares by conjugate gradients, each slice for itself (Hestenes and Stiefel 1952); few iterations regularise.
-    """
+    """Least squares by conjugate gradients, each slice for itself (Hestenes and Stiefel 1952); few iterations
+    regularise."""
     residual = sums.copy()
     gradient = projector.backproject(residual)
     slices, direction, size = np.zeros_like(gradient), gradient.copy(), _squares(gradient)
@@ -102,12 +102,12 @@ def cgls(projector: SliceProjector, sums: Array, *, iterations: int) -> Array:
 
 
 def _squares(values: Array) -> Array:
-    return np.einsum("ijk,ijk->k", values, values)
+    return np.asarray(np.einsum("ijk,ijk->k", values, values))
 
 
 def _ratio(one: Array, other: Array) -> Array:
-    return np.divide(one, other, out=np.zeros_like(one), where=other > 0)
+    return np.asarray(np.divide(one, other, out=np.zeros_like(one), where=other > 0))
 
 
 def _inverse(values: Array) -> Array:
-    return np.divide(1, values, out=np.zeros_like(values), where=values > 1e-6)
+    return np.asarray(np.divide(1, values, out=np.zeros_like(values), where=values > 1e-6))

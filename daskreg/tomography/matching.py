@@ -39,6 +39,7 @@ _SETTLED = 0.02  # pixels of the detector
 _SETTLED_SIGMAS = 0.1
 # With a missing wedge, the volume of FBP reaches beyond what is seen; what is cut off is missed by its reprojections.
 _REFINEMENTS = 2
+_BACKGROUND = 0.1  # of the largest mean of a row: less is background
 _INNER = 25  # iterations of GMRES
 _INNER_TOLERANCE = 0.01
 LEAST_ROWS = 8
@@ -74,7 +75,7 @@ class Problem:
         centre = float(self.level.middle[1])
         projector = SliceProjector(self.radians[self.used], (columns, columns), columns, centre)
         object.__setattr__(self, "projector", projector)
-        missing = np.ptp(self.radians[self.used]) < HALF_A_TURN
+        missing = np.ptp(self.radians[self.used]) < HALF_A_TURN and _complete(self.data[self.used])
         object.__setattr__(self, "refinements", _REFINEMENTS if missing else 0)
         reach = np.arange(columns) - (columns - 1) / 2
         # Corners that some projections do not see are taken for empty.
@@ -91,6 +92,12 @@ class Problem:
         for _ in range(self.refinements):
             seen += self.projector.project(fbp(self.projector, aligned - seen) * self.inside)
         return seen
+
+
+def _complete(data: Array) -> bool:
+    """Whether (A, V, U) projections end in background on every side, so that they show all of the mass."""
+    sums = [data.mean(axis=(0, 1))] + ([data.mean(axis=(0, 2))] if data.shape[1] >= LEAST_ROWS else [])
+    return all(max(abs(line[0]), abs(line[-1])) < _BACKGROUND * np.abs(line).max() for line in sums)
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ class Linearised:
         """Without the shifts that only move the volume.
 
         With a missing wedge, a constant column shift is nearly one of them, and what FBP lacks decides on it rather
-        than the projections; so it stays as it was.
+        than the projections; so it stays as it was, where centres of mass are known.
         """
         values = values.copy()
         radians = self.problem.radians[self.problem.used]

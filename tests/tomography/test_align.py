@@ -268,7 +268,7 @@ def test_the_tooth(data):
 
 
 def test_haadf(data):
-    """A tilt series with drift, of a needle that is cut off; ETSpy finds an axis of -2.79 degrees. It does not settle."""
+    """A needle that is cut off, and drifts: the fit does not settle. ETSpy finds an axis of -2.79 degrees."""
     import warnings
 
     import mrcfile

@@ -83,6 +83,7 @@ def align(
     out: Path,
     plot: Path | None,
     keep_failed: bool,
+    as_json: bool,
     **options: Any,
 ) -> int:
     """Estimate the pose of each of the PROJECTIONS, (angles, rows, columns), the axis of rotation and its centre."""
@@ -97,7 +98,7 @@ def align(
         darks=_image(opening, darks),
         **options,
     )
-    return save_outputs(fit, out=out, plot=plot, page=page, keep_failed=keep_failed)
+    return save_outputs(fit, out=out, plot=plot, page=page, keep_failed=keep_failed, as_json=as_json)
 
 
 @command.command("centre")

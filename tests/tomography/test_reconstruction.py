@@ -47,7 +47,8 @@ def test_angles_stand_for_the_gaps_beside_them():
 def test_fbp(angles, centre, truth):
     volume = reconstruct(projected(angles, axis=centre), angles, centre=centre)
     assert error(volume, truth) < 0.2
-    assert np.asarray(volume)[5].sum() == pytest.approx(truth[5].sum(), rel=0.03)
+    middle = (5, slice(14, 26), slice(14, 26))
+    assert np.asarray(volume)[middle].mean() == pytest.approx(truth[middle].mean(), rel=0.05)
 
 
 def test_iterations_and_windows(truth):
@@ -80,15 +81,13 @@ def test_the_volume_is_lazy_and_the_same_in_any_blocks(tmp_path):
     sums = projected(HALF).astype(np.float32)
     spacing = {"dims": ("angle", "y", "x"), "coords": {"y": np.arange(11) * 2.0 + 7, "x": np.arange(SIZE) * 2.0}}
     array = xr.DataArray(da.from_array(sums, chunks=(8, 4, 9)), **spacing)
-    for name in ("y", "x"):
-        array.coords[name].attrs["units"] = "um"
     volume = reconstruct(array, HALF, rows=3)
     assert isinstance(volume.data, da.Array)
     assert volume.dims == ("z", "y", "x")
     assert dr.grid(volume).spacing == (2.0, 2.0, 2.0)
     assert dr.grid(volume).origin == (7.0, -39.0, -39.0)
     whole = reconstruct(sums, HALF).values
-    np.testing.assert_allclose(volume.values, whole / 2, atol=1e-6)  # per um
+    np.testing.assert_allclose(volume.values, whole / 2, atol=1e-6)  # per unit of length
     dr.write(volume, tmp_path / "volume.ome.zarr", progress=False)
     np.testing.assert_array_equal(dr.open(tmp_path / "volume.ome.zarr").values, volume.values)
 

@@ -203,14 +203,14 @@ def _by_rows(data: da.Array, recipe: Recipe, rows: int | None) -> da.Array:
     *lead, count, height, _ = data.shape
     per_row = 4 * max(recipe.size**2 * 3, count * recipe.columns * 3)
     size = max(1, min(height, _BLOCK_BYTES // per_row)) if rows is None else max(1, min(rows, height))
-    chunked = data.rechunk({**dict.fromkeys(range(len(lead)), 1), -3: -1, -2: size, -1: -1})
+    # Rows first, as in the result: a block of one is made of a block of the other.
+    chunked = data.rechunk({**dict.fromkeys(range(len(lead)), 1), -3: -1, -2: size, -1: -1}).swapaxes(-3, -2)
 
     def block(values: Array) -> Array:
-        return recipe.slices(values.reshape(values.shape[-3:])).reshape(
-            *(1,) * len(lead), values.shape[-2], recipe.size, recipe.size
-        )
+        made = recipe.slices(values.reshape(values.shape[-3:]).swapaxes(0, 1))
+        return made.reshape(*(1,) * len(lead), *made.shape)
 
-    chunks = (*chunked.chunks[: len(lead)], chunked.chunks[-2], (recipe.size,), (recipe.size,))
+    chunks = (*chunked.chunks[: len(lead)], chunked.chunks[-3], (recipe.size,), (recipe.size,))
     meta = np.empty((0,) * data.ndim, np.float32)
     made: da.Array = da.map_blocks(block, chunked, chunks=chunks, dtype=np.float32, meta=meta)
     return made

@@ -54,7 +54,13 @@ def angle_options(command: Any) -> Any:
 
 @click.group(short_help="Projections: align them, reconstruct.")
 def command() -> None:
-    """Projections: the pose of each, the axis of rotation, the volume."""
+    """Projections: the pose of each, the axis of rotation, the volume.
+
+    \b
+    Examples:
+      daskreg tomo align projections.zarr --angles angles.txt -o tilt.json
+      daskreg tomo reconstruct projections.zarr volume.ome.zarr --fit tilt.json
+    """
 
 
 @command.command("align")

@@ -57,9 +57,8 @@ def command() -> None:
     """Projections: the pose of each, the axis of rotation, the volume.
 
     \b
-    Examples:
-      daskreg tomo align projections.zarr --angles angles.txt -o tilt.json
-      daskreg tomo reconstruct projections.zarr volume.ome.zarr --fit tilt.json
+    daskreg tomo align projections.zarr --angles angles.txt -o tilt.json
+    daskreg tomo reconstruct projections.zarr volume.ome.zarr --fit tilt.json
     """
 
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from daskreg.registration.pose import Pose
     from daskreg.sampling.cast import cast
     from daskreg.sampling.sample import halo, sample
+    from daskreg.tomography.projector import backproject, project, projection_matrices
 
 _HOMES = {
     "Pose": "registration.pose",
+    "backproject": "tomography.projector",
     "cast": "sampling.cast",
     "halo": "sampling.sample",
     "lncc": "registration.metrics",
@@ -25,12 +27,15 @@ _HOMES = {
     "mi": "registration.metrics",
     "mse": "registration.metrics",
     "ncc": "registration.metrics",
+    "project": "tomography.projector",
+    "projection_matrices": "tomography.projector",
     "sample": "sampling.sample",
     "soft_correspondence_loss": "clouds.soft_correspondence",
 }
 
 __all__ = [
     "Pose",
+    "backproject",
     "cast",
     "halo",
     "lncc",
@@ -38,6 +43,8 @@ __all__ = [
     "mi",
     "mse",
     "ncc",
+    "project",
+    "projection_matrices",
     "sample",
     "soft_correspondence_loss",
 ]

@@ -6,6 +6,7 @@ input; 3 done, but chunks of the source were missing or damaged and are shown as
 info        the content of a path, and where its voxels lie
 register    the motion between two images
 align       the drift of a stack's slices
+tomo        projections: align them, find the centre of rotation, reconstruct
 icp         the motion between two point clouds
 landmarks   the motion between paired points
 transform   transform files: show them, make new ones
@@ -49,6 +50,7 @@ COMMANDS = (
     "verify",
     "icp",
     "landmarks",
+    "tomo",
     "transform",
     "report",
     "submit",
@@ -58,7 +60,7 @@ COMMANDS = (
     "warm-up",
     "doctor",
 )
-RESUMING = ("convert", "warp")
+RESUMING = ("convert", "warp", "reconstruct")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 

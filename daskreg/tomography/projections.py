@@ -41,14 +41,16 @@ def read_attenuation(projections: Any, flats: Any, darks: Any, rows: slice | Non
     chosen = slice(first, first + _MAX_ROWS) if rows is None else rows
     data = np.asarray(array[:, chosen], dtype=np.float64)
     if flats is not None:
-        data = _attenuation(data, _mean(flats, chosen), np.zeros(()) if darks is None else _mean(darks, chosen))
+        data = attenuation(
+            data, mean_image(flats, chosen), np.zeros(()) if darks is None else mean_image(darks, chosen)
+        )
     data, kept = _interpolated(data)
     if not np.ptp(data) > 0:
         raise DegenerateImageError("the projections are constant")
     return _without_stripes(data), kept
 
 
-def _mean(images: Any, rows: slice) -> Floats:
+def mean_image(images: Any, rows: slice) -> Floats:
     """(rows, columns) mean of the finite voxels, NaN where there are none."""
     array = images if len(images.shape) == 3 else images[:, None]
     values = np.asarray(array[:, rows], dtype=np.float64)
@@ -57,7 +59,7 @@ def _mean(images: Any, rows: slice) -> Floats:
     return np.where(count > 0, np.where(finite, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _attenuation(data: Floats, flat: Floats, dark: Floats) -> Floats:
+def attenuation(data: Floats, flat: Floats, dark: Floats) -> Floats:
     beam = flat - dark
     finite = beam[np.isfinite(beam)]
     if not finite.size or not np.median(finite) > 0:

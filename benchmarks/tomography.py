@@ -1,0 +1,128 @@
+"""Alignment of projections of a phantom whose poses are known, and of real scans.
+
+    python benchmarks/tomography.py                    # 256^3, 180 angles, jitter of 10 pixels, 3 % noise
+    python benchmarks/tomography.py --size 64 --angles 90 --jitter 2.5 --seeds 5
+    python benchmarks/tomography.py --real             # the tooth and the tilt series, with DASKREG_DATA
+    python benchmarks/tomography.py --projector        # times of the projector, and of ASTRA's where it is installed
+
+Errors are after the gauge: without what a shift of the volume explains. "ratio" is the scatter over the standard
+deviation that the fit states, of both directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import daskreg as dr
+from daskreg.tomography.poses import constant_and_waves, increments, shifts_of, without_gauge
+from daskreg.tomography.slices import SliceProjector
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from ellipsoids import Ellipsoids
+
+
+def phantom(options: argparse.Namespace, seed: int) -> None:
+    """One row: errors of the shifts, the axis and the centre, and how far the standard deviations hold."""
+    size, rng = options.size, np.random.default_rng(seed)
+    angles = np.linspace(0, np.pi, options.angles, endpoint=False)
+    shifts = rng.uniform(-options.jitter, options.jitter, (len(angles), 2))
+    turn, off, middle = np.radians(options.turn), options.off, (size - 1) / 2
+    body = Ellipsoids(size, seed=seed)
+    data = body.project(angles, (size, size), shifts=shifts, turn=turn, axis=middle + off)
+    data = (data + options.noise * data.max() * rng.normal(size=data.shape)).astype(np.float32)
+    truth = increments(np.full((len(angles), 1), turn), ("theta",)) @ increments(
+        np.full((len(angles), 1), off), ("tx",)
+    )
+    truth[:, :2, 2] += shifts
+    begin, cpu = time.perf_counter(), time.process_time()
+    fit = dr.tomography.align_projections(data, angles)
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    centred = np.eye(3)
+    centred[:2, 2] = -middle
+    poses = centred @ fit.projections_from_aligned.matrices @ np.linalg.inv(centred)
+    used = np.ones(len(angles), dtype=bool)
+    true, found = (shifts_of(without_gauge(p, angles, used)) for p in (truth, poses))
+    centres = [constant_and_waves(s[:, 1], angles, used)[0] for s in (true, found)]
+    scatter = np.sqrt(((found - true) ** 2).mean(axis=0))
+    ratios = [scatter[k] / np.median(fit.sigma[name]) for k, name in enumerate(("ty", "tx"))]
+    medians = np.median(np.abs(found - true), axis=0)
+    print(
+        f"seed {seed}: {fit.status.name.lower()}; median error rows {medians[0]:.4f} columns {medians[1]:.4f} px; "
+        f"ratio {ratios[0]:.2f} {ratios[1]:.2f}; axis {np.degrees(fit.axis - turn):+.4f} +- "
+        f"{np.degrees(fit.sigma['axis']):.4f} deg; centre {centres[1] - centres[0]:+.4f} +- "
+        f"{fit.sigma['centre']:.4f} px; "
+        f"binning {fit.binning}, {wall:.1f} s, processor {cpu:.1f} s",
+        flush=True,
+    )
+
+
+def real() -> None:
+    """The tooth (a scan of half a turn) and the tilt series of a needle, whose axis is -2.79 degrees by ETSpy."""
+    import h5py
+
+    folder = Path(os.environ["DASKREG_DATA"]) / "tomography"
+    with h5py.File(folder / "tooth" / "tooth.h5") as file:
+        raw, white, dark, theta = (file["exchange"][k][...] for k in ("data", "data_white", "data_dark", "theta"))
+    print(dr.tomography.align_projections(raw, theta, unit="degrees", flats=white, darks=dark), flush=True)
+    needle = np.asarray(dr.open(folder / "haadf" / "HAADF.mrc"))
+    tilts = np.loadtxt(folder / "haadf" / "HAADF.rawtlt")
+    for name, angle in (("own axis", "auto"), ("ETSpy's axis", np.radians(-2.79))):
+        fit = dr.tomography.align_projections(needle, tilts, unit="degrees", axis="x", axis_angle=angle)
+        print(f"{name}: residual {np.sqrt(np.nanmean(fit.residuals**2)):.4f}; {fit}", flush=True)
+
+
+def projector(options: argparse.Namespace) -> None:
+    """Seconds of one projection of all slices, and of one slice by ASTRA on a CPU, interleaved; medians of five."""
+    size = options.size
+    angles = np.linspace(0, np.pi, options.angles, endpoint=False)
+    ours = SliceProjector(angles, (size, size), size)
+    slices = np.random.default_rng(0).normal(size=(size, size, size)).astype(np.float32)
+    ours.project(slices[..., :2].copy())
+    times: dict[str, list[float]] = {"daskreg, a slice": [], "astra, a slice": []}
+    for _ in range(5):
+        begin = time.perf_counter()
+        ours.project(slices)
+        times["daskreg, a slice"].append((time.perf_counter() - begin) / size)
+        try:
+            import astra
+        except ImportError:
+            continue
+        geometry = astra.create_proj_geom("parallel", 1.0, size, angles)
+        number = astra.create_projector("linear", geometry, astra.create_vol_geom(size, size))
+        begin = time.perf_counter()
+        astra.create_sino(np.ascontiguousarray(slices[..., 0]), number)
+        times["astra, a slice"].append(time.perf_counter() - begin)
+    for name, values in times.items():
+        if values:
+            print(f"{name}: {np.median(values) * 1e3:.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--angles", type=int, default=180)
+    parser.add_argument("--jitter", type=float, default=10.0)
+    parser.add_argument("--noise", type=float, default=0.03, help="of the largest value")
+    parser.add_argument("--turn", type=float, default=1.3, help="of the axis, degrees")
+    parser.add_argument("--off", type=float, default=2.4, help="of the axis from the middle, pixels")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--projector", action="store_true")
+    options = parser.parse_args()
+    if options.real:
+        real()
+    elif options.projector:
+        projector(options)
+    else:
+        for seed in range(options.seeds):
+            phantom(options, seed)
+
+
+if __name__ == "__main__":
+    main()

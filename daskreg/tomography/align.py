@@ -1,0 +1,186 @@
+"""`align_projections`: the poses of projections, the axis of rotation and its centre, estimated together.
+
+fit = daskreg.tomography.align_projections(projections, angles, unit="degrees")
+volume = daskreg.tomography.reconstruct(projections, angles, fit=fit, unit="degrees")
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import OptionError
+from daskreg.geometry import SliceAffines
+from daskreg.tomography.angles import in_radians
+from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
+from daskreg.tomography.fit import TiltFit, TiltStatus
+from daskreg.tomography.matching import Problem
+from daskreg.tomography.poses import MODELS, constant_and_waves, shifts_of, turns_of
+from daskreg.tomography.series import (
+    Projections,
+    binned,
+    check_angles,
+    columns_of_levels,
+    level_of,
+    projections_of,
+    unusable,
+)
+
+__all__ = ["TiltFit", "TiltStatus", "align_projections"]
+
+Floats = NDArray[np.float64]
+
+_LEAST_AGREEMENT = 0.5
+
+
+def align_projections(
+    projections: Any,
+    angles: Any,
+    *,
+    unit: str | None = None,
+    centre: float | str = "auto",
+    axis_angle: float | str = "auto",
+    axis: str = "y",
+    model: str = "translation",
+    level: int | str = "auto",
+    mask: Any = None,
+    flats: Any = None,
+    darks: Any = None,
+    channel: int | str | None = None,
+    channel_axis: int | None = None,
+    max_steps: int = 12,
+    client: Any = None,
+) -> TiltFit:
+    """Find where each pixel of aligned projections lies in the raw ones.
+
+    The poses and the volume are estimated together (see `matching`), from projections whose pixels are averaged, so
+    that they fit the memory; batches of projections are read one after the other. Where it starts needs no
+    reconstruction (see `coarse`).
+
+    Args:
+        projections: (angles, rows, columns) DataArray, dask or NumPy array, of line integrals, such as attenuation
+            or a scattered intensity; of transmitted intensity with `flats`. Further axes are channels.
+        angles: (angles,) radians, or in `unit`; about 180 or 360 degrees, or less.
+        unit: of the angles, "radians" or "degrees"; by default `angles.attrs["units"]`, else radians.
+        centre: "auto", or the column of the axis in the middle row of the detector, an index (`center_of_rotation`).
+        axis_angle: "auto", or theta of the axis in the plane of the detector, radians.
+        axis: of the detector, along which the axis of rotation is: "y", down the columns, or "x", along the rows. All
+            that is said here of rows and columns is then the other way round.
+        model: "translation": each projection is shifted; what they share is the turn of the axis.
+        level: "auto", as fine as so many angles make useful; or a number: means of 2**level pixels on a side.
+        mask: positive where pixels count, of the shape of the projections or of one.
+        flats, darks: images without specimen, and without beam. With flats, the negative logarithm is taken.
+        channel: number or label; "sum" for the sum of all channels.
+        channel_axis: position of the channels in an array of four axes; default the first.
+        max_steps: of Gauss-Newton on each level.
+        client: a distributed Client that computes lazy projections; default the current one.
+
+    Returns: a TiltFit; `fit.ok` and `fit.outliers` say whether it can be used.
+
+    Raises: OptionError for unknown options; UnitError for angles whose unit is not known; ShapeMismatchError for
+        another number of angles; InputError for angles that are not finite or too few; ChannelError;
+        DegenerateImageError; EmptyMaskError.
+    """
+    start = time.perf_counter()
+    if model not in MODELS:
+        raise OptionError(f"model={model!r}: only shifts of single projections are estimated; use {', '.join(MODELS)}")
+    given = projections_of(
+        projections, axis=axis, channel=channel, channel_axis=channel_axis, flats=flats, darks=darks, mask=mask
+    )
+    radians = in_radians(angles, given.shape[0], unit)
+    check_angles(radians)
+    fixed = _fixed(given, centre, axis_angle)
+    own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
+    with nullcontext() if client is None or client is False else client.as_current():
+        problems, kinds = _problems(given, radians, level, own, shared)
+    solution = solve(problems, fixed, max_steps)
+    spread, residuals = uncertainty(solution, problems[0], fixed)
+    kinds = dict(kinds) | dict.fromkeys(solution.unlike, "unlike")
+    seconds = time.perf_counter() - start
+    return _fit(given, solution, spread, residuals, kinds, model=model, seconds=seconds)
+
+
+def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> Fixed:
+    values = {}
+    for name, value in (("centre", centre), ("axis_angle", axis_angle)):
+        if isinstance(value, str) and value != "auto":
+            raise OptionError(f"{name}={value!r}: use 'auto' or a number")
+        values[name] = None if value == "auto" else float(value)
+        if values[name] is not None and not np.isfinite(float(value)):
+            raise OptionError(f"{name}={value!r} is not finite")
+    turn = values["axis_angle"]
+    turn = None if turn is None else -turn if given.transposed else turn
+    off = None if values["centre"] is None else values["centre"] - (given.shape[2] - 1) / 2
+    if off is not None and abs(off) > given.shape[2] / 2:
+        raise OptionError(f"centre={centre!r} is outside of the {given.shape[2]} columns")
+    return Fixed(turn, off if off is None or turn is None else off * float(np.cos(turn)), given.shape[2])
+
+
+def _problems(
+    given: Projections, radians: Floats, level: int | str, own: tuple[str, ...], shared: tuple[str, ...]
+) -> tuple[list[Problem], dict[int, str]]:
+    """One problem for each level, coarse to fine, and the projections that cannot be used."""
+    found: list[Problem] = []
+    kinds: dict[int, str] = {}
+    used = np.ones(len(radians), dtype=bool)
+    for columns in columns_of_levels(given.shape, radians, level):
+        pixels = level_of(given, columns)
+        data, valid = binned(given, pixels)
+        if not found:
+            kinds = unusable(data, valid, radians)
+            used[list(kinds)] = False
+        data /= max(float(data[used].std()), 1e-30)
+        found.append(Problem(data, valid, radians, pixels, own, shared, used))
+    return found, kinds
+
+
+def _fit(
+    given: Projections,
+    solution: Solution,
+    spread: Uncertainty,
+    residuals: Floats,
+    kinds: dict[int, str],
+    *,
+    model: str,
+    seconds: float,
+) -> TiltFit:
+    problem, poses = solution.problem, solution.poses
+    turn = float(turns_of(poses)[problem.used].mean())
+    across = constant_and_waves(shifts_of(poses)[:, 1], problem.radians, problem.used, given.shape[2])[0]
+    plane = given.grid.take((1, 2))
+    matrices = problem.level.indices(poses)
+    if given.transposed:
+        order = [1, 0, 2]
+        matrices, turn = matrices[:, order][:, :, order], -turn
+    world = plane.matrix @ matrices @ np.linalg.inv(plane.matrix)
+    spacing = dict(zip(("tx", "ty") if given.transposed else ("ty", "tx"), plane.spacing, strict=True))
+    names = {"ty": "tx", "tx": "ty"} if given.transposed else {}
+    sigma: dict[str, Any] = {
+        names.get(name, name): spread.own[:, k] * spacing.get(name, 1.0) for k, name in enumerate(problem.names)
+    }
+    sigma |= {"axis": spread.turn, "centre": spread.centre}
+    status = TiltStatus.CONVERGED if solution.settled else TiltStatus.UNSETTLED
+    if not spread.agreement > _LEAST_AGREEMENT:
+        status = TiltStatus.INCONSISTENT
+    return TiltFit(
+        projections_from_aligned=SliceAffines(world, given.dim, plane.names, plane.unit),
+        angles=problem.radians,
+        rotation_axis="x" if given.transposed else "y",
+        axis=turn,
+        centre=(given.shape[2] - 1) / 2 + across / float(np.cos(turn)),
+        sigma=sigma,
+        residuals=residuals,
+        kinds=dict(sorted(kinds.items())),
+        status=status,
+        agreement=spread.agreement,
+        noise=spread.noise,
+        disagreement=spread.disagreement,
+        model=model,
+        binning=problem.factor,
+        steps=solution.steps,
+        seconds=seconds,
+    )

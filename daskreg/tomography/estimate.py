@@ -1,0 +1,248 @@
+"""The estimate of `align_projections`, in memory: levels, Gauss-Newton steps, outliers, standard deviations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.tomography.coarse import start_poses
+from daskreg.tomography.matching import (
+    LEAST_ROWS,
+    SMOOTHED_NOISE,
+    Linearised,
+    Problem,
+    linearised,
+    moved,
+    smoothed,
+    step,
+)
+from daskreg.tomography.poses import (
+    MODELS,
+    constant_and_waves,
+    increments,
+    shifts_of,
+    sigma_of_constant,
+    turns_of,
+    without_gauge,
+)
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+
+_FIRST_STEPS = 2  # of each start, before the best is chosen
+_DRAWS = 3
+_LEAST_NOISE = 1e-3  # of the standard deviation of the projections: no detector has less
+# An outlier: a residual so many robust standard deviations, and so much, above the median.
+_OUTLIER_SIGMAS, _OUTLIER_FACTOR = 6.0, 2.5
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is not estimated.
+
+    Args:
+        turn: theta of the axis, radians, or None.
+        centre: of the axis from the middle of the detector, pixels, or None.
+        extent: columns of the detector.
+    """
+
+    turn: float | None
+    centre: float | None
+    extent: float
+
+    def applied(self, poses: Floats, radians: Floats, used: Bools) -> Floats:
+        """The poses in the gauge, with the axis at the fixed centre."""
+        poses = without_gauge(poses, radians, used, self.extent)
+        if self.centre is None:
+            return poses
+        off = self.centre - constant_and_waves(shifts_of(poses)[:, 1], radians, used, self.extent)[0]
+        return np.asarray(poses @ increments(np.full((len(poses), 1), off), ("tx",)))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Poses about the middle of the detector, in its pixels, and how the last level was left."""
+
+    poses: Floats
+    problem: Problem
+    steps: int
+    settled: bool
+    unlike: tuple[int, ...] = ()
+
+
+def parameters_of(model: str, turn_fixed: bool, rows: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the parameters of each projection, and of the shared ones; with so few rows only a shift across."""
+    if rows < LEAST_ROWS:
+        return ("tx",), ()
+    own = MODELS[model]
+    return own, () if turn_fixed or "theta" in own else ("theta",)
+
+
+def solve(problems: list[Problem], fixed: Fixed, most: int) -> Solution:
+    """From the coarsest problem to the finest."""
+    used = problems[0].used
+    radians = problems[0].radians
+    poses = _first(problems[0], fixed)
+    unlike: tuple[int, ...] = ()
+    taken, settled = 0, False
+    for problem in problems:
+        current = replace(problem, used=used)
+        poses, taken, settled, at = _settled(current, poses, fixed, most)
+        found = _contradicted(at)
+        if problem is problems[0] and len(found):
+            unlike = tuple(np.flatnonzero(used)[found].tolist())
+            used = used.copy()
+            used[list(unlike)] = False
+            poses, taken, settled, _ = _settled(replace(problem, used=used), poses, fixed, most)
+    return Solution(_bridged(poses, radians, used), replace(problems[-1], used=used), taken, settled, unlike)
+
+
+def _first(problem: Problem, fixed: Fixed) -> Floats:
+    """The start from which the residual is smallest after a few steps."""
+    best, least = None, np.inf
+    noise = _noise(problem.data[problem.used]) * SMOOTHED_NOISE
+    for start in start_poses(problem, fixed.turn, fixed.centre):
+        poses = start
+        for _ in range(_FIRST_STEPS):
+            poses, _, _ = step(problem, poses)
+            poses = fixed.applied(poses, problem.radians, problem.used)
+        at = linearised(problem, poses)
+        left = float(np.sqrt((at.residual**2).mean(dtype=np.float64)))
+        if best is None or left < least:
+            best, least = poses, left
+        if left < noise:
+            break
+    assert best is not None  # noqa: S101 (there is always a start)
+    return best
+
+
+def _settled(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> tuple[Floats, int, bool, Linearised]:
+    """Steps until one is short."""
+    at, last, taken = None, False, 0
+    while at is None or (not last and taken < most):
+        poses, last, at = step(problem, poses)
+        poses = fixed.applied(poses, problem.radians, problem.used)
+        taken += 1
+    return poses, taken, last, at
+
+
+def residuals_of(at: Linearised) -> Floats:
+    """(A used,) root mean square of the residual as a share of that of the projection."""
+    power = (at.aligned**2).mean(axis=(1, 2), dtype=np.float64)
+    return np.asarray(np.sqrt((at.residual**2).mean(axis=(1, 2), dtype=np.float64) / np.maximum(power, 1e-30)))
+
+
+def _contradicted(at: Linearised) -> NDArray[np.intp]:
+    """Positions, among those used, of projections that the others contradict; at most a quarter of them."""
+    off = np.sqrt((at.residual**2).mean(axis=(1, 2), dtype=np.float64))
+    middle = float(np.median(off))
+    spread = 1.4826 * float(np.median(np.abs(off - middle)))
+    found = np.flatnonzero((off > middle + _OUTLIER_SIGMAS * spread) & (off > _OUTLIER_FACTOR * middle))
+    return found[np.argsort(off[found])[::-1]][: len(off) // 4]
+
+
+def _bridged(poses: Floats, radians: Floats, used: Bools) -> Floats:
+    """The poses, of projections that are not used interpolated by the angle."""
+    if used.all():
+        return poses
+    order = np.flatnonzero(used)[np.argsort(radians[used], kind="stable")]
+    flat = poses.reshape(len(poses), 9).copy()
+    for k in range(9):
+        flat[~used, k] = np.interp(radians[~used], radians[order], flat[order, k])
+    return flat.reshape(-1, 3, 3)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviations.
+
+    Args:
+        own: (A, P) of the parameters of each projection, pixels of the detector and radians; NaN where not used.
+        turn: of the axis, radians.
+        centre: pixels of the detector.
+        agreement, noise, disagreement: see `TiltFit`.
+    """
+
+    own: Floats
+    turn: float
+    centre: float
+    agreement: float
+    noise: float
+    disagreement: float
+
+
+def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0) -> tuple[Uncertainty, Floats]:
+    """Standard deviations, and the residuals (A,).
+
+    The estimate is made of noise, linearised at the solution: on the finest level for the projections, and several
+    times on the coarse one for the axis and the centre, which few coarse pixels determine as well.
+    """
+    rng = np.random.default_rng(seed)
+    problem, poses = solution.problem, solution.poses
+    at = linearised(problem, poses)
+    noise = _noise(problem.data[problem.used])
+    values, _, left = _of_noise(at, rng)
+    local = np.sqrt(np.einsum("aqp,aqp->ap", at.scales()[0], at.scales()[0]))
+    factor = np.sqrt(np.mean((values / np.maximum(local, 1e-30)) ** 2, axis=0))
+    power = float((at.residual**2).mean(dtype=np.float64))
+    noise = max(noise, _LEAST_NOISE * float(problem.data[problem.used].std()))
+    disagreement = max(1.0, float(np.sqrt(power / left)) / noise)
+    unit = np.array([problem.factor if name in ("ty", "tx") else 1.0 for name in problem.names])
+    own = np.full((len(poses), len(problem.names)), np.nan)
+    own[problem.used] = local * factor * noise * disagreement * unit
+    turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
+    if problem.refinements:
+        centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
+    filtered = float((smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) ** 2).mean())
+    share = power / max(float((at.aligned**2).mean(dtype=np.float64)), 1e-30)
+    agreement = 1 - share / max(left / filtered, 1e-30)
+    residuals = np.full(len(poses), np.nan)
+    residuals[problem.used] = residuals_of(at)
+    found = Uncertainty(
+        own,
+        0.0 if fixed.turn is not None else turn * disagreement,
+        0.0 if fixed.centre is not None else centre * (1.0 if problem.refinements else disagreement),
+        agreement,
+        noise,
+        disagreement,
+    )
+    return found, residuals
+
+
+def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats, float]:
+    """Parameters (A, P) and shared ones that are estimated of noise of one per pixel, and the variance of its
+    residual."""
+    shape = at.residual.shape
+    noise = smoothed(rng.normal(size=shape).astype(np.float32)) * at.weight
+    noise -= at.problem.reproject(noise)
+    values, shared = at.solve(noise)
+    return values, shared, float((noise**2).mean(dtype=np.float64))
+
+
+def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[float, float]:
+    """Standard deviations of the axis (radians) and the centre (pixels of the detector)."""
+    at = linearised(problem, poses)
+    noise = max(_noise(problem.data[problem.used]), _LEAST_NOISE * float(problem.data[problem.used].std()))
+    turns, centres = [], []
+    for _ in range(_DRAWS):
+        values, shared, _ = _of_noise(at, rng)
+        after = moved(problem, np.tile(np.eye(3), (len(poses), 1, 1)), noise * values, noise * shared)
+        turns.append(float(turns_of(after)[problem.used].mean()))
+        centres.append(constant_and_waves(shifts_of(after)[:, 1], problem.radians, problem.used)[0])
+    return float(np.sqrt(np.mean(np.square(turns)))), float(np.sqrt(np.mean(np.square(centres))))
+
+
+def _noise(data: Array) -> float:
+    """Standard deviation of the noise of a pixel: of second differences (Immerkaer 1996), their median magnitude, where
+    the specimen is, since detectors cut off the noise of an empty background."""
+    change, bright = np.diff(data, 2, axis=2), data[:, :, 1:-1]
+    gain = 6.0
+    if data.shape[1] >= 3:
+        change, bright, gain = np.diff(change, 2, axis=1), bright[:, 1:-1], 36.0
+    shown = bright > bright.mean(axis=(1, 2), keepdims=True)
+    medians = [float(np.median(np.abs(c[s]))) for c, s in zip(change, shown, strict=True) if s.any()]
+    return float(np.sqrt(np.mean(np.square(medians)) / gain)) / 0.6745

@@ -1,0 +1,127 @@
+"""The poses of projections: where each pixel of an aligned projection is found in the raw one.
+
+(A, 3, 3) matrices of indices (row, column), about the middle of the detector. In aligned projections the axis of
+rotation is the middle column. What no projection can show is the gauge: a shift of the volume along the axis is one row
+shift of all projections, and a shift across it is a column shift that goes with the cosine and the sine of the angle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MODELS: dict[str, tuple[str, ...]] = {"translation": ("ty", "tx")}
+"""Parameters of each projection; what they have in common is the turn of the axis, `theta`, in radians."""
+
+
+HALF_A_TURN = np.radians(170.0)
+_NEAR_MIDDLE = 0.05  # of the columns: how far from the middle an axis is mounted
+
+
+def increments(values: Floats, names: tuple[str, ...]) -> Floats:
+    """(A, 3, 3) motions of the aligned frame, about its middle, from (A, P) values of the parameters in `names`."""
+    by_name = dict(zip(names, values.T, strict=True))
+    zero = np.zeros(len(values))
+    theta = by_name.get("theta", zero)
+    found = np.tile(np.eye(3), (len(values), 1, 1))
+    found[:, 0, 0] = found[:, 1, 1] = np.cos(theta)
+    found[:, 0, 1], found[:, 1, 0] = np.sin(theta), -np.sin(theta)
+    found[:, 0, 2], found[:, 1, 2] = by_name.get("ty", zero), by_name.get("tx", zero)
+    return found
+
+
+def shifts_of(poses: Floats) -> Floats:
+    """(A, 2) shifts in the aligned frame, rows and columns: what is applied before the turn."""
+    return np.asarray(np.linalg.solve(poses[:, :2, :2], poses[:, :2, 2:])[..., 0], dtype=np.float64)
+
+
+def turns_of(poses: Floats) -> Floats:
+    """(A,) theta, radians."""
+    return np.asarray(np.arctan2(poses[:, 0, 1], poses[:, 0, 0]))
+
+
+def waves(radians: Floats) -> Floats:
+    """(A, 2) the column shifts of a volume that is shifted by one voxel along x and along y."""
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+
+
+def without_gauge(poses: Floats, radians: Floats, used: NDArray[np.bool_], extent: float | None = None) -> Floats:
+    """The poses for which the row shifts of `used` projections have the mean 0, and their column shifts, less a
+    constant, no part that goes with the cosine and sine of the angle. The volume is shifted accordingly."""
+    shifts = shifts_of(poses)
+    parts = constant_and_waves(shifts[:, 1], radians, used, extent)
+    move = np.zeros((len(poses), 3))
+    move[:, 0] = -shifts[used, 0].mean()
+    move[:, 1] = -waves(radians) @ parts[1:]
+    return np.asarray(poses @ increments(move[:, :2], ("ty", "tx")))
+
+
+def constant_and_waves(
+    columns: Floats, radians: Floats, used: NDArray[np.bool_], extent: float | None = None
+) -> Floats:
+    """(3,) the constant, and the factors of cosine and sine, of the column shifts, in least squares.
+
+    With less than half a turn, a constant and a cosine are alike, and drift looks like both. The constant is then held
+    near the middle, as far as the shifts that are left, and their correlation between neighbours, leave it open.
+
+    Args:
+        extent: columns of the detector; None: nothing is held.
+    """
+    order = np.flatnonzero(used)[np.argsort(radians[used], kind="stable")]
+    basis, seen = np.column_stack([np.ones(len(order)), waves(radians[order])]), columns[order]
+    parts = np.linalg.lstsq(basis, seen, rcond=1e-6)[0]
+    if np.ptp(radians[order]) > HALF_A_TURN or extent is None:
+        return np.asarray(parts)
+    left = seen - basis @ parts
+    following = float(left[1:] @ left[:-1]) / max(float(left @ left), 1e-30)
+    following = float(np.clip(following, 0, 0.99))
+    variance = float(left @ left) / len(left) * (1 + following) / (1 - following)
+    normal = basis.T @ basis
+    normal[0, 0] += variance / (_NEAR_MIDDLE * extent) ** 2
+    return np.asarray(np.linalg.lstsq(normal, basis.T @ seen, rcond=1e-12)[0])
+
+
+def sigma_of_constant(columns: Floats, radians: Floats, used: NDArray[np.bool_]) -> float:
+    """Standard deviation of the constant of `constant_and_waves`, if the shifts that are left are independent."""
+    basis = np.column_stack([np.ones(len(radians)), waves(radians)])[used]
+    left = columns[used] - basis @ np.linalg.lstsq(basis, columns[used], rcond=1e-6)[0]
+    return float(np.sqrt(np.mean(left**2) * np.linalg.pinv(basis.T @ basis)[0, 0]))
+
+
+@dataclass(frozen=True)
+class Level:
+    """Projections whose pixels are means of `factor` x `factor` pixels (of one row, where there are few).
+
+    Args:
+        shape: (rows, columns) of the detector.
+        factors: (rows, columns) that were averaged.
+    """
+
+    shape: tuple[int, int]
+    factors: tuple[int, int]
+
+    @property
+    def binned_shape(self) -> tuple[int, int]:
+        rows, columns = (n // f for n, f in zip(self.shape, self.factors, strict=True))
+        return rows, columns
+
+    @property
+    def middle(self) -> Floats:
+        """(2,) where the middle of the detector is, in pixels of this level."""
+        return np.array([((n - 1) / 2 - (f - 1) / 2) / f for n, f in zip(self.shape, self.factors, strict=True)])
+
+    def binned(self, poses: Floats) -> Floats:
+        """Poses about the middle of the detector, in its pixels, as maps of this level's indices."""
+        scale = np.diag([*self.factors, 1.0])
+        scale[:2, 2] = -self.middle * self.factors
+        return np.asarray(np.linalg.inv(scale) @ poses @ scale)
+
+    def indices(self, poses: Floats) -> Floats:
+        """Poses about the middle of the detector as maps of its indices."""
+        centred = np.eye(3)
+        centred[:2, 2] = -(np.array(self.shape) - 1) / 2
+        return np.asarray(np.linalg.inv(centred) @ poses @ centred)

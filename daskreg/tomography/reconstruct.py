@@ -1,0 +1,224 @@
+"""`reconstruct`: the volume of projections, lazily, by blocks of rows.
+
+Slices across the axis of rotation do not depend on each other, once the projections are aligned. So a block of the
+result needs the same rows of all aligned projections, which `warp` makes of the raw rows that it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.geometry import Grid, SliceAffines
+from daskreg.tomography.angles import in_radians
+from daskreg.tomography.fit import TiltFit
+from daskreg.tomography.projections import attenuation, mean_image
+from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
+from daskreg.tomography.series import channels_first, check_angles
+from daskreg.tomography.slices import SliceProjector
+from daskreg.volumes import to_dataarray, volume_of
+from daskreg.warping import warp
+
+__all__ = ["METHODS", "reconstruct"]
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+METHODS = ("fbp", "sirt", "cgls")
+_ITERATIONS = {"fbp": 0, "sirt": 100, "cgls": 15}
+_BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows of aligned projections become slices; see `reconstruct`."""
+
+    radians: Floats
+    used: NDArray[np.bool_]
+    size: int
+    columns: int
+    centre: float
+    method: str
+    window: str
+    iterations: int
+    minimum: float | None
+    spacing: float
+
+    def slices(self, block: Array) -> Array:
+        """(rows, Y, X) of (angles, rows, columns), per unit of length."""
+        values = np.nan_to_num(np.asarray(block, dtype=np.float32)[self.used], posinf=0.0, neginf=0.0)
+        sums = np.ascontiguousarray(values.transpose(0, 2, 1))
+        projector = SliceProjector(self.radians[self.used], (self.size, self.size), self.columns, self.centre)
+        if self.method == "fbp":
+            found = fbp(projector, sums, window=self.window)
+        elif self.method == "sirt":
+            found = sirt(projector, sums, iterations=self.iterations, minimum=self.minimum)
+        else:
+            found = cgls(projector, sums, iterations=self.iterations)
+        return np.ascontiguousarray(found.transpose(2, 0, 1)) / np.float32(self.spacing)
+
+
+def reconstruct(
+    projections: Any,
+    angles: Any = None,
+    *,
+    fit: TiltFit | None = None,
+    method: str = "fbp",
+    unit: str | None = None,
+    centre: float | None = None,
+    axis: str = "y",
+    window: str = "ramp",
+    iterations: int | None = None,
+    minimum: float | None = None,
+    size: int | None = None,
+    rows: int | None = None,
+    flats: Any = None,
+    darks: Any = None,
+    order: int = 3,
+    channel_axis: int | None = None,
+) -> xr.DataArray:
+    """The volume of projections, as a lazy DataArray of float32 that `write` stores block by block.
+
+    Channels in front (or at `channel_axis`) are reconstructed one by one with the same poses, and stay in front.
+
+    Args:
+        projections: (angles, rows, columns), or (channels, angles, rows, columns), as of `align_projections`.
+        angles: (angles,); None: those of the fit.
+        fit: a TiltFit of these projections, or of other channels of them; outliers that it names are left out. None:
+            they are taken as they are, with the axis at `centre`.
+        method: "fbp", filtered back-projection; "sirt" or "cgls", iterations that fit the projections, which are better
+            with few or noisy angles and a missing wedge.
+        unit: of the angles.
+        centre: column of the axis where there is no fit; default the middle one.
+        axis: of the detector, along which the axis of rotation is, where there is no fit.
+        window: of FBP, by which the ramp is multiplied: "ramp" (none), "shepp-logan", "cosine", "hamming", "hann".
+        iterations: default 100 of SIRT, 15 of CGLS.
+        minimum: of the voxels, for SIRT, such as 0.
+        size: of the slices on both sides; default the columns of the detector.
+        rows: of a block; default as many as fit in a quarter of a GiB.
+        flats, darks: images without specimen and without beam; with flats, the negative logarithm is taken.
+        order: of the interpolation that aligns the projections, 1 or 3.
+
+    Returns: dims z (the rows), y, x; x is seen at angle 0, y at a quarter of a turn; the spacing is that of the
+        detector, and values are per unit of length.
+
+    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers; UnitError.
+    """
+    _check(method, iterations, minimum, window, fit=fit, centre=centre, angles=angles)
+    if channel_axis is not None:
+        projections = channels_first(projections, channel_axis)
+    volume = volume_of(projections)
+    grid, lead = volume.grid, volume.source.lead
+    if grid.ndim != 3:
+        raise ShapeMismatchError(f"projections of shape {volume.array.shape} are not (angles, rows, columns)")
+    count = grid.shape[0]
+    radians = fit.angles if angles is None and fit is not None else in_radians(angles, count, unit)
+    if len(radians) != count or (fit is not None and len(fit.angles) != count):
+        raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles" + _of_fit(fit))
+    check_angles(radians)
+    transposed = (axis if fit is None else fit.rotation_axis) == "x"
+    array = _as_attenuation(volume.array, flats, darks)
+    aligned = array if fit is None else _aligned(array, fit.projections_from_aligned, order)
+    data = da.asarray(aligned.data)
+    if transposed:
+        data = data.swapaxes(-1, -2)
+    used = np.ones(count, dtype=bool)
+    if fit is not None:
+        used[list(fit.outliers)] = False
+    columns = data.shape[-1]
+    middle = (columns - 1) / 2 if centre is None else centre
+    across = grid.spacing[1 if transposed else 2]
+    steps = _ITERATIONS[method] if iterations is None else iterations
+    side = columns if size is None else size
+    recipe = Recipe(radians, used, side, columns, middle, method, window, steps, minimum, across)
+    made = _by_rows(data, recipe, rows)
+    return to_dataarray(
+        made,
+        _volume_grid(grid, side, transposed),
+        lead=lead,
+        lead_coords={d: volume.array.coords[d] for d in lead if d in volume.array.coords},
+        name="reconstruction",
+    )
+
+
+def _check(
+    method: str, iterations: int | None, minimum: float | None, window: str, *, fit: Any, centre: Any, angles: Any
+) -> None:
+    if method not in METHODS:
+        raise OptionError(f"method={method!r}: use {', '.join(METHODS)}")
+    if window not in WINDOWS:
+        raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
+    if method == "fbp" and iterations is not None:
+        raise OptionError("iterations= is for method='sirt' and 'cgls'")
+    if iterations is not None and iterations < 1:
+        raise OptionError(f"iterations={iterations}: use 1 or more")
+    if minimum is not None and method != "sirt":
+        raise OptionError("minimum= is for method='sirt'")
+    if fit is not None and not isinstance(fit, TiltFit):
+        raise OptionError(f"fit= is a {type(fit).__name__}: pass the TiltFit of align_projections")
+    if fit is not None and centre is not None:
+        raise OptionError("centre= and fit=: the fit has the centre")
+    if fit is None and angles is None:
+        raise OptionError("reconstruct needs angles, or a fit, which has them")
+
+
+def _of_fit(fit: TiltFit | None) -> str:
+    return "" if fit is None else f", and {len(fit.angles)} in the fit"
+
+
+def _as_attenuation(array: xr.DataArray, flats: Any, darks: Any) -> xr.DataArray:
+    if flats is None:
+        if darks is not None:
+            raise OptionError("darks= without flats=: pass the images without specimen too")
+        return array
+    flat, dark = (
+        np.zeros(()) if image is None else mean_image(getattr(image, "data", image) if hasattr(image, "dims") else
+        np.asarray(image), slice(None))
+        for image in (flats, darks)
+    )  # fmt: skip
+    data = da.asarray(array.data)
+    whole = data.rechunk(dict.fromkeys((-2, -1), -1))
+
+    def convert(block: Array) -> Array:
+        return np.nan_to_num(attenuation(np.asarray(block, dtype=np.float64), flat, dark)).astype(np.float32)
+
+    return array.copy(data=whole.map_blocks(convert, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32)))
+
+
+def _aligned(array: xr.DataArray, transform: SliceAffines, order: int) -> Any:
+    if isinstance(transform.axis, str) and transform.axis not in array.dims:
+        raise InvalidTransformError(f"the fit runs along {transform.axis!r}, the projections have {tuple(array.dims)}")
+    lazy = array if isinstance(array.data, da.Array) else array.chunk()
+    return warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp")
+
+
+def _by_rows(data: da.Array, recipe: Recipe, rows: int | None) -> da.Array:
+    """(..., rows, Y, X) from (..., angles, rows, columns), in blocks of rows."""
+    *lead, count, height, _ = data.shape
+    per_row = 4 * max(recipe.size**2 * 3, count * recipe.columns * 3)
+    size = max(1, min(height, _BLOCK_BYTES // per_row)) if rows is None else max(1, min(rows, height))
+    # Rows first, as in the result: a block of one is made of a block of the other.
+    chunked = data.rechunk({**dict.fromkeys(range(len(lead)), 1), -3: -1, -2: size, -1: -1}).swapaxes(-3, -2)
+
+    def block(values: Array) -> Array:
+        made = recipe.slices(values.reshape(values.shape[-3:]).swapaxes(0, 1))
+        return made.reshape(*(1,) * len(lead), *made.shape)
+
+    chunks = (*chunked.chunks[: len(lead)], chunked.chunks[-3], (recipe.size,), (recipe.size,))
+    meta = np.empty((0,) * data.ndim, np.float32)
+    made: da.Array = da.map_blocks(block, chunked, chunks=chunks, dtype=np.float32, meta=meta)
+    return made
+
+
+def _volume_grid(grid: Grid, size: int, transposed: bool) -> Grid:
+    """Rows as on the detector; y and x about the axis of rotation."""
+    along, across = (2, 1) if transposed else (1, 2)
+    spacing = (grid.spacing[along], grid.spacing[across], grid.spacing[across])
+    origin = (grid.origin[along], *(-(size - 1) / 2 * grid.spacing[across],) * 2)
+    return Grid((grid.shape[along], size, size), spacing, origin, unit=grid.unit, axes=("z", "y", "x"))

@@ -1,0 +1,113 @@
+"""Slices from their projections, in memory: filtered back-projection, SIRT and CGLS, on one projector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from daskreg.errors import OptionError
+from daskreg.tomography.slices import SliceProjector
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+
+WINDOWS: dict[str, Callable[[Floats], Floats]] = {
+    "ramp": np.ones_like,
+    "shepp-logan": np.sinc,
+    "cosine": lambda f: np.cos(np.pi * f),
+    "hamming": lambda f: 0.54 + 0.46 * np.cos(2 * np.pi * f),
+    "hann": lambda f: 0.5 + 0.5 * np.cos(2 * np.pi * f),
+}
+"""Of frequencies in cycles per column, up to 1/2; by what the ramp is multiplied."""
+
+_WIDEST_GAP = 3.0
+"""Medians of the gaps between angles: a wider one is a missing wedge, which its neighbours do not stand for."""
+
+
+def angle_weights(radians: Floats) -> Floats:
+    """(A,) the angle that each projection stands for, radians: half of the gaps beside it, where directions half a turn
+    apart are one. They sum to a half turn, or to less where a wedge is missing."""
+    directions = np.mod(radians, np.pi)
+    order = np.argsort(directions, kind="stable")
+    gaps = np.diff(directions[order], append=directions[order[0]] + np.pi)
+    typical = float(np.median(gaps[gaps > 1e-6])) if (gaps > 1e-6).any() else np.pi
+    gaps = np.where(gaps > _WIDEST_GAP * typical, typical, gaps)
+    weights = np.empty_like(directions)
+    weights[order] = (gaps + np.roll(gaps, 1)) / 2
+    return weights
+
+
+def ramp_filtered(sums: Array, window: str = "ramp") -> Array:
+    """Projections (A, U, Z), filtered along U by the ramp (Kak and Slaney 1988, eq. 3.61), which is zero beyond them.
+
+    Raises: OptionError for an unknown window.
+    """
+    if window not in WINDOWS:
+        raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
+    columns = sums.shape[1]
+    size = scipy.fft.next_fast_len(2 * columns, real=True)
+    place = np.minimum(np.arange(size), size - np.arange(size))
+    kernel = np.where(place % 2 == 1, -1 / (np.pi * np.maximum(place, 1)) ** 2, 0.0)
+    kernel[0] = 0.25
+    response = scipy.fft.rfft(kernel).real * WINDOWS[window](scipy.fft.rfftfreq(size))
+    spectrum = scipy.fft.rfft(sums, size, axis=1) * response.astype(sums.dtype)[:, None]
+    return np.ascontiguousarray(scipy.fft.irfft(spectrum, size, axis=1)[:, :columns], dtype=sums.dtype)
+
+
+def fbp(projector: SliceProjector, sums: Array, *, window: str = "ramp") -> Array:
+    """(Y, X, Z) slices by filtered back-projection of (A, U, Z)."""
+    weights = angle_weights(projector.radians).astype(sums.dtype)
+    return projector.smear(ramp_filtered(sums, window) * weights[:, None, None])
+
+
+def sirt(
+    projector: SliceProjector, sums: Array, *, iterations: int, start: Array | None = None, minimum: float | None = None
+) -> Array:
+    """Simultaneous iterative reconstruction: each step back-projects the residual, divided by the lengths of the rays.
+
+    Args:
+        minimum: of the voxels, such as 0; None: no limit.
+    """
+    ones = np.ones((*projector.shape, 1), sums.dtype)
+    rays = _inverse(projector.project(ones))
+    voxels = _inverse(projector.backproject(np.ones((*sums.shape[:2], 1), sums.dtype)))
+    slices = np.zeros((*projector.shape, sums.shape[2]), sums.dtype) if start is None else start.copy()
+    for _ in range(iterations):
+        slices += voxels * projector.backproject(rays * (sums - projector.project(slices)))
+        if minimum is not None:
+            np.maximum(slices, minimum, out=slices)
+    return slices
+
+
+def cgls(projector: SliceProjector, sums: Array, *, iterations: int) -> Array:
+    """Least squares by conjugate gradients, each slice for itself (Hestenes and Stiefel 1952); few iterations
+    regularise."""
+    residual = sums.copy()
+    gradient = projector.backproject(residual)
+    slices, direction, size = np.zeros_like(gradient), gradient.copy(), _squares(gradient)
+    for _ in range(iterations):
+        seen = projector.project(direction)
+        step = _ratio(size, _squares(seen))
+        slices += step * direction
+        residual -= step * seen
+        gradient = projector.backproject(residual)
+        now = _squares(gradient)
+        direction = gradient + _ratio(now, size) * direction
+        size = now
+    return slices
+
+
+def _squares(values: Array) -> Array:
+    return np.asarray(np.einsum("ijk,ijk->k", values, values))
+
+
+def _ratio(one: Array, other: Array) -> Array:
+    return np.asarray(np.divide(one, other, out=np.zeros_like(one), where=other > 0))
+
+
+def _inverse(values: Array) -> Array:
+    return np.asarray(np.divide(1, values, out=np.zeros_like(values), where=values > 1e-6))

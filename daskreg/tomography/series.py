@@ -1,0 +1,239 @@
+"""Projections as the matching needs them: binned, in memory, without background, and which of them cannot be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import (
+    ChannelError,
+    DegenerateImageError,
+    EmptyMaskError,
+    InputError,
+    OptionError,
+    ShapeMismatchError,
+)
+from daskreg.geometry import Grid
+from daskreg.tomography.poses import Level
+from daskreg.tomography.projections import attenuation, mean_image
+from daskreg.volumes import mask_array, volume_of
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+
+LEAST_PROJECTIONS = 8
+_BATCH_BYTES = 64 * 2**20
+_MOST_VALUES = 2**27
+"""Pixels of the finest level that is matched: some ten arrays of this size are in memory."""
+_COARSE_COLUMNS = 64
+_EDGE = 0.02  # of the columns, on either side, where there is background
+
+
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Projections as a user passed them, nothing read.
+
+    Args:
+        data: (angles, rows, columns) NumPy or dask.
+        grid: of the axes of `data`; its last two are the detector.
+        dim: name of the axis of the angles.
+        transposed: whether rows and columns were exchanged, so that the axis of rotation is along the rows' axis.
+        flat, dark: (rows, columns) mean images without specimen and without beam, or None.
+        mask: (rows, columns) or (angles, rows, columns), True where pixels count, or None.
+    """
+
+    data: Any
+    grid: Grid
+    dim: str
+    transposed: bool
+    flat: Floats | None
+    dark: Floats | None
+    mask: Any
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        a, v, u = self.data.shape
+        return int(a), int(v), int(u)
+
+    def batches(self) -> Iterator[tuple[int, Array]]:
+        """The first index and the values (B, V, U), float32, NaN where pixels do not count."""
+        count, rows, columns = self.shape
+        size = max(1, _BATCH_BYTES // (4 * rows * columns))
+        for first in range(0, count, size):
+            values = np.asarray(self.data[first : first + size], dtype=np.float32)
+            if self.flat is not None:
+                dark = np.zeros(()) if self.dark is None else self.dark
+                values = attenuation(values.astype(np.float64), self.flat, dark).astype(np.float32)
+            values = np.where(np.isfinite(values), values, np.float32(np.nan))
+            if self.mask is not None:
+                mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + size]
+                values = np.where(np.asarray(mask), values, np.float32(np.nan))
+            yield first, values
+
+
+def projections_of(
+    projections: Any,
+    *,
+    axis: str,
+    channel: int | str | None,
+    channel_axis: int | None,
+    flats: Any,
+    darks: Any,
+    mask: Any,
+) -> Projections:
+    """What a user passed; see `align_projections`.
+
+    Raises: ShapeMismatchError, ChannelError, OptionError, EmptyMaskError.
+    """
+    if axis not in ("y", "x"):
+        raise OptionError(f"axis={axis!r}: the axis of rotation is along 'y', down the columns, or 'x', along the rows")
+    data, grid, dim = one_channel(projections, channel, channel_axis)
+    flat, dark = (None if image is None else mean_image(_images(image), slice(None)) for image in (flats, darks))
+    chosen = None if mask is None else mask_array(mask)
+    if chosen is not None and chosen.shape not in (tuple(data.shape), tuple(data.shape[1:])):
+        raise ShapeMismatchError(f"the mask has shape {chosen.shape}, the projections {tuple(data.shape)}")
+    if chosen is not None and not bool(np.asarray(chosen.any())):
+        raise EmptyMaskError("the mask leaves no pixel")
+    if flat is None and dark is not None:
+        raise OptionError("darks= without flats=: pass the images without specimen too")
+    if axis == "x":
+        data = data.swapaxes(1, 2)
+        flat, dark = (None if image is None else image.swapaxes(-1, -2) for image in (flat, dark))
+        chosen = None if chosen is None else chosen.swapaxes(-1, -2)
+    return Projections(data, grid, dim, axis == "x", flat, dark, chosen)
+
+
+def one_channel(projections: Any, channel: int | str | None, channel_axis: int | None) -> tuple[Any, Grid, str]:
+    """(angles, rows, columns) data of one channel, or the sum of all, the grid, and the name of the first axis."""
+    if channel_axis is not None:
+        projections = channels_first(projections, channel_axis)
+    volume = volume_of(projections)
+    array = volume.array
+    if volume.grid.ndim != 3:
+        raise ShapeMismatchError(
+            f"projections of shape {array.shape} are not (angles, rows, columns); a sinogram is (angles, 1, columns)"
+        )
+    if volume.source.lead and channel == "sum":
+        array = array.sum(dim=volume.source.lead)
+    else:
+        try:
+            entries = volume.only_entries(channel, owner="the projections")
+        except ChannelError as error:
+            raise ChannelError(f"{error}; channel='sum' takes the sum of all") from error
+        array = array.isel(entries)
+    return array.data, volume.grid, str(array.dims[0])
+
+
+def channels_first(projections: Any, channel_axis: int) -> Any:
+    """The projections with their axis of channels, a number, as the first one, named c."""
+    import xarray as xr
+
+    if not -len(projections.shape) <= channel_axis < len(projections.shape) or len(projections.shape) != 4:
+        raise OptionError(f"channel_axis={channel_axis}: projections of shape {tuple(projections.shape)} have none")
+    if isinstance(projections, xr.DataArray):
+        dim = projections.dims[channel_axis]
+        return projections.rename({dim: "c"}).transpose("c", ...)
+    return xr.DataArray(projections, dims=_dims(channel_axis % 4)).transpose("c", ...)
+
+
+def _dims(channel_axis: int) -> list[str]:
+    dims = ["z", "y", "x"]
+    dims.insert(channel_axis, "c")
+    return dims
+
+
+def _images(image: Any) -> Any:
+    array = getattr(image, "data", image) if hasattr(image, "dims") else np.asarray(image)
+    return array if array.ndim == 3 else array[None]
+
+
+def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int | str) -> list[int]:
+    """How many columns are averaged on each level, coarse to fine.
+
+    "auto": angles resolve the volume to pi D / A (Crowther et al. 1970), for D columns and A angles of a half turn; in
+    what is finer projections do not depend on each other. The finest pixels are half of that.
+    """
+    count, rows, columns = shape
+    if level == "auto":
+        span = min(float(np.ptp(radians)) + 1e-9, np.pi)
+        finest = max(1, int(np.pi * columns / (2 * count * np.pi / span)))
+    elif isinstance(level, int) and not isinstance(level, bool) and 0 <= level < 16:
+        finest = 2**level
+    else:
+        raise OptionError(f"level={level!r}: use 'auto', or 0 for every pixel, 1 for 2 x 2 means, ...")
+    finest = max(min(finest, columns // 16), 1, math.isqrt(math.ceil(count * rows * columns / _MOST_VALUES) - 1) + 1)
+    coarsest = max(finest, math.ceil(columns / _COARSE_COLUMNS))
+    return [coarsest, finest] if coarsest > finest else [finest]
+
+
+def level_of(projections: Projections, columns: int) -> Level:
+    """The level of means of so many columns, and as many rows if there are enough."""
+    _, rows, width = projections.shape
+    return Level((rows, width), (columns if rows >= 16 * columns else max(1, min(columns, rows // 16)), columns))
+
+
+def binned(projections: Projections, level: Level) -> tuple[Array, Array | None]:
+    """(A, V, U) float32 means without background, 0 where unknown, and where they are known (None: everywhere)."""
+    count = projections.shape[0]
+    data = np.empty((count, *level.binned_shape), np.float32)
+    for first, values in projections.batches():
+        data[first : first + len(values)] = _means(values, level)
+    valid = np.isfinite(data)
+    if not valid.any():
+        raise DegenerateImageError("the projections have no finite pixel")
+    edge = max(1, int(_EDGE * data.shape[2]))
+    sides = [side[np.isfinite(side)] for side in (data[:, :, :edge], data[:, :, -edge:])]
+    known = [float(np.median(side)) for side in sides if side.size]
+    data -= np.float32(min(known, default=0.0))
+    return np.where(valid, data, np.float32(0)), None if valid.all() else valid
+
+
+def _means(values: Array, level: Level) -> Array:
+    """Means of the pixels that count; NaN where fewer than half do."""
+    (rows, columns), (v, u) = level.binned_shape, level.factors
+    blocks = values[:, : rows * v, : columns * u].reshape(len(values), rows, v, columns, u)
+    known = np.isfinite(blocks)
+    number = known.sum(axis=(2, 4))
+    total = np.where(known, blocks, 0).sum(axis=(2, 4), dtype=np.float64)
+    return np.where(2 * number >= u * v, total / np.maximum(number, 1), np.nan).astype(np.float32)
+
+
+def unusable(data: Array, valid: Array | None, radians: Floats) -> dict[int, str]:
+    """Projections that show nothing, by why: "lost" (not finite), "blank", or "duplicated" (the same as an earlier one,
+    at another angle).
+
+    Raises: DegenerateImageError where too few are left.
+    """
+    known = np.ones(len(data)) if valid is None else valid.mean(axis=(1, 2))
+    spread = data.std(axis=(1, 2))
+    typical = float(np.median(spread[known > 0])) if (known > 0).any() else 0.0
+    kinds: dict[int, str] = {}
+    seen: dict[bytes, int] = {}
+    for i, image in enumerate(data):
+        if known[i] < 0.5:
+            kinds[i] = "lost"
+        elif spread[i] <= 1e-3 * typical:
+            kinds[i] = "blank"
+        elif abs(radians[i] - radians[seen.setdefault(image.tobytes(), i)]) > 1e-6:
+            kinds[i] = "duplicated"
+    if len(data) - len(kinds) < LEAST_PROJECTIONS:
+        named = ", ".join(f"{i} {kind}" for i, kind in list(kinds.items())[:8])
+        raise DegenerateImageError(f"{len(data) - len(kinds)} of {len(data)} projections can be used ({named})")
+    return kinds
+
+
+def check_angles(radians: Floats) -> None:
+    """Raise InputError for angles that no volume can be reconstructed from."""
+    directions = np.unique(np.round(np.mod(radians, np.pi), 6))
+    if len(directions) < LEAST_PROJECTIONS:
+        raise InputError(f"the projections have {len(directions)} directions: at least {LEAST_PROJECTIONS} are needed")
+    if np.ptp(radians) < np.radians(10):
+        raise InputError(
+            f"the angles span {np.degrees(np.ptp(radians)):.3g} degrees: if they are degrees, add unit='degrees'"
+        )

@@ -1,0 +1,133 @@
+"""FBP, SIRT, CGLS, and the lazy volume: against ellipsoids whose line integrals are known."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from ellipsoids import Ellipsoids
+
+import daskreg as dr
+from daskreg.errors import InputError, OptionError, ShapeMismatchError
+from daskreg.tomography import reconstruct
+from daskreg.tomography.reconstruction import angle_weights, cgls, fbp, sirt
+from daskreg.tomography.slices import SliceProjector
+
+SIZE = 40
+BODY = Ellipsoids(SIZE, count=6, seed=2)
+HALF = np.linspace(0, np.pi, 64, endpoint=False)
+TURN = np.linspace(0, 2 * np.pi, 128, endpoint=False)
+WEDGE = np.radians(np.arange(-60, 60.1, 2))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return BODY.volume((11, SIZE, SIZE))
+
+
+def projected(angles, **options):
+    return BODY.project(angles, (11, SIZE), **options)
+
+
+def error(volume, truth):
+    return float(np.sqrt(((np.asarray(volume) - truth) ** 2).mean()) / truth.std())
+
+
+def test_angles_stand_for_the_gaps_beside_them():
+    assert angle_weights(HALF) == pytest.approx(np.pi / 64)
+    assert angle_weights(TURN).sum() == pytest.approx(np.pi)
+    assert angle_weights(WEDGE) == pytest.approx(np.radians(2))  # nothing stands for the wedge
+    uneven = angle_weights(np.array([0.0, 0.1, 0.3, 0.4]))
+    assert uneven[1] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("angles", [HALF, TURN], ids=["half", "turn"])
+@pytest.mark.parametrize("centre", [19.5, 22.25])
+def test_fbp(angles, centre, truth):
+    volume = reconstruct(projected(angles, axis=centre), angles, centre=centre)
+    assert error(volume, truth) < 0.2
+    middle = (5, slice(14, 26), slice(14, 26))
+    assert np.asarray(volume)[middle].mean() == pytest.approx(truth[middle].mean(), rel=0.05)
+
+
+def test_iterations_and_windows(truth):
+    projector = SliceProjector(HALF, (SIZE, SIZE), SIZE)
+    sums = np.ascontiguousarray(projected(HALF).transpose(0, 2, 1))
+    volumes = {
+        "sirt": sirt(projector, sums, iterations=60),
+        "cgls": cgls(projector, sums, iterations=15),
+        "hann": fbp(projector, sums, window="hann"),
+    }
+    off = {name: error(volume.transpose(2, 0, 1), truth) for name, volume in volumes.items()}
+    assert off["sirt"] < 0.2
+    assert off["cgls"] < 0.15
+    assert off["hann"] < 0.35
+    assert sirt(projector, sums, iterations=3, minimum=0.0).min() >= 0
+
+
+def test_a_missing_wedge_is_better_with_iterations(truth):
+    """And limits of the values are better still."""
+    sums = projected(WEDGE)
+    off = {
+        "fbp": error(reconstruct(sums, WEDGE), truth),
+        "cgls": error(reconstruct(sums, WEDGE, method="cgls"), truth),
+        "sirt": error(reconstruct(sums, WEDGE, method="sirt", minimum=0.0, iterations=60), truth),
+    }
+    assert off["sirt"] < off["cgls"] < off["fbp"]
+
+
+def test_the_volume_is_lazy_and_the_same_in_any_blocks(tmp_path):
+    sums = projected(HALF).astype(np.float32)
+    spacing = {"dims": ("angle", "y", "x"), "coords": {"y": np.arange(11) * 2.0 + 7, "x": np.arange(SIZE) * 2.0}}
+    array = xr.DataArray(da.from_array(sums, chunks=(8, 4, 9)), **spacing)
+    volume = reconstruct(array, HALF, rows=3)
+    assert isinstance(volume.data, da.Array)
+    assert volume.dims == ("z", "y", "x")
+    assert dr.grid(volume).spacing == (2.0, 2.0, 2.0)
+    assert dr.grid(volume).origin == (7.0, -39.0, -39.0)
+    whole = reconstruct(sums, HALF).values
+    np.testing.assert_allclose(volume.values, whole / 2, atol=1e-6)  # per unit of length
+    dr.write(volume, tmp_path / "volume.ome.zarr", progress=False)
+    np.testing.assert_array_equal(dr.open(tmp_path / "volume.ome.zarr").values, volume.values)
+
+
+def test_channels_first_and_last():
+    sums = np.stack([projected(HALF) * k for k in (1, 2, 5)]).astype(np.float32)
+    first = reconstruct(sums, HALF)
+    last = reconstruct(np.moveaxis(sums, 0, -1), HALF, channel_axis=-1)
+    assert first.shape == last.shape == (3, 11, SIZE, SIZE)
+    np.testing.assert_array_equal(first.values, last.values)
+    np.testing.assert_allclose(first.values[2], 5 * first.values[0], atol=1e-4)
+
+
+def test_an_axis_along_the_rows_and_flats():
+    sums = projected(HALF)
+    beam, dark = np.random.default_rng(0).uniform(500, 900, (1, 11, SIZE)), np.full((2, 11, SIZE), 30.0)
+    raw = beam * np.exp(-sums) + 30
+    expected = reconstruct(sums, HALF).values
+    found = reconstruct(raw, HALF, flats=beam + 30, darks=dark)
+    np.testing.assert_allclose(found.values, expected, atol=1e-4)
+    lying = reconstruct(sums.swapaxes(1, 2), HALF, axis="x")
+    np.testing.assert_allclose(lying.values, expected, atol=1e-6)
+
+
+def test_what_cannot_be_reconstructed():
+    sums = projected(HALF)
+    for options, told in (
+        ({"method": "art"}, "fbp, sirt, cgls"),
+        ({"window": "tukey"}, "ramp"),
+        ({"iterations": 5}, "sirt"),
+        ({"method": "cgls", "iterations": 0}, "1 or more"),
+        ({"minimum": 0}, "minimum= is for"),
+        ({"fit": "fit.json"}, "TiltFit"),
+        ({"darks": sums}, "without flats"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            reconstruct(sums, HALF, **options)
+    with pytest.raises(OptionError, match="needs angles"):
+        reconstruct(sums)
+    with pytest.raises(ShapeMismatchError, match="64 projections"):
+        reconstruct(sums, HALF[1:])
+    with pytest.raises(InputError, match="directions"):
+        reconstruct(sums, np.repeat(HALF[:4], 16))

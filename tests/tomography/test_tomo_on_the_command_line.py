@@ -1,0 +1,55 @@
+"""`daskreg tomo`: align, centre, reconstruct."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ellipsoids import Ellipsoids
+
+import daskreg as dr
+from daskreg.cli import run
+from daskreg.tomography import TiltFit
+
+pytestmark = pytest.mark.slow
+ANGLES = np.arange(0, 180, 5.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shifts = np.random.default_rng(0).uniform(-1, 1, (36, 2))
+    body = Ellipsoids(28, count=5)
+    np.save("moving.npy", body.project(np.radians(ANGLES), (20, 28), shifts=shifts).astype(np.float32))
+    np.save("still.npy", body.project(np.radians(ANGLES), (20, 28), axis=15.0).astype(np.float32))
+    np.savetxt("angles.txt", ANGLES)
+    return tmp_path
+
+
+def test_align_and_reconstruct(folder, capsys):
+    words = ["tomo", "align", "moving.npy", "--angles", "angles.txt", "--out", "fit.json", "--axis-angle", "0"]
+    assert run([*words, "--plot", "fit.png"]) == 0
+    assert "TiltFit(converged: 36 projections" in capsys.readouterr().out
+    fit = TiltFit.load("fit.json")
+    assert fit.axis == 0
+    assert run(["tomo", "reconstruct", "moving.npy", "out.ome.zarr", "--fit", "fit.json", "-q"]) == 0
+    expected = dr.tomography.reconstruct(np.load("moving.npy"), fit=fit).values
+    np.testing.assert_allclose(dr.open("out.ome.zarr").values, expected, atol=1e-5)
+
+
+def test_the_centre(folder, capsys):
+    assert run(["tomo", "centre", "still.npy", "--angles", "angles.txt"]) == 0
+    assert float(capsys.readouterr().out) == pytest.approx(15, abs=0.2)
+    words = ["tomo", "reconstruct", "still.npy", "out.ome.zarr", "--angles", "angles.txt", "--centre", "15", "-q"]
+    assert run([*words, "--method", "cgls", "--iterations", "3"]) == 0
+
+
+def test_what_is_refused(folder, capsys):
+    (folder / "words.txt").write_text("ten\n")
+    for words, told in (
+        (["align", "moving.npy", "--out", "fit.json"], "--angles FILE"),
+        (["align", "moving.npy", "--out", "fit.json", "--angles", "words.txt"], "no list of angles"),
+        (["align", "moving.npy", "--out", "fit.json", "--angles", "angles.txt", "--centre", "left"], "number nor auto"),
+        (["reconstruct", "moving.npy", "out.ome.zarr"], "needs angles"),
+    ):
+        assert run(["tomo", *words]) == 2
+        assert told in capsys.readouterr().err

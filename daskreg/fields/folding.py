@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -13,13 +11,14 @@ from numpy.typing import NDArray
 
 from daskreg.errors import FoldWarning
 from daskreg.fields.chain import FieldPart, NodeBoxes, displacement_of, follow, steps_of
+from daskreg.geometry import Box
 from daskreg.sampling.displacements import Displaced
 
 Floats = NDArray[np.float64]
 
-_MOST_POINTS = 2**19  # at which a field is looked at: fewer than all nodes only of large fields
+_MOST_POINTS = 2**20  # at which a field is looked at: all nodes and cells only of smaller fields
 _MOST_SLICES = 32
-_SIDE = {2: 512, 3: 64}  # nodes along each side of the part that is read at once
+_SIDE = {2: 128, 3: 24}  # nodes along each side of the part that is read at once
 _WITHIN_CELL = (0.0, 0.5)  # where between two nodes it is looked at; linear fields are steepest beside the nodes
 
 
@@ -40,9 +39,8 @@ def warn_of_folds(part: FieldPart, nodes: NodeBoxes) -> None:
         box = nodes.box(number) if part.sliced else nodes.union
         if box.empty:
             continue
-        stride = max(1, math.ceil((box.size * len(numbers) / _MOST_POINTS) ** (1 / box.ndim)))
         step = steps_of([forward], part.grid.matrix, part.grid.inverse_matrix)[0]
-        for points in _points(box.start, box.stop, stride):
+        for points in map(_points, _parts(box, _MOST_POINTS // len(numbers))):
             _, _, boxes = follow([step], range(number, number + 1), points.min(axis=0), points.max(axis=0))
             found = Displaced((displacement_of(step, number, boxes[0].box(0)),)).determinants(points)
             count, folded = count + len(found), folded + int(np.sum(found <= 0))
@@ -60,14 +58,16 @@ def warn_of_folds(part: FieldPart, nodes: NodeBoxes) -> None:
         )
 
 
-def _points(start: Sequence[int], stop: Sequence[int], stride: int) -> list[Floats]:
-    """Node coordinates (N, D) in parts of a box: every `stride`-th node, and half way to the next."""
-    side = _SIDE[len(start)]
-    sides = [np.arange(a, b, stride, dtype=float) for a, b in zip(start, stop, strict=True)]
-    step = max(1, side // stride)
-    parts = []
-    for first in product(*(range(0, len(line), step) for line in sides)):
-        lines = [line[k : k + step] for line, k in zip(sides, first, strict=True)]
-        nodes = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
-        parts.append(np.concatenate([nodes + way for way in _WITHIN_CELL]))
-    return parts
+def _parts(box: Box, most_points: int) -> list[Box]:
+    """Boxes that divide a box: all of them, or some all over it, if there are more points than that in all."""
+    side = _SIDE[box.ndim]
+    starts = list(product(*(range(a, b, side) for a, b in zip(box.start, box.stop, strict=True))))
+    most = max(1, most_points // (len(_WITHIN_CELL) * side**box.ndim))
+    chosen = np.unique(np.linspace(0, len(starts) - 1, min(len(starts), most)).round().astype(int)).tolist()
+    return [Box(starts[k], tuple(a + side for a in starts[k])) & box for k in chosen]
+
+
+def _points(box: Box) -> Floats:
+    """(N, D) coordinates of the nodes of a box, and of the places half way to the next ones."""
+    nodes = np.stack(np.meshgrid(*map(np.arange, box.start, box.stop), indexing="ij"), -1).reshape(-1, box.ndim)
+    return np.concatenate([nodes + way for way in _WITHIN_CELL])

@@ -69,8 +69,8 @@ def command(
 
     `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
 
-    Blocks that are finished with --resolution full are stored next to the fit (FIT.blocks.jsonl) until it is saved, so
-    the same command resumes after an interruption.
+    Blocks that are finished with --resolution full are stored next to the fit (FIT.blocks.jsonl) until the fit is done,
+    so the same command resumes after an interruption.
     """
     import daskreg
 
@@ -93,6 +93,6 @@ def command(
             progress=progress,
         )
     code = save_outputs(fit, out=out, keep_failed=keep_failed, **outputs)
-    if checkpoint is not None and out.exists() and (fit.ok or keep_failed):
+    if checkpoint is not None:  # also of a fit that failed: its blocks are of no use to other options
         checkpoint.unlink(missing_ok=True)
     return code

@@ -129,11 +129,11 @@ def register(
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
     if resolution not in RESOLUTIONS:
         raise OptionError(f"resolution {resolution!r} is unknown: use {', '.join(RESOLUTIONS)}")
-    if resolution == "full" and model == "bspline":
-        raise OptionError('model="bspline" is estimated from images in memory: use resolution="coarse" or "auto"')
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
+            if model == "bspline":
+                raise OptionError('model="bspline" needs images that fit the memory: use resolution="coarse"')
             if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
                 raise OptionError(
                     f"images that do not fit the memory are registered at full resolution with metric "

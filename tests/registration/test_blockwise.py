@@ -330,6 +330,17 @@ def test_a_killed_run_is_continued_from_its_checkpoint(small: pytest.MonkeyPatch
     assert len(began) < len(counts) / 2  # finished blocks are counted at once
     assert np.array_equal(resumed.moving_from_fixed.matrix, whole.moving_from_fixed.matrix)
     assert np.array_equal(resumed.covariance, whole.covariance)
+    text = file.read_text().splitlines(keepends=True)  # damaged lines are worked on again
+    text[2:4] = [
+        text[2].replace('"data": "', '"data": "AAAA', 1),
+        text[3].replace('"block": ', '"block": "x", "": ', 1),
+    ]
+    file.write_text("".join(text))
+    again = dr.register(*some, resolution="full", checkpoint=file)
+    assert np.array_equal(again.moving_from_fixed.matrix, whole.moving_from_fixed.matrix)
+    for wrong in (tmp_path, tmp_path / "missing" / "a.jsonl", "s3://bucket/a.jsonl"):
+        with pytest.raises(errors.OptionError):
+            dr.register(*some, resolution="full", checkpoint=wrong)
     (tmp_path / "other.jsonl").write_text("x,y\n1,2\n")
     with pytest.raises(errors.InputError, match="is not a checkpoint"):
         dr.register(*some, resolution="full", checkpoint=tmp_path / "other.jsonl")

@@ -11,14 +11,15 @@ import base64
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InputError, LayoutMismatchError
+from daskreg.errors import InputError, LayoutMismatchError, OptionError
+from daskreg.runtime.paths import local_path, shown
 
 SCHEMA, VERSION = "daskreg/register", 1
 
@@ -31,12 +32,14 @@ class Checkpoint:
     Args:
         key: of the images and the options.
 
-    Raises: LayoutMismatchError where the file is of other images or other options; InputError where it is no
-        checkpoint.
+    Raises: OptionError for a path that is no file; LayoutMismatchError where the file is of other images or other
+        options; InputError where it is no checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike[str], key: str) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            raise OptionError(f"checkpoint {shown(path)} has to be a file in a folder that exists")
         self._head = {"schema": SCHEMA, "version": VERSION, "key": key}
         self._lines: dict[tuple[str, int], int] = {}
         if self.path.exists() and self.path.stat().st_size:
@@ -55,8 +58,9 @@ class Checkpoint:
             at = file.tell()
             while line := file.readline():
                 entry = _parsed(line)
-                if entry is not None:
-                    self._lines[str(entry.get("pass")), int(entry.get("block", -1))] = at
+                block = None if entry is None else entry.get("block")
+                if entry is not None and isinstance(block, int):
+                    self._lines[str(entry.get("pass")), block] = at
                 at = file.tell()
 
     def load(self, name: str, block: int) -> Arrays | None:
@@ -72,7 +76,7 @@ class Checkpoint:
                 io.BytesIO(base64.b64decode((entry or {})["data"], validate=True)), allow_pickle=False
             ) as data:
                 return dict(data)
-        except (KeyError, ValueError, OSError):
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile):
             return None
 
     def append(self, name: str, block: int, arrays: Arrays) -> None:

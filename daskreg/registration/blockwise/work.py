@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -76,7 +77,8 @@ class Work:
         for task in tasks if self.checkpoint is not None else ():
             arrays = self.checkpoint.load(name, task.number) if self.checkpoint is not None else None
             if arrays is not None:
-                found[task.number] = restore(task.number, arrays)
+                with suppress(KeyError, ValueError, TypeError):  # damaged: it is worked on again
+                    found[task.number] = restore(task.number, arrays)
         log.info("%s: %d blocks, %d of them finished before", label, len(tasks), len(found))
         self.expected = max(self.expected, self.done + len(tasks))
         self._advance(len(found))

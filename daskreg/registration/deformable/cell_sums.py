@@ -15,6 +15,7 @@ of the moving image where the images match, and its noise is not that of the res
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,12 @@ def cell_sums(
             parts,
         )  # fmt: skip
     return CellSums(square, linear.reshape(ndim, *control.shape))
+
+
+def square_bytes(shape: tuple[int, ...]) -> int:
+    """Bytes of the sums `square` of so many control points."""
+    around, pairs = math.prod([2 * REACH + 1] * len(shape)), math.comb(len(shape) + 1, 2)
+    return math.prod(shape) * pairs * around * np.dtype(np.float32).itemsize
 
 
 _PLANE: Any = (np.array([0, 1]), 0, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32))

@@ -32,8 +32,8 @@ class LayerEstimate:
     """What was found, on the finest level.
 
     before: score of the base alone. state: of the solver. images: of the finest level. rejected: share of the voxels
-    that were excluded. iterations: of all levels. determined: how many coefficients the images determined on each
-    level, by its step.
+    that were excluded. contradicting: share of the overlap where the aligned images contradict each other. iterations:
+    of all levels. determined: how many coefficients the images determined on each level, by its step.
     """
 
     state: LevelEstimate
@@ -41,6 +41,7 @@ class LayerEstimate:
     before: tuple[float, float]
     overlap: float
     rejected: float
+    contradicting: float
     iterations: int
     converged: bool
     determined: dict[float, float]
@@ -81,6 +82,7 @@ def estimate_layers(
     plan = schedule(grids, levels)
     layers, weight, iterations = Layers.start(base, grids[0]), 0.0, 0
     inliers: Tensor | None = None
+    contradicting = 0.0
     determined: dict[float, float] = {}
     for done, (grid, number) in enumerate(plan):
         layers = layers if grid is layers.control else layers.refined(grid)
@@ -97,7 +99,7 @@ def estimate_layers(
         determined[level.step] = state.determined
         layers, weight = state.layers, state.weight
         if grid is grids[-1] and inliers is None:
-            inliers = contradictions_of(images, state)
+            inliers, contradicting = contradictions_of(images, state)
         if progress:
             progress(done + 1, len(plan) + 1)
     level = with_inliers(levels[-1], inliers)
@@ -108,7 +110,8 @@ def estimate_layers(
     determined[level.step] = last_state.determined
     if progress:
         progress(len(plan) + 1, len(plan) + 1)
-    before = images.evaluate(Layers.start(base, grids[0]).transform)
+    # As what was found: a linear interpolation, which smooths noise, would look better.
+    before = images.evaluate(Layers.start(base, grids[0]).transform, order=3)
     full = float(images.weight.sum(dtype=np.float64))
     rejected = 0.0 if inliers is None else 1 - float(inliers.float().mean())
     return LayerEstimate(
@@ -117,19 +120,20 @@ def estimate_layers(
         before.score,
         last_state.found.total / max(full, 1e-9),
         rejected,
+        contradicting,
         iterations,
         state.converged or last_state.converged,
         determined,
     )
 
 
-def contradictions_of(images: LevelImages, state: LevelEstimate) -> Tensor | None:
+def contradictions_of(images: LevelImages, state: LevelEstimate) -> tuple[Tensor | None, float]:
     """(1, *shape) bool, false where the images contradict each other after they are aligned; None where nowhere, or
-    in much of the images."""
+    in much of the images. And the share of the overlap where they do."""
     import torch
 
     found = state.found
     fixed, warped, weight = (torch.from_numpy(x[None]) for x in (images.fixed, found.warped, found.weight))
     inliers = contradictions(fixed, warped, weight, matched=images.matched)
     rejected = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
-    return inliers if 0 < rejected < _MOST_REJECTED else None
+    return (inliers if 0 < rejected < _MOST_REJECTED else None), rejected

@@ -44,6 +44,8 @@ class DeformableFit(Fit):
         parameters, determined: how many coefficients the last layer has, and how many of these the images determine;
             the others are as smooth as the prior makes them.
         rejected: share of the fixed voxels that were left out, because the images contradict each other there.
+        contradicting: share of the overlap where the aligned images contradict each other. Where it is more than a
+            tenth, nothing is left out (`rejected` is 0), and the motion there may be wrong by more than `sigma_at`.
         masked, reduced, bad_voxels, recipe: see PairFit.
         iterations, seconds: over all levels, with those of the affine map.
     """
@@ -61,6 +63,7 @@ class DeformableFit(Fit):
     parameters: int
     determined: float
     rejected: float
+    contradicting: float
     metric: str
     masked: tuple[float, float]
     reduced: tuple[tuple[int, ...], tuple[int, ...]]
@@ -109,6 +112,9 @@ class DeformableFit(Fit):
         ending = "" if self.ok else f"\n  {self.status.value}"
         if self.rejected > 0:
             ending += f"\n  {self.rejected:.1%} of fixed was left out: the images contradict each other there"
+        elif self.contradicting > 0:
+            share = f"{self.contradicting:.0%} of the overlap"
+            ending += f"\n  the images contradict each other in {share}: look at the motion there"
         if any(self.bad_voxels):
             ending += "\n  {} voxels of fixed and {} of moving are hot, dead or gaps: masked".format(*self.bad_voxels)
         for name, factors in zip(("fixed", "moving"), self.reduced, strict=True):
@@ -135,6 +141,7 @@ _FACTS = (
     "parameters",
     "determined",
     "rejected",
+    "contradicting",
     "model",
     "metric",
     "masked",

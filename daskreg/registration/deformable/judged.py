@@ -68,7 +68,12 @@ def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float,
     return low, one, middle, most, high
 
 
-def status(verdict: Verdict, *, converged: bool, improved: bool, overlap: float, least: float) -> FitStatus:
-    """least: determinant of the derivative."""
+def status(
+    verdict: Verdict, *, converged: bool, improved: bool, overlap: float, extremes: tuple[float, float]
+) -> FitStatus:
+    """extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
+    negative one everywhere."""
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
-    return FitStatus.FOLDED if found is FitStatus.CONVERGED and not least > 0 else found
+    least, greatest = extremes
+    one_to_one = least > 0 or greatest < 0
+    return FitStatus.FOLDED if found is FitStatus.CONVERGED and not one_to_one else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,25 +10,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from dask.utils import format_bytes
 
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
 from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
+from daskreg.registration.deformable.cell_sums import square_bytes
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.fit import PairFit
-from daskreg.registration.images import Image, at_level
+from daskreg.registration.images import Image, at_level, masked_fraction
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import image_batch, pyramid, standardised
 from daskreg.reporting.fit import Fit
+from daskreg.runtime.memory import available_memory
 
 METRICS = ("ncc", "lncc", "mse")
 Progress = Callable[[int, int], None]
 AffineStage = Callable[[tuple[Image, Image], str], PairFit]
 
+# By how much a residual may grow where there is nothing to gain: by this share, and by what rounding leaves of
+# images of variance 1.
+_RISE, _ROUNDING = 1e-3, 1e-6
 LEAST_TOLERANCE = 0.01
 """Voxels: root mean square of the last step."""
 
@@ -75,6 +83,7 @@ def register_layers(
         base = affine.moving_from_fixed
     base = _checked_base(base, fixed, moving)
     distances = control_spacing(spacing, fixed.grid, moving.grid)
+    check_memory(control_grids(fixed.grid, distances)[-1])
     if metric == "mse":
         moving = at_level(moving, fixed.offset)
     f, m = (image_batch(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (fixed, moving))
@@ -108,9 +117,9 @@ def register_layers(
         status=judged.status(
             verdict,
             converged=found.converged,
-            improved=after[1] <= before[1],
+            improved=after[1] <= before[1] * (1 + _RISE) + _ROUNDING,
             overlap=found.overlap,
-            least=jacobian[0],
+            extremes=(jacobian[0], jacobian[-1]),
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,
@@ -121,8 +130,9 @@ def register_layers(
         parameters=found.state.layers.current.size,
         determined=found.state.determined,
         rejected=found.rejected,
+        contradicting=found.contradicting,
         metric=metric,
-        masked=(0.0, 0.0),
+        masked=(masked_fraction(fixed), masked_fraction(moving)),
         reduced=(fixed.reduced, moving.reduced),
         bad_voxels=(fixed.bad, moving.bad),
         iterations=found.iterations + (affine.iterations if affine is not None else 0),
@@ -149,20 +159,34 @@ def _evened(image: Image) -> Image:
 def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving: Grid) -> tuple[float, ...]:
     """(D,) distances of the finest control points, world units.
 
-    Raises: OptionError for distances that are not positive, or less than two voxels.
+    One number for all axes is no less than two voxels of each.
+
+    Raises: OptionError for what is no distance, and for one of an axis that is less than two voxels.
     """
     voxel = max(min(fixed.spacing), min(moving.spacing))
     if spacing is None:
         longest = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True))
-        return (max(_LEAST_VOXELS * voxel, longest / _ALONG),) * fixed.ndim
-    values = np.broadcast_to(np.asarray(spacing, dtype=np.float64), np.shape(spacing) or (fixed.ndim,))
-    if values.shape != (fixed.ndim,) or not np.all(np.isfinite(values)):
+        spacing = max(_LEAST_VOXELS * voxel, longest / _ALONG)
+    values, two = np.asarray(spacing), 2 * np.asarray(fixed.spacing)
+    if values.dtype.kind in "iuf" and values.ndim == 0 and values > 0:
+        values = np.maximum(values, two)
+    if values.dtype.kind not in "iuf" or values.shape != (fixed.ndim,) or not np.all(np.isfinite(values)):
         raise OptionError(f"spacing must be a number or one for each of {fixed.ndim} axes, not {spacing!r}")
-    if np.any(values < 2 * np.asarray(fixed.spacing)):
+    if np.any(values < two):
         raise OptionError(
             f"control points {spacing} {fixed.unit} apart: they need at least two voxels of fixed between"
         )
-    return tuple(values.tolist())
+    return tuple(values.astype(np.float64).tolist())
+
+
+def check_memory(control: ControlGrid) -> None:
+    """Raises: MemoryBudgetError where the normal equations of the finest control points need too much."""
+    needed, usable = square_bytes(control.shape), available_memory() // 2
+    if needed > usable:
+        raise MemoryBudgetError(
+            f"{math.prod(control.shape):.3g} control points need {format_bytes(needed)} of memory for their normal "
+            f"equations, and {format_bytes(usable)} may be used: take a greater spacing"
+        )
 
 
 def _checked_base(base: Any, fixed: Image, moving: Image) -> Transform:

@@ -13,8 +13,11 @@ from skimage import data
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
+from daskreg.registration.deformable.cell_sums import square_bytes
+from daskreg.registration.deformable.control_grid import control_grids
 from daskreg.registration.deformable.judged import determinants
+from daskreg.registration.deformable.register_bspline import check_memory, control_spacing
 from daskreg.registration.verdicts import FitStatus
 
 Floats = NDArray[np.float64]
@@ -179,3 +182,51 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert isinstance(found, dr.Composite)
     at = np.array([[60.0, 70.0]])
     np.testing.assert_allclose(found(at) - at, u[:, 60, 70][None], atol=0.3)
+
+
+@pytest.mark.slow
+def test_images_that_need_no_field_are_no_failure() -> None:
+    rng, image = np.random.default_rng(3), photograph()
+    image = (image - image.mean()) / image.std()
+    shifted = ndimage.shift(image, (2.3, -1.7), order=5, mode="mirror")
+    noisy = [v + 0.3 * rng.normal(size=SHAPE) for v in (image, shifted)]
+    assert dr.register(*noisy, model="bspline").ok
+    assert dr.register(image, image, model="bspline", metric="mse").ok
+
+
+@pytest.mark.slow
+def test_a_mirror_image_with_its_reflection_as_init_does_not_fold() -> None:
+    image = photograph()
+    reflection = dr.Affine(np.array([[1.0, 0, 0], [0, -1, SHAPE[1] - 1], [0, 0, 1]]))
+    mask = np.ones(SHAPE, bool)
+    mask[:13] = False
+    fit = dr.register(image, image[:, ::-1].copy(), model="bspline", init=reflection, fixed_mask=mask)
+    assert fit.ok, repr(fit)
+    assert fit.jacobian[-1] < 0
+    assert fit.masked == pytest.approx((13 / 131, 0))
+
+
+@pytest.mark.slow
+def test_it_says_how_much_contradicts() -> None:
+    fixed, moving, _ = pair(most=1.0)
+    moving[:60, :80] = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(60, 80)), 3) * 20
+    fit = dr.register(fixed, moving, model="bspline", spacing=20)
+    assert fit.contradicting > 0.05
+    assert "contradict each other" in repr(fit)
+
+
+def test_one_distance_is_at_least_two_voxels_of_each_axis() -> None:
+    grid = dr.Grid((20, 60, 64), spacing=(5, 1, 1))
+    assert control_spacing(8.0, grid, grid) == (10, 8, 8)
+    with pytest.raises(OptionError, match="at least two voxels"):
+        control_spacing((8.0, 8.0, 8.0), grid, grid)
+    for bad in ("8", "auto", -1, (3.0,), float("nan")):
+        with pytest.raises(OptionError, match="spacing must be a number"):
+            control_spacing(bad, grid, grid)  # type: ignore[arg-type]
+
+
+def test_more_control_points_than_fit_the_memory_are_refused() -> None:
+    assert square_bytes((259, 259, 259)) > 1e11
+    grid = dr.Grid((512, 512, 512))
+    with pytest.raises(MemoryBudgetError, match="take a greater spacing"):
+        check_memory(control_grids(grid, (2.0, 2.0, 2.0))[-1])

@@ -29,7 +29,7 @@ def image(path: Path, arrays: dict[str, Any], *, kind: str = "ImageData", **attr
             if value is not None:
                 group.attrs[name] = value
         for name, values in arrays.items():
-            group.create_dataset(name, data=values, chunks=(3, 5, 7) if np.ndim(values) == 3 else None)
+            group.create_dataset(name, data=values, chunks=(3, 5, 7) if np.size(values) > 105 else None)
     return path
 
 
@@ -117,3 +117,12 @@ def test_other_requests_that_are_refused(tmp_path: Path) -> None:
         dr.open(tmp_path / "b.vtkhdf")
     with pytest.raises(GridError, match="names of axes"):
         dr.write(dr.open(path).rename(z="w"), tmp_path / "c.vtkhdf", progress=False)
+
+
+def test_cells_of_a_plane(tmp_path: Path) -> None:
+    straight = {"WholeExtent": (0, 5, 0, 4, 0, 0), "Direction": None}
+    path = image(tmp_path / "a.vtkhdf", {"CellData/c": VALUES[:1, :4, :5]}, **straight)
+    opened = dr.open(path)
+    np.testing.assert_array_equal(opened, VALUES[0, :4, :5])
+    np.testing.assert_allclose(opened.y, 20 + 1.0 * (np.arange(4) + 0.5))
+    np.testing.assert_allclose(opened.x, 10 + 0.5 * (np.arange(5) + 0.5))

@@ -126,6 +126,9 @@ def _placed(group: Any, path: str, *, cells: bool) -> tuple[NDArray[np.float64],
         ) from error
     made = np.eye(4)
     made[:3, :3] = direction * spacing
-    made[:3, 3] = origin + made[:3, :3] @ (extent[:, 0] + (0.5 if cells else 0.0))
-    counts = extent[:, 1] - extent[:, 0] + (0 if cells else 1)
+    points = extent[:, 1] - extent[:, 0] + 1
+    # An axis along which there is one point has one cell, which is flat.
+    inside = cells & (points > 1)
+    made[:3, 3] = origin + made[:3, :3] @ (extent[:, 0] + 0.5 * inside)
+    counts = points - inside
     return made, tuple(int(n) for n in counts[::-1])

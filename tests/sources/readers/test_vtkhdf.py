@@ -29,7 +29,9 @@ def image(path: Path, arrays: dict[str, Any], *, kind: str = "ImageData", **attr
             if value is not None:
                 group.attrs[name] = value
         for name, values in arrays.items():
-            group.create_dataset(name, data=values, chunks=(3, 5, 7) if np.size(values) > 105 else None)
+            group.create_dataset(
+                name, data=values, chunks=(3, 5, 7) if np.ndim(values) == 3 and len(values) > 2 else None
+            )
     return path
 
 

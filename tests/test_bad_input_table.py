@@ -340,7 +340,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "unknown unit": (["info", "in.zarr", "--unit", "furlong"], "furlong"),
     "broken metadata": (["info", "broken.zarr"], "broken.zarr"),
     "no volume": (["convert", "notes.txt", "o.zarr"], "notes.txt"),
-    "nothing there": (["align", "gone.zarr", "--out", "f.json"], "gone.zarr does not exist"),
+    "nothing there": (["align", "gone.zarr", "--out", "f.json"], "gone.zarr is not there"),
     "output exists": (["warp", "in.zarr", "taken.zarr", *WARP, "--overwrite"], "daskreg did not make it"),
     "output is the input": (["warp", "in.zarr", "in.zarr", *WARP], "is, contains or lies in the input"),
     "output in the input": (["warp", "in.zarr", "in.zarr/o.zarr", *WARP], "is, contains or lies in the input"),

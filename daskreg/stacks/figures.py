@@ -88,8 +88,8 @@ def _check_stack(fit: StackFit, reader: SliceReader) -> None:
     if (np.abs(np.abs(fit.half_extent) - half) > 1.001 * np.asarray(whole.spacing)).any():
         sizes = [" x ".join(f"{2 * h:.6g}" for h in np.abs(extent)) for extent in (fit.half_extent, half)]
         raise ShapeMismatchError(
-            f"the fit is of slices with {sizes[0]} {whole.unit} between their outermost voxels, those of the stack have "
-            f"{sizes[1]}"
+            f"the fit is of slices with {sizes[0]} {whole.unit} between their outermost voxels, those of the stack "
+            f"have {sizes[1]}"
         )
 
 

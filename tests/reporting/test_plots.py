@@ -174,7 +174,7 @@ def test_equal_distances_can_be_drawn():
     points = np.stack([y.ravel(), x.ravel()], -1)
     shift = Affine.translation(x=0.3, y=0.1)
     fit = SimpleNamespace(target_from_source=shift, status="converged")
-    figure = plots.cloud(fit, points + [[1e5, 0.3]], points + [[1e5, 0.0]])
+    figure = plots.cloud(fit, points + np.array((1e5, 0.3)), points + np.array((1e5, 0.0)))
     assert plots.png(figure).startswith(PNG)
     even = np.full((len(points), 2), 0.1) + np.arange(len(points))[:, None] % 3 * 1e-17
     marks = SimpleNamespace(

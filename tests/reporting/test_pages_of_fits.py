@@ -133,6 +133,9 @@ def test_an_output_is_compared_with_its_source(stack: Any, fit: dr.StackFit, tmp
     alone = report_output(tmp_path / "a.ome.zarr", tmp_path / "alone.html")
     assert alone.read_text().count('href="data:image/png') == 3
     assert 'type="range"' not in alone.read_text()
+    assert report_output(f"file://{tmp_path}/a.ome.zarr", tmp_path / "again.html").exists()
+    with pytest.raises(dr.errors.OptionError, match="s3://bucket/a.ome.zarr cannot be used: it is a URL"):
+        report_output("s3://bucket/a.ome.zarr", tmp_path / "b.html")
     with pytest.raises(dr.errors.InputError, match="no ledger"):
         report_output(tmp_path / "b.zarr", tmp_path / "b.html")
 

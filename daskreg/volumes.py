@@ -234,8 +234,8 @@ def open(
         lazy = _to_lazy(replace(described, source=stored), chunks)
         if not isinstance(source, zarr.Array | zarr.Group):
             secret = None if storage_options is None else ...
-            others = {"channel": channel, "time": time, "missing": missing, "corrupt": corrupt}
-            given = {**vars(options), **others, "storage_options": secret}
+            chosen = {"channel": channel, "time": time, "missing": missing, "corrupt": corrupt}
+            given = {**vars(options), **chosen, "storage_options": secret}
             remember_opening(lazy.data.name, Opening(source, {k: v for k, v in given.items() if _is_said(k, v)}))
         return lazy
     for what, asked in {"level": level or None, "series": series, "shape": shape, "dtype": dtype}.items():

@@ -188,7 +188,7 @@ def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
             ax.set_aspect("equal", adjustable="datalim")
             ax.legend(loc="upper right", markerscale=6)
         distance = tree.query(points)[0]
-        _histogram(row[-1], distance, 60)
+        _histogram(row[-1], np.asarray(distance), 60)
         row[-1].set(
             title=f"{name}: median {np.median(distance):.4g}", xlabel="distance to the nearest", ylabel="points"
         )

@@ -20,6 +20,7 @@ from daskreg.reporting.words import count, duration, listed
 from daskreg.runs.status import RunStatus
 from daskreg.runs.status import status as run_status
 from daskreg.runs.written import Written
+from daskreg.runtime.paths import local_path
 from daskreg.volumes import Volume, volume_of
 from daskreg.volumes import open as open_volume
 
@@ -38,10 +39,10 @@ def report_output(
         command: the line of a terminal that made it.
 
     Returns: the path of the page.
-    Raises: InputError where daskreg did not write it.
+    Raises: OptionError for an output in an object store; InputError where daskreg did not write it.
     """
     written = output if isinstance(output, Written) else None
-    path = Path(output.path if isinstance(output, Written) else output)
+    path = local_path(os.fspath(output.path if isinstance(output, Written) else output).removeprefix("file://"))
     facts = _facts(path)
     title = f"daskreg: {path.name}"
     return report(

@@ -116,7 +116,7 @@ def _on_plane(moving: Volume, pull: Any, grid: Grid, axis: int | None, steps: Se
     """The moving image on a plane of the fixed grid; NaN outside."""
     options: dict[str, Any] = {"fill": np.nan, "dtype": "float32", "edge": "clamp"}
     if pull is not None and pull.array_ndim > pull.ndim:  # a map for each slice, of which a plane may have only some
-        return middle(warp(moving.array.chunk(), pull=pull, allow_empty=True, **options).data, axis, steps)
+        return middle(warp(moving.array.chunk(), pull=pull, grid=grid, allow_empty=True, **options).data, axis, steps)
     box, factors = Box.of(grid.shape), list(steps)
     if axis is not None:
         at = grid.shape[axis] // 2

@@ -6,6 +6,7 @@ Functions of the package call it once, and hand the `Volume` on.
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from daskreg.sources.description import Coord, Description, OpenOptions, check_s
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.readers import cf
+from daskreg.sources.registry import Opening, remember_opening
 from daskreg.sources.sequences import is_file_list
 from daskreg.sources.store_options import share_options, use_options
 
@@ -229,7 +231,13 @@ def open(
     if isinstance(source, str | PathLike | zarr.Array | zarr.Group) or is_file_list(source):
         described = describe(source, options).choose(channel, time)
         stored = described.source.with_policy(missing=missing, corrupt=corrupt)
-        return _to_lazy(replace(described, source=stored), chunks)
+        lazy = _to_lazy(replace(described, source=stored), chunks)
+        if not isinstance(source, zarr.Array | zarr.Group):
+            secret = None if storage_options is None else ...
+            chosen = {"channel": channel, "time": time, "missing": missing, "corrupt": corrupt}
+            given = {**vars(options), **chosen, "storage_options": secret}
+            remember_opening(lazy.data.name, Opening(source, {k: v for k, v in given.items() if _is_said(k, v)}))
+        return lazy
     for what, asked in {"level": level or None, "series": series, "shape": shape, "dtype": dtype}.items():
         if asked is not None:
             raise OptionError(f"{what}={asked!r} was asked for, but an array in memory has no {what} to choose")
@@ -237,6 +245,12 @@ def open(
     opened = _to_lazy(_describe_in_memory(array, options).choose(channel, time), chunks)
     others = {k: v for k, v in array.coords.items() if k not in opened.coords and set(v.dims) <= set(opened.dims)}
     return opened.assign_coords(others)
+
+
+def _is_said(name: str, value: Any) -> bool:
+    """Whether an option of `open` is not the default."""
+    default = inspect.signature(open).parameters[name].default
+    return not (value is default or (isinstance(value, str | int) and bool(value == default)))
 
 
 def _normalised(value: Any) -> xr.DataArray:

@@ -80,3 +80,26 @@ def test_fields_slices_and_channels():
     with pytest.raises(dr.errors.ChannelError, match="channel="):
         dr.plot.overlay(colour, colour)
     assert len(shown(dr.plot.overlay(colour, colour, channel=1))) == 1
+
+
+def test_a_fit_of_slices_is_shown_on_the_grid_of_fixed():
+    """Whatever part of the stack fixed is; where its slices are none of the stack's, that is an error."""
+    rng = np.random.default_rng(5)
+    volume = scipy.ndimage.gaussian_filter(rng.normal(size=(9, 44, 50)), (0, 2, 2)).astype(np.float32)
+    grid = dr.Grid(volume.shape, spacing=(3, 1, 1), unit="um")
+    matrices = np.stack([dr.Affine.translation(x=3 * (k % 3), y=-2 * (k % 2)).matrix for k in range(9)])
+    maps = dr.SliceAffines(matrices, unit="um")
+    whole = to_dataarray(volume, grid)
+    moved = dr.warp(whole, push=maps)
+    part = whole[2:8, 6:, 5:46]
+    pictures = shown(dr.plot.overlay(part, moved, fit=maps))
+    assert pictures[3].shape[:2] == (38, 41)
+    for before, after in zip(pictures[:3], pictures[3:], strict=True):
+        wrong = [np.ptp(picture[1:-1, 5:-8], axis=-1).mean() for picture in (before, after)]
+        assert wrong[1] < 0.2 * wrong[0]
+    between = to_dataarray(volume, dr.Grid(volume.shape, spacing=(3, 1, 1), origin=(1.5, 0, 0), unit="um"))
+    for other in (between, to_dataarray(volume, dr.Grid(volume.shape, spacing=(2, 1, 1), unit="um"))):
+        with pytest.raises(dr.errors.GridError):
+            dr.plot.overlay(other, moved, fit=maps)
+    with pytest.raises(dr.errors.ShapeMismatchError):
+        dr.plot.overlay(volume[0], moved, fit=maps)

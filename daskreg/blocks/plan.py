@@ -136,6 +136,26 @@ class Plan:
     def block_count(self) -> int:
         return sum(level.block_count for level in self.levels)
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan in JSON's types; bytes, and seconds where a block was tried."""
+        levels = [
+            {
+                "shape": level.layout.shape,
+                "chunks": level.layout.chunks,
+                "shards": level.layout.shards,
+                "block_shape": level.block_shape,
+                "blocks": level.block_count,
+                "files": level.layout.files,
+            }
+            for level in self.levels
+        ]
+        first = self.levels[0].layout
+        counted = ("bytes_read", "bytes_written", "files", "memory", "memory_limit", "threads", "workers", "seconds")
+        return {
+            "type": "Plan", "path": self.path, "dims": first.dims, "dtype": str(first.dtype), "levels": levels,
+            "blocks": self.block_count, "exact": all(level.exact for level in self.levels),
+        } | {name: getattr(self, name) for name in counted}  # fmt: skip
+
     def __repr__(self) -> str:
         first = self.levels[0]
         layout = first.layout

@@ -142,9 +142,13 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _command_of(words: Sequence[str]) -> click.Command | None:
-    """The command of a line."""
-    name = next((word for word in words if not word.startswith("-")), "")
-    return app.get_command(click.Context(app), name)
+    """The command of a line, also one of a group such as `tomo`."""
+    command: click.Command | None = app
+    for word in (word for word in words if not word.startswith("-")):
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(click.Context(command), word)
+    return command
 
 
 def main() -> None:

@@ -155,11 +155,11 @@ def device(command: Command) -> Command:
 class Opening:
     """How a command opens volumes: the options of `open_options`, and of `chunk_policy_options` where it has them."""
 
-    channel: str | int | None
-    time: int | None
-    spacing: float | None
-    unit: str | None
-    allow_outside: bool
+    channel: str | int | None = None
+    time: int | None = None
+    spacing: float | None = None
+    unit: str | None = None
+    allow_outside: bool = False
     series: str | int | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from daskreg.cli.options import (
     shown_progress,
     verbosity,
 )
+from daskreg.errors import OptionError
 
 
 @click.command(short_help="The motion between two images.")
@@ -78,7 +81,10 @@ def command(
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
     checkpoint = out.with_name(out.stem + ".blocks.jsonl") if resolution == "full" else None
-    with shown_progress("registering", quiet=quiet) as progress:
+    with (
+        shown_progress("registering", quiet=quiet) as progress,
+        _control_spacing_named(),
+    ):
         masks = {"fixed_mask": opened_mask(fixed_mask), "moving_mask": opened_mask(moving_mask)}
         fit = daskreg.register(
             *images,
@@ -96,3 +102,14 @@ def command(
     if checkpoint is not None:  # also of a fit that failed: its blocks are of no use to other options
         checkpoint.unlink(missing_ok=True)
     return code
+
+
+@contextmanager
+def _control_spacing_named() -> Iterator[None]:
+    """Name the option of `register` as it is typed: `--spacing` is that of the voxels."""
+    try:
+        yield
+    except OptionError as error:
+        if not str(error).startswith("spacing="):
+            raise
+        raise OptionError(f"control_{error}") from error

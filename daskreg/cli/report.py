@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import LocalFile, OutputFile, command_line, verbosity
+from daskreg.cli.options import LocalFile, Opening, OutputFile, command_line, open_options, verbosity
 
 
 @click.command(short_help="An HTML page about a fit or an output.")
@@ -22,38 +22,52 @@ from daskreg.cli.options import LocalFile, OutputFile, command_line, verbosity
 )
 @click.option("--stack", help="Of the fit of a stack: the stack that was aligned, to show it before and after.")
 @click.option("--before", help="Of an output: a volume of the same shape to compare it with, such as the raw stack.")
+@open_options
 @verbosity
-def command(thing: Path, *, out: Path, stack: str | None, before: str | None, quiet: bool) -> None:
+def command(thing: Path, *, out: Path, stack: str | None, before: str | None, opening: Opening, quiet: bool) -> None:
     """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote).
 
     \b
-    daskreg report fit.json -o fit.html --stack stack.ome.zarr
+    daskreg report fit.json -o fit.html --stack stack.ome.zarr --channel 0
     daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
-    """
-    import daskreg
 
-    if thing.is_dir():
+    --channel, --spacing and the like are for the volume that --stack or --before names: give those of `align`.
+    """
+    facts = _facts(thing)
+    kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
+    if stack is not None and kind != "stack":
+        raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
+    if before is not None and kind != "output":
+        also = ": give the stack as --stack" if kind == "stack" else ""
+        raise click.UsageError(f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also}")
+    shown = stack or before
+    if shown is None and opening != Opening():
+        raise click.UsageError("options such as --channel are for the volume of --stack or --before, and there is none")
+    volume = None if shown is None else opening.open(shown)
+    if kind == "output":
         from daskreg.output_page import report_output
 
-        page = report_output(
-            thing, out, before=None if before is None else daskreg.open(before), command=command_line()
-        )
+        page = report_output(thing, out, before=volume, command=command_line())
     else:
-        page = _of_fit(thing, out, stack)
+        page = _of_fit(thing, facts, out, volume)
     click.echo(f"saved to {page}")
 
 
-def _of_fit(path: Path, out: Path, stack: str | None) -> Path:
+def _facts(path: Path) -> dict[str, Any]:
+    """What a file of daskreg says; nothing of other files."""
+    from daskreg.formats.transforms import read_json
+
+    return dict(read_json(path)) if path.suffix == ".json" and path.is_file() else {}
+
+
+def _of_fit(path: Path, facts: dict[str, Any], out: Path, stack: Any) -> Path:
     """A page about the file of a fit, or of a transform alone."""
     import daskreg
     from daskreg.errors import InvalidTransformError
-    from daskreg.formats.transforms import read_json
     from daskreg.reporting.page import report
 
-    facts: dict[str, Any] = dict(read_json(path)) if path.suffix == ".json" else {}
     if facts.get("kind") == "stack":
-        volume = None if stack is None else daskreg.open(stack)
-        return daskreg.StackFit.load(path).report(out, stack=volume, command=command_line())
+        return daskreg.StackFit.load(path).report(out, stack=stack, command=command_line())
     if facts.get("kind") == "pair":
         try:
             return daskreg.PairFit.load(path).report(out, command=command_line())

@@ -168,7 +168,8 @@ def store(
     if layout["shards"] == "none":
         layout["shards"] = None
     if dry_run:
-        click.echo(repr(daskreg.plan(array, out, probe=True, **layout)))
+        made = daskreg.plan(array, out, probe=True, **layout)
+        click.echo(json.dumps(made.to_json(), indent=1) if as_json else repr(made))
         return 0
     run: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "version": version}
     written = daskreg.write(array, out, progress=not quiet, **run, **layout)

@@ -63,6 +63,14 @@ class FlatPlan:
         """Slabs."""
         return math.prod(-(-n // s) for n, s in zip(self.shape, self.slab, strict=True))
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan in JSON's types; bytes, and seconds where a slab was tried."""
+        counted = ("bytes_read", "bytes_written", "files", "memory", "memory_limit", "threads", "workers", "seconds")
+        return {
+            "type": "FlatPlan", "path": self.path, "format": self.title, "dims": self.dims, "dtype": str(self.dtype),
+            "shape": self.shape, "block_shape": self.slab, "blocks": self.block_count, "exact": self.exact,
+        } | {name: getattr(self, name) for name in counted}  # fmt: skip
+
     def __repr__(self) -> str:
         size = " x ".join(f"{d} {n}" for d, n in zip(self.dims, self.shape, strict=True))
         about = "" if self.exact else "about "

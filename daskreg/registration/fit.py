@@ -19,6 +19,7 @@ from daskreg.registration.verdict.words import in_words
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.section import Section
+from daskreg.volumes import volume_of
 
 if TYPE_CHECKING:
     from daskreg.registration.images import Image
@@ -110,11 +111,20 @@ class PairFit(Fit):
         return {"sigma": self.sigma, **{name: getattr(self, name) for name in _FACTS}}
 
     def plot(self, fixed: Any = None, moving: Any = None) -> Any:
-        """A matplotlib figure: both images, overlaid before and after, a checkerboard, and the difference."""
+        """A matplotlib figure: both images, overlaid before and after, a checkerboard, and the difference.
+
+        Args:
+            fixed, moving: of a fit that does not hold its images: paths, arrays or DataArrays, of one channel.
+
+        Raises: OptionError without images; ChannelError; UnitError where they have another unit than the fit.
+        """
         from daskreg.reporting import plots
 
         if self._images is None:
-            return plots.pair(self, fixed, moving)
+            if fixed is None or moving is None:
+                return plots.pair(self)  # which says what is missing
+            (still, still_grid), (other, other_grid) = _one_image(fixed, "fixed"), _one_image(moving, "moving")
+            return plots.pair(self, still, other, fixed_grid=still_grid, moving_grid=other_grid)
         images = [image.values.cpu().numpy() for image in self._images]
         return plots.pair(self, *images, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
 
@@ -204,6 +214,13 @@ _FACTS = (
     "bad_voxels",
     "recipe",
 )
+
+
+def _one_image(value: Any, owner: str) -> tuple[Any, Grid]:
+    """The voxels of a volume with one channel, and where they lie."""
+    volume = volume_of(value, colour_ndim=3)
+    entries = volume.only_entries(None, owner=owner)
+    return volume.array.isel(entries).data, volume.grid
 
 
 def pair_fit(

@@ -125,7 +125,7 @@ def register(
     if model == "bspline":
         check_layer_options(metric, optimizer, check_inverse=check_inverse)
     elif spacing is not None:
-        raise OptionError('spacing is that of the control points of model="bspline"')
+        raise OptionError('spacing= is that of the control points of model="bspline"')
     options = SolverOptions(levels, smoothing, max_iterations, tolerance, device=resolve(device))
     if resolution not in RESOLUTIONS:
         raise OptionError(f"resolution {resolution!r} is unknown: use {', '.join(RESOLUTIONS)}")

@@ -6,6 +6,7 @@ field in a store only what lies around one part is in memory.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from daskreg.errors import ShapeMismatchError
-from daskreg.geometry import Grid, Transform
+from daskreg.errors import GridError, OptionError, ShapeMismatchError
+from daskreg.geometry import Grid, Transform, common_unit
 from daskreg.geometry.units import PIXEL
+from daskreg.sources.coordinates import SPACE
 
 Floats = NDArray[np.float64]
 
@@ -70,20 +72,19 @@ class Place:
 
 
 def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> Iterator[Place]:
+    """The planes that are shown.
+
+    Raises: ShapeMismatchError, GridError for a grid that is not of the transform; OptionError for slices that it
+        does not have.
+    """
     count = getattr(transform, "slices", None)
     if (count is None and grid.ndim != transform.ndim) or grid.ndim not in (2, 3):
         raise ShapeMismatchError(f"a {transform.ndim}D transform is not shown on a grid of {grid.ndim} axes")
     if count is not None:
-        axis: Any = getattr(transform, "axis", 0)
-        stack = grid.names.index(axis) if isinstance(axis, str) else int(axis) % 3
-        if grid.ndim == transform.ndim + 1:
-            inside = [k for k in range(grid.ndim) if k != stack]
-            plane = grid.take(inside)
-        elif grid.ndim == transform.ndim == 2:
-            plane, inside = grid, [k for k in range(3) if k != stack]
-        else:
-            raise ShapeMismatchError(f"fields of 2D slices are shown on a grid of 2 or 3 axes, not {grid.ndim}")
-        for k in dict.fromkeys((0, count // 2, count - 1)) if slices is None else slices:
+        stack = stack_axis(transform, grid)
+        inside = [k for k in range(3) if k != stack]
+        plane = grid.take(inside) if grid.ndim == 3 else grid
+        for k in dict.fromkeys((0, count // 2, count - 1)) if slices is None else _numbers(slices, count):
             index = tuple(None if a in inside else int(k) for a in range(3))
             yield Place(plane, (0, 1), None, int(k), index, f"slice {k}")
     elif grid.ndim == 2:
@@ -94,6 +95,59 @@ def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> It
             middle = grid.shape[third] // 2
             index = tuple(middle if k == third else None for k in range(3))
             yield Place(grid, (y, x), third, None, index, f"{grid.names[third]} = {middle}, ")
+
+
+def stack_axis(transform: Any, grid: Grid) -> int:
+    """Position, among the three axes of a stack, of that along which there is a field for each slice.
+
+    Args:
+        grid: of the stack or, with two axes, of a slice.
+    """
+    axis: Any = getattr(transform, "axis", 0)
+    if transform.ndim != 2:
+        raise ShapeMismatchError(f"fields of 2D slices are shown, not of {transform.ndim}D ones")
+    if isinstance(axis, str):
+        known = axis in grid.names
+        if known != (grid.ndim == 3):
+            raise GridError(
+                f"the transform has a field for each slice along {axis!r}, and the grid has the axes {grid.names}"
+            )
+        if known:
+            return grid.names.index(axis)
+        return SPACE.index(axis) if {axis, *grid.names} == set(SPACE) else 0
+    if not -3 <= axis < 3:
+        raise GridError(f"the transform has a field for each slice along axis {axis}, and a stack has three axes")
+    return int(axis) % 3
+
+
+def _numbers(slices: Any, count: int) -> list[int]:
+    """Numbers of slices, checked."""
+    try:
+        numbers = [operator.index(k) for k in slices]
+    except TypeError as error:
+        raise OptionError(f"slices={slices!r}: give numbers of slices, as in (0, 5)") from error
+    if not numbers or not all(0 <= k < count for k in numbers):
+        raise OptionError(f"slices={slices!r}: name some of 0 to {count - 1}")
+    return numbers
+
+
+def check_images(transform: Any, grid: Grid, images: tuple[Any, Any, Grid]) -> None:
+    """Raise ShapeMismatchError or UnitError for images that do not lie on their grids."""
+    fixed, moving, moving_grid = images
+    count = getattr(transform, "slices", None)
+    common_unit(grid.unit, moving_grid.unit, "grids of fixed and moving")
+    if moving_grid.ndim not in (grid.ndim, transform.ndim):
+        raise ShapeMismatchError(f"moving_grid has {moving_grid.ndim} axes, the grid {grid.ndim}")
+    for name, image, lies_on in (("fixed", fixed, grid), ("moving", moving, moving_grid)):
+        shape, expected = tuple(np.shape(image)), list(lies_on.shape)
+        if count is not None:
+            stack = stack_axis(transform, grid)
+            if lies_on.ndim == 2:  # the grid of a slice
+                expected.insert(stack, count)
+            elif lies_on.shape[stack] != count:
+                raise ShapeMismatchError(f"{name} has {lies_on.shape[stack]} slices, the transform {count}")
+        if shape != tuple(expected):
+            raise ShapeMismatchError(f"{name} has shape {shape}, but on its grid it would have {tuple(expected)}")
 
 
 def sampled_plane(transform: Transform, place: Place, images: tuple[Any, Any, Grid] | None) -> FieldPlane:

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid, Transform, common_unit
-from daskreg.reporting.field_planes import FieldPlane, half_step, is_chain, places, sampled_plane, unit_name
+from daskreg.reporting.field_planes import (
+    FieldPlane,
+    check_images,
+    half_step,
+    is_chain,
+    places,
+    sampled_plane,
+    unit_name,
+)
 from daskreg.reporting.figures import BLUE, GREY, figure_class
 
 if TYPE_CHECKING:
@@ -53,11 +61,15 @@ def field_figure(
         moving_grid: default `grid`.
         slices: numbers of the slices that are shown.
 
-    Raises: ShapeMismatchError where the grid has another number of axes than the transform; UnitError.
+    Raises: ShapeMismatchError where the grid has another number of axes than the transform, or an image another shape
+        than its grid; GridError where the slices run along an axis that the grid does not have; OptionError for
+        slices that are not there; UnitError.
     """
     common_unit(grid.unit, transform.unit, "transform and grid")
     found = list(places(transform, grid, slices))
     images = None if fixed is None or moving is None else (fixed, moving, moving_grid or grid)
+    if images is not None:
+        check_images(transform, grid, images)
     planes = [sampled_plane(transform, place, images) for place in found]
     columns = 3 if images is None else 4
     figure = figure_class()(figsize=(4.4 * columns, 3.6 * len(planes) + 0.6), layout="constrained")

@@ -16,7 +16,7 @@ from daskreg.reporting.plain import as_dict
 from daskreg.reporting.png_image import data_uri
 from daskreg.reporting.section import Pairs, Picture, Row, Section, Table, Verdict
 from daskreg.reporting.words import sentence_and_remedy
-from daskreg.sources.storage.redact import redact
+from daskreg.sources.storage.redact import redact, without_secret
 
 _MOST_ROWS = 2000  # of a table on the page; the JSON has all
 _MOST_VALUES = 9  # of an array in one cell; the JSON has all
@@ -44,7 +44,7 @@ def generic_section(thing: Any) -> Section:
 
 def fact_cells(facts: Mapping[str, Any]) -> Pairs:
     """Facts by name as text."""
-    return tuple((str(name), _cell(name, value)) for name, value in facts.items())
+    return tuple((str(name), _cell(name, without_secret(name, value))) for name, value in facts.items())
 
 
 def _verdict(thing: Any) -> Verdict:
@@ -73,7 +73,7 @@ def _table(rows: list[Mapping[str, Any]]) -> Table:
         "Every row",
         tuple(f"{name} (deg)" if _is_angle(name) else name for name in names),
         tuple(
-            Row(tuple(_number(n, row[n]) for n in names), "outlier" if row.get("outlier") else "")
+            Row(tuple(_number(n, without_secret(n, row[n])) for n in names), "outlier" if row.get("outlier") else "")
             for row in rows[:_MOST_ROWS]
         ),
         len(rows),

@@ -66,7 +66,7 @@ def report(
     document = {
         "schema": SCHEMA,
         "version": 1,
-        "title": title,
+        "title": plain(title),
         "written": written,
         "daskreg": library_version("daskreg"),
         "facts": plain(facts or {}),
@@ -108,7 +108,7 @@ def section_of(thing: Any) -> Section:
 def render(
     *, title: str, facts: Pairs, sections: Sequence[Section], written: str, raw: str = "", data_name: str = ""
 ) -> str:
-    """The page as text."""
+    """The page as text that can be stored: bytes of names that are no UTF-8 are escaped, as in messages."""
     from markupsafe import Markup
 
     style, script = (_resource(name) for name in ("page.css", "page.js"))
@@ -116,7 +116,7 @@ def render(
     policy = "; ".join(
         ["default-src 'none'", *(f"{k} {v}" for k, v in allowed.items()), "base-uri 'none'", "form-action 'none'"]
     )
-    return _template().render(
+    html = _template().render(
         title=title,
         policy=policy,
         style=Markup(style),  # noqa: S704 - files of this package, which their hashes in the policy describe
@@ -129,6 +129,7 @@ def render(
         raw=raw,
         data_name=data_name,
     )
+    return html.encode("utf-8", "backslashreplace").decode()
 
 
 def versions() -> Pairs:

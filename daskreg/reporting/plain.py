@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.sources.storage.redact import redact
+from daskreg.sources.storage.redact import redact, without_secret
 
 
 def as_dict(thing: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return redact(str(value))
     if isinstance(value, Mapping):
-        return {redact(str(k)): plain(v) for k, v in value.items()}
+        return {redact(str(k)): plain(without_secret(k, v)) for k, v in value.items()}
     if isinstance(value, np.generic):
         return plain(value.item())
     if hasattr(value, "detach"):  # a tensor

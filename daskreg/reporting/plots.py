@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import OptionError, ShapeMismatchError
-from daskreg.geometry import Grid
+from daskreg.geometry import Grid, common_unit
 from daskreg.reporting import composites
 from daskreg.reporting import drift as drift_of
 from daskreg.reporting.contrast import Window, common_windows
@@ -59,18 +59,15 @@ def pair(
         fixed, moving: images in memory, 2D or 3D, array order.
         fixed_grid, moving_grid: of the images; by default voxels of spacing one.
 
-    Raises: OptionError without images.
+    Raises: OptionError without images; UnitError.
     """
     if fixed is None or moving is None:
         raise OptionError("this fit does not hold its images: pass them, plot(fixed, moving)")
     out = fixed_grid or Grid(np.shape(fixed))
-    planes = pair_planes(
-        fixed,
-        moving,
-        np.asarray(fit.moving_from_fixed.matrix),
-        out,
-        moving_grid or Grid(np.shape(moving), unit=out.unit),
-    )
+    other = moving_grid or Grid(np.shape(moving), unit=out.unit)
+    pull = fit.moving_from_fixed
+    common_unit(pull.unit, common_unit(out.unit, other.unit, "fixed and moving"), "the fit and the images")
+    planes = pair_planes(fixed, moving, np.asarray(pull.matrix), out, other)
     figure = new_figure(17, 3.4 * len(planes) + 0.6)
     rows = figure.subplots(len(planes), 6, squeeze=False)
     for row, plane in zip(rows, planes, strict=True):
@@ -191,7 +188,7 @@ def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
             ax.set_aspect("equal", adjustable="datalim")
             ax.legend(loc="upper right", markerscale=6)
         distance = tree.query(points)[0]
-        row[-1].hist(distance, bins=60, color=BLUE)
+        _histogram(row[-1], np.asarray(distance), 60)
         row[-1].set(
             title=f"{name}: median {np.median(distance):.4g}", xlabel="distance to the nearest", ylabel="points"
         )
@@ -226,10 +223,19 @@ def landmarks(fit: Any, fixed: ArrayLike, moving: ArrayLike) -> Figure:
     bars.bar(np.arange(len(length)), length, color=colours)
     bars.set(title="residuals (red: left out)", xlabel="pair", ylabel="distance")
     whole_ticks(bars)
-    histogram.hist(length[np.asarray(fit.inliers)], bins=30, color=BLUE)
+    _histogram(histogram, length[np.asarray(fit.inliers, dtype=bool)], 30)
     histogram.set(title="residuals", xlabel="distance", ylabel="pairs")
     figure.suptitle(headline(fit))
     return figure
+
+
+def _histogram(ax: Axes, distances: Floats, bins: int) -> None:
+    """The numbers of distances, also of equal ones: between those that differ by rounding alone there are no bins."""
+    low, high = (float(distances.min()), float(distances.max())) if len(distances) else (0.0, 1.0)
+    if high - low <= max(1e-9 * high, 1e-300):
+        half = high / 2 if high > 1e-300 else 0.5
+        low, high = low - half, high + half
+    ax.hist(distances, bins=bins, range=(low, high), color=BLUE)
 
 
 def _thinned(points: ArrayLike) -> Floats:

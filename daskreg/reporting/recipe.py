@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from daskreg.sources.registry import recall
+import numpy as np
+
+from daskreg.reporting.plain import plain
+from daskreg.sources.coordinates import coordinates
+from daskreg.sources.registry import Opening, recall, recall_opening
 from daskreg.sources.source import Source
 from daskreg.sources.storage.redact import redact
 
@@ -66,20 +70,58 @@ def recipe(
 
 
 def _opened(variable: str, value: Any) -> str:
-    path = source_path(value)
+    """The line that opens a volume as it was opened; a comment where that is not known or not possible."""
+    if isinstance(value, str | os.PathLike):
+        return f"{variable} = dr.open({_path(value)})"
+    data = getattr(value, "data", value)
+    source = recall(str(getattr(data, "name", "")))
+    if isinstance(source, Source) and not source.carries_data:
+        call, differs = _open_call(source, recall_opening(data.name))
+        if data is value:
+            call += ".data"
+        elif not _lies_as_stored(value, source):
+            differs = "and then given other coordinates or names of axes"
+        return f"{variable} = {call}" + (f"  # {differs}" if differs else "")
     shape = tuple(getattr(value, "shape", ()) or ())
-    if path:
-        return f"{variable} = dr.open({path!r})"
     size = f" of shape {shape}" if shape else ""
     return f"{variable} = ...  # an array in memory{size}"
 
 
-def source_path(value: Any) -> str:
-    """The file that a lazy volume reads; empty where it does not read one as a whole."""
-    if isinstance(value, str | Path):
-        return redact(str(value))
-    source = recall(str(getattr(getattr(value, "data", value), "name", "")))
-    return redact(source.path) if isinstance(source, Source) and not source.carries_data else ""
+def _open_call(source: Source, opening: Opening | None) -> tuple[str, str]:
+    """`open` with the options that were passed; and what is known to differ."""
+    if opening is None:
+        return f"dr.open({redact(source.path)!r})", "perhaps opened with other options"
+    options = [_path(opening.path), *(f"{key}={_option(value)}" for key, value in opening.options.items())]
+    return f"dr.open({', '.join(options)})", ""
+
+
+def _path(path: Any) -> str:
+    """A path, or a list of them, as Python, absolute where it is on a disk."""
+    if not isinstance(path, str | os.PathLike):
+        return f"[{', '.join(_path(one) for one in path)}]"
+    text = os.fspath(path)
+    return repr(redact(text if "://" in text else os.path.abspath(text)))
+
+
+def _option(value: Any) -> str:
+    """An option of `open` as Python."""
+    if value is ...:
+        return "..."
+    if isinstance(value, np.dtype | type):
+        return repr(np.dtype(value).str)
+    return repr(plain(value))
+
+
+def _lies_as_stored(array: Any, source: Source) -> bool:
+    """Whether a DataArray still has the axes and coordinates with which it was opened."""
+    expected = coordinates(source.grid)
+    coords = getattr(array, "coords", {})
+    return tuple(array.dims) == source.dims and all(
+        dim in coords
+        and np.array_equal(coords[dim].values, values)
+        and {key: coords[dim].attrs.get(key) for key in attrs} == attrs
+        for dim, (values, attrs) in expected.items()
+    )
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from daskreg.errors import MOST, one_line
 
@@ -16,6 +18,27 @@ _NAMED = re.compile(
     """
 )
 _QUOTED_KEY = re.compile(r"""((["'])(?:key|sas|auth)\2\s*:\s*)("[^"]*"|'[^']*')""")
+
+
+_SECRET_NAME = re.compile(
+    r"""(?ix)
+    [\w\s-]* (?: secret | token | passw(?:or)?d | passphrase | pwd | signature | credential | authorization
+             | (?:api|access|account|private|sas)[_-]?key(?![_-]?id) ) [\w\s-]*
+    | (?: .*[\s_-] )? (?: key | sas | auth )
+    """
+)
+
+
+def without_secret(name: object, value: Any) -> Any:
+    """The value of a fact, `***` where its name says that it is a secret; also inside of mappings and lists."""
+    empty = value is None or isinstance(value, bool) or (isinstance(value, str) and not value)
+    if not empty and _SECRET_NAME.fullmatch(str(name)):
+        return "***"
+    if isinstance(value, Mapping):
+        return {k: without_secret(k, v) for k, v in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+        return [without_secret("", v) for v in value]
+    return value
 
 
 def redact(text: str) -> str:

@@ -8,7 +8,18 @@ known here stands for the same voxels. The entry lives as long as the dask graph
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What was passed to `open`: the path or list of paths, and the options that are not the default."""
+
+    path: Any
+    options: Mapping[str, Any]
+
 
 _specs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _by_keeper: dict[int, Any] = {}
@@ -31,3 +42,23 @@ def remember(name: str, spec: Any, *, keeper: object | None = None) -> None:
 def recall(name: str) -> Any | None:
     """The spec remembered under `name`, or None if there is none any more."""
     return _specs.get(name)
+
+
+def remember_opening(name: str, opening: Opening) -> None:
+    """Note how the dask array called `name`, which is remembered, was opened.
+
+    Arrays of one name hold the same voxels at the same places, so the first opening stands for all of them.
+    """
+    spec = recall(name)
+    if spec is not None and recall_opening(name) is None:
+        remember(_opening_of(name), opening, keeper=spec)
+
+
+def recall_opening(name: str) -> Opening | None:
+    """How the dask array called `name` was opened; None where that is not known."""
+    found = recall(_opening_of(name))
+    return found if isinstance(found, Opening) else None
+
+
+def _opening_of(name: str) -> str:
+    return f"opening of {name}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.geometry import Box, Grid, index_matrix
+from daskreg.errors import ShapeMismatchError
+from daskreg.geometry import Box, Grid, common_unit, index_matrix
 from daskreg.reporting import drift
 from daskreg.reporting.planes import Place, middle, places
 from daskreg.reporting.views import Comparison, in_greys, overlay_views
@@ -37,9 +38,13 @@ class StackPictures:
 
 
 def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> StackPictures:
-    """Pictures of a stack; of the volumes of a series, the middle planes are shown."""
+    """Pictures of a stack; of the volumes of a series, the middle planes are shown.
+
+    Raises: UnitError, ShapeMismatchError where the fit is not of this stack.
+    """
     source, position = source_along(stack, fit.raw_from_aligned.axis, channel)
     reader = SliceReader.of(source, position, most=MOST)
+    _check_stack(fit, reader)
     step = max(1, -(-reader.count // MOST))
     shown = range(0, reader.count, step)
     images = [_raw_and_aligned(reader, fit, i) for i in shown]
@@ -66,6 +71,26 @@ def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = Non
         ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
     ]
     return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
+
+
+def _check_stack(fit: StackFit, reader: SliceReader) -> None:
+    """Raise UnitError or ShapeMismatchError for a stack that is not the one of a fit, at any level of its pyramid."""
+    maps, whole = fit.raw_from_aligned, reader.whole
+    common_unit(maps.unit, whole.unit, "the fit and the stack")
+    if reader.count != len(maps.matrices):
+        raise ShapeMismatchError(f"the fit is of {len(maps.matrices)} slices, the stack has {reader.count}")
+    if whole.ndim != maps.ndim:
+        raise ShapeMismatchError(f"the fit is of {maps.ndim}D slices, those of the stack are {whole.ndim}D")
+    if maps.unit not in (None, whole.unit):  # pixels that are taken as a physical unit: there was a warning
+        return
+    # A coarser level, of which incomplete blocks are left out, ends less than one of its voxels earlier.
+    half = (np.asarray(whole.shape) - 1) / 2 * np.asarray(whole.spacing)
+    if (np.abs(np.abs(fit.half_extent) - half) > 1.001 * np.asarray(whole.spacing)).any():
+        sizes = [" x ".join(f"{2 * h:.6g}" for h in np.abs(extent)) for extent in (fit.half_extent, half)]
+        raise ShapeMismatchError(
+            f"the fit is of slices with {sizes[0]} {whole.unit} between their outermost voxels, those of the stack "
+            f"have {sizes[1]}"
+        )
 
 
 def _small_grid(plane: Grid, count: int, across: float, axis: str) -> Grid:

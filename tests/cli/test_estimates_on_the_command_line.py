@@ -282,3 +282,30 @@ def test_align_with_anchors_and_more_slices(here: Path) -> None:
     more = ["align", "seven.tif", "--model", "translation", "-q", "--out", "seven.json", "--previous", "five.json"]
     assert run(more) == 0
     assert np.allclose(np.diff(dr.load("seven.json").matrices[:, 1, 2]), 1, atol=0.02)
+
+
+def test_report_opens_the_stack_as_align_did_and_refuses_what_it_would_ignore(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = texture(3, 70)[:, :61]
+    slices = np.stack([np.roll(scene, k % 3, axis=1) for k in range(5)])
+    tifffile.imwrite("two.tif", np.stack([slices, slices[::-1]], 1), imagej=True, metadata={"axes": "ZCYX"})
+    opened = ["--channel", "1", "--spacing", "3,2,2", "--unit", "nm"]
+    assert run(["align", "two.tif", "-o", "fit.json", "--model", "translation", "-q", *opened]) == 0
+    assert run(["report", "fit.json", "-o", "fit.html", "--stack", "two.tif", *opened]) == 0
+    assert "z drawn" in (here / "fit.html").read_text() or 'type="range"' in (here / "fit.html").read_text()
+    dr.register(scene, np.roll(scene, 2, axis=0), model="translation").save("pair.json")
+    assert run(["convert", "two.tif", "out.zarr", "-q"]) == 0
+    capsys.readouterr()
+    for words, expected in (
+        (["fit.json", "--stack", "tow.tif"], "did you mean two.tif?"),
+        (["fit.json", "--before", "two.tif"], "give the stack as --stack"),
+        (["pair.json", "--stack", "two.tif"], "--stack is for the fit of a stack"),
+        (["out.zarr", "--stack", "two.tif"], "--stack is for the fit of a stack"),
+        (["pair.json", "--before", "two.tif"], "--before is for an output"),
+        (["out.zarr", "--before", "tow.tif"], "did you mean two.tif?"),
+        (["fit.json", "--channel", "1"], "--channel"),
+        (["fit.json", "--stack", "two.tif", "--spacing", "3,2,2", "--unit", "nm"], "--channel"),
+    ):
+        assert run(["report", *words, "-o", "other.html"]) == 2, words
+        assert expected in capsys.readouterr().err, words

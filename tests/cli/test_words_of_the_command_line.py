@@ -124,3 +124,44 @@ def test_masks_times_and_json(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["parameters"]["ty"] == pytest.approx(2, abs=0.1)
     assert run(["info", "series.ome.tif", "--time", "1"]) == 0
     assert "t 2" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.tif"])
+def test_a_plan_is_printed_as_json(out: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.random.default_rng(1).random((37, 53)).astype(np.float32)
+    tifffile.imwrite("image.tif", image)
+    dr.Affine.translation(x=2.5, y=1.0).save("shift.json")
+    for words in (["convert", "image.tif", out], ["warp", "image.tif", out, "--push", "shift.json"]):
+        assert run([*words, "--dry-run", "--json", "-q"]) == 0
+        made = json.loads(capsys.readouterr().out)
+        assert made["path"].endswith(out)
+        assert made["bytes_written"] >= image.nbytes
+        assert (made.get("shape") or made["levels"][0]["shape"]) == [37, 53]
+        assert made["blocks"] >= 1
+        assert made["memory"] > 0
+    assert not (here / out).exists()
+
+
+def test_commands_in_groups_have_their_own_words(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("projections.npy", np.random.default_rng(0).random((5, 12, 24), dtype=np.float32))
+    Path("angles.txt").write_text("0\n30\n60\n90\n120\n")
+    command = ["tomo", "reconstruct", "projections.npy", "out.zarr", "--angles", "angles.txt", "-q"]
+    for words, expected in (
+        ([*command, "--window", "flat"], "--window flat"),
+        ([*command, "--method", "cgls", "--iterations", "0"], "--iterations 0"),
+    ):
+        assert run(words) == 2
+        error = capsys.readouterr().err
+        assert expected in error, (words, error)
+
+
+def test_the_spacing_of_control_points_is_named_as_it_is_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("a.tif", np.random.default_rng(2).random((40, 50)).astype(np.float32))
+    for value in ("-3", "1,2,3", "0"):
+        words = ["register", "a.tif", "a.tif", "-o", "f.json", "--model", "bspline", f"--control-spacing={value}", "-q"]
+        assert run(words) == 2
+        error = capsys.readouterr().err
+        assert "--control-spacing" in error, error
+        assert " spacing" not in error.replace("--control-spacing", ""), error
+    assert run(["register", "a.tif", "a.tif", "-o", "f.json", "--spacing", "-2", "-q"]) == 2
+    assert "--control-spacing" not in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import daskreg as dr
-from daskreg.errors import ShapeMismatchError, UnitError
+from daskreg.errors import GridError, OptionError, ShapeMismatchError, UnitError
 from daskreg.reporting.field_plots import field_figure
 
 pytestmark = pytest.mark.slow
@@ -110,3 +110,44 @@ def test_what_does_not_fit_is_an_error():
         field_figure(field, dr.Grid((3, 4, 5), unit="um"))
     with pytest.raises(UnitError):
         field_figure(field, dr.Grid((4, 5), unit="mm"))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, "z", "y"])
+def test_fields_of_slices_on_the_grid_of_a_slice(axis):
+    """The same pictures as on the grid of the stack."""
+    position = "zyx".index(axis) if isinstance(axis, str) else axis % 3
+    shape = [37, 52]
+    shape.insert(position, 4)
+    whole = dr.Grid(shape)
+    slice_grid = whole.take([k for k in range(3) if k != position])
+    vectors = np.random.default_rng(3).normal(size=(4, 2, 6, 8))
+    pull = dr.SliceDisplacements(vectors, dr.Grid((6, 8), 8, axes=slice_grid.names), axis)
+    images = np.random.default_rng(4).random((2, *shape))
+    figures = [field_figure(pull, g, fixed=images[0], moving=images[1], slices=(3,)) for g in (whole, slice_grid)]
+    for one, other in zip(*([shown(ax) for ax in figure.axes[1:4]] for figure in figures), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_not_there_is_a_typed_error():
+    pull = dr.SliceDisplacements(np.zeros((5, 2, 6, 8)), dr.Grid((6, 8), 8), "z")
+    grid = dr.Grid((5, 40, 56))
+    for slices in ((), (5,), (-1,), 3, (1.5,), ("a",)):
+        with pytest.raises(OptionError, match="slices="):
+            field_figure(pull, grid, slices=slices)
+    for other in (dr.Grid((5, 40, 56), axes=("t", "y", "x")), dr.Grid((40, 56), axes=("z", "x"))):
+        with pytest.raises(GridError, match="'z'"):
+            field_figure(pull, other)
+    with pytest.raises(GridError, match="axis 3"):
+        field_figure(dr.SliceDisplacements(np.zeros((5, 2, 6, 8)), dr.Grid((6, 8), 8), 3), grid)
+    right, wrong = np.zeros(grid.shape), np.zeros((5, 40, 55))
+    for fixed, moving in ((wrong, right), (right, wrong), (right[0], right[0])):
+        for shown_on in (grid, dr.Grid((40, 56))):
+            with pytest.raises(ShapeMismatchError, match="has shape"):
+                field_figure(pull, shown_on, fixed=fixed, moving=moving)
+    with pytest.raises(ShapeMismatchError, match="6 slices"):
+        field_figure(pull, dr.Grid((6, 40, 56)), fixed=np.zeros((6, 40, 56)), moving=np.zeros((6, 40, 56)))
+    field, plane = linear_field(np.zeros((2, 2))), dr.Grid((31, 47), 2.5)
+    with pytest.raises(ShapeMismatchError, match="moving has shape"):
+        field_figure(field, plane, fixed=np.zeros((31, 47)), moving=np.zeros((31, 46)))
+    with pytest.raises(ShapeMismatchError, match="moving_grid"):
+        field_figure(field, plane, fixed=np.zeros((31, 47)), moving=right, moving_grid=grid)

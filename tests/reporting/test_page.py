@@ -172,3 +172,45 @@ def test_a_page_without_matplotlib_has_the_facts(tmp_path):
 )
 def test_plain(value, expected):
     assert plain(value) == expected
+
+
+def test_secrets_are_taken_out_by_their_names(tmp_path):
+    """Of facts, of mappings in them, of rows, and of the title."""
+
+    class Job:
+        def __init__(self, **facts):
+            self.facts = facts
+
+        def to_dict(self):
+            return self.facts
+
+        def rows(self):
+            return [{"slice": k, "session_token": f"row-hush-{k}"} for k in range(3)]
+
+    nested = {"store": {"secret": "hush-1", "Key": "hush-2", "access_key_id": "seen-1", "list": [{"pwd": "hush-3"}]}}
+    things = [Job(token="hush-4", options=nested, **{"aws key": 123454321}), {"password": ["hush-5", "hush-6"]}]
+    facts = {
+        "user password": "hush-7",
+        "deep": {"auth": "hush-8", "n": 1},
+        "secret": None,
+        "keys": 7,
+        "monkey": "seen-2",
+    }
+    page = report(things, tmp_path / "r", title="of https://u:hush-9@host/a?sig=hush-10", facts=facts)
+    both = page.read_text() + (tmp_path / "r.report.json").read_text()
+    assert "hush" not in both
+    assert "123454321" not in both
+    data = json.loads((tmp_path / "r.report.json").read_text())
+    assert data["facts"] == {"user password": "***", "deep": {"auth": "***", "n": 1}, "secret": None, "keys": 7,
+                             "monkey": "seen-2"}  # fmt: skip
+    assert data["title"] == "of https://***@host/a?sig=***"
+    assert data["entries"][0]["options"]["store"]["access_key_id"] == "seen-1"
+    assert "seen-2" in page.read_text()
+
+
+def test_names_that_are_no_utf8_are_escaped(tmp_path):
+    name = b"caf\xe9.zarr".decode("utf-8", "surrogateescape")
+    page = report([Run(name), {name: name}], tmp_path / "r", title=f"daskreg: {name}", command=f"daskreg report {name}")
+    assert "caf\\udce9.zarr" in page.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "r.report.json").read_text())["entries"][0]["path"] == name
+    assert Path(report({}, tmp_path / name).name).suffix == ".html"

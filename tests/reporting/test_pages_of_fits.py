@@ -66,6 +66,20 @@ def test_a_stack_says_what_to_do_and_shows_its_worst_slices(stack: Any, fit: dr.
     assert json.loads((tmp_path / "fit.report.json").read_text())["entries"][0]["bridged"] == [3]
 
 
+def test_only_the_stack_of_the_fit_is_shown(stack: Any, fit: dr.StackFit, tmp_path: Path) -> None:
+    """Another unit, number of slices, or size would give pictures that say nothing of the fit; a coarse level is it."""
+    pixels = stack.values
+    with pytest.warns(dr.errors.PixelUnitWarning):
+        fit.section(stack=pixels)
+    with pytest.raises(dr.errors.UnitError):
+        fit.section(stack=to_dataarray(pixels, dr.Grid(pixels.shape, spacing=(4, 0.5, 0.5), unit="mm")))
+    for other in (stack[:-1], stack[:, :-9], dr.open(stack, spacing=0.25)):
+        with pytest.raises(dr.errors.ShapeMismatchError, match="the fit is of"):
+            fit.report(tmp_path / "fit.html", stack=other)
+    half = stack[:, :134, :164].coarsen(y=2, x=2).mean()
+    assert len(fit.section(stack=half).comparisons) == 1
+
+
 def test_a_stack_that_failed_names_the_remedy(fit: dr.StackFit, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -119,6 +133,9 @@ def test_an_output_is_compared_with_its_source(stack: Any, fit: dr.StackFit, tmp
     alone = report_output(tmp_path / "a.ome.zarr", tmp_path / "alone.html")
     assert alone.read_text().count('href="data:image/png') == 3
     assert 'type="range"' not in alone.read_text()
+    assert report_output(f"file://{tmp_path}/a.ome.zarr", tmp_path / "again.html").exists()
+    with pytest.raises(dr.errors.OptionError, match="s3://bucket/a.ome.zarr cannot be used: it is a URL"):
+        report_output("s3://bucket/a.ome.zarr", tmp_path / "b.html")
     with pytest.raises(dr.errors.InputError, match="no ledger"):
         report_output(tmp_path / "b.zarr", tmp_path / "b.html")
 

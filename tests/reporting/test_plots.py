@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from daskreg.errors import MissingExtraError, OptionError, ShapeMismatchError
+import daskreg as dr
+from daskreg.errors import MissingExtraError, OptionError, PixelUnitWarning, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, Grid, SliceAffines
 from daskreg.reporting import figures, plots
+from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +146,40 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"daskreg\[report\]"):
         plots.drift(stack_fit())
+
+
+def test_a_loaded_fit_is_drawn_where_its_images_lie(tmp_path):
+    """In the world of the images that are passed, and with the check of units that `warp` makes."""
+    y, x = np.mgrid[:41, :58]
+    blob = np.exp(-((y - 18.0) ** 2 + (x - 25.0) ** 2) / 20)
+    grid = Grid(blob.shape, (3, 2), unit="nm")
+    fixed, moving = (to_dataarray(image, grid) for image in (blob, np.roll(blob, (2, 5), (0, 1))))
+    dr.register(fixed, moving, model="translation").save(tmp_path / "fit.json")
+    fit = dr.PairFit.load(tmp_path / "fit.json")
+    target, registered = images_shown(fit.plot(fixed, moving))[:2]
+    assert np.allclose(registered[:38, :52], target[:38, :52], atol=0.05)
+    with pytest.warns(PixelUnitWarning):
+        fit.plot(blob, blob)
+    inches = to_dataarray(blob, Grid(blob.shape, unit="inch"))
+    with pytest.raises(UnitError):
+        fit.plot(inches, inches)
+    with pytest.raises(UnitError):
+        plots.pair(fit, blob, blob, fixed_grid=Grid(blob.shape, unit="inch"))
+    with pytest.raises(OptionError, match="does not hold its images"):
+        fit.plot(fixed)
+
+
+def test_equal_distances_can_be_drawn():
+    y, x = np.mgrid[:6, :7] * 10.0
+    points = np.stack([y.ravel(), x.ravel()], -1)
+    shift = Affine.translation(x=0.3, y=0.1)
+    fit = SimpleNamespace(target_from_source=shift, status="converged")
+    figure = plots.cloud(fit, points + np.array((1e5, 0.3)), points + np.array((1e5, 0.0)))
+    assert plots.png(figure).startswith(PNG)
+    even = np.full((len(points), 2), 0.1) + np.arange(len(points))[:, None] % 3 * 1e-17
+    marks = SimpleNamespace(
+        moving_from_fixed=shift, residuals=even + 1e-16, inliers=np.ones(len(points), bool), status="converged"
+    )
+    assert plots.png(plots.landmarks(marks, points, points + 0.1)).startswith(PNG)
+    none = SimpleNamespace(**{**vars(marks), "inliers": np.zeros(len(points), bool)})
+    assert plots.png(plots.landmarks(none, points, points + 0.1)).startswith(PNG)

@@ -171,10 +171,12 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
     if values.dtype.kind in "iuf" and values.ndim == 0 and values > 0:
         values = np.maximum(values, two)
     if values.dtype.kind not in "iuf" or values.shape != (fixed.ndim,) or not np.all(np.isfinite(values)):
-        raise OptionError(f"spacing must be a number or one for each of {fixed.ndim} axes, not {spacing!r}")
+        raise OptionError(
+            f"spacing= of the control points must be a number or one for each of {fixed.ndim} axes, not {spacing!r}"
+        )
     if np.any(values < two):
         raise OptionError(
-            f"control points {spacing} {fixed.unit} apart: they need at least two voxels of fixed between"
+            f"spacing= of {spacing} {fixed.unit}: control points need at least two voxels of fixed between them"
         )
     return tuple(values.astype(np.float64).tolist())
 

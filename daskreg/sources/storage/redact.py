@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from daskreg.runtime.messages import redact
+from daskreg.runtime.messages import redact, without_secret
 
-__all__ = ["is_url", "redact"]
+__all__ = ["is_url", "redact", "without_secret"]
 
 
 def is_url(text: str) -> bool:

@@ -1,0 +1,62 @@
+"""The Python that a fit prints makes that fit again, or says that it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+import daskreg as dr
+from daskreg.reporting.recipe import recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of two channels, of which only the second moves, as TIFF and as a pyramid."""
+    path = tmp_path_factory.mktemp("recipes")
+    rng = np.random.default_rng(4)
+    still, scene = (gaussian_filter(rng.normal(size=(83, 101)), 2).astype(np.float32) for _ in range(2))
+    for name, moved in (("fixed", scene), ("moving", np.roll(scene, (3, -2), (0, 1)))):
+        both = np.stack([still, moved])
+        tifffile.imwrite(path / f"{name}.tif", both, imagej=True, metadata={"axes": "CYX"})
+        dr.write(dr.open(path / f"{name}.tif"), path / f"{name}.ome.zarr", levels=2, progress=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("tif", {"channel": 1, "spacing": (0.5, 0.25), "unit": "um"}),
+        ("tif", {"channel": 1, "spacing": {"y": 2.0}, "unit": "nm", "missing": "error"}),
+        ("ome.zarr", {"channel": 1, "level": 1, "spacing": np.array([3.0, 3.0])}),
+    ],
+)
+def test_options_of_open_are_written(folder: Path, suffix: str, options: dict[str, Any]) -> None:
+    images = [dr.open(folder / f"{name}.{suffix}", **options) for name in ("fixed", "moving")]
+    fit = dr.register(images[0], images[1], model="translation")
+    found: dict[str, Any] = {}
+    exec(fit.recipe, found)  # what a user would paste
+    np.testing.assert_array_equal(found["fit"].matrix, fit.matrix)
+    assert found["fit"].moving_from_fixed.unit == fit.moving_from_fixed.unit
+    assert "#" not in fit.recipe
+
+
+def test_what_differs_is_said(folder: Path) -> None:
+    image = dr.open(folder / "fixed.tif", channel=0)
+
+    def opened(value: Any) -> str:
+        return recipe(dr.register, {}, {"fixed": value}).splitlines()[2]
+
+    call = f"fixed = dr.open({str(folder / 'fixed.tif')!r}, channel=0)"
+    assert opened(image) == call
+    assert opened(image.data) == f"{call}.data"
+    placed = image.assign_coords(x=image.x + 7)
+    assert opened(placed) == f"{call}  # and then given other coordinates or names of axes"
+    assert "in memory" in opened(image * 2)
+    assert opened(dr.open([folder / "fixed.tif", folder / "moving.tif"])).count(".tif'") == 2
+    url = "s3://bucket/a.tif?token=abc"
+    assert "abc" not in opened(url)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from dask.utils import format_bytes
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
@@ -186,8 +185,8 @@ def check_memory(control: ControlGrid) -> None:
     needed, usable = square_bytes(control.shape), available_memory() // 2
     if needed > usable:
         raise MemoryBudgetError(
-            f"{math.prod(control.shape):.3g} control points need {format_bytes(needed)} of memory for their normal "
-            f"equations, and {format_bytes(usable)} may be used: take a greater spacing"
+            f"{math.prod(control.shape):.3g} control points need {needed / 2**30:.3g} GiB of memory for their normal "
+            f"equations, and {usable / 2**30:.3g} GiB may be used: take a greater spacing"
         )
 
 

@@ -73,7 +73,8 @@ def align_projections(
         model: "translation": each projection is shifted; what they share is the turn of the axis.
         level: "auto", as fine as so many angles make useful; or a number: means of 2**level pixels on a side.
         mask: positive where pixels count, of the shape of the projections or of one.
-        flats, darks: images without specimen, and without beam. With flats, the negative logarithm is taken.
+        flats, darks: (rows, columns) or several, images without specimen, and without beam. With flats, the negative
+            logarithm is taken.
         channel: number or label; "sum" for the sum of all channels.
         channel_axis: position of the channels in an array of four axes; default the first.
         max_steps: of Gauss-Newton on each level.

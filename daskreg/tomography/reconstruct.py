@@ -14,13 +14,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid, SliceAffines
 from daskreg.tomography.angles import in_radians
 from daskreg.tomography.fit import TiltFit
-from daskreg.tomography.projections import attenuation, mean_image
+from daskreg.tomography.projections import Beam, beam_of, without_gaps
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
-from daskreg.tomography.series import channels_first, check_angles
+from daskreg.tomography.series import LEAST_PROJECTIONS, channels_first, check_angles
 from daskreg.tomography.slices import SliceProjector
 from daskreg.volumes import to_dataarray, volume_of
 from daskreg.warping import warp
@@ -52,9 +52,12 @@ class Recipe:
 
     def slices(self, block: Array) -> Array:
         """(rows, Y, X) of (angles, rows, columns), per unit of length."""
-        values = np.nan_to_num(np.asarray(block, dtype=np.float32)[self.used], posinf=0.0, neginf=0.0)
-        sums = np.ascontiguousarray(values.transpose(0, 2, 1))
-        projector = SliceProjector(self.radians[self.used], (self.size, self.size), self.columns, self.centre)
+        values = np.asarray(block, dtype=np.float32)
+        shown = self.used & np.isfinite(values).all(axis=(1, 2))
+        if int(shown.sum()) < LEAST_PROJECTIONS:
+            raise DegenerateImageError(f"{int(shown.sum())} of {len(shown)} projections have finite pixels")
+        sums = np.ascontiguousarray(values[shown].transpose(0, 2, 1))
+        projector = SliceProjector(self.radians[shown], (self.size, self.size), self.columns, self.centre)
         if self.method == "fbp":
             found = fbp(projector, sums, window=self.window)
         elif self.method == "sirt":
@@ -102,13 +105,16 @@ def reconstruct(
         minimum: of the voxels, for SIRT, such as 0.
         size: of the slices on both sides; default the columns of the detector.
         rows: of a block; default as many as fit in a quarter of a GiB.
-        flats, darks: images without specimen and without beam; with flats, the negative logarithm is taken.
+        flats, darks: (rows, columns) or several, images without specimen and without beam; with flats, the negative
+            logarithm is taken. Pixels that are not finite, or have no beam, are interpolated across the axis of
+            rotation; projections without a finite pixel are left out.
         order: of the interpolation that aligns the projections, 1 or 3.
 
     Returns: dims z (the rows), y, x; x is seen at angle 0, y at a quarter of a turn; the spacing is that of the
         detector, and values are per unit of length.
 
-    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers; UnitError.
+    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers, or flats another
+        shape; UnitError; when computed, DegenerateImageError where too few projections have finite pixels.
     """
     _check(method, iterations, minimum, window, fit=fit, centre=centre, angles=angles)
     if channel_axis is not None:
@@ -123,7 +129,7 @@ def reconstruct(
         raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles" + _of_fit(fit))
     check_angles(radians)
     transposed = (axis if fit is None else fit.rotation_axis) == "x"
-    array = _as_attenuation(volume.array, flats, darks)
+    array = _complete(volume.array, beam_of(flats, darks, grid.shape[1:]), transposed)
     aligned = array if fit is None else _aligned(array, fit.projections_from_aligned, order)
     data = da.asarray(aligned.data)
     if transposed:
@@ -172,21 +178,22 @@ def _of_fit(fit: TiltFit | None) -> str:
     return "" if fit is None else f", and {len(fit.angles)} in the fit"
 
 
-def _as_attenuation(array: xr.DataArray, flats: Any, darks: Any) -> xr.DataArray:
-    if flats is None:
-        if darks is not None:
-            raise OptionError("darks= without flats=: pass the images without specimen too")
+def _complete(array: xr.DataArray, beam: Beam | None, transposed: bool) -> xr.DataArray:
+    """Attenuation, without gaps.
+
+    Gaps are filled before anything is interpolated, which would spread them, and across the axis of rotation, so that
+    each slice is made of its own pixels.
+    """
+    if beam is None and not np.issubdtype(array.dtype, np.floating):
         return array
-    flat, dark = (
-        np.zeros(()) if image is None else mean_image(getattr(image, "data", image) if hasattr(image, "dims") else
-        np.asarray(image), slice(None))
-        for image in (flats, darks)
-    )  # fmt: skip
     data = da.asarray(array.data)
-    whole = data.rechunk(dict.fromkeys((-2, -1), -1))
+    whole = data.rechunk({**dict.fromkeys(range(data.ndim - 3), 1), -2: -1, -1: -1})
 
     def convert(block: Array) -> Array:
-        return np.nan_to_num(attenuation(np.asarray(block, dtype=np.float64), flat, dark)).astype(np.float32)
+        values = np.asarray(block) if beam is None else beam.attenuation(block)
+        images = values.reshape(-1, *values.shape[-2:])
+        full = without_gaps(images.swapaxes(1, 2)).swapaxes(1, 2) if transposed else without_gaps(images)
+        return full.reshape(values.shape).astype(np.float32)
 
     return array.copy(data=whole.map_blocks(convert, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32)))
 

@@ -18,6 +18,7 @@ from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionEr
 from daskreg.geometry import Grid, SliceAffines
 from daskreg.tomography.angles import in_radians
 from daskreg.tomography.fit import TiltFit
+from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.projections import Beam, beam_of, without_gaps
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
 from daskreg.tomography.series import LEAST_PROJECTIONS, channels_first, check_angles
@@ -75,7 +76,7 @@ def reconstruct(
     method: str = "fbp",
     unit: str | None = None,
     centre: float | None = None,
-    axis: str = "y",
+    axis: str | None = None,
     window: str = "ramp",
     iterations: int | None = None,
     minimum: float | None = None,
@@ -99,7 +100,7 @@ def reconstruct(
             with few or noisy angles and a missing wedge.
         unit: of the angles.
         centre: column of the axis where there is no fit; default the middle one.
-        axis: of the detector, along which the axis of rotation is, where there is no fit.
+        axis: of the detector, along which the axis of rotation is, where there is no fit: "y", the default, or "x".
         window: of FBP, by which the ramp is multiplied: "ramp" (none), "shepp-logan", "cosine", "hamming", "hann".
         iterations: default 100 of SIRT, 15 of CGLS.
         minimum: of the voxels, for SIRT, such as 0.
@@ -116,7 +117,11 @@ def reconstruct(
     Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers, or flats another
         shape; UnitError; when computed, DegenerateImageError where too few projections have finite pixels.
     """
-    _check(method, iterations, minimum, window, fit=fit, centre=centre, angles=angles)
+    _check(method, iterations, minimum, window)
+    _check_geometry(fit, centre, axis, angles, order)
+    for name, value in (("size", size), ("rows", rows)):
+        if value is not None and whole_number(name, value) < 1:
+            raise OptionError(f"{name}={value}: use 1 or more")
     if channel_axis is not None:
         projections = channels_first(projections, channel_axis)
     volume = volume_of(projections)
@@ -153,23 +158,34 @@ def reconstruct(
     )
 
 
-def _check(
-    method: str, iterations: int | None, minimum: float | None, window: str, *, fit: Any, centre: Any, angles: Any
-) -> None:
+def _check(method: str, iterations: int | None, minimum: float | None, window: str) -> None:
     if method not in METHODS:
         raise OptionError(f"method={method!r}: use {', '.join(METHODS)}")
     if window not in WINDOWS:
         raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
     if method == "fbp" and iterations is not None:
         raise OptionError("iterations= is for method='sirt' and 'cgls'")
-    if iterations is not None and iterations < 1:
+    if iterations is not None and whole_number("iterations", iterations) < 1:
         raise OptionError(f"iterations={iterations}: use 1 or more")
     if minimum is not None and method != "sirt":
         raise OptionError("minimum= is for method='sirt'")
+    if minimum is not None:
+        finite_number("minimum", minimum)
+
+
+def _check_geometry(fit: Any, centre: Any, axis: Any, angles: Any, order: Any) -> None:
     if fit is not None and not isinstance(fit, TiltFit):
         raise OptionError(f"fit= is a {type(fit).__name__}: pass the TiltFit of align_projections")
     if fit is not None and centre is not None:
         raise OptionError("centre= and fit=: the fit has the centre")
+    if fit is not None and axis is not None:
+        raise OptionError("axis= and fit=: the fit has the axis")
+    if axis not in (None, "y", "x"):
+        raise OptionError(f"axis={axis!r}: the axis of rotation is along 'y', down the columns, or 'x', along the rows")
+    if centre is not None:
+        finite_number("centre", centre)
+    if order not in (1, 3):
+        raise OptionError(f"order={order!r}: use 1 or 3")
     if fit is None and angles is None:
         raise OptionError("reconstruct needs angles, or a fit, which has them")
 

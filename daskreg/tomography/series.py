@@ -19,6 +19,7 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Grid
+from daskreg.tomography.options import whole_number
 from daskreg.tomography.poses import Level
 from daskreg.tomography.projections import Beam, beam_of
 from daskreg.volumes import mask_array, volume_of
@@ -130,6 +131,7 @@ def channels_first(projections: Any, channel_axis: int) -> Any:
     """The projections with their axis of channels, a number, as the first one, named c."""
     import xarray as xr
 
+    channel_axis = whole_number("channel_axis", channel_axis)
     if not -len(projections.shape) <= channel_axis < len(projections.shape) or len(projections.shape) != 4:
         raise OptionError(f"channel_axis={channel_axis}: projections of shape {tuple(projections.shape)} have none")
     if isinstance(projections, xr.DataArray):

@@ -134,27 +134,25 @@ def test_pixels_and_projections_without_values(truth):
 
 
 def no_motion(angles):
-    maps = SliceAffines(np.tile(np.eye(3), (len(angles), 1, 1)), "z", ("y", "x"))
-    numbers = np.zeros(len(angles))
-    sigma = {"ty": numbers, "tx": numbers, "axis": 0.0, "centre": 0.0}
-    middle = (SIZE - 1) / 2
+    zeros, middle = np.zeros(len(angles)), (SIZE - 1) / 2
     return TiltFit(
-        maps,
-        angles,
-        "y",
-        0.0,
-        middle,
-        sigma,
-        numbers,
-        {},
-        TiltStatus.CONVERGED,
-        1.0,
-        0.1,
-        1.0,
-        "translation",
-        1,
-        1,
-        1.0,
+        projections_from_aligned=SliceAffines(np.tile(np.eye(3), (len(angles), 1, 1)), "z", ("y", "x")),
+        angles=angles,
+        rotation_axis="y",
+        axis=0.0,
+        centre=middle,
+        sigma={"ty": zeros, "tx": zeros, "axis": 0.0, "centre": 0.0},
+        residuals=zeros,
+        kinds={},
+        status=TiltStatus.CONVERGED,
+        agreement=1.0,
+        noise=0.1,
+        disagreement=1.0,
+        model="translation",
+        middle=(5.0, middle),
+        binning=1,
+        steps=1,
+        seconds=1.0,
     )
 
 
@@ -168,6 +166,15 @@ def test_what_cannot_be_reconstructed():
         ({"minimum": 0}, "minimum= is for"),
         ({"fit": "fit.json"}, "TiltFit"),
         ({"darks": sums}, "without flats"),
+        ({"centre": "auto"}, "number"),
+        ({"centre": np.nan}, "finite"),
+        ({"axis": "z"}, "down the columns"),
+        ({"order": 2}, "1 or 3"),
+        ({"method": "sirt", "iterations": 2.5}, "whole number"),
+        ({"rows": 2.5}, "whole number"),
+        ({"size": 0}, "1 or more"),
+        ({"channel_axis": "c"}, "whole number"),
+        ({"fit": no_motion(HALF), "axis": "y"}, "the fit has the axis"),
     ):
         with pytest.raises(OptionError, match=told):
             reconstruct(sums, HALF, **options)

@@ -198,13 +198,12 @@ def test_noise_alone_is_inconsistent():
     assert not fit.ok
 
 
-@pytest.mark.parametrize("noise", [0.02, 0.08])
-def test_wrong_angles_and_a_wrong_axis_are_inconsistent(noise):
+def test_wrong_angles_and_a_wrong_axis_are_inconsistent():
     """Most of a projection does not vary, and agrees with any angles."""
-    projections, _ = scan(HALF, jitter=0.5, noise=noise, seed=11)
+    projections, _ = scan(HALF, jitter=0.5, noise=0.05, seed=11)
     permuted = np.random.default_rng(1).permutation(HALF)
     for angles, options in ((permuted, {}), (2 * HALF, {}), (HALF, {"axis": "x"})):
-        fit = align_projections(projections, angles, axis_angle=0.0, **options)
+        fit = align_projections(projections, angles, axis_angle=0.0, max_steps=4, **options)
         assert fit.status is TiltStatus.INCONSISTENT
     assert align_projections(projections, HALF, axis_angle=0.0).ok
 

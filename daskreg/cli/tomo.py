@@ -22,8 +22,8 @@ from daskreg.errors import InputError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _AXIS = click.option(
-    "--axis", type=click.Choice(["y", "x"]), default="y", show_default=True,
-    help="The axis of rotation: y, down the columns of the detector, or x, along its rows.",
+    "--axis", type=click.Choice(["y", "x"]), default=None,
+    help="The axis of rotation: y, down the columns of the detector, or x, along its rows; default y.",
 )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def align(
     angle_unit: str,
     flats: str | None,
     darks: str | None,
+    axis: str | None,
     axis_angle: float | str,
     opening: Opening,
     quiet: bool,
@@ -98,6 +99,7 @@ def align(
         opening.open(projections),
         _angles(angles),
         unit=angle_unit,
+        axis=axis or "y",
         axis_angle=axis_angle if isinstance(axis_angle, str) else math.radians(axis_angle),
         flats=_image(opening, flats),
         darks=_image(opening, darks),
@@ -162,7 +164,7 @@ def reconstruct(
     window: str,
     iterations: int | None,
     centre: float | None,
-    axis: str,
+    axis: str | None,
     opening: Opening,
     quiet: bool,
     **storage: Any,

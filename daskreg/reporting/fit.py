@@ -23,6 +23,8 @@ _TITLES = {
     "stack": "a stack, aligned",
     "cloud": "two clouds of points, registered",
     "points": "landmarks, fitted",
+    "tilt": "projections, aligned",
+    "deformable": "two images, registered with deformation",
 }
 
 

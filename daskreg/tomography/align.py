@@ -7,18 +7,20 @@ volume = daskreg.tomography.reconstruct(projections, angles, fit=fit, unit="degr
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
+from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.tomography.angles import in_radians
 from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
 from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.tomography.matching import Problem
+from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.poses import MODELS, constant_and_waves, shifts_of, turns_of
 from daskreg.tomography.series import (
     Projections,
@@ -34,7 +36,7 @@ __all__ = ["TiltFit", "TiltStatus", "align_projections"]
 
 Floats = NDArray[np.float64]
 
-_LEAST_AGREEMENT = 0.5
+_SQUARE = 1e-3  # relative: of detectors, whose spacings are rounded
 
 
 def align_projections(
@@ -73,7 +75,8 @@ def align_projections(
         model: "translation": each projection is shifted; what they share is the turn of the axis.
         level: "auto", as fine as so many angles make useful; or a number: means of 2**level pixels on a side.
         mask: positive where pixels count, of the shape of the projections or of one.
-        flats, darks: images without specimen, and without beam. With flats, the negative logarithm is taken.
+        flats, darks: (rows, columns) or several, images without specimen, and without beam. With flats, the negative
+            logarithm is taken.
         channel: number or label; "sum" for the sum of all channels.
         channel_axis: position of the channels in an array of four axes; default the first.
         max_steps: of Gauss-Newton on each level.
@@ -82,7 +85,8 @@ def align_projections(
     Returns: a TiltFit; `fit.ok` and `fit.outliers` say whether it can be used.
 
     Raises: OptionError for unknown options; UnitError for angles whose unit is not known; ShapeMismatchError for
-        another number of angles; InputError for angles that are not finite or too few; ChannelError;
+        another number of angles; InputError for angles that are not finite or too few, and for pixels that are not
+        square where the axis may be turned; ChannelError;
         DegenerateImageError; EmptyMaskError.
     """
     start = time.perf_counter()
@@ -91,14 +95,18 @@ def align_projections(
     given = projections_of(
         projections, axis=axis, channel=channel, channel_axis=channel_axis, flats=flats, darks=darks, mask=mask
     )
+    if whole_number("max_steps", max_steps) < 1:
+        raise OptionError(f"max_steps={max_steps}: use 1 or more")
     radians = in_radians(angles, given.shape[0], unit)
     check_angles(radians)
     fixed = _fixed(given, centre, axis_angle)
     own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
-    with nullcontext() if client is None or client is False else client.as_current():
-        problems, kinds = _problems(given, radians, level, own, shared)
+    _check_pixels(given, bool(shared) or bool(fixed.turn))
+    with _computing(client):
+        problems, kinds, unit_of_data = _problems(given, radians, level, own, shared)
     solution = solve(problems, fixed, max_steps)
     spread, residuals = uncertainty(solution, problems[0], fixed)
+    spread = replace(spread, noise=spread.noise * unit_of_data)
     kinds = dict(kinds) | dict.fromkeys(solution.unlike, "unlike")
     seconds = time.perf_counter() - start
     return _fit(given, solution, spread, residuals, kinds, model=model, seconds=seconds)
@@ -107,11 +115,7 @@ def align_projections(
 def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> Fixed:
     values = {}
     for name, value in (("centre", centre), ("axis_angle", axis_angle)):
-        if isinstance(value, str) and value != "auto":
-            raise OptionError(f"{name}={value!r}: use 'auto' or a number")
-        values[name] = None if value == "auto" else float(value)
-        if values[name] is not None and not np.isfinite(float(value)):
-            raise OptionError(f"{name}={value!r} is not finite")
+        values[name] = None if isinstance(value, str) and value == "auto" else finite_number(name, value, "'auto' or a")
     turn = values["axis_angle"]
     turn = None if turn is None else -turn if given.transposed else turn
     off = None if values["centre"] is None else values["centre"] - (given.shape[2] - 1) / 2
@@ -120,22 +124,44 @@ def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> 
     return Fixed(turn, off if off is None or turn is None else off * float(np.cos(turn)), given.shape[2])
 
 
+def _computing(client: Any) -> AbstractContextManager[Any]:
+    if client is None or client is False:
+        return nullcontext()
+    if not hasattr(client, "as_current"):
+        raise OptionError(f"client={client!r}: pass a distributed.Client, or None for the current one")
+    context: AbstractContextManager[Any] = client.as_current()
+    return context
+
+
+def _check_pixels(given: Projections, turned: bool) -> None:
+    """A turn in the plane of the detector is one of indices, so that it needs square pixels."""
+    rows, columns = given.grid.spacing[1:]
+    if turned and not np.isclose(rows, columns, rtol=_SQUARE):
+        raise InputError(
+            f"pixels of {rows:.4g} x {columns:.4g} are not square, which a turned axis of rotation needs: resample the "
+            "projections, or pass axis_angle=0"
+        )
+
+
 def _problems(
     given: Projections, radians: Floats, level: int | str, own: tuple[str, ...], shared: tuple[str, ...]
-) -> tuple[list[Problem], dict[int, str]]:
-    """One problem for each level, coarse to fine, and the projections that cannot be used."""
+) -> tuple[list[Problem], dict[int, str], float]:
+    """One problem for each level, coarse to fine, the projections that cannot be used, and by what those of the finest
+    level were divided."""
     found: list[Problem] = []
     kinds: dict[int, str] = {}
     used = np.ones(len(radians), dtype=bool)
+    divisor = 1.0
     for columns in columns_of_levels(given.shape, radians, level):
         pixels = level_of(given, columns)
         data, valid = binned(given, pixels)
         if not found:
             kinds = unusable(data, valid, radians)
             used[list(kinds)] = False
-        data /= max(float(data[used].std()), 1e-30)
+        divisor = max(float(data[used].std()), 1e-30)
+        data /= divisor
         found.append(Problem(data, valid, radians, pixels, own, shared, used))
-    return found, kinds
+    return found, kinds, divisor
 
 
 def _fit(
@@ -164,7 +190,7 @@ def _fit(
     }
     sigma |= {"axis": spread.turn, "centre": spread.centre}
     status = TiltStatus.CONVERGED if solution.settled else TiltStatus.UNSETTLED
-    if not spread.agreement > _LEAST_AGREEMENT:
+    if not spread.consistent:
         status = TiltStatus.INCONSISTENT
     return TiltFit(
         projections_from_aligned=SliceAffines(world, given.dim, plane.names, plane.unit),
@@ -180,6 +206,9 @@ def _fit(
         noise=spread.noise,
         disagreement=spread.disagreement,
         model=model,
+        middle=tuple(
+            float(o + s * (n - 1) / 2) for o, s, n in zip(plane.origin, plane.spacing, plane.shape, strict=True)
+        ),
         binning=problem.factor,
         steps=solution.steps,
         seconds=seconds,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.tomography.agreement import White, agreement_of
 from daskreg.tomography.coarse import start_poses
 from daskreg.tomography.matching import (
     LEAST_ROWS,
@@ -165,6 +166,7 @@ class Uncertainty:
         turn: of the axis, radians.
         centre: pixels of the detector.
         agreement, noise, disagreement: see `TiltFit`.
+        consistent: whether the volume explains the projections; see `agreement.consistent`.
     """
 
     own: Floats
@@ -173,6 +175,7 @@ class Uncertainty:
     agreement: float
     noise: float
     disagreement: float
+    consistent: bool
 
 
 def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0) -> tuple[Uncertainty, Floats]:
@@ -198,19 +201,18 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     if problem.refinements:
         centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
     filtered = float((smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) ** 2).mean())
-    share = power / max(float((at.aligned**2).mean(dtype=np.float64)), 1e-30)
-    agreement = 1 - share / max(left / filtered, 1e-30)
+    found = agreement_of(at, White(noise, filtered, left))
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
-    found = Uncertainty(
+    return Uncertainty(
         own,
         0.0 if fixed.turn is not None else turn * disagreement,
         0.0 if fixed.centre is not None else centre * (1.0 if problem.refinements else disagreement),
-        agreement,
+        found.varying,
         noise,
         disagreement,
-    )
-    return found, residuals
+        found.consistent,
+    ), residuals
 
 
 def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats, float]:

@@ -28,8 +28,8 @@ class TiltStatus(Enum):
     CONVERGED = "the poses settled, and the reprojections of the volume agree with the projections"
     UNSETTLED = "the poses still moved when the steps ran out: raise max_steps, or use a coarser level"
     INCONSISTENT = (
-        "the reprojections agree with the projections no better than those of noise would: check the angles and their "
-        "unit, the axis of rotation ('y' or 'x'), flats and darks"
+        "the volume does not explain how the projections differ from each other: check the angles, their order "
+        "and unit, the axis of rotation ('y' or 'x'), flats and darks"
     )
 
 
@@ -56,9 +56,11 @@ class TiltFit(Fit):
             the same estimate makes of noise, times `disagreement`.
         residuals: (A,) root mean square of each projection less the reprojection, as a share of the projection.
         kinds: outliers, and of which kind: "lost", "blank", "duplicated", "unlike" (the others contradict it).
-        agreement: share of the projections that the reprojections explain, beyond what they would of noise; up to 1.
+        agreement: share of what varies with the angle in the projections, noise included, that the reprojections
+            explain, beyond what they would of noise; up to 1.
         noise: standard deviation of a pixel of the level, in units of the projections.
         disagreement: factor, at least 1, by which the residuals are larger than noise explains.
+        middle: (y, x) of the detector's middle, world units; `parameters` are about it.
         binning: columns of the detector that were averaged on the finest level.
         steps: of Gauss-Newton on that level.
     """
@@ -77,6 +79,7 @@ class TiltFit(Fit):
     noise: float
     disagreement: float
     model: str
+    middle: tuple[float, ...]
     binning: int
     steps: int
     seconds: float
@@ -96,8 +99,8 @@ class TiltFit(Fit):
 
     @property
     def parameters(self) -> dict[str, Floats]:
-        """(A,) of "ty", "tx" (world units) and "theta" of each projection, about the middle of the detector's world."""
-        rows = [affine.decompose() for affine in self.projections_from_aligned]
+        """(A,) of "ty", "tx" (world units) and "theta" of each projection, about `middle`, that of the detector."""
+        rows = [affine.decompose(self.middle) for affine in self.projections_from_aligned]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def facts(self) -> dict[str, Any]:
@@ -108,14 +111,17 @@ class TiltFit(Fit):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping for each projection: angle (radians), the map's matrix entries, sigmas, residual, kind."""
+        """One mapping for each projection: angle (radians), `parameters`, the map's matrix (world, "m00" in
+        row 0 and column 0 and so on), sigmas, residual, kind."""
         matrices = self.projections_from_aligned.matrices
+        parameters = {name: values for name, values in self.parameters.items() if name in ("ty", "tx", "theta")}
         arrays = {name: value for name, value in self.sigma.items() if np.ndim(value)}
         return [
             {
                 "projection": i,
                 "angle": float(self.angles[i]),
-                "theta": float(np.arctan2(m[0, 1], m[0, 0])),
+                **{name: float(values[i]) for name, values in parameters.items()},
+                **{f"m{r}{c}": float(m[r, c]) for r in range(2) for c in range(3)},
                 **{f"sigma_{name}": float(values[i]) for name, values in arrays.items()},
                 "residual": float(self.residuals[i]),
                 "outlier": i in self.kinds,
@@ -137,6 +143,7 @@ class TiltFit(Fit):
         try:
             found = {f.name: data[f.name] for f in fields(cls) if f.name != "projections_from_aligned"}
             found |= {name: _numbers(found[name]) for name in ("angles", "residuals")}
+            found["middle"] = tuple(float(v) for v in found["middle"])
             found["status"] = TiltStatus[data["status"].upper()]
             found["kinds"] = {int(i): str(kind) for i, kind in data["kinds"].items()}
             found["sigma"] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label, median_filter
 
-from daskreg.errors import DegenerateImageError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, OptionError, ShapeMismatchError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,32 +41,90 @@ def read_attenuation(projections: Any, flats: Any, darks: Any, rows: slice | Non
     first = max(0, (count - _MAX_ROWS) // 2)
     chosen = slice(first, first + _MAX_ROWS) if rows is None else rows
     data = np.asarray(array[:, chosen], dtype=np.float64)
-    if flats is not None:
-        data = attenuation(
-            data, mean_image(flats, chosen), np.zeros(()) if darks is None else mean_image(darks, chosen)
-        )
+    light = beam_of(flats, darks, tuple(array.shape[1:]))
+    if light is not None:
+        data = light.rows(chosen).attenuation(data)
     data, kept = _interpolated(data)
     if not np.ptp(data) > 0:
         raise DegenerateImageError("the projections are constant")
     return _without_stripes(data), kept
 
 
-def mean_image(images: Any, rows: slice) -> Floats:
-    """(rows, columns) mean of the finite voxels, NaN where there are none."""
-    array = images if len(images.shape) == 3 else images[:, None]
-    values = np.asarray(array[:, rows], dtype=np.float64)
+@dataclass(frozen=True, eq=False)
+class Beam:
+    """(rows, columns) mean images without specimen, and without beam; NaN where no image has a finite pixel."""
+
+    flat: Floats
+    dark: Floats
+
+    def attenuation(self, data: Any) -> Floats:
+        """The negative logarithm of the transmission of (..., rows, columns); NaN where there is no beam.
+
+        Raises: DegenerateImageError where the flats are not brighter than the darks.
+        """
+        beam = self.flat - self.dark
+        finite = beam[np.isfinite(beam)]
+        if not finite.size or not np.median(finite) > 0:
+            raise DegenerateImageError("the flats are not brighter than the darks")
+        beam = np.where(beam > _LEAST_BEAM * np.median(finite), beam, np.nan)
+        seen = (np.asarray(data, dtype=np.float64) - self.dark) / beam
+        return np.asarray(-np.log(np.maximum(seen, _MIN_TRANSMISSION)))  # NaN stays NaN
+
+    def rows(self, chosen: slice) -> Beam:
+        return Beam(self.flat[chosen], self.dark[chosen])
+
+    def swapped(self) -> Beam:
+        """That of projections whose rows and columns are exchanged."""
+        return Beam(self.flat.T, self.dark.T)
+
+
+def beam_of(flats: Any, darks: Any, detector: tuple[int, ...]) -> Beam | None:
+    """The means of flats and darks, (K, rows, columns) or one image; of a sinogram, also (K, columns). None: no flats.
+
+    Raises: OptionError for darks alone; ShapeMismatchError for images that are not of the detector's shape.
+    """
+    if flats is None:
+        if darks is not None:
+            raise OptionError("darks= without flats=: pass the images without specimen too")
+        return None
+    flat = _mean_image(flats, detector, "flats")
+    return Beam(flat, np.zeros(detector) if darks is None else _mean_image(darks, detector, "darks"))
+
+
+def _mean_image(images: Any, detector: tuple[int, ...], name: str) -> Floats:
+    array = images.data if hasattr(images, "dims") else images if hasattr(images, "shape") else np.asarray(images)
+    shape = tuple(array.shape)
+    if len(shape) == 2:
+        array = array[:, None] if shape != detector and detector[0] == 1 else array[None]
+    if array.ndim != 3 or tuple(array.shape[1:]) != detector or len(array) < 1:
+        raise ShapeMismatchError(f"{name} of shape {shape}: the detector has {detector[0]} rows, {detector[1]} columns")
+    values = np.asarray(array, dtype=np.float64)
     finite = np.isfinite(values)
     count = finite.sum(axis=0)
     return np.where(count > 0, np.where(finite, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-def attenuation(data: Floats, flat: Floats, dark: Floats) -> Floats:
-    beam = flat - dark
-    finite = beam[np.isfinite(beam)]
-    if not finite.size or not np.median(finite) > 0:
-        raise DegenerateImageError("the flats are not brighter than the darks")
-    beam = np.where(beam > _LEAST_BEAM * np.median(finite), beam, np.nan)
-    return np.asarray(-np.log(np.maximum((data - dark) / beam, _MIN_TRANSMISSION)))  # NaN stays NaN
+def without_gaps(images: Floats) -> Floats:
+    """(K, rows, columns) whose missing pixels are interpolated along the columns, and rows without any along the rows.
+
+    Images without a finite pixel stay as they are.
+    """
+    missing = ~np.isfinite(images)
+    if not missing.any():
+        return images
+    images = images.copy()
+    _fill(images, missing)
+    missing = ~np.isfinite(images)
+    _fill(images.swapaxes(1, 2), missing.swapaxes(1, 2))
+    return images
+
+
+def _fill(images: Floats, missing: Bools) -> None:
+    """Interpolate, in place, missing pixels along the last axis where that has others."""
+    x = np.arange(images.shape[2])
+    for i, j in np.argwhere(missing.any(axis=2) & ~missing.all(axis=2)):
+        gaps = missing[i, j]
+        images[i, j, gaps] = np.interp(x[gaps], x[~gaps], images[i, j, ~gaps])
 
 
 def _interpolated(data: Floats) -> tuple[Floats, NDArray[np.intp]]:
@@ -78,10 +137,7 @@ def _interpolated(data: Floats) -> tuple[Floats, NDArray[np.intp]]:
     data, missing = data[kept].copy(), missing[kept]
     if len(rows) == 0 or len(kept) < 2:
         raise DegenerateImageError("the projections are not finite")
-    x = np.arange(data.shape[2])
-    for i, j in np.argwhere(missing.any(axis=2)):
-        gaps = missing[i, j]
-        data[i, j, gaps] = np.interp(x[gaps], x[~gaps], data[i, j, ~gaps])
+    _fill(data, missing)
     return data, kept
 
 

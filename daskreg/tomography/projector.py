@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from daskreg.errors import ShapeMismatchError, UnsupportedDTypeError
+from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.runtime.threads import shares
 from daskreg.tomography import projector_numba as kernels
 
@@ -44,8 +44,12 @@ def projection_matrices(
         turn: (A,) or one, radians in the plane of the detector, `theta` of a 2D transform.
         magnification: (A,) or one.
         tilt: laminography: the angle between the axis of rotation and the detector, radians; 0 in tomography.
+
+    Raises: ShapeMismatchError for angles that are not (A,).
     """
     theta = torch.as_tensor(angles, dtype=torch.float64)
+    if theta.ndim != 1:
+        raise ShapeMismatchError(f"angles of shape {tuple(theta.shape)} are not (A,)")
     zero = torch.zeros_like(theta)
 
     def each(value: Any) -> torch.Tensor:
@@ -72,7 +76,8 @@ def project(volume: torch.Tensor, matrices: Any, detector_shape: Sequence[int]) 
         matrices: (A, 2, 4) from indices of voxels to those of the detector, such as `projection_matrices` makes.
         detector_shape: (rows, columns).
 
-    Raises: ShapeMismatchError; UnsupportedDTypeError for a volume that is not of a floating type.
+    Raises: ShapeMismatchError; UnsupportedDTypeError for a volume that is not a tensor of a floating type;
+        InvalidTransformError for a matrix without rays.
     """
     _check(volume, matrices, "volume")
     shape = (int(detector_shape[0]), int(detector_shape[1]))
@@ -96,6 +101,10 @@ def backproject(projections: torch.Tensor, matrices: Any, volume_shape: Sequence
 
 
 def _check(array: torch.Tensor, matrices: Any, name: str) -> None:
+    if not isinstance(array, torch.Tensor):
+        raise UnsupportedDTypeError(
+            f"{name} is a {type(array).__name__}: pass a torch.Tensor, as torch.from_numpy makes"
+        )
     if not array.is_floating_point():
         raise UnsupportedDTypeError(f"{name} of {array.dtype} cannot be projected: use a floating type")
     if array.ndim != 3 or tuple(matrices.shape[1:]) != (2, 4):
@@ -132,7 +141,11 @@ def _lines(matrices: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor
         if not len(chosen):
             continue
         others = [k for k in range(3) if k != axis]
-        across = torch.linalg.inv(maps[chosen][:, :, others])
+        across, singular = torch.linalg.inv_ex(maps[chosen][:, :, others])
+        if bool(singular.any()):
+            raise InvalidTransformError(
+                f"map {int(chosen[singular.nonzero()[0, 0]])} brings all voxels to a line or a point"
+            )
         rest = -across @ maps[chosen][:, :, [axis, 3]]
         lines = torch.cat([across, rest], dim=2)
         found.append((axis, chosen, lines, (1 + (lines[:, :, 2] ** 2).sum(dim=1)).sqrt()))

@@ -14,13 +14,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid, SliceAffines
 from daskreg.tomography.angles import in_radians
 from daskreg.tomography.fit import TiltFit
-from daskreg.tomography.projections import attenuation, mean_image
+from daskreg.tomography.options import finite_number, whole_number
+from daskreg.tomography.projections import Beam, beam_of, without_gaps
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
-from daskreg.tomography.series import channels_first, check_angles
+from daskreg.tomography.series import LEAST_PROJECTIONS, channels_first, check_angles
 from daskreg.tomography.slices import SliceProjector
 from daskreg.volumes import to_dataarray, volume_of
 from daskreg.warping import warp
@@ -52,9 +53,12 @@ class Recipe:
 
     def slices(self, block: Array) -> Array:
         """(rows, Y, X) of (angles, rows, columns), per unit of length."""
-        values = np.nan_to_num(np.asarray(block, dtype=np.float32)[self.used], posinf=0.0, neginf=0.0)
-        sums = np.ascontiguousarray(values.transpose(0, 2, 1))
-        projector = SliceProjector(self.radians[self.used], (self.size, self.size), self.columns, self.centre)
+        values = np.asarray(block, dtype=np.float32)
+        shown = self.used & np.isfinite(values).all(axis=(1, 2))
+        if int(shown.sum()) < LEAST_PROJECTIONS:
+            raise DegenerateImageError(f"{int(shown.sum())} of {len(shown)} projections have finite pixels")
+        sums = np.ascontiguousarray(values[shown].transpose(0, 2, 1))
+        projector = SliceProjector(self.radians[shown], (self.size, self.size), self.columns, self.centre)
         if self.method == "fbp":
             found = fbp(projector, sums, window=self.window)
         elif self.method == "sirt":
@@ -72,7 +76,7 @@ def reconstruct(
     method: str = "fbp",
     unit: str | None = None,
     centre: float | None = None,
-    axis: str = "y",
+    axis: str | None = None,
     window: str = "ramp",
     iterations: int | None = None,
     minimum: float | None = None,
@@ -96,21 +100,28 @@ def reconstruct(
             with few or noisy angles and a missing wedge.
         unit: of the angles.
         centre: column of the axis where there is no fit; default the middle one.
-        axis: of the detector, along which the axis of rotation is, where there is no fit.
+        axis: of the detector, along which the axis of rotation is, where there is no fit: "y", the default, or "x".
         window: of FBP, by which the ramp is multiplied: "ramp" (none), "shepp-logan", "cosine", "hamming", "hann".
         iterations: default 100 of SIRT, 15 of CGLS.
         minimum: of the voxels, for SIRT, such as 0.
         size: of the slices on both sides; default the columns of the detector.
         rows: of a block; default as many as fit in a quarter of a GiB.
-        flats, darks: images without specimen and without beam; with flats, the negative logarithm is taken.
+        flats, darks: (rows, columns) or several, images without specimen and without beam; with flats, the negative
+            logarithm is taken. Pixels that are not finite, or have no beam, are interpolated across the axis of
+            rotation; projections without a finite pixel are left out.
         order: of the interpolation that aligns the projections, 1 or 3.
 
     Returns: dims z (the rows), y, x; x is seen at angle 0, y at a quarter of a turn; the spacing is that of the
         detector, and values are per unit of length.
 
-    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers; UnitError.
+    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers, or flats another
+        shape; UnitError; when computed, DegenerateImageError where too few projections have finite pixels.
     """
-    _check(method, iterations, minimum, window, fit=fit, centre=centre, angles=angles)
+    _check(method, iterations, minimum, window)
+    _check_geometry(fit, centre, axis, angles, order)
+    for name, value in (("size", size), ("rows", rows)):
+        if value is not None and whole_number(name, value) < 1:
+            raise OptionError(f"{name}={value}: use 1 or more")
     if channel_axis is not None:
         projections = channels_first(projections, channel_axis)
     volume = volume_of(projections)
@@ -123,7 +134,7 @@ def reconstruct(
         raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles" + _of_fit(fit))
     check_angles(radians)
     transposed = (axis if fit is None else fit.rotation_axis) == "x"
-    array = _as_attenuation(volume.array, flats, darks)
+    array = _complete(volume.array, beam_of(flats, darks, grid.shape[1:]), transposed)
     aligned = array if fit is None else _aligned(array, fit.projections_from_aligned, order)
     data = da.asarray(aligned.data)
     if transposed:
@@ -147,23 +158,34 @@ def reconstruct(
     )
 
 
-def _check(
-    method: str, iterations: int | None, minimum: float | None, window: str, *, fit: Any, centre: Any, angles: Any
-) -> None:
+def _check(method: str, iterations: int | None, minimum: float | None, window: str) -> None:
     if method not in METHODS:
         raise OptionError(f"method={method!r}: use {', '.join(METHODS)}")
     if window not in WINDOWS:
         raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
     if method == "fbp" and iterations is not None:
         raise OptionError("iterations= is for method='sirt' and 'cgls'")
-    if iterations is not None and iterations < 1:
+    if iterations is not None and whole_number("iterations", iterations) < 1:
         raise OptionError(f"iterations={iterations}: use 1 or more")
     if minimum is not None and method != "sirt":
         raise OptionError("minimum= is for method='sirt'")
+    if minimum is not None:
+        finite_number("minimum", minimum)
+
+
+def _check_geometry(fit: Any, centre: Any, axis: Any, angles: Any, order: Any) -> None:
     if fit is not None and not isinstance(fit, TiltFit):
         raise OptionError(f"fit= is a {type(fit).__name__}: pass the TiltFit of align_projections")
     if fit is not None and centre is not None:
         raise OptionError("centre= and fit=: the fit has the centre")
+    if fit is not None and axis is not None:
+        raise OptionError("axis= and fit=: the fit has the axis")
+    if axis not in (None, "y", "x"):
+        raise OptionError(f"axis={axis!r}: the axis of rotation is along 'y', down the columns, or 'x', along the rows")
+    if centre is not None:
+        finite_number("centre", centre)
+    if order not in (1, 3):
+        raise OptionError(f"order={order!r}: use 1 or 3")
     if fit is None and angles is None:
         raise OptionError("reconstruct needs angles, or a fit, which has them")
 
@@ -172,21 +194,22 @@ def _of_fit(fit: TiltFit | None) -> str:
     return "" if fit is None else f", and {len(fit.angles)} in the fit"
 
 
-def _as_attenuation(array: xr.DataArray, flats: Any, darks: Any) -> xr.DataArray:
-    if flats is None:
-        if darks is not None:
-            raise OptionError("darks= without flats=: pass the images without specimen too")
+def _complete(array: xr.DataArray, beam: Beam | None, transposed: bool) -> xr.DataArray:
+    """Attenuation, without gaps.
+
+    Gaps are filled before anything is interpolated, which would spread them, and across the axis of rotation, so that
+    each slice is made of its own pixels.
+    """
+    if beam is None and not np.issubdtype(array.dtype, np.floating):
         return array
-    flat, dark = (
-        np.zeros(()) if image is None else mean_image(getattr(image, "data", image) if hasattr(image, "dims") else
-        np.asarray(image), slice(None))
-        for image in (flats, darks)
-    )  # fmt: skip
     data = da.asarray(array.data)
-    whole = data.rechunk(dict.fromkeys((-2, -1), -1))
+    whole = data.rechunk({**dict.fromkeys(range(data.ndim - 3), 1), -2: -1, -1: -1})
 
     def convert(block: Array) -> Array:
-        return np.nan_to_num(attenuation(np.asarray(block, dtype=np.float64), flat, dark)).astype(np.float32)
+        values = np.asarray(block) if beam is None else beam.attenuation(block)
+        images = values.reshape(-1, *values.shape[-2:])
+        full = without_gaps(images.swapaxes(1, 2)).swapaxes(1, 2) if transposed else without_gaps(images)
+        return full.reshape(values.shape).astype(np.float32)
 
     return array.copy(data=whole.map_blocks(convert, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32)))
 

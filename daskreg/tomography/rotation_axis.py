@@ -47,7 +47,7 @@ def center_of_rotation(
             "sinogram": the Fourier transform of a full turn, which is made of the sinogram and
             its mirror image, has an empty double wedge only at the right centre (Vo et al. 2014);
             "auto": pairs where there are pairs that correlate, else the sinogram.
-        flats, darks: (K, rows, columns) images without specimen and without beam. With flats, the
+        flats, darks: (K, rows, columns) or one image, without specimen and without beam. With flats, the
             negative logarithm of the transmission is used; without them, the projections as they are.
         rows: of the detector; by default up to 32 in its middle.
 

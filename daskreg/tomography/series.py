@@ -19,8 +19,9 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Grid
+from daskreg.tomography.options import whole_number
 from daskreg.tomography.poses import Level
-from daskreg.tomography.projections import attenuation, mean_image
+from daskreg.tomography.projections import Beam, beam_of
 from daskreg.volumes import mask_array, volume_of
 
 Floats = NDArray[np.float64]
@@ -44,7 +45,7 @@ class Projections:
         grid: of the axes of `data`; its last two are the detector.
         dim: name of the axis of the angles.
         transposed: whether rows and columns were exchanged, so that the axis of rotation is along the rows' axis.
-        flat, dark: (rows, columns) mean images without specimen and without beam, or None.
+        beam: that of the projections, as their data are transposed, or None where they are not transmitted intensity.
         mask: (rows, columns) or (angles, rows, columns), True where pixels count, or None.
     """
 
@@ -52,8 +53,7 @@ class Projections:
     grid: Grid
     dim: str
     transposed: bool
-    flat: Floats | None
-    dark: Floats | None
+    beam: Beam | None
     mask: Any
 
     @property
@@ -67,9 +67,8 @@ class Projections:
         size = max(1, _BATCH_BYTES // (4 * rows * columns))
         for first in range(0, count, size):
             values = np.asarray(self.data[first : first + size], dtype=np.float32)
-            if self.flat is not None:
-                dark = np.zeros(()) if self.dark is None else self.dark
-                values = attenuation(values.astype(np.float64), self.flat, dark).astype(np.float32)
+            if self.beam is not None:
+                values = self.beam.attenuation(values).astype(np.float32)
             values = np.where(np.isfinite(values), values, np.float32(np.nan))
             if self.mask is not None:
                 mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + size]
@@ -94,19 +93,17 @@ def projections_of(
     if axis not in ("y", "x"):
         raise OptionError(f"axis={axis!r}: the axis of rotation is along 'y', down the columns, or 'x', along the rows")
     data, grid, dim = one_channel(projections, channel, channel_axis)
-    flat, dark = (None if image is None else mean_image(_images(image), slice(None)) for image in (flats, darks))
+    beam = beam_of(flats, darks, tuple(data.shape[1:]))
     chosen = None if mask is None else mask_array(mask)
     if chosen is not None and chosen.shape not in (tuple(data.shape), tuple(data.shape[1:])):
         raise ShapeMismatchError(f"the mask has shape {chosen.shape}, the projections {tuple(data.shape)}")
     if chosen is not None and not bool(np.asarray(chosen.any())):
         raise EmptyMaskError("the mask leaves no pixel")
-    if flat is None and dark is not None:
-        raise OptionError("darks= without flats=: pass the images without specimen too")
     if axis == "x":
         data = data.swapaxes(1, 2)
-        flat, dark = (None if image is None else image.swapaxes(-1, -2) for image in (flat, dark))
+        beam = None if beam is None else beam.swapped()
         chosen = None if chosen is None else chosen.swapaxes(-1, -2)
-    return Projections(data, grid, dim, axis == "x", flat, dark, chosen)
+    return Projections(data, grid, dim, axis == "x", beam, chosen)
 
 
 def one_channel(projections: Any, channel: int | str | None, channel_axis: int | None) -> tuple[Any, Grid, str]:
@@ -134,6 +131,7 @@ def channels_first(projections: Any, channel_axis: int) -> Any:
     """The projections with their axis of channels, a number, as the first one, named c."""
     import xarray as xr
 
+    channel_axis = whole_number("channel_axis", channel_axis)
     if not -len(projections.shape) <= channel_axis < len(projections.shape) or len(projections.shape) != 4:
         raise OptionError(f"channel_axis={channel_axis}: projections of shape {tuple(projections.shape)} have none")
     if isinstance(projections, xr.DataArray):
@@ -146,11 +144,6 @@ def _dims(channel_axis: int) -> list[str]:
     dims = ["z", "y", "x"]
     dims.insert(channel_axis, "c")
     return dims
-
-
-def _images(image: Any) -> Any:
-    array = getattr(image, "data", image) if hasattr(image, "dims") else np.asarray(image)
-    return array if array.ndim == 3 else array[None]
 
 
 def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int | str) -> list[int]:

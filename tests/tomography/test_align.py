@@ -80,6 +80,23 @@ def test_jitter_the_axis_and_its_centre_are_found(jittered):
         assert 0.5 <= np.median(fit.sigma[name]) / scatter[k] <= 2
 
 
+def test_numbers_of_a_fit_are_in_the_units_that_are_documented(jittered):
+    """Noise in those of the projections, parameters about the middle of the detector, rows with the matrix."""
+    projections, _, fit = jittered
+    clean, _ = scan(HALF, turn=np.radians(1.3), off=2.4, noise=0)
+    assert fit.noise == pytest.approx((projections - clean).std(), rel=0.15)
+    middle = (np.array(SHAPE) - 1) / 2
+    assert fit.middle == tuple(middle)
+    maps = fit.projections_from_aligned
+    rows = fit.rows()
+    for i in (0, 41):
+        moved = list(maps)[i](middle[None])[0] - middle
+        np.testing.assert_allclose([fit.parameters[name][i] for name in ("ty", "tx")], moved, atol=1e-9)
+        np.testing.assert_allclose([rows[i][name] for name in ("ty", "tx")], moved, atol=1e-9)
+        assert rows[i]["m02"] == maps.matrices[i, 0, 2]
+    assert fit.title == "projections, aligned"
+
+
 def test_aligned_projections_reconstruct_the_body(jittered):
     projections, _, fit = jittered
     raw = dr.tomography.reconstruct(projections, HALF)
@@ -181,6 +198,25 @@ def test_noise_alone_is_inconsistent():
     assert not fit.ok
 
 
+def test_wrong_angles_and_a_wrong_axis_are_inconsistent():
+    """Most of a projection does not vary, and agrees with any angles."""
+    projections, _ = scan(HALF, jitter=0.5, noise=0.05, seed=11)
+    permuted = np.random.default_rng(1).permutation(HALF)
+    for angles, options in ((permuted, {}), (2 * HALF, {}), (HALF, {"axis": "x"})):
+        fit = align_projections(projections, angles, axis_angle=0.0, max_steps=4, **options)
+        assert fit.status is TiltStatus.INCONSISTENT
+    assert align_projections(projections, HALF, axis_angle=0.0).ok
+
+
+def test_a_body_that_looks_alike_from_all_sides():
+    projections = scan(HALF[:1], jitter=0, noise=0)[0].repeat(60, axis=0)
+    projections = projections + projections[:, :, ::-1]
+    projections += 0.02 * projections.max() * np.random.default_rng(0).normal(size=projections.shape)
+    fit = align_projections(projections, HALF, axis_angle=0.0)
+    assert fit.ok
+    assert fit.agreement < 0.5
+
+
 def test_what_cannot_be_aligned():
     projections, _ = scan(HALF, noise=0)
     for angles, error, told in (
@@ -202,9 +238,21 @@ def test_what_cannot_be_aligned():
         ({"darks": projections}, OptionError, "without flats"),
         ({"mask": np.zeros(SHAPE)}, EmptyMaskError, "no pixel"),
         ({"mask": np.ones((3, 3))}, ShapeMismatchError, r"\(3, 3\)"),
+        ({"flats": projections[0, 1:]}, ShapeMismatchError, "37 rows"),
+        ({"flats": projections[None]}, ShapeMismatchError, "37 rows"),
+        ({"client": "tcp://127.0.0.1:1"}, OptionError, "Client"),
+        ({"centre": None}, OptionError, "'auto' or a number"),
+        ({"channel_axis": "c"}, OptionError, "whole number"),
+        ({"max_steps": 0}, OptionError, "1 or more"),
+        ({"max_steps": "a"}, OptionError, "whole number"),
     ):
         with pytest.raises(error, match=told):
             align_projections(projections, HALF, **options)
+    oblong = xr.DataArray(
+        projections, dims=("angle", "y", "x"), coords={"y": 2.0 * np.arange(37), "x": np.arange(40.0)}
+    )
+    with pytest.raises(InputError, match="not square"):
+        align_projections(oblong, HALF)
     blank = projections.copy()
     blank[7:] = np.nan
     with pytest.raises(DegenerateImageError, match="7 of 60"):

@@ -8,7 +8,7 @@ import torch
 from ellipsoids import Ellipsoids
 
 import daskreg as dr
-from daskreg.errors import ShapeMismatchError, UnsupportedDTypeError
+from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.kernels import backproject, project, projection_matrices
 from daskreg.tomography import projector
 from daskreg.tomography.slices import SliceProjector
@@ -134,3 +134,12 @@ def test_what_cannot_be_projected():
         project(torch.zeros(VOLUME), matrices[:, :, :3], DETECTOR)
     with pytest.raises(ShapeMismatchError, match="2 projections and 7 matrices"):
         backproject(torch.zeros(2, *DETECTOR), matrices, VOLUME)
+    for volume in (np.zeros(VOLUME), np.zeros(VOLUME).tolist()):
+        with pytest.raises(UnsupportedDTypeError, match=r"torch\.Tensor"):
+            project(volume, matrices, DETECTOR)
+    flat = matrices.clone()
+    flat[2, 1] = flat[2, 0]
+    with pytest.raises(InvalidTransformError, match="map 2"):
+        project(torch.zeros(VOLUME), flat, DETECTOR)
+    with pytest.raises(ShapeMismatchError, match=r"not \(A,\)"):
+        projection_matrices(0.3, VOLUME, DETECTOR)

@@ -9,8 +9,9 @@ import xarray as xr
 from ellipsoids import Ellipsoids
 
 import daskreg as dr
-from daskreg.errors import InputError, OptionError, ShapeMismatchError
-from daskreg.tomography import reconstruct
+from daskreg.errors import DegenerateImageError, InputError, OptionError, ShapeMismatchError
+from daskreg.geometry import SliceAffines
+from daskreg.tomography import TiltFit, TiltStatus, reconstruct
 from daskreg.tomography.reconstruction import angle_weights, cgls, fbp, sirt
 from daskreg.tomography.slices import SliceProjector
 
@@ -108,8 +109,51 @@ def test_an_axis_along_the_rows_and_flats():
     expected = reconstruct(sums, HALF).values
     found = reconstruct(raw, HALF, flats=beam + 30, darks=dark)
     np.testing.assert_allclose(found.values, expected, atol=1e-4)
+    one = reconstruct(raw, HALF, flats=beam[0] + 30, darks=dark[0])
+    np.testing.assert_allclose(one.values, found.values, atol=1e-6)
+    lying = reconstruct(raw.swapaxes(1, 2), HALF, axis="x", flats=beam[0].T + 30, darks=dark[0].T)
+    np.testing.assert_allclose(lying.values, expected, atol=1e-4)
     lying = reconstruct(sums.swapaxes(1, 2), HALF, axis="x")
     np.testing.assert_allclose(lying.values, expected, atol=1e-6)
+
+
+def test_pixels_and_projections_without_values(truth):
+    """Dead pixels, a dead row, and lost projections, with and without a fit; one slice is as good as the others."""
+    sums = projected(HALF)
+    sums[:, 5, 17] = np.nan
+    sums[9, 4] = np.inf
+    sums[[3, 40]] = np.nan
+    fit = no_motion(HALF)
+    for volume in (reconstruct(sums, HALF), reconstruct(sums, fit=fit), reconstruct(sums, HALF, rows=2)):
+        slices = [error(found, seen) for found, seen in zip(np.asarray(volume), truth, strict=True)]
+        assert slices[5] < 1.1 * max(slices[4], slices[6])
+    lying = reconstruct(sums.swapaxes(1, 2), HALF, axis="x")
+    np.testing.assert_allclose(lying.values, reconstruct(sums, HALF).values, atol=1e-6)
+    with pytest.raises(DegenerateImageError, match="3 of 64"):
+        reconstruct(np.where(np.arange(64)[:, None, None] < 3, 1.0, np.nan) * np.ones((64, 11, SIZE)), HALF).compute()
+
+
+def no_motion(angles):
+    zeros, middle = np.zeros(len(angles)), (SIZE - 1) / 2
+    return TiltFit(
+        projections_from_aligned=SliceAffines(np.tile(np.eye(3), (len(angles), 1, 1)), "z", ("y", "x")),
+        angles=angles,
+        rotation_axis="y",
+        axis=0.0,
+        centre=middle,
+        sigma={"ty": zeros, "tx": zeros, "axis": 0.0, "centre": 0.0},
+        residuals=zeros,
+        kinds={},
+        status=TiltStatus.CONVERGED,
+        agreement=1.0,
+        noise=0.1,
+        disagreement=1.0,
+        model="translation",
+        middle=(5.0, middle),
+        binning=1,
+        steps=1,
+        seconds=1.0,
+    )
 
 
 def test_what_cannot_be_reconstructed():
@@ -122,6 +166,15 @@ def test_what_cannot_be_reconstructed():
         ({"minimum": 0}, "minimum= is for"),
         ({"fit": "fit.json"}, "TiltFit"),
         ({"darks": sums}, "without flats"),
+        ({"centre": "auto"}, "number"),
+        ({"centre": np.nan}, "finite"),
+        ({"axis": "z"}, "down the columns"),
+        ({"order": 2}, "1 or 3"),
+        ({"method": "sirt", "iterations": 2.5}, "whole number"),
+        ({"rows": 2.5}, "whole number"),
+        ({"size": 0}, "1 or more"),
+        ({"channel_axis": "c"}, "whole number"),
+        ({"fit": no_motion(HALF), "axis": "y"}, "the fit has the axis"),
     ):
         with pytest.raises(OptionError, match=told):
             reconstruct(sums, HALF, **options)
@@ -131,3 +184,6 @@ def test_what_cannot_be_reconstructed():
         reconstruct(sums, HALF[1:])
     with pytest.raises(InputError, match="directions"):
         reconstruct(sums, np.repeat(HALF[:4], 16))
+    for flats in (sums[:1, 1:], sums[None, :1], sums[0].T):
+        with pytest.raises(ShapeMismatchError, match="11 rows, 40 columns"):
+            reconstruct(sums, HALF, flats=flats)

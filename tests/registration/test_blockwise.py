@@ -277,7 +277,7 @@ def volumes_as_zarr(data: Path, folder: Path) -> tuple[Any, Any, Affine]:
     return stored[0], stored[1], truth
 
 
-def test_threads_and_workers_find_the_same_bits(small: pytest.MonkeyPatch, data: Path, tmp_path: Path) -> None:
+def test_threads_and_workers_find_the_same(small: pytest.MonkeyPatch, data: Path, tmp_path: Path) -> None:
     limit(small, voxels=1 << 16, block=300_000)
     fixed, moving, truth = volumes_as_zarr(data, tmp_path)
     small.setattr(work, "_THREADS", 1)
@@ -288,8 +288,8 @@ def test_threads_and_workers_find_the_same_bits(small: pytest.MonkeyPatch, data:
     with LocalCluster(n_workers=2, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster):
         distributed = dr.register(fixed, moving, resolution="full")
     for fit in (threads, distributed):
-        assert np.array_equal(fit.moving_from_fixed.matrix, serial.moving_from_fixed.matrix)
-        assert np.array_equal(fit.covariance, serial.covariance)
+        assert apart(fit.moving_from_fixed, serial.moving_from_fixed, dr.grid(fixed)) < 1e-8
+        np.testing.assert_allclose(fit.covariance, serial.covariance, rtol=1e-6)
     in_memory = in_full_memory(small, fixed, moving)
     assert apart(serial.moving_from_fixed, in_memory.moving_from_fixed, dr.grid(fixed)) < 2e-3
 

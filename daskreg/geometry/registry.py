@@ -186,7 +186,7 @@ def _taken(known: FileReader | FileWriter, path: Path, options: Mapping[str, Any
     """The options that a format takes; those it does not use are left out."""
     missing = [name for name in known.needs if options.get(name) is None]
     if missing:
-        words = " and ".join(f"{name}= (--{name})" for name in missing)
+        words = " and ".join(f"{name}=" for name in missing)
         raise OptionError(
             f"{path}: a file of {known.tool} counts in the voxels of its images: give {words}, "
             f"{'a Grid' if len(missing) == 1 else 'Grids'} or, to `daskreg transform convert`, the image"

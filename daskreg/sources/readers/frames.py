@@ -1,19 +1,24 @@
-"""`Frames`: an image that a library gives frame by frame, each of them whole."""
+"""`Frames`: an image that a library gives frame by frame, each of them whole; `FrameReader`: reads files of them."""
 
 from __future__ import annotations
 
+import weakref
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import ChunkReadError
-from daskreg.sources.reader import box_of
-from daskreg.sources.source import ArrayIndex
+from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
+from daskreg.runtime.messages import reason
+from daskreg.sources.locate import INSIDE
+from daskreg.sources.reader import Reader, box_of
+from daskreg.sources.source import ArrayIndex, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,58 @@ class Frames:
                 raise ChunkReadError(f"frame {at} has {frame.size} voxels of {frame.dtype}, and {size} are stated")
             out[place] = frame.reshape(size)[inner]
         return out[tuple(slice(None) if isinstance(s, slice) else 0 for s in index)]
+
+
+class FrameReader(Reader):
+    """A reader of files that a library opens."""
+
+    title: ClassVar[str]
+    """What messages call the format."""
+
+    library: ClassVar[str]
+    extra: ClassVar[str]
+    """The library, and the extra of daskreg that installs it."""
+
+    @abstractmethod
+    def open_by(self, library: Any, path: str) -> Any:
+        """A file, opened by the library; it has `close`, and is a context."""
+
+    @abstractmethod
+    def frames(self, file: Any, path: str, inner: str) -> Frames:
+        """The image at a path inside of an opened file."""
+
+    def opened(self, path: str) -> Any:
+        """A file, opened by the library.
+
+        Raises: MissingExtraError; NotAVolumeError where the library cannot open it.
+        """
+        try:
+            library = import_module(self.library)
+        except ImportError as error:
+            raise MissingExtraError(self.library, self.extra) from error
+        try:
+            return self.open_by(library, path)
+        except Exception as error:
+            raise self.damaged(path, error) from error
+
+    def damaged(self, path: str, error: Exception) -> NotAVolumeError:
+        """What to raise for an error of the library."""
+        return NotAVolumeError(f"{path} cannot be read as {self.title} ({type(error).__name__}: {reason(error)})")
+
+    def open(self, path: str) -> Frames:
+        """The frames, with which the file is closed."""
+        path, _, inner = path.partition(INSIDE)
+        file = self.opened(path)
+        try:
+            frames = self.frames(file, path, inner)
+        except BaseException:
+            file.close()
+            raise
+        weakref.finalize(frames, file.close)
+        return frames
+
+    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
+        return handle.read(index)
 
 
 def frame_chunks(shape: tuple[int, ...], outer: int) -> tuple[int, ...]:

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
+from daskreg.errors import MetadataWarning, NotAVolumeError
 from daskreg.geometry import PIXEL
-from daskreg.runtime.messages import reason
 from daskreg.sources.coordinates import grid_from, split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
-from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.frames import Frames, frame_chunks
+from daskreg.sources.readers.frames import FrameReader, Frames, frame_chunks
 from daskreg.sources.readers.mapped import check_size
-from daskreg.sources.source import ArrayIndex, Source
 
 _NAMES = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x", "S": "s", "λ": "wavelength", "Λ": "wavelength"}
 
 
-class LifReader(Reader):
+class LifReader(FrameReader):
     """Reads frames by liffile."""
+
+    title, library, extra = "LIF", "liffile", "lif"
+
+    def open_by(self, library: Any, path: str) -> Any:
+        return library.LifFile(path)
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """An image of the file, the first one by default (with a warning where there are several).
@@ -37,7 +37,7 @@ class LifReader(Reader):
         Raises: NotAVolumeError for lifetimes and tiles, and an image that is not there; MissingExtraError.
         """
         path = location.root
-        with _open(path) as file:
+        with self.opened(path) as file:
             number = _chosen(file.images, location)
             image = file.images[number]
             names, frame = _axes(image, path)
@@ -69,41 +69,19 @@ class LifReader(Reader):
         leading: dict[str, Coord] = {d: coords[d] for d in lead if d in coords and d == "t"}
         return array.describe(grid, options, name=title, coords=leading)
 
-    def open(self, path: str) -> Frames:
-        file, _, number = path.partition(INSIDE)
-        opened = _open(file)
-        try:
-            image = opened.images[int(number)]
-            outer = len(image.shape) - _axes(image, file)[1]
-            codes = tuple(image.dims[:outer])
-            frames = Frames(
-                tuple(image.shape),
-                np.dtype(image.dtype),
-                outer,
-                lambda index: np.asarray(image.frame(**dict(zip(codes, index, strict=True)))),
-            )
-        except BaseException:
-            opened.close()
-            raise
-        weakref.finalize(frames, opened.close)
-        return frames
-
-    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
-        return handle.read(index)
+    def frames(self, file: Any, path: str, inner: str) -> Frames:
+        image = file.images[int(inner)]
+        outer = len(image.shape) - _axes(image, path)[1]
+        codes = tuple(image.dims[:outer])
+        return Frames(
+            tuple(image.shape),
+            np.dtype(image.dtype),
+            outer,
+            lambda index: np.asarray(image.frame(**dict(zip(codes, index, strict=True)))),
+        )
 
 
 READER = LifReader()
-
-
-def _open(path: str) -> Any:
-    try:
-        import liffile
-    except ImportError as error:
-        raise MissingExtraError("liffile", "lif") from error
-    try:
-        return liffile.LifFile(path)
-    except Exception as error:
-        raise NotAVolumeError(f"{path} cannot be read as LIF ({type(error).__name__}: {reason(error)})") from error
 
 
 def _chosen(images: Any, location: StoreLocation) -> int:

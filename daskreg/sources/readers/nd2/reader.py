@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
+from daskreg.errors import MetadataWarning, NotAVolumeError
 from daskreg.geometry import Grid
-from daskreg.runtime.messages import reason
 from daskreg.sources.coordinates import split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
-from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.frames import Frames, frame_chunks
+from daskreg.sources.readers.frames import FrameReader, Frames, frame_chunks
 from daskreg.sources.readers.mapped import check_size
-from daskreg.sources.source import ArrayIndex, Source
 
 _NAMES = {"T": "t", "Z": "z", "C": "c", "Y": "y", "X": "x", "S": "s"}
 _FRAME = ("C", "Y", "X", "S")
 _POSITION = "P"
 
 
-class Nd2Reader(Reader):
+class Nd2Reader(FrameReader):
     """Reads frames by nd2."""
+
+    title, library, extra = "ND2", "nd2", "nd2"
+
+    def open_by(self, library: Any, path: str) -> Any:
+        return library.ND2File(path)
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """A position of the file, the first one by default (with a warning where there are several).
@@ -42,7 +43,7 @@ class Nd2Reader(Reader):
             is not there; MissingExtraError.
         """
         path = location.root
-        with _open(path) as file:
+        with self.opened(path) as file:
             try:
                 sizes, dtype = dict(file.sizes), np.dtype(file.dtype)
                 names = _names(sizes, str(location))
@@ -52,7 +53,7 @@ class Nd2Reader(Reader):
             except NotAVolumeError:
                 raise
             except Exception as error:
-                raise _damaged(path, error) from error
+                raise self.damaged(path, error) from error
         position = _position(location, sizes.get(_POSITION, 1))
         check_size(math.prod(sizes.values()) * dtype.itemsize, (path,), "other" if packed else "", str(location))
         shape = tuple(n for axis, n in sizes.items() if axis != _POSITION)
@@ -61,49 +62,23 @@ class Nd2Reader(Reader):
         array = FileArray("nd2", what, names, shape, dtype, self.stamp(path), frame_chunks(shape, outer))
         return array.describe(options.apply(grid), options, name=location.name.removesuffix(".nd2"), coords=coords)
 
-    def open(self, path: str) -> Frames:
-        path, _, position = path.partition(INSIDE)
-        file = _open(path)
-        try:
-            sizes = dict(file.sizes)
-            loops = [axis for axis in sizes if axis not in _FRAME]
-            counts = [sizes[axis] for axis in loops]
-            at_position = loops.index(_POSITION) if _POSITION in loops else None
+    def frames(self, file: Any, path: str, inner: str) -> Frames:
+        sizes = dict(file.sizes)
+        loops = [axis for axis in sizes if axis not in _FRAME]
+        counts = [sizes[axis] for axis in loops]
+        at_position = loops.index(_POSITION) if _POSITION in loops else None
 
-            def frame(index: tuple[int, ...]) -> NDArray[Any]:
-                at = list(index)
-                if at_position is not None:
-                    at.insert(at_position, int(position or 0))
-                return np.asarray(file.read_frame(int(np.ravel_multi_index(at, counts)) if at else 0))
+        def frame(index: tuple[int, ...]) -> NDArray[Any]:
+            at = list(index)
+            if at_position is not None:
+                at.insert(at_position, int(inner or 0))
+            return np.asarray(file.read_frame(int(np.ravel_multi_index(at, counts)) if at else 0))
 
-            shape = tuple(n for axis, n in sizes.items() if axis != _POSITION)
-            frames = Frames(shape, np.dtype(file.dtype), len(loops) - (at_position is not None), frame)
-        except BaseException:
-            file.close()
-            raise
-        weakref.finalize(frames, file.close)
-        return frames
-
-    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
-        return handle.read(index)
+        shape = tuple(n for axis, n in sizes.items() if axis != _POSITION)
+        return Frames(shape, np.dtype(file.dtype), len(loops) - (at_position is not None), frame)
 
 
 READER = Nd2Reader()
-
-
-def _open(path: str) -> Any:
-    try:
-        import nd2
-    except ImportError as error:
-        raise MissingExtraError("nd2", "nd2") from error
-    try:
-        return nd2.ND2File(path)
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: str, error: Exception) -> NotAVolumeError:
-    return NotAVolumeError(f"{path} cannot be read as ND2 ({type(error).__name__}: {reason(error)})")
 
 
 def _names(sizes: Mapping[str, int], what: str) -> list[str]:

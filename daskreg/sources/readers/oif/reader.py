@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +17,15 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from daskreg.errors import MissingExtraError, NotAVolumeError, UnitError
+from daskreg.errors import NotAVolumeError, UnitError
 from daskreg.geometry import Grid, canonical_unit, length_ratio
-from daskreg.runtime.messages import reason
 from daskreg.runtime.regular_files import check_beside
 from daskreg.sources.coordinates import split_dims
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
-from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.frames import Frames, frame_chunks
+from daskreg.sources.readers.frames import FrameReader, Frames, frame_chunks
 from daskreg.sources.readers.oif.compound import check_chains
-from daskreg.sources.source import ArrayIndex, Source
 
 _IMAGE = re.compile(r"s_((?:[A-Z]\d{3,})+)\.tif", re.IGNORECASE)
 _INDEX = re.compile(r"([A-Z])(\d{3,})", re.IGNORECASE)
@@ -48,8 +44,14 @@ class _Planes:
     dtype: np.dtype[Any]
 
 
-class OifReader(Reader):
+class OifReader(FrameReader):
     """Reads planes by oiffile and tifffile."""
+
+    title, library, extra = "OIF or OIB", "oiffile", "oif"
+
+    def open_by(self, library: Any, path: str) -> Any:
+        check_chains(path)
+        return library.OifFile(path)
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The image of the file.
@@ -58,7 +60,7 @@ class OifReader(Reader):
             MissingExtraError; OutsideError for images outside of the folder of the file.
         """
         path = location.root
-        with _open(path) as file:
+        with self.opened(path) as file:
             try:
                 planes = _planes(file, path)
                 names = [*(_NAMES[code] for code in planes.codes), "y", "x"]
@@ -67,7 +69,7 @@ class OifReader(Reader):
             except NotAVolumeError:
                 raise
             except Exception as error:
-                raise _damaged(path, error) from error
+                raise self.damaged(path, error) from error
         for name in self.files(path)[1:]:
             check_beside(name, path)
         shape = (*planes.counts, *planes.plane)
@@ -84,43 +86,13 @@ class OifReader(Reader):
             return (path,)
         return (path, *sorted(os.path.join(folder, name) for name in os.listdir(folder) if _IMAGE.fullmatch(name)))
 
-    def open(self, path: str) -> Frames:
-        file = _open(path)
-        try:
-            planes = _planes(file, path)
-            frames = Frames(
-                (*planes.counts, *planes.plane),
-                planes.dtype,
-                len(planes.counts),
-                lambda index: _image(file, planes.files[index]),
-            )
-        except BaseException:
-            file.close()
-            raise
-        weakref.finalize(frames, file.close)
-        return frames
-
-    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
-        return handle.read(index)
+    def frames(self, file: Any, path: str, inner: str) -> Frames:
+        planes = _planes(file, path)
+        shape = (*planes.counts, *planes.plane)
+        return Frames(shape, planes.dtype, len(planes.counts), lambda index: _image(file, planes.files[index]))
 
 
 READER = OifReader()
-
-
-def _open(path: str) -> Any:
-    try:
-        import oiffile
-    except ImportError as error:
-        raise MissingExtraError("oiffile", "oif") from error
-    try:
-        check_chains(path)
-        return oiffile.OifFile(path)
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: str, error: Exception) -> NotAVolumeError:
-    return NotAVolumeError(f"{path} cannot be read as OIF or OIB ({type(error).__name__}: {reason(error)})")
 
 
 def _image(file: Any, name: str) -> NDArray[Any]:

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import MissingExtraError, NotAVolumeError
+from daskreg.errors import NotAVolumeError
 from daskreg.geometry import Grid
-from daskreg.runtime.messages import reason
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
-from daskreg.sources.reader import Reader
 from daskreg.sources.readers.file_array import FileArray
-from daskreg.sources.readers.frames import Frames, frame_chunks
+from daskreg.sources.readers.frames import FrameReader, Frames, frame_chunks
 from daskreg.sources.readers.mapped import check_size
-from daskreg.sources.source import ArrayIndex, Source
 
 _TYPES = {2: "<i1", 3: "<u1", 4: "<i2", 5: "<u2", 6: "<i4", 7: "<u4", 10: "<f4", 11: "<f8"}
 _PER_FOLDER = 100
@@ -43,8 +39,13 @@ class _Header:
     angles: tuple[float, ...]
 
 
-class TxrmReader(Reader):
+class TxrmReader(FrameReader):
     """Reads images by olefile."""
+
+    title, library, extra = "TXRM", "olefile", "txrm"
+
+    def open_by(self, library: Any, path: str) -> Any:
+        return library.OleFileIO(path)
 
     def describe(self, location: StoreLocation, options: OpenOptions) -> Description:
         """The images of a file as a volume, or the image where it holds one.
@@ -52,7 +53,7 @@ class TxrmReader(Reader):
         Raises: NotAVolumeError; MissingExtraError.
         """
         path = location.root
-        with _open(path) as file:
+        with self.opened(path) as file:
             header = _read_header(file, path)
             for number in (1, header.shape[0]):
                 if not file.exists(_stream(number)):
@@ -69,42 +70,17 @@ class TxrmReader(Reader):
         )
         return array.describe(options.apply(grid), options, name=os.path.splitext(location.name)[0], attrs=attrs)
 
-    def open(self, path: str) -> Frames:
-        file = _open(path)
-        try:
-            header = _read_header(file, path)
+    def frames(self, file: Any, path: str, inner: str) -> Frames:
+        header = _read_header(file, path)
 
-            def image(index: tuple[int, ...]) -> NDArray[Any]:
-                with file.openstream(_stream(index[0] + 1)) as stream:
-                    return np.frombuffer(stream.read(), header.dtype)
+        def image(index: tuple[int, ...]) -> NDArray[Any]:
+            with file.openstream(_stream(index[0] + 1)) as stream:
+                return np.frombuffer(stream.read(), header.dtype)
 
-            frames = Frames(header.shape, header.dtype, 1, image)
-        except BaseException:
-            file.close()
-            raise
-        weakref.finalize(frames, file.close)
-        return frames
-
-    def read(self, handle: Frames, index: ArrayIndex, source: Source) -> NDArray[Any]:
-        return handle.read(index)
+        return Frames(header.shape, header.dtype, 1, image)
 
 
 READER = TxrmReader()
-
-
-def _open(path: str) -> Any:
-    try:
-        import olefile
-    except ImportError as error:
-        raise MissingExtraError("olefile", "txrm") from error
-    try:
-        return olefile.OleFileIO(path)
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: str, error: Exception) -> NotAVolumeError:
-    return NotAVolumeError(f"{path} cannot be read as TXRM ({type(error).__name__}: {reason(error)})")
 
 
 def _stream(number: int) -> str:
@@ -120,7 +96,7 @@ def _read_header(file: Any, path: str) -> _Header:
         counts = [_numbers(file, name, "<i4") for name in ("NoOfImages", "ImagesTaken")]
         pixel, angles = (_numbers(file, name, "<f4") for name in ("PixelSize", "Angles"))
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise READER.damaged(path, error) from error
     # A scan that was ended early states how many images it should have had, and how many were taken.
     known = [int(c[0]) for c in counts if len(c) and c[0] > 0]
     count = min(known, default=1)

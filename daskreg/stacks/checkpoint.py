@@ -7,15 +7,14 @@ ignored. The first line identifies the stack and the options that the pairs belo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InputError, LayoutMismatchError
-from daskreg.runtime.paths import local_path
+from daskreg.runtime.line_file import LineFile
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
 from daskreg.stacks.spans import SpanResult, StackSpec
 
@@ -34,44 +33,25 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], stack: StackSpec) -> None:
-        self.path, self._key = local_path(path), key_of(stack)
+        self._file = LineFile(
+            path,
+            schema=SCHEMA,
+            version=VERSION,
+            key=key_of(stack),
+            foreign="a checkpoint of daskreg's",
+            other="holds pairs of another stack, or found with other options",
+        )
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
 
     def load(self) -> list[SpanResult]:
-        if not self.path.exists() or not self.path.stat().st_size:
-            return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        head = self._parsed(lines[0])
-        if not isinstance(head, dict) or head.get("schema") != SCHEMA or head.get("version") != VERSION:
-            raise InputError(f"{self.path} is not a checkpoint of daskreg's: give another path")
-        if head.get("key") != self._key:
-            raise LayoutMismatchError(
-                f"{self.path} holds pairs of another stack, or found with other options: remove it or name another"
-            )
-        entries = [self._parsed(line) for line in lines[1:] if line]
-        return [_from_entry(entry) for entry in entries if isinstance(entry, dict)]
+        return [_from_entry(entry) for _, entry in self._file.entries()]
 
     def append(self, span: SpanResult) -> None:
-        """Add a span, after the first line where the file is new. The line is on the disk when this returns."""
-        lines = [_line(span)]
-        fresh = not self.path.exists() or not self.path.stat().st_size
-        if fresh:
-            lines.insert(0, json.dumps({"schema": SCHEMA, "version": VERSION, "key": self._key}))
-        with self.path.open("a+b") as file:
-            if not fresh:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # an interrupted write left an incomplete line
-                    file.write(b"\n")
-            file.write(("\n".join(lines) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    @staticmethod
-    def _parsed(line: str) -> Any:
-        """The value of a line of JSON; None for an incomplete one."""
-        try:
-            return json.loads(line)
-        except ValueError:
-            return None
+        """Add a span. The line is on the disk when this returns."""
+        self._file.append(_entry(span))
 
 
 def key_of(stack: StackSpec) -> str:
@@ -98,10 +78,8 @@ def key_of(stack: StackSpec) -> str:
 # In files, features are called "looks": checkpoints of earlier versions stay readable.
 
 
-def _line(span: SpanResult) -> str:
-    return json.dumps(
-        {"start": span.start, "stop": span.stop, "pairs": packed(span.pairs), "looks": packed(span.features)}
-    )
+def _entry(span: SpanResult) -> dict[str, Any]:
+    return {"start": span.start, "stop": span.stop, "pairs": packed(span.pairs), "looks": packed(span.features)}
 
 
 def _from_entry(entry: dict[str, Any]) -> SpanResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from daskreg.runs.status import RunStatus
 from daskreg.runs.status import status as run_status
 from daskreg.runs.written import Written
 from daskreg.runtime.paths import local_path
-from daskreg.volumes import Volume, volume_of
+from daskreg.volumes import Volume, level_grids, volume_of
 from daskreg.volumes import open as open_volume
 
 MOST = 768
@@ -73,7 +72,7 @@ def output_section(path: Path, *, before: Any = None, written: Written | None = 
                 ("Store calls tried again", str(status.retries or "")),
             ]
         ),
-        settings=tuple((f"Level {k}", _grid_words(grid)) for k, grid in enumerate(_levels(path))),
+        settings=tuple((f"Level {k}", _grid_words(grid)) for k, grid in enumerate(level_grids(path))),
         calls=(("Python", f"import daskreg as dr\n\nvolume = dr.open({str(path)!r})"),),
     )
 
@@ -109,17 +108,6 @@ def _verdict(status: RunStatus, facts: dict[str, Any]) -> Verdict:
     return Verdict(True, f"The volume is complete: {count(status.total, 'block')}, none of which is missing.")
 
 
-def _levels(path: Path) -> list[Grid]:
-    """The grids of all pyramid levels."""
-    grids: list[Grid] = []
-    with warnings.catch_warnings(action="ignore"):  # they were shown when the finest level was opened
-        try:
-            while True:
-                grids.append(volume_of(open_volume(path, level=len(grids))).grid)
-        except InputError:
-            return grids
-
-
 def _grid_words(grid: Grid) -> str:
     size = " x ".join(f"{name} {n}" for name, n in zip(grid.names, grid.shape, strict=True))
     return f"{size}; spacing {', '.join(f'{s:.5g}' for s in grid.spacing)} {grid.unit}"
@@ -127,7 +115,7 @@ def _grid_words(grid: Grid) -> str:
 
 def _pictures(path: Path, before: Any) -> tuple[Comparison, ...]:
     """Planes of the finest level that is small, and of what it is compared with."""
-    grids = _levels(path)
+    grids = level_grids(path)
     level = next((k for k, grid in enumerate(grids) if max(grid.shape) <= MOST), len(grids) - 1)
     shown = _first_image(volume_of(open_volume(path, level=level)))
     if shown.grid.ndim not in (2, 3):

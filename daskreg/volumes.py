@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from os import PathLike
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ import zarr
 from dask.base import tokenize
 
 from daskreg.cluster.client import current_client
-from daskreg.errors import GridError, NotAVolumeError, OptionError, ShapeMismatchError
+from daskreg.errors import GridError, InputError, NotAVolumeError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.runtime.private_apis import is_loaded
 from daskreg.sources import Source, read_block, recall, remember
@@ -127,6 +128,21 @@ def grid(array: Any) -> Grid:
     Raises: GridError naming the axis and the first bad step; UnitError for mixed units.
     """
     return _grid_of(_with_known_dims(array)) if isinstance(array, xr.DataArray) else volume_of(array).grid
+
+
+def level_grids(path: str | PathLike[str], **options: Any) -> list[Grid]:
+    """The grids of all pyramid levels, from the finest to the last one that can be opened.
+
+    Args:
+        options: of `open`.
+    """
+    grids: list[Grid] = []
+    with warnings.catch_warnings(action="ignore"):  # they are shown when the finest level is opened
+        try:
+            while True:
+                grids.append(grid(open(path, level=len(grids), **options)))
+        except InputError:
+            return grids
 
 
 def to_dataarray(
@@ -249,8 +265,13 @@ def open(
 
 def _is_said(name: str, value: Any) -> bool:
     """Whether an option of `open` is not the default."""
-    default = inspect.signature(open).parameters[name].default
+    default = _parameters()[name].default
     return not (value is default or (isinstance(value, str | int) and bool(value == default)))
+
+
+@cache
+def _parameters() -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(open).parameters
 
 
 def _normalised(value: Any) -> xr.DataArray:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import click
 
-import daskreg
 from daskreg.cli.options import Opening, open_options, verbosity
-from daskreg.errors import InputError
 
 
 @click.command(short_help="Axes, spacing, chunks and levels of a volume.")
@@ -24,7 +19,7 @@ def command(path: str, *, opening: Opening, quiet: bool) -> None:
     daskreg info "slices/*.tif" --spacing 50,4,4 --unit nm
     """
     from daskreg.cli.show import volume_lines
-    from daskreg.volumes import volume_of
+    from daskreg.volumes import level_grids, volume_of
 
     array = opening.open(path)
     source = volume_of(array).source
@@ -36,14 +31,3 @@ def command(path: str, *, opening: Opening, quiet: bool) -> None:
     for number, grid in enumerate(levels if len(levels) > 1 else []):
         size, spacings = ("x".join(f"{v:.6g}" for v in values) for values in (grid.shape, grid.spacing))
         click.echo(f"  level {number}  {size}, spacing {spacings} {grid.unit}")
-
-
-def level_grids(path: str, **options: Any) -> list[daskreg.Grid]:
-    """The grids of all pyramid levels, from the finest to the last one that can be opened."""
-    grids: list[daskreg.Grid] = []
-    with warnings.catch_warnings(action="ignore"):  # they were shown when the finest level was opened
-        try:
-            while True:
-                grids.append(daskreg.grid(daskreg.open(path, level=len(grids), **options)))
-        except InputError:
-            return grids

@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from daskreg.errors import DaskregError
 from daskreg.stacks.common_line import fit_shift
 from daskreg.tomography.matching import LEAST_ROWS, Problem, aligned_images
-from daskreg.tomography.poses import increments, waves
+from daskreg.tomography.poses import fitted_waves, increments
 from daskreg.tomography.rotation_axis import center_of_rotation
 
 Floats = NDArray[np.float64]
@@ -59,14 +59,13 @@ def start_poses(problem: Problem, turn: float | None, centre: float | None) -> I
 
 
 def columns_constant(columns: Floats, radians: Floats) -> float:
-    basis = np.column_stack([np.ones(len(radians)), waves(radians)])
-    return float(np.linalg.lstsq(basis, columns, rcond=1e-6)[0][0])
+    return float(fitted_waves(columns, radians)[1][0])
 
 
 def _uncommon(columns: Floats, radians: Floats) -> Floats:
     """Column shifts without what goes with the cosine and the sine of the angle."""
-    basis = np.column_stack([np.ones(len(radians)), waves(radians)])
-    return np.asarray(columns - basis[:, 1:] @ np.linalg.lstsq(basis, columns, rcond=1e-6)[0][1:])
+    basis, parts = fitted_waves(columns, radians)
+    return np.asarray(columns - basis[:, 1:] @ parts[1:])
 
 
 def _column_shifts(images: Array, rows: Floats, radians: Floats) -> Iterator[Floats]:

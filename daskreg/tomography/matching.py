@@ -21,7 +21,7 @@ from scipy.sparse.linalg import LinearOperator, gmres
 from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
-from daskreg.tomography.poses import HALF_A_TURN, Level, increments, waves
+from daskreg.tomography.poses import HALF_A_TURN, Level, fitted_waves, increments
 from daskreg.tomography.reconstruction import fbp
 from daskreg.tomography.slices import SliceProjector
 
@@ -183,10 +183,9 @@ class Linearised:
         if "ty" in self.problem.names:
             values[:, self.problem.names.index("ty")] -= values[:, self.problem.names.index("ty")].mean()
         at = self.problem.names.index("tx")
-        wave = np.column_stack([np.ones(len(radians)), waves(radians)])
-        parts = np.linalg.lstsq(wave, values[:, at], rcond=1e-6)[0]
+        basis, parts = fitted_waves(values[:, at], radians)
         parts[0] = parts[0] if self.problem.refinements else 0.0
-        values[:, at] -= wave @ parts
+        values[:, at] -= basis @ parts
         return values
 
 

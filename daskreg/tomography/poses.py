@@ -60,6 +60,13 @@ def without_gauge(poses: Floats, radians: Floats, used: NDArray[np.bool_], exten
     return np.asarray(poses @ increments(move[:, :2], ("ty", "tx")))
 
 
+def fitted_waves(columns: Floats, radians: Floats) -> tuple[Floats, Floats]:
+    """The (A, 3) basis of a constant, cosine and sine, and the (3,) factors of the column shifts in it, in least
+    squares."""
+    basis = np.column_stack([np.ones(len(radians)), waves(radians)])
+    return basis, np.asarray(np.linalg.lstsq(basis, columns, rcond=1e-6)[0])
+
+
 def constant_and_waves(
     columns: Floats, radians: Floats, used: NDArray[np.bool_], extent: float | None = None
 ) -> Floats:
@@ -72,10 +79,10 @@ def constant_and_waves(
         extent: columns of the detector; None: nothing is held.
     """
     order = np.flatnonzero(used)[np.argsort(radians[used], kind="stable")]
-    basis, seen = np.column_stack([np.ones(len(order)), waves(radians[order])]), columns[order]
-    parts = np.linalg.lstsq(basis, seen, rcond=1e-6)[0]
+    seen = columns[order]
+    basis, parts = fitted_waves(seen, radians[order])
     if np.ptp(radians[order]) > HALF_A_TURN or extent is None:
-        return np.asarray(parts)
+        return parts
     left = seen - basis @ parts
     following = float(left[1:] @ left[:-1]) / max(float(left @ left), 1e-30)
     following = float(np.clip(following, 0, 0.99))
@@ -87,8 +94,8 @@ def constant_and_waves(
 
 def sigma_of_constant(columns: Floats, radians: Floats, used: NDArray[np.bool_]) -> float:
     """Standard deviation of the constant of `constant_and_waves`, if the shifts that are left are independent."""
-    basis = np.column_stack([np.ones(len(radians)), waves(radians)])[used]
-    left = columns[used] - basis @ np.linalg.lstsq(basis, columns[used], rcond=1e-6)[0]
+    basis, parts = fitted_waves(columns[used], radians[used])
+    left = columns[used] - basis @ parts
     return float(np.sqrt(np.mean(left**2) * np.linalg.pinv(basis.T @ basis)[0, 0]))
 
 

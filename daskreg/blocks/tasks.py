@@ -9,11 +9,32 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from daskreg.blocks.in_flight import RETRIES
+from daskreg.blocks.input_files import locations
 from daskreg.cluster.capacity import Capacity
+from daskreg.cluster.client import chosen_client
 from daskreg.runtime.threads import in_threads
+from daskreg.sources.source import Source
+from daskreg.sources.store_options import share_options
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def client_for(client: Any, *sources: Source) -> Any:
+    """The client whose workers read the voxels of some sources, or None for local threads.
+
+    Args:
+        client: a distributed Client; False for threads; None for the current client, except for arrays
+            that are in the memory of this process.
+
+    Raises: OptionError for what is not a client.
+    """
+    if client is None and any(source.in_memory for source in sources):
+        return None
+    chosen = chosen_client(client)
+    for source in sources if chosen is not None else ():
+        share_options(chosen, locations(source))
+    return chosen
 
 
 def run_tasks(

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
+from daskreg.blocks.tasks import client_for
 from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
@@ -35,7 +36,7 @@ from daskreg.runtime.paths import local_path
 from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.stacks import table
 from daskreg.stacks.estimate import StackRequest, StackRun
-from daskreg.stacks.execution import Execution, client_for
+from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.inputs import anchor_poses, mask_source, source_along
 from daskreg.stacks.pair_registration import PairOptions

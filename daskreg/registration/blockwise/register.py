@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.input_files import locations
-from daskreg.cluster.client import chosen_client
+from daskreg.blocks.tasks import client_for
 from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import shared_unit
 from daskreg.registration.blockwise.checkpoint import Checkpoint
@@ -28,7 +27,6 @@ from daskreg.registration.problem import Problem, SolverOptions, check_overlap, 
 from daskreg.registration.verdicts import FitStatus
 from daskreg.runtime.device import library_threads, limit_threads
 from daskreg.runtime.threads import use_threads
-from daskreg.sources.store_options import share_options
 
 _HOPELESS = (FitStatus.CHANCE, FitStatus.LOW_OVERLAP, FitStatus.NO_IMPROVEMENT)
 """Coarse estimates from which no pass over all voxels would find the pose."""
@@ -92,13 +90,8 @@ class Request:
 
     def _work(self, fixed: LazyImage, moving: LazyImage, options: tuple[Any, ...]) -> Work:
         sources = [source for image in (fixed, moving) for source in (image.source, image.mask) if source is not None]
-        client = self.client
-        if client is None and any(source.in_memory for source in sources):
-            client = False
-        chosen = chosen_client(client)
-        for source in sources if chosen is not None else ():
-            share_options(chosen, locations(source))
+        client = client_for(self.client, *sources)
         file = None
         if self.checkpoint is not None:
             file = Checkpoint(self.checkpoint, key_of(fixed, moving, (*options, BLOCK_BYTES, COARSE_VOXELS)))
-        return Work(chosen, file, self.progress)
+        return Work(client, file, self.progress)

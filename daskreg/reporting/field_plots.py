@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid, Transform, common_unit
+from daskreg.reporting import composites
 from daskreg.reporting.field_planes import (
     FieldPlane,
     check_images,
@@ -21,7 +22,8 @@ from daskreg.reporting.field_planes import (
     sampled_plane,
     unit_name,
 )
-from daskreg.reporting.figures import BLUE, GREY, figure_class
+from daskreg.reporting.figures import BLUE, GREY, new_figure
+from daskreg.reporting.scale_bar import round_down
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +33,7 @@ Floats = NDArray[np.float64]
 
 _ARROWS = 15  # along the longer side
 _LINES = 21
-_FIELDS = 8  # of a checkerboard, along each side
+_FIELDS = 8  # of a checkerboard, along the longer side
 _LEAST_STRETCH = 0.05  # up to which factor the colours of the stretch reach at least, around 1
 # Maps of one or two hues that people with any colour vision tell apart; folds are hatched, and need no colour.
 _LENGTH_MAP, _STRETCH_MAP = "cividis", "PuOr"
@@ -72,7 +74,7 @@ def field_figure(
         check_images(transform, grid, images)
     planes = [sampled_plane(transform, place, images) for place in found]
     columns = 3 if images is None else 4
-    figure = figure_class()(figsize=(4.4 * columns, 3.6 * len(planes) + 0.6), layout="constrained")
+    figure = new_figure(4.4 * columns, 3.6 * len(planes) + 0.6)
     top = max(float(np.max(plane.length)) for plane in planes)
     most = max(_LEAST_STRETCH, *(_stretch_range(plane.stretch) for plane in planes))
     for row, plane in zip(figure.subplots(len(planes), columns, squeeze=False), planes, strict=True):
@@ -80,7 +82,7 @@ def field_figure(
         _draw_arrows(row[1], plane, top, unit_name(grid))
         _draw_stretch(row[2], plane, most)
         if plane.images is not None:
-            _draw_checkerboard(row[3], plane)
+            _draw_checkerboard(row[3], plane, plane.images)
     name = type(transform).__name__
     less = "; displacements less the best affine map" if is_chain(transform) else ""
     figure.suptitle(f"{name}: displacements up to {top:.4g} {unit_name(grid)}{less}")
@@ -114,7 +116,7 @@ def _draw_arrows(ax: Axes, plane: FieldPlane, top: float, unit: str) -> None:
         angles="xy", scale_units="xy", scale=scale, pivot="tail", width=0.007,
     )  # fmt: skip
     if longest > 0:
-        known = _round(longest)
+        known = round_down(longest)
         text = f"{known:g} {unit}"
         ax.quiverkey(arrows, 0.85, 1.04, known, text, labelpos="W", coordinates="axes", labelsep=0.06,
                      color="black", fontproperties={"size": 8})  # fmt: skip
@@ -137,11 +139,9 @@ def _draw_stretch(ax: Axes, plane: FieldPlane, most: float) -> None:
     _finish(ax, plane, f"det J {np.min(plane.stretch):.3g} to {np.max(plane.stretch):.3g}, {found}")
 
 
-def _draw_checkerboard(ax: Axes, plane: FieldPlane) -> None:
-    fixed, warped = (_scaled(image) for image in plane.images or ())
-    index = [np.arange(n) * _FIELDS // n for n in fixed.shape]
-    shown = np.where((index[0][:, None] + index[1]) % 2 == 0, fixed, warped)
-    ax.imshow(shown, extent=plane.extent, cmap="gray", vmin=0, vmax=1)
+def _draw_checkerboard(ax: Axes, plane: FieldPlane, images: tuple[Floats, Floats]) -> None:
+    board = composites.checkerboard(*images, fields=_FIELDS)[..., 0]
+    ax.imshow(board, extent=plane.extent, cmap="gray", vmin=0, vmax=1)
     _finish(ax, plane, "checkerboard: fixed, warped")
 
 
@@ -160,15 +160,3 @@ def _stretch_range(stretch: Floats) -> float:
     """How far from 0 the logarithm (base 2) of determinants reaches, but for folds and a hundredth of the rest."""
     good = stretch[~_folds(stretch)]
     return float(np.percentile(np.abs(np.log2(good)), 99)) if good.size else 0.0
-
-
-def _scaled(image: Floats) -> Floats:
-    finite = image[np.isfinite(image)]
-    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
-    return np.asarray(np.clip((np.nan_to_num(image, nan=low) - low) / max(high - low, 1e-300), 0, 1))
-
-
-def _round(value: float) -> float:
-    """The greatest of 1, 2 and 5 times a power of ten that is not greater."""
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(max(k * power for k in (1, 2, 5) if k * power <= value * (1 + 1e-9)))

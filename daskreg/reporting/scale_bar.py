@@ -21,7 +21,11 @@ class ScaleBar:
 
 def scale_bar(width: float, unit: str) -> ScaleBar:
     """The longest bar of 1, 2 or 5 times a power of ten that takes at most 30 % of a picture so wide in the world."""
-    most = MOST * width
-    power = 10.0 ** math.floor(math.log10(most))
-    length = max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
+    length = round_down(MOST * width)
     return ScaleBar(length, quantity(length, unit))
+
+
+def round_down(value: float) -> float:
+    """The greatest of 1, 2 and 5 times a power of ten that is not greater."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(step * power for step in (1, 2, 5) if step * power <= value * (1 + 1e-9))

@@ -132,13 +132,7 @@ def register(
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
-            if model == "bspline":
-                raise OptionError('model="bspline" needs images that fit the memory: use resolution="coarse"')
-            if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
-                raise OptionError(
-                    f"images that do not fit the memory are registered at full resolution with metric "
-                    f'{" or ".join(METRICS)}, optimizer "auto" and without check_inverse; or use resolution="coarse"'
-                )
+            _check_options_by_blocks(model, metric, optimizer, check_inverse=check_inverse)
             request = Request(model, str(metric), init, options, checkpoint, client, report)
             fit = request(fixed, moving, masks=(fixed_mask, moving_mask), channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
@@ -155,20 +149,24 @@ def register(
         layered = _with_layers((f, m), init, pair, report, spacing)
         return replace(layered, seconds=time.perf_counter() - began)
     start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
-    if not check_inverse:
-        fit = pair(f, m, start, report)
-    else:
-        fit = pair(f, m, start, report and (lambda done, total: report(done, 2 * total)))
-        inverse = pair(
-            m,
-            f,
-            fit.moving_from_fixed.inverse().matrix,
-            report and (lambda done, total: report(total + done, 2 * total)),
-        )
-        error = _round_trip_error(fit.moving_from_fixed, inverse.moving_from_fixed, f.grid)
-        status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status
-        fit = replace(fit, inverse_error=error, status=status)
+    fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
     return replace(fit, seconds=time.perf_counter() - began)
+
+
+def _both_ways(
+    pair: _PairRegistration, fixed: Image, moving: Image, start: str | Floats, report: Progress | None
+) -> PairFit:
+    """The fit of a pair, and by how much that of the exchanged pair contradicts it."""
+    fit = pair(fixed, moving, start, report and (lambda done, total: report(done, 2 * total)))
+    inverse = pair(
+        moving,
+        fixed,
+        fit.moving_from_fixed.inverse().matrix,
+        report and (lambda done, total: report(total + done, 2 * total)),
+    )
+    error = _round_trip_error(fit.moving_from_fixed, inverse.moving_from_fixed, fixed.grid)
+    status = FitStatus.INCONSISTENT if fit.ok and error > MOST_INVERSE_ERROR else fit.status
+    return replace(fit, inverse_error=error, status=status)
 
 
 def _with_layers(
@@ -249,6 +247,19 @@ def _threads(fixed: Image, moving: Image) -> int:
     """The number of threads for torch: for small images, one is fastest."""
     voxels = max(fixed.values.numel(), moving.values.numel())
     return max(1, min(library_threads(), voxels // VOXELS_PER_THREAD))
+
+
+def _check_options_by_blocks(
+    model: str | Sequence[str], metric: str | Loss, optimizer: str, *, check_inverse: bool
+) -> None:
+    """Raise OptionError for options with which images are not registered block by block."""
+    if model == "bspline":
+        raise OptionError('model="bspline" needs images that fit the memory: use resolution="coarse"')
+    if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
+        raise OptionError(
+            f"images that do not fit the memory are registered at full resolution with metric "
+            f'{" or ".join(METRICS)}, optimizer "auto" and without check_inverse; or use resolution="coarse"'
+        )
 
 
 def check_options(metric: str | Loss, optimizer: str, init: Any) -> None:

@@ -69,7 +69,7 @@ class DeformableFit(Fit):
     reduced: tuple[tuple[int, ...], tuple[int, ...]]
     bad_voxels: tuple[int, int]
     iterations: int
-    seconds: float
+    seconds: float = 0.0
     model: str = "bspline"
     recipe: str = ""
     _estimate: LayerEstimate | None = field(default=None, repr=False)

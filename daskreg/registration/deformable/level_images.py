@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +63,11 @@ class LevelImages:
     step: float
 
     @classmethod
-    def of(cls, level: PyramidLevel, metric: str, inliers: Any = None) -> LevelImages:
+    def of(cls, level: PyramidLevel, metric: str) -> LevelImages:
         """From a level of one pair.
 
         Args:
-            metric: "ncc", "lncc" or "mse". inliers: (*shape) bool of the level's fixed grid, or None.
+            metric: "ncc", "lncc" or "mse".
         """
         weight = fixed_weight(level)[0].numpy().copy()
         fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
@@ -77,8 +76,6 @@ class LevelImages:
             fixed, moving = (normalised(image, mask) for image, mask in zip((fixed, moving), masks, strict=True))
         if masks[0] is not None:
             weight = _without_edges(weight)
-        if inliers is not None:
-            weight = weight * inliers
         if masks[1] is not None:
             moving = np.where(masks[1] > 0.5, moving, np.float32(np.nan))
         grid = level.fixed.grid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,10 +20,11 @@ from daskreg.registration.deformable.estimate import LayerEstimate, estimate_lay
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.fit import PairFit
-from daskreg.registration.images import Image, at_level, masked_fraction
+from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
-from daskreg.registration.pyramids.pyramid import image_batch, pyramid, standardised
+from daskreg.registration.pyramids.pyramid import pyramid, standardised
+from daskreg.registration.verdict.judge import Verdict
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.memory import available_memory
 
@@ -73,7 +73,6 @@ def register_layers(
         images: fixed and moving, on the CPU. init: one of the names of initial poses, a transform, or a fit.
         affine_stage: registers a pair by an affine map with a metric, from an `init` by name.
     """
-    began = time.perf_counter()
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
@@ -85,8 +84,7 @@ def register_layers(
     check_memory(control_grids(fixed.grid, distances)[-1])
     if metric == "mse":
         moving = at_level(moving, fixed.offset)
-    f, m = (image_batch(i.values[None], i.grid, None if i.mask is None else i.mask[None]) for i in (fixed, moving))
-    f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
+    f, m, variance = standardised(batch_of(fixed), batch_of(moving), "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
     found = estimate_layers(
         pyramids,
@@ -98,18 +96,33 @@ def register_layers(
         max_iterations=max_iterations,
         progress=progress,
     )
-    transform, control = found.state.layers.transform, found.state.layers.control
-    jacobian = judged.determinants(transform, fixed.grid)
+    transform = found.state.layers.transform
     verdict = judged.verdict_of(
         Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric),
         pyramids,
         transform,
         metric,
         determined=found.determined,
-        reach=2 * float(control.limits.max()),
+        reach=2 * float(found.state.layers.control.limits.max()),
     )
+    return _fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
+
+
+def _fit_of(
+    found: LayerEstimate,
+    verdict: Verdict,
+    affine: PairFit | None,
+    images: tuple[Image, Image],
+    *,
+    metric: str,
+    variance: float,
+) -> DeformableFit:
+    """variance: by which the voxels of "mse" were divided."""
+    fixed, moving = images
+    transform, control = found.state.layers.transform, found.state.layers.control
+    jacobian = judged.determinants(transform, fixed.grid)
     before, after = found.before, found.state.found.score
-    index, scale = (1, float(variance[0])) if metric == "mse" else (0, 1.0)
+    index, scale = (1, variance) if metric == "mse" else (0, 1.0)
     return DeformableFit(
         moving_from_fixed=transform,
         affine=affine,
@@ -135,7 +148,6 @@ def register_layers(
         reduced=(fixed.reduced, moving.reduced),
         bad_voxels=(fixed.bad, moving.bad),
         iterations=found.iterations + (affine.iterations if affine is not None else 0),
-        seconds=time.perf_counter() - began,
         _estimate=found,
     )
 

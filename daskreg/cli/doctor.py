@@ -73,12 +73,13 @@ def examined(folder: Path) -> Iterator[Finding]:
 
 
 def _processors() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from daskreg.runtime.device import cores
+
     asked = os.environ.get("NUMBA_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
-    if asked and asked.isdigit() and int(asked) < cores:
+    if asked and asked.isdigit() and int(asked) < cores():
         remedy = "unset NUMBA_NUM_THREADS and OMP_NUM_THREADS, unless other work shares this machine"
-        return Finding("processors", f"{cores} cores, of which {asked} are used", remedy)
-    return Finding("processors", f"{cores} cores")
+        return Finding("processors", f"{cores()} cores, of which {asked} are used", remedy)
+    return Finding("processors", f"{cores()} cores")
 
 
 def _memory() -> Finding:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage
-from daskreg.registration.blockwise.pair import divided
+from daskreg.registration.blockwise.pair import divided, tiles
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.images import Image, check_content, factors_within
 from daskreg.runtime.device import library_threads, limit_threads
@@ -78,13 +77,8 @@ def block_means(task: MeansTask) -> Means:
     image, box = task.image, task.box
     stored = image.read(box)
     out = np.empty(box.shape, np.float32)
-    size = list(box.shape)
-    while math.prod(size) * math.prod(image.factors) > _TILE and max(size) > 1:
-        longest = size.index(max(size))
-        size[longest] = -(-size[longest] // 2)
     with limit_threads(), use_threads(library_threads()):
-        for start in product(*(range(a, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))):
-            tile = Box(start, tuple(a + n for a, n in zip(start, size, strict=True))) & box
+        for tile in tiles(box, _TILE // math.prod(image.factors)):
             level = image.level(stored, tile)
             values = level.values[0].numpy()
             if level.weight is not None:

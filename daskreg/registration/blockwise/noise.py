@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
-from daskreg.registration.blockwise.pair import LazyPair
+from daskreg.registration.blockwise.pair import LazyPair, halved
 from daskreg.registration.levenberg_marquardt import LevelObjective
 from daskreg.registration.noise import additional, with_best_smoothing
 from daskreg.registration.normal_equations.equations import NormalEquationsNumba
@@ -41,10 +41,7 @@ class NoiseTask:
     @classmethod
     def of(cls, problem: Problem, pair: LazyPair, maps: Floats, parameters: Floats, sigmas: Any) -> NoiseTask:
         """In the middle of the fixed image."""
-        size = list(pair.shape)
-        while math.prod(size) > _VOXELS:
-            longest = size.index(max(size))
-            size[longest] = -(-size[longest] // 2)
+        size = halved(pair.shape, lambda size: math.prod(size) <= _VOXELS)
         start = tuple((n - s) // 2 for n, s in zip(pair.shape, size, strict=True))
         inside = Box(start, tuple(a + s for a, s in zip(start, size, strict=True)))
         return cls(problem, pair, inside, maps, parameters, sigmas)

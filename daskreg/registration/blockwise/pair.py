@@ -85,12 +85,18 @@ class LazyPair:
         return replace(self, fixed=self.fixed.restrict(self.around(inside)), moving=self.moving.restrict(moving))
 
 
-def tiles(inside: Box) -> Iterator[Box]:
-    """The box in parts of about as long sides, whose numbers are in memory at a time."""
-    shape = list(inside.shape)
-    while math.prod(shape) > _TILE:
-        longest = shape.index(max(shape))
-        shape[longest] = -(-shape[longest] // 2)
+def halved(size: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """A size whose longest side is halved until it fits, or is one voxel."""
+    size = list(size)
+    while not fits(size) and max(size) > 1:
+        longest = size.index(max(size))
+        size[longest] = -(-size[longest] // 2)
+    return size
+
+
+def tiles(inside: Box, most: int = _TILE) -> Iterator[Box]:
+    """The box in parts of about as long sides, of so many voxels at most, whose numbers are in memory at a time."""
+    shape = halved(inside.shape, lambda size: math.prod(size) <= most)
     for start in product(*(range(a, b, n) for a, b, n in zip(inside.start, inside.stop, shape, strict=True))):
         yield Box(start, tuple(a + n for a, n in zip(start, shape, strict=True))) & inside
 
@@ -121,10 +127,7 @@ def divided(
         shifted: let them end in the middle of chunks.
     """
     chunk = [min(c, n) for c, n in zip(chunks, shape, strict=True)]
-    size = list(chunk)
-    while not fits(size) and max(size) > 1:
-        longest = size.index(max(size))
-        size[longest] = -(-size[longest] // 2)
+    size = halved(chunk, fits)
     while True:
         longer = [[s + (chunk[k] if k == axis else 0) for k, s in enumerate(size)] for axis in range(len(size))
                   if chunk[axis] <= size[axis] < shape[axis]]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.cluster.client import chosen_client
 from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.tomography.angles import in_radians
@@ -125,11 +126,8 @@ def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> 
 
 
 def _computing(client: Any) -> AbstractContextManager[Any]:
-    if client is None or client is False:
-        return nullcontext()
-    if not hasattr(client, "as_current"):
-        raise OptionError(f"client={client!r}: pass a distributed.Client, or None for the current one")
-    context: AbstractContextManager[Any] = client.as_current()
+    chosen = chosen_client(client) if client else None
+    context: AbstractContextManager[Any] = nullcontext() if chosen is None else chosen.as_current()
     return context
 
 

@@ -58,7 +58,8 @@ def test_register_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished blocks lie beside the fit until it is saved."""
     from daskreg.registration import images
-    from daskreg.registration.blockwise import checkpoint, coarse
+    from daskreg.registration.blockwise import coarse
+    from daskreg.runtime.line_file import LineFile
 
     monkeypatch.setattr(images, "_voxel_budget", lambda: 10_000)
     monkeypatch.setattr(coarse, "COARSE_VOXELS", 10_000)
@@ -68,8 +69,8 @@ def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch
         image = np.sin(x / 7) + np.cos(y / 9 + x / 23) + np.sin(y / 5 - x / 31) * np.cos(x / 11)
         tifffile.imwrite(f"{name}.tif", (image * 1000 + 5000).astype("uint16"))
     kept: list[Path] = []
-    append = checkpoint.Checkpoint.append
-    monkeypatch.setattr(checkpoint.Checkpoint, "append", lambda self, *a: (kept.append(self.path), append(self, *a))[1])
+    append = LineFile.append
+    monkeypatch.setattr(LineFile, "append", lambda self, entry: (kept.append(self.path), append(self, entry))[1])
     command = ["register", "a.tif", "b.tif", "--model", "translation", "--resolution", "full", "--out", "fit.json"]
     assert run(command) == 0
     fit = json.loads(Path("fit.json").read_text())

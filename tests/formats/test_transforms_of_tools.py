@@ -118,9 +118,9 @@ def test_fsl_by_nitransforms(images: tuple[Any, Any, Grid, Grid], tmp_path: Path
 
 def test_fsl_names_the_grids_that_it_needs(tmp_path: Path) -> None:
     (tmp_path / "flirt.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
-    with pytest.raises(OptionError, match=r"FSL counts.*fixed= \(--fixed\) and moving= \(--moving\)"):
+    with pytest.raises(OptionError, match=r"FSL counts.*give fixed= and moving="):
         dr.load(tmp_path / "flirt.mat")
-    with pytest.raises(OptionError, match=r"give moving= \(--moving\)"):
+    with pytest.raises(OptionError, match=r"give moving="):
         dr.load(tmp_path / "flirt.mat", fixed=Grid((3, 4, 5)))
 
 
@@ -355,7 +355,7 @@ def test_elastix_parameters(images: tuple[Any, Any, Grid, Grid], tmp_path: Path)
     columns = np.array(fields["Direction"].split(), float).reshape(3, 3)
     reference = sitk.ReadImage(str(tmp_path / "fixed.nii"))
     np.testing.assert_allclose(columns.T.ravel(), reference.GetDirection(), rtol=0, atol=1e-6)
-    with pytest.raises(OptionError, match=r"elastix.*--fixed"):
+    with pytest.raises(OptionError, match=r"elastix.*give fixed="):
         SOLID.save(path, moving=moving)
 
 
@@ -416,7 +416,7 @@ def test_imod(tmp_path: Path) -> None:
     assert isinstance(one, Affine)
     # The centre of the aligned image comes from a point that is moved by (4.5, -2.25).
     np.testing.assert_allclose(one.inverse()([[5.0, 10.0]]), [[5 - 2.25, 10 + 4.5]], rtol=0, atol=1e-9)
-    with pytest.raises(OptionError, match=r"IMOD.*--moving"):
+    with pytest.raises(OptionError, match=r"IMOD.*give moving="):
         dr.load(path)
 
 
@@ -563,7 +563,7 @@ def test_bigdataviewer(tmp_path: Path) -> None:
     assert dr.load(tmp_path / "dataset.xml", moving=moving, view=(0, 4)) == found
     with pytest.raises(OptionError, match=r"2 views.*\(0, 0\), \(0, 4\)"):
         dr.load(tmp_path / "dataset.xml", moving=moving)
-    with pytest.raises(OptionError, match=r"BigDataViewer.*--moving"):
+    with pytest.raises(OptionError, match=r"BigDataViewer.*give moving="):
         dr.load(tmp_path / "dataset.xml", view=4)
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError
-from daskreg.geometry import Box
+from daskreg.geometry import Box, tile
+from daskreg.runtime.device import cores
+from daskreg.runtime.threads import in_threads
 from daskreg.sources import Source
 
 Floats = NDArray[np.float64]
 
 TILE = 8
 """Nodes of a tile along each axis: bounds of a box are those of the tiles that it touches."""
-_READ_BYTES = 32 * 2**20
+_READ_BYTES, _CHUNK_BYTES, _ALL_BYTES = 16 * 2**20, 64 * 2**20, 256 * 2**20
+"""Of small chunks read together, of the largest chunk that is read whole, and of all that threads read at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +79,11 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
     ndim = len(shape) - lead - 1
     tiles = (*shape[: lead + 1], *(-(-n // TILE) for n in shape[lead + 1 :]))
     lower, upper = np.empty(tiles), np.empty(tiles)
-    for box in _parts(source, lead):
-        vectors = source.read(box)
-        least, most = vectors, vectors
+
+    def measure(box: Box) -> None:
+        least = most = source.read(box)
         for axis in range(lead + 1, len(shape)):
-            edges = np.arange(0, vectors.shape[axis], TILE)
-            least, most = np.minimum.reduceat(least, edges, axis), np.maximum.reduceat(most, edges, axis)
+            least, most = _by_tile(np.minimum, least, axis), _by_tile(np.maximum, most, axis)
         inner = _tiles(box.take(range(lead + 1, len(shape))))
         part = (*box.slices[: lead + 1], *inner.slices)
         lower[part], upper[part] = least, most
@@ -88,23 +91,40 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
             raise InvalidTransformError(
                 f"the vectors {source.path} hold NaN or infinity within nodes {box}: replace them, for example by zero"
             )
+
+    sizes = _part_sizes(source, lead)
+    boxes = (box for _, box in tile(shape, sizes))
+    threads = max(1, min(cores(), _ALL_BYTES // (math.prod(sizes) * source.dtype.itemsize)))
+    with contextlib.closing(in_threads(threads, measure, boxes)) as measured:
+        for _ in measured:
+            pass
     return VectorBounds(np.moveaxis(lower, lead, 0), np.moveaxis(upper, lead, 0), (0,) * ndim)
+
+
+def _by_tile(extreme: np.ufunc, values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The least or greatest value of each tile along one axis; the last tile may be shorter."""
+    count = values.shape[axis] // TILE
+    whole, rest = np.split(values, [count * TILE], axis)
+    # Several times as fast as `reduceat`.
+    found = extreme.reduce(whole.reshape(*values.shape[:axis], count, TILE, *values.shape[axis + 1 :]), axis + 1)
+    return np.concatenate([found, extreme.reduce(rest, axis, keepdims=True)], axis) if rest.shape[axis] else found
 
 
 def _tiles(nodes: Box) -> Box:
     return Box(tuple(a // TILE for a in nodes.start), tuple(-(-b // TILE) for b in nodes.stop))
 
 
-def _parts(source: Source, lead: int) -> Iterator[Box]:
-    """Boxes of whole tiles and, as far as they fit, whole chunks, of a few megabytes each."""
-    shape, sizes = source.shape, []
-    room = _READ_BYTES // source.dtype.itemsize
-    for k in reversed(range(len(shape))):
-        step = 1 if k <= lead else TILE
-        unit = -(-source.chunks[k] // step) * step
-        whole = unit * max(1, room // unit) if unit <= room else max(step, room // step * step)
-        sizes.append(min(shape[k], whole) if whole >= shape[k] else whole)
-        room = max(1, room // sizes[-1])
-    for start in product(*(range(0, n, size) for n, size in zip(shape, reversed(sizes), strict=True))):
-        stop = (a + size for a, size in zip(start, reversed(sizes), strict=True))
-        yield Box(start, tuple(stop)).clip(shape)
+def _part_sizes(source: Source, lead: int) -> tuple[int, ...]:
+    """Sizes of boxes of whole tiles and whole chunks, a few megabytes each. Chunks that are large are read in parts."""
+    item = source.dtype.itemsize
+    steps = [1 if k <= lead else TILE for k in range(len(source.shape))]
+    sizes = [
+        -(-min(chunk, n) // step) * step for chunk, n, step in zip(source.chunks, source.shape, steps, strict=True)
+    ]
+    for k, step in enumerate(steps):
+        room = _CHUNK_BYTES // item // (math.prod(sizes) // sizes[k])
+        sizes[k] = max(step, min(sizes[k], room // step * step))
+    for k in reversed(range(len(sizes))):
+        room = _READ_BYTES // item // math.prod(sizes)
+        sizes[k] *= max(1, min(room, -(-source.shape[k] // sizes[k])))
+    return tuple(sizes)

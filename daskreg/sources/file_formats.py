@@ -77,10 +77,13 @@ _OTHERS = frozenset((
 ))  # fmt: skip
 """Suffixes of other files, which are not read as volumes."""
 
-_ELSEWHERE = {".czi": "bioio-czi", ".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy"}
+_ELSEWHERE = {".dv": "bioio-dv", ".r3d": "bioio-dv", ".sld": "bioio-sldy"}
 """Packages that read files of other suffixes, as arrays."""
 
-_PLUGINS = dict.fromkeys((".dm3", ".dm4", ".emd", ".ser", ".hspy"), "daskreg-rosettasciio")
+_PLUGINS = {
+    **dict.fromkeys((".dm3", ".dm4", ".emd", ".ser", ".hspy"), "daskreg-rosettasciio"),
+    ".czi": "daskreg-bioio-czi",
+}
 """Packages that let daskreg read files of other suffixes; they are in the folder `plugins` of its repository."""
 
 _BY_SUFFIX = {suffix: one for one in FORMATS for suffix in one.suffixes}

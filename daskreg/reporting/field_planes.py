@@ -59,7 +59,7 @@ class FieldPlane:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlaneOfGrid:
     """Where a plane lies: two axes of a grid, the index along the third, and which slice's map it is."""
 
     grid: Grid
@@ -71,7 +71,7 @@ class Place:
     name: str
 
 
-def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> Iterator[Place]:
+def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> Iterator[PlaneOfGrid]:
     """The planes that are shown.
 
     Raises: ShapeMismatchError, GridError for a grid that is not of the transform; OptionError for slices that it
@@ -86,15 +86,15 @@ def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> It
         plane = grid.take(inside) if grid.ndim == 3 else grid
         for k in dict.fromkeys((0, count // 2, count - 1)) if slices is None else _numbers(slices, count):
             index = tuple(None if a in inside else int(k) for a in range(3))
-            yield Place(plane, (0, 1), None, int(k), index, f"slice {k}")
+            yield PlaneOfGrid(plane, (0, 1), None, int(k), index, f"slice {k}")
     elif grid.ndim == 2:
-        yield Place(grid, (0, 1), None, None, (None, None), "")
+        yield PlaneOfGrid(grid, (0, 1), None, None, (None, None), "")
     else:
         for third in range(3):
             y, x = (k for k in range(3) if k != third)
             middle = grid.shape[third] // 2
             index = tuple(middle if k == third else None for k in range(3))
-            yield Place(grid, (y, x), third, None, index, f"{grid.names[third]} = {middle}, ")
+            yield PlaneOfGrid(grid, (y, x), third, None, index, f"{grid.names[third]} = {middle}, ")
 
 
 def stack_axis(transform: Any, grid: Grid) -> int:
@@ -150,7 +150,7 @@ def check_images(transform: Any, grid: Grid, images: tuple[Any, Any, Grid]) -> N
             raise ShapeMismatchError(f"{name} has shape {shape}, but on its grid it would have {tuple(expected)}")
 
 
-def sampled_plane(transform: Transform, place: Place, images: tuple[Any, Any, Grid] | None) -> FieldPlane:
+def sampled_plane(transform: Transform, place: PlaneOfGrid, images: tuple[Any, Any, Grid] | None) -> FieldPlane:
     grid, axes = place.grid, place.axes
     sides = [(grid.shape[k] - 1) * grid.spacing[k] for k in axes]
     longest = max(*sides, 1e-300)
@@ -218,7 +218,7 @@ def _plane_of(image: Any, plane: tuple[int | None, ...], index: Floats) -> Float
     return np.asarray(values[y, x], np.float64)
 
 
-def _moved_image(images: tuple[Any, Any, Grid], moved: Floats, place: Place) -> Floats:
+def _moved_image(images: tuple[Any, Any, Grid], moved: Floats, place: PlaneOfGrid) -> Floats:
     """The moving image at the points to which samples went, linear; NaN outside."""
     _, image, grid = images
     if place.number is not None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import OptionError
 from daskreg.geometry import Grid, common_unit
 from daskreg.reporting import composites
 from daskreg.reporting import drift as drift_of
-from daskreg.reporting.contrast import Window, common_windows
+from daskreg.reporting.contrast import common_windows
 from daskreg.reporting.figures import (
     BLUE,
     GREEN,
@@ -29,7 +29,7 @@ from daskreg.reporting.figures import (
     png,
     whole_ticks,
 )
-from daskreg.reporting.planes import PairPlane, middle, pair_planes, places, steps_of
+from daskreg.reporting.planes import PairPlane, pair_planes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,39 +130,6 @@ def drift(fit: Any, *, truth: Any = None) -> Figure:
     return figure
 
 
-def sides(
-    before: Any,
-    after: Any = None,
-    *,
-    spacing: Sequence[float] | None = None,
-    names: Sequence[str] = ("before", "after"),
-    grid: Grid | None = None,
-) -> Figure:
-    """The middle slice and the side views of volumes before and after, all in the contrast of the first.
-
-    Args:
-        before, after: (z, y, x) volumes, NumPy or lazy (only the planes shown are read); the
-            second may be left out.
-        spacing: along z, y, x; sets the aspect of the side views.
-        names: titles of the two rows.
-        grid: in place of the spacing: also the unit of the scale bars, and the names of the axes.
-    """
-    volumes = (before,) if after is None else (before, after)
-    for volume in volumes:
-        if len(volume.shape) != 3:
-            raise ShapeMismatchError(f"side views need a volume (z, y, x), not shape {tuple(volume.shape)}")
-    where = grid or Grid(before.shape, spacing if spacing is not None else 1.0)
-    steps = steps_of(before.shape)
-    found = places(where, steps)
-    figure = new_figure(13, 4 * len(volumes))
-    axes = figure.subplots(len(volumes), 3, squeeze=False)
-    windows = [Window.of(middle(before, axis, steps)) for _, axis in found]
-    for row, volume, name in zip(axes, volumes, names, strict=False):
-        for ax, (place, axis), window in zip(row, found, windows, strict=True):
-            draw_plane(ax, middle(volume, axis, steps), place, f"{name}: {place.name}, {place.at}", window)
-    return figure
-
-
 def cloud(fit: Any, target: ArrayLike, source: ArrayLike) -> Figure:
     """Two point clouds before and after: projections, and the distances to the nearest target points.
 
@@ -243,4 +210,4 @@ def _thinned(points: ArrayLike) -> Floats:
     return values[:: max(1, len(values) // _MOST_POINTS)]
 
 
-__all__ = ["cloud", "drift", "figure_suffixes", "landmarks", "pair", "png", "sides"]
+__all__ = ["cloud", "drift", "figure_suffixes", "landmarks", "pair", "png"]

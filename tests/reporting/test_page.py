@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,7 +56,8 @@ class Stack:
         return [{"slice": i, "tx": 0.5 * i, "theta": 0.1, "outlier": i == 1} for i in range(3)]
 
     def plot(self):
-        return plots.sides(np.zeros((3, 4, 5)), np.ones((3, 4, 5)))
+        points = np.random.default_rng(0).random((9, 2))
+        return plots.cloud(SimpleNamespace(target_from_source=self.transform, status=self.status), points, points)
 
 
 class Tags(HTMLParser):

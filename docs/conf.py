@@ -1,8 +1,10 @@
-"""Sphinx: `make docs` writes the pages to build/docs. Their code is run by tests/test_docs.py."""
+"""Sphinx: `make docs` writes the pages to build/docs, and runs the notebooks. tests/test_docs.py runs the code of pages."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import daskreg
@@ -11,11 +13,20 @@ project = "daskreg"
 author = "the daskreg developers"
 version = release = daskreg.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-nb_execution_mode = "off"
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_cache_path = str(Path(__file__).parents[1] / "build" / "notebooks")
 myst_heading_anchors = 3
-html_theme = "alabaster"
-html_theme_options = {"description": "Align and warp image volumes larger than memory", "fixed_sidebar": True}
+html_theme = "furo"
+html_title = f"daskreg {release}"
+html_static_path = ["static"]
+html_css_files = ["daskreg.css"]
+pygments_style, pygments_dark_style = "default", "monokai"
 exclude_patterns = ["_build", "pictures.py"]
+
+# Sphinx reads only what is below this folder.
+shutil.copytree(Path(__file__).parents[1] / "notebooks", Path(__file__).parent / "notebooks", dirs_exist_ok=True)
 
 # Docstrings are Google style, with code in single backticks.
 default_role = "code"
@@ -64,5 +75,11 @@ def _escaped(line: str) -> str:
     )
 
 
+def link_notebooks(app: Any, name: str, content: list[str]) -> None:
+    """Links to `../notebooks/`, which lead somewhere in the repository, lead to the copies."""
+    content[0] = content[0].replace("](../notebooks/", "](notebooks/")
+
+
 def setup(app: Any) -> None:
+    app.connect("source-read", link_notebooks)
     app.connect("autodoc-process-docstring", mark_up, priority=100)

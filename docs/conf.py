@@ -1,4 +1,4 @@
-"""Sphinx: `make docs` writes the pages to build/docs, and runs the notebooks. tests/test_docs.py runs the code of pages."""
+"""Sphinx: `make docs` runs the notebooks and writes the pages to build/docs; tests/test_docs.py runs the pages."""
 
 from __future__ import annotations
 

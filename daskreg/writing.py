@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import uuid4
 
-import xarray as xr
-
 from daskreg.blocks.input_files import locations
-from daskreg.blocks.job import Job, Task
+from daskreg.blocks.job import Job
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
 from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
@@ -23,13 +21,13 @@ from daskreg.blocks.safe_output import safe_output
 from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
+from daskreg.contents import details_of, lead_axes_of, task_of, warp_or_copy
 from daskreg.errors import OptionError
 from daskreg.flat.formats import flat_format
 from daskreg.flat.image import FlatFormat, FlatImage
 from daskreg.flat.plan import FlatPlan, plan_flat
 from daskreg.flat.write import FlatOptions, write_flat
-from daskreg.formats.ome import CHANNEL_AXES, V2, VERSIONS, ImageDetails, LeadAxis, check_axes, lead_axis
-from daskreg.formats.omero import OMERO_KEY, omero_of
+from daskreg.formats.ome import V2, VERSIONS
 from daskreg.runs.parts import Part, write_part
 from daskreg.runs.place import PROCESS, place_of
 from daskreg.runs.run import Run
@@ -37,12 +35,8 @@ from daskreg.runs.start import start
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, progress_bar
-from daskreg.sources.attributes import as_json
-from daskreg.sources.description import LABELS
-from daskreg.sources.registry import recall
 from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
-from daskreg.warping import make_job
 
 
 def plan(
@@ -76,7 +70,7 @@ def plan(
         voxels, image, output, _ = _flat_output(volume_of(array), path, kind)
         return plan_flat(voxels, image, kind, output, memory=memory, client=client, probe=probe)
     options = RunOptions(chunks, shards, levels, downsample, memory)
-    task = _task_of(volume_of(array))
+    task = task_of(volume_of(array))
     use_options(path, storage_options)
     made = plan_levels(task, safe_output(path, locations(task.source)), options, client=client)
     return probed(made) if probe else made
@@ -209,7 +203,7 @@ def _description(
 
     Raises: UnsafeOutputError, UnfitWorkerError.
     """
-    task = _task_of(volume)
+    task = task_of(volume)
     inputs = locations(task.source)
     output = safe_output(path, inputs)
     if client is not None:
@@ -219,8 +213,8 @@ def _description(
     def describe() -> WriteRun:
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
         made = plan_levels(task, output, options, client=client, blocks=blocks)
-        lead = _lead_axes(volume.array, task)
-        return WriteRun(made, str(volume.array.name or ""), lead, details=_details(volume.array), **how)
+        lead = lead_axes_of(volume.array, task)
+        return WriteRun(made, str(volume.array.name or ""), lead, details=details_of(volume.array), **how)
 
     return describe
 
@@ -243,12 +237,12 @@ def _flat_output(
 
     Raises: UnsafeOutputError, OutputError.
     """
-    job = _job_of(volume)
+    job = warp_or_copy(volume)
     task = job if kind.turned else stored_upright(job)
     inputs = locations(task.source)
     output = Path(safe_output(path, inputs, file=True))
     name = str(volume.array.name or output.name.partition(".")[0])
-    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, _lead_axes(volume.array, task), name)
+    image = FlatImage(task.dims, task.shape, task.dtype, task.grid, lead_axes_of(volume.array, task), name)
     return task, image, output, inputs
 
 
@@ -310,42 +304,6 @@ def verify(
     use_options(path, storage_options)
     with _shown(progress, f"verifying {os.path.basename(path)}") as report:
         return list(verify_output(path, report))
-
-
-def _task_of(volume: Volume) -> Task:
-    """The warp that made a lazy array if daskreg did, else a copy of its pixels."""
-    check_axes(volume.source.dims, volume.source.grid.ndim)
-    return stored_upright(_job_of(volume))
-
-
-def _job_of(volume: Volume) -> Job:
-    """The same, in the order of the array's indices."""
-    array, spec = volume.array, volume.source
-    known = recall(getattr(array.data, "name", ""))
-    if isinstance(known, Job) and (known.shape, known.dims) == (array.shape, spec.dims) and known.grid.same(spec.grid):
-        return known
-    # A copy is the same with any order; that of labels is one of the nearest voxels.
-    return make_job(spec, None, spec.grid, order=0 if array.attrs.get(LABELS) is True else 1)
-
-
-def _details(array: xr.DataArray) -> ImageDetails:
-    """What an image keeps of the attributes of an array, as far as JSON can hold them."""
-    channel = next((v.item() for k, v in array.coords.items() if v.ndim == 0 and str(k) in CHANNEL_AXES), None)
-    attributes = {}
-    for key, value in array.attrs.items():
-        with suppress(TypeError, ValueError):
-            if key not in (OMERO_KEY, LABELS, "direction"):
-                attributes[str(key)] = as_json(value)
-    return ImageDetails(attributes, omero_of(array.attrs.get(OMERO_KEY), channel), array.attrs.get(LABELS) is True)
-
-
-def _lead_axes(array: xr.DataArray, task: Task) -> list[LeadAxis]:
-    """The axes of times and channels, with what their coordinates say."""
-    lead = [str(d) for d in array.dims[: array.ndim - task.grid.ndim]]
-    return [
-        lead_axis(d, array.coords[d].values, array.coords[d].attrs.get("units")) if d in array.coords else LeadAxis()
-        for d in lead
-    ]
 
 
 def _shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[ByteProgress | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from daskreg.blocks.job import Downsample, Task
 from daskreg.blocks.memory import memory_limit, threads_per_process
-from daskreg.blocks.plan import LevelPlan, Plan, make_layout, plan_level
+from daskreg.blocks.plan import Layout, LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.reversed import job_of
 from daskreg.errors import OptionError
 from daskreg.geometry import Grid
@@ -52,11 +52,12 @@ def plan_levels(
     threads = threads_per_process(client)
     workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
     job = job_of(task)
-    method = _method(options.downsample, labels=job is not None and job.makes_labels)
+    method = downsample_method(options.downsample, labels=job is not None and job.makes_labels)
     plans: list[LevelPlan] = []
     for level, factors in enumerate(level_factors(task.grid, options.levels)):
         if level:
-            task = _next_level(plans[-1], path, factors, method)
+            below = plans[-1]
+            task = next_level(below.layout, below.task.grid, os.path.join(path, str(below.level)), factors, method)
         layout = make_layout(task, options.chunks, options.shards, as_objects=is_object_url(path))
         block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
         if block is not None and len(block) != len(layout.shape):
@@ -86,7 +87,11 @@ def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:
         count += 1
 
 
-def _method(downsample: str, *, labels: bool) -> str:
+def downsample_method(downsample: str, *, labels: bool) -> str:
+    """How levels are made.
+
+    Raises: OptionError.
+    """
     if downsample == "auto":
         return "mode" if labels else "mean"
     if downsample not in METHODS:
@@ -94,12 +99,12 @@ def _method(downsample: str, *, labels: bool) -> str:
     return downsample
 
 
-def _next_level(below: LevelPlan, path: str, factors: Shape, method: str) -> Downsample:
-    layout, grid = below.layout, below.task.grid
+def next_level(layout: Layout, grid: Grid, path: str, factors: Shape, method: str) -> Downsample:
+    """The level above one that is stored at `path`, with this layout and grid."""
     lead = len(layout.shape) - grid.ndim
     source = StoredSource(
         format=ZARR.name,
-        path=os.path.join(path, str(below.level)),
+        path=path,
         dims=layout.dims,
         shape=layout.shape,
         dtype=layout.dtype,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.job import BlockStats, Job
+from daskreg.blocks.job import BlockStats, Job, Task
 from daskreg.geometry import Box, Grid
 from daskreg.sources.source import Source
 
@@ -108,6 +108,11 @@ def stored_upright(job: Job) -> Job | Reversed:
         return job
     lead = len(job.dims) - job.grid.ndim
     return Reversed(job, tuple(k + lead for k in axes))
+
+
+def with_source(task: Task, source: Source) -> Task:
+    """The same task on another source of the same voxels, or on a part of its source."""
+    return task.with_source(source) if isinstance(task, Reversed) else replace(task, source=source)  # type: ignore[type-var]
 
 
 def job_of(task: object) -> Job | None:

@@ -18,7 +18,7 @@ from daskreg.blocks.output import OutputRun
 from daskreg.blocks.plan import LevelPlan, Plan
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.record.ledger_entry import NOTHING_LOST, LedgerEntry, LostChunks
-from daskreg.blocks.reversed import Reversed, job_of
+from daskreg.blocks.reversed import job_of, with_source
 from daskreg.blocks.run import BlockFailure, run_blocks
 from daskreg.blocks.write_block import WriteBlock
 from daskreg.errors import OutputError, OutputExistsError, SourceChangedError
@@ -344,7 +344,7 @@ def grouped_blocks(task: Task, shape: Shape, block: Shape) -> Iterator[tuple[Tas
         start = tuple(a * b for a, b in zip(group.start, block, strict=True))
         box = Box(start, tuple(a * b for a, b in zip(group.stop, block, strict=True))).clip(shape)
         cut = task.source.restrict(task.read_box(box))
-        part: Any = task.with_source(cut) if isinstance(task, Reversed) else replace(task, source=cut)  # type: ignore[type-var]
+        part = with_source(task, cut)
         yield part, ((_plus(group.start, index), one.shift(box.start)) for index, one in tile(box.shape, block))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskreg.blocks.plan import LevelPlan, Plan
+from daskreg.blocks.plan import Layout, Plan
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.record.own_files import group_attributes, is_v2, metadata_files
 from daskreg.formats.ome import CHANNEL_AXES
@@ -27,31 +28,51 @@ def set_windows(made: Plan) -> None:
     ledger = Ledger(made.path)
     facts = ledger.facts()
     name = metadata_files(facts)[0]
-    stored = json.loads(ledger.metadata(name))
-    attributes = group_attributes(facts, ledger.metadata(name))
+    coarsest = made.levels[-1]
+
+    def read(box: Box) -> NDArray[Any]:
+        array = zarr.open_array(open_store(os.fspath(made.path)), path=str(coarsest.level), mode="r")
+        return np.asarray(array[box.slices])
+
+    text = with_windows(ledger.metadata(name), facts, coarsest.layout, read)
+    if text is not None:
+        ledger.image.put(name, [text], sync=True)
+
+
+def with_windows(
+    text: bytes, facts: Mapping[str, Any], layout: Layout, read: Callable[[Box], NDArray[Any]]
+) -> bytes | None:
+    """The metadata of a group with the windows that are not known yet; None where all are.
+
+    Args:
+        text: the first of the metadata files.
+        facts: "format" of the image.
+        layout: of a level. read: gives the voxels of a box of it.
+    """
+    attributes = group_attributes(facts, text)
     unknown = attributes["daskreg"].pop("windows", [])
     if not unknown:
-        return
+        return None
     channels = (attributes if is_v2(facts) else attributes["ome"])[OMERO_KEY]["channels"]
     for number in unknown:
-        found = window_of(_voxels(made.levels[-1], made.path, number if len(channels) > 1 else 0))
+        found = window_of(_voxels(layout, number if len(channels) > 1 else 0, read))
         channels[number]["window"] = found or channels[number]["window"]
-    text = json.dumps(attributes if is_v2(facts) else {**stored, "attributes": attributes}, indent=2)
-    ledger.image.put(name, [text.encode()], sync=True)
+    return json.dumps(attributes if is_v2(facts) else {**json.loads(text), "attributes": attributes}, indent=2).encode()
 
 
-def _voxels(level: LevelPlan, path: str, channel: int) -> NDArray[Any]:
-    """Voxels of one channel of a level that is written, all or some."""
-    layout = level.layout
-    array = zarr.open_array(open_store(os.fspath(path)), path=str(level.level), mode="r")
+def _voxels(layout: Layout, channel: int, read: Callable[[Box], NDArray[Any]]) -> NDArray[Any]:
+    """Voxels of one channel of a level, all or some."""
     inside = [box for _, box in tile(layout.shape, layout.chunks) if _holds(box, layout.dims, channel)]
     most = max(1, MOST_VOXELS // max(1, int(np.prod(layout.chunks))))
     picked = [inside[k] for k in np.unique(np.linspace(0, len(inside) - 1, min(most, len(inside))).astype(int))]
-    parts: list[NDArray[Any]] = []
-    for box in picked:
-        index = tuple(channel if d in CHANNEL_AXES else s for d, s in zip(layout.dims, box.slices, strict=True))
-        parts.append(np.asarray(array[index]).reshape(-1))
-    return np.concatenate(parts)
+    return np.concatenate([read(_of_channel(box, layout.dims, channel)).reshape(-1) for box in picked])
+
+
+def _of_channel(box: Box, dims: tuple[str, ...], channel: int) -> Box:
+    """The part of a box that is of one channel."""
+    start = (channel if d in CHANNEL_AXES else a for d, a in zip(dims, box.start, strict=True))
+    stop = (channel + 1 if d in CHANNEL_AXES else b for d, b in zip(dims, box.stop, strict=True))
+    return Box(tuple(start), tuple(stop))
 
 
 def _holds(box: Box, dims: tuple[str, ...], channel: int) -> bool:

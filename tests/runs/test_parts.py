@@ -21,12 +21,13 @@ import daskreg as dr
 from daskreg.blocks.levels import RunOptions, plan_levels
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cli import run as command
+from daskreg.contents import task_of
 from daskreg.errors import OptionError, OutputBusyError, RunCancelledError
 from daskreg.geometry import Box
 from daskreg.runs.part_locks import active_parts
 from daskreg.runs.parts import Part, owned_blocks
 from daskreg.runs.status import cancel_run, status
-from daskreg.writing import _task_of, verify, volume_of
+from daskreg.writing import verify, volume_of
 
 SHAPE, CHUNKS = (20, 70, 55), (2, 25, 30)
 PIXELS = np.random.default_rng(3).integers(0, 60_000, SHAPE, dtype=np.uint16)
@@ -70,7 +71,7 @@ def test_every_block_of_the_lowest_level_is_of_one_part_and_no_other_of_two(
 ) -> None:
     volume = volume_of(np.zeros(shape, "u1"))
     chunks = tuple(map(min, chunks, shape))
-    made = plan_levels(_task_of(volume), "out.zarr", RunOptions(chunks, None, 3), client=None)
+    made = plan_levels(task_of(volume), "out.zarr", RunOptions(chunks, None, 3), client=None)
     owners = [owned_blocks(made, Part(number, of)) for number in range(1, of + 1)]
     counts = [np.sum([masks[level] for masks in owners], axis=0) for level in range(len(made.levels))]
     assert (counts[0] == 1).all()

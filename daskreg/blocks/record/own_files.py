@@ -12,7 +12,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,7 @@ class Counts(tuple[tuple[int, ...], ...]):
     v2: bool = False
 
 
-def is_v2(facts: dict[str, Any]) -> bool:
+def is_v2(facts: Mapping[str, Any]) -> bool:
     """Whether an output with these facts is of Zarr v2."""
     return facts.get("format") == f"ome-zarr {V2}"
 
@@ -54,7 +54,7 @@ def metadata_files(facts: dict[str, Any]) -> list[str]:
     return ["zarr.json", *(f"{level}/zarr.json" for level in levels)]
 
 
-def group_attributes(facts: dict[str, Any], text: bytes) -> dict[str, Any]:
+def group_attributes(facts: Mapping[str, Any], text: bytes) -> dict[str, Any]:
     """The attributes of the group, out of the first of its metadata files.
 
     Raises: ValueError, KeyError, TypeError, RecursionError where it is damaged.

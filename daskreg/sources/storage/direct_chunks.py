@@ -207,6 +207,11 @@ class DirectChunks:
             self.codec.decode(data, scratch)
             target[...] = scratch[part.within(chunk).slices]
 
+    def encode(self, pixels: Pixels, box: Box) -> bytes:
+        """What is stored for the chunk whose voxels, as far as the array has them, are those of `box`."""
+        chunk = box.align(self.chunks)
+        return b"".join(self.codec.encode(self._whole_chunk(pixels, chunk, box)))
+
     def parts(self, box: Box) -> Iterator[Box]:
         """The chunks of a box of whole units, those of one unit after those of another: the order of `write`."""
         for _, whole in _tiles(box, self.unit):

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from daskreg.runs.run import attach as attach
     from daskreg.stacks.align import StackFit as StackFit
     from daskreg.stacks.align import align_stack as align_stack
+    from daskreg.viewing.serve import serve as serve
     from daskreg.volumes import grid as grid
     from daskreg.volumes import open as open
     from daskreg.warping import warp as warp
@@ -91,6 +92,7 @@ _HOMES = {
     "register_many": "registration.batch",
     "register_transform_stack": "apply",
     "save": "formats.transforms",
+    "serve": "viewing.serve",
     "tomography": "",
     "warp": "warping",
     "write": "writing",
@@ -130,6 +132,7 @@ __all__ = [
     "register_many",
     "register_transform_stack",
     "save",
+    "serve",
     "tomography",
     "warp",
     "write",

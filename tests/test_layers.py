@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.deformable",),
     ("clouds", "stacks", "landmarks"),
     ("warping",),
-    ("writing", "tomography"),
+    ("contents",),
+    ("writing", "tomography", "viewing"),
     ("convert", "kernels", "accessor", "readers", "plot", "output_page", "apply"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
@@ -96,7 +97,7 @@ WITHOUT_TORCH = {
     "warping", "writing", "accessor", "convert", "clouds", "landmarks", "kernels", "cli", "blocks.record", "runs",
     "sources.readers.bdv", "sources.readers.dicom", "sources.readers.hdf5", "sources.readers.imaris",
     "sources.readers.n5", "sources.readers.tiff", "sources.readers.nd2", "sources.readers.oif", "sources.readers.txrm",
-    "sources.readers.vtkhdf", "fields", "flat", "plot", "output_page",
+    "sources.readers.vtkhdf", "fields", "flat", "plot", "output_page", "contents", "viewing",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
 MOST_FILES, MOST_LINES = 25, 5500

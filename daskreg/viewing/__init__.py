@@ -1,0 +1,16 @@
+"""Looking at volumes of any size: a read-only OME-Zarr over HTTP whose chunks are computed when they are asked for.
+
+chunk_cache    the voxels of chunks, as many as fit a number of bytes
+pyramid        the levels of an image that is computed chunk by chunk, as `write` would make them
+checkerboard   two images on one grid, as squares of one and the other
+zarr_form      an image as the files of an OME-Zarr, with the bytes that `write` would store
+http_server    these files by URL, on this machine only
+serve          `serve`: volumes, warps and plans by URL
+neuroglancer   a page of the viewer neuroglancer that shows them
+"""
+
+from __future__ import annotations
+
+from daskreg.viewing.serve import Server, serve
+
+__all__ = ["Server", "serve"]

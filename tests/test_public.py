@@ -44,6 +44,7 @@ PUBLIC = [
     "register_many",
     "register_transform_stack",
     "save",
+    "serve",
     "tomography",
     "warp",
     "write",

@@ -14,6 +14,7 @@ warp        apply a transform, Zarr to Zarr
 convert     a volume as OME-Zarr
 verify      check an output
 report      an HTML page about a fit or an output
+view        volumes and warps in a browser
 submit      a command as one SLURM job
 status      how far a run is
 cancel      stop a run
@@ -53,6 +54,7 @@ COMMANDS = (
     "tomo",
     "transform",
     "report",
+    "view",
     "submit",
     "status",
     "cancel",

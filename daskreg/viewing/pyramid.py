@@ -58,6 +58,11 @@ class Pyramid(ABC):
     def _made(self, level: int, box: Box) -> Voxels:
         """The voxels of a chunk."""
 
+    @property
+    def lead(self) -> Index:
+        """Lengths of the axes in front of those of space: times, channels."""
+        return self.layouts[0].shape[: -self.grids[0].ndim]
+
     def box(self, level: int, index: Index) -> Box:
         """The voxels of a chunk, as far as the level has them."""
         layout = self.layouts[level]

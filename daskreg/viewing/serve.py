@@ -16,8 +16,10 @@ from daskreg.blocks.plan import Plan
 from daskreg.contents import details_of, lead_axes_of, task_of
 from daskreg.errors import OptionError
 from daskreg.formats.ome import VERSIONS
+from daskreg.viewing.checkerboard import Checkerboard
 from daskreg.viewing.chunk_cache import ChunkCache
 from daskreg.viewing.http_server import ImageServer
+from daskreg.viewing.neuroglancer import BOARD, ViewerPage, viewer_state
 from daskreg.viewing.pyramid import pyramid_of_plan, pyramid_of_task
 from daskreg.viewing.zarr_form import ImageWords, ZarrForm
 from daskreg.volumes import volume_of
@@ -46,6 +48,17 @@ class Server:
         self.images = dict(images)
         self._thread = threading.Thread(target=self._http.serve_forever, name="daskreg-serve", daemon=True)
         self._thread.start()
+
+    def page(self, arrangement: str = "overlay") -> ViewerPage:
+        """A page of the viewer neuroglancer that shows the images; its `url` is for a browser.
+
+        Args:
+            arrangement: of two images: "overlay", in two colours, so that what agrees is grey; "checkerboard"; or
+                "side-by-side".
+
+        Raises: MissingExtraError without neuroglancer (the extra "viewer"); OptionError.
+        """
+        return ViewerPage(viewer_state(self.images, self.urls, arrangement))
 
     @property
     def closed(self) -> bool:
@@ -93,6 +106,7 @@ def serve(
     downsample: str = "auto",
     version: str = "0.5",
     cache: str | int = "512 MiB",
+    checkerboard: bool = False,
     origins: tuple[str, ...] = (NEUROGLANCER,),
 ) -> Server:
     """Serve a volume as a read-only OME-Zarr over HTTP on this machine, whose chunks are computed when asked for.
@@ -108,10 +122,11 @@ def serve(
             64 x 64 x 64 of a volume.
         levels, downsample, version: as in `write`.
         cache: memory for voxels that were computed.
+        checkerboard: of two images on one grid: serve a third one, of squares of one and the other in turn.
         origins: web pages that may read what is served, besides pages of this machine.
 
     Returns: a `Server`, which stays until it is closed; use it in a `with` block, or call `close()`.
-    Raises: OptionError; what `open` raises.
+    Raises: OptionError; ShapeMismatchError for a checkerboard of different grids; what `open` raises.
     """
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is served")
@@ -126,6 +141,10 @@ def serve(
     images: dict[str, ZarrForm] = {}
     for name, one in given.items():
         images[_file_name(str(name), images)] = _form(one, str(name), version, held, options)
+    if checkerboard:
+        if len(images) != 2:
+            raise OptionError(f"checkerboard=True needs two images, not {len(images)}")
+        images[BOARD] = ZarrForm(Checkerboard(*images.values()), ImageWords("checkerboard", version=version))
     return Server(images, port, tuple(origins))
 
 
@@ -151,7 +170,7 @@ def _name_of(volume: Any) -> str:
     """What to call a volume: its own name, that of its file, or "volume"."""
     path = volume.path if isinstance(volume, Plan) else volume if isinstance(volume, str) else None
     text = path or getattr(volume, "name", None) or "volume"
-    return re.split(r"[/\\]", str(text).rstrip("/"))[-1].removesuffix(".zarr").removesuffix(".ome") or "volume"
+    return re.split(r"[/\\]", str(text).rstrip("/"))[-1].partition(".")[0] or "volume"
 
 
 def _file_name(name: str, taken: Mapping[str, Any]) -> str:

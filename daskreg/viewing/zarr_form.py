@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 
 import zarr
 
-from daskreg.blocks.record.own_files import metadata_files
+from daskreg.blocks.record.own_files import group_attributes, metadata_files
 from daskreg.blocks.windows import with_windows
 from daskreg.errors import UnsupportedDTypeError
 from daskreg.formats.ome import ImageDetails, LeadAxis, LevelSpec, create_multiscale
+from daskreg.formats.omero import OMERO_KEY
 from daskreg.sources.storage.direct_chunks import DirectChunks, direct_chunks
 from daskreg.viewing.pyramid import Pyramid
 
@@ -95,6 +96,18 @@ class ZarrForm:
         inside = all(i * c < n for i, c, n in zip(index, layout.chunks, layout.shape, strict=True))
         named = f"{level}/{self._chunks[level].key(index)}" == key  # of Zarr v2 or v3, without leading zeros
         return (level, index) if inside and named else None
+
+    @cached_property
+    def window(self) -> tuple[float, float]:
+        """The values of the first channel that are shown as black and white."""
+        stored = group_attributes(self._facts, self._group)
+        channels = stored.get("ome", stored).get(OMERO_KEY, {}).get("channels", [])
+        shown = (
+            channels[0]["window"]
+            if channels
+            else {"start": 0, "end": 1 if self.pyramid.layouts[0].dtype.kind == "b" else 255}
+        )
+        return float(shown["start"]), float(shown["end"])
 
     @cached_property
     def _group(self) -> bytes:

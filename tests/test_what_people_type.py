@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from skimage import data
 
 import daskreg as dr
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
@@ -191,3 +192,44 @@ def test_what_a_notebook_shows(pair: Any, stack: Any, tmp_path: Path) -> None:
     assert pair[2]._repr_html_().count("data:image/png") == 1
     assert "probe=True" in repr(plan)
     assert "a process above idle" in repr(plan)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_fits_of_points_are_loaded_as_they_were_saved(ndim: int, tmp_path: Path) -> None:
+    """All their facts, also those that are infinite, for points on a line; without the points."""
+    rng = np.random.default_rng(ndim)
+    points = rng.normal(size=(90, ndim)) * (3, 2, 1)[:ndim]
+    moved = dr.Affine.from_parameters({"theta" if ndim == 2 else "rx": 0.2}, ndim=ndim)(points) + 0.3
+    line = np.outer(np.linspace(0, 9, 60), (1, 2, 0)[:ndim])
+    for fit, kind, given in (
+        (dr.icp(moved, points, init="identity"), dr.CloudFit, (moved, points)),
+        (dr.icp(line, line + 0.1, init="identity"), dr.CloudFit, (line, line + 0.1)),
+        (dr.fit_points(points, moved, model="similarity"), dr.PointsFit, (points, moved)),
+        (dr.fit_points(points[: ndim + 1], moved[: ndim + 1], model="affine"), dr.PointsFit, (points, moved)),
+    ):
+        dr.save(fit, tmp_path / "fit.json")
+        found = kind.load(tmp_path / "fit.json")
+        assert found.to_dict() == fit.to_dict()
+        assert repr(found) == repr(fit)
+        assert found.ok == fit.ok
+        assert "fit" in found._repr_html_().lower()
+        with pytest.raises(OptionError, match="loaded"):
+            found.plot()
+        if kind is dr.CloudFit:
+            assert found.plot(*given) is not None
+        with pytest.raises(InvalidTransformError, match="is not the fit"):
+            dr.PairFit.load(tmp_path / "fit.json")
+
+
+@pytest.mark.parametrize("kind", ["CloudFit", "PointsFit"])
+def test_what_is_no_such_fit_is_said(kind: str, tmp_path: Path) -> None:
+    dr.save(dr.Affine.translation(x=1, y=2), tmp_path / "plain.json")
+    with pytest.raises(InvalidTransformError, match="is not the fit"):
+        getattr(dr, kind).load(tmp_path / "plain.json")
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    fit = dr.icp(points, points) if kind == "CloudFit" else dr.fit_points(points, points)
+    broken = fit.to_dict()
+    del broken["rmse"]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(InvalidTransformError, match="damaged"):
+        getattr(dr, kind).load(tmp_path / "broken.json")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.clouds.icp import generators, homogeneous
+from daskreg.errors import OptionError
 from daskreg.geometry import Affine
 from daskreg.geometry.parameters import parameter_names
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.saved import numbers, read_saved
 from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
@@ -85,9 +88,37 @@ class CloudFit(Fit):
     method: str
     iterations: int
     seconds: float
-    _target: Floats = field(repr=False)
-    _source: Floats = field(repr=False)
+    _target: Floats | None = field(repr=False)
+    _source: Floats | None = field(repr=False)
     recipe: str = ""
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> CloudFit:
+        """Read what `save` wrote as JSON, without the points.
+
+        Raises: InvalidTransformError where the file is not that of two clouds.
+        """
+        return read_saved(path, cls.kind, "two clouds of points", cls._from_json)
+
+    @classmethod
+    def _from_json(cls, transform: Affine, data: Mapping[str, Any]) -> CloudFit:
+        return cls(
+            target_from_source=transform,
+            status=CloudStatus[data["status"].upper()],
+            rmse=float(numbers(data["rmse"])),
+            fitness=float(data["fitness"]),
+            centre=numbers(data["centre"]),
+            covariance=numbers(data["covariance"], np.inf),
+            covariance_names=tuple(data["covariance_names"]),
+            rivals=tuple(Affine.from_dict(rival) for rival in data["rivals"]),
+            free=tuple(data["free"]),
+            method=str(data["method"]),
+            iterations=int(data["iterations"]),
+            seconds=float(data["seconds"]),
+            _target=None,
+            _source=None,
+            recipe=str(data.get("recipe", "")),
+        )
 
     @property
     def ok(self) -> bool:
@@ -164,16 +195,29 @@ class CloudFit(Fit):
             **{name: getattr(self, name) for name in names},
         }
 
-    def plot(self) -> Figure:
-        """Both clouds before and after, and the distances that are left."""
+    def plot(self, target: Any = None, source: Any = None) -> Figure:
+        """Both clouds before and after, and the distances that are left.
+
+        Args:
+            target, source: (N, D) points, of a fit that was loaded, which does not hold them.
+
+        Raises: OptionError without points.
+        """
         from daskreg.reporting import plots
 
-        return plots.cloud(self, self._target, self._source)
+        target, source = (
+            given if held is None else held for given, held in ((target, self._target), (source, self._source))
+        )
+        if target is None or source is None:
+            raise OptionError("this fit was loaded and does not hold its points: plot(target, source)")
+        return plots.cloud(self, np.asarray(target), np.asarray(source))
 
-    def section(self) -> Section:
-        """What a page shows of this fit."""
+    def section(self) -> Section | None:
+        """What a page shows of this fit; of one that was loaded, a table of its facts."""
         from daskreg.reporting.cloud_section import cloud_section
 
+        if self._target is None or self._source is None:
+            return None
         return cloud_section(self, self._target, self._source)
 
     def __repr__(self) -> str:

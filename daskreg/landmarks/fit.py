@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.errors import OptionError
 from daskreg.geometry import Affine
 from daskreg.landmarks.certainty import parameters_of
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.saved import numbers, read_saved
 from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
@@ -74,8 +78,35 @@ class PointsFit(Fit):
     free: tuple[str, ...]
     model: str
     limit: float | None
-    _fixed: Floats = field(repr=False)
-    _moving: Floats = field(repr=False)
+    _fixed: Floats | None = field(repr=False)
+    _moving: Floats | None = field(repr=False)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> PointsFit:
+        """Read what `save` wrote as JSON, without the points.
+
+        Raises: InvalidTransformError where the file is not that of landmarks.
+        """
+        return read_saved(path, cls.kind, "landmarks", cls._from_json)
+
+    @classmethod
+    def _from_json(cls, transform: Affine, data: Mapping[str, Any]) -> PointsFit:
+        return cls(
+            moving_from_fixed=transform,
+            status=PointsStatus[data["status"].upper()],
+            residuals=numbers(data["residuals"]),
+            inliers=np.array(data["inliers"], dtype=bool),
+            outliers=np.array(data["outliers"], dtype=np.intp),
+            rmse=float(numbers(data["rmse"])),
+            centre=numbers(data["centre"]),
+            covariance=numbers(data["covariance"], np.inf),
+            covariance_names=tuple(data["covariance_names"]),
+            free=tuple(data["free"]),
+            model=str(data["model"]),
+            limit=None if data["limit"] is None else float(data["limit"]),
+            _fixed=None,
+            _moving=None,
+        )
 
     @property
     def ok(self) -> bool:
@@ -100,16 +131,29 @@ class PointsFit(Fit):
         names = [f.name for f in fields(self) if not f.name.startswith("_") and f.name != "moving_from_fixed"]
         return {"parameters": self.parameters, "sigma": self.sigma, **{name: getattr(self, name) for name in names}}
 
-    def plot(self) -> Figure:
-        """The pairs before and after, and the length of each residual."""
+    def plot(self, fixed: Any = None, moving: Any = None) -> Figure:
+        """The pairs before and after, and the length of each residual.
+
+        Args:
+            fixed, moving: (N, D) points, of a fit that was loaded, which does not hold them.
+
+        Raises: OptionError without points.
+        """
         from daskreg.reporting import plots
 
-        return plots.landmarks(self, self._fixed, self._moving)
+        fixed, moving = (
+            given if held is None else held for given, held in ((fixed, self._fixed), (moving, self._moving))
+        )
+        if fixed is None or moving is None:
+            raise OptionError("this fit was loaded and does not hold its points: plot(fixed, moving)")
+        return plots.landmarks(self, np.asarray(fixed), np.asarray(moving))
 
-    def section(self) -> Section:
-        """What a page shows of this fit."""
+    def section(self) -> Section | None:
+        """What a page shows of this fit; of one that was loaded, a table of its facts."""
         from daskreg.reporting.cloud_section import points_section
 
+        if self._fixed is None or self._moving is None:
+            return None
         return points_section(self, self._fixed, self._moving)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.errors import MissingExtraError
+from daskreg.errors import MissingExtraError, OptionError
 from daskreg.reporting.plain import as_dict
 from daskreg.reporting.png_image import data_uri
 from daskreg.reporting.section import Pairs, Picture, Row, Section, Table, Verdict
@@ -63,7 +63,10 @@ def _plotted(thing: Any) -> tuple[tuple[Picture, ...], str]:
 
     try:
         return (Picture("", data_uri(plots.png(thing.plot()))),), ""
-    except MissingExtraError as error:  # the page is useful without a figure
+    except (
+        MissingExtraError,
+        OptionError,
+    ) as error:  # the page is useful without a figure
         return (), f"No figures: {error}"
 
 

@@ -168,10 +168,34 @@ def store(
     if layout["shards"] == "none":
         layout["shards"] = None
     if dry_run:
-        made = daskreg.plan(array, out, probe=True, **layout)
-        click.echo(json.dumps(made.to_json(), indent=1) if as_json else repr(made))
+        _show_plan(array, out, part=part, version=version, as_json=as_json, **layout)
         return 0
     run: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "version": version}
     written = daskreg.write(array, out, progress=not quiet, **run, **layout)
     click.echo(json.dumps(written.to_json(), indent=1) if as_json else repr(written))
     return FILLED if written.missing or written.damaged else 0
+
+
+def _show_plan(
+    array: Any, out: str, *, part: tuple[int, int] | None, version: str, as_json: bool, **layout: Any
+) -> None:
+    """What a run with these options would do, and of it the share of a part."""
+    from dask.utils import format_time
+
+    import daskreg
+    from daskreg.blocks.plan import Plan
+    from daskreg.formats.ome import V2
+    from daskreg.runs.parts import Part, owned_blocks
+
+    if version == V2 and layout["shards"] == "auto":
+        layout["shards"] = None  # it has none
+    made = daskreg.plan(array, out, probe=True, **layout)
+    facts, lines = made.to_json(), [repr(made)]
+    if part is not None:
+        if not isinstance(made, Plan):
+            raise click.UsageError(f"--part is for OME-Zarr: {out} is a single file, which one process writes")
+        own = sum(int(mask.sum()) for mask in owned_blocks(made, Part.of_option(part)))
+        share = "" if made.seconds is None else f", about {format_time(made.seconds * own / made.block_count)}"
+        facts["part"] = {"number": part[0], "of": part[1], "blocks": own}
+        lines.append(f"  part     {part[0]}/{part[1]}: {own:,} of {made.block_count:,} blocks{share}")
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))

@@ -249,3 +249,22 @@ def test_verify_lists_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[st
     assert "bytes," in capsys.readouterr().out
     assert run(["verify", "in.tif"]) == 2
     assert "no ledger" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_part_says_which_share_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shares of all parts are the blocks that parts make alone; of a single file there are none."""
+    words = ["convert", "in.tif", "out.ome.zarr", "--dry-run", "--chunks", "8", "--levels", "2", "--memory", "1GiB"]
+    shares = []
+    for number in (1, 2, 3):
+        assert run([*words, "--part", f"{number}/3", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["part"]["number"], facts["part"]["of"]) == (number, 3)
+        shares.append(facts["part"]["blocks"])
+    assert 0 < sum(shares) <= facts["blocks"]
+    assert run([*words, "--part", "3/3"]) == 0
+    assert f"part     3/3: {shares[2]:,} of {facts['blocks']:,} blocks" in capsys.readouterr().out
+    assert run(["convert", "in.tif", "out.tif", "--dry-run", "--part", "1/2"]) == 2
+    assert "--part" in capsys.readouterr().err
+    assert run([*words, "--ome-version", "0.4"]) == 0
+    assert "no shards" in capsys.readouterr().out
+    assert not (here / "out.ome.zarr").exists()

@@ -9,7 +9,7 @@ from typing import Any
 from dask.utils import format_bytes
 
 from daskreg.blocks.record.ledger import Ledger
-from daskreg.errors import InputError
+from daskreg.errors import InputError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.reporting.page import report
 from daskreg.reporting.planes import Singles, middle, places
@@ -38,7 +38,8 @@ def report_output(
         command: the line of a terminal that made it.
 
     Returns: the path of the page.
-    Raises: OptionError for an output in an object store; InputError where daskreg did not write it.
+    Raises: OptionError for an output in an object store; InputError where daskreg did not write it; ShapeMismatchError
+        for a volume of another shape.
     """
     written = output if isinstance(output, Written) else None
     path = local_path(os.fspath(output.path if isinstance(output, Written) else output).removeprefix("file://"))
@@ -125,7 +126,12 @@ def _pictures(path: Path, before: Any) -> tuple[Comparison, ...]:
     planes: list[tuple[Singles, ...]] = [(middle(shown.array.data, axis, steps),) for _, axis in found]
     names: tuple[str, ...] = ("output",)
     other = None if before is None else _first_image(volume_of(before))
-    if other is not None and other.grid.ndim == shown.grid.ndim and other.grid.shape == grids[0].shape:
+    if other is not None and other.grid.shape != grids[0].shape:
+        raise ShapeMismatchError(
+            f"before has the shape {other.grid.shape} and the output {grids[0].shape}: give a volume of the same "
+            "shape, such as warp(before, pull=..., like=output)"
+        )
+    if other is not None:
         coarser = [-(-a // b) for a, b in zip(other.grid.shape, shown.grid.shape, strict=True)]
         raw = [
             middle(other.array.data, axis, [s * k for s, k in zip(steps, coarser, strict=True)]) for _, axis in found

@@ -15,6 +15,7 @@ from browser import chromium, needs_chromium
 from skimage import data
 
 import daskreg as dr
+from daskreg.errors import ShapeMismatchError
 from daskreg.output_page import report_output
 from daskreg.reporting.page import report
 from daskreg.reporting.stack_section import stack_section
@@ -170,3 +171,12 @@ def test_pages_of_all_kinds_in_a_browser(stack: Any, fit: dr.StackFit, tmp_path:
         page.open(pages[1])
         titles = page.evaluate("[...document.querySelectorAll('.sign title')].map(t => t.textContent)")
         assert f"slice 4: {next(iter(kinds))}" in titles
+
+
+def test_a_volume_of_another_shape_is_refused(tmp_path: Path) -> None:
+    volume = np.random.default_rng(1).normal(size=(5, 31, 42)).astype(np.float32)
+    written = dr.write(volume, tmp_path / "out.ome.zarr", progress=False, client=False)
+    for other in (volume[:4], volume[0], volume[:, :, 1:]):
+        with pytest.raises(ShapeMismatchError, match="same shape"):
+            report_output(written, tmp_path / "page.html", before=other)
+    assert not (tmp_path / "page.html").exists()

@@ -21,7 +21,6 @@ x, y(, z) order. Results differ where the original is wrong:
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -39,8 +38,6 @@ from daskreg.registration.pose import Pose
 from daskreg.registration.register import register
 from daskreg.volumes import to_dataarray
 from daskreg.warping import warp
-
-log = logging.getLogger(__name__)
 
 _GROUPS = {"rot": "rotation", "trans": "translation", "scale": "scale", "shear": "shear"}
 _NAMES = {
@@ -71,6 +68,12 @@ class NCC(nn.Module):
         x, y = x - x.mean(), y - y.mean()
         norm = (x.square().sum() * y.square().sum() + self.eps).sqrt()
         return 1 - (x * y).sum() / (norm + self.eps)
+
+
+def ncc_loss(x: Tensor, y: Tensor, eps: float = 1e-6) -> Tensor:
+    """`NCC` as a function."""
+    loss: Tensor = NCC(eps)(x, y)
+    return loss
 
 
 def mae_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -149,10 +152,12 @@ def register_affine_2d(  # noqa: PLR0917 (the original's order)
 
     Args:
         order: the free parameters, out of "rot", "trans", "scale", "shear"; the others stay those
-            of the identity. With "shear" and without "scale", both shears are free.
+            of the identity. With "shear" and without "scale", both shears are free. Other names are left out, with a
+            warning.
         loss_type: "ncc", "mae" or "mse".
         iters: most iterations on each level of the pyramid; far fewer are needed.
         lr: not used.
+        verbose: show a bar, and print the fit.
 
     Returns: `mov` registered to `ref`, and the motion that made `mov` out of `ref`: theta in
     radians, tx and ty in normalised units, sx, sy, shx, shy.
@@ -170,7 +175,8 @@ def register_affine_3d(  # noqa: PLR0917 (the original's order)
     verbose: bool = False,
     device: Any = None,
 ) -> tuple[NDArray[np.float32], dict[str, float]]:
-    """Register two (D, H, W) volumes; see `register_affine_2d`. There is no shear in 3D.
+    """Register two (D, H, W) volumes; see `register_affine_2d`. There is no shear in 3D: "shear" is left out, with a
+    warning.
 
     Returns: `mov` registered to `ref`, and the motion: rx, ry, rz in radians, tx, ty,
     tz in normalised units, sx, sy, sz.
@@ -218,13 +224,14 @@ def icp_torch(  # noqa: PLR0917 (the original's order)
 
     For B = A @ R_gt.T + t_gt the result is R = R_gt.T, t = -R_gt.T @ t_gt. Rows need not
     correspond, and the clouds may differ in size. `lr` and `tolerance` are not used.
+    `verbose` shows a bar and prints the fit.
 
     Returns: B_aligned (M, 3), R (3, 3), a rotation, and t (3,).
     """
     target, source = (np.asarray(c.detach().cpu() if torch.is_tensor(c) else c) for c in (A, B))
-    fit = icp(target, source, max_iterations=max_iterations)
+    fit = icp(target, source, max_iterations=max_iterations, progress=verbose)
     if verbose:
-        log.info("%r", fit)
+        print(fit)  # noqa: T201 (as the original)
     dtype = np.result_type(source.dtype, np.float32)
     rotation, shift = (np.asarray(v).astype(dtype) for v in (fit.rotation, fit.translation))
     return (source @ fit.rotation.T + fit.translation).astype(dtype), rotation, shift
@@ -235,22 +242,33 @@ def _register(
 ) -> tuple[NDArray[np.float32], dict[str, float]]:
     if loss_type not in _LOSSES:
         raise OptionError(f"loss_type={loss_type!r}: use one of {', '.join(_LOSSES)}")
-    unknown = [name for name in order if name not in _GROUPS]
-    if unknown:
-        raise OptionError(f"order names {unknown[0]!r}: use {', '.join(_GROUPS)}")
-    if ndim == 3 and "shear" in order:
-        raise OptionError("there is no shear in register_affine_3d; use daskreg.register(model='affine')")
     fixed, moving = _normalised(ref, ndim), _normalised(mov, ndim)
-    if not order:
+    groups = _groups(order, ndim)
+    if not groups:
         return np.asarray(moving.values), {}
-    groups = tuple(_GROUPS[name] for name in order)
-    fit = register(fixed, moving, model=groups, metric=loss_type, max_iterations=iters, device=_device(device))
+    fit = register(
+        fixed, moving, model=groups, metric=loss_type, max_iterations=iters, device=_device(device), progress=verbose
+    )
     if not fit.ok:
         warnings.warn(f"the result is not reliable: {fit.status.value}", DaskregWarning, stacklevel=3)
     if verbose:
-        log.info("%r", fit)
+        print(fit)  # noqa: T201 (as the original)
     registered = warp(moving, pull=fit.moving_from_fixed, like=fixed, device=_device(device))
     return np.asarray(registered.values), {name: float(fit.parameters[name]) for name in _NAMES[ndim]}
+
+
+def _groups(order: Sequence[str], ndim: int) -> tuple[str, ...]:
+    """The groups of parameters that are named; others are left out with a warning, as the original does without."""
+    known = [name for name in _GROUPS if not (ndim == 3 and name == "shear")]
+    for name in order:
+        if name not in known:
+            reason = "3D has no shear here; daskreg.register(model='affine') has" if name == "shear" else "not known"
+            warnings.warn(
+                f"order names {name!r}, which is left out ({reason}): {', '.join(known)} are free parameters",
+                DaskregWarning,
+                stacklevel=4,
+            )
+    return tuple(_GROUPS[name] for name in dict.fromkeys(order) if name in known)
 
 
 def _normalised(image: Any, ndim: int) -> Any:

@@ -11,7 +11,7 @@ from skimage.transform import warp as skimage_warp
 from torch.nn.functional import affine_grid, grid_sample
 
 import daskreg.reg_torch as reg
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import DaskregWarning, OptionError, ShapeMismatchError
 
 pytestmark = pytest.mark.slow
 
@@ -193,12 +193,37 @@ def test_losses_and_tensors() -> None:
 def test_bad_arguments_are_named(phantom: np.ndarray) -> None:
     with pytest.raises(OptionError, match="loss_type='ssim'"):
         reg.register_affine_2d(phantom, phantom, loss_type="ssim")
-    with pytest.raises(OptionError, match="'rotation'"):
-        reg.register_affine_2d(phantom, phantom, order=["rotation"])
-    with pytest.raises(OptionError, match="no shear"):
-        reg.register_affine_3d(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)), order=["shear"])
     with pytest.raises(ShapeMismatchError):
         reg.register_affine_2d(np.zeros((3, 4, 5)), phantom)
     image, parameters = reg.register_affine_2d(phantom, phantom, order=[])
     assert parameters == {}
     np.testing.assert_array_equal(image, phantom)
+
+
+def test_other_names_in_order_are_left_out_with_a_warning(phantom: np.ndarray) -> None:
+    """As the original takes them: what is not a group of its has no effect."""
+    mov = np.roll(phantom, 3, axis=1)
+    with pytest.warns(DaskregWarning, match="'rotation', which is left out") as told:
+        _, parameters = reg.register_affine_2d(phantom, mov, order=["rotation", "trans"])
+    assert told[0].filename == __file__
+    assert abs(parameters["tx"] - 3 * 2 / phantom.shape[1]) < 0.01
+    with pytest.warns(DaskregWarning, match="3D has no shear"):
+        image, parameters = reg.register_affine_3d(np.ones((4, 5, 6)), np.ones((4, 5, 6)), order=["shear"])
+    assert parameters == {}
+    assert image.shape == (4, 5, 6)
+
+
+def test_verbose_prints(phantom: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    reg.register_affine_2d(phantom, np.roll(phantom, 2, axis=0), order=["trans"], verbose=True)
+    assert "PairFit(converged" in capsys.readouterr().out
+    points = np.random.default_rng(3).normal(size=(40, 3))
+    reg.icp_torch(points, points + 0.01, verbose=True)
+    assert "CloudFit(" in capsys.readouterr().out
+    reg.register_affine_2d(phantom, phantom, order=["trans"])
+    assert capsys.readouterr().out == ""
+
+
+def test_ncc_loss_is_ncc() -> None:
+    x, y = torch.rand(2, 1, 1, 9, 11, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(reg.ncc_loss(x, y), reg.NCC()(x, y))
+    assert abs(float(reg.ncc_loss(x, y)) - (1 - np.corrcoef(x.ravel(), y.ravel())[0, 1])) < 1e-4

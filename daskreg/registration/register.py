@@ -37,7 +37,7 @@ from daskreg.registration.problem import METRICS, Problem, SolverOptions, check_
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.recipe import remembers
 from daskreg.runtime.device import library_threads, limit_threads, resolve
-from daskreg.runtime.progress import Progress, shows_progress
+from daskreg.runtime.progress import Progress, at_stage, shows_progress
 from daskreg.runtime.threads import use_threads
 from daskreg.volumes import volume_of
 
@@ -136,7 +136,7 @@ def register(
             request = Request(model, str(metric), init, options, checkpoint, client, report)
             fit = request(fixed, moving, masks=(fixed_mask, moving_mask), channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
-    with limit_threads(1):
+    with limit_threads(1), at_stage("reading"):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
         f = read(fixed, what="fixed", mask=fixed_mask)
         m = read(moving, what="moving", mask=moving_mask)

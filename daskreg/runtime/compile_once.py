@@ -22,6 +22,8 @@ from typing import Any
 
 from numba.core.compiler_lock import global_compiler_lock
 
+from daskreg.runtime.progress import at_stage
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -47,7 +49,13 @@ def share_compilation(kernel: Any) -> Any:
 
     def compile_once(signature: Any) -> Any:
         # numba's own lock first: a thread that has it may need the file that another thread holds.
-        with global_compiler_lock, _lock_of_host(name), _NOTICE.while_compiling(kernel), _no_garbage_collection():
+        with (
+            global_compiler_lock,
+            at_stage("compiling"),
+            _lock_of_host(name),
+            _NOTICE.while_compiling(kernel),
+            _no_garbage_collection(),
+        ):
             return compile_here(signature)
 
     kernel.compile = compile_once

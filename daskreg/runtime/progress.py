@@ -30,6 +30,31 @@ REDRAW_EVERY = 0.5
 LOG_EVERY = 30.0
 """Seconds between two lines of the log."""
 
+Tell = Callable[[str], None]
+_shown: list[Tell] = []  # the bars of this process: what each is told of stages
+
+
+@contextmanager
+def at_stage(name: str) -> Iterator[None]:
+    """While the block runs, bars of this process say what is being done, such as "reading" or "compiling"."""
+    for tell in tuple(_shown):
+        tell(name)
+    try:
+        yield
+    finally:
+        for tell in tuple(_shown):
+            tell("")
+
+
+@contextmanager
+def _told(tell: Tell) -> Iterator[None]:
+    """A bar is told of stages while the block runs."""
+    _shown.append(tell)
+    try:
+        yield
+    finally:
+        _shown.remove(tell)
+
 
 def shows_progress(label: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """A decorator: `progress=True` of the function shows a bar with this label while it runs.
@@ -57,8 +82,9 @@ def shows_progress(label: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 def progress_bar(label: str) -> Iterator[ByteProgress]:
     """Gives `progress(done, total, bytes)`: a live bar on a terminal or in a notebook, else log lines."""
     if _in_notebook():
-        show, finish = _notebook_bar(label)
-        yield show
+        show, tell, finish = _notebook_bar(label)
+        with _told(tell):
+            yield show
         finish()
         return
     if not sys.stderr.isatty():
@@ -82,7 +108,12 @@ def progress_bar(label: str) -> Iterator[ByteProgress]:
         def show(done: int, total: int, nbytes: int) -> None:
             bar.update(task, completed=done, total=total, rate=_rate(done, nbytes, time.monotonic() - started))
 
-        yield show
+        with _told(lambda stage: bar.update(task, description=_labelled(label, stage))):
+            yield show
+
+
+def _labelled(label: str, stage: str) -> str:
+    return f"{label}: {stage}" if stage else label
 
 
 def _in_notebook() -> bool:
@@ -91,30 +122,36 @@ def _in_notebook() -> bool:
     return "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None
 
 
-def _notebook_bar(label: str) -> tuple[ByteProgress, Callable[[], None]]:
-    """A bar of HTML alone, which needs no widgets, and what shows its last state."""
+def _notebook_bar(label: str) -> tuple[ByteProgress, Tell, Callable[[], None]]:
+    """A bar of HTML alone, which needs no widgets; what names the stage, and what shows the last state."""
     from IPython.display import HTML, display
 
     started = time.monotonic()
     shown: Any = display(HTML(bar_html(label, 0.0, "")), display_id=True)
-    last, page = started, ""
+    last, stage, fraction, text = started, "", 0.0, ""
+
+    def draw() -> None:
+        shown.update(HTML(bar_html(_labelled(label, stage), fraction, text)))
 
     def show(done: int, total: int, nbytes: int) -> None:
-        nonlocal last, page
+        nonlocal last, fraction, text
         now = time.monotonic()
         seconds = now - started
         left = "" if done >= total else f", {format_time(seconds / max(1, done) * (total - done))} left"
-        text = f"{done} of {total}, {_rate(done, nbytes, seconds)}{left}"
-        page = bar_html(label, done / max(1, total), text)
+        fraction, text = done / max(1, total), f"{done} of {total}, {_rate(done, nbytes, seconds)}{left}"
         if now - last > REDRAW_EVERY:
             last = now
-            shown.update(HTML(page))
+            draw()
 
-    def finish() -> None:
-        if page:
-            shown.update(HTML(page))
+    def tell(name: str) -> None:
+        nonlocal stage, last
+        stage = name
+        now = time.monotonic()
+        if now - last > REDRAW_EVERY or name:
+            last = now
+            draw()
 
-    return show, finish
+    return show, tell, draw
 
 
 def bar_html(label: str, fraction: float, text: str, link: str | None = None) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
+import time
 
 import pytest
 
-from daskreg.runtime.progress import bar_html, progress_bar
+from daskreg.runtime.progress import at_stage, bar_html, progress_bar
 
 CELL = """
-from daskreg.runtime.progress import progress_bar
+from daskreg.runtime.progress import at_stage, progress_bar
 with progress_bar("writing <b>") as show:
+    with at_stage("compiling"):
+        pass
     for done in range(5):
         show(done + 1, 5, 1000 * done)
 """
@@ -52,3 +56,37 @@ def test_importing_progress_imports_no_notebook() -> None:
     code = "import sys, daskreg.runtime.progress; print('IPython' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_bar_on_a_terminal_names_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read or compiled, as long as it is; nested bars all say it."""
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar("registering") as show:
+        with at_stage("compiling"):
+            time.sleep(0.15)
+        show(1, 2, 0)
+        time.sleep(0.15)
+        before = written.getvalue()
+        show(2, 2, 0)
+    assert "registering: compiling" in before
+    assert "registering: compiling" not in before.rpartition("1/2")[0].rpartition("\r")[2]
+    with at_stage("reading"):
+        pass
+    assert "reading" not in written.getvalue()
+
+
+def test_compiling_is_a_stage() -> None:
+    """Of any kernel that is compiled in this process."""
+    from daskreg.runtime import progress
+    from daskreg.runtime.compiled import jit
+
+    told: list[str] = []
+    kernel = jit(lambda x: x + 1)
+    with progress._told(told.append):
+        assert kernel(2) == 3
+        assert kernel(3) == 4
+    assert told == ["compiling", ""]

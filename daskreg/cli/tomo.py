@@ -14,7 +14,9 @@ from daskreg.cli.options import (
     client_options,
     fit_outputs,
     open_options,
+    opened_mask,
     save_outputs,
+    shown_progress,
     verbosity,
 )
 from daskreg.cli.warp import store, storing
@@ -25,6 +27,9 @@ _AXIS = click.option(
     "--axis", type=click.Choice(["y", "x"]), default=None,
     help="The axis of rotation: y, down the columns of the detector, or x, along its rows; default y.",
 )  # fmt: skip
+
+
+_CHANNEL_AXIS = click.option("--channel-axis", type=int, help="Position of the channels; default: the first axis.")
 
 
 class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]
@@ -71,6 +76,9 @@ def command() -> None:
 @click.option("--axis-angle", type=NumberOrAuto(), default="auto", show_default=True, help="Of the axis, degrees.")
 @click.option("--level", type=NumberOrWord(), default="auto", show_default=True,
               help="auto, or a number: means of 2**level pixels on a side.")  # fmt: skip
+@click.option("--mask", help="Projections, or one image, that are positive where pixels count.")
+@click.option("--max-steps", type=click.IntRange(min=1), default=12, show_default=True, help="On each level.")
+@_CHANNEL_AXIS
 @open_options
 @client_options
 @verbosity
@@ -83,6 +91,7 @@ def align(
     darks: str | None,
     axis: str | None,
     axis_angle: float | str,
+    mask: str | None,
     opening: Opening,
     quiet: bool,
     page: Path | None,
@@ -95,16 +104,19 @@ def align(
     """Estimate the pose of each of the PROJECTIONS, (angles, rows, columns), the axis of rotation and its centre."""
     import daskreg
 
-    fit = daskreg.tomography.align_projections(
-        opening.open(projections),
-        _angles(angles),
-        unit=angle_unit,
-        axis=axis or "y",
-        axis_angle=axis_angle if isinstance(axis_angle, str) else math.radians(axis_angle),
-        flats=_image(opening, flats),
-        darks=_image(opening, darks),
-        **options,
-    )
+    with shown_progress("aligning projections", quiet=quiet) as progress:
+        fit = daskreg.tomography.align_projections(
+            opening.open(projections),
+            _angles(angles),
+            unit=angle_unit,
+            axis=axis or "y",
+            axis_angle=axis_angle if isinstance(axis_angle, str) else math.radians(axis_angle),
+            mask=opened_mask(mask),
+            flats=_image(opening, flats),
+            darks=_image(opening, darks),
+            progress=progress,
+            **options,
+        )
     return save_outputs(fit, out=out, plot=plot, page=page, keep_failed=keep_failed, as_json=as_json)
 
 
@@ -146,6 +158,12 @@ def centre(
 @click.option("--window", default="ramp", show_default=True, help="Of fbp: ramp, shepp-logan, cosine, hamming, hann.")
 @click.option("--iterations", type=int, help="Of sirt and cgls.")
 @click.option("--centre", type=float, help="Column of the axis, where there is no fit.")
+@click.option("--minimum", type=float, help="Of sirt: the least value of a voxel, such as 0.")
+@click.option("--size", type=int, help="Voxels along a side of a slice.")
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of the detector in a block.")
+@click.option("--order", type=click.Choice(["0", "1", "3"]), default="3", show_default=True,
+              help="Interpolation of the projections: 0 nearest, 1 linear, 3 cubic.")  # fmt: skip
+@_CHANNEL_AXIS
 @_AXIS
 @storing
 @open_options
@@ -164,6 +182,11 @@ def reconstruct(
     window: str,
     iterations: int | None,
     centre: float | None,
+    minimum: float | None,
+    size: int | None,
+    rows: int | None,
+    order: str,
+    channel_axis: int | None,
     axis: str | None,
     opening: Opening,
     quiet: bool,
@@ -182,6 +205,11 @@ def reconstruct(
         window=window,
         iterations=iterations,
         centre=centre,
+        minimum=minimum,
+        size=size,
+        rows=rows,
+        order=int(order),
+        channel_axis=channel_axis,
         axis=axis,
         flats=_image(opening, flats),
         darks=_image(opening, darks),

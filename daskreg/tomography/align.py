@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
+from daskreg.runtime.progress import Progress, at_stage, shows_progress
 from daskreg.tomography.angles import in_radians
 from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
 from daskreg.tomography.fit import TiltFit, TiltStatus
@@ -40,6 +41,7 @@ Floats = NDArray[np.float64]
 _SQUARE = 1e-3  # relative: of detectors, whose spacings are rounded
 
 
+@shows_progress("aligning projections")
 def align_projections(
     projections: Any,
     angles: Any,
@@ -57,6 +59,7 @@ def align_projections(
     channel_axis: int | None = None,
     max_steps: int = 12,
     client: Any = None,
+    progress: bool | Progress | None = None,
 ) -> TiltFit:
     """Find where each pixel of aligned projections lies in the raw ones.
 
@@ -82,6 +85,8 @@ def align_projections(
         channel_axis: position of the channels in an array of four axes; default the first.
         max_steps: of Gauss-Newton on each level.
         client: a distributed Client that computes lazy projections; default the current one.
+        progress: True shows a bar; or called with (stages done, stages): the projections are read, each level is
+            aligned, and the result is judged.
 
     Returns: a TiltFit; `fit.ok` and `fit.outliers` say whether it can be used.
 
@@ -103,14 +108,31 @@ def align_projections(
     fixed = _fixed(given, centre, axis_angle)
     own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
     _check_pixels(given, bool(shared) or bool(fixed.turn))
-    with _computing(client):
+    with _computing(client), at_stage("reading"):
         problems, kinds, unit_of_data = _problems(given, radians, level, own, shared)
-    solution = solve(problems, fixed, max_steps)
+    stages = _Stages(progress if callable(progress) else None, len(problems) + 2)
+    stages.end_one()
+    solution = solve(problems, fixed, max_steps, stages.end_one)
     spread, residuals = uncertainty(solution, problems[0], fixed)
+    stages.end_one()
     spread = replace(spread, noise=spread.noise * unit_of_data)
     kinds = dict(kinds) | dict.fromkeys(solution.unlike, "unlike")
     seconds = time.perf_counter() - start
     return _fit(given, solution, spread, residuals, kinds, model=model, seconds=seconds)
+
+
+@dataclass
+class _Stages:
+    """Tells how many stages of an estimate are done."""
+
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def end_one(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
 def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> Fixed:

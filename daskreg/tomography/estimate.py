@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,8 +84,8 @@ def parameters_of(model: str, turn_fixed: bool, rows: int) -> tuple[tuple[str, .
     return own, () if turn_fixed or "theta" in own else ("theta",)
 
 
-def solve(problems: list[Problem], fixed: Fixed, most: int) -> Solution:
-    """From the coarsest problem to the finest."""
+def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], None] = lambda: None) -> Solution:
+    """From the coarsest problem to the finest; `ended` is called after each."""
     used = problems[0].used
     radians = problems[0].radians
     poses = _first(problems[0], fixed)
@@ -99,6 +100,7 @@ def solve(problems: list[Problem], fixed: Fixed, most: int) -> Solution:
             used = used.copy()
             used[list(unlike)] = False
             poses, taken, settled, _ = _settled(replace(problem, used=used), poses, fixed, most)
+        ended()
     return Solution(_bridged(poses, radians, used), replace(problems[-1], used=used), taken, settled, unlike)
 
 

@@ -36,11 +36,36 @@ def test_align_and_reconstruct(folder, capsys):
     np.testing.assert_allclose(dr.open("out.ome.zarr").values, expected, atol=1e-5)
 
 
+def test_a_mask_steps_and_progress(folder, capsys):
+    """As the options and `progress=` of `align_projections`."""
+    still = np.load("still.npy")
+    np.save("mask.npy", np.ones(still.shape[1:]))
+    told = []
+    fit = dr.tomography.align_projections(
+        still,
+        np.loadtxt("angles.txt"),
+        unit="degrees",
+        mask=np.ones(still.shape[1:]),
+        max_steps=1,
+        progress=lambda *stages: told.append(stages),
+    )
+    total = told[-1][1]
+    assert told == [(k + 1, total) for k in range(total)]
+    words = ["tomo", "align", "still.npy", "--angles", "angles.txt", "-o", "still.json", "--keep-failed", "-q"]
+    run([*words, "--mask", "mask.npy", "--max-steps", "1"])
+    saved = TiltFit.load("still.json")
+    assert saved.steps == fit.steps == 1
+    np.testing.assert_allclose(saved.transform.matrices, fit.transform.matrices, atol=1e-9)
+
+
 def test_the_centre(folder, capsys):
     assert run(["tomo", "centre", "still.npy", "--angles", "angles.txt"]) == 0
     assert float(capsys.readouterr().out) == pytest.approx(15, abs=0.2)
     words = ["tomo", "reconstruct", "still.npy", "out.ome.zarr", "--angles", "angles.txt", "--centre", "15", "-q"]
-    assert run([*words, "--method", "cgls", "--iterations", "3"]) == 0
+    assert run([*words, "--method", "sirt", "--iterations", "3", "--minimum", "0", "--size", "20", "--order", "1"]) == 0
+    volume = dr.open("out.ome.zarr")
+    assert volume.shape[1:] == (20, 20)
+    assert volume.values.min() == 0
 
 
 def test_what_is_refused(folder, capsys):

@@ -21,6 +21,7 @@ cancel      stop a run
 demo        the main workflow on a real volume
 warm-up     compile what is needed later
 doctor      what this machine has, with remedies
+completion  commands and options completed by the shell
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
 words       messages in the words of the command line, and suggestions
@@ -61,6 +62,7 @@ COMMANDS = (
     "demo",
     "warm-up",
     "doctor",
+    "completion",
 )
 RESUMING = ("convert", "warp", "reconstruct")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -107,7 +109,8 @@ def app() -> None:
       daskreg align stack.ome.zarr --out fit.json --plot drift.png
       daskreg warp stack.ome.zarr aligned.ome.zarr --pull fit.json
 
-    An interrupted command resumes when it is run again. `daskreg doctor` looks at the machine.
+    An interrupted command resumes when it is run again. `daskreg doctor` looks at the machine, and `daskreg completion`
+    lets the shell complete commands.
     """
 
 

@@ -165,3 +165,25 @@ def test_the_spacing_of_control_points_is_named_as_it_is_typed(here: Path, capsy
         assert " spacing" not in error.replace("--control-spacing", ""), error
     assert run(["register", "a.tif", "a.tif", "-o", "f.json", "--spacing", "-2", "-q"]) == 2
     assert "--control-spacing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("daskreg wa", {"warp", "warm-up"}),
+        ("daskreg warp --pu", {"--pull", "--push"}),
+        ("daskreg tomo al", {"align"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(
+    words: str, found: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As bash asks for them, by the script that is printed."""
+    assert run(["completion", "bash"]) == 0
+    assert "_DASKREG_COMPLETE=bash_complete" in capsys.readouterr().out
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    monkeypatch.setenv("_DASKREG_COMPLETE", "bash_complete")
+    with pytest.raises(SystemExit, match="0"):
+        run([])
+    assert {line.partition(",")[2] for line in capsys.readouterr().out.split()} == found

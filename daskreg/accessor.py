@@ -20,7 +20,7 @@ def register() -> None:
 
 
 class DataArrayMethods:
-    """The grid of a DataArray, and `warp`, `plan` and `write` of it.
+    """The grid of a DataArray, and `warp`, `plan`, `write` and `serve` of it.
 
     >>> import numpy as np, xarray as xr, daskreg as dr
     >>> image = xr.DataArray(np.ones((4, 5)), dims=("y", "x"))
@@ -61,5 +61,12 @@ class DataArrayMethods:
 
         return partial(write, self._array)
 
+    @property
+    def serve(self) -> Callable[..., Any]:
+        """`daskreg.serve` of this array: `array.daskreg.serve().url`."""
+        from daskreg.viewing.serve import serve
+
+        return partial(serve, self._array)
+
     def __repr__(self) -> str:
-        return f"{self.grid}\nmethods: warp, plan, write (help(daskreg.warp), ...)"
+        return f"{self.grid}\nmethods: warp, plan, write, serve (help(daskreg.warp), ...)"

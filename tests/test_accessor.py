@@ -31,7 +31,9 @@ def test_write_and_plan(tmp_path: Path) -> None:
     assert "y 7 x x 9" in repr(array.daskreg.plan(tmp_path / "a.zarr", levels=1))
     array.daskreg.write(tmp_path / "a.zarr", levels=1, progress=False)
     np.testing.assert_array_equal(dr.open(tmp_path / "a.zarr").values, array.values)
-    assert "methods: warp, plan, write" in repr(array.daskreg)
+    with array.daskreg.serve(levels=1) as server:
+        np.testing.assert_array_equal(dr.open(server.url).values, array.values)
+    assert "methods: warp, plan, write, serve" in repr(array.daskreg)
 
 
 @pytest.mark.parametrize("first", ["daskreg, xarray", "xarray, daskreg"])

@@ -47,6 +47,12 @@ class ChunkCache:
         mine.set_result(made)
         return made
 
+    def clear(self) -> None:
+        """Forget what is held."""
+        with self._lock:
+            self._held.clear()
+            self._size = 0
+
     def _keep(self, key: Hashable, made: Voxels) -> None:
         self._held[key] = made
         self._size += made.nbytes

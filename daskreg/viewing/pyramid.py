@@ -1,14 +1,15 @@
 """`Pyramid`: the levels of an image, whose voxels are computed when they are asked for.
 
 Level 0 is what a task makes, and each level the mean, mode or middle of blocks of voxels of the level below, as `write`
-makes them: the same voxels, bit for bit. A chunk of a coarse level takes all chunks below it, however many these are.
+makes them: the same voxels, bit for bit. A chunk of a coarse level takes all chunks below it, however many these are,
+unless it is sampled from a coarse level of the source (`coarse_source`).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice, product
 from typing import Any
@@ -16,17 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.blocks.job import BlockStats, Downsample, Task
+from daskreg.blocks.job import BlockStats, Downsample, Job, Task
 from daskreg.blocks.levels import downsample_method, level_factors, next_level
 from daskreg.blocks.plan import Layout, Plan, make_layout
 from daskreg.blocks.reversed import job_of, with_source
 from daskreg.geometry import Box, Grid
 from daskreg.sampling.downsample import block_reduce
 from daskreg.viewing.chunk_cache import ChunkCache
+from daskreg.viewing.coarse_source import sampled_levels
 from daskreg.viewing.held_source import held
 
 EDGES = {2: 512, 3: 64}
 """Voxels of a chunk along each axis, by the number of axes along which voxels are interpolated."""
+
+MOST = 2**26
+"""Voxels that are computed for a chunk, about a second: coarser levels are sampled from those of the source."""
 
 Voxels = NDArray[Any]
 Index = tuple[int, ...]
@@ -41,7 +46,12 @@ class Pyramid(ABC):
         factors: for each level, voxels of the level below that make one along each axis.
         method: how levels are made.
         cache: of its chunks, also of other pyramids.
+
+    Attributes:
+        sampled: levels that are not made of the level below, but sampled from coarse levels of the source.
     """
+
+    sampled: Collection[int] = ()
 
     def __init__(
         self,
@@ -90,8 +100,10 @@ class Pyramid(ABC):
         layout = self.layouts[level]
         return math.prod(-(-n // c) for n, c in zip(layout.shape, layout.chunks, strict=True))
 
-    def base_voxels(self, level: int) -> int:
-        """Voxels of level 0 that a chunk of a level takes."""
+    def voxels_for(self, level: int) -> int:
+        """Voxels that are computed for a chunk of a level."""
+        if level in self.sampled:
+            return math.prod(self.layouts[level].chunks)
         factors = math.prod(math.prod(factor) for factor in self.factors[: level + 1])
         return math.prod(self.layouts[level].chunks) * factors
 
@@ -99,13 +111,18 @@ class Pyramid(ABC):
 class ComputedPyramid(Pyramid):
     """The levels of what a task makes; the arguments are those of `Pyramid`."""
 
-    def __init__(self, task: Task, *levels: Any) -> None:
+    def __init__(self, task: Task, *levels: Any, exact: bool) -> None:
         super().__init__(*levels)
-        self._task = task
+        self._tasks = {0: with_source(task, held(task.source, self.cache))}
+        huge = [k for k in range(len(self.layouts)) if self.voxels_for(k) > MOST]
+        if isinstance(task, Job) and not exact:
+            found = sampled_levels(task, self.grids, huge)
+            self._tasks |= {k: with_source(one, held(one.source, self.cache)) for k, one in found.items()}
+            self.sampled = tuple(found)
 
     def _made(self, level: int, box: Box) -> Voxels:
-        if level == 0:
-            return next(self._task.restrict(box).run([[box]], BlockStats()))
+        if level in self._tasks:
+            return next(self._tasks[level].restrict(box).run([[box]], BlockStats()))
         factors = self.factors[level]
         needed = Box(
             tuple(a * f for a, f in zip(box.start, factors, strict=True)),
@@ -115,13 +132,12 @@ class ComputedPyramid(Pyramid):
 
 
 def pyramid_of_task(
-    task: Task, *, chunks: Any, levels: int | str, downsample: str, cache: ChunkCache
+    task: Task, *, chunks: Any, levels: int | str, downsample: str, exact: bool, cache: ChunkCache
 ) -> ComputedPyramid:
     """The levels that `write` would make with these options; by default in chunks that are quickly computed."""
     job = job_of(task)
     if isinstance(chunks, str) and chunks == "auto":
         chunks = _small_chunks(task)
-    task = with_source(task, held(task.source, cache))
     method = downsample_method(downsample, labels=job is not None and job.makes_labels)
     layouts, grids, factors = [make_layout(task, chunks, None)], [task.grid], [(1,) * len(task.shape)]
     for factor in islice(level_factors(task.grid, levels), 1, None):
@@ -129,7 +145,7 @@ def pyramid_of_task(
         factors.append(above.factors)
         layouts.append(make_layout(above, chunks, None))
         grids.append(above.grid)
-    return ComputedPyramid(task, layouts, grids, factors, method, cache)
+    return ComputedPyramid(task, layouts, grids, factors, method, cache, exact=exact)
 
 
 def _small_chunks(task: Task) -> dict[str, int]:
@@ -142,15 +158,16 @@ def _small_chunks(task: Task) -> dict[str, int]:
     return {d: min(n, edge) if k in space else 1 for k, (d, n) in enumerate(zip(task.dims, task.shape, strict=True))}
 
 
-def pyramid_of_plan(plan: Plan, cache: ChunkCache) -> ComputedPyramid:
+def pyramid_of_plan(plan: Plan, cache: ChunkCache, *, exact: bool) -> ComputedPyramid:
     """The levels that a plan has, in its chunks."""
     first = plan.levels[0]
     above = [level.task for level in plan.levels[1:] if isinstance(level.task, Downsample)]
     return ComputedPyramid(
-        with_source(first.task, held(first.task.source, cache)),
+        first.task,
         [replace(level.layout, shards=None) for level in plan.levels],
         [level.task.grid for level in plan.levels],
         [(1,) * len(first.layout.shape), *(task.factors for task in above)],
         above[-1].method if above else "mean",
         cache,
+        exact=exact,
     )

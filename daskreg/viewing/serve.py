@@ -46,7 +46,9 @@ class Server:
         self.urls = {name: f"{self._http.root}/{name}" for name in images}
         self.url = next(iter(self.urls.values()))
         self.images = dict(images)
-        self._thread = threading.Thread(target=self._http.serve_forever, name="daskreg-serve", daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), name="daskreg-serve", daemon=True
+        )
         self._thread.start()
 
     def page(self, arrangement: str = "overlay") -> ViewerPage:
@@ -106,13 +108,14 @@ def serve(
     downsample: str = "auto",
     version: str = "0.5",
     cache: str | int = "512 MiB",
+    exact: bool = False,
     checkerboard: bool = False,
     origins: tuple[str, ...] = (NEUROGLANCER,),
 ) -> Server:
     """Serve a volume as a read-only OME-Zarr over HTTP on this machine, whose chunks are computed when asked for.
 
     A warp is seen in this way before it is written: metadata and chunks are, byte for byte, those that `write` with
-    `shards=None` and the same options would store. A chunk of a coarse level takes all voxels below it.
+    `shards=None` and the same options would store, but of coarse levels of a huge image (see `exact`).
 
     Args:
         volume: what `open` takes, a lazy volume or warp, a `Plan` (whose chunks and levels are then taken), or a
@@ -122,6 +125,8 @@ def serve(
             64 x 64 x 64 of a volume.
         levels, downsample, version: as in `write`.
         cache: memory for voxels that were computed.
+        exact: make every level as `write` does, whatever it takes. By default, levels of which a chunk takes more than
+            67 million voxels are sampled from the coarse levels of the source, if it has a pyramid.
         checkerboard: of two images on one grid: serve a third one, of squares of one and the other in turn.
         origins: web pages that may read what is served, besides pages of this machine.
 
@@ -137,7 +142,7 @@ def serve(
         held = ChunkCache(parse_bytes(cache))
     except (ValueError, TypeError) as error:
         raise OptionError(f"cache={cache!r} is not a number of bytes such as '512 MiB'") from error
-    options = {"chunks": chunks, "levels": levels, "downsample": downsample}
+    options = {"chunks": chunks, "levels": levels, "downsample": downsample, "exact": exact}
     images: dict[str, ZarrForm] = {}
     for name, one in given.items():
         images[_file_name(str(name), images)] = _form(one, str(name), version, held, options)
@@ -153,7 +158,7 @@ def _form(one: Any, name: str, version: str, cache: ChunkCache, options: Mapping
     if isinstance(one, ZarrForm):
         return one
     if isinstance(one, Plan):
-        return ZarrForm(pyramid_of_plan(one, cache), ImageWords(name, version=version))
+        return ZarrForm(pyramid_of_plan(one, cache, exact=options["exact"]), ImageWords(name, version=version))
     volume = volume_of(one)
     task = task_of(volume)
     pyramid = pyramid_of_task(task, cache=cache, **options)
@@ -184,4 +189,6 @@ def _file_name(name: str, taken: Mapping[str, Any]) -> str:
 def _size(image: ZarrForm) -> str:
     layout = image.pyramid.layouts[0]
     size = " x ".join(f"{d} {n}" for d, n in zip(layout.dims, layout.shape, strict=True))
-    return f"{size}, {layout.dtype}, {len(image.pyramid.layouts)} levels"
+    sampled = image.pyramid.sampled
+    also = f", of which {', '.join(map(str, sampled))} from coarse levels of the source" if sampled else ""
+    return f"{size}, {layout.dtype}, {len(image.pyramid.layouts)} levels{also}"

@@ -114,7 +114,7 @@ class ZarrForm:
         """The metadata of the group, with the windows of the channels."""
         text = next(iter(self._metadata.values()))
         pyramid, level = self.pyramid, len(self.pyramid.layouts) - 1
-        if pyramid.base_voxels(level) * pyramid.chunk_count(level) > CHEAP:
+        if pyramid.voxels_for(level) * pyramid.chunk_count(level) > CHEAP:
             level = 0
         found = with_windows(text, self._facts, pyramid.layouts[level], partial(pyramid.read, level))
         return text if found is None else found

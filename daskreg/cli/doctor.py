@@ -25,6 +25,7 @@ _EXTRAS = {
     "formats": ("h5py", "HDF5, NIfTI, NRRD, MetaImage and MRC files"),
     "cluster": ("dask_jobqueue", "batch systems and dashboards"),
     "cloud": ("obstore", "object stores"),
+    "viewer": ("neuroglancer", "`daskreg view` in a browser"),
 }
 
 
@@ -142,7 +143,7 @@ def _libraries() -> Iterator[Finding]:
         names = ",".join(name.split()[0] for name in missing)
         yield Finding("libraries", f"without {', '.join(missing)}", f"pip install 'daskreg[{names}]', if you need them")
     else:
-        yield Finding("libraries", "all of report, formats, cluster, cloud")
+        yield Finding("libraries", "all of report, formats, cluster, cloud, viewer")
 
 
 def _loopback() -> Finding:

@@ -20,8 +20,8 @@ from daskreg.errors import DaskregError
 from daskreg.geometry import Grid
 from daskreg.geometry.index_map import AffineIndexMap
 from daskreg.sources.source import Source
-from daskreg.volumes import volume_of
 from daskreg.volumes import open as open_volume
+from daskreg.volumes import volume_of
 
 SAME = 1e-3
 """Of a voxel: by how much places may differ that are taken as the same."""

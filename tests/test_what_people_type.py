@@ -162,6 +162,9 @@ def test_progress_is_a_bar_or_a_function_or_nothing(asked: Any, monkeypatch: pyt
     dr.align_stack(volume, model="translation", progress=option)
     dr.icp(cloud, cloud + 0.01, init="identity", progress=option)
     names = ("registering", "registering", "aligning", "registering points")
+    # Not those that name a stage, such as compiling, and the same page again after it.
+    plain = [page for page in shown if ": " not in page.partition("</b>")[0]]
+    shown = [page for page, before in zip(plain, ["", *plain], strict=False) if page != before]
     firsts = [page for page in shown if 'value="0.0000"' in page]
     assert len(firsts) == (4 if asked is True else 0)
     assert all(f"<b>{name}</b>" in page for name, page in zip(names, firsts, strict=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -129,6 +130,8 @@ def _notebook_bar(label: str) -> tuple[ByteProgress, Tell, Callable[[], None]]:
     started = time.monotonic()
     shown: Any = display(HTML(bar_html(label, 0.0, "")), display_id=True)
     last, stage, fraction, text = started, "", 0.0, ""
+    timer: threading.Timer | None = None
+    drawn = False
 
     def draw() -> None:
         shown.update(HTML(bar_html(_labelled(label, stage), fraction, text)))
@@ -143,13 +146,21 @@ def _notebook_bar(label: str) -> tuple[ByteProgress, Tell, Callable[[], None]]:
             last = now
             draw()
 
+    def name_stage(name: str) -> None:
+        nonlocal stage, drawn
+        stage, drawn = name, bool(name)
+        draw()
+
     def tell(name: str) -> None:
-        nonlocal stage, last
-        stage = name
-        now = time.monotonic()
-        if now - last > REDRAW_EVERY or name:
-            last = now
-            draw()
+        nonlocal timer
+        if timer is not None:
+            timer.cancel()
+        timer = threading.Timer(REDRAW_EVERY, name_stage, [name]) if name else None  # short stages are not shown
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        elif drawn:
+            name_stage("")
 
     return show, tell, draw
 

@@ -43,7 +43,7 @@ LOOK_EVERY = 0.25
 """Seconds between two looks at the record."""
 
 _FITS = {"align": ("daskreg.stacks.elastic.fit", "load_fit")}
-"""Where the function is that reads a fit, by the kind of its run: looked up when it is called, as fits build on this."""
+"""Where the function is that reads a fit, by the kind of its run: looked up when called, as fits build on this."""
 
 
 @dataclass

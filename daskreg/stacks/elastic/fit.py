@@ -36,7 +36,8 @@ class ElasticStackFit(Fit):
         status: how the estimate ended; its value says what to do.
         scores: (N,) mean correlation with the nearest slices, NaN for slices without a pair.
         sigma: (N, D, *nodes) one standard deviation of the displacement of each slice at each control point, world
-            units, along the axes of the slices; from noise and smoothness. Relative to the mean of the stack, or to anchors.
+            units, along the axes of the slices; from noise and smoothness. Relative to the mean of the stack, or to
+            anchors.
         kinds: outlier slices, and of which kind; see StackFit. "torn": a part of the slice agrees with none of its
             neighbours, and was left out. "unlike": all of it.
         bridged: slices whose field is interpolated from their neighbours.

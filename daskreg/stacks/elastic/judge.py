@@ -74,8 +74,8 @@ def rejected_shares(robust: Floats, agreement: Floats, edges: Ints, count: int) 
     for i in range(count):
         some = np.flatnonzero((edges == i).any(axis=1))
         if len(some):
-            seen = known[some].any(axis=0)
-            shares[i] = float(bad[some].all(axis=0)[seen].mean()) if seen.any() else 1.0
+            seen = np.asarray(known[some].any(axis=0))
+            shares[i] = float(np.asarray(bad[some].all(axis=0))[seen].mean()) if seen.any() else 1.0
     return shares
 
 

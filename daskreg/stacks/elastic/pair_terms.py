@@ -68,9 +68,9 @@ def _difference(a: WarpedSlice, b: WarpedSlice, robust: Singles | None, *, match
     correlation = (mean(a.values * b.values) - ma * mb) / float(np.sqrt(va * vb))
     gain = float(np.sqrt(va / vb)) if matched else 1.0
     offset = ma - gain * mb if matched else 0.0
-    residual: Singles = a.values - (np.float32(gain) * b.values + np.float32(offset))
-    other = np.float32(gain) * b.gradient
-    gradient: Singles = (a.gradient + other) / np.float32(2)
+    residual = np.asarray(a.values - (np.float32(gain) * b.values + np.float32(offset)), np.float32)
+    other = np.asarray(np.float32(gain) * b.gradient, np.float32)
+    gradient = np.asarray((a.gradient + other) / np.float32(2), np.float32)
     return _Difference(residual, weight, a.gradient, other, gradient, mean(residual * residual), total, correlation)
 
 

@@ -7,6 +7,8 @@ Where it agrees far less than these, its weight falls as that of Geman & McClure
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,8 @@ Ints = NDArray[np.intp]
 _NEAR = 6
 # Robust standard deviations beyond which a pair disagrees, and the least such deviation of a correlation.
 _DEVIATIONS, _LEAST = 3.0, 0.03
+# Standard deviations from the median of a normal distribution to its upper quartile.
+_QUARTILE = 0.6745
 
 
 def robust_weights(agreement: Floats, edges: Ints) -> Floats:
@@ -32,19 +36,23 @@ def robust_weights(agreement: Floats, edges: Ints) -> Floats:
         some = np.flatnonzero(apart == distance)
         if len(some) < 3:
             continue
-        below = _typical(agreement[some]) - agreement[some]
-        spread = max(1.4826 * float(np.nanmedian(np.abs(below))), _LEAST) if np.isfinite(below).any() else _LEAST
+        middle, upper = (_near(agreement[some], share) for share in (0.5, 0.75))
+        scatter = np.abs(agreement[some] - middle)
+        spread = max(1.4826 * float(np.nanmedian(scatter)), _LEAST) if np.isfinite(scatter).any() else _LEAST
+        # Where half of the pairs are bad, the median is, too; the upper quartile of the others says where it would be.
+        below = upper - _QUARTILE * spread - agreement[some]
         excess = np.maximum(np.nan_to_num(below) / (_DEVIATIONS * spread) - 1, 0)
         weights[some] = 1 / (1 + excess**2) ** 2
     return weights
 
 
-def _typical(agreement: Floats) -> Floats:
-    """(E, *blocks) medians over the pairs near each along the stack."""
+def _near(agreement: Floats, share: float) -> Floats:
+    """(E, *blocks) quantiles over the pairs near each along the stack."""
     out = np.empty_like(agreement)
-    for k in range(len(agreement)):
-        near = agreement[max(0, k - _NEAR) : k + _NEAR + 1]
-        out[k] = np.nanmedian(np.where(np.isfinite(near), near, np.nan), axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # places that no pair sees
+        for k in range(len(agreement)):
+            out[k] = np.nanquantile(agreement[max(0, k - _NEAR) : k + _NEAR + 1], share, axis=0)
     return out
 
 

@@ -53,10 +53,10 @@ def bent(count: int, *, amplitude: float = 3.0, wavelength: float = 55.0) -> tup
     images, waves = [], []
     for i, plane in enumerate(planes(count)):
         waves.append(Waves(i, amplitude, wavelength))
-        at = waves[-1](grid)
+        at, shown = waves[-1](grid), plane
         if count > LOST and i == TORN:  # the right part is folded over
-            plane = np.where(grid[..., 1] > 84, plane[::-1, ::-1], plane)
-        image = ndimage.map_coordinates(plane, np.moveaxis(at, -1, 0), order=3, mode="mirror")
+            shown = np.where(grid[..., 1] > 84, plane[::-1, ::-1], plane)
+        image = ndimage.map_coordinates(shown, np.moveaxis(at, -1, 0), order=3, mode="mirror")
         images.append(image + 0.03 * rng.normal(size=SHAPE))
     return np.stack(images).astype(np.float32), waves
 

@@ -40,7 +40,6 @@ class ElasticEstimate:
     pairs: Pairs
     agreement: Floats
     iterations: int
-    converged: bool
     determined: dict[float, float]
 
 
@@ -105,6 +104,5 @@ def estimate_fields(
         pairs,
         found,
         iterations + last_state.iterations,
-        state.converged or last_state.converged,
         determined,
     )

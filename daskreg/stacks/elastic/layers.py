@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.fields import Composite, SliceDisplacements
+from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
 
@@ -77,14 +77,6 @@ class StackLayers:
         kept = self if np.all(np.abs(fine) <= limits) else self.finish()
         before = _refined(control, kept.control, kept.before)
         return replace(kept, control=control, current=fine if kept is self else np.zeros_like(before), before=before)
-
-    def fields(self) -> list[SliceDisplacements]:
-        """The layers as transforms of the stack, in the order of the product."""
-        found = []
-        for grid, c in self.layers:
-            vectors = np.einsum("ab,nb...->na...", grid.image.direction_matrix, c)
-            found.append(SliceDisplacements(vectors, grid.grid, order=3))
-        return found
 
 
 def values_at_nodes(coefficients: Floats) -> Floats:

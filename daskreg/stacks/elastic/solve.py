@@ -74,7 +74,6 @@ class StackState:
     system: JointSystem | None
     determined: float
     iterations: int
-    converged: bool
     costs: list[float]
 
 
@@ -121,7 +120,7 @@ def solve_stack(
     """
     problem = _Problem(images, pairs, matched, order)
     terms = problem.terms(layers, with_square=True)
-    state = StackState(layers, weight, terms, _noise(terms, []), None, 0.0, 0, False, [_mean_square(terms)])
+    state = StackState(layers, weight, terms, _noise(terms, []), None, 0.0, 0, [_mean_square(terms)])
     bending = BendingEnergy(layers.control)
     probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     at, squares, solution = layers.current, [t.square for t in terms], None
@@ -139,7 +138,6 @@ def solve_stack(
         if limited and len(state.layers.finished) < most_layers:
             state.layers, at = state.layers.finish(), np.zeros_like(at)
         elif settled and (moved < tolerance * images.step or gained < _FEW_SIGMAS**2 * state.determined):
-            state.converged = True
             break
         if renew:
             at, squares = state.layers.current, [t.square for t in state.terms]

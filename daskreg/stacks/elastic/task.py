@@ -67,7 +67,6 @@ class ElasticResult:
     blank: Bools
     determined: float
     iterations: int
-    converged: bool
 
 
 def run(task: ElasticTask, execution: Execution) -> ElasticResult:
@@ -122,7 +121,6 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
         blank,
         state.determined,
         found.iterations,
-        found.converged,
     )
 
 

@@ -16,6 +16,7 @@ from daskreg.cli.options import (
     Opening,
     OutputFile,
     client_options,
+    control_spacing_named,
     device,
     fit_outputs,
     open_options,
@@ -108,7 +109,11 @@ def command(
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with shown_progress("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
+        with (
+            shown_progress("aligning", quiet=quiet) as progress,
+            _removed_if_degenerate(checkpoint),
+            control_spacing_named(),
+        ):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,

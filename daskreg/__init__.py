@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from daskreg.runs.run import attach as attach
     from daskreg.stacks.align import StackFit as StackFit
     from daskreg.stacks.align import align_stack as align_stack
+    from daskreg.stacks.elastic.fit import ElasticStackFit as ElasticStackFit
     from daskreg.viewing.serve import serve as serve
     from daskreg.volumes import grid as grid
     from daskreg.volumes import open as open
@@ -64,6 +65,7 @@ _HOMES = {
     "CloudFit": "clouds.fit",
     "Composite": "fields",
     "DeformableFit": "registration.deformable.fit",
+    "ElasticStackFit": "stacks.elastic.fit",
     "DisplacementField": "fields",
     "Grid": "geometry",
     "PairFit": "registration.fit",
@@ -105,6 +107,7 @@ __all__ = [
     "Composite",
     "DeformableFit",
     "DisplacementField",
+    "ElasticStackFit",
     "Grid",
     "PairFit",
     "PointsFit",

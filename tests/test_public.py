@@ -17,6 +17,7 @@ PUBLIC = [
     "Composite",
     "DeformableFit",
     "DisplacementField",
+    "ElasticStackFit",
     "Grid",
     "PairFit",
     "PointsFit",

@@ -12,9 +12,11 @@ import click
 from daskreg.cli.options import (
     LocalFile,
     NumberOrWord,
+    Numbers,
     Opening,
     OutputFile,
     client_options,
+    control_spacing_named,
     device,
     fit_outputs,
     open_options,
@@ -35,8 +37,9 @@ _FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
               "radians, world units.")  # fmt: skip
 @click.option("--edit", type=_FILE, help="Estimate nothing: read the slices' poses from an edited --table. A slice "
               "without a row, or with empty cells, gets a pose interpolated from its neighbours.")  # fmt: skip
-@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, or some of "
-              "rotation,translation,scale,shear.")  # fmt: skip
+@click.option("--model", default="rigid", show_default=True, help="translation, rigid, similarity, affine, some of "
+              "rotation,translation,scale,shear, or bspline.")  # fmt: skip
+@click.option("--control-spacing", type=Numbers(float), help="Of the control points of bspline, world units.")
 @click.option("--reference", type=NumberOrWord(), default="neighbors", show_default=True,
               help="neighbors, previous, first, mean, or the number of a slice.")  # fmt: skip
 @click.option(
@@ -72,6 +75,7 @@ def command(
     table: Any,
     edit: Path | None,
     model: str,
+    control_spacing: float | tuple[float, ...] | None,
     anchors: tuple[str, ...],
     mask: str | None,
     axis: str | int,
@@ -105,10 +109,15 @@ def command(
         fit = from_table(volume, edit, axis=axis)
     else:
         groups: Any = tuple(model.split(",")) if "," in model else model
-        with shown_progress("aligning", quiet=quiet) as progress, _removed_if_degenerate(checkpoint):
+        with (
+            shown_progress("aligning", quiet=quiet) as progress,
+            _removed_if_degenerate(checkpoint),
+            control_spacing_named(),
+        ):
             fit = daskreg.align_stack(
                 volume,
                 model=groups,
+                spacing=control_spacing,
                 axis=axis,
                 mask=opened_mask(mask),
                 anchors=_read_anchors(anchors),

@@ -270,6 +270,19 @@ def save_outputs(
     return 1
 
 
+@contextmanager
+def control_spacing_named() -> Iterator[None]:
+    """Name the option `spacing` of a function as it is typed: `--spacing` is that of the voxels."""
+    from daskreg.errors import OptionError
+
+    try:
+        yield
+    except OptionError as error:
+        if not str(error).startswith("spacing="):
+            raise
+        raise OptionError(f"control_{error}") from error
+
+
 def command_line() -> str:
     """The command as it was typed, for a page that says how it was made."""
     context = click.get_current_context(silent=True)

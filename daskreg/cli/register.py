@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from daskreg.cli.options import (
     Numbers,
     Opening,
     client_options,
+    control_spacing_named,
     device,
     fit_outputs,
     open_options,
@@ -21,7 +20,6 @@ from daskreg.cli.options import (
     shown_progress,
     verbosity,
 )
-from daskreg.errors import OptionError
 
 
 @click.command(short_help="The motion between two images.")
@@ -83,7 +81,7 @@ def command(
     checkpoint = out.with_name(out.stem + ".blocks.jsonl") if resolution == "full" else None
     with (
         shown_progress("registering", quiet=quiet) as progress,
-        _control_spacing_named(),
+        control_spacing_named(),
     ):
         masks = {"fixed_mask": opened_mask(fixed_mask), "moving_mask": opened_mask(moving_mask)}
         fit = daskreg.register(
@@ -102,14 +100,3 @@ def command(
     if checkpoint is not None:  # also of a fit that failed: its blocks are of no use to other options
         checkpoint.unlink(missing_ok=True)
     return code
-
-
-@contextmanager
-def _control_spacing_named() -> Iterator[None]:
-    """Name the option of `register` as it is typed: `--spacing` is that of the voxels."""
-    try:
-        yield
-    except OptionError as error:
-        if not str(error).startswith("spacing="):
-            raise
-        raise OptionError(f"control_{error}") from error

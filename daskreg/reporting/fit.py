@@ -21,6 +21,7 @@ from daskreg.reporting.section import Section
 _TITLES = {
     "pair": "two images, registered",
     "stack": "a stack, aligned",
+    "elastic-stack": "a stack, aligned with deformation",
     "cloud": "two clouds of points, registered",
     "points": "landmarks, fitted",
     "tilt": "projections, aligned",

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 0.25
 """Seconds between two looks at the record."""
 
-_FITS = {"align": ("daskreg.stacks.fit", "StackFit")}
-"""Where the class of a fit is, by the kind of its run: looked up when one is read, since fits build on this."""
+_FITS = {"align": ("daskreg.stacks.elastic.fit", "load_fit")}
+"""Where the function is that reads a fit, by the kind of its run: looked up when called, as fits build on this."""
 
 
 @dataclass
@@ -263,5 +263,5 @@ def _loaded(kind: str, result: Mapping[str, Any]) -> Any:
     """The result of a run out of its record: the summary of what was written, or the fit in its file."""
     if kind in _FITS:
         module, name = _FITS[kind]
-        return getattr(importlib.import_module(module), name).load(result["path"])
+        return getattr(importlib.import_module(module), name)(result["path"])
     return Written.from_json(result)

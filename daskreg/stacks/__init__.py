@@ -28,6 +28,10 @@ Slices and one image:
 reference_registration slices registered to one slice, or to the mean of the aligned slices
 to_reference           the same as a task on a worker
 
+Displacement fields:
+
+elastic/               a field for each slice, all solved together (`model="bspline"`)
+
 Poses:
 
 model                  the model of the poses, and where it acts

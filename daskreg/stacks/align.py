@@ -35,6 +35,8 @@ from daskreg.runtime.device import resolve
 from daskreg.runtime.paths import local_path
 from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.stacks import table
+from daskreg.stacks.elastic import request as elastic
+from daskreg.stacks.elastic.fit import ElasticStackFit
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
@@ -57,6 +59,7 @@ class AlignOptions(TypedDict, total=False):
     """The options of `align_stack` besides `wait`, for type checkers."""
 
     model: str | Sequence[str]
+    spacing: float | Sequence[float] | None
     reference: str | int
     metric: str
     neighbors: int
@@ -78,7 +81,7 @@ class AlignOptions(TypedDict, total=False):
 
 
 @overload
-def align_stack(stack: Any, *, wait: Literal[True] = ..., **options: Unpack[AlignOptions]) -> StackFit: ...
+def align_stack(stack: Any, *, wait: Literal[True] = ..., **options: Unpack[AlignOptions]) -> StackFit | Any: ...
 @overload
 def align_stack(stack: Any, *, wait: Literal[False], **options: Unpack[AlignOptions]) -> Run: ...
 @shows_progress("aligning")
@@ -87,6 +90,7 @@ def align_stack(
     stack: Any,
     *,
     model: str | Sequence[str] = "rigid",
+    spacing: float | Sequence[float] | None = None,
     reference: str | int = "neighbors",
     metric: str = "ncc",
     neighbors: int = 2,
@@ -106,7 +110,7 @@ def align_stack(
     progress: bool | Progress | None = None,
     save: str | os.PathLike[str] | None = None,
     wait: bool = True,
-) -> StackFit | Run:
+) -> StackFit | ElasticStackFit | Run:
     """Find where each slice of the aligned stack lies in the raw one.
 
     A `distributed.Client` that is current is used, and then reads the voxels too; otherwise the
@@ -114,7 +118,10 @@ def align_stack(
 
     Args:
         stack: DataArray (lazy or not), NumPy or dask array; NaN voxels are masked.
-        model: "translation", "rigid", "similarity", "affine", or groups, as in `register`.
+        model: "translation", "rigid", "similarity", "affine", or groups, as in `register`; "bspline" for a
+            displacement field of each slice after a rigid motion, all solved together (docs/stacks.md).
+        spacing: of the control points of "bspline", world units, one number or one for each axis of a slice; None: 8
+            voxels, or a 24th of the longest side where that is more.
         reference: "neighbors" (each slice to the `neighbors` before and after it, all solved
             together; the mean motion is the identity), "previous" (to the one before only; the
             first keeps its place), "first", a slice's number (all slices to that one), or "mean"
@@ -150,7 +157,8 @@ def align_stack(
             on its own, the run goes on without this process, and `attach(save)` finds it again; else it is a
             thread that ends with this process.
 
-    Returns: a StackFit; `fit.ok` and `fit.outliers` say whether it can be used. With `wait=False` a Run.
+    Returns: a StackFit, of "bspline" an ElasticStackFit; `fit.ok` and `fit.outliers` say whether it can be used. With
+        `wait=False` a Run.
 
     Raises: OptionError for unknown options; ChannelError, EmptyMaskError, DegenerateImageError,
         ShapeMismatchError, GridError for stacks that cannot be used; LayoutMismatchError for the
@@ -158,12 +166,18 @@ def align_stack(
     """
     _check_options(reference, metric, trend, smooth, neighbors)
     source, position = source_along(stack, axis, channel)
-    options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
+    fields = model == "bspline"
+    poses = elastic.POSES if fields else model
+    if spacing is not None and not fields:
+        raise OptionError("spacing= is that of the control points of model='bspline'")
+    options = PairOptions(Pose.of(poses, 2), metric, max_iterations, tolerance, device)
     reach = neighbors if reference == "neighbors" else 1
     spec = StackSpec(
         source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source, position)
     )
-    spec = _with_model(spec, model, common_line)
+    spec = _with_model(spec, poses, None if fields else common_line)
+    if fields:
+        elastic.check_options(spec, reference, previous, common_line)
     resolve(device)
     _warn_if_flat(spec)
     if not isinstance(reference, str) and not 0 <= reference < spec.count:
@@ -172,7 +186,9 @@ def align_stack(
         raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
-    request = StackRequest(spec, model, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
+    request = StackRequest(spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
+    if fields:
+        request = elastic.of_request(request, spacing)
     client = client_for(client, source)
     for file in (save, checkpoint):
         if file is not None:

@@ -223,8 +223,15 @@ class StackFit(Fit):
 
         Raises: InvalidTransformError where the file is not that of a stack's fit.
         """
-        data = transforms.read_json(path)
-        transform = transforms.transform_from_file(data, str(path))
+        return cls.from_dict(transforms.read_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], path: str) -> StackFit:
+        """What `to_dict` gave, or `save` wrote to `path`.
+
+        Raises: InvalidTransformError.
+        """
+        transform = transforms.transform_from_file(data, path)
         if not isinstance(transform, SliceAffines) or data.get("kind") != cls.kind:
             raise InvalidTransformError(f"{path} is not the fit of a stack")
         try:

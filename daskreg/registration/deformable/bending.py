@@ -53,6 +53,17 @@ class BendingEnergy:
             total += factor * part
         return total
 
+    def noise(self, rng: np.random.Generator, lead: tuple[int, ...]) -> Floats:
+        """(*lead, *nodes) Gaussian noise of the covariance K."""
+        total = np.zeros((*lead, *self.control.shape))
+        for factor, matrices in self._terms:
+            part = np.sqrt(factor) * rng.normal(size=total.shape)
+            for axis, matrix in matrices.items():
+                values, vectors = np.linalg.eigh(matrix)
+                part = _along((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T, part, axis + len(lead))
+            total += part
+        return total
+
     @cached_property
     def diagonal(self) -> Floats:
         """(*nodes) the diagonal of K, the same for each component."""

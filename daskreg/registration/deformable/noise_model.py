@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 _ENOUGH = 1 << 19
 _LONGEST = 24
 """Voxels up to which correlations are summed."""
-_LEAST_SHARE = 0.02
+LEAST_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class NoiseModel:
 
 def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
     """At a transform."""
-    box = _middle(images.fixed.shape)
+    box = middle(images.fixed.shape)
     weight, residual = found.weight[box], found.residual[box]
     gradient = images.gradient[(slice(None), *box)]
     other = np.float32(found.gain) * slopes_of(found.warped[box], images.fixed_grid.spacing)
     square = float((weight * gradient * gradient).sum(dtype=np.float64))
     common = float((weight * gradient * other).sum(dtype=np.float64))
-    shared = min(max(common / max(square, 1e-30), _LEAST_SHARE), 1.0)
+    shared = min(max(common / max(square, 1e-30), LEAST_SHARE), 1.0)
     score = weight * residual * gradient
-    return NoiseModel(max(found.mean_square, 1e-12), _correlated(score), shared)
+    return NoiseModel(max(found.mean_square, 1e-12), correlated_voxels(score), shared)
 
 
-def _correlated(score: NDArray[np.float32]) -> float:
+def correlated_voxels(score: NDArray[np.float32]) -> float:
     """Voxels for each independent sample: the product over the axes of 1 + 2 (sum of correlations).
 
     Sums end at the first correlation that is not positive (the initial positive sequence of Geyer 1992).
@@ -79,7 +79,7 @@ def _correlated(score: NDArray[np.float32]) -> float:
     return total
 
 
-def _middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The middle of an image, of about `_ENOUGH` voxels where it has more."""
     share = min(1.0, (_ENOUGH / np.prod(shape)) ** (1 / len(shape)))
     sizes = [max(min(n, 8), round(n * share)) for n in shape]

@@ -1,0 +1,155 @@
+"""`align_stack(model="bspline")`: poses first, then the fields of all slices together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import OptionError
+from daskreg.fields import Composite, SliceDisplacements
+from daskreg.geometry import Grid, SliceAffines, Transform
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.judged import determinants
+from daskreg.registration.deformable.register_bspline import control_spacing
+from daskreg.stacks.elastic import judge
+from daskreg.stacks.elastic.fit import ElasticStackFit
+from daskreg.stacks.elastic.task import ElasticResult, ElasticTask, bridged, run, slow_fields
+from daskreg.stacks.estimate import StackRequest
+from daskreg.stacks.execution import Execution
+from daskreg.stacks.fit import StackFit
+from daskreg.stacks.spans import StackSpec
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Layers = tuple[tuple[ControlGrid, Floats], ...]
+
+POSES = "rigid"
+"""The model of the poses that the fields begin from. Shear and scale are motions of the coarsest control points, and
+pairs of slices that are bent by much have no good affine map."""
+
+
+def check_options(spec: StackSpec, reference: Any, previous: Any, common_line: str | None) -> None:
+    """Raises: OptionError for what fields are not estimated with."""
+    if reference not in ("neighbors", "previous"):
+        raise OptionError(f"model='bspline' needs pairs of neighbours, not reference={reference!r}")
+    if previous is not None or common_line is not None:
+        raise OptionError("model='bspline' does not take previous= or common_line=")
+    if len(spec.keep) < spec.reader.grid.ndim:
+        raise OptionError("model='bspline' needs slices that are longer than one voxel along each axis")
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticRequest(StackRequest):
+    """A request for fields; `model` is that of the poses.
+
+    Args:
+        spacing: (D,) of the finest control points, world units.
+    """
+
+    spacing: tuple[float, ...] = ()
+
+    def fit(self, execution: Execution) -> ElasticStackFit:  # type: ignore[override]
+        """Estimate poses and fields.
+
+        Raises: as `StackRequest.fit`; MemoryBudgetError.
+        """
+        began = time.perf_counter()
+        affine = super().fit(execution)
+        spec = replace(self.spec, striped=affine.striped)
+        task = ElasticTask(
+            spec, affine.raw_from_aligned.matrices, self.spacing, tuple(self.anchors), self.reference == "previous"
+        )
+        fit = _fit_of(run(task, execution), affine, spec, trend=self.trend, smooth=self.smooth)
+        return replace(fit, seconds=time.perf_counter() - began)
+
+
+def of_request(request: StackRequest, spacing: float | Sequence[float] | None) -> ElasticRequest:
+    """The same stack and options, for fields.
+
+    Args:
+        spacing: of the finest control points, world units.
+
+    Raises: OptionError for what is no distance of control points.
+    """
+    shared = {f.name: getattr(request, f.name) for f in fields(StackRequest)}
+    return ElasticRequest(**shared, spacing=control_spacing(spacing, request.spec.grid, request.spec.grid))
+
+
+def _fit_of(found: ElasticResult, affine: StackFit, spec: StackSpec, *, trend: str, smooth: float) -> ElasticStackFit:
+    kinds = judge.kinds_of(dict(affine.kinds), found.rejected, found.chance, found.edges)
+    fitted = np.array([kinds.get(i) not in {"blank", "unlike"} for i in range(spec.count)])
+    layers = bridged(found.layers, fitted)
+    transform = _transform(affine.raw_from_aligned, layers, spec)
+    if trend == "keep":
+        control = layers[-1][0]
+        slow = slow_fields(_total(layers), fitted, smooth)
+        transform = Composite.of(transform, _field(control, slow, spec).inverse())
+    control = layers[-1][0]
+    breaks = judge.breaks_of(found.edges, found.useful, fitted)
+    return ElasticStackFit(
+        raw_from_aligned=transform,
+        affine=affine,
+        status=judge.status_of(kinds, fitted, found.blank, breaks),
+        scores=found.scores,
+        sigma=found.sigma,
+        kinds=kinds,
+        bridged=tuple(np.flatnonzero(~fitted).tolist()),
+        breaks=breaks,
+        rejected=found.rejected,
+        jacobian=_jacobians(affine.raw_from_aligned, layers, spec.grid),
+        nodes=control.grid,
+        layers=len(layers),
+        parameters=int(layers[-1][1].size),
+        determined=found.determined,
+        spacing=control.spacing,
+        reference=affine.reference,
+        trend=trend,
+        smooth=smooth,
+        neighbors=affine.neighbors,
+        metric=affine.metric,
+        iterations=found.iterations,
+        _grid=spec.grid,
+    )
+
+
+def _transform(poses: SliceAffines, layers: Layers, spec: StackSpec) -> Transform:
+    return Composite.of(poses, *(_field(control, c, spec) for control, c in layers))
+
+
+def _field(control: ControlGrid, coefficients: Floats, spec: StackSpec) -> SliceDisplacements:
+    vectors = np.einsum("ab,nb...->na...", control.image.direction_matrix, coefficients)
+    return SliceDisplacements(vectors, control.grid, spec.source.dims[spec.position], order=3)
+
+
+def _total(layers: Layers) -> Floats:
+    """The coefficients of all layers on the last grid, as far as they add."""
+    control = layers[-1][0]
+    total = np.zeros_like(layers[-1][1])
+    for grid, c in layers:
+        total += np.stack([_on(control, grid, one) for one in c])
+    return total
+
+
+def _on(control: ControlGrid, grid: ControlGrid, coefficients: Floats) -> Floats:
+    if grid.cells == control.cells:
+        return coefficients
+    grids = control_grids(control.image, control.spacing)
+    start = next(k for k, one in enumerate(grids) if one.cells == grid.cells)
+    for coarse, fine in zip(grids[start:], grids[start + 1 :], strict=False):
+        coefficients = fine.refined(coarse, coefficients)
+    return coefficients
+
+
+def _jacobians(poses: SliceAffines, layers: Layers, grid: Grid) -> Floats:
+    """(N, 3) least, median and greatest determinants of the fields of each slice."""
+    coarse = grid.downsample(tuple(max(1, n // 256) for n in grid.shape))
+    found = []
+    for i in range(len(poses)):
+        low, _, middle, _, high = determinants(Composite.of(*(g.field(c[i]) for g, c in layers)), coarse)
+        found.append((low, middle, high))
+    return np.array(found)

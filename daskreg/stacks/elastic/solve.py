@@ -1,0 +1,253 @@
+"""Gauss-Newton for the current layer of all slices on one level, with a prior whose weight is estimated.
+
+The coefficients c of all slices minimise
+
+    sum over pairs of precision sum v r^2 / 2  +  weight sum over slices of (c + before)^T K (c + before) / 2.
+
+Pairs leave a field open that all slices have in common. The prior closes it: it is least where the mean over the slices
+is zero, if no slice is kept. Precision and weight are estimated as for a pair (see `deformable.solve_level`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.registration.deformable.bending import BendingEnergy
+from daskreg.registration.deformable.noise_model import NoiseModel
+from daskreg.stacks.elastic.joint_system import JointSystem
+from daskreg.stacks.elastic.layers import StackLayers
+from daskreg.stacks.elastic.pair_terms import PairTerms, local_agreement, pair_terms
+from daskreg.stacks.elastic.robust import upsampled
+from daskreg.stacks.elastic.slice_images import SliceImages, WarpedSlice
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+# As in `deformable.solve_level`: halvings of a step, the tolerance of the linear system, the first weight of the prior,
+# and by how much it changes at most.
+_HALVINGS = 4
+# The share of the force along a step that may be left at its end, the other way round.
+_TURNED = 0.5
+_TOLERANCE = 0.05
+_SMOOTH, _CHANGE = 10.0, 10.0
+# A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
+# standard deviations, once the weight of the prior changes by less than a factor of e to the power of `_SETTLED`.
+_FEW_SIGMAS, _SETTLED = 0.2, 0.5
+# The change of the coefficients, in distances of control points, from which on J^T J is summed again.
+_RENEW = 0.15
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """edges: (E, 2) slices, by the second and then the first. robust: (E, *blocks) weights, or None. free: (N,) slices
+    whose field is estimated."""
+
+    edges: Ints
+    robust: Floats | None
+    free: Bools
+
+    @property
+    def independent(self) -> float:
+        """The share of the pairs whose residuals are independent: each slice brings its own noise once."""
+        used = len(set(self.edges.ravel().tolist()))
+        return min(1.0, (used - 1) / max(len(self.edges), 1))
+
+
+@dataclass
+class StackState:
+    """Where the solver is.
+
+    weight: of the prior. terms: of the pairs at these layers. noise: of the pairs. system: of the last step.
+    determined: how many coefficients the images determine. costs: mean squares of the residuals of all pairs.
+    """
+
+    layers: StackLayers
+    weight: float
+    terms: list[PairTerms]
+    noise: list[NoiseModel]
+    system: JointSystem | None
+    determined: float
+    iterations: int
+    costs: list[float]
+
+
+def warped_pairs(
+    images: SliceImages, layers: StackLayers, edges: Ints, *, order: int
+) -> Iterator[tuple[WarpedSlice, WarpedSlice]]:
+    """Both slices of each pair, of which only those are kept that the next pairs need."""
+    kept: OrderedDict[int, WarpedSlice] = OrderedDict()
+    most = int(np.abs(np.diff(edges, axis=1)).max()) + 2 if len(edges) else 1
+    for edge in edges.tolist():
+        for number in edge:
+            if number not in kept:
+                kept[number] = images.warp(number, layers.of_slice(number), order=order)
+            kept.move_to_end(number)
+        while len(kept) > most:
+            kept.popitem(last=False)
+        yield kept[edge[0]], kept[edge[1]]
+
+
+def agreements(images: SliceImages, layers: StackLayers, edges: Ints, blocks: tuple[int, ...], *, order: int) -> Floats:
+    """(E, *blocks) local correlations of the pairs."""
+    pairs = warped_pairs(images, layers, edges, order=order)
+    return np.stack([local_agreement(a, b, blocks) for a, b in pairs])
+
+
+def solve_stack(
+    images: SliceImages,
+    layers: StackLayers,
+    pairs: Pairs,
+    weight: float,
+    *,
+    matched: bool,
+    tolerance: float,
+    max_iterations: int,
+    order: int = 1,
+    most_layers: int = 16,
+) -> StackState:
+    """Minimise from the current layer on.
+
+    Args:
+        weight: of the prior, 0 where it is not known. matched: whether contrasts are made equal.
+        tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
+        order: of the interpolation. most_layers: that are finished for the limits.
+    """
+    problem = _Problem(images, pairs, matched, order)
+    terms = problem.terms(layers, with_square=True)
+    state = StackState(layers, weight, terms, _noise(terms, []), None, 0.0, 0, [_mean_square(terms)])
+    bending = BendingEnergy(layers.control)
+    probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
+    at, squares, solution = layers.current, [t.square for t in terms], None
+    for _ in range(max_iterations):
+        before = state.weight
+        state.system, solution = _weighed(state, pairs, squares, bending, probe, start=solution)
+        settled = before > 0 and abs(np.log(state.weight / before)) < _SETTLED
+        step = state.system.solve(_right(pairs, state.terms, state, state.layers, bending), tolerance=_TOLERANCE)
+        far = np.abs(state.layers.current + step - at).max(axis=(0, *range(2, at.ndim)))
+        renew = bool(np.any(far > _RENEW * np.asarray(layers.control.spacing)))
+        moved, gained, limited = _advance(problem, state, step, bending, with_square=renew)
+        state.iterations += 1
+        state.costs.append(_mean_square(state.terms))
+        state.noise = _noise(state.terms, state.noise)
+        if limited and len(state.layers.finished) < most_layers:
+            state.layers, at = state.layers.finish(), np.zeros_like(at)
+        elif settled and (moved < tolerance * images.step or gained < _FEW_SIGMAS**2 * state.determined):
+            break
+        if renew:
+            at, squares = state.layers.current, [t.square for t in state.terms]
+    return state
+
+
+@dataclass(frozen=True)
+class _Problem:
+    images: SliceImages
+    pairs: Pairs
+    matched: bool
+    order: int
+
+    def terms(self, layers: StackLayers, *, with_square: bool) -> list[PairTerms]:
+        found = []
+        shape = self.images.grid.shape
+        for k, (a, b) in enumerate(warped_pairs(self.images, layers, self.pairs.edges, order=self.order)):
+            found.append(
+                pair_terms(
+                    a,
+                    b,
+                    None if self.pairs.robust is None else upsampled(self.pairs.robust[k], shape),
+                    layers.control,
+                    self.images.grid,
+                    coefficients=layers.current[self.pairs.edges[k]].mean(0),
+                    matched=self.matched,
+                    with_square=with_square,
+                )
+            )
+        return found
+
+
+def _noise(terms: list[PairTerms], before: list[NoiseModel]) -> list[NoiseModel]:
+    """Of each pair; correlation and share are kept where they were not estimated again."""
+    found = []
+    for k, term in enumerate(terms):
+        noise = term.noise
+        found.append(noise if noise is not None else replace(before[k], variance=max(term.mean_square, 1e-12)))
+    return found
+
+
+def _mean_square(terms: list[PairTerms]) -> float:
+    return sum(t.total * t.mean_square for t in terms) / max(sum(t.total for t in terms), 1e-9)
+
+
+def _weighed(
+    state: StackState,
+    pairs: Pairs,
+    squares: list[NDArray[np.float32]],
+    bending: BendingEnergy,
+    probe: Floats,
+    *,
+    start: Floats | None,
+) -> tuple[JointSystem, Floats]:
+    """The system of the next step, with a new weight of the prior, and the solution for the probe.
+
+    Args:
+        start: a guess of that solution.
+    """
+    information = pairs.independent * np.array([noise.information for noise in state.noise])
+    system = JointSystem(pairs.edges, squares, information, bending, max(state.weight, 0.0), pairs.free)
+    if not state.weight > 0:
+        state.weight = max(_SMOOTH * system.mean_information / float(bending.diagonal.mean()), 1e-30)
+    system = replace(system, weight=state.weight)
+    determined, solution = system.effective_parameters(probe, start=start)
+    state.determined = max(determined, 1.0)
+    total = state.layers.total
+    energy = float(np.vdot(total, bending(total)))
+    if energy > 0:
+        # The weight approaches its fixed point slowly where the prior dominates: twice as far each time.
+        change = (state.determined / energy / state.weight) ** 2
+        state.weight *= float(np.clip(change, 1 / _CHANGE, _CHANGE))
+    return replace(system, weight=state.weight), solution
+
+
+def _advance(
+    problem: _Problem, state: StackState, step: Floats, bending: BendingEnergy, *, with_square: bool
+) -> tuple[float, float, bool]:
+    """Make a step, shortened where it would go too far.
+
+    Mean gradients make no force that all slices share, while the sum of squares alone would be lowered by a common
+    motion that shrinks the places where slices differ. So the step is judged by the force along it, which must not turn
+    round, and not by that sum.
+
+    Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether a limit was met.
+    """
+    limits, layers = state.layers.limits, state.layers
+    now = float(np.vdot(_right(problem.pairs, state.terms, state, layers, bending), step))
+    inner = (slice(None), slice(None), *(slice(2, -2),) * layers.control.ndim)
+    for _ in range(_HALVINGS):
+        free = layers.current + step
+        kept = np.clip(free, -limits, limits)
+        moved = layers.at(kept)
+        terms = problem.terms(moved, with_square=with_square)
+        after = float(np.vdot(_right(problem.pairs, terms, state, moved, bending), step))
+        if after > -_TURNED * now:
+            length = float(np.sqrt(np.mean((kept - layers.current)[inner] ** 2)))
+            state.layers, state.terms = moved, terms
+            return length, now + after, bool(np.any((kept != free)[inner]))
+        step, now = step / 2, now / 2
+    return 0.0, 0.0, False
+
+
+def _right(
+    pairs: Pairs, terms: list[PairTerms], state: StackState, layers: StackLayers, bending: BendingEnergy
+) -> Floats:
+    """(N, D, *nodes) the right side of a step: the force of the pairs and of the prior, with the noise of the state."""
+    right = -state.weight * bending(layers.total)
+    for (i, j), term, noise in zip(pairs.edges.tolist(), terms, state.noise, strict=True):
+        part = pairs.independent * noise.precision * term.linear
+        right[i] -= part
+        right[j] += part
+    return np.where(pairs.free.reshape(-1, *[1] * (right.ndim - 1)), right, 0.0)

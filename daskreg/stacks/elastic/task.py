@@ -1,0 +1,175 @@
+"""The fields of a stack, as a task: on a worker where there is one, so that voxels stay there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daskreg.blocks.tasks import run_tasks
+from daskreg.errors import MemoryBudgetError
+from daskreg.geometry import Affine
+from daskreg.registration.deformable.cell_sums import square_bytes
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.pose import Pose
+from daskreg.registration.problem import Problem
+from daskreg.registration.pyramids.pyramid import pyramid, standardised
+from daskreg.runtime.memory import available_memory
+from daskreg.stacks.elastic import judge
+from daskreg.stacks.elastic.estimate import estimate_fields
+from daskreg.stacks.elastic.solve import Pairs
+from daskreg.stacks.elastic.uncertainty import field_sigma
+from daskreg.stacks.execution import Execution
+from daskreg.stacks.pair_registration import blank_images, slice_batch
+from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.trajectory import whittaker
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+LEAST_TOLERANCE = 0.01
+"""Voxels: root mean square of the last step."""
+# Bytes for each voxel of a slice: it, its levels, and the two to three slices that are warped at once are few beside.
+_BYTES_PER_VOXEL = 8
+_SMOOTHING = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticTask:
+    """spec: the stack. poses: (N, D+1, D+1) raw_from_aligned before. spacing: (D,) of the finest control points.
+    kept: slices that keep their pose. first: the first slice does so, too."""
+
+    spec: StackSpec
+    poses: Floats
+    spacing: tuple[float, ...]
+    kept: tuple[int, ...]
+    first: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticResult:
+    """layers: with the coefficients of each (N, D, *nodes), in the order of the product. sigma: (N, D, *nodes).
+
+    scores: (N,) mean correlation with the nearest slices. rejected: (N,) share of the places. chance: (E,).
+    """
+
+    layers: tuple[tuple[ControlGrid, Floats], ...]
+    sigma: Floats
+    scores: Floats
+    rejected: Floats
+    chance: Bools
+    useful: Bools
+    edges: Ints
+    blank: Bools
+    determined: float
+    iterations: int
+
+
+def run(task: ElasticTask, execution: Execution) -> ElasticResult:
+    """Run it on a worker where there is a cluster, else here with progress."""
+    if execution.client is None:
+        return _run(task, execution)
+    results: list[ElasticResult] = []
+    run_tasks(_run, [task], client=execution.client, threads=1, on_done=results.append, label="elastic")
+    return results[0]
+
+
+def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult:
+    spec = task.spec
+    grid, options = spec.grid, spec.options
+    _check_memory(task)
+    images = spec.tensor(0, spec.count)
+    blank = blank_images(images)
+    batch = slice_batch(images, grid, "cpu")
+    batch, _, _ = standardised(batch, batch, "mse" if options.metric == "mse" else "ncc")
+    one = batch.take(torch.tensor([0])) if len(images) > 1 else batch
+    levels = list(pyramid(batch, one, smoothing=_SMOOTHING))
+    edges = pairs_of(blank, spec.reach)
+    free = ~blank
+    free[list(task.kept)] = False
+    if task.first:
+        free[np.flatnonzero(~blank)[:1]] = False
+    found = estimate_fields(
+        levels,
+        grid,
+        tuple(Affine(pose, unit=grid.unit) for pose in task.poses),
+        Pairs(edges, None, free),
+        spacing=task.spacing,
+        metric=options.metric,
+        tolerance=max(options.tolerance, LEAST_TOLERANCE),
+        max_iterations=options.max_iterations,
+        progress=None if execution is None else execution.report,
+    )
+    state, pairs = found.state, found.pairs
+    problem = Problem(Pose.of("affine", grid.ndim), grid.centre, options.metric)
+    chance = judge.chance_pairs(levels, state.layers, edges, problem, determined=found.determined)
+    robust = np.ones_like(found.agreement) if pairs.robust is None else pairs.robust
+    rejected = judge.rejected_shares(robust, found.agreement, edges, spec.count)
+    correlations = np.array([term.correlation for term in state.terms])
+    return ElasticResult(
+        tuple(state.layers.layers),
+        field_sigma(found.images, pairs, state, matched=options.metric != "mse"),
+        _scores(correlations, edges, spec.count),
+        rejected,
+        chance,
+        ~chance & (robust.mean(axis=tuple(range(1, robust.ndim))) > 0.5),
+        edges,
+        blank,
+        state.determined,
+        found.iterations,
+    )
+
+
+def pairs_of(blank: Bools, reach: int) -> Ints:
+    """(E, 2) slices up to `reach` apart, blank ones not counted, in the order of the second."""
+    numbers = np.flatnonzero(~blank).tolist()
+    pairs = [(numbers[a], numbers[b]) for b in range(len(numbers)) for a in range(max(0, b - reach), b)]
+    return np.array(pairs, dtype=np.intp).reshape(-1, 2)
+
+
+def _scores(correlations: Floats, edges: Ints, count: int) -> Floats:
+    """(N,) means over the pairs with the nearest slices; NaN without any."""
+    scores = np.full(count, np.nan)
+    for i in range(count):
+        some = np.flatnonzero((edges == i).any(axis=1))
+        if len(some):
+            apart = np.abs(np.diff(edges[some], axis=1)[:, 0])
+            scores[i] = correlations[some[apart == apart.min()]].mean()
+    return scores
+
+
+def _check_memory(task: ElasticTask) -> None:
+    """Raises: MemoryBudgetError."""
+    spec = task.spec
+    control = control_grids(spec.grid, task.spacing)[-1]
+    needed = spec.count * (_BYTES_PER_VOXEL * math.prod(spec.grid.shape) + 2 * spec.reach * square_bytes(control.shape))
+    usable = available_memory() // 2
+    if needed > usable:
+        raise MemoryBudgetError(
+            f"the fields of {spec.count} slices need {needed / 2**30:.3g} GiB of memory, and {usable / 2**30:.3g} GiB "
+            "may be used: take a greater spacing, fewer neighbors, or a coarser level of the stack"
+        )
+
+
+def bridged(layers: tuple[tuple[ControlGrid, Floats], ...], fitted: Bools) -> tuple[tuple[ControlGrid, Floats], ...]:
+    """The layers, with those of slices that are not fitted interpolated between their neighbours."""
+    if fitted.all() or not fitted.any():
+        return layers
+    at, index = np.flatnonzero(fitted), np.arange(len(fitted))
+    return tuple((grid, _interpolated(c, at, index)) for grid, c in layers)
+
+
+def _interpolated(coefficients: Floats, at: Ints, index: Ints) -> Floats:
+    flat = coefficients.reshape(len(coefficients), -1)
+    out = np.stack([np.interp(index, at, column) for column in flat[at].T], axis=1)
+    return np.where(np.isin(index, at)[:, None], flat, out).reshape(coefficients.shape)
+
+
+def slow_fields(total: Floats, fitted: Bools, period: float) -> Floats:
+    """(N, D, *nodes) the part of the fields that changes slowly along the stack (see `trajectory.slow_part`)."""
+    flat = total.reshape(len(total), -1)
+    return whittaker(flat, fitted.astype(np.float64), period).reshape(total.shape)

@@ -1,0 +1,56 @@
+"""How certain the fields are: one standard deviation of each slice's displacement at each control point.
+
+The covariance of the coefficients is the inverse of the matrix A of the last step. Samples of it are solutions x of
+A x = n for noise n of the covariance A (Papandreou & Yuille 2010): white noise of the residual through the same sums as
+those of the step, and noise of the covariance of the prior.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.stacks.elastic.joint_system import JointSystem
+from daskreg.stacks.elastic.layers import values_at_nodes
+from daskreg.stacks.elastic.pair_terms import noise_sums
+from daskreg.stacks.elastic.robust import upsampled
+from daskreg.stacks.elastic.slice_images import SliceImages
+from daskreg.stacks.elastic.solve import Pairs, StackState, warped_pairs
+
+Floats = NDArray[np.float64]
+
+_SAMPLES = 16
+"""A standard deviation is known to a fifth or so."""
+
+
+def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched: bool) -> Floats:
+    """(N, D, *nodes) one standard deviation of the displacement at the control points, world units."""
+    system, layers = state.system, state.layers
+    if system is None:
+        return np.full(layers.current.shape, np.nan)
+    rng = np.random.default_rng(0)
+    right = np.sqrt(system.weight) * system.bending.noise(rng, (_SAMPLES, *layers.current.shape[:2]))
+    for k, (a, b) in enumerate(warped_pairs(images, layers, pairs.edges, order=1)):
+        i, j = pairs.edges[k].tolist()
+        part = np.sqrt(system.information[k]) * noise_sums(
+            a,
+            b,
+            None if pairs.robust is None else upsampled(pairs.robust[k], images.grid.shape),
+            layers.control,
+            images.grid,
+            rng=rng,
+            coefficients=layers.current[pairs.edges[k]].mean(0),
+            matched=matched,
+            count=_SAMPLES,
+        )
+        right[:, i] += part
+        right[:, j] -= part
+    return _spread(system, right)
+
+
+def _spread(system: JointSystem, right: Floats) -> Floats:
+    total = np.zeros(right.shape[1:])
+    for one in right:
+        x = system.solve(one, tolerance=0.05)
+        total += np.stack([values_at_nodes(c) for c in x]) ** 2
+    return np.asarray(np.sqrt(total / len(right)))

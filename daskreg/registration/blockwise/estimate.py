@@ -41,9 +41,9 @@ from daskreg.registration.verdicts import with_errors
 
 Floats = NDArray[np.float64]
 
-BLOCK_BYTES = 48 << 20
-"""Bytes of voxels, as stored, that a block reads of each image at most."""
-PASSES = 3
+BLOCK_BYTES = 512 << 20
+"""Bytes of voxels, as stored, that a block reads of each image at most. Not all are in memory at once (`slabs`)."""
+PASSES = 2
 """Passes over all blocks that an estimate takes as a rule."""
 # Passes where these do not converge.
 _MOST_PASSES = 8
@@ -105,9 +105,10 @@ def estimate_all_voxels(
 
 
 def _solved(objective: LevelObjective, start: Floats, options: SolverOptions) -> Iterate:
-    # The last step replaces a step of LM that is as short as this.
-    least = options.tolerance / 10
-    iterate = corrected_by_all_voxels(objective, start, options.tolerance, options.max_iterations, least=least)
+    # The last step replaces a step of LM that is as short as this, and saves the pass that would confirm it.
+    iterate = corrected_by_all_voxels(
+        objective, start, options.tolerance, options.max_iterations, least=options.tolerance
+    )
     if iterate.converged.all() or not np.isfinite(iterate.cost).all():
         return iterate
     return minimise(objective, iterate.parameters, options.tolerance, min(options.max_iterations, _MOST_PASSES))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, box_corners
 from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
+from daskreg.registration.blockwise.slabs import SLAB_BYTES, held_bytes, slabs_of, stored_slabs
 from daskreg.registration.lagrange_numba import AFTER
 from daskreg.registration.normal_equations.edge_weights import scaling
 from daskreg.registration.normal_equations.part import Part
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 _MARGIN = 1 + 2 * AFTER
 # Voxels whose numbers are computed at a time.
 _TILE = 1 << 20
+# Blocks of an image, so that several workers can share it, and little is lost with one that is interrupted.
+_SHARES = 8
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class LazyPair:
         moving = self.moving_box(maps, self.around(inside), margin)
         return None if moving.empty else (self.fixed.read(self.around(inside)), self.moving.read(moving))
 
+    def read_slabs(self, maps: Floats, slabs: Sequence[Box]) -> Iterator[tuple[StoredVoxels, StoredVoxels] | None]:
+        """`read` for one box after another, for which no chunk is decoded twice; each is valid until the next one."""
+        needs = [(self.around(slab), self.moving_box(maps, self.around(slab))) for slab in slabs]
+        return stored_slabs((self.fixed, self.moving), needs)
+
     def part(
         self, stored: tuple[StoredVoxels, StoredVoxels], maps: Floats, inside: Box, margin: int = _MARGIN
     ) -> tuple[PyramidLevel, Part] | None:
@@ -102,18 +110,32 @@ def tiles(inside: Box, most: int = _TILE) -> Iterator[Box]:
 
 
 def blocks_of(pair: LazyPair, maps: Floats, most_bytes: int) -> list[Box]:
-    """Boxes of the fixed level, of whole chunks where these fit, for which neither image takes more than `most_bytes`.
+    """`blocks_for` an affine map."""
+    return blocks_for(pair, lambda inside: (pair.around(inside), pair.moving_box(maps, pair.around(inside))), most_bytes)
+
+
+def blocks_for(pair: LazyPair, needs: Callable[[Box], tuple[Box, Box]], most_bytes: int) -> list[Box]:
+    """Boxes of the fixed level, of whole chunks where these fit, as large as memory allows.
 
     They end in the middle of chunks: so the voxels around a block are mostly in chunks that it reads anyway.
+
+    Args:
+        needs: the boxes of both levels that a box of the fixed one needs.
+        most_bytes: of the voxels of a block, as stored, in each image. An image is divided into `_SHARES` at least,
+            unless these would be smaller than what is held of it.
     """
     shape = pair.shape
+    share = math.prod(shape) * pair.fixed.bytes_per_voxel // _SHARES
+    most = min(most_bytes, max(share, SLAB_BYTES))
 
     def fits(size: Sequence[int]) -> bool:
         box = Box.of([min(s, n) for s, n in zip(size, shape, strict=True)])
-        middle = [(n - s) // 2 for n, s in zip(shape, box.shape, strict=True)]
-        moving = pair.moving_box(maps, box.shift(middle))
-        needed = max(box.grow(8).size * pair.fixed.bytes_per_voxel, moving.size * pair.moving.bytes_per_voxel)
-        return needed <= most_bytes
+        box = box.shift([(n - s) // 2 for n, s in zip(shape, box.shape, strict=True)])
+        images = pair.fixed, pair.moving
+        if any(one.size * image.bytes_per_voxel > most for one, image in zip(needs(box), images, strict=True)):
+            return False
+        slabs = [needs(slab) for slab in slabs_of(box)]
+        return all(held_bytes(image, [slab[k] for slab in slabs]) <= SLAB_BYTES for k, image in enumerate(images))
 
     return divided(shape, pair.fixed.chunks, fits, shifted=True)
 

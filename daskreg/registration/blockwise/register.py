@@ -17,6 +17,7 @@ from daskreg.registration.blockwise.coarse import COARSE_VOXELS, coarse_image
 from daskreg.registration.blockwise.estimate import BLOCK_BYTES, CoarsePair, estimate_all_voxels
 from daskreg.registration.blockwise.image import LazyImage
 from daskreg.registration.blockwise.inputs import key_of, lazy_image
+from daskreg.registration.blockwise.slabs import SLAB_BYTES
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import at_level, batch_of, masked_fraction, without_bad_voxels
@@ -62,7 +63,7 @@ class Request:
         problem = Problem(pose, f.grid.centre, self.metric)
         options = replace(self.options, device="cpu")
         work = self._work(f, m, (pose.groups, pose.common_scale, self.metric, repr(init), options))
-        images = [coarse_image(image, work, what=what, most_bytes=BLOCK_BYTES)
+        images = [coarse_image(image, work, what=what, most_bytes=min(BLOCK_BYTES, SLAB_BYTES))
                   for image, what in zip((f, m), names, strict=True)]  # fmt: skip
         [images[0]], [images[1]] = without_bad_voxels(images[:1], images[1:])
         if self.metric == "mse":

@@ -117,35 +117,43 @@ def _solved(objective: LevelObjective, start: Floats, options: SolverOptions) ->
 def _lazy_pair(
     problem: Problem, images: tuple[LazyImage, LazyImage], coarse: CoarsePair, finest: FinestLevel
 ) -> LazyPair:
-    """The images at the finest level, with the mean, the scale and the regions of the coarse ones."""
+    """The images at the finest level, with the regions of the coarse ones."""
     level = coarse.found.level
-    batches = (level.fixed, level.moving) if level is not None else (None, None)
-    statistics = [mean_and_variance(batch.values, batch.weight) for batch in coarse.batches]
-    if problem.metric == "mse":
+    regions: list[Region | None] = [None, None]
+    for k, batch in enumerate((level.fixed, level.moving) if level is not None else ()):
+        read = coarse.images[k]
+        halved = np.rint(np.divide(batch.grid.spacing, read.grid.spacing)).astype(int)
+        regions[k] = region_of(batch.weight, tuple((np.array(read.reduced) * halved).tolist()))
+    return lazy_pair(images, coarse.images, coarse.batches, (regions[0], regions[1]), finest, metric=problem.metric)
+
+
+def lazy_pair(
+    images: tuple[LazyImage, LazyImage],
+    coarse: tuple[Image, Image],
+    batches: tuple[ImageBatch, ImageBatch],
+    regions: tuple[Region | None, Region | None],
+    finest: FinestLevel,
+    *,
+    metric: str,
+) -> LazyPair:
+    """The images at the finest level, with the mean and the scale of the coarse ones.
+
+    Args:
+        coarse: the images; batches: of these, one pair. regions: where the images take part.
+    """
+    statistics = [mean_and_variance(batch.values, batch.weight) for batch in batches]
+    if metric == "mse":
         statistics[1] = statistics[0]
     made = []
     for k, image in enumerate(images):
         mean, variance = (float(x[0]) for x in statistics[k])
-        batch, read = batches[k], coarse.images[k]
-        factors = read.reduced
-        if batch is not None:
-            halved = np.rint(np.divide(batch.grid.spacing, read.grid.spacing)).astype(int)
-            factors = tuple((np.array(read.reduced) * halved).tolist())
-        made.append(
-            replace(
-                image,
-                grid=finest.grids[k],
-                factors=finest.factors[k],
-                offset=read.offset,
-                mean=mean,
-                scale=variance**-0.5 if variance > 0 else 1.0,
-                region=None if batch is None else _region(batch.weight, factors),
-            )
-        )
+        scale = variance**-0.5 if variance > 0 else 1.0
+        one = replace(image, grid=finest.grids[k], factors=finest.factors[k], offset=coarse[k].offset)
+        made.append(replace(one, mean=mean, scale=scale, region=regions[k]))
     return LazyPair(made[0], made[1], finest.step)
 
 
-def _region(weight: torch.Tensor | None, factors: tuple[int, ...]) -> Region | None:
+def region_of(weight: torch.Tensor | None, factors: tuple[int, ...]) -> Region | None:
     """Where a coarse level has weight; None where it has it everywhere."""
     if weight is None or bool((weight > 0).all()):
         return None

@@ -17,7 +17,7 @@ from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
 from daskreg.sources.source import Source
 
-SLAB_BYTES = 64 << 20
+SLAB_BYTES = 48 << 20
 """Bytes of voxels, as stored, that are held of each image at most."""
 _THICK = 48
 """Voxels of a slab along the first axis: few, since a buffer is longer by a chunk anyway."""

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 # the interpolation of the last step and the mask of what it reads need.
 _MARGIN = 1 + 2 * AFTER
 # Voxels whose numbers are computed at a time.
-_TILE = 1 << 20
+_TILE = 1 << 19
 # Blocks of an image, so that several workers can share it, and little is lost with one that is interrupted.
 _SHARES = 8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,8 +69,7 @@ class LayersRequest:
         init = (
             self.init if isinstance(self.init, str) else (self.init.pull if isinstance(self.init, Fit) else self.init)
         )
-        told = init if isinstance(init, str) else repr(checked_base(init, images[0].grid, images[1].grid).to_dict())
-        asked = ("bspline", self.metric, told, grids[-1].spacing, options, BLOCK_BYTES, LAYER_VOXELS)
+        asked = ("bspline", self.metric, _identity(init, images), grids[-1].spacing, options, BLOCK_BYTES, LAYER_VOXELS)
         work = self.place.work(*images, asked)
         coarse = coarse_images(images, work, voxels=LAYER_VOXELS, metric=self.metric, most_bytes=BLOCK_BYTES)
         with limit_threads(), use_threads(library_threads()):
@@ -139,6 +139,15 @@ class LayersRequest:
             reach=2 * float(found.state.layers.control.limits.max()),
         )
         return fit_of(found, verdict, affine, coarse, metric=self.metric, variance=variance)
+
+
+def _identity(init: Any, images: tuple[LazyImage, LazyImage]) -> str:
+    """What distinguishes an initial pose, or a transform that layers begin from, from others."""
+    if isinstance(init, str):
+        return init
+    fixed, moving = (image.grid for image in images)
+    numbers, facts = checked_base(init, fixed, moving).index_map(fixed, moving, moving.names).identity()
+    return hashlib.sha256(numbers + repr(facts).encode()).hexdigest()
 
 
 def _coarse_grids(grids: Sequence[ControlGrid], step: float) -> list[ControlGrid]:

@@ -25,10 +25,9 @@ _THICK = 48
 
 def slabs_of(inside: Box) -> list[Box]:
     """A box in slabs along its first axis, in order."""
-    ends = range(inside.start[0], inside.stop[0], _THICK)
-    return [
-        Box((a, *inside.start[1:]), (min(a + _THICK, inside.stop[0]), *inside.stop[1:])) for a in ends
-    ]  # fmt: skip
+    first, stop = inside.start[0], inside.stop[0]
+    ends = [(a, min(a + _THICK, stop)) for a in range(first, stop, _THICK)]
+    return [Box((a, *inside.start[1:]), (b, *inside.stop[1:])) for a, b in ends]
 
 
 def stored_slabs(

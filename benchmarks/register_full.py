@@ -4,10 +4,10 @@
     python benchmarks/register_full.py --gib 8 --folder /scratch
 
 Both images are sums of plane waves, which are known wherever an affine motion brings them, with white noise, as
-uint16 in a Zarr array with chunks of 64 x 64 x 64, not compressed. `register` runs in this process, as if images of more than 128^3
-voxels did not fit its memory. Errors are those of the worst corner, in voxels. "decoded" is the number of voxels in the
-chunks that were decoded over the number of voxels of the pair. Memory is the peak of the resident size above that of
-this process when everything had been imported and compiled.
+uint16 in a Zarr array with chunks of 64 x 64 x 64, not compressed. `register` runs in this process, as if images of
+more than 128^3 voxels did not fit its memory. Errors are those of the worst corner, in voxels. "decoded" is the number
+of voxels in the chunks that were decoded over the number of voxels of the pair. Memory is the peak of the resident size
+above that of this process when everything had been imported and compiled.
 """
 
 from __future__ import annotations

@@ -10,17 +10,20 @@ last step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.geometry import Transform
 from daskreg.registration.blockwise.layer_passes import LayerPass, LayerPasses, Sigmas
 from daskreg.registration.blockwise.noise import smoothed_by
 from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.cell_sums import Singles
+from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.estimate import LayerEstimate
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
@@ -46,9 +49,10 @@ _FIRST_SHARE = 0.5
 def estimate_layers_of_all_voxels(
     pair: LazyPair,
     coarse: LayerEstimate,
-    base: Layers,
+    base: Transform,
     work: Work,
     *,
+    grids: Sequence[ControlGrid],
     sigmas: Sigmas,
     matched: bool,
     tolerance: float,
@@ -56,17 +60,19 @@ def estimate_layers_of_all_voxels(
     """Go on from the estimate of the coarse images.
 
     Args:
-        pair: not smoothed yet. base: no layers, on the finest control points. sigmas: of the Gaussians.
+        pair: not smoothed yet. base: what the layers begin from. sigmas: of the Gaussians.
+        grids: of control points, from coarse to fine, among them that of the coarse estimate.
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
-    state, control = coarse.state, base.control
-    layers = state.layers if state.layers.control == control else state.layers.refined(control)
+    state, layers = coarse.state, coarse.state.layers
+    for finer in grids[grids.index(layers.control) + 1 :]:
+        layers = layers.refined(finer)
     first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched).noise(layers, None)
     passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched)
     start = passes.noise(layers, None)
     passes.divide(layers)
     solver = _Solver(passes, layers, state.weight, Match(start.gain, start.offset, state.found.correlation))
-    solver.solve(base, tolerance * pair.step)
+    solver.solve(Layers.start(base, grids[-1]), tolerance * pair.step)
     found = solver.last
     if found is None:
         raise RuntimeError("at least one pass is made")

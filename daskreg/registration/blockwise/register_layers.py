@@ -21,7 +21,6 @@ from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
     AffineStage,
@@ -110,8 +109,9 @@ class LayersRequest:
         found = estimate_layers_of_all_voxels(
             lazy_pair(images, coarse, batches, regions, finest, metric=self.metric),
             found,
-            Layers.start(base, grids[-1]),
+            base,
             work,
+            grids=grids,
             sigmas=finest.sigmas,
             matched=self.metric != "mse",
             tolerance=tolerance,

@@ -78,6 +78,10 @@ def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch
     assert fit["reduced"] == [[1, 1], [1, 1]]
     assert {path.name for path in kept} == {"fit.blocks.jsonl"}
     assert not Path("fit.blocks.jsonl").exists()
+    kept.clear()
+    assert run([*command, "--checkpoint", "blocks.jsonl"]) == 0
+    assert {path.name for path in kept} == {"blocks.jsonl"}
+    assert not Path("blocks.jsonl").exists()
 
 
 def test_a_fit_that_failed_is_not_saved_unless_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from daskreg.geometry import Transform
@@ -30,6 +31,7 @@ from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, RENEW
 from daskreg.registration.deformable.system import System
+from daskreg.registration.normal_equations.edge_weights import axis_weights
 
 Floats = NDArray[np.float64]
 
@@ -102,9 +104,13 @@ def estimate_layers_of_all_voxels(
 
 
 def _total_weight(coarse: LayerEstimate, pair: LazyPair) -> float:
-    """The weight of the fixed image, in voxels of the pair, from its finest coarse level."""
-    voxels = math.prod(coarse.images.fixed_grid.spacing) / math.prod(pair.fixed.grid.spacing)
-    return float(coarse.images.weight.sum(dtype=np.float64)) * voxels
+    """The weight of the fixed image: without masks that of the edges, else its share on the finest coarse level."""
+
+    def unmasked(shape: Sequence[int]) -> float:
+        return math.prod(float(axis_weights(n, torch.device("cpu")).sum()) for n in shape)
+
+    weight = coarse.images.weight
+    return unmasked(pair.shape) * float(weight.sum(dtype=np.float64)) / unmasked(weight.shape)
 
 
 class _Solver:

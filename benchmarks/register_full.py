@@ -4,10 +4,10 @@
     python benchmarks/register_full.py --gib 8 --folder /scratch
 
 Both images are sums of plane waves, which are known wherever an affine motion brings them, with white noise, as
-uint16 in a Zarr array with chunks of 64 x 64 x 64. `register` runs in this process, as if images of more than 128^3
-voxels did not fit its memory. Errors are those of the worst corner, in voxels. "decoded" is the number of voxels in the
-chunks that were decoded over the number of voxels of the pair. Memory is the peak of the resident size above that of
-this process when everything had been imported and compiled.
+uint16 in a Zarr array with chunks of 64 x 64 x 64, not compressed. `register` runs in this process, as if images of
+more than 128^3 voxels did not fit its memory. Errors are those of the worst corner, in voxels. "decoded" is the number
+of voxels in the chunks that were decoded over the number of voxels of the pair. Memory is the peak of the resident size
+above that of this process when everything had been imported and compiled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from daskreg.registration import images
 from daskreg.registration.blockwise import work
 from daskreg.registration.fit import PairFit
 from daskreg.runtime.memory_watch import MemoryWatch
-from daskreg.sources.source import Source
+from daskreg.sources.stored import StoredSource
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def block_of_waves(box: Box, motion: Affine, *, seed: int) -> NDArray[np.uint16]
 
 def stored(path: Path, shape: tuple[int, ...], motion: Affine, *, seed: int) -> Any:
     """A Zarr array of the waves, opened."""
-    array = zarr.create_array(str(path), shape=shape, chunks=(CHUNK,) * 3, dtype="uint16")
+    array = zarr.create_array(str(path), shape=shape, chunks=(CHUNK,) * 3, dtype="uint16", compressors=None)
     for _, box in tile(shape, (BLOCK,) * 3):
         array[box.slices] = block_of_waves(box, motion, seed=seed)
     return dr.open(path, chunks=CHUNK)
@@ -80,22 +80,22 @@ class Reads:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count in this block."""
-        read, run = Source.read, work.Work.run
+        read, run = StoredSource._read_or_fill, work.Work.run
 
-        def reading(source: Source, box: Box) -> Any:
+        def reading(source: StoredSource, box: Box, out: Any) -> Any:
             decoded = box.align(source.chunks).clip(source.shape).size
             self.voxels[self.stage] = self.voxels.get(self.stage, 0) + decoded
-            return read(source, box)
+            return read(source, box, out)
 
         def running(one: work.Work, *args: Any, **options: Any) -> Any:
             self.stage = options["label"]
             return run(one, *args, **options)
 
-        Source.read, work.Work.run = reading, running  # type: ignore[method-assign]
+        StoredSource._read_or_fill, work.Work.run = reading, running  # type: ignore[method-assign]
         try:
             yield
         finally:
-            Source.read, work.Work.run = read, run  # type: ignore[method-assign]
+            StoredSource._read_or_fill, work.Work.run = read, run  # type: ignore[method-assign]
 
 
 def corner_error(fit: PairFit, truth: Affine, grid: Grid) -> float:

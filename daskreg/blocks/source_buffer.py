@@ -106,20 +106,23 @@ class BufferLayout:
         return tuple(self.capacity if k == self.axis else n for k, n in enumerate(self.whole.shape))
 
 
-def buffer_layout(needs: Sequence[Box], chunks: Sequence[int], itemsize: int) -> BufferLayout:
+def buffer_layout(
+    needs: Sequence[Box], chunks: Sequence[int], itemsize: int, target: int = BUFFER_TARGET
+) -> BufferLayout:
     """The layout for slabs that need these boxes, along the axis where it takes the least memory.
 
     Args:
         chunks: of the source.
         itemsize: bytes of a voxel in the buffer.
+        target: bytes up to which more is buffered than a slab needs.
     """
     whole = reduce(or_, needs)
-    if len(needs) == 1 or whole.size * itemsize <= BUFFER_TARGET:
+    if len(needs) == 1 or whole.size * itemsize <= target:
         return BufferLayout(whole, 0, ((whole.start[0], whole.stop[0]),) * len(needs), whole.shape[0])
     candidates = [_layout_along(axis, whole, needs, chunks[axis]) for axis in range(whole.ndim)]
     best = min(candidates, key=lambda layout: math.prod(layout.shape))
     # With more memory than that, the contents of the buffer are moved within it less often.
-    affordable = BUFFER_TARGET * best.capacity // max(1, math.prod(best.shape) * itemsize)
+    affordable = target * best.capacity // max(1, math.prod(best.shape) * itemsize)
     capacity = min(whole.shape[best.axis], max(best.capacity, affordable))
     return BufferLayout(whole, best.axis, best.spans, capacity)
 

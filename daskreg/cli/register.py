@@ -38,6 +38,8 @@ from daskreg.cli.options import (
 @click.option("--moving-mask", help="A volume that is positive where voxels of MOVING count.")
 @click.option("--resolution", type=click.Choice(["auto", "coarse", "full"]), default="auto", show_default=True,
               help="Of images that do not fit the memory. full: every voxel, block by block.")  # fmt: skip
+@click.option("--checkpoint", type=Path, help="File of the blocks that are finished with --resolution full; by default "
+              "FIT.blocks.jsonl.")  # fmt: skip
 @open_options
 @device
 @client_options
@@ -54,6 +56,7 @@ def command(
     fixed_mask: str | None,
     moving_mask: str | None,
     resolution: str,
+    checkpoint: Path | None,
     opening: Opening,
     device: str,
     quiet: bool,
@@ -70,15 +73,15 @@ def command(
 
     `daskreg warp MOVING OUT.zarr --pull FIT.json --like FIXED` then warps MOVING onto FIXED.
 
-    Blocks that are finished with --resolution full are stored next to the fit (FIT.blocks.jsonl) until the fit is done,
-    so the same command resumes after an interruption.
+    Blocks that are finished with --resolution full are stored next to the fit (FIT.blocks.jsonl), or where --checkpoint
+    says, until the fit is done, so the same command resumes after an interruption.
     """
     import daskreg
 
     images = [opening.open(path, level=level) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
-    checkpoint = out.with_name(out.stem + ".blocks.jsonl") if resolution == "full" else None
+    file = (checkpoint or out.with_name(out.stem + ".blocks.jsonl")) if resolution == "full" else None
     with (
         shown_progress("registering", quiet=quiet) as progress,
         control_spacing_named(),
@@ -92,11 +95,11 @@ def command(
             init=start,
             spacing=control_spacing,
             resolution=resolution,
-            checkpoint=checkpoint,
+            checkpoint=file,
             device=device,
             progress=progress,
         )
     code = save_outputs(fit, out=out, keep_failed=keep_failed, **outputs)
-    if checkpoint is not None:  # also of a fit that failed: its blocks are of no use to other options
-        checkpoint.unlink(missing_ok=True)
+    if file is not None:  # also of a fit that failed: its blocks are of no use to other options
+        file.unlink(missing_ok=True)
     return code

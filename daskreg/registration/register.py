@@ -15,9 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration.autograd import OPTIMIZERS
-from daskreg.registration.blockwise.register import Request
+from daskreg.registration.blockwise.register import Place, Request
+from daskreg.registration.blockwise.register_layers import LayersRequest
 from daskreg.registration.deformable.fit import DeformableFit
-from daskreg.registration.deformable.register_bspline import LEAST_TOLERANCE, on_cpu, register_layers
+from daskreg.registration.deformable.register_bspline import (
+    LEAST_TOLERANCE,
+    AffineStage,
+    on_cpu,
+    register_layers,
+)
 from daskreg.registration.deformable.register_bspline import check_options as check_layer_options
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import (
@@ -132,9 +138,14 @@ def register(
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
-            _check_options_by_blocks(model, metric, optimizer, check_inverse=check_inverse)
-            request = Request(model, str(metric), init, options, checkpoint, client, report)
-            fit = request(fixed, moving, masks=(fixed_mask, moving_mask), channel=channel)
+            _check_options_by_blocks(metric, optimizer, check_inverse=check_inverse)
+            place, masks = Place(checkpoint, client, report), (fixed_mask, moving_mask)
+            request: Request | LayersRequest = Request(model, str(metric), init, options, place)
+            if model == "bspline":
+                unit = shared_unit(fixed.grid.unit, moving.grid.unit, "fixed and moving")
+                by_affine = _affine_stage(_PairRegistration(model, metric, optimizer, options, unit), init)
+                request = LayersRequest(by_affine, str(metric), init, spacing, options, place)
+            fit = request(fixed, moving, masks=masks, channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
     with limit_threads(1), at_stage("reading"):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
@@ -177,16 +188,12 @@ def _with_layers(
     spacing: float | Sequence[float] | None,
 ) -> DeformableFit:
     """An affine map where `init` is the name of an initial pose, then layers of B-splines, on the CPU."""
-
-    def affine(some: tuple[Image, Image], metric: str) -> PairFit:
-        return replace(pair, model="affine", metric=metric)(*some, init, None)
-
     options = pair.options
     with limit_threads(_threads(*images)), use_threads(library_threads()):
         return register_layers(
             (on_cpu(images[0]), on_cpu(images[1])),
             init,
-            affine,
+            _affine_stage(pair, init),
             metric=str(pair.metric),
             spacing=spacing,
             levels=options.levels,
@@ -195,6 +202,15 @@ def _with_layers(
             tolerance=max(options.tolerance, LEAST_TOLERANCE),
             progress=progress,
         )
+
+
+def _affine_stage(pair: _PairRegistration, init: Any) -> AffineStage:
+    """Registers images that were read by an affine map, for the layers to begin from."""
+
+    def affine(images: tuple[Image, Image], metric: str) -> PairFit:
+        return replace(pair, model="affine", metric=metric)(*images, init, None)
+
+    return affine
 
 
 @dataclass(frozen=True)
@@ -249,12 +265,8 @@ def _threads(fixed: Image, moving: Image) -> int:
     return max(1, min(library_threads(), voxels // VOXELS_PER_THREAD))
 
 
-def _check_options_by_blocks(
-    model: str | Sequence[str], metric: str | Loss, optimizer: str, *, check_inverse: bool
-) -> None:
+def _check_options_by_blocks(metric: str | Loss, optimizer: str, *, check_inverse: bool) -> None:
     """Raise OptionError for options with which images are not registered block by block."""
-    if model == "bspline":
-        raise OptionError('model="bspline" needs images that fit the memory: use resolution="coarse"')
     if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
         raise OptionError(
             f"images that do not fit the memory are registered at full resolution with metric "

@@ -58,11 +58,11 @@ def test_register_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished blocks lie beside the fit until it is saved."""
     from daskreg.registration import images
-    from daskreg.registration.blockwise import coarse
+    from daskreg.registration.blockwise import register
     from daskreg.runtime.line_file import LineFile
 
     monkeypatch.setattr(images, "_voxel_budget", lambda: 10_000)
-    monkeypatch.setattr(coarse, "COARSE_VOXELS", 10_000)
+    monkeypatch.setattr(register, "COARSE_VOXELS", 10_000)
     points = np.indices((150, 140)).astype(float)
     for name, shift in (("a", 0.0), ("b", 2.4)):
         y, x = points[0], points[1] - shift
@@ -78,6 +78,10 @@ def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch
     assert fit["reduced"] == [[1, 1], [1, 1]]
     assert {path.name for path in kept} == {"fit.blocks.jsonl"}
     assert not Path("fit.blocks.jsonl").exists()
+    kept.clear()
+    assert run([*command, "--checkpoint", "blocks.jsonl"]) == 0
+    assert {path.name for path in kept} == {"blocks.jsonl"}
+    assert not Path("blocks.jsonl").exists()
 
 
 def test_a_fit_that_failed_is_not_saved_unless_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

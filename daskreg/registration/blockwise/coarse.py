@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage
 from daskreg.registration.blockwise.pair import divided, tiles
+from daskreg.registration.blockwise.slabs import SLAB_BYTES
 from daskreg.registration.blockwise.work import Work
-from daskreg.registration.images import Image, check_content, factors_within
+from daskreg.registration.images import Image, at_level, check_content, factors_within, without_bad_voxels
 from daskreg.runtime.device import library_threads, limit_threads
 from daskreg.runtime.threads import use_threads
 
@@ -23,6 +24,8 @@ Singles = NDArray[np.float32]
 
 COARSE_VOXELS = 1 << 21
 """Voxels of a coarse image at most."""
+LAYER_VOXELS = 1 << 23
+"""The same for layers of B-splines, of which the coarse images determine more."""
 # Voxels of the source whose numbers are computed at a time.
 _TILE = 1 << 21
 # The least part of the voxels of a block that must count for it to have a mean.
@@ -50,12 +53,30 @@ class Means:
     values: Singles
 
 
-def coarse_image(image: LazyImage, work: Work, *, what: str, most_bytes: int) -> Image:
-    """The image as means of blocks of voxels, of which there are COARSE_VOXELS at most.
+def coarse_images(
+    images: tuple[LazyImage, LazyImage], work: Work, *, voxels: int, metric: str, most_bytes: int
+) -> tuple[Image, Image]:
+    """Both images as means of blocks of voxels, of which there are `voxels` at most, without bad voxels.
 
     Raises: EmptyMaskError, DegenerateImageError.
     """
-    factors = factors_within(COARSE_VOXELS, image.grid)
+    fixed, moving = (
+        coarse_image(image, work, what=what, voxels=voxels, most_bytes=min(most_bytes, SLAB_BYTES))
+        for image, what in zip(images, ("fixed", "moving"), strict=True)
+    )
+    [fixed], [moving] = without_bad_voxels([fixed], [moving])
+    return fixed, at_level(moving, fixed.offset) if metric == "mse" else moving
+
+
+def coarse_image(image: LazyImage, work: Work, *, what: str, voxels: int, most_bytes: int) -> Image:
+    """The image as means of blocks of voxels.
+
+    Args:
+        most_bytes: of the voxels that are read at once, as stored.
+
+    Raises: EmptyMaskError, DegenerateImageError.
+    """
+    factors = factors_within(voxels, image.grid)
     used = Box.of([n // f * f for n, f in zip(image.shape, factors, strict=True)])
     coarse = replace(image, grid=image.grid.crop(used).downsample(factors), factors=factors)
 

@@ -41,9 +41,9 @@ from daskreg.registration.verdicts import with_errors
 
 Floats = NDArray[np.float64]
 
-BLOCK_BYTES = 48 << 20
-"""Bytes of voxels, as stored, that a block reads of each image at most."""
-PASSES = 3
+BLOCK_BYTES = 512 << 20
+"""Bytes of voxels, as stored, that a block reads of each image at most. Not all are in memory at once (`slabs`)."""
+PASSES = 2
 """Passes over all blocks that an estimate takes as a rule."""
 # Passes where these do not converge.
 _MOST_PASSES = 8
@@ -105,9 +105,10 @@ def estimate_all_voxels(
 
 
 def _solved(objective: LevelObjective, start: Floats, options: SolverOptions) -> Iterate:
-    # The last step replaces a step of LM that is as short as this.
-    least = options.tolerance / 10
-    iterate = corrected_by_all_voxels(objective, start, options.tolerance, options.max_iterations, least=least)
+    # The last step replaces a step of LM that is as short as this, and saves the pass that would confirm it.
+    iterate = corrected_by_all_voxels(
+        objective, start, options.tolerance, options.max_iterations, least=options.tolerance
+    )
     if iterate.converged.all() or not np.isfinite(iterate.cost).all():
         return iterate
     return minimise(objective, iterate.parameters, options.tolerance, min(options.max_iterations, _MOST_PASSES))
@@ -116,35 +117,43 @@ def _solved(objective: LevelObjective, start: Floats, options: SolverOptions) ->
 def _lazy_pair(
     problem: Problem, images: tuple[LazyImage, LazyImage], coarse: CoarsePair, finest: FinestLevel
 ) -> LazyPair:
-    """The images at the finest level, with the mean, the scale and the regions of the coarse ones."""
+    """The images at the finest level, with the regions of the coarse ones."""
     level = coarse.found.level
-    batches = (level.fixed, level.moving) if level is not None else (None, None)
-    statistics = [mean_and_variance(batch.values, batch.weight) for batch in coarse.batches]
-    if problem.metric == "mse":
+    regions: list[Region | None] = [None, None]
+    for k, batch in enumerate((level.fixed, level.moving) if level is not None else ()):
+        read = coarse.images[k]
+        halved = np.rint(np.divide(batch.grid.spacing, read.grid.spacing)).astype(int)
+        regions[k] = region_of(batch.weight, tuple((np.array(read.reduced) * halved).tolist()))
+    return lazy_pair(images, coarse.images, coarse.batches, (regions[0], regions[1]), finest, metric=problem.metric)
+
+
+def lazy_pair(
+    images: tuple[LazyImage, LazyImage],
+    coarse: tuple[Image, Image],
+    batches: tuple[ImageBatch, ImageBatch],
+    regions: tuple[Region | None, Region | None],
+    finest: FinestLevel,
+    *,
+    metric: str,
+) -> LazyPair:
+    """The images at the finest level, with the mean and the scale of the coarse ones.
+
+    Args:
+        coarse: the images; batches: of these, one pair. regions: where the images take part.
+    """
+    statistics = [mean_and_variance(batch.values, batch.weight) for batch in batches]
+    if metric == "mse":
         statistics[1] = statistics[0]
     made = []
     for k, image in enumerate(images):
         mean, variance = (float(x[0]) for x in statistics[k])
-        batch, read = batches[k], coarse.images[k]
-        factors = read.reduced
-        if batch is not None:
-            halved = np.rint(np.divide(batch.grid.spacing, read.grid.spacing)).astype(int)
-            factors = tuple((np.array(read.reduced) * halved).tolist())
-        made.append(
-            replace(
-                image,
-                grid=finest.grids[k],
-                factors=finest.factors[k],
-                offset=read.offset,
-                mean=mean,
-                scale=variance**-0.5 if variance > 0 else 1.0,
-                region=None if batch is None else _region(batch.weight, factors),
-            )
-        )
+        scale = variance**-0.5 if variance > 0 else 1.0
+        one = replace(image, grid=finest.grids[k], factors=finest.factors[k], offset=coarse[k].offset)
+        made.append(replace(one, mean=mean, scale=scale, region=regions[k]))
     return LazyPair(made[0], made[1], finest.step)
 
 
-def _region(weight: torch.Tensor | None, factors: tuple[int, ...]) -> Region | None:
+def region_of(weight: torch.Tensor | None, factors: tuple[int, ...]) -> Region | None:
     """Where a coarse level has weight; None where it has it everywhere."""
     if weight is None or bool((weight > 0).all()):
         return None

@@ -117,10 +117,18 @@ class LazyImage:
 
     def read(self, box: Box) -> StoredVoxels:
         """What the voxels of a box of the level need; the box may reach outside."""
+        stored = self.stored_box(box)
+        mask = None if self.mask is None else self.mask.read(stored) > 0
+        return self.held(box, self.source.read(stored), mask)
+
+    def stored_box(self, box: Box) -> Box:
+        """The voxels of the source that a box of the level needs; the box may reach outside."""
+        return self._stored(box.grow(self.radii).clip(self.shape))
+
+    def held(self, box: Box, values: NDArray[Any], mask: Bools | None) -> StoredVoxels:
+        """What was read of the `stored_box` of a box."""
         wide = box.grow(self.radii).clip(self.shape)
-        values = self._kept(self.source.read(self._stored(wide)))
-        mask = None if self.mask is None else self._kept(self.mask.read(self._stored(wide))) > 0
-        return StoredVoxels(wide, values, mask)
+        return StoredVoxels(wide, self._kept(values), None if mask is None else self._kept(mask))
 
     def level(self, stored: StoredVoxels, box: Box) -> ImageBatch:
         """The voxels of a box as the level holds them, (1, *box.shape), with the grid of the whole level."""
@@ -144,8 +152,7 @@ class LazyImage:
 
     def restrict(self, box: Box) -> LazyImage:
         """The same image, carrying only what reading inside `box` needs."""
-        wide = box.grow(self.radii).clip(self.shape)
-        stored = self._stored(wide)
+        stored = self.stored_box(box)
         mask = None if self.mask is None else self.mask.restrict(stored)
         region = None if self.region is None else self.region.cut(self.region.box(box.clip(self.shape), self.factors))
         return replace(self, source=self.source.restrict(stored), mask=mask, region=region)

@@ -19,6 +19,22 @@ from daskreg.sources.source import Source
 from daskreg.volumes import volume_of
 
 
+def lazy_images(
+    fixed: Any, moving: Any, *, masks: tuple[Any, Any], channel: int | str | None
+) -> tuple[LazyImage, LazyImage]:
+    """Both images, with their masks.
+
+    Raises: as `images.read_image`; ShapeMismatchError where their dimensions differ.
+    """
+    f, m = (
+        lazy_image(value, what=what, mask=mask, channel=channel)
+        for value, what, mask in zip((fixed, moving), ("fixed", "moving"), masks, strict=True)
+    )
+    if f.grid.ndim != m.grid.ndim:
+        raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
+    return f, m
+
+
 def lazy_image(value: Any, *, what: str, mask: Any, channel: int | str | None) -> LazyImage:
     """One image at its full resolution, with the level that is subtracted and the code of its gaps.
 
@@ -39,7 +55,7 @@ def lazy_image(value: Any, *, what: str, mask: Any, channel: int | str | None) -
     if len(keep) < where.ndim:
         dropped = ", ".join(where.names[k] for k in range(where.ndim) if k not in keep)
         message = f"{what} has length 1 along {dropped} and is registered in {len(keep)}D"
-        warnings.warn(message, DaskregWarning, stacklevel=4)
+        warnings.warn(message, DaskregWarning, stacklevel=5)
     grid = where.take(keep)
     image = LazyImage(source, keep, _mask_source(mask, source, what), grid, (1,) * grid.ndim)
     offset = level_of(lambda box: image.read(box).values, Box.of(grid.shape), source.dtype)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, box_corners
 from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
+from daskreg.registration.blockwise.slabs import SLAB_BYTES, held_bytes, slabs_of, stored_slabs
 from daskreg.registration.lagrange_numba import AFTER
 from daskreg.registration.normal_equations.edge_weights import scaling
 from daskreg.registration.normal_equations.part import Part
@@ -23,7 +24,9 @@ Floats = NDArray[np.float64]
 # the interpolation of the last step and the mask of what it reads need.
 _MARGIN = 1 + 2 * AFTER
 # Voxels whose numbers are computed at a time.
-_TILE = 1 << 20
+_TILE = 1 << 19
+# Blocks of an image, so that several workers can share it, and little is lost with one that is interrupted.
+_SHARES = 8
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ class LazyPair:
         moving = self.moving_box(maps, self.around(inside), margin)
         return None if moving.empty else (self.fixed.read(self.around(inside)), self.moving.read(moving))
 
+    def read_slabs(self, maps: Floats, slabs: Sequence[Box]) -> Iterator[tuple[StoredVoxels, StoredVoxels] | None]:
+        """`read` for one box after another, for which no chunk is decoded twice; each is valid until the next one."""
+        return stored_slabs((self.fixed, self.moving), [self.needs(maps, slab) for slab in slabs])
+
+    def needs(self, maps: Floats, inside: Box) -> tuple[Box, Box]:
+        """The voxels of both levels that summing a box needs; those of moving may be none."""
+        return self.around(inside), self.moving_box(maps, self.around(inside))
+
     def part(
         self, stored: tuple[StoredVoxels, StoredVoxels], maps: Floats, inside: Box, margin: int = _MARGIN
     ) -> tuple[PyramidLevel, Part] | None:
@@ -102,18 +113,42 @@ def tiles(inside: Box, most: int = _TILE) -> Iterator[Box]:
 
 
 def blocks_of(pair: LazyPair, maps: Floats, most_bytes: int) -> list[Box]:
-    """Boxes of the fixed level, of whole chunks where these fit, for which neither image takes more than `most_bytes`.
+    """`blocks_for` an affine map."""
+    return blocks_for(
+        pair, lambda inside: (pair.around(inside), pair.moving_box(maps, pair.around(inside))), most_bytes
+    )
+
+
+def blocks_for(
+    pair: LazyPair,
+    needs: Callable[[Box], tuple[Box, Box]],
+    most_bytes: int,
+    allowed: Callable[[Box], bool] = lambda box: True,
+) -> list[Box]:
+    """Boxes of the fixed level, of whole chunks where these fit, as large as memory allows.
 
     They end in the middle of chunks: so the voxels around a block are mostly in chunks that it reads anyway.
+
+    Args:
+        needs: the boxes of both levels that a box of the fixed one needs.
+        most_bytes: of the voxels of a block, as stored, in each image. An image is divided into `_SHARES` at least,
+            unless these would be smaller than what is held of it.
+        allowed: whether the sums of a box take little memory.
     """
     shape = pair.shape
+    share = math.prod(shape) * pair.fixed.bytes_per_voxel // _SHARES
+    most = min(most_bytes, max(share, SLAB_BYTES))
 
     def fits(size: Sequence[int]) -> bool:
         box = Box.of([min(s, n) for s, n in zip(size, shape, strict=True)])
-        middle = [(n - s) // 2 for n, s in zip(shape, box.shape, strict=True)]
-        moving = pair.moving_box(maps, box.shift(middle))
-        needed = max(box.grow(8).size * pair.fixed.bytes_per_voxel, moving.size * pair.moving.bytes_per_voxel)
-        return needed <= most_bytes
+        box = box.shift([(n - s) // 2 for n, s in zip(shape, box.shape, strict=True)])
+        images = pair.fixed, pair.moving
+        if any(one.size * image.bytes_per_voxel > most for one, image in zip(needs(box), images, strict=True)):
+            return False
+        if not allowed(box):
+            return False
+        slabs = [needs(slab) for slab in slabs_of(box)]
+        return all(held_bytes(image, [slab[k] for slab in slabs]) <= SLAB_BYTES for k, image in enumerate(images))
 
     return divided(shape, pair.fixed.chunks, fits, shifted=True)
 
@@ -135,9 +170,22 @@ def divided(
         if not longer:
             break
         size = min(longer, key=max)
-    ends = []
-    for n, s, c in zip(shape, size, chunk, strict=True):
-        cuts = range(c // 2 if shifted and c <= s < n else 0, n, s)
-        ends.append(sorted({0, *cuts, n}))
+    ends = [[0, *_cuts(n, s, c if shifted else 0), n] for n, s, c in zip(shape, size, chunk, strict=True)]
     intervals = [list(pairwise(one)) for one in ends]
     return [Box(tuple(a for a, _ in one), tuple(b for _, b in one)) for one in product(*intervals)]
+
+
+def _cuts(n: int, size: int, chunk: int) -> list[int]:
+    """Where an axis of n voxels is cut into as few pieces of at most `size` as possible.
+
+    Args:
+        chunk: cut in the middle of chunks of so many voxels, and into pieces of about the same size; 0: anywhere.
+    """
+    half = chunk // 2 if chunk <= size < n else 0
+    if not half:
+        return list(range(size, n, size))
+    greedy = list(range(half + (size - half) // chunk * chunk, n, size))
+    pieces = len(greedy) + 1
+    even = [half + round((k * n / pieces - half) / chunk) * chunk for k in range(1, pieces)]
+    longest = max(b - a for a, b in pairwise([0, *even, n]))
+    return even if longest <= size else greedy

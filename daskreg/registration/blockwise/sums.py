@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.pair import LazyPair, tiles
+from daskreg.registration.blockwise.slabs import slabs_of
 from daskreg.registration.normal_equations.equations import NormalEquationsNumba
 from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.normal_equations.sums import NormalSums
@@ -107,21 +110,33 @@ def sum_block(task: BlockTask) -> BlockSums:
 
 def _summed(task: BlockTask) -> BlockSums:
     pair, maps = task.pair, task.maps
-    stored = pair.read(maps, task.box)
-    if stored is None:
-        return BlockSums(task.number, None)
+    slabs = slabs_of(task.inside)
+    bricks = [[brick for brick in task.bricks if _starts_in(brick, slab, task.inside)] for slab in slabs]
+    boxes = [reduce(or_, some, slab) for slab, some in zip(slabs, bricks, strict=True)]
     normal: list[NormalSums] = []
     cells: list[CellSums] = []
-    for tile in tiles(task.inside):
-        found = pair.part(stored, maps, tile)
-        if found is not None:
-            normal.append(NormalEquationsNumba(*found)(maps))
-            if task.cell is not None:
-                level, part = found
-                cells.append(sums_of_part(level, maps, task.cell, part))
-    bricks = [pair.part(stored, maps, box, BRICK_MARGIN) for box in task.bricks]
-    kept = tuple(Brick.of(*found) for found in bricks if found is not None)
-    return BlockSums(task.number, added(normal), tuple(cells), kept)
+    kept: list[Brick] = []
+    for slab, some, stored in zip(slabs, bricks, pair.read_slabs(maps, boxes), strict=True):
+        if stored is None:
+            continue
+        for tile in tiles(slab):
+            found = pair.part(stored, maps, tile)
+            if found is not None:
+                normal.append(NormalEquationsNumba(*found)(maps))
+                if task.cell is not None:
+                    level, part = found
+                    cells.append(sums_of_part(level, maps, task.cell, part))
+        for box in some:
+            found = pair.part(stored, maps, box, BRICK_MARGIN)
+            if found is not None:
+                kept.append(Brick.of(*found))
+    return BlockSums(task.number, added(normal), tuple(cells), tuple(kept))
+
+
+def _starts_in(brick: Box, slab: Box, block: Box) -> bool:
+    """Whether a brick is read with a slab of a block, beyond which it may reach."""
+    start = max(brick.start[0], block.start[0])
+    return slab.start[0] <= start < slab.stop[0]
 
 
 def no_sums(ndim: int) -> NormalSums:

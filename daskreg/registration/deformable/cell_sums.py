@@ -71,19 +71,22 @@ def cell_sums(
     *,
     coefficients: Floats | None = None,
     with_square: bool = True,
+    held: Box | None = None,
 ) -> CellSums:
     """The sums of a box of voxels.
 
     Args:
         level: grid of the whole image. box: where the voxels are in it.
         coefficients: of the layer at which the residuals were taken; None: zero.
+        held: the control points that coefficients and sums hold, those of the box among them; None: all.
     """
     ndim, lift = control.ndim, 3 - control.ndim
+    held = Box.of(control.shape) if held is None else held
     tables: list[Any] = [_PLANE] if lift else []
     for axis, (start, stop) in enumerate(zip(box.start, box.stop, strict=True)):
         table = control.table(axis, level, start, stop)
-        tables.append((table.starts, table.first, table.weights, table.slopes))
-    nodes = (*(1,) * lift, *control.shape)
+        tables.append((table.starts, table.first - held.start[axis], table.weights, table.slopes))
+    nodes = (*(1,) * lift, *held.shape)
     c = np.zeros((0, 1, 1, 1)) if coefficients is None else np.ascontiguousarray(coefficients.reshape(ndim, *nodes))
     shape = (*(1,) * lift, *box.shape)
     images = (
@@ -92,9 +95,7 @@ def cell_sums(
         np.ascontiguousarray(voxels.weight).reshape(shape),
     )
     linear = np.zeros((ndim, *nodes))
-    plane = nodes[1] * (nodes[2] + GAP)
-    band = (nodes[0], ndim * (ndim + 1) // 2, *((1,) if lift else (7,)), 7, 7, plane)
-    square = np.zeros(band if with_square else (0,) * 6, np.float32)
+    square = no_square(held.shape) if with_square else np.zeros((0,) * 6, np.float32)
     rows, columns = len(tables[0][0]) - 1, len(tables[1][0]) - 1
     for colour in range(16 if not lift else 4):
         # Rows of cells four apart share no control point, so that the sums do not depend on the threads.
@@ -104,7 +105,35 @@ def cell_sums(
             max(len(parts), 1), lambda part: sum_cells(images, tuple(tables), c, part, (square, linear), with_square),
             parts,
         )  # fmt: skip
-    return CellSums(square, linear.reshape(ndim, *control.shape))
+    return CellSums(square, linear.reshape(ndim, *held.shape))
+
+
+def nodes_of(control: ControlGrid, level: Grid, box: Box) -> Box:
+    """The control points of the cells in which the voxels of a box of a level lie."""
+    ends = zip(range(box.ndim), box.start, box.stop, strict=True)
+    tables = [control.table(axis, level, start, stop) for axis, start, stop in ends]
+    return Box(
+        tuple(table.first for table in tables),
+        tuple(table.first + len(table.starts) - 1 + REACH for table in tables),
+    )
+
+
+def add_part(total: Singles, shape: tuple[int, ...], square: Singles, nodes: Box) -> None:
+    """Add the sums `square` of a part, which hold the control points `nodes`, to those of all, of which there are
+    `shape`."""
+    lift = 3 - nodes.ndim
+    planes = slice(0, 1) if lift else nodes.slices[0]
+    rows, columns = nodes.slices[-2:]
+    part = square.reshape(*square.shape[:-1], nodes.shape[-2], nodes.shape[-1] + GAP)[..., :-GAP]
+    total.reshape(*total.shape[:-1], -1, shape[-1] + GAP)[planes, ..., rows, columns] += part
+
+
+def no_square(shape: tuple[int, ...]) -> Singles:
+    """The sums `square` of so many control points over no voxel."""
+    ndim, lift = len(shape), 3 - len(shape)
+    planes, rows, columns = (*(1,) * lift, *shape)
+    around = (1 if lift else 2 * REACH + 1, 2 * REACH + 1, 2 * REACH + 1)
+    return np.zeros((planes, math.comb(ndim + 1, 2), *around, rows * (columns + GAP)), np.float32)
 
 
 def square_bytes(shape: tuple[int, ...]) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from daskreg.geometry import Grid, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.geometry import Transform
+from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
@@ -33,7 +33,8 @@ class LayerEstimate:
 
     before: score of the base alone. state: of the solver. images: of the finest level. rejected: share of the voxels
     that were excluded. contradicting: share of the overlap where the aligned images contradict each other. iterations:
-    of all levels. determined: how many coefficients the images determined on each level, by its step.
+    of all levels. determined: how many coefficients the images determined on each level, by its step. inliers:
+    (1, *shape) of a level, false where voxels were excluded; None where none were.
     """
 
     state: LevelEstimate
@@ -45,6 +46,7 @@ class LayerEstimate:
     iterations: int
     converged: bool
     determined: dict[float, float]
+    inliers: Tensor | None = None
 
 
 def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> list[tuple[ControlGrid, int]]:
@@ -63,9 +65,8 @@ def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> li
 
 def estimate_layers(
     levels: Sequence[PyramidLevel],
-    image: Grid,
+    grids: Sequence[ControlGrid],
     base: Transform,
-    spacing: Sequence[float],
     *,
     metric: str,
     tolerance: float,
@@ -75,10 +76,9 @@ def estimate_layers(
     """Estimate a transform base . layers between the images of a pyramid of one pair.
 
     Args:
-        levels: coarse to fine. image: the grid of the fixed image. spacing: (D,) of the finest control points.
+        levels: coarse to fine. grids: of control points of the fixed image, coarse to fine.
         tolerance: voxels; steps end when their root mean square is less.
     """
-    grids = control_grids(image, spacing)
     plan = schedule(grids, levels)
     layers, weight, iterations = Layers.start(base, grids[0]), 0.0, 0
     inliers: Tensor | None = None
@@ -124,6 +124,7 @@ def estimate_layers(
         iterations,
         state.converged or last_state.converged,
         determined,
+        inliers,
     )
 
 

@@ -80,6 +80,11 @@ class DeformableFit(Fit):
         return self.status is FitStatus.CONVERGED
 
     @property
+    def resolution(self) -> str:
+        """ "full" where every voxel of both images took part, "coarse" where means of blocks of voxels did."""
+        return "full" if all(max(factors) == 1 for factors in self.reduced) else "coarse"
+
+    @property
     def transform(self) -> Transform:
         return self.moving_from_fixed
 

@@ -46,6 +46,29 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Match:
+    """How a warped image is brought nearest to the fixed one: gain warped + offset, and the correlation of both."""
+
+    gain: float
+    offset: float
+    correlation: float
+
+    @classmethod
+    def of(cls, f: float, w: float, ff: float, fw: float, ww: float, *, matched: bool) -> Match:
+        """From the means of fixed and warped, of their squares and of their product.
+
+        Args:
+            matched: whether gain and offset are free; else they are 1 and 0.
+        """
+        ff, fw, ww = max(ff - f * f, 1e-12), fw - f * w, max(ww - w * w, 1e-12)
+        correlation = float(fw / np.sqrt(ff * ww))
+        if not matched:
+            return cls(1.0, 0.0, correlation)
+        gain = max(correlation, _MIN_CORRELATION) * float(np.sqrt(ff / ww))
+        return cls(gain, f - gain * w, correlation)
+
+
+@dataclass(frozen=True)
 class LevelImages:
     """One pair on one level.
 
@@ -75,7 +98,7 @@ class LevelImages:
         if metric == "lncc":
             fixed, moving = (normalised(image, mask) for image, mask in zip((fixed, moving), masks, strict=True))
         if masks[0] is not None:
-            weight = _without_edges(weight)
+            weight = without_edges(weight)
         if masks[1] is not None:
             moving = np.where(masks[1] > 0.5, moving, np.float32(np.nan))
         grid = level.fixed.grid
@@ -95,8 +118,11 @@ class LevelImages:
         return np.asarray(found)
 
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
-        """Warp and compare; gain and offset are those of the best fit but for "mse"."""
-        warped = self.warp(transform, order=order)
+        """Warp and compare."""
+        return self.compare(self.warp(transform, order=order))
+
+    def compare(self, warped: Singles) -> Evaluated:
+        """With the warped image, NaN where it is unknown; gain and offset are those of the best fit but for "mse"."""
         valid = np.isfinite(warped)
         weight = np.where(valid, self.weight, np.float32(0))
         warped = np.where(valid, warped, np.float32(0))
@@ -105,18 +131,12 @@ class LevelImages:
         def mean(values: Singles) -> float:
             return float((weight * values).sum(dtype=np.float64)) / total
 
-        f, w = mean(self.fixed), mean(warped)
-        ff = max(mean(self.fixed * self.fixed) - f * f, 1e-12)
-        ww = max(mean(warped * warped) - w * w, 1e-12)
-        fw = mean(self.fixed * warped) - f * w
-        correlation = fw / np.sqrt(ff * ww)
-        gain, offset = 1.0, 0.0
-        if self.matched:
-            gain = max(correlation, _MIN_CORRELATION) * float(np.sqrt(ff / ww))
-            offset = f - gain * w
-        residual = self.fixed - (np.float32(gain) * warped + np.float32(offset))
+        means = mean(self.fixed), mean(warped)
+        squares = mean(self.fixed * self.fixed), mean(self.fixed * warped), mean(warped * warped)
+        match = Match.of(*means, *squares, matched=self.matched)
+        residual = self.fixed - (np.float32(match.gain) * warped + np.float32(match.offset))
         square = mean(residual * residual)
-        return Evaluated(warped, residual, weight, square, total, float(correlation), gain)
+        return Evaluated(warped, residual, weight, square, total, match.correlation, match.gain)
 
     def residuals(self, found: Evaluated) -> Residuals:
         return Residuals(self.gradient, found.residual, found.weight)
@@ -130,7 +150,7 @@ def slopes_of(image: Singles, spacing: Sequence[float]) -> Singles:
     return np.stack(parts).astype(np.float32, copy=False)
 
 
-def _without_edges(weight: Singles) -> Singles:
+def without_edges(weight: Singles) -> Singles:
     """The weight, zero also for voxels with a neighbour along an axis whose weight is zero."""
     known = weight > 0
     inner = known.copy()

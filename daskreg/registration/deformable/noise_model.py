@@ -47,7 +47,7 @@ class NoiseModel:
 
 def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
     """At a transform."""
-    box = middle(images.fixed.shape)
+    box = middle_of(images.fixed.shape)
     weight, residual = found.weight[box], found.residual[box]
     gradient = images.gradient[(slice(None), *box)]
     other = np.float32(found.gain) * slopes_of(found.warped[box], images.fixed_grid.spacing)
@@ -79,7 +79,7 @@ def correlated_voxels(score: NDArray[np.float32]) -> float:
     return total
 
 
-def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+def middle_of(shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The middle of an image, of about `_ENOUGH` voxels where it has more."""
     share = min(1.0, (_ENOUGH / np.prod(shape)) ** (1 / len(shape)))
     sizes = [max(min(n, 8), round(n * share)) for n in shape]

@@ -79,18 +79,17 @@ def register_layers(
         pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
         affine = affine_stage(pair, "ncc" if metric == "lncc" else metric)
         base = affine.moving_from_fixed
-    base = _checked_base(base, fixed, moving)
-    distances = control_spacing(spacing, fixed.grid, moving.grid)
-    check_memory(control_grids(fixed.grid, distances)[-1])
+    base = checked_base(base, fixed.grid, moving.grid)
+    grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
+    check_memory(grids[-1])
     if metric == "mse":
         moving = at_level(moving, fixed.offset)
     f, m, variance = standardised(batch_of(fixed), batch_of(moving), "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
     found = estimate_layers(
         pyramids,
-        fixed.grid,
+        grids,
         base,
-        distances,
         metric=metric,
         tolerance=tolerance,
         max_iterations=max_iterations,
@@ -105,10 +104,10 @@ def register_layers(
         determined=found.determined,
         reach=2 * float(found.state.layers.control.limits.max()),
     )
-    return _fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
+    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
 
 
-def _fit_of(
+def fit_of(
     found: LayerEstimate,
     verdict: Verdict,
     affine: PairFit | None,
@@ -117,7 +116,10 @@ def _fit_of(
     metric: str,
     variance: float,
 ) -> DeformableFit:
-    """variance: by which the voxels of "mse" were divided."""
+    """The fit to images in memory, on whose grid the factors by which volumes change are computed.
+
+    variance: by which the voxels of "mse" were divided.
+    """
     fixed, moving = images
     transform, control = found.state.layers.transform, found.state.layers.control
     jacobian = judged.determinants(transform, fixed.grid)
@@ -202,19 +204,19 @@ def check_memory(control: ControlGrid) -> None:
         )
 
 
-def _checked_base(base: Any, fixed: Image, moving: Image) -> Transform:
+def checked_base(base: Any, fixed: Grid, moving: Grid) -> Transform:
     """The transform that the layers begin from, in the unit of the images.
 
     Raises: ShapeMismatchError, UnitError; InvalidTransformError for what is no transform.
     """
-    unit = shared_unit(fixed.grid.unit, moving.grid.unit, "fixed and moving")
+    unit = shared_unit(fixed.unit, moving.unit, "fixed and moving")
     if isinstance(base, FieldTransform):
-        if base.ndim != fixed.grid.ndim or base.slices is not None:
+        if base.ndim != fixed.ndim or base.slices is not None:
             raise ShapeMismatchError(
-                f"init is a map of {base.ndim} dimensions, or of slices; the images have {fixed.grid.ndim}"
+                f"init is a map of {base.ndim} dimensions, or of slices; the images have {fixed.ndim}"
             )
     else:
-        base = as_affine(base, fixed.grid.ndim, "init")
+        base = as_affine(base, fixed.ndim, "init")
     shared_unit(base.unit, unit, "init and the images")
     return Affine(base.matrix, unit=unit) if isinstance(base, Affine) else base
 

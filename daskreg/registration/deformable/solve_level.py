@@ -32,10 +32,10 @@ Floats = NDArray[np.float64]
 # Halvings of a step that would raise the cost, and the share by which the last small steps may raise it.
 _HALVINGS, _SMALL_RISE = 4, 1e-3
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
-_RENEW = 0.15
+RENEW = 0.15
 # A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
 # standard deviations.
-_FEW_SIGMAS = 0.1
+FEW_SIGMAS = 0.1
 # A step that is longer than this share of the one before is halved.
 _SHORTER = 0.8
 # Of the linear system, as a share of the right side.
@@ -103,7 +103,7 @@ def solve_level(
         if limited and len(state.layers.finished) < most_layers:
             state.layers = state.layers.finish()
             known, longest = None, np.inf
-        elif moved < tolerance * images.step or gained < _FEW_SIGMAS**2 * state.determined:
+        elif moved < tolerance * images.step or gained < FEW_SIGMAS**2 * state.determined:
             state.converged = True
             break
     return state
@@ -122,7 +122,7 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
     current, control = state.layers.current, state.layers.control
     if known is not None:
         far = np.abs(current - known.coefficients).max(axis=tuple(range(1, current.ndim)))
-        known = None if np.any(far > _RENEW * np.asarray(control.spacing)) else known
+        known = None if np.any(far > RENEW * np.asarray(control.spacing)) else known
     sums = cell_sums(
         images.residuals(state.found),
         control,

@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter
 from daskreg.geometry import Grid
 from daskreg.registration.deformable.cell_sums import Residuals, cell_sums
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.noise_model import LEAST_SHARE, NoiseModel, correlated_voxels, middle
+from daskreg.registration.deformable.noise_model import LEAST_SHARE, NoiseModel, correlated_voxels, middle_of
 from daskreg.stacks.elastic.slice_images import WarpedSlice, block_index
 
 Floats = NDArray[np.float64]
@@ -129,7 +129,7 @@ def _noise(d: _Difference) -> NoiseModel:
     square = float((d.weight * d.gradient * d.gradient).sum(dtype=np.float64))
     common = float((d.weight * d.one * d.other).sum(dtype=np.float64))
     shared = min(max(common / max(square, 1e-30), LEAST_SHARE), 1.0)
-    box = middle(d.residual.shape)
+    box = middle_of(d.residual.shape)
     score = d.weight[box] * d.residual[box] * d.gradient[(slice(None), *box)]
     return NoiseModel(max(d.mean_square, 1e-12), correlated_voxels(score), shared)
 

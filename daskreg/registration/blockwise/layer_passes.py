@@ -1,0 +1,137 @@
+"""`LayerPasses`: passes over all voxels of a pair for layers of B-splines, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box
+from daskreg.registration.blockwise import layer_noise, layer_sums
+from daskreg.registration.blockwise.layer_noise import LayerNoise, LayerNoiseTask, noise_of_layers
+from daskreg.registration.blockwise.layer_pair import LayerPair
+from daskreg.registration.blockwise.layer_sums import LayerTask, sum_layers
+from daskreg.registration.blockwise.pair import LazyPair, blocks_for
+from daskreg.registration.blockwise.work import Work
+from daskreg.registration.deformable.cell_sums import Singles, nodes_of, square_bytes
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import Match
+
+Floats = NDArray[np.float64]
+Sigmas = tuple[tuple[float, ...], tuple[float, ...]]
+
+BLOCK_BYTES = 512 << 20
+"""Bytes of voxels, as stored, that a block reads of each image at most. Not all are in memory at once (`slabs`)."""
+PASSES = 2
+"""Passes over all blocks that an estimate takes as a rule."""
+# Bytes of J^T J of a block.
+_SQUARE_BYTES = 48 << 20
+
+
+@dataclass(frozen=True)
+class LayerPass:
+    """What a pass found: sums over all voxels at some layers.
+
+    match: of the images. mean_square: of the residual, total: of the weight. before: the same score of the base alone.
+    """
+
+    match: Match
+    total: float
+    mean_square: float
+    linear: Floats
+    square: Singles | None
+    before: tuple[float, float] | None
+
+
+@dataclass
+class LayerPasses:
+    """Passes over the blocks of a pair."""
+
+    pair: LazyPair
+    sigmas: Sigmas
+    work: Work
+    matched: bool
+    blocks: list[Box] = field(default_factory=list)
+    count: int = 0
+
+    def noise(self, layers: Layers, match: Match | None) -> LayerNoise:
+        """Of the middle, at some layers."""
+        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match)
+        [found] = self.work.run(
+            f"noise-{_name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
+            label="noise", store=layer_noise.to_arrays, restore=layer_noise.from_arrays,
+        )  # fmt: skip
+        return found
+
+    def divide(self, layers: Layers) -> None:
+        """Choose the blocks, for layers near those of the passes."""
+        control, level = layers.control, self.pair.fixed.grid
+        needs = self._pair((layers,)).needs
+        self.blocks = blocks_for(
+            self.pair,
+            needs,
+            BLOCK_BYTES,
+            lambda box: square_bytes(nodes_of(control, level, box).shape) <= _SQUARE_BYTES,
+        )
+        self.work.expected = self.work.done + PASSES * (len(self.blocks) + 1)
+
+    def run(self, layers: Layers, match: Match, *, with_square: bool, base: Layers | None) -> LayerPass:
+        """Sum over all voxels.
+
+        Args:
+            match: about that of the images at these layers. base: whose score is wanted, too.
+        """
+        self.count += 1
+        control = layers.control
+        pair = self._pair((layers,) if base is None else (layers, base))
+        name = _name(pair, match, (with_square, base is not None, self.blocks, self.pair.fixed.sigmas))
+        tasks = []
+        for number, box in enumerate(self.blocks):
+            nodes = nodes_of(control, self.pair.fixed.grid, box)
+            current = layers.current[(slice(None), *nodes.slices)]
+            tasks.append(
+                LayerTask(number, pair, box, control, nodes, current, match, with_square, with_match=base is not None)
+            )
+        parts = self.work.run(
+            f"layers-{name}",
+            sum_layers,
+            tasks,
+            label=f"pass {self.count}",
+            store=layer_sums.to_arrays,
+            restore=layer_sums.from_arrays,
+        )
+        products = layer_sums.total_products(parts)
+        found, square = _match(products[0], matched=self.matched)
+        linear, *others = layer_sums.total_linear(parts, control.shape)
+        for other, change in zip(others, (found.gain - match.gain, found.offset - match.offset), strict=False):
+            linear = linear - change * other
+        before = None
+        if base is not None:
+            one, least = _match(products[1], matched=self.matched)
+            before = one.correlation, least
+        whole = layer_sums.total_square(parts, control.shape) if with_square else None
+        return LayerPass(found, max(products[0, 0], 1e-9), square, linear, whole, before)
+
+    def _pair(self, layers: Sequence[Layers]) -> LayerPair:
+        return LayerPair.of(self.pair, [one.transform for one in layers], matched=self.matched)
+
+
+def _match(products: Floats, *, matched: bool) -> tuple[Match, float]:
+    """How the images match, and the mean square of the residual, from `LayerSums.products`."""
+    f, w, ff, fw, ww = (products[1:] / max(products[0], 1e-9)).tolist()
+    match = Match.of(f, w, ff, fw, ww, matched=matched)
+    g, o = match.gain, match.offset
+    return match, max(ff + g * g * ww + o * o - 2 * g * fw - 2 * o * f + 2 * g * o * w, 1e-12)
+
+
+def _name(pair: LayerPair, *facts: object) -> str:
+    """Of a pass in the checkpoint: it says all that the results depend on."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for one in pair.maps:
+        numbers, more = one.identity()
+        digest.update(numbers)
+        digest.update(repr(more).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,159 @@
+"""The sums of one block for a step of layers of B-splines: what runs on a worker, or in a thread.
+
+A block returns sums for the control points of its own cells alone, and sums of products of the images, from which the
+gain and the offset of all voxels follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Box
+from daskreg.registration.blockwise.layer_pair import LayerPair
+from daskreg.registration.blockwise.pair import tiles
+from daskreg.registration.blockwise.slabs import slabs_of
+from daskreg.registration.deformable.cell_sums import Residuals, add_part, cell_sums, no_square, nodes_of
+from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.level_images import LevelImages, Match
+from daskreg.runtime.device import library_threads, limit_threads
+from daskreg.runtime.threads import use_threads
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerTask:
+    """A block at the transform of a pass.
+
+    coefficients: (D, *nodes) of the current layer, for the control points of the block. gain, offset: with which
+    residuals are taken. with_square: also J^T J. with_match: also what J^T r changes with gain and offset.
+    """
+
+    number: int
+    pair: LayerPair
+    inside: Box
+    control: ControlGrid
+    nodes: Box
+    coefficients: Floats
+    match: Match
+    with_square: bool
+    with_match: bool
+
+    def carrying_little(self) -> LayerTask:
+        """The same task with what it needs of arrays in memory, and no more."""
+        return replace(self, pair=self.pair.restrict(self.inside))
+
+
+@dataclass(frozen=True)
+class LayerSums:
+    """The sums of a block.
+
+    products: (maps, 6) total weight, and the sums of fixed, warped, fixed squared, fixed times warped, warped squared.
+    square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual,
+    and of the warped image and of one.
+    """
+
+    number: int
+    nodes: Box
+    products: Floats
+    square: Singles
+    linear: Floats
+
+
+def sum_layers(task: LayerTask) -> LayerSums:
+    """Read a block of both images and sum it, tile by tile."""
+    with limit_threads(), use_threads(library_threads()):
+        return _summed(task)
+
+
+def _summed(task: LayerTask) -> LayerSums:
+    nodes = task.nodes
+    products = np.zeros((len(task.pair.maps), 6))
+    linear = np.zeros((3 if task.with_match else 1, nodes.ndim, *nodes.shape))
+    square = no_square(nodes.shape) if task.with_square else np.zeros((0,) * 6, np.float32)
+    slabs = slabs_of(task.inside)
+    for slab, stored in zip(slabs, task.pair.read_slabs(slabs), strict=True):
+        for tile in tiles(slab) if stored is not None else ():
+            images = task.pair.images(stored, tile) if stored is not None else None
+            if images is not None:
+                products += _add_tile(task, images, tile, square, linear)
+    return LayerSums(task.number, nodes, products, square, linear)
+
+
+def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, linear: Floats) -> Floats:
+    """Add the sums of a tile to those of the block; the sums of products of the images are returned."""
+    level, control = task.pair.pair.fixed.grid, task.control
+    found, products = None, []
+    for number in range(len(task.pair.maps)):
+        warped = task.pair.warp(images, tile, number)
+        valid = np.isfinite(warped)
+        weight = np.where(valid, images.weight, np.float32(0))
+        warped = np.where(valid, warped, np.float32(0))
+        products.append(_products(weight, images.fixed, warped))
+        found = found or (warped, weight)
+    warped, weight = found or (images.fixed, images.weight)
+    residual = images.fixed - (np.float32(task.match.gain) * warped + np.float32(task.match.offset))
+    held = nodes_of(control, level, tile)
+    local = held.within(task.nodes)
+    current = task.coefficients[(slice(None), *local.slices)]
+    for k, values in enumerate((residual, warped, np.ones_like(warped))[: len(linear)]):
+        sums = cell_sums(
+            Residuals(images.gradient, values, weight),
+            control,
+            level,
+            tile,
+            coefficients=current if np.any(task.coefficients) else None,
+            with_square=task.with_square and k == 0,
+            held=held,
+        )
+        linear[k][(slice(None), *local.slices)] += sums.linear
+        if sums.square.size:
+            add_part(square, task.nodes.shape, sums.square, local)
+    return np.array(products)
+
+
+def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:
+    pairs = (fixed, warped, fixed * fixed, fixed * warped, warped * warped)
+    return [float(weight.sum(dtype=np.float64)), *(float((weight * x).sum(dtype=np.float64)) for x in pairs)]
+
+
+def total_products(parts: Sequence[LayerSums]) -> Floats:
+    """(maps, 6) the sum in the order of the parts."""
+    return np.asarray(np.sum([part.products for part in parts], axis=0))
+
+
+def total_linear(parts: Sequence[LayerSums], shape: tuple[int, ...]) -> Floats:
+    """(1 or 3, D, *shape) the sums for all control points."""
+    total = np.zeros((len(parts[0].linear), len(shape), *shape))
+    for part in parts:
+        total[(slice(None), slice(None), *part.nodes.slices)] += part.linear
+    return total
+
+
+def total_square(parts: Sequence[LayerSums], shape: tuple[int, ...]) -> Singles:
+    """J^T J for all control points."""
+    total = no_square(shape)
+    for part in parts:
+        add_part(total, shape, part.square, part.nodes)
+    return total
+
+
+def to_arrays(sums: LayerSums) -> Mapping[str, NDArray[Any]]:
+    """The sums as named arrays, for a file."""
+    nodes = np.array([sums.nodes.start, sums.nodes.stop])
+    return {"nodes": nodes, "products": sums.products, "square": sums.square, "linear": sums.linear}
+
+
+def from_arrays(number: int, arrays: Mapping[str, NDArray[Any]]) -> LayerSums:
+    """The sums that `to_arrays` was given.
+
+    Raises: KeyError for other arrays.
+    """
+    start, stop = arrays["nodes"].tolist()
+    return LayerSums(number, Box(tuple(start), tuple(stop)), *(arrays[x] for x in ("products", "square", "linear")))

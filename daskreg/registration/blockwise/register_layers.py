@@ -1,0 +1,165 @@
+"""What `register(model="bspline", resolution="full")` does with images that do not fit the memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from daskreg.registration.blockwise.coarse import LAYER_VOXELS, coarse_images
+from daskreg.registration.blockwise.estimate import lazy_pair, region_of
+from daskreg.registration.blockwise.image import LazyImage, Region
+from daskreg.registration.blockwise.inputs import lazy_images
+from daskreg.registration.blockwise.layer_passes import BLOCK_BYTES
+from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels
+from daskreg.registration.blockwise.register import HOPELESS, Place
+from daskreg.registration.blockwise.work import Work
+from daskreg.registration.deformable import judged
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
+from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.register_bspline import (
+    LEAST_TOLERANCE,
+    AffineStage,
+    check_memory,
+    checked_base,
+    control_spacing,
+    fit_of,
+)
+from daskreg.registration.fit import PairFit
+from daskreg.registration.images import Image, batch_of
+from daskreg.registration.pose import Pose
+from daskreg.registration.problem import Problem, SolverOptions
+from daskreg.registration.pyramids.pyramid import FinestLevel, Pyramid, pyramid, standardised
+from daskreg.reporting.fit import Fit
+from daskreg.runtime.device import library_threads, limit_threads
+from daskreg.runtime.threads import use_threads
+
+# Control points are estimated on the coarse images where a cell has so many voxels of these along each axis.
+_CELL = 2.0
+
+
+@dataclass(frozen=True)
+class LayersRequest:
+    """The options of `register` for layers between images that are read in blocks.
+
+    affine_stage: registers the coarse images by an affine map.
+    """
+
+    affine_stage: AffineStage
+    metric: str
+    init: Any
+    spacing: float | Sequence[float] | None
+    options: SolverOptions
+    place: Place
+
+    def __call__(self, fixed: Any, moving: Any, *, masks: tuple[Any, Any], channel: int | str | None) -> DeformableFit:
+        """Register one image to another, with their masks.
+
+        The fit is at coarse resolution where that says that the images cannot be registered.
+        """
+        images = lazy_images(fixed, moving, masks=masks, channel=channel)
+        grids = control_grids(images[0].grid, control_spacing(self.spacing, images[0].grid, images[1].grid))
+        check_memory(grids[-1])
+        options = replace(self.options, device="cpu")
+        init = (
+            self.init if isinstance(self.init, str) else (self.init.pull if isinstance(self.init, Fit) else self.init)
+        )
+        asked = ("bspline", self.metric, _identity(init, images), grids[-1].spacing, options, BLOCK_BYTES, LAYER_VOXELS)
+        work = self.place.work(*images, asked)
+        coarse = coarse_images(images, work, voxels=LAYER_VOXELS, metric=self.metric, most_bytes=BLOCK_BYTES)
+        with limit_threads(), use_threads(library_threads()):
+            fit = self._fit(images, coarse, grids, init, work)
+        work.finish()
+        return fit
+
+    def _fit(
+        self,
+        images: tuple[LazyImage, LazyImage],
+        coarse: tuple[Image, Image],
+        grids: Sequence[ControlGrid],
+        init: Any,
+        work: Work,
+    ) -> DeformableFit:
+        affine, base = None, init
+        if isinstance(init, str):
+            affine = self.affine_stage(coarse, self.metric)
+            base = affine.moving_from_fixed
+        base = checked_base(base, images[0].grid, images[1].grid)
+        batches = batch_of(coarse[0]), batch_of(coarse[1])
+        f, m, variance = standardised(*batches, self.metric)
+        levels = pyramid(f, m, levels=self.options.levels, smoothing=self.options.smoothing)
+        tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
+        found = estimate_layers(
+            levels,
+            _coarse_grids(grids, levels[-1].step),
+            base,
+            metric=self.metric,
+            tolerance=tolerance,
+            max_iterations=self.options.max_iterations,
+        )
+        rough = self._judged(found, levels, affine, coarse, float(variance[0]))
+        if rough.status in HOPELESS:
+            return rough
+        finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
+        regions = _inliers(found, levels, coarse[0]), None
+        found = estimate_layers_of_all_voxels(
+            lazy_pair(images, coarse, batches, regions, finest, metric=self.metric),
+            found,
+            base,
+            work,
+            grids=grids,
+            sigmas=finest.sigmas,
+            matched=self.metric != "mse",
+            tolerance=tolerance,
+        )
+        fit = self._judged(found, levels, affine, coarse, float(variance[0]))
+        every = (1,) * images[0].grid.ndim
+        return replace(fit, reduced=(every, every))
+
+    def _judged(
+        self,
+        found: LayerEstimate,
+        levels: Pyramid,
+        affine: PairFit | None,
+        coarse: tuple[Image, Image],
+        variance: float,
+    ) -> DeformableFit:
+        """The fit, with the verdict on the coarse images."""
+        grid = coarse[0].grid
+        verdict = judged.verdict_of(
+            Problem(Pose.of("affine", grid.ndim), grid.centre, self.metric),
+            levels,
+            found.state.layers.transform,
+            self.metric,
+            determined=found.determined,
+            reach=2 * float(found.state.layers.control.limits.max()),
+        )
+        return fit_of(found, verdict, affine, coarse, metric=self.metric, variance=variance)
+
+
+def _identity(init: Any, images: tuple[LazyImage, LazyImage]) -> str:
+    """What distinguishes an initial pose, or a transform that layers begin from, from others."""
+    if isinstance(init, str):
+        return init
+    fixed, moving = (image.grid for image in images)
+    numbers, facts = checked_base(init, fixed, moving).index_map(fixed, moving, moving.names).identity()
+    return hashlib.sha256(numbers + repr(facts).encode()).hexdigest()
+
+
+def _coarse_grids(grids: Sequence[ControlGrid], step: float) -> list[ControlGrid]:
+    """Those of which a cell has enough coarse voxels; the coarsest one always."""
+    return [grid for k, grid in enumerate(grids) if k == 0 or min(grid.spacing) >= _CELL * step]
+
+
+def _inliers(found: LayerEstimate, levels: Pyramid, fixed: Image) -> Region | None:
+    """Where the images do not contradict each other."""
+    if found.inliers is None:
+        return None
+    shape = tuple(found.inliers.shape[1:])
+    level = next(level for level in levels if level.fixed.grid.shape == shape)
+    halved = np.rint(np.divide(level.fixed.grid.spacing, fixed.grid.spacing)).astype(int)
+    return region_of(found.inliers, tuple((np.array(fixed.reduced) * halved).tolist()))

@@ -1,0 +1,287 @@
+"""Layers of B-splines between images that do not fit the memory: the fit in memory, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+import daskreg as dr
+from daskreg import errors
+from daskreg.geometry import Box, Grid, tile
+from daskreg.registration import images
+from daskreg.registration.blockwise import (
+    coarse,
+    estimate,
+    layer_passes,
+    pair,
+    register,
+    register_layers,
+    slabs,
+    work,
+)
+from daskreg.registration.blockwise.pair import divided
+from daskreg.registration.deformable.cell_sums import Residuals, add_part, cell_sums, no_square, nodes_of
+from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.verdicts import FitStatus
+from daskreg.sources.stored import StoredSource
+from daskreg.volumes import to_dataarray
+
+Floats = NDArray[np.float64]
+NO_DASHBOARD = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+SHAPE, SPACING = (223, 241), 25.0
+
+
+def limit(patch: pytest.MonkeyPatch, *, voxels: int = 1 << 13, block: int = 60_000, slab: int = 20_000) -> None:
+    """A memory that holds coarse images of so many voxels, blocks of so many bytes, and of a block so much at once."""
+    patch.setattr(images, "_voxel_budget", lambda: 30_000)
+    for module, name in ((coarse, "COARSE_VOXELS"), (register, "COARSE_VOXELS"), (coarse, "LAYER_VOXELS"),
+                         (register_layers, "LAYER_VOXELS")):  # fmt: skip
+        patch.setattr(module, name, voxels)
+    for module in (estimate, register, layer_passes, register_layers):
+        patch.setattr(module, "BLOCK_BYTES", block)
+    for module in (slabs, pair, coarse):
+        patch.setattr(module, "SLAB_BYTES", slab)
+    patch.setattr(slabs, "_THICK", 24)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    limit(monkeypatch)
+    return monkeypatch
+
+
+def texture(points: Floats, *, seed: int = 0, count: int = 80) -> Floats:
+    """A sum of plane waves of lengths from 8 to 90, at (..., D) points: known wherever a displacement brings it."""
+    rng, ndim = np.random.default_rng(seed), points.shape[-1]
+    directions = rng.normal(size=(count, ndim))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = np.exp(rng.uniform(np.log(8), np.log(90), count))
+    total = np.zeros(points.shape[:-1])
+    for direction, length, phase in zip(directions, lengths, rng.uniform(0, 2 * np.pi, count), strict=True):
+        total += np.cos(points @ (2 * np.pi / length * direction) + phase)
+    return np.asarray(total / np.sqrt(count / 2))
+
+
+def bent(points: Floats, shape: Sequence[int], most: float) -> Floats:
+    """Where (..., D) points are found: displaced by waves of about the length of the image."""
+    scaled = points / np.asarray(shape, float)
+    moved = [np.sin(4.1 * np.roll(scaled, k + 1, -1)[..., 0] + 2.3 * scaled[..., k] + k) for k in range(len(shape))]
+    return np.asarray(points + most * np.stack(moved, -1))
+
+
+def pair_of(shape: Sequence[int], *, most: float = 4.0, noise: float = 0.1) -> tuple[Any, Any]:
+    """Two images as a camera gives them, of which the second is brighter."""
+    points, rng = np.moveaxis(np.indices(shape), 0, -1).astype(float), np.random.default_rng(1)
+    both = texture(bent(points, shape, most)), 1.5 * texture(points) + 2
+    return tuple(np.round(20000 + 1000 * (x + noise * rng.normal(size=shape))).astype(np.uint16) for x in both)
+
+
+def lazy(values: NDArray[Any], chunks: Sequence[int]) -> Any:
+    return to_dataarray(da.from_array(values, chunks=tuple(chunks)), Grid(values.shape))
+
+
+def stored(folder: Path, both: Sequence[NDArray[Any]], chunks: Sequence[Sequence[int]]) -> list[Any]:
+    paths = [folder / f"{k}.zarr" for k in range(2)]
+    for path, values, chunk in zip(paths, both, chunks, strict=True):
+        zarr.create_array(str(path), data=values, chunks=tuple(chunk))
+    return [dr.open(path) for path in paths]
+
+
+def inner(shape: Sequence[int], margin: int = 5) -> Floats:
+    axes = [np.arange(margin, n - margin, 7.0) for n in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+
+
+def apart(one: Any, other: Any, points: Floats) -> float:
+    return float(np.linalg.norm(one.moving_from_fixed(points) - other.moving_from_fixed(points), axis=1).max())
+
+
+def in_memory(patch: pytest.MonkeyPatch, *both: Any, **options: Any) -> Any:
+    with patch.context() as inner_patch:
+        inner_patch.setattr(images, "_voxel_budget", lambda: 10**9)
+        return dr.register(*both, model="bspline", resolution="full", **options)
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((53, 61), 9.0), ((17, 23, 21), 6.0)])
+def test_the_sums_of_parts_add_up_to_those_of_the_image(shape: tuple[int, ...], spacing: float) -> None:
+    rng, grid = np.random.default_rng(0), Grid(shape, 1.1)
+    control = control_grids(grid, (spacing,) * len(shape))[-1]
+    gradient = rng.normal(size=(len(shape), *shape)).astype(np.float32)
+    residual, weight = (rng.random(shape).astype(np.float32) for _ in range(2))
+    c = rng.normal(size=(len(shape), *control.shape))
+    whole = cell_sums(Residuals(gradient, residual, weight), control, grid, Box.of(shape), coefficients=c)
+    square, linear = no_square(control.shape), np.zeros_like(whole.linear)
+    for _, box in tile(shape, (13, 20, 9)[: len(shape)]):
+        nodes = nodes_of(control, grid, box)
+        part = Residuals(gradient[:, *box.slices], residual[box.slices], weight[box.slices])
+        local = c[(slice(None), *nodes.slices)]
+        sums = cell_sums(part, control, grid, box, coefficients=local, held=nodes)
+        add_part(square, control.shape, sums.square, nodes)
+        linear[(slice(None), *nodes.slices)] += sums.linear
+    np.testing.assert_allclose(linear, whole.linear, atol=1e-5 * np.abs(linear).max())
+    np.testing.assert_allclose(square, whole.square, atol=1e-5 * np.abs(square).max())
+
+
+def test_axes_are_cut_into_few_pieces_in_the_middle_of_chunks() -> None:
+    for n, size, chunk in ((812, 384, 64), (1290, 448, 64), (100, 30, 7), (64, 64, 64), (65, 64, 64), (263, 60, 20)):
+        boxes = divided((n,), (chunk,), lambda s, size=size: s[0] <= size, shifted=True)
+        ends = [box.start[0] for box in boxes] + [n]
+        assert ends[0] == 0
+        assert all(a < b <= a + size for a, b in pairwise(ends))
+        whole = size // chunk * chunk
+        assert len(boxes) <= -(-n // whole) + 1
+        assert all(cut % chunk == chunk // 2 for cut in ends[1:-1])
+
+
+@pytest.mark.slow
+def test_the_fit_is_that_of_the_images_in_memory_whatever_the_blocks(small: pytest.MonkeyPatch) -> None:
+    both = pair_of(SHAPE)
+    whole = in_memory(small, *both, spacing=SPACING)
+    fits = []
+    for block, slab, chunks in ((30_000, 15_000, (31, 44)), (10**9, 10**9, (223, 17))):
+        limit(small, block=block, slab=slab)
+        some = [lazy(values, chunks) for values in both]
+        fits.append(dr.register(*some, model="bspline", spacing=SPACING, resolution="full"))
+    fit, points = fits[0], inner(SHAPE, 12)
+    truth = np.linalg.norm(fit.moving_from_fixed(points) - bent(points, SHAPE, 4.0), axis=1)
+    assert fit.ok, repr(fit)
+    assert fit.resolution == whole.resolution == "full"
+    assert fit.affine.resolution == "coarse"
+    assert apart(*fits, inner(SHAPE)) < 1e-3
+    assert apart(fit, whole, points) < 0.05
+    assert np.median(truth) < 0.05
+    assert fit.score == pytest.approx(whole.score, rel=0.02)
+    assert fit.overlap == pytest.approx(whole.overlap, abs=0.01)
+    assert fit.jacobian[0] > 0
+    assert fit.jacobian == pytest.approx(whole.jacobian, abs=0.02)
+    np.testing.assert_allclose(fit.sigma_at(points[100:104]), whole.sigma_at(points[100:104]), rtol=0.2)
+
+
+@pytest.mark.slow
+def test_volumes(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shape, rng = (50, 54, 47), np.random.default_rng(3)
+    blobs = gaussian_filter(rng.normal(size=[n + 20 for n in shape]), 1.5)
+    points = np.moveaxis(np.indices(shape), 0, -1).astype(float)
+    there = np.moveaxis(bent(points, shape, 1.5), -1, 0) + 10
+    values = map_coordinates(blobs, there, order=5), blobs[(slice(10, -10),) * 3]
+    both = [np.round(20000 + 8000 * (x + 0.01 * rng.normal(size=shape))).astype(np.uint16) for x in values]
+    limit(small, voxels=1 << 15, block=200_000, slab=200_000)
+    some = stored(tmp_path, both, ((26, 28, 24), (30, 54, 20)))
+    fit = dr.register(*some, model="bspline", spacing=16, metric="mse", resolution="full", client=False)
+    points = inner(shape, 6)
+    away = np.linalg.norm(fit.moving_from_fixed(points) - bent(points, shape, 1.5), axis=1)
+    assert fit.ok, repr(fit)
+    assert fit.reduced == ((1, 1, 1), (1, 1, 1))
+    assert np.median(away) < 0.1
+
+
+@pytest.mark.slow
+def test_what_is_masked_has_no_part(small: pytest.MonkeyPatch) -> None:
+    fixed, moving = pair_of(SHAPE)
+    mask = np.ones(SHAPE, bool)
+    mask[40:110, 130:200] = False
+    fixed[~mask] = np.random.default_rng(5).integers(0, 60000, (~mask).sum())
+    other = moving.astype(np.float32)
+    other[160:195, 20:70] = np.nan
+    some = lazy(fixed, (60, 70)), lazy(other, (64, 64))
+    fit = dr.register(*some, fixed_mask=mask, model="bspline", spacing=SPACING, resolution="full")
+    points = inner(SHAPE)
+    away = np.linalg.norm(fit.moving_from_fixed(points) - bent(points, SHAPE, 4.0), axis=1)
+    seen = mask[tuple(points.astype(int).T)]
+    assert fit.ok, repr(fit)
+    assert np.median(away[seen]) < 0.05
+    assert np.percentile(away[seen], 95) < 0.3
+
+
+@pytest.mark.slow
+def test_workers_find_the_same_and_a_killed_run_is_continued(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    some = stored(tmp_path, pair_of(SHAPE), ((40, 50), (61, 47)))
+    options: dict[str, Any] = {"model": "bspline", "spacing": SPACING, "resolution": "full"}
+    counts: list[tuple[int, int]] = []
+    threads = dr.register(*some, **options, client=False, progress=lambda *step: counts.append(step))
+    assert [done for done, _ in counts[:-1]] == list(range(1, len(counts)))
+    assert counts[-1][0] == counts[-1][1]
+    with LocalCluster(n_workers=2, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster):
+        workers = dr.register(*some, **options)
+    points, file = inner(SHAPE), tmp_path / "fit.jsonl"
+    assert apart(workers, threads, points) < 1e-6
+
+    def killed(done: int, total: int) -> None:
+        if done >= len(counts) - 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dr.register(*some, **options, client=False, checkpoint=file, progress=killed)
+    asked: list[int] = []
+    run = work.run_tasks
+    small.setattr(work, "run_tasks", lambda f, items, **k: run(f, _counted(items, asked), **k))
+    resumed = dr.register(*some, **options, client=False, checkpoint=file)
+    assert len(asked) < len(counts) / 3
+    assert apart(resumed, threads, points) == 0
+    for other in ({"spacing": 31.0}, {"init": dr.Affine.translation(x=1)}, {"init": threads}):
+        with pytest.raises(errors.LayoutMismatchError, match="of another estimate"):
+            dr.register(*some, **{**options, **other}, client=False, checkpoint=file)
+
+
+def _counted(items: Any, asked: list[int]) -> Any:
+    for item in items:
+        asked.append(item.number)
+        yield item
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["affine", "bspline"])
+def test_the_data_are_read_at_most_three_times(small: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
+    """Chunks are counted where they are decoded, after the coarse start."""
+    shape, chunk = (601, 577), 24
+    limit(small, voxels=1 << 15, block=150_000, slab=60_000)
+    some = stored(tmp_path, pair_of(shape, most=0.0 if model == "affine" else 4.0), ((chunk, chunk),) * 2)
+    decoded: dict[str, int] = {}
+    stage = ["start"]
+    read, run = StoredSource._read_or_fill, work.Work.run
+
+    def reading(source: StoredSource, box: Box, out: Any) -> Any:
+        chunks = box.align(source.chunks)
+        decoded[stage[0]] = decoded.get(stage[0], 0) + chunks.size // chunk**2
+        return read(source, box, out)
+
+    def running(one: work.Work, *args: Any, **options: Any) -> Any:
+        stage[0] = options["label"]
+        return run(one, *args, **options)
+
+    small.setattr(StoredSource, "_read_or_fill", reading)
+    small.setattr(work.Work, "run", running)
+    fit = dr.register(*some, model=model, resolution="full", client=False)
+    assert fit.ok
+    assert fit.resolution == "full"
+    stored_chunks = 2 * np.prod([-(-n // chunk) for n in shape])
+    in_passes = sum(count for label, count in decoded.items() if label.startswith("pass"))
+    assert 1.9 * stored_chunks < in_passes <= 3 * stored_chunks
+
+
+def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
+    noise = [np.random.default_rng(k).normal(size=SHAPE) for k in range(2)]
+    labels: list[str] = []
+    run = work.Work.run
+    small.setattr(work.Work, "run", lambda self, *a, **k: (labels.append(k["label"]), run(self, *a, **k))[1])
+    fit = dr.register(*(lazy(n, (70, 80)) for n in noise), model="bspline", spacing=60, resolution="full")
+    assert fit.status in (FitStatus.CHANCE, FitStatus.NO_IMPROVEMENT)
+    assert fit.resolution == "coarse"
+    assert labels == ["coarse fixed", "coarse moving"]
+
+
+def test_what_blocks_cannot_do_is_refused(small: pytest.MonkeyPatch) -> None:
+    some = [lazy(np.random.default_rng(k).normal(size=SHAPE), (90, 90)) for k in range(2)]
+    for options in ({"metric": "lncc"}, {"optimizer": "adam"}, {"check_inverse": True}):
+        with pytest.raises(errors.OptionError):
+            dr.register(*some, model="bspline", resolution="full", **options)

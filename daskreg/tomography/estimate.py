@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.tomography.agreement import White, agreement_of
+from daskreg.tomography.agreement import agreement_of
 from daskreg.tomography.coarse import start_poses
 from daskreg.tomography.matching import (
     LEAST_ROWS,
@@ -205,8 +205,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
     if problem.wedge:
         centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
-    filtered = float((smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) ** 2).mean())
-    found = agreement_of(at, White(noise, filtered, left))
+    found = agreement_of(at, noise, rng)
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
     return Uncertainty(

@@ -121,7 +121,7 @@ class Linearised:
         own = np.einsum("pauv,qauv->apq", weighted[: self.count], self.basis[: self.count], optimize=True)
         own = own.astype(np.float64)
         diagonal = np.einsum("app->ap", own)
-        own = own + (1e-6 * diagonal + 1e-9 * diagonal.max(axis=0))[:, :, None] * np.eye(self.count)
+        own = own + (1e-6 * diagonal + np.maximum(1e-9 * diagonal.max(axis=0), 1e-30))[:, :, None] * np.eye(self.count)
         common = np.einsum("pauv,pauv->p", weighted[self.count :], self.basis[self.count :], optimize=True)
         return np.linalg.inv(np.linalg.cholesky(own)), 1 / np.sqrt(np.maximum(common.astype(np.float64), 1e-30))
 
@@ -229,7 +229,8 @@ def _shown(matrices: Floats, rows: int, columns: int) -> Array:
     shown = np.clip(np.minimum(place, rows - 1 - place) + 1, 0, 1).astype(np.float32)
     share = shown.mean(axis=(0, 1))
     often = np.clip((share - _SELDOM) / (_SHOWN - _SELDOM), 0, 1)
-    return shown * often if often.any() else np.ones_like(shown)
+    # Shifts that are wrong by that much are of a start, from which the specimen has to be found first.
+    return shown * often if 2 * often.sum() >= rows else np.ones_like(shown)
 
 
 def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:

@@ -49,14 +49,14 @@ def agreement_of(at: Linearised, sigma: float, rng: np.random.Generator) -> Agre
     """
     part = _varying(at)
     white = smoothed(rng.normal(size=part.shape).astype(np.float32)) * at.weight
-    shares = [_Scale.of(at, at.aligned, part, white, sigma)]
+    scales = [_Scale.of(at, at.aligned, part, white, sigma)]
     for wider in _WIDER:
-        images = (smoothed(image, wider) for image in (at.aligned, part, white))
-        shares.append(_Scale.of(at, *images, sigma))
-    pixels = shares[0]
+        images, wide, noise = (smoothed(image, wider) for image in (at.aligned, part, white))
+        scales.append(_Scale.of(at, images, wide, noise, sigma))
+    pixels = scales[0]
     whole = 1 - pixels.gain * _power(at.residual).mean() / max(float(_power(at.aligned).mean()), 1e-30)
     varying = 1 - pixels.gain * float(pixels.left.mean()) / max(float(pixels.part.mean()), 1e-30)
-    return Agreement(float(whole), varying, bool(whole > 0.5 and all(scale.consistent for scale in shares)))
+    return Agreement(float(whole), varying, bool(whole > 0.5 and all(scale.consistent for scale in scales)))
 
 
 @dataclass(frozen=True)

@@ -221,8 +221,8 @@ def _shown(matrices: Floats, rows: int, columns: int) -> Array:
     """(A, U, V) one where an aligned pixel is between the first and the last row of the detector, else zero.
 
     Beside the detector there is background, or what is missing is filled in; along the axis the specimen goes on. A
-    slice that many projections do not show is not reconstructed, so that it does not count at all. Both change gradually,
-    or the steps would not settle.
+    slice that many projections do not show is not reconstructed, so that it does not count at all. Both change
+    gradually, or the steps would not settle.
     """
     u, v = np.arange(columns)[:, None], np.arange(rows)
     place = matrices[:, 0, 0, None, None] * v + matrices[:, 0, 1, None, None] * u + matrices[:, 0, 2, None, None]

@@ -63,8 +63,8 @@ def waves(radians: Floats) -> Floats:
 
 def without_gauge(poses: Floats, radians: Floats, used: NDArray[np.bool_], extent: float | None = None) -> Floats:
     """The poses for which the row shifts of `used` projections have the mean 0, and their column shifts, less a
-    constant, no part that goes with the cosine and sine of the angle, and their magnifications the geometric mean 1. The
-    volume is shifted and magnified accordingly."""
+    constant, no part that goes with the cosine and sine of the angle, and their magnifications the geometric mean 1.
+    The volume is shifted and magnified accordingly."""
     larger = np.full((len(poses), 1), -scales_of(poses)[used].mean())
     poses = np.asarray(poses @ increments(larger, ("scale",)))
     shifts = shifts_of(poses)

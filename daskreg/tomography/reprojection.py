@@ -3,8 +3,9 @@
 Filtered back-projection F makes the volume, A projects it. With a half turn of projections that is nearly what a volume
 in least squares would show. With a missing wedge it is not: near the wedge, A F shows a half and less of what was seen,
 and what is lacking would pull at the poses. So the volume is then found in least squares, by iterations with F as the
-preconditioner: the residual after k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over an
-interval of eigenvalues (Golub and Varga 1961). It is linear in the projections, as the normal equations of the poses need.
+preconditioner: the residual after k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over
+an interval of eigenvalues (Golub and Varga 1961). It is linear in the projections, as the normal equations of the poses
+need.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Array = NDArray[Any]
 
 _ITERATIONS = 8
 _SMALLEST = 0.1
-"""Of the largest eigenvalue: what changes less is left to the residual. Above it, 1/180 is left after the iterations."""
+"""Of the largest eigenvalue: what changes less is left to the residual. Above it, the iterations leave 1/180."""
 _POWER_STEPS = 12
 _MARGIN = 1.05  # that many steps of the power method find the largest eigenvalue to within this factor
 _BACKGROUND = 0.1  # of the largest mean of a column: less is background

@@ -64,7 +64,7 @@ def phantom(options: argparse.Namespace, seed: int) -> None:
 
 
 def real() -> None:
-    """The tooth (a scan of half a turn) and the tilt series of a needle, whose axis ETSpy turns back by -2.79 degrees."""
+    """The tooth (a scan of half a turn) and the tilt series of a needle, whose axis ETSpy turns back by -2.79."""
     import h5py
 
     folder = Path(os.environ["DASKREG_DATA"]) / "tomography"

@@ -3,6 +3,7 @@
     python benchmarks/tomography.py                    # 256^3, 180 angles, jitter of 10 pixels, 3 % noise
     python benchmarks/tomography.py --size 64 --angles 90 --jitter 2.5 --seeds 5
     python benchmarks/tomography.py --real             # the tooth and the tilt series, with DASKREG_DATA
+    python benchmarks/tomography.py --etspy            # seconds of a slice beside ETSpy's ProjMatch (install etspy)
     python benchmarks/tomography.py --projector        # times of the projector, and of ASTRA's where it is installed
 
 Errors are after the gauge: without what a shift of the volume explains. "ratio" is the scatter over the standard
@@ -63,7 +64,7 @@ def phantom(options: argparse.Namespace, seed: int) -> None:
 
 
 def real() -> None:
-    """The tooth (a scan of half a turn) and the tilt series of a needle, whose axis is -2.79 degrees by ETSpy."""
+    """The tooth (a scan of half a turn) and the tilt series of a needle, whose axis ETSpy turns back by -2.79."""
     import h5py
 
     folder = Path(os.environ["DASKREG_DATA"]) / "tomography"
@@ -72,9 +73,51 @@ def real() -> None:
     print(dr.tomography.align_projections(raw, theta, unit="degrees", flats=white, darks=dark), flush=True)
     needle = np.asarray(dr.open(folder / "haadf" / "HAADF.mrc"))
     tilts = np.loadtxt(folder / "haadf" / "HAADF.rawtlt")
-    for name, angle in (("own axis", "auto"), ("ETSpy's axis", np.radians(-2.79))):
+    for name, angle in (("own axis", "auto"), ("ETSpy's axis", np.radians(2.79))):
         fit = dr.tomography.align_projections(needle, tilts, unit="degrees", axis="x", axis_angle=angle)
         print(f"{name}: residual {np.sqrt(np.nanmean(fit.residuals**2)):.4f}; {fit}", flush=True)
+
+
+def etspy(options: argparse.Namespace) -> None:
+    """Seconds and errors of the shifts of one sinogram, of this package and of ETSpy's ProjMatch on the same, in turn.
+
+    Both are asked for shifts across the axis only, of a slice; and, of this package, for all rows of a scan together.
+    """
+    from etspy.api import TomoStack
+    from etspy.projmatch import ProjMatch
+
+    size, rng = options.size, np.random.default_rng(0)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, options.angles, endpoint=False)
+    shifts = np.column_stack([np.zeros(len(angles)), rng.uniform(-options.jitter, options.jitter, len(angles))])
+    clean = Ellipsoids(size, seed=1).project(angles, (16, size), shifts=shifts)
+    data = (clean + options.noise * clean.max() * rng.normal(size=clean.shape)).astype(np.float32)
+    one = data[:, 8:9]
+    dr.tomography.align_projections(one, angles, max_steps=1)  # compiles
+    used = np.ones(len(angles), dtype=bool)
+
+    def error(columns: np.ndarray) -> float:
+        both = np.stack([shifts[:, 1], columns])
+        left = [c - np.column_stack([used, np.cos(angles), np.sin(angles)]) @ constant_and_waves(c, angles, used)
+                for c in both]  # fmt: skip
+        return float(np.median(np.abs(left[1] - left[0])))
+
+    for _ in range(options.seeds):
+        for name, rows in (("a slice", one), (f"{data.shape[1]} slices", data)):
+            begin, cpu = time.perf_counter(), time.process_time()
+            fit = dr.tomography.align_projections(rows, angles, axis_angle=0.0)
+            wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            matrices = fit.projections_from_aligned.matrices
+            print(
+                f"daskreg, {name}: {wall / rows.shape[1]:.2f} s a slice (processor {cpu / rows.shape[1]:.2f}), "
+                f"median error {error(shifts_of(matrices)[:, 1]):.3f} px, {fit.status.name.lower()}", flush=True,
+            )  # fmt: skip
+        stack = TomoStack(one.transpose(0, 2, 1).copy(), tilts=np.degrees(angles)[:, None])
+        begin, cpu = time.perf_counter(), time.process_time()
+        match = ProjMatch(stack, nslice=0)
+        match.calculate_shifts()
+        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        off = min(error(sign * np.asarray(match.total_shifts)) for sign in (1, -1))
+        print(f"etspy, a slice: {wall:.2f} s (processor {cpu:.2f}), median error {off:.3f} px", flush=True)
 
 
 def projector(options: argparse.Namespace) -> None:
@@ -114,9 +157,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--projector", action="store_true")
+    parser.add_argument("--etspy", action="store_true")
     options = parser.parse_args()
     if options.real:
         real()
+    elif options.etspy:
+        etspy(options)
     elif options.projector:
         projector(options)
     else:

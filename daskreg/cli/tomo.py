@@ -74,6 +74,13 @@ def command() -> None:
 @_AXIS
 @click.option("--centre", type=NumberOrAuto(), default="auto", show_default=True, help="Column of the axis.")
 @click.option("--axis-angle", type=NumberOrAuto(), default="auto", show_default=True, help="Of the axis, degrees.")
+@click.option(
+    "--model",
+    type=click.Choice(["translation", "rigid", "similarity"]),
+    default="translation",
+    show_default=True,
+    help="Each projection is shifted; turned; magnified.",
+)
 @click.option("--level", type=NumberOrWord(), default="auto", show_default=True,
               help="auto, or a number: means of 2**level pixels on a side.")  # fmt: skip
 @click.option("--mask", help="Projections, or one image, that are positive where pixels count.")

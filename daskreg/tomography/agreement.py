@@ -13,26 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.tomography.matching import Linearised
+from daskreg.tomography.matching import Linearised, smoothed
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
 
-_SIGMAS = 5.0
-
-
-@dataclass(frozen=True)
-class White:
-    """White noise in aligned projections.
-
-    Args:
-        sigma: of a pixel.
-        filtered, left: the variances, of noise of one per pixel, in aligned projections and in their residual.
-    """
-
-    sigma: float
-    filtered: float
-    left: float
+_SIGMAS = 4.0
+_WIDER = (2.0, 4.0)  # sigma in pixels, of a Gaussian filter
 
 
 @dataclass(frozen=True)
@@ -50,45 +37,81 @@ class Agreement:
     consistent: bool
 
 
-def agreement_of(at: Linearised, noise: White) -> Agreement:
-    """The agreement at a solution.
+def agreement_of(at: Linearised, sigma: float, rng: np.random.Generator) -> Agreement:
+    """The agreement at a solution, of projections with noise of `sigma` in a pixel.
 
-    It is consistent where the projections are explained better than noise would be, and what is left of the varying
-    part is either noise, to within five standard errors over the projections, or, variances of noise taken off,
+    It is consistent where the projections are explained better than noise would be, and, in the pixels and in their
+    means over larger regions, where noise hides less, what is left of the varying part is either noise, to within four
+    standard errors over the projections, or, variances of noise taken off,
     - less than half of what varies, and
     - less than what a projection differs from that one turn of a pixel away (at the rim of what all projections see).
       A volume that explains a projection worse than its neighbour does has not connected them.
     """
-    gain = noise.filtered / max(noise.left, 1e-30)
-    part, left = _varying(at)
-    excess = gain * left - noise.filtered * noise.sigma**2
-    signal = float(part.mean()) - noise.filtered * noise.sigma**2
-    near = _between_neighbours(at) - 2 * noise.filtered * noise.sigma**2
-    is_noise = float(excess.mean()) <= _SIGMAS * float(excess.std()) / np.sqrt(len(excess))
-    explained = float(excess.mean()) < signal / 2 and float(excess.mean()) < near
-    whole = 1 - gain * _power(at.residual).mean() / max(float(_power(at.aligned).mean()), 1e-30)
-    varying = 1 - gain * float(left.mean()) / max(float(part.mean()), 1e-30)
-    return Agreement(float(whole), varying, bool(whole > 0.5 and (is_noise or explained)))
+    part = _varying(at)
+    white = smoothed(rng.normal(size=part.shape).astype(np.float32)) * at.weight
+    scales = [_Scale.of(at, at.aligned, part, white, sigma)]
+    for wider in _WIDER:
+        images, wide, noise = (smoothed(image, wider) for image in (at.aligned, part, white))
+        scales.append(_Scale.of(at, images, wide, noise, sigma))
+    pixels = scales[0]
+    whole = 1 - pixels.gain * _power(at.residual).mean() / max(float(_power(at.aligned).mean()), 1e-30)
+    varying = 1 - pixels.gain * float(pixels.left.mean()) / max(float(pixels.part.mean()), 1e-30)
+    return Agreement(float(whole), varying, bool(whole > 0.5 and all(scale.consistent for scale in scales)))
 
 
-def _varying(at: Linearised) -> tuple[Floats, Floats]:
-    """(A,) mean squares of what varies with the angle, and of its residual."""
+@dataclass(frozen=True)
+class _Scale:
+    """Mean squares of images that are smoothed alike.
+
+    Args:
+        part, left: (A,) of what varies with the angle, and of its residual.
+        near: mean square difference of neighbours.
+        noise: variance of the noise in the images.
+        gain: of the variance of noise by its residual.
+    """
+
+    part: Floats
+    left: Floats
+    near: float
+    noise: float
+    gain: float
+
+    @classmethod
+    def of(cls, at: Linearised, images: Array, part: Array, white: Array, sigma: float) -> _Scale:
+        filtered = float((white**2).mean(dtype=np.float64))
+        unexplained = float(((white - at.problem.reproject(white)) ** 2).mean(dtype=np.float64))
+        return cls(
+            _power(part),
+            _power(part - at.problem.reproject(part)),
+            _between_neighbours(at, images),
+            filtered * sigma**2,
+            filtered / max(unexplained, 1e-30),
+        )
+
+    @property
+    def consistent(self) -> bool:
+        excess = self.gain * self.left - self.noise
+        signal = float(self.part.mean()) - self.noise
+        is_noise = float(excess.mean()) <= _SIGMAS * float(excess.std()) / np.sqrt(len(excess))
+        explained = float(excess.mean()) < signal / 2 and float(excess.mean()) < self.near - 2 * self.noise
+        return bool(is_noise or explained)
+
+
+def _varying(at: Linearised) -> Array:
+    """(A, U, V) what varies with the angle."""
     mean = at.aligned.mean(axis=0)
     columns = np.arange(len(mean))
     mirrored = 2 * float(at.problem.level.middle[1]) - columns
     other = np.stack([np.interp(mirrored, columns, row) for row in mean.T], axis=1)
-    part = np.ascontiguousarray(at.aligned - ((mean + other) / 2).astype(np.float32))
-    return _power(part), _power(part - at.problem.reproject(part))
+    return np.ascontiguousarray(at.aligned - ((mean + other) / 2).astype(np.float32))
 
 
-def _between_neighbours(at: Linearised) -> float:
+def _between_neighbours(at: Linearised, images: Array) -> float:
     """Mean square difference of each projection and the nearest one that is a turn of a pixel or more away."""
     radians = at.problem.radians[at.problem.used]
     apart = np.abs((radians[:, None] - radians + np.pi) % (2 * np.pi) - np.pi)
-    apart[apart < 2 / at.aligned.shape[1]] = np.inf
-    return float(
-        np.mean([_power(at.aligned[i : i + 1] - at.aligned[j])[0] for i, j in enumerate(apart.argmin(axis=1))])
-    )
+    apart[apart < 2 / images.shape[1]] = np.inf
+    return float(np.mean([_power(images[i : i + 1] - images[j])[0] for i, j in enumerate(apart.argmin(axis=1))]))
 
 
 def _power(images: Array) -> Floats:

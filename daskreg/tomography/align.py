@@ -76,7 +76,8 @@ def align_projections(
         axis_angle: "auto", or theta of the axis in the plane of the detector, radians.
         axis: of the detector, along which the axis of rotation is: "y", down the columns, or "x", along the rows. All
             that is said here of rows and columns is then the other way round.
-        model: "translation": each projection is shifted; what they share is the turn of the axis.
+        model: "translation": each projection is shifted, and the axis turns all alike; "rigid": each is turned by
+            itself too; "similarity": and magnified. The magnifications have the geometric mean 1 (the gauge).
         level: "auto", as fine as so many angles make useful; or a number: means of 2**level pixels on a side.
         mask: positive where pixels count, of the shape of the projections or of one.
         flats, darks: (rows, columns) or several, images without specimen, and without beam. With flats, the negative
@@ -97,7 +98,7 @@ def align_projections(
     """
     start = time.perf_counter()
     if model not in MODELS:
-        raise OptionError(f"model={model!r}: only shifts of single projections are estimated; use {', '.join(MODELS)}")
+        raise OptionError(f"model={model!r}: use {', '.join(MODELS)}")
     given = projections_of(
         projections, axis=axis, channel=channel, channel_axis=channel_axis, flats=flats, darks=darks, mask=mask
     )
@@ -107,7 +108,7 @@ def align_projections(
     check_angles(radians)
     fixed = _fixed(given, centre, axis_angle)
     own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
-    _check_pixels(given, bool(shared) or bool(fixed.turn))
+    _check_pixels(given, bool(shared) or bool(fixed.turn) or "theta" in own)
     with _computing(client), at_stage("reading"):
         problems, kinds, unit_of_data = _problems(given, radians, level, own, shared)
     stages = _Stages(progress if callable(progress) else None, len(problems) + 2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.tomography.agreement import White, agreement_of
+from daskreg.tomography.agreement import agreement_of
 from daskreg.tomography.coarse import start_poses
 from daskreg.tomography.matching import (
     LEAST_ROWS,
@@ -57,7 +57,10 @@ class Fixed:
     extent: float
 
     def applied(self, poses: Floats, radians: Floats, used: Bools) -> Floats:
-        """The poses in the gauge, with the axis at the fixed centre."""
+        """The poses in the gauge, with the axis, or the mean of the turns, at the fixed angle and centre."""
+        if self.turn is not None:
+            back = np.full((len(poses), 1), self.turn - turns_of(poses)[used].mean())
+            poses = np.asarray(poses @ increments(back, ("theta",)))
         poses = without_gauge(poses, radians, used, self.extent)
         if self.centre is None:
             return poses
@@ -200,16 +203,15 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     own = np.full((len(poses), len(problem.names)), np.nan)
     own[problem.used] = local * factor * noise * disagreement * unit
     turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
-    if problem.refinements:
+    if problem.wedge:
         centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
-    filtered = float((smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) ** 2).mean())
-    found = agreement_of(at, White(noise, filtered, left))
+    found = agreement_of(at, noise, rng)
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
     return Uncertainty(
         own,
         0.0 if fixed.turn is not None else turn * disagreement,
-        0.0 if fixed.centre is not None else centre * (1.0 if problem.refinements else disagreement),
+        0.0 if fixed.centre is not None else centre * (1.0 if problem.wedge else disagreement),
         found.varying,
         noise,
         disagreement,

@@ -40,7 +40,7 @@ class TiltFit(Fit):
     In aligned projections the axis of rotation is the middle column (row, for `rotation_axis` "x") of the detector, and
     a point of the volume at (x, y) from it is seen at x cos(angle) + y sin(angle) from there. The volume may be
     anywhere: the row shifts have the mean 0, and the column shifts, less a constant, no part that goes with the cosine
-    and the sine of the angle (the gauge).
+    and the sine of the angle; magnifications have the geometric mean 1 (the gauge).
 
     Args:
         projections_from_aligned: one map of world points for each projection:
@@ -51,8 +51,9 @@ class TiltFit(Fit):
             is the mean.
         centre: the column (row) of the axis in the middle row (column) of the detector, an index. Where projections
             move by themselves, this is the mean of where it is, less what belongs to the gauge.
-        sigma: one standard deviation: (A,) of "ty", "tx" and so on, world units and radians, NaN for those that were
-            not used; numbers for "axis" (radians) and "centre" (pixels). From the noise of the projections, by what
+        sigma: one standard deviation: (A,) of "ty", "tx", "theta", "scale" (the logarithm of the magnification), as far
+            as the model has them, world units and radians, NaN for those that were not used; numbers for "axis"
+            (radians) and "centre" (pixels). From the noise of the projections, by what
             the same estimate makes of noise, times `disagreement`.
         residuals: (A,) root mean square of each projection less the reprojection, as a share of the projection.
         kinds: outliers, and of which kind: "lost", "blank", "duplicated", "unlike" (the others contradict it).
@@ -99,7 +100,8 @@ class TiltFit(Fit):
 
     @property
     def parameters(self) -> dict[str, Floats]:
-        """(A,) of "ty", "tx" (world units) and "theta" of each projection, about `middle`, that of the detector."""
+        """(A,) of "ty", "tx" (world units), "theta", and "sy", the magnification, of each projection, about `middle`,
+        that of the detector."""
         rows = [affine.decompose(self.middle) for affine in self.projections_from_aligned]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -114,7 +116,8 @@ class TiltFit(Fit):
         """One mapping for each projection: angle (radians), `parameters`, the map's matrix (world, "m00" in
         row 0 and column 0 and so on), sigmas, residual, kind."""
         matrices = self.projections_from_aligned.matrices
-        parameters = {name: values for name, values in self.parameters.items() if name in ("ty", "tx", "theta")}
+        shown = ("ty", "tx", "theta", "sy") if self.model == "similarity" else ("ty", "tx", "theta")
+        parameters = {name: values for name, values in self.parameters.items() if name in shown}
         arrays = {name: value for name, value in self.sigma.items() if np.ndim(value)}
         return [
             {

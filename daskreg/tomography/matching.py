@@ -21,9 +21,8 @@ from scipy.sparse.linalg import LinearOperator, gmres
 from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
-from daskreg.tomography.poses import HALF_A_TURN, Level, fitted_waves, increments
-from daskreg.tomography.reconstruction import fbp
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.poses import Level, fitted_waves, increments
+from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -37,9 +36,7 @@ SMOOTHED_NOISE = 1 / (
 _BASIS_SMOOTHING = 1.0
 _SETTLED = 0.02  # pixels of the detector
 _SETTLED_SIGMAS = 0.1
-# With a missing wedge, the volume of FBP reaches beyond what is seen; what is cut off is missed by its reprojections.
-_REFINEMENTS = 2
-_BACKGROUND = 0.1  # of the largest mean of a row: less is background
+_SELDOM, _SHOWN = 0.8, 0.9  # of the projections: a slice that fewer show counts not at all, less, or fully
 _INNER = 25  # iterations of GMRES
 _INNER_TOLERANCE = 0.01
 LEAST_ROWS = 8
@@ -66,38 +63,22 @@ class Problem:
     names: tuple[str, ...]
     shared: tuple[str, ...]
     used: Bools
-    projector: SliceProjector = field(init=False)
-    inside: Array = field(init=False)
-    refinements: int = field(init=False)
+    reproject: Reprojection = field(init=False)
 
     def __post_init__(self) -> None:
-        columns = self.data.shape[2]
-        centre = float(self.level.middle[1])
-        projector = SliceProjector(self.radians[self.used], (columns, columns), columns, centre)
-        object.__setattr__(self, "projector", projector)
-        missing = np.ptp(self.radians[self.used]) < HALF_A_TURN and _complete(self.data[self.used])
-        object.__setattr__(self, "refinements", _REFINEMENTS if missing else 0)
-        reach = np.arange(columns) - (columns - 1) / 2
-        # Corners that some projections do not see are taken for empty.
-        inside = np.hypot(reach[:, None], reach) < min(centre, columns - 1 - centre) + 0.5
-        object.__setattr__(self, "inside", inside[..., None].astype(np.float32))
+        radians = self.radians[self.used]
+        wedge = wedge_is_missing(radians, self.data[self.used])
+        found = Reprojection(radians, self.data.shape[2], float(self.level.middle[1]), wedge)
+        object.__setattr__(self, "reproject", found)
 
     @property
     def factor(self) -> int:
         return self.level.factors[1]
 
-    def reproject(self, aligned: Array) -> Array:
-        """H: (A, U, V) reprojections of the volume that is reconstructed from aligned projections."""
-        seen = self.projector.project(fbp(self.projector, aligned) * self.inside)
-        for _ in range(self.refinements):
-            seen += self.projector.project(fbp(self.projector, aligned - seen) * self.inside)
-        return seen
-
-
-def _complete(data: Array) -> bool:
-    """Whether (A, V, U) projections end in background on every side, so that they show all of the mass."""
-    sums = [data.mean(axis=(0, 1))] + ([data.mean(axis=(0, 2))] if data.shape[1] >= LEAST_ROWS else [])
-    return all(max(abs(line[0]), abs(line[-1])) < _BACKGROUND * np.abs(line).max() for line in sums)
+    @property
+    def wedge(self) -> bool:
+        """Whether a wedge is missing; see `wedge_is_missing`."""
+        return self.reproject.wedge
 
 
 @dataclass(frozen=True)
@@ -140,7 +121,7 @@ class Linearised:
         own = np.einsum("pauv,qauv->apq", weighted[: self.count], self.basis[: self.count], optimize=True)
         own = own.astype(np.float64)
         diagonal = np.einsum("app->ap", own)
-        own = own + (1e-6 * diagonal + 1e-9 * diagonal.max(axis=0))[:, :, None] * np.eye(self.count)
+        own = own + (1e-6 * diagonal + np.maximum(1e-9 * diagonal.max(axis=0), 1e-30))[:, :, None] * np.eye(self.count)
         common = np.einsum("pauv,pauv->p", weighted[self.count :], self.basis[self.count :], optimize=True)
         return np.linalg.inv(np.linalg.cholesky(own)), 1 / np.sqrt(np.maximum(common.astype(np.float64), 1e-30))
 
@@ -182,9 +163,11 @@ class Linearised:
         radians = self.problem.radians[self.problem.used]
         if "ty" in self.problem.names:
             values[:, self.problem.names.index("ty")] -= values[:, self.problem.names.index("ty")].mean()
+        if "scale" in self.problem.names:
+            values[:, self.problem.names.index("scale")] -= values[:, self.problem.names.index("scale")].mean()
         at = self.problem.names.index("tx")
         basis, parts = fitted_waves(values[:, at], radians)
-        parts[0] = parts[0] if self.problem.refinements else 0.0
+        parts[0] = parts[0] if self.problem.wedge else 0.0
         values[:, at] -= basis @ parts
         return values
 
@@ -207,7 +190,7 @@ def _derivatives(images: Array, problem: Problem) -> Array:
     v = (np.arange(images.shape[2], dtype=np.float32) - np.float32(problem.level.middle[0])) * np.float32(ratio)
     u = (np.arange(images.shape[1], dtype=np.float32) - np.float32(problem.level.middle[1]))[:, None]
     rows_here = rows / np.float32(ratio)
-    found = {"ty": rows_here, "tx": columns, "theta": u * rows_here - v * columns}
+    found = {"ty": rows_here, "tx": columns, "theta": u * rows_here - v * columns, "scale": v * rows_here + u * columns}
     return np.stack([found[name] for name in (*problem.names, *problem.shared)])
 
 
@@ -230,7 +213,24 @@ def aligned_images(problem: Problem, poses: Floats) -> tuple[Array, Array]:
 
     shares(pull, len(chosen), images.size)
     weight = (weight > 0.999).astype(np.float32)
-    return smoothed(images * weight), weight
+    shown = _shown(matrices, rows, columns)
+    return smoothed(images * weight) * shown, weight * shown
+
+
+def _shown(matrices: Floats, rows: int, columns: int) -> Array:
+    """(A, U, V) one where an aligned pixel is between the first and the last row of the detector, else zero.
+
+    Beside the detector there is background, or what is missing is filled in; along the axis the specimen goes on. A
+    slice that many projections do not show is not reconstructed, so that it does not count at all. Both change
+    gradually, or the steps would not settle.
+    """
+    u, v = np.arange(columns)[:, None], np.arange(rows)
+    place = matrices[:, 0, 0, None, None] * v + matrices[:, 0, 1, None, None] * u + matrices[:, 0, 2, None, None]
+    shown = np.clip(np.minimum(place, rows - 1 - place) + 1, 0, 1).astype(np.float32)
+    share = shown.mean(axis=(0, 1))
+    often = np.clip((share - _SELDOM) / (_SHOWN - _SELDOM), 0, 1)
+    # Shifts that are wrong by that much are of a start, from which the specimen has to be found first.
+    return shown * often if 2 * often.sum() >= rows else np.ones_like(shown)
 
 
 def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:
@@ -272,5 +272,7 @@ def largest(problem: Problem, values: Floats, shared: Floats) -> float:
 
     The turn of the axis converges more slowly, and counts at the whole width of the detector.
     """
-    common = float(np.abs(shared).sum()) * problem.data.shape[2]
-    return float((float(np.abs(values).max()) + common) * problem.factor)
+    columns = problem.data.shape[2]
+    reach = np.array([1.0 if name in ("ty", "tx") else columns / 2 for name in problem.names])
+    common = float(np.abs(shared).sum()) * columns
+    return float((float(np.abs(values * reach).max()) + common) * problem.factor)

@@ -2,7 +2,8 @@
 
 (A, 3, 3) matrices of indices (row, column), about the middle of the detector. In aligned projections the axis of
 rotation is the middle column. What no projection can show is the gauge: a shift of the volume along the axis is one row
-shift of all projections, and a shift across it is a column shift that goes with the cosine and the sine of the angle.
+shift of all projections, a shift across it is a column shift that goes with the cosine and the sine of the angle, and a
+larger volume is one magnification of all projections.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MODELS: dict[str, tuple[str, ...]] = {"translation": ("ty", "tx")}
-"""Parameters of each projection; what they have in common is the turn of the axis, `theta`, in radians."""
-
+MODELS: dict[str, tuple[str, ...]] = {
+    "translation": ("ty", "tx"),
+    "rigid": ("ty", "tx", "theta"),
+    "similarity": ("ty", "tx", "theta", "scale"),
+}
+"""Parameters of each projection. Where `theta`, the turn in radians, is none of them, all have that of the axis."""
 
 HALF_A_TURN = np.radians(170.0)
 _NEAR_MIDDLE = 0.05  # of the columns: how far from the middle an axis is mounted
 
 
 def increments(values: Floats, names: tuple[str, ...]) -> Floats:
-    """(A, 3, 3) motions of the aligned frame, about its middle, from (A, P) values of the parameters in `names`."""
+    """(A, 3, 3) motions of the aligned frame, about its middle, from (A, P) values of the parameters in `names`.
+
+    `scale` is the logarithm of the magnification.
+    """
     by_name = dict(zip(names, values.T, strict=True))
     zero = np.zeros(len(values))
-    theta = by_name.get("theta", zero)
+    theta, scale = by_name.get("theta", zero), np.exp(by_name.get("scale", zero))
     found = np.tile(np.eye(3), (len(values), 1, 1))
-    found[:, 0, 0] = found[:, 1, 1] = np.cos(theta)
-    found[:, 0, 1], found[:, 1, 0] = np.sin(theta), -np.sin(theta)
+    found[:, 0, 0] = found[:, 1, 1] = scale * np.cos(theta)
+    found[:, 0, 1], found[:, 1, 0] = scale * np.sin(theta), -scale * np.sin(theta)
     found[:, 0, 2], found[:, 1, 2] = by_name.get("ty", zero), by_name.get("tx", zero)
     return found
 
@@ -44,6 +51,11 @@ def turns_of(poses: Floats) -> Floats:
     return np.asarray(np.arctan2(poses[:, 0, 1], poses[:, 0, 0]))
 
 
+def scales_of(poses: Floats) -> Floats:
+    """(A,) logarithms of the magnifications."""
+    return np.asarray(np.log(np.abs(np.linalg.det(poses[:, :2, :2]))) / 2)
+
+
 def waves(radians: Floats) -> Floats:
     """(A, 2) the column shifts of a volume that is shifted by one voxel along x and along y."""
     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
@@ -51,7 +63,10 @@ def waves(radians: Floats) -> Floats:
 
 def without_gauge(poses: Floats, radians: Floats, used: NDArray[np.bool_], extent: float | None = None) -> Floats:
     """The poses for which the row shifts of `used` projections have the mean 0, and their column shifts, less a
-    constant, no part that goes with the cosine and sine of the angle. The volume is shifted accordingly."""
+    constant, no part that goes with the cosine and sine of the angle, and their magnifications the geometric mean 1.
+    The volume is shifted and magnified accordingly."""
+    larger = np.full((len(poses), 1), -scales_of(poses)[used].mean())
+    poses = np.asarray(poses @ increments(larger, ("scale",)))
     shifts = shifts_of(poses)
     parts = constant_and_waves(shifts[:, 1], radians, used, extent)
     move = np.zeros((len(poses), 3))

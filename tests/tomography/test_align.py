@@ -22,7 +22,15 @@ from daskreg.errors import (
     UnitError,
 )
 from daskreg.tomography import TiltFit, TiltStatus, align_projections
-from daskreg.tomography.poses import Level, constant_and_waves, increments, shifts_of, without_gauge
+from daskreg.tomography.poses import (
+    Level,
+    constant_and_waves,
+    increments,
+    scales_of,
+    shifts_of,
+    turns_of,
+    without_gauge,
+)
 from daskreg.tomography.series import binned, columns_of_levels, projections_of
 
 pytestmark = pytest.mark.slow
@@ -208,6 +216,36 @@ def test_wrong_angles_and_a_wrong_axis_are_inconsistent():
     assert align_projections(projections, HALF, axis_angle=0.0).ok
 
 
+def test_wrong_angles_are_told_in_strong_noise():
+    """With noise of a fifth of the largest value, in means over larger regions than pixels."""
+    projections, _ = scan(HALF, jitter=0.5, noise=0.2, seed=23)
+    permuted = np.random.default_rng(5).permutation(HALF)
+    for angles, status in ((permuted, TiltStatus.INCONSISTENT), (HALF, TiltStatus.CONVERGED)):
+        assert align_projections(projections, angles, axis_angle=0.0, max_steps=4).status is status
+
+
+@pytest.mark.parametrize("model", ["rigid", "similarity"])
+def test_turns_and_magnifications_of_each_projection(model):
+    rng = np.random.default_rng(4)
+    turns = np.radians(1 + rng.uniform(-1.5, 1.5, 60))
+    projections, truth = scan(HALF, turn=turns, off=1.4, noise=0.003)
+    fit = align_projections(projections, HALF, model=model)
+    found = found_poses(fit)
+    assert fit.ok
+    off = turns_of(found) - turns
+    scatter = np.sqrt((off**2).mean())
+    assert scatter < 0.7 * turns.std()
+    assert 0.5 <= np.median(fit.sigma["theta"]) / scatter <= 2
+    assert np.median(np.abs(errors(fit, truth)[0]), axis=0).max() <= 0.05
+    assert fit.axis == pytest.approx(turns.mean(), abs=4 * fit.sigma["axis"])
+    scales = scales_of(found)
+    assert scales.mean() == pytest.approx(0, abs=1e-9)  # the gauge
+    assert np.abs(scales).max() <= (5 * np.median(fit.sigma["scale"]) if model == "similarity" else 1e-9)
+    assert "theta" in fit.rows()[0]
+    mean = align_projections(projections, HALF, model=model, axis_angle=0.0, max_steps=1)
+    assert mean.axis == pytest.approx(0, abs=1e-9)
+
+
 def test_a_body_that_looks_alike_from_all_sides():
     projections = scan(HALF[:1], jitter=0, noise=0)[0].repeat(60, axis=0)
     projections = projections + projections[:, :, ::-1]
@@ -229,7 +267,7 @@ def test_what_cannot_be_aligned():
         with pytest.raises(error, match=told):
             align_projections(projections, angles)
     for options, error, told in (
-        ({"model": "rigid"}, OptionError, "only shifts"),
+        ({"model": "affine"}, OptionError, "translation, rigid, similarity"),
         ({"level": "fine"}, OptionError, "2 x 2 means"),
         ({"centre": "middle"}, OptionError, "'auto' or a number"),
         ({"centre": 400}, OptionError, "outside"),
@@ -316,7 +354,11 @@ def test_the_tooth(data):
 
 
 def test_haadf(data):
-    """A needle that is cut off, and drifts: the fit does not settle. ETSpy finds an axis of -2.79 degrees."""
+    """A tilt series with a missing wedge, of a needle that is cut off at one end, and drifts.
+
+    By its centres of mass, slice by slice, ETSpy finds an axis turned by 2.79 degrees; its sign is for the image turned
+    back.
+    """
     import warnings
 
     import mrcfile
@@ -326,7 +368,9 @@ def test_haadf(data):
         warnings.simplefilter("ignore", RuntimeWarning)  # the file has no map id
         with mrcfile.open(folder / "HAADF.mrc", permissive=True) as file:
             projections = np.array(file.data)
-    fit = align_projections(projections, np.loadtxt(folder / "HAADF.rawtlt"), unit="degrees", axis="x", level=3)
+    tilts = np.loadtxt(folder / "HAADF.rawtlt")
+    fit = align_projections(projections[::2], tilts[::2], unit="degrees", axis="x", level=3)
     print(fit)
-    assert np.degrees(fit.axis) == pytest.approx(-2.79, abs=0.5)
-    assert np.nanmedian(fit.residuals) < 0.12
+    assert fit.ok
+    assert np.degrees(fit.axis) == pytest.approx(2.79, abs=0.5)
+    assert np.nanmedian(fit.residuals) < 0.02

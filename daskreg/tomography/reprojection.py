@@ -1,0 +1,101 @@
+"""H: what all aligned projections together say of each, as the reprojection of the volume that is made of them.
+
+Filtered back-projection F makes the volume, A projects it. With a half turn of projections that is nearly what a volume
+in least squares would show. With a missing wedge it is not: near the wedge, A F shows a half and less of what was seen,
+and what is lacking would pull at the poses. So the volume is then found in least squares, by iterations with F as the
+preconditioner: the residual after k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over
+an interval of eigenvalues (Golub and Varga 1961). It is linear in the projections, as the normal equations of the poses
+need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.tomography.poses import HALF_A_TURN
+from daskreg.tomography.reconstruction import fbp
+from daskreg.tomography.slices import SliceProjector
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+
+_ITERATIONS = 8
+_SMALLEST = 0.1
+"""Of the largest eigenvalue: what changes less is left to the residual. Above it, the iterations leave 1/180."""
+_POWER_STEPS = 12
+_MARGIN = 1.05  # that many steps of the power method find the largest eigenvalue to within this factor
+_BACKGROUND = 0.1  # of the largest mean of a column: less is background
+
+
+@dataclass(frozen=True)
+class Reprojection:
+    """H of aligned projections (A, U, V).
+
+    Args:
+        radians: (A,).
+        columns: of the projections.
+        centre: the column of the axis.
+        wedge: whether a wedge is missing, so that iterations are needed.
+    """
+
+    radians: Floats
+    columns: int
+    centre: float
+    wedge: bool
+    projector: SliceProjector = field(init=False)
+    inside: Array = field(init=False)
+    largest: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        projector = SliceProjector(self.radians, (self.columns, self.columns), self.columns, self.centre)
+        object.__setattr__(self, "projector", projector)
+        reach = np.arange(self.columns) - (self.columns - 1) / 2
+        # Corners that some projections do not see are taken for empty.
+        inside = np.hypot(reach[:, None], reach) < min(self.centre, self.columns - 1 - self.centre) + 0.5
+        object.__setattr__(self, "inside", inside[..., None].astype(np.float32))
+        object.__setattr__(self, "largest", self._largest() if self.wedge else 1.0)
+
+    def __call__(self, aligned: Array) -> Array:
+        if not self.wedge:
+            return self._once(aligned)
+        # The recurrence of Saad 2003, algorithm 12.1, for eigenvalues from `low` to `high`.
+        high, low = self.largest, _SMALLEST * self.largest
+        middle, half = (high + low) / 2, (high - low) / 2
+        ratio = middle / half
+        rho = 1 / ratio
+        change = self._once(aligned) / np.float32(middle)
+        seen = change.copy()
+        for _ in range(_ITERATIONS):
+            following = 1 / (2 * ratio - rho)
+            change *= np.float32(following * rho)
+            change += np.float32(2 * following / half) * self._once(aligned - seen)
+            seen += change
+            rho = following
+        return seen
+
+    def _once(self, aligned: Array) -> Array:
+        return self.projector.project(fbp(self.projector, aligned) * self.inside)
+
+    def _largest(self) -> float:
+        """The largest eigenvalue of A F, by the power method on one row."""
+        image = np.random.default_rng(0).normal(size=(len(self.radians), self.columns, 1)).astype(np.float32)
+        value = 1.0
+        for _ in range(_POWER_STEPS):
+            image = self._once(image / np.float32(np.linalg.norm(image)))
+            value = float(np.linalg.norm(image))
+        return _MARGIN * value
+
+
+def wedge_is_missing(radians: Floats, data: Array) -> bool:
+    """Whether less than half a turn is shown by (A, V, U) projections that end in background on both sides of the axis.
+
+    Projections that are cut off there show another mass at each angle, which no volume explains; to fit them more
+    closely is of no use.
+    """
+    line = data.mean(axis=(0, 1))
+    background = max(abs(line[0]), abs(line[-1])) < _BACKGROUND * np.abs(line).max()
+    return bool(np.ptp(radians) < HALF_A_TURN and background)

@@ -40,6 +40,8 @@ def _warp(ndim: int) -> None:
     numbers = (pixels - pixels.min()) / np.ptp(pixels) * 255
     for dtype, order in itertools.product(("float32", "uint8", "uint16"), (1, 0, 3)):
         np.asarray(warp(numbers.astype(dtype), pull=pull, order=order))
+    pixels[tuple(n // 2 for n in pixels.shape)] = np.nan
+    np.asarray(warp(pixels, pull=pull, order=3))
 
 
 def _slices() -> None:
@@ -51,13 +53,70 @@ def _slices() -> None:
         np.asarray(warp(image((4, 40, 32)).astype(dtype), pull=SliceAffines(maps)))
 
 
-def _register(ndim: int) -> None:
+def _field(ndim: int) -> None:
+    from daskreg.fields import DisplacementField
+    from daskreg.geometry import Grid
+    from daskreg.warping import warp
+
+    shape = (40, 32, 24)[:ndim]
+    nodes = Grid(tuple(n // 4 for n in shape), 4.0)
+    vectors = np.stack([image(nodes.shape, k) for k in range(ndim)])
+    for field_order, order in ((1, 1), (1, 0), (1, 3), (3, 1)):
+        field = DisplacementField(vectors, nodes, order=field_order)
+        for pull in (field, field.inverse(), _pull(ndim) @ field):
+            np.asarray(warp(image(shape), pull=pull, order=order))
+
+
+def _register(ndim: int, **options: Any) -> None:
     from scipy.ndimage import shift
 
     from daskreg.registration.register import register
 
     fixed = image((96, 96) if ndim == 2 else (32, 40, 36))
-    register(fixed, shift(fixed, (1.5, -1, 0.7)[:ndim], order=1, mode="nearest"))
+    register(fixed, shift(fixed, (1.5, -1, 0.7)[:ndim], order=1, mode="nearest"), **options)
+
+
+def _borders() -> None:
+    from daskreg.registration.pyramids.flat_borders_numba import connected_with_border
+
+    for shape in ((64, 60), (16, 20, 18)):  # winding, so that it is not found by two sweeps
+        connected_with_border(np.random.default_rng(0).random(shape) < 0.6)
+
+
+def _deformable(ndim: int) -> None:
+    _register(ndim, model="bspline")
+
+
+def _mutual_information() -> None:
+    _register(2, metric="mi")
+
+
+def _project() -> None:
+    import torch
+
+    from daskreg.tomography.projector import backproject, project, projection_matrices
+
+    shape, seen, angles = (12, 16, 16), (14, 18), np.linspace(0, 3, 7)
+    for tilt in (0.0, 0.3):  # whole slices, and rays across them
+        matrices = projection_matrices(angles, shape, seen, tilt=tilt).requires_grad_()
+        volume = torch.from_numpy(image(shape)).requires_grad_()
+        backproject(project(volume, matrices, seen), matrices, shape).square().sum().backward()
+
+
+def _reconstruct() -> None:
+    from daskreg.tomography.reconstruct import reconstruct
+
+    np.asarray(reconstruct(image((9, 24, 32)), np.linspace(0, 160, 9), unit="deg"))
+
+
+def _global_icp() -> None:
+    from daskreg.clouds.register import icp
+
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(3000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    surface = directions * (1 + 0.3 * np.sin(3 * directions[:, :1]) + 0.2 * directions[:, 1:2] ** 2) * (1, 2, 3)
+    icp(surface, surface[:, [1, 0, 2]] * (1, -1, 1) + 0.2, init="global")
 
 
 def _align() -> None:
@@ -75,10 +134,18 @@ def _icp() -> None:
 
 
 CASES: dict[str, dict[str, tuple[Callable[..., None], tuple[Any, ...]]]] = {
-    "register": {"register 2D": (_register, (2,)), "register 3D": (_register, (3,))},
+    "register": {"register 2D": (_register, (2,)), "register 3D": (_register, (3,)), "flat borders": (_borders, ())},
+    "deformable": {
+        "deformable 2D": (_deformable, (2,)),
+        "deformable 3D": (_deformable, (3,)),
+        "field 2D": (_field, (2,)),
+        "field 3D": (_field, (3,)),
+    },
+    "mutual information": {"mutual information": (_mutual_information, ())},
     "warp": {"warp 2D": (_warp, (2,)), "warp 3D": (_warp, (3,)), "warp slices": (_slices, ())},
     "align": {"align": (_align, ())},
-    "icp": {"icp": (_icp, ())},
+    "icp": {"icp": (_icp, ()), "icp, any pose": (_global_icp, ())},
+    "tomography": {"projector": (_project, ()), "reconstruction": (_reconstruct, ())},
 }
 """The processes of each case."""
 

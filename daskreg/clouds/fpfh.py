@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from daskreg.clouds.cloud import Cloud, Floats
 from daskreg.clouds.consensus import consensus
 from daskreg.clouds.icp import fit_rigid
-from daskreg.runtime.compiled import jit
+from daskreg.runtime.compiled import inner, jit
 from daskreg.runtime.threads import shares
 
 BINS = 11
@@ -30,7 +30,7 @@ _MATCHES = 800
 _LENGTHS, _COSINES = 1.2, 0.25
 
 
-@jit
+@inner
 def _line(points: Any, i: Any, j: Any, line: Any) -> Any:
     """Fill the vector (3,) from point i to j and return its length; 0 where j is no point, or at the same place."""
     if j == len(points):

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import inner
+from daskreg.runtime.compiled import fragment
 
 BEFORE, AFTER = 2, 3
 """Voxels before and after the lower neighbour that the interpolation along an axis reads."""
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _positions(line: Any, last: Any, width: Any, low: Any, fraction: Any, v: Any) -> None:
     """The lower neighbours and fractions along one axis; multiplies `v` by the weights of the edges."""
     top = np.float64(max(last - 1, 0))
@@ -32,7 +32,7 @@ def _positions(line: Any, last: Any, width: Any, low: Any, fraction: Any, v: Any
         fraction[x] = np.float32(inner - floor)
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def _taps(fraction: Any, out: Any) -> None:
     """Lagrange's weights of six voxels, less those of linear interpolation."""
     for x in range(len(fraction)):
@@ -47,7 +47,7 @@ def _taps(fraction: Any, out: Any) -> None:
         out[5, x] = ab * td * e * np.float32(1 / 120)
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def _slope_taps(fraction: Any, out: Any) -> None:
     """The derivatives of Lagrange's weights of four voxels; the outer two of six are zero."""
     for x in range(len(fraction)):
@@ -61,14 +61,14 @@ def _slope_taps(fraction: Any, out: Any) -> None:
         out[5, x] = np.float32(0)
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def _along(m: Any, p: Any, step: Any, taps: Any, x: Any) -> Any:
     """The sum of six voxels `step` apart along a line, times their taps."""
     value = taps[0, x] * m[p - 2 * step] + taps[1, x] * m[p - step] + taps[2, x] * m[p]
     return value + taps[3, x] * m[p + step] + taps[4, x] * m[p + 2 * step] + taps[5, x] * m[p + 3 * step]
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def _add_line(m: Any, start: Any, steps: Any, axis: Any, fractions: Any, taps: Any, out: Any) -> None:
     """Add the sums along one axis, interpolated linearly along the others, to a row.
 
@@ -91,7 +91,7 @@ def _add_line(m: Any, start: Any, steps: Any, axis: Any, fractions: Any, taps: A
             out[x] += low + t[x] * (high - low)
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def _linear(m: Any, start: Any, steps: Any, fractions: Any, w: Any) -> None:
     """Linear interpolation."""
     ndim, one = len(steps), np.float32(1)
@@ -109,13 +109,13 @@ def _linear(m: Any, start: Any, steps: Any, fractions: Any, w: Any) -> None:
             w[x] += fractions[0, x] * (far - w[x])
 
 
-@inner
+@fragment
 def _add_offsets(low: Any, before: Any, step: Any, start: Any) -> None:
     for x in range(len(start)):
         start[x] += (np.int64(low[x]) + before) * step
 
 
-@inner
+@fragment
 def locate(matrix: Any, index: Any, place: Any, widths: Any, steps: Any, places: Any, v: Any) -> None:
     """Where a row lies in the moving image: lower neighbours and fractions along each axis, and in memory.
 
@@ -134,7 +134,7 @@ def locate(matrix: Any, index: Any, place: Any, widths: Any, steps: Any, places:
         _add_offsets(low[k], BEFORE - origin[k], steps[k], start)
 
 
-@inner
+@fragment
 def sample(m: Any, near: Any, steps: Any, places: Any, taps: Any, w: Any) -> None:
     """Values of the moving image; linear where a voxel that is read is masked, so that `near` is 0."""
     _, fractions, start = places
@@ -145,7 +145,7 @@ def sample(m: Any, near: Any, steps: Any, places: Any, taps: Any, w: Any) -> Non
         _add_line(m, start, steps, k, fractions, taps, w)
 
 
-@inner
+@fragment
 def sample_slopes(m: Any, near: Any, steps: Any, places: Any, taps: Any, slopes: Any) -> None:
     """Slopes of the moving image along each axis; linear where a voxel that is read is masked."""
     _, fractions, start = places
@@ -156,7 +156,7 @@ def sample_slopes(m: Any, near: Any, steps: Any, places: Any, taps: Any, slopes:
         _add_line(m, start, steps, k, fractions, taps, slopes[k])
 
 
-@inner
+@fragment
 def _replace(near: Any, start: Any, slope: Any, taps: Any) -> None:
     """Linear taps where `near` is 0: of a slope (1), or none of what is added to linear interpolation (0)."""
     if len(near) > 0:
@@ -167,7 +167,7 @@ def _replace(near: Any, start: Any, slope: Any, taps: Any) -> None:
                 taps[BEFORE + 1, x] = slope
 
 
-@inner(fastmath={"contract", "reassoc"})
+@fragment(fastmath={"contract", "reassoc"})
 def multiply_linear(c: Any, shape: Any, origin: Any, low: Any, fractions: Any, v: Any) -> None:
     """Multiply by the weight of the moving image, whose first voxel is `origin`, interpolated linearly."""
     ndim = len(shape)

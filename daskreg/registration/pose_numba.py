@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.runtime.compiled import inner, jit
+from daskreg.runtime.compiled import fragment, jit
 
 
-@inner
+@fragment
 def _zeros(n: Any) -> Any:
     return np.zeros((n, n))
 
 
-@inner
+@fragment
 def _eye(n: Any) -> Any:
     out = _zeros(n)
     for i in range(n):
@@ -24,7 +24,7 @@ def _eye(n: Any) -> Any:
     return out
 
 
-@inner
+@fragment
 def _product(a: Any, b: Any) -> Any:
     n = len(a)
     out = _zeros(n)
@@ -35,14 +35,14 @@ def _product(a: Any, b: Any) -> Any:
     return out
 
 
-@inner
+@fragment
 def _copy_column(a: Any, column: Any, factor: Any, out: Any, target: Any) -> None:
     """Without a slice on the left, which takes seconds to compile."""
     for i in range(len(a)):
         out[i, target] = a[i, column] * factor
 
 
-@inner
+@fragment
 def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     """An elementary rotation about `axis` (2D: the only one) in x, y, z order, or its derivative."""
     out = _zeros(ndim) if derivative else _eye(ndim)
@@ -53,7 +53,7 @@ def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     return out
 
 
-@inner
+@fragment
 def _store(linear: Any, shift: Any, centre: Any, constant: Any, factor: Any, out: Any) -> None:
     """Add `factor` times x -> linear (x - c) + shift + constant c, in x, y, z order, to a matrix in array order."""
     ndim = len(centre)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from daskreg.registration.lagrange_numba import AFTER, BEFORE, locate, multiply_linear, sample, sample_slopes
-from daskreg.runtime.compiled import floats, inner, jit
+from daskreg.runtime.compiled import floats, fragment, jit
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, out: Any) -> None:
     """The fixed image's central differences along one axis (`stride` 0: the last), one-sided at the ends."""
     row, count = fixed[r], fixed.shape[1]
@@ -31,37 +31,37 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, out: Any) -> 
     out[count - 1] = row[count - 1] - row[max(count - 2, 0)]
 
 
-@inner
+@fragment
 def _scale(values: Any, factor: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] = values[x] * factor
 
 
-@inner
+@fragment
 def _multiply(factors: Any, values: Any) -> None:
     for x in range(len(values)):
         values[x] *= factors[x]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _product(a: Any, b: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] = a[x] * b[x]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add(a: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] += a[x]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add_product(a: Any, b: Any, out: Any) -> None:
     for x in range(len(out)):
         out[x] += a[x] * b[x]
 
 
-@inner
+@fragment
 def _add_row(buffer: Any, g: Any, scratch: Any, columns: Any) -> None:
     """Add a row to the (6 + 3 D, n) sums over rows of v times 1, d, w, dd, dw, ww, and of v g times 1, w, d."""
     v, w, d = buffer
@@ -81,7 +81,7 @@ def _add_row(buffer: Any, g: Any, scratch: Any, columns: Any) -> None:
         _add_product(vd, g[a], columns[6 + 2 * ndim + a])
 
 
-@inner(fastmath={"contract", "reassoc", "nsz"})
+@fragment(fastmath={"contract", "reassoc", "nsz"})
 def _to_cells(columns: Any, width: Any, phase: Any, cells: Any) -> None:
     """Add the sums over rows to the (cells of a row, 6 + 3 D) sums of the cells.
 
@@ -95,7 +95,7 @@ def _to_cells(columns: Any, width: Any, phase: Any, cells: Any) -> None:
             cells[cell, k] += total
 
 
-@inner(fastmath={"contract", "reassoc", "nsz"})
+@fragment(fastmath={"contract", "reassoc", "nsz"})
 def _add_cross(buffer: Any, g: Any, h: Any, xi: Any, lead: Any, cross: Any, slopes: Any) -> None:
     """Add a row to the sums of products of both gradients, and of the moving one."""
     ndim, columns = len(g), len(xi)
@@ -128,7 +128,7 @@ def _add_cross(buffer: Any, g: Any, h: Any, xi: Any, lead: Any, cross: Any, slop
                     cross[a, e, b, f] += factor * sums[degree]
 
 
-@inner
+@fragment
 def _weights_of_row(index: Any, axes: Any, mask: Any, lead: Any, v: Any) -> None:
     """The weights of a row by edges and mask, and its leading xi."""
     scaled, edges = axes
@@ -141,7 +141,7 @@ def _weights_of_row(index: Any, axes: Any, mask: Any, lead: Any, v: Any) -> None
         _multiply(mask, v)
 
 
-@inner
+@fragment
 def _gradients(fixed: Any, r: Any, index: Any, scaled: Any, g: Any) -> None:
     """The gradient of the fixed image along a row."""
     stride: Any = np.int64(0)  # not a literal, for which `_gradient` would be compiled again

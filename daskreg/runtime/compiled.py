@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from daskreg.runtime.callees import Lowered, Optimised
 from daskreg.runtime.compile_once import share_compilation
 
 
@@ -26,17 +27,29 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`numba.njit` of a function that only compiled functions call, so that it needs nothing for calls from Python.
+    """`numba.njit` of a function that only compiled functions call: it has no machine code of its own.
 
     It is stored on disk as a part of the functions that call it.
     """
+    return _inner(function, {"pipeline_class": Optimised, **options})
+
+
+def fragment(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`inner` of a function that is not optimised by itself, but only within its callers: faster to compile.
+
+    For the rest, see `runtime.callees`; whether the callers become faster or slower has to be measured.
+    """
+    return _inner(function, {"pipeline_class": Lowered, **options})
+
+
+def _inner(function: Callable[..., Any] | None, options: dict[str, Any]) -> Any:
     if function is None:
-        return lambda f: inner(f, **options)
+        return lambda f: _inner(f, options)
     only: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return numba.njit(nogil=True, **only, **options)(function)
 
 
-@inner
+@fragment
 def floats(rows: Any, columns: Any) -> Any:
     """(rows, columns) float32, not set. It is compiled once if no number is a literal; so is not `np.empty`."""
     return np.empty((rows, columns), np.float32)

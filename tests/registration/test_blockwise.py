@@ -288,8 +288,8 @@ def test_threads_and_workers_find_the_same(small: pytest.MonkeyPatch, data: Path
     with LocalCluster(n_workers=2, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster):
         distributed = dr.register(fixed, moving, resolution="full")
     for fit in (threads, distributed):
-        assert apart(fit.moving_from_fixed, serial.moving_from_fixed, dr.grid(fixed)) < 1e-8
-        np.testing.assert_allclose(fit.covariance, serial.covariance, rtol=1e-6)
+        np.testing.assert_array_equal(fit.moving_from_fixed.matrix, serial.moving_from_fixed.matrix)
+        np.testing.assert_array_equal(fit.covariance, serial.covariance)
     in_memory = in_full_memory(small, fixed, moving)
     assert apart(serial.moving_from_fixed, in_memory.moving_from_fixed, dr.grid(fixed)) < 2e-3
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from daskreg.runtime.compiled import floats, inner, jit, prefetch
+from daskreg.runtime.compiled import floats, fragment, jit, prefetch
 
 # Rows of the buffer: weight, warped, difference, gradient along each axis.
 _V, _W, _D, _G = 0, 1, 2, 3
@@ -28,7 +28,7 @@ _WIDE = 64
 _CACHED = 1 << 17
 
 
-@inner
+@fragment
 def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
     """Columns [start, stop) of a row outside of which every weight is zero."""
     start, stop = 0.0, float(n)
@@ -48,7 +48,7 @@ def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
     return first, max(first, min(np.int64(stop) + 1, n))
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _sample_positions(line: Any, place: Any, widths: Any, run: Any, offsets: Any, fractions: Any, v: Any) -> None:
     """Offset of the lower neighbour and fractions of the columns `run`; multiplies `v` by the edge weights.
 
@@ -77,7 +77,7 @@ def _sample_positions(line: Any, place: Any, widths: Any, run: Any, offsets: Any
         stride *= shape[k]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _interpolate_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dy, dx = steps
     for at in range(len(out)):
@@ -87,7 +87,7 @@ def _interpolate_2d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) 
         out[at] = low + fy * (high - low)
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _interpolate_3d(m: Any, steps: Any, offsets: Any, fractions: Any, out: Any) -> None:
     dz, dy, dx = steps
     for at in range(len(out)):
@@ -124,7 +124,7 @@ def _steps_typed(shape: Any) -> Any:
     )
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: Any, scratch: Any, buffer: Any) -> None:
     """Sample the columns `run` of one row of the fixed grid into the first columns of the buffer."""
     m, c, place = moving
@@ -150,25 +150,25 @@ def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: 
         _multiply(v, near[:count])
 
 
-@inner
+@fragment
 def _scale(values: Any, factor: Any, out: Any) -> None:
     for at in range(len(out)):
         out[at] = values[at] * factor
 
 
-@inner
+@fragment
 def _multiply(values: Any, factors: Any) -> None:
     for at in range(len(values)):
         values[at] *= factors[at]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _subtract(high: Any, low: Any, scale: Any, out: Any) -> None:
     for at in range(len(out)):
         out[at] = scale * (high[at] - low[at])
 
 
-@inner(fastmath={"reassoc", "contract", "nsz"})
+@fragment(fastmath={"reassoc", "contract", "nsz"})
 def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
     total = sd = sw = sdd = sdw = sww = np.float32(0.0)
     for j in range(n):
@@ -183,7 +183,7 @@ def _sum_scalars(buffer: Any, n: Any, out: Any) -> None:
         out[k] += value
 
 
-@inner(fastmath={"reassoc", "contract", "nsz"})
+@fragment(fastmath={"reassoc", "contract", "nsz"})
 def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, index: Any) -> None:
     """Sums of v g, v g w, v g d, each times 1 and xi."""
     s0 = s1 = w0 = w1 = d0 = d1 = np.float32(0.0)
@@ -200,7 +200,7 @@ def _sum_linear(buffer: Any, xi: Any, g: Any, out: Any, index: Any) -> None:
     out[1, index], out[1, index + 1], out[1, index + 2] = s1, w1, d1
 
 
-@inner(fastmath={"reassoc", "contract", "nsz"})
+@fragment(fastmath={"reassoc", "contract", "nsz"})
 def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, index: Any) -> None:
     """Sums of v g h times 1, xi and xi squared."""
     s0 = s1 = s2 = np.float32(0.0)
@@ -212,7 +212,7 @@ def _sum_square(buffer: Any, xi: Any, g: Any, h: Any, out: Any, index: Any) -> N
     out[0, index], out[1, index], out[2, index] = s0, s1, s2
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add_row(buffer: Any, xi: Any, lead: Any, sums: Any, scalars: Any, linear: Any, square: Any) -> None:
     """Add a sampled row to the sums; `lead` (D+1) is its scaled index, 1 for the last axis and 1."""
     ones, twos = sums
@@ -234,13 +234,13 @@ def _add_row(buffer: Any, xi: Any, lead: Any, sums: Any, scalars: Any, linear: A
             entry += 1
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add(factor: Any, values: Any, out: Any) -> None:
     for k in range(len(out)):
         out[k] += factor * np.float64(values[k])
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out: Any) -> None:
     """The fixed image's central differences along one axis, of the columns `run`.
 
@@ -262,7 +262,7 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out
         out[last - start] = row[last] - row[max(last - 1, 0)]
 
 
-@inner
+@fragment
 def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
     """Moving indices along a row: at its first column, and from one to the next."""
     ndim = len(line)
@@ -274,7 +274,7 @@ def _lines(maps: Any, lead: Any, xi: Any, slope: Any, line: Any) -> None:
         line[k, 1] = maps[k, ndim - 1] * slope
 
 
-@inner
+@fragment
 def _row_position(r: Any, scaled: Any, edges: Any, index: Any, lead: Any) -> Any:
     """Fills in index and scaled index of a row along the leading axes; returns the product of their edge weights."""
     edge = np.float32(1)
@@ -286,7 +286,7 @@ def _row_position(r: Any, scaled: Any, edges: Any, index: Any, lead: Any) -> Any
     return edge
 
 
-@inner
+@fragment
 def _memory_distance(line: Any, other: Any, shape: Any) -> Any:
     """Voxels of memory between the first samples of two rows."""
     distance, stride = 0, 1

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.runtime.compiled import floats, inner, jit
+from daskreg.runtime.compiled import floats, fragment, jit
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
@@ -193,7 +193,7 @@ def _square_rows(source: Any, weights: Any, steps: Any, sums: Any, first: Any, s
                 _square_row(row[:-2], row[2:], weight[1:-1], found[2])
 
 
-@inner(fastmath={"reassoc", "contract", "nsz"})
+@fragment(fastmath={"reassoc", "contract", "nsz"})
 def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
     total = count = np.float32(0)
     for x in range(len(before)):

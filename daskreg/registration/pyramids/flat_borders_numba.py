@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.runtime.compiled import inner, jit
+from daskreg.runtime.compiled import fragment, jit
 
 
 def connected_with_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -31,7 +31,7 @@ def connected_with_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return marked.view(np.bool_).reshape(mask.shape)
 
 
-@inner
+@fragment
 def _propagate(line: Any, target: Any, other: Any) -> None:
     for x in range(len(line)):
         target[x] |= line[x] & other[x]
@@ -57,7 +57,7 @@ def _sweep(mask: Any, marked: Any, step: int) -> None:
                 target[x] = run
 
 
-@inner
+@fragment
 def _push(mask: Any, marked: Any, stack: Any, count: int, voxel: Any) -> int:
     """Mark a voxel that is in the mask and not marked yet, and push it on the stack; returns the size of the stack."""
     z, y, x = voxel
@@ -69,7 +69,7 @@ def _push(mask: Any, marked: Any, stack: Any, count: int, voxel: Any) -> int:
     return count + 1
 
 
-@inner
+@fragment
 def _push_neighbors(mask: Any, marked: Any, stack: Any, count: int, voxel: Any) -> int:
     z, y, x = voxel
     count = _push(mask, marked, stack, count, (z - 1, y, x))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.pyramids.filters_numba import no_weight, planes
-from daskreg.runtime.compiled import floats, inner, jit
+from daskreg.runtime.compiled import floats, fragment, jit
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
@@ -93,13 +93,13 @@ def _smoothed(
                     out[b, z, y, x] = across[0, x] * (scale * inside[2][x])
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add(voxels: Any, tap: Any, line: Any) -> None:
     for x in range(len(line)):
         line[x] += tap * voxels[x]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _add_weighted(voxels: Any, weight: Any, tap: Any, line: Any, near: Any) -> None:
     for x in range(len(line)):
         part = tap * weight[x]
@@ -107,7 +107,7 @@ def _add_weighted(voxels: Any, weight: Any, tap: Any, line: Any, near: Any) -> N
         near[x] += part
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _across(row: Any, taps: Any, out: Any) -> None:
     n, radius = len(row), len(taps) // 2
     out[:] = np.float32(0)
@@ -117,7 +117,7 @@ def _across(row: Any, taps: Any, out: Any) -> None:
             out[x] += taps[k] * row[x + shift]
 
 
-@inner(fastmath={"contract"})
+@fragment(fastmath={"contract"})
 def _divide(across: Any, weight: Any, out: Any, out_weights: Any) -> None:
     for x in range(len(out)):
         near = across[1, x]

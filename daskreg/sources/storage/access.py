@@ -149,10 +149,22 @@ def _sorted_options(root: str, options: Mapping[str, Any]) -> tuple[dict[str, An
     client |= {name: config.pop(name) for name in _OF_CLIENT if name in config}
     if root.startswith(S3):
         config = {**_profile(config), **config}
-    target = root if root.startswith(READ_ONLY) else str(config.get("endpoint") or _endpoint_of_environment(root))
+    target = _endpoint(root, config)
     if re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)", target):
         client.setdefault("allow_http", True)  # without TLS to this machine only, unless the user says so
     return config, client
+
+
+def endpoint_of(root: str) -> str:
+    """Where requests to a root go, as far as options or the environment say so; else the root."""
+    with _lock:
+        options = dict(_options.get(root, {}))
+    flat = options | options.pop("client_kwargs", {})
+    return redact(_endpoint(root, {_OF_FSSPEC.get(name, name): value for name, value in flat.items()}) or root)
+
+
+def _endpoint(root: str, config: Mapping[str, Any]) -> str:
+    return root if root.startswith(READ_ONLY) else str(config.get("endpoint") or _endpoint_of_environment(root))
 
 
 def _endpoint_of_environment(root: str) -> str:

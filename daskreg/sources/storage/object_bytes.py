@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from daskreg.errors import OptionError, StoreError, StoreForbiddenError
-from daskreg.sources.storage.access import READ_ONLY, forget_store, object_store, obstore, split_url
+from daskreg.sources.storage.access import READ_ONLY, endpoint_of, forget_store, object_store, obstore, split_url
 from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.object_errors import BusyStoreError, is_missing, translated
 from daskreg.sources.storage.retrying import EmptyValueError, count_attempt
@@ -28,6 +28,9 @@ LONGEST_DELAY = 10.0
 """Seconds. Stores ask for patience (429, 503) for some seconds when a run begins: the waits grow to about half a
 minute in all."""
 
+UNANSWERED = 6.0
+"""Seconds after which a store that has answered nothing in this process is given up: its address may be wrong."""
+
 WHOLE = 64 * 2**20
 """Bytes of an object that is put by one request. A larger one is sent in parts of `PART` bytes, `AT_ONCE` of them at a
 time, and appears when all are there."""
@@ -35,6 +38,12 @@ PART = 32 * 2**20
 AT_ONCE = 4
 
 DELETED_AT_ONCE = 1000
+
+_answered: set[str] = set()
+"""Roots of stores from which an answer came, be it that a request is refused."""
+
+_silent_since: dict[str, float] = {}
+"""When the first request to a root failed that has not answered; opening an array makes several, one after another."""
 
 
 @dataclass(frozen=True)
@@ -179,30 +188,47 @@ class ObjectBytes(ByteStore):
 
         Raises: FileNotFoundError where there is no such key; StoreError and its kinds; StorageFullError.
         """
-        attempt = 0
+        attempt, root = 0, self._place[0]
         while True:
             try:
-                return call()
+                result = call()
+                _answered.add(root)
+                return result
             except (StoreError, OptionError, EmptyValueError):
                 raise
             except Exception as error:
                 if is_missing(error):
+                    _answered.add(root)
                     raise FileNotFoundError(key) from None
                 if not _is_of_store(error):
                     raise
                 problem = translated(error, self.where(key))
                 if isinstance(problem, StoreForbiddenError):
-                    forget_store(self._place[0])
+                    forget_store(root)
                 if not isinstance(problem, BusyStoreError):
                     raise problem from None
                 attempt += 1
-                if attempt >= ATTEMPTS:
+                if problem.answered:
+                    _answered.add(root)
+                silent = root not in _answered
+                if attempt >= ATTEMPTS or (silent and _silence(root) > UNANSWERED):
+                    nobody = f"nothing answers at {endpoint_of(root)}: look at the address and the network"
                     raise StoreError(
-                        f"{self.where(key)}: the store does not answer, or is busy ({problem.strerror}), after "
-                        f"{attempt} tries: finished blocks are kept; run the same command again to resume"
+                        f"{self.where(key)}: {nobody if silent else 'the store does not answer, or is busy'} "
+                        f"({problem.strerror}), after {attempt} tries: finished blocks are kept; run the same "
+                        "command again to resume"
                     ) from None
             count_attempt()
-            time.sleep(random.uniform(0, min(FIRST_DELAY * 2**attempt, LONGEST_DELAY)))  # noqa: S311 (jitter)
+            longest = 1.0 if silent else LONGEST_DELAY
+            time.sleep(random.uniform(0, min(FIRST_DELAY * 2**attempt, longest)))  # noqa: S311 (jitter)
+
+
+def _silence(root: str) -> float:
+    """Seconds since the first of the requests to a root that failed; a minute later it is another attempt."""
+    now = time.monotonic()
+    if now - _silent_since.setdefault(root, now) > 10 * UNANSWERED:
+        _silent_since[root] = now
+    return now - _silent_since[root]
 
 
 def _tag(found: Any) -> str:

@@ -20,10 +20,13 @@ _FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "StorageFu
 _FORBIDDEN = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 _REDIRECTS = range(300, 400)
 _AGAIN = (408, 425, 429)
+_NOT_IMPLEMENTED = 501
 
 
 class BusyStoreError(OSError):
-    """A request that another attempt may fulfil: no answer, or one that asks for patience."""
+    """A request that another attempt may fulfil: no answer, or one that asks for patience (`answered`)."""
+
+    answered = False
 
 
 def is_missing(error: Exception) -> bool:
@@ -61,8 +64,10 @@ def translated(error: Exception, url: str) -> OSError:
         )
     if status in _REDIRECTS or "redirect" in text:
         return StoreError(f"{url} is in another region ({name}): give storage_options={{'region': ...}} or AWS_REGION")
-    if status >= 500 or status in _AGAIN or (not status and kind == "GenericError"):
-        return BusyStoreError(errno.EIO, f"{name}, status {status}" if status else _short(text), url)
+    if (status >= 500 and status != _NOT_IMPLEMENTED) or status in _AGAIN or (not status and kind == "GenericError"):
+        busy = BusyStoreError(errno.EIO, f"{name}, status {status}" if status else _short(text), url)
+        busy.answered = status > 0
+        return busy
     return StoreError(f"{url}: the store refuses the request ({name}, status {status or 'unknown'})")
 
 

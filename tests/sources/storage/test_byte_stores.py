@@ -157,8 +157,33 @@ def test_a_bucket_that_is_not_there(s3: Any) -> None:
 def test_a_store_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_bytes, "FIRST_DELAY", 0.001)
     remember_options("s3://away", {"endpoint": "http://127.0.0.1:9", "access_key_id": KEY, "secret_access_key": SECRET})
-    with pytest.raises(StoreError, match="does not answer, or is busy"):
+    with pytest.raises(StoreError, match=r"nothing answers at http://127\.0\.0\.1:9: .* after 9 tries"):
         ObjectBytes("s3://away/x").get("a")
+
+
+@pytest.mark.parametrize(("known", "tries"), [(False, 2), (True, 9)])
+def test_a_store_that_never_answered_is_given_up_soon(known: bool, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"s3://away-{known}"
+    monkeypatch.setattr(object_bytes, "FIRST_DELAY", 0.001)
+    seconds = iter((1.0, 7.0))
+    monkeypatch.setattr(object_bytes, "_silence", lambda root: next(seconds))
+    monkeypatch.setattr(object_bytes, "_answered", {url} if known else set())
+    remember_options(url, {"endpoint": "http://127.0.0.1:9", "access_key_id": KEY, "secret_access_key": SECRET})
+    with pytest.raises(StoreError, match=f"after {tries} tries"):
+        ObjectBytes(f"{url}/x").get("a")
+
+
+def test_silence_is_counted_from_the_first_request_and_forgotten_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(object_bytes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(object_bytes, "_silent_since", {})
+    assert [object_bytes._silence("s3://a"), object_bytes._silence("s3://b")] == [0, 0]
+    now[0] = 107.0
+    assert object_bytes._silence("s3://a") == 7
+    now[0] = 161.0
+    assert object_bytes._silence("s3://a") == 0
 
 
 def test_unknown_options_are_named_and_values_are_not(s3: Any) -> None:

@@ -99,7 +99,8 @@ def estimate_layers(
         images = LevelImages.of(with_inliers(levels[finer], inliers), metric)
         found = images.evaluate(refined.transform)
         if metric != "lncc" and finer > number and told(images, found) < known:
-            # Images for "lncc" are other ones on each level, so that these do not compare. Otherwise, a finer level that tells less would only replace what is known by what it shows by chance.
+            # Such a level would replace what is known by what it shows by chance. (Images for "lncc" are other ones on
+            # each level, which do not compare.)
             break
         layers, number, last = refined, finer, done == len(plan) - 1
         state = solve_level(

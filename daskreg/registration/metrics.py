@@ -7,6 +7,7 @@ number, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
     bins as the cube root of the number of voxels, 8 to 32: few voxels in many bins have mutual information
     by chance.
     """
-    bins = bins or min(max(round(fixed[0].numel() ** (1 / 3)), 8), 32)
+    bins = bins or bins_for(fixed[0].numel())
     f, w, v = (t.flatten(1) for t in torch.broadcast_tensors(fixed, warped, weight))
     positions = _positions(f, v, bins), _positions(w, v, bins)
     joint = _Joint.apply(*positions, v, bins) if f.device.type == "cpu" else _joint(*positions, v, bins)
@@ -92,6 +93,11 @@ def loss_of(metric: str | Loss) -> Loss:
             f"metric {metric!r} is unknown: use {', '.join(LOSSES)}, or a callable loss(fixed, warped, weight)"
         )
     return LOSSES[metric]
+
+
+def bins_for(voxels: int) -> int:
+    """Bins of a joint histogram of so many voxels, along each image."""
+    return min(max(round(math.cbrt(voxels)), 8), 32)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

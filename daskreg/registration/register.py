@@ -89,8 +89,8 @@ def register(
             hot or a gap in both images at the same place (`fit.bad_voxels`).
         model: "translation", "rigid", "similarity", "affine", or groups out of "rotation",
             "translation", "scale", "shear". Groups that are left out are not estimated and move nothing.
-            "bspline": an affine map, and then layers of cubic B-splines that never fold (ncc, lncc, mse); the affine
-            map, or any other transform, may be given as `init`.
+            "bspline": an affine map, and then layers of cubic B-splines that never fold (ncc, lncc, mse, mi); the
+            affine map, or any other transform, may be given as `init`.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
             brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
             weight)` of (1, *shape) tensors that returns one number, lower is better.

@@ -49,7 +49,7 @@ class FitStatus(Enum):
     )
     INCONSISTENT = (
         "the images contradict the motion: frequencies of theirs, or their registration the other way round "
-        "(fit.inverse_error), give another one: "
+        "(fit.inverse_error), give another one, or much of what was aligned has nothing in common: "
         'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
     )
     FOLDED = (

@@ -8,6 +8,7 @@ layers              the transform while it is estimated
 control_grid        control points over an image, their weights, and the limits of their coefficients
 level_images        a pair on one level: warp and compare
 local_contrast      images with the same contrast everywhere, for "lncc"
+mutual_information  the joint distribution of two images, for "mi"
 noise_model         what the residual says of its noise
 cell_sums           the sums over voxels of a Gauss-Newton step, which add over blocks of an image
 cell_sums_numba     the same, compiled

@@ -12,6 +12,7 @@ from daskreg.geometry import Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.noise_model import told
 from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
@@ -25,6 +26,10 @@ _COARSE_TOLERANCE = 0.05
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
+_LEAST_JOINT = 4096
+"""Voxels of a level for "mi": fewer have a joint histogram of less than 16 bins, and steps go astray."""
+_BY_CHANCE = 2.0
+"""Standard deviations of the correlation of unrelated images."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,10 @@ class LayerEstimate:
     """What was found, on the finest level.
 
     before: score of the base alone. state: of the solver. images: of the finest level. rejected: share of the voxels
-    that were excluded. contradicting: share of the overlap where the aligned images contradict each other. iterations:
-    of all levels. determined: how many coefficients the images determined on each level, by its step. inliers:
-    (1, *shape) of a level, false where voxels were excluded; None where none were.
+    that were excluded. contradicting: share of the overlap where the aligned images contradict each other. unrelated:
+    whether that is much of it, and the images have nothing in common there. iterations: of all levels. determined: how
+    many coefficients the images determined on each level, by its step. inliers: (1, *shape) of a level, false where
+    voxels were excluded; None where none were.
     """
 
     state: LevelEstimate
@@ -43,6 +49,7 @@ class LayerEstimate:
     overlap: float
     rejected: float
     contradicting: float
+    unrelated: bool
     iterations: int
     converged: bool
     determined: dict[float, float]
@@ -79,30 +86,46 @@ def estimate_layers(
         levels: coarse to fine. grids: of control points of the fixed image, coarse to fine.
         tolerance: voxels; steps end when their root mean square is less.
     """
+    if metric == "mi":
+        levels = [level for level in levels[:-1] if level.fixed.values[0].numel() >= _LEAST_JOINT] + [levels[-1]]
     plan = schedule(grids, levels)
     layers, weight, iterations = Layers.start(base, grids[0]), 0.0, 0
+    number, known = plan[0][1], 0.0
     inliers: Tensor | None = None
-    contradicting = 0.0
+    contradicting: Contradictions | None = None
     determined: dict[float, float] = {}
-    for done, (grid, number) in enumerate(plan):
-        layers = layers if grid is layers.control else layers.refined(grid)
-        level, last = levels[number], done == len(plan) - 1
-        images = LevelImages.of(with_inliers(level, inliers), metric)
+    for done, (grid, finer) in enumerate(plan):
+        refined = layers if grid is layers.control else layers.refined(grid)
+        images = LevelImages.of(with_inliers(levels[finer], inliers), metric)
+        found = images.evaluate(refined.transform)
+        if metric == "mi" and finer > number and told(images, found) < known:
+            # Such a level would replace what is known by what it shows by chance: modalities share little at fine scale.
+            break
+        layers, number, last = refined, finer, done == len(plan) - 1
         state = solve_level(
             images,
             layers,
             weight,
             tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
+            found=found,
         )
         iterations += state.iterations
-        determined[level.step] = state.determined
-        layers, weight = state.layers, state.weight
-        if grid is grids[-1] and inliers is None:
-            inliers, contradicting = contradictions_of(images, state)
+        determined[levels[number].step] = state.determined
+        known = told(images, state.found) if metric == "mi" else np.inf
+        if known:
+            layers, weight = state.layers, state.weight
+        solved = images
+        if grid is grids[-1] and contradicting is None:
+            contradicting = contradictions_of(images, state)
+            inliers = contradicting.inliers
         if progress:
             progress(done + 1, len(plan) + 1)
-    level = with_inliers(levels[-1], inliers)
+    if contradicting is None:
+        contradicting = contradictions_of(solved, state)
+        inliers = contradicting.inliers
+    layers = state.layers
+    level = with_inliers(levels[number], inliers)
     level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
     images = LevelImages.of(level, metric)
     last_state = solve_level(images, layers, weight, tolerance=tolerance, max_iterations=_LAST_STEPS, order=3)
@@ -120,7 +143,8 @@ def estimate_layers(
         before.score,
         last_state.found.total / max(full, 1e-9),
         rejected,
-        contradicting,
+        contradicting.share,
+        contradicting.unrelated,
         iterations,
         state.converged or last_state.converged,
         determined,
@@ -128,13 +152,35 @@ def estimate_layers(
     )
 
 
-def contradictions_of(images: LevelImages, state: LevelEstimate) -> tuple[Tensor | None, float]:
-    """(1, *shape) bool, false where the images contradict each other after they are aligned; None where nowhere, or
-    in much of the images. And the share of the overlap where they do."""
+@dataclass(frozen=True)
+class Contradictions:
+    """Where aligned images contradict each other.
+
+    inliers: (1, *shape) bool, false there; None where that is nowhere, or much of the images. share: of the overlap.
+    unrelated: whether that is much of the images, and these agree there by no more than chance.
+    """
+
+    inliers: Tensor | None
+    share: float
+    unrelated: bool
+
+
+def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:
+    """After the images of a level are aligned."""
     import torch
 
     found = state.found
-    fixed, warped, weight = (torch.from_numpy(x[None]) for x in (images.fixed, found.warped, found.weight))
-    inliers = contradictions(fixed, warped, weight, matched=images.matched)
-    rejected = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
-    return (inliers if 0 < rejected < _MOST_REJECTED else None), rejected
+    predicted = found.warped if found.dependence is None else found.dependence.predicted
+    fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
+    inliers = contradictions(fixed, other, weight, matched=images.matched)
+    share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
+    if share < _MOST_REJECTED:
+        return Contradictions(inliers if share > 0 else None, share, unrelated=False)
+    outside = found.weight * ~inliers[0].numpy()
+    total = float(outside.sum(dtype=np.float64))
+    f, w = (x - float((outside * x).sum(dtype=np.float64)) / total for x in (images.fixed, predicted))
+    ff, fw, ww = (float((outside * a * b).sum(dtype=np.float64)) for a, b in ((f, f), (f, w), (w, w)))
+    # Structures that differ in brightness are similar all the same; the correlation of unrelated ones deviates by this.
+    deviation = np.sqrt(state.noise.correlated / total)
+    correlation = fw / max(np.sqrt(ff * ww), 1e-12)
+    return Contradictions(None, share, unrelated=bool(correlation < _BY_CHANCE * deviation))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import OptionError
+from daskreg.errors import InvalidTransformError, OptionError
+from daskreg.formats.transforms import read_json, transform_from_file
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.posterior import Posterior
 from daskreg.registration.fit import PairFit
@@ -34,9 +36,10 @@ class DeformableFit(Fit):
         affine: the fit of the affine map that the layers begin from; None where `init` was a transform.
         status: how it ended; its value says what to do.
         score: the metric before (affine alone) and after: correlation (ncc; lncc: of images with the same local
-            contrast), or the mean square in the images' units (mse).
+            contrast), the mean square in the images' units (mse), or the negative mutual information in nats (mi).
         overlap: share of the fixed voxels that count for which there is a moving one.
-        losses: mean squares of the residual over the iterations of the finest level, as a share of the variance.
+        losses: over the iterations of the finest level that was used: mean squares of the residual, as a share of the
+            variance; for "mi", twice the entropy of the fixed image that the warped one leaves.
         jacobian: determinants of the derivative over the voxels of the fixed image, by how much volumes change: least,
             1 %, median, 99 %, greatest. All are positive: every layer is one to one.
         spacing: (D,) of the finest control points, world units, as whole cells fit the image.
@@ -45,7 +48,8 @@ class DeformableFit(Fit):
             the others are as smooth as the prior makes them.
         rejected: share of the fixed voxels that were left out, because the images contradict each other there.
         contradicting: share of the overlap where the aligned images contradict each other. Where it is more than a
-            tenth, nothing is left out (`rejected` is 0), and the motion there may be wrong by more than `sigma_at`.
+            tenth, nothing is left out (`rejected` is 0), and the motion there may be wrong by more than `sigma_at`;
+            where the images have nothing in common there, the status is INCONSISTENT.
         masked, reduced, bad_voxels, recipe: see PairFit.
         iterations, seconds: over all levels, with those of the affine map.
     """
@@ -73,6 +77,27 @@ class DeformableFit(Fit):
     model: str = "bspline"
     recipe: str = ""
     _estimate: LayerEstimate | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> DeformableFit:
+        """Read what `save` wrote as JSON, without the images and the affine fit.
+
+        Raises: InvalidTransformError where the file is not that of a deformable fit.
+        """
+        data = read_json(path)
+        transform = transform_from_file(data, str(path))
+        if not isinstance(data, dict) or data.get("kind") != cls.kind:
+            raise InvalidTransformError(f"{path} is not the fit of a deformable registration")
+        try:
+            found = {name: data[name] for name in _FACTS}
+            found |= {name: tuple(data[name]) for name in ("jacobian", "spacing", "masked", "bad_voxels")}
+            found["score"] = tuple(np.nan if v is None else v for v in data["score"])
+            found["losses"] = np.array(data["losses"], dtype=np.float64)
+            found["status"] = FitStatus[data["status"].upper()]
+            found["reduced"] = tuple(map(tuple, data["reduced"]))
+            return cls(moving_from_fixed=transform, affine=None, **found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidTransformError(f"{path} is damaged, or of another version: {error!r}") from error
 
     @property
     def ok(self) -> bool:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from daskreg.fields.jacobian import jacobian
 from daskreg.geometry import Grid, Transform
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.mutual_information import dependence
+from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.verdict.judge import Verdict, suitable
-from daskreg.registration.verdicts import FitStatus, status_of, verdicts_of
+from daskreg.registration.verdicts import FitStatus, edges_of, status_of, verdicts_of
 
 Floats = NDArray[np.float64]
 
@@ -46,8 +48,13 @@ def verdict_of(
     level = _brought_together(suitable(levels)[-1], transform, metric)
     identity = problem.parameters_of([np.eye(problem.pose.ndim + 1)], level.fixed.grid)
     verdict = verdicts_of(problem, [level], identity)[0]
+    if metric == "mi" and not verdict.settled:
+        # As for affine maps: other modalities may agree in their edges alone.
+        verdict = verdicts_of(problem, [edges_of(level)], identity)[0]
     ways = max(1.0, reach / level.step / _APART)
     count = determined[min(determined, key=lambda step: abs(math.log(step / level.step)))]
+    # The relation of values was estimated, too.
+    count += bins_for(level.fixed.values[0].numel()) if metric == "mi" else 0
     return replace(verdict, needed=verdict.needed + count * (0.5 + math.log(ways)))
 
 
@@ -56,6 +63,10 @@ def _brought_together(level: PyramidLevel, transform: Transform, metric: str) ->
     warped = images.warp(transform)
     known = np.isfinite(warped)
     weight = torch.from_numpy(known.astype(np.float32)[None])
+    if images.ends is not None:
+        # The values of the fixed image that go with those of the moving one.
+        shared = dependence(images.fixed, np.where(known, warped, np.float32(0)), images.weight * known, images.ends)
+        warped = shared.predicted
     values = torch.from_numpy(np.where(known, warped, np.float32(0))[None])
     fixed = ImageBatch(torch.from_numpy(images.fixed[None]), level.fixed.weight, level.fixed.grid)
     return PyramidLevel(fixed, ImageBatch(values, weight, level.fixed.grid), level.step, level.sigmas)
@@ -69,11 +80,24 @@ def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float,
 
 
 def status(
-    verdict: Verdict, *, converged: bool, improved: bool, overlap: float, extremes: tuple[float, float]
+    verdict: Verdict,
+    *,
+    converged: bool,
+    improved: bool,
+    overlap: float,
+    extremes: tuple[float, float],
+    unrelated: bool = False,
 ) -> FitStatus:
-    """extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
-    negative one everywhere."""
+    """The status of a fit.
+
+    Args:
+        extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
+            negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
+            overlap.
+    """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
     one_to_one = least > 0 or greatest < 0
+    if found is FitStatus.CONVERGED and unrelated:
+        return FitStatus.INCONSISTENT
     return FitStatus.FOLDED if found is FitStatus.CONVERGED and not one_to_one else found

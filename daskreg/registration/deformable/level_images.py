@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
 from daskreg.registration.deformable.local_contrast import normalised
+from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.runtime.threads import pool_threads
@@ -27,8 +28,9 @@ _MIN_CORRELATION = 0.3
 class Evaluated:
     """What a transform makes of a pair.
 
-    warped, residual, weight: (*shape) of the fixed grid; the residual is fixed - (gain warped + offset).
-    mean_square: of the residual. total: of the weight. correlation: of the images. gain: 1 for "mse".
+    warped, residual, weight: (*shape) of the fixed grid; the residual is fixed - (gain warped + offset); for "mi",
+    fixed less the mean of the fixed values of voxels with the same warped value. mean_square: of the residual. total:
+    of the weight. correlation: of the images. gain: 1 for "mse". dependence: for "mi".
     """
 
     warped: Singles
@@ -38,11 +40,22 @@ class Evaluated:
     total: float
     correlation: float
     gain: float
+    dependence: Dependence | None = None
+
+    @property
+    def variance(self) -> float:
+        """Of the residual that the normal equations have."""
+        return self.mean_square if self.dependence is None else 1.0
+
+    @property
+    def misfit(self) -> float:
+        """What is minimised: twice the negative log likelihood of a voxel times `variance`, but for a constant."""
+        return self.mean_square if self.dependence is None else 2 * self.dependence.left
 
     @property
     def score(self) -> tuple[float, float]:
-        """Correlation and mean square."""
-        return self.correlation, self.mean_square
+        """Correlation, or the negative mutual information in nats; and the misfit."""
+        return self.correlation if self.dependence is None else -self.dependence.nats, self.misfit
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,8 @@ class LevelImages:
     """One pair on one level.
 
     fixed: (*shape). weight: (*shape), 0..1, zero also beside masked voxels, where there is no gradient. gradient:
-    (D, *shape) of fixed, by world units along the axes of its grid. moving: NaN where masked.
+    (D, *shape) of fixed, by world units along the axes of its grid. moving: NaN where masked. ends: of the values of
+    both images, for "mi".
     """
 
     fixed: Singles
@@ -84,13 +98,14 @@ class LevelImages:
     moving_grid: Grid
     matched: bool
     step: float
+    ends: tuple[Bins, Bins] | None = None
 
     @classmethod
     def of(cls, level: PyramidLevel, metric: str) -> LevelImages:
         """From a level of one pair.
 
         Args:
-            metric: "ncc", "lncc" or "mse".
+            metric: "ncc", "lncc", "mse" or "mi".
         """
         weight = fixed_weight(level)[0].numpy().copy()
         fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
@@ -102,10 +117,9 @@ class LevelImages:
         if masks[1] is not None:
             moving = np.where(masks[1] > 0.5, moving, np.float32(np.nan))
         grid = level.fixed.grid
-        gradient = slopes_of(fixed, grid.spacing)
-        return cls(
-            fixed, weight, gradient, np.ascontiguousarray(moving), grid, level.moving.grid, metric != "mse", level.step
-        )
+        gradient, moving = slopes_of(fixed, grid.spacing), np.ascontiguousarray(moving)
+        ends = (Bins.of(fixed, weight > 0), Bins.of(moving, np.isfinite(moving))) if metric == "mi" else None
+        return cls(fixed, weight, gradient, moving, grid, level.moving.grid, metric != "mse", level.step, ends)
 
     def warp(self, transform: Transform, *, order: int = 1) -> Singles:
         """(*shape) the moving image on the fixed grid, NaN where it is unknown."""
@@ -118,11 +132,17 @@ class LevelImages:
         return np.asarray(found)
 
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
-        """Warp and compare."""
-        return self.compare(self.warp(transform, order=order))
+        """Warp and compare; gain and offset are those of the best fit but for "mse"."""
+        found = self.compare(self.warp(transform, order=order))
+        if self.ends is None:
+            return found
+        shared = dependence(self.fixed, found.warped, found.weight, self.ends)
+        residual = self.fixed - shared.predicted
+        square = float((found.weight * residual * residual).sum(dtype=np.float64)) / found.total
+        return replace(found, residual=residual, mean_square=square, dependence=shared)
 
     def compare(self, warped: Singles) -> Evaluated:
-        """With the warped image, NaN where it is unknown; gain and offset are those of the best fit but for "mse"."""
+        """With the warped image, NaN where it is unknown, by squares of differences."""
         valid = np.isfinite(warped)
         weight = np.where(valid, self.weight, np.float32(0))
         warped = np.where(valid, warped, np.float32(0))
@@ -139,7 +159,11 @@ class LevelImages:
         return Evaluated(warped, residual, weight, square, total, match.correlation, match.gain)
 
     def residuals(self, found: Evaluated) -> Residuals:
-        return Residuals(self.gradient, found.residual, found.weight)
+        """What the normal equations are summed from."""
+        if (d := found.dependence) is None:
+            return Residuals(self.gradient, found.residual, found.weight)
+        # To move the warped image by u is to move the fixed one by -u.
+        return Residuals(self.gradient, -d.by_fixed / d.information, found.weight * d.information)
 
 
 def slopes_of(image: Singles, spacing: Sequence[float]) -> Singles:

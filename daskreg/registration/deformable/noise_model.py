@@ -48,14 +48,32 @@ class NoiseModel:
 def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
     """At a transform."""
     box = middle_of(images.fixed.shape)
-    weight, residual = found.weight[box], found.residual[box]
-    gradient = images.gradient[(slice(None), *box)]
-    other = np.float32(found.gain) * slopes_of(found.warped[box], images.fixed_grid.spacing)
+    weight, gradient = found.weight[box], images.gradient[(slice(None), *box)]
+    other = slopes_of(found.warped[box], images.fixed_grid.spacing)
+    if (d := found.dependence) is None:
+        score, other = weight * found.residual[box] * gradient, np.float32(found.gain) * other
+    else:
+        # What the value of a voxel would change by a small motion, seen from either image: equal where they match.
+        gradient, other = -d.by_fixed[box] * gradient, d.by_warped[box] * other
+        score = weight * gradient
     square = float((weight * gradient * gradient).sum(dtype=np.float64))
     common = float((weight * gradient * other).sum(dtype=np.float64))
     shared = min(max(common / max(square, 1e-30), LEAST_SHARE), 1.0)
-    score = weight * residual * gradient
-    return NoiseModel(max(found.mean_square, 1e-12), correlated_voxels(score), shared)
+    return NoiseModel(max(found.variance, 1e-12), correlated_voxels(score), shared)
+
+
+def told(images: LevelImages, found: Evaluated) -> float:
+    """How much the images tell of displacements: the information of all voxels, by squares of world units.
+
+    As if residuals were not correlated, since what is not aligned yet is. 0 where the gradients have no more in common
+    than chance may give them.
+    """
+    model = noise_model(images, found)
+    if model.shared <= LEAST_SHARE:
+        return 0.0
+    voxels = images.residuals(found)
+    squares = sum(float(np.vdot(voxels.weight * slope, slope)) for slope in voxels.gradient)
+    return model.information * model.correlated * squares
 
 
 def correlated_voxels(score: NDArray[np.float32]) -> float:

@@ -28,7 +28,7 @@ from daskreg.registration.verdict.judge import Verdict
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.memory import available_memory
 
-METRICS = ("ncc", "lncc", "mse")
+METRICS = ("ncc", "lncc", "mse", "mi")
 Progress = Callable[[int, int], None]
 AffineStage = Callable[[tuple[Image, Image], str], PairFit]
 
@@ -134,6 +134,7 @@ def fit_of(
             improved=after[1] <= before[1] * (1 + _RISE) + _ROUNDING,
             overlap=found.overlap,
             extremes=(jacobian[0], jacobian[-1]),
+            unrelated=found.unrelated,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

@@ -51,7 +51,7 @@ class LevelEstimate:
     """Where the solver is.
 
     layers, weight: of the prior. found: the pair at these layers. noise, system: of the last step. determined: how many
-    coefficients the images determine. iterations. converged. costs: mean squares of the residual.
+    coefficients the images determine. iterations. converged. costs: misfits.
     """
 
     layers: Layers
@@ -74,6 +74,7 @@ def solve_level(
     max_iterations: int,
     order: int = 1,
     most_layers: int = 16,
+    found: Evaluated | None = None,
 ) -> LevelEstimate:
     """Minimise from the current layer on.
 
@@ -82,10 +83,11 @@ def solve_level(
         tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
         order: of the interpolation.
         most_layers: that are finished for the limits.
+        found: the pair at these layers, where it is known.
     """
     bending = BendingEnergy(layers.control)
-    found = images.evaluate(layers.transform, order=order)
-    state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.mean_square])
+    found = found or images.evaluate(layers.transform, order=order)
+    state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.misfit])
     probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     known, longest, solution = None, np.inf, None
     for _ in range(max_iterations):
@@ -99,7 +101,7 @@ def solve_level(
         step, longest = (step / 2, longest) if length > _SHORTER * longest else (step, length)
         moved, gained, limited = _advance(images, state, step, bending, order)
         state.iterations += 1
-        state.costs.append(state.found.mean_square)
+        state.costs.append(state.found.misfit)
         if limited and len(state.layers.finished) < most_layers:
             state.layers = state.layers.finish()
             known, longest = None, np.inf
@@ -153,6 +155,10 @@ def _weighed(
     energy = float(np.vdot(total, bending(total)))
     if energy > 0:
         wanted = state.determined / energy
+        # Affine motions were fitted before. Where the images determine no more than these, they do not say how smooth
+        # the others are, and the weight must not grow until a finer level could no longer show them.
+        few = state.determined < probe.shape[0] * (probe.shape[0] + 1)
+        wanted = min(wanted, state.weight) if few else wanted
         state.weight = float(np.clip(wanted, state.weight / _CHANGE, state.weight * _CHANGE))
     return replace(system, weight=state.weight), solution
 
@@ -166,6 +172,9 @@ def _advance(
     """
     limits = state.layers.control.limits.reshape(-1, *[1] * (step.ndim - 1))
     now = _cost(state, state.found, state.layers, bending)
+    most = now + _SMALL_RISE * (
+        now - state.noise.precision * state.found.total * (state.found.misfit - state.found.variance)
+    )
     inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
     for _ in range(_HALVINGS):
         free = state.layers.current + step
@@ -173,7 +182,7 @@ def _advance(
         layers = state.layers.at(kept)
         found = images.evaluate(layers.transform, order=order)
         after = _cost(state, found, layers, bending)
-        if after < now * (1 + _SMALL_RISE):
+        if after < most:
             moved = float(np.sqrt(np.mean((kept - state.layers.current)[inner] ** 2)))
             state.layers, state.found = layers, found
             return moved, now - after, bool(np.any((kept != free)[inner]))
@@ -184,6 +193,6 @@ def _advance(
 def _cost(state: LevelEstimate, found: Evaluated, layers: Layers, bending: BendingEnergy) -> float:
     """Twice the cost, for as many voxels as overlapped before."""
     total = layers.total
-    return state.noise.precision * state.found.total * found.mean_square + state.weight * float(
+    return state.noise.precision * state.found.total * found.misfit + state.weight * float(
         np.vdot(total, bending(total))
     )

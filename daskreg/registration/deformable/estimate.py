@@ -99,7 +99,7 @@ def estimate_layers(
         images = LevelImages.of(with_inliers(levels[finer], inliers), metric)
         found = images.evaluate(refined.transform)
         if metric == "mi" and finer > number and told(images, found) < known:
-            # Such a level would replace what is known by what it shows by chance: modalities share little at fine scale.
+            # Modalities share little at fine scale: such a level would replace what is known by chance.
             break
         layers, number, last = refined, finer, done == len(plan) - 1
         state = solve_level(

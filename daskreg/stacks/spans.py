@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.initial_pose import candidates, choose
+from daskreg.registration.levenberg_marquardt import LevelObjective
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import Source
@@ -28,7 +29,7 @@ from daskreg.stacks.common_line import fit_profiles, profiles
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
-from daskreg.stacks.pair_table import PairTable, SliceFeatures
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, whole_correlation
 from daskreg.stacks.slice_reader import SliceReader
 from daskreg.stacks.verdict.bad_voxels import BadVoxels
 
@@ -46,6 +47,8 @@ LONGEST = 32
 _BYTES_PER_VOXEL = 24
 # Slices before a span that are read, at most, to find its first pairs behind blank slices.
 _BACK = 32
+# Share of a slice that overlaps, below which a search is repeated for poses at which more does.
+_FAIR_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,15 +223,18 @@ def fit_edges(item: PairTask) -> PairTable:
                 p = _searched(sequence)
             else:
                 p = sequence.problem.parameters_of(item.starts[number][None], stack.grid)
-            pairs = sequence.register(np.array([[0, 1]]), start=p)
-            tables.append(replace(pairs, edges=np.array([[a, b]])))
+            pairs = sequence.register(np.tile([[0, 1]], (len(p), 1)), start=p)
+            best = pairs.take([int(np.nan_to_num(whole_correlation(pairs)).argmax())]) if len(p) > 1 else pairs
+            tables.append(replace(best, edges=np.array([[a, b]])))
     return PairTable.joined(tables)
 
 
 def _searched(pair: ImageSequence) -> NDArray[np.float64]:
-    """(1, P) the best of all rotations and shifts of the second of two images.
+    """(K, P) the best of all rotations and shifts of the second of two images.
 
-    Unlike `BestCandidate`, without a second search on a finer level: the pose graph decides whether to use the pair.
+    Where little overlaps at the best one, also the best of those at which at least half does: what is near the borders,
+    a dark surround, may agree better than a specimen. Unlike `BestCandidate`, without a second search on a finer level:
+    the pose graph decides whether to use the pair.
     """
     one, other = torch.tensor([0]), torch.tensor([1])
     levels = [
@@ -238,7 +244,12 @@ def _searched(pair: ImageSequence) -> NDArray[np.float64]:
     problem = pair.problem
     pyramids = MaskedPyramids(levels, None, pair.variance[:1], pair.grid)
     motions = candidates(pyramids, "search" if "rotation" in problem.pose.groups else "phase")
-    return choose(problem, levels, problem.parameters_of(motions, pair.grid))[0]
+    starts = problem.parameters_of(motions, pair.grid)
+    best = choose(problem, levels, starts)[0]
+    overlap = LevelObjective(problem, levels[min(1, len(levels) - 1)]).evaluate(best).overlap[0]
+    if problem.metric != "ncc" or overlap >= _FAIR_OVERLAP:
+        return best
+    return np.concatenate([best, choose(replace(problem, min_overlap=_FAIR_OVERLAP), levels, starts)[0]])
 
 
 def local_threads(device: str) -> int:

@@ -157,7 +157,8 @@ class SpanResult:
 class PairTask:
     """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts.
 
-    mirrored: with the moving slices mirrored along their last axis.
+    mirrored: with the moving slices mirrored along their last axis, or, where the model does not turn, along either of
+        the last two.
     """
 
     stack: StackSpec
@@ -216,17 +217,29 @@ def fit_edges(item: PairTask) -> PairTable:
     stack, tables = item.stack, []
     with exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
-            other = stack.tensor(b, b + 1)
-            images = torch.cat([stack.tensor(a, a + 1), other.flip(-1) if item.mirrored else other])
-            sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, options_here(stack))
-            if item.starts is None:
-                p = _searched(sequence)
-            else:
-                p = sequence.problem.parameters_of(item.starts[number][None], stack.grid)
-            pairs = sequence.register(np.tile([[0, 1]], (len(p), 1)), start=p)
-            best = pairs.take([int(np.nan_to_num(whole_correlation(pairs)).argmax())]) if len(p) > 1 else pairs
-            tables.append(replace(best, edges=np.array([[a, b]])))
+            one, other = stack.tensor(a, a + 1), stack.tensor(b, b + 1)
+            start = None if item.starts is None else item.starts[number]
+            mirrors = _mirrors(stack.options) if item.mirrored else [()]
+            tried = [_fitted_pair(stack, torch.cat([one, other.flip(axes)]), start) for axes in mirrors]
+            tables.append(replace(_best(PairTable.joined(tried)), edges=np.array([[a, b]])))
     return PairTable.joined(tables)
+
+
+def _mirrors(options: PairOptions) -> list[tuple[int, ...]]:
+    """Axes along which a slice is mirrored; a turn makes one mirror image of the other."""
+    return [(-1,)] if "rotation" in options.pose.groups else [(-1,), (-2,)]
+
+
+def _fitted_pair(stack: StackSpec, images: torch.Tensor, start: NDArray[np.float64] | None) -> PairTable:
+    """One pair or more of (2, *shape) images, from the best of all rotations and shifts or from one start."""
+    sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, options_here(stack))
+    p = _searched(sequence) if start is None else sequence.problem.parameters_of(start[None], stack.grid)
+    return sequence.register(np.tile([[0, 1]], (len(p), 1)), start=p)
+
+
+def _best(fits: PairTable) -> PairTable:
+    """Of the fits of a pair, the most likely one."""
+    return fits if len(fits) == 1 else fits.take([int(np.nan_to_num(whole_correlation(fits)).argmax())])
 
 
 def _searched(pair: ImageSequence) -> NDArray[np.float64]:

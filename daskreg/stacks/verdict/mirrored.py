@@ -19,8 +19,9 @@ from daskreg.stacks.pair_table import PairTable, by_chance, whole_correlation
 Bools = NDArray[np.bool_]
 EdgeList = list[tuple[int, int]]
 
-# Of 1 - correlation: so many times that of most neighbours, and at least so much, is far worse.
-_WORSE, _LEAST = 3.0, 0.02
+# Of 1 - correlation: so many times that of most neighbours, and at least so much, is far worse. Interpolation takes
+# about a thousandth from sharp slices.
+_WORSE, _LEAST = 3.0, 0.002
 # Of 1 - correlation as it is: what is left when one is mirrored.
 _BETTER = 0.5
 

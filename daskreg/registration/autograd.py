@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
+from daskreg.registration.border_choice import FINER_LEVELS, levels_without_fill
 from daskreg.registration.estimate import Estimate
 from daskreg.registration.initial_pose import Start
 from daskreg.registration.levenberg_marquardt import COARSE_TOLERANCE, SUBSET_VOXELS, corners_of
-from daskreg.registration.metrics import POINTWISE, Loss
+from daskreg.registration.metrics import LINEAR, POINTWISE, Loss
 from daskreg.registration.normal_equations.edge_weights import possible_overlap, scaling
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.problem import Problem, SolverOptions
@@ -70,13 +71,23 @@ def minimise(
     """
     if optimizer not in OPTIMIZERS:
         raise OptionError(f"optimizer {optimizer!r} is unknown: use gauss-newton, {', '.join(OPTIMIZERS)}")
-    levels = start.pyramids.levels
+    levels: Sequence[PyramidLevel] = start.pyramids.levels
+    borderless = start.pyramids.borderless if options.robust and loss in LINEAR else None
     p, iterations, converged, losses = torch.from_numpy(start.parameters), 0, False, np.empty(0)
-    for number, level in enumerate(levels):
+    for number in range(len(levels)):
+        level = levels[number]
         last = number == len(levels) - 1
         here = options if last else replace(options, tolerance=max(options.tolerance, COARSE_TOLERANCE))
         p, losses, converged = _minimise_on_level(here, _LossObjective(problem, level, loss), p, optimizer)
         iterations += len(losses)
+        if borderless is not None and number == max(0, len(levels) - 1 - FINER_LEVELS):
+            without = levels_without_fill(problem, p.numpy(), (levels, borderless), number)
+            if without is not levels:
+                levels = without
+                p, losses, converged = _minimise_on_level(
+                    here, _LossObjective(problem, levels[number], loss), p, optimizer
+                )
+                iterations += len(losses)
         if progress:
             progress(number + 1, len(levels))
     finest = _LossObjective(problem, levels[-1], loss)

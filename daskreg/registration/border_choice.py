@@ -38,6 +38,9 @@ from daskreg.registration.rejection import MIN_OBSERVABILITY, observability
 
 Floats = NDArray[np.float64]
 
+FINER_LEVELS = 2
+"""Levels below the one on which outliers, and borders that are fill, are looked for."""
+
 # (ratio of the costs of the rest and of all voxels below which the rest is solved again, ratio of the cost after
 # and before that which is then needed to leave flat borders out).
 _NEEDED = ((0.7, 1.001), (0.85, 0.97), (1.25, 0.5))
@@ -72,11 +75,10 @@ def solved_without_fill(
         iterate: on the level with all voxels. pyramids: with all voxels, and without flat borders.
         number: that of the coarse level.
     """
-    full, borderless = pyramids[0][number], pyramids[1][number]
-    are_fill = _are_fill(problem, iterate.parameters, full, borderless)
-    if not any(are_fill):
+    full = pyramids[0][number]
+    levels = levels_without_fill(problem, iterate.parameters, pyramids, number)
+    if levels is pyramids[0]:
         return None
-    levels = pyramids[1] if all(are_fill) else _Mixed(pyramids[0], pyramids[1], are_fill)
     tolerance = max(options.tolerance, COARSE_TOLERANCE)
     again = solve_level(
         problem, levels[number], iterate.parameters, tolerance=tolerance, max_iterations=options.max_iterations
@@ -86,6 +88,20 @@ def solved_without_fill(
         return None
     again.iterations += iterate.iterations
     return levels, again
+
+
+def levels_without_fill(
+    problem: Problem, p: Floats, pyramids: Sequence[Sequence[PyramidLevel]], number: int
+) -> Sequence[PyramidLevel]:
+    """The levels without the flat borders that are fill at the (B, P) parameters `p`: `pyramids[0]` where none are.
+
+    Args:
+        pyramids, number: as of `solved_without_fill`.
+    """
+    are_fill = _are_fill(problem, p, pyramids[0][number], pyramids[1][number])
+    if not any(are_fill):
+        return pyramids[0]
+    return pyramids[1] if all(are_fill) else _Mixed(pyramids[0], pyramids[1], are_fill)
 
 
 class _Mixed(Sequence[PyramidLevel]):

@@ -78,6 +78,8 @@ def mi(fixed: Tensor, warped: Tensor, weight: Tensor, *, bins: int | None = None
 
 POINTWISE: tuple[Loss, ...] = (ncc, mse, mae, mi)
 """Losses that do not depend on where voxels are, so that a subset of the voxels can be used."""
+LINEAR: tuple[Loss, ...] = (ncc, mse, mae, lncc)
+"""Losses under which the values of one image follow from those of the other by a line, everywhere or nearby."""
 LOSSES: dict[str, Loss] = {"ncc": ncc, "mse": mse, "mae": mae, "lncc": lncc, "mi": mi}
 
 

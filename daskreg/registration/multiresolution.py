@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daskreg.errors import OptionError
-from daskreg.registration.border_choice import borders_fit, solved_without_fill, without_fill
+from daskreg.registration.border_choice import FINER_LEVELS, borders_fit, solved_without_fill, without_fill
 from daskreg.registration.covariance import last_step
 from daskreg.registration.estimate import BatchEstimate
 from daskreg.registration.initial_pose import Start
@@ -38,8 +38,6 @@ Floats = NDArray[np.float64]
 
 # A reference that costs this many times more on a subset of the voxels is not evaluated on all of them.
 _CLEARLY_WORSE = 2.0
-# Levels below the one on which outliers are looked for.
-_FINER_LEVELS = 2
 
 
 def estimate_over_levels(
@@ -58,7 +56,7 @@ def estimate_over_levels(
     p = np.asarray(start.parameters, dtype=np.float64).copy()
     iterations = np.zeros(len(p), dtype=np.int64)
     iterate, inliers = None, None
-    rejecting = max(0, len(levels) - 1 - _FINER_LEVELS)
+    rejecting = max(0, len(levels) - 1 - FINER_LEVELS)
     for number in range(len(levels)):
         level, last = levels[number], number == len(levels) - 1
         tolerance = options.tolerance if last else max(options.tolerance, COARSE_TOLERANCE)

@@ -65,17 +65,20 @@ class ImageSequence:
         images: (B, *shape) float32, NaN where voxels are masked.
         blank: (B,) images that are in no pair.
         grid: of every image.
+        levels: of the pyramids, as of `pyramid`.
     """
 
-    def __init__(self, images: Tensor, blank: Bools, grid: Grid, options: PairOptions) -> None:
+    def __init__(
+        self, images: Tensor, blank: Bools, grid: Grid, options: PairOptions, *, levels: int | str = "auto"
+    ) -> None:
         self.blank, self.grid, self.options = blank, grid, options
         self.digest = _digests(images)
         batch = slice_batch(images, grid, options.device)
         batch, self.variance = _standardised(batch, blank, common=options.metric != "ncc")
         one = batch.take(torch.tensor([0])) if len(images) > 1 else batch
         # Slices are sampled more finely than they are sharp, or noisy: smoothing the finest level gains nothing.
-        levels = pyramid(batch, one, smoothing=0.0)
-        self.levels = [PyramidLevel(level.fixed, level.fixed, level.step, level.sigmas) for level in levels]
+        every = pyramid(batch, one, levels=levels, smoothing=0.0)
+        self.levels = [PyramidLevel(level.fixed, level.fixed, level.step, level.sigmas) for level in every]
         self.problem = options.problem(grid)
         longest = [max(level.fixed.grid.shape) for level in self.levels]
         self.small = max(1, sum(n <= SMALL.get(grid.ndim, 64) for n in longest))
@@ -100,7 +103,7 @@ class ImageSequence:
         poses = {self.small - 1: p}
         for number in range(min(self.small, self.shared - 1), self.shared):
             level = self.levels[number]
-            iterate = self._refined(level, edges, p) if start is None else self._solved(level, edges, p)
+            iterate = self.refined(level, edges, p) if start is None else self._solved(level, edges, p)
             poses[number] = p = iterate.parameters
         similarity = self._score(iterate, edges)
         scores, overlap = similarity.copy(), iterate.overlap.copy()
@@ -108,7 +111,7 @@ class ImageSequence:
         last = np.full(len(edges), self.shared - 1)
         if self.shared < len(self.levels) and near.any():
             last[near] = self.shared
-            fine = self._refined(self.levels[-1], edges[near], p[near])
+            fine = self.refined(self.levels[-1], edges[near], p[near])
             scores[near], overlap[near] = self._score(fine, edges[near]), fine.overlap
             poses[self.shared] = p = p.copy()
             p[near] = fine.parameters
@@ -179,8 +182,8 @@ class ImageSequence:
 
         return _in_parts(part, len(edges), level)
 
-    def _refined(self, level: PyramidLevel, edges: Ints, p: Floats) -> Iterate:
-        """The pairs refined on a level from nearby."""
+    def refined(self, level: PyramidLevel, edges: Ints, p: Floats) -> Iterate:
+        """The (E, 2) pairs refined on a level from (E, P) parameters nearby."""
         return _in_parts(lambda rows: self._refine(_pairs(level, edges[rows]), p[rows]), len(edges), level)
 
     def _refine(self, level: PyramidLevel, p: Floats) -> Iterate:
@@ -232,7 +235,7 @@ class ImageSequence:
                 here = (
                     iterate.take(rows) if at_last[rows[0]] else self._evaluated(level, edges[rows], poses[number][rows])
                 )
-                found, signal = self._covariance(level, edges[rows], here)
+                found, signal = self.covariance(level, edges[rows], here)
                 moved = corner_variance(self.problem, level.fixed.grid, here.parameters, found)
                 better = moved < variance[rows]
                 chosen, noisy[rows] = rows[better], better & (signal < LEAST_SIGNAL)
@@ -240,7 +243,7 @@ class ImageSequence:
                 variance[chosen] = moved[better]
         return p, covariance
 
-    def _covariance(self, level: PyramidLevel, edges: Ints, here: Iterate) -> tuple[Floats, Floats]:
+    def covariance(self, level: PyramidLevel, edges: Ints, here: Iterate) -> tuple[Floats, Floats]:
         """As `covariance_of`, in parts: the pose of a pair that went astray needs all of its moving image, and so would
         the pairs that are evaluated with it.
         """

@@ -125,6 +125,17 @@ def by_chance(pairs: PairTable, model: StackModel) -> Bools:
     return np.asarray(np.where(known.sum(axis=1) >= LEAST_FIELDS, found, few) <= model.needed_evidence)
 
 
+def whole_correlation(pairs: PairTable) -> Floats:
+    """(E,) correlations over whole slices that are as likely as those of pairs over what overlaps; NaN where unknown.
+
+    A correlation r of Gaussian images over a share s of a slice has a likelihood of (1 - r^2)^(-s n / 2), against none:
+    what does not overlap explains nothing. So a correlation of the whole of 1 - q^2 = (1 - r^2)^s is as likely. Two
+    sections in a dark surround correlate by 0.99 also where only the surround overlaps.
+    """
+    unexplained = np.exp(-2 * log_likelihood(pairs.scores, np.clip(pairs.overlap, 0, 1)))
+    return np.asarray(np.sqrt(np.maximum(1 - unexplained, 0)))
+
+
 def _stretch(matrices: Floats) -> Floats:
     """(E,) the largest factor by which motions stretch or shrink any direction."""
     singular = np.linalg.svd(matrices[:, :-1, :-1], compute_uv=False)

@@ -15,7 +15,7 @@ from daskreg.blocks.tasks import run_tasks
 from daskreg.errors import OptionError
 from daskreg.stacks.checkpoint import Checkpoint
 from daskreg.stacks.execution import Execution
-from daskreg.stacks.pair_table import PairTable, SliceFeatures
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, whole_correlation
 from daskreg.stacks.pose_solve import pairs_to_search
 from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
 from daskreg.stacks.verdict.mirrored import far_worse, without_mirrored
@@ -153,7 +153,10 @@ def better_of(old: PairTable, new: PairTable, metric: str, values: int) -> PairT
         values: voxels of a slice.
     """
     margin = noise_margin(metric, 1 - new.scores if metric == "ncc" else new.scores, values * new.overlap)
-    cost = np.concatenate([-old.scores, margin - new.scores] if metric == "ncc" else [old.scores, new.scores + margin])
+    if metric == "ncc":
+        cost = np.concatenate([-whole_correlation(old), margin - whole_correlation(new)])
+    else:
+        cost = np.concatenate([old.scores, new.scores + margin])
     both = PairTable.joined([old, new])
     order = np.lexsort((np.nan_to_num(cost, nan=np.inf), both.edges[:, 0], both.edges[:, 1]))
     both = both.take(order)

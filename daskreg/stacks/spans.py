@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.initial_pose import candidates, choose
+from daskreg.registration.levenberg_marquardt import LevelObjective
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.source import Source
@@ -28,7 +29,7 @@ from daskreg.stacks.common_line import fit_profiles, profiles
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
-from daskreg.stacks.pair_table import PairTable, SliceFeatures
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, whole_correlation
 from daskreg.stacks.slice_reader import SliceReader
 from daskreg.stacks.verdict.bad_voxels import BadVoxels
 
@@ -46,6 +47,8 @@ LONGEST = 32
 _BYTES_PER_VOXEL = 24
 # Slices before a span that are read, at most, to find its first pairs behind blank slices.
 _BACK = 32
+# Share of a slice that overlaps, below which a search is repeated for poses at which more does.
+_FAIR_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +157,8 @@ class SpanResult:
 class PairTask:
     """Pairs (fixed, moving) to be registered from all rotations and shifts, or from (E, D+1, D+1) starts.
 
-    mirrored: with the moving slices mirrored along their last axis.
+    mirrored: with the moving slices mirrored along their last axis, or, where the model does not turn, along either of
+        the last two.
     """
 
     stack: StackSpec
@@ -213,22 +217,37 @@ def fit_edges(item: PairTask) -> PairTable:
     stack, tables = item.stack, []
     with exclusive(stack):
         for number, (a, b) in enumerate(item.edges):
-            other = stack.tensor(b, b + 1)
-            images = torch.cat([stack.tensor(a, a + 1), other.flip(-1) if item.mirrored else other])
-            sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, options_here(stack))
-            if item.starts is None:
-                p = _searched(sequence)
-            else:
-                p = sequence.problem.parameters_of(item.starts[number][None], stack.grid)
-            pairs = sequence.register(np.array([[0, 1]]), start=p)
-            tables.append(replace(pairs, edges=np.array([[a, b]])))
+            one, other = stack.tensor(a, a + 1), stack.tensor(b, b + 1)
+            start = None if item.starts is None else item.starts[number]
+            mirrors = _mirrors(stack.options) if item.mirrored else [()]
+            tried = [_fitted_pair(stack, torch.cat([one, other.flip(axes)]), start) for axes in mirrors]
+            tables.append(replace(_best(PairTable.joined(tried)), edges=np.array([[a, b]])))
     return PairTable.joined(tables)
 
 
-def _searched(pair: ImageSequence) -> NDArray[np.float64]:
-    """(1, P) the best of all rotations and shifts of the second of two images.
+def _mirrors(options: PairOptions) -> list[tuple[int, ...]]:
+    """Axes along which a slice is mirrored; a turn makes one mirror image of the other."""
+    return [(-1,)] if "rotation" in options.pose.groups else [(-1,), (-2,)]
 
-    Unlike `BestCandidate`, without a second search on a finer level: the pose graph decides whether to use the pair.
+
+def _fitted_pair(stack: StackSpec, images: torch.Tensor, start: NDArray[np.float64] | None) -> PairTable:
+    """One pair or more of (2, *shape) images, from the best of all rotations and shifts or from one start."""
+    sequence = ImageSequence(images, np.zeros(2, bool), stack.grid, options_here(stack))
+    p = _searched(sequence) if start is None else sequence.problem.parameters_of(start[None], stack.grid)
+    return sequence.register(np.tile([[0, 1]], (len(p), 1)), start=p)
+
+
+def _best(fits: PairTable) -> PairTable:
+    """Of the fits of a pair, the most likely one."""
+    return fits if len(fits) == 1 else fits.take([int(np.nan_to_num(whole_correlation(fits)).argmax())])
+
+
+def _searched(pair: ImageSequence) -> NDArray[np.float64]:
+    """(K, P) the best of all rotations and shifts of the second of two images.
+
+    Where little overlaps at the best one, also the best of those at which at least half does: what is near the borders,
+    a dark surround, may agree better than a specimen. Unlike `BestCandidate`, without a second search on a finer level:
+    the pose graph decides whether to use the pair.
     """
     one, other = torch.tensor([0]), torch.tensor([1])
     levels = [
@@ -238,7 +257,12 @@ def _searched(pair: ImageSequence) -> NDArray[np.float64]:
     problem = pair.problem
     pyramids = MaskedPyramids(levels, None, pair.variance[:1], pair.grid)
     motions = candidates(pyramids, "search" if "rotation" in problem.pose.groups else "phase")
-    return choose(problem, levels, problem.parameters_of(motions, pair.grid))[0]
+    starts = problem.parameters_of(motions, pair.grid)
+    best = choose(problem, levels, starts)[0]
+    overlap = LevelObjective(problem, levels[min(1, len(levels) - 1)]).evaluate(best).overlap[0]
+    if problem.metric != "ncc" or overlap >= _FAIR_OVERLAP:
+        return best
+    return np.concatenate([best, choose(replace(problem, min_overlap=_FAIR_OVERLAP), levels, starts)[0]])
 
 
 def local_threads(device: str) -> int:

@@ -75,6 +75,19 @@ def test_as_good_as_with_the_mask(name, order, fill, dtype, both):
     assert error < 2 * corner_error(with_masks, truth, image.shape) + 0.005
 
 
+def test_local_correlation_is_as_good_as_with_the_mask():
+    image = photograph("immunohistochemistry")[40:151, 60:189]
+    rng = np.random.default_rng(4)
+    matrix = np.eye(3)
+    matrix[:2, 2] = (9.3, -8.6)
+    fixed = moved(image + rng.normal(0, 0.01, image.shape), matrix, 3, 0)
+    moving = 0.9 * image + rng.normal(0, 0.01, image.shape)
+    mask = moved(np.ones(image.shape), matrix, 1, 0) > 0.999
+    fits = [dr.register(fixed, moving, metric="lncc", model="translation", fixed_mask=m) for m in (None, mask)]
+    error, masked = (corner_error(fit, matrix, image.shape) for fit in fits)
+    assert error < 2 * masked
+
+
 @pytest.mark.parametrize(
     ("shape", "order", "fill"), [((231, 257), 3, -1.0), ((231, 257), 1, 1.4), ((44, 57, 49), 1, -0.7)]
 )

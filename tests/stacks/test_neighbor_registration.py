@@ -148,7 +148,7 @@ def test_a_pose_that_went_astray_does_not_make_the_parts_of_all_pairs_large(imag
     p[:, 1:] = np.random.default_rng(7).normal(size=(len(edges), 2))
     p[3] = 0.9, 60, -50
     here = some._evaluated(level, edges, p)
-    at_once, parts = some._covariance(level, edges, here), []
+    at_once, parts = some.covariance(level, edges, here), []
 
     def recorded(problem, part, iterate):
         parts.append((len(part.moving.values), part.moving.values.numel()))
@@ -157,7 +157,7 @@ def test_a_pose_that_went_astray_does_not_make_the_parts_of_all_pairs_large(imag
     limit = SHAPE[0] * SHAPE[1]
     monkeypatch.setattr(neighbor_registration, "_VOXELS", {"cpu": limit})
     monkeypatch.setattr(neighbor_registration, "covariance_of", recorded)
-    in_parts = some._covariance(level, edges, here)
+    in_parts = some.covariance(level, edges, here)
     assert len(parts) > 2
     assert sum(pairs for pairs, _ in parts) == len(edges)
     assert max(voxels for _, voxels in parts) <= limit

@@ -19,7 +19,7 @@ from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
-from daskreg.stacks.pair_table import PairTable, by_chance
+from daskreg.stacks.pair_table import PairTable, by_chance, whole_correlation
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict import fixed_pattern, refits
@@ -93,6 +93,29 @@ def test_a_dark_surround_or_a_saturated_specimen_is_no_gap():
     assert gap_code(data.page()) is None
 
 
+def test_dead_lines_are_gaps_and_dark_rows_of_a_background_are_not(cat):
+    counts = cat[:2, :, :131].astype(np.float32)
+    dead = np.zeros(counts.shape[1:], bool)
+    dead[40], dead[70:72], dead[:, 100], dead[10, 20:60] = True, True, True, True
+    assert np.array_equal(constant_gaps(np.where(dead, 0, counts)), dead)
+    assert not constant_gaps(counts).any()
+    background = counts.copy()
+    background[0, :50], background[1, :53] = 0, 0
+    assert not constant_gaps(background).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_dead_line_does_not_hold_an_image_in_place(axis):
+    scene = data.coins().astype(float)
+    images = [scipy.ndimage.shift(scene, d, order=3)[50:187, 60:221] for d in ((0, 0), (6.4, -5.7))]
+    fixed, moving = (np.rint(12 * image + 30000).astype(np.uint16) for image in images)
+    for image in (fixed, moving):
+        image.swapaxes(0, axis)[60:62] = 0
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    assert np.allclose(fit.moving_from_fixed.matrix[:2, 2], (6.4, -5.7), atol=0.03)
+
+
 def test_a_bright_spot_of_the_specimen_is_no_hot_voxel():
     y, x = np.indices(SHAPE)
     spot = 500 * np.exp(-((y - 60) ** 2 + (x - 41) ** 2) / (2 * 0.8**2))
@@ -144,6 +167,47 @@ def test_turned_and_mirrored_sections_are_found_or_named(cat):
     fit = dr.align_stack(turned)
     assert [fit.kinds.get(k) for k in (2, 6, 7, 8)] == ["mirrored"] * 4
     assert not fit.ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "axis"), [("rigid", 1), ("translation", 0)])
+def test_a_mirrored_slice_of_a_nearly_symmetric_specimen_is_named(model, axis):
+    """A disc in a dark surround, with details of a fifteenth of its height."""
+    y, x = np.indices((97, 117))
+    r = np.hypot((y - 48) / 44, (x - 58) / 44)
+    details = data.chelsea()[20:117, 30:147, 1].astype(float)
+    scene = (40 + 30 * (1 - r**2) + 4 * (details - details.mean()) / details.std()) / (1 + np.exp((r - 0.85) * 40))
+    rng = np.random.default_rng(71)
+    stack = np.stack([scipy.ndimage.shift(scene, d, order=3) for d in rng.normal(size=(6, 2))])
+    stack[3] = np.flip(stack[3], axis)
+    fit = dr.align_stack(stack + 0.5 * rng.normal(size=stack.shape), model=model)
+    assert fit.kinds == {3: "mirrored"}
+
+
+def test_a_correlation_over_a_part_is_as_likely_as_a_lower_one_of_the_whole():
+    pairs = replace(PairTable.empty(2, 3), scores=np.array([0.8, 0.99, -0.5, np.nan]), overlap=np.array([1, 0.5, 1, 1]))
+    likely = whole_correlation(pairs)
+    assert np.allclose(likely[:3], [0.8, np.sqrt(1 - np.sqrt(1 - 0.99**2)), 0])
+    assert np.isnan(likely[3])
+
+
+def test_slow_changes_of_a_specimen_are_no_pattern_of_the_detector():
+    """With poses that are known: alike rests move along with the specimen; stripes stay."""
+    rng = np.random.default_rng(73)
+    volume = scipy.ndimage.gaussian_filter(rng.normal(size=(8, 140, 160)), (3, 4, 4))
+    shifts = np.cumsum(rng.normal(2, 1, (8, 2)), axis=0)
+    frames = [scipy.ndimage.shift(v, d, order=3)[10:-10, 10:-10] for v, d in zip(volume, shifts, strict=True)]
+    stack = np.stack(frames) / volume.std() + 0.05 * rng.normal(size=(8, 120, 140))
+    poses = np.tile(np.eye(3), (8, 1, 1))
+    poses[:, :2, 2] = shifts
+    assert examined(stack, poses).fixed is None
+    assert examined(stack + 0.5 * rng.normal(size=(120, 140)), poses).fixed is not None
+
+
+def examined(stack, poses):
+    source, axis = source_along(stack.astype(np.float32), 0, None)
+    spec = StackSpec(source, axis, None, PairOptions(Pose.of("translation", 2)), 2)
+    return examine(spec, poses, np.ones(len(stack), bool), Execution(None))
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ _MOST_CODES = 4
 _MOST_CONSTANT = 0.75
 # Of the voxels beside a gap, those that have its value in any image.
 _REACHED = 0.05
+# Voxels in a row that are a gap, and, of the lines beside dead ones, those that have their value.
+_RUN, _MOST_BESIDE_LINES = 8, 0.5
 # Voxels in between are fewer than this share where a code is apart from the other values.
 _TAIL = 1e-3
 
@@ -108,7 +110,8 @@ def _stands_alone(values: NDArray[Any], coded: Bools, code: float, ranges: float
 def constant_gaps(images: Pixels) -> Bools:
     """(*shape) voxels of (N, *shape) images of one detector that always have one value, and their neighbours never.
 
-    Only areas that hold a square (or cube) of 3 voxels count: in few images, single voxels repeat a value by chance.
+    Only areas that hold a square (or cube) of 3 voxels or a run of 15 count: in few images, single voxels repeat a
+    value by chance. Whole lines that are dead count also where the specimen beside them has their value here and there.
     A constant part of a specimen, such as a dark background, is no gap: its border moves or is blurred. Two images or
     more are needed.
     """
@@ -122,11 +125,12 @@ def constant_gaps(images: Pixels) -> Bools:
             return none
     if not same.any() or same.mean() > _MOST_CONSTANT:
         return none
-    blocks = _blocks(same)
+    gaps = _dead_lines(images, same)
+    blocks = (_blocks(same) | _runs(same)) & ~gaps
     if not blocks.any():
-        return none
+        return gaps
+    same &= ~gaps
     codes, counts = np.unique(images[0][blocks], return_counts=True)
-    gaps = none
     for code in codes[np.argsort(-counts)][:_MOST_CODES]:
         labels, _ = scipy.ndimage.label(same & (images[0] == code))
         boxes = scipy.ndimage.find_objects(labels)
@@ -151,6 +155,42 @@ def _blocks(where: Bools) -> Bools:
         runs[middle] = where[first] & where[middle] & where[last]
         where = runs
     return where
+
+
+def _runs(where: Bools) -> Bools:
+    """True at the first of 8 voxels, from a multiple of 8 on, that are all true: one at least in each run of 15."""
+    found = np.zeros_like(where)
+    for axis, n in enumerate(where.shape):
+        parts = [where[(slice(None),) * axis + (slice(k, n // _RUN * _RUN, _RUN),)] for k in range(_RUN)]
+        runs = parts[0] & parts[1]
+        for part in parts[2:]:
+            if not runs.any():
+                break
+            runs &= part
+        found[(slice(None),) * axis + (slice(0, n // _RUN * _RUN, _RUN),)] |= runs
+    return found
+
+
+def _dead_lines(images: Pixels, same: Bools) -> Bools:
+    """Voxels of whole lines (or planes) across an axis that have one value in all images, and most beside them not.
+
+    Args:
+        same: voxels with the same value in all images.
+    """
+    dead, first = np.zeros(same.shape, bool), images[0]
+    for axis, n in enumerate(same.shape):
+        across = tuple(k for k in range(same.ndim) if k != axis)
+        lines = same.all(axis=across)
+        if not lines.any() or lines.all():
+            continue
+        lines &= first.max(axis=across) == first.min(axis=across)
+        labels, _ = scipy.ndimage.label(lines)
+        for (where,) in scipy.ndimage.find_objects(labels):
+            code = first.take(where.start, axis).flat[0]
+            beside = [k for k in (where.start - 1, where.stop) if 0 <= k < n]
+            if all((images.take(k, axis + 1) == code).mean() < _MOST_BESIDE_LINES for k in beside):
+                dead.swapaxes(0, axis)[where] = True
+    return dead
 
 
 def hot_voxels(images: Pixels) -> Bools:

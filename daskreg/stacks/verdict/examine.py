@@ -13,7 +13,7 @@ from daskreg.geometry import Box, Grid, index_matrix
 from daskreg.sampling.sample import sample
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.spans import StackSpec, exclusive, options_here
-from daskreg.stacks.verdict.fixed_pattern import CHANCE, LITTLE, MUCH, PULLS, hidden_motion, pattern_share
+from daskreg.stacks.verdict.fixed_pattern import CHANCE, LITTLE, MUCH, PULLS, fixed_share, hidden_motion, pull_of
 from daskreg.stacks.verdict.rivals import rival_shift
 from daskreg.stacks.verdict.stripes import stripes_hide_motion
 
@@ -75,28 +75,47 @@ def findings_of(task: SlicesTask) -> Findings:
     centre = np.append(grid.centre, 1)
     moved = np.stack([coarse.index((pose @ centre)[None, :-1])[0] for pose in task.poses])
     aligned = _aligned(small, coarse, task.poses, Box.of(coarse.shape))
-    found = moved - moved.mean(axis=0)
-    hidden, fixed = hidden_motion(small, aligned, found), None
+    hidden, fixed = hidden_motion(small, aligned, moved - moved.mean(axis=0)), None
     pattern = hidden is not None
     if hidden is not None:
         fixed = tuple(task.slices[k] for k in hidden), _translations(coarse, np.stack(list(hidden.values())))
     start = [max(0, (n - side) // 2) for n in grid.shape]
     middle = Box(tuple(start), tuple(min(n, a + side) for n, a in zip(grid.shape, start, strict=True)))
-    cut = images[(slice(None), *middle.slices)]
-    for some, its_grid in ((small, coarse), (cut, grid.crop(middle))):
-        here = aligned if some is small else _aligned(some, its_grid, task.poses, Box.of(its_grid.shape))
-        share, pull = pattern_share(*_moved_back(here, its_grid, task.poses))
-        pattern |= share > max(MUCH, 2 / len(images)) and pull > PULLS
-        if share > CHANCE / len(images) and pull > LITTLE and fixed is None:
+    views = [(aligned, coarse)]
+    if coarse.shape != grid.shape:
+        views.append((_aligned(images, grid, task.poses, middle), grid.crop(middle)))
+    for here, its_grid in views:
+        much, some = _fixed_part(here, its_grid, task.poses)
+        pattern |= much
+        if some and fixed is None:
             fixed = task.slices, task.poses
     with exclusive(stack):
         stripes = not stack.striped and stripes_hide_motion(images, grid, task.poses, options_here(stack), middle)
-    rival = rival_shift(aligned)
-    spacing = np.asarray(coarse.spacing)
-    if rival is None and coarse.shape != grid.shape:
-        rival, spacing = rival_shift(_aligned(images, grid, task.poses, middle)), np.asarray(grid.spacing)
-    shift = None if rival is None else np.asarray(grid.direction_matrix) @ (rival * spacing)
-    return Findings(shift, pattern, fixed, stripes)
+    shifts = ((rival_shift(here), its_grid) for here, its_grid in views)
+    rival = next((_world_shift(shift, its_grid) for shift, its_grid in shifts if shift is not None), None)
+    return Findings(rival, pattern, fixed, stripes)
+
+
+def _fixed_part(aligned: Pixels, grid: Grid, poses: Floats) -> tuple[bool, bool]:
+    """Whether much, and whether anything of what the specimen leaves of aligned slices stays with the detector.
+
+    What changes slowly in a specimen is left in several slices, too, but it is no more at rest where the raw slices
+    have it than where slices would have it that were moved the opposite way. What stays with the detector is.
+    """
+    count, mean = len(aligned), _mean(aligned)
+    back = np.asarray(np.linalg.inv(poses), np.float64)
+    box = Box.of(grid.shape)
+    share, rest = fixed_share(_aligned(aligned - mean, grid, back, box))
+    if share <= CHANCE / count:
+        return False, False
+    pull = pull_of(rest, _aligned(np.stack([mean] * count), grid, back, box))
+    opposite = fixed_share(_aligned(aligned - mean, grid, poses, box))[0]
+    much = share > max(MUCH, 2 / count) and pull > PULLS
+    return much, share > CHANCE * opposite and pull > LITTLE
+
+
+def _world_shift(voxels: Floats, grid: Grid) -> Floats:
+    return np.asarray(np.asarray(grid.direction_matrix) @ (voxels * np.asarray(grid.spacing)))
 
 
 def _translations(grid: Grid, voxels: Floats) -> Floats:
@@ -133,11 +152,9 @@ def _aligned(images: Pixels, grid: Grid, poses: Floats, box: Box) -> Pixels:
     )
 
 
-def _moved_back(aligned: Pixels, grid: Grid, poses: Floats) -> tuple[Pixels, Pixels]:
-    """The aligned slices less their mean, and their mean, where the raw slices have them."""
+def _mean(aligned: Pixels) -> Pixels:
+    """Of the slices that have a voxel."""
     known = np.isfinite(aligned)
-    total = np.where(known, aligned, np.float32(0)).sum(axis=0)
     count = known.sum(axis=0)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-    box, back = Box.of(grid.shape), np.asarray(np.linalg.inv(poses), np.float64)
-    return _aligned(aligned - mean, grid, back, box), _aligned(np.stack([mean] * len(poses)), grid, back, box)
+    total = np.where(known, aligned, np.float32(0)).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

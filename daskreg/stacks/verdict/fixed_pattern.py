@@ -30,10 +30,10 @@ MUCH, PULLS = 0.4, 0.4
 """Share of the variance of what the specimen leaves that is fixed, and its squared gradients relative to those of the
 specimen, from which a pattern may have moved poses by more than `sigma`."""
 CHANCE, LITTLE = 1.5, 0.01
-"""So many times 1 / N, the share of independent rests of N slices, from which something is fixed, and gradients from
-which it is subtracted. Set on stacks: those without a pattern (photographs, anatomy, tissue, random specimens) had 0.3
-to 1.4 times 1 / N, those with column stripes of half a standard deviation 2 to 6.4. Serial sections, cells and a tilt
-series, on which it was not set, had 0.75 to 1.13."""
+"""So many times 1 / N, the share of independent rests of N slices, and so many times the share of the same rests moved
+the opposite way, from which something is fixed; and gradients from which it is subtracted. Of stacks without a pattern
+(photographs, anatomy, tissue, random specimens that change), the two shares had ratios of 0.8 to 1.2, of those with
+column stripes of half a standard deviation 2.5 to 4."""
 # Standard deviations of the F statistic by which a pattern must explain more than noise; voxels of one independent
 # value, of which linear interpolation averages up to four.
 _SIGNIFICANT, _AREA = 5.0, 4.0
@@ -87,26 +87,30 @@ def hidden_motion(images: Pixels, aligned: Pixels, found: Floats) -> dict[int, F
     return dict(zip(covered, motion, strict=True)) if with_other < with_it / (1 + chance) else None
 
 
-def pattern_share(rest: Pixels, specimen: Pixels) -> tuple[float, float]:
-    """The share of what the specimen leaves of the slices that stays with the detector, and how much it pulls.
+def fixed_share(rest: Pixels) -> tuple[float, Floats]:
+    """The share of what the specimen leaves of the slices that stays with the detector, and its mean (inner voxels).
 
     Args:
         rest: (N, *shape) slices less the mean of the aligned ones, where the raw slices have it; NaN where unknown.
-        specimen: (N, *shape) the mean of the aligned slices, in the same way.
 
-    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean. It pulls poses
-    by its squared gradients relative to those of the specimen.
+    Rests that are independent have a mean of 1 / N of their variance; a fixed pattern is its own mean.
     """
-    if len(rest) < _LEAST_SLICES:
-        return 0.0, 0.0
     inner = _inner(rest.astype(np.float64))
     known = np.isfinite(inner).all(axis=0)
-    if known.mean() < 1 / 4:
-        return 0.0, 0.0
+    if len(rest) < _LEAST_SLICES or known.mean() < 1 / 4:
+        return 0.0, np.zeros(inner.shape[1:])
     inner = np.where(known, inner - inner[:, known].mean(axis=1).reshape(-1, *[1] * known.ndim), np.nan)
     pattern, variance = inner.mean(axis=0), float(inner[:, known].var())
-    pull = _steepness(pattern) / max(_steepness(_inner(specimen.astype(np.float64)).mean(axis=0)), 1e-300)
-    return float(pattern[known].var()) / max(variance, 1e-300), pull
+    return float(pattern[known].var()) / max(variance, 1e-300), pattern
+
+
+def pull_of(pattern: Floats, specimen: Pixels) -> float:
+    """How much a pattern (inner voxels) pulls poses: its squared gradients relative to those of the specimen.
+
+    Args:
+        specimen: (N, *shape) the mean of the aligned slices, where the raw slices have it.
+    """
+    return _steepness(pattern) / max(_steepness(_inner(specimen.astype(np.float64)).mean(axis=0)), 1e-300)
 
 
 def _steepness(image: Floats) -> float:

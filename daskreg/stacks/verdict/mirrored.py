@@ -14,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.stacks.model import StackModel
-from daskreg.stacks.pair_table import PairTable, by_chance
+from daskreg.stacks.pair_table import PairTable, by_chance, whole_correlation
 
 Bools = NDArray[np.bool_]
 EdgeList = list[tuple[int, int]]
 
-# Of 1 - correlation: so many times that of most neighbours, and at least so much, is far worse.
-_WORSE, _LEAST = 3.0, 0.02
+# Of 1 - correlation: so many times that of most neighbours, and at least so much, is far worse. Interpolation takes
+# about a thousandth from sharp slices.
+_WORSE, _LEAST = 3.0, 0.002
 # Of 1 - correlation as it is: what is left when one is mirrored.
 _BETTER = 0.5
 
 
 def far_worse(pairs: PairTable, blank: Bools, model: StackModel) -> EdgeList:
-    """Neighbours (not counting blank slices) that agree far worse than most do, by their correlation."""
+    """Neighbours (not counting blank slices) that agree far worse than most do, by the correlation of whole slices."""
     near = _neighbors(pairs, blank)
-    lack = 1 - np.where(np.isfinite(pairs.scores), pairs.scores, 0.0)
+    lack = 1 - np.nan_to_num(whole_correlation(pairs))
     usual = float(np.median(lack[near])) if near.any() else 0.0
     worse = near & (lack > max(_WORSE * usual, _LEAST))
     return [(int(a), int(b)) for a, b in pairs.edges[worse | (near & by_chance(pairs, model))]]
@@ -46,10 +47,10 @@ def without_mirrored(
     if not doubtful:
         return pairs, ()
     tried = fit_mirrored(doubtful)
-    score = {(int(a), int(b)): float(s) for (a, b), s in zip(pairs.edges, pairs.scores, strict=True)}
+    score = {(int(a), int(b)): float(s) for (a, b), s in zip(pairs.edges, whole_correlation(pairs), strict=True)}
     mirrored = {
         (int(a), int(b))
-        for (a, b), s, chance in zip(tried.edges, tried.scores, by_chance(tried, model), strict=True)
+        for (a, b), s, chance in zip(tried.edges, whole_correlation(tried), by_chance(tried, model), strict=True)
         if not chance and 1 - s < _BETTER * (1 - np.nan_to_num(score[int(a), int(b)]))
     }
     if not mirrored:

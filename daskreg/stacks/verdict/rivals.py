@@ -2,7 +2,8 @@
 
 The correlation of aligned neighbours is computed for every shift (by Fourier transforms, with masks, as Padfield 2012
 does) and averaged over several pairs. Another peak that is as high as that at no shift is a rival. Noise makes the
-heights of peaks differ; how much is seen from their scatter over the pairs.
+heights of peaks differ; how much is seen from their scatter over the pairs. The correlation of all pairs together takes
+a fraction of the time, and shows before whether there may be a rival at all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.float32]
+Spectra = NDArray[np.complex64]
 
 # Overlap of a rival at least, relative to that at no shift.
 _LEAST_OVERLAP = 0.6
@@ -23,6 +25,8 @@ _LEAST_VARIANCE = 0.25
 _SIGNIFICANT, _SAMPLED = 3.0, 0.02
 # Of the correlation at no shift: how much lower the valley before a rival is than the rival.
 _VALLEY = 0.1
+# Of the heights of rivals and valleys: how much the correlation of all pairs together must show.
+_ALIKE = 0.8
 # Voxels that a rival is away from no shift, and from higher peaks.
 _LEAST_SHIFT, _PEAK = 3.0, 5
 
@@ -32,9 +36,13 @@ def rival_shift(aligned: Pixels) -> Floats | None:
 
     NaN where there is no voxel. Of several rivals, the smallest shift.
     """
-    surfaces, share = correlation_surfaces(aligned[:-1], aligned[1:])
-    if not len(surfaces):
+    if len(aligned) < 2:
         return None
+    spectra, shape = _spectra(aligned), aligned.shape[1:]
+    (whole,), share = _correlations(spectra, shape, together=True)
+    if not _may_repeat(whole, share):
+        return None
+    surfaces, share = _correlations(spectra, shape, together=False)
     origin = (0,) * share.ndim
     mean = np.where(share >= _LEAST_OVERLAP, surfaces.mean(axis=0), -1.0)
     top = float(mean[origin])
@@ -59,48 +67,73 @@ def rival_shift(aligned: Pixels) -> Floats | None:
     return min(found, key=lambda s: float(np.linalg.norm(s))) if found else None
 
 
-def correlation_surfaces(fixed: Pixels, moving: Pixels) -> tuple[Floats, Floats]:
-    """Pearson's correlation of (P, *shape) pairs at every shift s of moving(x + s), up to half an image.
+def _may_repeat(surface: Floats, share: Floats) -> bool:
+    """Whether the correlation of all pairs together has a peak beside that at no shift, behind a valley.
+
+    It differs from the mean of the correlations of pairs where their contrasts or overlaps do, so somewhat less is
+    asked of it than of a rival.
+    """
+    mean = np.where(share > 0, surface, -1.0)
+    top = float(mean[(0,) * mean.ndim])
+    peaks = (mean == scipy.ndimage.maximum_filter(mean, _PEAK, mode="wrap")) & (mean > _ALIKE * top / 2)
+    for at in np.argwhere(peaks):
+        shift = np.array([i if i <= n // 2 else i - n for i, n in zip(at, mean.shape, strict=True)], dtype=np.float64)
+        valley = mean[tuple(at)] - _ALIKE * _VALLEY * top
+        if np.linalg.norm(shift) >= _LEAST_SHIFT and _valley(mean, shift) < valley:
+            return True
+    return False
+
+
+def _spectra(images: Pixels) -> tuple[Spectra, Spectra, Spectra]:
+    """(N, *size) spectra of the weights, of the values (mean 0, variance 1) and of their squares, padded with zeros."""
+    shape = images.shape[1:]
+    size = [scipy.fft.next_fast_len(n + n // 2, real=True) for n in shape]
+    axes = tuple(range(1, images.ndim))
+    known = np.isfinite(images)
+    count = np.maximum(known.sum(axis=axes, keepdims=True), 1)
+    mean = np.where(known, images, 0).sum(axis=axes, keepdims=True, dtype=np.float64) / count
+    values = np.where(known, images - mean, 0).astype(np.float32)
+    squares = values * values
+    power = squares.sum(axis=axes, keepdims=True, dtype=np.float64) / count
+    power = np.where(power > 0, power, 1).astype(np.float32)
+    values, squares = values / np.sqrt(power), squares / power
+    one, f, ff = (scipy.fft.rfftn(x, s=size, axes=axes) for x in (known.astype(np.float32), values, squares))
+    return one, f, ff
+
+
+def _correlations(
+    spectra: tuple[Spectra, Spectra, Spectra], shape: tuple[int, ...], *, together: bool
+) -> tuple[Floats, Floats]:
+    """Pearson's correlation of neighbours at every shift s of moving(x + s), up to half an image.
+
+    Args:
+        spectra: of (N, *shape) images.
+        together: one correlation of the voxels of all pairs.
 
     Returns: (P, *size) correlations, shift 0 first and negative shifts at the end of each axis; (*size) the smallest
         overlap of the pairs, relative to that at shift 0.
     """
-    shape = fixed.shape[1:]
+    one, f, ff = spectra
     size = [scipy.fft.next_fast_len(n + n // 2, real=True) for n in shape]
     axes = tuple(range(1, 1 + len(shape)))
-    weights, values = zip(*(_centred(images) for images in (fixed, moving)), strict=True)
 
-    def spectrum(images: Pixels) -> NDArray[np.complex64]:
-        return np.asarray(scipy.fft.rfftn(images, s=size, axes=axes))
+    def product(fixed: Spectra, moving: Spectra) -> Floats:
+        pairs = fixed[:-1].conj() * moving[1:]
+        pairs = pairs.sum(axis=0, keepdims=True) if together else pairs
+        return np.asarray(scipy.fft.irfftn(pairs, s=size, axes=axes), dtype=np.float64)
 
-    (one, f, ff), (other, w, ww) = (
-        [spectrum(v) for v in (weight, value, value * value)] for weight, value in zip(weights, values, strict=True)
-    )
-
-    def product(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> Floats:
-        return np.asarray(scipy.fft.irfftn(a.conj() * b, s=size, axes=axes), dtype=np.float64)
-
-    count = np.maximum(product(one, other), 1e-3)
-    a, b = product(f, other) / count, product(one, w) / count
-    va, vb = product(ff, other) / count - a * a, product(one, ww) / count - b * b
+    count = np.maximum(product(one, one), 1e-3)
+    a, b = product(f, one) / count, product(one, f) / count
+    va, vb = product(ff, one) / count - a * a, product(one, ff) / count - b * b
     origin = (slice(None),) + (slice(0, 1),) * len(shape)
     known = (va > _LEAST_VARIANCE * va[origin]) & (vb > _LEAST_VARIANCE * vb[origin])
     scale = np.sqrt(np.where(known, np.maximum(va * vb, 1e-300), 1.0))
-    surfaces = np.where(known, (product(f, w) / count - a * b) / scale, -1.0)
+    surfaces = np.where(known, (product(f, f) / count - a * b) / scale, -1.0)
     reach = [np.minimum(np.arange(n), n - np.arange(n)) <= k // 2 for n, k in zip(size, shape, strict=True)]
     inside = np.ix_(*reach)
     share = np.zeros(size)
     share[inside] = (count / count[origin]).min(axis=0)[inside]
     return surfaces, share
-
-
-def _centred(images: Pixels) -> tuple[Pixels, Pixels]:
-    """Weights, and values less the mean, zero where there is none."""
-    known = np.isfinite(images)
-    count = np.maximum(known.reshape(len(images), -1).sum(axis=1), 1)
-    total = np.where(known, images, 0).reshape(len(images), -1).sum(axis=1, dtype=np.float64)
-    mean = (total / count).reshape(-1, *[1] * (images.ndim - 1))
-    return known.astype(np.float32), np.where(known, images - mean, 0).astype(np.float32)
 
 
 def _interpolated(surface: Floats, at: NDArray[np.intp]) -> float:

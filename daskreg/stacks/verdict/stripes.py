@@ -46,25 +46,37 @@ def stripes_hide_motion(images: Pixels, grid: Grid, poses: Floats, options: Pair
         return False
     edges = np.stack([used[:-1], used[1:]], axis=1)
     motions = poses[edges[:, 1]] @ np.linalg.inv(poses[edges[:, 0]])
-    sequence = ImageSequence(torch.from_numpy(np.ascontiguousarray(part)), blank, within, options)
-    apart, deviations = _differences(sequence, edges, motions)
-    contradicted = (deviations > _CONTRADICTED) & (apart > _SHORT * min(grid.spacing))
-    open_pairs = edges[contradicted]
+    sequence = ImageSequence(torch.from_numpy(np.ascontiguousarray(part)), blank, within, options, levels=1)
+    open_pairs = edges[_contradicted(sequence, edges, motions)]
     by_one_slice = len(used) >= _SEVERAL and any((open_pairs == i).any(axis=1).all() for i in used)
     return len(open_pairs) > 0 and not by_one_slice
 
 
-def _differences(sequence: ImageSequence, edges: NDArray[np.intp], motions: Floats) -> tuple[Floats, Floats]:
-    """(E,) by how much fits of the images move the middle otherwise than `motions`: as a length, and in sigmas."""
+def _contradicted(sequence: ImageSequence, edges: NDArray[np.intp], motions: Floats) -> NDArray[np.bool_]:
+    """(E,) whether fits of the images move the middle otherwise than `motions`, by many standard deviations.
+
+    The covariance takes several times as long as the fit, so it is computed only of fits that differ by enough.
+    """
     problem, grid = sequence.problem, sequence.grid
-    pairs = sequence.register(edges, start=problem.parameters_of(motions, grid))
+    level = sequence.levels[-1]
+    here = sequence.refined(level, edges, problem.parameters_of(motions, grid))
     middle = np.append(grid.centre, 1)
-    apart = ((pairs.matrices - motions) @ middle)[:, :-1]
-    slopes = problem.pose.motions(problem.parameters_of(pairs.matrices, grid), problem.centre)[1] @ middle
-    covariance = np.einsum("bpd,bpq,bqe->bde", slopes[..., :-1], pairs.covariance, slopes[..., :-1])
-    known = np.isfinite(covariance).all(axis=(1, 2), keepdims=True)
+    matrices, slopes = problem.pose.motions(here.parameters, problem.centre)
+    apart = ((matrices - motions) @ middle)[:, :-1]
+    found = np.zeros(len(edges), bool)
+    some = np.flatnonzero(np.linalg.norm(apart, axis=1) > _SHORT * min(grid.spacing))
+    if len(some):
+        covariance = sequence.covariance(level, edges[some], here.take(some))[0]
+        moved = (slopes[some] @ middle)[..., :-1]
+        found[some] = _deviations(apart[some], np.einsum("bpd,bpq,bqe->bde", moved, covariance, moved), grid)
+    return found
+
+
+def _deviations(apart: Floats, covariance: Floats, grid: Grid) -> NDArray[np.bool_]:
+    """(E,) whether (E, D) differences are many standard deviations; not where these are unknown."""
+    known = np.asarray(np.isfinite(covariance).all(axis=(1, 2)))
     # Copies of each other differ by rounding only.
-    covariance = np.where(known, covariance, 0) + (1e-3 * min(grid.spacing)) ** 2 * np.eye(grid.ndim)
-    apart = np.where(known[..., 0], apart, 0)
+    rounding = (1e-3 * min(grid.spacing)) ** 2 * np.eye(grid.ndim)
+    covariance = np.where(known[:, None, None], covariance, 0) + rounding
     square = np.einsum("bd,bde,be->b", apart, np.linalg.inv(covariance), apart)
-    return np.linalg.norm(apart, axis=1), np.sqrt(np.maximum(square, 0))
+    return np.asarray(known & (square > _CONTRADICTED**2))

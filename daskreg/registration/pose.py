@@ -183,9 +183,11 @@ class Pose:
         return best, np.asarray((error**2).sum(-1))
 
     def named(self, parameters: ArrayLike) -> list[dict[str, float]]:
-        """Every parameter by name, for each of (B, P)."""
+        """Every parameter by name, for each of (B, P); angles within half a turn either way."""
         e, base = self._embedding
         full = np.asarray(parameters, dtype=np.float64) @ e + base
+        far = np.isin(self.all_names, parameter_names(self.ndim)["rotation"]) & (np.abs(full) > np.pi)
+        full[far] = np.remainder(full[far] + np.pi, 2 * np.pi) - np.pi
         return [dict(zip(self.all_names, row, strict=True)) for row in full.tolist()]
 
     def _read(self, matrices: Floats, centre: Floats) -> Floats:

@@ -77,3 +77,13 @@ def test_free_parameters_by_model():
         Pose.of("perspective", 2)
     with pytest.raises(OptionError, match="groups"):
         Pose.of((), 2)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_angles_are_named_within_half_a_turn(ndim: int) -> None:
+    pose = Pose.of("rigid", ndim)
+    values = pose.identity().numpy()
+    name = pose.names[0]
+    for given, wanted in ((182, -178), (-181, 179), (540 + 10, -170), (179, 179), (1e-9, 1e-9)):
+        values[0, 0] = np.radians(given)
+        assert pose.named(values)[0][name] == pytest.approx(np.radians(wanted), rel=1e-12)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.cell_sums import Singles, diagonal_blocks, product
+from daskreg.registration.deformable.conjugate_gradients import conjugate_gradients
 
 Floats = NDArray[np.float64]
 
@@ -53,23 +54,7 @@ class System:
 
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
         """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""
-        x = np.zeros_like(right) if start is None else start.copy()
-        r = right - self(x) if start is not None else right.copy()
-        z = self._precondition(r)
-        goal = tolerance**2 * float(np.vdot(right, self._precondition(right)))
-        p, rz = z.copy(), float(np.vdot(r, z))
-        for _ in range(most):
-            if not rz > goal:
-                break
-            q = self(p)
-            alpha = rz / float(np.vdot(p, q))
-            x += alpha * p
-            r -= alpha * q
-            z = self._precondition(r)
-            after = float(np.vdot(r, z))
-            p = z + (after / rz) * p
-            rz = after
-        return x
+        return conjugate_gradients(self, self._precondition, right, start=start, tolerance=tolerance, most=most)
 
     def _precondition(self, r: Floats) -> Floats:
         return np.ascontiguousarray(np.einsum("...ab,b...->a...", self._blocks, r))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.cell_sums import Singles, diagonal_blocks, product
+from daskreg.registration.deformable.conjugate_gradients import conjugate_gradients
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -87,23 +88,8 @@ class JointSystem:
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 300) -> Floats:
         """(N, D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""
         right = np.where(self._free, right, 0.0)
-        x = np.zeros_like(right) if start is None else np.where(self._free, start, 0.0)
-        r = right.copy() if start is None else right - self(x)
-        z = self._precondition(r)
-        goal = tolerance**2 * float(np.vdot(right, self._precondition(right)))
-        p, rz = z.copy(), float(np.vdot(r, z))
-        for _ in range(most):
-            if not rz > goal:
-                break
-            q = self(p)
-            alpha = rz / float(np.vdot(p, q))
-            x += alpha * p
-            r -= alpha * q
-            z = self._precondition(r)
-            after = float(np.vdot(r, z))
-            p = z + (after / rz) * p
-            rz = after
-        return x
+        start = None if start is None else np.where(self._free, start, 0.0)
+        return conjugate_gradients(self, self._precondition, right, start=start, tolerance=tolerance, most=most)
 
     def effective_parameters(self, probe: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
         """How many of the coefficients the images determine, and the solution for the probe (Hutchinson 1990).

@@ -11,6 +11,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from daskreg.geometry import Affine, Grid, SliceAffines, Transform
+from daskreg.reporting.words import duration
 
 ANGLES = ("theta", "rx", "ry", "rz")
 
@@ -21,7 +22,7 @@ def fit_lines(fit: Any) -> Iterator[str]:
         yield from repr(fit).splitlines()
         return
     status = fit.status.name.lower()
-    yield f"{type(fit).__name__}({status}: {fit.method}, {fit.iterations} iterations, {fit.seconds:.2g} s"
+    yield f"{type(fit).__name__}({status}: {fit.method}, {fit.iterations} iterations, {duration(fit.seconds)}"
     yield f"  target from source: {fit.transform.describe()}"
     yield f"  rmse {fit.rmse:.5g}, inliers {fit.fitness:.1%})"
 

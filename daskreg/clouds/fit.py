@@ -18,6 +18,7 @@ from daskreg.geometry.parameters import parameter_names
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.saved import numbers, read_saved
 from daskreg.reporting.section import Section
+from daskreg.reporting.words import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,5 +225,5 @@ class CloudFit(Fit):
         ending = "" if self.ok else f"\n  {self.status.value}" + "".join(f"\n  free: {f}" for f in self.free)
         return (
             f"CloudFit({self.status.name.lower()}: rmse {self.rmse:.4g}, fitness {self.fitness:.0%}, {self.method}, "
-            f"{self.iterations} iterations, {self.seconds:.2g} s\n  {self.target_from_source.describe()}{ending})"
+            f"{self.iterations} iterations, {duration(self.seconds)}\n  {self.target_from_source.describe()}{ending})"
         )

@@ -19,6 +19,7 @@ from daskreg.registration.verdict.words import in_words
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.section import Section
+from daskreg.reporting.words import duration
 from daskreg.volumes import volume_of
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class PairFit(Fit):
                 ending += f"\n  {name} was read as means of {' x '.join(map(str, factors))} voxels"
         return (
             f"PairFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
-            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
+            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {duration(self.seconds)}\n"
             f"  moving from fixed, {self.model}: {', '.join(words)}{ending})"
         )
 

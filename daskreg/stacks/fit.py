@@ -20,6 +20,7 @@ from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
 from daskreg.reporting.fit import Fit, is_fit_file
 from daskreg.reporting.section import Section
+from daskreg.reporting.words import duration
 from daskreg.stacks import table
 from daskreg.stacks.consistency import pair_consistency, worst_neighbors
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, unpacked
@@ -307,7 +308,7 @@ class StackFit(Fit):
         return (
             f"StackFit({self.status.name.lower()}: {len(self.scores)} slices along {self.raw_from_aligned.axis!r}, "
             f"{self.model}, reference {self.reference!r}, median {self.metric} {score}, "
-            f"shifts up to {shift:.4g} {unit}{cycle}, {self.seconds:.2g} s"
+            f"shifts up to {shift:.4g} {unit}{cycle}, {duration(self.seconds)}"
             f"{''.join('; ' + g for g in groups)}){ending}"
         )
 

@@ -15,6 +15,7 @@ from daskreg.errors import InvalidTransformError, MissingExtraError
 from daskreg.formats import transforms
 from daskreg.geometry import SliceAffines
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.words import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -189,7 +190,8 @@ class TiltFit(Fit):
         return (
             f"TiltFit({self.status.name.lower()}: {len(self.angles)} projections, {self.model}, axis "
             f"{np.degrees(self.axis):.3f} +- {np.degrees(sigma['axis']):.2g} degrees, centre {self.centre:.2f} +- "
-            f"{sigma['centre']:.2g}, residual {np.nanmedian(self.residuals):.2%}, {self.seconds:.2g} s{named}){ending}"
+            f"{sigma['centre']:.2g}, residual {np.nanmedian(self.residuals):.2%}, {duration(self.seconds)}{named})"
+            f"{ending}"
         )
 
 

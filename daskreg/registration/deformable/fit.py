@@ -16,6 +16,7 @@ from daskreg.registration.deformable.posterior import Posterior
 from daskreg.registration.fit import PairFit
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.words import duration
 
 if TYPE_CHECKING:
     from daskreg.registration.deformable.estimate import LayerEstimate
@@ -153,7 +154,7 @@ class DeformableFit(Fit):
         spacing, unit = " x ".join(f"{h:.4g}" for h in self.spacing), self.moving_from_fixed.unit or "pixel"
         return (
             f"DeformableFit({self.status.name.lower()}: {self.metric} {self.score[0]:.5g} -> {self.score[1]:.5g}, "
-            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {self.seconds:.2g} s\n"
+            f"overlap {self.overlap:.0%}, {self.iterations} iterations, {duration(self.seconds)}\n"
             f"  {self.layers} layers of cubic B-splines, control points {spacing} {unit} apart, "
             f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
             f"  volumes change by factors of {self.jacobian[0]:.3g} to {self.jacobian[-1]:.3g}{ending})"

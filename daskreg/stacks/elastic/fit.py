@@ -15,6 +15,7 @@ from daskreg.fields.field import grid_dict
 from daskreg.formats import transforms
 from daskreg.geometry import Grid, Transform
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.words import duration
 from daskreg.stacks import table
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.verdict.stack_status import StackStatus
@@ -168,7 +169,7 @@ class ElasticStackFit(Fit):
         spacing = " x ".join(f"{h:.4g}" for h in self.spacing)
         return (
             f"ElasticStackFit({self.status.name.lower()}: {len(self.scores)} slices, median {self.metric} "
-            f"{np.nanmedian(self.scores):.4g}, {self.seconds:.2g} s{groups}\n"
+            f"{np.nanmedian(self.scores):.4g}, {duration(self.seconds)}{groups}\n"
             f"  {self.layers} layers of cubic B-splines, control points {spacing} {unit} apart, "
             f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
             f"  areas change by factors of {self.jacobian[:, 0].min():.3g} to {self.jacobian[:, 2].max():.3g}{ending})"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -132,7 +134,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, module: str = "", *, inside: bool = True) -> set[str]:
+@cache
+def imports(path: Path, module: str = "", *, inside: bool = True) -> frozenset[str]:
     """Dotted names that a file imports; TYPE_CHECKING blocks are left out.
 
     `from a import b` counts as a.b where that is a module. `inside`: functions as well.
@@ -159,15 +162,15 @@ def imports(path: Path, module: str = "", *, inside: bool = True) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+    return frozenset(found)
 
 
-def inner(names: set[str]) -> set[str]:
+def inner(names: Set[str]) -> set[str]:
     """Those of the package, without its name ("" is the root itself)."""
     return {n.removeprefix("daskreg").removeprefix(".") for n in names if n.split(".")[0] == "daskreg"}
 
 
-def outer(names: set[str]) -> set[str]:
+def outer(names: Set[str]) -> set[str]:
     """Top names of the other libraries."""
     return {n.split(".")[0] for n in names} - {"daskreg"}
 

@@ -257,6 +257,18 @@ def test_another_layout_is_refused(tmp_path: Path, stored: Path) -> None:
     assert zarr.open_array(path / "0", mode="r").chunks == (13, 16, 16)
 
 
+def test_another_image_takes_the_place_of_one_that_was_removed(tmp_path: Path) -> None:
+    """The ledger beside it remembers blocks of the image that was there, whose last ones were cut by its border."""
+    path, rng = tmp_path / "a.ome.zarr", np.random.default_rng(0)
+    options = {"chunks": 16, "levels": 2, "shards": None, "progress": False}
+    dr.write(xr.DataArray(rng.random((30, 40), dtype=np.float32), dims=("y", "x")), path, **options)
+    shutil.rmtree(path)
+    image = rng.random((40, 50), dtype=np.float32)
+    dr.write(xr.DataArray(image, dims=("y", "x")), path, **options)
+    np.testing.assert_array_equal(dr.open(path), image)
+    np.testing.assert_allclose(dr.open(path, level=1), image.reshape(20, 2, 25, 2).mean((1, 3)), rtol=1e-6)
+
+
 def test_a_run_resumes_with_its_own_blocks_wherever_it_is_taken_up(tmp_path: Path, stored: Path) -> None:
     path = tmp_path / "out.zarr"
     turned = dr.warp(dr.open(stored), pull=drift())

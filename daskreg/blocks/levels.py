@@ -60,10 +60,17 @@ def plan_levels(
             task = next_level(below.layout, below.task.grid, os.path.join(path, str(below.level)), factors, method)
         layout = make_layout(task, options.chunks, options.shards, as_objects=is_object_url(path))
         block = tuple(blocks[level]) if blocks is not None and level < len(blocks) else None
-        if block is not None and len(block) != len(layout.shape):
-            block = None  # of another image, which is refused before anything is written
+        if block is not None and not _of_whole_files(block, layout):
+            block = None  # of another image, which was removed, or is refused before anything is written
         plans.append(plan_level(level, task, layout, limit=limit, threads=threads, workers=workers, block=block))
     return Plan(path, tuple(plans), limit, threads, workers)
+
+
+def _of_whole_files(block: Shape, layout: Layout) -> bool:
+    """Whether no two blocks of this shape share a file."""
+    return len(block) == len(layout.shape) and all(
+        b % unit == 0 or b >= n for b, unit, n in zip(block, layout.unit, layout.shape, strict=True)
+    )
 
 
 def level_factors(grid: Grid, levels: int | str) -> Iterator[Shape]:

@@ -70,7 +70,8 @@ def command(
         )
     elif transforms:
         images[f"{name} warped"] = daskreg.warp(one, **how, order=int(order), device=device)
-    board = second is not None and one.dims == next(reversed(images.values())).dims
+    last = next(reversed(images.values()))
+    board = arrangement == "checkerboard" or (second is not None and (one.dims, one.shape) == (last.dims, last.shape))
     with daskreg.serve(images, checkerboard=board, **served) as server:
         for name, url in server.urls.items():
             click.echo(f"{name:30} {url}")

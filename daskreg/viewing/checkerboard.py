@@ -35,9 +35,10 @@ class Checkerboard(Pyramid):
             [(p.dims, p.shape, p.chunks) for p in a.layouts] == [(p.dims, p.shape, p.chunks) for p in b.layouts]
             and a.grids[0].same(b.grids[0])
         ):
+            sizes = [dict(zip(p.layouts[0].dims, p.layouts[0].shape, strict=True)) for p in (a, b)]
             raise ShapeMismatchError(
-                f"a checkerboard needs two images on one grid, not {a.grids[0]} and {b.grids[0]}: "
-                "warp(moving, pull=..., like=fixed) brings one onto the other's"
+                f"a checkerboard needs two images on one grid with the same axes, not {sizes[0]} on {a.grids[0]} and "
+                f"{sizes[1]} on {b.grids[0]}: pick a channel, and warp(moving, pull=..., like=fixed)"
             )
         layouts = [type(p)(p.dims, p.shape, BYTES, p.chunks, None) for p in a.layouts]
         super().__init__(layouts, a.grids, a.factors, a.method, a.cache)

@@ -10,6 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+
+class CacheClosedError(Exception):
+    """What was asked for is not made any more."""
+
+
 Voxels = NDArray[Any]
 
 
@@ -17,14 +22,19 @@ class ChunkCache:
     """Arrays by key, up to `most` bytes together: those that were asked for last. Safe among threads."""
 
     def __init__(self, most: int) -> None:
-        self.most, self._size = most, 0
+        self.most, self._size, self._closed = most, 0, False
         self._lock = Lock()
         self._held: OrderedDict[Hashable, Voxels] = OrderedDict()
         self._making: dict[Hashable, Future[Voxels]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Voxels]) -> Voxels:
-        """The array of a key, which nobody must write to: the one that is held, or what `make` gives."""
+        """The array of a key, which nobody must write to: the one that is held, or what `make` gives.
+
+        Raises: CacheClosedError after `close`.
+        """
         with self._lock:
+            if self._closed:
+                raise CacheClosedError
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
@@ -47,13 +57,16 @@ class ChunkCache:
         mine.set_result(made)
         return made
 
-    def clear(self) -> None:
-        """Forget what is held."""
+    def close(self) -> None:
+        """Forget what is held, and make nothing more: what is being made of many arrays ends at the next one."""
         with self._lock:
+            self._closed = True
             self._held.clear()
             self._size = 0
 
     def _keep(self, key: Hashable, made: Voxels) -> None:
+        if self._closed:
+            return
         self._held[key] = made
         self._size += made.nbytes
         while self._size > self.most:

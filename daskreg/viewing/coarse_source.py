@@ -60,7 +60,8 @@ def _levels_of(source: Source) -> list[Source]:
             for dim, entry in reversed([*zip(one.dims, source.selection, strict=False)]):
                 if isinstance(entry, int):
                     one = one.pick(dim, entry)
-            if level == 0 and (one.path, one.dims, one.shape) != (source.path, source.dims, source.shape):
+            same = (one.path, one.dims, one.shape) == (source.path, source.dims, source.shape)
+            if level == 0 and not (same and one.grid.same(source.grid)):  # the grid of the file may be overruled
                 return []
             if one.dims == source.dims:
                 found.append(one.with_policy(**dict(zip(("missing", "corrupt"), source.policy, strict=False))))

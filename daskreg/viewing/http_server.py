@@ -13,9 +13,9 @@ import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 from daskreg.runtime.device import cores
+from daskreg.viewing.chunk_cache import CacheClosedError
 from daskreg.viewing.zarr_form import ZarrForm
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,13 @@ LOOPBACK = "127.0.0.1"
 IDLE = 60
 """Seconds after which a connection without a request is closed."""
 
+UNREADABLE = 422
+"""Status of a chunk that cannot be computed, since voxels cannot be read: none that clients try again."""
+
+MOST_CONNECTIONS = 256
+
 _LOCAL_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _METHODS = "GET, HEAD, OPTIONS"
 
 
@@ -45,6 +50,7 @@ class ImageServer(ThreadingHTTPServer):
         self.images, self.origins = dict(images), origins
         self.token = secrets.token_urlsafe(24)
         self.computing = threading.Semaphore(cores())
+        self.connections = threading.Semaphore(MOST_CONNECTIONS)
         self.closed = False
         super().__init__((LOOPBACK, port), _Requests)
 
@@ -54,18 +60,36 @@ class ImageServer(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_address[1]}/{self.token}"
 
     def file(self, path: str) -> bytes | None:
-        """The bytes at the path of a URL; None where there is nothing, or the token is wrong."""
-        _, _, rest = path.partition("/")
-        token, _, rest = rest.partition("/")
-        name, _, key = rest.partition("/")
-        if not secrets.compare_digest(token.encode(), self.token.encode()) or name not in self.images:
+        """The bytes at the path of a request; None where there is nothing, or the token is wrong."""
+        _, token, name, key = (*path.partition("?")[0].split("/", 3), "", "", "")[:4]
+        if not secrets.compare_digest(token.encode(), self.token.encode()) or name not in self.images or self.closed:
             return None
+        image = self.images[name]
+        if image.is_metadata(key):
+            return image.file(key)
         with self.computing:
-            return self.images[name].file(key)
+            return image.file(key)
 
     def allows(self, origin: str | None) -> bool:
         """Whether pages of an origin may read."""
         return origin is not None and (origin in self.origins or _LOCAL_ORIGIN.fullmatch(origin) is not None)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own; a connection beyond the most that there may be is closed at once."""
+        if not self.connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.connections.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no error."""
@@ -91,10 +115,13 @@ class _Requests(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         try:
-            data = self.server.file(urlsplit(self.path).path)
+            data = self.server.file(self.path)
+        except CacheClosedError:
+            data = None
         except Exception as error:
-            log.warning("%s could not be made: %s", self.path.rpartition(self.server.token)[2], error)
-            self._send(500, f"{error}\n".encode(), {"Content-Type": "text/plain; charset=utf-8"}, body=body)
+            # What went wrong may name paths of this machine: it is for the log, not for whoever asks.
+            log.warning("%r could not be made: %s", self.path.rpartition(self.server.token)[2], error)
+            self._send(UNREADABLE, b"", {}, body=body)
             return
         if data is None:
             self._send(404, b"", {}, body=body)

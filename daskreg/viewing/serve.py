@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,6 +70,8 @@ class Server:
         """End it; the URLs then lead nowhere."""
         if not self._http.closed:
             self._http.closed = True
+            for cache in {id(image.pyramid.cache): image.pyramid.cache for image in self.images.values()}.values():
+                cache.close()
             self._http.shutdown()
             self._http.server_close()
 
@@ -110,7 +112,7 @@ def serve(
     cache: str | int = "512 MiB",
     exact: bool = False,
     checkerboard: bool = False,
-    origins: tuple[str, ...] = (NEUROGLANCER,),
+    origins: str | Sequence[str] = (NEUROGLANCER,),
 ) -> Server:
     """Serve a volume as a read-only OME-Zarr over HTTP on this machine, whose chunks are computed when asked for.
 
@@ -138,10 +140,15 @@ def serve(
     given = dict(volume) if _is_named(volume) else {_name_of(volume): volume}
     if not given:
         raise OptionError("there is no volume to serve")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise OptionError(f"port={port!r}: give a number up to 65535; 0 takes a free one")
     try:
-        held = ChunkCache(parse_bytes(cache))
+        size = parse_bytes(cache)
     except (ValueError, TypeError) as error:
         raise OptionError(f"cache={cache!r} is not a number of bytes such as '512 MiB'") from error
+    if size < 0:
+        raise OptionError(f"cache={cache!r} is less than nothing: 0 holds no chunks")
+    held = ChunkCache(size)
     options = {"chunks": chunks, "levels": levels, "downsample": downsample, "exact": exact}
     images: dict[str, ZarrForm] = {}
     for name, one in given.items():
@@ -150,7 +157,7 @@ def serve(
         if len(images) != 2:
             raise OptionError(f"checkerboard=True needs two images, not {len(images)}")
         images[BOARD] = ZarrForm(Checkerboard(*images.values()), ImageWords("checkerboard", version=version))
-    return Server(images, port, tuple(origins))
+    return Server(images, port, (origins,) if isinstance(origins, str) else tuple(origins))
 
 
 def _form(one: Any, name: str, version: str, cache: ChunkCache, options: Mapping[str, Any]) -> ZarrForm:
@@ -181,7 +188,7 @@ def _name_of(volume: Any) -> str:
 def _file_name(name: str, taken: Mapping[str, Any]) -> str:
     """A name that needs no escapes in a URL, and is not taken."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "volume"
-    while f"{plain}.ome.zarr" in taken:
+    while f"{plain}.ome.zarr" in (*taken, BOARD):
         plain += "-2"
     return f"{plain}.ome.zarr"
 

@@ -67,6 +67,10 @@ class ZarrForm:
             self._metadata = {name: (image / name).read_bytes() for name in metadata_files(self._facts)}
             self._chunks = [_chunks_of(image, level) for level in range(len(pyramid.layouts))]
 
+    def is_metadata(self, key: str) -> bool:
+        """Whether a file is there without any computing: all metadata but those of the group."""
+        return key in self._metadata and key != next(iter(self._metadata))
+
     def file(self, key: str) -> bytes | None:
         """The bytes of a file; None where the image has none of this name.
 

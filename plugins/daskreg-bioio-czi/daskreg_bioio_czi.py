@@ -18,7 +18,6 @@ from daskreg.readers import (
     Description,
     FileArray,
     Grid,
-    MissingExtraError,
     NotAVolumeError,
     OpenOptions,
     Reader,
@@ -68,7 +67,8 @@ class CziReader(Reader):
         if "S" not in image.dims:
             return image.data
         # bioio-czi 3.0 reads the first colour for each where it is lazy. Colours are stored as blue, green, red.
-        return file.xarray_data.values[..., ::-1]
+        values = file.xarray_data.values
+        return np.concatenate([values[..., 2::-1], values[..., 3:]], axis=-1)
 
     def read(self, handle: Any, index: ArrayIndex, source: Source) -> NDArray[Any]:
         with dask.config.set(scheduler="synchronous"):
@@ -82,7 +82,7 @@ def _opened(path: str) -> Any:
     try:
         from bioio_czi import Reader as CziFile
     except ImportError as error:
-        raise MissingExtraError(str(error.name), "formats") from error
+        raise NotAVolumeError(f"{path} is read by bioio-czi, which is not installed: pip install bioio-czi") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that it does not know

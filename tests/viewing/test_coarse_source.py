@@ -94,3 +94,14 @@ def test_there_is_none_where_the_slices_are_others_or_there_is_no_pyramid(
     for source in (volume + 1, volume[1:], str(tmp_path / "plain.npy"), volume.values, dr.warp(volume, pull=field)):
         with dr.serve(source, levels=3, chunks=64) as server:
             assert not next(iter(server.images.values())).pyramid.sampled
+
+
+@pytest.mark.parametrize("how", ["spacing", "origin"])
+def test_levels_of_another_grid_are_not_taken(how: str, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the caller says that voxels lie elsewhere than the file has it."""
+    opened = dr.open(stored, channel=1, spacing=(4.0, 3.0, 3.0)) if how == "spacing" else dr.open(stored, channel=1)
+    if how == "origin":
+        opened = opened.assign_coords(x=opened.x + 50)
+    monkeypatch.setattr(pyramid, "MOST", 2**14)
+    with dr.serve(dr.warp(opened, pull=smooth_drift()), chunks=64) as server:
+        assert not next(iter(server.images.values())).pyramid.sampled

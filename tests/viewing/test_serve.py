@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +23,9 @@ from skimage import data
 from zarr.storage import ObjectStore
 
 import daskreg as dr
-from daskreg.errors import OptionError
+from daskreg.errors import DaskregError, OptionError
 from daskreg.viewing import Server
+from daskreg.viewing.http_server import UNREADABLE
 
 LAYOUT = {"chunks": (3, 96, 80), "levels": 3}
 
@@ -218,16 +222,72 @@ def test_only_pages_of_this_machine_and_neuroglancer_may_read(served: Server) ->
     assert fetched(f"{served.url}/zarr.json")[0].getheader("Access-Control-Allow-Origin") is None
 
 
-def test_a_chunk_that_cannot_be_made_says_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chunk_that_cannot_be_made_is_an_error_that_tells_no_stranger_why(caplog: pytest.LogCaptureFixture) -> None:
     def broken(block: Any) -> Any:
         raise ZeroDivisionError("the detector was off")
 
     array = da.map_blocks(broken, da.zeros((50, 60), chunks=30), dtype=float, meta=np.empty((0, 0)))
     with dr.serve(array, levels=1) as server:
         answer, body = fetched(f"{server.url}/0/c/0/0")
-        assert answer.status == 500
-        assert b"the detector was off" in body
+        assert (answer.status, body) == (UNREADABLE, b"")
+        assert "the detector was off" in caplog.text
         assert server.url.split("/")[3] not in caplog.text
+        with pytest.raises(DaskregError):
+            dr.open(server.url).values  # noqa: B018
+
+
+def test_requests_of_no_url_get_404_and_are_not_logged(served: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As any user of this machine may send them, to write to the terminal of the owner."""
+    place = urlsplit(served.url)
+    with socket.create_connection((str(place.hostname), int(place.port or 0)), timeout=20) as connection:
+        connection.sendall(b"GET http://[\x1b]0;x\x07 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 404")
+    assert not caplog.text
+    assert fetched(f"{served.url}/zarr.json", Range="bytes=0-" + "9" * 5000)[0].status == 200
+
+
+def test_nothing_is_computed_after_the_end() -> None:
+    """Neither for a connection that is still open, nor of what was begun."""
+    begun, made = threading.Event(), []
+
+    def slow(block: Any, block_info: Any = None) -> Any:
+        made.append(1)
+        begun.set()
+        time.sleep(0.02)
+        return block
+
+    array = da.map_blocks(slow, da.zeros((1600, 16), chunks=16), dtype=float, meta=np.empty((0, 0)))
+    server = dr.serve(array, levels=6, chunks=16)
+    place = urlsplit(server.url)
+    kept = http.client.HTTPConnection(place.netloc, timeout=20)
+    kept.request("GET", f"{place.path}/0/zarr.json")
+    kept.getresponse().read()
+    asked = threading.Thread(target=lambda: fetched(f"{server.url}/5/c/0/0"))
+    made.clear()
+    asked.start()
+    begun.wait(20)
+    server.close()
+    asked.join(20)
+    assert len(made) < 20
+    kept.request("GET", f"{place.path}/0/c/0/0")
+    assert kept.getresponse().status == 404
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"port": 70000}, {"port": -1}, {"port": "80a"}, {"port": True}, {"cache": -5}, {"cache": "much"}],
+    ids=str,
+)
+def test_options_that_cannot_be_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        dr.serve(plain(), **options)
+
+
+def test_one_origin_is_one_and_a_board_keeps_its_name() -> None:
+    with dr.serve({"checkerboard": plain(), "other": plain()}, checkerboard=True, origins="https://x.org") as server:
+        assert list(server.urls) == ["checkerboard-2.ome.zarr", "other.ome.zarr", "checkerboard.ome.zarr"]
+        answer, _ = fetched(f"{server.url}/zarr.json", Origin="https://x.org")
+        assert answer.getheader("Access-Control-Allow-Origin") == "https://x.org"
 
 
 def test_a_plan_is_served_in_its_chunks(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class Fixed:
     centre: float | None
     extent: float
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Parameters of each projection whose mean is not estimated."""
+        return tuple(name for name, value in (("theta", self.turn), ("tx", self.centre)) if value is not None)
+
     def applied(self, poses: Floats, radians: Floats, used: Bools) -> Floats:
         """The poses in the gauge, with the axis, or the mean of the turns, at the fixed angle and centre."""
         if self.turn is not None:
@@ -114,7 +119,7 @@ def _first(problem: Problem, fixed: Fixed) -> Floats:
     for start in start_poses(problem, fixed.turn, fixed.centre):
         poses = start
         for _ in range(_FIRST_STEPS):
-            poses, _, _ = step(problem, poses)
+            poses, _, _ = step(problem, poses, fixed.held)
             poses = fixed.applied(poses, problem.radians, problem.used)
         at = linearised(problem, poses)
         left = float(np.sqrt((at.residual**2).mean(dtype=np.float64)))
@@ -130,7 +135,7 @@ def _settled(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> tuple[
     """Steps until one is short."""
     at, last, taken = None, False, 0
     while at is None or (not last and taken < most):
-        poses, last, at = step(problem, poses)
+        poses, last, at = step(problem, poses, fixed.held)
         poses = fixed.applied(poses, problem.radians, problem.used)
         taken += 1
     return poses, taken, last, at

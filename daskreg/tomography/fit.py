@@ -48,8 +48,8 @@ class TiltFit(Fit):
             `warp(projections, pull=fit.projections_from_aligned)` aligns them.
         angles: (A,) radians.
         rotation_axis: the axis of the detector along which the axis of rotation is, "y" or "x".
-        axis: the turn of the axis of rotation in the plane of the detector, radians; `theta` of the maps, of which it
-            is the mean.
+        axis: the turn of the axis of rotation in the plane of the detector, radians from x towards y;
+            `theta` of the maps, of which it is the mean.
         centre: the column (row) of the axis in the middle row (column) of the detector, an index. Where projections
             move by themselves, this is the mean of where it is, less what belongs to the gauge.
         sigma: one standard deviation: (A,) of "ty", "tx", "theta", "scale" (the logarithm of the magnification), as far

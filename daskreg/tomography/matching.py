@@ -10,6 +10,7 @@ changes slowly with the angle: the volume follows it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,13 +242,19 @@ def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:
     return np.ascontiguousarray(images)
 
 
-def step(problem: Problem, poses: Floats) -> tuple[Floats, bool, Linearised]:
+def step(problem: Problem, poses: Floats, held: Collection[str] = ()) -> tuple[Floats, bool, Linearised]:
     """One Gauss-Newton step: the poses after it, whether it was so short that it is the last one, and the problem.
 
     Short: by no more than _SETTLED pixels of the detector, or a tenth of what the residuals leave open.
+
+    Args:
+        held: parameters of each projection whose mean does not change.
     """
     at = linearised(problem, poses)
     values, shared = at.solve(-at.residual)
+    for k, name in enumerate(problem.names):
+        if name in held:
+            values[:, k] -= values[:, k].mean()
     own, _ = at.scales()
     noise = float(np.sqrt((at.residual**2).mean(dtype=np.float64))) / SMOOTHED_NOISE
     column = problem.names.index("tx")

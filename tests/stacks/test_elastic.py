@@ -15,6 +15,7 @@ import daskreg as dr
 from daskreg.cli import run
 from daskreg.errors import OptionError
 from daskreg.fields import Composite, DisplacementField
+from daskreg.registration.deformable.prior_weight import next_weight
 from daskreg.stacks.elastic.fit import ElasticStackFit, load_fit
 from daskreg.stacks.elastic.robust import robust_weights
 
@@ -194,3 +195,30 @@ def test_the_command_line(tmp_path) -> None:
     assert isinstance(fit, ElasticStackFit)
     assert fit.spacing[0] == pytest.approx(30, rel=0.2)
     assert (tmp_path / "fit.html").exists()
+
+
+def test_slices_of_fine_texture_far_from_each_other_are_brought_together() -> None:
+    """At first hardly anything agrees, and a prior that takes this for noise would leave fields of zero."""
+    rng = np.random.default_rng(5)
+    texture = 10 * ndimage.gaussian_filter(rng.normal(size=(75, 94)), 1.8)
+    grid, stack = np.moveaxis(np.indices(texture.shape), 0, -1).astype(float), []
+    for i in range(4):
+        at = np.moveaxis(Waves(10 + i, 2.5, 50.0)(grid), -1, 0)
+        stack.append(ndimage.map_coordinates(texture, at, order=3, mode="mirror") + 0.03 * rng.normal(size=at[0].shape))
+    fit = dr.align_stack(np.stack(stack).astype(np.float32), model="bspline", spacing=16)
+    assert fit.ok
+    aligned = np.asarray(dr.warp(np.stack(stack), pull=fit.raw_from_aligned, order=1))[:, 14:-14, 14:-14]
+    assert min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in itertools.pairwise(aligned)) > 0.97
+
+
+def test_slices_that_do_not_differ_are_not_known_without_error() -> None:
+    fit = dr.align_stack(np.stack([planes(1)[0].astype(np.float32)] * 3), model="bspline", spacing=30)
+    assert 1e-3 < np.median(fit.sigma) < 0.5
+
+
+def test_the_weight_of_the_prior_has_bounds() -> None:
+    assert next_weight(1.0, determined=30.0, energy=6.0, affine=12) == pytest.approx(5.0)
+    assert next_weight(1.0, determined=30.0, energy=6.0, affine=60) == 1.0
+    assert next_weight(1.0, determined=30.0, energy=1e-20, affine=12) == 10.0
+    assert next_weight(1.0, determined=30.0, energy=1e-20, affine=12, most=3.0) == 3.0
+    assert next_weight(1.0, determined=30.0, energy=0.0, affine=12) == 1.0

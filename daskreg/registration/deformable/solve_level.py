@@ -25,6 +25,7 @@ from daskreg.registration.deformable.cell_sums import Singles, cell_sums
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
+from daskreg.registration.deformable.prior_weight import next_weight
 from daskreg.registration.deformable.system import System
 
 Floats = NDArray[np.float64]
@@ -42,8 +43,6 @@ _SHORTER = 0.8
 _TOLERANCE = 0.05
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.
 _SMOOTH = 10.0
-# The most by which the weight of the prior changes at once.
-_CHANGE = 10.0
 
 
 @dataclass
@@ -153,13 +152,8 @@ def _weighed(
     state.determined = max(determined, 1.0)
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))
-    if energy > 0:
-        wanted = state.determined / energy
-        # Affine motions were fitted before. Where the images determine no more than these, they do not say how smooth
-        # the others are, and the weight must not grow until a finer level could no longer show them.
-        few = state.determined < probe.shape[0] * (probe.shape[0] + 1)
-        wanted = min(wanted, state.weight) if few else wanted
-        state.weight = float(np.clip(wanted, state.weight / _CHANGE, state.weight * _CHANGE))
+    affine = probe.shape[0] * (probe.shape[0] + 1)
+    state.weight = next_weight(state.weight, determined=state.determined, energy=energy, affine=affine)
     return replace(system, weight=state.weight), solution
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.noise_model import NoiseModel
+from daskreg.registration.deformable.prior_weight import next_weight, weight_of_deviation
 from daskreg.stacks.elastic.joint_system import JointSystem
 from daskreg.stacks.elastic.layers import StackLayers
 from daskreg.stacks.elastic.pair_terms import PairTerms, local_agreement, pair_terms
@@ -29,13 +30,11 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
-# As in `deformable.solve_level`: halvings of a step, the tolerance of the linear system, the first weight of the prior,
-# and by how much it changes at most.
+# As in `deformable.solve_level`: halvings of a step, and the tolerance of the linear system.
 _HALVINGS = 4
 # The share of the force along a step that may be left at its end, the other way round.
 _TURNED = 0.5
 _TOLERANCE = 0.05
-_SMOOTH, _CHANGE = 10.0, 10.0
 # A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
 # standard deviations, once the weight of the prior changes by less than a factor of e to the power of `_SETTLED`.
 _FEW_SIGMAS, _SETTLED = 0.2, 0.5
@@ -58,13 +57,20 @@ class Pairs:
         used = len(set(self.edges.ravel().tolist()))
         return min(1.0, (used - 1) / max(len(self.edges), 1))
 
+    def affine(self, ndim: int) -> int:
+        """How many affine motions pairs can determine: one slice is that to which the others move."""
+        used = set(self.edges.ravel().tolist())
+        moving = sum(bool(self.free[i]) for i in used)
+        return max(0, moving if moving < len(used) else moving - 1) * ndim * (ndim + 1)
+
 
 @dataclass
 class StackState:
     """Where the solver is.
 
     weight: of the prior. terms: of the pairs at these layers. noise: of the pairs. system: of the last step.
-    determined: how many coefficients the images determine. costs: mean squares of the residuals of all pairs.
+    determined: how many coefficients the images determine. least: world length of the last steps; no
+    displacement is known better. costs: mean squares of the residuals of all pairs.
     """
 
     layers: StackLayers
@@ -75,6 +81,7 @@ class StackState:
     determined: float
     iterations: int
     costs: list[float]
+    least: float
 
 
 def warped_pairs(
@@ -120,7 +127,9 @@ def solve_stack(
     """
     problem = _Problem(images, pairs, matched, order)
     terms = problem.terms(layers, with_square=True)
-    state = StackState(layers, weight, terms, _noise(terms, []), None, 0.0, 0, [_mean_square(terms)])
+    state = StackState(
+        layers, weight, terms, _noise(terms, []), None, 0.0, 0, [_mean_square(terms)], tolerance * images.step
+    )
     bending = BendingEnergy(layers.control)
     probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     at, squares, solution = layers.current, [t.square for t in terms], None
@@ -199,17 +208,22 @@ def _weighed(
     """
     information = pairs.independent * np.array([noise.information for noise in state.noise])
     system = JointSystem(pairs.edges, squares, information, bending, max(state.weight, 0.0), pairs.free)
+    stiffness = float(bending.diagonal.mean())
     if not state.weight > 0:
-        state.weight = max(_SMOOTH * system.mean_information / float(bending.diagonal.mean()), 1e-30)
+        # Fields as large as a layer may be. A small start would take what is not aligned yet for noise.
+        state.weight = weight_of_deviation(float(state.layers.control.limits.max()), stiffness)
     system = replace(system, weight=state.weight)
     determined, solution = system.effective_parameters(probe, start=start)
     state.determined = max(determined, 1.0)
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))
-    if energy > 0:
-        # The weight approaches its fixed point slowly where the prior dominates: twice as far each time.
-        change = (state.determined / energy / state.weight) ** 2
-        state.weight *= float(np.clip(change, 1 / _CHANGE, _CHANGE))
+    state.weight = next_weight(
+        state.weight,
+        determined=determined,
+        energy=energy,
+        affine=pairs.affine(bending.control.ndim),
+        most=weight_of_deviation(state.least, stiffness),
+    )
     return replace(system, weight=state.weight), solution
 
 

@@ -2,7 +2,8 @@
 
 The covariance of the coefficients is the inverse of the matrix A of the last step. Samples of it are solutions x of
 A x = n for noise n of the covariance A (Papandreou & Yuille 2010): white noise of the residual through the same sums as
-those of the step, and noise of the covariance of the prior.
+those of the step, and noise of the covariance of the prior. No displacement is known better than to the length of the
+last steps.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched
         )
         right[:, i] += part
         right[:, j] -= part
-    return _spread(system, right)
+    return np.asarray(np.hypot(_spread(system, right), state.least))
 
 
 def _spread(system: JointSystem, right: Floats) -> Floats:

@@ -55,10 +55,7 @@ TRENDS = ("remove", "keep")
 _MOST_NEIGHBORS = 16
 
 
-class AlignOptions(TypedDict, total=False):
-    """The options of `align_stack` besides `wait`, for type checkers."""
-
-    model: str | Sequence[str]
+class _OptionsOfAll(TypedDict, total=False):
     spacing: float | Sequence[float] | None
     reference: str | int
     metric: str
@@ -80,6 +77,16 @@ class AlignOptions(TypedDict, total=False):
     save: str | os.PathLike[str] | None
 
 
+class AlignOptions(_OptionsOfAll, total=False):
+    """The options of `align_stack` besides `wait`, for type checkers."""
+
+    model: str | Sequence[str]
+
+
+@overload
+def align_stack(
+    stack: Any, *, model: Literal["bspline"], wait: Literal[True] = ..., **options: Unpack[_OptionsOfAll]
+) -> ElasticStackFit: ...
 @overload
 def align_stack(stack: Any, *, wait: Literal[True] = ..., **options: Unpack[AlignOptions]) -> StackFit | Any: ...
 @overload

@@ -19,6 +19,8 @@ def previous_fit(previous: StackFit | str | PathLike[str], spec: StackSpec) -> S
 
     Raises: OptionError where its pairs are not those that this estimate needs.
     """
+    if not isinstance(previous, StackFit) and hasattr(previous, "affine"):
+        raise OptionError("previous= is a fit with fields, which are not continued: pass its poses, fit.affine")
     fit = previous if isinstance(previous, StackFit) else StackFit.load(previous)
     here = (spec.options.pose, spec.options.metric, spec.reach, spec.source.dims[spec.position])
     pose = Pose.of(fit.model, len(spec.keep))

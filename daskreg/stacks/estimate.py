@@ -78,24 +78,31 @@ class StackRequest:
 
         Raises: EmptyMaskError, DegenerateImageError where every slice is blank; NoWorkersError.
         """
+        return self.poses(execution)[0]
+
+    def poses(self, execution: Execution) -> tuple[StackFit, StackSpec]:
+        """The fit, and the stack as it was read in the end: without bad voxels and what was subtracted.
+
+        Raises: as `fit`.
+        """
         began = time.perf_counter()
         try:
-            fit = self._fit(execution)
+            fit, spec = self._fit(execution)
         except KeyboardInterrupt:
             kept = "" if self.checkpoint is None else "; finished pairs are kept, and the same call goes on"
             what = "nothing more is begun" if execution.client is None else "what was submitted is cancelled"
             log.warning("interrupted: %s%s", what, kept)
             raise
         name = self.model if isinstance(self.model, str) else fit.model
-        return replace(fit, model=name, common_line=self.common_line, seconds=time.perf_counter() - began)
+        return replace(fit, model=name, common_line=self.common_line, seconds=time.perf_counter() - began), spec
 
-    def _fit(self, execution: Execution) -> StackFit:
+    def _fit(self, execution: Execution) -> tuple[StackFit, StackSpec]:
         spec = with_bad_voxels(self.spec, execution)
         if self.previous is not None and self.previous.striped:
             spec = replace(spec, striped=True)
         if self.has_pairs:
             first = self.reference == "previous"
-            estimate = estimate_from_pairs(
+            estimate, spec = estimate_from_pairs(
                 spec,
                 execution,
                 first=first,
@@ -109,8 +116,7 @@ class StackRequest:
             masked = spec.mask is not None
             what = "masked, or constant where it is not masked" if masked else "constant"
             raise (EmptyMaskError if masked else DegenerateImageError)(f"every slice is {what}")
-        spec = replace(spec, striped=estimate.striped)
-        return make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth)
+        return make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth), spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +175,6 @@ class StackEstimate:
     """The poses of the slices, which slices are blank, the kinds of outliers, and the pairs and features behind them.
 
     pairs, features: None where slices were not fitted to each other. findings: what else may make the poses wrong.
-    striped: as of `StackFit`.
     """
 
     solution: PoseSolution
@@ -178,7 +183,6 @@ class StackEstimate:
     pairs: PairTable | None = None
     features: SliceFeatures | None = None
     findings: Findings = NO_FINDINGS
-    striped: bool = False
 
 
 def estimate_from_pairs(
@@ -189,8 +193,8 @@ def estimate_from_pairs(
     anchors: dict[int, Floats],
     previous: StackFit | None,
     checkpoint: str | os.PathLike[str] | None,
-) -> StackEstimate:
-    """All slices from fits to the ones before them, solved together.
+) -> tuple[StackEstimate, StackSpec]:
+    """All slices from fits to the ones before them, solved together, and the stack without what was subtracted.
 
     Args:
         first: the first slice keeps its place.
@@ -212,9 +216,8 @@ def estimate_from_pairs(
     for i in contradicted(solution, spec.model):
         kinds.setdefault(i, "contradicted")
     kinds |= dict.fromkeys(fits.mirrored, "mirrored")
-    return StackEstimate(
-        solution, features.blank, dict(sorted(kinds.items())), pairs, features, fits.findings, fits.spec.striped
-    )
+    estimate = StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, fits.findings)
+    return estimate, fits.spec
 
 
 def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:

@@ -13,11 +13,14 @@ from skimage import data
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.errors import OptionError
+from daskreg.errors import DaskregWarning, OptionError
 from daskreg.fields import Composite, DisplacementField
 from daskreg.registration.deformable.prior_weight import next_weight
+from daskreg.stacks.elastic import request as elastic
 from daskreg.stacks.elastic.fit import ElasticStackFit, load_fit
 from daskreg.stacks.elastic.robust import robust_weights
+from daskreg.stacks.elastic.task import run as run_task
+from daskreg.stacks.verdict.stack_status import StackStatus
 
 pytestmark = pytest.mark.slow
 Floats = NDArray[np.float64]
@@ -108,6 +111,9 @@ def test_slices_are_named(found) -> None:
     assert fit.rejected[TORN] > 0.08
     assert fit.ok, fit
     assert np.all(fit.jacobian[:, 0] > 0)
+    poses = fit.affine.raw_from_aligned.matrices
+    np.testing.assert_allclose(poses[LOST], (poses[LOST - 1] + poses[LOST + 1]) / 2, atol=0.02)
+    assert np.isnan(fit.sigma[LOST]).all()
 
 
 def test_errors_are_as_large_as_sigma_says(found) -> None:
@@ -222,3 +228,62 @@ def test_the_weight_of_the_prior_has_bounds() -> None:
     assert next_weight(1.0, determined=30.0, energy=1e-20, affine=12) == 10.0
     assert next_weight(1.0, determined=30.0, energy=1e-20, affine=12, most=3.0) == 3.0
     assert next_weight(1.0, determined=30.0, energy=0.0, affine=12) == 1.0
+
+
+def test_fields_do_not_hide_that_poses_are_ambiguous() -> None:
+    y, x = np.indices((74, 90)).astype(float)
+    rng = np.random.default_rng(2)
+    stack = [np.sin(2 * np.pi * (x + 3 * i) / 12) * np.sin(2 * np.pi * y / 14) for i in range(5)]
+    stack = np.stack(stack) + 0.05 * rng.normal(size=(5, 74, 90))
+    fit = dr.align_stack(stack.astype(np.float32), model="bspline", spacing=30)
+    assert (fit.affine.status, fit.status, fit.ok) == (StackStatus.AMBIGUOUS, StackStatus.AMBIGUOUS, False)
+
+
+def test_fields_are_estimated_from_the_voxels_that_the_poses_were(monkeypatch) -> None:
+    stack, _ = bent(4, amplitude=1.0)
+    stack[:, :, 40:43], stack[:, 30] = 0, 9
+    tasks = []
+    monkeypatch.setattr(elastic, "run", lambda task, execution: tasks.append(task) or run_task(task, execution))
+    with pytest.warns(DaskregWarning, match="dead"):
+        fit = dr.align_stack(stack, model="bspline", spacing=30)
+    assert fit.bad_voxels == fit.affine.bad_voxels == tasks[0].spec.bad.count > 300
+
+
+def test_mirrored_and_blank_slices_are_left_out() -> None:
+    stack, _ = bent(6, amplitude=0.5)
+    stack[2], stack[5] = 0, stack[5, :, ::-1]
+    fit = dr.align_stack(stack, model="bspline", spacing=30)
+    assert fit.kinds == {2: "blank", 5: "mirrored"}
+    assert fit.bridged == (2, 5)
+    assert np.isnan(fit.sigma[[2, 5]]).all()
+    assert np.isfinite(np.delete(fit.sigma, [2, 5], axis=0)).all()
+    poses = fit.affine.raw_from_aligned.matrices
+    np.testing.assert_allclose(poses[2], (poses[1] + poses[3]) / 2, atol=0.02)
+    np.testing.assert_allclose(poses[5], poses[4])
+
+
+def test_a_slice_alone_has_no_field() -> None:
+    stack, _ = bent(1)
+    with pytest.warns(DaskregWarning, match="one slice"):
+        fit = dr.align_stack(stack, model="bspline", spacing=30)
+    assert fit.status is fit.affine.status
+    at = np.array([[30.0, 40.0]])
+    np.testing.assert_allclose(raw_points(fit, at)[0], at, atol=1e-9)
+
+
+def test_determinants_are_those_of_the_transform_that_is_returned() -> None:
+    stack, _ = bent(4, amplitude=2.0)
+    fit = dr.align_stack(stack, model="bspline", spacing=24, trend="keep", smooth=3)
+    at = raw_points(fit, np.moveaxis(np.indices(SHAPE), 0, -1).astype(float))
+    for i in (0, 3):
+        rows, columns = (np.gradient(at[i, ..., k]) for k in (0, 1))
+        found = rows[0] * columns[1] - rows[1] * columns[0]
+        np.testing.assert_allclose(fit.jacobian[i, [0, 2]], [found.min(), found.max()], atol=0.03)
+
+
+def test_poses_of_fields_are_named_for_what_goes_on_from_them(found) -> None:
+    stack, _, fit = found
+    with pytest.raises(OptionError, match=r"fit\.affine"):
+        dr.align_stack(stack, previous=fit)
+    with pytest.raises(TypeError, match="stack"):
+        fit.report("page.html", stack=stack)

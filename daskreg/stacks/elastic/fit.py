@@ -33,15 +33,15 @@ class ElasticStackFit(Fit):
     Args:
         raw_from_aligned: a Composite of `SliceAffines @ SliceDisplacements ...`, on points of the aligned slices:
             `warp(stack, pull=fit.raw_from_aligned)` aligns the stack.
-        affine: the fit of the poses that the fields begin from.
+        affine: the fit of the poses that the fields begin from, those of `bridged` slices interpolated.
         status: how the estimate ended; its value says what to do.
         scores: (N,) mean correlation with the nearest slices, NaN for slices without a pair.
         sigma: (N, D, *nodes) one standard deviation of the displacement of each slice at each control point, world
             units, along the axes of the slices; from noise and smoothness. Relative to the mean of the stack, or to
-            anchors.
+            anchors. NaN for bridged slices.
         kinds: outlier slices, and of which kind; see StackFit. "torn": a part of the slice agrees with none of its
             neighbours, and was left out. "unlike": all of it.
-        bridged: slices whose field is interpolated from their neighbours.
+        bridged: slices whose pose and field are interpolated from their neighbours: blank, mirrored, or unlike these.
         breaks: slices before which no pair joins the stack.
         rejected: (N,) share of each slice that was left out, because it agrees with no neighbour.
         jacobian: (N, 3) least, median and greatest determinant of the derivative of each slice's map.
@@ -51,6 +51,7 @@ class ElasticStackFit(Fit):
         spacing: (D,) of the finest control points, world units.
         trend, smooth, reference, neighbors, metric: as passed to `align_stack`.
         iterations, seconds: of the whole estimate.
+        bad_voxels: of a slice, hot, dead or gaps of the detector, which were masked.
         recipe: the Python that makes this fit again.
     """
 
@@ -79,6 +80,7 @@ class ElasticStackFit(Fit):
     seconds: float = 0.0
     model: str = "bspline"
     recipe: str = ""
+    bad_voxels: int = 0
     _grid: Grid | None = field(default=None, repr=False)
 
     @property
@@ -155,9 +157,10 @@ class ElasticStackFit(Fit):
             raise OptionError("only the fit that align_stack returned can be drawn, not one without its stack")
         return field_figure(self.raw_from_aligned, self._grid, slices=[self.worst])
 
-    def report(self, path: str | PathLike[str], *, command: str = "", **_: Any) -> Any:
-        """One HTML page with the facts, and the same as JSON beside it."""
-        return super().report(path, command=command)
+    @property
+    def _score(self) -> str:
+        known = self.scores[np.isfinite(self.scores)]
+        return f"{np.median(known):.4g}" if len(known) else "unknown"
 
     def __repr__(self) -> str:
         ending = "" if self.ok else f"\n  {self.status.value}"
@@ -169,7 +172,7 @@ class ElasticStackFit(Fit):
         spacing = " x ".join(f"{h:.4g}" for h in self.spacing)
         return (
             f"ElasticStackFit({self.status.name.lower()}: {len(self.scores)} slices, median {self.metric} "
-            f"{np.nanmedian(self.scores):.4g}, {duration(self.seconds)}{groups}\n"
+            f"{self._score}, {duration(self.seconds)}{groups}\n"
             f"  {self.layers} layers of cubic B-splines, control points {spacing} {unit} apart, "
             f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
             f"  areas change by factors of {self.jacobian[:, 0].min():.3g} to {self.jacobian[:, 2].max():.3g}{ending})"
@@ -179,6 +182,7 @@ class ElasticStackFit(Fit):
 _FACTS = (
     "status", "scores", "sigma", "bridged", "breaks", "rejected", "jacobian", "layers", "parameters", "determined",
     "spacing", "reference", "trend", "smooth", "neighbors", "metric", "iterations", "seconds", "model", "recipe",
+    "bad_voxels",
 )  # fmt: skip
 
 

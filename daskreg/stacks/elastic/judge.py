@@ -30,6 +30,7 @@ _APART = 2.0
 _LITTLE = 0.5
 # The share of its places that a slice loses from which it is unlike its neighbours as a whole.
 _MOST = 0.5
+_INCURABLE = (StackStatus.AMBIGUOUS, StackStatus.FIXED_PATTERN, StackStatus.BRIGHTNESS)
 _KEPT = ("blank", "duplicated", "swapped", "mirrored", "blurred")
 """Kinds of outliers that are found from slices alone, or with any model."""
 
@@ -95,8 +96,15 @@ def kinds_of(before: dict[int, str], rejected: Floats, chance: Bools, edges: Int
     return dict(sorted(kinds.items()))
 
 
-def status_of(kinds: dict[int, str], fitted: Bools, blank: Bools, breaks: tuple[int, ...]) -> StackStatus:
-    """The first of the statuses, from the worst on, that applies."""
+def status_of(
+    kinds: dict[int, str], fitted: Bools, blank: Bools, breaks: tuple[int, ...], *, determined: float, affine: int
+) -> StackStatus:
+    """The first of the statuses, from the worst on, that applies.
+
+    Args:
+        determined: coefficients that the images determine. affine: those of the affine motions of the slices, which no
+            prior hides: images that determine not even half of these say nothing of how slices are bent.
+    """
     if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
         return StackStatus.FAILED
     if breaks:
@@ -104,7 +112,19 @@ def status_of(kinds: dict[int, str], fitted: Bools, blank: Bools, breaks: tuple[
     standing_out = sum(kind not in {"blank", "duplicated"} for kind in kinds.values())
     if standing_out > 1 and standing_out >= MOST_OUTLIERS * (~blank).sum():
         return StackStatus.UNLIKE
+    if determined < affine / 2:
+        return StackStatus.UNCERTAIN
     return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED
+
+
+def with_that_of_poses(status: StackStatus, poses: StackStatus) -> StackStatus:
+    """The status of fields, or that of the poses before where fields do not make wrong poses right.
+
+    Fields from poses that are wrong by a period, or that follow the detector, agree as well as from right ones. Poses
+    that contradict each other, are unlike, or too uncertain are judged anew by the agreement of the warped slices.
+    """
+    good = status in (StackStatus.CONVERGED, StackStatus.BRIDGED, StackStatus.UNCERTAIN)
+    return poses if good and poses in _INCURABLE else status
 
 
 def breaks_of(edges: Ints, useful: Bools, fitted: Bools) -> tuple[int, ...]:

@@ -18,11 +18,12 @@ from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import control_spacing
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.fit import ElasticStackFit
-from daskreg.stacks.elastic.task import ElasticResult, ElasticTask, bridged, run, slow_fields
+from daskreg.stacks.elastic.task import ElasticResult, ElasticTask, bridged, check_memory, run, slow_fields
 from daskreg.stacks.estimate import StackRequest
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.trajectory import interpolate_missing
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -31,6 +32,7 @@ Layers = tuple[tuple[ControlGrid, Floats], ...]
 POSES = "rigid"
 """The model of the poses that the fields begin from. Shear and scale are motions of the coarsest control points, and
 pairs of slices that are bent by much have no good affine map."""
+_LOST = {"blank", "mirrored", "unlike"}
 
 
 def check_options(spec: StackSpec, reference: Any, previous: Any, common_line: str | None) -> None:
@@ -59,12 +61,13 @@ class ElasticRequest(StackRequest):
         Raises: as `StackRequest.fit`; MemoryBudgetError.
         """
         began = time.perf_counter()
-        affine = super().fit(execution)
-        spec = replace(self.spec, striped=affine.striped)
-        task = ElasticTask(
-            spec, affine.raw_from_aligned.matrices, self.spacing, tuple(self.anchors), self.reference == "previous"
-        )
-        fit = _fit_of(run(task, execution), affine, spec, trend=self.trend, smooth=self.smooth)
+        if execution.client is None:
+            check_memory(self.spec, self.spacing)
+        affine, spec = self.poses(execution)
+        mirrored = tuple(i for i, kind in affine.kinds.items() if kind == "mirrored")
+        kept, first = tuple(self.anchors), self.reference == "previous"
+        task = ElasticTask(spec, affine.raw_from_aligned.matrices, self.spacing, kept, first, mirrored)
+        fit = _fit_of(run(task, execution), affine, task, trend=self.trend, smooth=self.smooth)
         return replace(fit, seconds=time.perf_counter() - began)
 
 
@@ -80,28 +83,30 @@ def of_request(request: StackRequest, spacing: float | Sequence[float] | None) -
     return ElasticRequest(**shared, spacing=control_spacing(spacing, request.spec.grid, request.spec.grid))
 
 
-def _fit_of(found: ElasticResult, affine: StackFit, spec: StackSpec, *, trend: str, smooth: float) -> ElasticStackFit:
+def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend: str, smooth: float) -> ElasticStackFit:
+    spec = task.spec
     kinds = judge.kinds_of(dict(affine.kinds), found.rejected, found.chance, found.edges)
-    fitted = np.array([kinds.get(i) not in {"blank", "unlike"} for i in range(spec.count)])
-    layers = bridged(found.layers, fitted)
+    fitted = np.array([kinds.get(i) not in _LOST for i in range(spec.count)])
+    held = fitted | np.isin(np.arange(spec.count), task.kept)
+    layers, affine = bridged(found.layers, held), _with_bridged_poses(affine, held, spec)
+    control, slow = layers[-1][0], None
     transform = _transform(affine.raw_from_aligned, layers, spec)
     if trend == "keep":
-        control = layers[-1][0]
         slow = slow_fields(_total(layers), fitted, smooth)
         transform = Composite.of(transform, _field(control, slow, spec).inverse())
-    control = layers[-1][0]
     breaks = judge.breaks_of(found.edges, found.useful, fitted)
+    status = judge.status_of(kinds, fitted, found.blank, breaks, determined=found.determined, affine=found.affine)
     return ElasticStackFit(
         raw_from_aligned=transform,
         affine=affine,
-        status=judge.status_of(kinds, fitted, found.blank, breaks),
+        status=affine.status if not len(found.edges) else judge.with_that_of_poses(status, affine.status),
         scores=found.scores,
-        sigma=found.sigma,
+        sigma=np.where(held.reshape(-1, *[1] * (found.sigma.ndim - 1)), found.sigma, np.nan),
         kinds=kinds,
         bridged=tuple(np.flatnonzero(~fitted).tolist()),
         breaks=breaks,
         rejected=found.rejected,
-        jacobian=_jacobians(affine.raw_from_aligned, layers, spec.grid),
+        jacobian=_jacobians(layers, slow, spec.grid),
         nodes=control.grid,
         layers=len(layers),
         parameters=int(layers[-1][1].size),
@@ -113,7 +118,19 @@ def _fit_of(found: ElasticResult, affine: StackFit, spec: StackSpec, *, trend: s
         neighbors=affine.neighbors,
         metric=affine.metric,
         iterations=found.iterations,
+        bad_voxels=affine.bad_voxels,
         _grid=spec.grid,
+    )
+
+
+def _with_bridged_poses(affine: StackFit, held: Bools, spec: StackSpec) -> StackFit:
+    """The poses, with those of slices that are lost interpolated between their neighbours."""
+    if held.all() or not held.any():
+        return affine
+    poses = interpolate_missing(affine.raw_from_aligned.matrices, held, spec.model.projection)
+    lost = {*affine.bridged, *np.flatnonzero(~held).tolist()}
+    return replace(
+        affine, raw_from_aligned=replace(affine.raw_from_aligned, matrices=poses), bridged=tuple(sorted(lost))
     )
 
 
@@ -145,11 +162,18 @@ def _on(control: ControlGrid, grid: ControlGrid, coefficients: Floats) -> Floats
     return coefficients
 
 
-def _jacobians(poses: SliceAffines, layers: Layers, grid: Grid) -> Floats:
-    """(N, 3) least, median and greatest determinants of the fields of each slice."""
+def _jacobians(layers: Layers, slow: Floats | None, grid: Grid) -> Floats:
+    """(N, 3) least, median and greatest determinants of the fields of each slice.
+
+    Args:
+        slow: (N, D, *nodes) the fields whose inverse is applied first, on the last grid.
+    """
     coarse = grid.downsample(tuple(max(1, n // 256) for n in grid.shape))
     found = []
-    for i in range(len(poses)):
-        low, _, middle, _, high = determinants(Composite.of(*(g.field(c[i]) for g, c in layers)), coarse)
+    for i in range(len(layers[-1][1])):
+        parts: list[Transform] = [g.field(c[i]) for g, c in layers]
+        if slow is not None:
+            parts.append(layers[-1][0].field(slow[i]).inverse())
+        low, _, middle, _, high = determinants(Composite.of(*parts), coarse)
         found.append((low, middle, high))
     return np.array(found)

@@ -41,13 +41,15 @@ _SMOOTHING = 0.5
 @dataclass(frozen=True, eq=False)
 class ElasticTask:
     """spec: the stack. poses: (N, D+1, D+1) raw_from_aligned before. spacing: (D,) of the finest control points.
-    kept: slices that keep their pose. first: the first slice does so, too."""
+    kept: slices that keep their pose. first: the first slice does so, too. mirrored: slices that are left out, since no
+    field turns them."""
 
     spec: StackSpec
     poses: Floats
     spacing: tuple[float, ...]
     kept: tuple[int, ...]
     first: bool
+    mirrored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,7 @@ class ElasticResult:
     """layers: with the coefficients of each (N, D, *nodes), in the order of the product. sigma: (N, D, *nodes).
 
     scores: (N,) mean correlation with the nearest slices. rejected: (N,) share of the places. chance: (E,).
+    determined: how many coefficients the images determine. affine: how many they would, had they no bending energy.
     """
 
     layers: tuple[tuple[ControlGrid, Floats], ...]
@@ -66,6 +69,7 @@ class ElasticResult:
     edges: Ints
     blank: Bools
     determined: float
+    affine: int
     iterations: int
 
 
@@ -81,18 +85,22 @@ def run(task: ElasticTask, execution: Execution) -> ElasticResult:
 def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult:
     spec = task.spec
     grid, options = spec.grid, spec.options
-    _check_memory(task)
+    check_memory(spec, task.spacing)
     images = spec.tensor(0, spec.count)
     blank = blank_images(images)
     batch = slice_batch(images, grid, "cpu")
     batch, _, _ = standardised(batch, batch, "mse" if options.metric == "mse" else "ncc")
     one = batch.take(torch.tensor([0])) if len(images) > 1 else batch
     levels = list(pyramid(batch, one, smoothing=_SMOOTHING))
-    edges = pairs_of(blank, spec.reach)
-    free = ~blank
+    lost = blank.copy()
+    lost[list(task.mirrored)] = True
+    edges = pairs_of(lost, spec.reach)
+    if not len(edges):
+        return _without_pairs(task, blank)
+    free = ~lost
     free[list(task.kept)] = False
     if task.first:
-        free[np.flatnonzero(~blank)[:1]] = False
+        free[np.flatnonzero(~lost)[:1]] = False
     found = estimate_fields(
         levels,
         grid,
@@ -120,7 +128,19 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
         edges,
         blank,
         state.determined,
+        pairs.affine(grid.ndim),
         found.iterations,
+    )
+
+
+def _without_pairs(task: ElasticTask, blank: Bools) -> ElasticResult:
+    """Fields of zero, where no two slices can be compared."""
+    count, control = task.spec.count, control_grids(task.spec.grid, task.spacing)[-1]
+    zero, none = np.zeros((count, control.ndim, *control.shape)), np.zeros(0, bool)
+    edges = np.empty((0, 2), np.intp)
+    unknown = np.full(count, np.nan)
+    return ElasticResult(
+        ((control, zero),), np.full_like(zero, np.nan), unknown, np.zeros(count), none, none, edges, blank, 0.0, 0, 0
     )
 
 
@@ -142,10 +162,9 @@ def _scores(correlations: Floats, edges: Ints, count: int) -> Floats:
     return scores
 
 
-def _check_memory(task: ElasticTask) -> None:
-    """Raises: MemoryBudgetError."""
-    spec = task.spec
-    control = control_grids(spec.grid, task.spacing)[-1]
+def check_memory(spec: StackSpec, spacing: tuple[float, ...]) -> None:
+    """Raises: MemoryBudgetError where the fields of the stack need more than half of what is free."""
+    control = control_grids(spec.grid, spacing)[-1]
     needed = spec.count * (_BYTES_PER_VOXEL * math.prod(spec.grid.shape) + 2 * spec.reach * square_bytes(control.shape))
     usable = available_memory() // 2
     if needed > usable:

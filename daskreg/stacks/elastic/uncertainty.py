@@ -46,7 +46,8 @@ def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched
         )
         right[:, i] += part
         right[:, j] -= part
-    return np.asarray(np.hypot(_spread(system, right), state.least))
+    free = pairs.free.reshape(-1, *[1] * (right.ndim - 2))
+    return np.where(free, np.hypot(_spread(system, right), state.least), 0.0)
 
 
 def _spread(system: JointSystem, right: Floats) -> Floats:

@@ -128,6 +128,23 @@ def test_errors_are_as_large_as_sigma_says(found) -> None:
     assert 0.3 < ratio < 3
 
 
+def test_sigma_is_about_the_mean_of_the_slices() -> None:
+    """Of waves that are long beside the distance of the control points, so that splines follow them."""
+    grid, rng, count = np.moveaxis(np.indices(SHAPE), 0, -1).astype(float), np.random.default_rng(11), 4
+    waves = [Waves(20 + i, 3.0, 110.0) for i in range(count)]
+    plane = planes(1)[0]
+    stack = [ndimage.map_coordinates(plane, np.moveaxis(w(grid), -1, 0), order=3, mode="mirror") for w in waves]
+    noisy = np.stack(stack) + 0.2 * rng.normal(size=(count, *SHAPE))
+    fit = dr.align_stack(noisy.astype(np.float32), model="bspline", spacing=16)
+    nodes = np.moveaxis(np.indices(fit.nodes.shape), 0, -1)[3:-3, 3:-3]
+    places = fit.nodes.world(nodes.reshape(-1, 2)).reshape(nodes.shape)
+    clean = np.stack([w(p) for w, p in zip(waves, raw_points(fit, places), strict=True)])
+    error = clean - clean.mean(0)
+    sigma = np.moveaxis(fit.sigma[:, :, 3:-3, 3:-3], 1, -1)
+    assert 1 / 1.5 < np.sqrt(np.median((error / sigma) ** 2) / 0.455) < 1.5
+    assert np.median(sigma) < 0.12  # 0.19 with the common field
+
+
 def test_the_fit_is_applied_saved_and_loaded(found, tmp_path) -> None:
     stack, _, fit = found
     aligned = np.asarray(dr.warp(stack, pull=fit.raw_from_aligned, order=1))

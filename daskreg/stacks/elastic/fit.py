@@ -37,8 +37,8 @@ class ElasticStackFit(Fit):
         status: how the estimate ended; its value says what to do.
         scores: (N,) mean correlation with the nearest slices, NaN for slices without a pair.
         sigma: (N, D, *nodes) one standard deviation of the displacement of each slice at each control point, world
-            units, along the axes of the slices; from noise and smoothness. Relative to the mean of the stack, or to
-            anchors. NaN for bridged slices.
+            units, along the axes of the slices; from noise and smoothness. About the mean of the slices that
+            are neither torn nor lost, or relative to anchors. NaN for bridged slices.
         kinds: outlier slices, and of which kind; see StackFit. "torn": a part of the slice agrees with none of its
             neighbours, and was left out. "unlike": all of it.
         bridged: slices whose pose and field are interpolated from their neighbours: blank, mirrored, or unlike these.

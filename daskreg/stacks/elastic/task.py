@@ -33,8 +33,8 @@ Bools = NDArray[np.bool_]
 
 LEAST_TOLERANCE = 0.01
 """Voxels: root mean square of the last step."""
-# Bytes for each voxel of a slice: it, its levels, and the two to three slices that are warped at once are few beside.
-_BYTES_PER_VOXEL = 8
+# Bytes for each voxel of a slice, as measured: it, its levels, their masks and smoothed copies, and what is warped.
+_BYTES_PER_VOXEL = 64
 _SMOOTHING = 0.5
 
 
@@ -117,10 +117,11 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
     chance = judge.chance_pairs(levels, state.layers, edges, problem, determined=found.determined)
     robust = np.ones_like(found.agreement) if pairs.robust is None else pairs.robust
     rejected = judge.rejected_shares(robust, found.agreement, edges, spec.count)
+    whole = free & ~np.isin(np.arange(spec.count), list(judge.kinds_of({}, rejected, chance, edges)))
     correlations = np.array([term.correlation for term in state.terms])
     return ElasticResult(
         tuple(state.layers.layers),
-        field_sigma(found.images, pairs, state, matched=options.metric != "mse"),
+        field_sigma(found.images, pairs, state, matched=options.metric != "mse", whole=whole if whole.any() else free),
         _scores(correlations, edges, spec.count),
         rejected,
         chance,

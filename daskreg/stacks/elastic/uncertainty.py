@@ -19,13 +19,19 @@ from daskreg.stacks.elastic.slice_images import SliceImages
 from daskreg.stacks.elastic.solve import Pairs, StackState, warped_pairs
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _SAMPLES = 16
 """A standard deviation is known to a fifth or so."""
 
 
-def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched: bool) -> Floats:
-    """(N, D, *nodes) one standard deviation of the displacement at the control points, world units."""
+def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched: bool, whole: Bools) -> Floats:
+    """(N, D, *nodes) one standard deviation of the displacement at the control points, world units.
+
+    Args:
+        whole: (N,) slices about whose mean it is, where no slice is kept: those that are not torn or lost, where
+            nothing limits a field.
+    """
     system, layers = state.system, state.layers
     if system is None:
         return np.full(layers.current.shape, np.nan)
@@ -47,12 +53,16 @@ def field_sigma(images: SliceImages, pairs: Pairs, state: StackState, *, matched
         right[:, i] += part
         right[:, j] -= part
     free = pairs.free.reshape(-1, *[1] * (right.ndim - 2))
-    return np.where(free, np.hypot(_spread(system, right), state.least), 0.0)
+    kept = bool(np.any(~pairs.free[np.unique(pairs.edges)]))
+    spread = _spread(system, right, None if kept else whole)
+    return np.where(free, np.hypot(spread, state.least), 0.0)
 
 
-def _spread(system: JointSystem, right: Floats) -> Floats:
+def _spread(system: JointSystem, right: Floats, mean_over: Bools | None) -> Floats:
+    """The standard deviation of samples, about the mean of these slices, since pairs leave a common field open."""
     total = np.zeros(right.shape[1:])
     for one in right:
         x = system.solve(one, tolerance=0.05)
-        total += np.stack([values_at_nodes(c) for c in x]) ** 2
+        values = np.stack([values_at_nodes(c) for c in x])
+        total += (values if mean_over is None else values - values[mean_over].mean(0)) ** 2
     return np.asarray(np.sqrt(total / len(right)))

@@ -290,14 +290,14 @@ def test_align_with_anchors_and_more_slices(here: Path) -> None:
 
 
 def test_report_shows_each_kind_of_fit_as_the_fit_itself_does(here: Path) -> None:
-    scene, rng = texture(3, 64), np.random.default_rng(0)
+    scene, rng = texture(3, 40), np.random.default_rng(0)
     points = rng.normal(size=(60, 3)) * (1.0, 2.0, 3.0)
     shifted = np.roll(scene, 1, axis=0)
     fits = {
         "pair": dr.register(scene, shifted, model="translation"),
-        "deformable": dr.register(scene, shifted, model="bspline", spacing=16),
+        "deformable": dr.register(scene, shifted, model="bspline", spacing=20),
         "stack": dr.align_stack(np.stack([scene, shifted, scene]), model="translation"),
-        "elastic": dr.align_stack(np.stack([scene, shifted, scene]), model="bspline", spacing=21),
+        "elastic": dr.align_stack(np.stack([scene, shifted, scene]), model="bspline", spacing=20),
         "cloud": dr.icp(points, points + 0.01),
         "points": dr.fit_points(points, points + 0.01),
     }

@@ -36,7 +36,9 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     facts = _facts(thing)
     kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
     if stack is not None and kind != "stack":
-        raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
+        raise click.UsageError(
+            f"--stack is for the fit of a stack by poses, as `daskreg align` saves it, and {thing} is none"
+        )
     if before is not None and kind != "output":
         also = ": give the stack as --stack" if kind == "stack" else ""
         raise click.UsageError(f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also}")
@@ -66,19 +68,32 @@ def _of_fit(path: Path, facts: dict[str, Any], out: Path, stack: Any) -> Path:
     from daskreg.errors import InvalidTransformError
     from daskreg.reporting.page import report
 
-    if facts.get("kind") == "stack":
-        return daskreg.StackFit.load(path).report(out, stack=stack, command=command_line())
-    if facts.get("kind") == "pair":
+    if (kind := _kinds().get(str(facts.get("kind")))) is not None:
         try:
-            return daskreg.PairFit.load(path).report(out, command=command_line())
+            fit = kind.load(path)
         except InvalidTransformError:  # of an earlier version: its facts can still be listed
             pass
+        else:
+            shown = {} if stack is None else {"stack": stack}
+            return Path(fit.report(out, command=command_line(), **shown))
     transform = daskreg.load(path)
     if isinstance(transform, daskreg.SliceAffines):
         return _of_slices(transform, facts, path, out)
     shown = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
     words = {"transform": transform.describe() if isinstance(transform, daskreg.Affine) else repr(transform)}
     return report({**words, **shown}, out, title=f"daskreg: {path.name}", command=command_line())
+
+
+def _kinds() -> dict[str, Any]:
+    """The fits that can be loaded, by the kind that their files name."""
+    import daskreg
+    from daskreg.tomography.fit import TiltFit
+
+    fits = (
+        daskreg.PairFit, daskreg.DeformableFit, daskreg.StackFit, daskreg.ElasticStackFit, daskreg.CloudFit,
+        daskreg.PointsFit, TiltFit,
+    )  # fmt: skip
+    return {fit.kind: fit for fit in fits}
 
 
 def _of_slices(transform: Any, facts: dict[str, Any], path: Path, out: Path) -> Path:

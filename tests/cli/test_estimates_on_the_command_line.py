@@ -289,6 +289,27 @@ def test_align_with_anchors_and_more_slices(here: Path) -> None:
     assert np.allclose(np.diff(dr.load("seven.json").matrices[:, 1, 2]), 1, atol=0.02)
 
 
+def test_report_shows_each_kind_of_fit_as_the_fit_itself_does(here: Path) -> None:
+    scene, rng = texture(3, 40), np.random.default_rng(0)
+    points = rng.normal(size=(60, 3)) * (1.0, 2.0, 3.0)
+    shifted = np.roll(scene, 1, axis=0)
+    fits = {
+        "pair": dr.register(scene, shifted, model="translation"),
+        "deformable": dr.register(scene, shifted, model="bspline", spacing=20),
+        "stack": dr.align_stack(np.stack([scene, shifted, scene]), model="translation"),
+        "elastic": dr.align_stack(np.stack([scene, shifted, scene]), model="bspline", spacing=20),
+        "cloud": dr.icp(points, points + 0.01),
+        "points": dr.fit_points(points, points + 0.01),
+    }
+    for name, fit in fits.items():
+        fit.save(here / f"{name}.json")
+        assert run(["report", f"{name}.json", "-o", f"{name}.html"]) == 0
+        type(fit).load(here / f"{name}.json").report(here / "same.html")
+        told, same = (json.loads((here / f"{one}.report.json").read_text()) for one in (name, "same"))
+        assert told["entries"] == same["entries"], name
+        assert told["entries"][0]["kind"] == fit.kind
+
+
 def test_report_opens_the_stack_as_align_did_and_refuses_what_it_would_ignore(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,12 +38,12 @@ from daskreg.volumes import to_dataarray
 
 Floats = NDArray[np.float64]
 NO_DASHBOARD = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
-SHAPE, SPACING = (223, 241), 25.0
+SHAPE, SPACING = (157, 171), 22.0
 
 
-def limit(patch: pytest.MonkeyPatch, *, voxels: int = 1 << 13, block: int = 60_000, slab: int = 20_000) -> None:
+def limit(patch: pytest.MonkeyPatch, *, voxels: int = 1 << 13, block: int = 25_000, slab: int = 10_000) -> None:
     """A memory that holds coarse images of so many voxels, blocks of so many bytes, and of a block so much at once."""
-    patch.setattr(images, "_voxel_budget", lambda: 30_000)
+    patch.setattr(images, "_voxel_budget", lambda: 10_000)
     for module, name in ((coarse, "COARSE_VOXELS"), (register, "COARSE_VOXELS"), (coarse, "LAYER_VOXELS"),
                          (register_layers, "LAYER_VOXELS")):  # fmt: skip
         patch.setattr(module, name, voxels)
@@ -109,7 +109,7 @@ def apart(one: Any, other: Any, points: Floats) -> float:
 def in_memory(patch: pytest.MonkeyPatch, *both: Any, **options: Any) -> Any:
     with patch.context() as inner_patch:
         inner_patch.setattr(images, "_voxel_budget", lambda: 10**9)
-        return dr.register(*both, model="bspline", resolution="full", **options)
+        return dr.register(*both, **{"model": "bspline", "resolution": "full", **options})
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((53, 61), 9.0), ((17, 23, 21), 6.0)])
@@ -148,7 +148,7 @@ def test_the_fit_is_that_of_the_images_in_memory_whatever_the_blocks(small: pyte
     both = pair_of(SHAPE)
     whole = in_memory(small, *both, spacing=SPACING)
     fits = []
-    for block, slab, chunks in ((30_000, 15_000, (31, 44)), (10**9, 10**9, (223, 17))):
+    for block, slab, chunks in ((15_000, 8_000, (31, 44)), (10**9, 10**9, (157, 17))):
         limit(small, block=block, slab=slab)
         some = [lazy(values, chunks) for values in both]
         fits.append(dr.register(*some, model="bspline", spacing=SPACING, resolution="full"))
@@ -177,22 +177,28 @@ def test_volumes(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
     both = [np.round(20000 + 8000 * (x + 0.01 * rng.normal(size=shape))).astype(np.uint16) for x in values]
     limit(small, voxels=1 << 15, block=200_000, slab=200_000)
     some = stored(tmp_path, both, ((26, 28, 24), (30, 54, 20)))
-    fit = dr.register(*some, model="bspline", spacing=16, metric="mse", resolution="full", client=False)
+    options: dict[str, Any] = {"model": "bspline", "spacing": 16, "metric": "mse", "resolution": "full"}
+    fit = dr.register(*some, **options, client=False)
+    whole = in_memory(small, *both, **options)
     points = inner(shape, 6)
-    away = np.linalg.norm(fit.moving_from_fixed(points) - bent(points, shape, 1.5), axis=1)
+    away, there = (np.linalg.norm(one.moving_from_fixed(points) - bent(points, shape, 1.5), axis=1)
+                   for one in (fit, whole))  # fmt: skip
     assert fit.ok, repr(fit)
     assert fit.reduced == ((1, 1, 1), (1, 1, 1))
     assert np.median(away) < 0.1
+    assert apart(fit, whole, inner(shape, 12)) < 0.05
+    # Few voxels determine the control points at the border, and each fit ends where little is left to gain.
+    assert np.percentile(away, 95) < 1.2 * np.percentile(there, 95)
 
 
 @pytest.mark.slow
 def test_what_is_masked_has_no_part(small: pytest.MonkeyPatch) -> None:
     fixed, moving = pair_of(SHAPE)
     mask = np.ones(SHAPE, bool)
-    mask[40:110, 130:200] = False
+    mask[30:80, 90:140] = False
     fixed[~mask] = np.random.default_rng(5).integers(0, 60000, (~mask).sum())
     other = moving.astype(np.float32)
-    other[160:195, 20:70] = np.nan
+    other[112:137, 15:50] = np.nan
     some = lazy(fixed, (60, 70)), lazy(other, (64, 64))
     fit = dr.register(*some, fixed_mask=mask, model="bspline", spacing=SPACING, resolution="full")
     points = inner(SHAPE)
@@ -204,30 +210,33 @@ def test_what_is_masked_has_no_part(small: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_workers_find_the_same_and_a_killed_run_is_continued(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_on_workers_that_is_killed_is_continued_and_finds_what_threads_find(
+    small: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     some = stored(tmp_path, pair_of(SHAPE), ((40, 50), (61, 47)))
     options: dict[str, Any] = {"model": "bspline", "spacing": SPACING, "resolution": "full"}
     counts: list[tuple[int, int]] = []
     threads = dr.register(*some, **options, client=False, progress=lambda *step: counts.append(step))
     assert [done for done, _ in counts[:-1]] == list(range(1, len(counts)))
     assert counts[-1][0] == counts[-1][1]
-    with LocalCluster(n_workers=2, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster):
-        workers = dr.register(*some, **options)
     points, file = inner(SHAPE), tmp_path / "fit.jsonl"
-    assert apart(workers, threads, points) < 1e-6
 
     def killed(done: int, total: int) -> None:
         if done >= len(counts) - 4:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        dr.register(*some, **options, client=False, checkpoint=file, progress=killed)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, **NO_DASHBOARD) as cluster,
+        Client(cluster),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        dr.register(*some, **options, checkpoint=file, progress=killed)
     asked: list[int] = []
     run = work.run_tasks
     small.setattr(work, "run_tasks", lambda f, items, **k: run(f, _counted(items, asked), **k))
     resumed = dr.register(*some, **options, client=False, checkpoint=file)
     assert len(asked) < len(counts) / 3
-    assert apart(resumed, threads, points) == 0
+    assert apart(resumed, threads, points) < 1e-6
     for other in ({"spacing": 31.0}, {"init": dr.Affine.translation(x=1)}, {"init": threads}):
         with pytest.raises(errors.LayoutMismatchError, match="of another estimate"):
             dr.register(*some, **{**options, **other}, client=False, checkpoint=file)
@@ -282,6 +291,7 @@ def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
 
 def test_what_blocks_cannot_do_is_refused(small: pytest.MonkeyPatch) -> None:
     some = [lazy(np.random.default_rng(k).normal(size=SHAPE), (90, 90)) for k in range(2)]
-    for options in ({"metric": "lncc"}, {"optimizer": "adam"}, {"check_inverse": True}):
+    small.setattr(work.Work, "run", lambda *a, **k: pytest.fail("nothing is read"))
+    for options in ({"metric": "mi"}, {"metric": "lncc"}, {"optimizer": "adam"}, {"check_inverse": True}):
         with pytest.raises(errors.OptionError):
             dr.register(*some, model="bspline", resolution="full", **options)

@@ -40,10 +40,16 @@ class LayerPair:
 
     @classmethod
     def of(cls, pair: LazyPair, transforms: Sequence[Transform], *, matched: bool) -> LayerPair:
-        """The transforms have a displacement field."""
+        """From transforms, the first of which counts.
+
+        Raises: TypeError for one without a displacement field.
+        """
         grids = pair.fixed.grid, pair.moving.grid
         maps = [transform.index_map(*grids, grids[1].names) for transform in transforms]
-        return cls(pair, tuple(one for one in maps if isinstance(one, DisplacedIndexMap)), matched)
+        displaced = tuple(one for one in maps if isinstance(one, DisplacedIndexMap))
+        if len(displaced) < len(maps):
+            raise TypeError("transforms with a displacement field are needed")
+        return cls(pair, displaced, matched)
 
     def needs(self, inside: Box) -> tuple[Box, Box]:
         """The voxels of both levels that a box of the fixed one needs; those of moving may be none."""
@@ -53,9 +59,7 @@ class LayerPair:
     def restrict(self, inside: Box) -> LayerPair:
         """The same, carrying only what a box needs."""
         fixed, moving = self.needs(inside)
-        pair = self.pair if moving.empty else replace(
-            self.pair, fixed=self.pair.fixed.restrict(fixed), moving=self.pair.moving.restrict(moving)
-        )  # fmt: skip
+        pair = replace(self.pair, fixed=self.pair.fixed.restrict(fixed), moving=self.pair.moving.restrict(moving))
         return replace(self, pair=pair, maps=tuple(one.restrict(inside) for one in self.maps))
 
     def read_slabs(self, slabs: Sequence[Box]) -> Iterator[tuple[StoredVoxels, StoredVoxels] | None]:

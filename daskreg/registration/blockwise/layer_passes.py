@@ -76,7 +76,7 @@ class LayerPasses:
             BLOCK_BYTES,
             lambda box: square_bytes(nodes_of(control, level, box).shape) <= _SQUARE_BYTES,
         )
-        self.work.expected = self.work.done + PASSES * (len(self.blocks) + 1)
+        self.work.expected = self.work.done + PASSES * (len(self._overlapping(self._pair((layers,)))) + 1)
 
     def run(self, layers: Layers, match: Match, *, with_square: bool, base: Layers | None) -> LayerPass:
         """Sum over all voxels.
@@ -87,14 +87,12 @@ class LayerPasses:
         self.count += 1
         control = layers.control
         pair = self._pair((layers,) if base is None else (layers, base))
-        name = _name(pair, match, (with_square, base is not None, self.blocks, self.pair.fixed.sigmas))
+        name = _name(pair, match, (with_square, self.matched, self.blocks, self.pair.fixed.sigmas))
         tasks = []
-        for number, box in enumerate(self.blocks):
+        for number, box in self._overlapping(pair):
             nodes = nodes_of(control, self.pair.fixed.grid, box)
             current = layers.current[(slice(None), *nodes.slices)]
-            tasks.append(
-                LayerTask(number, pair, box, control, nodes, current, match, with_square, with_match=base is not None)
-            )
+            tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square))
         parts = self.work.run(
             f"layers-{name}",
             sum_layers,
@@ -103,9 +101,10 @@ class LayerPasses:
             store=layer_sums.to_arrays,
             restore=layer_sums.from_arrays,
         )
-        products = layer_sums.total_products(parts)
+        products = layer_sums.total_products(parts, pair)
         found, square = _match(products[0], matched=self.matched)
-        linear, *others = layer_sums.total_linear(parts, control.shape)
+        # What J^T r is with the gain and the offset that follow from all voxels.
+        linear, *others = layer_sums.total_linear(parts, control.shape, pair)
         for other, change in zip(others, (found.gain - match.gain, found.offset - match.offset), strict=False):
             linear = linear - change * other
         before = None
@@ -114,6 +113,10 @@ class LayerPasses:
             before = one.correlation, least
         whole = layer_sums.total_square(parts, control.shape) if with_square else None
         return LayerPass(found, max(products[0, 0], 1e-9), square, linear, whole, before)
+
+    def _overlapping(self, pair: LayerPair) -> list[tuple[int, Box]]:
+        """The blocks where the images overlap, by number: the sums of the others are zero."""
+        return [(number, box) for number, box in enumerate(self.blocks) if not pair.needs(box)[1].empty]
 
     def _pair(self, layers: Sequence[Layers]) -> LayerPair:
         return LayerPair.of(self.pair, [one.transform for one in layers], matched=self.matched)

@@ -32,7 +32,7 @@ class LayerTask:
     """A block at the transform of a pass.
 
     coefficients: (D, *nodes) of the current layer, for the control points of the block. gain, offset: with which
-    residuals are taken. with_square: also J^T J. with_match: also what J^T r changes with gain and offset.
+    residuals are taken. with_square: also J^T J.
     """
 
     number: int
@@ -43,7 +43,6 @@ class LayerTask:
     coefficients: Floats
     match: Match
     with_square: bool
-    with_match: bool
 
     def carrying_little(self) -> LayerTask:
         """The same task with what it needs of arrays in memory, and no more."""
@@ -55,8 +54,8 @@ class LayerSums:
     """The sums of a block.
 
     products: (maps, 6) total weight, and the sums of fixed, warped, fixed squared, fixed times warped, warped squared.
-    square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual,
-    and of the warped image and of one.
+    square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual;
+    where gain and offset are free, also of the warped image and of one: what J^T of the residual changes with them.
     """
 
     number: int
@@ -75,7 +74,7 @@ def sum_layers(task: LayerTask) -> LayerSums:
 def _summed(task: LayerTask) -> LayerSums:
     nodes = task.nodes
     products = np.zeros((len(task.pair.maps), 6))
-    linear = np.zeros((3 if task.with_match else 1, nodes.ndim, *nodes.shape))
+    linear = np.zeros((linear_sums(task.pair), nodes.ndim, *nodes.shape))
     square = no_square(nodes.shape) if task.with_square else np.zeros((0,) * 6, np.float32)
     slabs = slabs_of(task.inside)
     for slab, stored in zip(slabs, task.pair.read_slabs(slabs), strict=True):
@@ -84,6 +83,11 @@ def _summed(task: LayerTask) -> LayerSums:
             if images is not None:
                 products += _add_tile(task, images, tile, square, linear)
     return LayerSums(task.number, nodes, products, square, linear)
+
+
+def linear_sums(pair: LayerPair) -> int:
+    """How many sums J^T v a block returns, see `LayerSums.linear`."""
+    return 3 if pair.matched else 1
 
 
 def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, linear: Floats) -> Floats:
@@ -123,14 +127,14 @@ def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:
     return [float(weight.sum(dtype=np.float64)), *(float((weight * x).sum(dtype=np.float64)) for x in pairs)]
 
 
-def total_products(parts: Sequence[LayerSums]) -> Floats:
-    """(maps, 6) the sum in the order of the parts."""
-    return np.asarray(np.sum([part.products for part in parts], axis=0))
+def total_products(parts: Sequence[LayerSums], pair: LayerPair) -> Floats:
+    """(maps, 6) the sum in the order of the parts, of which there may be none."""
+    return sum((part.products for part in parts), start=np.zeros((len(pair.maps), 6)))
 
 
-def total_linear(parts: Sequence[LayerSums], shape: tuple[int, ...]) -> Floats:
+def total_linear(parts: Sequence[LayerSums], shape: tuple[int, ...], pair: LayerPair) -> Floats:
     """(1 or 3, D, *shape) the sums for all control points."""
-    total = np.zeros((len(parts[0].linear), len(shape), *shape))
+    total = np.zeros((linear_sums(pair), len(shape), *shape))
     for part in parts:
         total[(slice(None), slice(None), *part.nodes.slices)] += part.linear
     return total

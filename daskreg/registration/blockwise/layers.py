@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from daskreg.registration.deformable.estimate import LayerEstimate
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
+from daskreg.registration.deformable.prior_weight import next_weight
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, RENEW
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
@@ -40,9 +41,7 @@ _MOST_PASSES = 8
 # Solutions of the equations of a pass, each with the prior that follows from the one before.
 _ROUNDS, _SETTLED = 6, 0.03
 _TOLERANCE = 0.01
-# The most by which the weight of the prior changes at once.
-_CHANGE = 10.0
-# By which share a step may raise the mean square.
+# By which share a step may raise the cost.
 _RISE = 1e-3
 # The share of a step that is still to move after the first one, as far as it is known.
 _FIRST_SHARE = 0.5
@@ -73,11 +72,11 @@ def estimate_layers_of_all_voxels(
     passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched)
     start = passes.noise(layers, None)
     passes.divide(layers)
-    solver = _Solver(passes, layers, state.weight, Match(start.gain, start.offset, state.found.correlation))
-    solver.solve(Layers.start(base, grids[-1]), tolerance * pair.step)
-    found = solver.last
-    if found is None:
-        raise RuntimeError("at least one pass is made")
+    match = Match(start.gain, start.offset, state.found.correlation)
+    found = passes.run(layers, match, with_square=True, base=Layers.start(base, grids[-1]))
+    solver = _Solver(passes, layers, found, state.weight)
+    solver.solve(tolerance * pair.step)
+    before, found = found.before or coarse.before, solver.found
     return replace(
         coarse,
         state=replace(
@@ -95,7 +94,7 @@ def estimate_layers_of_all_voxels(
             converged=solver.converged,
             costs=solver.costs,
         ),
-        before=solver.before,
+        before=before,
         overlap=min(1.0, found.total / max(_total_weight(coarse, pair), 1e-9)),
         iterations=coarse.iterations + passes.count,
         converged=solver.converged,
@@ -114,90 +113,117 @@ def _total_weight(coarse: LayerEstimate, pair: LazyPair) -> float:
 
 
 class _Solver:
-    """Gauss-Newton with one pass for each step; see `deformable.solve_level` for a level in memory."""
+    """Gauss-Newton with one pass for each step; see `deformable.solve_level` for a level in memory.
 
-    def __init__(self, passes: LayerPasses, layers: Layers, weight: float, match: Match) -> None:
-        self.passes, self.layers, self.weight, self.match = passes, layers, weight, match
+    layers, found: the last place that was no worse than the one before it, and its pass; the noise, the system, the
+    weight of the prior and the number of determined coefficients are those of the step from there. Only a step after
+    which less than the tolerance is left to move is made without a pass that judges it.
+    """
+
+    noise: NoiseModel
+    system: System
+    right: Floats
+    gain: float
+
+    def __init__(self, passes: LayerPasses, layers: Layers, found: LayerPass, weight: float) -> None:
+        self.passes, self.layers, self.found, self.weight = passes, layers, found, weight
         self.bending = BendingEnergy(layers.control)
         shape = layers.current.shape
         self.probe = np.where(np.random.default_rng(0).random(shape) < 0.5, -1.0, 1.0)
         self.determined, self.converged = 0.0, False
-        self.costs: list[float] = []
-        self.before = (0.0, 0.0)
-        self.last: LayerPass | None = None
+        self.costs = [found.mean_square]
+        self._known: _Square | None = None
         self._guess: Floats | None = None
 
-    def solve(self, base: Layers, tolerance: float) -> None:
-        """Make passes and steps until less is left to move than the tolerance, world units."""
-        known: tuple[Singles, Floats] | None = None
-        lengths: list[float] = []
-        before: Layers | None = None
-        for number in range(_MOST_PASSES):
-            known = None if known is None or self._far(known[1]) else known
-            found = self.passes.run(
-                self.layers, self.match, with_square=known is None, base=base if number == 0 else None
-            )
-            self.before = found.before or self.before
-            self.match = found.match
-            self.costs.append(found.mean_square)
-            if self.last is not None and before is not None and found.mean_square > self.last.mean_square * (1 + _RISE):
-                # Too far: the middle between both places is tried.
-                self.layers = before.at((before.current + self.layers.current) / 2)
-                lengths = []
-                continue
-            self.last, before = found, self.layers
-            if found.square is not None:
-                known = found.square, self.layers.current
-            if known is None:
-                raise RuntimeError("a pass returns J^T J where none is known")
-            step = self._step(found, known[0])
-            gain = float(np.vdot(self.right, step))
-            length, limited = self._advance(step)
-            if limited:
-                known, before, lengths = None, None, []
-                continue
-            # A step that is not shorter than the one before says that it goes back and forth.
-            share = length / lengths[-1] if lengths else _FIRST_SHARE
-            lengths.append(length)
-            if share < 1 and (share * length < tolerance or share**2 * gain < FEW_SIGMAS**2 * self.determined):
-                self.converged = True
-                break
+    def solve(self, tolerance: float) -> None:
+        """Make steps and passes until less is left to move than the tolerance, world units."""
+        step, limited = self._next_step()
+        lengths = [] if limited else [_length(step)]
+        while not self._ends(lengths, tolerance) and self.passes.count < _MOST_PASSES:
+            layers = self.layers.at(self.layers.current + step)
+            layers = layers.finish() if limited else layers
+            known = self._known is not None and self._known.serves(layers)
+            found = self.passes.run(layers, self.found.match, with_square=not known, base=None)
+            if self._cost(layers, found) > self._cost(self.layers, self.found) * (1 + _RISE):
+                # Too far, also where the layer was finished at a limit: half of the step is tried.
+                step, limited, lengths = step / 2, False, []
+            else:
+                self.layers, self.found = layers, found
+                step, limited = self._next_step()
+                lengths = [] if limited else [*lengths, _length(step)]
+            self.costs.append(self.found.mean_square)
+        if self.converged:
+            self.layers = self.layers.at(self.layers.current + step)
 
-    def _step(self, found: LayerPass, square: Singles) -> Floats:
+    def _ends(self, lengths: Sequence[float], tolerance: float) -> bool:
+        """Whether the next step, of the last of these lengths, leaves too little to move for another."""
+        if not lengths:
+            return False
+        # A step that is not shorter than the one before says that it goes back and forth.
+        share = lengths[-1] / lengths[-2] if len(lengths) > 1 else _FIRST_SHARE
+        few = FEW_SIGMAS**2 * self.determined
+        self.converged = share < 1 and (share * lengths[-1] < tolerance or share**2 * self.gain < few)
+        return self.converged
+
+    def _next_step(self) -> tuple[Floats, bool]:
+        """The step from the current place, no farther than the limits, and whether it ends at one."""
+        if self.found.square is not None:
+            self._known = _Square(self.found.square, self.layers)
+        if self._known is None:
+            raise RuntimeError("a pass returns J^T J where none is known")
+        step = self._solution(self._known.square)
+        self.gain = float(np.vdot(self.right, step))
+        limits = self.layers.control.limits.reshape(-1, *[1] * (step.ndim - 1))
+        free = self.layers.current + step
+        kept = np.clip(free, -limits, limits)
+        return kept - self.layers.current, bool(np.any((kept != free)[_inner(step)]))
+
+    def _solution(self, square: Singles) -> Floats:
         """The step to the solution, with the weight of the prior that follows from it."""
-        noise = self.passes.noise(self.layers, found.match)
-        self.noise = NoiseModel(max(found.mean_square, 1e-12), noise.correlated, noise.shared)
+        noise = self.passes.noise(self.layers, self.found.match)
+        self.noise = NoiseModel(max(self.found.mean_square, 1e-12), noise.correlated, noise.shared)
         total, step = self.layers.total, np.zeros_like(self.layers.current)
+        affine = self.layers.control.ndim * (self.layers.control.ndim + 1)
         for _ in range(_ROUNDS):
             self.system = System(square, self.noise.information, self.bending, self.weight)
-            self.right = self.noise.precision * found.linear - self.weight * self.bending(total)
+            self.right = self.noise.precision * self.found.linear - self.weight * self.bending(total)
             step = self.system.solve(self.right, start=step, tolerance=_TOLERANCE)
             determined, self._guess = self.system.effective_parameters(self.probe, start=self._guess)
             self.determined = max(determined, 1.0)
             energy = float(np.vdot(total + step, self.bending(total + step)))
-            if not energy > 0:
-                break
             before = self.weight
-            self.weight = float(np.clip(self.determined / energy, before / _CHANGE, before * _CHANGE))
+            self.weight = next_weight(before, determined=self.determined, energy=energy, affine=affine)
             if abs(self.weight / before - 1) < _SETTLED:
                 break
         return step
 
-    def _advance(self, step: Floats) -> tuple[float, bool]:
-        """Move; by how much (root mean square), and whether a limit was met, so that another layer begins."""
-        shape = (-1, *[1] * (step.ndim - 1))
-        limits = self.layers.control.limits.reshape(shape)
-        free = self.layers.current + step
-        kept = np.clip(free, -limits, limits)
-        inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach in
-        moved = float(np.sqrt(np.mean((kept - self.layers.current)[inner] ** 2)))
-        limited = bool(np.any((kept != free)[inner]))
-        self.layers = self.layers.at(kept)
-        if limited:
-            self.layers = self.layers.finish()
-        return moved, limited
+    def _cost(self, layers: Layers, found: LayerPass) -> float:
+        """Twice the cost, for as many voxels as overlap at the current place."""
+        total = layers.total
+        return self.noise.precision * self.found.total * found.mean_square + self.weight * float(
+            np.vdot(total, self.bending(total))
+        )
 
-    def _far(self, coefficients: Floats) -> bool:
-        current, spacing = self.layers.current, np.asarray(self.layers.control.spacing)
-        moved = np.abs(current - coefficients).max(axis=tuple(range(1, current.ndim)))
-        return bool(np.any(moved > RENEW * spacing))
+
+@dataclass(frozen=True)
+class _Square:
+    """J^T J, and the layers at which it was summed."""
+
+    square: Singles
+    layers: Layers
+
+    def serves(self, layers: Layers) -> bool:
+        """Whether the layers are so near that it need not be summed again."""
+        if len(layers.finished) != len(self.layers.finished):
+            return False
+        moved = np.abs(layers.current - self.layers.current).max(axis=tuple(range(1, layers.current.ndim)))
+        return bool(np.all(moved <= RENEW * np.asarray(layers.control.spacing)))
+
+
+def _inner(step: Floats) -> tuple[slice, ...]:
+    """Control points beside the image, which hardly reach into it, are left out."""
+    return (slice(None), *(slice(2, -2),) * (step.ndim - 1))
+
+
+def _length(step: Floats) -> float:
+    return float(np.sqrt(np.mean(step[_inner(step)] ** 2)))

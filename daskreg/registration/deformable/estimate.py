@@ -86,27 +86,74 @@ def estimate_layers(
         levels: coarse to fine. grids: of control points of the fixed image, coarse to fine.
         tolerance: voxels; steps end when their root mean square is less.
     """
-    if metric == "mi":
-        levels = [level for level in levels[:-1] if level.fixed.values[0].numel() >= _LEAST_JOINT] + [levels[-1]]
+    levels = _usable(levels, metric)
     plan = schedule(grids, levels)
-    layers, weight, iterations = Layers.start(base, grids[0]), 0.0, 0
-    number, known = plan[0][1], 0.0
-    inliers: Tensor | None = None
+    count = len(plan) + 1
+    steps = progress or (lambda done, total: None)
+    solved = _coarse_to_fine(
+        levels,
+        plan,
+        Layers.start(base, grids[0]),
+        metric=metric,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        on_done=lambda done: steps(done, count),
+    )
+    found = _with_last_steps(solved, levels, Layers.start(base, grids[0]), metric=metric, tolerance=tolerance)
+    steps(count, count)
+    return found
+
+
+def _usable(levels: Sequence[PyramidLevel], metric: str) -> list[PyramidLevel]:
+    """Those whose images have enough voxels for the metric; the finest always."""
+    if metric != "mi":
+        return list(levels)
+    return [level for level in levels[:-1] if level.fixed.values[0].numel() >= _LEAST_JOINT] + [levels[-1]]
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """The levels so far. number: of the finest one that was used. iterations, determined: see `LayerEstimate`."""
+
+    state: LevelEstimate
+    number: int
+    iterations: int
+    determined: dict[float, float]
+    contradicting: Contradictions
+
+
+def _coarse_to_fine(
+    levels: Sequence[PyramidLevel],
+    plan: Sequence[tuple[ControlGrid, int]],
+    layers: Layers,
+    *,
+    metric: str,
+    tolerance: float,
+    max_iterations: int,
+    on_done: Callable[[int], None],
+) -> _Solved:
+    """Solve level after level; for "mi", as long as finer ones tell more.
+
+    Modalities share little at fine scale: a level that tells less than the one before would replace what is known by
+    chance. Nor does a level go on from one whose solution tells nothing: it begins where that one began.
+    """
+    weight, iterations, known, number = 0.0, 0, 0.0, plan[0][1]
+    state: LevelEstimate | None = None
     contradicting: Contradictions | None = None
     determined: dict[float, float] = {}
-    for done, (grid, finer) in enumerate(plan):
+    for done, (grid, finer) in enumerate(plan, 1):
         refined = layers if grid is layers.control else layers.refined(grid)
-        images = LevelImages.of(with_inliers(levels[finer], inliers), metric)
-        found = images.evaluate(refined.transform)
-        if metric == "mi" and finer > number and told(images, found) < known:
-            # Modalities share little at fine scale: such a level would replace what is known by chance.
+        inliers = None if contradicting is None else contradicting.inliers
+        current = LevelImages.of(with_inliers(levels[finer], inliers), metric)
+        found = current.evaluate(refined.transform)
+        if metric == "mi" and finer > number and told(current, found) < known:
             break
-        layers, number, last = refined, finer, done == len(plan) - 1
+        images, layers, number = current, refined, finer
         state = solve_level(
             images,
             layers,
             weight,
-            tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             found=found,
         )
@@ -115,40 +162,41 @@ def estimate_layers(
         known = told(images, state.found) if metric == "mi" else np.inf
         if known:
             layers, weight = state.layers, state.weight
-        solved = images
-        if grid is grids[-1] and contradicting is None:
+        if grid is plan[-1][0] and contradicting is None:
             contradicting = contradictions_of(images, state)
-            inliers = contradicting.inliers
-        if progress:
-            progress(done + 1, len(plan) + 1)
-    if contradicting is None:
-        contradicting = contradictions_of(solved, state)
-        inliers = contradicting.inliers
-    layers = state.layers
-    level = with_inliers(levels[number], inliers)
+        on_done(done)
+    if state is None:
+        raise RuntimeError("the first level is always solved")
+    return _Solved(state, number, iterations, determined, contradicting or contradictions_of(images, state))
+
+
+def _with_last_steps(
+    solved: _Solved, levels: Sequence[PyramidLevel], base: Layers, *, metric: str, tolerance: float
+) -> LayerEstimate:
+    """The estimate after a few more steps on the finest level that was used, with a better interpolation.
+
+    They begin at what that level found, whatever it tells: the verdict is on the whole.
+    """
+    state, inliers = solved.state, solved.contradicting.inliers
+    level = with_inliers(levels[solved.number], inliers)
     level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
     images = LevelImages.of(level, metric)
-    last_state = solve_level(images, layers, weight, tolerance=tolerance, max_iterations=_LAST_STEPS, order=3)
-    iterations += last_state.iterations
-    determined[level.step] = last_state.determined
-    if progress:
-        progress(len(plan) + 1, len(plan) + 1)
+    last = solve_level(images, state.layers, state.weight, tolerance=tolerance, max_iterations=_LAST_STEPS, order=3)
     # As what was found: a linear interpolation, which smooths noise, would look better.
-    before = images.evaluate(Layers.start(base, grids[0]).transform, order=3)
+    before = images.evaluate(base.transform, order=3)
     full = float(images.weight.sum(dtype=np.float64))
-    rejected = 0.0 if inliers is None else 1 - float(inliers.float().mean())
     return LayerEstimate(
-        replace(last_state, costs=[*state.costs, *last_state.costs]),
-        images,
-        before.score,
-        last_state.found.total / max(full, 1e-9),
-        rejected,
-        contradicting.share,
-        contradicting.unrelated,
-        iterations,
-        state.converged or last_state.converged,
-        determined,
-        inliers,
+        state=replace(last, costs=[*state.costs, *last.costs]),
+        images=images,
+        before=before.score,
+        overlap=last.found.total / max(full, 1e-9),
+        rejected=0.0 if inliers is None else 1 - float(inliers.float().mean()),
+        contradicting=solved.contradicting.share,
+        unrelated=solved.contradicting.unrelated,
+        iterations=solved.iterations + last.iterations,
+        converged=state.converged or last.converged,
+        determined={**solved.determined, level.step: last.determined},
+        inliers=inliers,
     )
 
 

@@ -107,15 +107,16 @@ class BufferLayout:
 
 
 def buffer_layout(
-    needs: Sequence[Box], chunks: Sequence[int], itemsize: int, target: int = BUFFER_TARGET
+    needs: Sequence[Box], chunks: Sequence[int], itemsize: int, target: int | None = None
 ) -> BufferLayout:
     """The layout for slabs that need these boxes, along the axis where it takes the least memory.
 
     Args:
         chunks: of the source.
         itemsize: bytes of a voxel in the buffer.
-        target: bytes up to which more is buffered than a slab needs.
+        target: bytes up to which more is buffered than a slab needs; None: `BUFFER_TARGET`.
     """
+    target = BUFFER_TARGET if target is None else target
     whole = reduce(or_, needs)
     if len(needs) == 1 or whole.size * itemsize <= target:
         return BufferLayout(whole, 0, ((whole.start[0], whole.stop[0]),) * len(needs), whole.shape[0])

@@ -26,6 +26,7 @@ from daskreg.runs.record import (
     now,
     write_record,
 )
+from daskreg.runtime.private_apis import process_ends
 from daskreg.runtime.progress import ByteProgress
 
 BEAT = 1.0
@@ -127,5 +128,5 @@ class Recorder:
 
 
 def _process_ends(place: Place) -> bool:
-    """Whether the interpreter is on its way out while a thread of it still runs."""
-    return place.kind == THREAD and not threading.main_thread().is_alive()
+    """Whether a run in a thread has to end with its process."""
+    return place.kind == THREAD and process_ends()

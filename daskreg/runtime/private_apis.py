@@ -1,4 +1,4 @@
-"""What daskreg uses of dask, distributed, zarr and xarray beyond their public API: all of it is in this file.
+"""What daskreg uses of Python, dask, distributed, zarr and xarray beyond their public API: all of it is in this file.
 
 Each entry says what is private about it, why it is needed, and for which versions it was tried. `make test-oldest`
 and `make test-newest` run the tests of this file, and of all that stands on it, with the oldest versions that
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,18 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
+
+# Python -------------------------------------------------------------------------------------------------------------
+#
+# At the end of a process, pools of threads take no more work a moment before the main thread counts as ended. Only a
+# flag of `threading` tells what such an error then comes from. Tried with Python 3.11; where there is no flag, the main
+# thread tells.
+
+
+def process_ends() -> bool:
+    """Whether the interpreter is on its way out while threads of it still run."""
+    return not threading.main_thread().is_alive() or bool(getattr(threading, "_SHUTTING_DOWN", False))
+
 
 # dask ---------------------------------------------------------------------------------------------------------------
 #

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +33,29 @@ from daskreg.runtime import private_apis
 def client() -> Iterator[Client]:
     with dr.connect(LocalConfig(workers=1, dashboard_port=None)) as client:
         yield client
+
+
+def test_a_thread_that_gets_no_more_work_knows_that_the_process_ends() -> None:
+    """What a pool then raises is no failure of the work."""
+    code = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from daskreg.runtime.private_apis import process_ends
+
+def work():
+    print(process_ends())
+    pool = ThreadPoolExecutor(1)
+    try:
+        while True:
+            pool.submit(time.sleep, 0)
+    except RuntimeError:
+        print(process_ends())
+
+threading.Thread(target=work).start()
+time.sleep(0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_layers_come_before_what_they_depend_on() -> None:

@@ -28,7 +28,8 @@ class Written:
         bytes_read: decoded bytes that came out of the source.
         bytes_written: bytes of pixels before compression.
         stored: bytes of the files written.
-        clipped: voxels that were clamped when casting to integers.
+        clipped: voxels that were clamped when casting to integers of another type. What cubic interpolation overshoots
+            at the ends of the type of the source is clamped too, and not counted.
         retries: store calls that failed at first and were tried again.
         missing: chunks of the source that are not stored, which the output shows as the fill value (where
             several blocks read one, each counts). Blocks of earlier runs are counted, too.

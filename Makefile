@@ -83,7 +83,7 @@ fast-high: $(VENV)/.test-installed
 pytest: $(VENV)/.test-installed
 	@$(MAKE) --no-print-directory -j2 --output-sync=line all-low all-high
 
-LOW_TOO := $(LOW) cli reporting clouds fields landmarks runs flat tomography
+LOW_TOO := $(LOW) cli reporting clouds fields landmarks runs flat tomography viewing
 all-low: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(LOW_TOO:%=tests/%) $(ARGS) || [ $$? -eq 5 ]
 

@@ -49,14 +49,17 @@ def with_best_smoothing(level: PyramidLevel, residual: Floats) -> PyramidLevel |
     """
     if level.sigmas is None or not any(level.sigmas[0]):
         return None
-    shown = _mean_square_gradient(level.fixed) > 0  # blank images say nothing
-    if not shown.any() or np.mean(noise_share(level, residual)[shown]) < _LITTLE_NOISE:
+    share = noise_share(level, residual)
+    # Blank images say nothing. There may be one fixed image for all pairs.
+    shown = np.broadcast_to(_mean_square_gradient(level.fixed) > 0, share.shape)
+    if not shown.any() or np.mean(share[shown]) < _LITTLE_NOISE:
         return None
     factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
     centre = _central_part(level.fixed)
     total = [_mean_square_gradient(smooth(centre, additional(level.sigmas[0], f))) for f in factors]
     signal = [np.maximum(t - _noise(level, residual, f), 1e-3 * t) for t, f in zip(total, factors, strict=True)]
-    variance = [float(np.median(t[shown] / s[shown] ** 2)) for t, s in zip(total[1:], signal[:-1], strict=True)]
+    pairs = [np.broadcast_arrays(t, s) for t, s in zip(total[1:], signal[:-1], strict=True)]
+    variance = [float(np.median(t[shown] / s[shown] ** 2)) for t, s in pairs]
     best = int(np.argmin(variance))
     return None if best == 0 else _smoothed_more(level, factors[best])
 

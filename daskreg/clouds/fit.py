@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.clouds.icp import generators, homogeneous
-from daskreg.errors import OptionError
 from daskreg.geometry import Affine
 from daskreg.geometry.parameters import parameter_names
 from daskreg.reporting.fit import Fit
-from daskreg.reporting.saved import numbers, read_saved
+from daskreg.reporting.saved import numbers, points_to_show, read_saved
 from daskreg.reporting.section import Section
 from daskreg.reporting.words import duration
 
@@ -206,12 +205,7 @@ class CloudFit(Fit):
         """
         from daskreg.reporting import plots
 
-        target, source = (
-            given if held is None else held for given, held in ((target, self._target), (source, self._source))
-        )
-        if target is None or source is None:
-            raise OptionError("this fit was loaded and does not hold its points: plot(target, source)")
-        return plots.cloud(self, np.asarray(target), np.asarray(source))
+        return plots.cloud(self, *points_to_show({"target": target, "source": source}, (self._target, self._source)))
 
     def section(self) -> Section | None:
         """What a page shows of this fit; of one that was loaded, a table of its facts."""

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
 from daskreg.geometry import Affine
 from daskreg.landmarks.certainty import parameters_of
 from daskreg.reporting.fit import Fit
-from daskreg.reporting.saved import numbers, read_saved
+from daskreg.reporting.saved import numbers, points_to_show, read_saved
 from daskreg.reporting.section import Section
 
 if TYPE_CHECKING:
@@ -141,12 +140,7 @@ class PointsFit(Fit):
         """
         from daskreg.reporting import plots
 
-        fixed, moving = (
-            given if held is None else held for given, held in ((fixed, self._fixed), (moving, self._moving))
-        )
-        if fixed is None or moving is None:
-            raise OptionError("this fit was loaded and does not hold its points: plot(fixed, moving)")
-        return plots.landmarks(self, np.asarray(fixed), np.asarray(moving))
+        return plots.landmarks(self, *points_to_show({"fixed": fixed, "moving": moving}, (self._fixed, self._moving)))
 
     def section(self) -> Section | None:
         """What a page shows of this fit; of one that was loaded, a table of its facts."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.sources.source import Source
+from daskreg.viewing.by_chunks import read_by_chunks
 from daskreg.viewing.chunk_cache import ChunkCache
 
 
@@ -33,15 +33,7 @@ class HeldSource(Source):
         return self.inner._content_key()
 
     def _read(self, box: Box) -> NDArray[Any]:
-        out = np.empty(box.shape, self.dtype)
-        whole = box.align(self.chunks)
-        spans = [range(a // c, b // c) for a, b, c in zip(whole.start, whole.stop, self.chunks, strict=True)]
-        for index in product(*spans):
-            start = tuple(i * c for i, c in zip(index, self.chunks, strict=True))
-            chunk = Box(start, tuple(a + c for a, c in zip(start, self.chunks, strict=True))).clip(self.shape)
-            part = chunk & box
-            out[part.within(box).slices] = self._chunk(chunk)[part.within(chunk).slices]
-        return out
+        return read_by_chunks(box, self.chunks, self.shape, self.dtype, lambda _, chunk: self._chunk(chunk))
 
     def _chunk(self, chunk: Box) -> NDArray[Any]:
         def read() -> NDArray[Any]:

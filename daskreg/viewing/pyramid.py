@@ -11,10 +11,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.blocks.job import BlockStats, Downsample, Job, Task
@@ -23,6 +22,7 @@ from daskreg.blocks.plan import Layout, Plan, make_layout
 from daskreg.blocks.reversed import job_of, with_source
 from daskreg.geometry import Box, Grid
 from daskreg.sampling.downsample import block_reduce
+from daskreg.viewing.by_chunks import chunk_box, read_by_chunks
 from daskreg.viewing.chunk_cache import ChunkCache
 from daskreg.viewing.coarse_source import sampled_levels
 from daskreg.viewing.held_source import held
@@ -75,9 +75,7 @@ class Pyramid(ABC):
 
     def box(self, level: int, index: Index) -> Box:
         """The voxels of a chunk, as far as the level has them."""
-        layout = self.layouts[level]
-        start = tuple(i * c for i, c in zip(index, layout.chunks, strict=True))
-        return Box(start, tuple(a + c for a, c in zip(start, layout.chunks, strict=True))).clip(layout.shape)
+        return chunk_box(index, self.layouts[level].chunks, self.layouts[level].shape)
 
     def chunk(self, level: int, index: Index) -> Voxels:
         """The voxels of one chunk, which nobody must write to."""
@@ -87,14 +85,7 @@ class Pyramid(ABC):
     def read(self, level: int, box: Box) -> Voxels:
         """The voxels of any box of a level, out of its chunks."""
         layout = self.layouts[level]
-        out = np.empty(box.shape, layout.dtype)
-        whole = box.align(layout.chunks)
-        spans = [range(a // c, b // c) for a, b, c in zip(whole.start, whole.stop, layout.chunks, strict=True)]
-        for index in product(*spans):
-            chunk = self.box(level, index)
-            part = chunk & box
-            out[part.within(box).slices] = self.chunk(level, index)[part.within(chunk).slices]
-        return out
+        return read_by_chunks(box, layout.chunks, layout.shape, layout.dtype, lambda index, _: self.chunk(level, index))
 
     def chunk_count(self, level: int) -> int:
         layout = self.layouts[level]

@@ -96,11 +96,11 @@ class ControlGrid:
         return AxisTable(starts, first - 1, weights.astype(np.float32), (slopes / h).astype(np.float32))
 
     def refined(self, coarser: ControlGrid, coefficients: Floats) -> Floats:
-        """The coefficients of a coarser grid of the same image on this one: the same displacements."""
-        found = coefficients
-        for axis, (n, m) in enumerate(zip(self.cells, coarser.cells, strict=True), start=1):
+        """(..., *nodes) the coefficients of a coarser grid of the same image on this one: the same displacements."""
+        found, lead = coefficients, coefficients.ndim - self.ndim
+        for axis, (n, m) in enumerate(zip(self.cells, coarser.cells, strict=True), start=lead):
             if n != m:
-                matrix = _subdivision(coarser.shape[axis - 1])
+                matrix = _subdivision(coarser.shape[axis - lead])
                 found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
         return np.ascontiguousarray(found)
 

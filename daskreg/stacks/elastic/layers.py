@@ -8,7 +8,7 @@ stack. All slices begin a new layer together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,27 +16,21 @@ from numpy.typing import NDArray
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.layers import CoefficientLayers, limits_of
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class StackLayers:
-    """bases: raw_from_aligned of each slice before. control: grid of the current layer. current: (N, D, *nodes) its
-    coefficients. before: (N, D, *nodes) the sums of the finished layers on that grid, for the bending energy. finished:
-    layers that are kept, each with its grid.
-    """
+@dataclass(frozen=True, kw_only=True)
+class StackLayers(CoefficientLayers):
+    """Of all slices, (N, D, *nodes). bases: raw_from_aligned of each slice before."""
 
     bases: tuple[Affine, ...]
-    control: ControlGrid
-    current: Floats
-    before: Floats
-    finished: tuple[tuple[ControlGrid, Floats], ...] = ()
 
     @classmethod
     def start(cls, bases: tuple[Affine, ...], control: ControlGrid) -> StackLayers:
         zero = np.zeros((len(bases), control.ndim, *control.shape))
-        return cls(bases, control, zero, zero)
+        return cls(bases=bases, control=control, current=zero, before=zero)
 
     def __len__(self) -> int:
         return len(self.bases)
@@ -52,31 +46,9 @@ class StackLayers:
         return Composite.of(self.bases[number], *(grid.field(c[number]) for grid, c in self.layers))
 
     @property
-    def total(self) -> Floats:
-        """(N, D, *nodes) the coefficients of all layers together, as far as they add."""
-        return self.before + self.current
-
-    @property
     def limits(self) -> Floats:
         """(D, 1, ...) the largest component of a coefficient."""
-        return self.control.limits.reshape(-1, *[1] * self.control.ndim)
-
-    def at(self, current: Floats) -> StackLayers:
-        """With other coefficients of the current layer."""
-        return replace(self, current=current)
-
-    def finish(self) -> StackLayers:
-        """The current layer is kept as it is, and a new one is begun."""
-        zero = np.zeros_like(self.current)
-        return replace(self, current=zero, before=self.total, finished=(*self.finished, (self.control, self.current)))
-
-    def refined(self, control: ControlGrid) -> StackLayers:
-        """On a finer grid. A layer that exceeds the limits there is finished before."""
-        fine = _refined(control, self.control, self.current)
-        limits = control.limits.reshape(-1, *[1] * control.ndim)
-        kept = self if np.all(np.abs(fine) <= limits) else self.finish()
-        before = _refined(control, kept.control, kept.before)
-        return replace(kept, control=control, current=fine if kept is self else np.zeros_like(before), before=before)
+        return limits_of(self.control)
 
 
 def values_at_nodes(coefficients: Floats) -> Floats:
@@ -89,9 +61,3 @@ def values_at_nodes(coefficients: Floats) -> Floats:
         out[:-1] += moved[1:] / 6
         found = np.moveaxis(out, 0, axis)
     return found
-
-
-def _refined(control: ControlGrid, coarser: ControlGrid, coefficients: Floats) -> Floats:
-    if control is coarser:
-        return coefficients
-    return np.stack([control.refined(coarser, c) for c in coefficients])

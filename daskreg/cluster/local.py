@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,11 @@ from daskreg.cluster.network import network_options
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_WORKER_PAGES, page_options, with_private_pages
-from daskreg.cluster.preload import NUMBA_THREADS, PRELOAD
+from daskreg.cluster.preload import PRELOAD
 from daskreg.errors import NoWorkersError, OptionError, RunError
 from daskreg.runtime.device import cores, count_gpus, tasks_at_once, thread_environment
 from daskreg.runtime.private_apis import memory_of_machine
+from daskreg.runtime.worker_environment import nanny_type, worker_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -76,6 +75,7 @@ def start_local(config: LocalConfig) -> Client:
     except ValueError as error:
         raise OptionError(f"memory: {config.memory!r} is not like '4 GiB'") from error
     options = {
+        "worker_class": nanny_type(),
         "threads_per_worker": threads,
         "memory_limit": memory,
         "local_directory": config.scratch,
@@ -94,6 +94,7 @@ def start_local(config: LocalConfig) -> Client:
 
 def _start_local(count: int, gpus: int, environment: dict[str, str], options: dict[str, Any]) -> LocalCluster:
     """A LocalCluster whose workers get `environment` before they load any library."""
+    import dask
     from distributed import LocalCluster
 
     private: Any = with_private_pages(LocalCluster)
@@ -110,7 +111,7 @@ def _start_local(count: int, gpus: int, environment: dict[str, str], options: di
                 spec[name] = {**worker, "options": {**worker["options"], "env": pin}}
             return spec
 
-    with _worker_environment(environment):
+    with worker_environment(environment), dask.config.set(NO_WORKER_PAGES):
         try:
             if gpus:
                 cluster = OneGpuEach(n_workers=0, **options)
@@ -125,32 +126,6 @@ def _start_local(count: int, gpus: int, environment: dict[str, str], options: di
             raise RunError(
                 f"the local workers did not start ({error.__cause__ or error}); in a script, {GUARD}"
             ) from None
-
-
-@contextmanager
-def _worker_environment(values: dict[str, str]) -> Iterator[None]:
-    """Workers that start in this block get `values` as environment; this process is left as it was.
-
-    distributed sets them in this process before it spawns, and prefers what it finds here
-    to its configuration, so both are set.
-    """
-    import dask
-
-    values = {"MALLOC_TRIM_THRESHOLD_": "65536", **values}
-    # numba looks at its variables whenever it compiles, also in this process while a nanny starts a worker.
-    values[NUMBA_THREADS] = values.pop("NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in (*values, "PYTHONHASHSEED")}
-    config = {"distributed.nanny.pre-spawn-environ": values, **NO_WORKER_PAGES}
-    try:
-        os.environ.update(values)
-        with dask.config.set(config):
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _refuse_reimport() -> None:

@@ -20,8 +20,7 @@ import sys
 import threading
 from typing import Any
 
-NUMBA_THREADS = "DASKREG_NUMBA_THREADS"
-"""The variable by which a local worker learns NUMBA_NUM_THREADS, which it sets for itself."""
+from daskreg.runtime.worker_environment import NUMBA_THREADS
 
 WARM_UP = "DASKREG_WARM_UP"
 """The variable that names what a host compiles when its first worker starts: cases of `daskreg warm-up`, or "all"."""
@@ -31,12 +30,11 @@ PRELOAD = "daskreg.cluster.preload"
 
 log = logging.getLogger(__name__)
 
-if NUMBA_THREADS in os.environ:
-    os.environ["NUMBA_NUM_THREADS"] = os.environ[NUMBA_THREADS]
-
 
 def dask_setup(worker: Any) -> None:
     """Called by distributed, in the worker's main thread."""
+    if NUMBA_THREADS in os.environ:
+        os.environ["NUMBA_NUM_THREADS"] = os.environ[NUMBA_THREADS]
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)

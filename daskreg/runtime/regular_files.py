@@ -95,7 +95,10 @@ def open_inside(path: str | os.PathLike[str], root: str | None) -> IO[bytes]:
                 raise IsADirectoryError(errno.EISDIR, "is a folder", os.fspath(path))
             check_regular(path)
         if root is not None and not _inside(target := _opened_path(file, path), root):
-            raise _outside_error(root, target)
+            if os.path.samestat(os.stat(path), os.fstat(file)):
+                raise _outside_error(root, target)
+            # Its folder was moved after it had been opened: `os.stat` says so, unless another one lies there now.
+            raise FileNotFoundError(errno.ENOENT, "was moved away", os.fspath(path))
         return os.fdopen(file, "rb", buffering=0)
     except BaseException:
         os.close(file)

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ def test_threads_are_limited_on_the_workers_and_not_here(client: Client) -> None
         assert 2 * int(values["OMP_NUM_THREADS"] or 0) <= max(2, local.cores())
     assert environment() == before
     assert client.submit(library_threads).result() >= 1
+
+
+def test_a_worker_that_starts_again_leaves_this_process_as_it_was(client: Client) -> None:
+    before = dict(os.environ)
+    old = set(client.run(os.getpid).values())
+    psutil.Process(min(old)).kill()
+    while not (len(pids := set(client.run(os.getpid, on_error="ignore").values())) == 2 and pids != old):
+        time.sleep(0.1)
+    assert {values["OMP_NUM_THREADS"] for values in client.run(environment).values()} != {None}
+    assert dict(os.environ) == before
 
 
 def test_only_this_machine_can_reach_it(client: Client) -> None:

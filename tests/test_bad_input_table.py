@@ -41,6 +41,7 @@ from daskreg.errors import (
     UnsafeOutputError,
     UnsupportedDTypeError,
 )
+from daskreg.sources.storage import retrying
 from daskreg.volumes import to_dataarray
 from daskreg.writing import verify
 
@@ -244,7 +245,10 @@ def test_missing_chunks_are_counted_or_refused(tmp_path: Path, stored: Path) -> 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage"], ids=["empty", "garbage"])
 @pytest.mark.parametrize("shards", [None, (2, 40, 44)], ids=["chunks", "shards"])
-def test_damaged_chunks_are_named_or_filled_and_reported(tmp_path: Path, damage: bytes, shards: Any) -> None:
+def test_damaged_chunks_are_named_or_filled_and_reported(
+    tmp_path: Path, damage: bytes, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "LONGEST_DELAY", 0.01)
     path = tmp_path / "in.zarr"
     array = zarr.create_array(path, shape=SHAPE, chunks=(1, 40, 44), shards=shards, dtype="f4", fill_value=7)
     array[:] = VALUES

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
+import warnings
 from functools import cache
 from typing import Any
 
@@ -67,7 +68,10 @@ def _scheduler_type() -> type[Any]:
         """Its server listens when `__init__` ends, and is asked for pages only after that."""
 
         def __init__(self, *args: Any, http_prefix: str, **options: Any) -> None:
-            super().__init__(*args, http_prefix=http_prefix, **options)
+            with warnings.catch_warnings():
+                # Another scheduler may have taken the port since `page_options` looked: a free one serves as well.
+                warnings.filterwarnings("ignore", r"(?s)Port \d+ is already in use")
+                super().__init__(*args, http_prefix=http_prefix, **options)
             _hide_other_paths(self.http_application, http_prefix)
 
     return PrivateScheduler

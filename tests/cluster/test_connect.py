@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -126,6 +127,22 @@ def test_an_address_and_a_scheduler_file_join_it(tmp_path: Path) -> None:
             assert other.submit(abs, -1).result() == 1
     assert client.submit(abs, -2).result() == 2  # it goes on
     client.close()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # tornado leaves the socket that it could not bind to the collector
+def test_a_port_that_another_scheduler_takes_at_the_same_moment_is_left_to_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = {"dashboard_address": f"127.0.0.1:{port}", "dashboard": True, "http_prefix": "/secret"}
+        monkeypatch.setattr(local, "page_options", lambda config: options)
+        with dr.connect(LocalConfig(workers=1)) as other:
+            assert f":{port}/" not in other.dashboard_link
 
 
 def test_closing_the_client_ends_the_cluster_it_started() -> None:

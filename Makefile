@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Most modules that are installed are never imported, and those that are compile then: half of the time to install.
+INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -21,16 +23,16 @@ $(BIN)/python:
 
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (this takes minutes the first time)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(INSTALL) '.[demo]'
 	@touch $@
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) (this takes minutes the first time)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	$(INSTALL) '.[test]'
 	@touch $(VENV)/.demo-installed $@
 
 $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/.test-installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	@touch $@
 
 # numpy has another pin here: antspyx does not work with numpy 2.4.
@@ -66,7 +68,9 @@ venv: $(VENV)/.test-installed ## the environment with everything that the tests 
 demo: $(VENV)/.demo-installed ## the main workflow on a real volume: drift, align, warp, compare
 	$(BIN)/daskreg demo $(ARGS)
 
-test: lint types pytest ## lint, types and every test, notebooks and documentation included
+test: $(VENV)/.test-installed ## lint, types and every test, notebooks and documentation included
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j3 --output-sync=line types all-low all-high
 
 quick: $(VENV)/.test-installed ## lint, types and the fast tests: while you work
 	@$(MAKE) --no-print-directory -j2 lint types fast-low fast-high

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
-import warnings
 from functools import cache
 from typing import Any
 
@@ -32,18 +31,23 @@ def page_options(config: Network) -> dict[str, Any]:
 
     Without an address distributed would serve them on every interface.
     """
-    wanted = config.dashboard_port or 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            wanted = 0
     return {
-        "dashboard_address": f"127.0.0.1:{wanted}",
+        "dashboard_address": f"127.0.0.1:{config.dashboard_port or 0}",
         "dashboard": config.dashboard_port is not None,
         "http_prefix": f"/{secrets.token_urlsafe(24)}",
     }
+
+
+def _if_free(address: str) -> str:
+    """The address, or one with any free port: distributed warns, and leaves a socket open, where a port is taken."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return f"{host}:0"
+    return address
 
 
 @cache
@@ -67,11 +71,9 @@ def _scheduler_type() -> type[Any]:
     class PrivateScheduler(Scheduler):
         """Its server listens when `__init__` ends, and is asked for pages only after that."""
 
-        def __init__(self, *args: Any, http_prefix: str, **options: Any) -> None:
-            with warnings.catch_warnings():
-                # Another scheduler may have taken the port since `page_options` looked: a free one serves as well.
-                warnings.filterwarnings("ignore", r"(?s)Port \d+ is already in use")
-                super().__init__(*args, http_prefix=http_prefix, **options)
+        def __init__(self, *args: Any, http_prefix: str, dashboard_address: str, **options: Any) -> None:
+            address = _if_free(dashboard_address)
+            super().__init__(*args, http_prefix=http_prefix, dashboard_address=address, **options)
             _hide_other_paths(self.http_application, http_prefix)
 
     return PrivateScheduler

@@ -129,9 +129,6 @@ def test_an_address_and_a_scheduler_file_join_it(tmp_path: Path) -> None:
     client.close()
 
 
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # tornado leaves the socket that it could not bind to the collector
 def test_a_port_that_another_scheduler_takes_at_the_same_moment_is_left_to_it(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tifffile
 from compound_files import write_compound
 from oif_files import VALUES, write_oif
 
@@ -90,6 +91,25 @@ def test_times_channels_and_slices_of_an_oif_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.t, (0, 750))
     assert volume.t.attrs["units"] == "ms"
     assert len(reader_of("oif").files(str(tmp_path / "a.oif"))) == 25
+
+
+@pytest.mark.timeout(60, method="thread")
+def test_an_image_whose_pages_form_a_circle(tmp_path: Path) -> None:
+    """To look for further pages would not end."""
+    pytest.importorskip("oiffile")
+    path = write_oif(tmp_path / "a.oif")
+    image = tmp_path / "a.oif.files" / "s_C001Z001T001.tif"
+    tifffile.imwrite(image, VALUES[0, 0, 0], metadata=None)
+    data = bytearray(image.read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, first)
+    end = first + 2 + 12 * tags
+    assert struct.unpack_from("<I", data, end) == (0,)  # no further page
+    second = len(data)
+    struct.pack_into("<I", data, end, second)
+    data += data[first:end] + struct.pack("<I", second)  # of which the next one is the same
+    image.write_bytes(data)
+    np.testing.assert_array_equal(dr.open(path), VALUES)
 
 
 def test_oif_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from daskreg.stacks import table
 from daskreg.volumes import volume_of
 from daskreg.writing import verify
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))  # writes files of microscopes
 VALUES = (np.arange(5 * 12 * 14) % 251).reshape(5, 12, 14).astype(np.uint8)
 _BDV = """<SpimData version="0.2"><BasePath type="relative">.</BasePath><SequenceDescription>
 <ImageLoader format="bdv.hdf5"><hdf5 type="relative">a.h5</hdf5></ImageLoader><ViewSetups><ViewSetup><id>0</id>
@@ -169,7 +170,6 @@ def _slide(path: Path) -> None:
 
 
 def _txrm(path: Path) -> None:
-    sys.path.append(str(Path(__file__).parent.parent / "tests"))
     from compound_files import write_compound
 
     values = {"ImageWidth": 14, "ImageHeight": 12, "DataType": 3, "NoOfImages": 5}
@@ -179,6 +179,19 @@ def _txrm(path: Path) -> None:
         "ImageInfo/Angles": np.arange(5, dtype="<f4").tobytes(),
     }
     write_compound(path, streams | {f"ImageData1/Image{k + 1}": image.tobytes() for k, image in enumerate(VALUES)})
+
+
+def _lif(path: Path) -> None:
+    from lif_files import lif_image, write_lif
+
+    values = np.stack([VALUES, VALUES + 1])[None].astype(np.uint16)
+    write_lif(path, [(lif_image(f"image {k}", values, f"MemBlock_{k}"), values) for k in range(2)])
+
+
+def _oif(path: Path) -> None:
+    from oif_files import write_oif
+
+    write_oif(path)
 
 
 def _real(path: Path, *, name: str) -> None:
@@ -371,6 +384,9 @@ FORMATS: dict[str, Format] = {
     "vtkhdf": Format("a.vtkhdf", _vtkhdf, use_volume),
     "slide": Format("a.svs", _slide, use_volume),
     "txrm": Format("a.txrm", _txrm, use_volume),
+    "lif": Format("a.lif", _lif, use_volume),
+    "oif": Format("a.oif", _oif, use_volume),
+    "oif image": Format("a.oif", _oif, use_volume, "a.oif.files/s_C001Z001T001.tif"),
     "bdv xml": Format("a.xml", _bdv, use_volume),
     "bdv h5": Format("a.xml", _bdv, use_volume, "a.h5"),
     "dicom": Format("a", _dicom, use_volume, "a/1.dcm"),

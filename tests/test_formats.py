@@ -60,7 +60,7 @@ def assert_upright(written, source):
 def test_on_a_cluster(tmp_path):
     """Specs travel, files are opened and unpacked by the workers; and the same in local threads."""
     paths = [written(tmp_path, name) for name in FORMATS]
-    with dr.connect(workers=2) as client:
+    with dr.connect(workers=1) as client:
         for path in paths:
             volume = dr.open(path)
             out = tmp_path / f"{path.name}.zarr"

@@ -263,6 +263,7 @@ def test_credentials_stay_out_of_messages(tmp_path: Path) -> None:
         (f"s3://me:{SECRET}@{SECRET}@bucket/a.zarr", "s3://***@bucket/a.zarr"),
         (f"https://me:my {SECRET} word@host/x", "https://***@host/x"),
         (f"https://host/x#token={SECRET}", "https://host/x#token=***"),
+        (f"https://host/x?sv=9&sr={SECRET}#at={SECRET}", "https://host/x?sv=***&sr=***#at=***"),
         (f"from s3://a/b to s3://me:{SECRET}@c/d", "from s3://a/b to s3://***@c/d"),
         (f"{{'key': '{SECRET}', 'secret': '{SECRET}'}}", "{'key': '***', 'secret': ***}"),
         (f"Authorization: Bearer {SECRET}", "Authorization: ***"),

@@ -1,17 +1,22 @@
 """`HeapCheckedFile`: an HDF5 file, read so that a damaged heap is an error and not a hang.
 
 Texts of variable length lie in global heaps, collections of objects that are preceded by their sizes
-(HDF5 File Format Specification 3.0, III.E). libhdf5 goes from one object to the next by these sizes and, up to 2.0 at
-least, does not end where a size leads it nowhere. h5py can read a file through a Python object, which sees each heap
-before libhdf5 does.
+(HDF5 File Format Specification 3.0, III.E), and the names of a group in a local heap, whose free blocks are a chain
+(III.D). libhdf5 goes from one object to the next by these sizes, and along the chain. Up to 2.0 at least, it does not
+end where a size leads it nowhere, or the chain to itself. h5py can read a file through a Python object, which sees each
+heap before libhdf5 does.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
-_HEAP, _FILE = b"GCOL", b"\x89HDF\r\n\x1a\n"
+_GLOBAL, _LOCAL, _FILE = b"GCOL", b"HEAP", b"\x89HDF\r\n\x1a\n"
+_NO_BLOCK = 1
+"""What stands for the block behind the last free one."""
+
 _SUPERBLOCK_AT = (0, *(2**k for k in range(9, 21)))
 """Where HDF5 looks for the beginning of a file, in front of which others may have put something."""
 
@@ -21,23 +26,40 @@ class HeapCheckedFile(io.FileIO):
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "rb")
-        self._length_size = self._size_of_lengths()
+        self._begin, self._widths = self._superblock()
 
     def readinto(self, buffer: Any) -> int | None:
         count = super().readinto(buffer)
         data = memoryview(buffer).cast("B")[: count or 0]
-        if data[:4] == _HEAP:
-            _check_heap(data, self._length_size)
+        if data[:4] == _GLOBAL:
+            _check_heap(data, self._widths[1])
+        elif data[:4] == _LOCAL:
+            self._check_free_blocks(data)
         return count
 
-    def _size_of_lengths(self) -> int:
-        """Bytes of a length in this file, from its superblock; nearly always 8."""
+    def _superblock(self) -> tuple[int, tuple[int, int]]:
+        """Where the file begins, and the bytes of an address and of a length in it; nearly always 0, 8 and 8."""
         for at in _SUPERBLOCK_AT:
-            self.seek(at)
-            block = self.read(16)
+            block = os.pread(self.fileno(), 16, at)
             if len(block) == 16 and block.startswith(_FILE):
-                return block[14 if block[8] < 2 else 10]
-        return 8
+                widths = block[13:15] if block[8] < 2 else block[9:11]
+                return at, (widths[0], widths[1])
+        return 0, (8, 8)
+
+    def _check_free_blocks(self, data: memoryview) -> None:
+        """Go along the free blocks of a local heap.
+
+        Raises: OSError.
+        """
+        address, width = self._widths
+        size, free = (int.from_bytes(data[at : at + width], "little") for at in (8, 8 + width))
+        start = self._begin + int.from_bytes(data[8 + 2 * width : 8 + 2 * width + address], "little")
+        # A free block takes two lengths at least, so a chain of more blocks than fit comes to one of them again.
+        for _ in range(min(size, os.fstat(self.fileno()).st_size) // max(1, 2 * width) + 1):
+            if free == _NO_BLOCK or free >= size or start + free >= 2**63:
+                return  # libhdf5 says what is wrong with a block outside its heap
+            free = int.from_bytes(os.pread(self.fileno(), width, start + free), "little")
+        raise OSError("damaged: the free blocks of a heap are an endless chain")
 
 
 def _check_heap(data: memoryview, width: int) -> None:

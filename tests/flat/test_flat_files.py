@@ -213,7 +213,7 @@ def test_slabs_are_cut_no_smaller_than_they_must_be(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_workers_compute_what_this_process_writes(tmp_path: Path, stored: Path) -> None:
     source = warped(stored)
-    with dr.connect(workers=2):
+    with dr.connect(workers=1):
         for name, array in (("a.nrrd", source), ("b.nrrd", source * 2)):
             result = dr.write(array, tmp_path / name, memory="600 kiB", **QUIET)
             assert result.blocks > 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import daskreg as dr
-from daskreg.errors import InvalidTransformError, NotAVolumeError
+from daskreg.errors import ChunkReadError, InvalidTransformError, NotAVolumeError
 from daskreg.runtime.hdf5_heaps import HeapCheckedFile
 
 h5py = pytest.importorskip("h5py")
@@ -71,14 +71,63 @@ def test_a_transform_with_such_a_heap_is_refused(tmp_path: Path) -> None:
         dr.load(path)
 
 
+def loop_free_blocks(path: Path, width: int = 8, begin: int = 0) -> int:
+    """Let the first free block of each heap of names lead to itself. Returns: how many there were."""
+    data, count = bytearray(path.read_bytes()), 0
+    start = data.find(b"HEAP")
+    while start >= 0:
+        size, free, at = np.frombuffer(data[start + 8 : start + 8 + 3 * width], f"<u{width}").tolist()
+        if free < size:
+            data[begin + at + free : begin + at + free + width] = free.to_bytes(width, "little")
+            count += 1
+        start = data.find(b"HEAP", start + 4)
+    path.write_bytes(data)
+    return count
+
+
+def test_a_free_block_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    assert loop_free_blocks(path)
+    for place in (path, f"{path}::/entry/volume", f"{path}::/entry/x"):
+        with pytest.raises(NotAVolumeError, match="endless chain"):
+            dr.open(place)
+    transform = tmp_path / "t.h5"
+    dr.Affine.translation(x=1, y=2).save(transform)
+    assert loop_free_blocks(transform)
+    with pytest.raises(InvalidTransformError, match="endless chain"):
+        dr.load(transform)
+
+
+def test_a_heap_that_is_damaged_after_the_file_was_opened(tmp_path: Path) -> None:
+    """Only the group of the second time, which no one looks into before its voxels are read."""
+    path = tmp_path / "a.ims"
+    with h5py.File(path, "w") as file:
+        for t in range(2):
+            file.create_dataset(
+                f"DataSet/ResolutionLevel 0/TimePoint {t}/Channel 0/Data", data=VALUES, chunks=(1, 3, 4)
+            )
+        file.create_group("DataSetInfo/Image")
+    volume = dr.open(path)
+    assert volume.shape == (2, *VALUES.shape)
+    assert loop_free_blocks(path)
+    with pytest.raises(ChunkReadError, match="endless chain"):
+        volume[1].compute()
+
+
 def test_lengths_of_four_bytes(tmp_path: Path) -> None:
     properties = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     properties.set_sizes(4, 4)
     properties.set_userblock(1024)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
     path = tmp_path / "small.h5"
-    with h5py.File(h5py.h5f.create(str(path).encode(), h5py.h5f.ACC_TRUNC, properties)) as file:
+    with h5py.File(h5py.h5f.create(str(path).encode(), h5py.h5f.ACC_TRUNC, properties, access)) as file:
         file["volume"] = VALUES
         for k in range(40):
             file["volume"].attrs[f"text {k}"] = "word " * k
     with HeapCheckedFile(str(path)) as checked, h5py.File(checked, "r") as file:
         assert file["volume"].attrs["text 39"] == "word " * 39
+    assert loop_free_blocks(path, width=4, begin=1024)
+    with pytest.raises(NotAVolumeError, match="endless chain"):
+        dr.open(path)

@@ -95,6 +95,23 @@ def test_lost_metadata_come_back_and_nothing_else_changes(made: Path, name: str,
     assert verify(made) == []
 
 
+def test_metadata_and_their_names_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a power failure does not leave them empty."""
+    synced: set[int] = set()
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        sync(file)
+        synced.add(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    dr.write(PIXELS, tmp_path / "a.zarr", **OPTIONS)
+    files = [*(tmp_path / "a.zarr").rglob("zarr.json"), Ledger(tmp_path / "a.zarr").folder / "run.json"]
+    assert len(files) >= 3
+    for file in files:
+        assert {file.stat().st_ino, file.parent.stat().st_ino} <= synced, file
+
+
 def test_an_output_without_metadata_is_not_mended_for_another_layout(made: Path) -> None:
     (made / "0" / "zarr.json").unlink()
     with pytest.raises(LayoutMismatchError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from lif_files import lif_image, write_lif
 
 import daskreg as dr
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
@@ -22,44 +22,6 @@ liffile = pytest.importorskip("liffile")
 
 RNG = np.random.default_rng(8)
 VOLUME = RNG.integers(0, 60_000, (2, 3, 5, 7, 9)).astype(np.uint16)  # t, c, z, y, x
-AXES = {"x": 1, "y": 2, "z": 3, "t": 4, "tiles": 10}
-
-
-def image(name: str, values: Any, block: str, axes: str = "t z y x", lengths: Any = (20.0, 4e-6, -3e-6, 2e-6)) -> str:
-    """The XML of an image whose channels lie before its planes; `axes` are those besides, slowest first."""
-    sizes = [n for k, n in enumerate(values.shape) if k != 1]
-    plane = values[0, 0, 0].nbytes
-    strides = [values[0].nbytes, plane, 2 * values.shape[-1], 2]
-    channels = "".join(
-        f'<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" BytesInc="{c * values[0, 0].nbytes}" '
-        'LUTName="Gray" NameOfMeasuredQuantity="" Min="0" Max="1" Unit="" IsLUTInverted="0" BitInc="0"/>'
-        for c in range(values.shape[1])
-    )
-    dims = "".join(
-        f'<DimensionDescription DimID="{AXES[a]}" NumberOfElements="{n}" Origin="1e-6" Length="{length}" Unit="m" '
-        f'BytesInc="{step}" BitInc="0"/>'
-        for a, n, length, step in reversed(list(zip(axes.split(), sizes, lengths, strides, strict=True)))
-    )
-    return (
-        f'<Element Name="{name}" Visibility="1"><Data><Image><ImageDescription><Channels>{channels}</Channels>'
-        f"<Dimensions>{dims}</Dimensions></ImageDescription></Image></Data>"
-        f'<Memory Size="{values.nbytes}" MemoryBlockID="{block}"/></Element>'
-    )
-
-
-def written(path: Path, images: list[tuple[str, Any]]) -> Path:
-    elements = "".join(xml for xml, _ in images)
-    text = (
-        '<LMSDataContainerHeader Version="2"><Element Name="a"><Children>'
-        f"{elements}</Children></Element></LMSDataContainerHeader>"
-    )
-    with path.open("wb") as file:
-        file.write(struct.pack("<IIBI", 0x70, 5 + 2 * len(text), 0x2A, len(text)) + text.encode("utf-16-le"))
-        for number, (_, values) in enumerate(images):
-            name = f"MemBlock_{number}".encode("utf-16-le")
-            file.write(struct.pack("<IIBQBI", 0x70, 14 + len(name), 0x2A, values.nbytes, 0x2A, len(name) // 2) + name)
-            file.write(values.tobytes())
-    return path
 
 
 def stored(values: Any) -> Any:
@@ -69,9 +31,12 @@ def stored(values: Any) -> Any:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     second = VOLUME[:, :, :, ::-1] // 2
-    return written(
+    return write_lif(
         tmp_path / "a.lif",
-        [(image("first", VOLUME, "MemBlock_0"), VOLUME), (image("second", second, "MemBlock_1"), stored(second))],
+        [
+            (lif_image("first", VOLUME, "MemBlock_0"), VOLUME),
+            (lif_image("second", second, "MemBlock_1"), stored(second)),
+        ],
     )
 
 
@@ -105,7 +70,7 @@ def test_files_that_are_refused(path: Path, tmp_path: Path) -> None:
     path.write_bytes(content[:99])
     with pytest.raises(NotAVolumeError, match="cannot be read as LIF"):
         dr.open(path)
-    path = written(tmp_path / "b.lif", [(image("b", VOLUME, "MemBlock_0", "tiles z y x"), VOLUME)])
+    path = write_lif(tmp_path / "b.lif", [(lif_image("b", VOLUME, "MemBlock_0", "tiles z y x"), VOLUME)])
     with pytest.raises(NotAVolumeError, match="has the axes .*M.* M are tiles"):
         dr.open(path)
 
@@ -132,7 +97,7 @@ def test_real_files(data: Path) -> None:
 
 
 def test_a_file_is_closed_with_the_last_who_reads_it(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.lif", [(image("a", VOLUME, "MemBlock_0"), VOLUME)])
+    path = write_lif(tmp_path / "a.lif", [(lif_image("a", VOLUME, "MemBlock_0"), VOLUME)])
     READER.open(f"{path}::/0")
     gc.collect()
     assert not any(file.path == str(path) for file in psutil.Process().open_files())

@@ -14,14 +14,13 @@ import psutil
 import pytest
 import tifffile
 from compound_files import write_compound
+from oif_files import VALUES, write_oif
 
 import daskreg as dr
 from daskreg.errors import MissingExtraError, NotAVolumeError, OutsideError
 from daskreg.sources.reader import reader_of
 from daskreg.sources.readers.oif.compound import check_chains
 from daskreg.volumes import volume_of
-
-VALUES = np.random.default_rng(2).integers(0, 4095, (2, 3, 4, 11, 17)).astype(np.uint16)  # t, c, z, y, x
 
 
 def real(data: Path, name: str) -> Path:
@@ -82,31 +81,9 @@ def test_a_real_oib_file(data: Path, tmp_path: Path) -> None:
     assert is_closed_with_its_reader("oif", path, tmp_path)
 
 
-def oif(path: Path, leave_out: str = "") -> Path:
-    axes = {
-        "X": ("0.0", "3.2", 17, "um"), "Y": ("0.0", "2.0", 11, "um"), "C": ("1.0", "3.0", 3, "Ch"),
-        "Z": ("500.0", "-1000.0", 4, "nm"), "T": ("0.0", "750.0", 2, "ms"),
-    }  # fmt: skip
-    text = "[ProfileSaveInfo]\r\nName=FLUOVIEW\r\nVersion=1.0\r\n[Axis Parameter Common]\r\nAxisOrder=XYCZT\r\n"
-    for k, (code, (start, end, size, unit)) in enumerate(axes.items()):
-        text += f'[Axis {k} Parameters Common]\r\nAxisCode="{code}"\r\nStartPosition={start}\r\nEndPosition={end}\r\n'
-        text += f'MaxSize={size}\r\nUnitName="{unit}"\r\n'
-    text += "[Reference Image Parameter]\r\nWidthConvertValue=0.2\r\nWidthUnit=um\r\nHeightConvertValue=0.25\r\n"
-    text += "HeightUnit=um\r\n"
-    path.write_bytes(text.encode("utf-16"))
-    folder = Path(f"{path}.files")
-    folder.mkdir(exist_ok=True)
-    for t, c, z in np.ndindex(2, 3, 4):
-        name = f"s_C{c + 1:03}Z{z + 1:03}T{t + 1:03}.tif"
-        if name != leave_out:
-            tifffile.imwrite(folder / name, VALUES[t, c, z])
-    (folder / "s_Thumb.bmp").write_bytes(b"BM")
-    return path
-
-
 def test_times_channels_and_slices_of_an_oif_file(tmp_path: Path) -> None:
     pytest.importorskip("oiffile")
-    volume = dr.open(oif(tmp_path / "a.oif"))
+    volume = dr.open(write_oif(tmp_path / "a.oif"))
     assert volume.dims == ("t", "c", "z", "y", "x")
     np.testing.assert_array_equal(volume, VALUES)
     np.testing.assert_array_equal(volume[1, 2, 1:3, 4:9, 3], VALUES[1, 2, 1:3, 4:9, 3])
@@ -116,11 +93,30 @@ def test_times_channels_and_slices_of_an_oif_file(tmp_path: Path) -> None:
     assert len(reader_of("oif").files(str(tmp_path / "a.oif"))) == 25
 
 
+@pytest.mark.timeout(60, method="thread")
+def test_an_image_whose_pages_form_a_circle(tmp_path: Path) -> None:
+    """To look for further pages would not end."""
+    pytest.importorskip("oiffile")
+    path = write_oif(tmp_path / "a.oif")
+    image = tmp_path / "a.oif.files" / "s_C001Z001T001.tif"
+    tifffile.imwrite(image, VALUES[0, 0, 0], metadata=None)
+    data = bytearray(image.read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, first)
+    end = first + 2 + 12 * tags
+    assert struct.unpack_from("<I", data, end) == (0,)  # no further page
+    second = len(data)
+    struct.pack_into("<I", data, end, second)
+    data += data[first:end] + struct.pack("<I", second)  # of which the next one is the same
+    image.write_bytes(data)
+    np.testing.assert_array_equal(dr.open(path), VALUES)
+
+
 def test_oif_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("oiffile")
     with pytest.raises(NotAVolumeError, match=r"lacks the image s_C002Z003T001\.tif"):
-        dr.open(oif(tmp_path / "a.oif", leave_out="s_C002Z003T001.tif"))
-    path = oif(tmp_path / "b.oif")
+        dr.open(write_oif(tmp_path / "a.oif", leave_out="s_C002Z003T001.tif"))
+    path = write_oif(tmp_path / "b.oif")
     moved: Any = tmp_path / "b.oif.files" / "s_C001Z001T001.tif"
     (tmp_path / "elsewhere").mkdir()
     moved.rename(tmp_path / "elsewhere" / "a.tif")
@@ -166,7 +162,7 @@ def test_workers_read_what_libraries_read(tmp_path: Path) -> None:
     streams |= {f"ImageData1/Image{k + 1}": VALUES[0, 0, k].tobytes() for k in range(4)}
     write_compound(tmp_path / "b.txrm", streams)
     dr.write(VALUES[0, 0], tmp_path / "c.vtkhdf", progress=False)
-    volumes = {"a": dr.open(oif(tmp_path / "a.oif")), "b": dr.open(tmp_path / "b.txrm")}
+    volumes = {"a": dr.open(write_oif(tmp_path / "a.oif")), "b": dr.open(tmp_path / "b.txrm")}
     volumes["c"] = dr.open(tmp_path / "c.vtkhdf")
     with dr.connect(workers=1):
         for name, volume in volumes.items():

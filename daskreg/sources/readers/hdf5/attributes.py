@@ -41,7 +41,7 @@ def as_text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-class _CheckedFiles:
+class CheckedFiles:
     """Second handles of files, whose heaps are checked, by path."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -62,17 +62,17 @@ class _CheckedFiles:
         return self._files[path][node.ref]
 
 
-_opened: ContextVar[_CheckedFiles | None] = ContextVar("daskreg_hdf5_attributes", default=None)
+_opened: ContextVar[CheckedFiles | None] = ContextVar("daskreg_hdf5_attributes", default=None)
 
 
 @contextmanager
-def reading_attributes() -> Iterator[_CheckedFiles]:
+def reading_attributes() -> Iterator[CheckedFiles]:
     """Within it, the handles through which attributes are read are kept."""
     if (outer := _opened.get()) is not None:
         yield outer
         return
     with ExitStack() as stack:
-        files = _CheckedFiles(stack)
+        files = CheckedFiles(stack)
         token = _opened.set(files)
         try:
             yield files

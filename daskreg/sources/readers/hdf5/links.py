@@ -13,6 +13,7 @@ from typing import Any
 
 from daskreg.errors import NotAVolumeError
 from daskreg.runtime.regular_files import check_beside
+from daskreg.sources.readers.hdf5.attributes import CheckedFiles, reading_attributes
 
 _DEEPEST = 16
 _MOST_FOUND = 10_000
@@ -21,17 +22,23 @@ _MOST_FOUND = 10_000
 def member(group: Any, path: str, depth: int = 0) -> Any:
     """The object at a path below a group; None where nothing is there, or a link leads nowhere.
 
-    Raises: OutsideError; NotAVolumeError for links that do not end.
+    Raises: OutsideError; NotAVolumeError for links that do not end; OSError for a damaged file.
     """
-    import h5py
-
     if depth > _DEEPEST:
         raise NotAVolumeError(f"{group.file.filename}: links lead to links, {depth} times; name the dataset itself")
-    node = group.file if path.startswith("/") else group
+    with reading_attributes() as checked:
+        return _walk(group.file if path.startswith("/") else group, path, depth, checked)
+
+
+def _walk(node: Any, path: str, depth: int, checked: CheckedFiles) -> Any:
+    """The object at a path below a node. Names are looked up in a checked file first, since a damaged heap of names
+    would hang this one."""
+    import h5py
+
     for name in (part for part in path.split("/") if part not in ("", ".")):
         if not isinstance(node, h5py.Group):
             return None
-        link = node.get(name, getlink=True)
+        link = checked.same(node).get(name, getlink=True)
         owner = node.file.filename
         if isinstance(link, h5py.ExternalLink):
             for candidate in candidates(link.filename, owner):
@@ -51,7 +58,9 @@ def member(group: Any, path: str, depth: int = 0) -> Any:
 
 def members(group: Any) -> Iterator[tuple[str, Any]]:
     """Names and objects of a group, without links that lead nowhere."""
-    for name in group:
+    with reading_attributes() as checked:
+        names = list(checked.same(group))
+    for name in names:
         node = member(group, name)
         if node is not None:
             yield name, node

@@ -63,7 +63,10 @@ class StackedDatasets:
             return self._opened[name]
 
     def _open(self, name: str) -> tuple[Any, Storage] | None:
-        dataset = member(self.file, name)
+        try:
+            dataset = member(self.file, name)
+        except OSError as error:
+            raise ChunkReadError(f"cannot read {name} of {self.file.filename}: {error}") from error
         if dataset is None:
             return None
         sizes: Sequence[int] = getattr(dataset, "shape", ())

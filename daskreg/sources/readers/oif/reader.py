@@ -97,7 +97,7 @@ READER = OifReader()
 
 def _image(file: Any, name: str) -> NDArray[Any]:
     with file.open_file(name) as stream, tifffile.TiffFile(stream, name=name) as tiff:
-        return np.asarray(tiff.asarray())
+        return np.asarray(tiff.pages.first.asarray())
 
 
 def _planes(file: Any, path: str) -> _Planes:
@@ -125,10 +125,10 @@ def _planes(file: Any, path: str) -> _Planes:
         told = "".join(f"{code}{numbers[k][i]:03}" for k, (code, i) in enumerate(zip(codes, missing, strict=True)))
         raise NotAVolumeError(f"{path} lacks the image s_{told}.tif")
     with file.open_file(files[(0,) * len(counts)]) as stream, tifffile.TiffFile(stream) as tiff:
-        series = tiff.series[0]
-        if len(series.shape) != 2 or math.prod(series.shape) * series.dtype.itemsize > tiff.filehandle.size * 2**10:
-            raise NotAVolumeError(f"{path}: its images have the shape {series.shape}, which is none of a plane")
-        return _Planes(codes, counts, files, (int(series.shape[0]), int(series.shape[1])), np.dtype(series.dtype))
+        page = tiff.pages.first  # of a damaged file, the chain of pages may have no end
+        if page.dtype is None or len(page.shape) != 2 or page.nbytes > tiff.filehandle.size * 2**10:
+            raise NotAVolumeError(f"{path}: its images have the shape {page.shape}, which is none of a plane")
+        return _Planes(codes, counts, files, (int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype))
 
 
 def _grid(main: Mapping[str, Any], names: Sequence[str], shape: Sequence[int]) -> Grid:

@@ -161,7 +161,7 @@ def _coarse_to_fine(
         determined[levels[number].step] = state.determined
         known = told(images, state.found) if metric == "mi" else np.inf
         if known:
-            layers, weight = state.layers, state.weight
+            layers, weight = state.layers.rebased(), state.weight
         if grid is plan[-1][0] and contradicting is None:
             contradicting = contradictions_of(images, state)
         on_done(done)

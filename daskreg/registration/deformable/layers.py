@@ -75,9 +75,9 @@ class Layers(CoefficientLayers):
     def rebased(self) -> Layers:
         """The same transform, with the affine part of the first layer in the base.
 
-        The prior holds fields to the base. An affine map of images that are bent depends on the resolution, and on which
-        regions were left out; that which is nearest to the field at its control points does not. Splines reproduce
-        affine maps, so nothing else changes. A base that is not affine stays as it is, and so do finished layers.
+        The prior holds fields to the base. An affine map of images that are bent depends on the resolution, and on
+        which regions were left out; that which is nearest to the field at its control points does not. Splines
+        reproduce affine maps, so nothing else changes. A base that is not affine stays, and so do finished layers.
         """
         if not isinstance(self.base, Affine) or self.finished:
             return self

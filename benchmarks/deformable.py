@@ -2,41 +2,76 @@
 
     python benchmarks/deformable.py --data $DASKREG_DATA
     python benchmarks/deformable.py --data $DASKREG_DATA --only brain --spacing 10
+    python benchmarks/deformable.py --data $DASKREG_DATA --only histology --metric mi --peers greedy ants elastix
 
 brain: MNI152 at 2 mm, deformed by analytic cubic B-splines (scipy, order 5) of at most 8 voxels, with 3 % white noise
 in both images; the median error in the head. histology: a pair of stains with 78 landmarks, 733 x 890 pixels; the
 median distance after the map. fish: two rounds of one expanded sample, 149 x 241 x 456; the mean correlation over
 blocks of 32^3 voxels with tissue. Each prints folds, seconds, and processor time, which counts on a busy machine.
+
+`--peers` runs other tools after that, each in a process of its own, from the affine map that our layers begin from
+(`pip install picsl-greedy antspyx itk-elastix`; their settings are in `deformable_peer.py`). What is not installed is
+left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from deformable_peer import PEERS, installed
 from scipy import ndimage
 
 import daskreg as dr
 
+Case = tuple[tuple[Any, Any], Callable[[Any], str]]
+"""Fixed and moving image, and the text of the error of a transform."""
 
-def measured(name: str, register: Callable[[], dr.DeformableFit], score: Callable[[Any], str], grid: dr.Grid) -> None:
-    """Register, and print scores of the affine map alone and of the result."""
+
+def measured(
+    name: str, images: tuple[Any, Any], score: Callable[[Any], str], options: dict[str, Any], peers: Sequence[str]
+) -> None:
+    """Register, and print scores of the affine map alone, of the result, and of other tools."""
+    fixed, moving = images
+    grid = dr.grid(fixed)
     wall, processor = time.perf_counter(), time.process_time()
-    fit = register()
+    fit = dr.register(fixed, moving, model="bspline", **options)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     folds = fit.moving_from_fixed.folds(grid)[0]
-    before = "" if fit.affine is None else f"affine {score(fit.affine.moving_from_fixed)}, "
     took = f"{wall:.0f} s, {processor:.0f} s of processor"
-    print(f"{name}: {before}layers {score(fit.moving_from_fixed)}, folds {folds}, {took}")
-    print(f"  {fit}")
+    affine = fit.affine.moving_from_fixed
+    print(f"{name}: affine {score(affine)}, layers {score(fit.moving_from_fixed)}, folds {folds}, {took}")
+    print(f"  {fit}", flush=True)
+    for peer in peers:
+        if installed(peer):
+            transform, took = by_peer(peer, fixed, dr.warp(moving, pull=affine, like=fixed), grid)
+            transform = affine @ transform
+            print(f"  {peer}: {score(transform)}, folds {transform.folds(grid)[0]}, {took}", flush=True)
 
 
-def brain(data: Path, options: dict[str, Any], *, most: float = 8, distance: float = 28, noise: float = 0.03) -> None:
+def by_peer(name: str, fixed: Any, moving: Any, grid: dr.Grid) -> tuple[dr.DisplacementField, str]:
+    """What another tool finds between images on one grid, and how long it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        case, out = Path(folder, "case.npz"), Path(folder, "map.npy")
+        values = {"fixed": np.asarray(fixed, np.float32), "moving": np.asarray(moving, np.float32)}
+        np.savez(case, spacing=np.asarray(grid.spacing), **values)
+        command = [sys.executable, str(Path(__file__).with_name("deformable_peer.py")), name, str(case), str(out)]
+        took = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        where = np.load(out)
+    index = np.moveaxis(where - np.indices(grid.shape), 0, -1) * np.asarray(grid.spacing)
+    vectors = np.moveaxis(index @ grid.direction_matrix.T, -1, 0)
+    return dr.DisplacementField(vectors.astype(np.float32), grid, unit=grid.unit), took
+
+
+def brain(data: Path, *, most: float = 8, distance: float = 28, noise: float = 0.03) -> Case:
     import nibabel
 
     path = next((data / "volumes3d/mni152").glob("*.nii*"))
@@ -55,10 +90,10 @@ def brain(data: Path, options: dict[str, Any], *, most: float = 8, distance: flo
     def score(transform: Any) -> str:
         return f"{np.median(np.linalg.norm(transform(points) - truth, axis=1)):.3f} voxels"
 
-    measured("brain", lambda: dr.register(fixed, moving, model="bspline", **options), score, dr.Grid(fixed.shape))
+    return (fixed, moving), score
 
 
-def histology(data: Path, options: dict[str, Any]) -> None:
+def histology(data: Path) -> Case:
     from skimage import color, io
 
     stem = data / "images2d/histology/lesions_/scale-5pc/Izd2-29-041-w35_"
@@ -71,11 +106,10 @@ def histology(data: Path, options: dict[str, Any]) -> None:
     def score(transform: Any) -> str:
         return f"{np.median(np.linalg.norm(transform(landmarks[0]) - landmarks[1], axis=1)):.2f} px"
 
-    grid = dr.Grid(images[0].shape)
-    measured("histology", lambda: dr.register(*images, model="bspline", **options), score, grid)
+    return (images[0], images[1]), score
 
 
-def fish(data: Path, options: dict[str, Any]) -> None:
+def fish(data: Path) -> Case:
     fixed, moving = (dr.open(data / f"volumes3d/easi_fish/{name}.ome.zarr") for name in ("fixed", "moving"))
     values = fixed.values.astype(np.float32)
     limit = np.percentile(values, 60)
@@ -91,7 +125,7 @@ def fish(data: Path, options: dict[str, Any]) -> None:
                 found.append(np.corrcoef(f[known], w[known])[0, 1])
         return f"{np.nanmean(found):.3f} ({len(found)} blocks)"
 
-    measured("fish", lambda: dr.register(fixed, moving, model="bspline", **options), score, dr.grid(fixed))
+    return (fixed, moving), score
 
 
 CASES = {"brain": brain, "histology": histology, "fish": fish}
@@ -103,9 +137,12 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--metric", default="ncc")
     parser.add_argument("--spacing", type=float, help="of the finest control points, world units")
+    parser.add_argument("--peers", choices=PEERS, nargs="*", default=[])
     arguments = parser.parse_args()
     for name in arguments.only:
-        CASES[name](arguments.data, {"metric": arguments.metric, "spacing": arguments.spacing})
+        images, score = CASES[name](arguments.data)
+        options = {"metric": arguments.metric, "spacing": arguments.spacing}
+        measured(name, images, score, options, arguments.peers)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def stored(folder: Path, both: Sequence[NDArray[Any]], chunks: Sequence[Sequence
 
 
 def inner(shape: Sequence[int], margin: int = 5) -> Floats:
+    """Points so far from the border and farther."""
     axes = [np.arange(margin, n - margin, 7.0) for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
 
@@ -158,7 +159,7 @@ def test_the_fit_is_that_of_the_images_in_memory_whatever_the_blocks(small: pyte
     assert fit.resolution == whole.resolution == "full"
     assert fit.affine.resolution == "coarse"
     assert apart(*fits, inner(SHAPE)) < 1e-3
-    assert apart(fit, whole, points) < 0.05
+    assert apart(fit, whole, inner(SHAPE, 0)) < 0.05  # to the border, where the prior says most
     assert np.median(truth) < 0.05
     assert fit.score == pytest.approx(whole.score, rel=0.02)
     assert fit.overlap == pytest.approx(whole.overlap, abs=0.01)

@@ -35,8 +35,8 @@ REACH = 3
 
 
 @dataclass(frozen=True)
-class CellSums:
-    """Sums of a part of an image; those of disjoint parts are added.
+class ControlSums:
+    """Sums of a part of an image for the control points; those of disjoint parts are added.
 
     square: (z, pairs, 2 R + 1, 7, 7, nodes of a plane) float32, for each control point and each pair of components
     a <= b, the control points around it; images have one plane and R = 0 (see `cell_sums_numba`). Empty where it was
@@ -46,8 +46,8 @@ class CellSums:
     square: Singles
     linear: Floats
 
-    def __add__(self, other: CellSums) -> CellSums:
-        return CellSums(self.square + other.square, self.linear + other.linear)
+    def __add__(self, other: ControlSums) -> ControlSums:
+        return ControlSums(self.square + other.square, self.linear + other.linear)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def cell_sums(
     coefficients: Floats | None = None,
     with_square: bool = True,
     held: Box | None = None,
-) -> CellSums:
+) -> ControlSums:
     """The sums of a box of voxels.
 
     Args:
@@ -105,7 +105,7 @@ def cell_sums(
             max(len(parts), 1), lambda part: sum_cells(images, tuple(tables), c, part, (square, linear), with_square),
             parts,
         )  # fmt: skip
-    return CellSums(square, linear.reshape(ndim, *held.shape))
+    return ControlSums(square, linear.reshape(ndim, *held.shape))
 
 
 def nodes_of(control: ControlGrid, level: Grid, box: Box) -> Box:

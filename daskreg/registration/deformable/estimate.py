@@ -161,7 +161,7 @@ def _coarse_to_fine(
         determined[levels[number].step] = state.determined
         known = told(images, state.found) if metric == "mi" else np.inf
         if known:
-            layers, weight = state.layers, state.weight
+            layers, weight = state.layers.rebased(), state.weight
         if grid is plan[-1][0] and contradicting is None:
             contradicting = contradictions_of(images, state)
         on_done(done)
@@ -179,7 +179,8 @@ def _with_last_steps(
     """
     state, inliers = solved.state, solved.contradicting.inliers
     level = with_inliers(levels[solved.number], inliers)
-    level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
+    if metric != "mi":  # what other modalities have not in common is no noise
+        level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
     images = LevelImages.of(level, metric)
     last = solve_level(images, state.layers, state.weight, tolerance=tolerance, max_iterations=_LAST_STEPS, order=3)
     # As what was found: a linear interpolation, which smooths noise, would look better.

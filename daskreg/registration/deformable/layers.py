@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.fields import Composite
-from daskreg.geometry import Transform
+from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
 
 Floats = NDArray[np.float64]
@@ -71,6 +71,30 @@ class Layers(CoefficientLayers):
     def start(cls, base: Transform, control: ControlGrid) -> Layers:
         zero = np.zeros((control.ndim, *control.shape))
         return cls(base=base, control=control, current=zero, before=zero)
+
+    def rebased(self) -> Layers:
+        """The same transform, with the affine part of the first layer in the base.
+
+        The prior holds fields to the base. An affine map of images that are bent depends on the resolution, and on
+        which regions were left out; that which is nearest to the field at its control points does not. Splines
+        reproduce affine maps, so nothing else changes. A base that is not affine stays, and so do finished layers.
+        """
+        if not isinstance(self.base, Affine) or self.finished:
+            return self
+        ndim, turn, inner = self.control.ndim, self.control.image.direction_matrix, (slice(2, -2),) * self.control.ndim
+        nodes = np.moveaxis(np.indices(self.control.shape), 0, -1)
+        points = self.control.grid.world(nodes.reshape(-1, ndim)).reshape(nodes.shape)
+        there = points + np.moveaxis(np.tensordot(turn, self.current, axes=1), 0, -1)
+        one_more = np.ones((*points.shape[:-1], 1))
+        columns = np.concatenate([points, one_more], axis=-1)[inner].reshape(-1, ndim + 1)
+        matrix = np.eye(ndim + 1)
+        matrix[:-1] = np.linalg.lstsq(columns, there[inner].reshape(-1, ndim), rcond=None)[0].T
+        moved = Affine(matrix, unit=self.base.unit)
+        left = moved.inverse()(there.reshape(-1, ndim)).reshape(there.shape) - points
+        current = np.ascontiguousarray(np.tensordot(turn.T, np.moveaxis(left, -1, 0), axes=1))
+        if np.any(np.abs(current) > limits_of(self.control)):
+            return self
+        return replace(self, base=self.base @ moved, current=current)
 
     @property
     def transform(self) -> Transform:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daskreg.errors import OptionError
 from daskreg.fields import Composite, SliceDisplacements
 from daskreg.geometry import Grid, SliceAffines, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import control_spacing
 from daskreg.stacks.elastic import judge
@@ -88,11 +88,12 @@ def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend:
     kinds = judge.kinds_of(dict(affine.kinds), found.rejected, found.chance, found.edges)
     fitted = np.array([kinds.get(i) not in _LOST for i in range(spec.count)])
     held = fitted | np.isin(np.arange(spec.count), task.kept)
-    layers, affine = bridged(found.layers, held), _with_bridged_poses(affine, held, spec)
-    control, slow = layers[-1][0], None
+    layers = tuple((grid, bridged(c, held)) for grid, c in found.layers)
+    affine = _with_bridged_poses(affine, held, spec)
+    control, slow = found.control, None
     transform = _transform(affine.raw_from_aligned, layers, spec)
     if trend == "keep":
-        slow = slow_fields(_total(layers), fitted, smooth)
+        slow = slow_fields(bridged(found.total, held), fitted, smooth)
         transform = Composite.of(transform, _field(control, slow, spec).inverse())
     breaks = judge.breaks_of(found.edges, found.useful, fitted)
     status = judge.status_of(kinds, fitted, found.blank, breaks, determined=found.determined, affine=found.affine)
@@ -106,10 +107,10 @@ def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend:
         bridged=tuple(np.flatnonzero(~fitted).tolist()),
         breaks=breaks,
         rejected=found.rejected,
-        jacobian=_jacobians(layers, slow, spec.grid),
+        jacobian=_jacobians(layers, None if slow is None else (control, slow), spec.grid),
         nodes=control.grid,
         layers=len(layers),
-        parameters=int(layers[-1][1].size),
+        parameters=found.total.size,
         determined=found.determined,
         spacing=control.spacing,
         reference=affine.reference,
@@ -143,37 +144,18 @@ def _field(control: ControlGrid, coefficients: Floats, spec: StackSpec) -> Slice
     return SliceDisplacements(vectors, control.grid, spec.source.dims[spec.position], order=3)
 
 
-def _total(layers: Layers) -> Floats:
-    """The coefficients of all layers on the last grid, as far as they add."""
-    control = layers[-1][0]
-    total = np.zeros_like(layers[-1][1])
-    for grid, c in layers:
-        total += np.stack([_on(control, grid, one) for one in c])
-    return total
-
-
-def _on(control: ControlGrid, grid: ControlGrid, coefficients: Floats) -> Floats:
-    if grid.cells == control.cells:
-        return coefficients
-    grids = control_grids(control.image, control.spacing)
-    start = next(k for k, one in enumerate(grids) if one.cells == grid.cells)
-    for coarse, fine in zip(grids[start:], grids[start + 1 :], strict=False):
-        coefficients = fine.refined(coarse, coefficients)
-    return coefficients
-
-
-def _jacobians(layers: Layers, slow: Floats | None, grid: Grid) -> Floats:
+def _jacobians(layers: Layers, slow: tuple[ControlGrid, Floats] | None, grid: Grid) -> Floats:
     """(N, 3) least, median and greatest determinants of the fields of each slice.
 
     Args:
-        slow: (N, D, *nodes) the fields whose inverse is applied first, on the last grid.
+        slow: the fields whose inverse is applied first.
     """
     coarse = grid.downsample(tuple(max(1, n // 256) for n in grid.shape))
     found = []
     for i in range(len(layers[-1][1])):
         parts: list[Transform] = [g.field(c[i]) for g, c in layers]
         if slow is not None:
-            parts.append(layers[-1][0].field(slow[i]).inverse())
+            parts.append(slow[0].field(slow[1][i]).inverse())
         low, _, middle, _, high = determinants(Composite.of(*parts), coarse)
         found.append((low, middle, high))
     return np.array(found)

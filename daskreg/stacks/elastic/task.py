@@ -54,13 +54,16 @@ class ElasticTask:
 
 @dataclass(frozen=True, eq=False)
 class ElasticResult:
-    """layers: with the coefficients of each (N, D, *nodes), in the order of the product. sigma: (N, D, *nodes).
+    """layers: with the coefficients of each (N, D, *nodes), in the order of the product. control: the finest grid, on
+    which are total, the coefficients of all layers as far as they add, and sigma, (N, D, *nodes) both.
 
     scores: (N,) mean correlation with the nearest slices. rejected: (N,) share of the places. chance: (E,).
     determined: how many coefficients the images determine. affine: how many they would, had they no bending energy.
     """
 
     layers: tuple[tuple[ControlGrid, Floats], ...]
+    control: ControlGrid
+    total: Floats
     sigma: Floats
     scores: Floats
     rejected: Floats
@@ -121,6 +124,8 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
     correlations = np.array([term.correlation for term in state.terms])
     return ElasticResult(
         tuple(state.layers.layers),
+        state.layers.control,
+        state.layers.total,
         field_sigma(found.images, pairs, state, matched=options.metric != "mse", whole=whole if whole.any() else free),
         _scores(correlations, edges, spec.count),
         rejected,
@@ -139,10 +144,9 @@ def _without_pairs(task: ElasticTask, blank: Bools) -> ElasticResult:
     count, control = task.spec.count, control_grids(task.spec.grid, task.spacing)[-1]
     zero, none = np.zeros((count, control.ndim, *control.shape)), np.zeros(0, bool)
     edges = np.empty((0, 2), np.intp)
-    unknown = np.full(count, np.nan)
-    return ElasticResult(
-        ((control, zero),), np.full_like(zero, np.nan), unknown, np.zeros(count), none, none, edges, blank, 0.0, 0, 0
-    )
+    layers, unknown, rejected = ((control, zero),), np.full(count, np.nan), np.zeros(count)
+    sigma = np.full_like(zero, np.nan)
+    return ElasticResult(layers, control, zero, sigma, unknown, rejected, none, none, edges, blank, 0.0, 0, 0)
 
 
 def pairs_of(blank: Bools, reach: int) -> Ints:
@@ -175,15 +179,11 @@ def check_memory(spec: StackSpec, spacing: tuple[float, ...]) -> None:
         )
 
 
-def bridged(layers: tuple[tuple[ControlGrid, Floats], ...], fitted: Bools) -> tuple[tuple[ControlGrid, Floats], ...]:
-    """The layers, with those of slices that are not fitted interpolated between their neighbours."""
+def bridged(coefficients: Floats, fitted: Bools) -> Floats:
+    """(N, D, *nodes) of a layer, those of slices that are not fitted interpolated between their neighbours."""
     if fitted.all() or not fitted.any():
-        return layers
+        return coefficients
     at, index = np.flatnonzero(fitted), np.arange(len(fitted))
-    return tuple((grid, _interpolated(c, at, index)) for grid, c in layers)
-
-
-def _interpolated(coefficients: Floats, at: Ints, index: Ints) -> Floats:
     flat = coefficients.reshape(len(coefficients), -1)
     out = np.stack([np.interp(index, at, column) for column in flat[at].T], axis=1)
     return np.where(np.isin(index, at)[:, None], flat, out).reshape(coefficients.shape)

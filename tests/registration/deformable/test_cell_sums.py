@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.deformable.bending import BendingEnergy
-from daskreg.registration.deformable.cell_sums import CellSums, Residuals, cell_sums, diagonal_blocks, product
+from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, cell_sums, diagonal_blocks, product
 from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid, control_grids
 from daskreg.registration.deformable.system import System
 from daskreg.runtime.threads import use_threads
@@ -87,7 +87,7 @@ def test_sums_of_boxes_add_up_whatever_the_cut_and_the_threads(shape: tuple[int,
         again = cell_sums(voxels, control, grid, grid.box, coefficients=c)
     np.testing.assert_array_equal(whole.linear, again.linear)
     np.testing.assert_array_equal(whole.square, again.square)
-    parts: CellSums | None = None
+    parts: ControlSums | None = None
     for start, stop in ((0, 4), (4, 9), (9, shape[-1])):
         box = Box((*(0,) * (len(shape) - 1), start), (*shape[:-1], stop))
         some = Residuals(*(x[(..., *box.slices)] for x in (voxels.gradient, voxels.residual, voxels.weight)))

@@ -1,0 +1,48 @@
+"""Layers of B-splines while they are estimated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from daskreg.geometry import Affine, Grid
+from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.layers import Layers
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_affine_part_of_a_field_goes_into_the_base_and_nothing_moves(ndim: int) -> None:
+    rng = np.random.default_rng(0)
+    turn = Rotation.from_euler("zyx", (0.3, -0.2, 0.1)).as_matrix() if ndim == 3 else [[0.8, -0.6], [0.6, 0.8]]
+    grid = Grid((31, 37, 26)[:ndim], (1.0, 0.7, 2.0)[:ndim], 5.0, turn, unit="um")
+    control = control_grids(grid, (8.0, 6.0, 11.0)[:ndim])[-1]
+    start = Layers.start(Affine.identity(ndim, unit="um"), control)
+    layers = start.at(rng.uniform(-1, 1, start.current.shape))
+    points = grid.world(rng.uniform(0, np.array(grid.shape) - 1, (50, ndim)))
+    once = layers.rebased()
+    np.testing.assert_allclose(once.transform(points), layers.transform(points), atol=1e-10)
+    np.testing.assert_allclose(once.rebased().base.matrix, once.base.matrix, atol=1e-10)
+    # From another affine map with the same motion: the same base and the same field.
+    matrix = np.eye(ndim + 1)
+    matrix[:-1] += rng.uniform(-0.01, 0.01, (ndim, ndim + 1))
+    other = Affine(matrix, unit="um")
+    nodes = control.grid.world(np.moveaxis(np.indices(control.shape), 0, -1).reshape(-1, ndim))
+    away = layers.current.reshape(ndim, -1).T @ np.asarray(turn).T
+    left = (other.inverse()(nodes + away) - nodes) @ np.asarray(turn)
+    twice = Layers.start(other, control).at(left.T.reshape(layers.current.shape)).rebased()
+    np.testing.assert_allclose(twice.base.matrix, once.base.matrix, atol=1e-10)
+    np.testing.assert_allclose(twice.current, once.current, atol=1e-10)
+
+
+def test_finished_layers_and_bases_that_are_not_affine_stay() -> None:
+    control = control_grids(Grid((40, 50)), (10.0, 10.0))[-1]
+    start = Layers.start(Affine.translation(y=3.0, x=1.0), control)
+    layers = start.at(np.random.default_rng(1).uniform(-2, 2, start.current.shape))
+    finished = layers.finish()
+    assert finished.rebased() is finished
+    on_field = Layers.start(layers.transform, control).at(layers.current)
+    assert on_field.rebased() is on_field
+    # At the limit, where the rest of the field would exceed it, the layer stays too.
+    full = start.at(np.broadcast_to(control.limits.reshape(2, 1, 1), start.current.shape) * np.sign(layers.current))
+    assert np.all(np.abs(full.rebased().current) <= control.limits.reshape(2, 1, 1))

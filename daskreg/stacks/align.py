@@ -158,7 +158,7 @@ def align_stack(
         tolerance: voxels; a pair has converged when a step moves no corner by more.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved on the worker.
         client: a distributed Client in place of the current one; False for local threads.
-        progress: True shows a bar; or called with (finished slices, all slices).
+        progress: True shows a bar; or called with (finished slices, all slices), and `stage` as in `register`.
         save: a file (.json) in which the fit is saved.
         wait: False returns a `Run` at once, whose `wait` gives the fit. With `save` and a client whose scheduler runs
             on its own, the run goes on without this process, and `attach(save)` finds it again; else it is a

@@ -140,8 +140,8 @@ def write(
             whose source or transform has changed; False refuses an existing output.
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
-        progress: show a bar, or call `progress(done, total, bytes)`, or `progress(done, total, bytes, stage=...)` where it
-            takes `stage`: "compiling", "writing".
+        progress: show a bar, or call `progress(done, total, bytes)`; a function that takes `stage` is also told
+            "compiling", "writing".
         version: of OME-Zarr: "0.5"; "0.4", of Zarr v2 without shards and checksums, for older readers; or "0.6", which
             also states how the axes of a volume are turned in the world.
         storage_options: credentials and other options for the object store of `path`, with obstore's names

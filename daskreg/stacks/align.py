@@ -40,7 +40,7 @@ from daskreg.stacks.elastic.fit import ElasticStackFit
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
-from daskreg.stacks.inputs import anchor_poses, mask_source, source_along
+from daskreg.stacks.inputs import anchor_poses, channel_of, mask_source, source_along
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
@@ -193,7 +193,10 @@ def align_stack(
         raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
-    request = StackRequest(spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
+    request = StackRequest(
+        spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line,
+        channel_of(stack, channel),
+    )  # fmt: skip
     if fields:
         request = elastic.of_request(request, spacing)
     client = client_for(client, source)

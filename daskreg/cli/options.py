@@ -166,11 +166,12 @@ class Opening:
     missing: str = "fill"
     corrupt: str = "error"
 
-    def open(self, path: str, *, level: int = 0) -> Any:
-        """The lazy volume at a path."""
+    def open(self, path: str | list[str], *, level: int = 0) -> Any:
+        """The lazy volume at a path, or of the files of a sequence."""
         import daskreg
 
-        check_there(path)
+        if isinstance(path, str):
+            check_there(path)
         return daskreg.open(path, level=level, **vars(self))
 
 

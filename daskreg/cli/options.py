@@ -264,6 +264,8 @@ def save_outputs(
         fit.plot().savefig(plot, dpi=110)
     if page is not None:
         fit.report(page, command=command_line(), **shown)
+    for also in (one for one in (table, plot, page) if one is not None and not as_json):
+        click.echo(f"saved to {also}")
     if fit.ok:
         return 0
     not_saved = "" if keep_failed else f"; {out} was not written (--keep-failed writes it in any case)"

@@ -150,7 +150,7 @@ def _settings(fit: Any) -> Pairs:
 def _score(fit: Any) -> str:
     before, after = fit.score
     if fit.metric == "ncc":
-        return f"the images correlate by {after:.3g} (before: {before:.3g})"
+        return f"the images correlate by {after:.4g} (before: {before:.4g})"
     return f"the {METRIC_NAMES.get(fit.metric, fit.metric)} went from {number(before)} to {number(after)}"
 
 

@@ -87,6 +87,9 @@ fast-high: $(VENV)/.test-installed
 pytest: $(VENV)/.test-installed
 	@$(MAKE) --no-print-directory -j2 --output-sync=line all-low all-high
 
+# Threads of OpenMP that have nothing to do sleep: they would take the cores from the other half.
+fast-low fast-high all-low all-high notebooks: export OMP_WAIT_POLICY := PASSIVE
+
 LOW_TOO := $(LOW) cli reporting clouds fields landmarks runs flat tomography viewing
 all-low: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(LOW_TOO:%=tests/%) $(ARGS) || [ $$? -eq 5 ]

@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt --ed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast-low fast-high all-low all-high pytest lint types format notebooks bench bench-register bench-clouds docs constraints clean test-oldest test-newest test-kubernetes
+.PHONY: help venv demo test quick fast-low fast-high all-low all-high pytest lint types format notebooks bench bench-register bench-clouds docs check-docs constraints clean test-oldest test-newest test-kubernetes
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ fast-high: $(VENV)/.test-installed
 pytest: $(VENV)/.test-installed
 	@$(MAKE) --no-print-directory -j2 --output-sync=line all-low all-high
 
+# Threads of OpenMP that have nothing to do sleep: they would take the cores from the other half.
+fast-low fast-high all-low all-high notebooks: export OMP_WAIT_POLICY := PASSIVE
+
 LOW_TOO := $(LOW) cli reporting clouds fields landmarks runs flat tomography viewing
 all-low: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(LOW_TOO:%=tests/%) $(ARGS) || [ $$? -eq 5 ]
@@ -141,6 +144,9 @@ bench-clouds: .venv-clouds/.installed ## point clouds compared with open3d, smal
 
 docs: $(VENV)/.docs-installed ## the pages and the API reference as HTML, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+
+check-docs: $(VENV)/.docs-installed ## the same pages in build/check-docs without running the notebooks, which `make test` does
+	$(BIN)/sphinx-build -W --keep-going -q -D nb_execution_mode=off -b html docs build/check-docs
 
 constraints: $(VENV)/.docs-installed ## pin what is installed in .venv now
 	@{ echo "# Exactly what the tests run with: make constraints. pyproject.toml says what daskreg accepts."; \

@@ -65,6 +65,7 @@ class NCC(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """A scalar from 0 (the same but for brightness and contrast) to 2, that autograd can differentiate."""
         x, y = x - x.mean(), y - y.mean()
         norm = (x.square().sum() * y.square().sum() + self.eps).sqrt()
         return 1 - (x * y).sum() / (norm + self.eps)

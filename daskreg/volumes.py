@@ -130,7 +130,7 @@ def grid(array: Any) -> Grid:
     return _grid_of(_with_known_dims(array)) if isinstance(array, xr.DataArray) else volume_of(array).grid
 
 
-def level_grids(path: str | PathLike[str], **options: Any) -> list[Grid]:
+def level_grids(path: str | PathLike[str] | Sequence[str], **options: Any) -> list[Grid]:
     """The grids of all pyramid levels, from the finest to the last one that can be opened.
 
     Args:

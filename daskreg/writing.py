@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import uuid4
@@ -34,7 +33,7 @@ from daskreg.runs.run import Run
 from daskreg.runs.start import start
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, warn_of
-from daskreg.runtime.progress import ByteProgress, progress_bar
+from daskreg.runtime.progress import ByteProgress, shown
 from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
 
@@ -141,7 +140,8 @@ def write(
             whose source or transform has changed; False refuses an existing output.
         memory: limit of one process, such as "4 GiB".
         client: to use in place of the current one; False for local threads.
-        progress: show a bar, or call `progress(done, total, bytes)`.
+        progress: show a bar, or call `progress(done, total, bytes)`; a function that takes `stage` is also told
+            "compiling", "writing".
         version: of OME-Zarr: "0.5"; "0.4", of Zarr v2 without shards and checksums, for older readers; or "0.6", which
             also states how the axes of a volume are turned in the world.
         storage_options: credentials and other options for the object store of `path`, with obstore's names
@@ -188,7 +188,7 @@ def write(
     if part is not None:
         return _written_in_part(describe, part, client, progress, overwrite=overwrite)
     run = describe()
-    result = run.perform(client, place_of(client, uuid4().hex, PROCESS), _shown(progress, run.label))
+    result = run.perform(client, place_of(client, uuid4().hex, PROCESS), shown(progress, run.label))
     warn_of(result, dtype=run.made.levels[0].layout.dtype, stacklevel=2)
     return result
 
@@ -259,7 +259,7 @@ def _written_flat(
     task, image, output, inputs = _flat_output(volume, path, kind)
     if client is not None:
         _prepare_workers(client, inputs, [], writes=[])  # this process writes
-    with _shown(progress, f"writing {output.name}") as report:
+    with shown(progress, f"writing {output.name}") as report:
         result = write_flat(task, image, kind, output, options, client=client, progress=report)
     warn_of(result, dtype=task.dtype, stacklevel=3, remedy="overwrite=True makes the file again")
     return result
@@ -281,7 +281,7 @@ def _written_in_part(
         raise OptionError("part= and overwrite=True: one part would remove what another has made; remove it before")
     which = Part.of_option(part)
     run = describe()
-    result = write_part(describe, which, client, _shown(progress, f"{run.label}, part {which}"))
+    result = write_part(describe, which, client, shown(progress, f"{run.label}, part {which}"))
     warn_of(result, dtype=run.made.levels[0].layout.dtype, stacklevel=3)
     return result
 
@@ -302,15 +302,8 @@ def verify(
     Raises: NotAVolumeError where there is no ledger beside `path`.
     """
     use_options(path, storage_options)
-    with _shown(progress, f"verifying {os.path.basename(path)}") as report:
+    with shown(progress, f"verifying {os.path.basename(path)}") as report:
         return list(verify_output(path, report))
-
-
-def _shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[ByteProgress | None]:
-    """What the public argument `progress` means: a function to call, or None."""
-    if callable(progress):
-        return nullcontext(progress)
-    return progress_bar(label) if progress else nullcontext(None)
 
 
 __all__ = ["FlatPlan", "Plan", "Written", "plan", "verify", "write"]

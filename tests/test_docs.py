@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib as mpl
@@ -142,5 +143,29 @@ def value_of(dotted: str) -> object:
         return getattr(importlib.import_module(module), name)
 
 
-def test_every_public_name_says_what_it_is() -> None:
-    assert [name for name in public_names() if callable(v := value_of(name)) and not inspect.getdoc(v)] == []
+def test_every_public_name_and_method_says_what_it_is() -> None:
+    """Or what it overrides does, as for the methods that every transform has."""
+    silent = [name for name in public_names() if callable(v := value_of(name)) and not inspect.getdoc(v)]
+    for name in public_names():
+        if inspect.isclass(owner := value_of(name)):
+            silent += [f"{name}.{method}" for method in public_methods(owner) if not doc_of(owner, method)]
+    assert silent == []
+
+
+def public_methods(owner: type) -> list[str]:
+    """Names of the methods and properties of a class that daskreg defines, in it or in a class that it derives from."""
+    own = {name for base in owner.__mro__ if base.__module__.startswith("daskreg") for name in vars(base)}
+    found = []
+    for name in sorted(own):
+        member = inspect.getattr_static(owner, name)
+        member = getattr(member, "__func__", member)  # of a class method
+        if name[0] != "_" and (isinstance(member, property | cached_property) or inspect.isfunction(member)):
+            found.append(name)
+    return found
+
+
+def doc_of(owner: type, name: str) -> str | None:
+    """What is said of a method where it is defined, or in the nearest class of daskreg that it overrides."""
+    members = [vars(base)[name] for base in owner.__mro__ if name in vars(base) and "daskreg" in base.__module__]
+    members = [getattr(member, "__func__", member) for member in members]
+    return next((member.__doc__ for member in members if member.__doc__), None)

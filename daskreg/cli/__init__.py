@@ -40,6 +40,7 @@ from typing import Any
 import click
 
 import daskreg
+from daskreg.cli.one_volume import hint_for
 from daskreg.cli.words import as_options, meant, similar
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
 
@@ -126,8 +127,9 @@ def run(args: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        _print_error(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
+        context, message = getattr(error, "ctx", None), error.format_message()
+        message += hint_for(message, words)
+        _print_error(message + (f" (see {context.command_path} --help)" if context else ""))
         return USAGE
     except (click.Abort, KeyboardInterrupt):
         resumes = any(word in RESUMING for word in words)

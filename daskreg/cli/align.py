@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from daskreg.cli.one_volume import volume_argument
 from daskreg.cli.options import (
     LocalFile,
     NumberOrWord,
@@ -31,7 +32,7 @@ _FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="The drift of a stack's slices.")
-@click.argument("stack")
+@volume_argument("stack")
 @fit_outputs
 @click.option("--table", type=OutputFile(), help="Write the parameters of each slice as CSV, or as JSON (.json): "
               "radians, world units.")  # fmt: skip
@@ -70,7 +71,7 @@ _FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
 @client_options
 @verbosity
 def command(
-    stack: str,
+    stack: str | list[str],
     *,
     table: Any,
     edit: Path | None,

@@ -166,11 +166,12 @@ class Opening:
     missing: str = "fill"
     corrupt: str = "error"
 
-    def open(self, path: str, *, level: int = 0) -> Any:
-        """The lazy volume at a path."""
+    def open(self, path: str | list[str], *, level: int = 0) -> Any:
+        """The lazy volume at a path, or of the files of a sequence."""
         import daskreg
 
-        check_there(path)
+        if isinstance(path, str):
+            check_there(path)
         return daskreg.open(path, level=level, **vars(self))
 
 
@@ -263,6 +264,8 @@ def save_outputs(
         fit.plot().savefig(plot, dpi=110)
     if page is not None:
         fit.report(page, command=command_line(), **shown)
+    for also in (one for one in (table, plot, page) if one is not None and not as_json):
+        click.echo(f"saved to {also}")
     if fit.ok:
         return 0
     not_saved = "" if keep_failed else f"; {out} was not written (--keep-failed writes it in any case)"

@@ -28,10 +28,11 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote).
 
     \b
-    daskreg report fit.json -o fit.html --stack stack.ome.zarr --channel 0
+    daskreg report fit.json -o fit.html --stack stack.ome.zarr
     daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
 
-    --channel, --spacing and the like are for the volume that --stack or --before names: give those of `align`.
+    --spacing, --unit and the like are for the volume that --stack or --before names: give those of `align`. The channel
+    is that of the fit, unless --channel names another one.
     """
     facts = _facts(thing)
     kind = "output" if thing.is_dir() else str(facts.get("kind", ""))

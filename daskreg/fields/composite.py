@@ -53,6 +53,7 @@ class Composite(FieldTransform):
 
     @property
     def unit(self) -> str | None:  # type: ignore[override]
+        """The unit of the points of all parts; None where no part names one. Raises: UnitError where they differ."""
         unit = self.parts[0].unit
         for part in self.parts[1:]:
             unit = common_unit(unit, part.unit, "composed transforms")
@@ -60,6 +61,7 @@ class Composite(FieldTransform):
 
     @property
     def axes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """Names of the axes of the points, array order, of the first part that names them; None where none does."""
         return next((part.axes for part in self.parts if part.axes is not None), None)
 
     @property
@@ -68,6 +70,7 @@ class Composite(FieldTransform):
 
     @property
     def axis(self) -> int | str:  # type: ignore[override]
+        """The axis of a stack along which slices have maps of their own, by number or name."""
         return sliced_count(self.parts)[1]
 
     def chain(self, first: int, count: int) -> list[Part]:

@@ -45,6 +45,7 @@ class FieldTransform(Transform):
 
     @property
     def stop(self) -> int:
+        """One more than the number of the last slice that has a map of its own; 0 where one map is for all."""
         return self.slices or 0
 
     def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:

@@ -48,6 +48,7 @@ class Affine(Transform):
 
     @classmethod
     def identity(cls, ndim: int, *, unit: str | None = None) -> Affine:
+        """The map that leaves every point where it is, in `ndim` dimensions; `unit` is that of its points."""
         return cls(np.eye(ndim + 1), unit=unit)
 
     @classmethod
@@ -139,14 +140,17 @@ class Affine(Transform):
 
     @property
     def linear(self) -> Floats:
+        """(D, D) the matrix without its translation, array order."""
         return self.matrix[:-1, :-1]
 
     @property
     def offset(self) -> Floats:
+        """(D,) the translation: where the origin of the world goes, array order, world units."""
         return self.matrix[:-1, -1]
 
     @property
     def is_identity(self) -> bool:
+        """Whether each entry of the matrix is within 1e-12 of that of the identity."""
         return bool(np.allclose(self.matrix, np.eye(self.ndim + 1), rtol=0, atol=1e-12))
 
     def __call__(self, points: ArrayLike, index: ArrayLike | None = None) -> Floats:

@@ -43,22 +43,27 @@ class Box:
 
     @property
     def ndim(self) -> int:
+        """How many axes the box has."""
         return len(self.start)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(D,) numbers of indices along each axis."""
         return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def size(self) -> int:
+        """How many voxels lie inside."""
         return math.prod(self.shape)
 
     @property
     def empty(self) -> bool:
+        """Whether no voxel lies inside."""
         return self.size == 0
 
     @property
     def slices(self) -> tuple[slice, ...]:
+        """(D,) slices with which an array is indexed to take this box of it."""
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     def __and__(self, other: Box) -> Box:
@@ -96,6 +101,7 @@ class Box:
         return self & Box.of(shape)
 
     def shift(self, offset: Sequence[int]) -> Box:
+        """The box moved by (D,) voxels; ValueError for another number of axes."""
         return Box(
             tuple(a + o for a, o in zip(self.start, offset, strict=True)),
             tuple(b + o for b, o in zip(self.stop, offset, strict=True)),

@@ -74,6 +74,7 @@ class Grid:
 
     @property
     def ndim(self) -> int:
+        """How many axes the grid has."""
         return len(self.shape)
 
     @property
@@ -83,6 +84,7 @@ class Grid:
 
     @property
     def box(self) -> Box:
+        """All voxels of the grid, by their indices."""
         return Box.of(self.shape)
 
     @property
@@ -103,6 +105,7 @@ class Grid:
 
     @property
     def direction_matrix(self) -> Floats:
+        """(D, D) whose column k is the world direction of array axis k; the identity where `direction` is None."""
         return np.eye(self.ndim) if self.direction is None else np.asarray(self.direction)
 
     @property

@@ -80,6 +80,7 @@ class SliceAffines(Transform):
 
     @property
     def stop(self) -> int:
+        """One more than the number of the last slice."""
         return self.start + len(self.matrices)
 
     def __len__(self) -> int:

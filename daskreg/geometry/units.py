@@ -116,8 +116,9 @@ def common_unit(a: str | None, b: str | None, what: str = "these") -> str | None
     if PIXEL in (a, b):
         physical = b if a == PIXEL else a
         warnings.warn(
-            f"{what}: one side is in pixels, the other in {physical}; pixels are taken as {physical}: open the volume "
-            "with spacing= and unit= if it has others",
+            f"{what}: one side is in pixels, the other in {physical}; pixels are taken as {physical}. "
+            f"Where a pixel is not 1 {physical}, open what is in pixels with spacing= and unit=; a transform that was "
+            "estimated in pixels, estimate again",
             PixelUnitWarning,
             stacklevel=3,
         )

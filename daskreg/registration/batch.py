@@ -50,7 +50,7 @@ def register_many(
         model, smoothing, max_iterations, tolerance, device: as in `register`.
         metric: "ncc" or "mse".
         init: "identity"; or "auto", which searches the initial pose of pairs that identity does not explain.
-        progress: True shows a bar; or called with (pairs done, pairs).
+        progress: True shows a bar; or called with (pairs done, pairs), and `stage` as in `register`.
 
     Returns: a fit for each pair, in order; flat borders are left out for all pairs that are
         registered together, or for none.

@@ -115,7 +115,8 @@ def register(
             arrays in this process, else local threads; False: local threads.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         progress: True shows a bar; or called with (levels done, levels), of both registrations with `check_inverse`;
-            where blocks are read, with (blocks and levels done, all that are foreseen).
+            where blocks are read, with (blocks and levels done, all that are foreseen). A function that takes `stage`
+            is also told "reading", "compiling", "fitting".
         spacing: of the finest control points of "bspline", world units, one number or one for each axis; about that, so
             that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more.
 

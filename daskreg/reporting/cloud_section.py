@@ -26,13 +26,13 @@ PIXELS = 420
 """Along the longer side of a picture of points."""
 FEW = 50_000
 """Fewer points than this are drawn larger than a pixel."""
-_TARGET, _SOURCE = np.array([0.0, 0.75, 0.45]), np.array([1.0, 0.35, 0.85])
+_TARGET, _SOURCE = np.array([0.0, 0.62, 0.45]), np.array([0.86, 0.12, 0.62])
 
 
 def cloud_section(fit: Any, target: Floats, source: Floats) -> Section:
     """Of a CloudFit and its points, in the order of columns that `fit.target_from_source.axes` names."""
     axes = fit.target_from_source.axes or tuple("zyx"[3 - target.shape[1] :])
-    caption = "The target is green, the source magenta, and where both lie it is bright; every point is drawn."
+    caption = "The target is green, the source magenta, and where both lie it is dark; every point is drawn."
     unit = fit.target_from_source.unit or "arbitrary"
     good = (
         f"The source lies on the target: {percent(fit.fitness)} of its points have a counterpart, "
@@ -126,14 +126,19 @@ def _projections(
         pixel = max(float((high - low).max()) / PIXELS, 1e-300)
         shape = tuple(int(n) for n in np.maximum(1, np.ceil((high - low) / pixel).astype(int) + 1)[::-1])
         green, *magenta = (_density(points, low, pixel, shape, size) for points in flat)
-        images = [green[..., None] * _TARGET + other[..., None] * _SOURCE for other in magenta]
+        images = [_inked(green, _TARGET) * _inked(other, _SOURCE) for other in magenta]
         place = Place(up, across, (pixel, pixel), "arbitrary", upward=True)
         views.append(view(place, images, f"Both clouds seen in the plane {across}{up}, before and after."))
     return Comparison(caption, ("before", "after"), tuple(views))
 
 
+def _inked(density: Floats, colour: Floats) -> Floats:
+    """Points in a colour on white paper, which shows through where they are sparse."""
+    return np.asarray(1 - density[..., None] * (1 - colour))
+
+
 def _density(points: Floats, low: Floats, pixel: float, shape: tuple[int, ...], size: int) -> Floats:
-    """How bright each pixel is: 0 without a point, and from 0.55 to 1 with more of them. size: radius of a point."""
+    """How dense the points are in each pixel: 0 without one, and from 0.55 to 1 with more. size: radius of a point."""
     index = np.rint((points - low) / pixel).astype(int)
     counts = np.zeros(shape)
     for dy in range(-size, size + 1):

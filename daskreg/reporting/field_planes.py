@@ -34,7 +34,8 @@ class FieldPlane:
     Args:
         name: what is above its row.
         labels: of the axes, with their unit.
-        along: places (n,) and (m,) of the samples along the axes, in world units.
+        along: places (n,) and (m,) of the samples along the axes: world coordinates, or distances from the first voxel
+            where the axes of the grid are turned in the world.
         moved: (n, m, 2) in-plane places to which the samples go.
         way: (n, m, 2) in-plane displacements.
         length: (n, m) of the displacements, in all directions.
@@ -163,8 +164,9 @@ def sampled_plane(transform: Transform, place: PlaneOfGrid, images: tuple[Any, A
         index[..., place.third] = grid.shape[place.third] // 2
     moved, stretch = _evaluated(transform, grid, index, place.number)
     spacing = np.asarray(grid.spacing)
-    start = (index * spacing)[..., list(axes)]
-    end, way = grid.index(moved) * spacing, (grid.index(moved) - index) * spacing
+    origin = np.asarray(grid.origin) if grid.direction is None else np.zeros(grid.ndim)
+    start = (origin + index * spacing)[..., list(axes)]
+    end, way = origin + grid.index(moved) * spacing, (grid.index(moved) - index) * spacing
     if is_chain(transform):
         way = _less_affine(index * spacing, way)
     shown = None
@@ -245,4 +247,5 @@ def unit_name(grid: Grid) -> str:
 
 
 def _label(grid: Grid, axis: int) -> str:
-    return f"{grid.names[axis]} ({unit_name(grid)})"
+    turned = "" if grid.direction is None else ", from the first voxel"
+    return f"{grid.names[axis]} ({unit_name(grid)}{turned})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -87,10 +86,10 @@ class Fit(ABC):
         return importlib.import_module("daskreg.apply").apply(self, value, **options)
 
     def _repr_html_(self) -> str:
-        from daskreg.reporting.notebook import fit_html
+        from daskreg.reporting.notebook import fit_html, plain_html
 
         section = self.section()
-        return f"<pre>{html.escape(repr(self))}</pre>" if section is None else fit_html(section)
+        return plain_html(self) if section is None else fit_html(section)
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ def generic_section(thing: Any) -> Section:
     rows = thing.rows() if callable(getattr(thing, "rows", None)) else []
     if rows:
         shown = {k: v for k, v in shown.items() if not _has_value_per_row(v, len(rows))}
-    pictures, missing = _plotted(thing)
+    pictures, missing = plotted(thing)
     return Section(
         heading=type(thing).__name__,
         verdict=_verdict(thing),
@@ -55,18 +55,15 @@ def _verdict(thing: Any) -> Verdict:
     return Verdict(ok, "" if status is None else str(status))
 
 
-def _plotted(thing: Any) -> tuple[tuple[Picture, ...], str]:
+def plotted(thing: Any) -> tuple[tuple[Picture, ...], str]:
     """The object's figure, and the reason where there is none."""
     if not callable(getattr(thing, "plot", None)):
         return (), ""
     from daskreg.reporting import plots
 
     try:
-        return (Picture("", data_uri(plots.png(thing.plot()))),), ""
-    except (
-        MissingExtraError,
-        OptionError,
-    ) as error:  # the page is useful without a figure
+        return (Picture(f"What {type(thing).__name__}.plot() shows", data_uri(plots.png(thing.plot()))),), ""
+    except (MissingExtraError, OptionError) as error:  # the page is useful without a figure
         return (), f"No figures: {error}"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 from daskreg.geometry.notebook_table import table
-from daskreg.reporting.section import Section
+from daskreg.reporting.section import Picture, Section
 
 _STYLE = """<style>.daskreg-fit svg { max-width: 46em; background: #fff }
 .daskreg-fit text { font: 12px sans-serif; fill: #222 } .daskreg-fit .line { fill: none; stroke-width: 1.6px }
@@ -32,7 +33,20 @@ def fit_html(section: Section) -> str:
             f'height="{220 * view.height / view.width:.0f}" style="margin: 4px; image-rendering: pixelated">'
             for view in first.views
         ]
+    parts += [_picture(picture) for picture in section.pictures[:1]]
     if section.charts:
         parts += [_STYLE, section.charts[0].svg]
     parts += [table("", section.numbers), "</div>"]
     return "".join(parts)
+
+
+def plain_html(fit: Any) -> str:
+    """What a notebook shows of a fit without a section: its text, and its figure if it can be drawn."""
+    from daskreg.reporting.generic_section import plotted
+
+    pictures, _ = plotted(fit)
+    return f"<pre>{escape(repr(fit))}</pre>{''.join(map(_picture, pictures))}"
+
+
+def _picture(picture: Picture) -> str:
+    return f'<div><img src="{picture.uri}" alt="{escape(picture.caption, quote=True)}" style="max-width: 100%"></div>'

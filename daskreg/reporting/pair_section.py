@@ -1,11 +1,13 @@
-"""The page's section about a pair of images."""
+"""The page's sections about pairs of images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from daskreg.reporting import views
-from daskreg.reporting.planes import pair_planes
+from daskreg.reporting.generic_section import plotted
+from daskreg.reporting.planes import PairPlane, pair_planes
 from daskreg.reporting.section import Pairs, Section, Verdict, without_empty
 from daskreg.reporting.words import (
     METRIC_NAMES,
@@ -16,6 +18,7 @@ from daskreg.reporting.words import (
     percent,
     quantity,
     sentence_and_remedy,
+    symbol,
 )
 
 
@@ -42,6 +45,49 @@ def pair_section(fit: Any, images: tuple[Any, Any] | None = None, grids: tuple[A
     )
 
 
+def deformable_section(fit: Any, planes: Sequence[PairPlane] = ()) -> Section:
+    """Of a DeformableFit.
+
+    Args:
+        planes: the images before the layers of B-splines and after; without them there are no pictures of images.
+    """
+    comparisons: tuple[views.Comparison, ...] = ()
+    if planes:
+        comparisons = (views.overlays(planes), views.swiped(planes))
+        if fit.metric != "mi":  # brightness of other modalities is not comparable
+            comparisons += (views.differences(planes),)
+    pictures, missing = plotted(fit)
+    unit = symbol(fit.moving_from_fixed.unit)
+    least, greatest = fit.jacobian[0], fit.jacobian[-1]
+    spacing = " × ".join(number(h) for h in fit.spacing)
+    numbers = [
+        *score_rows(fit),
+        ("Areas or volumes change by factors of", f"{number(least)} to {number(greatest)}"),
+        ("Left out, as the images contradict each other there", percent(fit.rejected) if fit.rejected else ""),
+        (
+            "Contradicting, and not left out",
+            "" if fit.rejected or not fit.contradicting else percent(fit.contradicting),
+        ),
+        *images_left_out(fit),
+        ("Coefficients that the images determine", f"{fit.determined:,.0f} of {fit.parameters:,}"),
+        ("Time", f"{duration(fit.seconds)}, {count(fit.iterations, 'iteration')}"),
+    ]
+    return Section(
+        heading="A pair of images, with deformation",
+        verdict=pair_verdict(fit),
+        comparisons=comparisons,
+        pictures=pictures,
+        numbers=without_empty(numbers),
+        settings=(
+            ("Model", f"{count(fit.layers, 'layer')} of cubic B-splines after an affine map"),
+            ("Control points", f"{spacing} {unit} apart".replace("  ", " ")),
+            ("Metric", fit.metric),
+        ),
+        calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
+        missing=missing or ("" if planes else "The fit does not hold its images, so there are no pictures of them."),
+    )
+
+
 def pair_verdict(fit: Any) -> Verdict:
     """Whether to use the fit, and what to do."""
     if fit.ok:
@@ -62,25 +108,37 @@ def pair_numbers(fit: Any) -> Pairs:
         free = name in fit.covariance_names or ("scale" in fit.covariance_names and name in ("sx", "sy", "sz"))
         if free:
             rows.append(parameter(name, value, sigma.get(name, sigma.get("scale") if name[:1] == "s" else None), unit))
+    rows += [
+        *score_rows(fit),
+        ("Motions that the images do not determine", "; ".join(fit.free)),
+        ("Other motions that fit as well", "; ".join(r.describe() for r in fit.rivals[:4])),
+        ("There and back again", "" if fit.inverse_error is None else f"{number(fit.inverse_error)} px apart at most"),
+        *images_left_out(fit),
+        ("Time", f"{duration(fit.seconds)}, {count(fit.iterations, 'iteration')}"),
+    ]
+    return without_empty(rows)
+
+
+def score_rows(fit: Any) -> Pairs:
+    """How well the images agree, and over how much of them."""
+    before, after = fit.score
+    agreement = f"{number(before)} before, {number(after)} after"
+    return ((f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", agreement), ("Overlap", percent(fit.overlap)))
+
+
+def images_left_out(fit: Any) -> Pairs:
+    """What of the images did not count; empty texts where all of it did."""
     masked = [f"{percent(m)} of {name}" for m, name in zip(fit.masked, ("fixed", "moving"), strict=True) if m > 0]
     reduced = [
         f"{name} as means of {' x '.join(map(str, factors))} voxels"
         for name, factors in zip(("fixed", "moving"), fit.reduced, strict=True)
         if max(factors) > 1
     ]
-    before, after = fit.score
-    rows += [
-        (f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", f"{number(before)} before, {number(after)} after"),
-        ("Overlap", percent(fit.overlap)),
-        ("Motions that the images do not determine", "; ".join(fit.free)),
-        ("Other motions that fit as well", "; ".join(r.describe() for r in fit.rivals[:4])),
-        ("There and back again", "" if fit.inverse_error is None else f"{number(fit.inverse_error)} px apart at most"),
+    return (
         ("Voxels that did not count", ", ".join(masked)),
         ("Voxels of the detector left out", _bad(fit.bad_voxels)),
         ("Read in part", "; ".join(reduced)),
-        ("Time", f"{duration(fit.seconds)}, {count(fit.iterations, 'iteration')}"),
-    ]
-    return without_empty(rows)
+    )
 
 
 def _settings(fit: Any) -> Pairs:
@@ -92,7 +150,7 @@ def _settings(fit: Any) -> Pairs:
 def _score(fit: Any) -> str:
     before, after = fit.score
     if fit.metric == "ncc":
-        return f"the images correlate by {after:.3g} (before: {before:.3g})"
+        return f"the images correlate by {after:.4g} (before: {before:.4g})"
     return f"the {METRIC_NAMES.get(fit.metric, fit.metric)} went from {number(before)} to {number(after)}"
 
 

@@ -157,6 +157,8 @@ def _settings(fit: Any) -> Pairs:
         reference = f"each slice against {fit.neighbors} on each side, all solved together"
     trend = "removed" if fit.trend == "remove" else f"kept (slower than {number(fit.smooth)} slices)"
     rows = [("Model", model), ("Metric", fit.metric), ("Reference", reference), ("Slow motion", trend)]
+    channel = getattr(fit, "channel", None)
+    rows.append(("Channel", "" if channel is None else str(channel)))
     return without_empty([*rows, ("From the common line along", fit.common_line or "")])
 
 

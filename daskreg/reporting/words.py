@@ -49,7 +49,9 @@ def with_error(value: float, sigma: float | None, suffix: str = "") -> str:
     """A value with its standard deviation to two digits, and as many decimals as that has: 12.34 ± 0.05 µm."""
     if sigma is None or not math.isfinite(sigma) or sigma <= 0 or not math.isfinite(value):
         return f"{number(value)}{suffix}"
-    decimals = min(8, max(0, 1 - math.floor(math.log10(sigma))))
+    if sigma < 1e-8:
+        return f"{value:.10g} ± {sigma:.1g}{suffix}"
+    decimals = max(0, 1 - math.floor(math.log10(sigma)))
     return f"{value:.{decimals}f} ± {sigma:.{decimals}f}{suffix}"
 
 

@@ -178,7 +178,10 @@ class Run:
         if record is None:
             raise RunInterruptedError(f"{self.path} has no record of the run any more: the output was removed")
         if record.token != self._token:
-            raise OutputBusyError(f"another run of {self.path} has begun since: daskreg.attach finds it")
+            raise OutputBusyError(
+                f"another run of {self.path} has begun since, and this Run knows nothing of it: "
+                f"daskreg.attach({self.path!r}) gives one that follows it, waits for it and cancels it"
+            )
         return record
 
     def _result(self, record: RunRecord) -> Any:

@@ -91,10 +91,12 @@ class Written:
         return table(f"Written: {self.path}", [*rows, *([name, f"{n:,}"] for name, n in notes.items() if n)])
 
     def to_json(self) -> dict[str, Any]:
+        """What a file of JSON holds of it; `from_json` reads it."""
         return {"type": "Written", **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Written:
+        """What `to_json` gave. Raises: KeyError, TypeError for other mappings."""
         values = {name: value for name, value in data.items() if name != "type"}
         values["shapes"] = tuple(map(tuple, values["shapes"]))
         values["damaged"] = tuple(values["damaged"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import inspect
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,19 +33,26 @@ LOG_EVERY = 30.0
 """Seconds between two lines of the log."""
 
 Tell = Callable[[str], None]
-_shown: list[Tell] = []  # the bars of this process: what each is told of stages
+_shown: list[Tell] = []  # what bars and functions of this process are told of stages
+_stages: list[str] = []  # the stages that are running, the latest last
 
 
 @contextmanager
 def at_stage(name: str) -> Iterator[None]:
     """While the block runs, bars of this process say what is being done, such as "reading" or "compiling"."""
-    for tell in tuple(_shown):
-        tell(name)
+    _stages.append(name)
     try:
+        _tell_all()
         yield
     finally:
-        for tell in tuple(_shown):
-            tell("")
+        _stages.remove(name)
+        _tell_all()
+
+
+def _tell_all() -> None:
+    running = _stages[-1:]  # one slice, as another thread may end the stage meanwhile
+    for tell in tuple(_shown):
+        tell(running[0] if running else "")
 
 
 @contextmanager
@@ -60,23 +68,71 @@ def _told(tell: Tell) -> Iterator[None]:
 def shows_progress(label: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """A decorator: `progress=True` of the function shows a bar with this label while it runs.
 
-    The function itself is given a callable or None.
+    The function itself is given a callable or None. A callable of the user that takes `stage` is told of stages.
     """
 
     def decorated(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def with_bar(*args: P.args, **options: P.kwargs) -> T:
             asked = options.get("progress")
-            with progress_bar(label) if asked is True else nullcontext(None) as show:
-                if show is not None:
+            if asked is True:
+                with progress_bar(label) as show:
                     options["progress"] = lambda done, total: show(done, total, 0)
-                elif asked is False:
-                    options["progress"] = None
+                    return function(*args, **options)
+            if not callable(asked):
+                options["progress"] = None
+                return function(*args, **options)
+            with _told_of_stages(asked, "fitting", (0, 1)) as options["progress"]:
                 return function(*args, **options)
 
         return with_bar
 
     return decorated
+
+
+def shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[ByteProgress | None]:
+    """What `progress=` of a call that counts bytes means: a bar with this label, a function to call, or None."""
+    if callable(progress):
+        return _told_of_stages(progress, label.partition(" ")[0], (0, 1, 0))
+    return progress_bar(label) if progress else nullcontext(None)
+
+
+@contextmanager
+def _told_of_stages(
+    progress: Callable[..., None], work: str, numbers: tuple[int, ...]
+) -> Iterator[Callable[..., None]]:
+    """What calls a function of the user with its numbers, and with `stage=` where it has a parameter of this name.
+
+    Such a function is also called when a stage begins or ends, with the numbers of the call before. Stages of worker
+    threads are told from these threads.
+
+    work: the stage while nothing is read or compiled, such as "fitting". numbers: what stands before the first part.
+    """
+    if not _takes_stage(progress):
+        yield progress
+        return
+    stage = work
+
+    def count(*now: int) -> None:
+        nonlocal numbers
+        numbers = now
+        progress(*now, stage=stage)
+
+    def tell(name: str) -> None:
+        nonlocal stage
+        if stage != (name or work):
+            stage = name or work
+            progress(*numbers, stage=stage)
+
+    with _told(tell):
+        yield count
+
+
+def _takes_stage(progress: Callable[..., None]) -> bool:
+    try:
+        return "stage" in inspect.signature(progress).parameters
+    except (TypeError, ValueError):  # some functions of C have no signature
+        return False
 
 
 @contextmanager

@@ -101,6 +101,7 @@ class Source(ABC):
 
     @property
     def ndim(self) -> int:
+        """How many axes there are, those of times and channels included."""
         return len(self.dims)
 
     @property

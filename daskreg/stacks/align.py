@@ -40,7 +40,7 @@ from daskreg.stacks.elastic.fit import ElasticStackFit
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
-from daskreg.stacks.inputs import anchor_poses, mask_source, source_along
+from daskreg.stacks.inputs import anchor_poses, channel_of, mask_source, source_along
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
@@ -158,7 +158,7 @@ def align_stack(
         tolerance: voxels; a pair has converged when a step moves no corner by more.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved on the worker.
         client: a distributed Client in place of the current one; False for local threads.
-        progress: True shows a bar; or called with (finished slices, all slices).
+        progress: True shows a bar; or called with (finished slices, all slices), and `stage` as in `register`.
         save: a file (.json) in which the fit is saved.
         wait: False returns a `Run` at once, whose `wait` gives the fit. With `save` and a client whose scheduler runs
             on its own, the run goes on without this process, and `attach(save)` finds it again; else it is a
@@ -193,7 +193,10 @@ def align_stack(
         raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
-    request = StackRequest(spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line)
+    request = StackRequest(
+        spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line,
+        channel_of(stack, channel),
+    )  # fmt: skip
     if fields:
         request = elastic.of_request(request, spacing)
     client = client_for(client, source)

@@ -53,7 +53,7 @@ class StackRequest:
 
     Args:
         spec: the stack, without its bad voxels, which are looked for first.
-        model, reference, trend, smooth, common_line, checkpoint: as of `align_stack`.
+        model, reference, trend, smooth, common_line, checkpoint, channel: as of `align_stack`.
         anchors: fixed poses of slices, by number.
         previous: the fit of the first slices, from when the stack had no others.
     """
@@ -67,6 +67,7 @@ class StackRequest:
     previous: StackFit | None
     checkpoint: str | os.PathLike[str] | None
     common_line: str | None
+    channel: int | str | None = None
 
     @property
     def has_pairs(self) -> bool:
@@ -94,7 +95,8 @@ class StackRequest:
             log.warning("interrupted: %s%s", what, kept)
             raise
         name = self.model if isinstance(self.model, str) else fit.model
-        return replace(fit, model=name, common_line=self.common_line, seconds=time.perf_counter() - began), spec
+        seconds = time.perf_counter() - began
+        return replace(fit, model=name, common_line=self.common_line, channel=self.channel, seconds=seconds), spec
 
     def _fit(self, execution: Execution) -> tuple[StackFit, StackSpec]:
         spec = with_bad_voxels(self.spec, execution)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import ShapeMismatchError
+from daskreg.errors import ChannelError, ShapeMismatchError
 from daskreg.geometry import Box, Grid, common_unit, index_matrix
 from daskreg.reporting import drift
 from daskreg.reporting.planes import Place, middle, places
 from daskreg.reporting.views import Comparison, in_greys, overlay_views
 from daskreg.reporting.words import number
 from daskreg.sampling.sample import sample
+from daskreg.sources.source import Source
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.slice_reader import SliceReader
 
@@ -42,7 +43,7 @@ def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = Non
 
     Raises: UnitError, ShapeMismatchError where the fit is not of this stack.
     """
-    source, position = source_along(stack, fit.raw_from_aligned.axis, channel)
+    source, position = _source_of(fit, stack, channel)
     reader = SliceReader.of(source, position, most=MOST)
     _check_stack(fit, reader)
     step = max(1, -(-reader.count // MOST))
@@ -71,6 +72,17 @@ def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = Non
         ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
     ]
     return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
+
+
+def _source_of(fit: StackFit, stack: Any, channel: int | str | None) -> tuple[Source, int]:
+    """The stack with one channel: what was passed, else that of the fit if the stack still has several."""
+    axis = fit.raw_from_aligned.axis
+    try:
+        return source_along(stack, axis, channel)
+    except ChannelError:
+        if channel is not None or fit.channel is None:
+            raise
+        return source_along(stack, axis, fit.channel)
 
 
 def _check_stack(fit: StackFit, reader: SliceReader) -> None:

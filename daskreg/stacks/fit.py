@@ -68,6 +68,7 @@ class StackFit(Fit):
             from each slice.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
         recipe: the Python that makes this fit again.
+        channel: of the stack, the one that was aligned, and that pages show; None where none was named.
     """
 
     kind: ClassVar[str] = "stack"
@@ -98,6 +99,7 @@ class StackFit(Fit):
     striped: bool = False
     bad_voxels: int = 0
     recipe: str = ""
+    channel: int | str | None = None
 
     @property
     def ok(self) -> bool:
@@ -252,7 +254,7 @@ class StackFit(Fit):
         Args:
             stack: the stack that was aligned: a slice and side views before and after, the worst slices and the worst
                 pairs are shown too.
-            channel: of the stack.
+            channel: of the stack; by default that of the fit, where the stack has several.
             truth: raw_from_clean, drawn dashed.
         """
         from daskreg.reporting.stack_section import stack_section
@@ -323,7 +325,7 @@ class StackFit(Fit):
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
     "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "striped",
-    "bad_voxels", "seconds", "recipe",
+    "bad_voxels", "seconds", "recipe", "channel",
 )  # fmt: skip
 
 

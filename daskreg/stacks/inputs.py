@@ -12,6 +12,7 @@ from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import as_affine, shared_unit
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.in_memory import source_in_memory
+from daskreg.sources.registry import recall_opening
 from daskreg.sources.source import Source
 from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import mask_array, volume_of
@@ -29,6 +30,13 @@ def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tupl
     if len(source.dims) < 3:
         raise ShapeMismatchError(f"one image with axes {source.dims} is not a stack of slices along {dim!r}")
     return source, source.dims.index(dim)
+
+
+def channel_of(stack: Any, channel: int | str | None) -> int | str | None:
+    """The channel that is used, as it was passed or as `daskreg.open` chose it; None where neither named one."""
+    opening = recall_opening(str(getattr(getattr(stack, "data", None), "name", "")))
+    used = channel if channel is not None or opening is None else opening.options.get("channel")
+    return used if isinstance(used, int | str) else None
 
 
 def _axis_name(source: Source, axis: int | str) -> str:

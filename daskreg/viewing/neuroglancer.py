@@ -23,6 +23,8 @@ BOARD = "checkerboard.ome.zarr"
 _COLOURS = ("#ff00ff", "#00ff00")
 """Of two images in an overlay: what agrees is grey."""
 
+_LABEL_TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32")
+
 _SHADER = """#uicontrol invlerp normalized
 #uicontrol vec3 colour color(default="{colour}")
 void main() {{ emitRGB(colour * normalized()); }}
@@ -32,6 +34,8 @@ void main() {{ emitRGB(colour * normalized()); }}
 def viewer_state(images: Mapping[str, ZarrForm], urls: Mapping[str, str], arrangement: str = OVERLAY) -> dict[str, Any]:
     """The state of neuroglancer, in JSON's types: one layer for each image, and which panels show which of them.
 
+    Labels (integers of order 0) are a segmentation, with a colour for each value.
+
     Raises: OptionError for an arrangement that there is not, or that needs more images.
     """
     if arrangement not in ARRANGEMENTS:
@@ -39,7 +43,7 @@ def viewer_state(images: Mapping[str, ZarrForm], urls: Mapping[str, str], arrang
     single = [name for name in images if name != BOARD]
     if arrangement == CHECKERBOARD and BOARD not in images:
         raise OptionError("arrangement='checkerboard' needs two images on one grid, served with checkerboard=True")
-    coloured = arrangement == OVERLAY and len(single) == 2
+    coloured = arrangement == OVERLAY and len(single) == 2 and not any(_is_labels(images[name]) for name in single)
     colours = dict(zip(single, _COLOURS, strict=True)) if coloured else {}
     shown = [BOARD] if arrangement == CHECKERBOARD else single
     layers = [_layer(name, images[name], urls[name], colours.get(name, "#ffffff"), name in shown) for name in images]
@@ -60,7 +64,14 @@ def _dimensions(grid: Grid) -> dict[str, list[Any]]:
     }
 
 
+def _is_labels(image: ZarrForm) -> bool:
+    """Whether values are names of segments: integers of which no mean is taken, of a type that neuroglancer has."""
+    return image.pyramid.method == "mode" and image.pyramid.layouts[0].dtype.name in _LABEL_TYPES
+
+
 def _layer(name: str, image: ZarrForm, url: str, colour: str, visible: bool) -> dict[str, Any]:
+    if _is_labels(image):  # with no segment selected, all are shown, each in a colour of its own
+        return {"type": "segmentation", "source": f"zarr://{url}", "name": _title(name), "visible": visible}
     layer: dict[str, Any] = {
         "type": "image", "source": f"zarr://{url}", "name": _title(name), "visible": visible, "opacity": 1,
         "blend": "additive",

@@ -33,6 +33,10 @@ EDGES = {2: 512, 3: 64}
 MOST = 2**26
 """Voxels that are computed for a chunk, about a second: coarser levels are sampled from those of the source."""
 
+AT_ONCE = 2**22
+"""Voxels of level 0 that are computed as one box for a chunk of a coarse level, in half the time that they take by
+chunks; of more, the chunks of the level below are made, which are held."""
+
 Voxels = NDArray[Any]
 Index = tuple[int, ...]
 
@@ -119,7 +123,9 @@ class ComputedPyramid(Pyramid):
             tuple(a * f for a, f in zip(box.start, factors, strict=True)),
             tuple(b * f for b, f in zip(box.stop, factors, strict=True)),
         ).clip(self.layouts[level - 1].shape)
-        return block_reduce(self.read(level - 1, needed), factors, self.method)
+        at_once = self.voxels_for(level) <= AT_ONCE
+        below = self._made(level - 1, needed) if at_once else self.read(level - 1, needed)
+        return block_reduce(below, factors, self.method)
 
 
 def pyramid_of_task(

@@ -51,6 +51,8 @@ def test_what_is_mistyped_is_named(here: Path, capsys: pytest.CaptureFixture[str
         ("warp", "Stack_A.tif", "o.zarr", "--pull", "drft.json"): "did you mean drift.json?",
         ("align", "Stack_A.tif", "-o", "f.json", "--refrence", "first"): "--reference",
         ("info", "nowhere/a.tif"): "nowhere/a.tif is not there",
+        ("info", "Stack_A.tif", "nowhere/a.tif"): "nowhere/a.tif is not there",
+        ("info", "Stack_A.tif", "."): ". is no file: several paths are taken as the images of one sequence",
     }
     for words, expected in lines.items():
         assert run(words) == 2
@@ -58,6 +60,29 @@ def test_what_is_mistyped_is_named(here: Path, capsys: pytest.CaptureFixture[str
         assert expected in error, (words, error)
         assert error.count("\n") == 1, "one line"
     assert similar("zzz", ["align"]) == []
+
+
+def test_a_pattern_that_the_shell_expanded_is_a_sequence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In natural order, where one volume is read; where an output follows, quotes are asked for.
+
+    `convert a*.tif` of two images has the second as its output, which is refused since it is there.
+    """
+    texture = np.random.default_rng(0).integers(0, 255, (40, 31)).astype(np.uint8)
+    names = [f"a{k}.tif" for k in (1, 10, 2)]
+    for name, shift in zip(names, (0, 2, 1), strict=True):
+        tifffile.imwrite(name, np.roll(texture, shift, axis=0))
+    assert run(["info", *names]) == 0
+    told = capsys.readouterr().out
+    assert "a1.tif to a10.tif (3 files)" in told
+    assert "z 3, y 40, x 31" in told
+    assert run(["align", *names, "-o", "fit.json", "--model", "translation", "-q"]) == 0
+    assert np.allclose(np.diff(dr.load("fit.json").matrices[:, 0, 2]), 1, atol=0.05)
+    for words in (["convert", *names, "out.zarr"], ["warp", *names, "out.zarr", "--pull", "fit.json"]):
+        assert run(words) == 2
+        assert "'*.tif'" in capsys.readouterr().err
+    before = (here / "a2.tif").read_bytes()
+    assert run(["convert", "a1.tif", "a2.tif"]) == 2
+    assert (here / "a2.tif").read_bytes() == before
 
 
 def test_an_error_of_the_package_is_told_in_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,11 +97,14 @@ def test_the_checkerboard_is_made_of_the_warped_image():
 def test_a_grid_of_any_size_takes_the_same_few_samples_of_a_stored_field(tmp_path):
     import zarr
 
-    nodes = dr.Grid((300, 400), 250)
+    nodes = dr.Grid((300, 400), 250, (1000, -2000))
     array = zarr.create_array(tmp_path / "vectors.zarr", shape=(2, 300, 400), chunks=(2, 50, 50), dtype="f4")
     array[:] = 1.0
-    figure = field_figure(dr.DisplacementField(array, nodes), dr.Grid((70_000, 90_000)))
+    figure = field_figure(dr.DisplacementField(array, nodes), dr.Grid((70_000, 90_000), 1, (1000, -2000)))
     assert max(shown(figure.axes[1]).shape) <= 160
+    for ax in figure.axes[:3]:
+        middle = [np.mean(limits) for limits in (ax.get_ylim(), ax.get_xlim())]
+        assert np.allclose(middle, (1000 + 35_000, -2000 + 45_000), rtol=0.01), "world coordinates"
 
 
 def test_what_does_not_fit_is_an_error():

@@ -7,10 +7,11 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
-from daskreg.runtime.progress import at_stage, bar_html, progress_bar
+from daskreg.runtime.progress import at_stage, bar_html, progress_bar, shown, shows_progress
 
 CELL = """
 from daskreg.runtime.progress import at_stage, progress_bar
@@ -90,3 +91,44 @@ def test_compiling_is_a_stage() -> None:
         assert kernel(2) == 3
         assert kernel(3) == 4
     assert told == ["compiling", ""]
+
+
+def test_a_function_with_a_parameter_stage_is_told_of_stages() -> None:
+    """One within another ends first, and what ends says what goes on; the numbers are those of the call before."""
+    calls: list[tuple[int, int, str]] = []
+
+    @shows_progress("registering")
+    def long_call(*, progress: Callable[[int, int], None] | None = None) -> None:
+        assert callable(progress)
+        with at_stage("reading"), at_stage("compiling"):
+            pass
+        progress(1, 2)
+
+    long_call(progress=lambda done, total, stage="": calls.append((done, total, stage)))
+    stages = ["reading", "compiling", "reading", "fitting"]
+    assert calls == [*((0, 1, stage) for stage in stages), (1, 2, "fitting")]
+    with at_stage("reading"):
+        pass
+    assert len(calls) == 5  # of a call that has ended nothing is told
+
+
+def test_a_function_without_it_is_called_with_the_numbers_alone() -> None:
+    calls: list[tuple[int, ...]] = []
+    staged: list[str] = []
+    with (
+        shown(lambda *numbers: calls.append(numbers), "writing a") as plain,
+        shown(lambda done, total, nbytes, stage: staged.append(stage), "writing b") as told,
+        at_stage("compiling"),
+    ):
+        assert plain is not None
+        assert told is not None
+        plain(1, 2, 30)
+        told(1, 2, 30)
+    assert calls == [(1, 2, 30)]
+    assert staged == ["compiling", "compiling", "writing"]
+
+
+@pytest.mark.parametrize("function", [max, print, [].append])
+def test_functions_of_c_have_no_parameter_stage(function: Callable[..., None]) -> None:
+    with shown(function, "writing") as report:
+        assert report is function

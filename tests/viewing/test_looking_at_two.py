@@ -80,6 +80,18 @@ def test_the_state_has_the_axes_units_and_colours() -> None:
         alone.page("checkerboard")
 
 
+def test_labels_are_a_segmentation() -> None:
+    """With a colour for each value; the image below them is grey then, and means are shown as an image."""
+    names = dr.open((coins() // 40).astype(np.uint16))
+    labels = dr.warp(names, pull=dr.Affine.translation(x=1.5), order=0)
+    with dr.serve({"image": coins(), "labels": labels, "means": names}) as server:
+        layers = {layer["name"]: layer for layer in viewer_state(server.images, server.urls)["layers"]}
+    assert [layers[name]["type"] for name in ("image", "labels", "means")] == ["image", "segmentation", "image"]
+    assert "shader" not in layers["labels"]
+    with dr.serve({"image": coins(), "labels": labels}) as server:
+        assert "#ffffff" in viewer_state(server.images, server.urls)["layers"][0]["shader"]
+
+
 def test_the_page_of_neuroglancer_has_this_state() -> None:
     pytest.importorskip("neuroglancer")
     with dr.serve(volume()) as server:

@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError
 from daskreg.formats.transforms import read_json, transform_from_file
-from daskreg.geometry import Transform
+from daskreg.geometry import Box, Transform
 from daskreg.registration.deformable.posterior import Posterior
 from daskreg.registration.fit import PairFit
 from daskreg.registration.verdicts import FitStatus
+from daskreg.reporting import planes
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.planes import PairPlane
+from daskreg.reporting.section import Section
 from daskreg.reporting.words import duration
 
 if TYPE_CHECKING:
@@ -131,6 +134,12 @@ class DeformableFit(Fit):
     def facts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FACTS}
 
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.pair_section import deformable_section
+
+        return deformable_section(self, [] if self._estimate is None else _planes(self._estimate))
+
     def plot(self) -> Any:
         """A matplotlib figure of the transform over the fixed image: what it moves, and where it stretches."""
         from daskreg.reporting.field_plots import field_figure
@@ -159,6 +168,22 @@ class DeformableFit(Fit):
             f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
             f"  volumes change by factors of {self.jacobian[0]:.3g} to {self.jacobian[-1]:.3g}{ending})"
         )
+
+
+def _planes(found: LayerEstimate) -> list[PairPlane]:
+    """The middle planes of the images of the finest level in memory, before the layers and after."""
+    images, layers = found.images, found.state.layers
+    grid = images.fixed_grid
+    steps = planes.steps_of(grid.shape)
+    transforms = type(layers).start(layers.base, layers.control).transform, layers.transform
+    shown = []
+    for place, axis in planes.places(grid, steps):
+        ends = [(0, n) if k != axis else (n // 2, n // 2 + 1) for k, n in enumerate(grid.shape)]
+        box = Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+        taken = tuple(slice(None, None, step) if k != axis else 0 for k, step in enumerate(steps))
+        before, after = (images.warp(transform, box=box)[taken] for transform in transforms)
+        shown.append(PairPlane(place, planes.middle(images.fixed, axis, steps), before, after))
+    return shown
 
 
 _FACTS = (

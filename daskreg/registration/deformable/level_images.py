@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.fields.index_map import DisplacedIndexMap
-from daskreg.geometry import Grid, Transform
+from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
 from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
@@ -121,12 +121,12 @@ class LevelImages:
         ends = (Bins.of(fixed, weight > 0), Bins.of(moving, np.isfinite(moving))) if metric == "mi" else None
         return cls(fixed, weight, gradient, moving, grid, level.moving.grid, metric != "mse", level.step, ends)
 
-    def warp(self, transform: Transform, *, order: int = 1) -> Singles:
-        """(*shape) the moving image on the fixed grid, NaN where it is unknown."""
+    def warp(self, transform: Transform, *, order: int = 1, box: Box | None = None) -> Singles:
+        """(*shape) the moving image on the fixed grid, or in a box of it, NaN where it is unknown."""
         where = transform.index_map(self.fixed_grid, self.moving_grid, self.moving_grid.names)
         if not isinstance(where, DisplacedIndexMap):
             raise TypeError("a transform with a displacement field is needed")
-        box, threads = self.fixed_grid.box, pool_threads() > 1
+        box, threads = box or self.fixed_grid.box, pool_threads() > 1
         pull = where.coordinates(box)
         found = sample(self.moving, self.moving_grid.box, pull, box, order=order, fill=np.nan, parallel=threads)
         return np.asarray(found)

@@ -53,6 +53,7 @@ class VoxelFile:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Numbers of voxels along the axes, in the order in which they are read."""
         return tuple(self._stored[k] for k in self._axes)
 
     def transpose(self, *axes: int) -> VoxelFile:

@@ -165,8 +165,10 @@ class Pose:
         found, change = self.motions(best, centre)
         error = ((found - target) @ probes).reshape(len(p), -1)
         damping = np.full((len(p), 1, 1), 1e-6)
-        eye = np.eye(p.shape[1])
+        eye, step = np.eye(p.shape[1]), np.full_like(p, np.inf)
         for _ in range(50):
+            if np.all(((error**2).sum(-1) < 1e-24) | (np.abs(step).max(-1) < 1e-10)):
+                break
             jacobian = (change @ probes).reshape(*p.shape, -1)
             normal = jacobian @ jacobian.swapaxes(1, 2)
             normal = normal + damping * (normal * eye + 1e-12 * eye)
@@ -178,8 +180,6 @@ class Pose:
             best, error = np.where(better[:, None], trial, best), np.where(better[:, None], trial_error, error)
             change = np.where(better[:, None, None, None], trial_change, change)
             damping = np.clip(np.where(better[:, None, None], damping / 10, damping * 10), 1e-12, 1e12)
-            if np.all(((error**2).sum(-1) < 1e-24) | (np.abs(step).max(-1) < 1e-10)):
-                break
         return best, np.asarray((error**2).sum(-1))
 
     def named(self, parameters: ArrayLike) -> list[dict[str, float]]:

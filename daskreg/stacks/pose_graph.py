@@ -269,7 +269,8 @@ def pose_covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools
 
 def _solved(normal: Any, right: Floats) -> Floats:
     """The solution of the normal equations."""
-    return np.asarray(splu(normal).solve(right) if scipy.sparse.issparse(normal) else np.linalg.solve(normal, right))
+    dense = isinstance(normal, np.ndarray)
+    return np.asarray(np.linalg.solve(normal, right) if dense else splu(normal).solve(right))
 
 
 def _bandwidth(graph: PoseGraph, free: Bools) -> int:
@@ -286,7 +287,7 @@ def _inverse_blocks(matrix: Any, size: int, bandwidth: int) -> Floats:
     block of the inverse is the inverse of the Schur complement that is left when all blocks before
     it and all after it are eliminated. A small matrix is inverted as it is.
     """
-    if not scipy.sparse.issparse(matrix):
+    if isinstance(matrix, np.ndarray):
         return np.stack(list(_split(np.linalg.inv(matrix), size)))
     width = size * bandwidth
     count = -(-matrix.shape[0] // width)

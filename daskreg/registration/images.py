@@ -27,7 +27,7 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Box, Grid
-from daskreg.registration.pyramids.bad_voxels import constant_gaps, far_gap_code, hot_voxels
+from daskreg.registration.pyramids.bad_voxels import constant_gaps, far_gap_code, hot_voxels, on_one_level
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
 from daskreg.runtime.memory import available_memory
 from daskreg.sources.level import level_of
@@ -152,7 +152,7 @@ def _bad_voxels(fixed: Image, moving: Image) -> torch.Tensor | None:
     """(*shape) bool; None where there are none, or nothing is left without them."""
     if fixed.values.shape != moving.values.shape:
         return None
-    pair = np.stack([image.values.cpu().numpy() for image in (fixed, moving)])
+    pair = on_one_level([image.values.cpu().numpy() for image in (fixed, moving)], (fixed.offset, moving.offset))
     bad = constant_gaps(pair)
     bad |= hot_voxels(np.where(bad, np.float32(np.nan), pair) if bad.any() else pair)
     if not bad.any():

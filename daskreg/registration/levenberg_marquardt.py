@@ -148,10 +148,10 @@ class LevelObjective:
             other.possible = self.possible[rows]
         return other
 
-    def subsampled(self) -> LevelObjective:
-        """The same over about `SUBSET_VOXELS` voxels, evenly spread, or over all where there are no more."""
+    def subsampled(self, voxels: int = SUBSET_VOXELS) -> LevelObjective:
+        """The same over about so many voxels, evenly spread, or over all where there are no more."""
         other = copy.copy(self)
-        other.normal = self.normal.subsampled(min(1.0, SUBSET_VOXELS / self.voxels))
+        other.normal = self.normal.subsampled(min(1.0, voxels / self.voxels))
         return other
 
     def maps(self, p: Floats) -> Floats:

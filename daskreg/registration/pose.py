@@ -165,21 +165,21 @@ class Pose:
         found, change = self.motions(best, centre)
         error = ((found - target) @ probes).reshape(len(p), -1)
         damping = np.full((len(p), 1, 1), 1e-6)
-        eye = np.eye(p.shape[1])
+        eye, moved = np.eye(p.shape[1]), np.full(len(p), np.inf)
         for _ in range(50):
+            if np.all(((error**2).sum(-1) < 1e-24) | (moved < 1e-10)):
+                break
             jacobian = (change @ probes).reshape(*p.shape, -1)
             normal = jacobian @ jacobian.swapaxes(1, 2)
             normal = normal + damping * (normal * eye + 1e-12 * eye)
             step = np.linalg.solve(normal, jacobian @ error[..., None])[..., 0]
-            trial = best - step
+            trial, moved = best - step, np.abs(step).max(-1)
             found, trial_change = self.motions(trial, centre)
             trial_error = ((found - target) @ probes).reshape(len(p), -1)
             better = (trial_error**2).sum(-1) < (error**2).sum(-1)
             best, error = np.where(better[:, None], trial, best), np.where(better[:, None], trial_error, error)
             change = np.where(better[:, None, None, None], trial_change, change)
             damping = np.clip(np.where(better[:, None, None], damping / 10, damping * 10), 1e-12, 1e12)
-            if np.all(((error**2).sum(-1) < 1e-24) | (np.abs(step).max(-1) < 1e-10)):
-                break
         return best, np.asarray((error**2).sum(-1))
 
     def named(self, parameters: ArrayLike) -> list[dict[str, float]]:

@@ -26,13 +26,11 @@ from daskreg.blocks.tasks import client_for
 from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
-from daskreg.registration.problem import check_metric
 from daskreg.reporting.recipe import remembers
 from daskreg.runs.record import output_ledger
 from daskreg.runs.run import Run
 from daskreg.runs.start import start
 from daskreg.runtime.device import resolve
-from daskreg.runtime.paths import local_path
 from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.stacks import table
 from daskreg.stacks.elastic import request as elastic
@@ -40,7 +38,17 @@ from daskreg.stacks.elastic.fit import ElasticStackFit
 from daskreg.stacks.estimate import StackRequest, StackRun
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
-from daskreg.stacks.inputs import anchor_poses, channel_of, mask_source, source_along
+from daskreg.stacks.inputs import (
+    REFERENCES,
+    TRENDS,
+    anchor_poses,
+    channel_of,
+    check_files,
+    check_options,
+    check_reference,
+    mask_source,
+    source_along,
+)
 from daskreg.stacks.pair_registration import PairOptions
 from daskreg.stacks.previous import previous_fit
 from daskreg.stacks.slice_reader import SliceReader, offset_of
@@ -48,11 +56,6 @@ from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict.stack_status import StackStatus
 
 __all__ = ["REFERENCES", "TRENDS", "StackFit", "StackStatus", "align_stack", "from_table"]
-
-
-REFERENCES = ("neighbors", "previous", "first", "mean")
-TRENDS = ("remove", "keep")
-_MOST_NEIGHBORS = 16
 
 
 class _OptionsOfAll(TypedDict, total=False):
@@ -171,7 +174,7 @@ def align_stack(
         ShapeMismatchError, GridError for stacks that cannot be used; LayoutMismatchError for the
         checkpoint of another stack; NoWorkersError for a cluster without workers.
     """
-    _check_options(reference, metric, trend, smooth, neighbors)
+    check_options(reference, metric, trend, smooth, neighbors)
     source, position = source_along(stack, axis, channel)
     fields = model == "bspline"
     poses = elastic.POSES if fields else model
@@ -187,10 +190,7 @@ def align_stack(
         elastic.check_options(spec, reference, previous, common_line)
     resolve(device)
     _warn_if_flat(spec)
-    if not isinstance(reference, str) and not 0 <= reference < spec.count:
-        raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
-    if reference not in ("neighbors", "previous") and not (previous is None and checkpoint is None):
-        raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
+    check_reference(reference, spec, previous, checkpoint)
     fixed_poses = anchor_poses(anchors, spec, reference, trend)
     before = None if previous is None else previous_fit(previous, spec)
     request = StackRequest(
@@ -200,11 +200,7 @@ def align_stack(
     if fields:
         request = elastic.of_request(request, spacing)
     client = client_for(client, source)
-    for file in (save, checkpoint):
-        if file is not None:
-            local_path(file)
-    if save is not None and Path(save).suffix.lower() != ".json":
-        raise OptionError(f"save={os.fspath(save)!r}: the file of a fit must end in .json")
+    check_files(save, checkpoint)
     if not wait:
         return _started(request, save, client)
     fit = request.fit(Execution(client, progress if callable(progress) else None))
@@ -254,18 +250,6 @@ def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str
         metric="ncc", reference="neighbors", trend="remove", smooth=15.0, neighbors=1, cycles=unknown,
         disagreement=1.0, seconds=0.0,
     )  # fmt: skip
-
-
-def _check_options(reference: Any, metric: str, trend: str, smooth: float, neighbors: int) -> None:
-    if isinstance(reference, bool) or not (isinstance(reference, int | np.integer) or reference in REFERENCES):
-        raise OptionError(f"reference={reference!r}: use {', '.join(REFERENCES)} or the number of a slice")
-    check_metric(metric)
-    if trend not in TRENDS:
-        raise OptionError(f"trend={trend!r}: use {' or '.join(TRENDS)}")
-    if not smooth >= 2:
-        raise OptionError(f"smooth={smooth}: a period of at least 2 slices is needed")
-    if isinstance(neighbors, bool) or not (isinstance(neighbors, int) and 1 <= neighbors <= _MOST_NEIGHBORS):
-        raise OptionError(f"neighbors={neighbors!r}: use a number of slices from 1 to {_MOST_NEIGHBORS}")
 
 
 def _with_model(spec: StackSpec, model: str | Sequence[str], common_line: str | None) -> StackSpec:

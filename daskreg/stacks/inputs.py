@@ -1,8 +1,10 @@
-"""The inputs of `align_stack`: one channel of a stack, its axis and its mask, as sources; and anchors."""
+"""The inputs of `align_stack`: one channel of a stack, its axis and its mask, as sources; anchors; checked options."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
 from daskreg.geometry import as_affine, shared_unit
+from daskreg.registration.problem import check_metric
+from daskreg.runtime.paths import local_path
 from daskreg.sources.coordinates import CHANNELS
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.registry import recall_opening
@@ -18,6 +22,10 @@ from daskreg.stacks.spans import StackSpec
 from daskreg.volumes import mask_array, volume_of
 
 Floats = NDArray[np.float64]
+
+REFERENCES = ("neighbors", "previous", "first", "mean")
+TRENDS = ("remove", "keep")
+_MOST_NEIGHBORS = 16
 
 
 def source_along(stack: Any, axis: int | str, channel: int | str | None) -> tuple[Source, int]:
@@ -100,3 +108,33 @@ def anchor_poses(
             )
         poses[int(number)] = pose
     return poses
+
+
+def check_options(reference: Any, metric: str, trend: str, smooth: float, neighbors: int) -> None:
+    """Raises: OptionError for values that no stack allows."""
+    if isinstance(reference, bool) or not (isinstance(reference, int | np.integer) or reference in REFERENCES):
+        raise OptionError(f"reference={reference!r}: use {', '.join(REFERENCES)} or the number of a slice")
+    check_metric(metric)
+    if trend not in TRENDS:
+        raise OptionError(f"trend={trend!r}: use {' or '.join(TRENDS)}")
+    if not smooth >= 2:
+        raise OptionError(f"smooth={smooth}: a period of at least 2 slices is needed")
+    if isinstance(neighbors, bool) or not (isinstance(neighbors, int) and 1 <= neighbors <= _MOST_NEIGHBORS):
+        raise OptionError(f"neighbors={neighbors!r}: use a number of slices from 1 to {_MOST_NEIGHBORS}")
+
+
+def check_reference(reference: str | int, spec: StackSpec, previous: Any, checkpoint: Any) -> None:
+    """Raises: OptionError for a slice that the stack has not, and for options that need pairs of neighbours."""
+    if not isinstance(reference, str) and not 0 <= reference < spec.count:
+        raise OptionError(f"reference={reference}: the stack has slices 0 to {spec.count - 1}")
+    if reference not in ("neighbors", "previous") and not (previous is None and checkpoint is None):
+        raise OptionError(f"previous= and checkpoint= need pairs of neighbours, not reference={reference!r}")
+
+
+def check_files(save: str | os.PathLike[str] | None, checkpoint: str | os.PathLike[str] | None) -> None:
+    """Raises: OptionError for files that cannot be written as they are named."""
+    for file in (save, checkpoint):
+        if file is not None:
+            local_path(file)
+    if save is not None and Path(save).suffix.lower() != ".json":
+        raise OptionError(f"save={os.fspath(save)!r}: the file of a fit must end in .json")

@@ -359,9 +359,10 @@ def _standardised(batch: ImageBatch, blank: Bools, *, common: bool) -> tuple[Ima
         variance = variance[torch.from_numpy(~blank).to(mean.device)].mean().expand(len(values))
     sd = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
     scaled = centred.div_(sd[:, None])
-    if weight is not None:
-        scaled *= weight > 0
-    return ImageBatch(scaled.reshape(batch.values.shape), batch.weight, batch.grid), variance.cpu().double()
+    smoothed = batch.smoothed_weight
+    if smoothed is not None:
+        scaled *= smoothed.flatten(1) > 0
+    return replace(batch, values=scaled.reshape(batch.values.shape)), variance.cpu().double()
 
 
 def _mean_square_gradient(values: Tensor) -> Floats:

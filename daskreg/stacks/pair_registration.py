@@ -46,6 +46,8 @@ _PROPOSALS = 3
 _AGREEMENT = 2.0
 # Iterations of a proposal.
 _TRIAL_ITERATIONS = 15
+# Points at which the cost is looked at on the way from no motion to a pose, and voxels that tell it well enough.
+_WAY_POINTS, _WAY_VOXELS = 6, 4096
 # Tolerance in voxels on the finest of the small levels, and on those before it.
 _FINE_TOLERANCE, _COARSE_TOLERANCE = 0.02, 0.1
 # Voxels along the longest axis that phase correlation needs.
@@ -187,13 +189,19 @@ def identity_or_shift(problem: Problem, levels: Sequence[PyramidLevel], count: i
 
 
 def _as_good_unmoved(problem: Problem, level: PyramidLevel, iterate: Iterate, rows: Bools) -> Bools:
-    """Which of the pairs `rows` agree without any motion so well that a smaller motion may fit as well as theirs."""
+    """Which of the pairs `rows` may fit as well by a smaller motion than theirs.
+
+    Without any motion they agree so well that a smaller motion may, and the cost rises somewhere on the straight way
+    from there to the pose found: where it only falls, both are on the slope of one optimum.
+    """
     if not rows.any():
         return np.zeros(0, bool)
-    found = iterate.take(np.flatnonzero(rows))
-    pairs = level.take(torch.from_numpy(np.flatnonzero(rows)))
-    unmoved = LevelObjective(problem, pairs).evaluate(problem.pose.identity(len(found.cost)).numpy())
-    return np.asarray(unmoved.cost < 1 - (1 - found.cost) / 4)
+    number = np.flatnonzero(rows)
+    found, none = iterate.parameters[number], problem.pose.identity(len(number)).numpy()
+    objective = LevelObjective(problem, level.take(torch.from_numpy(number))).subsampled(_WAY_VOXELS)
+    cost = np.stack([objective.evaluate(none + t * (found - none)).cost for t in np.linspace(0, 1, _WAY_POINTS)])
+    agrees = cost[0] < 1 - (1 - cost[-1]) / 4
+    return np.asarray(agrees & (np.diff(cost, axis=0) >= 0).any(axis=0))
 
 
 def _shifted(problem: Problem, level: PyramidLevel, shifts: Floats) -> Floats:
@@ -224,12 +232,14 @@ def phase_shifts(fixed: ImageBatch, moving: ImageBatch, count: int) -> Floats:
     size = [2 * n for n in shape]
     spectra = [torch.fft.rfftn(_windowed(p), s=size, dim=axes) for p in (fixed, moving)]
     cross = spectra[1] * spectra[0].conj()
-    cross = cross / cross.abs().clamp_min(1e-12 + 1e-6 * cross.abs().amax(axes, keepdim=True))
+    magnitude = cross.abs()
+    damping = 1 / magnitude.clamp_min(1e-12 + 1e-6 * magnitude.amax(axes, keepdim=True))
     for k, n in enumerate(size):
         f = torch.fft.rfftfreq(n) if k == len(size) - 1 else torch.fft.fftfreq(n)
         one = [1] * cross.ndim
         one[k + 1] = -1
-        cross = cross * torch.exp(-((f.to(cross.device) / 0.2) ** 2)).reshape(one)
+        damping *= torch.exp(-((f.to(cross.device) / 0.2) ** 2)).reshape(one)
+    cross *= damping
     surface = torch.fft.irfftn(cross, s=size, dim=axes).cpu()
     return _peaks(surface, count)
 

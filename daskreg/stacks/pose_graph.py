@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ _ITERATIONS = 40
 _STEP_TOLERANCE = 1e-7  # of the algebra's reach
 _LEAST_REDUNDANCY = 1e-9  # below it the graph is a chain, in which no edge can be checked by others
 _INITIAL_WEIGHT_ITERATIONS = 4  # during which the weights stay those of the initial poses
+_DENSE = 200  # unknowns up to which matrices are dense: a sparse one takes longer to make than to solve
 _INLIER_WEIGHT = 0.25  # above it an edge counts when the scale of residuals is estimated
 
 
@@ -61,6 +63,11 @@ class PoseGraph:
     measurements: Floats
     information: Floats
     algebra: Algebra
+
+    @cached_property
+    def inverse_measurements(self) -> Floats:
+        """(E, D+1, D+1)."""
+        return np.asarray(np.linalg.inv(self.measurements))
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,7 @@ def _gauss_newton(
 def _residuals(graph: PoseGraph, poses: Floats) -> Floats:
     """(E, Q)."""
     i, j = graph.edges.T
-    return graph.algebra.log(np.linalg.inv(graph.measurements) @ poses[j] @ np.linalg.inv(poses[i]))
+    return graph.algebra.log(graph.inverse_measurements @ poses[j] @ np.linalg.inv(poses)[i])
 
 
 def _mean_squares(graph: PoseGraph, residual: Floats) -> Floats:
@@ -201,7 +208,7 @@ def _step(graph: PoseGraph, poses: Floats, residual: Floats, weight: Floats, fre
     normal, right = _normal_equations(graph, poses, weight, free, residual)
     step = np.zeros((graph.count, graph.algebra.size))
     if free.any():
-        step[free] = splu(normal).solve(right).reshape(-1, graph.algebra.size)
+        step[free] = _solved(normal, right).reshape(-1, graph.algebra.size)
     # Pairs that contradict each other by far may ask for steps beyond what the linear equations hold for.
     length = np.linalg.norm(step, axis=1, keepdims=True)
     return np.asarray(step * np.minimum(1.0, graph.algebra.reach / np.maximum(length, 1e-300)))
@@ -210,7 +217,7 @@ def _step(graph: PoseGraph, poses: Floats, residual: Floats, weight: Floats, fre
 def _normal_equations(
     graph: PoseGraph, poses: Floats, weight: Floats, free: Bools, residual: Floats
 ) -> tuple[Any, Floats]:
-    """The sparse normal matrix of the free nodes, and the right-hand side."""
+    """The normal matrix of the free nodes, sparse where it is large, and the right-hand side."""
     q = graph.algebra.size
     i, j = graph.edges.T
     adjoint = graph.algebra.adjoint(poses)[i]
@@ -230,7 +237,12 @@ def _normal_equations(
     at = (rows[:, None, None] * q + np.arange(q)[:, None], columns[:, None, None] * q + np.arange(q))
     index = tuple(np.broadcast_to(a, blocks.shape).ravel() for a in at)
     size = int(free.sum()) * q
-    normal = scipy.sparse.coo_array((blocks.ravel(), index), shape=(size, size)).tocsc()
+    normal: Any
+    if size <= _DENSE:
+        flat = np.ravel_multi_index(index, (size, size))
+        normal = np.bincount(flat, weights=blocks.ravel(), minlength=size * size).reshape(size, size)
+    else:
+        normal = scipy.sparse.coo_array((blocks.ravel(), index), shape=(size, size)).tocsc()
     right = np.zeros((graph.count, q))
     np.add.at(right, i, gradient)
     np.add.at(right, j, -gradient)
@@ -250,9 +262,15 @@ def pose_covariance(graph: PoseGraph, poses: Floats, weight: Floats, free: Bools
     if free.all():
         each = np.tile(np.eye(q), (int(free.sum()), 1)) / graph.count
         shared = np.zeros((graph.count, q, q))
-        shared[free] = splu(normal).solve(each).reshape(-1, q, q)
+        shared[free] = _solved(normal, each).reshape(-1, q, q)
         out = out - shared - np.swapaxes(shared, 1, 2) + shared.mean(axis=0)
     return out
+
+
+def _solved(normal: Any, right: Floats) -> Floats:
+    """The solution of the normal equations."""
+    dense = isinstance(normal, np.ndarray)
+    return np.asarray(np.linalg.solve(normal, right) if dense else splu(normal).solve(right))
 
 
 def _bandwidth(graph: PoseGraph, free: Bools) -> int:
@@ -267,8 +285,10 @@ def _inverse_blocks(matrix: Any, size: int, bandwidth: int) -> Floats:
 
     The matrix is cut into large blocks of `bandwidth` nodes, so that it is block tridiagonal. Each
     block of the inverse is the inverse of the Schur complement that is left when all blocks before
-    it and all after it are eliminated.
+    it and all after it are eliminated. A small matrix is inverted as it is.
     """
+    if isinstance(matrix, np.ndarray):
+        return np.stack(list(_split(np.linalg.inv(matrix), size)))
     width = size * bandwidth
     count = -(-matrix.shape[0] // width)
     padding = count * width - matrix.shape[0]

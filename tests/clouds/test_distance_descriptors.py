@@ -35,9 +35,9 @@ def shared(ndim: int, seed: int, *, count: int = 400, overlap: float, outliers: 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize(("overlap", "outliers"), [(0.4, 0.0), (0.7, 0.3), (1.0, 0.5), (0.55, 0.5)])
 def test_clouds_that_share_a_part(ndim: int, overlap: float, outliers: float) -> None:
-    for seed in range(3):
+    for seed, init in enumerate(("auto", "global")):
         target, source, motion = shared(ndim, seed, overlap=overlap, outliers=outliers)
-        fit = dr.icp(target, source, init=("auto", "global")[seed % 2])
+        fit = dr.icp(target, source, init=init)
         assert fit.ok, fit
         np.testing.assert_allclose(fit.target_from_source.matrix, motion, atol=0.01)
         assert fit.fitness == pytest.approx(overlap * (1 - outliers), abs=0.12)
@@ -60,7 +60,7 @@ def test_a_lattice_fits_itself_in_many_ways() -> None:
 
 @pytest.mark.parametrize("count", [8, 12, 20, 35])
 def test_few_points_that_have_nothing_to_do_with_each_other(count: int) -> None:
-    for seed in range(30):
+    for seed in range(8):
         rng = np.random.default_rng(1000 * count + seed)
         fit = dr.icp(*rng.random((2, count, 2)), init="global", method="point_to_point")
         assert not fit.ok, fit

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from skimage import data
 
@@ -47,6 +48,39 @@ def test_gaps_in_one_image_alone_are_masked():
     fit = dr.register(fixed, moving, model="translation")
     assert fit.ok
     assert fit.bad_voxels == (0, 3 * 223)
+
+
+@pytest.mark.parametrize(
+    ("name", "every", "axis", "dtype"),
+    [("coins", 4, 0, np.uint16), ("camera", 8, 1, float), ("brick", 5, 1, np.int32), ("coins", 3, 0, np.float32)],
+)
+def test_regular_dead_lines_are_masked(name, every, axis, dtype):
+    """Every few rows or columns, also in types from which a level is subtracted, another one from each image."""
+    fixed, moving = (image.astype(dtype) for image in crops(getattr(data, name)()))
+    for image in (fixed, moving):
+        image.swapaxes(0, axis)[1::every] = 0
+    fit = dr.register(fixed, moving, model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), MOTION, atol=0.05)
+    count = len(range(1, fixed.shape[axis], every)) * fixed.shape[1 - axis]
+    assert min(fit.bad_voxels) >= count
+    np.testing.assert_allclose(fit.masked[0], fit.bad_voxels[0] / fixed.size)
+
+
+def test_missing_planes_of_a_volume_are_filled_by_polynomials_and_count_for_nothing():
+    from daskreg.geometry import Grid
+    from daskreg.registration.pyramids.pyramid import image_batch, smooth
+
+    z, y, x = np.indices((23, 15, 17)).astype(np.float32)
+    exact = 0.01 * z**3 - 0.1 * z**2 + 0.3 * y * x
+    holed = exact.copy()
+    holed[3::6] = np.nan
+    batch = image_batch(torch.from_numpy(np.stack([holed, exact])), Grid(exact.shape), find_borders=False)
+    np.testing.assert_allclose(batch.values[0, 3:20], exact[3:20], atol=1e-3)
+    np.testing.assert_array_equal(batch.weight[0] == 0, np.isnan(holed))
+    smoothed = smooth(batch, (0.7,) * 3)
+    np.testing.assert_array_equal(smoothed.weight[0] == 0, np.isnan(holed))
+    np.testing.assert_allclose(smoothed.values[0, 3:20], smoothed.values[1, 3:20], atol=1e-3)
 
 
 @pytest.mark.parametrize("many", [False, True])

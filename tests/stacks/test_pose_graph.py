@@ -89,21 +89,24 @@ def test_the_covariance_is_that_of_many_runs(reach, count):
     assert expected[0, 0] > expected[count // 2, 0], "the variance is largest at the ends"
 
 
-def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix():
-    """The block recursion against a dense inverse, with one fixed node and in the gauge of the mean."""
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_covariance_is_the_inverse_of_the_whole_normal_matrix(monkeypatch, dense):
+    """The block recursion, and small matrices, against an inverse, with one fixed node and in the gauge of the mean."""
+    from daskreg.stacks import pose_graph
     from daskreg.stacks.pose_graph import _normal_equations, pose_covariance
 
+    monkeypatch.setattr(pose_graph, "_DENSE", 10_000 if dense else 0)
     graph, _, start = made(17, 3)
     free = np.arange(17) != 4
     weight = np.random.default_rng(0).random(len(graph.edges)) + 0.1
     normal, _ = _normal_equations(graph, start, weight, free, np.zeros((len(graph.edges), 3)))
-    dense = np.linalg.inv(normal.toarray()).reshape(16, 3, 16, 3)
+    inverse = np.linalg.inv(normal if dense else normal.toarray()).reshape(16, 3, 16, 3)
     blocks = pose_covariance(graph, start, weight, free)
-    assert np.allclose(blocks[free], np.stack([dense[k, :, k] for k in range(16)]), rtol=1e-8)
+    assert np.allclose(blocks[free], np.stack([inverse[k, :, k] for k in range(16)]), rtol=1e-8)
     assert np.all(blocks[4] == 0)
     # In the gauge of the mean, the mean of all errors is subtracted from each error.
     whole = np.zeros((17, 3, 17, 3))
-    whole[np.ix_(free, range(3), free, range(3))] = dense
+    whole[np.ix_(free, range(3), free, range(3))] = inverse
     centring = np.eye(17) - 1 / 17
     centred = np.einsum("ab,bicj,dc->aidj", centring, whole, centring)
     blocks = pose_covariance(graph, start, weight, np.ones(17, bool))

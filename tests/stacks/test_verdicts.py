@@ -213,10 +213,10 @@ def examined(stack, poses):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["translation", "rigid", "affine"])
 def test_unrelated_slices_are_not_ok(model):
-    names = ("astronaut", "brick", "coffee", "rocket", "grass", "horse", "gravel", "clock")
+    names = ("astronaut", "brick", "coffee", "rocket", "grass", "horse")
     images = [np.asarray(getattr(data, n)(), dtype=float) for n in names]
     images = [i if i.ndim == 2 else i[..., :3].mean(-1) for i in images]
-    crops = [scipy.ndimage.gaussian_filter(i, 1)[30 : 30 + SHAPE[0], 40 : 40 + SHAPE[1]] for i in images]
+    crops = [scipy.ndimage.gaussian_filter(i, 1)[30:117, 40:139] for i in images]
     fit = dr.align_stack(np.stack([(c - c.mean()) / c.std() for c in crops]), model=model)
     assert not fit.ok
 

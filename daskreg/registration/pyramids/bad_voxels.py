@@ -12,6 +12,8 @@ two images agree best without motion. They are found to be masked:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,8 @@ _MOST_CONSTANT = 0.75
 _REACHED = 0.05
 # Voxels in a row that are a gap, and, of the lines beside dead ones, those that have their value.
 _RUN, _MOST_BESIDE_LINES = 8, 0.5
+# Of the 24 bits of float32, those in which values on different levels are compared.
+_KEPT_BITS = 21
 # Voxels in between are fewer than this share where a code is apart from the other values.
 _TAIL = 1e-3
 
@@ -105,6 +109,19 @@ def _stands_alone(values: NDArray[Any], coded: Bools, code: float, ranges: float
         return False
     beside = values[scipy.ndimage.binary_dilation(coded) & ~coded].astype(np.float64)
     return bool(len(beside) and low <= np.median(beside) <= high)
+
+
+def on_one_level(images: Sequence[Pixels], offsets: Sequence[float]) -> Pixels:
+    """(N, *shape) images with the first offset in place of their own, so that values that were equal are.
+
+    What was subtracted of each has left rounding errors, so values are rounded to some of the last bits.
+    """
+    if all(offset == offsets[0] for offset in offsets):
+        return np.stack(images)
+    largest = max(float(np.abs(image[np.isfinite(image)]).max(initial=0)) for image in images)
+    unit = 2.0 ** (math.ceil(math.log2(max(largest, 1e-30))) - _KEPT_BITS)
+    levels = (image + (offset - offsets[0]) for image, offset in zip(images, offsets, strict=True))
+    return np.stack([(np.rint(values / unit) * unit).astype(np.float32) for values in levels])
 
 
 def constant_gaps(images: Pixels) -> Bools:

@@ -83,8 +83,13 @@ def _without_border(image: ImageBatch) -> ImageBatch | None:
         bool((values[border] == values[border][:1]).all())
         for values, border in zip(image.values, image.flat_border, strict=True)
     )
-    weight = (~dilated(image.flat_border, _MARGIN if all(one_value) else _NOISY_MARGIN)).to(torch.float32)
+    inside = ~dilated(image.flat_border, _MARGIN if all(one_value) else _NOISY_MARGIN)
+    weight, filled = inside.to(torch.float32), None if image.filled is None else image.filled & inside
     if image.weight is not None:
         weight = weight * image.weight
     _, variance = mean_and_variance(image.values, weight)
-    return replace(image, weight=weight, flat_border=None) if bool((variance > _MIN_CONTRAST).all()) else None
+    return (
+        replace(image, weight=weight, flat_border=None, filled=filled)
+        if bool((variance > _MIN_CONTRAST).all())
+        else None
+    )

@@ -21,6 +21,7 @@ from torch import Tensor
 from daskreg.geometry import Box, Grid
 from daskreg.registration.pyramids import filters
 from daskreg.registration.pyramids.flat_borders import SMALLEST, flat_borders
+from daskreg.registration.pyramids.missing_lines import fill_missing_lines
 
 COARSEST = 32
 _COARSE_SIGMA = 0.7
@@ -36,17 +37,25 @@ class ImageBatch:
     weight: (B or 1, *shape) float32 in 0..1, or None where every voxel counts.
     flat_border: (B, *shape) bool (see `flat_borders`), or None where there is none that is not masked. It is either
         background, or what an earlier warp filled (see `masked_pyramids`).
+    filled: (B, *shape) bool, voxels of weight zero whose values take part in smoothing (see `missing_lines`), or None.
     """
 
     values: Tensor
     weight: Tensor | None
     grid: Grid
     flat_border: Tensor | None = None
+    filled: Tensor | None = None
 
     def take(self, index: Tensor) -> ImageBatch:
         """Some pairs of the batch; an image shared by all pairs stays shared."""
-        weight, border = (None if t is None else take(t, index) for t in (self.weight, self.flat_border))
-        return ImageBatch(take(self.values, index), weight, self.grid, border)
+        others = (self.weight, self.flat_border, self.filled)
+        weight, border, filled = (None if t is None else take(t, index) for t in others)
+        return ImageBatch(take(self.values, index), weight, self.grid, border, filled)
+
+    @property
+    def smoothed_weight(self) -> Tensor | None:
+        """With which voxels take part in smoothing."""
+        return self.weight if self.weight is None or self.filled is None else torch.maximum(self.weight, self.filled)
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,17 @@ def image_batch(values: Tensor, grid: Grid, mask: Tensor | None = None, *, find_
     """
     values = values.to(torch.float32)
     weight = None if mask is None else (mask > 0 if mask.dtype != torch.float32 else mask.clamp(0, 1)).to(torch.float32)
+    filled = None
     if not all_finite(values):
         finite = torch.isfinite(values)
         values = torch.where(finite, values, values.new_zeros(()))
+        filled = fill_missing_lines(values, ~finite)
         weight = finite.to(torch.float32) if weight is None else weight * finite
     border = flat_borders(values) if find_borders else None
     if border is not None and weight is not None:
         border = border & (weight > 0)
         border = border if bool(border.any()) else None
-    return ImageBatch(values, weight, grid, border)
+    return ImageBatch(values, weight, grid, border, filled)
 
 
 def all_finite(values: Tensor) -> bool:
@@ -188,7 +199,7 @@ def shrink(image: ImageBatch, factors: Sequence[int]) -> ImageBatch:
     """Means over whole blocks of `factors` voxels, valid voxels only."""
     if all(f == 1 for f in factors):
         return image
-    values, weight = filters.block_means(image.values, image.weight, factors)
+    values, weight = filters.block_means(image.values, image.smoothed_weight, factors)
     border = image.flat_border
     if border is not None:
         border = filters.block_means(border.to(torch.float32), None, factors)[0] > _ALL
@@ -207,7 +218,9 @@ def smooth(image: ImageBatch, sigmas: Sequence[float]) -> ImageBatch:
     """
     if all(s <= 0 for s in sigmas):
         return image
-    values, weight = filters.smoothed(image.values, image.weight, sigmas)
+    values, weight = filters.smoothed(image.values, image.smoothed_weight, sigmas)
+    if weight is not None and image.filled is not None:
+        weight = weight * ~image.filled
     return replace(image, values=values, weight=weight)
 
 
@@ -229,7 +242,7 @@ def standardised(fixed: ImageBatch, moving: ImageBatch, metric: str) -> tuple[Im
 
 def _scaled(image: ImageBatch, mean: Tensor, variance: Tensor) -> ImageBatch:
     scale = torch.where(variance > 0, variance.rsqrt(), torch.ones_like(variance))
-    return replace(image, values=filters.scaled(image.values, image.weight, mean, scale))
+    return replace(image, values=filters.scaled(image.values, image.smoothed_weight, mean, scale))
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

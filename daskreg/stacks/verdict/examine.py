@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +71,7 @@ def examine(stack: StackSpec, poses: Floats, fitted: Bools, execution: Execution
 def findings_of(task: SlicesTask) -> Findings:
     """Runs on a worker."""
     stack = task.stack
-    images = np.concatenate([stack.tensor(i, i + 1).numpy() for i in task.slices])
+    images = np.concatenate([stack.tensor(a, b).numpy() for a, b in _runs(task.slices)])
     grid, side = stack.grid, SIDE[stack.grid.ndim]
     small, coarse = _reduced(images, grid, math.ceil(max(grid.shape) / side))
     centre = np.append(grid.centre, 1)
@@ -94,6 +96,12 @@ def findings_of(task: SlicesTask) -> Findings:
     shifts = ((rival_shift(here), its_grid) for here, its_grid in views)
     rival = next((_world_shift(shift, its_grid) for shift, its_grid in shifts if shift is not None), None)
     return Findings(rival, pattern, fixed, stripes)
+
+
+def _runs(slices: Sequence[int]) -> list[tuple[int, int]]:
+    """Starts and stops of the runs of consecutive numbers."""
+    ends = [k for k in range(1, len(slices)) if slices[k] != slices[k - 1] + 1]
+    return [(slices[a], slices[b - 1] + 1) for a, b in pairwise([0, *ends, len(slices)])]
 
 
 def _fixed_part(aligned: Pixels, grid: Grid, poses: Floats) -> tuple[bool, bool]:

@@ -54,8 +54,14 @@ def start(module: str, ndim: int) -> subprocess.Popen[bytes]:
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # In a session of its own, so that Ctrl-C does not reach it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
-    threading.Thread(target=process.wait, daemon=True).start()
+    threading.Thread(target=_wait_for, args=(process,), daemon=True).start()
     return process
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    if process.stdin is not None:  # or Python warns of a file that was not closed
+        process.stdin.close()
 
 
 def compile_late_kernels(module: str, ndim: str) -> None:
@@ -66,5 +72,5 @@ def compile_late_kernels(module: str, ndim: str) -> None:
 
 
 def _end_with_input() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through sys.stdin, whose lock the end of Python would wait for
     os.kill(os.getpid(), signal.SIGTERM)

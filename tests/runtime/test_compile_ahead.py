@@ -95,3 +95,11 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     stat = Path("/proc", done.stdout.strip(), "stat")
     until(lambda: not stat.exists() or stat.read_text().rpartition(") ")[2][0] == "Z")
+
+
+def test_the_input_of_a_process_that_has_ended_is_closed() -> None:
+    """Python warns of open files that nothing refers to any more."""
+    process = compile_ahead.start("no_such_module", 2)
+    assert process.stdin is not None
+    until(lambda: process.stdin.closed)
+    assert process.returncode == 1

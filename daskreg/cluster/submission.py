@@ -18,6 +18,10 @@ _SCRIPT = """\
 #!/bin/bash
 {header}
 # Written by `daskreg submit`.
+stopped= child= told=
+tell() {{ told=1; kill -INT "$child" 2>/dev/null; }}
+stop() {{ stopped=1; [ -z "$child" ] || tell; }}
+trap stop USR1 TERM
 {prologue}
 set -m
 cluster=$(mktemp --suffix=.yaml)
@@ -25,14 +29,16 @@ trap 'rm -f "$cluster"' EXIT
 cat >"$cluster" <<'END'
 {cluster}
 END
-stopped=
-stop() {{ stopped=1; kill -INT "$child" 2>/dev/null; }}
-trap stop USR1 TERM
-{command} --cluster "$cluster" &
-child=$!
-wait "$child"; code=$?
-while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
-if [ -n "$stopped" ] && [ "$code" -ne 0 ]; then{requeue}
+code=0
+if [ -z "$stopped" ]; then
+  {command} --cluster "$cluster" &
+  child=$!
+  # The signal may have come after the line above began and before it ended.
+  if [ -n "$stopped" ] && [ -z "$told" ]; then tell; fi
+  wait "$child"; code=$?
+  while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+fi
+if [ -n "$stopped" ] && {{ [ -z "$child" ] || [ "$code" -ne 0 ]; }}; then{requeue}
   exit {stopped_code}
 fi
 exit "$code"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from daskreg.runtime.compiled import fragment
+from daskreg.runtime.intrinsics import empty, greatest, least
 
 BEFORE, AFTER = 2, 3
 """Voxels before and after the lower neighbour that the interpolation along an axis reads."""
@@ -21,13 +22,13 @@ BEFORE, AFTER = 2, 3
 @fragment(fastmath={"contract"})
 def _positions(line: Any, last: Any, width: Any, low: Any, fraction: Any, v: Any) -> None:
     """The lower neighbours and fractions along one axis; multiplies `v` by the weights of the edges."""
-    top = np.float64(max(last - 1, 0))
+    top = np.float64(greatest(last - 1, 0))
     for x in range(len(low)):
         u = line[0] + line[1] * np.float64(x)
-        edge = np.float32(min(u, last - u) + 0.5) / width
-        v[x] *= min(max(edge, np.float32(0)), np.float32(1))
-        inner = min(max(u, 0.0), np.float64(last))
-        floor = min(np.floor(inner), top)
+        edge = np.float32(least(u, last - u) + 0.5) / width
+        v[x] *= least(greatest(edge, np.float32(0)), np.float32(1))
+        inner = least(greatest(u, 0.0), np.float64(last))
+        floor = least(np.floor(inner), top)
         low[x] = np.int32(floor)
         fraction[x] = np.float32(inner - floor)
 
@@ -124,7 +125,7 @@ def locate(matrix: Any, index: Any, place: Any, widths: Any, steps: Any, places:
     low, fractions, start = places
     origin, whole = place
     ndim = len(whole)
-    line = np.empty(2)
+    line = empty(2, np.float64)
     start[:] = 0
     for k in range(ndim):
         line[0], line[1] = matrix[k, ndim], matrix[k, ndim - 1]
@@ -178,7 +179,7 @@ def multiply_linear(c: Any, shape: Any, origin: Any, low: Any, fractions: Any, v
             for k in range(ndim - 1, -1, -1):
                 upper = bits & 1
                 bits >>= 1
-                at += min(low[k, x] - origin[k] + upper, shape[k] - 1) * stride
+                at += least(low[k, x] - origin[k] + upper, shape[k] - 1) * stride
                 stride *= shape[k]
                 share *= fractions[k, x] if upper else np.float32(1) - fractions[k, x]
             total += share * c[at]

@@ -20,6 +20,7 @@ from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
 from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_errors
+from daskreg.runtime.compile_ahead import expect
 from daskreg.runtime.progress import Progress
 
 
@@ -40,6 +41,8 @@ def estimate(
         judged: also come to the verdicts on the pairs.
         progress: called with (levels done, levels).
     """
+    if fixed.values.device.type == "cpu":
+        expect("daskreg.registration.score_sums_numba", fixed.grid.ndim)
     pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     starts = initial_pose(problem, options, pyramids)
     ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
@@ -71,6 +74,8 @@ def estimate_by_autograd(
     progress: Progress | None = None,
 ) -> Estimate:
     """Register one moving image to its fixed image by a differentiable loss (see `autograd`)."""
+    if fixed.values.device.type == "cpu":
+        expect("daskreg.registration.late_kernels", fixed.grid.ndim)
     pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     reference, candidates = initial_pose.candidates(problem, pyramids)
     best = autograd.best_candidate(problem, options, pyramids.levels[0], candidates, loss)

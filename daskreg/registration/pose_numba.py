@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from daskreg.runtime.compiled import fragment, jit
+from daskreg.runtime.intrinsics import zeros
 
 
 @fragment
 def _zeros(n: Any) -> Any:
-    return np.zeros((n, n))
+    return zeros((n, n), np.float64)
 
 
 @fragment
@@ -76,7 +77,7 @@ def motions(q: Any, embedding: Any, shears: Any, centre: Any, matrices: Any, der
     """
     ndim = len(centre)
     angles = 1 if ndim == 2 else 3
-    zero, still = _zeros(ndim), np.zeros(ndim)
+    zero, still = _zeros(ndim), zeros(ndim, np.float64)
     for b in range(len(q)):
         p = q[b]
         rotation, shear, scale = _eye(ndim), _eye(ndim), _zeros(ndim)

@@ -8,9 +8,12 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import typeof
 
 from daskreg.registration.lagrange_numba import AFTER, BEFORE, locate, multiply_linear, sample, sample_slopes
-from daskreg.runtime.compiled import floats, fragment, jit
+from daskreg.registration.pyramids import filters_numba
+from daskreg.runtime.compiled import fragment, jit
+from daskreg.runtime.intrinsics import empty, greatest, least, zeros
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -20,15 +23,15 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, out: Any) -> 
     """The fixed image's central differences along one axis (`stride` 0: the last), one-sided at the ends."""
     row, count = fixed[r], fixed.shape[1]
     if stride:
-        before, after = r - stride * min(index, 1), r + stride * min(n - 1 - index, 1)
-        scale = np.float32(stride / max(after - before, 1))
+        before, after = r - stride * least(index, 1), r + stride * least(n - 1 - index, 1)
+        scale = np.float32(stride / greatest(after - before, 1))
         for x in range(count):
             out[x] = scale * (fixed[after, x] - fixed[before, x])
         return
     for x in range(1, count - 1):
         out[x] = np.float32(0.5) * (row[x + 1] - row[x - 1])
-    out[0] = row[min(1, count - 1)] - row[0]
-    out[count - 1] = row[count - 1] - row[max(count - 2, 0)]
+    out[0] = row[least(1, count - 1)] - row[0]
+    out[count - 1] = row[count - 1] - row[greatest(count - 2, 0)]
 
 
 @fragment
@@ -90,7 +93,7 @@ def _to_cells(columns: Any, width: Any, phase: Any, cells: Any) -> None:
     for k in range(len(columns)):
         for cell in range(len(cells)):
             total = np.float32(0)
-            for x in range(max(0, cell * width - phase), min((cell + 1) * width - phase, columns.shape[1])):
+            for x in range(greatest(0, cell * width - phase), least((cell + 1) * width - phase, columns.shape[1])):
                 total += columns[k, x]
             cells[cell, k] += total
 
@@ -101,7 +104,7 @@ def _add_cross(buffer: Any, g: Any, h: Any, xi: Any, lead: Any, cross: Any, slop
     ndim, columns = len(g), len(xi)
     v, w = buffer[0], buffer[1]
     last = ndim - 1
-    sums = np.empty(3)
+    sums = empty(3, np.float64)
     for b in range(ndim):
         h0 = h1 = w0 = w1 = np.float32(0)
         for x in range(columns):
@@ -149,7 +152,7 @@ def _gradients(fixed: Any, r: Any, index: Any, scaled: Any, g: Any) -> None:
     for k in range(last, -1, -1):
         n = len(scaled[k])
         _gradient(fixed, r, stride, index[k], n, g[k])
-        stride = max(1, stride * n) if k < last else 1
+        stride = greatest(1, stride * n) if k < last else 1
 
 
 @jit
@@ -175,12 +178,15 @@ def score_sums(
     scaled = axes[0]
     ndim, columns = maps.shape[1], values.shape[2]
     last = ndim - 1
-    buffer, scratch = floats(np.int64(3), columns), floats(np.int64(2), columns)
-    g, h = floats(ndim, columns), floats(ndim, columns)
-    fractions, start = floats(ndim, columns), np.empty(columns, np.int64)
-    places = np.empty((ndim, columns), np.int32), fractions, start
-    taps, sums = floats(np.int64(BEFORE + 1 + AFTER), columns), floats(6 + 3 * ndim, columns)
-    lead, index, steps = np.ones(ndim + 1), np.zeros(ndim, np.int64), np.ones(ndim, np.int64)
+    buffer, scratch = empty((3, columns), np.float32), empty((2, columns), np.float32)
+    g, h = empty((ndim, columns), np.float32), empty((ndim, columns), np.float32)
+    fractions, start = empty((ndim, columns), np.float32), empty(columns, np.int64)
+    places = empty((ndim, columns), np.int32), fractions, start
+    taps, sums = empty((BEFORE + 1 + AFTER, columns), np.float32), empty((6 + 3 * ndim, columns), np.float32)
+    lead, index, steps = empty(ndim + 1, np.float64), zeros(ndim, np.int64), empty(ndim, np.int64)
+    lead[ndim] = 1
+    for k in range(ndim):
+        lead[k] = steps[k] = 1
     v, w, d = buffer
     middle, thick = (len(scaled[1]), cell[1]) if ndim == 3 else (1, 1)
     upper, lower = (begin[1], end[1]) if ndim == 3 else (0, 1)
@@ -196,7 +202,7 @@ def score_sums(
         while above < lower:
             sums[:] = np.float32(0)
             plane = (above + skipped) // thick
-            below = min((plane + 1) * thick - skipped, lower)
+            below = least((plane + 1) * thick - skipped, lower)
             for row in range((stop - first) * (below - above)):
                 index[0] = first + row // (below - above)
                 r = index[0] * middle + above + row % (below - above)
@@ -218,3 +224,19 @@ def score_sums(
                     _add_cross(buffer, g, h, scaled[last], lead, cross[target], slopes[target])
             _to_cells(sums, cell[last], phase[last], cells[pair, (first + phase[0]) // cell[0], plane])
             above = below
+
+
+def late_kernels(ndim: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernels that `register` needs late, of images of `ndim` axes, and the types that it calls them with.
+
+    They are the same with and without masks (see `runtime.compile_ahead`).
+    """
+
+    def of(axes: int, dtype: Any = np.float64) -> Any:
+        return np.empty((0,) * axes, dtype)
+
+    moving, fixed, axis = of(ndim + 1, np.float32), of(3, np.float32), of(1, np.float32)
+    images = moving, moving, of(ndim + 1, np.bool_), (of(1, np.int64), (1,) * ndim)
+    table, out = of(2, np.int64), (of(5), of(5), of(4))
+    arguments = (images, (fixed, fixed), of(3), ((axis,) * ndim,) * 2, axis, table, 0.5, table, out)
+    return [(score_sums, tuple(map(typeof, arguments))), *filters_numba.late_kernels()]

@@ -56,10 +56,22 @@ def share_compilation(kernel: Any) -> Any:
             _NOTICE.while_compiling(kernel),
             _no_garbage_collection(),
         ):
-            return compile_here(signature)
+            known = _compiled(kernel)
+            made = compile_here(signature)
+            if _compiled(kernel) > known and _WHEN_COMPILED:
+                _WHEN_COMPILED.pop()()
+            return made
 
     kernel.compile = compile_once
     return kernel
+
+
+_WHEN_COMPILED: list[Callable[[], Any]] = []
+
+
+def call_when_compiled(function: Callable[[], Any]) -> None:
+    """Call it once when a kernel was next compiled, and not read; it takes the place of one that still waits."""
+    _WHEN_COMPILED[:] = [function]
 
 
 @contextlib.contextmanager

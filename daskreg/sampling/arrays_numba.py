@@ -43,7 +43,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, overload
 
-from daskreg.runtime.compiled import inner, jit, prefetch
+from daskreg.runtime.compiled import inner, jit
+from daskreg.runtime.intrinsics import greatest, least, prefetch
 
 _BAND = 32  # rows of a plane that are computed before those of the next plane: what they touch stays in the cache
 _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
@@ -171,15 +172,15 @@ def columns_within(lines: Any, lower: Any, upper: Any, columns: Any) -> Any:
     for k in range(len(lines)):
         line = (lines[k, 0], lines[k, 1], lines[k, 2])
         ends = _position(line, columns[0]), _position(line, columns[1] - 1)
-        least, most = min(ends[0], ends[1]), max(ends[0], ends[1])
-        if least >= lower[k] and most < upper[k]:
+        low, high = least(ends[0], ends[1]), greatest(ends[0], ends[1])
+        if low >= lower[k] and high < upper[k]:
             continue
-        if most < lower[k] or least >= upper[k]:
+        if high < lower[k] or low >= upper[k]:
             return columns[0], columns[0]
         passed = _first(line, lower[k], columns), _first(line, upper[k], columns)
-        start = max(start, min(passed[0], passed[1]))
-        stop = min(stop, max(passed[0], passed[1]))
-    return start, max(start, stop)
+        start = greatest(start, least(passed[0], passed[1]))
+        stop = least(stop, greatest(passed[0], passed[1]))
+    return start, greatest(start, stop)
 
 
 @inner
@@ -228,8 +229,8 @@ def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, we
             y, x = (by + sy * j) + ry, (bx + sx * j) + rx
             fy, fx = np.floor(y), np.floor(x)
             offsets[n] = whole((fy * y_step + fx) - base, like)
-            wy[n] = min(as_like(y - fy, unit[0]), unit[1])
-            wx[n] = min(as_like(x - fx, unit[0]), unit[1])
+            wy[n] = least(as_like(y - fy, unit[0]), unit[1])
+            wx[n] = least(as_like(x - fx, unit[0]), unit[1])
     else:
         bz, sz, rz = lines[0, 0], lines[0, 1], lines[0, 2]
         wz, z_step = weights[0], np.float64(strides[0])
@@ -238,9 +239,9 @@ def _lay_down(lines: Any, source: Any, column: Any, count: Any, offsets: Any, we
             z, y, x = (bz + sz * j) + rz, (by + sy * j) + ry, (bx + sx * j) + rx
             fz, fy, fx = np.floor(z), np.floor(y), np.floor(x)
             offsets[n] = whole((fz * z_step + (fy * y_step + fx)) - base, like)
-            wz[n] = min(as_like(z - fz, unit[0]), unit[1])
-            wy[n] = min(as_like(y - fy, unit[0]), unit[1])
-            wx[n] = min(as_like(x - fx, unit[0]), unit[1])
+            wz[n] = least(as_like(z - fz, unit[0]), unit[1])
+            wy[n] = least(as_like(y - fy, unit[0]), unit[1])
+            wx[n] = least(as_like(x - fx, unit[0]), unit[1])
 
 
 @inner
@@ -270,7 +271,7 @@ def row_number(number: Any, rows: Any) -> Any:
     planes, height = rows[2], rows[3]
     band = number // (planes * _BAND)
     start = band * _BAND
-    thick = min(_BAND, height - start)
+    thick = least(_BAND, height - start)
     rest = number - start * planes
     return rest // thick * height + start + rest % thick
 
@@ -284,8 +285,8 @@ def _stored_typed(value: Any, limits: Any) -> Any:
     if limits == numba.types.none:
         return lambda value, limits: value
     if value == numba.types.float32:  # of 8 or 16 bits: by way of 32 it goes in vectors
-        return lambda value, limits: np.int32(min(max(np.rint(value), limits[0]), limits[1]))
-    return lambda value, limits: min(max(np.rint(value), limits[0]), limits[1])
+        return lambda value, limits: np.int32(least(greatest(np.rint(value), limits[0]), limits[1]))
+    return lambda value, limits: least(greatest(np.rint(value), limits[0]), limits[1])
 
 
 @jit
@@ -299,7 +300,7 @@ def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, const
         inside = columns_within(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
         for start in range(inside[0], inside[1], len(offsets)):
-            count = min(len(offsets), inside[1] - start)
+            count = least(len(offsets), inside[1] - start)
             _lay_down(lines, source, start, count, offsets, weights, consts[2])
             for b in range(len(blocks)):
                 block, part = blocks[b], out[b, row, start - j0 : start - j0 + count]
@@ -315,7 +316,7 @@ def gather_run(block: Any, offsets: Any, near: Any, strides: Any, count: Any, ah
     do not predict: without the prefetch they take three times as long.
     """
     for n in range(0, count, 8):
-        prefetch(block, np.int64(offsets[n]) + ahead)  # type: ignore[call-arg]
+        prefetch(block, np.int64(offsets[n]) + ahead)
         if len(strides) == 3:
             prefetch(block, np.int64(offsets[n]) + ahead + strides[0])
     # Unsigned offsets spare a test for negative ones.
@@ -439,7 +440,7 @@ def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts
         _fill_ends(out, row, touched[0] - j0, touched[1] - j0, consts[1])
         for edge, first, stop in ((True, touched[0], inside[0]), (False, *inside), (True, inside[1], touched[1])):
             for start in range(first, stop, len(offsets)):
-                count = min(len(offsets), stop - start)
+                count = least(len(offsets), stop - start)
                 _lay_down(lines, source, start, count, offsets, weights, consts[2])
                 for b in range(len(blocks)):
                     if edge:
@@ -515,7 +516,7 @@ def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts:
         inside = columns_within(lines, bounds[2], bounds[3], (j0, j0 + out.shape[2]))
         _fill_ends(out, row, inside[0] - j0, inside[1] - j0, consts[1])
         for start in range(inside[0], inside[1], len(offsets)):
-            count = min(len(offsets), inside[1] - start)
+            count = least(len(offsets), inside[1] - start)
             _lay_down(lines, source, start, count, offsets, weights, consts[2])
             for b in range(len(blocks)):
                 part = out[b, row, start - j0 : start - j0 + count]

@@ -24,9 +24,11 @@ from daskreg.cluster.submission import submit as submit_script
 from daskreg.errors import NoWorkersError
 from daskreg.writing import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "testing" / "slurm-nodes.sh"
+# Seconds within which a busy machine does what takes a few otherwise; nothing is said of how long it takes.
+WAIT = 300
 TOOLS = ("slurmctld", "slurmd", "munged", "ip", "nsenter", "unshare")
 PIXELS = np.random.default_rng(0).integers(0, 60_000, (48, 300, 260), dtype=np.uint16)
 TURN = dr.Affine.from_parameters(theta=0.2, tx=3, centre=(100, 80))
@@ -47,15 +49,15 @@ def slurm() -> Iterator[None]:
         "SUBNET": "10.67.0",
     }
     started = subprocess.run(
-        [SCRIPT, "start"], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [SCRIPT, "start"], env=environment, capture_output=True, text=True, timeout=WAIT, check=False
     )
     if started.returncode:
-        subprocess.run([SCRIPT, "stop"], env=environment, capture_output=True, timeout=120, check=False)
+        subprocess.run([SCRIPT, "stop"], env=environment, capture_output=True, timeout=WAIT, check=False)
         pytest.skip(f"no SLURM could be started: {started.stderr.strip()[-300:]}")
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = "/var/lib/slurm-nodes-of-tests/slurm.conf"
     yield
-    subprocess.run([SCRIPT, "stop"], env=environment, capture_output=True, timeout=120, check=True)
+    subprocess.run([SCRIPT, "stop"], env=environment, capture_output=True, timeout=WAIT, check=True)
     if before is None:
         del os.environ["SLURM_CONF"]
     else:
@@ -81,7 +83,7 @@ def config(folder: Path, **options: Any) -> SlurmConfig:
     return SlurmConfig(**{**defaults, "shared": str(folder), "dashboard_port": None, **options})
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = WAIT) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited for too long"
@@ -90,7 +92,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def jobs(state: str) -> list[str]:
     listed = subprocess.run(
-        ["squeue", "-h", "-o", "%i", "-t", state], capture_output=True, text=True, timeout=30, check=True
+        ["squeue", "-h", "-o", "%i", "-t", state], capture_output=True, text=True, timeout=WAIT, check=True
     )
     return listed.stdout.split()
 
@@ -113,15 +115,15 @@ def test_three_nodes_give_what_one_process_gives_and_a_cancelled_job_is_replaced
         running = jobs("RUNNING")
         if done >= 4 and running and not cancelled:
             cancelled.append(running[0])
-            subprocess.run(["scancel", running[0]], timeout=30, check=True)
+            subprocess.run(["scancel", running[0]], timeout=WAIT, check=True)
 
     cancelled: list[str] = []
     with dr.connect(config(tmp_path)) as client:
-        client.wait_for_workers(3, timeout=60)
+        client.wait_for_workers(3, timeout=WAIT)
         hosts = {worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
         moved = dr.warp(dr.open(stored), pull=TURN)
         written = dr.write(moved, path, chunks=(1, 50, 40), levels=1, memory="4 MiB", progress=cancel)
-        client.wait_for_workers(3, timeout=90)
+        client.wait_for_workers(3, timeout=WAIT)
     assert len(hosts) == 3
     assert cancelled
     assert written.blocks >= 40
@@ -137,7 +139,7 @@ def test_jobs_wait_in_a_busy_queue(slurm: None, tmp_path: Path, stored: Path, ca
             ["sbatch", "--parsable", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 300"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=WAIT,
             check=True,
         ).stdout.strip()
         for _ in range(3)
@@ -157,7 +159,7 @@ def test_jobs_wait_in_a_busy_queue(slurm: None, tmp_path: Path, stored: Path, ca
             leave.join()
         np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/0", mode="r")[:], expected(stored))
     finally:
-        subprocess.run(["scancel", *others], timeout=30, check=True)
+        subprocess.run(["scancel", *others], timeout=WAIT, check=True)
 
 
 def test_what_the_batch_system_refuses_is_said_in_its_words(slurm: None, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def submit(folder: Path, *words: str) -> str:
         "--",
         *words,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True, cwd=folder)
     return done.stdout.split(":")[0].removeprefix("job ")
 
 
@@ -208,13 +210,15 @@ def ended(number: str) -> str:
     """What SLURM says of a job when it has ended: its state and exit code."""
 
     going = {"JobState=PENDING", "JobState=RUNNING", "JobState=COMPLETING"}
-    until(lambda: not going & set(facts_of(number)), 120)
+    until(lambda: not going & set(facts_of(number)))
     return " ".join(word for word in facts_of(number) if word.startswith(("JobState", "ExitCode")))
 
 
 def facts_of(number: str) -> list[str]:
     """What `scontrol` says of a job, as "Name=value"."""
-    shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run(
+        ["scontrol", "show", "job", number], capture_output=True, text=True, timeout=WAIT, check=True
+    )
     return shown.stdout.split()
 
 
@@ -238,7 +242,7 @@ def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_
     ledger = Ledger(path)
     until(lambda: ledger.exists and len(ledger.entries()) > 1)
     # As SLURM does shortly before the walltime.
-    subprocess.run(["scancel", "--signal=USR1", "--batch", number], timeout=30, check=True)
+    subprocess.run(["scancel", "--signal=USR1", "--batch", number], timeout=WAIT, check=True)
     first = ended(number)
     kept = len(ledger.entries())
     again = submit(tmp_path, *words, "--memory", "4MiB")
@@ -255,12 +259,12 @@ def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_
 def nodes(*words: str) -> None:
     """A command of `slurm-nodes.sh`."""
     environment = {**os.environ, "STATE": "/var/lib/slurm-nodes-of-tests"}
-    subprocess.run([SCRIPT, *words], env=environment, capture_output=True, timeout=120, check=True)
+    subprocess.run([SCRIPT, *words], env=environment, capture_output=True, timeout=WAIT, check=True)
 
 
 def node_of(number: str) -> str:
     shown = subprocess.run(
-        ["squeue", "-h", "-o", "%N", "-j", number], capture_output=True, text=True, timeout=30, check=True
+        ["squeue", "-h", "-o", "%N", "-j", number], capture_output=True, text=True, timeout=WAIT, check=True
     )
     return shown.stdout.strip()
 
@@ -277,7 +281,7 @@ def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, s
 
     try:
         with dr.connect(config(tmp_path)) as client:
-            client.wait_for_workers(3, timeout=60)
+            client.wait_for_workers(3, timeout=WAIT)
             moved = dr.warp(dr.open(stored), pull=TURN)
             written = dr.write(
                 moved, path, client=client, chunks=(1, 50, 40), levels=1, memory="4 MiB", progress=pull_the_plug
@@ -292,29 +296,22 @@ def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, s
 
 
 def test_a_job_whose_walltime_is_too_short_is_requeued_and_goes_on(slurm: None, tmp_path: Path) -> None:
-    """SLURM itself sends the signal. The command that is interrupted only sleeps."""
+    """SLURM itself sends the signal, up to a minute early; the run that it meets only sleeps."""
     script = submission_script(
         config(tmp_path, walltime="00:01:00", jobs=1, logs=str(tmp_path)), ["STANDS", "FOR", "A", "COMMAND"],
         requeue=True,
     )  # fmt: skip
-    body = f"""
-import pathlib, sys, time
-runs = pathlib.Path({str(tmp_path)!r}, "runs")
-count = len(runs.read_text()) if runs.exists() else 0
-runs.write_text("x" * (count + 1))
-try:
-    time.sleep(0 if count else 120)
-except KeyboardInterrupt:
-    sys.exit(1)
-"""
-    (tmp_path / "command.py").write_text(body)
     line = next(line for line in script.splitlines() if "STANDS FOR A COMMAND" in line)
-    number = submit_script(script.replace(line, f"{sys.executable} {tmp_path / 'command.py'} &"))
-    until(lambda: {"Restarts=1", "JobState=PENDING"} <= set(facts_of(number)), 110)
-    # SLURM lets a requeued job wait for two minutes.
-    subprocess.run(["scontrol", "update", f"job={number}", "StartTime=now"], timeout=30, check=True)
+    command = f"""bash -c '[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 120; touch {tmp_path}/done' &"""
+    number = submit_script(script.replace(line, command))
+    until(lambda: {"Restarts=1", "JobState=PENDING"} <= set(facts_of(number)))
+    assert not (tmp_path / "done").exists()
+    # SLURM lets a requeued job wait for two minutes, and would signal the second run at any time of its minute.
+    subprocess.run(
+        ["scontrol", "update", f"job={number}", "TimeLimit=10", "StartTime=now"], timeout=WAIT, check=True
+    )  # fmt: skip
     assert ended(number) == "JobState=COMPLETED ExitCode=0:0"
-    assert (tmp_path / "runs").read_text() == "xx"
+    assert (tmp_path / "done").exists()
 
 
 def test_outside_a_job_there_is_no_allocation() -> None:

@@ -95,20 +95,20 @@ def test_parts_in_several_processes_at_once_equal_one_run(tmp_path: Path, stored
         processes = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", SCRIPT, str(stored), str(out), str(number), "3"],
+                    [sys.executable, "-c", SCRIPT, str(stored), str(out), str(number), "2"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
                 )
             )
-            for number in (1, 2, 3)
+            for number in (1, 2)
         ]
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
         said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     assert files(out) == files(whole)
     assert verify(out) == []
     lines = sum(file.read_bytes().count(b"}\n") for file in Ledger(out).folder.glob("*.jsonl"))
@@ -116,7 +116,7 @@ def test_parts_in_several_processes_at_once_equal_one_run(tmp_path: Path, stored
     assert sum("left to other parts" not in one for one in said) >= 1
     found = status(out)
     assert (found.state, found.done, found.total) == ("done", expected.blocks, expected.blocks)
-    assert [(one.number, one.of, one.state) for one in found.parts] == [(k, 3, "done") for k in (1, 2, 3)]
+    assert [(one.number, one.of, one.state) for one in found.parts] == [(k, 2, "done") for k in (1, 2)]
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from daskreg.runtime.compiled import floats, fragment, jit, prefetch
+from daskreg.runtime.compiled import fragment, jit
+from daskreg.runtime.intrinsics import empty, greatest, least, prefetch, zeros
 
 # Rows of the buffer: weight, warped, difference, gradient along each axis.
 _V, _W, _D, _G = 0, 1, 2, 3
@@ -39,13 +40,13 @@ def _columns_inside(line: Any, shape: Any, n: Any) -> Any:
             if low >= 0 or high <= 0:
                 return 0, 0
         elif slope > 0:
-            start, stop = max(start, low / slope), min(stop, high / slope + 1)
+            start, stop = greatest(start, low / slope), least(stop, high / slope + 1)
         else:
-            start, stop = max(start, high / slope), min(stop, low / slope + 1)
+            start, stop = greatest(start, high / slope), least(stop, low / slope + 1)
     if not start < stop:
         return 0, 0
-    first = min(np.int64(start), n)
-    return first, max(first, min(np.int64(stop) + 1, n))
+    first = least(np.int64(start), n)
+    return first, greatest(first, least(np.int64(stop) + 1, n))
 
 
 @fragment(fastmath={"contract"})
@@ -65,13 +66,13 @@ def _sample_positions(line: Any, place: Any, widths: Any, run: Any, offsets: Any
     stride = 1
     for k in range(len(shape) - 1, -1, -1):
         start, slope, width = line[k, 0], line[k, 1], widths[k]
-        last, top = np.float64(whole[k] - 1), np.float64(max(whole[k] - 2, 0))
+        last, top = np.float64(whole[k] - 1), np.float64(greatest(whole[k] - 2, 0))
         for at in range(count):
             u = start + slope * np.float64(at + first)
-            edge = np.float32(min(u, last - u) + 0.5) / width
-            v[at] *= min(max(edge, np.float32(0.0)), np.float32(1.0))
-            inner = min(max(u, 0.0), last)
-            low = min(np.floor(inner), top)
+            edge = np.float32(least(u, last - u) + 0.5) / width
+            v[at] *= least(greatest(edge, np.float32(0.0)), np.float32(1.0))
+            inner = least(greatest(u, 0.0), last)
+            low = least(np.floor(inner), top)
             offsets[at] += np.int64(np.int32(low)) * stride
             fractions[k, at] = np.float32(inner - low)
         stride *= shape[k]
@@ -140,7 +141,7 @@ def _sample_row(moving: Any, widths: Any, line: Any, row: Any, run: Any, ahead: 
     _sample_positions(line, place, widths, run, offsets, fractions, v)
     steps = _steps(place[0])
     for at in range(0, count if ahead != 0 else 0, 8):
-        prefetch(m, offsets[at] + ahead)  # type: ignore[call-arg]
+        prefetch(m, offsets[at] + ahead)
         if len(steps) == 3:
             prefetch(m, offsets[at] + ahead + steps[0])
     _interpolate(m, steps, offsets, fractions, w)
@@ -248,18 +249,18 @@ def _gradient(fixed: Any, r: Any, stride: Any, index: Any, n: Any, run: Any, out
     """
     start, stop = run
     if stride:
-        before, after = r - stride * min(index, 1), r + stride * min(n - 1 - index, 1)
-        scale = np.float32(stride / max(after - before, 1))
+        before, after = r - stride * least(index, 1), r + stride * least(n - 1 - index, 1)
+        scale = np.float32(stride / greatest(after - before, 1))
         _subtract(fixed[after, start:stop], fixed[before, start:stop], scale, out[: stop - start])
         return
     row, last = fixed[r], fixed.shape[1] - 1
-    inner = max(start, 1), max(min(stop, last), start, 1)
+    inner = greatest(start, 1), greatest(greatest(least(stop, last), start), 1)
     before, after = row[inner[0] - 1 : inner[1] - 1], row[inner[0] + 1 : inner[1] + 1]
     _subtract(after, before, np.float32(0.5), out[inner[0] - start : inner[1] - start])
     if start == 0:
-        out[0] = row[min(last, 1)] - row[0]
+        out[0] = row[least(last, 1)] - row[0]
     if stop == last + 1:
-        out[last - start] = row[last] - row[max(last - 1, 0)]
+        out[last - start] = row[last] - row[greatest(last - 1, 0)]
 
 
 @fragment
@@ -316,17 +317,18 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
     scaled, edges, slope = axes
     xi = scaled[ndim - 1]
     columns = len(xi)
-    buffer = floats(_G + ndim, columns + _WIDE)
-    wide = floats(np.int64(1), columns + _WIDE)[0]
+    buffer, wide = empty((_G + ndim, columns + _WIDE), np.float32), empty(columns + _WIDE, np.float32)
     for at in range(columns):  # a slice would take seconds to compile
         wide[at] = xi[at]
     for at in range(columns, columns + _WIDE):
         wide[at] = 0
-    scratch = np.empty(columns, np.int64), floats(ndim, columns), floats(np.int64(1), columns)[0]
-    sums = floats(np.int64(2), 3 * ndim), floats(np.int64(3), ndim * (ndim + 1) // 2)
-    lead, far = np.ones(ndim + 1), np.ones(ndim + 1)
-    index = np.zeros(ndim, np.int64)
-    line, other = np.empty((ndim, 2)), np.empty((ndim, 2))
+    scratch = empty(columns, np.int64), empty((ndim, columns), np.float32), empty(columns, np.float32)
+    sums = empty((2, 3 * ndim), np.float32), empty((3, ndim * (ndim + 1) // 2), np.float32)
+    lead, far = empty(ndim + 1, np.float64), empty(ndim + 1, np.float64)
+    for k in range(ndim + 1):
+        lead[k] = far[k] = 1
+    index = zeros(ndim, np.int64)
+    line, other = empty((ndim, 2), np.float64), empty((ndim, 2), np.float64)
     for c in range(len(parts)):
         pair, first, stop, target = parts[c]
         image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]
@@ -351,7 +353,7 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
                 for axis in range(ndim - 1, -1, -1):
                     n = len(scaled[axis])
                     _gradient(values[of_fixed], r, stride, index[axis], n, run, buffer[_G + axis])
-                    stride = max(1, stride * n) if axis < ndim - 1 else 1
+                    stride = greatest(1, stride * n) if axis < ndim - 1 else 1
                 # Voxels of weight zero fill the last vector, so that no voxel is summed on its own.
                 count = run[1] - run[0]
                 full = -(-count // _WIDE) * _WIDE

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.runtime.compiled import jit
+from daskreg.runtime.intrinsics import empty, zeros
 
 # Values that tell how much most voxels differ.
 _SAMPLE = 5_000
@@ -56,8 +57,8 @@ def _mark(planes: Any, limit: Any, out: Any) -> None:
 def _alone(planes: Any, at: Any) -> Any:
     """Whether at least six of eight neighbours differ to one side, and by more than half of the largest difference."""
     _, height, width = planes.shape
-    found = np.zeros(len(at), np.bool_)
-    around = np.empty(8, np.float32)
+    found = zeros(len(at), np.bool_)
+    around = empty(8, np.float32)
     for k in range(len(at)):
         z, rest = divmod(at[k], height * width)
         y, x = divmod(rest, width)

@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numba import typeof
 from numpy.typing import NDArray
 
-from daskreg.runtime.compiled import floats, fragment, jit
+from daskreg.runtime.compiled import fragment, jit
+from daskreg.runtime.intrinsics import empty, greatest, least
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
@@ -127,7 +129,7 @@ def _mean_rows(source: Any, weights: Any, factors: Any, out: Any, out_weights: A
     fz, fy, fx = factors
     _, nz, ny, n = out.shape
     masked = weights.shape[1] > 0
-    line, near = floats(np.int64(1), n * fx)[0], floats(np.int64(1), n * fx)[0]
+    line, near = empty(n * fx, np.float32), empty(n * fx, np.float32)
     share = np.float32(1 / (fz * fy * fx))
     for part in range(first, stop):
         b, z, y = part // ny // nz, part // ny % nz, part % ny
@@ -150,7 +152,7 @@ def _mean_rows(source: Any, weights: Any, factors: Any, out: Any, out_weights: A
                 total += line[x * fx + k]
                 below += near[x * fx + k]
             if masked:
-                out[b, z, y, x] = (total * share) / max(below * share, np.float32(1e-6))
+                out[b, z, y, x] = (total * share) / greatest(below * share, np.float32(1e-6))
                 out_weights[c, z, y, x] = below * share
             else:
                 out[b, z, y, x] = total * share
@@ -177,7 +179,9 @@ def _square_rows(source: Any, weights: Any, steps: Any, sums: Any, first: Any, s
     """Sums of squares and of weights, for each axis, of the planes `first` to `stop`, counted over (B, z)."""
     _, nz, ny, nx = source.shape
     masked = weights.shape[1] > 0
-    ones = np.ones(nx, np.float32)
+    ones = empty(nx, np.float32)
+    for x in range(nx):
+        ones[x] = 1
     for part in range(first, stop):
         b, z = part // nz, part % nz
         c = b if len(weights) > 1 else 0
@@ -221,17 +225,17 @@ def _dilate_rows(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> N
     """Along the middle of three axes: true where a true voxel is within the radius on either side."""
     _, n, inner = source.shape
     far = np.uint8(radius + 1)
-    since = np.empty(inner, np.uint8)
+    since = empty(inner, np.uint8)
     for line in range(first, stop):
         since[:] = far
         for i in range(n):
             for x in range(inner):
-                since[x] = np.uint8(0) if source[line, i, x] else min(np.uint8(since[x] + np.uint8(1)), far)
+                since[x] = np.uint8(0) if source[line, i, x] else least(np.uint8(since[x] + np.uint8(1)), far)
                 out[line, i, x] = since[x] < far
         since[:] = far
         for i in range(n - 1, -1, -1):
             for x in range(inner):
-                since[x] = np.uint8(0) if source[line, i, x] else min(np.uint8(since[x] + np.uint8(1)), far)
+                since[x] = np.uint8(0) if source[line, i, x] else least(np.uint8(since[x] + np.uint8(1)), far)
                 out[line, i, x] |= since[x] < far
 
 
@@ -244,6 +248,18 @@ def _dilate_lines(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> 
         out[line] = 0
         for x in range(n):
             if source[line, x]:
-                start = max(until, x - radius, 0)
-                until = min(x + radius + 1, n)
+                start = greatest(greatest(until, x - radius), 0)
+                until = least(x + radius + 1, n)
                 out[line, start:until] = 1
+
+
+def late_kernels() -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernels here that `register` needs late, and the types that it calls them with (see `compile_ahead`)."""
+    images, sums = np.empty((0,) * 4, np.float32), np.empty((0,) * 5)
+    lines, rows = np.empty((0, 0), np.uint8), np.empty((0, 0, 0), np.uint8)
+    calls = (
+        (_square_rows, (images, images, (1, 1), sums, 0, 1)),
+        (_dilate_lines, (lines, 1, lines, 0, 1)),
+        (_dilate_rows, (rows, 1, rows, 0, 1)),
+    )
+    return [(kernel, tuple(map(typeof, arguments))) for kernel, arguments in calls]

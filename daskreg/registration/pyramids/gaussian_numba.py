@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.pyramids.filters_numba import no_weight, planes
-from daskreg.runtime.compiled import floats, fragment, jit
+from daskreg.runtime.compiled import fragment, jit
+from daskreg.runtime.intrinsics import empty, greatest, least
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
@@ -61,19 +62,19 @@ def _smoothed(
     rz, ry = len(tz) // 2, len(ty) // 2
     blocks = -(-ny // _ROWS)
     masked = weights.shape[1] > 0
-    lines = np.empty((2, _ROWS + 2 * ry, nx), np.float32)
-    row, across = floats(np.int64(2), nx), floats(np.int64(2), nx)
+    lines = empty((2, _ROWS + 2 * ry, nx), np.float32)
+    row, across = empty((2, nx), np.float32), empty((2, nx), np.float32)
     for part in range(first, stop):
         b, z, begin = part // blocks // nz, part // blocks % nz, part % blocks * _ROWS
         c = b if len(weights) > 1 else 0
-        end = min(begin + _ROWS, ny)
-        low, high = max(0, begin - ry), min(ny, end + ry)
+        end = least(begin + _ROWS, ny)
+        low, high = greatest(0, begin - ry), least(ny, end + ry)
         for y in range(low, high):
             line, near = lines[0, y - low], lines[1, y - low]
             line[:] = np.float32(0)
             if masked:
                 near[:] = np.float32(0)
-            for k in range(max(0, rz - z), min(len(tz), nz + rz - z)):
+            for k in range(greatest(0, rz - z), least(len(tz), nz + rz - z)):
                 voxels = source[b, z + k - rz, y]
                 if masked:
                     _add_weighted(voxels, weights[c, z + k - rz, y], tz[k], line, near)
@@ -82,7 +83,7 @@ def _smoothed(
         for y in range(begin, end):
             for kind in range(2 if masked else 1):
                 row[kind] = np.float32(0)
-                for k in range(max(0, ry - y), min(len(ty), ny + ry - y)):
+                for k in range(greatest(0, ry - y), least(len(ty), ny + ry - y)):
                     _add(lines[kind, y + k - ry - low], ty[k], row[kind])
                 _across(row[kind], tx, across[kind])
             if masked:
@@ -113,7 +114,7 @@ def _across(row: Any, taps: Any, out: Any) -> None:
     out[:] = np.float32(0)
     for k in range(len(taps)):
         shift = k - radius
-        for x in range(max(0, -shift), min(n, n - shift)):
+        for x in range(greatest(0, -shift), least(n, n - shift)):
             out[x] += taps[k] * row[x + shift]
 
 
@@ -121,5 +122,5 @@ def _across(row: Any, taps: Any, out: Any) -> None:
 def _divide(across: Any, weight: Any, out: Any, out_weights: Any) -> None:
     for x in range(len(out)):
         near = across[1, x]
-        out[x] = across[0, x] / max(near, np.float32(1e-6))
+        out[x] = across[0, x] / greatest(near, np.float32(1e-6))
         out_weights[x] = weight[x] if near > np.float32(1e-3) else np.float32(0)

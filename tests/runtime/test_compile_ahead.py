@@ -1,0 +1,105 @@
+"""A second process compiles late kernels, only where this one compiles, and never outlives it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import until
+
+from daskreg.runtime import compile_ahead, compile_once
+
+NAME = "late_kernels_of_a_test"
+
+
+class Kernel:
+    """What `share_compilation` needs of a kernel of numba."""
+
+    def __init__(self, *, compiled: bool) -> None:
+        self.stats = type("Stats", (), {"cache_misses": {}, "cache_path": None})()
+        self.py_func, self.compiled = until, compiled
+
+    def compile(self, types: Any) -> None:
+        if self.compiled:
+            self.stats.cache_misses[types] = 1
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The processes that would have been started."""
+    found: list[tuple[str, int]] = []
+    monkeypatch.setattr(compile_ahead, "start", lambda *given: found.append(given))
+    monkeypatch.setattr(compile_ahead, "first_on_host", lambda name: True)
+    monkeypatch.setattr(compile_ahead, "_begun", set())
+    monkeypatch.setattr(compile_ahead, "cores", lambda: 2)
+    monkeypatch.setattr(compile_once, "_WHEN_COMPILED", [])
+    return found
+
+
+def test_it_begins_once_and_only_when_a_kernel_was_compiled(begun: list[tuple[str, int]]) -> None:
+    read, compiled = (compile_once.share_compilation(Kernel(compiled=which)) for which in (False, True))
+    compile_ahead.expect(NAME, 2)
+    read.compile("types")
+    assert begun == []
+    for types in ("types", "others"):
+        compile_ahead.expect(NAME, 2)
+        compiled.compile(types)
+    assert begun == [(NAME, 2)]
+
+
+def test_one_core_has_no_second_process(begun: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_ahead, "cores", lambda: 1)
+    compile_ahead.expect(NAME, 2)
+    compile_once.share_compilation(Kernel(compiled=True)).compile("types")
+    assert begun == []
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a kernel that is never compiled; a file says that it is tried."""
+    (tmp_path / f"{NAME}.py").write_text(
+        "import pathlib, time\n"
+        "class Kernel:\n"
+        "    def compile(self, types):\n"
+        f"        pathlib.Path({str(tmp_path)!r}, types).touch()\n"
+        "        time.sleep(100)\n"
+        "def late_kernels(ndim):\n"
+        "    return [(Kernel(), f'begun{ndim}')]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_it_compiles_what_the_module_names_and_ends_with_its_input(module: Path) -> None:
+    process = compile_ahead.start(NAME, 3)
+    assert process.stdin is not None
+    until((module / "begun3").exists)
+    process.stdin.close()
+    assert process.wait(60) == -signal.SIGTERM
+
+
+def test_it_ends_with_a_process_that_is_killed(module: Path) -> None:
+    code = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(module)!r})
+from daskreg.runtime.compile_ahead import start
+print(start({NAME!r}, 2).pid, flush=True)
+while not os.path.exists({str(module / "begun2")!r}):
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    stat = Path("/proc", done.stdout.strip(), "stat")
+    until(lambda: not stat.exists() or stat.read_text().rpartition(") ")[2][0] == "Z")
+
+
+def test_the_input_of_a_process_that_has_ended_is_closed() -> None:
+    """Python warns of open files that nothing refers to any more."""
+    process = compile_ahead.start("no_such_module", 2)
+    assert process.stdin is not None
+    until(lambda: process.stdin.closed)
+    assert process.returncode == 1

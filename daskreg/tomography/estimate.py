@@ -199,7 +199,8 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     at = linearised(problem, poses)
     noise = _noise(problem.data[problem.used])
     values, _, left = _of_noise(at, rng)
-    local = np.sqrt(np.einsum("aqp,aqp->ap", at.scales()[0], at.scales()[0]))
+    own_scales = at.sums(at.residual).scales()[0]
+    local = np.sqrt(np.einsum("aqp,aqp->ap", own_scales, own_scales))
     factor = np.sqrt(np.mean((values / np.maximum(local, 1e-30)) ** 2, axis=0))
     power = float((at.residual**2).mean(dtype=np.float64))
     noise = max(noise, _LEAST_NOISE * float(problem.data[problem.used].std()))

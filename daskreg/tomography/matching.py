@@ -81,13 +81,13 @@ class Problem:
     def factor(self) -> int:
         return self.level.factors[1]
 
-    def solve(self, sums: Sums, coupling: Coupling) -> tuple[Floats, Floats]:
-        """The step (A, P) and the shared one, without the shifts that only move the volume.
+    def solve(self, sums: Sums, coupling: Coupling, *, exact: bool = False) -> tuple[Floats, Floats]:
+        """The step (A, P) and the shared one, without the shifts that only move the volume; see `Coupling.solve`.
 
         With a missing wedge, a constant column shift is nearly one of them, and what FBP lacks decides on it rather
         than the projections; so it stays as it was, where centres of mass are known.
         """
-        values, shared = coupling.solve(sums, self.reproject)
+        values, shared = coupling.solve(sums, self.reproject, exact=exact)
         for name in ("ty", "scale"):
             if name in self.names:
                 values[:, self.names.index(name)] -= values[:, self.names.index(name)].mean()
@@ -96,6 +96,11 @@ class Problem:
         parts[0] = parts[0] if self.wedge else 0.0
         values[:, at] -= basis @ parts
         return values, shared
+
+
+def without_images(problem: Problem) -> Problem:
+    """The problem, without the memory of its projections."""
+    return replace(problem, data=problem.data[:, :0], valid=None)
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,15 @@ class Linearised:
     def coupling(self) -> Coupling:
         return Coupling.of(self.basis, self.weight, len(self.problem.names))
 
+    @property
+    def every(self) -> Coupling:
+        """The coupling of all rows."""
+        return Coupling(self.basis, self.weight, len(self.problem.names))
+
     def sums(self, image: Array) -> Sums:
         """Of all rows: the right side is that of an (A, U, V) image by which the aligned projections are to change, but
         for what (1 - H) leaves out, and of which (1 - H) has been taken."""
-        found = Coupling(self.basis, self.weight, len(self.problem.names)).sums(image)
+        found = self.every.sums(image)
         return replace(
             found,
             left=(self.residual**2).sum(axis=(1, 2), dtype=np.float64),
@@ -131,8 +141,8 @@ class Linearised:
         )
 
     def solve(self, image: Array) -> tuple[Floats, Floats]:
-        """The step after which the aligned projections have changed by the image; see `sums`."""
-        return self.problem.solve(self.sums(image), self.coupling)
+        """After what motion the aligned projections have changed by the image, exactly; see `sums`."""
+        return self.problem.solve(self.sums(image), self.every, exact=True)
 
 
 def linearised(problem: Problem, poses: Floats) -> Linearised:
@@ -143,10 +153,12 @@ def linearised(problem: Problem, poses: Floats) -> Linearised:
         images += (1 - weight) * problem.reproject(images)
     seen = problem.reproject(images)
     residual = images - seen
-    return Linearised(problem, residual, images, _derivatives(smoothed(seen, _BASIS_SMOOTHING), problem), weight)
+    return Linearised(problem, residual, images, derivatives(seen, problem), weight)
 
 
-def _derivatives(images: Array, problem: Problem) -> Array:
+def derivatives(seen: Array, problem: Problem) -> Array:
+    """(P + S, A, U, V) of reprojections, by the parameters."""
+    images = smoothed(seen, _BASIS_SMOOTHING)
     rows = np.gradient(images, axis=2) if images.shape[2] > 1 else np.zeros_like(images)
     columns = np.gradient(images, axis=1)
     ratio = problem.level.factors[0] / problem.level.factors[1]

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 SAMPLED_ROWS = 16
 _INNER = 25  # iterations of GMRES
 _INNER_TOLERANCE = 0.01
+_MOST_INNER, _EXACT_TOLERANCE = 100, 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,12 @@ class Coupling:
             0,
         )
 
-    def solve(self, sums: Sums, reproject: Reprojection) -> tuple[Floats, Floats]:
-        """The step (A, P) and the shared one."""
+    def solve(self, sums: Sums, reproject: Reprojection, *, exact: bool = False) -> tuple[Floats, Floats]:
+        """The step (A, P) and the shared one.
+
+        Args:
+            exact: go on until what the data hardly determine is found too, which later steps else make up for.
+        """
         here = self.sums(np.zeros_like(self.weight)).scales()
         size = sums.score.shape
         split = size[0] * size[1]
@@ -137,7 +142,8 @@ class Coupling:
         every = sums.scales()
         right = scaled(every, sums.score, sums.shared)
         operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
-        return step_of(every, gmres(operator, right, rtol=_INNER_TOLERANCE, restart=_INNER, maxiter=1)[0])
+        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (_INNER_TOLERANCE, _INNER)
+        return step_of(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
 
 
 def _double(subscripts: str, *arrays: Array) -> Floats:

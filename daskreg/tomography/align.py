@@ -20,7 +20,7 @@ from daskreg.cluster.client import chosen_client
 from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.runtime.progress import Progress, at_stage, shows_progress
-from daskreg.tomography.angles import in_radians
+from daskreg.tomography.angles import check_angles, in_radians
 from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
 from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.tomography.matching import Problem, without_images
@@ -31,7 +31,6 @@ from daskreg.tomography.row_file import RowFile, RowPlace, key_of
 from daskreg.tomography.series import (
     Projections,
     binned,
-    check_angles,
     columns_of_levels,
     fits,
     level_of,

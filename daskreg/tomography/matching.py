@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter1d, spline_filter1d
 from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
-from daskreg.tomography.alignment_numba import pull_cubic
 from daskreg.tomography.normal_equations import Coupling, Sums
 from daskreg.tomography.poses import Level, fitted_waves, increments
+from daskreg.tomography.projector_numba import pull_cubic
 from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
 
 Floats = NDArray[np.float64]

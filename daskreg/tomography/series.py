@@ -14,11 +14,11 @@ from daskreg.errors import (
     ChannelError,
     DegenerateImageError,
     EmptyMaskError,
-    InputError,
     OptionError,
     ShapeMismatchError,
 )
 from daskreg.geometry import Grid
+from daskreg.tomography.angles import LEAST_PROJECTIONS
 from daskreg.tomography.options import whole_number
 from daskreg.tomography.poses import Level
 from daskreg.tomography.projections import Beam, beam_of
@@ -28,9 +28,8 @@ Floats = NDArray[np.float64]
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
-LEAST_PROJECTIONS = 8
 _BATCH_BYTES = 64 * 2**20
-_MOST_BATCHES = 4  # that one chunk may be larger than a batch
+_MOST_BATCHES = 8  # in which what is read at once is converted
 _MOST_VALUES = 2**27
 """Pixels of the finest level that is matched: some ten arrays of this size are in memory."""
 _COARSE_COLUMNS = 64
@@ -69,21 +68,25 @@ class Projections:
     def batches(self) -> Iterator[tuple[int, Array]]:
         """The first index and the values (B, V, U), float32, NaN where pixels do not count."""
         count, rows, columns = self.shape
-        one = 4 * rows * columns
-        size = max(1, self.batch_bytes // one)
+        size = max(1, self.batch_bytes // (4 * rows * columns))
         chunk = self.data.chunks[0][0] if hasattr(self.data, "chunks") else 1
-        # Whole chunks, as far as they fit: what is left of one would be read again.
-        if chunk * one <= _MOST_BATCHES * self.batch_bytes:
-            size = max(1, size // chunk) * chunk
-        for first in range(0, count, size):
-            values = np.asarray(self.data[first : first + size], dtype=np.float32)
-            if self.beam is not None:
-                values = self.beam.attenuation(values).astype(np.float32)
-            values = np.where(np.isfinite(values), values, np.float32(np.nan))
-            if self.mask is not None:
-                mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + size]
-                values = np.where(np.asarray(mask), values, np.float32(np.nan))
-            yield first, values
+        whole = chunk * rows * columns * self.data.dtype.itemsize
+        # A whole chunk along the angles, where it fits: what is left of one would be read again.
+        read = -(-size // chunk) * chunk if whole <= _MOST_BATCHES * self.batch_bytes else size
+        for start in range(0, count, read):
+            raw = np.asarray(self.data[start : start + read])
+            for first in range(start, min(start + read, count), size):
+                yield first, self._values(raw[first - start : first - start + size], first)
+
+    def _values(self, raw: Array, first: int) -> Array:
+        values = np.asarray(raw, dtype=np.float32)
+        if self.beam is not None:
+            values = self.beam.attenuation(values).astype(np.float32)
+        values = np.where(np.isfinite(values), values, np.float32(np.nan))
+        if self.mask is not None:
+            mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + len(raw)]
+            values = np.where(np.asarray(mask), values, np.float32(np.nan))
+        return values
 
 
 def projections_of(
@@ -274,17 +277,6 @@ def unusable(data: Array, valid: Array | None, radians: Floats) -> dict[int, str
         named = ", ".join(f"{i} {kind}" for i, kind in list(kinds.items())[:8])
         raise DegenerateImageError(f"{len(data) - len(kinds)} of {len(data)} projections can be used ({named})")
     return kinds
-
-
-def check_angles(radians: Floats) -> None:
-    """Raise InputError for angles that no volume can be reconstructed from."""
-    directions = np.unique(np.round(np.mod(radians, np.pi), 6))
-    if len(directions) < LEAST_PROJECTIONS:
-        raise InputError(f"the projections have {len(directions)} directions: at least {LEAST_PROJECTIONS} are needed")
-    if np.ptp(radians) < np.radians(10):
-        raise InputError(
-            f"the angles span {np.degrees(np.ptp(radians)):.3g} degrees: if they are degrees, add unit='degrees'"
-        )
 
 
 def noise_of(data: Array, least: Floats | None = None) -> float:

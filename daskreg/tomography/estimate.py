@@ -211,6 +211,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     factor = np.sqrt(np.mean((values / np.maximum(local, 1e-30)) ** 2, axis=0))
     power = float((at.residual**2).mean(dtype=np.float64))
     noise = max(noise, LEAST_NOISE * float(problem.data[problem.used].std()))
+    left = max(left, 1e-30)
     disagreement = max(1.0, float(np.sqrt(power / left)) / noise)
     unit = np.array([problem.factor if name in ("ty", "tx") else 1.0 for name in problem.names])
     own = np.full((len(poses), len(problem.names)), np.nan)
@@ -228,7 +229,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
         found.varying,
         noise,
         disagreement,
-        found.consistent,
+        found.consistent and bool(at.weight.any()),  # steps into nowhere leave no pixel that could disagree
         factor,
         left,
     ), residuals

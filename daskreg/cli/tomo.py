@@ -85,6 +85,8 @@ def command() -> None:
               help="auto, or a number: means of 2**level pixels on a side.")  # fmt: skip
 @click.option("--mask", help="Projections, or one image, that are positive where pixels count.")
 @click.option("--max-steps", type=click.IntRange(min=1), default=12, show_default=True, help="On each level.")
+@click.option("--memory", help="That may be used, such as 4GiB; a level that needs more is refined by blocks of rows.")
+@click.option("--checkpoint", type=Path, help="File of finished blocks, from which the same command goes on.")
 @_CHANNEL_AXIS
 @open_options
 @client_options
@@ -162,6 +164,7 @@ def centre(
 @angle_options
 @click.option("--fit", "path", type=_FILE, help="What `daskreg tomo align` saved; it has the angles.")
 @click.option("--method", type=click.Choice(["fbp", "sirt", "cgls"]), default="fbp", show_default=True)
+@click.option("--engine", type=click.Choice(["daskreg", "astra"]), default="daskreg", show_default=True)
 @click.option("--window", default="ramp", show_default=True, help="Of fbp: ramp, shepp-logan, cosine, hamming, hann.")
 @click.option("--iterations", type=int, help="Of sirt and cgls.")
 @click.option("--centre", type=float, help="Column of the axis, where there is no fit.")
@@ -186,6 +189,7 @@ def reconstruct(
     darks: str | None,
     path: Path | None,
     method: str,
+    engine: str,
     window: str,
     iterations: int | None,
     centre: float | None,
@@ -209,6 +213,7 @@ def reconstruct(
         unit=angle_unit,
         fit=None if path is None else TiltFit.load(path),
         method=method,
+        engine=engine,
         window=window,
         iterations=iterations,
         centre=centre,

@@ -6,29 +6,33 @@ volume = daskreg.tomography.reconstruct(projections, angles, fit=fit, unit="degr
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.blocks.memory import memory_limit
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.runtime.progress import Progress, at_stage, shows_progress
-from daskreg.tomography.angles import in_radians
+from daskreg.tomography.angles import check_angles, in_radians
 from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
 from daskreg.tomography.fit import TiltFit, TiltStatus
-from daskreg.tomography.matching import Problem
+from daskreg.tomography.matching import Problem, without_images
 from daskreg.tomography.options import finite_number, whole_number
-from daskreg.tomography.poses import MODELS, constant_and_waves, shifts_of, turns_of
+from daskreg.tomography.poses import MODELS, Level, constant_and_waves, shifts_of, turns_of
+from daskreg.tomography.row_blocks import RowLevel, refined
+from daskreg.tomography.row_file import RowFile, RowPlace, key_of
 from daskreg.tomography.series import (
     Projections,
     binned,
-    check_angles,
     columns_of_levels,
+    fits,
     level_of,
     projections_of,
     unusable,
@@ -38,6 +42,7 @@ __all__ = ["TiltFit", "TiltStatus", "align_projections"]
 
 Floats = NDArray[np.float64]
 
+_BATCHES = 32  # of projections that are read at once, in the memory that may be used
 _SQUARE = 1e-3  # relative: of detectors, whose spacings are rounded
 
 
@@ -58,14 +63,18 @@ def align_projections(
     channel: int | str | None = None,
     channel_axis: int | None = None,
     max_steps: int = 12,
+    memory: str | int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     client: Any = None,
     progress: bool | Progress | None = None,
 ) -> TiltFit:
     """Find where each pixel of aligned projections lies in the raw ones.
 
-    The poses and the volume are estimated together (see `matching`), from projections whose pixels are averaged, so
-    that they fit the memory; batches of projections are read one after the other. Where it starts needs no
-    reconstruction (see `coarse`).
+    The poses and the volume are estimated together (see `matching`), from projections whose pixels are averaged;
+    batches of projections are read one after the other. Where it starts needs no reconstruction (see `coarse`). With
+    `memory`, a level that does not fit is written to a file and refined by blocks of rows (see `row_blocks`), after the
+    finest one that fits; whether the fit is consistent, and the standard deviations of the axis and the centre, are
+    then of that.
 
     Args:
         projections: (angles, rows, columns) DataArray, dask or NumPy array, of line integrals, such as attenuation
@@ -85,7 +94,12 @@ def align_projections(
         channel: number or label; "sum" for the sum of all channels.
         channel_axis: position of the channels in an array of four axes; default the first.
         max_steps: of Gauss-Newton on each level.
-        client: a distributed Client that computes lazy projections; default the current one.
+        memory: that may be used, beyond what is in use before, bytes or such as "1 GiB"; default: the finest level is
+            one of at most 2**27 pixels.
+        checkpoint: a file in which finished blocks are kept, so that the same call continues after an interruption;
+            the rows of the level lie beside it until the end, else in a temporary file.
+        client: a distributed Client that computes lazy projections; default the current one. One that is passed, with
+            a checkpoint in a folder that its workers see, also works on the blocks.
         progress: True shows a bar; or called with (stages done, stages): the projections are read, each level is
             aligned, and the result is judged.
 
@@ -109,17 +123,37 @@ def align_projections(
     fixed = _fixed(given, centre, axis_angle)
     own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
     _check_pixels(given, bool(shared) or bool(fixed.turn) or "theta" in own)
-    with _computing(client), at_stage("reading"):
-        problems, kinds, unit_of_data = _problems(given, radians, level, own, shared)
-    stages = _Stages(progress if callable(progress) else None, len(problems) + 2)
-    stages.end_one()
-    solution = solve(problems, fixed, max_steps, stages.end_one)
-    spread, residuals = uncertainty(solution, problems[0], fixed)
-    stages.end_one()
-    spread = replace(spread, noise=spread.noise * unit_of_data)
-    kinds = dict(kinds) | dict.fromkeys(solution.unlike, "unlike")
-    seconds = time.perf_counter() - start
-    return _fit(given, solution, spread, residuals, kinds, model=model, seconds=seconds)
+    budget = None if memory is None else memory_limit(memory, None)
+    if budget is not None:
+        given = replace(given, batch_bytes=min(given.batch_bytes, max(budget // _BATCHES, 1)))
+    columns = columns_of_levels(given.shape, radians, level, budget)
+    with ExitStack() as opened:
+        place = None
+        if budget is not None and not fits(given.shape, columns[-1], budget):
+            asked = (radians.tobytes(), columns, own, shared, fixed, max_steps)
+            key = "" if checkpoint is None else key_of(projections, (mask, flats, darks, channel, channel_axis), asked)
+            place = opened.enter_context(RowPlace.opened(checkpoint, key, client))
+        with _computing(client), at_stage("reading"):
+            read = _read(given, radians, [level_of(given, n) for n in columns], (own, shared), place)
+        stages = _Stages(progress if callable(progress) else None, len(columns) + 2)
+        stages.end_one()
+        solution = solve(read.problems, fixed, max_steps, stages.end_one)
+        spread, residuals = uncertainty(solution, read.problems[0], fixed)
+        binning, blocks = solution.problem.factor, 0
+        if place is not None and read.file is not None and budget is not None:
+            means = solution.problem.data.mean(axis=(1, 2), dtype=np.float64)
+            rows = RowLevel(read.file, level_of(given, columns[-1]), means, read.background, read.divisor, budget)
+            solution = replace(solution, problem=without_images(solution.problem))
+            read.problems.clear()
+            found = refined(rows, solution, fixed, most=max_steps, work=place.work)
+            spread, residuals = found.uncertainty(spread, solution.problem, columns[-1])
+            solution, binning, blocks = found.solution(solution), columns[-1], found.blocks
+            stages.end_one()
+        stages.end_one()
+    spread = replace(spread, noise=spread.noise * read.divisor)
+    kinds = dict(read.kinds) | dict.fromkeys(solution.unlike, "unlike")
+    fit = _fit(given, solution, spread, residuals, kinds, model=model, seconds=time.perf_counter() - start)
+    return replace(fit, binning=binning, blocks=blocks)
 
 
 @dataclass
@@ -164,25 +198,48 @@ def _check_pixels(given: Projections, turned: bool) -> None:
         )
 
 
-def _problems(
-    given: Projections, radians: Floats, level: int | str, own: tuple[str, ...], shared: tuple[str, ...]
-) -> tuple[list[Problem], dict[int, str], float]:
-    """One problem for each level, coarse to fine, the projections that cannot be used, and by what those of the finest
-    level were divided."""
-    found: list[Problem] = []
-    kinds: dict[int, str] = {}
+@dataclass(frozen=True)
+class _Levels:
+    """What was read.
+
+    Args:
+        problems: of the levels in memory, coarse to fine.
+        kinds: projections that cannot be used.
+        background, divisor: of the values of the last of them.
+        file: of the rows of the level that is not in memory.
+    """
+
+    problems: list[Problem]
+    kinds: dict[int, str]
+    background: float
+    divisor: float
+    file: RowFile | None
+
+
+def _read(
+    given: Projections,
+    radians: Floats,
+    levels: list[Level],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    place: RowPlace | None,
+) -> _Levels:
+    """All levels, in one pass; `names` are the parameters of a projection, and the shared ones."""
+    file = None
+    if place is None:
+        made = binned(given, levels)
+    else:
+        file = place.rows(levels[-1], len(radians))
+        made = binned(given, levels if not place.written else levels[:-1], None if place.written else file.write)
+        place.end_writing(file)
+    kinds = unusable(*made[0][:2], radians)
     used = np.ones(len(radians), dtype=bool)
-    divisor = 1.0
-    for columns in columns_of_levels(given.shape, radians, level):
-        pixels = level_of(given, columns)
-        data, valid = binned(given, pixels)
-        if not found:
-            kinds = unusable(data, valid, radians)
-            used[list(kinds)] = False
+    used[list(kinds)] = False
+    problems = []
+    for level, (data, valid, _) in zip(levels, made, strict=False):  # without the one in a file
         divisor = max(float(data[used].std()), 1e-30)
-        data /= divisor
-        found.append(Problem(data, valid, radians, pixels, own, shared, used))
-    return found, kinds, divisor
+        np.divide(data, divisor, out=data)
+        problems.append(Problem(data, valid, radians, level, *names, used))
+    return _Levels(problems, kinds, made[-1][2], divisor, file)
 
 
 def _fit(

@@ -12,6 +12,7 @@ from daskreg.errors import InputError, OptionError, ShapeMismatchError, UnitErro
 
 Floats = NDArray[np.float64]
 
+LEAST_PROJECTIONS = 8
 UNITS = {"radians": 1.0, "radian": 1.0, "rad": 1.0, "degrees": np.pi / 180, "degree": np.pi / 180, "deg": np.pi / 180}
 # Degrees from which an axis can be found span at least a good part of half a turn, hundreds; radians hardly
 # ever span more than two turns.
@@ -94,3 +95,14 @@ def opposite_pairs(radians: Floats, most: int) -> OppositePairs:
     chosen = np.unique(np.linspace(0, len(one) - 1, min(most, len(one))).astype(int))
     pairs = np.stack([one[chosen], other[chosen]], axis=1)
     return OppositePairs(pairs, excess[pairs[:, 0], pairs[:, 1]])
+
+
+def check_angles(radians: Floats) -> None:
+    """Raise InputError for angles that no volume can be reconstructed from."""
+    directions = np.unique(np.round(np.mod(radians, np.pi), 6))
+    if len(directions) < LEAST_PROJECTIONS:
+        raise InputError(f"the projections have {len(directions)} directions: at least {LEAST_PROJECTIONS} are needed")
+    if np.ptp(radians) < np.radians(10):
+        raise InputError(
+            f"the angles span {np.degrees(np.ptp(radians)):.3g} degrees: check their unit, unit='degrees' or 'radians'"
+        )

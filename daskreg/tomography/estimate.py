@@ -16,6 +16,7 @@ from daskreg.tomography.matching import (
     SMOOTHED_NOISE,
     Linearised,
     Problem,
+    derivatives,
     linearised,
     moved,
     smoothed,
@@ -30,6 +31,7 @@ from daskreg.tomography.poses import (
     turns_of,
     without_gauge,
 )
+from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -37,7 +39,8 @@ Bools = NDArray[np.bool_]
 
 _FIRST_STEPS = 2  # of each start, before the best is chosen
 _DRAWS = 3
-_LEAST_NOISE = 1e-3  # of the standard deviation of the projections: no detector has less
+_MOST_NOISE = 0.9  # of the information on a parameter: with more, nothing is known of it
+LEAST_NOISE = 1e-3  # of the standard deviation of the projections: no detector has less
 # An outlier: a residual so many robust standard deviations, and so much, above the median.
 _OUTLIER_SIGMAS, _OUTLIER_FACTOR = 6.0, 2.5
 
@@ -109,13 +112,13 @@ def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], 
             used[list(unlike)] = False
             poses, taken, settled, _ = _settled(replace(problem, used=used), poses, fixed, most)
         ended()
-    return Solution(_bridged(poses, radians, used), replace(problems[-1], used=used), taken, settled, unlike)
+    return Solution(bridged(poses, radians, used), replace(problems[-1], used=used), taken, settled, unlike)
 
 
 def _first(problem: Problem, fixed: Fixed) -> Floats:
     """The start from which the residual is smallest after a few steps."""
     best, least = None, np.inf
-    noise = _noise(problem.data[problem.used]) * SMOOTHED_NOISE
+    noise = noise_of(problem.data[problem.used]) * SMOOTHED_NOISE
     for start in start_poses(problem, fixed.turn, fixed.centre):
         poses = start
         for _ in range(_FIRST_STEPS):
@@ -156,7 +159,7 @@ def _contradicted(at: Linearised) -> NDArray[np.intp]:
     return found[np.argsort(off[found])[::-1]][: len(off) // 4]
 
 
-def _bridged(poses: Floats, radians: Floats, used: Bools) -> Floats:
+def bridged(poses: Floats, radians: Floats, used: Bools) -> Floats:
     """The poses, of projections that are not used interpolated by the angle."""
     if used.all():
         return poses
@@ -177,6 +180,8 @@ class Uncertainty:
         centre: pixels of the detector.
         agreement, noise, disagreement: see `TiltFit`.
         consistent: whether the volume explains the projections; see `agreement.consistent`.
+        gain: (P,) by how much larger the standard deviations are than those of each projection alone.
+        left: of the variance of noise of one per pixel, in the residual.
     """
 
     own: Floats
@@ -186,6 +191,8 @@ class Uncertainty:
     noise: float
     disagreement: float
     consistent: bool
+    gain: Floats
+    left: float
 
 
 def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0) -> tuple[Uncertainty, Floats]:
@@ -197,12 +204,14 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     rng = np.random.default_rng(seed)
     problem, poses = solution.problem, solution.poses
     at = linearised(problem, poses)
-    noise = _noise(problem.data[problem.used])
+    noise = noise_of(problem.data[problem.used])
     values, _, left = _of_noise(at, rng)
-    local = np.sqrt(np.einsum("aqp,aqp->ap", at.scales()[0], at.scales()[0]))
+    own_scales = at.sums(at.residual).scales()[0]
+    local = np.sqrt(np.einsum("aqp,aqp->ap", own_scales, own_scales))
     factor = np.sqrt(np.mean((values / np.maximum(local, 1e-30)) ** 2, axis=0))
     power = float((at.residual**2).mean(dtype=np.float64))
-    noise = max(noise, _LEAST_NOISE * float(problem.data[problem.used].std()))
+    noise = max(noise, LEAST_NOISE * float(problem.data[problem.used].std()))
+    left = max(left, 1e-30)
     disagreement = max(1.0, float(np.sqrt(power / left)) / noise)
     unit = np.array([problem.factor if name in ("ty", "tx") else 1.0 for name in problem.names])
     own = np.full((len(poses), len(problem.names)), np.nan)
@@ -220,7 +229,9 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
         found.varying,
         noise,
         disagreement,
-        found.consistent,
+        found.consistent and bool(at.weight.any()),  # steps into nowhere leave no pixel that could disagree
+        factor,
+        left,
     ), residuals
 
 
@@ -235,25 +246,41 @@ def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats,
 
 
 def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[float, float]:
-    """Standard deviations of the axis (radians) and the centre (pixels of the detector)."""
+    """Standard deviations of the axis (radians) and the centre (pixels of the detector).
+
+    Noise is in the volume too, and so in the derivatives, where it looks as if it determined the poses. What it adds
+    to the information on the axis and the centre is taken off: they are determined weakly, so that it matters.
+    """
     at = linearised(problem, poses)
-    noise = max(_noise(problem.data[problem.used]), _LEAST_NOISE * float(problem.data[problem.used].std()))
+    noise = max(noise_of(problem.data[problem.used]), LEAST_NOISE * float(problem.data[problem.used].std()))
     turns, centres = [], []
     for _ in range(_DRAWS):
         values, shared, _ = _of_noise(at, rng)
         after = moved(problem, np.tile(np.eye(3), (len(poses), 1, 1)), noise * values, noise * shared)
         turns.append(float(turns_of(after)[problem.used].mean()))
         centres.append(constant_and_waves(shifts_of(after)[:, 1], problem.radians, problem.used)[0])
-    return float(np.sqrt(np.mean(np.square(turns)))), float(np.sqrt(np.mean(np.square(centres))))
+    white = noise * smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) * at.weight
+    of_noise = replace(at, basis=derivatives(problem.reproject(white), problem))
+    turn, centre = (float(np.sqrt(np.mean(np.square(v)))) for v in (turns, centres))
+    return turn * _without_noise(at, of_noise, "theta"), centre * _without_noise(at, of_noise, "tx")
 
 
-def _noise(data: Array) -> float:
-    """Standard deviation of the noise of a pixel: of second differences (Immerkaer 1996), their median magnitude, where
-    the specimen is, since detectors cut off the noise of an empty background."""
-    change, bright = np.diff(data, 2, axis=2), data[:, :, 1:-1]
-    gain = 6.0
-    if data.shape[1] >= 3:
-        change, bright, gain = np.diff(change, 2, axis=1), bright[:, 1:-1], 36.0
-    shown = bright > bright.mean(axis=(1, 2), keepdims=True)
-    medians = [float(np.median(np.abs(c[s]))) for c, s in zip(change, shown, strict=True) if s.any()]
-    return float(np.sqrt(np.mean(np.square(medians)) / gain)) / 0.6745
+def _without_noise(at: Linearised, of_noise: Linearised, name: str) -> float:
+    """By how much larger the standard deviation of the mean of a parameter is, whose information is in part that of
+    noise (the bias of errors in variables, Fuller 1987)."""
+    problem = at.problem
+    sums = at.sums(np.zeros_like(at.residual))
+    mean = replace(sums, score=np.zeros_like(sums.score), shared=np.zeros_like(sums.shared))
+    if name in problem.shared:
+        mean.shared[problem.shared.index(name)] = 1.0
+    elif name in problem.names:
+        mean.score[:, problem.names.index(name)] = 1 / len(mean.score)
+    else:
+        return 1.0
+    # The direction in which the parameter is seen: the others follow it as they would.
+    values, shared = problem.solve(mean, at.every, exact=True)
+    information = [
+        float((change * (change - problem.reproject(change))).sum(dtype=np.float64))
+        for change in (of.every.changed(values, shared) for of in (at, of_noise))
+    ]
+    return 1 / (1 - min(max(information[1] / max(information[0], 1e-30), 0.0), _MOST_NOISE))

@@ -65,6 +65,7 @@ class TiltFit(Fit):
         middle: (y, x) of the detector's middle, world units; `parameters` are about it.
         binning: columns of the detector that were averaged on the finest level.
         steps: of Gauss-Newton on that level.
+        blocks: of rows, in which that level was worked on; 0: as a whole.
     """
 
     kind: ClassVar[str] = "tilt"
@@ -85,6 +86,7 @@ class TiltFit(Fit):
     binning: int
     steps: int
     seconds: float
+    blocks: int = 0
 
     @property
     def ok(self) -> bool:
@@ -145,6 +147,7 @@ class TiltFit(Fit):
         if not isinstance(transform, SliceAffines) or data.get("kind") != cls.kind:
             raise InvalidTransformError(f"{path} is not the fit of projections")
         try:
+            data = {"blocks": 0} | data  # earlier versions had no blocks
             found = {f.name: data[f.name] for f in fields(cls) if f.name != "projections_from_aligned"}
             found |= {name: _numbers(found[name]) for name in ("angles", "residuals")}
             found["middle"] = tuple(float(v) for v in found["middle"])

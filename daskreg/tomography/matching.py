@@ -11,18 +11,20 @@ changes slowly with the angle: the volume follows it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-from scipy.sparse.linalg import LinearOperator, gmres
+from scipy.ndimage import gaussian_filter1d, spline_filter1d
 
 from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
+from daskreg.tomography.normal_equations import Coupling, Sums
 from daskreg.tomography.poses import Level, fitted_waves, increments
+from daskreg.tomography.projector_numba import pull_cubic
 from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
 
 Floats = NDArray[np.float64]
@@ -35,18 +37,18 @@ SMOOTHED_NOISE = 1 / (
 )  # standard deviation of white noise of one, smoothed along both axes
 # The derivatives are of images that are smoothed once more: their noise would look like signal, and shorten the steps.
 _BASIS_SMOOTHING = 1.0
+_KNOWN = 0.999  # of the weight of a pixel, interpolated from those that count
 _SETTLED = 0.02  # pixels of the detector
 _SETTLED_SIGMAS = 0.1
+_FEW = 17  # columns, of which the share of projections that show a row is the mean
 _SELDOM, _SHOWN = 0.8, 0.9  # of the projections: a slice that fewer show counts not at all, less, or fully
-_INNER = 25  # iterations of GMRES
-_INNER_TOLERANCE = 0.01
 LEAST_ROWS = 8
 """Fewer rows do not show a shift along the axis."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Projections of one level.
+    """Projections of one level, or some of their rows.
 
     Args:
         data: (A, V, U) float32.
@@ -55,6 +57,7 @@ class Problem:
         names: parameters of each projection.
         shared: parameters that all projections have in common.
         used: (A,) projections that take part; the others have no influence, and keep their poses.
+        wedge: whether a wedge is missing; None: see `wedge_is_missing`.
     """
 
     data: Array
@@ -64,22 +67,40 @@ class Problem:
     names: tuple[str, ...]
     shared: tuple[str, ...]
     used: Bools
+    wedge: bool | None = None
     reproject: Reprojection = field(init=False)
 
     def __post_init__(self) -> None:
         radians = self.radians[self.used]
-        wedge = wedge_is_missing(radians, self.data[self.used])
-        found = Reprojection(radians, self.data.shape[2], float(self.level.middle[1]), wedge)
+        if self.wedge is None:
+            object.__setattr__(self, "wedge", wedge_is_missing(radians, self.data[self.used]))
+        found = Reprojection(radians, self.data.shape[2], float(self.level.middle[1]), bool(self.wedge))
         object.__setattr__(self, "reproject", found)
 
     @property
     def factor(self) -> int:
         return self.level.factors[1]
 
-    @property
-    def wedge(self) -> bool:
-        """Whether a wedge is missing; see `wedge_is_missing`."""
-        return self.reproject.wedge
+    def solve(self, sums: Sums, coupling: Coupling, *, exact: bool = False) -> tuple[Floats, Floats]:
+        """The step (A, P) and the shared one, without the shifts that only move the volume; see `Coupling.solve`.
+
+        With a missing wedge, a constant column shift is nearly one of them, and what FBP lacks decides on it rather
+        than the projections; so it stays as it was, where centres of mass are known.
+        """
+        values, shared = coupling.solve(sums, self.reproject, exact=exact)
+        for name in ("ty", "scale"):
+            if name in self.names:
+                values[:, self.names.index(name)] -= values[:, self.names.index(name)].mean()
+        at = self.names.index("tx")
+        basis, parts = fitted_waves(values[:, at], self.radians[self.used])
+        parts[0] = parts[0] if self.wedge else 0.0
+        values[:, at] -= basis @ parts
+        return values, shared
+
+
+def without_images(problem: Problem) -> Problem:
+    """The problem, without the memory of its projections."""
+    return replace(problem, data=problem.data[:, :0], valid=None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,8 @@ class Linearised:
 
     Args:
         residual: (A, U, V) aligned projections less their reprojections.
-        basis: (P, A, U, V) derivatives by the parameters of the aligned frame, of a pixel of this level or a radian.
+        basis: (P + S, A, U, V) derivatives by the parameters of the aligned frame, of a pixel of this level or a
+            radian.
         weight: (A, U, V) of the pixels.
     """
 
@@ -98,79 +120,29 @@ class Linearised:
     basis: Array
     weight: Array
 
+    @cached_property
+    def coupling(self) -> Coupling:
+        return Coupling.of(self.basis, self.weight, len(self.problem.names))
+
     @property
-    def count(self) -> int:
-        return len(self.problem.names)
+    def every(self) -> Coupling:
+        """The coupling of all rows."""
+        return Coupling(self.basis, self.weight, len(self.problem.names))
 
-    def changed(self, values: Floats, shared: Floats) -> Array:
-        """(A, U, V) change of the aligned projections by (A, P) parameters and the shared ones."""
-        own = np.einsum("ap,pauv->auv", values.astype(np.float32), self.basis[: self.count], optimize=True)
-        for value, basis in zip(shared, self.basis[self.count :], strict=True):
-            own += np.float32(value) * basis
-        return np.asarray(own)
-
-    def products(self, image: Array) -> tuple[Floats, Floats]:
-        """The derivatives times an image: (A, P), and of the shared parameters."""
-        image = image * self.weight
-        own = np.einsum("pauv,auv->ap", self.basis[: self.count], image, optimize=True).astype(np.float64)
-        return own, np.einsum("pauv,auv->p", self.basis[self.count :], image, optimize=True).astype(np.float64)
-
-    def scales(self) -> tuple[Floats, Floats]:
-        """(A, P, P) inverse Cholesky factors of the normal equations of each projection alone, and those of the shared
-        parameters: in the units that they make, all parameters change the images by as much."""
-        weighted = self.basis * self.weight
-        own = np.einsum("pauv,qauv->apq", weighted[: self.count], self.basis[: self.count], optimize=True)
-        own = own.astype(np.float64)
-        diagonal = np.einsum("app->ap", own)
-        own = own + (1e-6 * diagonal + np.maximum(1e-9 * diagonal.max(axis=0), 1e-30))[:, :, None] * np.eye(self.count)
-        common = np.einsum("pauv,pauv->p", weighted[self.count :], self.basis[self.count :], optimize=True)
-        return np.linalg.inv(np.linalg.cholesky(own)), 1 / np.sqrt(np.maximum(common.astype(np.float64), 1e-30))
+    def sums(self, image: Array) -> Sums:
+        """Of all rows: the right side is that of an (A, U, V) image by which the aligned projections are to change, but
+        for what (1 - H) leaves out, and of which (1 - H) has been taken."""
+        found = self.every.sums(image)
+        return replace(
+            found,
+            left=(self.residual**2).sum(axis=(1, 2), dtype=np.float64),
+            power=(self.aligned**2).sum(axis=(1, 2), dtype=np.float64),
+            pixels=int(np.prod(self.residual.shape[1:])),
+        )
 
     def solve(self, image: Array) -> tuple[Floats, Floats]:
-        """The step (A, P) and the shared one after which the aligned projections have changed by `image`, but for what
-        (1 - H) leaves out.
-
-        Args:
-            image: (A, U, V), of which (1 - H) has been taken.
-        """
-        own_scale, shared_scale = self.scales()
-        size = (len(self.residual), self.count)
-        split = size[0] * size[1]
-
-        def scaled(residual: Array) -> Floats:
-            own, shared = self.products(residual)
-            return np.concatenate([np.einsum("apq,aq->ap", own_scale, own).ravel(), shared * shared_scale])
-
-        def step_of(unknown: Floats) -> tuple[Floats, Floats]:
-            own = np.einsum("aqp,aq->ap", own_scale, unknown[:split].reshape(size))
-            return own, unknown[split:] * shared_scale
-
-        def apply(unknown: Floats) -> Floats:
-            change = self.changed(*step_of(unknown)) * self.weight
-            return scaled(change - self.problem.reproject(change))
-
-        right = scaled(image)
-        operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
-        values, shared = step_of(gmres(operator, right, rtol=_INNER_TOLERANCE, restart=_INNER, maxiter=1)[0])
-        return self._ungauged(values), shared
-
-    def _ungauged(self, values: Floats) -> Floats:
-        """Without the shifts that only move the volume.
-
-        With a missing wedge, a constant column shift is nearly one of them, and what FBP lacks decides on it rather
-        than the projections; so it stays as it was, where centres of mass are known.
-        """
-        values = values.copy()
-        radians = self.problem.radians[self.problem.used]
-        if "ty" in self.problem.names:
-            values[:, self.problem.names.index("ty")] -= values[:, self.problem.names.index("ty")].mean()
-        if "scale" in self.problem.names:
-            values[:, self.problem.names.index("scale")] -= values[:, self.problem.names.index("scale")].mean()
-        at = self.problem.names.index("tx")
-        basis, parts = fitted_waves(values[:, at], radians)
-        parts[0] = parts[0] if self.problem.wedge else 0.0
-        values[:, at] -= basis @ parts
-        return values
+        """After what motion the aligned projections have changed by the image, exactly; see `sums`."""
+        return self.problem.solve(self.sums(image), self.every, exact=True)
 
 
 def linearised(problem: Problem, poses: Floats) -> Linearised:
@@ -181,10 +153,12 @@ def linearised(problem: Problem, poses: Floats) -> Linearised:
         images += (1 - weight) * problem.reproject(images)
     seen = problem.reproject(images)
     residual = images - seen
-    return Linearised(problem, residual, images, _derivatives(smoothed(seen, _BASIS_SMOOTHING), problem), weight)
+    return Linearised(problem, residual, images, derivatives(seen, problem), weight)
 
 
-def _derivatives(images: Array, problem: Problem) -> Array:
+def derivatives(seen: Array, problem: Problem) -> Array:
+    """(P + S, A, U, V) of reprojections, by the parameters."""
+    images = smoothed(seen, _BASIS_SMOOTHING)
     rows = np.gradient(images, axis=2) if images.shape[2] > 1 else np.zeros_like(images)
     columns = np.gradient(images, axis=1)
     ratio = problem.level.factors[0] / problem.level.factors[1]
@@ -197,41 +171,50 @@ def _derivatives(images: Array, problem: Problem) -> Array:
 
 def aligned_images(problem: Problem, poses: Floats) -> tuple[Array, Array]:
     """(A, U, V) used projections in the aligned frame, smoothed, and the weights of their pixels."""
-    data, chosen = problem.data, np.flatnonzero(problem.used)
+    chosen = np.flatnonzero(problem.used)
     matrices = problem.level.binned(poses)[chosen]
-    rows, columns = data.shape[1:]
-    box = Box.of((rows, columns))
+    rows, columns = problem.data.shape[1:]
     images = np.empty((len(chosen), columns, rows), np.float32)
-    weight = np.ones_like(images)
-
-    def pull(first: int, stop: int) -> None:
-        for k in range(first, stop):
-            a, matrix = chosen[k], matrices[k]
-            values = data[a]
-            valid = np.ones_like(values) if problem.valid is None else problem.valid[a].astype(np.float32)
-            images[k] = sample(values, box, matrix, box, order=3, edge="clamp").T
-            weight[k] = sample(valid, box, matrix, box, order=1, edge="clamp").T
-
-    shares(pull, len(chosen), images.size)
-    weight = (weight > 0.999).astype(np.float32)
-    shown = _shown(matrices, rows, columns)
+    weight = np.empty_like(images)
+    coefficients = spline_coefficients(problem.data[chosen])
+    shares(partial(pull_cubic, coefficients, matrices[:, :2], images, weight), len(chosen), images.size)
+    if problem.valid is not None:
+        box = Box.of((rows, columns))
+        for k, a in enumerate(chosen):
+            valid = problem.valid[a].astype(np.float32)
+            weight[k] *= sample(valid, box, matrices[k], box, order=1, edge="clamp").T > _KNOWN
+    shown = _shown(matrices, problem.level, columns)
     return smoothed(images * weight) * shown, weight * shown
 
 
-def _shown(matrices: Floats, rows: int, columns: int) -> Array:
+def spline_coefficients(images: Array) -> Array:
+    """(A, V, U) of cubic splines that are reflected about the faces of the images; of one row along the columns."""
+    found = spline_filter1d(images, 3, axis=2, output=np.float32, mode="reflect")
+    return found if images.shape[1] == 1 else spline_filter1d(found, 3, axis=1, output=np.float32, mode="reflect")
+
+
+def _shown(matrices: Floats, level: Level, columns: int) -> Array:
     """(A, U, V) one where an aligned pixel is between the first and the last row of the detector, else zero.
 
     Beside the detector there is background, or what is missing is filled in; along the axis the specimen goes on. A
     slice that many projections do not show is not reconstructed, so that it does not count at all. Both change
     gradually, or the steps would not settle.
     """
-    u, v = np.arange(columns)[:, None], np.arange(rows)
-    place = matrices[:, 0, 0, None, None] * v + matrices[:, 0, 1, None, None] * u + matrices[:, 0, 2, None, None]
-    shown = np.clip(np.minimum(place, rows - 1 - place) + 1, 0, 1).astype(np.float32)
-    share = shown.mean(axis=(0, 1))
+    here, whole = level.binned_shape[0], level.whole_rows
+
+    def share_of(u: Array, v: Array) -> Array:
+        """Of (first, last) rows of the whole detector."""
+        m = matrices[:, 0, :, None, None].astype(np.float32)
+        place = m[:, 0] * (v - level.first) + m[:, 1] * u[:, None] + (m[:, 2] + np.float32(level.first))
+        return np.asarray(np.clip(np.minimum(place, whole - 1 - place) + 1, 0, 1))
+
+    few = np.linspace(0, columns - 1, min(columns, _FEW), dtype=np.float32)
+    share = share_of(few, np.arange(whole, dtype=np.float32)).mean(axis=(0, 1))
     often = np.clip((share - _SELDOM) / (_SHOWN - _SELDOM), 0, 1)
+    rows = np.arange(level.first, level.first + here)
+    shown = share_of(np.arange(columns, dtype=np.float32), rows.astype(np.float32))
     # Shifts that are wrong by that much are of a start, from which the specimen has to be found first.
-    return shown * often if 2 * often.sum() >= rows else np.ones_like(shown)
+    return shown * often[rows].astype(np.float32) if 2 * often.sum() >= whole else np.ones_like(shown)
 
 
 def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:
@@ -251,16 +234,25 @@ def step(problem: Problem, poses: Floats, held: Collection[str] = ()) -> tuple[F
         held: parameters of each projection whose mean does not change.
     """
     at = linearised(problem, poses)
-    values, shared = at.solve(-at.residual)
+    sums = at.sums(-at.residual)
+    after, last = step_of(problem, poses, sums, problem.solve(sums, at.coupling), held)
+    return after, last, at
+
+
+def step_of(
+    problem: Problem, poses: Floats, sums: Sums, found: tuple[Floats, Floats], held: Collection[str]
+) -> tuple[Floats, bool]:
+    """The poses after a step (see `Problem.solve`), and whether it was short; see `step`."""
+    values, shared = found
     for k, name in enumerate(problem.names):
         if name in held:
             values[:, k] -= values[:, k].mean()
-    own, _ = at.scales()
-    noise = float(np.sqrt((at.residual**2).mean(dtype=np.float64))) / SMOOTHED_NOISE
+    noise = float(np.sqrt(sums.left.mean() / sums.pixels)) / SMOOTHED_NOISE
     column = problem.names.index("tx")
-    sigma = noise * problem.factor * float(np.median(np.linalg.norm(own[:, :, column], axis=1)))
+    own = sums.scales()[0][:, :, column]
+    sigma = noise * problem.factor * float(np.median(np.linalg.norm(own, axis=1)))
     last = largest(problem, values, shared) <= max(_SETTLED, _SETTLED_SIGMAS * sigma)
-    return moved(problem, poses, values, shared), last, at
+    return moved(problem, poses, values, shared), last
 
 
 def moved(problem: Problem, poses: Floats, values: Floats, shared: Floats) -> Floats:

@@ -121,20 +121,33 @@ class Level:
     Args:
         shape: (rows, columns) of the detector.
         factors: (rows, columns) that were averaged.
+        rows: the first row of the level and the one after the last, of a block of rows; None: all.
     """
 
     shape: tuple[int, int]
     factors: tuple[int, int]
+    rows: tuple[int, int] | None = None
 
     @property
     def binned_shape(self) -> tuple[int, int]:
-        rows, columns = (n // f for n, f in zip(self.shape, self.factors, strict=True))
-        return rows, columns
+        rows = self.whole_rows if self.rows is None else self.rows[1] - self.rows[0]
+        return rows, self.shape[1] // self.factors[1]
+
+    @property
+    def whole_rows(self) -> int:
+        """Rows of the level, in all blocks."""
+        return self.shape[0] // self.factors[0]
+
+    @property
+    def first(self) -> int:
+        """The first row."""
+        return 0 if self.rows is None else self.rows[0]
 
     @property
     def middle(self) -> Floats:
-        """(2,) where the middle of the detector is, in pixels of this level."""
-        return np.array([((n - 1) / 2 - (f - 1) / 2) / f for n, f in zip(self.shape, self.factors, strict=True)])
+        """(2,) where the middle of the detector is, in pixels of this level (from the first row)."""
+        place = [((n - 1) / 2 - (f - 1) / 2) / f for n, f in zip(self.shape, self.factors, strict=True)]
+        return np.array(place) - (self.first, 0)
 
     def binned(self, poses: Floats) -> Floats:
         """Poses about the middle of the detector, in its pixels, as maps of this level's indices."""

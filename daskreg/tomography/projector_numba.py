@@ -5,6 +5,8 @@ Two families. `*_slices`: where every ray stays in one slice, and all slices hav
 axis of the arrays, so that one weight serves a whole row of them. `*_rays`: any affine parallel projection. In both,
 the adjoint has the weights of the projector, computed in the same way.
 
+Beside them, `pull_cubic` brings projections into the aligned frame.
+
 Weights are computed in float64 and applied in the type of the volume. Nothing is multiplied by the length of a step;
 callers do that. Work is divided by the caller, along axes that are written by one thread only.
 """
@@ -21,23 +23,13 @@ from daskreg.runtime.compiled import inner, jit
 
 
 @inner
-def _add_row(total: Any, row: Any, weight: Any) -> None:
-    for z in range(len(row)):
-        total[z] += weight * row[z]
-
-
-@inner
-def _add_rows(total: Any, rows: Any, i: Any, far: Any) -> None:
-    """Add what lies `far` of the way from rows[i] to rows[i + 1]; outside there are zeros."""
-    near = rows.dtype.type(1) - far
-    if i >= 0 and i + 1 < len(rows):
-        low, high = rows[i], rows[i + 1]
-        for z in range(len(total)):
-            total[z] += near * low[z] + far * high[z]
-    elif i >= 0:
-        _add_row(total, rows[i], near)
-    else:
-        _add_row(total, rows[i + 1], far)
+def _split(place: Any, count: Any) -> Any:
+    """(i, far) of a place between i and i + 1, as far as one of 0..count-1 is near it; i is -2 where none is."""
+    if place >= 0 and place < count - 1:
+        i = int(place)
+        return i, place - i
+    low = np.floor(place)
+    return (-2, 0.0) if low < -1 or low >= count else (int(low), place - low)
 
 
 @jit
@@ -48,40 +40,49 @@ def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) ->
         planes: (K, Q, Z) volume; rays step along the first axis.
         lines: (A, 3): the place along the second axis is lines @ (column, step, 1).
         sums: (A, U, Z).
+
+    Step by step, all rays: what is read and written then stays in the cache. One slice has a loop of its own, without
+    the one over slices, which would cost more than the sums.
     """
-    steps, width = planes.shape[0], planes.shape[1]
+    steps, width, slices = planes.shape
     one = planes.dtype.type(1)
     for a in range(first, stop):
         slope, along, start = lines[a]
-        for u in range(sums.shape[1]):
-            total = sums[a, u]
-            for k in range(steps):
-                q = slope * u + along * k + start
-                low = np.floor(q)
-                if low < -1 or low >= width:
+        for k in range(steps):
+            for u in range(sums.shape[1]):
+                i, rest = _split(slope * u + (along * k + start), width)
+                if i == -2:
                     continue
-                i, far = int(low), one * (q - low)
-                _add_rows(total, planes[k], i, far)
+                far = one * rest
+                near = one - far
+                low, high = max(i, 0), min(i + 1, width - 1)
+                near, far = near if i >= 0 else one * 0, far if i + 1 < width else one * 0
+                if slices == 1:
+                    sums[a, u, 0] += near * planes[k, low, 0] + far * planes[k, high, 0]
+                else:
+                    for z in range(slices):
+                        sums[a, u, z] += near * planes[k, low, z] + far * planes[k, high, z]
 
 
 @jit
 def backproject_slices(sums: Any, lines: Any, planes: Any, first: Any, stop: Any) -> None:
     """Add projections to planes first..stop-1: the adjoint of `project_slices`, with its arguments."""
-    width = planes.shape[1]
+    width, slices = planes.shape[1:]
     one = planes.dtype.type(1)
     for k in range(first, stop):
         for a in range(len(lines)):
             slope, along, start = lines[a]
             for u in range(sums.shape[1]):
-                q = slope * u + along * k + start
-                low = np.floor(q)
-                if low < -1 or low >= width:
+                i, rest = _split(slope * u + (along * k + start), width)
+                if i == -2:
                     continue
-                i, far = int(low), one * (q - low)
-                if i >= 0:
-                    _add_row(planes[k, i], sums[a, u], one - far)
-                if i + 1 < width:
-                    _add_row(planes[k, i + 1], sums[a, u], far)
+                far = one * rest
+                near = one - far
+                low, high = max(i, 0), min(i + 1, width - 1)
+                near, far = near if i >= 0 else one * 0, far if i + 1 < width else one * 0
+                for z in range(slices):
+                    planes[k, low, z] += near * sums[a, u, z]
+                    planes[k, high, z] += far * sums[a, u, z]
 
 
 @jit
@@ -93,18 +94,24 @@ def smear_slices(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> N
         lines: (A, 3): the column that sees a voxel is lines @ (y, x, 1).
         volume: (Y, X, Z).
     """
-    columns = sums.shape[1]
+    columns, slices = sums.shape[1:]
     one = volume.dtype.type(1)
     for y in range(first, stop):
-        for x in range(volume.shape[1]):
-            total = volume[y, x]
-            for a in range(len(lines)):
-                u = lines[a, 0] * y + lines[a, 1] * x + lines[a, 2]
-                low = np.floor(u)
-                if low < -1 or low >= columns:
+        for a in range(len(lines)):
+            start = lines[a, 0] * y + lines[a, 2]
+            for x in range(volume.shape[1]):
+                i, rest = _split(start + lines[a, 1] * x, columns)
+                if i == -2:
                     continue
-                i, far = int(low), one * (u - low)
-                _add_rows(total, sums[a], i, far)
+                far = one * rest
+                near = one - far
+                low, high = max(i, 0), min(i + 1, columns - 1)
+                near, far = near if i >= 0 else one * 0, far if i + 1 < columns else one * 0
+                if slices == 1:
+                    volume[y, x, 0] += near * sums[a, low, 0] + far * sums[a, high, 0]
+                else:
+                    for z in range(slices):
+                        volume[y, x, z] += near * sums[a, low, z] + far * sums[a, high, z]
 
 
 @inner
@@ -205,3 +212,64 @@ def lines_gradient(planes: Any, lines: Any, sums: Any, gradient: Any, first: Any
                     gradient[a, 1, 1] += by_q * u
                     gradient[a, 1, 2] += by_q * k
                     gradient[a, 1, 3] += by_q
+
+
+@inner
+def _weights(far: Any, one: Any) -> Any:
+    """Of four neighbouring coefficients, `far` of the way from the second to the third."""
+    near = one - far
+    sixth = one / (one * 6)
+    w0, w3 = sixth * near * near * near, sixth * far * far * far
+    w1 = one * 2 / (one * 3) - far * far * (one - far / (one * 2))
+    return w0, w1, one - w0 - w1 - w3, w3
+
+
+@inner
+def _reflected(i: Any, count: Any) -> Any:
+    if i < 0:
+        i = -1 - i
+    if i >= count:
+        i = 2 * count - 1 - i
+    return min(max(i, 0), count - 1)
+
+
+@jit
+def pull_cubic(coefficients: Any, matrices: Any, images: Any, weight: Any, first: Any, stop: Any) -> None:
+    """Fill images first..stop-1, and the weights: one inside of the detector, zero outside.
+
+    Args:
+        coefficients: (A, V, U) of cubic splines that are reflected about the faces of the detector; where there is one
+            row, along the columns only.
+        matrices: (A, 2, 3) from (row, column, 1) of the aligned frame to the detector's.
+        images, weight: (A, U, W): the aligned frame may have more rows than one, or fewer than the detector.
+    """
+    rows, columns = coefficients.shape[1:]
+    one = coefficients.dtype.type(1)
+    for a in range(first, stop):
+        m = matrices[a]
+        for u in range(images.shape[1]):
+            for v in range(images.shape[2]):
+                p = m[0, 0] * v + m[0, 1] * u + m[0, 2]
+                q = m[1, 0] * v + m[1, 1] * u + m[1, 2]
+                if p < -0.5 or q < -0.5 or p > rows - 0.5 or q > columns - 0.5:
+                    images[a, u, v] = 0
+                    weight[a, u, v] = 0
+                    continue
+                left = np.floor(q)
+                j = int(left)
+                g0, g1, g2, g3 = _weights(one * (q - left), one)
+                j0, j1 = _reflected(j - 1, columns), _reflected(j, columns)
+                j2, j3 = _reflected(j + 1, columns), _reflected(j + 2, columns)
+                low = np.floor(p)
+                f0, f1, f2, f3 = _weights(one * (p - low), one)
+                total = one * 0
+                for k in range(4):
+                    f = f0 if k == 0 else f1 if k == 1 else f2 if k == 2 else f3
+                    if rows == 1:
+                        f = one if k == 1 else one * 0
+                    if f == 0:
+                        continue
+                    line = coefficients[a, _reflected(int(low) - 1 + k, rows)]
+                    total += f * (g0 * line[j0] + g1 * line[j1] + g2 * line[j2] + g3 * line[j3])
+                images[a, u, v] = total
+                weight[a, u, v] = 1

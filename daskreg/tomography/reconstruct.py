@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid, SliceAffines
-from daskreg.tomography.angles import in_radians
+from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
+from daskreg.tomography.astra_engine import slices_by_astra, toolbox
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.projections import Beam, beam_of, without_gaps
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
-from daskreg.tomography.series import LEAST_PROJECTIONS, channels_first, check_angles
+from daskreg.tomography.series import channels_first
 from daskreg.tomography.slices import SliceProjector
 from daskreg.volumes import to_dataarray, volume_of
 from daskreg.warping import warp
@@ -32,6 +33,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 METHODS = ("fbp", "sirt", "cgls")
+ENGINES = ("daskreg", "astra")
 _ITERATIONS = {"fbp": 0, "sirt": 100, "cgls": 15}
 _BLOCK_BYTES = 256 * 2**20
 
@@ -50,6 +52,7 @@ class Recipe:
     iterations: int
     minimum: float | None
     spacing: float
+    engine: str
 
     def slices(self, block: Array) -> Array:
         """(rows, Y, X) of (angles, rows, columns), per unit of length."""
@@ -59,7 +62,11 @@ class Recipe:
             raise DegenerateImageError(f"{int(shown.sum())} of {len(shown)} projections have finite pixels")
         sums = np.ascontiguousarray(values[shown].transpose(0, 2, 1))
         projector = SliceProjector(self.radians[shown], (self.size, self.size), self.columns, self.centre)
-        if self.method == "fbp":
+        if self.engine == "astra":
+            found = slices_by_astra(
+                projector, sums, self.method, window=self.window, iterations=self.iterations, minimum=self.minimum
+            )
+        elif self.method == "fbp":
             found = fbp(projector, sums, window=self.window)
         elif self.method == "sirt":
             found = sirt(projector, sums, iterations=self.iterations, minimum=self.minimum)
@@ -74,6 +81,7 @@ def reconstruct(
     *,
     fit: TiltFit | None = None,
     method: str = "fbp",
+    engine: str = "daskreg",
     unit: str | None = None,
     centre: float | None = None,
     axis: str | None = None,
@@ -98,6 +106,8 @@ def reconstruct(
             they are taken as they are, with the axis at `centre`.
         method: "fbp", filtered back-projection; "sirt" or "cgls", iterations that fit the projections, which are better
             with few or noisy angles and a missing wedge.
+        engine: "daskreg", or "astra": the ASTRA toolbox, where it is installed (`daskreg[astra]`), on a GPU if it finds
+            one.
         unit: of the angles.
         centre: column of the axis where there is no fit; default the middle one.
         axis: of the detector, along which the axis of rotation is, where there is no fit: "y", the default, or "x".
@@ -114,10 +124,15 @@ def reconstruct(
     Returns: dims z (the rows), y, x; x is seen at angle 0, y at a quarter of a turn; the spacing is that of the
         detector, and values are per unit of length.
 
-    Raises: OptionError; ShapeMismatchError where fit, angles and projections have other numbers, or flats another
-        shape; UnitError; when computed, DegenerateImageError where too few projections have finite pixels.
+    Raises: OptionError; MissingExtraError; ShapeMismatchError where fit, angles and projections have other numbers, or
+        flats another shape; UnitError; when computed, DegenerateImageError where too few projections have finite
+        pixels.
     """
     _check(method, iterations, minimum, window)
+    if engine not in ENGINES:
+        raise OptionError(f"engine={engine!r}: use {', '.join(ENGINES)}")
+    if engine == "astra":
+        toolbox()
     _check_geometry(fit, centre, axis, angles, order)
     for name, value in (("size", size), ("rows", rows)):
         if value is not None and whole_number(name, value) < 1:
@@ -147,7 +162,7 @@ def reconstruct(
     across = grid.spacing[1 if transposed else 2]
     steps = _ITERATIONS[method] if iterations is None else iterations
     side = columns if size is None else size
-    recipe = Recipe(radians, used, side, columns, middle, method, window, steps, minimum, across)
+    recipe = Recipe(radians, used, side, columns, middle, method, window, steps, minimum, across, engine)
     made = _by_rows(data, recipe, rows)
     return to_dataarray(
         made,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from daskreg.errors import (
     ChannelError,
     DegenerateImageError,
     EmptyMaskError,
-    InputError,
     OptionError,
     ShapeMismatchError,
 )
 from daskreg.geometry import Grid
+from daskreg.tomography.angles import LEAST_PROJECTIONS
 from daskreg.tomography.options import whole_number
 from daskreg.tomography.poses import Level
 from daskreg.tomography.projections import Beam, beam_of
@@ -28,11 +28,13 @@ Floats = NDArray[np.float64]
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
-LEAST_PROJECTIONS = 8
 _BATCH_BYTES = 64 * 2**20
+_MOST_BATCHES = 8  # in which what is read at once is converted
 _MOST_VALUES = 2**27
 """Pixels of the finest level that is matched: some ten arrays of this size are in memory."""
 _COARSE_COLUMNS = 64
+_IMAGES = 24  # of the size of the projections, at most, while a step is summed
+_VOLUMES = 3
 _EDGE = 0.02  # of the columns, on either side, where there is background
 
 
@@ -47,6 +49,7 @@ class Projections:
         transposed: whether rows and columns were exchanged, so that the axis of rotation is along the rows' axis.
         beam: that of the projections, as their data are transposed, or None where they are not transmitted intensity.
         mask: (rows, columns) or (angles, rows, columns), True where pixels count, or None.
+        batch_bytes: of the values that are read at once.
     """
 
     data: Any
@@ -55,6 +58,7 @@ class Projections:
     transposed: bool
     beam: Beam | None
     mask: Any
+    batch_bytes: int = _BATCH_BYTES
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,16 +68,25 @@ class Projections:
     def batches(self) -> Iterator[tuple[int, Array]]:
         """The first index and the values (B, V, U), float32, NaN where pixels do not count."""
         count, rows, columns = self.shape
-        size = max(1, _BATCH_BYTES // (4 * rows * columns))
-        for first in range(0, count, size):
-            values = np.asarray(self.data[first : first + size], dtype=np.float32)
-            if self.beam is not None:
-                values = self.beam.attenuation(values).astype(np.float32)
-            values = np.where(np.isfinite(values), values, np.float32(np.nan))
-            if self.mask is not None:
-                mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + size]
-                values = np.where(np.asarray(mask), values, np.float32(np.nan))
-            yield first, values
+        size = max(1, self.batch_bytes // (4 * rows * columns))
+        chunk = self.data.chunks[0][0] if hasattr(self.data, "chunks") else 1
+        whole = chunk * rows * columns * self.data.dtype.itemsize
+        # A whole chunk along the angles, where it fits: what is left of one would be read again.
+        read = -(-size // chunk) * chunk if whole <= _MOST_BATCHES * self.batch_bytes else size
+        for start in range(0, count, read):
+            raw = np.asarray(self.data[start : start + read])
+            for first in range(start, min(start + read, count), size):
+                yield first, self._values(raw[first - start : first - start + size], first)
+
+    def _values(self, raw: Array, first: int) -> Array:
+        values = np.asarray(raw, dtype=np.float32)
+        if self.beam is not None:
+            values = self.beam.attenuation(values).astype(np.float32)
+        values = np.where(np.isfinite(values), values, np.float32(np.nan))
+        if self.mask is not None:
+            mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + len(raw)]
+            values = np.where(np.asarray(mask), values, np.float32(np.nan))
+        return values
 
 
 def projections_of(
@@ -146,11 +159,15 @@ def _dims(channel_axis: int) -> list[str]:
     return dims
 
 
-def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int | str) -> list[int]:
+def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int | str, most: int | None) -> list[int]:
     """How many columns are averaged on each level, coarse to fine.
 
     "auto": angles resolve the volume to pi D / A (Crowther et al. 1970), for D columns and A angles of a half turn; in
     what is finer projections do not depend on each other. The finest pixels are half of that.
+
+    Args:
+        most: bytes that may be used; where a step on the finest level needs more, a level before it is the finest that
+            does not. None: the finest level is one of at most _MOST_VALUES pixels.
     """
     count, rows, columns = shape
     if level == "auto":
@@ -160,31 +177,72 @@ def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int |
         finest = 2**level
     else:
         raise OptionError(f"level={level!r}: use 'auto', or 0 for every pixel, 1 for 2 x 2 means, ...")
-    finest = max(min(finest, columns // 16), 1, math.isqrt(math.ceil(count * rows * columns / _MOST_VALUES) - 1) + 1)
+    finest = max(min(finest, columns // 16), 1)
+    if most is None:
+        finest = max(finest, math.isqrt(math.ceil(count * rows * columns / _MOST_VALUES) - 1) + 1)
     coarsest = max(finest, math.ceil(columns / _COARSE_COLUMNS))
-    return [coarsest, finest] if coarsest > finest else [finest]
+    if most is None or fits(shape, finest, most):
+        return [coarsest, finest] if coarsest > finest else [finest]
+    middle = next((n for n in range(finest + 1, columns // 16 + 1) if fits(shape, n, most)), None)
+    if middle is None:
+        raise OptionError(f"memory: {most / 2**20:.4g} MiB are not enough for means of {columns // 16} columns")
+    return [*([coarsest] if coarsest > middle else []), middle, finest]
+
+
+def fits(shape: tuple[int, int, int], columns: int, most: int) -> bool:
+    """Whether a step on the level of means of so many columns needs no more than `most` bytes."""
+    rows, width = _level(shape, columns).binned_shape
+    return rows * bytes_of_a_row(shape[0], width) <= most
+
+
+def bytes_of_a_row(count: int, columns: int) -> int:
+    """Memory that a row of a level needs while a step is summed."""
+    return 4 * (_IMAGES * count * columns + _VOLUMES * columns**2)
 
 
 def level_of(projections: Projections, columns: int) -> Level:
     """The level of means of so many columns, and as many rows if there are enough."""
-    _, rows, width = projections.shape
+    return _level(projections.shape, columns)
+
+
+def _level(shape: tuple[int, int, int], columns: int) -> Level:
+    _, rows, width = shape
     return Level((rows, width), (columns if rows >= 16 * columns else max(1, min(columns, rows // 16)), columns))
 
 
-def binned(projections: Projections, level: Level) -> tuple[Array, Array | None]:
-    """(A, V, U) float32 means without background, 0 where unknown, and where they are known (None: everywhere)."""
+def binned(
+    projections: Projections, levels: Sequence[Level], rows: Callable[[int, Array], None] | None = None
+) -> list[tuple[Array, Array | None, float]]:
+    """For each level (A, V, U) float32 means without background, 0 where unknown, where they are known (None:
+    everywhere), and the background. All are made in one pass over the projections.
+
+    Args:
+        rows: called with the first index, and (B, V, U) means with background, NaN where unknown, of the last level,
+            which is then not kept.
+    """
     count = projections.shape[0]
-    data = np.empty((count, *level.binned_shape), np.float32)
+    kept = levels if rows is None else levels[:-1]
+    means = [np.empty((count, *level.binned_shape), np.float32) for level in kept]
     for first, values in projections.batches():
-        data[first : first + len(values)] = _means(values, level)
+        for data, level in zip(means, kept, strict=True):
+            data[first : first + len(values)] = _means(values, level)
+        if rows is not None:
+            rows(first, _means(values, levels[-1]))
+    return [_without_background(data) for data in means]
+
+
+def _without_background(data: Array) -> tuple[Array, Array | None, float]:
     valid = np.isfinite(data)
     if not valid.any():
         raise DegenerateImageError("the projections have no finite pixel")
     edge = max(1, int(_EDGE * data.shape[2]))
     sides = [side[np.isfinite(side)] for side in (data[:, :, :edge], data[:, :, -edge:])]
-    known = [float(np.median(side)) for side in sides if side.size]
-    data -= np.float32(min(known, default=0.0))
-    return np.where(valid, data, np.float32(0)), None if valid.all() else valid
+    background = min((float(np.median(side)) for side in sides if side.size), default=0.0)
+    data -= np.float32(background)
+    if valid.all():
+        return data, None, background
+    data[~valid] = 0
+    return data, valid, background
 
 
 def _means(values: Array, level: Level) -> Array:
@@ -221,12 +279,15 @@ def unusable(data: Array, valid: Array | None, radians: Floats) -> dict[int, str
     return kinds
 
 
-def check_angles(radians: Floats) -> None:
-    """Raise InputError for angles that no volume can be reconstructed from."""
-    directions = np.unique(np.round(np.mod(radians, np.pi), 6))
-    if len(directions) < LEAST_PROJECTIONS:
-        raise InputError(f"the projections have {len(directions)} directions: at least {LEAST_PROJECTIONS} are needed")
-    if np.ptp(radians) < np.radians(10):
-        raise InputError(
-            f"the angles span {np.degrees(np.ptp(radians)):.3g} degrees: if they are degrees, add unit='degrees'"
-        )
+def noise_of(data: Array, least: Floats | None = None) -> float:
+    """Standard deviation of the noise of a pixel: of second differences (Immerkaer 1996), their median magnitude, where
+    the specimen is, since detectors cut off the noise of an empty background: above the mean of a projection, or (A,)
+    values."""
+    change, bright = np.diff(data, 2, axis=2), data[:, :, 1:-1]
+    gain = 6.0
+    if data.shape[1] >= 3:
+        change, bright, gain = np.diff(change, 2, axis=1), bright[:, 1:-1], 36.0
+    above = bright.mean(axis=(1, 2)) if least is None else least
+    shown = bright > above[:, None, None]
+    medians = [float(np.median(np.abs(c[s]))) for c, s in zip(change, shown, strict=True) if s.any()]
+    return float(np.sqrt(np.mean(np.square(medians)) / gain)) / 0.6745 if medians else 0.0

@@ -59,14 +59,15 @@ class SliceProjector:
         """(Y, X, Z) of each voxel the sum of the projections where it is seen: the backprojection of FBP."""
         total = np.zeros((*self.shape, sums.shape[2]), sums.dtype)
         cosine, sine = np.cos(self.radians), np.sin(self.radians)
-        start = self._axis - cosine * (self.shape[1] - 1) / 2 - sine * (self.shape[0] - 1) / 2
+        start = self.axis - cosine * (self.shape[1] - 1) / 2 - sine * (self.shape[0] - 1) / 2
         lines = np.stack([sine, cosine, start], axis=1)
         sums = np.ascontiguousarray(sums)
         shares(partial(kernels.smear_slices, sums, lines, total), len(total))
         return total
 
     @property
-    def _axis(self) -> float:
+    def axis(self) -> float:
+        """The column of the axis."""
         return (self.columns - 1) / 2 if self.centre is None else self.centre
 
     def _groups(self) -> list[tuple[int, NDArray[np.intp], Floats, Floats]]:
@@ -85,6 +86,6 @@ class SliceProjector:
             middle, other = (cx, cy) if axis == 0 else (cy, cx)
             across, along = across[chosen], along[chosen]
             slope, step = 1 / across, -along / across
-            lines = np.stack([slope, step, middle - self._axis * slope - other * step], axis=1)
+            lines = np.stack([slope, step, middle - self.axis * slope - other * step], axis=1)
             groups.append((axis, chosen, lines, np.abs(slope)))
         return groups

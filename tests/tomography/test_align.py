@@ -268,6 +268,8 @@ def test_what_cannot_be_aligned():
     ):
         with pytest.raises(error, match=told):
             align_projections(projections, angles)
+    with pytest.raises(InputError, match="or 'radians'"):
+        align_projections(projections, HALF, unit="degrees")
     for options, error, told in (
         ({"model": "affine"}, OptionError, "translation, rigid, similarity"),
         ({"level": "fine"}, OptionError, "2 x 2 means"),
@@ -303,12 +305,16 @@ def test_what_cannot_be_aligned():
         align_projections(projections[:, 0], HALF)
 
 
+def one_level(projections, level):
+    return binned(projections, [level])[0][:2]
+
+
 def test_channels_flats_and_masks_are_read_alike():
     """What is matched: the sum of channels or one of them, wherever they are; attenuation; without what is masked."""
     projections, _ = scan(HALF[:10], noise=0)
     options = {"axis": "y", "channel": None, "channel_axis": None, "flats": None, "darks": None, "mask": None}
     level = Level(SHAPE, (1, 2))
-    plain, known = binned(projections_of(projections, **options), level)
+    plain, known = one_level(projections_of(projections, **options), level)
     assert known is None
     channels = np.stack([projections, 3 * projections])
     for array, more in (
@@ -316,27 +322,27 @@ def test_channels_flats_and_masks_are_read_alike():
         (np.moveaxis(channels, 0, -1), {"channel": "sum", "channel_axis": -1}),
         (np.moveaxis(channels, 0, 1), {"channel": "sum", "channel_axis": 1}),
     ):
-        total, _ = binned(projections_of(array, **options | more), level)
+        total, _ = one_level(projections_of(array, **options | more), level)
         np.testing.assert_allclose(total, 4 * plain, rtol=1e-4, atol=1e-4)
-    one, _ = binned(projections_of(channels, **options | {"channel": 0}), level)
+    one, _ = one_level(projections_of(channels, **options | {"channel": 0}), level)
     np.testing.assert_array_equal(one, plain)
     beam = np.full((2, *SHAPE), 800.0)
     raw = beam[0] * np.exp(-projections) + 20
-    found, _ = binned(projections_of(raw, **options | {"flats": beam + 20, "darks": beam * 0 + 20}), level)
+    found, _ = one_level(projections_of(raw, **options | {"flats": beam + 20, "darks": beam * 0 + 20}), level)
     np.testing.assert_allclose(found, plain, atol=1e-4)
     mask = np.ones(SHAPE)
     mask[:, 8:10] = 0
-    masked, known = binned(projections_of(projections, **options | {"mask": mask}), level)
+    masked, known = one_level(projections_of(projections, **options | {"mask": mask}), level)
     assert not known[:, :, 4].any()
     assert known[:, :, 5].all()
     np.testing.assert_array_equal(masked[:, :, 5:], plain[:, :, 5:])
 
 
 def test_levels():
-    assert columns_of_levels((180, 256, 256), np.linspace(0, np.pi, 180), "auto") == [4, 2]
-    assert columns_of_levels((1801, 40, 256), np.linspace(0, np.pi, 1801), "auto") == [4, 1]
-    assert columns_of_levels((60, 40, 40), HALF, "auto") == [1]
-    assert columns_of_levels((60, 40, 40), HALF, 1) == [2]
+    assert columns_of_levels((180, 256, 256), np.linspace(0, np.pi, 180), "auto", None) == [4, 2]
+    assert columns_of_levels((1801, 40, 256), np.linspace(0, np.pi, 1801), "auto", None) == [4, 1]
+    assert columns_of_levels((60, 40, 40), HALF, "auto", None) == [1]
+    assert columns_of_levels((60, 40, 40), HALF, 1, None) == [2]
     level = Level((41, 83), (1, 4))
     poses = increments(np.array([[0.5, 3.0]]), ("ty", "tx"))
     np.testing.assert_allclose(level.binned(poses)[0, :2, 2], (0.5, 0.75))

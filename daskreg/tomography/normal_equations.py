@@ -1,0 +1,150 @@
+"""The normal equations of all poses together, with the volume eliminated.
+
+What each projection has by itself, and the right side, are sums over all pixels. What couples projections is (1 - H),
+by which each row of the aligned projections is changed for itself. It is alike in all rows, and only the way to the
+solution depends on it, not the solution, where the right side is zero. So where there are many rows, the coupling is
+that of a sample of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, gmres
+
+from daskreg.tomography.reprojection import Reprojection
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+
+SAMPLED_ROWS = 16
+_INNER = 25  # iterations of GMRES
+_INNER_TOLERANCE = 0.01
+_MOST_INNER, _EXACT_TOLERANCE = 100, 1e-4
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the pixels of a problem; they add up over blocks of rows.
+
+    Args:
+        own: (A, P, P) normal equations of each projection alone.
+        common: (S,) diagonal of those of the shared parameters.
+        score: (A, P) right side.
+        shared: (S,) right side of the shared parameters.
+        left, power: (A,) of the squares of the residual, and of the aligned projections.
+        pixels: of one projection.
+    """
+
+    own: Floats
+    common: Floats
+    score: Floats
+    shared: Floats
+    left: Floats
+    power: Floats
+    pixels: int
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def scales(self) -> tuple[Floats, Floats]:
+        """(A, P, P) inverse Cholesky factors of `own`, and (S,) of `common`: in the units that they make, all
+        parameters change the images by as much."""
+        count = self.own.shape[1]
+        diagonal = np.einsum("app->ap", self.own)
+        least = 1e-6 * diagonal + np.maximum(1e-9 * diagonal.max(axis=0), 1e-30)
+        factors = np.linalg.cholesky(self.own + least[:, :, None] * np.eye(count))
+        return np.linalg.inv(factors), 1 / np.sqrt(np.maximum(self.common, 1e-30))
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a sample of rows says of how projections are coupled.
+
+    Args:
+        basis: (P + S, A, U, R) derivatives by the parameters of a projection and the shared ones, scaled so that
+            sums of their squares are those of all rows.
+        weight: (A, U, R).
+        count: P.
+    """
+
+    basis: Array
+    weight: Array
+    count: int
+
+    @classmethod
+    def of(cls, basis: Array, weight: Array, count: int, rows: int = SAMPLED_ROWS) -> Coupling:
+        """A sample of the rows of (P + S, A, U, V), those that determine more more often (systematic sampling
+        proportional to size, Madow 1949)."""
+        if basis.shape[3] <= rows:
+            return cls(basis, weight, count)
+        # The parameters have different units: each counts by its share.
+        power = np.einsum("pauv,pauv,auv->pv", basis, basis, weight, optimize=True).astype(np.float64)
+        share = (power / np.maximum(power.sum(axis=1, keepdims=True), 1e-30)).mean(axis=0)
+        if not share.sum() > 0:
+            share = np.full(len(share), 1 / len(share))
+        ends = np.cumsum(share) / share.sum()
+        chosen = np.searchsorted(ends, (np.arange(rows) + 0.5) / rows)
+        scale = 1 / np.sqrt(rows * share[chosen] / share.sum())
+        return cls(basis[..., chosen] * scale.astype(np.float32), weight[..., chosen], count)
+
+    @classmethod
+    def together(cls, parts: list[Coupling]) -> Coupling:
+        basis, weight = (np.concatenate([getattr(p, name) for p in parts], axis=-1) for name in ("basis", "weight"))
+        return cls(basis, weight, parts[0].count)
+
+    def changed(self, values: Floats, shared: Floats) -> Array:
+        """(A, U, R) change of the rows by (A, P) parameters and the shared ones."""
+        own = np.einsum("ap,pauv->auv", values.astype(np.float32), self.basis[: self.count], optimize=True)
+        for value, basis in zip(shared, self.basis[self.count :], strict=True):
+            own += np.float32(value) * basis
+        return np.asarray(own) * self.weight
+
+    def sums(self, image: Array) -> Sums:
+        """Those of these rows, with an (A, U, R) image as the residual."""
+        own, common = self.basis[: self.count], self.basis[self.count :]
+        weighted = image * self.weight
+        return Sums(
+            _double("pauv,qauv,auv->apq", own, own, self.weight),
+            _double("pauv,pauv,auv->p", common, common, self.weight),
+            _double("pauv,auv->ap", own, weighted),
+            _double("pauv,auv->p", common, weighted),
+            np.zeros(len(image)),
+            np.zeros(len(image)),
+            0,
+        )
+
+    def solve(self, sums: Sums, reproject: Reprojection, *, exact: bool = False) -> tuple[Floats, Floats]:
+        """The step (A, P) and the shared one.
+
+        Args:
+            exact: go on until what the data hardly determine is found too, which later steps else make up for.
+        """
+        here = self.sums(np.zeros_like(self.weight)).scales()
+        size = sums.score.shape
+        split = size[0] * size[1]
+
+        def scaled(by: tuple[Floats, Floats], own: Floats, shared: Floats) -> Floats:
+            return np.concatenate([np.einsum("apq,aq->ap", by[0], own).ravel(), shared * by[1]])
+
+        def step_of(by: tuple[Floats, Floats], unknown: Floats) -> tuple[Floats, Floats]:
+            return np.einsum("aqp,aq->ap", by[0], unknown[:split].reshape(size)), unknown[split:] * by[1]
+
+        def apply(unknown: Floats) -> Floats:
+            change = self.changed(*step_of(here, unknown))
+            change = (change - reproject(change)) * self.weight
+            own = _double("pauv,auv->ap", self.basis[: self.count], change)
+            return scaled(here, own, _double("pauv,auv->p", self.basis[self.count :], change))
+
+        every = sums.scales()
+        right = scaled(every, sums.score, sums.shared)
+        operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
+        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (_INNER_TOLERANCE, _INNER)
+        return step_of(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
+
+
+def _double(subscripts: str, *arrays: Array) -> Floats:
+    return np.asarray(np.einsum(subscripts, *arrays, optimize=True), dtype=np.float64)

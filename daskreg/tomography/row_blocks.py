@@ -1,0 +1,231 @@
+"""The finest level by blocks of rows, where it does not fit the memory.
+
+An untilted parallel beam reconstructs each row of aligned projections for itself, so that a block of rows needs the
+same rows of all projections, and those around it from which shifts, turns and filters bring something in. The sums of a
+step (`normal_equations.Sums`) add up over the blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.errors import OptionError
+from daskreg.registration.blockwise.work import Work
+from daskreg.tomography.estimate import LEAST_NOISE, Fixed, Solution, Uncertainty, bridged
+from daskreg.tomography.matching import Problem, linearised, step_of, without_images
+from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
+from daskreg.tomography.poses import Level
+from daskreg.tomography.row_file import RowFile
+from daskreg.tomography.series import bytes_of_a_row, noise_of
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+
+_FILTERS = 6  # rows: both Gaussian filters to three sigma, and a derivative
+_SPLINES = 5  # rows, after which 0.1 % of the ends of a block shows in its splines
+_AT_ONCE = 2  # blocks in memory: see `Work`
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """One block of rows, to be summed.
+
+    Args:
+        rows: the first row, and the one after the last.
+        read: those that are read for it.
+        poses: (A, 3, 3) of all projections.
+        means: (A,) of each projection, in the units of the problem.
+        scale, background: the values are (file - background) / scale.
+        sampled: rows of `Coupling`; 0: none is wanted.
+    """
+
+    number: int
+    file: RowFile
+    level: Level
+    rows: tuple[int, int]
+    read: tuple[int, int]
+    poses: Floats
+    radians: Floats
+    used: Bools
+    names: tuple[str, ...]
+    shared: tuple[str, ...]
+    wedge: bool
+    means: Floats
+    background: float
+    scale: float
+    sampled: int
+
+    def carrying_little(self) -> RowBlock:
+        return self
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """What comes back of a block: noise is the variance of a pixel, shown how many pixels show the specimen."""
+
+    number: int
+    sums: Sums
+    coupling: Coupling | None
+    noise: float
+    shown: int
+
+
+def sums_of(block: RowBlock) -> BlockSums:
+    """The sums over the rows of a block."""
+    values = block.file.read(*block.read)
+    known = np.isfinite(values)
+    data = np.where(known, (values - np.float32(block.background)) / np.float32(block.scale), np.float32(0))
+    level = replace(block.level, rows=block.read)
+    valid = None if known.all() else known
+    problem = Problem(data, valid, block.radians, level, block.names, block.shared, block.used, block.wedge)
+    at = linearised(problem, block.poses)
+    here = slice(block.rows[0] - block.read[0], block.rows[1] - block.read[0])
+    inside = data[block.used][:, here]
+    least = block.means[block.used]
+    noise, shown = noise_of(inside, least), int((inside > least[:, None, None]).sum())
+    at = replace(
+        at, residual=at.residual[..., here], aligned=at.aligned[..., here], basis=at.basis[..., here],
+        weight=at.weight[..., here],
+    )  # fmt: skip
+    coupling = None
+    if block.sampled:
+        coupling = Coupling.of(at.basis, at.weight, len(block.names), block.sampled)
+    return BlockSums(block.number, at.sums(-at.residual), coupling, noise**2, shown)
+
+
+@dataclass(frozen=True)
+class RowLevel:
+    """A level that is worked on by blocks of rows.
+
+    Args:
+        file, level, means, background, scale: see `RowBlock`.
+        budget: bytes that may be used.
+    """
+
+    file: RowFile
+    level: Level
+    means: Floats
+    background: float
+    scale: float
+    budget: int
+
+    def blocks(self, poses: Floats, like: Problem, *, coupled: bool) -> list[RowBlock]:
+        """The blocks at some poses, whose parameters and used projections are those of a coarser problem.
+
+        Raises: OptionError where the memory is not enough for a block.
+        """
+        rows, count, columns = self.file.shape
+        moved = self._reach(poses[like.used])
+        per_row = bytes_of_a_row(count, columns)
+        most = self.budget // (_AT_ONCE * per_row) - 2 * (moved + _FILTERS + _SPLINES)
+        if most < 1:
+            need = _AT_ONCE * per_row * (2 * (moved + _FILTERS + _SPLINES) + 8)
+            raise OptionError(
+                f"memory: a block of rows of level {self.level.factors[1]} needs {need / 2**30:.2g} GiB, since "
+                f"projections move by {moved} rows: allow as much, or use a coarser level="
+            )
+        number = math.ceil(rows / most)
+        ends = [rows * k // number for k in range(number + 1)]
+        halo = moved + _FILTERS + _SPLINES
+        sampled = max(1, SAMPLED_ROWS // number) if coupled else 0
+        return [
+            RowBlock(
+                k, self.file, self.level, (start, stop), (max(0, start - halo), min(rows, stop + halo)), poses,
+                like.radians, like.used, like.names, like.shared, bool(like.wedge), self.means, self.background,
+                self.scale, sampled,
+            )
+            for k, (start, stop) in enumerate(pairwise(ends))
+        ]  # fmt: skip
+
+    def _reach(self, poses: Floats) -> int:
+        """By how many rows of the level a pixel moves at most."""
+        rows, columns = self.level.binned_shape
+        corners = np.array([[v, u, 1.0] for v in (0, rows - 1) for u in (0, columns - 1)]).T
+        return math.ceil(float(np.abs((self.level.binned(poses)[:, 0] @ corners) - corners[0]).max()))
+
+
+@dataclass(frozen=True)
+class RowSolution:
+    """Poses that were refined, the last sums, the variance of the noise in a pixel, and how it ended."""
+
+    poses: Floats
+    sums: Sums
+    noise: float
+    steps: int
+    settled: bool
+    blocks: int
+
+    def solution(self, coarse: Solution) -> Solution:
+        """The solution of the coarser level, with these poses."""
+        poses = bridged(self.poses, coarse.problem.radians, coarse.problem.used)
+        return replace(coarse, poses=poses, steps=self.steps, settled=self.settled)
+
+    def uncertainty(self, coarse: Uncertainty, problem: Problem, factor: int) -> tuple[Uncertainty, Floats]:
+        """Standard deviations, and the residuals (A,).
+
+        The gain of noise is that of the level before. So are the axis and the centre, and whether it is consistent.
+
+        Args:
+            factor: columns of the detector in a pixel.
+        """
+        sums, noise = self.sums, max(float(np.sqrt(self.noise)), LEAST_NOISE)
+        scales = sums.scales()[0]
+        left = float(sums.left.mean()) / sums.pixels
+        disagreement = max(1.0, float(np.sqrt(left / coarse.left)) / noise)
+        unit = np.array([factor if name in ("ty", "tx") else 1.0 for name in problem.names])
+        own, residuals = np.full(coarse.own.shape, np.nan), np.full(len(coarse.own), np.nan)
+        local = np.sqrt(np.einsum("aqp,aqp->ap", scales, scales))
+        own[problem.used] = local * coarse.gain * noise * disagreement * unit
+        residuals[problem.used] = np.sqrt(sums.left / np.maximum(sums.power, 1e-30))
+        return replace(coarse, own=own, noise=noise, disagreement=disagreement), residuals
+
+
+def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: Work) -> RowSolution:
+    """Steps over all rows from the solution of a coarser level, at most so many, until one is short."""
+    poses, like = start.poses, start.problem
+    nothing = np.empty((len(poses), 0, level.file.shape[2]), np.float32)
+    problem = replace(without_images(like), level=level.level, data=nothing)
+    coupling, last, taken = None, False, 0
+    while not last and taken < most:
+        blocks = level.blocks(poses, like, coupled=coupling is None)
+        found = _summed(blocks, work)
+        if coupling is None:
+            coupling = Coupling.together([f.coupling for f in found if f.coupling is not None])
+        sums = found[0].sums
+        for other in found[1:]:
+            sums += other.sums
+        poses, last = step_of(problem, poses, sums, problem.solve(sums, coupling), fixed.held)
+        poses = fixed.applied(poses, like.radians, like.used)
+        taken += 1
+    noise = sum(f.shown * f.noise for f in found) / max(sum(f.shown for f in found), 1)
+    return RowSolution(poses, sums, noise, taken, last, len(found))
+
+
+def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
+    first = blocks[0]
+    asked = (np.round(first.poses, 5).tobytes(), first.used.tobytes(), first.sampled, [b.rows for b in blocks])
+    name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
+
+    def store(result: BlockSums) -> Mapping[str, Array]:
+        kept = {name: np.asarray(getattr(result.sums, name)) for name in result.sums.__dataclass_fields__}
+        kept |= {"noise": np.asarray(result.noise), "shown": np.asarray(result.shown)}
+        if result.coupling is not None:
+            kept |= {"coupling": result.coupling.basis, "coupled": result.coupling.weight}
+        return kept
+
+    def restore(number: int, arrays: Mapping[str, Array]) -> BlockSums:
+        values: dict[str, Any] = {name: arrays[name] for name in Sums.__dataclass_fields__}
+        sums = Sums(**values | {"pixels": int(values["pixels"])})
+        coupling = Coupling(arrays["coupling"], arrays["coupled"], len(first.names)) if first.sampled else None
+        return BlockSums(number, sums, coupling, float(arrays["noise"]), int(arrays["shown"]))
+
+    return work.run(name, sums_of, blocks, label="rows of projections", store=store, restore=restore)

@@ -1,0 +1,116 @@
+"""Rows of a level that does not fit the memory, in a file: written by batches of projections, read by blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from daskreg.cluster.client import chosen_client
+from daskreg.registration.blockwise.checkpoint import Checkpoint
+from daskreg.registration.blockwise.work import Work
+from daskreg.tomography.poses import Level
+from daskreg.volumes import volume_of
+
+Array = NDArray[Any]
+
+_WRITTEN = "rows are written"
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of float32 (rows, projections, columns), NaN where a pixel does not count.
+
+    The rows come first, so that a block of them lies together, which in files of projections it does not.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+
+    @property
+    def bytes(self) -> int:
+        return 4 * int(np.prod(self.shape, dtype=np.int64))
+
+    def create(self) -> None:
+        with self.path.open("wb") as file:
+            file.truncate(self.bytes)
+
+    def write(self, first: int, values: Array) -> None:
+        """(B, rows, columns) of the projections from `first` on."""
+        _, count, columns = self.shape
+        rows_first = np.ascontiguousarray(values.swapaxes(0, 1), np.float32)
+        with self.path.open("r+b") as file:
+            for row, part in enumerate(rows_first):
+                file.seek(4 * columns * (row * count + first))
+                file.write(part.data)
+
+    def read(self, start: int, stop: int) -> Array:
+        """(projections, stop - start, columns)."""
+        _, count, columns = self.shape
+        size = (stop - start) * count * columns
+        with self.path.open("rb") as file:
+            values = np.fromfile(file, np.float32, size, offset=4 * start * count * columns)
+        return values.reshape(stop - start, count, columns).swapaxes(0, 1)
+
+    def flush(self) -> None:
+        """All that was written is on the disk when this returns."""
+        with self.path.open("r+b") as file:
+            os.fsync(file.fileno())
+
+
+@dataclass
+class RowPlace:
+    """Where the rows of a level, and the results of their blocks, are kept.
+
+    Args:
+        written: whether an earlier run has written all rows.
+    """
+
+    path: Path
+    work: Work
+    written: bool
+
+    @classmethod
+    @contextmanager
+    def opened(cls, checkpoint: str | os.PathLike[str] | None, key: str, client: Any) -> Iterator[RowPlace]:
+        """In a temporary folder, or beside the checkpoint, where rows are removed when all has been done."""
+        if checkpoint is None:
+            with tempfile.TemporaryDirectory(prefix="daskreg-") as folder:
+                yield cls(Path(folder) / "rows", Work(None), False)
+            return
+        file = Checkpoint(checkpoint, key)
+        path = Path(f"{os.fspath(checkpoint)}.rows")
+        done = file.load(_WRITTEN, 0) is not None and path.exists()
+        yield cls(path, Work(chosen_client(client) if client else None, file), done)
+        path.unlink(missing_ok=True)
+
+    def rows(self, level: Level, count: int) -> RowFile:
+        rows, columns = level.binned_shape
+        file = RowFile(self.path, (rows, count, columns))
+        self.written = self.written and self.path.stat().st_size == file.bytes
+        if not self.written:
+            file.create()
+        return file
+
+    def end_writing(self, file: RowFile) -> None:
+        """Note that all rows are on the disk."""
+        if self.written:
+            return
+        file.flush()
+        if self.work.checkpoint is not None:
+            self.work.checkpoint.append(_WRITTEN, 0, {"shape": np.array(file.shape)})
+
+
+def key_of(projections: Any, others: tuple[Any, ...], asked: tuple[Any, ...]) -> str:
+    """A hash of the projections, of what else is read, and of the options."""
+    parts = (volume_of(projections).source.fingerprint(), tokenize(*others), asked)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

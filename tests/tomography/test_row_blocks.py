@@ -1,0 +1,127 @@
+"""Projections that do not fit the memory: rows in a file, by blocks, are as good as the whole; and their sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ellipsoids import Ellipsoids
+
+from daskreg.errors import LayoutMismatchError, OptionError
+from daskreg.tomography import TiltFit, align_projections, row_blocks
+from daskreg.tomography.matching import Problem, linearised
+from daskreg.tomography.normal_equations import Coupling
+from daskreg.tomography.poses import Level, increments
+from daskreg.tomography.row_file import RowFile
+from daskreg.tomography.series import bytes_of_a_row, columns_of_levels
+
+ANGLES = np.linspace(0, np.pi, 34, endpoint=False)
+ROWS, COLUMNS = 130, 37
+MEMORY = 13 * 2**20
+
+
+@pytest.fixture(scope="module")
+def scan():
+    rng = np.random.default_rng(3)
+    shifts = rng.uniform(-1.2, 1.2, (len(ANGLES), 2))
+    clean = Ellipsoids(COLUMNS, seed=4, count=8).project(ANGLES, (ROWS, COLUMNS), shifts=shifts, samples=1)
+    projections = (clean + 0.02 * clean.max() * rng.normal(size=clean.shape)).astype(np.float32)
+    projections[5, 60:63, 0:3] = np.nan
+    projections[12] = 0.4
+    return projections
+
+
+def problem_of(projections):
+    data = np.nan_to_num(projections)
+    data = data / data.std()
+    level, used = Level((ROWS, COLUMNS), (1, 1)), np.arange(len(data)) != 12
+    return Problem(data, np.isfinite(projections), ANGLES, level, ("ty", "tx"), ("theta",), used)
+
+
+@pytest.mark.slow
+def test_blocks_of_rows_are_the_whole(scan, tmp_path, monkeypatch):
+    """The level, the poses and their sigmas; and a run that was interrupted goes on where it was."""
+    options = {"axis_angle": 0.0, "level": 0}
+    whole = align_projections(scan, ANGLES, **options)
+    assert bytes_of_a_row(len(ANGLES), COLUMNS) * ROWS > MEMORY
+    assert (whole.binning, whole.blocks) == (1, 0)
+    checkpoint, done, summed = tmp_path / "tilt.checkpoint", [], row_blocks.sums_of
+
+    def interrupted(block):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(block.number)
+        return summed(block)
+
+    monkeypatch.setattr(row_blocks, "sums_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        align_projections(scan, ANGLES, memory=MEMORY, checkpoint=checkpoint, **options)
+    assert (tmp_path / "tilt.checkpoint.rows").stat().st_size == scan.size * 4
+    again = []
+    monkeypatch.setattr(row_blocks, "sums_of", lambda block: (again.append(block.number), summed(block))[1])
+    fit = align_projections(scan, ANGLES, memory=MEMORY, checkpoint=checkpoint, **options)
+    assert fit.ok
+    assert fit.blocks > 3
+    assert len(again) < fit.blocks * fit.steps
+    assert fit.binning == 1
+    assert fit.kinds == whole.kinds == {12: "blank"}
+    np.testing.assert_allclose(fit.transform.matrices, whole.transform.matrices, atol=0.02)
+    for name in ("ty", "tx"):
+        # By how much noise is amplified is that of the level before.
+        np.testing.assert_allclose(fit.sigma[name], whole.sigma[name], rtol=0.5)
+    np.testing.assert_allclose(fit.residuals, whole.residuals, rtol=0.02)
+    assert fit.noise == pytest.approx(whole.noise, rel=0.1)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    fit.save(tmp_path / "fit.json")
+    assert TiltFit.load(tmp_path / "fit.json").blocks == fit.blocks
+    with pytest.raises(LayoutMismatchError, match="other"):
+        align_projections(scan * 2, ANGLES, memory=MEMORY, checkpoint=checkpoint, **options)
+
+
+def test_too_little_memory_is_told(scan):
+    for memory in (2**20, "1 KiB", 0):
+        with pytest.raises(OptionError, match="memory"):
+            align_projections(scan, ANGLES, memory=memory, axis_angle=0.0, level=0)
+
+
+def test_levels_of_a_budget():
+    """A level that does not fit is kept, after the finest one that does."""
+    shape, angles = (180, 256, 256), np.linspace(0, np.pi, 180)
+    assert columns_of_levels(shape, angles, 0, None) == [4, 1]
+    assert columns_of_levels(shape, angles, 0, 2**40) == [4, 1]
+    assert columns_of_levels(shape, angles, 0, 300 * 2**20) == [4, 2, 1]
+    assert columns_of_levels(shape, angles, 2, 60 * 2**20) == [5, 4]
+
+
+def test_sums_of_blocks_add_up(scan, tmp_path):
+    """To those of all rows, but for what the ends of a block change in its splines."""
+    problem = problem_of(scan)
+    poses = increments(np.random.default_rng(0).uniform(-1, 1, (len(ANGLES), 2)), ("ty", "tx"))
+    at = linearised(problem, poses)
+    whole = at.sums(-at.residual)
+    file = RowFile(tmp_path / "rows", (ROWS, len(ANGLES), COLUMNS))
+    file.create()
+    values = np.where(problem.valid, problem.data * 3 + 5, np.nan)
+    for first in range(0, len(ANGLES), 8):
+        file.write(first, values[first : first + 8])
+    level = row_blocks.RowLevel(file, problem.level, problem.data.mean(axis=(1, 2)), 5.0, 3.0, MEMORY)
+    blocks = level.blocks(poses, problem, coupled=True)
+    parts = [row_blocks.sums_of(block) for block in blocks]
+    total = sum((part.sums for part in parts[1:]), parts[0].sums)
+    assert len(blocks) > 2
+    assert total.pixels == whole.pixels
+    for name in ("own", "common", "score", "shared", "left", "power"):
+        expected = getattr(whole, name)
+        np.testing.assert_allclose(getattr(total, name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_sample_of_rows_has_the_sums_of_all(scan):
+    """On average over samples, of which one is drawn here: within a few percent."""
+    problem = problem_of(scan)
+    at = linearised(problem, np.tile(np.eye(3), (len(ANGLES), 1, 1)))
+    sample = at.coupling.sums(np.zeros_like(at.coupling.weight))
+    every = at.every.sums(np.zeros_like(at.weight))
+    assert at.coupling.weight.shape[2] == 16 < ROWS
+    ratio = np.einsum("app->ap", sample.own).sum(axis=0) / np.einsum("app->ap", every.own).sum(axis=0)
+    np.testing.assert_allclose(ratio, 1, atol=0.15)
+    few = Coupling.of(at.basis[..., :9], at.weight[..., :9], 2)
+    assert few.weight.shape[2] == 9

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from daskreg.registration import autograd
+from daskreg.registration import autograd, score_sums_numba
 from daskreg.registration.border_choice import prefers_borderless
 from daskreg.registration.estimate import BatchEstimate, Estimate
 from daskreg.registration.initial_pose import BestCandidate, InitialPose, Start
@@ -42,7 +42,7 @@ def estimate(
         progress: called with (levels done, levels).
     """
     if fixed.values.device.type == "cpu":
-        expect("daskreg.registration.score_sums_numba", fixed.grid.ndim)
+        expect(score_sums_numba.__name__, fixed.grid.ndim)
     pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     starts = initial_pose(problem, options, pyramids)
     ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
@@ -74,8 +74,6 @@ def estimate_by_autograd(
     progress: Progress | None = None,
 ) -> Estimate:
     """Register one moving image to its fixed image by a differentiable loss (see `autograd`)."""
-    if fixed.values.device.type == "cpu":
-        expect("daskreg.registration.late_kernels", fixed.grid.ndim)
     pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
     reference, candidates = initial_pose.candidates(problem, pyramids)
     best = autograd.best_candidate(problem, options, pyramids.levels[0], candidates, loss)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from daskreg.runtime.compile_once import call_when_compiled, first_on_host
@@ -43,8 +44,10 @@ def _begin(module: str, ndim: int) -> None:
     if (module, ndim) in _begun:
         return
     _begun.add((module, ndim))
-    alone = cores() < 2 or multiprocessing.parent_process() is not None or not sys.executable
-    if not alone and first_on_host(f"ahead-{module}-{ndim}"):
+    # In a program that embeds Python, sys.executable is that program, or nothing.
+    python = Path(sys.executable or "").name.lower().startswith("python")
+    alone = cores() < 2 or multiprocessing.parent_process() is not None
+    if python and not alone and first_on_host(f"ahead-{module}-{ndim}"):
         start(module, ndim)
 
 

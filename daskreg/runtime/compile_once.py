@@ -48,10 +48,11 @@ def share_compilation(kernel: Any) -> Any:
     name = f"{function.__module__}.{function.__qualname__}"
 
     def compile_once(signature: Any) -> Any:
-        # numba's own lock first: a thread that has it may need the file that another thread holds.
+        # The stage outside of all locks, as it calls functions of the user. Then numba's own lock: a thread that has it
+        # may need the file that another thread holds.
         with (
-            global_compiler_lock,
             at_stage("compiling"),
+            global_compiler_lock,
             _lock_of_host(name),
             _NOTICE.while_compiling(kernel),
             _no_garbage_collection(),

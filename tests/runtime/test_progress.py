@@ -81,16 +81,18 @@ def test_a_bar_on_a_terminal_names_the_stage(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_compiling_is_a_stage() -> None:
-    """Of any kernel that is compiled in this process."""
+    """Of any kernel that is compiled in this process, and told while numba's lock is free."""
+    from numba.core.compiler_lock import global_compiler_lock
+
     from daskreg.runtime import progress
     from daskreg.runtime.compiled import jit
 
-    told: list[str] = []
+    told: list[tuple[str, bool]] = []
     kernel = jit(lambda x: x + 1)
-    with progress._told(told.append):
+    with progress._told(lambda stage: told.append((stage, global_compiler_lock.is_locked()))):
         assert kernel(2) == 3
         assert kernel(3) == 4
-    assert told == ["compiling", ""]
+    assert told == [("compiling", False), ("", False)]
 
 
 def test_a_function_with_a_parameter_stage_is_told_of_stages() -> None:

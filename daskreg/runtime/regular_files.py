@@ -17,6 +17,8 @@ from typing import IO
 
 from daskreg.errors import InputError, OutsideError
 
+_TRIES = 3
+
 _outside: ContextVar[bool] = ContextVar("daskreg_outside", default=False)
 
 
@@ -86,23 +88,26 @@ def open_inside(path: str | os.PathLike[str], root: str | None) -> IO[bytes]:
     Args:
         root: the folder, without symbolic links, in which it must lie; None: anywhere.
 
-    Raises: OSError as `open`; OutsideError; InputError for a FIFO or a device, which is not waited for.
+    Raises: OSError as `open`, and with ESTALE for a file that others replace all the time; OutsideError; InputError for
+        a FIFO or a device, which is not waited for.
     """
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            if stat.S_ISDIR(os.fstat(file).st_mode):
-                raise IsADirectoryError(errno.EISDIR, "is a folder", os.fspath(path))
-            check_regular(path)
-        if root is not None and not _inside(target := _opened_path(file, path), root):
+    for _ in range(_TRIES):
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                if stat.S_ISDIR(os.fstat(file).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, "is a folder", os.fspath(path))
+                check_regular(path)
+            if root is None or _inside(target := _opened_path(file, path), root):
+                return os.fdopen(file, "rb", buffering=0)
+            # A folder that was moved after its file had been opened is not there, or it is another one.
             if os.path.samestat(os.stat(path), os.fstat(file)):
                 raise _outside_error(root, target)
-            # Its folder was moved after it had been opened: `os.stat` says so, unless another one lies there now.
-            raise FileNotFoundError(errno.ENOENT, "was moved away", os.fspath(path))
-        return os.fdopen(file, "rb", buffering=0)
-    except BaseException:
+        except BaseException:
+            os.close(file)
+            raise
         os.close(file)
-        raise
+    raise OSError(errno.ESTALE, "is replaced all the time", os.fspath(path))
 
 
 def _opened_path(file: int, path: str | os.PathLike[str]) -> str:

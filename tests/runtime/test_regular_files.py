@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,22 +26,48 @@ def test_a_file_of_the_folder_is_read_and_one_outside_is_not(tmp_path: Path) -> 
         open_inside(folder / "link", str(folder))
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_a_folder_that_is_moved_while_its_file_is_opened_is_gone(
-    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], str]:
+    """A folder that is moved away so often after a file of it was opened; another may take its place each time."""
     folder = tmp_path / "a.zarr"
-    folder.mkdir()
-    (folder / "c").write_bytes(b"inside")
     find = regular_files._opened_path
 
-    def moved(file: int, path: str | os.PathLike[str]) -> str:
-        folder.rename(tmp_path / "away")
-        if replaced:
-            folder.mkdir()
-            (folder / "c").write_bytes(b"another")
-        return find(file, path)
+    def fill() -> None:
+        folder.mkdir()
+        (folder / "c").write_bytes(b"voxels")
 
-    monkeypatch.setattr(regular_files, "_opened_path", moved)
+    def prepare(times: int, replaced: bool) -> str:
+        fill()
+        left = list(range(times))
+
+        def find_after_move(file: int, path: str | os.PathLike[str]) -> str:
+            if left:
+                folder.rename(tmp_path / f"away{left.pop()}")
+                if replaced:
+                    fill()
+            return find(file, path)
+
+        monkeypatch.setattr(regular_files, "_opened_path", find_after_move)
+        return str(folder)
+
+    return prepare
+
+
+def test_a_file_whose_folder_is_moved_away_is_not_found(moved: Callable[[int, bool], str]) -> None:
+    folder = moved(1, False)
     with pytest.raises(FileNotFoundError):
-        open_inside(folder / "c", str(folder))
+        open_inside(f"{folder}/c", folder)
+
+
+def test_a_file_whose_folder_is_replaced_is_opened_again(moved: Callable[[int, bool], str]) -> None:
+    folder = moved(1, True)
+    with open_inside(f"{folder}/c", folder) as file:
+        assert file.read() == b"voxels"
+
+
+def test_a_file_that_is_replaced_all_the_time_is_an_error(moved: Callable[[int, bool], str]) -> None:
+    """Not one that is not found, which would be read as a chunk of the fill value."""
+    folder = moved(9, True)
+    with pytest.raises(OSError, match="replaced all the time") as raised:
+        open_inside(f"{folder}/c", folder)
+    assert raised.value.errno == errno.ESTALE

@@ -19,7 +19,7 @@ _SCRIPT = """\
 {header}
 # Written by `daskreg submit`.
 stopped= child= told=
-tell() {{ told=1; kill -INT "$child" 2>/dev/null; }}
+tell() {{ told=1; kill -INT "$child" 2>/dev/null || true; }}
 stop() {{ stopped=1; [ -z "$child" ] || tell; }}
 trap stop USR1 TERM
 {prologue}
@@ -35,8 +35,9 @@ if [ -z "$stopped" ]; then
   child=$!
   # The signal may have come after the line above began and before it ended.
   if [ -n "$stopped" ] && [ -z "$told" ]; then tell; fi
-  wait "$child"; code=$?
-  while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+  # `|| code=$?`, since the prologue may have said `set -e`.
+  wait "$child" || code=$?
+  while kill -0 "$child" 2>/dev/null; do code=0; wait "$child" || code=$?; done
 fi
 if [ -n "$stopped" ] && {{ [ -z "$child" ] || [ "$code" -ne 0 ]; }}; then{requeue}
   exit {stopped_code}

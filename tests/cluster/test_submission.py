@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,11 @@ def run(folder: Path, *, prologue: tuple[str, ...] = (), command: str) -> tuple[
         requeue=True,
     )  # fmt: skip
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    done = subprocess.run(["bash"], input=script, text=True, env=environment, timeout=50, check=False)
+    # A shell cannot catch what was ignored when it began, as in a command that is put into the background.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run(
+        ["bash"], input=script, text=True, env=environment, timeout=50, check=False, preexec_fn=heard
+    )  # fmt: skip
     queue = folder / "queue"
     assert not queue.exists() or queue.read_text() == "requeue 17\n"
     return done.returncode, (folder / "begun").exists(), queue.exists()
@@ -45,9 +51,10 @@ def run(folder: Path, *, prologue: tuple[str, ...] = (), command: str) -> tuple[
         # Just before the script knows which process it has started.
         ((f"trap 'case $BASH_COMMAND in child=*) {SIGNAL};; esac' DEBUG",), WAIT, None),
         ((), f"kill -USR1 $PPID; {WAIT}", True),
+        (("set -eu",), f"kill -USR1 $PPID; {WAIT}", True),
         ((), f"kill -TERM $PPID; {WAIT}", True),
     ],
-    ids=["in the prologue", "as it starts", "soon after", "by SIGTERM"],
+    ids=["in the prologue", "as it starts", "soon after", "where errors end the script", "by SIGTERM"],
 )
 def test_a_signal_at_any_time_puts_the_job_into_the_queue_again(
     prologue: tuple[str, ...], command: str, begun: bool | None, tmp_path: Path

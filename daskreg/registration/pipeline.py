@@ -7,6 +7,7 @@ between pairs, so `stacks.neighbor_registration` composes the same parts in anot
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
 from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_errors
-from daskreg.runtime.compile_ahead import expect
+from daskreg.runtime.compile_ahead import expected
 from daskreg.runtime.progress import Progress
 
 
@@ -41,25 +42,25 @@ def estimate(
         judged: also come to the verdicts on the pairs.
         progress: called with (levels done, levels).
     """
-    if fixed.values.device.type == "cpu":
-        expect(score_sums_numba.__name__, fixed.grid.ndim)
-    pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
-    starts = initial_pose(problem, options, pyramids)
-    ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
-    best = ends[0]
-    if len(ends) == 2:
-        full, borderless = (
-            (start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True)
-        )
-        best = ends[1] if prefers_borderless(problem, full, borderless) else best
-    if not judged:
-        return best
-    # Other inits assume that the images are turned by less.
-    init = initial_pose.init if isinstance(initial_pose, BestCandidate) else None
-    turns = isinstance(init, str) and init == "search"
-    verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
-    verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
-    return replace(best, verdicts=verdicts)
+    on_cpu = fixed.values.device.type == "cpu"
+    with expected(score_sums_numba.__name__, fixed.grid.ndim) if on_cpu else nullcontext():
+        pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
+        starts = initial_pose(problem, options, pyramids)
+        ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]
+        best = ends[0]
+        if len(ends) == 2:
+            full, borderless = (
+                (start.pyramids.levels[-1], end.parameters) for start, end in zip(starts, ends, strict=True)
+            )
+            best = ends[1] if prefers_borderless(problem, full, borderless) else best
+        if not judged:
+            return best
+        # Other inits assume that the images are turned by less.
+        init = initial_pose.init if isinstance(initial_pose, BestCandidate) else None
+        turns = isinstance(init, str) and init == "search"
+        verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
+        verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
+        return replace(best, verdicts=verdicts)
 
 
 def estimate_by_autograd(

@@ -8,17 +8,22 @@ and not read, and it ends with this one. What it compiles is read from numba's f
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
-import signal
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from daskreg.runtime.compile_once import call_when_compiled, first_on_host
 from daskreg.runtime.device import cores
+
+log = logging.getLogger(__name__)
 
 _CODE = """\
 import sys
@@ -27,28 +32,39 @@ from daskreg.runtime.compile_ahead import compile_late_kernels
 compile_late_kernels(*sys.argv[1:3])
 """
 
+_PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?", re.IGNORECASE)
+
 _begun: set[tuple[str, int]] = set()
 
 
-def expect(module: str, ndim: int) -> None:
-    """Say which kernels will be called: `late_kernels(ndim)` of a module are compiled by a second process.
+@contextmanager
+def expected(module: str, ndim: int) -> Iterator[None]:
+    """In this block kernels will be called: `late_kernels(ndim)` of a module are compiled by a second process.
 
-    Nothing is done where no kernel has to be compiled, where there is one core, and in a process of
-    `multiprocessing`, such as a worker of a cluster: its host compiles before the work is submitted.
+    Nothing is done where no kernel has to be compiled, where compiled code is not kept, where there is one core, in a
+    program that embeds Python, and in a process of `multiprocessing`, such as a worker of a cluster: its host compiles
+    before the work is submitted.
     """
-    if (module, ndim) not in _begun:
-        call_when_compiled(lambda: _begin(module, ndim))
+    if (module, ndim) in _begun:
+        yield
+        return
+    with call_when_compiled(lambda: _begin(module, ndim)):
+        yield
 
 
 def _begin(module: str, ndim: int) -> None:
     if (module, ndim) in _begun:
         return
     _begun.add((module, ndim))
-    # In a program that embeds Python, sys.executable is that program, or nothing.
-    python = Path(sys.executable or "").name.lower().startswith("python")
-    alone = cores() < 2 or multiprocessing.parent_process() is not None
-    if python and not alone and first_on_host(f"ahead-{module}-{ndim}"):
-        start(module, ndim)
+    # In a program that embeds Python, sys.executable is that program.
+    python = _PYTHON.fullmatch(Path(sys.executable or "").name) and not getattr(sys, "frozen", False)
+    if not python or cores() < 2 or multiprocessing.parent_process() is not None:
+        return
+    if first_on_host(f"ahead-{module}-{ndim}"):
+        try:
+            start(module, ndim)
+        except (OSError, RuntimeError) as error:  # a limit of processes or threads: this process compiles all
+            log.debug("no second process compiles kernels: %s", error)
 
 
 def start(module: str, ndim: int) -> subprocess.Popen[bytes]:
@@ -76,4 +92,4 @@ def compile_late_kernels(module: str, ndim: str) -> None:
 
 def _end_with_input() -> None:
     os.read(0, 1)  # not through sys.stdin, whose lock the end of Python would wait for
-    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(1)  # not by a signal, which the process that started this one may ignore

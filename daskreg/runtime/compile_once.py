@@ -59,8 +59,10 @@ def share_compilation(kernel: Any) -> Any:
         ):
             known = _compiled(kernel)
             made = compile_here(signature)
-            if _compiled(kernel) > known and _WHEN_COMPILED:
-                _WHEN_COMPILED.pop()()
+            if _compiled(kernel) > known and kernel.stats.cache_path:
+                for function in list(_WHEN_COMPILED):
+                    _WHEN_COMPILED.clear()
+                    function()
             return made
 
     kernel.compile = compile_once
@@ -70,9 +72,15 @@ def share_compilation(kernel: Any) -> Any:
 _WHEN_COMPILED: list[Callable[[], Any]] = []
 
 
-def call_when_compiled(function: Callable[[], Any]) -> None:
-    """Call it once when a kernel was next compiled, and not read; it takes the place of one that still waits."""
-    _WHEN_COMPILED[:] = [function]
+@contextlib.contextmanager
+def call_when_compiled(function: Callable[[], Any]) -> Iterator[None]:
+    """Call it once when the next kernel is compiled, not read, and kept in a folder, while this block runs."""
+    _WHEN_COMPILED.append(function)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            _WHEN_COMPILED.remove(function)
 
 
 @contextlib.contextmanager
@@ -148,6 +156,7 @@ def _lock_of_host(name: str) -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file, too
         os.close(descriptor)
 
 

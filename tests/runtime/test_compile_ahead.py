@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,8 @@ NAME = "late_kernels_of_a_test"
 class Kernel:
     """What `share_compilation` needs of a kernel of numba."""
 
-    def __init__(self, *, compiled: bool) -> None:
-        self.stats = type("Stats", (), {"cache_misses": {}, "cache_path": None})()
+    def __init__(self, *, compiled: bool, folder: str | None = "a folder") -> None:
+        self.stats = type("Stats", (), {"cache_misses": {}, "cache_path": folder})()
         self.py_func, self.compiled = until, compiled
 
     def compile(self, types: Any) -> None:
@@ -42,20 +41,49 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_it_begins_once_and_only_when_a_kernel_was_compiled(begun: list[tuple[str, int]]) -> None:
     read, compiled = (compile_once.share_compilation(Kernel(compiled=which)) for which in (False, True))
-    compile_ahead.expect(NAME, 2)
-    read.compile("types")
+    with compile_ahead.expected(NAME, 2):
+        read.compile("types")
+    compiled.compile("after the block")
     assert begun == []
     for types in ("types", "others"):
-        compile_ahead.expect(NAME, 2)
-        compiled.compile(types)
+        with compile_ahead.expected(NAME, 2):
+            compiled.compile(types)
     assert begun == [(NAME, 2)]
 
 
-def test_one_core_has_no_second_process(begun: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile_ahead, "cores", lambda: 1)
-    compile_ahead.expect(NAME, 2)
-    compile_once.share_compilation(Kernel(compiled=True)).compile("types")
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (compile_ahead, "cores", lambda: 1),
+        (sys, "executable", "/opt/app/python-viewer"),
+        (sys, "executable", ""),
+        (compile_ahead, "first_on_host", lambda name: False),
+    ],
+)
+def test_there_is_no_second_process(
+    begun: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch, module: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(module, name, value)
+    with compile_ahead.expected(NAME, 2):
+        compile_once.share_compilation(Kernel(compiled=True)).compile("types")
     assert begun == []
+
+
+def test_there_is_none_where_nothing_is_kept(begun: list[tuple[str, int]]) -> None:
+    with compile_ahead.expected(NAME, 2):
+        compile_once.share_compilation(Kernel(compiled=True, folder=None)).compile("types")
+    assert begun == []
+
+
+def test_a_process_that_cannot_be_started_is_not_missed(
+    begun: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: Any) -> None:
+        raise BlockingIOError("too many processes")
+
+    monkeypatch.setattr(compile_ahead, "start", refused)
+    with compile_ahead.expected(NAME, 2):
+        compile_once.share_compilation(Kernel(compiled=True)).compile("types")
 
 
 @pytest.fixture
@@ -79,12 +107,13 @@ def test_it_compiles_what_the_module_names_and_ends_with_its_input(module: Path)
     assert process.stdin is not None
     until((module / "begun3").exists)
     process.stdin.close()
-    assert process.wait(60) == -signal.SIGTERM
+    assert process.wait(60) == 1
 
 
 def test_it_ends_with_a_process_that_is_killed(module: Path) -> None:
     code = f"""
 import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 sys.path.insert(0, {str(module)!r})
 from daskreg.runtime.compile_ahead import start
 print(start({NAME!r}, 2).pid, flush=True)

@@ -60,9 +60,10 @@ def share_compilation(kernel: Any) -> Any:
             known = _compiled(kernel)
             made = compile_here(signature)
             if _compiled(kernel) > known and kernel.stats.cache_path:
-                for function in list(_WHEN_COMPILED):
-                    _WHEN_COMPILED.clear()
-                    function()
+                waiting = _WHEN_COMPILED.copy()
+                _WHEN_COMPILED.clear()
+                for begin in waiting:
+                    begin()
             return made
 
     kernel.compile = compile_once

@@ -103,8 +103,9 @@ def _told_of_stages(
 ) -> Iterator[Callable[..., None]]:
     """What calls a function of the user with its numbers, and with `stage=` where it has a parameter of this name.
 
-    Such a function is also called when a stage begins or ends, with the numbers of the call before. Stages of worker
-    threads are told from these threads.
+    Such a function is also called when a stage begins or ends, with the numbers of the call before. Stages of other
+    threads are told from these threads, which may work for another call: what the function raises there is raised
+    when parts are counted next, or at the end.
 
     work: the stage while nothing is read or compiled, such as "fitting". numbers: what stands before the first part.
     """
@@ -112,20 +113,29 @@ def _told_of_stages(
         yield progress
         return
     stage = work
+    raised: list[BaseException] = []
 
     def count(*now: int) -> None:
         nonlocal numbers
+        if raised:
+            raise raised.pop()
         numbers = now
         progress(*now, stage=stage)
 
     def tell(name: str) -> None:
         nonlocal stage
-        if stage != (name or work):
-            stage = name or work
+        if stage == (name or work) or raised:
+            return
+        stage = name or work
+        try:
             progress(*numbers, stage=stage)
+        except BaseException as error:
+            raised.append(error)
 
     with _told(tell):
         yield count
+    if raised:
+        raise raised.pop()
 
 
 def _takes_stage(progress: Callable[..., None]) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -112,6 +113,37 @@ def test_a_function_with_a_parameter_stage_is_told_of_stages() -> None:
     with at_stage("reading"):
         pass
     assert len(calls) == 5  # of a call that has ended nothing is told
+
+
+class Cancelled(BaseException):
+    pass
+
+
+def cancel(done: int, total: int, *, stage: str = "") -> None:
+    if stage == "reading":
+        raise Cancelled
+
+
+def test_what_the_function_raises_at_a_stage_ends_its_own_call_alone() -> None:
+    """The stage is that of another call, in another thread."""
+
+    @shows_progress("registering")
+    def counts(*, progress: Callable[[int, int], None] | None = None, parts: int) -> None:
+        assert callable(progress)
+        with ThreadPoolExecutor(1) as pool:
+            other.append(pool.submit(reads).exception())
+        for part in range(parts):
+            progress(part + 1, parts)
+
+    def reads() -> None:
+        with at_stage("reading"):
+            pass
+
+    other: list[BaseException | None] = []
+    for parts in (2, 0):
+        with pytest.raises(Cancelled):
+            counts(progress=cancel, parts=parts)
+    assert other == [None, None]
 
 
 def test_a_function_without_it_is_called_with_the_numbers_alone() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from dask.utils import format_bytes, format_time
@@ -101,7 +101,7 @@ def shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[B
 def _told_of_stages(
     progress: Callable[..., None], work: str, numbers: tuple[int, ...]
 ) -> Iterator[Callable[..., None]]:
-    """What calls a function of the user with its numbers, and with `stage=` where it has a parameter of this name.
+    """What calls a function of the user with its numbers, and with `stage=` where it has a free parameter of this name.
 
     Such a function is also called when a stage begins or ends, with the numbers of the call before. Stages of other
     threads are told from these threads, which may work for another call: what the function raises there is raised
@@ -109,7 +109,7 @@ def _told_of_stages(
 
     work: the stage while nothing is read or compiled, such as "fitting". numbers: what stands before the first part.
     """
-    if not _takes_stage(progress):
+    if not _takes_stage(progress, numbers):
         yield progress
         return
     stage = work
@@ -138,11 +138,22 @@ def _told_of_stages(
         raise raised.pop()
 
 
-def _takes_stage(progress: Callable[..., None]) -> bool:
+def _takes_stage(progress: Callable[..., None], numbers: tuple[int, ...]) -> bool:
+    """Whether `stage=` can be passed beside the numbers, and is no argument that the user has set."""
     try:
-        return "stage" in inspect.signature(progress).parameters
+        signature = inspect.signature(progress)
     except (TypeError, ValueError):  # some functions of C have no signature
         return False
+    parameter = signature.parameters.get("stage")
+    if parameter is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        return False
+    if isinstance(progress, partial) and "stage" in progress.keywords:
+        return False
+    try:
+        signature.bind(*numbers, stage="")
+    except TypeError:
+        return False
+    return True
 
 
 @contextmanager

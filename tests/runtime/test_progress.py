@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -162,7 +164,32 @@ def test_a_function_without_it_is_called_with_the_numbers_alone() -> None:
     assert staged == ["compiling", "compiling", "writing"]
 
 
-@pytest.mark.parametrize("function", [max, print, [].append])
-def test_functions_of_c_have_no_parameter_stage(function: Callable[..., None]) -> None:
+def set_by_position(done: int, total: int, nbytes: int, stage: str = "", /) -> None: ...
+
+
+def set_by_name(done: int, total: int, nbytes: int, stage: str) -> None: ...
+
+
+def too_few_numbers(done: int, total: int, stage: Any) -> None: ...
+
+
+def any_names(*numbers: int, **stage: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        max,
+        print,
+        [].append,
+        set_by_position,
+        partial(set_by_name, stage="pair 3"),
+        partial(partial(set_by_name, stage="pair 3")),
+        too_few_numbers,
+        any_names,
+    ],
+)
+def test_a_function_that_takes_no_stage_is_left_as_it_is(function: Callable[..., None]) -> None:
+    """Functions of C, and those where it has another meaning or a value of the user."""
     with shown(function, "writing") as report:
         assert report is function

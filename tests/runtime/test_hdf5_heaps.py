@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +133,26 @@ def test_lengths_of_four_bytes(tmp_path: Path) -> None:
     assert loop_free_blocks(path, width=4, begin=1024)
     with pytest.raises(NotAVolumeError, match="endless chain"):
         dr.open(path)
+
+
+@pytest.mark.parametrize("chain", [[48, 48], [0, 16, 32, 48, 64, 32], [16, 0, 48, 1], [*range(0, 1600, 16), 800]])
+def test_free_blocks_of_a_heap_that_states_a_wrong_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: list[int]
+) -> None:
+    """A loop is found by its own length, not by that of the heap or file."""
+    path, blocks = tmp_path / "heap", np.zeros(250, "<u8")
+    for block, following in pairwise(chain):
+        blocks[block // 8] = following
+    fields = np.array([2**40, chain[0], 32], "<u8")
+    path.write_bytes(b"HEAP\0\0\0\0" + fields.tobytes() + blocks.tobytes())
+    os.truncate(path, 2**24)
+    read: list[int] = []
+    pread = os.pread
+    with HeapCheckedFile(str(path)) as checked:
+        monkeypatch.setattr(os, "pread", lambda *where: read.append(where[2]) or pread(*where))
+        if chain[-1] == 1:
+            assert checked.readinto(bytearray(32)) == 32
+        else:
+            with pytest.raises(OSError, match="endless chain"):
+                checked.readinto(bytearray(32))
+    assert len(read) <= 4 * len(chain)

@@ -130,7 +130,7 @@ def align_projections(
     with ExitStack() as opened:
         place = None
         if budget is not None and not fits(given.shape, columns[-1], budget):
-            asked = (radians.tobytes(), columns, own, shared, fixed, max_steps)
+            asked = ((radians + 0.0).tobytes(), axis, columns, own, shared, fixed, max_steps)  # without -0.0
             key = "" if checkpoint is None else key_of(projections, (mask, flats, darks, channel, channel_axis), asked)
             place = opened.enter_context(RowPlace.opened(checkpoint, key, client))
         with _computing(client), at_stage("reading"):
@@ -175,7 +175,7 @@ def _fixed(given: Projections, centre: float | str, axis_angle: float | str) -> 
     for name, value in (("centre", centre), ("axis_angle", axis_angle)):
         values[name] = None if isinstance(value, str) and value == "auto" else finite_number(name, value, "'auto' or a")
     turn = values["axis_angle"]
-    turn = None if turn is None else -turn if given.transposed else turn
+    turn = None if turn is None else (-turn if given.transposed else turn) + 0.0  # not -0.0
     off = None if values["centre"] is None else values["centre"] - (given.shape[2] - 1) / 2
     if off is not None and abs(off) > given.shape[2] / 2:
         raise OptionError(f"centre={centre!r} is outside of the {given.shape[2]} columns")

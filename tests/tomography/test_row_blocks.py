@@ -77,6 +77,22 @@ def test_blocks_of_rows_are_the_whole(scan, tmp_path, monkeypatch):
         align_projections(scan * 2, ANGLES, memory=MEMORY, checkpoint=checkpoint, **options)
 
 
+def test_a_checkpoint_is_of_one_axis(tmp_path):
+    """On a square detector, rows along the other axis have the same shape."""
+    projections = np.random.default_rng(0).normal(size=(9, 64, 64)).astype(np.float32)
+    angles = np.linspace(0, np.pi, 9, endpoint=False)
+    options = {"memory": 2**20, "checkpoint": tmp_path / "tilt.checkpoint", "level": 0, "progress": _interrupt}
+    for axis_angle in (0.0, -0.0):
+        with pytest.raises(KeyboardInterrupt):
+            align_projections(projections, angles, axis="y", axis_angle=axis_angle, **options)
+    with pytest.raises(LayoutMismatchError, match="other"):
+        align_projections(projections, angles, axis="x", axis_angle=0.0, **options)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_too_little_memory_is_told(scan):
     for memory in (2**20, "1 KiB", 0):
         with pytest.raises(OptionError, match="memory"):

@@ -230,7 +230,7 @@ def _read(
     else:
         file = place.rows(levels[-1], len(radians))
         made = binned(given, levels if not place.written else levels[:-1], None if place.written else file.write)
-        place.end_writing(file)
+        file = place.end_writing(file)
     kinds = unusable(*made[0][:2], radians)
     used = np.ones(len(radians), dtype=bool)
     used[list(kinds)] = False

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class RowPlace:
     """Where the rows of a level, and the results of their blocks, are kept.
 
     Args:
+        path: of the file once all rows are in it; until then they are in another one, so that a file that was
+            interrupted is never taken for a whole one.
         written: whether an earlier run has written all rows.
     """
 
@@ -89,25 +91,34 @@ class RowPlace:
             return
         file = Checkpoint(checkpoint, key)
         path = Path(f"{os.fspath(checkpoint)}.rows")
-        done = file.load(_WRITTEN, 0) is not None and path.exists()
+        done = file.load(_WRITTEN, 0) is not None
         yield cls(path, Work(chosen_client(client) if client else None, file), done)
         path.unlink(missing_ok=True)
 
     def rows(self, level: Level, count: int) -> RowFile:
+        """The file of all rows, or an empty one to be written."""
         rows, columns = level.binned_shape
         file = RowFile(self.path, (rows, count, columns))
-        self.written = self.written and self.path.stat().st_size == file.bytes
-        if not self.written:
-            file.create()
+        self.written = self.written and self.path.is_file() and self.path.stat().st_size == file.bytes
+        if self.written:
+            return file
+        file = replace(file, path=self._partial)
+        file.create()
         return file
 
-    def end_writing(self, file: RowFile) -> None:
-        """Note that all rows are on the disk."""
+    def end_writing(self, file: RowFile) -> RowFile:
+        """Note that all rows are on the disk. Returns the file as it is called from now on."""
         if self.written:
-            return
+            return file
         file.flush()
+        os.replace(file.path, self.path)
         if self.work.checkpoint is not None:
             self.work.checkpoint.append(_WRITTEN, 0, {"shape": np.array(file.shape)})
+        return replace(file, path=self.path)
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.partial")
 
 
 def key_of(projections: Any, others: tuple[Any, ...], asked: tuple[Any, ...]) -> str:

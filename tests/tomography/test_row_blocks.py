@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from ellipsoids import Ellipsoids
@@ -11,7 +13,7 @@ from daskreg.tomography import TiltFit, align_projections, row_blocks
 from daskreg.tomography.matching import Problem, linearised
 from daskreg.tomography.normal_equations import Coupling
 from daskreg.tomography.poses import Level, increments
-from daskreg.tomography.row_file import RowFile
+from daskreg.tomography.row_file import RowFile, RowPlace
 from daskreg.tomography.series import bytes_of_a_row, columns_of_levels
 
 ANGLES = np.linspace(0, np.pi, 34, endpoint=False)
@@ -87,6 +89,36 @@ def test_a_checkpoint_is_of_one_axis(tmp_path):
             align_projections(projections, angles, axis="y", axis_angle=axis_angle, **options)
     with pytest.raises(LayoutMismatchError, match="other"):
         align_projections(projections, angles, axis="x", axis_angle=0.0, **options)
+
+
+def test_rows_half_written_are_written_again(tmp_path):
+    """Though the checkpoint says that they were written: by an earlier run, whose file has been removed."""
+    level, written = Level((6, 5), (1, 1)), []
+    values = np.random.default_rng(1).normal(size=(4, 6, 5)).astype(np.float32)
+
+    def write(first, last, *, end):
+        with RowPlace.opened(tmp_path / "tilt.checkpoint", "key", None) as place:
+            file = place.rows(level, len(values))
+            written.append(place.written)
+            for k in () if place.written else range(first, last):
+                file.write(k, values[k : k + 1])
+            if not end:
+                raise KeyboardInterrupt
+            file = place.end_writing(file)
+            np.testing.assert_array_equal(file.read(0, 6), values)
+
+    write(0, 4, end=True)
+    for ended in (False, True):
+        with pytest.raises(KeyboardInterrupt) if not ended else nullcontext():
+            write(0, 4 if ended else 2, end=ended)
+    assert written == [False, False, False]
+    with pytest.raises(KeyboardInterrupt), RowPlace.opened(tmp_path / "tilt.checkpoint", "key", None) as place:
+        file = place.rows(level, len(values))
+        file.write(0, values)
+        place.end_writing(file)
+        raise KeyboardInterrupt
+    write(0, 0, end=True)
+    assert written[-1]
 
 
 def _interrupt(*_):

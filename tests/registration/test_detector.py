@@ -83,6 +83,22 @@ def test_missing_planes_of_a_volume_are_filled_by_polynomials_and_count_for_noth
     np.testing.assert_allclose(smoothed.values[0, 3:20], smoothed.values[1, 3:20], atol=1e-3)
 
 
+def test_missing_lines_are_filled_from_what_has_values_and_counts():
+    from daskreg.geometry import Grid
+    from daskreg.registration.pyramids.pyramid import image_batch
+
+    y, x = np.indices((61, 67)).astype(np.float32)
+    holed, known = 200 + 0.5 * y + 0.2 * x, np.hypot(y - 30, x - 33) < 25
+    holed[~known], holed[1::8] = np.nan, np.nan
+    masked = np.hypot(y - 20, x - 33) < 8
+    holed[masked & np.isfinite(holed)] = 5000
+    mask = torch.from_numpy(~masked)[None]
+    batch = image_batch(torch.from_numpy(holed)[None], Grid(holed.shape), mask, find_borders=False)
+    filled = batch.filled[0].numpy()
+    assert filled.sum() > 100
+    np.testing.assert_allclose(batch.values[0].numpy()[filled], (200 + 0.5 * y + 0.2 * x)[filled], atol=0.01)
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_hot_and_dead_voxels_are_masked(many):
     fixed, moving = (image.astype(np.uint16) for image in crops(data.moon()))

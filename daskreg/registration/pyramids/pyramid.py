@@ -127,7 +127,7 @@ def image_batch(values: Tensor, grid: Grid, mask: Tensor | None = None, *, find_
     if not all_finite(values):
         finite = torch.isfinite(values)
         values = torch.where(finite, values, values.new_zeros(()))
-        filled = fill_missing_lines(values, ~finite)
+        filled = fill_missing_lines(values, ~finite, None if weight is None else weight == 0)
         weight = finite.to(torch.float32) if weight is None else weight * finite
     border = flat_borders(values) if find_borders else None
     if border is not None and weight is not None:

@@ -46,8 +46,9 @@ _PROPOSALS = 3
 _AGREEMENT = 2.0
 # Iterations of a proposal.
 _TRIAL_ITERATIONS = 15
-# Points at which the cost is looked at on the way from no motion to a pose, and voxels that tell it well enough.
-_WAY_POINTS, _WAY_VOXELS = 6, 4096
+# Where the cost is looked at on the way from no motion to a pose, at unequal steps so that no period meets all of them;
+# and voxels that tell it well enough.
+_WAY, _WAY_VOXELS = (0, 0.13, 0.29, 0.47, 0.71, 1), 4096
 # Tolerance in voxels on the finest of the small levels, and on those before it.
 _FINE_TOLERANCE, _COARSE_TOLERANCE = 0.02, 0.1
 # Voxels along the longest axis that phase correlation needs.
@@ -199,7 +200,7 @@ def _as_good_unmoved(problem: Problem, level: PyramidLevel, iterate: Iterate, ro
     number = np.flatnonzero(rows)
     found, none = iterate.parameters[number], problem.pose.identity(len(number)).numpy()
     objective = LevelObjective(problem, level.take(torch.from_numpy(number))).subsampled(_WAY_VOXELS)
-    cost = np.stack([objective.evaluate(none + t * (found - none)).cost for t in np.linspace(0, 1, _WAY_POINTS)])
+    cost = np.stack([objective.evaluate(none + t * (found - none)).cost for t in _WAY])
     agrees = cost[0] < 1 - (1 - cost[-1]) / 4
     return np.asarray(agrees & (np.diff(cost, axis=0) >= 0).any(axis=0))
 

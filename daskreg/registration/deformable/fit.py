@@ -138,7 +138,7 @@ class DeformableFit(Fit):
         """What a page shows of this fit."""
         from daskreg.reporting.pair_section import deformable_section
 
-        return deformable_section(self, [] if self._estimate is None else _planes(self._estimate))
+        return deformable_section(self, [] if self._estimate is None else _planes(self._estimate, self.affine))
 
     def plot(self) -> Any:
         """A matplotlib figure of the transform over the fixed image: what it moves, and where it stretches."""
@@ -170,12 +170,17 @@ class DeformableFit(Fit):
         )
 
 
-def _planes(found: LayerEstimate) -> list[PairPlane]:
-    """The middle planes of the images of the finest level in memory, before the layers and after."""
+def _planes(found: LayerEstimate, affine: PairFit | None) -> list[PairPlane]:
+    """The middle planes of the images of the finest level in memory, before the layers and after.
+
+    Args:
+        affine: what the layers began from, if it was estimated; their base may have taken up affine parts since.
+    """
     images, layers = found.images, found.state.layers
     grid = images.fixed_grid
     steps = planes.steps_of(grid.shape)
-    transforms = type(layers).start(layers.base, layers.control).transform, layers.transform
+    began = layers.base if affine is None else affine.moving_from_fixed
+    transforms = type(layers).start(began, layers.control).transform, layers.transform
     shown = []
     for place, axis in planes.places(grid, steps):
         ends = [(0, n) if k != axis else (n // 2, n // 2 + 1) for k, n in enumerate(grid.shape)]

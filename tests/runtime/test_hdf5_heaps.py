@@ -11,7 +11,10 @@ import pytest
 
 import daskreg as dr
 from daskreg.errors import ChunkReadError, InvalidTransformError, NotAVolumeError
+from daskreg.geometry import Box
 from daskreg.runtime.hdf5_heaps import HeapCheckedFile
+from daskreg.sources.readers.hdf5.links import members
+from daskreg.sources.readers.hdf5.stacked import StackedDatasets
 
 h5py = pytest.importorskip("h5py")
 # Without the check these would not end, not even by a signal.
@@ -113,8 +116,33 @@ def test_a_heap_that_is_damaged_after_the_file_was_opened(tmp_path: Path) -> Non
     volume = dr.open(path)
     assert volume.shape == (2, *VALUES.shape)
     assert loop_free_blocks(path)
-    with pytest.raises(ChunkReadError, match="endless chain"):
-        volume[1].compute()
+    for _ in range(2):
+        with pytest.raises(ChunkReadError, match="endless chain"):
+            volume[1].compute()
+
+
+def test_a_file_is_opened_once_to_look_up_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And closed, which pytest looks at."""
+    opened: list[str] = []
+
+    class Counted(HeapCheckedFile):
+        def __init__(self, path: str) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for k in range(7):
+            file[f"entry/{k}/data"] = VALUES + k
+    monkeypatch.setattr("daskreg.sources.readers.hdf5.attributes.HeapCheckedFile", Counted)
+    with h5py.File(path) as file:
+        assert [name for name, _ in members(file["entry"])] == list("0123456")
+        assert len(opened) == 1
+        volume = StackedDatasets(file, lambda t, c: f"entry/{t}/data", (7, 1, *VALUES.shape), VALUES.dtype)
+        for t in range(7):
+            box = Box((t, 0, 0, 0, 0), (t + 1, 1, *VALUES.shape))
+            np.testing.assert_array_equal(volume.read(box)[0, 0], VALUES + t)
+        assert len(opened) == 2
 
 
 def test_lengths_of_four_bytes(tmp_path: Path) -> None:

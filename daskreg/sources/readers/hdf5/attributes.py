@@ -57,8 +57,10 @@ class CheckedFiles:
             if len(self._files) >= _MOST_OPEN:
                 self._stack.close()
                 self._files.clear()
-            checked = self._stack.enter_context(HeapCheckedFile(path))
-            self._files[path] = self._stack.enter_context(h5py.File(checked, "r"))
+            with ExitStack() as opening:
+                checked = opening.enter_context(HeapCheckedFile(path))
+                self._files[path] = opening.enter_context(h5py.File(checked, "r"))
+                self._stack.enter_context(opening.pop_all())
         return self._files[path][node.ref]
 
 
@@ -66,13 +68,16 @@ _opened: ContextVar[CheckedFiles | None] = ContextVar("daskreg_hdf5_attributes",
 
 
 @contextmanager
-def reading_attributes() -> Iterator[CheckedFiles]:
-    """Within it, the handles through which attributes are read are kept."""
-    if (outer := _opened.get()) is not None:
+def reading_attributes(kept: CheckedFiles | None = None) -> Iterator[CheckedFiles]:
+    """Within it, the handles through which attributes and links are read are kept.
+
+    kept: handles that are there before and after.
+    """
+    if kept is None and (outer := _opened.get()) is not None:
         yield outer
         return
     with ExitStack() as stack:
-        files = CheckedFiles(stack)
+        files = CheckedFiles(stack) if kept is None else kept
         token = _opened.set(files)
         try:
             yield files

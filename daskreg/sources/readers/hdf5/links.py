@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from daskreg.errors import NotAVolumeError
@@ -56,14 +55,12 @@ def _walk(node: Any, path: str, depth: int, checked: CheckedFiles) -> Any:
     return node
 
 
-def members(group: Any) -> Iterator[tuple[str, Any]]:
+def members(group: Any) -> list[tuple[str, Any]]:
     """Names and objects of a group, without links that lead nowhere."""
     with reading_attributes() as checked:
-        names = list(checked.same(group))
-    for name in names:
-        node = member(group, name)
-        if node is not None:
-            yield name, node
+        names = list(checked.same(group))  # a link to another file may close this handle
+        found = [(name, member(group, name)) for name in names]
+    return [(name, node) for name, node in found if node is not None]
 
 
 def candidates(name: Any, owner: str) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError
 from daskreg.geometry import Box
+from daskreg.sources.readers.hdf5.attributes import CheckedFiles, reading_attributes
 from daskreg.sources.readers.hdf5.links import member
 from daskreg.sources.readers.hdf5.storage import Storage
 from daskreg.sources.storage.counters import count_missing
@@ -34,6 +37,12 @@ class StackedDatasets:
     dtype: np.dtype[Any]
     _opened: dict[str, tuple[Any, Storage] | None] = field(default_factory=dict)
     _lock: Any = field(default_factory=Lock)
+    _checked: CheckedFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        stack = ExitStack()
+        self._checked = CheckedFiles(stack)
+        finalize(self, stack.close)
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box; a dataset that is not there is 0, and counted as missing.
@@ -64,7 +73,8 @@ class StackedDatasets:
 
     def _open(self, name: str) -> tuple[Any, Storage] | None:
         try:
-            dataset = member(self.file, name)
+            with reading_attributes(self._checked):
+                dataset = member(self.file, name)
         except OSError as error:
             raise ChunkReadError(f"cannot read {name} of {self.file.filename}: {error}") from error
         if dataset is None:

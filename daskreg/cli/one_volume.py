@@ -38,7 +38,7 @@ def hint_for(message: str, words: Sequence[str]) -> str:
     """What to do where a command was passed more files than it takes, as by a pattern that the shell has expanded."""
     beside = [word for word in words if os.path.isfile(word)]
     suffixes = [os.path.splitext(word)[1] for word in beside]
-    common = [s for s in set(suffixes) if s and suffixes.count(s) > 2]
+    common = [s for s in set(suffixes) if s and suffixes.count(s) > 1]
     if not message.startswith("Got unexpected extra argument") or not common:
         return ""
     folder = os.path.dirname(beside[suffixes.index(common[0])])

@@ -77,7 +77,10 @@ def test_a_pattern_that_the_shell_expanded_is_a_sequence(here: Path, capsys: pyt
     assert "z 3, y 40, x 31" in told
     assert run(["align", *names, "-o", "fit.json", "--model", "translation", "-q"]) == 0
     assert np.allclose(np.diff(dr.load("fit.json").matrices[:, 0, 2]), 1, atol=0.05)
-    for words in (["convert", *names, "out.zarr"], ["warp", *names, "out.zarr", "--pull", "fit.json"]):
+    assert run(["info", "a*.tif"]) == 0
+    assert "z 3, y 40, x 31" in capsys.readouterr().out
+    warp = ["warp", *names, "out.zarr", "--pull", "fit.json"]
+    for words in (["convert", *names, "out.zarr"], ["convert", *names[:2], "out.zarr"], warp):
         assert run(words) == 2
         assert "'*.tif'" in capsys.readouterr().err
     before = (here / "a2.tif").read_bytes()

@@ -96,7 +96,7 @@ def test_rows_half_written_are_written_again(tmp_path):
     level, written = Level((6, 5), (1, 1)), []
     values = np.random.default_rng(1).normal(size=(4, 6, 5)).astype(np.float32)
 
-    def write(first, last, *, end):
+    def write(first, last, *, end, then=lambda: None):
         with RowPlace.opened(tmp_path / "tilt.checkpoint", "key", None) as place:
             file = place.rows(level, len(values))
             written.append(place.written)
@@ -106,17 +106,15 @@ def test_rows_half_written_are_written_again(tmp_path):
                 raise KeyboardInterrupt
             file = place.end_writing(file)
             np.testing.assert_array_equal(file.read(0, 6), values)
+            then()
 
     write(0, 4, end=True)
     for ended in (False, True):
         with pytest.raises(KeyboardInterrupt) if not ended else nullcontext():
             write(0, 4 if ended else 2, end=ended)
     assert written == [False, False, False]
-    with pytest.raises(KeyboardInterrupt), RowPlace.opened(tmp_path / "tilt.checkpoint", "key", None) as place:
-        file = place.rows(level, len(values))
-        file.write(0, values)
-        place.end_writing(file)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write(0, 4, end=True, then=_interrupt)
     write(0, 0, end=True)
     assert written[-1]
 

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -92,4 +93,5 @@ def compile_late_kernels(module: str, ndim: str) -> None:
 
 def _end_with_input() -> None:
     os.read(0, 1)  # not through sys.stdin, whose lock the end of Python would wait for
-    os._exit(1)  # not by a signal, which the process that started this one may ignore
+    # Not SIGTERM, which is ignored here if the process that started this one ignores it.
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_it_compiles_what_the_module_names_and_ends_with_its_input(module: Path)
     assert process.stdin is not None
     until((module / "begun3").exists)
     process.stdin.close()
-    assert process.wait(60) == 1
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def test_it_ends_with_a_process_that_is_killed(module: Path) -> None:

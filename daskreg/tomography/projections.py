@@ -57,8 +57,11 @@ class Beam:
     flat: Floats
     dark: Floats
 
-    def attenuation(self, data: Any) -> Floats:
+    def attenuation(self, data: Any, rows: slice = slice(None)) -> Floats:
         """The negative logarithm of the transmission of (..., rows, columns); NaN where there is no beam.
+
+        Args:
+            rows: of the detector, which the data are of.
 
         Raises: DegenerateImageError where the flats are not brighter than the darks.
         """
@@ -66,8 +69,8 @@ class Beam:
         finite = beam[np.isfinite(beam)]
         if not finite.size or not np.median(finite) > 0:
             raise DegenerateImageError("the flats are not brighter than the darks")
-        beam = np.where(beam > _LEAST_BEAM * np.median(finite), beam, np.nan)
-        seen = (np.asarray(data, dtype=np.float64) - self.dark) / beam
+        beam = np.where(beam > _LEAST_BEAM * np.median(finite), beam, np.nan)[rows]
+        seen = (np.asarray(data, dtype=np.float64) - self.dark[rows]) / beam
         return np.asarray(-np.log(np.maximum(seen, _MIN_TRANSMISSION)))  # NaN stays NaN
 
     def rows(self, chosen: slice) -> Beam:

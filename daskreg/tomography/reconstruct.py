@@ -18,9 +18,10 @@ from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionEr
 from daskreg.geometry import Grid, SliceAffines
 from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
 from daskreg.tomography.astra_engine import slices_by_astra, toolbox
+from daskreg.tomography.complete import complete
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
-from daskreg.tomography.projections import Beam, beam_of, without_gaps
+from daskreg.tomography.projections import beam_of
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
 from daskreg.tomography.series import channels_first
 from daskreg.tomography.slices import SliceProjector
@@ -36,6 +37,7 @@ METHODS = ("fbp", "sirt", "cgls")
 ENGINES = ("daskreg", "astra")
 _ITERATIONS = {"fbp": 0, "sirt": 100, "cgls": 15}
 _BLOCK_BYTES = 256 * 2**20
+_IMAGES = 7  # of the size of the block or of its slices, while FBP filters it
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def reconstruct(
         iterations: default 100 of SIRT, 15 of CGLS.
         minimum: of the voxels, for SIRT, such as 0.
         size: of the slices on both sides; default the columns of the detector.
-        rows: of a block; default as many as fit in a quarter of a GiB.
+        rows: of a block; default as many as fit in a quarter of a GiB. A block is made at once, and anew for each part
+            of it that `write` stores apart: with a tight `memory=`, pass `chunks=(rows, size, size)` to `write` too.
         flats, darks: (rows, columns) or several, images without specimen and without beam; with flats, the negative
             logarithm is taken. Pixels that are not finite, or have no beam, are interpolated across the axis of
             rotation; projections without a finite pixel are left out.
@@ -149,21 +152,23 @@ def reconstruct(
         raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles" + _of_fit(fit))
     check_angles(radians)
     transposed = (axis if fit is None else fit.rotation_axis) == "x"
-    array = _complete(volume.array, beam_of(flats, darks, grid.shape[1:]), transposed)
-    aligned = array if fit is None else _aligned(array, fit.projections_from_aligned, order)
-    data = da.asarray(aligned.data)
-    if transposed:
-        data = data.swapaxes(-1, -2)
     used = np.ones(count, dtype=bool)
     if fit is not None:
         used[list(fit.outliers)] = False
-    columns = data.shape[-1]
+    height, columns = grid.shape[:0:-1] if transposed else grid.shape[1:]
     middle = (columns - 1) / 2 if centre is None else centre
     across = grid.spacing[1 if transposed else 2]
     steps = _ITERATIONS[method] if iterations is None else iterations
     side = columns if size is None else size
     recipe = Recipe(radians, used, side, columns, middle, method, window, steps, minimum, across, engine)
-    made = _by_rows(data, recipe, rows)
+    many = _rows_of_a_block(count, recipe, height, rows)
+    beam, array = beam_of(flats, darks, grid.shape[1:]), volume.array
+    data = complete(array.data, volume.source, beam, transposed=transposed, rows=many)
+    if fit is not None:
+        along = str(array.dims[-1 if transposed else -2])
+        data = _aligned(data, array, fit.projections_from_aligned, order, (along, many))
+    lazy = da.asarray(data)
+    made = _by_rows(lazy.swapaxes(-1, -2) if transposed else lazy, recipe, many)
     return to_dataarray(
         made,
         _volume_grid(grid, side, transposed),
@@ -209,38 +214,26 @@ def _of_fit(fit: TiltFit | None) -> str:
     return "" if fit is None else f", and {len(fit.angles)} in the fit"
 
 
-def _complete(array: xr.DataArray, beam: Beam | None, transposed: bool) -> xr.DataArray:
-    """Attenuation, without gaps.
-
-    Gaps are filled before anything is interpolated, which would spread them, and across the axis of rotation, so that
-    each slice is made of its own pixels.
-    """
-    if beam is None and not np.issubdtype(array.dtype, np.floating):
-        return array
-    data = da.asarray(array.data)
-    whole = data.rechunk({**dict.fromkeys(range(data.ndim - 3), 1), -2: -1, -1: -1})
-
-    def convert(block: Array) -> Array:
-        values = np.asarray(block) if beam is None else beam.attenuation(block)
-        images = values.reshape(-1, *values.shape[-2:])
-        full = without_gaps(images.swapaxes(1, 2)).swapaxes(1, 2) if transposed else without_gaps(images)
-        return full.reshape(values.shape).astype(np.float32)
-
-    return array.copy(data=whole.map_blocks(convert, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32)))
-
-
-def _aligned(array: xr.DataArray, transform: SliceAffines, order: int) -> Any:
+def _aligned(data: Any, array: xr.DataArray, transform: SliceAffines, order: int, rows: tuple[str, int]) -> Any:
+    """The aligned data of an array, in blocks of so many rows along the axis of that name."""
     if isinstance(transform.axis, str) and transform.axis not in array.dims:
         raise InvalidTransformError(f"the fit runs along {transform.axis!r}, the projections have {tuple(array.dims)}")
-    lazy = array if isinstance(array.data, da.Array) else array.chunk()
-    return warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp")
+    lazy = array.copy(data=data) if isinstance(data, da.Array) else array.chunk()
+    chunks = dict(zip(map(str, array.dims), (*(1,) * (array.ndim - 3), *array.shape[-3:]), strict=True))
+    chunks |= dict((rows,))
+    return warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp", chunks=chunks).data
 
 
-def _by_rows(data: da.Array, recipe: Recipe, rows: int | None) -> da.Array:
-    """(..., rows, Y, X) from (..., angles, rows, columns), in blocks of rows."""
-    *lead, count, height, _ = data.shape
-    per_row = 4 * max(recipe.size**2 * 3, count * recipe.columns * 3)
-    size = max(1, min(height, _BLOCK_BYTES // per_row)) if rows is None else max(1, min(rows, height))
+def _rows_of_a_block(count: int, recipe: Recipe, height: int, rows: int | None) -> int:
+    if rows is not None:
+        return min(rows, height)
+    per_row = 4 * _IMAGES * max(recipe.size**2, count * recipe.columns)
+    return max(1, min(height, _BLOCK_BYTES // per_row))
+
+
+def _by_rows(data: da.Array, recipe: Recipe, size: int) -> da.Array:
+    """(..., rows, Y, X) from (..., angles, rows, columns), in blocks of so many rows."""
+    lead = data.shape[:-3]
     # Rows first, as in the result: a block of one is made of a block of the other.
     chunked = data.rechunk({**dict.fromkeys(range(len(lead)), 1), -3: -1, -2: size, -1: -1}).swapaxes(-3, -2)
 

@@ -12,11 +12,14 @@ import xarray as xr
 from ellipsoids import Ellipsoids
 
 import daskreg as dr
+from daskreg import warping
 from daskreg.errors import DegenerateImageError, InputError, MissingExtraError, OptionError, ShapeMismatchError
 from daskreg.geometry import SliceAffines
 from daskreg.tomography import TiltFit, TiltStatus, reconstruct
 from daskreg.tomography.reconstruction import angle_weights, cgls, fbp, sirt
 from daskreg.tomography.slices import SliceProjector
+
+reconstruct_module = sys.modules["daskreg.tomography.reconstruct"]
 
 SIZE = 40
 BODY = Ellipsoids(SIZE, count=6, seed=2)
@@ -94,6 +97,55 @@ def test_the_volume_is_lazy_and_the_same_in_any_blocks(tmp_path):
     np.testing.assert_allclose(volume.values, whole / 2, atol=1e-6)  # per unit of length
     dr.write(volume, tmp_path / "volume.ome.zarr", progress=False)
     np.testing.assert_array_equal(dr.open(tmp_path / "volume.ome.zarr").values, volume.values)
+
+
+@pytest.mark.parametrize(("axis", "chunks"), [("y", (64, 8, SIZE)), ("x", (64, SIZE, 8))])
+def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
+    """Where the source can be read by rows, but for those beside a block from which cubic splines bring something."""
+    shape = (64, 64, SIZE) if axis == "y" else (64, SIZE, 64)
+    reads, warps, run_block = [], [], warping.run_block
+
+    def counted(block):
+        reads.append(block.size)
+        return block
+
+    def aligned(job, box):
+        warps.append(box.size)
+        return run_block(job, box)
+
+    monkeypatch.setattr(warping, "run_block", aligned)
+    sums = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    meta = np.empty((0, 0, 0), np.float32)
+    lazy = da.from_array(sums, chunks=chunks).map_blocks(counted, dtype=np.float32, meta=meta)
+    fit = replace(no_motion(HALF), rotation_axis=axis)
+    for options, most in (({"axis": axis}, 1.0), ({"fit": fit}, 2.5)):
+        reads.clear()
+        dr.write(reconstruct(lazy, HALF, rows=16, **options), tmp_path / "v.zarr", progress=False, overwrite=True)
+        assert sum(reads) <= most * sums.size
+    assert sum(warps) == sums.size
+
+
+@pytest.mark.parametrize("size", [SIZE, 80])
+def test_a_block_has_the_rows_whose_slices_fit(size, monkeypatch):
+    """Seven images of the size of its sinograms or slices, whichever are larger."""
+    monkeypatch.setattr(reconstruct_module, "_BLOCK_BYTES", 4 * 7 * 80**2 * 3)
+    rows = reconstruct(projected(HALF), HALF, size=size).chunks[0][0]
+    assert rows == (80**2 * 3) // max(size**2, 64 * SIZE)
+
+
+@pytest.mark.parametrize("axis", ["y", "x"])
+def test_rows_without_values_are_alike_in_any_blocks(axis):
+    """A gap of the detector over several blocks, rows without beam, and a row of one projection."""
+    sums, flats = projected(HALF), np.ones((11, SIZE))
+    sums[:, 4:8] = np.nan
+    sums[9, 1] = np.nan
+    flats[10] = 0
+    raw = np.exp(-sums)
+    if axis == "x":
+        raw, flats = raw.swapaxes(1, 2), flats.T
+    whole, split = (reconstruct(raw, HALF, axis=axis, flats=flats, rows=rows).values for rows in (11, 1))
+    assert np.isfinite(whole).all()
+    np.testing.assert_allclose(split, whole, atol=1e-6)
 
 
 def test_channels_first_and_last():

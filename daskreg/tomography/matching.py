@@ -100,7 +100,8 @@ class Problem:
 
 def without_images(problem: Problem) -> Problem:
     """The problem, without the memory of its projections."""
-    return replace(problem, data=problem.data[:, :0], valid=None)
+    count, _, columns = problem.data.shape
+    return replace(problem, data=np.empty((count, 0, columns), problem.data.dtype), valid=None)
 
 
 @dataclass(frozen=True)

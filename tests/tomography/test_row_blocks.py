@@ -10,7 +10,7 @@ from ellipsoids import Ellipsoids
 
 from daskreg.errors import LayoutMismatchError, OptionError
 from daskreg.tomography import TiltFit, align_projections, row_blocks
-from daskreg.tomography.matching import Problem, linearised
+from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
 from daskreg.tomography.poses import Level, increments
 from daskreg.tomography.row_file import RowFile, RowPlace
@@ -158,6 +158,14 @@ def test_sums_of_blocks_add_up(scan, tmp_path):
     for name in ("own", "common", "score", "shared", "left", "power"):
         expected = getattr(whole, name)
         np.testing.assert_allclose(getattr(total, name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_problem_without_images_keeps_none(scan):
+    problem = problem_of(scan)
+    empty = without_images(problem).data
+    assert empty.shape == (len(ANGLES), 0, COLUMNS)
+    assert not np.may_share_memory(empty, problem.data)
+    assert empty.base is None
 
 
 def test_a_sample_of_rows_has_the_sums_of_all(scan):

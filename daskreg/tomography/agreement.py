@@ -47,7 +47,7 @@ def agreement_of(at: Linearised, sigma: float, rng: np.random.Generator) -> Agre
     - less than what a projection differs from that one turn of a pixel away (at the rim of what all projections see).
       A volume that explains a projection worse than its neighbour does has not connected them.
     """
-    part = _varying(at)
+    part = varying_part(at)
     white = smoothed(rng.normal(size=part.shape).astype(np.float32)) * at.weight
     scales = [_Scale.of(at, at.aligned, part, white, sigma)]
     for wider in _WIDER:
@@ -92,12 +92,17 @@ class _Scale:
     def consistent(self) -> bool:
         excess = self.gain * self.left - self.noise
         signal = float(self.part.mean()) - self.noise
-        is_noise = float(excess.mean()) <= _SIGMAS * float(excess.std()) / np.sqrt(len(excess))
-        explained = float(excess.mean()) < signal / 2 and float(excess.mean()) < self.near - 2 * self.noise
-        return bool(is_noise or explained)
+        return explained(excess, min(signal / 2, self.near - 2 * self.noise))
 
 
-def _varying(at: Linearised) -> Array:
+def explained(excess: Floats, most: float) -> bool:
+    """Whether (A,) mean squares that are left, less those of noise, are zero within their errors, or less than `most`
+    on average."""
+    mean = float(excess.mean())
+    return bool(mean <= _SIGMAS * float(excess.std()) / np.sqrt(len(excess)) or mean < most)
+
+
+def varying_part(at: Linearised) -> Array:
     """(A, U, V) what varies with the angle."""
     mean = at.aligned.mean(axis=0)
     columns = np.arange(len(mean))

@@ -73,8 +73,8 @@ def align_projections(
     The poses and the volume are estimated together (see `matching`), from projections whose pixels are averaged;
     batches of projections are read one after the other. Where it starts needs no reconstruction (see `coarse`). With
     `memory`, a level that does not fit is written to a file and refined by blocks of rows (see `row_blocks`), after the
-    finest one that fits; whether the fit is consistent, and the standard deviations of the axis and the centre, are
-    then of that.
+    finest one that fits; the standard deviations of the axis and the centre are then of that, and the fit is consistent
+    where both levels are.
 
     Args:
         projections: (angles, rows, columns) DataArray, dask or NumPy array, of line integrals, such as attenuation

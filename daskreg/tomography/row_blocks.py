@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from daskreg.errors import OptionError
 from daskreg.registration.blockwise.work import Work
+from daskreg.tomography.agreement import explained, varying_part
 from daskreg.tomography.estimate import LEAST_NOISE, Fixed, Solution, Uncertainty, bridged
-from daskreg.tomography.matching import Problem, linearised, step_of, without_images
+from daskreg.tomography.matching import SMOOTHED_NOISE, Problem, linearised, step_of, without_images
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
 from daskreg.tomography.poses import Level
 from daskreg.tomography.row_file import RowFile
@@ -70,13 +71,15 @@ class RowBlock:
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What comes back of a block: noise is the variance of a pixel, shown how many pixels show the specimen."""
+    """What comes back of a block: noise is the variance of a pixel, shown how many pixels show the specimen, and signal
+    the sum of the squares of what varies with the angle."""
 
     number: int
     sums: Sums
     coupling: Coupling | None
     noise: float
     shown: int
+    signal: float
 
 
 def sums_of(block: RowBlock) -> BlockSums:
@@ -96,10 +99,11 @@ def sums_of(block: RowBlock) -> BlockSums:
         at, residual=at.residual[..., here], aligned=at.aligned[..., here], basis=at.basis[..., here],
         weight=at.weight[..., here],
     )  # fmt: skip
+    signal = float((varying_part(at) ** 2).sum(dtype=np.float64))
     coupling = None
     if block.sampled:
         coupling = Coupling.of(at.basis, at.weight, len(block.names), block.sampled)
-    return BlockSums(block.number, at.sums(-at.residual), coupling, noise**2, shown)
+    return BlockSums(block.number, at.sums(-at.residual), coupling, noise**2, shown, signal)
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,13 @@ class RowLevel:
 
 @dataclass(frozen=True)
 class RowSolution:
-    """Poses that were refined, the last sums, the variance of the noise in a pixel, and how it ended."""
+    """Poses that were refined, the last sums, the variance of the noise in a pixel, the mean square of what varies with
+    the angle, and how it ended."""
 
     poses: Floats
     sums: Sums
     noise: float
+    signal: float
     steps: int
     settled: bool
     blocks: int
@@ -172,7 +178,8 @@ class RowSolution:
     def uncertainty(self, coarse: Uncertainty, problem: Problem, factor: int) -> tuple[Uncertainty, Floats]:
         """Standard deviations, and the residuals (A,).
 
-        The gain of noise is that of the level before. So are the axis and the centre, and whether it is consistent.
+        The gain of noise is that of the level before, and so are the axis and the centre. It is consistent where the
+        level before is, and this one explains its own projections.
 
         Args:
             factor: columns of the detector in a pixel.
@@ -186,7 +193,22 @@ class RowSolution:
         local = np.sqrt(np.einsum("aqp,aqp->ap", scales, scales))
         own[problem.used] = local * coarse.gain * noise * disagreement * unit
         residuals[problem.used] = np.sqrt(sums.left / np.maximum(sums.power, 1e-30))
-        return replace(coarse, own=own, noise=noise, disagreement=disagreement), residuals
+        consistent = coarse.consistent and self._explains(coarse, problem)
+        return replace(coarse, own=own, noise=noise, disagreement=disagreement, consistent=consistent), residuals
+
+    def _explains(self, coarse: Uncertainty, problem: Problem) -> bool:
+        """Whether less than half of the signal is left, or no more than noise; see `agreement`.
+
+        What does not fit together may look like noise of these pixels, but then their means have less of it: noise is
+        no more than white noise would be that is in the pixels of the level before as found there.
+        """
+        sums = self.sums
+        if not sums.own.any():  # steps into nowhere leave no pixel that could disagree
+            return False
+        means = sums.pixels / float(np.prod(problem.level.binned_shape))
+        noise = min(self.noise, coarse.noise**2 * means) * SMOOTHED_NOISE**2
+        left = sums.left / sums.pixels * SMOOTHED_NOISE**2 / coarse.left
+        return explained(left - noise, (self.signal - noise) / 2)
 
 
 def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: Work) -> RowSolution:
@@ -207,7 +229,8 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
         poses = fixed.applied(poses, like.radians, like.used)
         taken += 1
     noise = sum(f.shown * f.noise for f in found) / max(sum(f.shown for f in found), 1)
-    return RowSolution(poses, sums, noise, taken, last, len(found))
+    signal = sum(f.signal for f in found) / (len(sums.left) * sums.pixels)
+    return RowSolution(poses, sums, noise, signal, taken, last, len(found))
 
 
 def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
@@ -217,7 +240,11 @@ def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
 
     def store(result: BlockSums) -> Mapping[str, Array]:
         kept = {name: np.asarray(getattr(result.sums, name)) for name in result.sums.__dataclass_fields__}
-        kept |= {"noise": np.asarray(result.noise), "shown": np.asarray(result.shown)}
+        kept |= {
+            "noise": np.asarray(result.noise),
+            "shown": np.asarray(result.shown),
+            "signal": np.asarray(result.signal),
+        }
         if result.coupling is not None:
             kept |= {"coupling": result.coupling.basis, "coupled": result.coupling.weight}
         return kept
@@ -226,6 +253,7 @@ def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
         values: dict[str, Any] = {name: arrays[name] for name in Sums.__dataclass_fields__}
         sums = Sums(**values | {"pixels": int(values["pixels"])})
         coupling = Coupling(arrays["coupling"], arrays["coupled"], len(first.names)) if first.sampled else None
-        return BlockSums(number, sums, coupling, float(arrays["noise"]), int(arrays["shown"]))
+        noise, shown, signal = float(arrays["noise"]), int(arrays["shown"]), float(arrays["signal"])
+        return BlockSums(number, sums, coupling, noise, shown, signal)
 
     return work.run(name, sums_of, blocks, label="rows of projections", store=store, restore=restore)

@@ -9,7 +9,7 @@ import pytest
 from ellipsoids import Ellipsoids
 
 from daskreg.errors import LayoutMismatchError, OptionError
-from daskreg.tomography import TiltFit, align_projections, row_blocks
+from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
 from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
 from daskreg.tomography.poses import Level, increments
@@ -158,6 +158,23 @@ def test_sums_of_blocks_add_up(scan, tmp_path):
     for name in ("own", "common", "score", "shared", "left", "power"):
         expected = getattr(whole, name)
         np.testing.assert_allclose(getattr(total, name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_rows_that_do_not_fit_together_are_inconsistent(scan, monkeypatch):
+    """Though the level before them is consistent: the rows of each projection are in another order."""
+    read, options = RowFile.read, {"axis_angle": 0.0, "level": 0, "memory": MEMORY, "max_steps": 2}
+    assert align_projections(scan, ANGLES, **options).status != TiltStatus.INCONSISTENT
+
+    def shuffled(file, start, stop):
+        rng = np.random.default_rng(start)
+        return np.stack([image[rng.permutation(len(image))] for image in read(file, start, stop)])
+
+    monkeypatch.setattr(RowFile, "read", shuffled)
+    assert align_projections(scan, ANGLES, **options).status == TiltStatus.INCONSISTENT
+    monkeypatch.setattr(RowFile, "read", lambda *ends: np.full_like(read(*ends), np.nan))
+    with np.errstate(all="ignore"):
+        assert align_projections(scan, ANGLES, **options).status == TiltStatus.INCONSISTENT
 
 
 def test_a_problem_without_images_keeps_none(scan):

@@ -171,8 +171,8 @@ def centre(
 @click.option("--minimum", type=float, help="Of sirt: the least value of a voxel, such as 0.")
 @click.option("--size", type=int, help="Voxels along a side of a slice.")
 @click.option("--rows", type=click.IntRange(min=1), help="Rows of the detector in a block.")
-@click.option("--order", type=click.Choice(["0", "1", "3"]), default="3", show_default=True,
-              help="Interpolation of the projections: 0 nearest, 1 linear, 3 cubic.")  # fmt: skip
+@click.option("--order", type=click.Choice(["1", "3"]), default="3", show_default=True,
+              help="Interpolation of the projections: 1 linear, 3 cubic.")  # fmt: skip
 @_CHANNEL_AXIS
 @_AXIS
 @storing

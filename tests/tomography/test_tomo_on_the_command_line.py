@@ -75,6 +75,7 @@ def test_what_is_refused(folder, capsys):
         (["align", "moving.npy", "--out", "fit.json", "--angles", "words.txt"], "no list of angles"),
         (["align", "moving.npy", "--out", "fit.json", "--angles", "angles.txt", "--centre", "left"], "number nor auto"),
         (["reconstruct", "moving.npy", "out.ome.zarr"], "needs angles"),
+        (["reconstruct", "moving.npy", "out.ome.zarr", "--order", "0"], "is not one of '1', '3'"),
     ):
         assert run(["tomo", *words]) == 2
         assert told in capsys.readouterr().err

@@ -26,7 +26,7 @@ from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.tomography.matching import Problem, without_images
 from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.poses import MODELS, Level, constant_and_waves, shifts_of, turns_of
-from daskreg.tomography.row_blocks import RowLevel, refined
+from daskreg.tomography.row_blocks import RowLevel, refined, rows_of_a_block
 from daskreg.tomography.row_file import RowFile, RowPlace, key_of
 from daskreg.tomography.series import (
     Projections,
@@ -130,6 +130,7 @@ def align_projections(
     with ExitStack() as opened:
         place = None
         if budget is not None and not fits(given.shape, columns[-1], budget):
+            rows_of_a_block(level_of(given, columns[-1]), given.shape[0], budget)  # raises before anything is read
             asked = ((radians + 0.0).tobytes(), axis, columns, own, shared, fixed, max_steps)  # without -0.0
             key = "" if checkpoint is None else key_of(projections, (mask, flats, darks, channel, channel_axis), asked)
             place = opened.enter_context(RowPlace.opened(checkpoint, key, client))

@@ -33,6 +33,8 @@ Bools = NDArray[np.bool_]
 
 _FILTERS = 6  # rows: both Gaussian filters to three sigma, and a derivative
 _SPLINES = 5  # rows, after which 0.1 % of the ends of a block shows in its splines
+_HALO = _FILTERS + _SPLINES  # on either side, besides how far projections move
+_USEFUL = 8  # rows of a block, for which the memory that is needed is told
 _AT_ONCE = 2  # blocks in memory: see `Work`
 
 
@@ -106,6 +108,28 @@ def sums_of(block: RowBlock) -> BlockSums:
     return BlockSums(block.number, at.sums(-at.residual), coupling, noise**2, shown, signal)
 
 
+def rows_of_a_block(level: Level, count: int, budget: int, moved: int = 0) -> int:
+    """How many rows of so many projections are summed at once, besides those around them.
+
+    Args:
+        budget: bytes.
+        moved: rows, by which projections move at most.
+
+    Raises: OptionError where the memory is not enough for a row.
+    """
+    rows, columns = level.binned_shape
+    per_row = bytes_of_a_row(count, columns)
+    most = budget // (_AT_ONCE * per_row) - 2 * (moved + _HALO)
+    if most < 1:
+        need = per_row * min(_AT_ONCE * (2 * (moved + _HALO) + _USEFUL), rows)
+        why = f", since projections move by {moved} rows" if moved else ""
+        raise OptionError(
+            f"memory: means of {level.factors[1]} columns need {need / 2**20:.4g} MiB for a block of rows{why}: allow "
+            "as much, or use a coarser level="
+        )
+    return most
+
+
 @dataclass(frozen=True)
 class RowLevel:
     """A level that is worked on by blocks of rows.
@@ -127,19 +151,12 @@ class RowLevel:
 
         Raises: OptionError where the memory is not enough for a block.
         """
-        rows, count, columns = self.file.shape
+        rows, count, _ = self.file.shape
         moved = self._reach(poses[like.used])
-        per_row = bytes_of_a_row(count, columns)
-        most = self.budget // (_AT_ONCE * per_row) - 2 * (moved + _FILTERS + _SPLINES)
-        if most < 1:
-            need = _AT_ONCE * per_row * (2 * (moved + _FILTERS + _SPLINES) + 8)
-            raise OptionError(
-                f"memory: a block of rows of level {self.level.factors[1]} needs {need / 2**30:.2g} GiB, since "
-                f"projections move by {moved} rows: allow as much, or use a coarser level="
-            )
+        most = rows_of_a_block(self.level, count, self.budget, moved)
         number = math.ceil(rows / most)
         ends = [rows * k // number for k in range(number + 1)]
-        halo = moved + _FILTERS + _SPLINES
+        halo = moved + _HALO
         sampled = max(1, SAMPLED_ROWS // number) if coupled else 0
         return [
             RowBlock(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 
+import dask.array as da
 import numpy as np
 import pytest
 from ellipsoids import Ellipsoids
@@ -83,7 +85,7 @@ def test_a_checkpoint_is_of_one_axis(tmp_path):
     """On a square detector, rows along the other axis have the same shape."""
     projections = np.random.default_rng(0).normal(size=(9, 64, 64)).astype(np.float32)
     angles = np.linspace(0, np.pi, 9, endpoint=False)
-    options = {"memory": 2**20, "checkpoint": tmp_path / "tilt.checkpoint", "level": 0, "progress": _interrupt}
+    options = {"memory": "6.2 MiB", "checkpoint": tmp_path / "tilt.checkpoint", "level": 0, "progress": _interrupt}
     for axis_angle in (0.0, -0.0):
         with pytest.raises(KeyboardInterrupt):
             align_projections(projections, angles, axis="y", axis_angle=axis_angle, **options)
@@ -127,6 +129,22 @@ def test_too_little_memory_is_told(scan):
     for memory in (2**20, "1 KiB", 0):
         with pytest.raises(OptionError, match="memory"):
             align_projections(scan, ANGLES, memory=memory, axis_angle=0.0, level=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 130])
+def test_what_a_block_needs_is_told_before_anything_is_read(rows):
+    """No more than all rows at once, with which the level is not divided; and with so much it goes."""
+    reads = []
+    lazy = da.zeros((60, rows, 64), chunks=-1).map_blocks(
+        lambda block: (reads.append(1), block)[1], dtype=np.float64, meta=np.empty((0, 0, 0))
+    )
+    level, whole = Level((rows, 64), (1, 1)), rows * bytes_of_a_row(60, 64)
+    with pytest.raises(OptionError, match="means of 1 columns need") as told:
+        align_projections(lazy, np.linspace(0, np.pi, 60), memory=int(whole * min(0.6, 40 / rows)), level=0)
+    assert not reads
+    need = float(re.search(r"([0-9.]+) MiB", str(told.value)).group(1)) * 2**20 * 1.001
+    assert need <= 1.002 * whole
+    assert need >= whole or row_blocks.rows_of_a_block(level, 60, int(need)) > 0
 
 
 def test_levels_of_a_budget():

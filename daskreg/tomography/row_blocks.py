@@ -229,13 +229,23 @@ class RowSolution:
 
 
 def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: Work) -> RowSolution:
-    """Steps over all rows from the solution of a coarser level, at most so many, until one is short."""
+    """Steps over all rows from the solution of a coarser level, at most so many, until one is short.
+
+    Where they diverge, so that blocks no longer fit the memory, the last poses are returned, not settled.
+
+    Raises: OptionError where blocks do not fit from the start.
+    """
     poses, like = start.poses, start.problem
     nothing = np.empty((len(poses), 0, level.file.shape[2]), np.float32)
     problem = replace(without_images(like), level=level.level, data=nothing)
     coupling, last, taken = None, False, 0
     while not last and taken < most:
-        blocks = level.blocks(poses, like, coupled=coupling is None)
+        try:
+            blocks = level.blocks(poses, like, coupled=coupling is None)
+        except OptionError:
+            if not taken:
+                raise
+            break  # the steps diverge: projections move by more rows than there is memory for
         found = _summed(blocks, work)
         if coupling is None:
             coupling = Coupling.together([f.coupling for f in found if f.coupling is not None])

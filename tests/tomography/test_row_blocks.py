@@ -195,6 +195,21 @@ def test_rows_that_do_not_fit_together_are_inconsistent(scan, monkeypatch):
         assert align_projections(scan, ANGLES, **options).status == TiltStatus.INCONSISTENT
 
 
+@pytest.mark.slow
+def test_steps_that_diverge_are_not_settled(scan, monkeypatch):
+    """They end where projections move by more rows than the memory allows, instead of asking for more of it."""
+    step_of = row_blocks.step_of
+
+    def diverging(*args):
+        poses, _ = step_of(*args)
+        return poses @ increments(np.linspace(-90, 90, len(poses))[:, None], ("ty",)), False
+
+    monkeypatch.setattr(row_blocks, "step_of", diverging)
+    fit = align_projections(scan, ANGLES, axis_angle=0.0, level=0, memory=MEMORY)
+    assert fit.status == TiltStatus.UNSETTLED
+    assert fit.steps == 1
+
+
 def test_a_problem_without_images_keeps_none(scan):
     problem = problem_of(scan)
     empty = without_images(problem).data

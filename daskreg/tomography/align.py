@@ -97,7 +97,8 @@ def align_projections(
         memory: that may be used, beyond what is in use before, bytes or such as "1 GiB"; default: the finest level is
             one of at most 2**27 pixels.
         checkpoint: a file in which finished blocks are kept, so that the same call continues after an interruption;
-            the rows of the level lie beside it until the end, else in a temporary file.
+            the rows of the level lie beside it until the end, else in the folder for temporary files (TMPDIR), which
+            may be in memory.
         client: a distributed Client that computes lazy projections; default the current one. One that is passed, with
             a checkpoint in a folder that its workers see, also works on the blocks.
         progress: True shows a bar; or called with (stages done, stages): the projections are read, each level is
@@ -108,7 +109,7 @@ def align_projections(
     Raises: OptionError for unknown options; UnitError for angles whose unit is not known; ShapeMismatchError for
         another number of angles; InputError for angles that are not finite or too few, and for pixels that are not
         square where the axis may be turned; ChannelError;
-        DegenerateImageError; EmptyMaskError.
+        DegenerateImageError; EmptyMaskError; StorageFullError and OutputError where rows cannot be written.
     """
     start = time.perf_counter()
     if model not in MODELS:

@@ -6,18 +6,22 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dask.base import tokenize
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
+from daskreg.blocks.disk_errors import disk_errors
 from daskreg.cluster.client import chosen_client
+from daskreg.errors import NoWorkersError, RunCancelledError, RunInterruptedError, SchedulerLostError
 from daskreg.registration.blockwise.checkpoint import Checkpoint
 from daskreg.registration.blockwise.work import Work
+from daskreg.runtime.paths import shown
 from daskreg.tomography.poses import Level
 from daskreg.volumes import volume_of
 
@@ -41,14 +45,14 @@ class RowFile:
         return 4 * int(np.prod(self.shape, dtype=np.int64))
 
     def create(self) -> None:
-        with self.path.open("wb") as file:
+        with self._errors(), self.path.open("wb") as file:
             file.truncate(self.bytes)
 
     def write(self, first: int, values: Array) -> None:
         """(B, rows, columns) of the projections from `first` on."""
         _, count, columns = self.shape
         rows_first = np.ascontiguousarray(values.swapaxes(0, 1), np.float32)
-        with self.path.open("r+b") as file:
+        with self._errors(), self.path.open("r+b") as file:
             for row, part in enumerate(rows_first):
                 file.seek(4 * columns * (row * count + first))
                 file.write(part.data)
@@ -63,8 +67,15 @@ class RowFile:
 
     def flush(self) -> None:
         """All that was written is on the disk when this returns."""
-        with self.path.open("r+b") as file:
+        with self._errors(), self.path.open("r+b") as file:
             os.fsync(file.fileno())
+
+    def _errors(self) -> AbstractContextManager[None]:
+        where = f"{format_bytes(self.bytes)} of rows of projections in {shown(self.path.parent)}"
+        return disk_errors(
+            full=f"no space for {where}; checkpoint= says in which folder they are, without one TMPDIR does",
+            failed=lambda error: f"cannot write {where}: {error}",
+        )
 
 
 @dataclass
@@ -84,16 +95,26 @@ class RowPlace:
     @classmethod
     @contextmanager
     def opened(cls, checkpoint: str | os.PathLike[str] | None, key: str, client: Any) -> Iterator[RowPlace]:
-        """In a temporary folder, or beside the checkpoint, where rows are removed when all has been done."""
+        """In a temporary folder, or beside the checkpoint, where rows stay only after an interruption."""
         if checkpoint is None:
             with tempfile.TemporaryDirectory(prefix="daskreg-") as folder:
                 yield cls(Path(folder) / "rows", Work(None), False)
             return
         file = Checkpoint(checkpoint, key)
-        path = Path(f"{os.fspath(checkpoint)}.rows")
-        done = file.load(_WRITTEN, 0) is not None
-        yield cls(path, Work(chosen_client(client) if client else None, file), done)
-        path.unlink(missing_ok=True)
+        path = Path(f"{os.path.abspath(checkpoint)}.rows")  # workers may be in other folders
+        place = cls(path, Work(chosen_client(client) if client else None, file), file.load(_WRITTEN, 0) is not None)
+        try:
+            yield place
+        except (NoWorkersError, SchedulerLostError, RunCancelledError, RunInterruptedError):
+            raise
+        except Exception:
+            place.remove()
+            raise
+        place.remove()
+
+    def remove(self) -> None:
+        for path in (self.path, self._partial):
+            path.unlink(missing_ok=True)
 
     def rows(self, level: Level, count: int) -> RowFile:
         """The file of all rows, or an empty one to be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from contextlib import nullcontext
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from ellipsoids import Ellipsoids
 
-from daskreg.errors import LayoutMismatchError, OptionError
+from daskreg.errors import InputError, LayoutMismatchError, NoWorkersError, OptionError, StorageFullError
 from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
 from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
@@ -119,6 +120,38 @@ def test_rows_half_written_are_written_again(tmp_path):
         write(0, 4, end=True, then=_interrupt)
     write(0, 0, end=True)
     assert written[-1]
+
+
+@pytest.mark.parametrize("when", ["written", "half written"])
+def test_rows_stay_only_after_an_interruption(when, tmp_path, monkeypatch):
+    """In the folder of the checkpoint, wherever one is by then."""
+    monkeypatch.chdir(tmp_path)
+    left = []
+    for error in (NoWorkersError("gone"), KeyboardInterrupt(), InputError("an image is wrong")):
+        with pytest.raises(type(error)), RowPlace.opened("tilt.checkpoint", "key", None) as place:
+            _begin(place, when, error)
+        left.append([path.name for path in tmp_path.iterdir() if ".rows" in path.name])
+    assert len(left[0]) == 1
+    assert left == [left[0], left[0], []]
+
+
+def _begin(place, when, error):
+    file = place.rows(Level((6, 5), (1, 1)), 4)
+    assert file.path.is_absolute()
+    if when == "written":
+        place.end_writing(file)
+    raise error
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = RowFile(tmp_path / "rows", (6, 4, 5))
+    file.create()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageFullError, match="no space for 480 "):
+        file.flush()
 
 
 def _interrupt(*_):

@@ -92,9 +92,10 @@ class Coupling:
         return cls(basis[..., chosen] * scale.astype(np.float32), weight[..., chosen], count)
 
     @classmethod
-    def together(cls, parts: list[Coupling]) -> Coupling:
+    def together(cls, parts: list[Coupling], number: int) -> Coupling:
+        """Samples of some of so many blocks, for all of them."""
         basis, weight = (np.concatenate([getattr(p, name) for p in parts], axis=-1) for name in ("basis", "weight"))
-        return cls(basis, weight, parts[0].count)
+        return cls(basis * np.float32(np.sqrt(number / len(parts))), weight, parts[0].count)
 
     def changed(self, values: Floats, shared: Floats) -> Array:
         """(A, U, R) change of the rows by (A, P) parameters and the shared ones."""

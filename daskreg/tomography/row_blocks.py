@@ -48,7 +48,7 @@ class RowBlock:
         poses: (A, 3, 3) of all projections.
         means: (A,) of each projection, in the units of the problem.
         scale, background: the values are (file - background) / scale.
-        sampled: rows of `Coupling`; 0: none is wanted.
+        sampled: rows of `Coupling`; 0: none is wanted, or other blocks are asked.
     """
 
     number: int
@@ -157,12 +157,15 @@ class RowLevel:
         number = math.ceil(rows / most)
         ends = [rows * k // number for k in range(number + 1)]
         halo = moved + _HALO
-        sampled = max(1, SAMPLED_ROWS // number) if coupled else 0
+        asked = min(number, SAMPLED_ROWS) if coupled else 0  # blocks, each for some of the rows of the coupling
+        sampled = dict.fromkeys(
+            (number * (2 * k + 1) // (2 * asked) for k in range(asked)), SAMPLED_ROWS // max(asked, 1)
+        )
         return [
             RowBlock(
                 k, self.file, self.level, (start, stop), (max(0, start - halo), min(rows, stop + halo)), poses,
                 like.radians, like.used, like.names, like.shared, bool(like.wedge), self.means, self.background,
-                self.scale, sampled,
+                self.scale, sampled.get(k, 0),
             )
             for k, (start, stop) in enumerate(pairwise(ends))
         ]  # fmt: skip
@@ -248,7 +251,7 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
             break  # the steps diverge: projections move by more rows than there is memory for
         found = _summed(blocks, work)
         if coupling is None:
-            coupling = Coupling.together([f.coupling for f in found if f.coupling is not None])
+            coupling = Coupling.together([f.coupling for f in found if f.coupling is not None], len(found))
         sums = found[0].sums
         for other in found[1:]:
             sums += other.sums
@@ -262,7 +265,7 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
 
 def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
     first = blocks[0]
-    asked = (np.round(first.poses, 5).tobytes(), first.used.tobytes(), first.sampled, [b.rows for b in blocks])
+    asked = (np.round(first.poses, 5).tobytes(), first.used.tobytes(), [(b.rows, b.sampled) for b in blocks])
     name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
 
     def store(result: BlockSums) -> Mapping[str, Array]:
@@ -279,7 +282,7 @@ def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
     def restore(number: int, arrays: Mapping[str, Array]) -> BlockSums:
         values: dict[str, Any] = {name: arrays[name] for name in Sums.__dataclass_fields__}
         sums = Sums(**values | {"pixels": int(values["pixels"])})
-        coupling = Coupling(arrays["coupling"], arrays["coupled"], len(first.names)) if first.sampled else None
+        coupling = Coupling(arrays["coupling"], arrays["coupled"], len(first.names)) if "coupled" in arrays else None
         noise, shown, signal = float(arrays["noise"]), int(arrays["shown"]), float(arrays["signal"])
         return BlockSums(number, sums, coupling, noise, shown, signal)
 

@@ -251,6 +251,27 @@ def test_a_problem_without_images_keeps_none(scan):
     assert empty.base is None
 
 
+@pytest.mark.parametrize("most", [1, 5, 60])
+def test_the_coupling_has_as_many_rows_of_any_blocks(most, scan, tmp_path, monkeypatch):
+    """Blocks that are asked for a row of it are spread evenly, and stand for the others."""
+    monkeypatch.setattr(row_blocks, "rows_of_a_block", lambda *_: most)
+    problem, file = problem_of(scan), RowFile(tmp_path / "rows", (ROWS, len(ANGLES), COLUMNS))
+    level = row_blocks.RowLevel(file, problem.level, np.zeros(len(ANGLES)), 0.0, 1.0, MEMORY)
+    blocks = level.blocks(np.tile(np.eye(3), (len(ANGLES), 1, 1)), problem, coupled=True)
+    asked = [block.number for block in blocks if block.sampled]
+    assert 8 < sum(block.sampled for block in blocks) <= 16
+    assert np.ptp(np.diff(asked)) <= 1
+    assert asked[0] + asked[-1] in (len(blocks) - 1, len(blocks))
+    assert not any(block.sampled for block in level.blocks(blocks[0].poses, problem, coupled=False))
+
+
+def test_a_coupling_of_some_blocks_stands_for_all(scan):
+    problem = problem_of(scan)
+    part = linearised(problem, np.tile(np.eye(3), (len(ANGLES), 1, 1))).coupling
+    one, six = (Coupling.together([part, part], number).sums(np.zeros_like(part.weight[:, :, :1])) for number in (2, 6))
+    np.testing.assert_allclose(six.own, 3 * one.own, rtol=1e-4)
+
+
 def test_a_sample_of_rows_has_the_sums_of_all(scan):
     """On average over samples, of which one is drawn here: within a few percent."""
     problem = problem_of(scan)

@@ -18,10 +18,9 @@ from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionEr
 from daskreg.geometry import Grid, SliceAffines
 from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
 from daskreg.tomography.astra_engine import slices_by_astra, toolbox
-from daskreg.tomography.complete import complete
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
-from daskreg.tomography.projections import beam_of
+from daskreg.tomography.projections import beam_of, complete
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
 from daskreg.tomography.series import channels_first
 from daskreg.tomography.slices import SliceProjector

@@ -5,8 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Most modules that are installed are never imported, and those that are compile then: half of the time to install.
-INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt --editable
+INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help

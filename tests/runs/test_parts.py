@@ -229,7 +229,7 @@ def test_the_bar_of_the_part_that_ends_last_stays_until_all_is_made(
         yield show
         ended = True
 
-    monkeypatch.setattr("daskreg.writing.progress_bar", bar)
+    monkeypatch.setattr("daskreg.runtime.progress.progress_bar", bar)
     for number in (1, 2, 3):
         dr.write(warped(stored), tmp_path / "out.zarr", part=(number, 3), **{**LAYOUT, "progress": True})
     whole = len(Ledger(tmp_path / "out.zarr").entries())

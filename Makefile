@@ -89,7 +89,7 @@ pytest: $(VENV)/.test-installed
 # Threads of OpenMP that have nothing to do sleep: they would take the cores from the other half.
 fast-low fast-high all-low all-high notebooks: export OMP_WAIT_POLICY := PASSIVE
 
-LOW_TOO := $(LOW) cli reporting clouds fields landmarks runs flat tomography viewing
+LOW_TOO := $(LOW) stacks cli reporting clouds fields landmarks runs flat tomography viewing
 all-low: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(LOW_TOO:%=tests/%) $(ARGS) || [ $$? -eq 5 ]
 

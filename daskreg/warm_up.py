@@ -109,6 +109,12 @@ def _reconstruct() -> None:
     np.asarray(reconstruct(image((9, 24, 32)), np.linspace(0, 160, 9), unit="deg"))
 
 
+def _align_projections() -> None:
+    from daskreg.tomography.align import align_projections
+
+    align_projections(image((16, 12, 24)), np.linspace(0, 170, 16), unit="deg", max_steps=1)
+
+
 def _global_icp() -> None:
     from daskreg.clouds.register import icp
 
@@ -145,7 +151,11 @@ CASES: dict[str, dict[str, tuple[Callable[..., None], tuple[Any, ...]]]] = {
     "warp": {"warp 2D": (_warp, (2,)), "warp 3D": (_warp, (3,)), "warp slices": (_slices, ())},
     "align": {"align": (_align, ())},
     "icp": {"icp": (_icp, ()), "icp, any pose": (_global_icp, ())},
-    "tomography": {"projector": (_project, ()), "reconstruction": (_reconstruct, ())},
+    "tomography": {
+        "projector": (_project, ()),
+        "reconstruction": (_reconstruct, ()),
+        "projections": (_align_projections, ()),
+    },
 }
 """The processes of each case."""
 

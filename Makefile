@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast-low fast-high all-low all-high pytest lint types format notebooks bench bench-register bench-clouds docs check-docs constraints clean test-oldest test-newest test-kubernetes
+.PHONY: help venv demo test quick fast-low fast-high all-low all-high all-processes pytest lint types format notebooks bench bench-register bench-clouds docs check-docs constraints clean test-oldest test-newest test-kubernetes
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ demo: $(VENV)/.demo-installed ## the main workflow on a real volume: drift, alig
 
 test: $(VENV)/.test-installed ## lint, types and every test, notebooks and documentation included
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j3 --output-sync=line types all-low all-high
+	@$(MAKE) --no-print-directory -j4 --output-sync=line types $(PARTS)
 
 quick: $(VENV)/.test-installed ## lint, types and the fast tests: while you work
 	@$(MAKE) --no-print-directory -j2 lint types fast-low fast-high
@@ -82,19 +82,26 @@ fast-low: $(VENV)/.test-installed
 fast-high: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -m "not slow" tests $(LOW:%=--ignore=tests/%) $(ARGS)
 
-# Every test, in two halves that run at the same time. A half in which ARGS selects nothing (code 5) does not fail.
+# Every test, in three parts that run at the same time: one of them mostly waits for the processes that it starts.
+# A part in which ARGS selects nothing (code 5) does not fail.
+PARTS := all-low all-high all-processes
 pytest: $(VENV)/.test-installed
-	@$(MAKE) --no-print-directory -j2 --output-sync=line all-low all-high
+	@$(MAKE) --no-print-directory -j3 --output-sync=line $(PARTS)
 
-# Threads of OpenMP that have nothing to do sleep: they would take the cores from the other half.
-fast-low fast-high all-low all-high notebooks: export OMP_WAIT_POLICY := PASSIVE
+# Threads of OpenMP that have nothing to do sleep: they would take the cores from the other parts.
+fast-low fast-high $(PARTS) notebooks: export OMP_WAIT_POLICY := PASSIVE
 
-LOW_TOO := $(LOW) stacks cli reporting clouds fields landmarks runs flat tomography viewing
+PROCESSES := $(addprefix tests/,cluster runs test_faults.py test_object_stores.py test_object_stores_cluster.py test_security.py)
+LOWER := $(addprefix tests/,$(filter-out cluster,$(LOW)) stacks cli reporting clouds fields landmarks flat tomography viewing)
+all-processes: $(VENV)/.test-installed
+	$(BIN)/python -m pytest $(PROCESSES) $(ARGS) || [ $$? -eq 5 ]
+
 all-low: $(VENV)/.test-installed
-	$(BIN)/python -m pytest $(LOW_TOO:%=tests/%) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest $(LOWER) $(ARGS) || [ $$? -eq 5 ]
 
 all-high: $(VENV)/.test-installed
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(LOW_TOO:%=--ignore=tests/%) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks $(patsubst %,--ignore=%,$(PROCESSES) $(LOWER)) $(ARGS) \
+	  || [ $$? -eq 5 ]
 
 # What stands on private APIs of dask, distributed and zarr (daskreg/runtime/private_apis.py), and on their versions.
 VERSION_TESTS := tests/runtime tests/sources tests/blocks tests/cluster tests/test_volumes.py tests/test_warping.py \

@@ -48,6 +48,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "float32 in shards": {"dtype": "f4", "shards": (32, 512, 512)},
 }
 """Options of `warp`, and of `write`."""
+WARPS = {name: {k: v for k, v in kind.items() if k != "shards"} for name, kind in KINDS.items()}
+"""Those of `warp` alone."""
 
 
 def warped(volume: Any, pull: dr.Affine | dr.SliceAffines | None = None, **options: Any) -> Any:
@@ -55,8 +57,8 @@ def warped(volume: Any, pull: dr.Affine | dr.SliceAffines | None = None, **optio
 
 
 def load_all(path: Path) -> None:
-    for kind in KINDS.values():
-        np.asarray(warped(dr.open(path), **{key: value for key, value in kind.items() if key != "shards"}))
+    for options in WARPS.values():
+        np.asarray(warped(dr.open(path), **options))
 
 
 def warm_up(client: Client, folder: Path) -> int:
@@ -65,8 +67,7 @@ def warm_up(client: Client, folder: Path) -> int:
     tiny[:] = np.broadcast_to(np.arange(64, dtype="u2"), tiny.shape)
     volume = dr.open(folder / "tiny.zarr")
     client.run(load_all, folder / "tiny.zarr")  # in the writes, one worker may do all while the other compiles
-    for kind in [KINDS["drift"], *KINDS.values()]:
-        options = {key: value for key, value in kind.items() if key != "shards"}
+    for options in [WARPS["drift"], *WARPS.values()]:
         made = warped(volume, **options)
         dr.write(made, folder / "warm.zarr", chunks=(1, 64, 64), levels=1, overwrite=True, progress=False)
     return MemoryWatch.workers(client).idle

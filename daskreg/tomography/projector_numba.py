@@ -32,6 +32,19 @@ def _split(place: Any, count: Any) -> Any:
     return (-2, 0.0) if low < -1 or low >= count else (int(low), place - low)
 
 
+@inner
+def _between(at: Any, width: Any, one: Any) -> Any:
+    """The two of `width` elements around a position, and their weights in the type of `one`, which are 0 outside.
+
+    The first is -1 where the position is outside.
+    """
+    i, rest = _split(at, width)
+    far = one * rest
+    near = one - far
+    low, high = max(i, 0), min(i + 1, width - 1)
+    return (low if i != -2 else -1), high, (near if i >= 0 else one * 0), (far if i + 1 < width else one * 0)
+
+
 @jit
 def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> None:
     """Add the sums along rays to projections first..stop-1.
@@ -50,13 +63,9 @@ def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) ->
         slope, along, start = lines[a]
         for k in range(steps):
             for u in range(sums.shape[1]):
-                i, rest = _split(slope * u + (along * k + start), width)
-                if i == -2:
+                low, high, near, far = _between(slope * u + (along * k + start), width, one)
+                if low < 0:
                     continue
-                far = one * rest
-                near = one - far
-                low, high = max(i, 0), min(i + 1, width - 1)
-                near, far = near if i >= 0 else one * 0, far if i + 1 < width else one * 0
                 if slices == 1:
                     sums[a, u, 0] += near * planes[k, low, 0] + far * planes[k, high, 0]
                 else:
@@ -73,13 +82,9 @@ def backproject_slices(sums: Any, lines: Any, planes: Any, first: Any, stop: Any
         for a in range(len(lines)):
             slope, along, start = lines[a]
             for u in range(sums.shape[1]):
-                i, rest = _split(slope * u + (along * k + start), width)
-                if i == -2:
+                low, high, near, far = _between(slope * u + (along * k + start), width, one)
+                if low < 0:
                     continue
-                far = one * rest
-                near = one - far
-                low, high = max(i, 0), min(i + 1, width - 1)
-                near, far = near if i >= 0 else one * 0, far if i + 1 < width else one * 0
                 for z in range(slices):
                     planes[k, low, z] += near * sums[a, u, z]
                     planes[k, high, z] += far * sums[a, u, z]
@@ -100,13 +105,9 @@ def smear_slices(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> N
         for a in range(len(lines)):
             start = lines[a, 0] * y + lines[a, 2]
             for x in range(volume.shape[1]):
-                i, rest = _split(start + lines[a, 1] * x, columns)
-                if i == -2:
+                low, high, near, far = _between(start + lines[a, 1] * x, columns, one)
+                if low < 0:
                     continue
-                far = one * rest
-                near = one - far
-                low, high = max(i, 0), min(i + 1, columns - 1)
-                near, far = near if i >= 0 else one * 0, far if i + 1 < columns else one * 0
                 if slices == 1:
                     volume[y, x, 0] += near * sums[a, low, 0] + far * sums[a, high, 0]
                 else:

@@ -138,7 +138,7 @@ def _placed(stated: Placement, space: Sequence[str], shape: tuple[int, ...], wha
     ratio = np.asarray([factors.get(d, 1.0) for d in space])
     spacing = np.asarray([stated.spacing.get(d, 1.0) for d in space]) * ratio
     origin = np.asarray([stated.origin.get(d, 0.0) for d in space]) * ratio
-    return Grid(shape, spacing, origin, unit=unit, axes=space)
+    return Grid(shape, np.abs(spacing), origin, np.diag(np.sign(spacing)), unit, space)
 
 
 def _coarser(finest: Grid, shape: tuple[int, ...]) -> Grid:
@@ -148,8 +148,8 @@ def _coarser(finest: Grid, shape: tuple[int, ...]) -> Grid:
     """
     factors = [block_factor(n, m) for n, m in zip(finest.shape, shape, strict=True)]
     spacing = np.asarray(finest.spacing) * factors
-    origin = np.asarray(finest.origin) + np.asarray(finest.spacing) * (np.asarray(factors) - 1) / 2
-    return Grid(shape, spacing, origin, unit=finest.unit, axes=finest.names)
+    origin = finest.world((np.asarray(factors) - 1) / 2)
+    return Grid(shape, spacing, origin, finest.direction, finest.unit, finest.names)
 
 
 def _files(tiff: tifffile.TiffFile, path: str) -> tuple[str, ...]:

@@ -35,6 +35,21 @@ def fcsv(points: Floats, *, system: str, labels: tuple[str, ...]) -> str:
     return "\n".join([*lines, ""])
 
 
+def markups(points: Floats, *, system: str, labels: tuple[str, ...]) -> str:
+    """The same as Slicer writes it now, with a point that was not placed."""
+    signs = (1, 1, 1) if system == "LPS" else (1, -1, -1)
+    placed = [{"id": str(k), "label": label, "position": place[::-1].tolist(), "positionStatus": "defined"}
+              for k, (place, label) in enumerate(zip(points * signs, labels, strict=True))]  # fmt: skip
+    waiting = {"id": "9", "label": "later", "position": [0, 0, 0], "positionStatus": "undefined"}
+    whole = {
+        "type": "Fiducial",
+        "coordinateSystem": system,
+        "controlPoints": [waiting, *placed],
+        "display": {"color": [1]},
+    }
+    return json.dumps({"@schema": "markups-schema-v1.0.3.json#", "markups": [whole]})
+
+
 # --- Pairs -------------------------------------------------------------------------------------
 
 
@@ -240,6 +255,19 @@ def test_fcsv_on_the_command_line(here: Path, system: str) -> None:
     before, after = (Path(name).read_text().splitlines() for name in ("in.fcsv", "out.fcsv"))
     assert before[:3] == after[:3]
     assert [line.split(",")[4:] for line in before[3:]] == [line.split(",")[4:] for line in after[3:]]
+
+
+@pytest.mark.parametrize("system", ["LPS", "RAS"])
+def test_markups_of_slicer(here: Path, system: str) -> None:
+    text = markups(FIXED, system=system, labels=("a", "b", "c", "d"))
+    Path("in.mrk.json").write_text(text)
+    assert run(["transform", "points", "t.json", "in.mrk.json", "out.mrk.json", "--push"]) == 0
+    table = read_table("out.mrk.json")
+    moved = dr.load("t.json")(FIXED)
+    np.testing.assert_allclose(table.points, moved, rtol=0, atol=1e-9)
+    assert (table.labels, table.unit) == (("a", "b", "c", "d"), "millimeter")
+    expected = markups(table.points, system=system, labels=table.labels)
+    assert json.loads(Path("out.mrk.json").read_text()) == json.loads(expected)
 
 
 def test_geojson_on_the_command_line(here: Path) -> None:

@@ -346,9 +346,8 @@ def test_convert_names_the_grids(here: Path, capsys: pytest.CaptureFixture[str])
     for name, zooms in (("fixed", (0.5, 1.5, 3.0)), ("moving", (-1.0, 1.0, 2.0))):
         nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 15), np.uint8), np.diag([*zooms, 1.0])), f"{name}.nii")
     assert run(["transform", "convert", "t.json", "t.lta"]) == 2
-    assert (
-        "FreeSurfer counts in the voxels of its images: give --fixed and --moving, Grids or" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "FreeSurfer counts in the voxels of its images: give --fixed and --moving (a Grid of each, or, on" in told
     grids = ["--fixed", "fixed.nii", "--moving", "moving.nii"]
     for name in ("t.lta", "t.fsl", "t.1D", "t.xml", "t.matrix.txt", "t.ngff.json", "tGenericAffine.mat"):
         assert run(["transform", "convert", "t.json", name, *grids]) == 0

@@ -10,6 +10,9 @@ import click
 
 from daskreg.cli.options import LocalFile, Opening, OutputFile, command_line, open_options, verbosity
 
+STACKS = ("stack", "elastic-stack")
+"""Kinds of fits that --stack is for."""
+
 
 @click.command(short_help="An HTML page about a fit or an output.")
 @click.argument("thing", metavar="RUN_OR_FIT", type=LocalFile(exists=True, path_type=Path))
@@ -31,22 +34,20 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     daskreg report fit.json -o fit.html --stack stack.ome.zarr
     daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
 
-    --spacing, --unit and the like are for the volume that --stack or --before names: give those of `align`. The channel
-    is that of the fit, unless --channel names another one.
+    --spacing, --unit and the like are for the volume that --stack or --before names. A stack is opened as `align`
+    opened it, where nothing else is given.
     """
     facts = _facts(thing)
     kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
-    if stack is not None and kind != "stack":
-        raise click.UsageError(
-            f"--stack is for the fit of a stack by poses, as `daskreg align` saves it, and {thing} is none"
-        )
+    if stack is not None and kind not in STACKS:
+        raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
     if before is not None and kind != "output":
-        also = ": give the stack as --stack" if kind == "stack" else ""
+        also = ": give the stack as --stack" if kind in STACKS else ""
         raise click.UsageError(f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also}")
     shown = stack or before
     if shown is None and opening != Opening():
         raise click.UsageError("options such as --channel are for the volume of --stack or --before, and there is none")
-    volume = None if shown is None else opening.open(shown)
+    volume = None if shown is None else opening.like(facts.get("opened"), shown).open(shown)
     if kind == "output":
         from daskreg.output_page import report_output
 

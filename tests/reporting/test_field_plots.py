@@ -44,7 +44,7 @@ def test_lengths_and_stretch_are_those_of_the_map():
     last = lines.get_lines()[-2].get_xydata()  # the last line along y, at the greatest x
     assert np.allclose(last[-1], (0.7 * 46 * 2.5 + 0.1 * 30 * 2.5, 1.2 * 30 * 2.5))
     words = texts(figure)
-    assert "micrometer" in words
+    assert "µm" in words
     assert "no folds seen" in words
 
 

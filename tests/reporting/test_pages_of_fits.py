@@ -129,7 +129,7 @@ def test_an_output_is_compared_with_its_source(stack: Any, fit: dr.StackFit, tmp
     page = report_output(written, tmp_path / "run.html", before=stack)
     told = text_of(page)
     assert "The volume is complete" in told
-    assert "z 9 x y 135 x x 165; spacing 4, 0.5, 0.5 micrometer" in told
+    assert "z 9 × y 135 × x 165 voxels of 4 × 0.5 × 0.5 µm" in told
     assert page.read_text().count('href="data:image/png') == 6, "three planes before and after"
     alone = report_output(tmp_path / "a.ome.zarr", tmp_path / "alone.html")
     assert alone.read_text().count('href="data:image/png') == 3

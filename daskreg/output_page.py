@@ -65,7 +65,7 @@ def output_section(path: Path, *, before: Any = None, written: Written | None = 
             [
                 ("Blocks", f"{status.done:,} of {status.total:,} are finished"),
                 ("Stored", format_bytes(facts["stored"])),
-                ("Voxels that were clipped to the type", f"{facts['clipped']:,}" if facts["clipped"] else ""),
+                ("Voxels that did not fit the type, clamped", f"{facts['clipped']:,}" if facts["clipped"] else ""),
                 ("Missing chunks of the source, shown as fill", str(facts["missing"] or "")),
                 ("Damaged chunks of the source, shown as fill", listed(facts["damaged"], 5)),
                 ("Time", "" if written is None else duration(written.seconds)),

@@ -48,6 +48,13 @@ def test_lengths_and_stretch_are_those_of_the_map():
     assert "no folds seen" in words
 
 
+@pytest.mark.slow
+def test_a_notebook_shows_a_field_with_its_figure():
+    page = linear_field(np.diag([0.2, -0.3]), unit="um")._repr_html_()
+    assert page.count("data:image/png") == 1
+    assert "<pre>" in page
+
+
 def test_folds_are_marked_and_named():
     nodes = dr.Grid((5, 9), 10)
     vectors = np.zeros((2, 5, 9))

@@ -102,7 +102,8 @@ def _elastic_charts(fit: Any) -> tuple[Chart, ...]:
     axis, marked = str(poses.raw_from_aligned.axis), drift.marks(shown)
     lines = [("growth of areas", [("most", fit.jacobian[:, 2]), ("median", fit.jacobian[:, 1]),
                                   ("least", fit.jacobian[:, 0])])]  # fmt: skip
-    spread = np.sqrt(np.nanmean(np.asarray(fit.sigma) ** 2, axis=tuple(range(1, np.ndim(fit.sigma)))))
+    known = [sigma[np.isfinite(sigma)] for sigma in np.asarray(fit.sigma)]  # nothing of slices that were bridged
+    spread = np.array([np.sqrt(np.mean(one**2)) if one.size else np.nan for one in known])
     if np.isfinite(spread).any():
         lines.append((f"uncertainty of the field ({symbol(unit)})", [("σ of a displacement", spread)]))
     if np.any(fit.rejected):
@@ -239,7 +240,7 @@ def _settings(fit: Any) -> Pairs:
     rows = [("Model", model), ("Metric", fit.metric), ("Reference", reference), ("Slow motion", trend)]
     channel = getattr(fit, "channel", None)
     rows.append(("Channel", "" if channel is None else str(channel)))
-    return without_empty([*rows, ("From the common line along", fit.common_line or "")])
+    return without_empty([*rows, ("From the common line along", getattr(fit, "common_line", None) or "")])
 
 
 def _table(fit: Any) -> Table | None:

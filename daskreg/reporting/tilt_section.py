@@ -90,7 +90,7 @@ def _table(fit: Any) -> Table:
         (f"shift y ({unit})", "ty", 1.0),
         ("turn (°)", "theta", float(np.degrees(1))),
     ]
-    columns += [("magnification", "sy", 1.0)] if "scale" in sigma else []
+    columns += [("magnification", "sy", 1.0)] if fit.model == "similarity" else []
     columns += [(f"σ of shift {name[1]} ({unit})", f"sigma_{name}", 1.0) for name in ("tx", "ty") if name in sigma]
     columns.append(("residual (%)", "residual", 100.0))
     every = fit.rows()

@@ -10,9 +10,6 @@ import click
 
 from daskreg.cli.options import LocalFile, Opening, OutputFile, command_line, open_options, verbosity
 
-STACKS = ("stack", "elastic-stack")
-"""Kinds of fits that --stack is for."""
-
 
 @click.command(short_help="An HTML page about a fit or an output.")
 @click.argument("thing", metavar="RUN_OR_FIT", type=LocalFile(exists=True, path_type=Path))
@@ -39,10 +36,12 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     """
     facts = _facts(thing)
     kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
-    if stack is not None and kind not in STACKS:
-        raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
+    if stack is not None and kind != "stack":
+        raise click.UsageError(
+            f"--stack is for the fit of a stack by poses, as `daskreg align` saves it, and {thing} is none"
+        )
     if before is not None and kind != "output":
-        also = ": give the stack as --stack" if kind in STACKS else ""
+        also = ": give the stack as --stack" if kind == "stack" else ""
         raise click.UsageError(f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also}")
     shown = stack or before
     if shown is None and opening != Opening():

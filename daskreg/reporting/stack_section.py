@@ -70,19 +70,12 @@ def stack_section(
     )
 
 
-def elastic_section(fit: Any, *, comparisons: Sequence[Comparison] = ()) -> Section:
-    """Of an ElasticStackFit.
-
-    Args:
-        comparisons: the stack before and after.
-    """
+def elastic_section(fit: Any) -> Section:
+    """Of an ElasticStackFit."""
     pictures, missing = plotted(fit, f"The field of slice {fit.worst}, which changes areas the most")
-    if not comparisons:
-        missing = f"{missing}. {_NO_STACK}" if missing else _NO_STACK
     return Section(
         heading="A stack of slices, with deformation",
         verdict=stack_verdict(fit),
-        comparisons=tuple(comparisons),
         charts=_elastic_charts(fit),
         pictures=pictures,
         numbers=_elastic_numbers(fit),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from daskreg.errors import ChannelError, ShapeMismatchError
 from daskreg.geometry import Box, Grid, common_unit, index_matrix
@@ -23,7 +20,6 @@ from daskreg.stacks.inputs import source_along
 from daskreg.stacks.slice_reader import SliceReader
 
 if TYPE_CHECKING:
-    from daskreg.stacks.elastic.fit import ElasticStackFit
     from daskreg.stacks.fit import StackFit
 
 Singles = NDArray[np.float32]
@@ -47,39 +43,12 @@ def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = Non
 
     Raises: UnitError, ShapeMismatchError where the fit is not of this stack.
     """
-    comparison, reader, place = _before_and_after(fit, stack, channel, partial(_raw_and_aligned, fit=fit))
-    thumbnails = [
-        ("Slices that stand out", _worst_slices(reader, fit, place)),
-        ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
-    ]
-    return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
-
-
-def elastic_pictures(fit: ElasticStackFit, stack: Any, *, channel: int | str | None = None) -> tuple[Comparison, ...]:
-    """A stack before its fields and poses, and after.
-
-    Raises: UnitError, ShapeMismatchError where the fit is not of this stack.
-    """
-    return (_before_and_after(fit.affine, stack, channel, partial(_raw_and_bent, fit=fit))[0],)
-
-
-def _before_and_after(
-    fit: StackFit,
-    stack: Any,
-    channel: int | str | None,
-    pictured: Callable[[SliceReader, int], tuple[Singles, Singles]],
-) -> tuple[Comparison, SliceReader, Place]:
-    """A slice and side views; what reads small slices; and the place of one.
-
-    Args:
-        pictured: a small slice as read, and aligned.
-    """
     source, position = _source_of(fit, stack, channel)
     reader = SliceReader.of(source, position, most=MOST)
     _check_stack(fit, reader)
     step = max(1, -(-reader.count // MOST))
     shown = range(0, reader.count, step)
-    images = [pictured(reader, i) for i in shown]
+    images = [_raw_and_aligned(reader, fit, i) for i in shown]
     before, after = (np.stack([image[k] for image in images]) for k in (0, 1))
     inside = position >= len(source.lead)
     across = source.grid.spacing[position - len(source.lead)] if inside else reader.grid.spacing[-1]
@@ -98,7 +67,11 @@ def _before_and_after(
     )
     comparison = in_greys([place for place, _ in found], planes, caption, ("before", "after"))
     place = Place(grid.names[1], grid.names[2], (grid.spacing[1], grid.spacing[2]), grid.unit)
-    return comparison, reader, place
+    thumbnails = [
+        ("Slices that stand out", _worst_slices(reader, fit, place)),
+        ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
+    ]
+    return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
 
 
 def _source_of(fit: StackFit, stack: Any, channel: int | str | None) -> tuple[Source, int]:
@@ -145,7 +118,7 @@ def _worst_slices(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Com
     thumbs = []
     for kind, index in sorted(chosen[:MOST_THUMBNAILS], key=lambda one: one[1]):
         neighbor = index - 1 if index else min(1, reader.count - 1)
-        pair = [_raw_and_aligned(reader, i, fit=fit)[1] for i in (neighbor, index)]
+        pair = [_raw_and_aligned(reader, fit, i)[1] for i in (neighbor, index)]
         caption = f"Slice {index}: {kind}; beside slice {neighbor}"
         thumbs.append(in_greys([place], [(pair[0], pair[1])], caption, (f"slice {neighbor}", f"slice {index}")))
     return tuple(thumbs)
@@ -154,28 +127,20 @@ def _worst_slices(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Com
 def _worst_pairs(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
     thumbs = []
     for a, b, score in fit.worst_pairs():
-        (one, one_after), (other, other_after) = (_raw_and_aligned(reader, i, fit=fit) for i in (a, b))
+        (one, one_after), (other, other_after) = (_raw_and_aligned(reader, fit, i) for i in (a, b))
         caption = f"Slices {a} (green) and {b} (magenta), {fit.metric} {number(score, 3)}"
         pairs = ((one, other), (one_after, other_after))
         thumbs.append(overlay_views(place, pairs, caption))
     return tuple(thumbs)
 
 
-def _raw_and_aligned(reader: SliceReader, index: int, *, fit: StackFit) -> tuple[Singles, Singles]:
+def _raw_and_aligned(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Singles]:
     """A slice as read, and aligned, NaN where there is no data; of a volume, its middle plane."""
     image = reader.span(index, index + 1)[0]
     box = Box.of(reader.grid.shape)
     matrix = index_matrix(fit.raw_from_aligned.matrices[index], reader.grid, reader.grid)
     aligned = np.asarray(sample(image, box, matrix, box, fill=np.nan, edge="clamp"), dtype=np.float32)
     return _plane(image), _plane(aligned)
-
-
-def _raw_and_bent(reader: SliceReader, index: int, *, fit: ElasticStackFit) -> tuple[Singles, Singles]:
-    """A slice as read, and warped by its field, linear; NaN where there is no data."""
-    image, grid = reader.span(index, index + 1)[0], reader.grid
-    points = grid.world(np.moveaxis(np.indices(grid.shape, dtype=np.float64), 0, -1)).reshape(-1, grid.ndim)
-    found = grid.index(fit.raw_from_aligned(points, np.full(len(points), index))).T.reshape(grid.ndim, *grid.shape)
-    return image, np.asarray(ndimage.map_coordinates(image, found, order=1, cval=np.nan), dtype=np.float32)
 
 
 def _plane(image: Singles) -> Singles:

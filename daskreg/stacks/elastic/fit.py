@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -152,26 +151,11 @@ class ElasticStackFit(Fit):
         sizes = np.maximum(self.jacobian[:, 2], 1 / np.maximum(self.jacobian[:, 0], 1e-9))
         return int(np.argmax(sizes))
 
-    def section(self, *, stack: Any = None, channel: int | str | None = None) -> Section:
-        """What a page shows of this fit; with the stack that was aligned, a slice and side views before and after."""
+    def section(self) -> Section:
+        """What a page shows of this fit."""
         from daskreg.reporting.stack_section import elastic_section
 
-        if stack is None:
-            return elastic_section(self)
-        from daskreg.stacks.figures import elastic_pictures
-
-        return elastic_section(self, comparisons=elastic_pictures(self, stack, channel=channel))
-
-    def report(
-        self, path: str | PathLike[str], *, stack: Any = None, channel: int | str | None = None, command: str = ""
-    ) -> Path:
-        """One HTML page, and the same facts as JSON beside it; see `section` for the options."""
-        from daskreg.reporting.page import report
-
-        def own() -> Section:
-            return self.section(stack=stack, channel=channel)
-
-        return report(self, path, title=f"daskreg: {self.title}", sections=[own], command=command)
+        return elastic_section(self)
 
     def plot(self) -> Figure:
         """The field of the slice that it stretches most: a warped grid, arrows, and determinants of the derivative."""

@@ -80,8 +80,8 @@ class FieldTransform(Transform):
         """(*box.shape) determinants of the derivative at the voxels of a box of a grid, of one slice."""
         steps = steps_of(self.chain(number, 1), plane.matrix, np.eye(self.ndim + 1))
         _, _, boxes = follow(steps, range(1), np.asarray(box.start, float), np.asarray(box.stop) - 1.0)
-        path = Displaced(tuple(displacement_of(step, 0, nodes.box(0)) for step, nodes in zip(steps, boxes, strict=True)))
-        return stretch(path, box) / np.linalg.det(plane.matrix)
+        made = (displacement_of(step, 0, nodes.box(0)) for step, nodes in zip(steps, boxes, strict=True))
+        return np.asarray(stretch(Displaced(tuple(made)), box) / np.linalg.det(plane.matrix))
 
     def _moved(self, points: Floats, number: int) -> Floats:
         """(N, D) points of one slice."""

@@ -65,16 +65,13 @@ def _determinants(transform: Transform, grid: Grid, box: Box) -> NDArray[np.floa
             found = found[box.start[sliced[0]] : box.stop[sliced[0]]].reshape(shape)
         return np.broadcast_to(found, box.shape).astype(np.float32)
     if sliced is None:
-        index = np.moveaxis(np.indices(box.shape), 0, -1).reshape(-1, grid.ndim) + np.asarray(box.start)
-        return transform.determinants(grid.world(index)).reshape(box.shape).astype(np.float32)
+        return transform.stretch(grid, box).astype(np.float32)
     axis = sliced[0]
     out = np.empty(box.shape, np.float32)
     inside = [k for k in range(grid.ndim) if k != axis]
     plane, part = grid.take(inside), box.take(inside)
-    points = np.moveaxis(np.indices(part.shape), 0, -1).reshape(-1, plane.ndim) + np.asarray(part.start)
     for k in range(box.start[axis], box.stop[axis]):
-        found = transform.determinants(plane.world(points), k).reshape(part.shape)
-        np.moveaxis(out, axis, 0)[k - box.start[axis]] = found
+        np.moveaxis(out, axis, 0)[k - box.start[axis]] = transform.stretch(plane, part, k)
     return out
 
 

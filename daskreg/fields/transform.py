@@ -13,10 +13,11 @@ from daskreg.errors import InvalidTransformError, NoOverlapError, OptionError, S
 from daskreg.fields.chain import FieldPart, FieldStep, Part, displacement_of, follow, interval, steps_of
 from daskreg.fields.folding import warn_of_folds
 from daskreg.fields.index_map import DisplacedIndexMap
-from daskreg.geometry import Grid, SliceAffines, Transform, WarpedBounds
+from daskreg.geometry import Box, Grid, SliceAffines, Transform, WarpedBounds
 from daskreg.geometry.registry import kinds
 from daskreg.geometry.slices import SlicePlanes, slice_offset, slice_planes, slice_position
 from daskreg.sampling.displacements import Displaced
+from daskreg.sampling.stretch import stretch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,6 +75,13 @@ class FieldTransform(Transform):
     def determinants(self, points: Floats, number: int = 0) -> Floats:
         """(N,) determinants of the derivative at (N, D) points of one slice."""
         return self._path(points, number).determinants(points)
+
+    def stretch(self, plane: Grid, box: Box, number: int = 0) -> Floats:
+        """(*box.shape) determinants of the derivative at the voxels of a box of a grid, of one slice."""
+        steps = steps_of(self.chain(number, 1), plane.matrix, np.eye(self.ndim + 1))
+        _, _, boxes = follow(steps, range(1), np.asarray(box.start, float), np.asarray(box.stop) - 1.0)
+        made = (displacement_of(step, 0, nodes.box(0)) for step, nodes in zip(steps, boxes, strict=True))
+        return np.asarray(stretch(Displaced(tuple(made)), box) / np.linalg.det(plane.matrix))
 
     def _moved(self, points: Floats, number: int) -> Floats:
         """(N, D) points of one slice."""

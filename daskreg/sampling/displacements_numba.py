@@ -407,18 +407,40 @@ def _cubic_at(vectors: Any, at: Any, strides: Any, w: Any, flat: Any) -> Any:
 
 
 @inner
-def _slopes_at(vectors: Any, at: Any, strides: Any, order: Any, w: Any, s: Any, flat: Any) -> Any:
-    """The displacement and its derivatives along z, y, x."""
-    count = 2 if order == 1 else 4
+def _linear_slopes_at(vectors: Any, at: Any, strides: Any, w: Any, flat: Any) -> Any:
+    """The displacement and its derivatives along z, y, x; the weights of two nodes have the slopes -1 and 1."""
     total, by_z, by_y, by_x = _ZERO, _ZERO, _ZERO, _ZERO
-    for a in range(1 if flat else count):
+    for a in range(1 if flat else 2):
         plane, plane_y, plane_x = _ZERO, _ZERO, _ZERO
-        for b in range(count):
+        for b in range(2):
+            o, sign = at + a * strides[0] + b * strides[1], 1.0 if b else -1.0
+            line = _plus_vector(_plus_vector(_ZERO, w[2, 0], vectors, o), w[2, 1], vectors, o + 4)
+            line_x = _plus_vector(_plus_vector(_ZERO, -1.0, vectors, o), 1.0, vectors, o + 4)
+            plane, plane_y = _plus(plane, w[1, b], line), _plus(plane_y, sign, line)
+            plane_x = _plus(plane_x, w[1, b], line_x)
+        total, by_z = _plus(total, w[0, a], plane), _plus(by_z, 0.0 if flat else 1.0 if a else -1.0, plane)
+        by_y, by_x = _plus(by_y, w[0, a], plane_y), _plus(by_x, w[0, a], plane_x)
+    return total, by_z, by_y, by_x
+
+
+@inner
+def _cubic_slopes_at(vectors: Any, at: Any, strides: Any, w: Any, s: Any, flat: Any) -> Any:
+    """The displacement and its derivatives along z, y, x."""
+    total, by_z, by_y, by_x = _ZERO, _ZERO, _ZERO, _ZERO
+    x0, x1, x2, x3 = w[2, 0], w[2, 1], w[2, 2], w[2, 3]
+    s0, s1, s2, s3 = s[2, 0], s[2, 1], s[2, 2], s[2, 3]
+    for a in range(1 if flat else 4):
+        plane, plane_y, plane_x = _ZERO, _ZERO, _ZERO
+        for b in range(4):
             o = at + a * strides[0] + b * strides[1]
-            line, line_x = _ZERO, _ZERO
-            for d in range(count):
-                line = _plus_vector(line, w[2, d], vectors, o + 4 * d)
-                line_x = _plus_vector(line_x, s[2, d], vectors, o + 4 * d)
+            line = _plus_vector(_ZERO, x0, vectors, o)
+            line = _plus_vector(line, x1, vectors, o + 4)
+            line = _plus_vector(line, x2, vectors, o + 8)
+            line = _plus_vector(line, x3, vectors, o + 12)
+            line_x = _plus_vector(_ZERO, s0, vectors, o)
+            line_x = _plus_vector(line_x, s1, vectors, o + 4)
+            line_x = _plus_vector(line_x, s2, vectors, o + 8)
+            line_x = _plus_vector(line_x, s3, vectors, o + 12)
             plane, plane_y = _plus(plane, w[1, b], line), _plus(plane_y, s[1, b], line)
             plane_x = _plus(plane_x, w[1, b], line_x)
         total, by_z = _plus(total, w[0, a], plane), _plus(by_z, s[0, a], plane)
@@ -473,7 +495,9 @@ def _field_at(nodes: Any, h: Any) -> Any:
         _weigh(h[k] - node, order, weights[k])
         _steepen(h[k] - node, order, slopes[k])
         at += (np.int64(node) - extent[1, k] - (order == 3)) * strides[k]
-    return _slopes_at(numbers, at, strides, order, weights, slopes, flat)
+    if order == 1:
+        return _linear_slopes_at(numbers, at, strides, weights, flat)
+    return _cubic_slopes_at(numbers, at, strides, weights, slopes, flat)
 
 
 @inner

@@ -100,6 +100,21 @@ def test_determinants_are_those_of_differences(order: int, ndim: int) -> None:
     assert np.abs(back * expected.ravel()[inner] - 1).max() < 1e-4
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_determinants_along_the_axes_of_the_nodes_are_those_of_single_points(ndim: int) -> None:
+    """The layer that is applied first is evaluated axis by axis, for all voxels at once."""
+    rng, turn = np.random.default_rng(3), oblique_nodes(ndim).direction_matrix
+    nodes = dr.Grid((9, 12, 10)[-ndim:], (4.0, 3.0, 5.0)[-ndim:], 2.0, turn, unit="mm")
+    layers = [dr.DisplacementField(rng.uniform(-1, 1, (ndim, *nodes.shape)), nodes, order=3) for _ in range(2)]
+    shape, inside, beyond = (17, 19, 23)[-ndim:], np.full(ndim, 1.2), np.full(ndim, -0.93)
+    for chain in (layers[0], affine_of(ndim) @ layers[1] @ layers[0], layers[0] @ affine_of(ndim) @ layers[1]):
+        for first in (inside, beyond):  # where the field is known, and also around it
+            grid = dr.Grid(shape, (0.9, 0.6, 1.1)[-ndim:], nodes.world(first), turn, unit="mm")
+            points = grid.world(np.moveaxis(np.indices(shape), 0, -1).reshape(-1, ndim))
+            found = chain.jacobian(grid).values.ravel()
+            np.testing.assert_allclose(found, chain.determinants(points), rtol=1e-6, atol=1e-6)
+
+
 def test_folds_are_counted() -> None:
     grid = dr.Grid((20, 30), 1)
     vectors = np.zeros((2, 20, 30))

@@ -65,7 +65,7 @@ def estimate_layers_of_all_voxels(
         grids: of control points, from coarse to fine, among them that of the coarse estimate.
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
-    state, layers = coarse.state, coarse.state.layers
+    state, layers = coarse.state, coarse.state.layers.rebased()  # as between the levels of a pyramid in memory
     for finer in grids[grids.index(layers.control) + 1 :]:
         layers = layers.refined(finer)
     first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched).noise(layers, None)

@@ -96,11 +96,11 @@ class ControlGrid:
         return AxisTable(starts, first - 1, weights.astype(np.float32), (slopes / h).astype(np.float32))
 
     def refined(self, coarser: ControlGrid, coefficients: Floats) -> Floats:
-        """(..., *nodes) the coefficients of a coarser grid of the same image on this one: the same displacements."""
+        """(..., *nodes) the coefficients of a coarser grid of `control_grids` on this one: the same displacements."""
         found, lead = coefficients, coefficients.ndim - self.ndim
         for axis, (n, m) in enumerate(zip(self.cells, coarser.cells, strict=True), start=lead):
-            if n != m:
-                matrix = _subdivision(coarser.shape[axis - lead])
+            for _ in range(round(math.log2(n / m))):
+                matrix = _subdivision(found.shape[axis])
                 found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
         return np.ascontiguousarray(found)
 

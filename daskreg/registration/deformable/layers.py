@@ -73,28 +73,27 @@ class Layers(CoefficientLayers):
         return cls(base=base, control=control, current=zero, before=zero)
 
     def rebased(self) -> Layers:
-        """The same transform, with the affine part of the first layer in the base.
+        """The same transform, with the affine part of the field in the base.
 
         The prior holds fields to the base. An affine map of images that are bent depends on the resolution, and on
-        which regions were left out; that which is nearest to the field at its control points does not. Splines
-        reproduce affine maps, so nothing else changes. A base that is not affine stays, and so do finished layers.
+        which regions were left out; that which is nearest to all layers together at the control points does not. The
+        layer beside the base, the first that was finished, gives it away: splines reproduce affine maps, so nothing
+        else changes. After an affine map a layer is still one to one, also beyond the limits of its coefficients; but
+        the current one has to keep to them, and stays where it would not. So does a base that is not affine.
         """
-        if not isinstance(self.base, Affine) or self.finished:
+        if not isinstance(self.base, Affine):
             return self
-        ndim, turn, inner = self.control.ndim, self.control.image.direction_matrix, (slice(2, -2),) * self.control.ndim
-        nodes = np.moveaxis(np.indices(self.control.shape), 0, -1)
-        points = self.control.grid.world(nodes.reshape(-1, ndim)).reshape(nodes.shape)
-        there = points + np.moveaxis(np.tensordot(turn, self.current, axes=1), 0, -1)
-        one_more = np.ones((*points.shape[:-1], 1))
-        columns = np.concatenate([points, one_more], axis=-1)[inner].reshape(-1, ndim + 1)
-        matrix = np.eye(ndim + 1)
-        matrix[:-1] = np.linalg.lstsq(columns, there[inner].reshape(-1, ndim), rcond=None)[0].T
-        moved = Affine(matrix, unit=self.base.unit)
-        left = moved.inverse()(there.reshape(-1, ndim)).reshape(there.shape) - points
-        current = np.ascontiguousarray(np.tensordot(turn.T, np.moveaxis(left, -1, 0), axes=1))
+        moved = _affine_part(self.control, self.total, self.base.unit)
+        base, back = self.base @ moved, moved.inverse()
+        if self.finished:
+            (grid, coefficients), *others = self.finished
+            first = _then(grid, coefficients, back)
+            before = self.before + self.control.refined(grid, first - coefficients)
+            return replace(self, base=base, before=before, finished=((grid, first), *others))
+        current = _then(self.control, self.current, back)
         if np.any(np.abs(current) > limits_of(self.control)):
             return self
-        return replace(self, base=self.base @ moved, current=current)
+        return replace(self, base=base, current=current)
 
     @property
     def transform(self) -> Transform:
@@ -103,3 +102,29 @@ class Layers(CoefficientLayers):
         if np.any(self.current) or not parts:
             parts.append(self.control.field(self.current))
         return Composite.of(self.base, *parts)
+
+
+def _affine_part(control: ControlGrid, coefficients: Floats, unit: str | None) -> Affine:
+    """The affine map that is nearest to a layer at its control points, but those beside the image."""
+    points, there = _moved_nodes(control, coefficients)
+    inner, ndim = (slice(2, -2),) * control.ndim, control.ndim
+    columns = np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)[inner].reshape(-1, ndim + 1)
+    matrix = np.eye(ndim + 1)
+    matrix[:-1] = np.linalg.lstsq(columns, there[inner].reshape(-1, ndim), rcond=None)[0].T
+    return Affine(matrix, unit=unit)
+
+
+def _then(control: ControlGrid, coefficients: Floats, affine: Affine) -> Floats:
+    """The coefficients of a layer with an affine map after it."""
+    points, there = _moved_nodes(control, coefficients)
+    left = affine(there.reshape(-1, control.ndim)).reshape(there.shape) - points
+    turn = control.image.direction_matrix.T
+    return np.ascontiguousarray(np.tensordot(turn, np.moveaxis(left, -1, 0), axes=1))
+
+
+def _moved_nodes(control: ControlGrid, coefficients: Floats) -> tuple[Floats, Floats]:
+    """(*nodes, D) control points in the world, and the same displaced by their coefficients."""
+    nodes = np.moveaxis(np.indices(control.shape), 0, -1)
+    points = control.grid.world(nodes.reshape(-1, control.ndim)).reshape(nodes.shape)
+    turned = np.tensordot(control.image.direction_matrix, coefficients, axes=1)
+    return points, points + np.moveaxis(turned, 0, -1)

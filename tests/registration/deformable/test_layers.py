@@ -35,12 +35,41 @@ def test_the_affine_part_of_a_field_goes_into_the_base_and_nothing_moves(ndim: i
     np.testing.assert_allclose(twice.current, once.current, atol=1e-10)
 
 
-def test_finished_layers_and_bases_that_are_not_affine_stay() -> None:
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_finished_layers_give_their_affine_part_away_too(ndim: int) -> None:
+    """The first of two layers has control points that are four times as far apart as those of the current one."""
+    rng = np.random.default_rng(2)
+    turn = Rotation.from_euler("zyx", (0.3, -0.2, 0.1)).as_matrix() if ndim == 3 else [[0.8, -0.6], [0.6, 0.8]]
+    grid = Grid((31, 47, 26)[:ndim], (1.0, 0.7, 2.0)[:ndim], 5.0, turn, unit="um")
+    first, *finer = control_grids(grid, (2.0, 2.0, 4.0)[:ndim])
+    assert len(finer) == 2
+    points = grid.world(rng.uniform(0, np.array(grid.shape) - 1, (50, ndim)))
+    found = []
+    for shift in (0.0, 0.3):  # two starts that differ by a translation, which the first layer takes back
+        base = Affine.translation(ndim=ndim, unit="um", x=shift)
+        layers = Layers.start(base, first)
+        back = np.tensordot(np.asarray(turn).T, [0.0] * (ndim - 1) + [shift], axes=1)
+        coefficients = np.random.default_rng(3).uniform(-1, 1, layers.current.shape)
+        layers = layers.at(coefficients - back.reshape(-1, *[1] * ndim)).finish()
+        for control in finer:
+            layers = layers.refined(control)
+        layers = layers.at(np.random.default_rng(4).uniform(-0.2, 0.2, layers.current.shape))
+        once = layers.rebased()
+        np.testing.assert_allclose(once.transform(points), layers.transform(points), atol=1e-9)
+        np.testing.assert_array_equal(once.current, layers.current)
+        refined = first.refined(first, once.finished[0][1])
+        for coarser, control in zip([first, *finer], finer, strict=False):
+            refined = control.refined(coarser, refined)
+        np.testing.assert_allclose(once.before, refined, atol=1e-9)
+        found.append(once)
+    np.testing.assert_allclose(found[0].base.matrix, found[1].base.matrix, atol=1e-9)
+    np.testing.assert_allclose(found[0].total, found[1].total, atol=1e-9)
+
+
+def test_bases_that_are_not_affine_stay() -> None:
     control = control_grids(Grid((40, 50)), (10.0, 10.0))[-1]
     start = Layers.start(Affine.translation(y=3.0, x=1.0), control)
     layers = start.at(np.random.default_rng(1).uniform(-2, 2, start.current.shape))
-    finished = layers.finish()
-    assert finished.rebased() is finished
     on_field = Layers.start(layers.transform, control).at(layers.current)
     assert on_field.rebased() is on_field
     # At the limit, where the rest of the field would exceed it, the layer stays too.

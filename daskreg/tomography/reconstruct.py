@@ -229,14 +229,16 @@ def _aligned(
     once = read_once(source, transposed=transposed, rows=rows)
     data = complete(array.data if once is None else once, source, beam, transposed=transposed, rows=rows)
     if fit is None:
-        return da.asarray(data)
+        raw: da.Array = da.asarray(data)
+        return raw
     transform = fit.projections_from_aligned
     if isinstance(transform.axis, str) and transform.axis not in array.dims:
         raise InvalidTransformError(f"the fit runs along {transform.axis!r}, the projections have {tuple(array.dims)}")
     lazy = array.copy(data=data) if isinstance(data, da.Array) else array.chunk()
     chunks = dict(zip(map(str, array.dims), (*(1,) * (array.ndim - 3), *array.shape[-3:]), strict=True))
     chunks[str(array.dims[-1 if transposed else -2])] = rows
-    return da.asarray(warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp", chunks=chunks).data)
+    found: da.Array = warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp", chunks=chunks).data
+    return found
 
 
 def _rows_of_a_block(count: int, recipe: Recipe, height: int, rows: int | None) -> int:

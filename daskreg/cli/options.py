@@ -178,8 +178,9 @@ class Opening:
         names = ["spacing", "unit"]
         if stored.get("name") == _file_name(path):
             names += ["time", "series", "shape", "dtype"]
-        found = {name: stored[name] for name in names if name in stored and getattr(self, name) is None}
-        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
+        found: dict[str, Any] = {name: stored[name] for name in names if name in stored and getattr(self, name) is None}
+        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        return replace(self, **found)
 
     def open(self, path: str | list[str], *, level: int = 0) -> Any:
         """The lazy volume at a path, or of the files of a sequence."""

@@ -48,8 +48,7 @@ def fit_profiles(lines: Floats, edges: Ints, grid: Grid, axis: int, pose: Pose) 
     parameter = pose.names.index("t" + "zyx"[3 - ndim + axis])
     covariance[:, parameter, parameter] = variance * grid.spacing[axis] ** 2
     fields = np.full((len(edges), field_count(ndim) ** ndim), np.nan, np.float32)
-    unasked = np.full(len(edges), np.nan)
-    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, fields, unasked)
+    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, fields)
 
 
 def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OVERLAP) -> tuple[float, ...]:

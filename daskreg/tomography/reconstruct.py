@@ -22,7 +22,6 @@ from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.projections import Beam, beam_of, complete
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
-from daskreg.tomography.row_file import read_once
 from daskreg.tomography.series import channels_first
 from daskreg.tomography.slices import SliceProjector
 from daskreg.volumes import Volume, to_dataarray, volume_of
@@ -99,9 +98,6 @@ def reconstruct(
     channel_axis: int | None = None,
 ) -> xr.DataArray:
     """The volume of projections, as a lazy DataArray of float32 that `write` stores block by block.
-
-    Files of whole projections are read once: when the first block is computed, they are written to the folder for
-    temporary files (TMPDIR), rows first, until the volume is no longer referred to.
 
     Channels in front (or at `channel_axis`) are reconstructed one by one with the same poses, and stay in front.
 
@@ -225,9 +221,8 @@ def _aligned(
     volume: Volume, beam: Beam | None, fit: TiltFit | None, *, transposed: bool, order: int, rows: int
 ) -> da.Array:
     """The attenuation without gaps, aligned if there is a fit, in blocks of so many rows."""
-    array, source = volume.array, volume.source
-    once = read_once(source, transposed=transposed, rows=rows)
-    data = complete(array.data if once is None else once, source, beam, transposed=transposed, rows=rows)
+    array = volume.array
+    data = complete(array.data, volume.source, beam, transposed=transposed, rows=rows)
     if fit is None:
         raw: da.Array = da.asarray(data)
         return raw

@@ -6,10 +6,9 @@ lead away from the solution. So the filter is limited there (Radermacher 1992).
 
 With a half turn of projections, that is nearly what a volume in least squares would show. With a missing wedge it is
 not: near the wedge, A F shows a half and less of what was seen, and what is lacking would pull at the poses. So the
-volume is then found in least squares, by iterations with F as the
-preconditioner: the residual after k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over
-an interval of eigenvalues (Golub and Varga 1961). It is linear in the projections, as the normal equations of the poses
-need.
+volume is then found in least squares, by iterations with F as the preconditioner: the residual after k of them is a
+polynomial of A F, that of Chebyshev, which is the smallest one over an interval of eigenvalues (Golub and Varga 1961).
+It is linear in the projections, as the normal equations of the poses need.
 """
 
 from __future__ import annotations

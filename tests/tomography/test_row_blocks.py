@@ -213,6 +213,7 @@ def test_sums_of_blocks_add_up(scan, tmp_path):
         np.testing.assert_allclose(getattr(total, name), expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_workers_of_a_cluster_sum_the_same(scan, tmp_path):
     """The blocks go to the client that is passed, and come back through the checkpoint."""
     problem = problem_of(scan)

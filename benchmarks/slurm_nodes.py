@@ -97,14 +97,14 @@ def processes(number: int, source: Path, folder: Path) -> Iterator[list[Connecti
     spawn = multiprocessing.get_context("spawn")
     pipes = [spawn.Pipe() for _ in range(number)]
     started = [
-        spawn.Process(target=serve_shares, args=(source, folder / f"out-{i}.zarr", there))
+        spawn.Process(target=serve_shares, args=(source, folder / f"out-{i}.zarr", there), daemon=True)
         for i, (_, there) in enumerate(pipes)
     ]
     os.environ["SLURM_CPUS_PER_TASK"] = "1"  # one core for each, as a job of SLURM has it
     for process in started:
         process.start()
     del os.environ["SLURM_CPUS_PER_TASK"]
-    yield [here for here, _ in pipes]
+    yield [here for here, _ in pipes]  # as daemons, they end with this process in any case
     for (here, _), process in zip(pipes, started, strict=True):
         here.send(None)
         process.join()

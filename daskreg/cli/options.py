@@ -151,6 +151,9 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
+_OF_VOXELS = ("time", "spacing", "unit", "series", "shape", "dtype")
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a command opens volumes: the options of `open_options`, and of `chunk_policy_options` where it has them."""
@@ -166,21 +169,19 @@ class Opening:
     missing: str = "fill"
     corrupt: str = "error"
 
-    def to_dict(self, path: str | list[str]) -> dict[str, Any]:
-        """How a volume was opened, for the file of a fit: what was given, without what lets files be read."""
-        given = {name: value for name, value in vars(self).items() if value != getattr(Opening(), name)}
-        given.pop("allow_outside", None)
-        return {"name": _file_name(path), **given}
+    def to_dict(self, path: str | list[str], level: int) -> dict[str, Any]:
+        """How a level of a volume was opened, for the file of a fit: the options that say what its voxels are."""
+        given = {name: getattr(self, name) for name in _OF_VOXELS}
+        return {"name": _file_name(path), "level": level} | {k: v for k, v in given.items() if v is not None}
 
-    def like(self, stored: Any, path: str) -> Opening:
-        """With what `to_dict` stored where nothing is given here: voxels, and of the same file the rest, too."""
-        stored = stored if isinstance(stored, dict) else {}
-        names = ["spacing", "unit"]
-        if stored.get("name") == _file_name(path):
-            names += ["time", "series", "shape", "dtype"]
-        found: dict[str, Any] = {name: stored[name] for name in names if name in stored and getattr(self, name) is None}
-        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-        return replace(self, **found)
+    def like(self, stored: Any, path: str) -> tuple[Opening, int]:
+        """This with what `to_dict` stored of a file of the same name, where nothing is given here, and its level."""
+        if not isinstance(stored, dict) or stored.get("name") != _file_name(path):
+            return self, 0
+        found = {name: stored[name] for name in _OF_VOXELS if name in stored and getattr(self, name) is None}
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        level = stored.get("level")
+        return replace(self, **options), level if isinstance(level, int) else 0
 
     def open(self, path: str | list[str], *, level: int = 0) -> Any:
         """The lazy volume at a path, or of the files of a sequence."""
@@ -277,7 +278,7 @@ def save_outputs(
 
     if fit.ok or keep_failed:
         if opened and is_fit_file(out):
-            write_json({**fit.to_dict(), "opened": opened}, out)
+            write_json({**fit.stored(), "opened": opened}, out)
         else:
             fit.save(out)
     if as_json:

@@ -73,7 +73,7 @@ def chart(
         if line.truth is not None:
             parts.append(f'<path class="line truth" d="{_path(*_thinned(x, line.truth)[:2], across, up)}"/>')
         parts.append(f'<path class="line c{k % 3}" d="{_path(*_thinned(x, line.values)[:2], across, up)}"/>')
-    parts += _marks(marks or {}, across)
+    parts += _marks(marks or {}, across, along.partition(" ")[0])
     parts += _legend(lines, list(marks or {}))
     return "\n".join([*parts, "</svg>"])
 
@@ -162,7 +162,7 @@ def _band(lower: tuple[Floats, Floats], upper: tuple[Floats, Floats], across: _S
     return _path(np.concatenate([ax, bx[::-1]]), np.concatenate([ay, by[::-1]]), across, up) + "Z" if len(ax) else ""
 
 
-def _marks(marks: Mapping[str, Sequence[int]], across: _Scale) -> list[str]:
+def _marks(marks: Mapping[str, Sequence[int]], across: _Scale, one: str) -> list[str]:
     parts = []
     titled = sum(map(len, marks.values())) <= MOST_TITLES
     for k, (kind, slices) in enumerate(marks.items()):
@@ -171,7 +171,7 @@ def _marks(marks: Mapping[str, Sequence[int]], across: _Scale) -> list[str]:
         parts.append(f'<path class="mark" d="{lines}"/>')
         shape = _SHAPES[k % len(_SHAPES)]
         for i in inside if titled else []:
-            title = f"<title>slice {i}: {escape(kind)}</title>"
+            title = f"<title>{escape(one)} {i}: {escape(kind)}</title>"
             parts.append(f'<path class="sign" transform="translate({across(i):.1f},{TOP})" d="{shape}">{title}</path>')
     return parts
 

@@ -31,6 +31,7 @@ PIXELS_OF_FEW = 640
 FEW = 50_000
 """Fewer points than this are drawn larger than a pixel."""
 _TARGET, _SOURCE = np.array([0.0, 0.62, 0.45]), np.array([0.86, 0.12, 0.62])
+_MOST_LINES = 1000
 _LINE, _OUTLIER = np.array([0.7, 0.7, 0.7]), np.array([0.84, 0.37, 0.0])
 
 
@@ -139,8 +140,14 @@ def _joined(
 
     Args:
         marks: (N, D) those that stay, and the others before and after.
-        outliers: pairs whose lines have a colour.
+        outliers: pairs whose lines have a colour. Of more pairs than `_MOST_LINES`, these and some others are drawn.
     """
+    count = len(marks[0])
+    drawn = np.unique(np.concatenate([outliers[:_MOST_LINES], np.arange(0, count, -(-count // _MOST_LINES))]))
+    if len(drawn) < count:
+        marks = (marks[0][drawn], marks[1][drawn], marks[2][drawn])
+        outliers = np.flatnonzero(np.isin(drawn, outliers))
+        caption += f" {len(drawn)} of {count} pairs are drawn."
     views = []
     for plane in _planes(axes, marks, 3, PIXELS_OF_FEW, y_up=False):
         still, *moved = (plane.pixels(points) for points in marks)

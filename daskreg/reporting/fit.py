@@ -111,6 +111,10 @@ class Fit(ABC):
         fields = {"schema": "daskreg/fit", "version": 1, "kind": self.kind, "ok": self.ok, **self.facts()}
         return {**plain(fields), "transform": self.transform.to_dict()}
 
+    def stored(self) -> dict[str, Any]:
+        """The fit as JSON values, with all that `load` of its kind reads again."""
+        return self.to_dict()
+
     def save(self, path: str | PathLike[str], **options: Any) -> None:
         """Write the fit as JSON, of which `daskreg.load` reads the transform; other suffixes: the transform only.
 
@@ -120,7 +124,7 @@ class Fit(ABC):
         from daskreg.formats.transforms import write_json
 
         if is_fit_file(path, options.get("format")):
-            write_json(self.to_dict(), path)
+            write_json(self.stored(), path)
         else:
             self.transform.save(path, **options)
 

@@ -18,7 +18,7 @@ from daskreg.geometry import SliceAffines, as_transform
 from daskreg.geometry.lie import Algebra
 from daskreg.geometry.parameters import parameter_names, parameters_from_matrix
 from daskreg.registration.pose import Pose
-from daskreg.reporting.fit import Fit, is_fit_file
+from daskreg.reporting.fit import Fit
 from daskreg.reporting.section import Section
 from daskreg.reporting.words import duration
 from daskreg.stacks import table
@@ -208,17 +208,13 @@ class StackFit(Fit):
             bridged=interpolated,
         )
 
-    def save(self, path: str | PathLike[str], **options: Any) -> None:
-        """Write the fit as JSON, which `daskreg.load` reads as its transform and `StackFit.load` as the fit.
-
-        Other suffixes: the transform only, with the options of `Transform.save`.
-        """
-        if not is_fit_file(path, options.get("format")) or self.pairs is None or self.features is None:
-            return super().save(path, **options)
+    def stored(self) -> dict[str, Any]:
+        """The fit as JSON values, with the tables of its pairs where they are known, which `load` reads again."""
+        if self.pairs is None or self.features is None:
+            return self.to_dict()
         tables = {"pairs": packed(self.pairs), "looks": packed(self.features)}
         tables |= {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ("weights", "residuals")}
-        transforms.write_json(self.to_dict() | {"tables": tables}, path)
-        return None
+        return self.to_dict() | {"tables": tables}
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> StackFit:

@@ -222,6 +222,18 @@ def test_unrelated_slices_are_not_ok(model):
 
 
 @pytest.mark.slow
+def test_slices_that_share_an_outline_alone_are_not_ok():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:128, :128] - 64.0
+    slices = []
+    for dy, dx in rng.uniform(-3, 3, (6, 2)):
+        disc = 1 / (1 + np.exp(np.hypot(1.15 * (y - dy), x - dx) - 40))
+        own = scipy.ndimage.gaussian_filter(rng.normal(size=y.shape), 3)
+        slices.append(disc * (2 + own / own.std()) + 0.02 * rng.normal(size=y.shape))
+    assert not dr.align_stack(np.array(slices), model="translation").ok
+
+
+@pytest.mark.slow
 def test_brightness_that_mse_cannot_explain_is_said(cat, drift):
     gains = np.array([1, 1.6] * (N // 2))[:, None, None]
     assert error(dr.align_stack(cat * gains, model="translation"), drift) < 0.1

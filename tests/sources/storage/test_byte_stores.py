@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.folder_bytes import FolderBytes
 from daskreg.sources.storage.object_bytes import ObjectBytes
+from daskreg.sources.storage.object_errors import translated
 from daskreg.sources.storage.retrying import EmptyValueError
 
 
@@ -252,3 +254,16 @@ def test_many_tags_are_listed_and_are_those_that_are_asked_for(
     objects.put("c/3", [b"other"])
     now = object_tags.tags_of(objects, keys)
     assert [k for k in range(7) if now[k] != asked[k]] == [3]
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("s3://b/x", "AWS_ACCESS_KEY_ID"),
+        ("gs://b/x", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("abfs://b/x", "AZURE_STORAGE_ACCOUNT_NAME"),
+    ],
+)
+def test_missing_credentials_name_the_variable_of_the_store(url: str, variable: str) -> None:
+    error = OSError("Generic error: Error performing GET http://169.254.169.254/latest/api/token in 2s")
+    assert re.search(rf"{url}: no credentials.*{variable}", str(translated(error, url)))

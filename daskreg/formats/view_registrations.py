@@ -8,7 +8,7 @@ counts in the smallest voxel size of the project: its map that is applied first 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -80,9 +80,13 @@ def _length_of_world(first: Mapping[tuple[int, int], Floats], sizes: Mapping[int
     """What a length of 1 of the world is, in the unit of the voxel sizes: the smallest of them in BigStitcher's."""
     positive = [size for size in sizes.values() if (size > 0).all()]
     smallest = float(min((size.min() for size in positive), default=1.0))
-    known = [(matrix, sizes[setup] / smallest) for (_, setup), matrix in first.items() if setup in sizes]
-    return smallest if known and _are_scales(known) else 1.0
+    known = [(matrix, sizes[setup]) for (_, setup), matrix in first.items() if setup in sizes]
+    if not known or not all(np.allclose(m, _scale(s / smallest), rtol=0.01, atol=1e-6) for m, s in known):
+        return 1.0
+    # Where the smallest size is nearly 1, the maps may as well scale by the sizes themselves: the nearer ones count.
+    by_sizes, by_ratios = (sum(np.abs(m - _scale(s / d)).sum() for m, s in known) for d in (1.0, smallest))
+    return smallest if by_ratios < by_sizes else 1.0
 
 
-def _are_scales(maps: Iterable[tuple[Floats, Floats]]) -> bool:
-    return all(np.allclose(matrix, np.diag([*scale, 1.0]), rtol=0.01, atol=1e-6) for matrix, scale in maps)
+def _scale(factors: Floats) -> Floats:
+    return np.diag([*factors, 1.0])

@@ -17,6 +17,7 @@ from pystackreg import StackReg
 
 import daskreg as dr
 from daskreg.errors import InvalidTransformError, OptionError, UnitError
+from daskreg.formats.view_registrations import view_registrations
 from daskreg.geometry import Affine, Grid, SliceAffines
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -535,6 +536,21 @@ def test_stackreg_texts_that_are_refused(tmp_path: Path) -> None:
 
 
 # --- BigDataViewer, NGFF, text -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smallest", [0.995, 1.0, 1.005, 0.25])
+def test_sizes_of_voxels_are_scaled_by_once(smallest: float) -> None:
+    """A project may scale by them, or, as BigStitcher, by their ratios to the smallest: the same place in the end."""
+    size = np.array([smallest, smallest, 5])
+    for scale in (size, size / smallest):
+        root = ElementTree.fromstring(bdv({(0, 0): [np.diag([*scale, 1])]}))
+        setup = ElementTree.SubElement(ElementTree.SubElement(root, "SequenceDescription"), "ViewSetups")
+        setup.append(
+            ElementTree.fromstring(
+                f"<ViewSetup><id>0</id><voxelSize><size>{smallest} {smallest} 5</size></voxelSize></ViewSetup>"
+            )
+        )
+        np.testing.assert_allclose(view_registrations(root)[0, 0], np.diag([*size, 1]), rtol=1e-12)
 
 
 def bdv(views: dict[tuple[int, int], list[Floats]]) -> str:

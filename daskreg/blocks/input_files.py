@@ -17,7 +17,6 @@ from daskreg.blocks.job import Job
 from daskreg.errors import DaskregError
 from daskreg.runtime.private_apis import blockwise_contents, wrapped_arrays, wrapped_store
 from daskreg.sources.locate import STORE_FILES, objects_at
-from daskreg.sources.reader import reader_of
 from daskreg.sources.source import Source
 from daskreg.sources.storage.access import split_url
 from daskreg.sources.stored import StoredSource
@@ -49,7 +48,7 @@ def _files(source: StoredSource) -> tuple[str, ...]:
     if source.location is None:
         return ()
     try:
-        return reader_of(source.format).files(source.path)
+        return source.files()
     except (DaskregError, OSError):
         return ()
 

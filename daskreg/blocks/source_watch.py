@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from daskreg.blocks.input_files import stored_sources
-from daskreg.sources.reader import reader_of
 from daskreg.sources.source import Source
 from daskreg.sources.stamps import changed
 from daskreg.sources.storage.redact import redact
@@ -23,7 +22,7 @@ class SourceWatch:
         self._chunks = source.is_graph
         self._before = {one: self._now(one) for one in stored_sources(source)}
         for one, (stamp, _) in self._before.items():
-            if reader_of(one.format).files(one.path) and stamp != one.stamp:
+            if one.files() and stamp != one.stamp:
                 raise changed(redact(one.path))
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from daskreg.errors import ChunkReadError, DaskregError, MissingExtraError, SourceChangedError
 from daskreg.geometry import Box, Grid, tile
 from daskreg.runtime.messages import reason
+from daskreg.runtime.regular_files import allowing_outside
 from daskreg.sources.description import ordered
 from daskreg.sources.handles import Opened, opened
 from daskreg.sources.reader import Reader, index_text, reader_of
@@ -76,13 +77,19 @@ class StoredSource(Source):
     def state(self, box: Box) -> str:
         if not self._reader.knows_chunk_states or self.array is not None or box.empty:
             return ""
-        return self._reader.state(self._opened().handle, self._index(box), self)
+        with allowing_outside(self.allow_outside):
+            return self._reader.state(self._opened().handle, self._index(box), self)
+
+    def files(self) -> tuple[str, ...]:
+        """The local files behind it, as its reader lists them (`Reader.files`). Raises: any error."""
+        with allowing_outside(self.allow_outside):
+            return self._reader.files(self.path)
 
     def current_stamp(self) -> str:
         if self.array is not None:
             return ""
         try:
-            with count_events(opening=True):
+            with count_events(opening=True), allowing_outside(self.allow_outside):
                 return self._reader.stamp(self.path)
         except MissingExtraError:
             raise
@@ -118,7 +125,7 @@ class StoredSource(Source):
     def _read_box(self, volume: Opened, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
         reader, index, handle = self._reader, self._index(box), volume.handle
         try:
-            with count_events() as events:
+            with count_events() as events, allowing_outside(self.allow_outside):
                 if out is not None and reader.read_into(handle, index, self, self._with_stored_axes(out)):
                     block = out
                 else:

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import daskreg as dr
+from daskreg.blocks.input_files import locations
 from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, OptionError, OutsideError
 from daskreg.formats.view_registrations import time_points
 from daskreg.runtime.hdf5_heaps import HeapCheckedFile
+from daskreg.sources import handles
 from daskreg.sources.readers.hdf5 import attributes as hdf5_attributes
+from daskreg.volumes import volume_of
 
 pybdv = pytest.importorskip("pybdv")
 h5py = pytest.importorskip("h5py")
@@ -218,7 +221,29 @@ def test_voxels_elsewhere(tmp_path: Path) -> None:
     change(path, "a.h5", "../private.h5")
     with pytest.raises(OutsideError, match="private.h5"):
         dr.open(path)
-    np.testing.assert_array_equal(dr.open(path, allow_outside=True), VOLUME)
+    volume = dr.open(path, allow_outside=True)
+    np.testing.assert_array_equal(volume, VOLUME)
+    dr.write(volume, tmp_path / "b.zarr", levels=1, progress=False)
+    np.testing.assert_array_equal(dr.open(tmp_path / "b.zarr"), VOLUME)
+
+
+def test_partitions_elsewhere(tmp_path: Path) -> None:
+    path = written(tmp_path / "inbox", ".h5")
+    (tmp_path / "parts").mkdir()
+    with h5py.File(tmp_path / "inbox" / "a.h5", "a") as file, h5py.File(tmp_path / "parts" / "p.h5", "w") as part:
+        file.copy("t00000/s00/0", part, name="cells_of_0")
+        del file["t00000/s00/0"]
+        file["t00000/s00/0"] = h5py.ExternalLink("../parts/p.h5", "cells_of_0")
+    with pytest.raises(OutsideError, match=r"p\.h5"):
+        dr.open(path)
+    volume = dr.open(path, allow_outside=True)
+    np.testing.assert_array_equal(volume, VOLUME)
+    assert str(tmp_path / "parts" / "p.h5") in {str(place) for place in locations(volume_of(volume).source)}
+    dr.write(volume, tmp_path / "b.zarr", levels=1, progress=False)
+    np.testing.assert_array_equal(dr.open(tmp_path / "b.zarr"), VOLUME)
+    handles.forget()
+    with pytest.raises(OutsideError):  # the permission is that volume's alone
+        dr.open(path)
 
 
 def test_levels_that_make_no_sense(tmp_path: Path) -> None:

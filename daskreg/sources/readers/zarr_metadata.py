@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -101,7 +102,10 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
     number = image.number(options.level, str(location))
     below, array = _level_array(location, image, number)
     if number and not image.levels[number].has_scale:
-        shapes = [_level_array(location, image, k)[1].shape for k in range(number)]
+        shapes = [_level_array(location, image, 0)[1].shape]
+        for between in range(1, number):
+            with suppress(InputError):  # one that is not stored is left out
+                shapes.append(_level_array(location, image, between)[1].shape)
         image = image.scaled_by_shapes(number, [*shapes, array.shape])
     level = image.level(number, recentre=options.recentre, what=str(location))
     names = [a.name for a in image.axes]

@@ -13,7 +13,7 @@ import zarr
 from zarr.storage import FsspecStore
 
 import daskreg as dr
-from daskreg.errors import MetadataWarning
+from daskreg.errors import MetadataWarning, NotAVolumeError
 from daskreg.geometry import Grid
 
 VALUES = np.random.default_rng(5).integers(0, 2**16, (5, 33, 46)).astype("u2")
@@ -73,3 +73,15 @@ def test_levels_without_a_scale_have_that_of_their_shapes(tmp_path: Path, versio
         assert dr.grid(dr.open(path, level=1, recentre=True)).origin == (0, 0.5, 0.5)
     with pytest.warns(MetadataWarning, match="no translation"):
         dr.open(path, level=1)
+
+
+@pytest.mark.filterwarnings("ignore::daskreg.errors.MetadataWarning")
+def test_a_level_behind_one_that_is_not_stored(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name, step in (("0", 1), ("2", 4)):
+        group.create_array(name, data=VALUES[:, ::step, ::step])
+    datasets = [{"path": name} for name in "012"]
+    group.attrs["multiscales"] = [{"version": "0.3", "axes": ["z", "y", "x"], "datasets": datasets}]
+    assert dr.grid(dr.open(tmp_path / "a.zarr", level=2)) == Grid((5, 9, 12), (1, 4, 4))
+    with pytest.raises(NotAVolumeError):
+        dr.open(tmp_path / "a.zarr", level=1)

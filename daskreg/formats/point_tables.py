@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import DaskregError, InputError, OptionError
+from daskreg.errors import DaskregError, InputError, OptionError, UnitError
 from daskreg.formats.point_rows import axis_columns, has_names, is_number, number, read_rows
 from daskreg.formats.transforms import read_bytes
-from daskreg.geometry import default_axes
+from daskreg.geometry import canonical_unit, default_axes, length_ratio
 from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import local_path
 
@@ -151,15 +152,11 @@ def _read_fcsv(text: str, _axes: str | None) -> PointTable:
     lines = text.splitlines()
     head = "\n".join(line for line in lines if line.startswith("#"))
     stated = re.search(r"CoordinateSystem\s*=\s*(\w+)", head)
-    system = stated[1].upper() if stated else "RAS"
-    if system not in ("RAS", "0", "LPS", "1"):
-        raise InputError(f"its coordinate system is {system}, not RAS or LPS")
-    lps = system in ("LPS", "1")
+    signs = _signs_of_lps(stated[1] if stated else "RAS")
     columns = re.search(r"columns\s*=\s*(.*)", head)
     names = [name.strip() for name in (columns[1] if columns else "id,x,y,z").split(",")]
     order = [names.index(axis) for axis in "zyx"]
     rows = [(k, line.split(",")) for k, line in enumerate(lines) if line.strip() and not line.startswith("#")]
-    signs = np.array([1.0, 1.0, 1.0] if lps else [1.0, -1.0, -1.0])
     points = np.array([[float(row[column]) for column in order] for _, row in rows]) * signs
     label = names.index("label") if "label" in names else -1
 
@@ -176,31 +173,71 @@ def _read_fcsv(text: str, _axes: str | None) -> PointTable:
 
 
 def _read_markups(text: str, _axes: str | None) -> PointTable:
-    """Markups of 3D Slicer from 4.11 on (`.mrk.json`): the control points that were placed; millimetres."""
+    """Markups of 3D Slicer from 4.11 on (`.mrk.json`): the control points that were placed, in millimetres."""
     entries = _placed(json.loads(text))
     if not entries:
         raise InputError("none of its control points has been placed")
-    signs = np.array([sign for _, sign in entries])
-    points = np.array([point["position"][::-1] for point, _ in entries], np.float64) * signs
+    factors = np.array([factor for _, factor in entries])
+    points = np.array([_position(point)[::-1] for point, _ in entries]) * factors
 
     def replaced(moved: Floats) -> str:
         again = json.loads(text)
-        for (point, _), place in zip(_placed(again), moved * signs, strict=True):
+        for markup in again["markups"]:
+            if "center" in markup or "orientation" in markup:
+                raise InputError(
+                    f"a markup of the type {markup.get('type')!s:.80} has a center and an orientation, which cannot be "
+                    "moved with its control points: save these as a point list in Slicer"
+                )
+        for (point, _), place in zip(_placed(again), moved / factors, strict=True):
             point["position"] = place[::-1].tolist()
         return json.dumps(again, indent=4) + "\n"
 
     return PointTable(points, replaced, tuple(str(point.get("label", "")) for point, _ in entries), "millimeter")
 
 
-def _placed(whole: dict[str, Any]) -> list[tuple[dict[str, Any], tuple[int, int, int]]]:
-    """The control points that have a position, and the signs by which it is LPS, z, y, x."""
-    ras = [str(markup.get("coordinateSystem", "LPS")).upper() in ("RAS", "0") for markup in whole["markups"]]
+def _placed(whole: dict[str, Any]) -> list[tuple[dict[str, Any], Floats]]:
+    """The control points that have a position, and the factors that make it LPS in millimetres, z, y, x."""
     return [
-        (point, (1, -1, -1) if is_ras else (1, 1, 1))
-        for markup, is_ras in zip(whole["markups"], ras, strict=True)
+        (point, factors)
+        for markup in whole["markups"]
+        for factors in [_signs_of_lps(str(markup.get("coordinateSystem", "LPS"))) * _millimetres(markup)]
         for point in markup["controlPoints"]
         if point.get("positionStatus", "defined") == "defined"
     ]
+
+
+def _millimetres(markup: dict[str, Any]) -> float:
+    """How many one of the units of a markup is, which are stated as "um", or as ["um", "UCUM", "micrometer"].
+
+    Raises: InputError.
+    """
+    stated = markup.get("coordinateUnits") or "mm"
+    unit = str(stated[0] if isinstance(stated, list) else stated)
+    try:
+        ratio = length_ratio(canonical_unit(unit), "millimeter")
+    except UnitError:
+        ratio = None
+    if ratio is None:
+        raise InputError(f"its coordinateUnits are {unit[:80]!r}, no known length: state one, such as 'mm' or 'um'")
+    return ratio
+
+
+def _position(point: dict[str, Any]) -> list[float]:
+    """The place x, y, z of a control point. Raises: InputError."""
+    place = point.get("position")
+    if isinstance(place, list) and len(place) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in place):
+        return place
+    raise InputError(
+        f"the position of its control point {point.get('label', '')!s:.80} is {place!s:.80}, not three finite numbers: "
+        "place it again, or delete it"
+    )
+
+
+def _signs_of_lps(system: str) -> Floats:
+    """The signs by which places in a coordinate system of Slicer, z, y, x, are LPS. Raises: InputError."""
+    if system.upper() not in ("RAS", "0", "LPS", "1"):
+        raise InputError(f"its coordinate system is {system[:80]}, not RAS or LPS")
+    return np.array([1.0, 1.0, 1.0] if system.upper() in ("LPS", "1") else [1.0, -1.0, -1.0])
 
 
 # --- elastix -----------------------------------------------------------------------------------
@@ -267,7 +304,10 @@ def _positions(value: Any, visit: Callable[[list[float]], None]) -> None:
 
 _READERS: tuple[tuple[Callable[[str, str], bool], Callable[[str, str | None], PointTable]], ...] = (
     (lambda name, text: name.endswith(".fcsv") or text.startswith("# Markups fiducial file"), _read_fcsv),
-    (lambda name, text: text.lstrip().startswith("{") and '"controlPoints"' in text, _read_markups),
+    (
+        lambda name, text: text.lstrip().startswith("{") and '"controlPoints"' in text and '"markups"' in text,
+        _read_markups,
+    ),
     (lambda name, text: text.lstrip().startswith(("{", "[")), _read_geojson),
     (lambda name, text: bool(re.match(r"\s*(point|index)\s+\d+\s", text)), _read_elastix),
     (lambda name, text: name.endswith(".swc"), _read_swc),

@@ -270,6 +270,58 @@ def test_markups_of_slicer(here: Path, system: str) -> None:
     assert json.loads(Path("out.mrk.json").read_text()) == json.loads(expected)
 
 
+@pytest.mark.parametrize("unit", ["um", ["um", "UCUM", "micrometer"]])
+def test_markups_in_another_unit_are_read_in_millimetres(tmp_path: Path, unit: Any) -> None:
+    whole = json.loads(markups(FIXED * 1000, system="RAS", labels=("a", "b", "c", "d")))
+    whole["markups"][0]["coordinateUnits"] = unit
+    (tmp_path / "a.mrk.json").write_text(json.dumps(whole))
+    table = read_table(tmp_path / "a.mrk.json")
+    np.testing.assert_allclose(table.points, FIXED, rtol=1e-12)
+    (tmp_path / "b.mrk.json").write_text(table.replaced(table.points + 0.5))
+    np.testing.assert_allclose(read_table(tmp_path / "b.mrk.json").points, FIXED + 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position": [1]}, r"control point b is \[1\], not three"),
+        ({"position": "123"}, "is 123, not three"),
+        ({"position": [1, 2, "3"]}, "not three"),
+        ({"position": [1, 2, float("inf")]}, "not three"),
+        ({"position": None}, "is None, not three"),
+        ({"coordinateUnits": "parrots"}, "are 'parrots', no known length"),
+        ({"coordinateUnits": ["s", "UCUM", "second"]}, "are 's', no known length"),
+        ({"coordinateSystem": "IJK"}, "IJK, not RAS or LPS"),
+        ({"controlPoints": []}, "none of its control points"),
+        ({"controlPoints": 3}, "no points that can be read"),
+    ],
+)
+def test_damaged_markups_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    whole = json.loads(markups(FIXED, system="LPS", labels=("a", "b", "c", "d")))
+    markup = whole["markups"][0]
+    (markup["controlPoints"][2] if "position" in changes else markup).update(changes)
+    (tmp_path / "a.mrk.json").write_text(json.dumps(whole))
+    with pytest.raises(InputError, match=rf"a\.mrk\.json.*{message}"):
+        read_table(tmp_path / "a.mrk.json")
+
+
+@pytest.mark.parametrize("key", ["center", "orientation"])
+def test_a_markup_with_a_centre_is_read_but_not_moved(tmp_path: Path, key: str) -> None:
+    whole = json.loads(markups(FIXED, system="LPS", labels=("a", "b", "c", "d")))
+    whole["markups"][0].update({"type": "ROI", key: [0, 0, 0]})
+    (tmp_path / "a.mrk.json").write_text(json.dumps(whole))
+    table = read_table(tmp_path / "a.mrk.json")
+    np.testing.assert_array_equal(table.points, FIXED)
+    with pytest.raises(InputError, match="the type ROI .* point list"):
+        table.replaced(FIXED)
+
+
+def test_geojson_with_a_property_named_as_the_points_of_slicer(tmp_path: Path) -> None:
+    feature = {"type": "Feature", "properties": {"controlPoints": 4}}
+    (tmp_path / "a.geojson").write_text(json.dumps(feature | {"geometry": {"type": "Point", "coordinates": [3, 4]}}))
+    np.testing.assert_array_equal(read_table(tmp_path / "a.geojson").points, [[4, 3]])
+
+
 def test_geojson_on_the_command_line(here: Path) -> None:
     """Nested positions of QuPath's annotations, and everything else as it was."""
     dr.Affine.from_parameters(theta=0.3, tx=5, ty=-2).save("flat.json")

@@ -179,6 +179,10 @@ def test_positions_of_planes_in_ome(tmp_path: Path) -> None:
         np.testing.assert_allclose(placed.world((8, 0, 0)), (1.8, -30, 1250), rtol=1e-9)
     with pytest.warns(MetadataWarning, match="PhysicalSizeZ is 3 µm, and the positions of planes are 0.4 µm apart"):
         assert ome_with_planes(path, positions, PhysicalSizeZ=3.0).spacing[0] == 3
+    # Positions that are not trusted for their distance are not trusted for their sign.
+    with pytest.warns(MetadataWarning, match="PhysicalSizeZ is 3 µm"):
+        placed = ome_with_planes(path, down, PhysicalSizeZ=3.0)
+    np.testing.assert_allclose(placed.world((8, 0, 0)), (5 + 24, -30, 1250), rtol=1e-9)
     # Without a unit they are relative to the microscope's frame, whatever that is.
     loose = [{k: v for k, v in p.items() if not k.endswith("Unit")} for p in positions]
     assert ome_with_planes(path, loose, PhysicalSizeZ=0.4).origin == (0, 0, 0)

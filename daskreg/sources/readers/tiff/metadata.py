@@ -95,20 +95,21 @@ def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
         ratio = _ratio(unit, units.get(axis))
         if ratio is not None:
             origin[axis] = start * ratio
-            if step:
-                stated = spacing[axis]
-                spacing[axis] = math.copysign(stated, step)
-                _compare(abs(stated), abs(step * ratio), units[axis])
+            if step and _agree(abs(spacing[axis]), abs(step * ratio), units[axis]):
+                spacing[axis] = math.copysign(spacing[axis], step)
     channels = [str(c["Name"]) for c in _listed(pixels.get("Channel", [])) if isinstance(c, Mapping) and "Name" in c]
     every = pixels.get("TimeIncrement")
     times = (float(every), str(pixels.get("TimeIncrementUnit", "s"))) if _is_number(every) and every > 0 else None
     return Placement(spacing, origin, units, channels, times)
 
 
-def _compare(stated: float, between: float, unit: str) -> None:
-    if not math.isclose(stated, between, rel_tol=_OTHER_DISTANCE):
-        message = f"PhysicalSizeZ is {stated:.4g} {unit}, and the positions of planes are {between:.4g} {unit} apart"
-        warnings.warn(f"{message}; the former is used; spacing= replaces it", MetadataWarning, stacklevel=3)
+def _agree(stated: float, between: float, unit: str) -> bool:
+    """Whether planes are as far apart as their size says; with a warning where they are not."""
+    if math.isclose(stated, between, rel_tol=_OTHER_DISTANCE):
+        return True
+    message = f"PhysicalSizeZ is {stated:.4g} {unit}, and the positions of planes are {between:.4g} {unit} apart"
+    warnings.warn(f"{message}; the former is used; spacing= replaces it", MetadataWarning, stacklevel=3)
+    return False
 
 
 def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str]]:

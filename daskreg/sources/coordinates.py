@@ -63,14 +63,15 @@ def block_factor(*sizes: int) -> float:
     """How many voxels along an axis became one of the last of some levels.
 
     From level to level it is a whole number, if one gives the size (the last block may be incomplete or left out), else
-    the ratio of the sizes.
+    the ratio of the sizes. 3 voxels that become 1 are halved.
 
     Args:
         sizes: of the levels, from the finest one to a coarser one.
     """
     factor = 1.0
     for fine, coarse in pairwise(sizes):
-        whole = round(fine / coarse)
+        halved = coarse < fine and coarse in (fine // 2, -(-fine // 2))
+        whole = 2 if halved else round(fine / coarse)
         factor *= whole if whole and coarse in (fine // whole, -(-fine // whole)) else fine / coarse
     return factor
 

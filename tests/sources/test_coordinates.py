@@ -144,6 +144,7 @@ def test_default_dims():
 @pytest.mark.parametrize(
     ("fine", "coarse", "factor"),
     [(513, 257, 2), (513, 256, 2), (1001, 63, 16), (1001, 62, 16), (5, 2, 2), (7, 7, 1), (100, 1, 100), (9, 6, 1.5),
+     (3, 1, 2), (1, 1, 1), (2, 1, 2), (6, 2, 3),
      (1000, 300, 10 / 3)],
 )  # fmt: skip
 def test_factors_between_levels(fine, coarse, factor):
@@ -153,6 +154,7 @@ def test_factors_between_levels(fine, coarse, factor):
 def test_factors_over_several_levels_are_those_from_level_to_level():
     """1000 voxels that are halved six times, rounded down, are 15, and 1000 / 15 is nearly 67."""
     assert block_factor(1000, 500, 250, 125, 62, 31, 15) == 64
+    assert block_factor(1000, 500, 250, 125, 62, 31, 15, 7, 3, 1) == 512
     finest = Grid((1000, 90), (0.5, 2), (3, 4), ((-1, 0), (0, 1)))
     level = grid_of_level(finest, [(1000, 90), (500, 90), (250, 45)])
     assert level == Grid((250, 45), (2, 4), (3 - 0.75, 5), ((-1, 0), (0, 1)))

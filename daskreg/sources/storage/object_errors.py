@@ -15,12 +15,8 @@ from daskreg.runtime.messages import reason
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist", re.IGNORECASE)
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME",
-    "abfs": "AZURE_STORAGE_ACCOUNT_NAME",
-}
+_CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID", "gs": "GOOGLE_APPLICATION_CREDENTIALS"}
+_OTHER_CREDENTIALS = "AZURE_STORAGE_ACCOUNT_NAME"
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
 _FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "StorageFull")
 _FORBIDDEN = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
@@ -84,4 +80,4 @@ def _short(text: str) -> str:
 def _variable(url: str) -> str:
     """The first environment variable that the client of a store looks for."""
     scheme = url.partition("://")[0].lower()
-    return next((name for prefix, name in _CREDENTIALS.items() if scheme.startswith(prefix)), _CREDENTIALS["az"])
+    return next((name for prefix, name in _CREDENTIALS.items() if scheme.startswith(prefix)), _OTHER_CREDENTIALS)

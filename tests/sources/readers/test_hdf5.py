@@ -175,6 +175,12 @@ def test_mixed_units_are_converted(path):
     assert grid(dr.open(f"{path}::/v")) == Grid((6, 7), (1000, 1), unit="um")
 
 
+def test_a_file_of_netcdf_3_is_named_as_such(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"CDF\x01" + bytes(60))
+    with pytest.raises(NotAVolumeError, match=r"a\.nc is netCDF 3, .*xarray\.open_dataset\("):
+        dr.open(tmp_path / "a.nc")
+
+
 def test_what_cannot_be_read(path, monkeypatch):
     path.write_bytes(b"not HDF5 at all")
     with pytest.raises(NotAVolumeError, match=r"a\.h5 cannot be read as HDF5"):

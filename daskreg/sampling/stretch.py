@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.geometry.grid import snapped
-from daskreg.sampling.displacements import Displaced, Displacement
+from daskreg.sampling.displacements import Displaced
 
 Floats = NDArray[np.float64]
 
 _AT_ONCE = 1 << 15
 """Voxels whose derivatives stay in the cache of a core."""
+_DENSEST = 0.5
+"""Nodes from one voxel to the next: where they are denser, each row of the matrices is mostly zeros."""
 
 
 def stretch(path: Displaced, box: Box) -> Floats:
@@ -27,17 +29,20 @@ def stretch(path: Displaced, box: Box) -> Floats:
     across = snapped(first.nodes @ first.into)
     scale = np.diag(across)[:-1]
     aligned = first.order == 3 and not first.inverse and np.array_equal(across[:-1, :-1], np.diag(scale))
-    if not aligned or not _inside(first, across, box):
+    held = Box(first.start, tuple(np.add(first.start, first.vectors.shape[1:])))
+    if not aligned or np.abs(scale).max() > _DENSEST or _nodes(across, box) not in held:
         index = np.moveaxis(np.indices(box.shape, np.float64), 0, -1).reshape(-1, box.ndim) + np.asarray(box.start)
         return path.determinants(index).reshape(box.shape)
     out = np.empty(box.shape)
     affine = np.linalg.det(first.onward) * np.linalg.det(first.into)
     vectors = np.tensordot(first.nodes[:-1, :-1], np.asarray(first.vectors, np.float64), axes=1)
     for part in _parts(box):
-        weights = [_weights(first, across, axis, part) for axis in range(box.ndim)]
-        found = affine * _determinants(vectors, weights)
+        nodes = _nodes(across, part)
+        around = vectors[:, *nodes.within(held).slices]
+        weights = [_weights(across, axis, part, nodes) for axis in range(box.ndim)]
+        found = affine * _determinants(around, weights)
         if path.steps[1:]:
-            way = _along_all(vectors, [values for values, _ in weights])
+            way = _along_all(around, [values for values, _ in weights])
             moved = np.indices(part.shape, np.float64) + np.reshape(part.start, (-1, *(1,) * part.ndim))
             world = _mapped(first.into, moved) + np.tensordot(np.linalg.inv(first.nodes[:-1, :-1]), way, axes=1)
             points = np.moveaxis(_mapped(first.onward, world), 0, -1).reshape(-1, box.ndim)
@@ -46,12 +51,10 @@ def stretch(path: Displaced, box: Box) -> Floats:
     return out
 
 
-def _inside(step: Displacement, across: Floats, box: Box) -> bool:
-    """Whether all voxels lie where the field is known, and its vectors are here."""
+def _nodes(across: Floats, box: Box) -> Box:
+    """The nodes around the voxels of a box."""
     ends = np.array([box.start, np.asarray(box.stop) - 1.0]) * np.diag(across)[:-1] + across[:-1, -1]
-    low, high, nodes = ends.min(axis=0), ends.max(axis=0), np.asarray(step.start)
-    held = np.all(np.floor(low) - 1 >= nodes) and np.all(np.floor(high) + 2 < nodes + step.vectors.shape[1:])
-    return bool(held and np.all(low >= 1) and np.all(high < np.asarray(step.shape) - 2.0))
+    return Box(tuple(np.floor(ends.min(axis=0)) - 1), tuple(np.floor(ends.max(axis=0)) + 3))
 
 
 def _parts(box: Box) -> Iterator[Box]:
@@ -59,7 +62,7 @@ def _parts(box: Box) -> Iterator[Box]:
     stack = [box]
     while stack:
         one = stack.pop()
-        longest = max(range(one.ndim - 1), key=lambda k: one.shape[k])
+        longest = max(range(one.ndim), key=lambda k: one.shape[k])
         if one.size <= _AT_ONCE or one.shape[longest] < 2:
             yield one
             continue
@@ -73,13 +76,13 @@ def _parts(box: Box) -> Iterator[Box]:
             )
 
 
-def _weights(step: Displacement, across: Floats, axis: int, box: Box) -> tuple[Floats, Floats]:
+def _weights(across: Floats, axis: int, box: Box, nodes: Box) -> tuple[Floats, Floats]:
     """(n, nodes) weights of the nodes for each voxel along an axis, and their derivatives by the node."""
     place = across[axis, axis] * np.arange(box.start[axis], box.stop[axis]) + across[axis, -1]
     node = np.floor(place)
     t, rows = place - node, np.arange(len(place))
-    s, first = 1 - t, node.astype(int) - 1 - step.start[axis]
-    weights, slopes = (np.zeros((len(place), step.vectors.shape[1 + axis])) for _ in range(2))
+    s, first = 1 - t, node.astype(int) - 1 - nodes.start[axis]
+    weights, slopes = (np.zeros((len(place), nodes.shape[axis])) for _ in range(2))
     values = s**3 / 6, 2 / 3 - t * t * (1 - t / 2), 2 / 3 - s * s * (1 - s / 2), t**3 / 6
     changes = -s * s / 2, t * (1.5 * t - 2), -s * (1.5 * s - 2), t * t / 2
     for k in range(4):

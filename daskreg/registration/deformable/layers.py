@@ -78,8 +78,9 @@ class Layers(CoefficientLayers):
         The prior holds fields to the base. An affine map of images that are bent depends on the resolution, and on
         which regions were left out; that which is nearest to all layers together at the control points does not. The
         layer beside the base, the first that was finished, gives it away: splines reproduce affine maps, so nothing
-        else changes. After an affine map a layer is still one to one, also beyond the limits of its coefficients; but
-        the current one has to keep to them, and stays where it would not. So does a base that is not affine.
+        else changes within its control points. Beyond them its field is zero: there the base alone has moved. After an
+        affine map a layer is still one to one, also beyond the limits of its coefficients; but the current one has to
+        keep to them, and stays where it would not. So does a base that is not affine.
         """
         if not isinstance(self.base, Affine):
             return self

@@ -57,7 +57,7 @@ def test_finished_layers_give_their_affine_part_away_too(ndim: int) -> None:
         once = layers.rebased()
         np.testing.assert_allclose(once.transform(points), layers.transform(points), atol=1e-9)
         np.testing.assert_array_equal(once.current, layers.current)
-        refined = first.refined(first, once.finished[0][1])
+        refined = once.finished[0][1]
         for coarser, control in zip([first, *finer], finer, strict=False):
             refined = control.refined(coarser, refined)
         np.testing.assert_allclose(once.before, refined, atol=1e-9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class FieldStep:
     onward: Floats
     limits: Floats
 
-    @property
+    @cached_property
     def nodes(self) -> Floats:
         return self.part.grid.inverse_matrix
 

@@ -35,9 +35,9 @@ _LONG, _UNIT = 64, 16
 
 @inner
 def _count_within(x: Any, columns: Any, lower: Any, upper: Any) -> Any:
-    count = 0
-    for j in range(columns[0], columns[1]):
-        count += (x[j] >= lower) & (x[j] < upper)
+    some, count = x[columns[0] : columns[1]], 0
+    for j in range(len(some)):
+        count += (some[j] >= lower) & (some[j] < upper)
     return count
 
 
@@ -62,9 +62,13 @@ def _run(x: Any, width: Any, start: Any, longest: Any, bounds: Any, safe: Any) -
     """
     if safe:
         return 2, min(start + longest, width)
-    size = _LONG
+    size = longest  # most rows are alike from end to end
     stop = min(start + size, width)
     how = _touches(x, (start, stop), bounds)
+    if how == 1:
+        size = _LONG
+        stop = min(start + size, width)
+        how = _touches(x, (start, stop), bounds)
     if how == 1:
         size = _UNIT
         stop = min(start + size, width)
@@ -83,22 +87,25 @@ def _run(x: Any, width: Any, start: Any, longest: Any, bounds: Any, safe: Any) -
 @inner
 def _lay_down(x: Any, columns: Any, source: Any, offsets: Any, weights: Any, unit: Any) -> None:
     """Offsets into the block, and the weights of the next neighbours."""
-    strides, first, like, start = source[1], source[2], offsets[0], columns[0]
+    strides, first, like = source[1], source[2], offsets[0]
     last = len(strides) - 1
+    # Slices, whose indices are known not to be negative: so the loops are done in vectors.
+    xy, xx = x[last - 1, columns[0] : columns[1]], x[last, columns[0] : columns[1]]
     base, y_step = first[last] + first[last - 1] * np.float64(strides[last - 1]), np.float64(strides[last - 1])
     wy, wx = weights[last - 1], weights[last]
     if last == 1:
-        for j in range(columns[1] - start):
-            at_y, at_x = x[0, start + j], x[1, start + j]
+        for j in range(len(xx)):
+            at_y, at_x = xy[j], xx[j]
             fy, fx = np.floor(at_y), np.floor(at_x)
             offsets[j] = whole((fy * y_step + fx) - base, like)
             wy[j] = min(as_like(at_y - fy, unit[0]), unit[1])
             wx[j] = min(as_like(at_x - fx, unit[0]), unit[1])
     else:
         wz, z_step = weights[0], np.float64(strides[0])
+        xz = x[0, columns[0] : columns[1]]
         base += first[0] * z_step
-        for j in range(columns[1] - start):
-            at_z, at_y, at_x = x[0, start + j], x[1, start + j], x[2, start + j]
+        for j in range(len(xx)):
+            at_z, at_y, at_x = xz[j], xy[j], xx[j]
             fz, fy, fx = np.floor(at_z), np.floor(at_y), np.floor(at_x)
             offsets[j] = whole((fz * z_step + (fy * y_step + fx)) - base, like)
             wz[j] = min(as_like(at_z - fz, unit[0]), unit[1])

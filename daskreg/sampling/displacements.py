@@ -141,19 +141,22 @@ class Displaced:
 
 def _compiled(step: Displacement, *, first: bool, stretch: bool) -> tuple[Any, ...]:
     """(vectors, extent, matrices, facts) of one step."""
-    from daskreg.sampling.displacements_numba import FORWARD, INVERSE, NODEWISE
+    from daskreg.sampling.displacements_numba import ACROSS, BACK, DIRECT, FORWARD, INVERSE, LIMITS, NODEWISE
 
     direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
     how = INVERSE if step.inverse else NODEWISE if stretch else FORWARD
     # Along a row of the output, which is a line of x_0, only the last index of the nodes may change.
     along = first and how == FORWARD and not across[:-2, -2].any()
-    back, limits = np.zeros_like(direct), np.zeros_like(direct)
-    back[:-1, :-1] = step.onward[:-1, :-1] @ np.linalg.inv(step.nodes[:-1, :-1])
-    limits[0, :-1], limits[1, :-1] = (-np.inf, np.inf) if step.limits is None else _interval(step)
+    matrices = np.zeros((4, *direct.shape))
+    matrices[DIRECT], matrices[ACROSS] = direct, across
+    if how != FORWARD:  # nothing else goes back from the nodes
+        matrices[BACK, :-1, :-1] = step.onward[:-1, :-1] @ np.linalg.inv(step.nodes[:-1, :-1])
+        ends = (-np.inf, np.inf) if step.limits is None else _interval(step)
+        matrices[LIMITS, 0, :-1], matrices[LIMITS, 1, :-1] = ends
     vectors = _vectors(step, (step.onward if how == FORWARD else step.nodes)[:-1, :-1], along=along)
     lift = 3 - step.ndim
     extent = np.array([(*(1,) * lift, *step.shape), (*(0,) * lift, *(a - 1 for a in step.start))])
-    return vectors, extent, np.stack([direct, across, back, limits]), (step.order, how, along)
+    return vectors, extent, matrices, (step.order, how, along)
 
 
 def _interval(step: Displacement) -> Floats:

@@ -173,8 +173,16 @@ def volume_with_spot(direction: Floats | None = None) -> Any:
 TURN = dr.Affine.from_parameters(rx=0.05, ry=-0.03, rz=0.15, tx=1, ty=-2, tz=1.5, centre=(41, 16, 22), unit="um")
 
 
+def bend_of(grid: dr.Grid) -> dr.DisplacementField:
+    """Up to 4 um along x, which changes slowly along y."""
+    nodes = dr.Grid((6, 8, 10), 9.0, np.subtract(grid.origin, 12), unit="um")
+    vectors = np.zeros((3, *nodes.shape))
+    vectors[2] = 4 * np.sin(np.arange(8) / 3)[:, None]
+    return dr.DisplacementField(vectors, nodes)
+
+
 @pytest.mark.parametrize("way", ["pull", "push"])
-@pytest.mark.parametrize("kind", ["solid", "flat", "slices"])
+@pytest.mark.parametrize("kind", ["solid", "flat", "slices", "field"])
 def test_a_moved_point_lies_on_the_moved_spot(way: str, kind: str) -> None:
     volume = volume_with_spot()
     flat = dr.Affine.from_parameters(theta=0.2, tx=1.5, ty=-2, centre=(16, 22), unit="um")
@@ -182,6 +190,7 @@ def test_a_moved_point_lies_on_the_moved_spot(way: str, kind: str) -> None:
         "solid": TURN,
         "flat": flat,
         "slices": dr.SliceAffines(np.stack([flat.matrix] * 5 + [np.linalg.inv(flat.matrix)] * 10), unit="um"),
+        "field": bend_of(dr.grid(volume)) @ TURN,
     }[kind]
     warped = dr.warp(volume, **{way: transform})
     grid = dr.grid(volume)

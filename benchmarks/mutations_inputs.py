@@ -331,6 +331,8 @@ _BIGWARP = "".join(f'"Pt-{k}","true","{k}.5","2.0","3","1.25","{k}","7"\n' for k
 _FCSV = "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n"
 _FCSV += "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
 _FCSV += "".join(f"{k},{k}.5,2,3,0,0,0,1,1,1,0,F-{k},,\n" for k in range(5))
+_POINTS = [{"id": str(k), "label": f"F-{k}", "position": [k, 2.5, -3.0]} for k in range(4)]
+_MARKUPS = json.dumps({"markups": [{"type": "Fiducial", "coordinateSystem": "RAS", "controlPoints": _POINTS}]})
 _GEOJSON = json.dumps(
     {
         "type": "FeatureCollection",
@@ -418,6 +420,7 @@ FORMATS: dict[str, Format] = {
     "field zarr": Format("f.zarr", _field, use_field, "f.zarr/zarr.json"),
     "bigwarp": Format("p.csv", partial(_points, text=_BIGWARP.encode()), use_pairs),
     "fcsv": Format("p.fcsv", partial(_points, text=_FCSV.encode()), read_table),
+    "markups": Format("p.mrk.json", partial(_points, text=_MARKUPS.encode()), read_table),
     "geojson": Format("p.geojson", partial(_points, text=_GEOJSON.encode()), read_table),
     "npy": Format("p.npy", _npy, read_points),
     "las": Format("p.las", _las, read_points),

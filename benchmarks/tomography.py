@@ -28,14 +28,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from ellipsoids import Ellipsoids
 
 
-def phantom(options: argparse.Namespace, seed: int) -> None:
-    """One row: errors of the shifts, the axis and the centre, and how far the standard deviations hold."""
+def phantom(options: argparse.Namespace, seed: int) -> np.ndarray:
+    """One row: errors of the shifts, the axis and the centre, and how far the standard deviations hold.
+
+    Returns: those of the axis and of the centre, in standard deviations.
+    """
     size, rng = options.size, np.random.default_rng(seed)
     angles = np.linspace(0, np.pi, options.angles, endpoint=False)
     shifts = rng.uniform(-options.jitter, options.jitter, (len(angles), 2))
     turn, off, middle = np.radians(options.turn), options.off, (size - 1) / 2
-    body = Ellipsoids(size, seed=seed)
-    data = body.project(angles, (size, size), shifts=shifts, turn=turn, axis=middle + off)
+    body = Ellipsoids(size, seed=seed if options.body is None else options.body)
+    each = [
+        body.project(angles[i : i + 1], (size, size), shifts=shifts[i], turn=turn, axis=middle + off)[0]
+        for i in range(len(angles))
+    ]
+    data = np.stack(each)
     data = (data + options.noise * data.max() * rng.normal(size=data.shape)).astype(np.float32)
     truth = increments(np.full((len(angles), 1), turn), ("theta",)) @ increments(
         np.full((len(angles), 1), off), ("tx",)
@@ -61,6 +68,7 @@ def phantom(options: argparse.Namespace, seed: int) -> None:
         f"binning {fit.binning}, {wall:.1f} s, processor {cpu:.1f} s",
         flush=True,
     )
+    return np.array([(fit.axis - turn) / fit.sigma["axis"], (centres[1] - centres[0]) / fit.sigma["centre"]])
 
 
 def real() -> None:
@@ -154,7 +162,8 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.03, help="of the largest value")
     parser.add_argument("--turn", type=float, default=1.3, help="of the axis, degrees")
     parser.add_argument("--off", type=float, default=2.4, help="of the axis from the middle, pixels")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="of the phantom, its drift and its noise")
+    parser.add_argument("--body", type=int, help="the same phantom with all seeds, by its seed")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--projector", action="store_true")
     parser.add_argument("--etspy", action="store_true")
@@ -166,8 +175,10 @@ def main() -> None:
     elif options.projector:
         projector(options)
     else:
-        for seed in range(options.seeds):
-            phantom(options, seed)
+        found = np.array([phantom(options, seed) for seed in range(options.seeds)])
+        if options.seeds > 1:
+            rms, mean = np.sqrt((found**2).mean(axis=0)), found.mean(axis=0)
+            print(f"axis, centre: root mean square {rms.round(2)} of sigma, mean {mean.round(2)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from daskreg.reporting.page import report
 from daskreg.reporting.planes import Singles, middle, places
 from daskreg.reporting.section import Section, Verdict, without_empty
 from daskreg.reporting.views import Comparison, in_greys
-from daskreg.reporting.words import count, duration, listed
+from daskreg.reporting.words import count, duration, listed, symbol
 from daskreg.runs.status import RunStatus
 from daskreg.runs.status import status as run_status
 from daskreg.runs.written import Written
@@ -65,7 +65,7 @@ def output_section(path: Path, *, before: Any = None, written: Written | None = 
             [
                 ("Blocks", f"{status.done:,} of {status.total:,} are finished"),
                 ("Stored", format_bytes(facts["stored"])),
-                ("Voxels that were clipped to the type", f"{facts['clipped']:,}" if facts["clipped"] else ""),
+                ("Voxels that did not fit the type, clamped", f"{facts['clipped']:,}" if facts["clipped"] else ""),
                 ("Missing chunks of the source, shown as fill", str(facts["missing"] or "")),
                 ("Damaged chunks of the source, shown as fill", listed(facts["damaged"], 5)),
                 ("Time", "" if written is None else duration(written.seconds)),
@@ -106,12 +106,12 @@ def _verdict(status: RunStatus, facts: dict[str, Any]) -> Verdict:
             "fill value.",
             "If the source can be mended, run the same call or command again: it makes their blocks again.",
         )
-    return Verdict(True, f"The volume is complete: {count(status.total, 'block')}, none of which is missing.")
+    return Verdict(True, f"The volume is complete: all of it is written, in {count(status.total, 'block')}.")
 
 
 def _grid_words(grid: Grid) -> str:
-    size = " x ".join(f"{name} {n}" for name, n in zip(grid.names, grid.shape, strict=True))
-    return f"{size}; spacing {', '.join(f'{s:.5g}' for s in grid.spacing)} {grid.unit}"
+    size = " × ".join(f"{name} {n:,}" for name, n in zip(grid.names, grid.shape, strict=True))
+    return f"{size} voxels of {' × '.join(f'{s:.5g}' for s in grid.spacing)} {symbol(grid.unit)}".rstrip()
 
 
 def _pictures(path: Path, before: Any) -> tuple[Comparison, ...]:

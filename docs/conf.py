@@ -20,6 +20,7 @@ nb_execution_cache_path = str(Path(__file__).parents[1] / "build" / "notebooks")
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"daskreg {release}"
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["daskreg.css"]
 pygments_style, pygments_dark_style = "default", "monokai"

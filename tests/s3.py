@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import random
 import re
 import socket
@@ -59,6 +60,15 @@ class S3Server:
     def options(self) -> dict[str, Any]:
         """`storage_options` for it."""
         return {"endpoint": self.endpoint, "access_key_id": KEY, "secret_access_key": SECRET, "region": "us-east-1"}
+
+    @property
+    def google_options(self) -> dict[str, Any]:
+        """`storage_options` for it as Google's store: its XML is that of S3 but for a header of conditional puts."""
+        account = {"client_email": "", "private_key_id": "", "private_key": "", "disable_oauth": True}
+        return {
+            "service_account_key": json.dumps({**account, "gcs_base_url": self.endpoint}),
+            "allow_http": True,
+        }
 
     @property
     def environment(self) -> dict[str, str]:
@@ -120,6 +130,10 @@ class S3Server:
                     self.answer(what, {}, f"<Error><Code>{CODES[what]}</Code></Error>".encode())
                     return
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+                if headers.get("authorization", "").startswith("Bearer"):
+                    del headers["authorization"]  # of Google's client
+                if headers.pop("x-goog-if-generation-match", None) == "0":
+                    headers["If-None-Match"] = "*"
                 headers.setdefault("Authorization", SIGNED)  # a public bucket
                 connection = self.connection_to_moto()
                 connection.request(self.command, self.path, body, headers)

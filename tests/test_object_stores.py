@@ -113,6 +113,29 @@ def test_an_output_is_that_of_a_disk_and_resumes(s3: Any, source: Path, expected
     np.testing.assert_array_equal(dr.open(out).values, dr.open(source).values)
 
 
+def test_google_cloud_storage_by_its_client(s3: Any, source: Path) -> None:
+    """The server is moto's, with the header of conditional puts renamed; the client is that of Google Cloud Storage."""
+    out = f"{s3.url.replace('s3://', 'gs://')}/out.zarr"
+    refused = []
+
+    def progress(*_: Any) -> None:
+        if not refused:
+            with pytest.raises(OutputBusyError, match="another run is writing gs://"):
+                dr.write(dr.open(source), out, client=False, **OPTIONS)
+            refused.append(True)
+
+    options = {**OPTIONS, "progress": progress}
+    written = dr.write(dr.open(source), out, client=False, storage_options=s3.google_options, **options)
+    assert refused
+    assert verify(out) == []
+    np.testing.assert_array_equal(dr.open(out).values, dr.open(source).values)
+    assert dr.write(dr.open(source), out, client=False, **OPTIONS).skipped == written.blocks
+    dr.write(dr.open(source) + np.uint16(1), out, client=False, overwrite=True, **OPTIONS)
+    np.testing.assert_array_equal(dr.open(out).values, dr.open(source).values + np.uint16(1))
+    with pytest.raises(StoreForbiddenError, match="GOOGLE_APPLICATION_CREDENTIALS"):
+        dr.open("gs://of-nobody/out.zarr")
+
+
 def test_many_small_records_become_one(s3: Any, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "MOST_OBJECTS", 4)
     out = f"{s3.url}/out.zarr"

@@ -39,7 +39,8 @@ def command(
     daskreg landmarks fixed.csv moving.csv -o fit.json --ransac auto
 
     PAIRS holds both points of each pair (BigWarp, or a CSV with columns fixed_x, moving_x, ...), or only the fixed
-    ones, and MOVING the moving ones (CSV with columns x, y, z, napari's CSV, Slicer's .fcsv, elastix points, GeoJSON).
+    ones, and MOVING the moving ones (CSV with columns x, y, z, napari's CSV, Slicer's .fcsv and .mrk.json, elastix
+    points, GeoJSON).
     """
     from daskreg.landmarks import fit_points, read_pairs
 

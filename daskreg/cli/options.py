@@ -7,7 +7,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,22 @@ class Opening:
     missing: str = "fill"
     corrupt: str = "error"
 
+    def to_dict(self, path: str | list[str]) -> dict[str, Any]:
+        """How a volume was opened, for the file of a fit: what was given, without what lets files be read."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(Opening(), name)}
+        given.pop("allow_outside", None)
+        return {"name": _file_name(path), **given}
+
+    def like(self, stored: Any, path: str) -> Opening:
+        """With what `to_dict` stored where nothing is given here: voxels, and of the same file the rest, too."""
+        stored = stored if isinstance(stored, dict) else {}
+        names = ["spacing", "unit"]
+        if stored.get("name") == _file_name(path):
+            names += ["time", "series", "shape", "dtype"]
+        found: dict[str, Any] = {name: stored[name] for name in names if name in stored and getattr(self, name) is None}
+        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        return replace(self, **found)
+
     def open(self, path: str | list[str], *, level: int = 0) -> Any:
         """The lazy volume at a path, or of the files of a sequence."""
         import daskreg
@@ -173,6 +189,11 @@ class Opening:
         if isinstance(path, str):
             check_there(path)
         return daskreg.open(path, level=level, **vars(self))
+
+
+def _file_name(path: str | list[str]) -> str:
+    """The last part of a path; of the files of a sequence, nothing."""
+    return path.rstrip("/").rpartition("/")[2] if isinstance(path, str) else ""
 
 
 def open_options(command: Command) -> Command:
@@ -238,6 +259,7 @@ def save_outputs(
     keep_failed: bool,
     table: Path | None = None,
     as_json: bool = False,
+    opened: dict[str, Any] | None = None,
     **shown: Any,
 ) -> int:
     """Print a fit, write the requested files, and return the exit code.
@@ -246,12 +268,18 @@ def save_outputs(
     first: the fit and its table, and then what is drawn of them.
 
     Args:
+        opened: how the input was opened (`Opening.to_dict`), for `daskreg report`.
         shown: options of `fit.report`.
     """
     from daskreg.cli.show import fit_lines
+    from daskreg.formats.transforms import write_json
+    from daskreg.reporting.fit import is_fit_file
 
     if fit.ok or keep_failed:
-        fit.save(out)
+        if opened and is_fit_file(out):
+            write_json({**fit.to_dict(), "opened": opened}, out)
+        else:
+            fit.save(out)
     if as_json:
         click.echo(json.dumps(fit.to_dict(), indent=1))
     for line in () if as_json else fit_lines(fit):

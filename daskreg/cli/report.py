@@ -31,8 +31,8 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     daskreg report fit.json -o fit.html --stack stack.ome.zarr
     daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
 
-    --spacing, --unit and the like are for the volume that --stack or --before names: give those of `align`. The channel
-    is that of the fit, unless --channel names another one.
+    --spacing, --unit and the like are for the volume that --stack or --before names. A stack is opened as `align`
+    opened it, where nothing else is given.
     """
     facts = _facts(thing)
     kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
@@ -46,7 +46,7 @@ def command(thing: Path, *, out: Path, stack: str | None, before: str | None, op
     shown = stack or before
     if shown is None and opening != Opening():
         raise click.UsageError("options such as --channel are for the volume of --stack or --before, and there is none")
-    volume = None if shown is None else opening.open(shown)
+    volume = None if shown is None else opening.like(facts.get("opened"), shown).open(shown)
     if kind == "output":
         from daskreg.output_page import report_output
 

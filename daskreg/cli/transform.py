@@ -156,8 +156,8 @@ def points(
 ) -> None:
     """Move the points of a table as `daskreg warp IMAGE --pull TRANSFORM` moves the image.
 
-    IN is a CSV with columns x, y, z or axis-0, axis-1 (napari), Slicer's .fcsv, an elastix point file, or GeoJSON; OUT
-    has the same format, and everything else that IN holds.
+    IN is a CSV with columns x, y, z or axis-0, axis-1 (napari), Slicer's .fcsv or .mrk.json, an elastix point file, or
+    GeoJSON; OUT has the same format, and everything else that IN holds.
     """
     import daskreg
     from daskreg.formats.point_tables import read_table

@@ -116,6 +116,12 @@ class FieldTransform(Transform):
         fields = (part for part in self.chain(0, 1) if isinstance(part, FieldPart))
         return field_figure(self, grid or next(fields).grid, **options)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text, and the figure of `plot` where matplotlib is installed."""
+        from daskreg.reporting.notebook import plain_html
+
+        return plain_html(self)
+
     def index_map(self, out: Grid, source: Grid, dims: Sequence[str]) -> DisplacedIndexMap:
         """How `out` is sampled from `source`; see `Transform.index_map`.
 

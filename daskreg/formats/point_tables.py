@@ -1,6 +1,6 @@
-"""Tables of points that keep what else they hold when the points are moved: CSV, fcsv, elastix points, GeoJSON.
+"""Tables of points that keep what else they hold when the points are moved: CSV, Slicer's, elastix points, GeoJSON.
 
-Points are returned in array order (z, y, x), in the world of the file: fcsv in LPS, as daskreg's NIfTI.
+Points are returned in array order (z, y, x), in the world of the file: Slicer's in LPS, as daskreg's NIfTI.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PointTable:
 
 def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTable:
     """The points of a table with columns named as coordinates (see `point_rows.axis_columns`) or without names, of
-    Slicer's fcsv, an elastix point file, a `.swc` skeleton, or GeoJSON.
+    Slicer's fcsv or markups, an elastix point file, a `.swc` skeleton, or GeoJSON.
 
     Args:
         axes: order of the columns of a table without names, such as "zyx"; by default x, y, z.
@@ -175,6 +175,34 @@ def _read_fcsv(text: str, _axes: str | None) -> PointTable:
     return PointTable(points, replaced, tuple(row[label] for _, row in rows) if label >= 0 else (), "millimeter")
 
 
+def _read_markups(text: str, _axes: str | None) -> PointTable:
+    """Markups of 3D Slicer from 4.11 on (`.mrk.json`): the control points that were placed; millimetres."""
+    entries = _placed(json.loads(text))
+    if not entries:
+        raise InputError("none of its control points has been placed")
+    signs = np.array([sign for _, sign in entries])
+    points = np.array([point["position"][::-1] for point, _ in entries], np.float64) * signs
+
+    def replaced(moved: Floats) -> str:
+        again = json.loads(text)
+        for (point, _), place in zip(_placed(again), moved * signs, strict=True):
+            point["position"] = place[::-1].tolist()
+        return json.dumps(again, indent=4) + "\n"
+
+    return PointTable(points, replaced, tuple(str(point.get("label", "")) for point, _ in entries), "millimeter")
+
+
+def _placed(whole: dict[str, Any]) -> list[tuple[dict[str, Any], tuple[int, int, int]]]:
+    """The control points that have a position, and the signs by which it is LPS, z, y, x."""
+    ras = [str(markup.get("coordinateSystem", "LPS")).upper() in ("RAS", "0") for markup in whole["markups"]]
+    return [
+        (point, (1, -1, -1) if is_ras else (1, 1, 1))
+        for markup, is_ras in zip(whole["markups"], ras, strict=True)
+        for point in markup["controlPoints"]
+        if point.get("positionStatus", "defined") == "defined"
+    ]
+
+
 # --- elastix -----------------------------------------------------------------------------------
 
 
@@ -239,6 +267,7 @@ def _positions(value: Any, visit: Callable[[list[float]], None]) -> None:
 
 _READERS: tuple[tuple[Callable[[str, str], bool], Callable[[str, str | None], PointTable]], ...] = (
     (lambda name, text: name.endswith(".fcsv") or text.startswith("# Markups fiducial file"), _read_fcsv),
+    (lambda name, text: text.lstrip().startswith("{") and '"controlPoints"' in text, _read_markups),
     (lambda name, text: text.lstrip().startswith(("{", "[")), _read_geojson),
     (lambda name, text: bool(re.match(r"\s*(point|index)\s+\d+\s", text)), _read_elastix),
     (lambda name, text: name.endswith(".swc"), _read_swc),

@@ -37,7 +37,7 @@ def read_points(path: str | PathLike[str], *, ndim: int = 3, axes: str | None = 
 
     Args:
         path: NumPy `.npy`, `.ply` (ascii or binary), `.pcd` (ascii, binary, binary_compressed), LAS and LAZ, a
-            `.swc` skeleton, a `.fcsv` of 3D Slicer (as LPS), points of elastix, or text (`.csv`, `.xyz`, `.txt`, ...)
+            `.swc` skeleton, a `.fcsv` or `.mrk.json` of 3D Slicer (as LPS), points of elastix, or text (`.csv`, ...)
             separated by semicolons, commas, tabs or blanks, with at most one line of names, or of the number of points.
             Where commas do not separate columns, they are decimal commas.
         ndim: the largest number of columns to take.

@@ -140,7 +140,8 @@ def save(transform: Transform, path: Path, tool: str | None, options: Mapping[st
     writers = [w for w in matching if isinstance(transform, w.holds)]
     if len({w.tool for w in writers}) > 1:
         names = " or ".join(w.tool for w in writers)
-        raise OptionError(f"{path.name} may be a file of {names}: say which, with format={writers[0].tool!r} (--to)")
+        first = writers[0].tool
+        raise OptionError(f"{path.name} may be a file of {names}: say which, with format={first!r} (--to {first})")
     if writers:
         writers[0].write(transform, path, **_taken(writers[0], path, options))
         return
@@ -188,7 +189,7 @@ def _taken(known: FileReader | FileWriter, path: Path, options: Mapping[str, Any
     if missing:
         words = " and ".join(f"{name}=" for name in missing)
         raise OptionError(
-            f"{path}: a file of {known.tool} counts in the voxels of its images: give {words}, "
-            f"{'a Grid' if len(missing) == 1 else 'Grids'} or, to `daskreg transform convert`, the image"
+            f"{path}: a file of {known.tool} counts in the voxels of its images: give {words} (a Grid of each, or, on "
+            "the command line, the image)"
         )
     return {name: options[name] for name in known.takes if options.get(name) is not None}

@@ -47,7 +47,7 @@ def read_pairs(
 
     One file: BigWarp's landmarks (its target is fixed; pairs that are not active are left out), or a table with columns
     named as fixed_x, fixed_y, moving_x, moving_y (also `target` and `source`), or without names: the fixed point, then
-    the moving one, each x, y, z. Two files: CSV with columns x, y, z or axis-0, axis-1 (napari), Slicer's fcsv, elastix
+    the moving one, each x, y, z. Two files: CSV with columns x, y, z or axis-0, axis-1 (napari), Slicer's, elastix
     points, GeoJSON. Rows are paired in their order, or by their labels where both files have the same ones.
 
     Args:

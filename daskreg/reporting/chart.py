@@ -176,6 +176,11 @@ def _marks(marks: Mapping[str, Sequence[int]], across: _Scale) -> list[str]:
     return parts
 
 
+def _text_width(text: str) -> float:
+    """About how wide a text is in the drawing, in a sans-serif font of 12."""
+    return sum(3.9 if c in "ijltfr.,:;'() " else 10.5 if c in "mwMW" else 7.3 for c in text)
+
+
 def _legend(lines: Sequence[Line], kinds: Sequence[str]) -> list[str]:
     """Names of lines and kinds of marks, from the right above the axes."""
     parts, x = [], WIDTH - RIGHT
@@ -188,7 +193,7 @@ def _legend(lines: Sequence[Line], kinds: Sequence[str]) -> list[str]:
     ]
     for name, sign in entries:
         parts.append(f'<text x="{x}" y="13" text-anchor="end">{escape(name)}</text>')
-        x -= 7 * len(name) + 10
+        x -= round(_text_width(name)) + 10
         parts.append(sign.format(x=x))
         x -= 24
     return parts

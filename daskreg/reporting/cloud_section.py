@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskreg.reporting.planes import Place
 from daskreg.reporting.section import Pairs, Section, Verdict, without_empty
-from daskreg.reporting.views import Comparison, View, view
+from daskreg.reporting.views import FLATTEST, TALLEST, Comparison, view
 from daskreg.reporting.words import (
     count,
     duration,
@@ -24,9 +26,12 @@ Floats = NDArray[np.float64]
 
 PIXELS = 420
 """Along the longer side of a picture of points."""
+PIXELS_OF_FEW = 640
+"""The same, of landmarks."""
 FEW = 50_000
 """Fewer points than this are drawn larger than a pixel."""
 _TARGET, _SOURCE = np.array([0.0, 0.62, 0.45]), np.array([0.86, 0.12, 0.62])
+_LINE, _OUTLIER = np.array([0.7, 0.7, 0.7]), np.array([0.84, 0.37, 0.0])
 
 
 def cloud_section(fit: Any, target: Floats, source: Floats) -> Section:
@@ -43,7 +48,7 @@ def cloud_section(fit: Any, target: Floats, source: Floats) -> Section:
     return Section(
         heading="Two clouds of points",
         verdict=_verdict(fit, good),
-        comparisons=(_projections(clouds, axes, caption, size=size),),
+        comparisons=(_projections(clouds, axes, unit, caption, size=size),),
         numbers=_cloud_numbers(fit),
         settings=(
             ("Method", fit.method.replace("_", " ")),
@@ -67,14 +72,17 @@ def points_section(fit: Any, fixed: Floats, moving: Floats) -> Section:
         ("Pairs that contradict the others", listed(fit.outliers.tolist())),
         ("Motions that the points do not determine", "; ".join(fit.free)),
     ]
-    caption = "The moving landmarks are green, the fixed ones magenta, before and after the motion."
+    outliers = np.asarray(fit.outliers, dtype=np.intp)
+    caption = "The moving landmarks are green, the fixed ones magenta; a line joins those of a pair" + (
+        ", which is orange where it contradicts the others." if len(outliers) else "."
+    )
     good = (
         f"{count(int(np.count_nonzero(fit.inliers)), 'pair')} of landmarks agree to {quantity(fit.rmse, unit)} (rms)."
     )
     return Section(
         heading="Pairs of landmarks",
         verdict=_verdict(fit, good),
-        comparisons=(_projections((moving, fixed, fit.moving_from_fixed(fixed)), axes, caption, size=2),),
+        comparisons=(_joined((moving, fixed, fit.moving_from_fixed(fixed)), outliers, axes, unit or "pixel", caption),),
         numbers=without_empty(rows),
         settings=(("Model", fit.model),),
         calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
@@ -108,28 +116,88 @@ def _cloud_numbers(fit: Any) -> Pairs:
 
 
 def _projections(
-    clouds: tuple[Floats, Floats, Floats], axes: tuple[str, ...], caption: str, *, size: int
+    clouds: tuple[Floats, Floats, Floats], axes: tuple[str, ...], unit: str, caption: str, *, size: int
 ) -> Comparison:
-    """Points seen along each axis; z, or in 2D y, points up.
+    """Clouds seen along each axis; z, or in 2D y, points up.
 
     Args:
         clouds: those that stay, and the others before and after.
         size: radius of a point in pixels.
     """
-    pairs = [("x", up) for up in "yz"[: len(axes) - 1]] + ([("y", "z")] if len(axes) == 3 else [])
-    views: list[View] = []
-    for across, up in pairs:
-        columns = [axes.index(across), axes.index(up)]
-        flat = [np.asarray(points, dtype=np.float64)[:, columns] for points in clouds]
-        together = np.concatenate(flat)
-        low, high = together.min(axis=0), together.max(axis=0)
-        pixel = max(float((high - low).max()) / PIXELS, 1e-300)
-        shape = tuple(int(n) for n in np.maximum(1, np.ceil((high - low) / pixel).astype(int) + 1)[::-1])
-        green, *magenta = (_density(points, low, pixel, shape, size) for points in flat)
+    views = []
+    for plane in _planes(axes, clouds, size):
+        green, *magenta = (_density(plane.pixels(points), plane.shape, size) for points in clouds)
         images = [_inked(green, _TARGET) * _inked(other, _SOURCE) for other in magenta]
-        place = Place(up, across, (pixel, pixel), "arbitrary", upward=True)
-        views.append(view(place, images, f"Both clouds seen in the plane {across}{up}, before and after."))
+        views.append(view(plane.place(unit), images, f"Both clouds seen in the plane {plane.name}, before and after."))
     return Comparison(caption, ("before", "after"), tuple(views))
+
+
+def _joined(
+    marks: tuple[Floats, Floats, Floats], outliers: NDArray[np.intp], axes: tuple[str, ...], unit: str, caption: str
+) -> Comparison:
+    """Pairs of landmarks joined by lines; y points down, as in images, and z up.
+
+    Args:
+        marks: (N, D) those that stay, and the others before and after.
+        outliers: pairs whose lines have a colour.
+    """
+    views = []
+    for plane in _planes(axes, marks, 3, PIXELS_OF_FEW, y_up=False):
+        still, *moved = (plane.pixels(points) for points in marks)
+        images = []
+        for others in moved:
+            steps = np.linspace(0, 1, PIXELS_OF_FEW)[:, None, None]
+            lines = still * (1 - steps) + others * steps
+            paper = np.ones((*plane.shape, 3))
+            for chosen, colour in ((np.delete(lines, outliers, axis=1), _LINE), (lines[:, outliers], _OUTLIER)):
+                paper *= 1 - (_density(chosen.reshape(-1, 2), plane.shape, 1) > 0)[..., None] * (1 - colour)
+            for points, colour in ((still, _TARGET), (others, _SOURCE)):
+                paper[_density(points, plane.shape, 4) > 0] = colour
+            images.append(paper)
+        views.append(view(plane.place(unit), images, f"Both sets of landmarks in the plane {plane.name}, joined."))
+    return Comparison(caption, ("before", "after"), tuple(views))
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Two axes of points, drawn on (height, width) pixels of a size in the world, from the lowest corner on."""
+
+    across: str
+    up: str
+    columns: tuple[int, int]
+    low: Floats
+    pixel: float
+    shape: tuple[int, int]
+    upward: bool
+
+    @property
+    def name(self) -> str:
+        return self.across + self.up
+
+    def pixels(self, points: Floats) -> Floats:
+        """(N, 2) places of points in pixels, across and up."""
+        return np.asarray((np.asarray(points, dtype=np.float64)[:, list(self.columns)] - self.low) / self.pixel)
+
+    def place(self, unit: str) -> Place:
+        return Place(self.up, self.across, (self.pixel, self.pixel), unit, upward=self.upward)
+
+
+def _planes(
+    axes: tuple[str, ...], clouds: Sequence[Floats], margin: int, most: int = PIXELS, *, y_up: bool = True
+) -> Iterator[_Plane]:
+    """The planes in which points are seen, with room around them: as much as keeps lengths along both axes alike."""
+    pairs = [("x", up) for up in "yz"[: len(axes) - 1]] + ([("y", "z")] if len(axes) == 3 else [])
+    for across, up in pairs:
+        columns = (axes.index(across), axes.index(up))
+        together = np.concatenate([np.asarray(points, dtype=np.float64)[:, list(columns)] for points in clouds])
+        low, high = together.min(axis=0), together.max(axis=0)
+        size = np.maximum(high - low, 1e-300)
+        pixel = float(size.max()) / most
+        size = size + 2 * (margin + 2) * pixel
+        size = np.maximum(size, (size[1] / TALLEST, size[0] * FLATTEST))
+        width, height = (int(n) for n in np.ceil(size / pixel))
+        low = (low + high - np.array([width - 1, height - 1]) * pixel) / 2
+        yield _Plane(across, up, columns, low, pixel, (height, width), y_up or up == "z")
 
 
 def _inked(density: Floats, colour: Floats) -> Floats:
@@ -137,9 +205,9 @@ def _inked(density: Floats, colour: Floats) -> Floats:
     return np.asarray(1 - density[..., None] * (1 - colour))
 
 
-def _density(points: Floats, low: Floats, pixel: float, shape: tuple[int, ...], size: int) -> Floats:
-    """How dense the points are in each pixel: 0 without one, and from 0.55 to 1 with more. size: radius of a point."""
-    index = np.rint((points - low) / pixel).astype(int)
+def _density(places: Floats, shape: tuple[int, ...], size: int) -> Floats:
+    """How dense points are in each pixel: 0 without one, and from 0.55 to 1 with more. size: radius of a point."""
+    index = np.rint(places).astype(int)
     counts = np.zeros(shape)
     for dy in range(-size, size + 1):
         for dx in range(-size, size + 1):

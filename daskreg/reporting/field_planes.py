@@ -19,6 +19,7 @@ from scipy import ndimage
 from daskreg.errors import GridError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid, Transform, common_unit
 from daskreg.geometry.units import PIXEL
+from daskreg.reporting.words import symbol
 from daskreg.sources.coordinates import SPACE
 
 Floats = NDArray[np.float64]
@@ -243,7 +244,7 @@ def half_step(places: Floats) -> float:
 
 
 def unit_name(grid: Grid) -> str:
-    return "pixels" if grid.unit == PIXEL else grid.unit
+    return "pixels" if grid.unit == PIXEL else symbol(grid.unit) or grid.unit
 
 
 def _label(grid: Grid, axis: int) -> str:

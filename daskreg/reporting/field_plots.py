@@ -23,7 +23,7 @@ from daskreg.reporting.field_planes import (
     unit_name,
 )
 from daskreg.reporting.figures import BLUE, GREY, new_figure
-from daskreg.reporting.scale_bar import round_down
+from daskreg.reporting.views import round_down
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +33,9 @@ Floats = NDArray[np.float64]
 
 _ARROWS = 15  # along the longer side
 _LINES = 21
+# Factors by which areas or volumes change, at the colours of the stretch; the fewer where these are too many.
+_FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 5, 10, 20, 50, 100)
+_FEWER, _MOST_TICKS = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100), 9
 _FIELDS = 8  # of a checkerboard, along the longer side
 _LEAST_STRETCH = 0.05  # up to which factor the colours of the stretch reach at least, around 1
 # Maps of one or two hues that people with any colour vision tell apart; folds are hatched, and need no colour.
@@ -83,9 +86,8 @@ def field_figure(
         _draw_stretch(row[2], plane, most)
         if plane.images is not None:
             _draw_checkerboard(row[3], plane, plane.images)
-    name = type(transform).__name__
-    less = "; displacements less the best affine map" if is_chain(transform) else ""
-    figure.suptitle(f"{name}: displacements up to {top:.4g} {unit_name(grid)}{less}")
+    less = " from the affine map that fits best" if is_chain(transform) else ""
+    figure.suptitle(f"Displacements{less}: up to {top:.4g} {unit_name(grid)}")
     return figure
 
 
@@ -97,7 +99,7 @@ def _draw_lines(ax: Axes, plane: FieldPlane) -> None:
             ax.plot(lines[k, :, 1], lines[k, :, 0], color=BLUE, lw=0.8)
     ax.plot([x[0], x[-1], x[-1], x[0], x[0]], [y[0], y[0], y[-1], y[-1], y[0]], color=GREY, lw=0.8, ls="--")
     ax.invert_yaxis()
-    _finish(ax, plane, "grid, warped (dashed: before)")
+    _finish(ax, plane, "where a grid goes (dashed: its outline before)")
 
 
 def _draw_arrows(ax: Axes, plane: FieldPlane, top: float, unit: str) -> None:
@@ -128,15 +130,16 @@ def _draw_stretch(ax: Axes, plane: FieldPlane, most: float) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.ma.masked_array(np.log2(np.where(folds, 1.0, plane.stretch)), folds)
     image = ax.imshow(values, extent=plane.extent, cmap=_STRETCH_MAP, vmin=-most, vmax=most, interpolation="nearest")
-    bar = ax.figure.colorbar(image, ax=ax, label="det J (area or volume)", shrink=0.85)
-    ticks = [-most, -most / 2, 0.0, most / 2, most]
-    bar.set_ticks(ticks, labels=[f"{2**t:.3g}" for t in ticks])
+    bar = ax.figure.colorbar(image, ax=ax, label="growth of areas or volumes (det J)", shrink=0.85)
+    known = [t for t in _FACTORS if abs(np.log2(t)) <= most]
+    known = known if len(known) <= _MOST_TICKS else [t for t in known if t in _FEWER]
+    bar.set_ticks(list(np.log2(known)), labels=[f"× {t:g}" for t in known])
     y, x = plane.along
     if folds.any() and min(folds.shape) > 1:
         ax.contourf(x, y, folds, levels=(0.5, 1.5), colors="white", hatches=("xxxx",))
         ax.contour(x, y, folds, levels=(0.5,), colors="black", linewidths=1.0)
     found = f"{np.mean(folds):.2g} of it folds (hatched)" if folds.any() else "no folds seen"
-    _finish(ax, plane, f"det J {np.min(plane.stretch):.3g} to {np.max(plane.stretch):.3g}, {found}")
+    _finish(ax, plane, f"areas or volumes × {np.min(plane.stretch):.3g} to {np.max(plane.stretch):.3g}, {found}")
 
 
 def _draw_checkerboard(ax: Axes, plane: FieldPlane, images: tuple[Floats, Floats]) -> None:

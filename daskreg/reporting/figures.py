@@ -16,8 +16,7 @@ from daskreg.errors import MissingExtraError
 from daskreg.reporting import composites
 from daskreg.reporting.contrast import Window
 from daskreg.reporting.planes import Place
-from daskreg.reporting.scale_bar import scale_bar
-from daskreg.reporting.views import FLATTEST, TALLEST
+from daskreg.reporting.views import FLATTEST, TALLEST, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

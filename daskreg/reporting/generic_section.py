@@ -55,14 +55,14 @@ def _verdict(thing: Any) -> Verdict:
     return Verdict(ok, "" if status is None else str(status))
 
 
-def plotted(thing: Any) -> tuple[tuple[Picture, ...], str]:
-    """The object's figure, and the reason where there is none."""
+def plotted(thing: Any, caption: str = "Figure") -> tuple[tuple[Picture, ...], str]:
+    """The object's figure with its caption, and the reason where there is none."""
     if not callable(getattr(thing, "plot", None)):
         return (), ""
     from daskreg.reporting import plots
 
     try:
-        return (Picture(f"What {type(thing).__name__}.plot() shows", data_uri(plots.png(thing.plot()))),), ""
+        return (Picture(caption, data_uri(plots.png(thing.plot()))),), ""
     except (MissingExtraError, OptionError) as error:  # the page is useful without a figure
         return (), f"No figures: {error}"
 

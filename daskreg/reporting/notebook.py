@@ -41,7 +41,7 @@ def fit_html(section: Section) -> str:
 
 
 def plain_html(fit: Any) -> str:
-    """What a notebook shows of a fit without a section: its text, and its figure if it can be drawn."""
+    """What a notebook shows of a field, or a fit without a section: its text, and its figure if it can be drawn."""
     from daskreg.reporting.generic_section import plotted
 
     pictures, _ = plotted(fit)

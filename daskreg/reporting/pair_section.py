@@ -11,6 +11,7 @@ from daskreg.reporting.planes import PairPlane, pair_planes
 from daskreg.reporting.section import Pairs, Section, Verdict, without_empty
 from daskreg.reporting.words import (
     METRIC_NAMES,
+    agreement,
     count,
     duration,
     number,
@@ -56,7 +57,7 @@ def deformable_section(fit: Any, planes: Sequence[PairPlane] = ()) -> Section:
         comparisons = (views.overlays(planes), views.swiped(planes))
         if fit.metric != "mi":  # brightness of other modalities is not comparable
             comparisons += (views.differences(planes),)
-    pictures, missing = plotted(fit)
+    pictures, missing = plotted(fit, "The displacements that follow the affine map")
     unit = symbol(fit.moving_from_fixed.unit)
     least, greatest = fit.jacobian[0], fit.jacobian[-1]
     spacing = " × ".join(number(h) for h in fit.spacing)
@@ -122,8 +123,8 @@ def pair_numbers(fit: Any) -> Pairs:
 def score_rows(fit: Any) -> Pairs:
     """How well the images agree, and over how much of them."""
     before, after = fit.score
-    agreement = f"{number(before)} before, {number(after)} after"
-    return ((f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", agreement), ("Overlap", percent(fit.overlap)))
+    both = f"{agreement(before)} before, {agreement(after)} after"
+    return ((f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", both), ("Overlap", percent(fit.overlap)))
 
 
 def images_left_out(fit: Any) -> Pairs:
@@ -143,14 +144,16 @@ def images_left_out(fit: Any) -> Pairs:
 
 def _settings(fit: Any) -> Pairs:
     model = fit.model if isinstance(fit.model, str) else ", ".join(fit.model)
-    centre = ", ".join(quantity(float(c), fit.moving_from_fixed.unit) for c in fit.centre)
-    return (("Model", model), ("Metric", fit.metric), ("Rotations are about", f"{centre} (array order)"))
+    names = fit.moving_from_fixed.axes or "zyx"[3 - len(fit.centre) :]
+    unit = fit.moving_from_fixed.unit
+    centre = ", ".join(f"{name} {quantity(float(c), unit)}" for name, c in zip(names, fit.centre, strict=True))
+    return (("Model", model), ("Metric", fit.metric), ("Rotations are about", centre))
 
 
 def _score(fit: Any) -> str:
     before, after = fit.score
     if fit.metric == "ncc":
-        return f"the images correlate by {after:.4g} (before: {before:.4g})"
+        return f"the images correlate by {agreement(after)} (before: {agreement(before)})"
     return f"the {METRIC_NAMES.get(fit.metric, fit.metric)} went from {number(before)} to {number(after)}"
 
 

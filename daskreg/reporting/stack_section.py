@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from daskreg.reporting import drift
-from daskreg.reporting.chart import chart
+from daskreg.reporting.chart import Line, chart
+from daskreg.reporting.generic_section import plotted
 from daskreg.reporting.section import Chart, Pairs, Row, Section, Table, Verdict, without_empty
 from daskreg.reporting.views import Comparison
 from daskreg.reporting.words import (
     METRIC_NAMES,
+    agreement,
     count,
     duration,
     listed,
     number,
+    percent,
     quantity,
     sentence_and_remedy,
     symbol,
@@ -25,6 +29,8 @@ from daskreg.reporting.words import (
 
 MOST_ROWS = 1000
 """Rows of the table on the page; of more, those of outliers and then the first."""
+
+_NO_STACK = "For pictures of the stack, pass it: fit.report(path, stack=stack)."
 
 _SHOWN = {
     "fit.outliers": "the slices that are marked below",
@@ -60,7 +66,75 @@ def stack_section(
         settings=_settings(fit),
         calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
         table=_table(fit),
-        missing="" if comparisons else "For pictures of the stack, pass it: fit.report(path, stack=stack).",
+        missing="" if comparisons else _NO_STACK,
+    )
+
+
+def elastic_section(fit: Any) -> Section:
+    """Of an ElasticStackFit."""
+    pictures, missing = plotted(fit, f"The field of slice {fit.worst}, which changes areas the most")
+    return Section(
+        heading="A stack of slices, with deformation",
+        verdict=stack_verdict(fit),
+        charts=_elastic_charts(fit),
+        pictures=pictures,
+        numbers=_elastic_numbers(fit),
+        settings=_elastic_settings(fit),
+        calls=without_empty([("Python", fit.recipe)]),
+        table=_table(fit),
+        missing=missing,
+    )
+
+
+def _elastic_charts(fit: Any) -> tuple[Chart, ...]:
+    """The drift of the poses, and how much each slice is stretched, shrunk and left out."""
+    poses, unit = fit.affine, fit.raw_from_aligned.unit
+    shown = SimpleNamespace(raw_from_aligned=poses.raw_from_aligned, centre=poses.centre, sigma=poses.sigma,
+                            scores=fit.scores, metric=fit.metric, outliers=fit.outliers, kinds=fit.kinds,
+                            bridged=fit.bridged, breaks=fit.breaks)  # fmt: skip
+    axis, marked = str(poses.raw_from_aligned.axis), drift.marks(shown)
+    lines = [("growth of areas", [("most", fit.jacobian[:, 2]), ("median", fit.jacobian[:, 1]),
+                                  ("least", fit.jacobian[:, 0])])]  # fmt: skip
+    known = [sigma[np.isfinite(sigma)] for sigma in np.asarray(fit.sigma)]  # nothing of slices that were bridged
+    spread = np.array([np.sqrt(np.mean(one**2)) if one.size else np.nan for one in known])
+    if np.isfinite(spread).any():
+        lines.append((f"uncertainty of the field ({symbol(unit)})", [("σ of a displacement", spread)]))
+    if np.any(fit.rejected):
+        lines.append(("left out (%)", [("agrees with no neighbour", 100 * np.asarray(fit.rejected))]))
+    fields = [
+        Chart("", chart([Line(name, values) for name, values in named], label=label, along=f"slice along {axis}",
+                        marks=marked, alt=f"{label} along the slices."))
+        for label, named in lines
+    ]  # fmt: skip
+    return (*drift_charts(shown), *fields)
+
+
+def _elastic_numbers(fit: Any) -> Pairs:
+    known = fit.scores[np.isfinite(fit.scores)]
+    words = METRIC_NAMES.get(fit.metric, fit.metric)
+    rows: list[tuple[str, str | None]] = [("Slices", f"{len(fit.scores):,} along {fit.affine.raw_from_aligned.axis}")]
+    if len(known):
+        rows.append((f"Agreement of neighbours: {words}", f"{agreement(float(np.median(known)))} in the median, "
+                     f"{agreement(float(known.min()))} to {agreement(float(known.max()))}"))  # fmt: skip
+    least, most = float(np.min(fit.jacobian[:, 0])), float(np.max(fit.jacobian[:, 2]))
+    rows += [
+        ("Areas change by factors of", f"{number(least, 3)} to {number(most, 3)}"),
+        ("Left out, most of one slice", percent(float(np.max(fit.rejected))) if np.any(fit.rejected) else ""),
+        ("Coefficients that the images determine", f"{fit.determined:,.0f} of {fit.parameters:,}"),
+    ]
+    rows += [(f"Slices: {kind}", listed(slices, 20)) for kind, slices in drift.marks(fit).items()]
+    if fit.bad_voxels:
+        rows.append(("Voxels of the detector left out", f"{fit.bad_voxels:,} of a slice (hot, dead, or gaps)"))
+    rows.append(("Time", f"{duration(fit.seconds)}, {count(fit.iterations, 'iteration')}"))
+    return without_empty(rows)
+
+
+def _elastic_settings(fit: Any) -> Pairs:
+    apart = " × ".join(number(h) for h in fit.spacing)
+    return (
+        ("Model", f"{count(fit.layers, 'layer')} of cubic B-splines for each slice, after its pose"),
+        ("Control points", f"{apart} {symbol(fit.raw_from_aligned.unit)} apart"),
+        *_settings(fit)[1:],
     )
 
 
@@ -123,8 +197,8 @@ def stack_numbers(fit: Any) -> Pairs:
     known = fit.scores[np.isfinite(fit.scores)]
     if len(known):
         words = METRIC_NAMES.get(fit.metric, fit.metric)
-        rows.append((f"Agreement of neighbours: {words}", f"{number(float(np.median(known)))} in the median, "
-                     f"{number(float(known.min()))} to {number(float(known.max()))}"))  # fmt: skip
+        rows.append((f"Agreement of neighbours: {words}", f"{agreement(float(np.median(known)))} in the median, "
+                     f"{agreement(float(known.min()))} to {agreement(float(known.max()))}"))  # fmt: skip
     if np.isfinite(fit.cycle):
         rows.append(("Error of a closed cycle of pairs, median", quantity(fit.cycle, unit)))
     for kind, slices in drift.marks(fit).items():
@@ -159,7 +233,7 @@ def _settings(fit: Any) -> Pairs:
     rows = [("Model", model), ("Metric", fit.metric), ("Reference", reference), ("Slow motion", trend)]
     channel = getattr(fit, "channel", None)
     rows.append(("Channel", "" if channel is None else str(channel)))
-    return without_empty([*rows, ("From the common line along", fit.common_line or "")])
+    return without_empty([*rows, ("From the common line along", getattr(fit, "common_line", None) or "")])
 
 
 def _table(fit: Any) -> Table | None:
@@ -186,11 +260,14 @@ def _header(name: str, unit: str) -> str:
         return f"{of}{'rotation' if bare == 'theta' else 'rotation ' + bare[1]} (°)"
     if bare.startswith("t"):
         return f"{of}shift {bare[1:]} ({unit})"
-    return f"cycle ({unit})" if bare == "cycle" else of + bare
+    named = {"cycle": f"cycle ({unit})", "rejected": "left out (%)", "least_determinant": "areas, least",
+             "greatest_determinant": "areas, most"}  # fmt: skip
+    return named.get(bare, of + bare)
 
 
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
         angle = name.removeprefix("sigma_") in ("theta", "rx", "ry", "rz")
-        return number(float(np.degrees(value)) if angle else value) if np.isfinite(value) else "–"
+        shown = np.degrees(value) if angle else 100 * value if name == "rejected" else value
+        return number(float(shown)) if np.isfinite(value) else "–"
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,13 @@ from daskreg.reporting import composites
 from daskreg.reporting.contrast import Window, common_windows
 from daskreg.reporting.planes import PairPlane, Place
 from daskreg.reporting.png_image import data_uri, encoded
-from daskreg.reporting.scale_bar import scale_bar
+from daskreg.reporting.words import quantity
 
 WIDTH = 600.0
 """Units of the drawing across a view; a browser scales them to the space there is."""
+
+BAR_SHARE = 0.3
+"""Share of the picture's width that the scale bar takes at most."""
 
 FLATTEST, TALLEST = 0.36, 1.6
 """Limits of height over width. A stack of few or of very many slices is stretched to them, which is said."""
@@ -157,3 +161,23 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> str:
 
 def _times(factor: float) -> str:
     return f"{factor:.2g} times as high" if factor > 1 else f"{1 / factor:.2g} times as flat"
+
+
+@dataclass(frozen=True)
+class ScaleBar:
+    """length: in the world. label: with its unit."""
+
+    length: float
+    label: str
+
+
+def scale_bar(width: float, unit: str) -> ScaleBar:
+    """The longest bar of 1, 2 or 5 times a power of ten that takes at most 30 % of a picture so wide in the world."""
+    length = round_down(BAR_SHARE * width)
+    return ScaleBar(length, quantity(length, unit))
+
+
+def round_down(value: float) -> float:
+    """The greatest of 1, 2 and 5 times a power of ten that is not greater."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(step * power for step in (1, 2, 5) if step * power <= value * (1 + 1e-9))

@@ -45,6 +45,13 @@ def number(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def agreement(value: float) -> str:
+    """A score of images; close to 1 with as many digits as tell it from 1."""
+    if not 0.9995 < value < 1:
+        return number(value)
+    return f"{value:.{min(8, 1 - math.floor(math.log10(1 - value)))}f}"
+
+
 def with_error(value: float, sigma: float | None, suffix: str = "") -> str:
     """A value with its standard deviation to two digits, and as many decimals as that has: 12.34 ± 0.05 µm."""
     if sigma is None or not math.isfinite(sigma) or sigma <= 0 or not math.isfinite(value):
@@ -52,7 +59,7 @@ def with_error(value: float, sigma: float | None, suffix: str = "") -> str:
     if sigma < 1e-8:
         return f"{value:.10g} ± {sigma:.1g}{suffix}"
     decimals = max(0, 1 - math.floor(math.log10(sigma)))
-    return f"{value:.{decimals}f} ± {sigma:.{decimals}f}{suffix}"
+    return f"{value:z.{decimals}f} ± {sigma:.{decimals}f}{suffix}"
 
 
 def parameter(name: str, value: float, sigma: float | None, unit: str | None) -> tuple[str, str]:

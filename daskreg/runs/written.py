@@ -28,8 +28,9 @@ class Written:
         bytes_read: decoded bytes that came out of the source.
         bytes_written: bytes of pixels before compression.
         stored: bytes of the files written.
-        clipped: voxels that were clamped when casting to integers of another type. What cubic interpolation overshoots
-            at the ends of the type of the source is clamped too, and not counted.
+        clipped: voxels that did not fit the type of the output, or were NaN, where that is another one than the
+            type of the source: they have the end of its range, or 0. What cubic interpolation (`order=3`) overshoots
+            of integers is clamped to the range of their own type before that, and is not counted.
         retries: store calls that failed at first and were tried again.
         missing: chunks of the source that are not stored, which the output shows as the fill value (where
             several blocks read one, each counts). Blocks of earlier runs are counted, too.

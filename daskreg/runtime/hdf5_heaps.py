@@ -37,10 +37,19 @@ class HeapCheckedFile(io.FileIO):
             self._check_free_blocks(data)
         return count
 
+    def _read_at(self, at: int, size: int) -> bytes:
+        """Bytes at a place, without a change of where the next ones are read; Windows has no `os.pread`."""
+        here = self.tell()
+        self.seek(at)
+        try:
+            return self.read(size)
+        finally:
+            self.seek(here)
+
     def _superblock(self) -> tuple[int, tuple[int, int]]:
         """Where the file begins, and the bytes of an address and of a length in it; nearly always 0, 8 and 8."""
         for at in _SUPERBLOCK_AT:
-            block = os.pread(self.fileno(), 16, at)
+            block = self._read_at(at, 16)
             if len(block) == 16 and block.startswith(_FILE):
                 widths = block[13:15] if block[8] < 2 else block[9:11]
                 return at, (widths[0], widths[1])
@@ -66,7 +75,7 @@ class HeapCheckedFile(io.FileIO):
                 break
             if step + 1 == moved_at:
                 remembered, moved_at = free, 2 * moved_at
-            free = int.from_bytes(os.pread(self.fileno(), width, start + free), "little")
+            free = int.from_bytes(self._read_at(start + free, width), "little")
         raise OSError("damaged: the free blocks of a heap are an endless chain")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,31 @@ def default_dims(ndim: int) -> tuple[str, ...]:
     return tuple(f"d{k}" for k in range(extra)) + ("t", "c", *SPACE)[max(0, 5 - ndim) :]
 
 
-def block_factor(fine: int, coarse: int) -> float:
-    """How many voxels along an axis became one of a coarser level, whose last block may be incomplete or left out: a
-    whole number, if one gives the length, else the ratio of the lengths."""
-    whole = round(fine / coarse)
-    return float(whole) if whole and coarse in (fine // whole, -(-fine // whole)) else fine / coarse
+def block_factor(*sizes: int) -> float:
+    """How many voxels along an axis became one of the last of some levels.
+
+    From level to level it is a whole number, if one gives the size (the last block may be incomplete or left out), else
+    the ratio of the sizes.
+
+    Args:
+        sizes: of the levels, from the finest one to a coarser one.
+    """
+    factor = 1.0
+    for fine, coarse in pairwise(sizes):
+        whole = round(fine / coarse)
+        factor *= whole if whole and coarse in (fine // whole, -(-fine // whole)) else fine / coarse
+    return factor
+
+
+def grid_of_level(finest: Grid, shapes: Sequence[Sequence[int]]) -> Grid:
+    """The grid of a level of a pyramid, whose voxels are means of blocks of the finest level's.
+
+    Args:
+        shapes: of the levels from the finest one to this one; 513 voxels become 257 or 256 of twice the size.
+    """
+    factors = np.array([block_factor(*sizes) for sizes in zip(*shapes, strict=True)])
+    spacing, origin = np.asarray(finest.spacing) * factors, finest.world((factors - 1) / 2)
+    return Grid(shapes[-1], spacing, origin, finest.direction, finest.unit, finest.names)
 
 
 def coordinates(grid: Grid) -> dict[str, tuple[Floats, dict[str, Any]]]:

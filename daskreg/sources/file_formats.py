@@ -70,6 +70,7 @@ READABLE = f"{', '.join(f.title for f in FORMATS[:-1])} and {FORMATS[-1].title} 
 """What can be read, for messages."""
 
 _OTHERS = frozenset((
+    ".lsm", ".stk", ".qptiff", ".bif", ".flex", ".zvi", ".oir", ".vsi", ".lei", ".dv", ".r3d", ".sld", ".pvti", ".exr",
     ".npz", ".dat", ".bin", ".vol", ".mat", ".vtk", ".vti", ".n5", ".czi",
     ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".mnc", ".mgz", ".mgh", ".jp2", ".j2k", ".jxl",
     ".webp", ".gif", ".avi", ".mp4", ".fits", ".fit", ".fts", ".las", ".laz", ".ply", ".pcd",

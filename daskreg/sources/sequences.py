@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.errors import InputError, NotAVolumeError
+from daskreg.runtime.messages import reason
 from daskreg.runtime.regular_files import check_regular
 from daskreg.sources.file_formats import ZARR, format_of
 from daskreg.sources.locate import STORE_FILES, StoreLocation
@@ -70,7 +71,10 @@ def files_of(folder: str, inner: str) -> list[str]:
     """
     if "/" in inner or os.path.isfile(os.path.join(folder, inner)):
         return [os.path.join(folder, name) for name in inner.split("/")]
-    names = [e.name for e in os.scandir(folder) if fnmatch.fnmatchcase(e.name, inner) and e.is_file()]
+    try:
+        names = [e.name for e in os.scandir(folder) if fnmatch.fnmatchcase(e.name, inner) and e.is_file()]
+    except OSError as error:
+        raise NotAVolumeError(f"{folder} holds no files {inner!r} that can be read: {reason(error)}") from error
     names = [name for name in names if not name.startswith(".")]
     if not names:
         raise NotAVolumeError(f"{folder} holds no files {inner!r}")

@@ -25,8 +25,10 @@ from daskreg.geometry import Grid
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
+from daskreg.registration.verdict.judge import suitable
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
-from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, by_chance, field_count
 from daskreg.stacks.verdict.pair_errors import (
     LEAST_SIGNAL,
     central_boxes,
@@ -34,6 +36,7 @@ from daskreg.stacks.verdict.pair_errors import (
     corner_variance,
     covariance_of,
 )
+from daskreg.stacks.verdict.pair_evidence import relative_evidence
 from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
@@ -118,7 +121,10 @@ class ImageSequence:
             iterate.assign(near, fine)
         p, covariance = self._least_uncertain(edges, iterate, last, poses)
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
+        unasked = np.full(len(edges), np.nan)
+        return self._with_evidence(
+            PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p), unasked), p
+        )
 
     def features(self) -> SliceFeatures:
         """Statistics of the single images."""
@@ -128,6 +134,15 @@ class ImageSequence:
         small = self.levels[min(1, self.small - 1)].fixed.values.flatten(1)
         contrast = (small.var(1, correction=0).cpu().double() * self.variance).sqrt().numpy()
         return SliceFeatures(self.blank, contrast, gradients * self.variance.numpy()[:, None], self.digest)
+
+    def _with_evidence(self, pairs: PairTable, p: Floats) -> PairTable:
+        """The table with the evidence of the pairs that chance might explain."""
+        model = StackModel(self.options.pose, self.problem.centre, self.grid, self.options.metric)
+        for row in np.flatnonzero(by_chance(pairs, model)).tolist():
+            one = slice(row, row + 1)
+            levels = [_pairs(level, pairs.edges[one]) for level in suitable(self.levels)]
+            pairs.evidence[row] = relative_evidence(self.problem, levels, p[one])
+        return pairs
 
     def _least_gap(self, edges: Ints) -> Any:
         """For each pair, the distance from the fixed image to the next image that is not blank."""

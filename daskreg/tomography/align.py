@@ -26,7 +26,7 @@ from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.tomography.matching import Problem, without_images
 from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.poses import MODELS, Level, constant_and_waves, shifts_of, turns_of
-from daskreg.tomography.row_blocks import RowLevel, refined, rows_of_a_block
+from daskreg.tomography.row_blocks import RowLevel, check_rows, refined
 from daskreg.tomography.row_file import RowFile, RowPlace, key_of
 from daskreg.tomography.series import (
     Projections,
@@ -112,50 +112,119 @@ def align_projections(
         DegenerateImageError; EmptyMaskError; StorageFullError and OutputError where rows cannot be written.
     """
     start = time.perf_counter()
-    if model not in MODELS:
-        raise OptionError(f"model={model!r}: use {', '.join(MODELS)}")
     given = projections_of(
         projections, axis=axis, channel=channel, channel_axis=channel_axis, flats=flats, darks=darks, mask=mask
     )
+    radians = in_radians(angles, given.shape[0], unit)
+    fixed = _fixed(given, centre, axis_angle)
+    task = _task(given, radians, fixed, model=model, level=level, max_steps=max_steps, memory=memory)
+    with ExitStack() as opened:
+        place = None
+        if task.in_blocks:
+            key = (
+                ""
+                if checkpoint is None
+                else key_of(projections, (mask, flats, darks, channel, channel_axis), task.asked)
+            )
+            place = opened.enter_context(RowPlace.opened(checkpoint, key, client))
+        with _computing(client), at_stage("reading"):
+            read = _read(task, place)
+        stages = _Stages(progress if callable(progress) else None, len(task.columns) + 2)
+        stages.end_one()
+        estimate = _estimate(task, read, place, stages)
+        stages.end_one()
+    return _fit(task.given, estimate, read.kinds, model=model, seconds=time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked, checked; nothing is read.
+
+    Args:
+        own, shared: names of the parameters of each projection, and of all.
+        columns: that are averaged on each level, coarse to fine.
+        budget: bytes that may be used, or None.
+    """
+
+    given: Projections
+    radians: Floats
+    fixed: Fixed
+    own: tuple[str, ...]
+    shared: tuple[str, ...]
+    columns: list[int]
+    max_steps: int
+    budget: int | None
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the finest level is worked on by blocks of rows."""
+        return self.budget is not None and not fits(self.given.shape, self.columns[-1], self.budget)
+
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What a checkpoint has to agree in, besides what is read."""
+        axis = "x" if self.given.transposed else "y"
+        radians = (self.radians + 0.0).tobytes()  # without -0.0
+        return radians, axis, self.columns, self.own, self.shared, self.fixed, self.max_steps
+
+    def levels(self) -> list[Level]:
+        return [level_of(self.given, n) for n in self.columns]
+
+
+def _task(
+    given: Projections,
+    radians: Floats,
+    fixed: Fixed,
+    *,
+    model: str,
+    level: int | str,
+    max_steps: int,
+    memory: str | int | None,
+) -> _Task:
+    if model not in MODELS:
+        raise OptionError(f"model={model!r}: use {', '.join(MODELS)}")
     if whole_number("max_steps", max_steps) < 1:
         raise OptionError(f"max_steps={max_steps}: use 1 or more")
-    radians = in_radians(angles, given.shape[0], unit)
     check_angles(radians)
-    fixed = _fixed(given, centre, axis_angle)
     own, shared = parameters_of(model, fixed.turn is not None, given.shape[1])
     _check_pixels(given, bool(shared) or bool(fixed.turn) or "theta" in own)
     budget = None if memory is None else memory_limit(memory, None)
     if budget is not None:
         given = replace(given, batch_bytes=min(given.batch_bytes, max(budget // _BATCHES, 1)))
     columns = columns_of_levels(given.shape, radians, level, budget)
-    with ExitStack() as opened:
-        place = None
-        if budget is not None and not fits(given.shape, columns[-1], budget):
-            rows_of_a_block(level_of(given, columns[-1]), given.shape[0], budget)  # raises before anything is read
-            asked = ((radians + 0.0).tobytes(), axis, columns, own, shared, fixed, max_steps)  # without -0.0
-            key = "" if checkpoint is None else key_of(projections, (mask, flats, darks, channel, channel_axis), asked)
-            place = opened.enter_context(RowPlace.opened(checkpoint, key, client))
-        with _computing(client), at_stage("reading"):
-            read = _read(given, radians, [level_of(given, n) for n in columns], (own, shared), place)
-        stages = _Stages(progress if callable(progress) else None, len(columns) + 2)
+    task = _Task(given, radians, fixed, own, shared, columns, max_steps, budget)
+    if budget is not None and task.in_blocks:
+        check_rows(level_of(given, columns[-1]), given.shape[0], budget)
+    return task
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A solution, how certain it is, the residuals (A,), and on what level and in how many blocks it was found."""
+
+    solution: Solution
+    spread: Uncertainty
+    residuals: Floats
+    binning: int
+    blocks: int = 0
+
+
+def _estimate(task: _Task, read: _Levels, place: RowPlace | None, stages: _Stages) -> _Estimate:
+    """In memory, and then, where there is a file of rows, by blocks of them. The problems are removed from `read`."""
+    solution = solve(read.problems, task.fixed, task.max_steps, stages.end_one)
+    spread, residuals = uncertainty(solution, read.problems[0], task.fixed)
+    found = _Estimate(solution, spread, residuals, solution.problem.factor)
+    if place is not None and read.file is not None and task.budget is not None:
+        means = solution.problem.data.mean(axis=(1, 2), dtype=np.float64)
+        rows = RowLevel(read.file, task.levels()[-1], means, read.background, read.divisor, task.budget)
+        coarse = replace(solution, problem=without_images(solution.problem))
+        del solution, found  # and the images with them
+        read.problems.clear()
+        refinement = refined(rows, coarse, task.fixed, most=task.max_steps, work=place.work)
+        spread, residuals = refinement.uncertainty(spread, coarse.problem, task.columns[-1])
+        found = _Estimate(refinement.solution(coarse), spread, residuals, task.columns[-1], refinement.blocks)
         stages.end_one()
-        solution = solve(read.problems, fixed, max_steps, stages.end_one)
-        spread, residuals = uncertainty(solution, read.problems[0], fixed)
-        binning, blocks = solution.problem.factor, 0
-        if place is not None and read.file is not None and budget is not None:
-            means = solution.problem.data.mean(axis=(1, 2), dtype=np.float64)
-            rows = RowLevel(read.file, level_of(given, columns[-1]), means, read.background, read.divisor, budget)
-            solution = replace(solution, problem=without_images(solution.problem))
-            read.problems.clear()
-            found = refined(rows, solution, fixed, most=max_steps, work=place.work)
-            spread, residuals = found.uncertainty(spread, solution.problem, columns[-1])
-            solution, binning, blocks = found.solution(solution), columns[-1], found.blocks
-            stages.end_one()
-        stages.end_one()
-    spread = replace(spread, noise=spread.noise * read.divisor)
-    kinds = dict(read.kinds) | dict.fromkeys(solution.unlike, "unlike")
-    fit = _fit(given, solution, spread, residuals, kinds, model=model, seconds=time.perf_counter() - start)
-    return replace(fit, binning=binning, blocks=blocks)
+    return replace(found, spread=replace(found.spread, noise=found.spread.noise * read.divisor))
 
 
 @dataclass
@@ -218,20 +287,14 @@ class _Levels:
     file: RowFile | None
 
 
-def _read(
-    given: Projections,
-    radians: Floats,
-    levels: list[Level],
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-    place: RowPlace | None,
-) -> _Levels:
-    """All levels, in one pass; `names` are the parameters of a projection, and the shared ones."""
-    file = None
+def _read(task: _Task, place: RowPlace | None) -> _Levels:
+    """All levels, in one pass."""
+    file, radians, levels = None, task.radians, task.levels()
     if place is None:
-        made = binned(given, levels)
+        made = binned(task.given, levels)
     else:
         file = place.rows(levels[-1], len(radians))
-        made = binned(given, levels if not place.written else levels[:-1], None if place.written else file.write)
+        made = binned(task.given, levels if not place.written else levels[:-1], None if place.written else file.write)
         file = place.end_writing(file)
     kinds = unusable(*made[0][:2], radians)
     used = np.ones(len(radians), dtype=bool)
@@ -240,21 +303,14 @@ def _read(
     for level, (data, valid, _) in zip(levels, made, strict=False):  # without the one in a file
         divisor = max(float(data[used].std()), 1e-30)
         np.divide(data, divisor, out=data)
-        problems.append(Problem(data, valid, radians, level, *names, used))
+        problems.append(Problem(data, valid, radians, level, task.own, task.shared, used))
     return _Levels(problems, kinds, made[-1][2], divisor, file)
 
 
-def _fit(
-    given: Projections,
-    solution: Solution,
-    spread: Uncertainty,
-    residuals: Floats,
-    kinds: dict[int, str],
-    *,
-    model: str,
-    seconds: float,
-) -> TiltFit:
+def _fit(given: Projections, estimate: _Estimate, kinds: dict[int, str], *, model: str, seconds: float) -> TiltFit:
+    solution, spread = estimate.solution, estimate.spread
     problem, poses = solution.problem, solution.poses
+    kinds = kinds | dict.fromkeys(solution.unlike, "unlike")
     turn = float(turns_of(poses)[problem.used].mean())
     across = constant_and_waves(shifts_of(poses)[:, 1], problem.radians, problem.used, given.shape[2])[0]
     plane = given.grid.take((1, 2))
@@ -279,7 +335,7 @@ def _fit(
         axis=turn,
         centre=(given.shape[2] - 1) / 2 + across / float(np.cos(turn)),
         sigma=sigma,
-        residuals=residuals,
+        residuals=estimate.residuals,
         kinds=dict(sorted(kinds.items())),
         status=status,
         agreement=spread.agreement,
@@ -289,7 +345,8 @@ def _fit(
         middle=tuple(
             float(o + s * (n - 1) / 2) for o, s, n in zip(plane.origin, plane.spacing, plane.shape, strict=True)
         ),
-        binning=problem.factor,
+        binning=estimate.binning,
+        blocks=estimate.blocks,
         steps=solution.steps,
         seconds=seconds,
     )

@@ -18,13 +18,13 @@ from daskreg.tomography.matching import (
     Problem,
     derivatives,
     linearised,
-    moved,
     smoothed,
     step,
 )
 from daskreg.tomography.poses import (
     MODELS,
     constant_and_waves,
+    fitted_waves,
     increments,
     shifts_of,
     sigma_of_constant,
@@ -38,7 +38,6 @@ Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
 _FIRST_STEPS = 2  # of each start, before the best is chosen
-_DRAWS = 3
 _MOST_NOISE = 0.9  # of the information on a parameter: with more, nothing is known of it
 LEAST_NOISE = 1e-3  # of the standard deviation of the projections: no detector has less
 # An outlier: a residual so many robust standard deviations, and so much, above the median.
@@ -198,8 +197,8 @@ class Uncertainty:
 def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0) -> tuple[Uncertainty, Floats]:
     """Standard deviations, and the residuals (A,).
 
-    The estimate is made of noise, linearised at the solution: on the finest level for the projections, and several
-    times on the coarse one for the axis and the centre, which few coarse pixels determine as well.
+    The estimate is made of noise, linearised at the solution, on the finest level for the projections. The axis and the
+    centre are linear in the noise, on the coarse level, since few coarse pixels determine them as well.
     """
     rng = np.random.default_rng(seed)
     problem, poses = solution.problem, solution.poses
@@ -253,34 +252,31 @@ def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> t
     """
     at = linearised(problem, poses)
     noise = max(noise_of(problem.data[problem.used]), LEAST_NOISE * float(problem.data[problem.used].std()))
-    turns, centres = [], []
-    for _ in range(_DRAWS):
-        values, shared, _ = _of_noise(at, rng)
-        after = moved(problem, np.tile(np.eye(3), (len(poses), 1, 1)), noise * values, noise * shared)
-        turns.append(float(turns_of(after)[problem.used].mean()))
-        centres.append(constant_and_waves(shifts_of(after)[:, 1], problem.radians, problem.used)[0])
     white = noise * smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) * at.weight
     of_noise = replace(at, basis=derivatives(problem.reproject(white), problem))
-    turn, centre = (float(np.sqrt(np.mean(np.square(v)))) for v in (turns, centres))
-    return turn * _without_noise(at, of_noise, "theta"), centre * _without_noise(at, of_noise, "tx")
+    count = int(problem.used.sum())
+    constant = np.linalg.pinv(fitted_waves(np.zeros(count), problem.radians[problem.used])[0])[0]
+    turn = _sigma_of_sum(at, of_noise, "theta", np.full(count, 1 / count))
+    return noise * turn, noise * problem.factor * _sigma_of_sum(at, of_noise, "tx", constant)
 
 
-def _without_noise(at: Linearised, of_noise: Linearised, name: str) -> float:
-    """By how much larger the standard deviation of the mean of a parameter is, whose information is in part that of
-    noise (the bias of errors in variables, Fuller 1987)."""
+def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floats) -> float:
+    """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share, for noise of
+    one per pixel. Information that is that of noise does not count (the bias of errors in variables, Fuller 1987)."""
     problem = at.problem
     sums = at.sums(np.zeros_like(at.residual))
-    mean = replace(sums, score=np.zeros_like(sums.score), shared=np.zeros_like(sums.shared))
+    asked = replace(sums, score=np.zeros_like(sums.score), shared=np.zeros_like(sums.shared))
     if name in problem.shared:
-        mean.shared[problem.shared.index(name)] = 1.0
+        asked.shared[problem.shared.index(name)] = 1.0
     elif name in problem.names:
-        mean.score[:, problem.names.index(name)] = 1 / len(mean.score)
+        asked.score[:, problem.names.index(name)] = weights
     else:
-        return 1.0
-    # The direction in which the parameter is seen: the others follow it as they would.
-    values, shared = problem.solve(mean, at.every, exact=True)
-    information = [
-        float((change * (change - problem.reproject(change))).sum(dtype=np.float64))
-        for change in (of.every.changed(values, shared) for of in (at, of_noise))
-    ]
-    return 1 / (1 - min(max(information[1] / max(information[0], 1e-30), 0.0), _MOST_NOISE))
+        return 0.0
+    # The direction in which the sum is seen: the other parameters follow it as they would.
+    values, shared = problem.solve(asked, at.every, exact=True)
+    seen, by_noise = (of.every.changed(values, shared) for of in (at, of_noise))
+    left = seen - problem.reproject(seen)
+    found = float(np.sqrt((smoothed(left * at.weight) ** 2).sum(dtype=np.float64)))
+    information = float((seen * left).sum(dtype=np.float64))
+    of_it = float((by_noise * (by_noise - problem.reproject(by_noise))).sum(dtype=np.float64))
+    return found / (1 - min(max(of_it / max(information, 1e-30), 0.0), _MOST_NOISE))

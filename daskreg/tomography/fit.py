@@ -20,6 +20,8 @@ from daskreg.reporting.words import duration
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from daskreg.reporting.section import Section
+
 Floats = NDArray[np.float64]
 
 
@@ -160,6 +162,12 @@ class TiltFit(Fit):
             return cls(projections_from_aligned=transform, **found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidTransformError(f"{path} is damaged, or of another version: {error!r}") from error
+
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.tilt_section import tilt_section
+
+        return tilt_section(self)
 
     def plot(self) -> Figure:
         """The shifts and the residuals by angle, with one standard deviation."""

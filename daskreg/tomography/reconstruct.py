@@ -15,22 +15,24 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
-from daskreg.geometry import Grid, SliceAffines
+from daskreg.geometry import Grid
 from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
 from daskreg.tomography.astra_engine import slices_by_astra, toolbox
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
-from daskreg.tomography.projections import beam_of, complete
+from daskreg.tomography.projections import Beam, beam_of, complete
 from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
+from daskreg.tomography.row_file import read_once
 from daskreg.tomography.series import channels_first
 from daskreg.tomography.slices import SliceProjector
-from daskreg.volumes import to_dataarray, volume_of
+from daskreg.volumes import Volume, to_dataarray, volume_of
 from daskreg.warping import warp
 
 __all__ = ["METHODS", "reconstruct"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 METHODS = ("fbp", "sirt", "cgls")
 ENGINES = ("daskreg", "astra")
@@ -44,7 +46,7 @@ class Recipe:
     """How rows of aligned projections become slices; see `reconstruct`."""
 
     radians: Floats
-    used: NDArray[np.bool_]
+    used: Bools
     size: int
     columns: int
     centre: float
@@ -98,6 +100,9 @@ def reconstruct(
 ) -> xr.DataArray:
     """The volume of projections, as a lazy DataArray of float32 that `write` stores block by block.
 
+    Files of whole projections are read once: when the first block is computed, they are written to the folder for
+    temporary files (TMPDIR), rows first, until the volume is no longer referred to.
+
     Channels in front (or at `channel_axis`) are reconstructed one by one with the same poses, and stay in front.
 
     Args:
@@ -130,54 +135,57 @@ def reconstruct(
         flats another shape; UnitError; when computed, DegenerateImageError where too few projections have finite
         pixels.
     """
-    _check(method, iterations, minimum, window)
-    if engine not in ENGINES:
-        raise OptionError(f"engine={engine!r}: use {', '.join(ENGINES)}")
-    if engine == "astra":
-        toolbox()
+    _check(method, iterations, minimum, window, engine)
     _check_geometry(fit, centre, axis, angles, order)
     for name, value in (("size", size), ("rows", rows)):
         if value is not None and whole_number(name, value) < 1:
             raise OptionError(f"{name}={value}: use 1 or more")
-    if channel_axis is not None:
-        projections = channels_first(projections, channel_axis)
-    volume = volume_of(projections)
-    grid, lead = volume.grid, volume.source.lead
-    if grid.ndim != 3:
+    volume = volume_of(projections if channel_axis is None else channels_first(projections, channel_axis))
+    if volume.grid.ndim != 3:
         raise ShapeMismatchError(f"projections of shape {volume.array.shape} are not (angles, rows, columns)")
-    count = grid.shape[0]
-    radians = fit.angles if angles is None and fit is not None else in_radians(angles, count, unit)
-    if len(radians) != count or (fit is not None and len(fit.angles) != count):
-        raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles" + _of_fit(fit))
-    check_angles(radians)
+    radians, used = _angles(volume.grid.shape[0], angles, unit, fit)
     transposed = (axis if fit is None else fit.rotation_axis) == "x"
-    used = np.ones(count, dtype=bool)
-    if fit is not None:
-        used[list(fit.outliers)] = False
-    height, columns = grid.shape[:0:-1] if transposed else grid.shape[1:]
-    middle = (columns - 1) / 2 if centre is None else centre
-    across = grid.spacing[1 if transposed else 2]
-    steps = _ITERATIONS[method] if iterations is None else iterations
-    side = columns if size is None else size
-    recipe = Recipe(radians, used, side, columns, middle, method, window, steps, minimum, across, engine)
-    many = _rows_of_a_block(count, recipe, height, rows)
-    beam, array = beam_of(flats, darks, grid.shape[1:]), volume.array
-    data = complete(array.data, volume.source, beam, transposed=transposed, rows=many)
-    if fit is not None:
-        along = str(array.dims[-1 if transposed else -2])
-        data = _aligned(data, array, fit.projections_from_aligned, order, (along, many))
-    lazy = da.asarray(data)
-    made = _by_rows(lazy.swapaxes(-1, -2) if transposed else lazy, recipe, many)
+    height, columns = volume.grid.shape[:0:-1] if transposed else volume.grid.shape[1:]
+    recipe = Recipe(
+        radians,
+        used,
+        size=columns if size is None else size,
+        columns=columns,
+        centre=(columns - 1) / 2 if centre is None else centre,
+        method=method,
+        window=window,
+        iterations=_ITERATIONS[method] if iterations is None else iterations,
+        minimum=minimum,
+        spacing=volume.grid.spacing[1 if transposed else 2],
+        engine=engine,
+    )
+    many = _rows_of_a_block(len(radians), recipe, height, rows)
+    beam = beam_of(flats, darks, volume.grid.shape[1:])
+    data = _aligned(volume, beam, fit, transposed=transposed, order=order, rows=many)
+    lead = volume.source.lead
     return to_dataarray(
-        made,
-        _volume_grid(grid, side, transposed),
+        _by_rows(data.swapaxes(-1, -2) if transposed else data, recipe, many),
+        _volume_grid(volume.grid, recipe.size, transposed),
         lead=lead,
         lead_coords={d: volume.array.coords[d] for d in lead if d in volume.array.coords},
         name="reconstruction",
     )
 
 
-def _check(method: str, iterations: int | None, minimum: float | None, window: str) -> None:
+def _angles(count: int, angles: Any, unit: str | None, fit: TiltFit | None) -> tuple[Floats, Bools]:
+    """(A,) radians, and which projections the fit does not call outliers."""
+    radians = fit.angles if angles is None and fit is not None else in_radians(angles, count, unit)
+    if len(radians) != count or (fit is not None and len(fit.angles) != count):
+        of_fit = "" if fit is None else f", and {len(fit.angles)} in the fit"
+        raise ShapeMismatchError(f"there are {count} projections, {len(radians)} angles{of_fit}")
+    check_angles(radians)
+    used = np.ones(count, dtype=bool)
+    if fit is not None:
+        used[list(fit.outliers)] = False
+    return radians, used
+
+
+def _check(method: str, iterations: int | None, minimum: float | None, window: str, engine: str) -> None:
     if method not in METHODS:
         raise OptionError(f"method={method!r}: use {', '.join(METHODS)}")
     if window not in WINDOWS:
@@ -190,6 +198,10 @@ def _check(method: str, iterations: int | None, minimum: float | None, window: s
         raise OptionError("minimum= is for method='sirt'")
     if minimum is not None:
         finite_number("minimum", minimum)
+    if engine not in ENGINES:
+        raise OptionError(f"engine={engine!r}: use {', '.join(ENGINES)}")
+    if engine == "astra":
+        toolbox()
 
 
 def _check_geometry(fit: Any, centre: Any, axis: Any, angles: Any, order: Any) -> None:
@@ -209,18 +221,24 @@ def _check_geometry(fit: Any, centre: Any, axis: Any, angles: Any, order: Any) -
         raise OptionError("reconstruct needs angles, or a fit, which has them")
 
 
-def _of_fit(fit: TiltFit | None) -> str:
-    return "" if fit is None else f", and {len(fit.angles)} in the fit"
-
-
-def _aligned(data: Any, array: xr.DataArray, transform: SliceAffines, order: int, rows: tuple[str, int]) -> Any:
-    """The aligned data of an array, in blocks of so many rows along the axis of that name."""
+def _aligned(
+    volume: Volume, beam: Beam | None, fit: TiltFit | None, *, transposed: bool, order: int, rows: int
+) -> da.Array:
+    """The attenuation without gaps, aligned if there is a fit, in blocks of so many rows."""
+    array, source = volume.array, volume.source
+    once = read_once(source, transposed=transposed, rows=rows)
+    data = complete(array.data if once is None else once, source, beam, transposed=transposed, rows=rows)
+    if fit is None:
+        raw: da.Array = da.asarray(data)
+        return raw
+    transform = fit.projections_from_aligned
     if isinstance(transform.axis, str) and transform.axis not in array.dims:
         raise InvalidTransformError(f"the fit runs along {transform.axis!r}, the projections have {tuple(array.dims)}")
     lazy = array.copy(data=data) if isinstance(data, da.Array) else array.chunk()
     chunks = dict(zip(map(str, array.dims), (*(1,) * (array.ndim - 3), *array.shape[-3:]), strict=True))
-    chunks |= dict((rows,))
-    return warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp", chunks=chunks).data
+    chunks[str(array.dims[-1 if transposed else -2])] = rows
+    found: da.Array = warp(lazy, pull=transform, order=order, dtype=np.float32, edge="clamp", chunks=chunks).data
+    return found
 
 
 def _rows_of_a_block(count: int, recipe: Recipe, height: int, rows: int | None) -> int:

@@ -27,6 +27,8 @@ WINDOWS: dict[str, Callable[[Floats], Floats]] = {
 _WIDEST_GAP = 3.0
 """Medians of the gaps between angles: a wider one is a missing wedge, which its neighbours do not stand for."""
 
+_OWN_DETAIL = 0.75  # of the detail that is in one projection alone; the rest is for what it shares with its neighbours
+
 
 def angle_weights(radians: Floats) -> Floats:
     """(A,) the angle that each projection stands for, radians: half of the gaps beside it, where directions half a turn
@@ -41,8 +43,11 @@ def angle_weights(radians: Floats) -> Floats:
     return weights
 
 
-def ramp_filtered(sums: Array, window: str = "ramp") -> Array:
+def ramp_filtered(sums: Array, window: str = "ramp", most: Floats | None = None) -> Array:
     """Projections (A, U, Z), filtered along U by the ramp (Kak and Slaney 1988, eq. 3.61), which is zero beyond them.
+
+    Args:
+        most: (A,) by what a frequency is multiplied at most.
 
     Raises: OptionError for an unknown window.
     """
@@ -53,15 +58,23 @@ def ramp_filtered(sums: Array, window: str = "ramp") -> Array:
     place = np.minimum(np.arange(size), size - np.arange(size))
     kernel = np.where(place % 2 == 1, -1 / (np.pi * np.maximum(place, 1)) ** 2, 0.0)
     kernel[0] = 0.25
-    response = scipy.fft.rfft(kernel).real * WINDOWS[window](scipy.fft.rfftfreq(size))
-    spectrum = scipy.fft.rfft(sums, size, axis=1) * response.astype(sums.dtype)[:, None]
+    response = (scipy.fft.rfft(kernel).real * WINDOWS[window](scipy.fft.rfftfreq(size)))[None]
+    if most is not None:
+        response = np.minimum(response, most[:, None])
+    spectrum = scipy.fft.rfft(sums, size, axis=1) * response.astype(sums.dtype)[..., None]
     return np.ascontiguousarray(scipy.fft.irfft(spectrum, size, axis=1)[:, :columns], dtype=sums.dtype)
 
 
-def fbp(projector: SliceProjector, sums: Array, *, window: str = "ramp") -> Array:
-    """(Y, X, Z) slices by filtered back-projection of (A, U, Z)."""
-    weights = angle_weights(projector.radians).astype(sums.dtype)
-    return projector.smear(ramp_filtered(sums, window) * weights[:, None, None])
+def fbp(projector: SliceProjector, sums: Array, *, window: str = "ramp", longest: float | None = None) -> Array:
+    """(Y, X, Z) slices by filtered back-projection of (A, U, Z).
+
+    Args:
+        longest: ray within the specimen, pixels. Detail that is finer than so many angles resolve is in one projection
+            alone, and the reprojection then has no more of it than the projection; None: what the ramp makes of it.
+    """
+    weights = angle_weights(projector.radians)
+    most = None if longest is None else _OWN_DETAIL / (longest * np.maximum(weights, 1e-9))
+    return projector.smear(ramp_filtered(sums, window, most) * weights.astype(sums.dtype)[:, None, None])
 
 
 def sirt(

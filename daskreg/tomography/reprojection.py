@@ -1,8 +1,12 @@
 """H: what all aligned projections together say of each, as the reprojection of the volume that is made of them.
 
-Filtered back-projection F makes the volume, A projects it. With a half turn of projections that is nearly what a volume
-in least squares would show. With a missing wedge it is not: near the wedge, A F shows a half and less of what was seen,
-and what is lacking would pull at the poses. So the volume is then found in least squares, by iterations with F as the
+Filtered back-projection F makes the volume, A projects it. Detail that is finer than so many angles resolve is in one
+projection alone, and the ramp filter would return more of it than there is: 1 - H would be negative, and steps would
+lead away from the solution. So the filter is limited there (Radermacher 1992).
+
+With a half turn of projections, that is nearly what a volume in least squares would show. With a missing wedge it is
+not: near the wedge, A F shows a half and less of what was seen, and what is lacking would pull at the poses. So the
+volume is then found in least squares, by iterations with F as the
 preconditioner: the residual after k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over
 an interval of eigenvalues (Golub and Varga 1961). It is linear in the projections, as the normal equations of the poses
 need.
@@ -47,6 +51,7 @@ class Reprojection:
     centre: float
     wedge: bool
     projector: SliceProjector = field(init=False)
+    longest: float = field(init=False)
     inside: Array = field(init=False)
     largest: float = field(init=False)
 
@@ -55,7 +60,9 @@ class Reprojection:
         object.__setattr__(self, "projector", projector)
         reach = np.arange(self.columns) - (self.columns - 1) / 2
         # Corners that some projections do not see are taken for empty.
-        inside = np.hypot(reach[:, None], reach) < min(self.centre, self.columns - 1 - self.centre) + 0.5
+        radius = min(self.centre, self.columns - 1 - self.centre) + 0.5
+        inside = np.hypot(reach[:, None], reach) < radius
+        object.__setattr__(self, "longest", 2 * radius)
         object.__setattr__(self, "inside", inside[..., None].astype(np.float32))
         object.__setattr__(self, "largest", self._largest() if self.wedge else 1.0)
 
@@ -78,7 +85,7 @@ class Reprojection:
         return seen
 
     def _once(self, aligned: Array) -> Array:
-        return self.projector.project(fbp(self.projector, aligned) * self.inside)
+        return self.projector.project(fbp(self.projector, aligned, longest=self.longest) * self.inside)
 
     def _largest(self) -> float:
         """The largest eigenvalue of A F, by the power method on one row."""

@@ -109,25 +109,30 @@ def sums_of(block: RowBlock) -> BlockSums:
 
 
 def rows_of_a_block(level: Level, count: int, budget: int, moved: int = 0) -> int:
-    """How many rows of so many projections are summed at once, besides those around them.
+    """How many rows of so many projections can be summed at once, besides those around them; 0 where the memory is not
+    enough for one.
 
     Args:
         budget: bytes.
         moved: rows, by which projections move at most.
+    """
+    rows_at_once = budget // (_AT_ONCE * bytes_of_a_row(count, level.binned_shape[1]))
+    return max(rows_at_once - 2 * (moved + _HALO), 0)
+
+
+def check_rows(level: Level, count: int, budget: int, moved: int = 0) -> None:
+    """See `rows_of_a_block`.
 
     Raises: OptionError where the memory is not enough for a row.
     """
-    rows, columns = level.binned_shape
-    per_row = bytes_of_a_row(count, columns)
-    most = budget // (_AT_ONCE * per_row) - 2 * (moved + _HALO)
-    if most < 1:
-        need = per_row * min(_AT_ONCE * (2 * (moved + _HALO) + _USEFUL), rows)
+    if rows_of_a_block(level, count, budget, moved) < 1:
+        rows, columns = level.binned_shape
+        need = bytes_of_a_row(count, columns) * min(_AT_ONCE * (2 * (moved + _HALO) + _USEFUL), rows)
         why = f", since projections move by {moved} rows" if moved else ""
         raise OptionError(
             f"memory: means of {level.factors[1]} columns need {need / 2**20:.4g} MiB for a block of rows{why}: allow "
             "as much, or use a coarser level="
         )
-    return most
 
 
 @dataclass(frozen=True)
@@ -147,13 +152,13 @@ class RowLevel:
     budget: int
 
     def blocks(self, poses: Floats, like: Problem, *, coupled: bool) -> list[RowBlock]:
-        """The blocks at some poses, whose parameters and used projections are those of a coarser problem.
-
-        Raises: OptionError where the memory is not enough for a block.
-        """
+        """The blocks at some poses, whose parameters and used projections are those of a coarser problem; none where
+        projections move by more rows than the memory allows."""
         rows, count, _ = self.file.shape
-        moved = self._reach(poses[like.used])
+        moved = self.reach(poses[like.used])
         most = rows_of_a_block(self.level, count, self.budget, moved)
+        if most < 1:
+            return []
         number = math.ceil(rows / most)
         ends = [rows * k // number for k in range(number + 1)]
         halo = moved + _HALO
@@ -170,7 +175,7 @@ class RowLevel:
             for k, (start, stop) in enumerate(pairwise(ends))
         ]  # fmt: skip
 
-    def _reach(self, poses: Floats) -> int:
+    def reach(self, poses: Floats) -> int:
         """By how many rows of the level a pixel moves at most."""
         rows, columns = self.level.binned_shape
         corners = np.array([[v, u, 1.0] for v in (0, rows - 1) for u in (0, columns - 1)]).T
@@ -241,14 +246,12 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
     poses, like = start.poses, start.problem
     nothing = np.empty((len(poses), 0, level.file.shape[2]), np.float32)
     problem = replace(without_images(like), level=level.level, data=nothing)
+    check_rows(level.level, len(poses), level.budget, level.reach(poses[like.used]))
     coupling, last, taken = None, False, 0
     while not last and taken < most:
-        try:
-            blocks = level.blocks(poses, like, coupled=coupling is None)
-        except OptionError:
-            if not taken:
-                raise
-            break  # the steps diverge: projections move by more rows than there is memory for
+        blocks = level.blocks(poses, like, coupled=coupling is None)
+        if not blocks:
+            break  # the steps diverge
         found = _summed(blocks, work)
         if coupling is None:
             coupling = Coupling.together([f.coupling for f in found if f.coupling is not None], len(found))

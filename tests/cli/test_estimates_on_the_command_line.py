@@ -310,6 +310,10 @@ def test_report_shows_each_kind_of_fit_as_the_fit_itself_does(here: Path) -> Non
         told, same = (json.loads((here / f"{one}.report.json").read_text()) for one in (name, "same"))
         assert told["entries"] == same["entries"], name
         assert told["entries"][0]["kind"] == fit.kind
+    page = (here / "elastic.html").read_text()
+    assert "growth of areas" in page
+    assert "A stack of slices, with deformation" in page
+    assert '<th scope="row">kinds</th>' not in page
 
 
 def test_report_opens_the_stack_as_align_did_and_refuses_what_it_would_ignore(
@@ -320,7 +324,7 @@ def test_report_opens_the_stack_as_align_did_and_refuses_what_it_would_ignore(
     tifffile.imwrite("two.tif", np.stack([slices, slices[::-1]], 1), imagej=True, metadata={"axes": "ZCYX"})
     opened = ["--spacing", "3,2,2", "--unit", "nm"]
     assert run(["align", "two.tif", "-o", "fit.json", "--model", "translation", "-q", "--channel", "1", *opened]) == 0
-    assert run(["report", "fit.json", "-o", "fit.html", "--stack", "two.tif", *opened]) == 0
+    assert run(["report", "fit.json", "-o", "fit.html", "--stack", "two.tif"]) == 0, "with the spacing of `align`"
     assert 'type="range"' in (here / "fit.html").read_text()
     stack, fit = dr.open("two.tif", spacing=(3, 2, 2), unit="nm"), dr.StackFit.load("fit.json")
     shown = [fit.section(stack=stack, channel=channel).comparisons for channel in (None, 1, 0)]

@@ -35,6 +35,21 @@ def fcsv(points: Floats, *, system: str, labels: tuple[str, ...]) -> str:
     return "\n".join([*lines, ""])
 
 
+def markups(points: Floats, *, system: str, labels: tuple[str, ...]) -> str:
+    """The same as Slicer writes it now, with a point that was not placed."""
+    signs = (1, 1, 1) if system == "LPS" else (1, -1, -1)
+    placed = [{"id": str(k), "label": label, "position": place[::-1].tolist(), "positionStatus": "defined"}
+              for k, (place, label) in enumerate(zip(points * signs, labels, strict=True))]  # fmt: skip
+    waiting = {"id": "9", "label": "later", "position": [0, 0, 0], "positionStatus": "undefined"}
+    whole = {
+        "type": "Fiducial",
+        "coordinateSystem": system,
+        "controlPoints": [waiting, *placed],
+        "display": {"color": [1]},
+    }
+    return json.dumps({"@schema": "markups-schema-v1.0.3.json#", "markups": [whole]})
+
+
 # --- Pairs -------------------------------------------------------------------------------------
 
 
@@ -242,6 +257,19 @@ def test_fcsv_on_the_command_line(here: Path, system: str) -> None:
     assert [line.split(",")[4:] for line in before[3:]] == [line.split(",")[4:] for line in after[3:]]
 
 
+@pytest.mark.parametrize("system", ["LPS", "RAS"])
+def test_markups_of_slicer(here: Path, system: str) -> None:
+    text = markups(FIXED, system=system, labels=("a", "b", "c", "d"))
+    Path("in.mrk.json").write_text(text)
+    assert run(["transform", "points", "t.json", "in.mrk.json", "out.mrk.json", "--push"]) == 0
+    table = read_table("out.mrk.json")
+    moved = dr.load("t.json")(FIXED)
+    np.testing.assert_allclose(table.points, moved, rtol=0, atol=1e-9)
+    assert (table.labels, table.unit) == (("a", "b", "c", "d"), "millimeter")
+    expected = markups(table.points, system=system, labels=table.labels)
+    assert json.loads(Path("out.mrk.json").read_text()) == json.loads(expected)
+
+
 def test_geojson_on_the_command_line(here: Path) -> None:
     """Nested positions of QuPath's annotations, and everything else as it was."""
     dr.Affine.from_parameters(theta=0.3, tx=5, ty=-2).save("flat.json")
@@ -318,9 +346,8 @@ def test_convert_names_the_grids(here: Path, capsys: pytest.CaptureFixture[str])
     for name, zooms in (("fixed", (0.5, 1.5, 3.0)), ("moving", (-1.0, 1.0, 2.0))):
         nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 15), np.uint8), np.diag([*zooms, 1.0])), f"{name}.nii")
     assert run(["transform", "convert", "t.json", "t.lta"]) == 2
-    assert (
-        "FreeSurfer counts in the voxels of its images: give --fixed and --moving, Grids or" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "FreeSurfer counts in the voxels of its images: give --fixed and --moving (a Grid of each, or, on" in told
     grids = ["--fixed", "fixed.nii", "--moving", "moving.nii"]
     for name in ("t.lta", "t.fsl", "t.1D", "t.xml", "t.matrix.txt", "t.ngff.json", "tGenericAffine.mat"):
         assert run(["transform", "convert", "t.json", name, *grids]) == 0

@@ -44,8 +44,15 @@ def test_lengths_and_stretch_are_those_of_the_map():
     last = lines.get_lines()[-2].get_xydata()  # the last line along y, at the greatest x
     assert np.allclose(last[-1], (0.7 * 46 * 2.5 + 0.1 * 30 * 2.5, 1.2 * 30 * 2.5))
     words = texts(figure)
-    assert "micrometer" in words
+    assert "µm" in words
     assert "no folds seen" in words
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_a_field_with_its_figure():
+    page = linear_field(np.diag([0.2, -0.3]), unit="um")._repr_html_()
+    assert page.count("data:image/png") == 1
+    assert "<pre>" in page
 
 
 def test_folds_are_marked_and_named():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -17,9 +21,11 @@ from skimage import data
 import daskreg as dr
 from daskreg.errors import ShapeMismatchError
 from daskreg.output_page import report_output
+from daskreg.reporting.cloud_section import points_section
 from daskreg.reporting.page import report
 from daskreg.reporting.stack_section import stack_section
 from daskreg.stacks.verdict.stack_status import StackStatus
+from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
@@ -29,6 +35,12 @@ def text_of(page: Path) -> str:
     """What is read on a page: without tags, pictures, and the raw facts."""
     shown = page.read_text(encoding="utf-8").partition("Raw facts")[0]
     return re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]*>", " ", shown, flags=re.DOTALL))
+
+
+def picture_of(uri: str) -> np.ndarray:
+    """The (H, W, 3) bytes of an embedded picture."""
+    image = matplotlib.image.imread(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    return np.asarray(np.rint(image[..., :3] * 255), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +105,6 @@ def test_a_stack_that_failed_names_the_remedy(fit: dr.StackFit, tmp_path: Path) 
 
 
 def test_ten_thousand_slices_are_less_than_five_megabytes(fit: dr.StackFit, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     many, count = np.random.default_rng(0), 10_000
     matrices = np.tile(np.eye(3), (count, 1, 1))
     matrices[:, :2, 2] = np.cumsum(many.normal(size=(count, 2)), axis=0)
@@ -123,13 +133,49 @@ def test_a_pair_that_failed_and_one_without_images(tmp_path: Path) -> None:
     assert "does not hold its images" in text_of(dr.PairFit.load(tmp_path / "fit.json").report(tmp_path / "again.html"))
 
 
+def test_projections_in_words(tmp_path: Path) -> None:
+    count, shifts = 60, np.random.default_rng(5).normal(0, 2, (60, 2))
+    maps = np.tile(np.eye(3), (count, 1, 1))
+    maps[:, :2, 2] = shifts
+    fit = TiltFit(
+        dr.SliceAffines(maps, unit="um"), np.linspace(0, np.pi, count, endpoint=False), "y", axis=1e-3, centre=22.7,
+        sigma={"tx": np.full(count, 0.2), "ty": np.full(count, 0.3), "axis": 1e-4, "centre": 0.02},
+        residuals=np.full(count, 0.0115), kinds={7: "blank"}, status=TiltStatus.CONVERGED, agreement=0.98, noise=1.0,
+        disagreement=1.0, model="translation", middle=(10.0, 10.0), binning=2, steps=7, seconds=8.0,
+    )  # fmt: skip
+    told = text_of(fit.report(tmp_path / "tilt.html"))
+    assert "59 of 60 projections are aligned, and the volume explains them; 1 projection was not used." in told
+    assert "The axis of rotation is at column 22.700 ± 0.020" in told
+    assert "Turn of the axis in the detector 0.0573 ± 0.0057°" in told
+    assert "Not explained by the volume, median 1.15 %" in told
+    assert "projection angle (°) shift x (µm) shift y (µm)" in told
+    assert "shift, less its median (µm)" in told
+    failed = replace(fit, status=TiltStatus.INCONSISTENT)
+    assert "What to do: Check the angles" in text_of(failed.report(tmp_path / "failed.html"))
+
+
+def test_landmarks_are_joined_in_pairs() -> None:
+    """A line between two marks, orange where the pair contradicts the others; lengths along both axes are alike."""
+    fixed = np.array([[0.0, 0.0], [0.0, 40.0], [3.0, 0.0], [3.0, 40.0]])
+    fit = SimpleNamespace(
+        moving_from_fixed=dr.Affine.translation(y=0.0, x=0.0), sigma={}, parameters={}, rmse=1.0, free=(), ok=True,
+        inliers=np.ones(4, bool), outliers=np.array([3]), model="rigid",
+    )  # fmt: skip
+    shown = points_section(fit, fixed, fixed + np.array([0.0, 10.0])).comparisons[0]
+    assert "orange" in shown.caption
+    assert [(v.title, v.note, v.bar_label) for v in shown.views] == [("x → y ↓", "", "10 px")]
+    picture = picture_of(shown.views[0].pictures[0])
+    colours = {tuple(c) for c in picture.reshape(-1, 3)}
+    assert len(colours) == 5, "paper, two marks, and lines of two colours"
+
+
 def test_an_output_is_compared_with_its_source(stack: Any, fit: dr.StackFit, tmp_path: Path) -> None:
     aligned = dr.warp(stack, pull=fit.raw_from_aligned)
     written = dr.write(aligned, tmp_path / "a.ome.zarr", progress=False)
     page = report_output(written, tmp_path / "run.html", before=stack)
     told = text_of(page)
     assert "The volume is complete" in told
-    assert "z 9 x y 135 x x 165; spacing 4, 0.5, 0.5 micrometer" in told
+    assert "z 9 × y 135 × x 165 voxels of 4 × 0.5 × 0.5 µm" in told
     assert page.read_text().count('href="data:image/png') == 6, "three planes before and after"
     alone = report_output(tmp_path / "a.ome.zarr", tmp_path / "alone.html")
     assert alone.read_text().count('href="data:image/png') == 3

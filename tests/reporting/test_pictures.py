@@ -16,7 +16,6 @@ from daskreg.reporting.chart import Line, chart, ticks
 from daskreg.reporting.contrast import Window, common_windows
 from daskreg.reporting.planes import pair_planes, places
 from daskreg.reporting.png_image import encoded
-from daskreg.reporting.scale_bar import scale_bar
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ BARS = [
 
 @pytest.mark.parametrize(("width", "unit", "label"), BARS)
 def test_scale_bars_are_round(width: float, unit: str, label: str) -> None:
-    bar = scale_bar(width, unit)
+    bar = views.scale_bar(width, unit)
     assert bar.label == label
     assert 0.1 * width < bar.length <= 0.3 * width
 

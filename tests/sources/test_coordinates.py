@@ -15,6 +15,7 @@ from daskreg.sources.coordinates import (
     default_dims,
     direction_attrs,
     grid_from,
+    grid_of_level,
     split_dims,
 )
 
@@ -147,3 +148,11 @@ def test_default_dims():
 )  # fmt: skip
 def test_factors_between_levels(fine, coarse, factor):
     assert block_factor(fine, coarse) == pytest.approx(factor, rel=1e-15)
+
+
+def test_factors_over_several_levels_are_those_from_level_to_level():
+    """1000 voxels that are halved six times, rounded down, are 15, and 1000 / 15 is nearly 67."""
+    assert block_factor(1000, 500, 250, 125, 62, 31, 15) == 64
+    finest = Grid((1000, 90), (0.5, 2), (3, 4), ((-1, 0), (0, 1)))
+    level = grid_of_level(finest, [(1000, 90), (500, 90), (250, 45)])
+    assert level == Grid((250, 45), (2, 4), (3 - 0.75, 5), ((-1, 0), (0, 1)))

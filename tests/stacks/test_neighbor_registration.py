@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from daskreg.stacks import neighbor_registration
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, register_pairs
-from daskreg.stacks.pair_table import PairTable, SliceFeatures, packed, reliable, unpacked
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, by_chance, packed, reliable, unpacked
 from daskreg.stacks.verdict.pair_errors import covariance_of
 
 pytestmark = pytest.mark.slow
@@ -87,6 +89,17 @@ def test_a_wrong_initial_pose_is_corrected_over_a_third_image(images, drift, mon
     monkeypatch.setattr(neighbor_registration, "identity_or_shift", misled)
     table = sequence(images[:3]).register(pairs_within(np.zeros(3, bool), 2))
     assert apart(table, drift).max() < 0.06
+
+
+def test_images_that_agree_here_and_there_are_related_and_others_are_not():
+    """The first two have a third of their rows in common: too little for the mean correlation of the fields."""
+    one, other, unrelated = ndimage.gaussian_filter(np.random.default_rng(2).normal(size=(3, 128, 128)), (0, 2, 2))
+    other[40:80] = one[40:80]
+    found = sequence(torch.from_numpy(np.stack([one, other, unrelated]).astype("f4")), model="translation")
+    table = found.register(np.array([[0, 1], [0, 2]]), start=np.zeros((2, 2)))
+    model = StackModel(Pose.of("translation", 2), Grid((128, 128)).centre, Grid((128, 128)), "ncc")
+    assert by_chance(replace(table, evidence=np.full(2, np.nan)), model).all()
+    assert by_chance(table, model).tolist() == [False, True]
 
 
 def test_fields_tell_where_images_agree(images):

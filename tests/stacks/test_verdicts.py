@@ -19,7 +19,7 @@ from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
-from daskreg.stacks.pair_table import PairTable, by_chance, whole_correlation
+from daskreg.stacks.pair_table import PairTable, by_chance, packed, unpacked, whole_correlation
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict import fixed_pattern, refits
@@ -258,13 +258,15 @@ def test_fields_that_agree_by_chance():
     scores, one = np.array([0.3, 0.3, 0.9, 0.05]), np.ones(4)
     eye = np.tile(np.eye(3), (4, 1, 1))
     edges = np.stack([np.arange(4), np.arange(4) + 1], 1)
-    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32))
+    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32), np.full(4, np.nan))
     grid = Grid(SHAPE)
     model = StackModel(Pose.of("rigid", 2), grid.centre, grid, "ncc")
     assert by_chance(pairs, model).tolist() == [True, False, False, True]
+    asked = replace(pairs, evidence=np.array([1.1, np.nan, np.nan, 0.9]))
+    assert by_chance(asked, model).tolist() == [False, False, False, True]
+    assert np.array_equal(unpacked(PairTable, packed(asked)).evidence, asked.evidence, equal_nan=True)
 
 
-@pytest.mark.slow
 def test_tables_say_their_units_and_older_ones_are_read(cat, tmp_path):
     fit = dr.align_stack(cat[:3])
     fit.save_table(tmp_path / "drift.csv")

@@ -31,6 +31,7 @@ from daskreg.tomography.poses import (
     turns_of,
     without_gauge,
 )
+from daskreg.tomography.reprojection import Reprojection
 from daskreg.tomography.series import binned, columns_of_levels, projections_of
 
 pytestmark = pytest.mark.slow
@@ -246,6 +247,26 @@ def test_turns_and_magnifications_of_each_projection(model):
         given = align_projections(projections, HALF, model=model, axis_angle=np.radians(1.2))
         assert given.ok  # the mean that is held back is no motion of the last step
         assert given.axis == pytest.approx(np.radians(1.2), abs=1e-9)
+
+
+def test_few_angles_of_fine_pixels():
+    """Detail that each projection has alone does not lead the shared turn away from the axis."""
+    angles = np.linspace(0, np.pi, 12, endpoint=False)
+    projections, _ = scan(angles, jitter=1.0, turn=np.radians(1.0), noise=0.01)
+    fit = align_projections(projections, angles, level=0)
+    assert fit.status is not TiltStatus.UNSETTLED
+    assert fit.axis == pytest.approx(np.radians(1.0), abs=4 * fit.sigma["axis"])
+    assert fit.sigma["axis"] < np.radians(1.0)
+
+
+@pytest.mark.parametrize("count", [12, 20, 34])
+def test_what_all_projections_say_of_one_is_no_more_than_it_shows(count):
+    """H has no eigenvalue above one, but for what interpolation adds: with a larger one, steps diverge."""
+    reproject = Reprojection(np.linspace(0, np.pi, count, endpoint=False), 37, 18.0, wedge=False)
+    image = np.random.default_rng(0).normal(size=(count, 37, 1)).astype(np.float32)
+    for _ in range(8):
+        image = reproject(image / np.linalg.norm(image))
+    assert np.linalg.norm(image) < 1.1
 
 
 def test_a_body_that_looks_alike_from_all_sides():

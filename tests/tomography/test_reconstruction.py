@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from ellipsoids import Ellipsoids
 
 import daskreg as dr
 from daskreg import warping
-from daskreg.errors import DegenerateImageError, InputError, MissingExtraError, OptionError, ShapeMismatchError
+from daskreg.errors import (
+    DaskregWarning,
+    DegenerateImageError,
+    InputError,
+    MissingExtraError,
+    OptionError,
+    ShapeMismatchError,
+)
 from daskreg.geometry import SliceAffines
+from daskreg.sources.stored import StoredSource
 from daskreg.tomography import TiltFit, TiltStatus, reconstruct
 from daskreg.tomography.reconstruction import angle_weights, cgls, fbp, sirt
 from daskreg.tomography.slices import SliceProjector
@@ -123,6 +134,31 @@ def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
         dr.write(reconstruct(lazy, HALF, rows=16, **options), tmp_path / "v.zarr", progress=False, overwrite=True)
         assert sum(reads) <= most * sums.size
     assert sum(warps) == sums.size
+
+
+@pytest.mark.parametrize("axis", ["y", "x"])
+def test_files_of_whole_projections_are_read_once(axis, tmp_path, monkeypatch):
+    """And by rows from then on, of each channel; where there is no space for that, for each block of rows."""
+    shape = (2, 8, 13, 16) if axis == "y" else (2, 8, 16, 13)
+    sums = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    zarr.create_array(tmp_path / "in.zarr", data=sums, chunks=(1, 1, *shape[2:]), dimension_names=("c", "z", "y", "x"))
+    lazy, angles, read, reads = dr.open(tmp_path / "in.zarr"), HALF[::8], StoredSource._read, []
+    monkeypatch.setattr(StoredSource, "_read", lambda source, box: (reads.append(box.size), read(source, box))[1])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    expected = reconstruct(sums, angles, axis=axis).values
+    volume = reconstruct(lazy, angles, axis=axis, rows=5)
+    assert not reads
+    np.testing.assert_allclose(volume[1, 5:].values, expected[1, 5:], atol=1e-5)
+    np.testing.assert_allclose(volume.values, expected, atol=1e-5)
+    assert sum(reads) == sums.size
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.warns(DaskregWarning, match="TMPDIR"):
+        again = reconstruct(lazy, angles, axis=axis, rows=5).values
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+    assert any(tmp_path.glob("daskreg-*/rows"))
+    del volume
+    gc.collect()
+    assert not any(tmp_path.glob("daskreg-*"))
 
 
 @pytest.mark.parametrize("size", [SIZE, 80])

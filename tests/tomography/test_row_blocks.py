@@ -9,10 +9,12 @@ from contextlib import nullcontext
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client
 from ellipsoids import Ellipsoids
 
 from daskreg.errors import InputError, LayoutMismatchError, NoWorkersError, OptionError, StorageFullError
 from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
+from daskreg.tomography.estimate import Fixed, Solution
 from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
 from daskreg.tomography.poses import Level, increments
@@ -209,6 +211,30 @@ def test_sums_of_blocks_add_up(scan, tmp_path):
     for name in ("own", "common", "score", "shared", "left", "power"):
         expected = getattr(whole, name)
         np.testing.assert_allclose(getattr(total, name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_workers_of_a_cluster_sum_the_same(scan, tmp_path):
+    """The blocks go to the client that is passed, and come back through the checkpoint."""
+    problem = problem_of(scan)
+    poses = np.tile(np.eye(3), (len(ANGLES), 1, 1))
+    file = RowFile(tmp_path / "rows", (ROWS, len(ANGLES), COLUMNS))
+    file.create()
+    file.write(0, scan)
+    level = row_blocks.RowLevel(file, problem.level, problem.data.mean(axis=(1, 2)), 0.0, 1.0, MEMORY)
+    start = Solution(poses, without_images(problem), 0, False)
+    found = []
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
+        for name, one in (("alone", None), ("workers", client)):
+            with RowPlace.opened(tmp_path / name, "key", one) as place:
+                fixed = Fixed(0.0, None, COLUMNS)
+                found.append(row_blocks.refined(level, start, fixed, most=1, work=place.work))
+        seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
+    assert any("rows-of-projections" in name for name in seen)
+    alone, workers = found
+    assert workers.blocks == alone.blocks > 2
+    np.testing.assert_allclose(workers.poses, alone.poses, atol=1e-9)
+    for name in ("own", "score", "left"):
+        np.testing.assert_allclose(getattr(workers.sums, name), getattr(alone.sums, name), rtol=1e-6)
 
 
 @pytest.mark.slow

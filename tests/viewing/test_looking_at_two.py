@@ -113,7 +113,9 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     np.save(names[1], np.roll(coins(), (3, -2), (0, 1)))
     dr.save(dr.Affine.translation(y=3, x=-2), tmp_path / "T.json")
     before = sorted(tmp_path.iterdir())
-    code = "from daskreg.cli import main; main()"
+    # Shells start what runs in the background with this signal ignored, and so would the process be.
+    handled = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{handled}; from daskreg.cli import main; main()"
     words = ["view", *names, "--pull", str(tmp_path / "T.json"), "--chunks", "100"]
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

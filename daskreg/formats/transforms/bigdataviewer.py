@@ -1,6 +1,6 @@
 """XML of BigDataViewer and BigStitcher: the product of the ViewTransforms of a view maps its voxels to the world.
 
-The first transform of a list is applied last. Voxels are counted x, y, z from the centre of the first one.
+Voxels are counted x, y, z from the centre of the first one; see `formats.view_registrations`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError
 from daskreg.formats.transforms.files import TransformFile, numbers, write_text
+from daskreg.formats.view_registrations import view_registrations
 from daskreg.geometry import Affine, Grid
 from daskreg.geometry.pixels import check_grids
 from daskreg.geometry.registry import FileReader, FileWriter, register_reader, register_writer
@@ -27,14 +28,12 @@ def _read(file: TransformFile, *, moving: Grid, view: int | tuple[int, int] | No
     """From the world of BigDataViewer to the own world of a view, on whose grid `moving` its voxels lie."""
     check_grids(None, moving, 3)
     root = _root(file)
-    views = {
-        (int(entry.get("timepoint", "0")), int(entry.get("setup", "0"))): entry
-        for entry in root.iterfind("ViewRegistrations/ViewRegistration")
-    }
-    product = np.eye(4)
-    for entry in _chosen(views, view, file.path).iterfind("ViewTransform"):
-        product = product @ _matrix(entry, file.path)
-    return Affine(moving.matrix @ np.linalg.inv(reversed_axes(product)), unit=moving.unit)
+    try:
+        views = view_registrations(root)
+    except ValueError as error:
+        raise InvalidTransformError(f"{file.path}: {error}") from error
+    registration = _chosen(views, view, file.path)
+    return Affine(moving.matrix @ np.linalg.inv(reversed_axes(registration)), unit=moving.unit)
 
 
 def _root(file: TransformFile) -> ElementTree.Element:
@@ -46,9 +45,7 @@ def _root(file: TransformFile) -> ElementTree.Element:
         raise InvalidTransformError(f"{file.path} is not XML: {error}") from error
 
 
-def _chosen(
-    views: dict[tuple[int, int], ElementTree.Element], view: int | tuple[int, int] | None, path: Path
-) -> ElementTree.Element:
+def _chosen(views: dict[tuple[int, int], Floats], view: int | tuple[int, int] | None, path: Path) -> Floats:
     """The view that was asked for, or the only one. A number is a setup, at the first time point that has it."""
     keys = [key for key in sorted(views) if view is None or view in (key, key[1])]
     if isinstance(view, int):
@@ -59,15 +56,6 @@ def _chosen(
             f"{path} has {len(views)} views: give view=(time point, setup) or view=setup (--view), out of {known}"
         )
     return views[keys[0]]
-
-
-def _matrix(entry: ElementTree.Element, path: Path) -> Floats:
-    values = [float(word) for word in (entry.findtext("affine") or "").split()]
-    if entry.get("type", "affine") != "affine" or len(values) != 12:
-        raise InvalidTransformError(
-            f"{path} has a ViewTransform of type {entry.get('type')} with {len(values)} numbers"
-        )
-    return np.array([*values, 0, 0, 0, 1]).reshape(4, 4)
 
 
 def _write(transform: Affine, path: Path, *, fixed: Grid, moving: Grid) -> None:

@@ -107,12 +107,12 @@ class Multiscale:
             raise OptionError(f"level={level} is not in {what}, which has {count} (0 is the finest)")
         return level % count
 
-    def scaled_by_shapes(self, number: int, finest: Sequence[int], chosen: Sequence[int]) -> Multiscale:
-        """The same image, with the scale of a level from its shape and that of the finest one, along space."""
+    def scaled_by_shapes(self, number: int, shapes: Sequence[Sequence[int]]) -> Multiscale:
+        """The same image, with the scale of a level from the shapes of those from the finest one to it."""
         level = self.levels[number]
         factors = [
-            block_factor(a, b) if axis.type == "space" else 1.0
-            for axis, a, b in zip(self.axes, finest, chosen, strict=True)
+            block_factor(*sizes) if axis.type == "space" else 1.0
+            for axis, sizes in zip(self.axes, zip(*shapes, strict=True), strict=True)
         ]
         scaled = replace(level, scale=self.levels[0].scale * factors)
         return replace(self, levels=tuple(scaled if one is level else one for one in self.levels))

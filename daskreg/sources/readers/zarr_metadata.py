@@ -101,7 +101,8 @@ def _describe_level(location: StoreLocation, image: ome.Multiscale, options: Ope
     number = image.number(options.level, str(location))
     below, array = _level_array(location, image, number)
     if number and not image.levels[number].has_scale:
-        image = image.scaled_by_shapes(number, _level_array(location, image, 0)[1].shape, array.shape)
+        shapes = [_level_array(location, image, k)[1].shape for k in range(number)]
+        image = image.scaled_by_shapes(number, [*shapes, array.shape])
     level = image.level(number, recentre=options.recentre, what=str(location))
     names = [a.name for a in image.axes]
     check_shape(names, array.shape, str(below))

@@ -15,6 +15,12 @@ from daskreg.runtime.messages import reason
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist", re.IGNORECASE)
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME",
+    "abfs": "AZURE_STORAGE_ACCOUNT_NAME",
+}
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
 _FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "StorageFull")
 _FORBIDDEN = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
@@ -48,7 +54,7 @@ def translated(error: Exception, url: str) -> OSError:
         return NoBucketError(f"{url}: the bucket does not exist: make it first, or correct the URL")
     if any(server in str(error) for server in _METADATA_SERVERS):
         return StoreForbiddenError(
-            f"{url}: no credentials were found: set those of the store in the environment (AWS_ACCESS_KEY_ID, ...), or "
+            f"{url}: no credentials were found: set those of the store in the environment ({_variable(url)}, ...), or "
             "give storage_options=; for a public bucket storage_options={'skip_signature': True}"
         )
     if status in (401, 403) or name in _FORBIDDEN or kind in ("PermissionDeniedError", "UnauthenticatedError"):
@@ -73,3 +79,9 @@ def translated(error: Exception, url: str) -> OSError:
 
 def _short(text: str) -> str:
     return reason(ValueError(text.rpartition(" - ")[2] or text))
+
+
+def _variable(url: str) -> str:
+    """The first environment variable that the client of a store looks for."""
+    scheme = url.partition("://")[0].lower()
+    return next((name for prefix, name in _CREDENTIALS.items() if scheme.startswith(prefix)), _CREDENTIALS["az"])

@@ -23,6 +23,8 @@ from daskreg.stacks.verdict.stack_status import StackStatus
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from daskreg.reporting.section import Section
+
 Floats = NDArray[np.float64]
 
 
@@ -148,6 +150,12 @@ class ElasticStackFit(Fit):
         """The slice whose field changes areas the most."""
         sizes = np.maximum(self.jacobian[:, 2], 1 / np.maximum(self.jacobian[:, 0], 1e-9))
         return int(np.argmax(sizes))
+
+    def section(self) -> Section:
+        """What a page shows of this fit."""
+        from daskreg.reporting.stack_section import elastic_section
+
+        return elastic_section(self)
 
     def plot(self) -> Figure:
         """The field of the slice that it stretches most: a warped grid, arrows, and determinants of the derivative."""

@@ -12,6 +12,9 @@ import pytest
 
 import daskreg as dr
 from daskreg.errors import ChunkReadError, MetadataWarning, NotAVolumeError, OptionError, OutsideError
+from daskreg.formats.view_registrations import time_points
+from daskreg.runtime.hdf5_heaps import HeapCheckedFile
+from daskreg.sources.readers.hdf5 import attributes as hdf5_attributes
 
 pybdv = pytest.importorskip("pybdv")
 h5py = pytest.importorskip("h5py")
@@ -71,6 +74,7 @@ def test_the_registration_places_a_setup(tmp_path: Path, suffix: str) -> None:
         tmp_path,
         suffix,
         affine={"turn": turn.ravel().tolist(), "scale": [0.5, 0.0, 0.0, 1.0, 0.0, 0.5, 0.0, 2.0, 0.0, 0.0, 2.0, 3.0]},
+        resolution=[2.0, 0.5, 0.5],
     )
     scale = np.diag([0.5, 0.5, 2, 1])
     scale[:3, 3] = (1, 2, 3)
@@ -110,6 +114,73 @@ def test_a_time_that_is_not_stored(tmp_path: Path, suffix: str) -> None:
     assert not volume[1].values.any()
     with pytest.raises(ChunkReadError, match="missing"):
         dr.open(path, missing="error").compute()
+
+
+def test_times_are_looked_for_through_one_handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, ".h5", timepoint=50)
+    change(path, "<first>50</first>", "<first>0</first>")
+    opened: list[str] = []
+    monkeypatch.setattr(hdf5_attributes, "HeapCheckedFile", lambda file: opened.append(file) or HeapCheckedFile(file))
+    assert dr.open(path).shape == (51, *VOLUME.shape)
+    assert len(opened) < 10
+
+
+def test_times_as_a_pattern(tmp_path: Path) -> None:
+    for time in (0, 2):
+        written(tmp_path, ".h5", VOLUME + np.uint16(time), setup_id=0, timepoint=time)
+    path = tmp_path / "a.xml"
+    times = '<Timepoints type="pattern"><integerpattern>0-2:2</integerpattern></Timepoints>'
+    change(path, "<Timepoints.*</Timepoints>", times)
+    np.testing.assert_array_equal(dr.open(path), np.stack([VOLUME, VOLUME + np.uint16(2)]))
+    for pattern, expected in {"7": (7,), "0 - 4:2, 9": (0, 2, 4, 9), "3-1": (3, 2, 1), "1-3,2-4": (1, 2, 3, 4)}.items():
+        assert time_points(pattern, 10) == expected
+    for pattern in ("", "-3", "1-", "0-5:0", "0-10", "0-4,5-10"):
+        with pytest.raises(ValueError, match="its times are"):
+            time_points(pattern, 10)
+
+
+def test_the_world_of_bigstitcher_is_in_the_smallest_voxel_size(tmp_path: Path) -> None:
+    """It scales each view by its voxel size over the smallest of all, and moves it in that world."""
+    tile = {
+        "Translation": [1.0, 0, 0, 30, 0, 1.0, 0, -4, 0, 0, 1.0, 8],
+        "calibration": [1.0, 0, 0, 0, 0, 2.0, 0, 0, 0, 0, 8.0, 0],
+    }
+    path = written(tmp_path, ".h5", affine={name: [float(n) for n in numbers] for name, numbers in tile.items()})
+    expected = dr.Grid(VOLUME.shape, (2, 0.5, 0.25), (2, -1, 7.5), unit="um")
+    assert dr.grid(dr.open(path)) == expected
+    world_from_own = dr.load(path, moving=expected, view=0)
+    np.testing.assert_allclose(world_from_own.matrix, np.eye(4), atol=1e-12)
+    change(path, "<size>0.25 0.5 2.0</size>", "<size>0.25 0.25 2.0</size>")
+    with pytest.warns(MetadataWarning, match=r"stated to be 2 x 0.25 x 0.25 .* makes them 8 x 2 x 1"):
+        assert dr.grid(dr.open(path)).origin == (8, -4, 30)
+
+
+def test_voxels_in_partitions(tmp_path: Path) -> None:
+    """The file of the project may hold links to files for some times each, which may change or go."""
+    for time in (0, 1):
+        written(tmp_path, ".h5", setup_id=0, timepoint=time)
+    with h5py.File(tmp_path / "a.h5", "a") as file, h5py.File(tmp_path / "part.h5", "w") as part:
+        file.copy("t00001/s00/0", part, name="cells_of_1")
+        del file["t00001/s00/0"]
+        file["t00001/s00/0"] = h5py.ExternalLink("part.h5", "cells_of_1")
+    path = tmp_path / "a.xml"
+    before = dr.open(path)
+    np.testing.assert_array_equal(before[1], VOLUME)
+    with h5py.File(tmp_path / "other.h5", "w") as part:
+        part["cells_of_1/cells"] = np.ones(VOLUME.shape, np.int16)
+    (tmp_path / "other.h5").replace(tmp_path / "part.h5")
+    after = dr.open(path)
+    assert after.name == before.name
+    assert dask_name(after) != dask_name(before)
+    (tmp_path / "part.h5").unlink()
+    gone = dr.open(path)
+    assert dask_name(gone) != dask_name(after)
+    with pytest.raises(ChunkReadError, match="missing"):
+        dr.open(path, missing="error")[1].compute()
+
+
+def dask_name(volume: Any) -> str:
+    return str(volume.data.name)
 
 
 def test_without_registrations(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_the_distance_of_slices_is_asked_for(tmp_path: Path) -> None:
 def test_what_is_no_sequence(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(NotAVolumeError, match="no files"):
         dr.open(folder / "*.png")
+    with pytest.raises(NotAVolumeError, match="no files .* that can be read: .*No such file"):
+        dr.open(tmp_path / "nowhere" / "*.png")
     with pytest.raises(NotAVolumeError, match="not a Zarr array or group"):
         dr.open(tmp_path)
     (tmp_path / "other").mkdir()

@@ -148,6 +148,8 @@ def test_the_origin_of_imagej(path: Path) -> None:
     options = {"axes": "ZYX", "spacing": 3.0, "unit": "um", "xorigin": 10.0, "yorigin": -4.0, "zorigin": 2.0}
     tifffile.imwrite(path, STACK, imagej=True, resolution=(4, 2), metadata=options)
     assert grid(dr.open(path)) == Grid(STACK.shape, (3, 0.5, 0.25), (-6, 2, -2.5), unit="um")
+    tifffile.imwrite(path, STACK, imagej=True, resolution=(4, 2), metadata={**options, "spacing": -3.0})
+    assert grid(dr.open(path)).spacing == (3, 0.5, 0.25)  # ImageJ takes it without its sign
 
 
 def ome_with_planes(path: Path, positions: list[dict[str, Any]], **sizes: Any) -> Grid:
@@ -171,6 +173,12 @@ def test_positions_of_planes_in_ome(tmp_path: Path) -> None:
     assert placed.spacing == (0.4, 0.5, 0.5)
     # Without a size along z, the planes' positions say it.
     np.testing.assert_allclose(ome_with_planes(path, positions).spacing, (0.4, 0.5, 0.5), rtol=1e-12)
+    down = [{**p, "PositionZ": 5000.0 - 400 * k} for k, p in enumerate(positions)]
+    for sizes in ({"PhysicalSizeZ": 0.4}, {}):
+        placed = ome_with_planes(path, down, **sizes)
+        np.testing.assert_allclose(placed.world((8, 0, 0)), (1.8, -30, 1250), rtol=1e-9)
+    with pytest.warns(MetadataWarning, match="PhysicalSizeZ is 3 µm, and the positions of planes are 0.4 µm apart"):
+        assert ome_with_planes(path, positions, PhysicalSizeZ=3.0).spacing[0] == 3
     # Without a unit they are relative to the microscope's frame, whatever that is.
     loose = [{k: v for k, v in p.items() if not k.endswith("Unit")} for p in positions]
     assert ome_with_planes(path, loose, PhysicalSizeZ=0.4).origin == (0, 0, 0)

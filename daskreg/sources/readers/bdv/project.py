@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import DaskregError, NotAVolumeError
+from daskreg.formats.view_registrations import finite_numbers, time_points, view_registrations
 from daskreg.runtime.messages import reason
 from daskreg.runtime.regular_files import check_beside, read_small
 
@@ -44,7 +44,7 @@ class Project:
         kind: "hdf5" or "n5".
         data: path of the file or folder with the voxels.
         times: numbers of the time points.
-        registrations: (4, 4) x, y, z maps from voxels to the world, by time and setup.
+        registrations: (4, 4) x, y, z maps from voxels to the world in the unit of the setups, by time and setup.
     """
 
     kind: str
@@ -87,13 +87,7 @@ def _project(root: ElementTree.Element, path: str) -> Project:
     setups = tuple(_setup(entry) for entry in root.iterfind("SequenceDescription/ViewSetups/ViewSetup"))
     if not setups:
         raise NotAVolumeError(f"{path} has no setups")
-    registrations = {}
-    for view in root.iterfind("ViewRegistrations/ViewRegistration"):
-        product = np.eye(4)
-        for step in view.iterfind("ViewTransform"):  # the first of the list is applied last
-            product = product @ _numbers(step.findtext("affine"), 12, lambda v: [*v, 0, 0, 0, 1]).reshape(4, 4)
-        registrations[int(view.get("timepoint", "0")), int(view.get("setup", "0"))] = product
-    return Project(kind, data, setups, _times(root.find("SequenceDescription/Timepoints")), registrations)
+    return Project(kind, data, setups, _times(root.find("SequenceDescription/Timepoints")), view_registrations(root))
 
 
 def _setup(entry: ElementTree.Element) -> Setup:
@@ -102,7 +96,7 @@ def _setup(entry: ElementTree.Element) -> Setup:
         int(entry.findtext("id") or 0),
         (entry.findtext("name") or "").strip(),
         tuple(int(word) for word in reversed((entry.findtext("size") or "").split())),
-        None if spacing is None else _numbers(spacing, 3)[::-1],
+        None if spacing is None else finite_numbers(spacing, 3)[::-1],
         (entry.findtext("voxelSize/unit") or "").strip() or None,
     )
 
@@ -117,14 +111,4 @@ def _times(entry: ElementTree.Element | None) -> tuple[int, ...]:
         return tuple(range(first, last + 1))
     if entry.get("type") == "list":
         return tuple(int(time.findtext("id") or 0) for time in entry.iterfind("Timepoint")) or (0,)
-    words = (entry.findtext("integerpattern") or "0").split(",")
-    if not all(word.strip().isdigit() for word in words):
-        raise ValueError(f"its times are {','.join(words)[:80]!r}")
-    return tuple(int(word) for word in words)
-
-
-def _numbers(text: str | None, count: int, then: Any = list) -> Floats:
-    values = [float(word) for word in (text or "").split()]
-    if len(values) != count or not np.isfinite(values).all():
-        raise ValueError(f"{(text or '')[:80]!r} are not {count} numbers")
-    return np.array(then(values))
+    return time_points(entry.findtext("integerpattern") or "0", _MOST_TIMES)

@@ -22,6 +22,7 @@ from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of
 from daskreg.sources.readers.bdv.project import Floats, Project, Setup, read_project
 from daskreg.sources.readers.file_array import FileArray
+from daskreg.sources.readers.hdf5.attributes import reading_attributes
 from daskreg.sources.readers.hdf5.files import open_hdf5
 from daskreg.sources.readers.hdf5.links import member
 from daskreg.sources.readers.hdf5.stacked import StackedDatasets
@@ -30,6 +31,9 @@ from daskreg.sources.readers.n5.array import N5Array, attributes
 from daskreg.sources.readers.physical import grid_of_header
 from daskreg.sources.source import ArrayIndex, Source
 from daskreg.sources.storage.counters import count_missing
+
+_OTHER_SIZE = 0.25
+"""By how much a registration may change the size of voxels without a word."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,16 @@ class BdvReader(Reader):
         return _data(project, setup, level)[0]
 
     def files(self, path: str) -> tuple[str, ...]:
-        file = path.partition(INSIDE)[0]
+        file, _, inner = path.partition(INSIDE)
         project = read_project(file)
-        return (file, project.data) if project.kind == "hdf5" else (file,)
+        if project.kind != "hdf5":
+            return (file,)
+        setup, level = (int(word) for word in inner.split("/"))
+        parts: set[str] = set()  # the voxels may be in further files, to which that of the project has links
+        with reading_attributes(), open_hdf5(project.data) as data:
+            for time in project.times:
+                member(data, _cells(time, setup, level), passed=parts)
+        return (file, project.data, *sorted(parts))
 
     def read(self, handle: StackedDatasets | StackedN5, index: ArrayIndex, source: Source) -> NDArray[Any]:
         return handle.read(box_of(index))[tuple(slice(None) if isinstance(s, slice) else 0 for s in index)]
@@ -120,6 +131,16 @@ def _registration(project: Project, setup: Setup, path: str) -> Floats:
     if any(not np.allclose(one, stated[0], rtol=1e-6, atol=1e-9) for one in stated):
         message = f"{path}: the registrations of setup {setup.number} differ between times; that of the first is taken"
         warnings.warn(message, MetadataWarning, stacklevel=3)
+    if setup.spacing is not None:
+        sizes = np.linalg.norm(stated[0][:3, :3], axis=0)[::-1]
+        if not np.allclose(sizes, setup.spacing, rtol=_OTHER_SIZE):
+            told = " x ".join(f"{size:.4g}" for size in sizes), " x ".join(f"{size:.4g}" for size in setup.spacing)
+            message = (
+                f"{path}: voxels of setup {setup.number} are stated to be {told[1]} (z, y, x), and its registration"
+            )
+            warnings.warn(
+                f"{message} makes them {told[0]}, which is used; spacing= replaces it", MetadataWarning, stacklevel=3
+            )
     return stated[0]
 
 
@@ -147,9 +168,11 @@ def _data(project: Project, setup: Setup, level: int) -> tuple[StackedDatasets |
     file = open_hdf5(project.data)
 
     def name(t: int, _c: int) -> str:
-        return f"t{project.times[t]:05d}/s{setup.number:02d}/{level}/cells"
+        return _cells(project.times[t], setup.number, level)
 
-    first: Any = next((d for t in range(len(project.times)) if (d := member(file, name(t, 0))) is not None), None)
+    with reading_attributes():
+        times = range(len(project.times))
+        first: Any = next((d for t in times if (d := member(file, name(t, 0))) is not None), None)
     if getattr(first, "ndim", 0) != 3 or first.dtype.kind not in "iuf":
         raise NotAVolumeError(f"{project.data} holds no voxels of setup {setup.number} at level {level}")
     if first.chunks:
@@ -158,6 +181,11 @@ def _data(project: Project, setup: Setup, level: int) -> tuple[StackedDatasets |
     dtype = np.dtype(np.uint16) if first.dtype.str[1:] == "i2" else first.dtype.newbyteorder("=")
     shape = (len(project.times), 1, *first.shape)
     return StackedDatasets(file, name, shape, dtype), first.chunks or (1, *first.shape[1:])
+
+
+def _cells(time: int, setup: int, level: int) -> str:
+    """The name of a dataset in HDF5."""
+    return f"t{time:05d}/s{setup:02d}/{level}/cells"
 
 
 def _n5(project: Project, setup: Setup, level: int) -> tuple[StackedN5, tuple[int, ...]]:

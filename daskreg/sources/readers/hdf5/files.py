@@ -28,4 +28,16 @@ def open_hdf5(path: str) -> Any:
             cause = cause or error
             if "lock" not in str(error):
                 break
+    if _begins_with(path, b"CDF"):
+        raise NotAVolumeError(
+            f"{path} is netCDF 3, and only netCDF 4 (HDF5) is read: pass a variable of xarray.open_dataset({path!r})"
+        ) from cause
     raise NotAVolumeError(f"{path} cannot be read as HDF5: {cause}") from cause
+
+
+def _begins_with(path: str, magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False

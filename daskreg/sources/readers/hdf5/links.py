@@ -18,18 +18,23 @@ _DEEPEST = 16
 _MOST_FOUND = 10_000
 
 
-def member(group: Any, path: str, depth: int = 0) -> Any:
+def member(group: Any, path: str, depth: int = 0, passed: set[str] | None = None) -> Any:
     """The object at a path below a group; None where nothing is there, or a link leads nowhere.
+
+    Args:
+        passed: gets the other files to which links on the way lead, also those that are missing.
 
     Raises: OutsideError; NotAVolumeError for links that do not end; OSError for a damaged file.
     """
     if depth > _DEEPEST:
         raise NotAVolumeError(f"{group.file.filename}: links lead to links, {depth} times; name the dataset itself")
     with reading_attributes() as checked:
-        return _walk(group.file if path.startswith("/") else group, path, depth, checked)
+        return _walk(
+            group.file if path.startswith("/") else group, path, depth, checked, set() if passed is None else passed
+        )
 
 
-def _walk(node: Any, path: str, depth: int, checked: CheckedFiles) -> Any:
+def _walk(node: Any, path: str, depth: int, checked: CheckedFiles, passed: set[str]) -> Any:
     """The object at a path below a node. Names are looked up in a checked file first, since a damaged heap of names
     would hang this one."""
     import h5py
@@ -40,11 +45,13 @@ def _walk(node: Any, path: str, depth: int, checked: CheckedFiles) -> Any:
         link = checked.same(node).get(name, getlink=True)
         owner = node.file.filename
         if isinstance(link, h5py.ExternalLink):
-            for candidate in candidates(link.filename, owner):
+            found = candidates(link.filename, owner)
+            for candidate in found:
                 check_beside(candidate, owner)
+            passed.update(found or [os.path.join(os.path.dirname(owner), os.fsdecode(link.filename))])
             below = node.get(name)
         elif isinstance(link, h5py.SoftLink):
-            below = member(node, link.path, depth + 1)
+            below = member(node, link.path, depth + 1, passed)
         else:
             below = node.get(name)
         if below is None:

@@ -1,7 +1,8 @@
 """Imaris 5.5 and later (`.ims`), after the description of the format by Oxford Instruments.
 
 A dataset for each level, time and channel, padded to whole chunks; its true size is `ImageSizeX`, ... of its group.
-`ExtMin0`, `ExtMax0`, ... are the outer borders of the first and the last voxel along x, y and z.
+`ExtMin0`, `ExtMax0`, ... are the outer borders of the first and the last voxel of the finest level along x, y and z. A
+level has half as many voxels as the one before, rounded down: what is left over at the end is in none of its means.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidSpacingError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
-from daskreg.sources.coordinates import SPACE
+from daskreg.sources.coordinates import SPACE, grid_of_level
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.locate import INSIDE, StoreLocation
 from daskreg.sources.reader import Reader, box_of
@@ -47,7 +48,8 @@ class ImarisReader(Reader):
                 raise OptionError(f"level={options.level} is not in {path}, which has {count} (0 is the finest)")
             level = options.level % count
             image = _stacked(file, level)
-            grid = options.apply(_grid(file, image.shape[2:], options, path))
+            shapes = [_stacked(file, finer).shape[2:] for finer in range(level)] + [image.shape[2:]]
+            grid = options.apply(grid_of_level(_grid(file, shapes[0], options, path), shapes))
             names = ["t" if image.shape[0] > 1 else "", "c" if image.shape[1] > 1 else "", *SPACE]
             chunks = (1, 1, *(member(file, image.name(0, 0)).chunks or (1, *image.shape[3:])))
             labels = [_text(member(file, f"DataSetInfo/Channel {c}"), "Name") for c in range(image.shape[1])]

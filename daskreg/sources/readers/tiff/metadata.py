@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +12,15 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from daskreg.errors import UnitError
+from daskreg.errors import MetadataWarning, UnitError
 from daskreg.geometry import canonical_unit, length_ratio
 
 _APERIO_SIZE = re.compile(r"\|\s*MPP\s*=\s*(\d+(?:\.\d+)?)")
 _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}
 """Micrometres, by TIFF's numbers of units: inch and centimetre."""
+
+_OTHER_DISTANCE = 0.05
+"""By how much distances of planes may differ and be the same."""
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
@@ -25,7 +30,7 @@ class Placement:
     """What a file states of the spatial axes, by their names; axes of which it says nothing are left out.
 
     Args:
-        spacing, origin: in the unit of the axis.
+        spacing, origin: in the unit of the axis; the spacing is negative along an axis that descends.
         units: as they are spelled.
         channels: names.
         times: the distance of times, and its unit as it is spelled.
@@ -90,14 +95,24 @@ def _ome(tiff: tifffile.TiffFile, series: int) -> Placement:
         ratio = _ratio(unit, units.get(axis))
         if ratio is not None:
             origin[axis] = start * ratio
+            if step:
+                stated = spacing[axis]
+                spacing[axis] = math.copysign(stated, step)
+                _compare(abs(stated), abs(step * ratio), units[axis])
     channels = [str(c["Name"]) for c in _listed(pixels.get("Channel", [])) if isinstance(c, Mapping) and "Name" in c]
     every = pixels.get("TimeIncrement")
     times = (float(every), str(pixels.get("TimeIncrementUnit", "s"))) if _is_number(every) and every > 0 else None
     return Placement(spacing, origin, units, channels, times)
 
 
+def _compare(stated: float, between: float, unit: str) -> None:
+    if not math.isclose(stated, between, rel_tol=_OTHER_DISTANCE):
+        message = f"PhysicalSizeZ is {stated:.4g} {unit}, and the positions of planes are {between:.4g} {unit} apart"
+        warnings.warn(f"{message}; the former is used; spacing= replaces it", MetadataWarning, stacklevel=3)
+
+
 def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str]]:
-    """By axis, the position of the first plane, the step from plane to plane (0: none), and the unit.
+    """By axis, the position of the first plane, the step from plane to plane (0: none or uneven), and the unit.
 
     Only lengths count: without a unit, positions are relative to "a reference frame" of the microscope.
     """
@@ -115,7 +130,7 @@ def _plane_positions(planes: Sequence[Any]) -> dict[str, tuple[float, float, str
         step = 0.0
         if axis == "Z" and len(places) > 1 and [k for k, _, _ in rows] == list(range(len(places))):
             mean = float(places[-1] - places[0]) / (len(places) - 1)
-            step = mean if mean > 0 and np.allclose(np.diff(places), mean, rtol=0.01) else 0.0
+            step = mean if mean and np.allclose(np.diff(places), mean, rtol=_OTHER_DISTANCE, atol=0) else 0.0
         found[axis.lower()] = float(places[0]), step, rows[0][2]
     return found
 
@@ -131,8 +146,8 @@ def _imagej(tiff: tifffile.TiffFile) -> Placement:
     if unit is None and set(spacing.values()) == {1.0}:
         spacing.clear()
     depth: Any = metadata.get("spacing")
-    if _is_number(depth) and depth > 0:
-        spacing["z"] = float(depth)
+    if _is_number(depth) and depth:
+        spacing["z"] = abs(float(depth))  # ImageJ ignores the sign, too
     own = {axis: _unescaped(metadata.get(f"{axis}unit")) or unit for axis in "zyx"}
     units = {axis: name for axis, name in own.items() if name is not None}
     # ImageJ's origin is the pixel that lies at 0.

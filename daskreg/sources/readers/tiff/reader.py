@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
-from daskreg.sources.coordinates import SPACE, block_factor
+from daskreg.sources.coordinates import SPACE, grid_of_level
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.locate import INSIDE, StoreLocation
@@ -103,7 +103,7 @@ def _describe_series(
     stated = placement(tiff, chosen)
     grid = _placed(stated, space, ordered(dims, finest.shape, space), what, options)
     if number:
-        grid = _coarser(grid, ordered(dims, series.shape, space))
+        grid = grid_of_level(grid, [ordered(dims, one.shape, space) for one in finest.levels[: number + 1]])
     grid = options.apply(grid)
     with finest.aszarr(level=number) as store:
         chunks = zarr.open_array(store, mode="r").chunks
@@ -138,18 +138,7 @@ def _placed(stated: Placement, space: Sequence[str], shape: tuple[int, ...], wha
     ratio = np.asarray([factors.get(d, 1.0) for d in space])
     spacing = np.asarray([stated.spacing.get(d, 1.0) for d in space]) * ratio
     origin = np.asarray([stated.origin.get(d, 0.0) for d in space]) * ratio
-    return Grid(shape, spacing, origin, unit=unit, axes=space)
-
-
-def _coarser(finest: Grid, shape: tuple[int, ...]) -> Grid:
-    """The grid of a level of a pyramid, whose pixels are means of blocks of the finest level's.
-
-    Blocks at the end may be incomplete, or left out: 513 pixels become 257 or 256 of twice the size.
-    """
-    factors = [block_factor(n, m) for n, m in zip(finest.shape, shape, strict=True)]
-    spacing = np.asarray(finest.spacing) * factors
-    origin = np.asarray(finest.origin) + np.asarray(finest.spacing) * (np.asarray(factors) - 1) / 2
-    return Grid(shape, spacing, origin, unit=finest.unit, axes=finest.names)
+    return Grid(shape, np.abs(spacing), origin, np.diag(np.sign(spacing)), unit, space)
 
 
 def _files(tiff: tifffile.TiffFile, path: str) -> tuple[str, ...]:

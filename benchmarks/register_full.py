@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,45 @@ BEND = 4.0
 """Voxels by which a bent image is displaced along each axis, besides the affine motion."""
 
 
-def block_of_waves(box: Box, motion: Affine, *, seed: int) -> NDArray[np.uint16]:
+@dataclass(frozen=True)
+class Motion:
+    """Where the points of the fixed image are in the moving one.
+
+    affine: first. bend: amplitude, voxels, of what is done after it: along each axis points are moved so that y comes
+    from y + bend sin(2 pi y / length + axis). So waves stay products over the axes.
+    """
+
+    affine: Affine
+    bend: float = 0.0
+    length: float = 1.0
+
+    def before_bend(self, y: Floats, axis: int) -> Floats:
+        """(n,) indices along an axis of the moving image, where they were before they were bent."""
+        return y + self.bend * np.sin(2 * np.pi * y / self.length + axis)
+
+    def __call__(self, points: Floats) -> Floats:
+        """(N, 3) points of the moving image."""
+        goal = self.affine(points)
+        found = goal
+        for _ in range(60):  # the bend is a contraction
+            moved = [self.before_bend(found[:, k], k) - found[:, k] for k in range(3)]
+            found = goal - np.stack(moved, -1)
+        return found
+
+
+def block_of_waves(box: Box, motion: Motion, *, seed: int) -> NDArray[np.uint16]:
     """The waves in a box after a motion, with noise; a wave is a product over the axes."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(WAVES, 3))
     lengths = np.exp(rng.uniform(np.log(7), np.log(300), WAVES))
     vectors = 2 * np.pi * directions / np.linalg.norm(directions, axis=1, keepdims=True) / lengths[:, None]
-    pull = motion.inverse().matrix
+    pull = motion.affine.inverse().matrix
     phase = rng.uniform(0, 2 * np.pi, WAVES) + vectors @ pull[:3, 3]
     vectors = vectors @ pull[:3, :3]
     z, y, x = (
-        np.exp(1j * np.outer(vectors[:, k], np.arange(box.start[k], box.stop[k]))).astype(np.complex64)
+        np.exp(1j * np.outer(vectors[:, k], motion.before_bend(np.arange(box.start[k], box.stop[k]) * 1.0, k))).astype(
+            np.complex64
+        )
         for k in range(3)
     )
     lead = (np.exp(1j * phase)[:, None, None] * z[:, :, None] * y[:, None, :]).astype(np.complex64)
@@ -68,7 +97,7 @@ def block_of_waves(box: Box, motion: Affine, *, seed: int) -> NDArray[np.uint16]
     return np.asarray(20000 + 2000 / spread * (values + noise)).reshape(box.shape).astype(np.uint16)
 
 
-def stored(path: Path, shape: tuple[int, ...], motion: Affine, *, seed: int) -> Any:
+def stored(path: Path, shape: tuple[int, ...], motion: Motion, *, seed: int) -> Any:
     """A Zarr array of the waves, opened."""
     array = zarr.create_array(str(path), shape=shape, chunks=(CHUNK,) * 3, dtype="uint16", compressors=None)
     for _, box in tile(shape, (BLOCK,) * 3):
@@ -86,7 +115,7 @@ class Reads:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count in this block."""
-        read, run = StoredSource._read_or_fill, work.Work.run
+        read, run = StoredSource._read_or_fill, work.Work.each
 
         def reading(source: StoredSource, box: Box, out: Any) -> Any:
             decoded = box.align(source.chunks).clip(source.shape).size
@@ -97,11 +126,11 @@ class Reads:
             self.stage = options["label"]
             return run(one, *args, **options)
 
-        StoredSource._read_or_fill, work.Work.run = reading, running  # type: ignore[method-assign]
+        StoredSource._read_or_fill, work.Work.each = reading, running  # type: ignore[method-assign]
         try:
             yield
         finally:
-            StoredSource._read_or_fill, work.Work.run = read, run  # type: ignore[method-assign]
+            StoredSource._read_or_fill, work.Work.each = read, run  # type: ignore[method-assign]
 
 
 def error_of(fit: Fit, truth: Motion, grid: Grid) -> float:

@@ -46,7 +46,7 @@ def from_arrays(number: int, arrays: Mapping[str, NDArray[Any]]) -> Found:
 
 def run(one: Work, function: Any, take: Any, count: int = 8) -> None:
     tasks = [Task(k) for k in range(count)]
-    one.run("pass", function, tasks, take=take, label="pass", store=to_arrays, restore=from_arrays)
+    one.each("pass", function, tasks, take=take, label="pass", store=to_arrays, restore=from_arrays)
 
 
 def test_results_are_passed_on_in_order_and_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def coarse_image(image: LazyImage, work: Work, *, what: str, voxels: int, most_b
         values[tasks[means.number].box.slices] = means.values
 
     name = f"means-{what}-{factors}"
-    work.run(name, block_means, tasks, take=take, label=label, store=_stored, restore=_restored)
+    work.each(name, block_means, tasks, take=take, label=label, store=_stored, restore=_restored)
     check_content(torch.from_numpy(values), None, what, image.offset)
     return Image(torch.from_numpy(values), coarse.grid, None, (), factors, image.offset)
 

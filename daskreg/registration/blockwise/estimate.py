@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from daskreg.geometry import Grid
 from daskreg.registration.blockwise import noise
 from daskreg.registration.blockwise.image import LazyImage, Region
-from daskreg.registration.blockwise.noise import NoiseTask, Smoothing, best_smoothing, smoothed_by
+from daskreg.registration.blockwise.noise import NoiseTask, best_smoothing, smoothed_by
 from daskreg.registration.blockwise.pair import LazyPair, blocks_of
 from daskreg.registration.blockwise.voxels import BlockVoxels
 from daskreg.registration.blockwise.work import Work
@@ -71,12 +71,10 @@ def estimate_all_voxels(
     start = np.asarray(coarse.found.parameters, dtype=np.float64)
     maps = _maps(problem, start, *finest.grids)
     task = NoiseTask.of(problem, smoothed_by(pair, finest.sigmas, 1.0), maps, start, finest.sigmas)
-    smoothing: list[Smoothing] = []
-    work.run(
-        "noise", best_smoothing, [task], take=smoothing.append, label="noise", store=noise.to_arrays,
-        restore=noise.from_arrays,
-    )  # fmt: skip
-    pair = smoothed_by(pair, finest.sigmas, smoothing[0].factor)
+    [smoothing] = work.run(
+        "noise", best_smoothing, [task], label="noise", store=noise.to_arrays, restore=noise.from_arrays
+    )
+    pair = smoothed_by(pair, finest.sigmas, smoothing.factor)
     blocks = blocks_of(pair, maps, BLOCK_BYTES)
     work.expected = work.done + PASSES * len(blocks)
     voxels = BlockVoxels(pair, blocks, cell_of(pair.shape), work)

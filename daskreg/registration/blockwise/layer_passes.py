@@ -60,12 +60,11 @@ class LayerPasses:
     def noise(self, layers: Layers, match: Match | None) -> LayerNoise:
         """Of the middle, at some layers."""
         task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match)
-        found: list[LayerNoise] = []
-        self.work.run(
-            f"noise-{_name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task], take=found.append,
+        [found] = self.work.run(
+            f"noise-{_name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
             label="noise", store=layer_noise.to_arrays, restore=layer_noise.from_arrays,
         )  # fmt: skip
-        return found[0]
+        return found
 
     def divide(self, layers: Layers) -> None:
         """Choose the blocks, for layers near those of the passes."""
@@ -95,7 +94,7 @@ class LayerPasses:
             current = layers.current[(slice(None), *nodes.slices)]
             tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square))
         total = LayerTotal.of(pair, control.shape, with_square=with_square)
-        self.work.run(
+        self.work.each(
             f"layers-{name}",
             sum_layers,
             tasks,

@@ -121,10 +121,7 @@ class BlockVoxels:
         tasks = [BlockTask(k, self.pair, box, maps, cell, bricks.get(k, ())) for k, box in enumerate(self.blocks)]
         what = hashlib.sha256(repr((maps.tobytes(), cell, with_bricks)).encode()).hexdigest()[:16]
         label = f"pass {self.passes}"
-        parts: list[BlockSums] = []
-        self.work.run(
-            f"sums-{what}", sum_block, tasks, take=parts.append, label=label, store=to_arrays, restore=from_arrays
-        )
+        parts = self.work.run(f"sums-{what}", sum_block, tasks, label=label, store=to_arrays, restore=from_arrays)
         if with_scores:
             self._scores = {(maps.tobytes(), self.cell): [cells for part in parts for cells in part.cells]}
         return parts

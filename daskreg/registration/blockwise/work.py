@@ -63,6 +63,21 @@ class Work:
         function: Callable[[T], R],
         tasks: Sequence[T],
         *,
+        label: str,
+        store: Callable[[R], Mapping[str, NDArray[Any]]],
+        restore: Callable[[int, Mapping[str, NDArray[Any]]], R],
+    ) -> list[R]:
+        """The results of all tasks, in their order. For the arguments, see `each`."""
+        found: list[R] = []
+        self.each(name, function, tasks, take=found.append, label=label, store=store, restore=restore)
+        return found
+
+    def each(
+        self,
+        name: str,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
         take: Callable[[R], None],
         label: str,
         store: Callable[[R], Mapping[str, NDArray[Any]]],

@@ -87,6 +87,28 @@ def registered(model: str, metric: str, volume: bool = False) -> Case:
     return case
 
 
+def of_size(*shape: int) -> Case:
+    """One pair with structure of several sizes, turned and shifted by a hundredth of its length."""
+    import daskreg as dr
+
+    rng = np.random.default_rng(4)
+    image = sum(s * ndimage.gaussian_filter(rng.normal(size=shape), s) for s in (1.5, 6.0))
+    centre = (np.asarray(shape) - 1) / 2
+    names = ("theta",) if len(shape) == 2 else ("rz", "ry")
+    moved = dict.fromkeys(names, 0.05) | {"tx": 0.01 * shape[-1], "ty": -0.01 * shape[-2]}
+    truth = dr.Affine.from_parameters(moved, ndim=len(shape), centre=centre)
+    back = truth.inverse().matrix
+    moving = ndimage.affine_transform(image, back[:-1, :-1], back[:-1, -1], order=3, mode="reflect")
+
+    def case() -> tuple[dict[str, float], list[float]]:
+        fit = dr.register(image, moving)
+        return {
+            "error (voxels)": corner_error(fit.moving_from_fixed, truth, shape)
+        }, fit.moving_from_fixed.matrix.ravel().tolist()
+
+    return case
+
+
 def many() -> Case:
     import daskreg as dr
 
@@ -194,6 +216,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "register 2D rigid mse": lambda: registered("rigid", "mse"),
     "register 2D similarity mi": lambda: registered("similarity", "mi"),
     "register 3D rigid ncc": lambda: registered("rigid", "ncc", volume=True),
+    "register of size 256^2": lambda: of_size(256, 256),
+    "register of size 1000^2": lambda: of_size(1000, 1000),
+    "register of size 128^3": lambda: of_size(128, 128, 128),
     "register_many 64 rigid": many,
     "stack 50 neighbors": lambda: stack("neighbors"),
     "stack 50 previous": lambda: stack("previous"),

@@ -224,7 +224,7 @@ def test_blocks_that_do_not_overlap_are_not_read(small: pytest.MonkeyPatch) -> N
     other = lazy(seen(moving, Affine.translation(x=1.3, y=-1.6), seed=2), moving, (60, 70))
     limit(small, block=8000)
     starts: dict[str, list[int]] = {}
-    run = work.Work.run
+    run = work.Work.each
 
     def watched(self: work.Work, name: str, *args: Any, **kwargs: Any) -> Any:
         read.clear()
@@ -232,7 +232,7 @@ def test_blocks_that_do_not_overlap_are_not_read(small: pytest.MonkeyPatch) -> N
         starts[kwargs["label"]] = list(read)
         return found
 
-    small.setattr(work.Work, "run", watched)
+    small.setattr(work.Work, "each", watched)
     fit = dr.register(to_dataarray(array, fixed), other, model="translation", resolution="full")
     assert fit.parameters["tx"] == pytest.approx(1.3, abs=0.02)
     assert fit.parameters["ty"] == pytest.approx(-1.6, abs=0.02)
@@ -251,8 +251,8 @@ def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
     grid = Grid((350, 240))
     noise = [np.random.default_rng(k).normal(size=grid.shape) for k in range(2)]
     labels: list[str] = []
-    run = work.Work.run
-    small.setattr(work.Work, "run", lambda self, *a, **k: (labels.append(k["label"]), run(self, *a, **k))[1])
+    run = work.Work.each
+    small.setattr(work.Work, "each", lambda self, *a, **k: (labels.append(k["label"]), run(self, *a, **k))[1])
     fit = dr.register(*(lazy(n, grid, (70, 80)) for n in noise), resolution="full")
     assert fit.status in (FitStatus.CHANCE, FitStatus.NO_IMPROVEMENT)
     assert fit.resolution == "coarse"

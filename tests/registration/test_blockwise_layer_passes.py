@@ -141,9 +141,9 @@ class Recording(Work):
 
     asked: Sequence[Any] = ()
 
-    def run(self, name: str, function: Any, tasks: Sequence[Any], **options: Any) -> Any:
+    def each(self, name: str, function: Any, tasks: Sequence[Any], **options: Any) -> Any:
         self.asked = tasks
-        return super().run(name, function, tasks, **options)
+        return super().each(name, function, tasks, **options)
 
 
 def passes_of(fixed: Any, moving: Any, patch: pytest.MonkeyPatch, *, matched: bool = True) -> LayerPasses:

@@ -258,7 +258,7 @@ def test_the_data_are_read_at_most_three_times(small: pytest.MonkeyPatch, tmp_pa
     some = stored(tmp_path, pair_of(shape, most=0.0 if model == "affine" else 4.0), ((chunk, chunk),) * 2)
     decoded: dict[str, int] = {}
     stage = ["start"]
-    read, run = StoredSource._read_or_fill, work.Work.run
+    read, run = StoredSource._read_or_fill, work.Work.each
 
     def reading(source: StoredSource, box: Box, out: Any) -> Any:
         chunks = box.align(source.chunks)
@@ -270,7 +270,7 @@ def test_the_data_are_read_at_most_three_times(small: pytest.MonkeyPatch, tmp_pa
         return run(one, *args, **options)
 
     small.setattr(StoredSource, "_read_or_fill", reading)
-    small.setattr(work.Work, "run", running)
+    small.setattr(work.Work, "each", running)
     fit = dr.register(*some, model=model, resolution="full", client=False)
     assert fit.ok
     assert fit.resolution == "full"
@@ -282,8 +282,8 @@ def test_the_data_are_read_at_most_three_times(small: pytest.MonkeyPatch, tmp_pa
 def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
     noise = [np.random.default_rng(k).normal(size=SHAPE) for k in range(2)]
     labels: list[str] = []
-    run = work.Work.run
-    small.setattr(work.Work, "run", lambda self, *a, **k: (labels.append(k["label"]), run(self, *a, **k))[1])
+    run = work.Work.each
+    small.setattr(work.Work, "each", lambda self, *a, **k: (labels.append(k["label"]), run(self, *a, **k))[1])
     fit = dr.register(*(lazy(n, (70, 80)) for n in noise), model="bspline", spacing=60, resolution="full")
     assert fit.status in (FitStatus.CHANCE, FitStatus.NO_IMPROVEMENT)
     assert fit.resolution == "coarse"
@@ -292,7 +292,7 @@ def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
 
 def test_what_blocks_cannot_do_is_refused(small: pytest.MonkeyPatch) -> None:
     some = [lazy(np.random.default_rng(k).normal(size=SHAPE), (90, 90)) for k in range(2)]
-    small.setattr(work.Work, "run", lambda *a, **k: pytest.fail("nothing is read"))
+    small.setattr(work.Work, "each", lambda *a, **k: pytest.fail("nothing is read"))
     for options in ({"metric": "mi"}, {"metric": "lncc"}, {"optimizer": "adam"}, {"check_inverse": True}):
         with pytest.raises(errors.OptionError):
             dr.register(*some, model="bspline", resolution="full", **options)

@@ -24,7 +24,7 @@ Singles = NDArray[np.float32]
 
 COARSE_VOXELS = 1 << 21
 """Voxels of a coarse image at most."""
-LAYER_VOXELS = 1 << 23
+LAYER_VOXELS = 1 << 22
 """The same for layers of B-splines, of which the coarse images determine more."""
 # Voxels of the source whose numbers are computed at a time.
 _TILE = 1 << 21
@@ -85,10 +85,13 @@ def coarse_image(image: LazyImage, work: Work, *, what: str, voxels: int, most_b
 
     tasks = [MeansTask(k, coarse, box) for k, box in enumerate(divided(coarse.shape, coarse.chunks, fits))]
     label = f"coarse {what}"
-    found = work.run(f"means-{what}-{factors}", block_means, tasks, label=label, store=_stored, restore=_restored)
     values = np.empty(coarse.shape, np.float32)
-    for task, means in zip(tasks, found, strict=True):
-        values[task.box.slices] = means.values
+
+    def take(means: Means) -> None:
+        values[tasks[means.number].box.slices] = means.values
+
+    name = f"means-{what}-{factors}"
+    work.each(name, block_means, tasks, take=take, label=label, store=_stored, restore=_restored)
     check_content(torch.from_numpy(values), None, what, image.offset)
     return Image(torch.from_numpy(values), coarse.grid, None, (), factors, image.offset)
 

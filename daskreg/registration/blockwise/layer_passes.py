@@ -13,7 +13,7 @@ from daskreg.geometry import Box
 from daskreg.registration.blockwise import layer_noise, layer_sums
 from daskreg.registration.blockwise.layer_noise import LayerNoise, LayerNoiseTask, noise_of_layers
 from daskreg.registration.blockwise.layer_pair import LayerPair
-from daskreg.registration.blockwise.layer_sums import LayerTask, sum_layers
+from daskreg.registration.blockwise.layer_sums import LayerTask, LayerTotal, sum_layers
 from daskreg.registration.blockwise.pair import LazyPair, blocks_for
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable.cell_sums import Singles, nodes_of, square_bytes
@@ -28,7 +28,7 @@ BLOCK_BYTES = 512 << 20
 PASSES = 2
 """Passes over all blocks that an estimate takes as a rule."""
 # Bytes of J^T J of a block.
-_SQUARE_BYTES = 48 << 20
+_SQUARE_BYTES = 28 << 20
 
 
 @dataclass(frozen=True)
@@ -93,26 +93,27 @@ class LayerPasses:
             nodes = nodes_of(control, self.pair.fixed.grid, box)
             current = layers.current[(slice(None), *nodes.slices)]
             tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square))
-        parts = self.work.run(
+        total = LayerTotal.of(pair, control.shape, with_square=with_square)
+        self.work.each(
             f"layers-{name}",
             sum_layers,
             tasks,
+            take=total.add,
             label=f"pass {self.count}",
             store=layer_sums.to_arrays,
             restore=layer_sums.from_arrays,
         )
-        products = layer_sums.total_products(parts, pair)
-        found, square = _match(products[0], matched=self.matched)
+        products = total.products
+        found, mean_square = _match(products[0], matched=self.matched)
         # What J^T r is with the gain and the offset that follow from all voxels.
-        linear, *others = layer_sums.total_linear(parts, control.shape, pair)
+        linear, *others = total.linear
         for other, change in zip(others, (found.gain - match.gain, found.offset - match.offset), strict=False):
             linear = linear - change * other
         before = None
         if base is not None:
             one, least = _match(products[1], matched=self.matched)
             before = one.correlation, least
-        whole = layer_sums.total_square(parts, control.shape) if with_square else None
-        return LayerPass(found, max(products[0, 0], 1e-9), square, linear, whole, before)
+        return LayerPass(found, max(products[0, 0], 1e-9), mean_square, linear, total.square, before)
 
     def _overlapping(self, pair: LayerPair) -> list[tuple[int, Box]]:
         """The blocks where the images overlap, by number: the sums of the others are zero."""

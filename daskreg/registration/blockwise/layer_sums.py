@@ -6,7 +6,7 @@ gain and the offset of all voxels follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,25 +127,29 @@ def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:
     return [float(weight.sum(dtype=np.float64)), *(float((weight * x).sum(dtype=np.float64)) for x in pairs)]
 
 
-def total_products(parts: Sequence[LayerSums], pair: LayerPair) -> Floats:
-    """(maps, 6) the sum in the order of the parts, of which there may be none."""
-    return sum((part.products for part in parts), start=np.zeros((len(pair.maps), 6)))
+@dataclass(frozen=True)
+class LayerTotal:
+    """The sums of blocks for all control points, to which those of one after another are added.
 
+    products, linear: see `LayerSums`. square: J^T J; None where it was not asked for.
+    """
 
-def total_linear(parts: Sequence[LayerSums], shape: tuple[int, ...], pair: LayerPair) -> Floats:
-    """(1 or 3, D, *shape) the sums for all control points."""
-    total = np.zeros((linear_sums(pair), len(shape), *shape))
-    for part in parts:
-        total[(slice(None), slice(None), *part.nodes.slices)] += part.linear
-    return total
+    products: Floats
+    linear: Floats
+    square: Singles | None
 
+    @classmethod
+    def of(cls, pair: LayerPair, shape: tuple[int, ...], *, with_square: bool) -> LayerTotal:
+        """The sums over no voxel for so many control points."""
+        linear = np.zeros((linear_sums(pair), len(shape), *shape))
+        return cls(np.zeros((len(pair.maps), 6)), linear, no_square(shape) if with_square else None)
 
-def total_square(parts: Sequence[LayerSums], shape: tuple[int, ...]) -> Singles:
-    """J^T J for all control points."""
-    total = no_square(shape)
-    for part in parts:
-        add_part(total, shape, part.square, part.nodes)
-    return total
+    def add(self, part: LayerSums) -> None:
+        """Add the sums of a block."""
+        self.products[:] += part.products
+        self.linear[(slice(None), slice(None), *part.nodes.slices)] += part.linear
+        if self.square is not None:
+            add_part(self.square, self.linear.shape[2:], part.square, part.nodes)
 
 
 def to_arrays(sums: LayerSums) -> Mapping[str, NDArray[Any]]:

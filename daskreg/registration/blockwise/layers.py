@@ -55,13 +55,15 @@ def estimate_layers_of_all_voxels(
     *,
     grids: Sequence[ControlGrid],
     sigmas: Sigmas,
+    covered: float,
     matched: bool,
     tolerance: float,
 ) -> LayerEstimate:
     """Go on from the estimate of the coarse images.
 
     Args:
-        pair: not smoothed yet. base: what the layers begin from. sigmas: of the Gaussians.
+        pair: not smoothed yet. coarse: may be `without_voxels`, and so is what is returned.
+        base: what the layers begin from. sigmas: of the Gaussians. covered: `share_of_weight` of the coarse image.
         grids: of control points, from coarse to fine, among them that of the coarse estimate.
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
@@ -95,21 +97,28 @@ def estimate_layers_of_all_voxels(
             costs=solver.costs,
         ),
         before=before,
-        overlap=min(1.0, found.total / max(_total_weight(coarse, pair), 1e-9)),
+        overlap=min(1.0, found.total / max(covered * _whole_weight(pair.shape), 1e-9)),
         iterations=coarse.iterations + passes.count,
         converged=solver.converged,
         determined={**coarse.determined, pair.step: solver.determined},
     )  # fmt: skip
 
 
-def _total_weight(coarse: LayerEstimate, pair: LazyPair) -> float:
-    """The weight of the fixed image: without masks that of the edges, else its share on the finest coarse level."""
+def share_of_weight(weight: Singles) -> float:
+    """The weight of a fixed image in relation to that of one without masks, which is that of the edges."""
+    return float(weight.sum(dtype=np.float64)) / _whole_weight(weight.shape)
 
-    def unmasked(shape: Sequence[int]) -> float:
-        return math.prod(float(axis_weights(n, torch.device("cpu")).sum()) for n in shape)
 
-    weight = coarse.images.weight
-    return unmasked(pair.shape) * float(weight.sum(dtype=np.float64)) / unmasked(weight.shape)
+def without_voxels(found: LayerEstimate) -> LayerEstimate:
+    """The estimate without images, residuals and normal equations, which take much memory."""
+    none = np.zeros((0,) * found.images.fixed.ndim, np.float32)
+    images = replace(found.images, fixed=none, weight=none, gradient=none, moving=none)
+    evaluated = replace(found.state.found, warped=none, residual=none, weight=none)
+    return replace(found, images=images, state=replace(found.state, found=evaluated, system=None))
+
+
+def _whole_weight(shape: Sequence[int]) -> float:
+    return math.prod(float(axis_weights(n, torch.device("cpu")).sum()) for n in shape)
 
 
 class _Solver:

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from daskreg.blocks.memory import release_memory
 from daskreg.registration.blockwise.coarse import LAYER_VOXELS, coarse_images
 from daskreg.registration.blockwise.estimate import lazy_pair, region_of
 from daskreg.registration.blockwise.image import LazyImage, Region
 from daskreg.registration.blockwise.inputs import lazy_images
 from daskreg.registration.blockwise.layer_passes import BLOCK_BYTES
-from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels
+from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels, share_of_weight, without_voxels
 from daskreg.registration.blockwise.register import HOPELESS, Place
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
     AffineStage,
@@ -34,6 +36,7 @@ from daskreg.registration.images import Image, batch_of
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import FinestLevel, Pyramid, pyramid, standardised
+from daskreg.registration.rejection import with_inliers
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.device import library_threads, limit_threads
 from daskreg.runtime.threads import use_threads
@@ -89,9 +92,7 @@ class LayersRequest:
             affine = self.affine_stage(coarse, self.metric)
             base = affine.moving_from_fixed
         base = checked_base(base, images[0].grid, images[1].grid)
-        batches = batch_of(coarse[0]), batch_of(coarse[1])
-        f, m, variance = standardised(*batches, self.metric)
-        levels = pyramid(f, m, levels=self.options.levels, smoothing=self.options.smoothing)
+        levels, variance = self._levels(coarse)
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
         found = estimate_layers(
             levels,
@@ -101,24 +102,37 @@ class LayersRequest:
             tolerance=tolerance,
             max_iterations=self.options.max_iterations,
         )
-        rough = self._judged(found, levels, affine, coarse, float(variance[0]))
+        rough = self._judged(found, levels, affine, coarse, variance)
         if rough.status in HOPELESS:
             return rough
         finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
-        regions = _inliers(found, levels, coarse[0]), None
+        regions, covered = (_inliers(found, levels, coarse[0]), None), share_of_weight(found.images.weight)
+        batches = batch_of(coarse[0]), batch_of(coarse[1])
+        pair = lazy_pair(images, coarse, batches, regions, finest, metric=self.metric)
+        found = without_voxels(found)
+        del rough, levels, batches  # the coarse images on all levels take as much memory as the blocks
+        release_memory()
         found = estimate_layers_of_all_voxels(
-            lazy_pair(images, coarse, batches, regions, finest, metric=self.metric),
+            pair,
             found,
             base,
             work,
             grids=grids,
             sigmas=finest.sigmas,
+            covered=covered,
             matched=self.metric != "mse",
             tolerance=tolerance,
         )
-        fit = self._judged(found, levels, affine, coarse, float(variance[0]))
+        levels, _ = self._levels(coarse)
+        found = replace(found, images=LevelImages.of(with_inliers(levels[-1], found.inliers), self.metric))
+        fit = self._judged(found, levels, affine, coarse, variance)
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))
+
+    def _levels(self, coarse: tuple[Image, Image]) -> tuple[Pyramid, float]:
+        """The pyramid of the coarse images, and the variance of the fixed one."""
+        f, m, variance = standardised(batch_of(coarse[0]), batch_of(coarse[1]), self.metric)
+        return pyramid(f, m, levels=self.options.levels, smoothing=self.options.smoothing), float(variance[0])
 
     def _judged(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,35 +67,64 @@ class Work:
         store: Callable[[R], Mapping[str, NDArray[Any]]],
         restore: Callable[[int, Mapping[str, NDArray[Any]]], R],
     ) -> list[R]:
-        """The results of all tasks, in their order; those in the checkpoint are not worked on again.
+        """The results of all tasks, in their order. For the arguments, see `each`."""
+        found: list[R] = []
+        self.each(name, function, tasks, take=found.append, label=label, store=store, restore=restore)
+        return found
+
+    def each(
+        self,
+        name: str,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        take: Callable[[R], None],
+        label: str,
+        store: Callable[[R], Mapping[str, NDArray[Any]]],
+        restore: Callable[[int, Mapping[str, NDArray[Any]]], R],
+    ) -> None:
+        """Do all tasks but those in the checkpoint, and pass their results on in the order of the tasks.
+
+        So sums have the same bits however many tasks run at once, and only results that wait for one before them are
+        in memory.
 
         Args:
             name: of the pass in the checkpoint: it must say all that the results depend on.
+            take: is called with each result.
             label: what the pass is called in messages.
             store, restore: a result as arrays, and back.
         """
-        found: dict[int, R] = {}
-        for task in tasks if self.checkpoint is not None else ():
-            arrays = self.checkpoint.load(name, task.number) if self.checkpoint is not None else None
-            if arrays is not None:
-                with suppress(KeyError, ValueError, TypeError):  # damaged: it is worked on again
-                    found[task.number] = restore(task.number, arrays)
-        log.info("%s: %d blocks, %d of them finished before", label, len(tasks), len(found))
+
+        def stored(number: int) -> R | None:
+            arrays = None if self.checkpoint is None else self.checkpoint.load(name, number)
+            with suppress(KeyError, ValueError, TypeError):  # damaged: it is worked on again
+                return None if arrays is None else restore(number, arrays)
+            return None
+
+        finished = {task.number for task in tasks if stored(task.number) is not None}
+        log.info("%s: %d blocks, %d of them finished before", label, len(tasks), len(finished))
         self.expected = max(self.expected, self.done + len(tasks))
-        self._advance(len(found))
+        self._advance(len(finished))
+        waiting, early = deque(tasks), dict[int, R]()
+
+        def pass_on() -> None:
+            while waiting and (waiting[0].number in early or waiting[0].number in finished):
+                task = waiting.popleft()
+                take(early.pop(task.number) if task.number in early else stored(task.number) or function(task))
 
         def on_done(result: R) -> None:
-            found[result.number] = result
             if self.checkpoint is not None:
                 self.checkpoint.append(name, result.number, store(result))
+            early[result.number] = result
+            pass_on()
             self._advance(1)
 
-        waiting = (task for task in tasks if task.number not in found)
-        items = waiting if self.client is None else (task.carrying_little() for task in waiting)
+        pass_on()
+        unfinished = [task for task in tasks if task.number not in finished]
+        items = unfinished if self.client is None else (task.carrying_little() for task in unfinished)
         threads = min(_THREADS, cores())
         run_tasks(function, items, client=self.client, threads=threads, on_done=on_done, label=label.replace(" ", "-"))
         release_memory()
-        return [found[task.number] for task in tasks]
 
     def finish(self) -> None:
         """Report that all is done, where fewer passes were needed than were foreseen."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from daskreg.fields.ants import is_prefix, read_prefix, write_prefix, write_warp
 from daskreg.fields.composite import Composite
+from daskreg.fields.elastix import write_chain
 from daskreg.fields.field import DisplacementField
 from daskreg.fields.itk import is_vector_image, linear_field, read_image, records_of, spline_field, write_image
 from daskreg.fields.ngff import is_ngff, load_ngff, save_ngff
@@ -34,3 +35,9 @@ register_writer((".zarr",), FileWriter("daskreg", Transform, "", save_store))
 register_writer((".ngff.zarr",), FileWriter("NGFF", Transform, "", save_ngff))
 register_writer(("*1warp.nii.gz",), FileWriter("ANTs", DisplacementField, _ONE, write_warp))
 register_writer(("*1warp.nii.gz",), FileWriter("ANTs", Composite, "files of ANTs hold a chain", write_prefix))
+register_writer(
+    ("transformparameters*.txt",),
+    FileWriter(
+        "elastix", FieldTransform, "files of elastix hold a chain", write_chain, takes=("fixed",), needs=("fixed",)
+    ),
+)

@@ -86,6 +86,18 @@ def test_elastix_splines_follow_their_affine(tmp_path: Path) -> None:
     for part in (itk_field(vectors, nodes, 3), itk_affine(affine)):
         chain.AddTransform(part)
     assert np.abs(loaded(points) - itk_points(chain, points)).max() < 1e-9
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    loaded.save(folder / "TransformParameters.1.txt", fixed=nodes)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "TransformParameters.1-0.txt",
+        "TransformParameters.1.txt",
+    ]
+    assert np.abs(dr.load(folder / "TransformParameters.1.txt")(points) - loaded(points)).max() < 1e-12
+    with pytest.raises(dr.errors.InvalidTransformError, match="order=3"):
+        dr.DisplacementField(vectors, nodes).save(folder / "TransformParameters.2.txt", fixed=nodes)
+    with pytest.raises(dr.errors.OptionError, match="fixed"):
+        loaded.save(folder / "TransformParameters.2.txt")
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".json"])

@@ -60,14 +60,24 @@ def read(file: TransformFile) -> Transform:
 
 def write(transform: Affine, path: Path, *, fixed: Grid) -> None:
     """An AffineTransform about the origin; transformix resamples the moving image on `fixed`."""
-    ndim = transform.ndim
+    write_record(to_records(transform)[0], path, fixed=fixed)
+
+
+def write_record(record: TransformRecord, path: Path, *, fixed: Grid, initial: str = "NoInitialTransform") -> None:
+    """One affine map or cubic B-spline of ITK as a parameter file.
+
+    Args:
+        fixed: the image that transformix makes.
+        initial: the name of the file, in the same folder, whose transform is applied before.
+    """
+    ndim = record.ndim
     check_grids(fixed, None, ndim)
     direction = reversed_axes(np.pad(fixed.direction_matrix, (0, 1)))[:-1, :-1]
     fields = {
-        "Transform": '"AffineTransform"',
-        "NumberOfParameters": str(ndim * (ndim + 1)),
-        "TransformParameters": numbers(to_records(transform)[0].parameters),
-        "InitialTransformParameterFileName": '"NoInitialTransform"',
+        **(_of_splines(record) if record.name == "BSplineTransform" else _of_affine(ndim)),
+        "NumberOfParameters": str(len(record.parameters)),
+        "TransformParameters": numbers(record.parameters),
+        "InitialTransformParameterFileName": f'"{initial}"',
         "HowToCombineTransforms": '"Compose"',
         "FixedImageDimension": str(ndim),
         "MovingImageDimension": str(ndim),
@@ -79,7 +89,6 @@ def write(transform: Affine, path: Path, *, fixed: Grid) -> None:
         "Origin": numbers(fixed.origin[::-1]),
         "Direction": numbers(direction.T.ravel()),  # column by column
         "UseDirectionCosines": '"true"',
-        "CenterOfRotationPoint": numbers([0.0] * ndim),
         "ResampleInterpolator": '"FinalLinearInterpolator"',
         "Resampler": '"DefaultResampler"',
         "DefaultPixelValue": "0",
@@ -88,6 +97,25 @@ def write(transform: Affine, path: Path, *, fixed: Grid) -> None:
         "CompressResultImage": '"false"',
     }
     write_text("".join(f"({name} {value})\n" for name, value in fields.items()), path)
+
+
+def _of_affine(ndim: int) -> dict[str, str]:
+    return {"Transform": '"AffineTransform"', "CenterOfRotationPoint": numbers([0.0] * ndim)}
+
+
+def _of_splines(record: TransformRecord) -> dict[str, str]:
+    n = record.ndim
+    size, origin, spacing, direction = np.split(np.asarray(record.fixed, dtype=np.float64), [n, 2 * n, 3 * n])
+    return {
+        "Transform": '"BSplineTransform"',
+        "GridSize": " ".join(str(int(count)) for count in size),
+        "GridIndex": " ".join(["0"] * n),
+        "GridSpacing": numbers(spacing),
+        "GridOrigin": numbers(origin),
+        "GridDirection": numbers(direction.reshape(n, n).T.ravel()),  # column by column
+        "BSplineTransformSplineOrder": "3",
+        "UseCyclicTransform": '"false"',
+    }
 
 
 def _own(fields: Fields, path: Path) -> Transform:

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
@@ -75,46 +75,50 @@ def config(folder: Path, nodes: int) -> SlurmConfig:
     )
 
 
-def write(source: Path, path: Path, client: Client | Literal[False], share: slice = slice(None)) -> float:
-    """Seconds of one warp of a share of the slices."""
+def write(source: Path, path: Path, client: Client | Literal[False]) -> float:
+    """Seconds of one warp."""
     start = time.perf_counter()
-    moved = dr.warp(dr.open(source)[share], pull=PULL)
+    moved = dr.warp(dr.open(source), pull=PULL)
     dr.write(moved, path, chunks=(16, 256, 256), levels=1, progress=False, client=client)
     elapsed = time.perf_counter() - start
     shutil.rmtree(path)
     return elapsed
 
 
-def serve_shares(source: Path, path: Path, orders: Connection) -> None:
-    """Write the share that is asked for, until None is."""
-    for share in iter(orders.recv, None):
-        orders.send(write(source, path, False, share))
+def serve(path: Path, orders: Connection) -> None:
+    """Warp the stacks that are asked for, until nobody asks."""
+    with suppress(EOFError):
+        while True:
+            orders.send(write(orders.recv(), path, False))
 
 
 @contextmanager
-def processes(number: int, source: Path, folder: Path) -> Iterator[list[Connection]]:
+def processes(number: int, folder: Path) -> Iterator[list[Connection]]:
     """Processes of one thread without a cluster."""
     spawn = multiprocessing.get_context("spawn")
     pipes = [spawn.Pipe() for _ in range(number)]
     started = [
-        spawn.Process(target=serve_shares, args=(source, folder / f"out-{i}.zarr", there), daemon=True)
-        for i, (_, there) in enumerate(pipes)
+        spawn.Process(target=serve, args=(folder / f"out-{i}.zarr", there)) for i, (_, there) in enumerate(pipes)
     ]
     os.environ["SLURM_CPUS_PER_TASK"] = "1"  # one core for each, as a job of SLURM has it
     for process in started:
         process.start()
     del os.environ["SLURM_CPUS_PER_TASK"]
-    yield [here for here, _ in pipes]  # as daemons, they end with this process in any case
-    for (here, _), process in zip(pipes, started, strict=True):
-        here.send(None)
-        process.join()
+    for _, there in pipes:
+        there.close()  # so that a process that has died is noticed
+    try:
+        yield [here for here, _ in pipes]
+    finally:
+        for (here, _), process in zip(pipes, started, strict=True):
+            here.close()
+            process.join()
 
 
-def write_shares(pipes: list[Connection], slices: int) -> float:
-    bounds = [slices * i // len(pipes) // 16 * 16 for i in range(len(pipes))] + [slices]
+def write_all(pipes: list[Connection], sources: list[Path]) -> float:
+    """Seconds in which each process warps one stack."""
     start = time.perf_counter()
-    for pipe, first, end in zip(pipes, bounds[:-1], bounds[1:], strict=True):
-        pipe.send(slice(first, end))
+    for pipe, source in zip(pipes, sources, strict=True):
+        pipe.send(source)
     for pipe in pipes:
         pipe.recv()
     return time.perf_counter() - start
@@ -130,8 +134,10 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         source = folder / "in.zarr"
         make_stack(source, options.gib)
-        slices = dr.open(source).shape[0]
-        pipes = stack.enter_context(processes(cores(), source, folder))
+        parts = [folder / f"in-{number}.zarr" for number in range(cores())]
+        for part in parts:
+            make_stack(part, options.gib / len(parts))
+        pipes = stack.enter_context(processes(len(parts), folder))
         stack.enter_context(slurm(options.nodes + 1))
         clients = {nodes: stack.enter_context(dr.connect(config(folder, nodes))) for nodes in (1, options.nodes)}
         for nodes, client in clients.items():
@@ -139,8 +145,8 @@ def main() -> None:
         runs: dict[str, Callable[[], float]] = {
             "one node": lambda: write(source, folder / "out.zarr", clients[1]),
             f"{options.nodes} nodes": lambda: write(source, folder / "out.zarr", clients[options.nodes]),
-            "one process": lambda: write_shares(pipes[:1], slices),
-            f"{cores()} processes": lambda: write_shares(pipes, slices),
+            "one process": lambda: write_all(pipes[:1], [source]),
+            f"{cores()} processes": lambda: write_all(pipes, parts),
         }
         for run in runs.values():
             run()

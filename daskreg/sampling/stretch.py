@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from daskreg.geometry import Box
 from daskreg.geometry.grid import snapped
 from daskreg.sampling.displacements import Displaced
+from daskreg.sampling.spline_weights import cubic_weights
 
 Floats = NDArray[np.float64]
 
@@ -80,13 +81,10 @@ def _weights(across: Floats, axis: int, box: Box, nodes: Box) -> tuple[Floats, F
     """(n, nodes) weights of the nodes for each voxel along an axis, and their derivatives by the node."""
     place = across[axis, axis] * np.arange(box.start[axis], box.stop[axis]) + across[axis, -1]
     node = np.floor(place)
-    t, rows = place - node, np.arange(len(place))
-    s, first = 1 - t, node.astype(int) - 1 - nodes.start[axis]
+    rows = np.arange(len(place))[:, None]
+    columns = node.astype(int)[:, None] - 1 - nodes.start[axis] + np.arange(4)
     weights, slopes = (np.zeros((len(place), nodes.shape[axis])) for _ in range(2))
-    values = s**3 / 6, 2 / 3 - t * t * (1 - t / 2), 2 / 3 - s * s * (1 - s / 2), t**3 / 6
-    changes = -s * s / 2, t * (1.5 * t - 2), -s * (1.5 * s - 2), t * t / 2
-    for k in range(4):
-        weights[rows, first + k], slopes[rows, first + k] = values[k], changes[k]
+    weights[rows, columns], slopes[rows, columns] = cubic_weights(place - node)
     return weights, slopes
 
 

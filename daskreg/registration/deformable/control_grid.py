@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from daskreg.fields import DisplacementField
 from daskreg.geometry import Grid
+from daskreg.sampling.spline_weights import cubic_weights
 
 Floats = NDArray[np.float64]
 
@@ -121,14 +122,6 @@ def control_grids(image: Grid, spacing: Sequence[float]) -> list[ControlGrid]:
         cells = tuple(n * 2 ** max(0, number - (most - k)) for n, k in zip(coarsest, doublings, strict=True))
         found.append(ControlGrid(image, tuple(e / n for e, n in zip(extent, cells, strict=True)), cells))
     return found
-
-
-def cubic_weights(fraction: Floats) -> tuple[Floats, Floats]:
-    """(n, 4) weights of the four cubic B-splines around points, and their derivatives by the fraction."""
-    t, u = fraction, 1 - fraction
-    weights = (u**3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - u * u + u**3 / 2, t**3 / 6)
-    slopes = (-(u**2) / 2, -2 * t + 1.5 * t * t, 2 * u - 1.5 * u * u, t**2 / 2)
-    return np.stack(weights, -1), np.stack(slopes, -1)
 
 
 def _subdivision(n: int) -> Floats:

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import ShapeMismatchError
 from daskreg.fields import Composite
-from daskreg.registration.deformable.control_grid import cubic_weights
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.system import System
+from daskreg.sampling.spline_weights import cubic_weights
 
 Floats = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 import daskreg as dr
 from daskreg.tomography.poses import constant_and_waves, increments, shifts_of, without_gauge
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector.slices import SliceProjector
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from ellipsoids import Ellipsoids

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from daskreg.registration.pose import Pose
     from daskreg.sampling.cast import cast
     from daskreg.sampling.sample import halo, sample
-    from daskreg.tomography.projector import backproject, project, projection_matrices
+    from daskreg.tomography.projector.posed import backproject, project, projection_matrices
 
 _HOMES = {
     "Pose": "registration.pose",
-    "backproject": "tomography.projector",
+    "backproject": "tomography.projector.posed",
     "cast": "sampling.cast",
     "halo": "sampling.sample",
     "lncc": "registration.metrics",
@@ -27,8 +27,8 @@ _HOMES = {
     "mi": "registration.metrics",
     "mse": "registration.metrics",
     "ncc": "registration.metrics",
-    "project": "tomography.projector",
-    "projection_matrices": "tomography.projector",
+    "project": "tomography.projector.posed",
+    "projection_matrices": "tomography.projector.posed",
     "sample": "sampling.sample",
     "soft_correspondence_loss": "clouds.soft_correspondence",
 }

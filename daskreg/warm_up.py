@@ -94,7 +94,7 @@ def _mutual_information() -> None:
 def _project() -> None:
     import torch
 
-    from daskreg.tomography.projector import backproject, project, projection_matrices
+    from daskreg.tomography.projector.posed import backproject, project, projection_matrices
 
     shape, seen, angles = (12, 16, 16), (14, 18), np.linspace(0, 3, 7)
     for tilt in (0.0, 0.3):  # whole slices, and rays across them

@@ -236,7 +236,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
         )
     }
     own |= {"runtime.triton_support": {"torch"}}
-    own |= {"tomography.projector": {"torch"}}
+    own |= {"tomography.projector.posed": {"torch"}}
     own |= {"cluster": {"distributed"}, "reporting.figures": {"matplotlib"}}
     names = outer(imports(MODULES[module], module, inside=False))
     allowed = own.get(layer(module), set()) | own.get(module, set())

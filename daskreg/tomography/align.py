@@ -21,11 +21,11 @@ from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
 from daskreg.runtime.progress import Progress, at_stage, shows_progress
 from daskreg.tomography.angles import check_angles, in_radians
-from daskreg.tomography.estimate import Fixed, Solution, Uncertainty, parameters_of, solve, uncertainty
+from daskreg.tomography.estimate import Solution, Uncertainty, parameters_of, solve, uncertainty
 from daskreg.tomography.fit import TiltFit, TiltStatus
 from daskreg.tomography.matching import Problem, without_images
 from daskreg.tomography.options import finite_number, whole_number
-from daskreg.tomography.poses import MODELS, Level, constant_and_waves, shifts_of, turns_of
+from daskreg.tomography.poses import MODELS, Fixed, Level, constant_and_waves, shifts_of, turns_of
 from daskreg.tomography.row_blocks import RowLevel, check_rows, refined
 from daskreg.tomography.row_file import RowFile, RowPlace, key_of
 from daskreg.tomography.series import (
@@ -326,6 +326,8 @@ def _fit(given: Projections, estimate: _Estimate, kinds: dict[int, str], *, mode
     }
     sigma |= {"axis": spread.turn, "centre": spread.centre}
     status = TiltStatus.CONVERGED if solution.settled else TiltStatus.UNSETTLED
+    if not spread.determined:
+        status = TiltStatus.UNDETERMINED
     if not spread.consistent:
         status = TiltStatus.INCONSISTENT
     return TiltFit(

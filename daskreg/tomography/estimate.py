@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from daskreg.tomography.agreement import agreement_of
 from daskreg.tomography.coarse import start_poses
+from daskreg.tomography.descent import Descent, Evaluation, descend, step_from
 from daskreg.tomography.matching import (
     LEAST_ROWS,
     SMOOTHED_NOISE,
@@ -19,18 +21,8 @@ from daskreg.tomography.matching import (
     derivatives,
     linearised,
     smoothed,
-    step,
 )
-from daskreg.tomography.poses import (
-    MODELS,
-    constant_and_waves,
-    fitted_waves,
-    increments,
-    shifts_of,
-    sigma_of_constant,
-    turns_of,
-    without_gauge,
-)
+from daskreg.tomography.poses import MODELS, Fixed, fitted_waves, shifts_of, sigma_of_constant
 from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
@@ -39,40 +31,11 @@ Bools = NDArray[np.bool_]
 
 _FIRST_STEPS = 2  # of each start, before the best is chosen
 _MOST_NOISE = 0.9  # of the information on a parameter: with more, nothing is known of it
+_NOISE_OF_THE_DETERMINED = 0.7  # of the information on the axis and the centre
+_MOST_SIGMA = 2.0  # pixels of the level
 LEAST_NOISE = 1e-3  # of the standard deviation of the projections: no detector has less
 # An outlier: a residual so many robust standard deviations, and so much, above the median.
 _OUTLIER_SIGMAS, _OUTLIER_FACTOR = 6.0, 2.5
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """What is not estimated.
-
-    Args:
-        turn: theta of the axis, radians, or None.
-        centre: of the axis from the middle of the detector, pixels, or None.
-        extent: columns of the detector.
-    """
-
-    turn: float | None
-    centre: float | None
-    extent: float
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Parameters of each projection whose mean is not estimated."""
-        return tuple(name for name, value in (("theta", self.turn), ("tx", self.centre)) if value is not None)
-
-    def applied(self, poses: Floats, radians: Floats, used: Bools) -> Floats:
-        """The poses in the gauge, with the axis, or the mean of the turns, at the fixed angle and centre."""
-        if self.turn is not None:
-            back = np.full((len(poses), 1), self.turn - turns_of(poses)[used].mean())
-            poses = np.asarray(poses @ increments(back, ("theta",)))
-        poses = without_gauge(poses, radians, used, self.extent)
-        if self.centre is None:
-            return poses
-        off = self.centre - constant_and_waves(shifts_of(poses)[:, 1], radians, used, self.extent)[0]
-        return np.asarray(poses @ increments(np.full((len(poses), 1), off), ("tx",)))
 
 
 @dataclass(frozen=True)
@@ -100,18 +63,27 @@ def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], 
     radians = problems[0].radians
     poses = _first(problems[0], fixed)
     unlike: tuple[int, ...] = ()
-    taken, settled = 0, False
     for problem in problems:
-        current = replace(problem, used=used)
-        poses, taken, settled, at = _settled(current, poses, fixed, most)
-        found = _contradicted(at)
+        descent = _descent(replace(problem, used=used), poses, fixed, most)
+        found = _contradicted(descent.at)
         if problem is problems[0] and len(found):
             unlike = tuple(np.flatnonzero(used)[found].tolist())
             used = used.copy()
             used[list(unlike)] = False
-            poses, taken, settled, _ = _settled(replace(problem, used=used), poses, fixed, most)
+            descent = _descent(replace(problem, used=used), descent.poses, fixed, most)
+        poses = descent.poses
         ended()
-    return Solution(bridged(poses, radians, used), replace(problems[-1], used=used), taken, settled, unlike)
+    last = replace(problems[-1], used=used)
+    return Solution(bridged(poses, radians, used), last, descent.steps, descent.settled, unlike)
+
+
+def _descent(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> Descent[Linearised]:
+    return descend(problem, poses, fixed, most, partial(_evaluated, problem))
+
+
+def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
+    at = linearised(problem, poses)
+    return Evaluation(at.sums(-at.residual), at.coupling, at)
 
 
 def _first(problem: Problem, fixed: Fixed) -> Floats:
@@ -121,8 +93,7 @@ def _first(problem: Problem, fixed: Fixed) -> Floats:
     for start in start_poses(problem, fixed.turn, fixed.centre):
         poses = start
         for _ in range(_FIRST_STEPS):
-            poses, _, _ = step(problem, poses, fixed.held)
-            poses = fixed.applied(poses, problem.radians, problem.used)
+            poses = step_from(problem, poses, _evaluated(problem, poses), fixed).poses()
         at = linearised(problem, poses)
         left = float(np.sqrt((at.residual**2).mean(dtype=np.float64)))
         if best is None or left < least:
@@ -131,16 +102,6 @@ def _first(problem: Problem, fixed: Fixed) -> Floats:
             break
     assert best is not None  # noqa: S101 (there is always a start)
     return best
-
-
-def _settled(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> tuple[Floats, int, bool, Linearised]:
-    """Steps until one is short."""
-    at, last, taken = None, False, 0
-    while at is None or (not last and taken < most):
-        poses, last, at = step(problem, poses, fixed.held)
-        poses = fixed.applied(poses, problem.radians, problem.used)
-        taken += 1
-    return poses, taken, last, at
 
 
 def residuals_of(at: Linearised) -> Floats:
@@ -179,6 +140,7 @@ class Uncertainty:
         centre: pixels of the detector.
         agreement, noise, disagreement: see `TiltFit`.
         consistent: whether the volume explains the projections; see `agreement.consistent`.
+        determined: whether the shifts and the axis are known to within two pixels of the level, and not by noise alone.
         gain: (P,) by how much larger the standard deviations are than those of each projection alone.
         left: of the variance of noise of one per pixel, in the residual.
     """
@@ -190,6 +152,7 @@ class Uncertainty:
     noise: float
     disagreement: float
     consistent: bool
+    determined: bool
     gain: Floats
     left: float
 
@@ -216,22 +179,36 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     own = np.full((len(poses), len(problem.names)), np.nan)
     own[problem.used] = local * factor * noise * disagreement * unit
     turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
+    turn = turn.scaled(0.0 if fixed.turn is not None else disagreement)
     if problem.wedge:
-        centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
+        open_centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
+        centre = replace(centre, sigma=open_centre if fixed.centre is None else 0.0)
+    else:
+        centre = centre.scaled(0.0 if fixed.centre is not None else disagreement)
     found = agreement_of(at, noise, rng)
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
     return Uncertainty(
         own,
-        0.0 if fixed.turn is not None else turn * disagreement,
-        0.0 if fixed.centre is not None else centre * (1.0 if problem.wedge else disagreement),
+        turn.sigma,
+        centre.sigma,
         found.varying,
         noise,
         disagreement,
         found.consistent and bool(at.weight.any()),  # steps into nowhere leave no pixel that could disagree
+        _determined(problem, own, turn, centre),
         factor,
         left,
     ), residuals
+
+
+def _determined(problem: Problem, own: Floats, turn: _Spread, centre: _Spread) -> bool:
+    """See `Uncertainty`. Where a wedge is missing, the centre is open, and moves the volume alone."""
+    shifts = [own[problem.used, k] / problem.factor for k, name in enumerate(problem.names) if name in ("ty", "tx")]
+    edge = turn.sigma * max(problem.data.shape[1:]) / 2
+    widest = max(edge, 0.0 if problem.wedge else centre.sigma / problem.factor, *(float(np.median(s)) for s in shifts))
+    noisy = any(spread.sigma > 0 and spread.by_noise > _NOISE_OF_THE_DETERMINED for spread in (turn, centre))
+    return widest <= _MOST_SIGMA and not noisy
 
 
 def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats, float]:
@@ -244,7 +221,18 @@ def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats,
     return values, shared, float((noise**2).mean(dtype=np.float64))
 
 
-def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Spread:
+    """A standard deviation, and the share of what seems to determine the value that is noise."""
+
+    sigma: float
+    by_noise: float = 0.0
+
+    def scaled(self, factor: float) -> _Spread:
+        return replace(self, sigma=self.sigma * factor)
+
+
+def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[_Spread, _Spread]:
     """Standard deviations of the axis (radians) and the centre (pixels of the detector).
 
     Noise is in the volume too, and so in the derivatives, where it looks as if it determined the poses. What it adds
@@ -257,10 +245,10 @@ def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> t
     count = int(problem.used.sum())
     constant = np.linalg.pinv(fitted_waves(np.zeros(count), problem.radians[problem.used])[0])[0]
     turn = _sigma_of_sum(at, of_noise, "theta", np.full(count, 1 / count))
-    return noise * turn, noise * problem.factor * _sigma_of_sum(at, of_noise, "tx", constant)
+    return turn.scaled(noise), _sigma_of_sum(at, of_noise, "tx", constant).scaled(noise * problem.factor)
 
 
-def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floats) -> float:
+def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floats) -> _Spread:
     """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share, for noise of
     one per pixel. Information that is that of noise does not count (the bias of errors in variables, Fuller 1987)."""
     problem = at.problem
@@ -271,7 +259,7 @@ def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floa
     elif name in problem.names:
         asked.score[:, problem.names.index(name)] = weights
     else:
-        return 0.0
+        return _Spread(0.0)
     # The direction in which the sum is seen: the other parameters follow it as they would.
     values, shared = problem.solve(asked, at.every, exact=True)
     seen, by_noise = (of.every.changed(values, shared) for of in (at, of_noise))
@@ -279,4 +267,5 @@ def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floa
     found = float(np.sqrt((smoothed(left * at.weight) ** 2).sum(dtype=np.float64)))
     information = float((seen * left).sum(dtype=np.float64))
     of_it = float((by_noise * (by_noise - problem.reproject(by_noise))).sum(dtype=np.float64))
-    return found / (1 - min(max(of_it / max(information, 1e-30), 0.0), _MOST_NOISE))
+    share = max(of_it / max(information, 1e-30), 0.0)
+    return _Spread(found / (1 - min(share, _MOST_NOISE)), share)

@@ -34,6 +34,10 @@ class TiltStatus(Enum):
         "the volume does not explain how the projections differ from each other: check the angles, their order "
         "and unit, the axis of rotation ('y' or 'x'), flats and darks"
     )
+    UNDETERMINED = (
+        "noise, or so few projections, leave the poses uncertain by more than two pixels (see fit.sigma): pass "
+        "axis_angle= or centre= where they are known, or more projections"
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

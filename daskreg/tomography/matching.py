@@ -10,7 +10,6 @@ changes slowly with the angle: the volume follows it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -23,8 +22,8 @@ from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
 from daskreg.tomography.normal_equations import Coupling, Sums
-from daskreg.tomography.poses import Level, fitted_waves, increments
-from daskreg.tomography.projector_numba import pull_cubic
+from daskreg.tomography.poses import Level, fitted_waves
+from daskreg.tomography.projector.projector_numba import pull_cubic
 from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
 
 Floats = NDArray[np.float64]
@@ -38,8 +37,6 @@ SMOOTHED_NOISE = 1 / (
 # The derivatives are of images that are smoothed once more: their noise would look like signal, and shorten the steps.
 _BASIS_SMOOTHING = 1.0
 _KNOWN = 0.999  # of the weight of a pixel, interpolated from those that count
-_SETTLED = 0.02  # pixels of the detector
-_SETTLED_SIGMAS = 0.1
 _FEW = 17  # columns, of which the share of projections that show a row is the mean
 _SELDOM, _SHOWN = 0.8, 0.9  # of the projections: a slice that fewer show counts not at all, less, or fully
 LEAST_ROWS = 8
@@ -138,6 +135,7 @@ class Linearised:
             found,
             left=(self.residual**2).sum(axis=(1, 2), dtype=np.float64),
             power=(self.aligned**2).sum(axis=(1, 2), dtype=np.float64),
+            weight=float(self.weight.sum(dtype=np.float64)),
             pixels=int(np.prod(self.residual.shape[1:])),
         )
 
@@ -224,55 +222,3 @@ def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:
     if images.shape[2] >= LEAST_ROWS:
         images = gaussian_filter1d(images, sigma, axis=2, mode="nearest")
     return np.ascontiguousarray(images)
-
-
-def step(problem: Problem, poses: Floats, held: Collection[str] = ()) -> tuple[Floats, bool, Linearised]:
-    """One Gauss-Newton step: the poses after it, whether it was so short that it is the last one, and the problem.
-
-    Short: by no more than _SETTLED pixels of the detector, or a tenth of what the residuals leave open.
-
-    Args:
-        held: parameters of each projection whose mean does not change.
-    """
-    at = linearised(problem, poses)
-    sums = at.sums(-at.residual)
-    after, last = step_of(problem, poses, sums, problem.solve(sums, at.coupling), held)
-    return after, last, at
-
-
-def step_of(
-    problem: Problem, poses: Floats, sums: Sums, found: tuple[Floats, Floats], held: Collection[str]
-) -> tuple[Floats, bool]:
-    """The poses after a step (see `Problem.solve`), and whether it was short; see `step`."""
-    values, shared = found
-    for k, name in enumerate(problem.names):
-        if name in held:
-            values[:, k] -= values[:, k].mean()
-    noise = float(np.sqrt(sums.left.mean() / sums.pixels)) / SMOOTHED_NOISE
-    column = problem.names.index("tx")
-    own = sums.scales()[0][:, :, column]
-    sigma = noise * problem.factor * float(np.median(np.linalg.norm(own, axis=1)))
-    last = largest(problem, values, shared) <= max(_SETTLED, _SETTLED_SIGMAS * sigma)
-    return moved(problem, poses, values, shared), last
-
-
-def moved(problem: Problem, poses: Floats, values: Floats, shared: Floats) -> Floats:
-    """Poses after parameters of the aligned frame, (A used, P) and shared, in pixels of the level, were added."""
-    names = (*problem.names, *problem.shared)
-    full = np.zeros((len(poses), len(names)))
-    full[problem.used, : len(problem.names)] = values
-    full[:, len(problem.names) :] = shared
-    for k, name in enumerate(names):
-        full[:, k] *= problem.factor if name in ("ty", "tx") else 1.0
-    return np.asarray(poses @ increments(full, names))
-
-
-def largest(problem: Problem, values: Floats, shared: Floats) -> float:
-    """By how many pixels of the detector a step moves a projection, at most.
-
-    The turn of the axis converges more slowly, and counts at the whole width of the detector.
-    """
-    columns = problem.data.shape[2]
-    reach = np.array([1.0 if name in ("ty", "tx") else columns / 2 for name in problem.names])
-    common = float(np.abs(shared).sum()) * columns
-    return float((float(np.abs(values * reach).max()) + common) * problem.factor)

@@ -36,6 +36,7 @@ class Sums:
         score: (A, P) right side.
         shared: (S,) right side of the shared parameters.
         left, power: (A,) of the squares of the residual, and of the aligned projections.
+        weight: of all pixels.
         pixels: of one projection.
     """
 
@@ -45,7 +46,13 @@ class Sums:
     shared: Floats
     left: Floats
     power: Floats
+    weight: float
     pixels: int
+
+    @property
+    def misfit(self) -> float:
+        """The mean square of the residual over the pixels that count: what steps make smaller."""
+        return float(self.left.sum()) / max(float(self.weight), 1e-30)
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -115,6 +122,7 @@ class Coupling:
             _double("pauv,auv->p", common, weighted),
             np.zeros(len(image)),
             np.zeros(len(image)),
+            0.0,
             0,
         )
 

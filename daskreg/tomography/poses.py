@@ -115,6 +115,37 @@ def sigma_of_constant(columns: Floats, radians: Floats, used: NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """What is not estimated.
+
+    Args:
+        turn: theta of the axis, radians, or None.
+        centre: of the axis from the middle of the detector, pixels, or None.
+        extent: columns of the detector.
+    """
+
+    turn: float | None
+    centre: float | None
+    extent: float
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Parameters of each projection whose mean is not estimated."""
+        return tuple(name for name, value in (("theta", self.turn), ("tx", self.centre)) if value is not None)
+
+    def applied(self, poses: Floats, radians: Floats, used: NDArray[np.bool_]) -> Floats:
+        """The poses in the gauge, with the axis, or the mean of the turns, at the fixed angle and centre."""
+        if self.turn is not None:
+            back = np.full((len(poses), 1), self.turn - turns_of(poses)[used].mean())
+            poses = np.asarray(poses @ increments(back, ("theta",)))
+        poses = without_gauge(poses, radians, used, self.extent)
+        if self.centre is None:
+            return poses
+        off = self.centre - constant_and_waves(shifts_of(poses)[:, 1], radians, used, self.extent)[0]
+        return np.asarray(poses @ increments(np.full((len(poses), 1), off), ("tx",)))
+
+
+@dataclass(frozen=True)
 class Level:
     """Projections whose pixels are means of `factor` x `factor` pixels (of one row, where there are few).
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
-from daskreg.tomography.astra_engine import slices_by_astra, toolbox
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
 from daskreg.tomography.projections import Beam, beam_of, complete
-from daskreg.tomography.reconstruction import WINDOWS, cgls, fbp, sirt
+from daskreg.tomography.projector.astra_engine import slices_by_astra, toolbox
+from daskreg.tomography.projector.reconstruction import WINDOWS, cgls, fbp, sirt
+from daskreg.tomography.projector.slices import SliceProjector
 from daskreg.tomography.series import channels_first
-from daskreg.tomography.slices import SliceProjector
 from daskreg.volumes import Volume, to_dataarray, volume_of
 from daskreg.warping import warp
 

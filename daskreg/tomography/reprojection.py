@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.tomography.poses import HALF_A_TURN
-from daskreg.tomography.reconstruction import fbp
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector.reconstruction import fbp
+from daskreg.tomography.projector.slices import SliceProjector
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]

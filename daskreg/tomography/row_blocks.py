@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from daskreg.errors import OptionError
 from daskreg.registration.blockwise.work import Work
 from daskreg.tomography.agreement import explained, varying_part
-from daskreg.tomography.estimate import LEAST_NOISE, Fixed, Solution, Uncertainty, bridged
-from daskreg.tomography.matching import SMOOTHED_NOISE, Problem, linearised, step_of, without_images
+from daskreg.tomography.descent import Evaluation, descend
+from daskreg.tomography.estimate import LEAST_NOISE, Solution, Uncertainty, bridged
+from daskreg.tomography.matching import SMOOTHED_NOISE, Problem, linearised, without_images
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
-from daskreg.tomography.poses import Level
+from daskreg.tomography.poses import Fixed, Level
 from daskreg.tomography.row_file import RowFile
 from daskreg.tomography.series import bytes_of_a_row, noise_of
 
@@ -236,10 +237,20 @@ class RowSolution:
         return explained(left - noise, (self.signal - noise) / 2)
 
 
+@dataclass(frozen=True)
+class _Totals:
+    """Of all blocks: see `RowSolution`."""
+
+    sums: Sums
+    noise: float
+    signal: float
+    blocks: int
+
+
 def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: Work) -> RowSolution:
     """Steps over all rows from the solution of a coarser level, at most so many, until one is short.
 
-    Where they diverge, so that blocks no longer fit the memory, the last poses are returned, not settled.
+    Poses at which blocks no longer fit the memory are taken for none that a step may lead to.
 
     Raises: OptionError where blocks do not fit from the start.
     """
@@ -247,23 +258,26 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
     nothing = np.empty((len(poses), 0, level.file.shape[2]), np.float32)
     problem = replace(without_images(like), level=level.level, data=nothing)
     check_rows(level.level, len(poses), level.budget, level.reach(poses[like.used]))
-    coupling, last, taken = None, False, 0
-    while not last and taken < most:
+    coupling: Coupling | None = None
+
+    def evaluated(poses: Floats) -> Evaluation[_Totals] | None:
+        nonlocal coupling
         blocks = level.blocks(poses, like, coupled=coupling is None)
         if not blocks:
-            break  # the steps diverge
+            return None
         found = _summed(blocks, work)
         if coupling is None:
             coupling = Coupling.together([f.coupling for f in found if f.coupling is not None], len(found))
         sums = found[0].sums
         for other in found[1:]:
             sums += other.sums
-        poses, last = step_of(problem, poses, sums, problem.solve(sums, coupling), fixed.held)
-        poses = fixed.applied(poses, like.radians, like.used)
-        taken += 1
-    noise = sum(f.shown * f.noise for f in found) / max(sum(f.shown for f in found), 1)
-    signal = sum(f.signal for f in found) / (len(sums.left) * sums.pixels)
-    return RowSolution(poses, sums, noise, signal, taken, last, len(found))
+        noise = sum(f.shown * f.noise for f in found) / max(sum(f.shown for f in found), 1)
+        signal = sum(f.signal for f in found) / (len(sums.left) * sums.pixels)
+        return Evaluation(sums, coupling, _Totals(sums, noise, signal, len(found)))
+
+    descent = descend(problem, poses, fixed, most, evaluated)
+    at = descent.at
+    return RowSolution(descent.poses, at.sums, at.noise, at.signal, descent.steps, descent.settled, at.blocks)
 
 
 def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
@@ -284,7 +298,7 @@ def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
 
     def restore(number: int, arrays: Mapping[str, Array]) -> BlockSums:
         values: dict[str, Any] = {name: arrays[name] for name in Sums.__dataclass_fields__}
-        sums = Sums(**values | {"pixels": int(values["pixels"])})
+        sums = Sums(**values | {"weight": float(values["weight"]), "pixels": int(values["pixels"])})
         coupling = Coupling(arrays["coupling"], arrays["coupled"], len(first.names)) if "coupled" in arrays else None
         noise, shown, signal = float(arrays["noise"]), int(arrays["shown"]), float(arrays["signal"])
         return BlockSums(number, sums, coupling, noise, shown, signal)

@@ -33,6 +33,7 @@ _MOST_BATCHES = 8  # in which what is read at once is converted
 _MOST_VALUES = 2**27
 """Pixels of the finest level that is matched: some ten arrays of this size are in memory."""
 _COARSE_COLUMNS = 64
+_FEWEST_COLUMNS = 64  # of the finest level that is chosen: fewer hardly show how the axis is turned
 _IMAGES = 24  # of the size of the projections, at most, while a step is summed
 _VOLUMES = 3
 _EDGE = 0.02  # of the columns, on either side, where there is background
@@ -163,7 +164,8 @@ def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int |
     """How many columns are averaged on each level, coarse to fine.
 
     "auto": angles resolve the volume to pi D / A (Crowther et al. 1970), for D columns and A angles of a half turn; in
-    what is finer projections do not depend on each other. The finest pixels are half of that.
+    what is finer projections do not depend on each other. The finest pixels are half of that, and not so large that
+    fewer than _FEWEST_COLUMNS are left.
 
     Args:
         most: bytes that may be used; where a step on the finest level needs more, a level before it is the finest that
@@ -172,7 +174,7 @@ def columns_of_levels(shape: tuple[int, int, int], radians: Floats, level: int |
     count, rows, columns = shape
     if level == "auto":
         span = min(float(np.ptp(radians)) + 1e-9, np.pi)
-        finest = max(1, int(np.pi * columns / (2 * count * np.pi / span)))
+        finest = min(int(np.pi * columns / (2 * count * np.pi / span)), columns // _FEWEST_COLUMNS)
     elif isinstance(level, int) and not isinstance(level, bool) and 0 <= level < 16:
         finest = 2**level
     else:

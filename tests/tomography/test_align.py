@@ -249,6 +249,36 @@ def test_turns_and_magnifications_of_each_projection(model):
         assert given.axis == pytest.approx(np.radians(1.2), abs=1e-9)
 
 
+def test_few_angles_keep_the_pixels_that_show_the_axis():
+    """Means of so many pixels as so few angles resolve would not show how the axis is turned."""
+    angles = np.linspace(0, np.pi, 10, endpoint=False)
+    projections, truth = scan(angles, jitter=3.0, turn=np.radians(1.3), off=1.0, noise=0.02)
+    fit = align_projections(projections, angles)
+    assert fit.ok
+    assert fit.axis == pytest.approx(np.radians(1.3), abs=np.radians(0.6))
+    assert np.median(np.abs(errors(fit, truth)[0]), axis=0).max() < 0.2
+
+
+def test_what_noise_hides_is_undetermined():
+    """Noise of a third of the largest value, in few projections, determines the axis more than the specimen does."""
+    angles = np.linspace(0, np.pi, 10, endpoint=False)
+    projections, _ = scan(angles, jitter=2.0, turn=np.radians(1.3), noise=0.3)
+    fit = align_projections(projections, angles, max_steps=40)
+    assert fit.status is TiltStatus.UNDETERMINED
+    assert "axis_angle" in str(fit)
+    assert align_projections(projections, angles, axis_angle=np.radians(1.3)).ok
+
+
+def test_steps_that_lead_away_are_not_settled():
+    """In 16 columns the axis is hardly seen, and whole steps turn it by tens of degrees."""
+    angles = np.linspace(0, np.pi, 24, endpoint=False)
+    shifts = np.random.default_rng(1).uniform(-2.5, 2.5, (24, 2))
+    projections = Ellipsoids(64, seed=1).project(angles, (64, 64), shifts=shifts)
+    fit = align_projections(projections, angles, level=2)
+    assert not fit.ok
+    assert abs(fit.axis) < np.radians(15)
+
+
 def test_few_angles_of_fine_pixels():
     """Detail that each projection has alone does not lead the shared turn away from the axis."""
     angles = np.linspace(0, np.pi, 12, endpoint=False)
@@ -364,6 +394,8 @@ def test_levels():
     assert columns_of_levels((1801, 40, 256), np.linspace(0, np.pi, 1801), "auto", None) == [4, 1]
     assert columns_of_levels((60, 40, 40), HALF, "auto", None) == [1]
     assert columns_of_levels((60, 40, 40), HALF, 1, None) == [2]
+    assert columns_of_levels((16, 64, 64), HALF[::4], "auto", None) == [1]
+    assert columns_of_levels((24, 1000, 1000), np.linspace(0, np.pi, 24), "auto", None) == [16, 15]
     level = Level((41, 83), (1, 4))
     poses = increments(np.array([[0.5, 3.0]]), ("ty", "tx"))
     np.testing.assert_allclose(level.binned(poses)[0, :2, 2], (0.5, 0.75))

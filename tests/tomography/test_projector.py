@@ -10,8 +10,8 @@ from ellipsoids import Ellipsoids
 import daskreg as dr
 from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.kernels import backproject, project, projection_matrices
-from daskreg.tomography import projector
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector import posed
+from daskreg.tomography.projector.slices import SliceProjector
 
 RNG = np.random.default_rng(0)
 ANGLES = RNG.uniform(-4, 4, 7)
@@ -47,7 +47,7 @@ def test_torch_alone_gives_the_same(scan, monkeypatch):
     matrices = projection_matrices(ANGLES, VOLUME, DETECTOR, **SCANS[scan])
     volume, seen = arrays(torch.float64)
     compiled = project(volume, matrices, DETECTOR), backproject(seen, matrices, VOLUME)
-    monkeypatch.setattr(projector, "_compiled", lambda array: False)
+    monkeypatch.setattr(posed, "_compiled", lambda array: False)
     for one, other in zip(
         compiled, (project(volume, matrices, DETECTOR), backproject(seen, matrices, VOLUME)), strict=True
     ):

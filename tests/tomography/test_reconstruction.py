@@ -16,8 +16,8 @@ from daskreg import warping
 from daskreg.errors import DegenerateImageError, InputError, MissingExtraError, OptionError, ShapeMismatchError
 from daskreg.geometry import SliceAffines
 from daskreg.tomography import TiltFit, TiltStatus, reconstruct
-from daskreg.tomography.reconstruction import angle_weights, cgls, fbp, sirt
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector.reconstruction import angle_weights, cgls, fbp, sirt
+from daskreg.tomography.projector.slices import SliceProjector
 
 reconstruct_module = sys.modules["daskreg.tomography.reconstruct"]
 

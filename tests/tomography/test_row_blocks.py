@@ -14,10 +14,11 @@ from ellipsoids import Ellipsoids
 
 from daskreg.errors import InputError, LayoutMismatchError, NoWorkersError, OptionError, StorageFullError
 from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
-from daskreg.tomography.estimate import Fixed, Solution
+from daskreg.tomography.descent import Step
+from daskreg.tomography.estimate import Solution
 from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
-from daskreg.tomography.poses import Level, increments
+from daskreg.tomography.poses import Fixed, Level, increments
 from daskreg.tomography.row_file import RowFile, RowPlace
 from daskreg.tomography.series import bytes_of_a_row, columns_of_levels
 
@@ -257,14 +258,16 @@ def test_rows_that_do_not_fit_together_are_inconsistent(scan, monkeypatch):
 
 @pytest.mark.slow
 def test_steps_that_diverge_are_not_settled(scan, monkeypatch):
-    """They end where projections move by more rows than the memory allows, instead of asking for more of it."""
-    step_of = row_blocks.step_of
+    """They are shortened where projections move by more rows than the memory allows, and end before them."""
+    poses_after = Step.poses
 
-    def diverging(*args):
-        poses, _ = step_of(*args)
-        return poses @ increments(np.linspace(-90, 90, len(poses))[:, None], ("ty",)), False
+    def diverging(step, share=1.0):
+        poses = poses_after(step, share)
+        if len(step.problem.data[0]):  # a level in memory
+            return poses
+        return poses @ increments(np.linspace(-800, 800, len(poses))[:, None], ("ty",))
 
-    monkeypatch.setattr(row_blocks, "step_of", diverging)
+    monkeypatch.setattr(Step, "poses", diverging)
     fit = align_projections(scan, ANGLES, axis_angle=0.0, level=0, memory=MEMORY)
     assert fit.status == TiltStatus.UNSETTLED
     assert fit.steps == 1

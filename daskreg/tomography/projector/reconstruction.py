@@ -10,7 +10,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from daskreg.errors import OptionError
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector.slices import SliceProjector
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]

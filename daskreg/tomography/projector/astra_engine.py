@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import MissingExtraError
-from daskreg.tomography.reconstruction import angle_weights, ramp_filtered
-from daskreg.tomography.slices import SliceProjector
+from daskreg.tomography.projector.reconstruction import angle_weights, ramp_filtered
+from daskreg.tomography.projector.slices import SliceProjector
 
 Array = NDArray[Any]
 

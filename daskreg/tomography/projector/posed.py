@@ -16,7 +16,7 @@ import torch
 
 from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.runtime.threads import shares
-from daskreg.tomography import projector_numba as kernels
+from daskreg.tomography.projector import projector_numba as kernels
 
 _MOST_POINTS = 1 << 24
 """Points of rays that are sampled at a time without the compiled loops."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.runtime.threads import shares
-from daskreg.tomography import projector_numba as kernels
+from daskreg.tomography.projector import projector_numba as kernels
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]

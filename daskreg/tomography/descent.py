@@ -1,0 +1,137 @@
+"""Gauss-Newton steps over the poses, each judged by the misfit that it leaves, over images in memory or blocks of rows.
+
+A step that leaves more is halved: the derivatives hold near the poses, and where a few coarse pixels hardly determine
+the axis, whole steps lead away from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.tomography.matching import SMOOTHED_NOISE, Problem
+from daskreg.tomography.normal_equations import Coupling, Sums
+from daskreg.tomography.poses import Fixed, increments
+
+Floats = NDArray[np.float64]
+Found = TypeVar("Found")
+
+_SETTLED = 0.02  # pixels of the detector
+_SETTLED_SIGMAS = 0.1
+_HALVINGS = 3
+_MORE = 0.01  # of the least misfit, by which a step may exceed it: noise that is sampled elsewhere changes by less
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[Found]):
+    """The normal equations at some poses, and what they were made of."""
+
+    sums: Sums
+    coupling: Coupling
+    at: Found
+
+
+@dataclass(frozen=True)
+class Descent(Generic[Found]):
+    """How steps ended.
+
+    Args:
+        poses: (A, 3, 3) after the last step.
+        at: where that was taken.
+        steps: how many were taken.
+        settled: whether the last one was short.
+    """
+
+    poses: Floats
+    at: Found
+    steps: int
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step from some poses: parameters of the aligned frame, (A used, P) and shared, pixels of the level."""
+
+    problem: Problem
+    start: Floats
+    values: Floats
+    shared: Floats
+    fixed: Fixed
+    short: bool
+
+    def poses(self, share: float = 1.0) -> Floats:
+        """(A, 3, 3) after a share of it."""
+        problem = self.problem
+        names = (*problem.names, *problem.shared)
+        full = np.zeros((len(self.start), len(names)))
+        full[problem.used, : len(problem.names)] = self.values
+        full[:, len(problem.names) :] = self.shared
+        for k, name in enumerate(names):
+            full[:, k] *= problem.factor if name in ("ty", "tx") else 1.0
+        moved = np.asarray(self.start @ increments(share * full, names))
+        return self.fixed.applied(moved, problem.radians, problem.used)
+
+
+def step_from(problem: Problem, poses: Floats, evaluation: Evaluation[Found], fixed: Fixed) -> Step:
+    """The step of the normal equations at the poses.
+
+    It is short if it moves no projection by more than _SETTLED pixels of the detector, or a tenth of what the residuals
+    leave open.
+    """
+    sums = evaluation.sums
+    values, shared = problem.solve(sums, evaluation.coupling)
+    for k, name in enumerate(problem.names):
+        if name in fixed.held:
+            values[:, k] -= values[:, k].mean()
+    noise = float(np.sqrt(sums.left.mean() / sums.pixels)) / SMOOTHED_NOISE
+    own = sums.scales()[0][:, :, problem.names.index("tx")]
+    sigma = noise * problem.factor * float(np.median(np.linalg.norm(own, axis=1)))
+    short = _largest(problem, values, shared) <= max(_SETTLED, _SETTLED_SIGMAS * sigma)
+    return Step(problem, poses, values, shared, fixed, short)
+
+
+def descend(
+    problem: Problem,
+    poses: Floats,
+    fixed: Fixed,
+    most: int,
+    evaluate: Callable[[Floats], Evaluation[Found] | None],
+) -> Descent[Found]:
+    """At most so many steps from the poses, until one is short.
+
+    Where no step helps, it ends at the poses from which none did, not settled.
+
+    Args:
+        evaluate: None for poses at which it cannot be done, which a step is then too long to reach.
+    """
+    here = evaluate(poses)
+    if here is None:
+        raise ValueError("the poses to begin with cannot be evaluated")
+    step = step_from(problem, poses, here, fixed)
+    taken, least = 1, here.sums.misfit
+    while not step.short and taken < most:
+        for halved in range(_HALVINGS + 1):
+            poses = step.poses(0.5**halved)
+            there = evaluate(poses)
+            if there is not None and there.sums.misfit <= (1 + _MORE) * least:
+                break
+        else:
+            return Descent(step.start, here.at, taken, False)
+        here, step = there, step_from(problem, poses, there, fixed)
+        taken, least = taken + 1, min(least, here.sums.misfit)
+    return Descent(step.poses(), here.at, taken, step.short)
+
+
+def _largest(problem: Problem, values: Floats, shared: Floats) -> float:
+    """By how many pixels of the detector a step moves a projection, at most.
+
+    The turn of the axis converges more slowly, and counts at the whole width of the detector.
+    """
+    columns = problem.data.shape[2]
+    reach = np.array([1.0 if name in ("ty", "tx") else columns / 2 for name in problem.names])
+    common = float(np.abs(shared).sum()) * columns
+    return float((float(np.abs(values * reach).max()) + common) * problem.factor)

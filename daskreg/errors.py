@@ -246,5 +246,9 @@ class MetadataWarning(DaskregWarning):
     """Metadata is incomplete and was used as it is."""
 
 
+class RepeatedReadWarning(DaskregWarning):
+    """The way in which the input is stored makes the work read it several times."""
+
+
 class FoldWarning(DaskregWarning):
     """The inverse of a displacement field is used where the field folds, and so has none."""

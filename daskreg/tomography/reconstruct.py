@@ -6,6 +6,7 @@ result needs the same rows of all aligned projections, which `warp` makes of the
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import (
+    DegenerateImageError,
+    InvalidTransformError,
+    OptionError,
+    RepeatedReadWarning,
+    ShapeMismatchError,
+)
 from daskreg.geometry import Grid
+from daskreg.sources import Source
 from daskreg.tomography.angles import LEAST_PROJECTIONS, check_angles, in_radians
 from daskreg.tomography.fit import TiltFit
 from daskreg.tomography.options import finite_number, whole_number
@@ -37,6 +45,7 @@ METHODS = ("fbp", "sirt", "cgls")
 ENGINES = ("daskreg", "astra")
 _ITERATIONS = {"fbp": 0, "sirt": 100, "cgls": 15}
 _BLOCK_BYTES = 256 * 2**20
+_MOST_READS = 3.0  # of each projection, without a word
 _IMAGES = 7  # of the size of the block or of its slices, while FBP filters it
 
 
@@ -156,6 +165,7 @@ def reconstruct(
         engine=engine,
     )
     many = _rows_of_a_block(len(radians), recipe, height, rows)
+    _warn_of_reads(volume.source, height, many, transposed=transposed)
     beam = beam_of(flats, darks, volume.grid.shape[1:])
     data = _aligned(volume, beam, fit, transposed=transposed, order=order, rows=many)
     lead = volume.source.lead
@@ -241,6 +251,27 @@ def _rows_of_a_block(count: int, recipe: Recipe, height: int, rows: int | None) 
         return min(rows, height)
     per_row = 4 * _IMAGES * max(recipe.size**2, count * recipe.columns)
     return max(1, min(height, _BLOCK_BYTES // per_row))
+
+
+def _warn_of_reads(source: Source, height: int, rows: int, *, transposed: bool) -> None:
+    """Files of whole projections are decoded as a whole for each block of rows."""
+    chunk = source.chunks[-1 if transposed else -2]
+    if source.array is not None:
+        return
+    starts = range(0, height, rows)
+    ends = [min(start + rows, height) for start in starts]
+    decoded = sum(
+        min(-(-end // chunk) * chunk, height) - start // chunk * chunk for start, end in zip(starts, ends, strict=True)
+    )
+    times = decoded / height
+    if times > _MOST_READS:
+        warnings.warn(
+            f"{source.path} is stored in chunks of {min(chunk, height)} of {height} rows, so that {len(ends)} blocks "
+            f"of rows decode each projection about {times:.0f} times: save it with dr.write(..., chunks=) or "
+            "`daskreg convert` first, or pass rows= where memory allows more at once",
+            RepeatedReadWarning,
+            stacklevel=3,
+        )
 
 
 def _by_rows(data: da.Array, recipe: Recipe, size: int) -> da.Array:

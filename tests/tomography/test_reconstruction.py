@@ -13,7 +13,14 @@ from ellipsoids import Ellipsoids
 
 import daskreg as dr
 from daskreg import warping
-from daskreg.errors import DegenerateImageError, InputError, MissingExtraError, OptionError, ShapeMismatchError
+from daskreg.errors import (
+    DegenerateImageError,
+    InputError,
+    MissingExtraError,
+    OptionError,
+    RepeatedReadWarning,
+    ShapeMismatchError,
+)
 from daskreg.geometry import SliceAffines
 from daskreg.tomography import TiltFit, TiltStatus, reconstruct
 from daskreg.tomography.projector.reconstruction import angle_weights, cgls, fbp, sirt
@@ -123,6 +130,15 @@ def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
         dr.write(reconstruct(lazy, HALF, rows=16, **options), tmp_path / "v.zarr", progress=False, overwrite=True)
         assert sum(reads) <= most * sums.size
     assert sum(warps) == sums.size
+
+
+def test_projections_that_are_read_several_times_are_named(tmp_path):
+    dr.write(projected(HALF)[:, :8].astype(np.float32), tmp_path / "scan.zarr", chunks=(1, 8, SIZE), progress=False)
+    stored = dr.open(tmp_path / "scan.zarr")
+    with pytest.warns(RepeatedReadWarning, match=r"scan.zarr.* chunks of 8 of 8 rows, .* 4 blocks .* about 4 times"):
+        reconstruct(stored, HALF, rows=2)
+    reconstruct(stored, HALF)
+    reconstruct(stored, HALF, rows=4)
 
 
 @pytest.mark.parametrize("size", [SIZE, 80])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -36,9 +37,9 @@ from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
 from daskreg.stacks.trajectory import slow_part
 from daskreg.stacks.verdict.detector import with_bad_voxels
-from daskreg.stacks.verdict.slow_change import slow_change
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.refits import Frame, fitted, without_fixed_pattern, without_stripes
+from daskreg.stacks.verdict.slow_change import slow_change
 from daskreg.stacks.verdict.status import contradicted, status_of
 
 Floats = NDArray[np.float64]
@@ -285,8 +286,9 @@ def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -
         return fit
     solution, grid = estimate.solution, spec.model.grid
     shifts = (solution.poses @ np.append(grid.centre, 1))[:, :-1] - grid.centre
-    named = [name in ("tz", "ty", "tx") for name in spec.options.pose.names]
-    variance = np.diagonal(solution.covariance, axis1=1, axis2=2)[solution.fitted][:, named]
+    named = [k for k, name in enumerate(spec.options.pose.names) if name in ("tz", "ty", "tx")]
+    variance: Floats = np.diagonal(solution.covariance, axis1=1, axis2=2)[solution.fitted][:, named]
+    known = variance[np.isfinite(variance)]
     reach = slow_change(
         shifts,
         solution.fitted,
@@ -294,7 +296,7 @@ def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -
         metric=spec.options.metric,
         smooth=fit.smooth,
         step=min(grid.spacing),
-        sigma=float(np.sqrt(max(np.nanmean(variance), 0.0))) if np.isfinite(variance).any() else 0.0,
+        sigma=math.sqrt(max(0.0, float(known.mean()))) if len(known) else 0.0,
     )
     if reach is None:
         return fit

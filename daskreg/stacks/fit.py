@@ -65,8 +65,8 @@ class StackFit(Fit):
         rival: (D,) shift, world, by which the aligned slices agree with their neighbours as well as they do unmoved, as
             periodic specimens do; None without one.
         slow: (D,) world lengths, by how much the slow part of the motion moves the slices along each axis, where the
-            specimen changes along the stack too, so that this part may be that change: images cannot tell. `trend="keep"`
-            or `anchors=` keep it out. None where the specimen does not change, or little moves slowly.
+            specimen changes along the stack too, so that this part may be that change: images cannot tell, and
+            `trend="keep"` or `anchors=` keep it out. None where the specimen does not change, or little moves slowly.
         striped: stripes of the detector hid a part of the motion, so the means of its rows and columns were subtracted
             from each slice.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
@@ -309,8 +309,8 @@ class StackFit(Fit):
         ending = "" if self.ok else f"\n  {self.status.value}"
         if self.slow is not None:
             ending += (
-                f"\n  slices move slowly by up to {self.slow.max():.3g} {unit}, and the specimen changes: images cannot tell "
-                'drift from its shape, which trend="keep" or anchors= keep'
+                f"\n  slices move slowly by up to {self.slow.max():.3g} {unit}, and the specimen changes: images "
+                'cannot tell drift from its shape, which trend="keep" or anchors= keep'
             )
         cycle = "" if np.isnan(self.cycle) else f", cycles close to {self.cycle:.3g} {unit}"
         return (

@@ -1,4 +1,4 @@
-"""Slow motion that may be a change of the specimen is said beside ok, and the drift of one that does not change is not."""
+"""Slow motion that may be a change of the specimen is remarked on; drift of a specimen that does not change is not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_slow_motion_of_a_changing_specimen_is_said(volume, tmp_path):
     assert fit.ok
     assert fit.slow[0] > fit.slow[1]
     np.testing.assert_allclose(fit.slow[0], np.ptp(fit.parameters["ty"]), rtol=0.2)
-    assert "images cannot tell drift" in repr(fit)
+    assert "cannot tell drift" in repr(fit)
     fit.save(tmp_path / "fit.json")
     np.testing.assert_allclose(dr.StackFit.load(tmp_path / "fit.json").slow, fit.slow)
     assert ("Slow motion", True) in [(name, "drift" in value) for name, value in fit.section().numbers]

@@ -44,7 +44,7 @@ def slow_change(
 
 
 def changes(pairs: PairTable, metric: str) -> bool:
-    """Whether the specimen changes from slice to slice; also where no pairs are two slices apart, so that none tells."""
+    """Whether the specimen changes from slice to slice; true also where no pairs are two slices apart, which tell."""
     unlike = 1 - pairs.similarity if metric == "ncc" else pairs.similarity
     found = {(a, b): value for (a, b), value in zip(pairs.edges.tolist(), unlike.tolist(), strict=True)}
     steps = [(found.get((a, a + 1)), found.get((a + 1, b)), far) for (a, b), far in found.items() if b == a + 2]

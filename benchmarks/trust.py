@@ -63,18 +63,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run(scale: float, only: str = "", workers: int = 1, first: int = 0) -> list[tuple[Case, Outcome, float]]:
-    """(case, outcome, seconds) of each case whose group contains `only`."""
+def run(scale: float, only: str = "", workers: int = 1, first: int = 0) -> Iterator[tuple[Case, Outcome, float]]:
+    """(case, outcome, seconds) of each case whose group contains `only`, as they end."""
     chosen = {(m, k): case for m, k, case in all_cases(scale, first) if only in case.group}
     tasks = [(m, scale, first, k) for m, k in chosen]
     if workers == 1:
-        found = map(_run, tasks)
-        return [(chosen[m, k], outcome, seconds) for m, k, outcome, seconds in found]
+        for m, k, outcome, seconds in map(_run, tasks):
+            yield chosen[m, k], outcome, seconds
+        return
     # One compiled thread in each process, so that processes do not compete.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
     with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
-        results = pool.imap_unordered(_run, tasks, chunksize=4)
-        return [(chosen[m, k], outcome, seconds) for m, k, outcome, seconds in results]
+        for m, k, outcome, seconds in pool.imap_unordered(_run, tasks, chunksize=4):
+            yield chosen[m, k], outcome, seconds
 
 
 def table(results: list[tuple[Case, Outcome, float]]) -> str:
@@ -117,16 +118,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed of each group of pairs, for new inputs")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument(
-        "--list", action="store_true", help="also print each fit that is wrong and ok, or right and refused"
+        "--list", action="store_true", help="also print each fit that is wrong and ok, or right and refused, as it ends"
     )
     parser.add_argument("--json", type=Path, help="write every fit to this file")
     options = parser.parse_args()
-    results = run(options.scale, options.only, options.workers, options.first)
-    if options.list:
-        for case, outcome, _ in sorted(results, key=lambda r: (r[0].group, r[0].seed)):
-            bad = outcome.ok != outcome.right and (outcome.ok or not case.may_refuse)
-            if bad:
-                print(f"{case.group} {case.seed}: {outcome.status}, error {outcome.error:.3g}")
+    results = []
+    for case, outcome, seconds in run(options.scale, options.only, options.workers, options.first):
+        results.append((case, outcome, seconds))
+        if options.list and outcome.ok != outcome.right and (outcome.ok or not case.may_refuse):
+            print(f"{case.group} {case.seed}: {outcome.status}, error {outcome.error:.3g}", flush=True)
     if options.json:
         fits = [{"group": c.group, "seed": c.seed, "may_refuse": c.may_refuse, "error": o.error, "right": o.right,
                  "ok": o.ok, "status": o.status, "seconds": s} for c, o, s in results]  # fmt: skip

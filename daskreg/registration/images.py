@@ -27,7 +27,13 @@ from daskreg.errors import (
     ShapeMismatchError,
 )
 from daskreg.geometry import Box, Grid
-from daskreg.registration.pyramids.bad_voxels import constant_gaps, far_gap_code, hot_voxels, on_one_level
+from daskreg.registration.pyramids.bad_voxels import (
+    constant_gaps,
+    dead_lines,
+    far_gap_code,
+    hot_voxels,
+    on_one_level,
+)
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
 from daskreg.runtime.memory import available_memory
 from daskreg.sources.level import level_of
@@ -78,7 +84,7 @@ def read_image(
         mask: array of the same spatial shape, true or positive where voxels count.
         channel: index or label along the channel axis, where there is one.
         budget: the most voxels that are read; by default what a quarter of the available memory holds.
-        without_gaps: voxels of the value that codes gaps become NaN (see `pyramids.bad_voxels`).
+        without_gaps: voxels of the value that codes gaps, and dead lines, become NaN (see `pyramids.bad_voxels`).
 
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
@@ -112,8 +118,9 @@ def read_image(
     read = np.asarray(data)
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
-    own = own or code is not None
+    own = own or without_gaps
     numbers, bad = as_float32(read, 0.0 if factors else offset, code, copy=own)
+    bad += _mask_dead_lines(numbers) if without_gaps else 0
     values = torch.as_tensor(numbers).to(device)
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
     check_content(values, found, what, offset)
@@ -128,9 +135,20 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
     offset = level_of(lambda box: value[box.slices], Box.of(value.shape), value.dtype)
     code = far_gap_code(value[middle_box(value.shape).slices])
     numbers, bad = as_float32(value, offset, code)
+    bad += _mask_dead_lines(numbers)
     values = torch.as_tensor(numbers).to(like.values.device)
     check_content(values, None, what, offset)
     return replace(like, values=values, offset=offset, bad=bad)
+
+
+def _mask_dead_lines(values: NDArray[np.float32]) -> int:
+    """How many voxels of dead lines there were; they become NaN."""
+    dead = dead_lines(values)
+    if dead is None:
+        return 0
+    dead &= np.isfinite(values)
+    values[dead] = np.nan
+    return int(dead.sum())
 
 
 def without_bad_voxels(fixed: Sequence[Image], moving: Sequence[Image]) -> tuple[list[Image], list[Image]]:

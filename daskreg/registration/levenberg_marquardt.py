@@ -88,6 +88,10 @@ class Iterate:
         for name in _COLUMNS:
             getattr(self, name)[rows] = getattr(other, name)
 
+    def correlation(self, metric: str) -> Floats | None:
+        """(B,) of the aligned images, with "ncc"; 0 where too little overlaps."""
+        return np.maximum(1 - self.cost, 0.0) if metric == "ncc" else None
+
     @classmethod
     def concatenated(cls, parts: Sequence[Iterate]) -> Iterate:
         """The pairs of all parts; iterations, convergence and losses are not kept."""

@@ -89,7 +89,7 @@ def estimate_over_levels(
         if borderless is not None:
             inner = with_inliers(borderless[-1], inliers)
             chosen, iterate = without_fill(problem, options, iterate, level=finest, full=levels[-1], borderless=inner)
-        smoother = with_best_smoothing(chosen, iterate.noise)
+        smoother = with_best_smoothing(chosen, iterate.noise, iterate.correlation(problem.metric))
         if chosen is not finest or smoother is not None or math.prod(finest.fixed.grid.shape) > SUBSET_VOXELS:
             finest = smoother or chosen
             iterate = solve_level(

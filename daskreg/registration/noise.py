@@ -10,6 +10,11 @@ sigma, N0 being the variance of the noise before smoothing. A step scales with S
 in which only what both images show counts as signal. Without noise it is least for the least
 sigma. At low signal to noise it is least where smoothing leaves the frequencies that rise above the noise (the
 weights of maximum likelihood, Knapp & Carter 1976, as far as a Gaussian can approximate them).
+
+N comes from the residual. That of a correlation r, of two images with the same signal s and the noises N and m N (m:
+what is left by interpolation), is the part 1 - r^2 of the variance s + N of the fixed one, and r^2 is
+s^2 / ((s + N)(s + m N)). So it holds the noise of both where r is near 1; where r is small, it holds that of the fixed
+image alone, and signal.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,20 +42,25 @@ _STEPS = 6
 _ENOUGH = 1 << 21
 
 
-def noise_share(level: PyramidLevel, residual: Floats) -> Floats:
-    """(B,) the part of the mean square of the fixed image's gradient that is noise, for (B,) residual variances."""
-    return np.clip(_noise(level, residual, 1.0) / np.maximum(_mean_square_gradient(level.fixed), 1e-30), 0.0, 0.95)
+def noise_share(level: PyramidLevel, residual: Floats, correlation: Floats | None = None) -> Floats:
+    """(B,) the part of the mean square of the fixed image's gradient that is noise; see `with_best_smoothing`."""
+    gradient = np.maximum(_mean_square_gradient(level.fixed), 1e-30)
+    return np.clip(_noise(level, residual, correlation, 1.0) / gradient, 0.0, 0.95)
 
 
-def with_best_smoothing(level: PyramidLevel, residual: Floats) -> PyramidLevel | None:
+def with_best_smoothing(
+    level: PyramidLevel, residual: Floats, correlation: Floats | None = None
+) -> PyramidLevel | None:
     """The level smoothed to the least variance of the pose; None where that needs no more smoothing.
 
     Args:
-        residual: (B,) variances of the difference of the aligned images.
+        residual: (B,) variances of the difference of the aligned images; with a correlation, of what the moving image
+            does not explain.
+        correlation: (B,) of the aligned images, where they were brought to one scale by a fit; None elsewhere.
     """
     if level.sigmas is None or not any(level.sigmas[0]):
         return None
-    share = noise_share(level, residual)
+    share = noise_share(level, residual, correlation)
     # Blank images say nothing. There may be one fixed image for all pairs.
     shown = np.broadcast_to(_mean_square_gradient(level.fixed) > 0, share.shape)
     if not shown.any() or np.mean(share[shown]) < _LITTLE_NOISE:
@@ -57,7 +68,8 @@ def with_best_smoothing(level: PyramidLevel, residual: Floats) -> PyramidLevel |
     factors = [math.sqrt(2) ** k for k in range(_STEPS + 1)]
     centre = _central_part(level.fixed)
     total = [_mean_square_gradient(smooth(centre, additional(level.sigmas[0], f))) for f in factors]
-    signal = [np.maximum(t - _noise(level, residual, f), 1e-3 * t) for t, f in zip(total, factors, strict=True)]
+    noise = [_noise(level, residual, correlation, f) for f in factors]
+    signal = [np.maximum(t - n, 1e-3 * t) for t, n in zip(total, noise, strict=True)]
     pairs = [np.broadcast_arrays(t, s) for t, s in zip(total[1:], signal[:-1], strict=True)]
     variance = [float(np.median(t[shown] / s[shown] ** 2)) for t, s in pairs]
     best = int(np.argmin(variance))
@@ -97,7 +109,7 @@ def white_noise_variance(level: PyramidLevel, residual: Floats) -> Floats:
     return residual / math.prod(_covariances(s, 1.0)[0] for s in _sigmas(level))
 
 
-def _noise(level: PyramidLevel, residual: Floats, factor: float) -> Floats:
+def _noise(level: PyramidLevel, residual: Floats, correlation: Floats | None, factor: float) -> Floats:
     """(B,) mean square of the gradient of the fixed image's noise at `factor` times the sigma.
 
     Both images are taken to be equally noisy. Linear interpolation between two voxels of the moving image leaves,
@@ -109,7 +121,12 @@ def _noise(level: PyramidLevel, residual: Floats, factor: float) -> Floats:
     variance = math.prod(same for same, _, _ in smoothed)
     # Central differences are of voxels two apart.
     differences = sum((same - two) / (2 * same) for same, _, two in smoothed)
-    return np.asarray(white_noise_variance(level, residual) / (1 + moving) * variance * differences)
+    share: Any = 1 / (1 + moving)
+    if correlation is not None:
+        square = np.clip(correlation, 0, 1) ** 2
+        b = 2 - square * (1 - moving)
+        share = 2 / (b + np.sqrt(b**2 - 4 * (1 - square)))
+    return np.asarray(white_noise_variance(level, residual) * share * variance * differences)
 
 
 def _sigmas(level: PyramidLevel) -> tuple[float, ...]:

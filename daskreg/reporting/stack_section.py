@@ -209,6 +209,9 @@ def stack_numbers(fit: Any) -> Pairs:
     if fit.rival is not None:
         shift = ", ".join(quantity(float(v), unit) for v in fit.rival)
         rows.append(("Shift by which slices agree as well", f"{shift} (array order)"))
+    if fit.slow is not None:
+        rows.append(("Slow motion", f"up to {quantity(float(np.max(fit.slow)), unit)}: drift, or the shape of the "
+                     "specimen, which changes along the stack; images cannot tell"))  # fmt: skip
     if fit.bad_voxels:
         rows.append(("Voxels of the detector left out", f"{fit.bad_voxels:,} of a slice (hot, dead, or gaps)"))
     if fit.seconds:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from daskreg.stacks.trajectory import slow_part
 from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
 from daskreg.stacks.verdict.refits import Frame, fitted, without_fixed_pattern, without_stripes
+from daskreg.stacks.verdict.slow_change import slow_change
 from daskreg.stacks.verdict.status import contradicted, status_of
 
 Floats = NDArray[np.float64]
@@ -118,7 +120,8 @@ class StackRequest:
             masked = spec.mask is not None
             what = "masked, or constant where it is not masked" if masked else "constant"
             raise (EmptyMaskError if masked else DegenerateImageError)(f"every slice is {what}")
-        return make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth), spec
+        fit = make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth)
+        return (fit if len(self.anchors) > 1 else _with_slow_change(fit, spec, estimate)), spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +278,31 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
         striped=spec.striped,
         bad_voxels=0 if spec.bad is None else spec.bad.count,
     )
+
+
+def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -> StackFit:
+    """The fit with the slow motion that may be the specimen's change, where its motion is that of neighbours."""
+    if estimate.pairs is None or fit.trend != "remove" or not fit.ok:
+        return fit
+    solution, grid = estimate.solution, spec.model.grid
+    shifts = (solution.poses @ np.append(grid.centre, 1))[:, :-1] - grid.centre
+    named = [k for k, name in enumerate(spec.options.pose.names) if name in ("tz", "ty", "tx")]
+    variance: Floats = np.diagonal(solution.covariance, axis1=1, axis2=2)[solution.fitted][:, named]
+    known = variance[np.isfinite(variance)]
+    reach = slow_change(
+        shifts,
+        solution.fitted,
+        estimate.pairs,
+        metric=spec.options.metric,
+        smooth=fit.smooth,
+        step=min(grid.spacing),
+        sigma=math.sqrt(max(0.0, float(known.mean()))) if len(known) else 0.0,
+    )
+    if reach is None:
+        return fit
+    slow = np.zeros(len(fit.centre))
+    slow[list(spec.keep)] = reach
+    return replace(fit, slow=slow)
 
 
 def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools]:

@@ -64,6 +64,9 @@ class StackFit(Fit):
         residuals: (E,) world length by which each pair disagrees with the result, NaN where not used.
         rival: (D,) shift, world, by which the aligned slices agree with their neighbours as well as they do unmoved, as
             periodic specimens do; None without one.
+        slow: (D,) world lengths, by how much the slow part of the motion moves the slices along each axis, where the
+            specimen changes along the stack too, so that this part may be that change: images cannot tell, and
+            `trend="keep"` or `anchors=` keep it out. None where the specimen does not change, or little moves slowly.
         striped: stripes of the detector hid a part of the motion, so the means of its rows and columns were subtracted
             from each slice.
         bad_voxels: of a slice (reduced, if slices are large), hot, dead or gaps of the detector, which were masked.
@@ -96,6 +99,7 @@ class StackFit(Fit):
     weights: Floats = field(default_factory=lambda: np.empty(0))
     residuals: Floats = field(default_factory=lambda: np.empty(0))
     rival: Floats | None = None
+    slow: Floats | None = None
     striped: bool = False
     bad_voxels: int = 0
     recipe: str = ""
@@ -206,6 +210,7 @@ class StackFit(Fit):
             ),
             status=StackStatus.EDITED,
             bridged=interpolated,
+            slow=None,
         )
 
     def stored(self) -> dict[str, Any]:
@@ -302,6 +307,11 @@ class StackFit(Fit):
         unit = self.raw_from_aligned.unit or "pixel"
         groups = [f"{name} {_listed(slices)}" for name, slices in self._groups().items() if slices]
         ending = "" if self.ok else f"\n  {self.status.value}"
+        if self.slow is not None:
+            ending += (
+                f"\n  slices move slowly by up to {self.slow.max():.3g} {unit}, and the specimen changes: images "
+                'cannot tell drift from its shape, which trend="keep" or anchors= keep'
+            )
         cycle = "" if np.isnan(self.cycle) else f", cycles close to {self.cycle:.3g} {unit}"
         return (
             f"StackFit({self.status.name.lower()}: {len(self.scores)} slices along {self.raw_from_aligned.axis!r}, "
@@ -320,7 +330,7 @@ class StackFit(Fit):
 
 _FACTS = (
     "centre", "half_extent", "status", "scores", "sigma", "bridged", "breaks", "model", "metric", "reference",
-    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "striped",
+    "trend", "smooth", "neighbors", "cycles", "cycle", "disagreement", "common_line", "rival", "slow", "striped",
     "bad_voxels", "seconds", "recipe", "channel",
 )  # fmt: skip
 
@@ -349,7 +359,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
     found["model"] = tuple(data["model"]) if isinstance(data["model"], list) else data["model"]
     found["kinds"] = {int(i): str(kind) for i, kind in data["kinds"].items()}
     found |= {name: numbers(data[name]) for name in ("centre", "half_extent", "scores", "cycles")}
-    found["rival"] = None if data.get("rival") is None else numbers(data["rival"])
+    found |= {n: None if data.get(n) is None else numbers(data[n]) for n in ("rival", "slow")}
     found["sigma"] = {name: numbers(values) for name, values in data["sigma"].items()}
     found |= {name: tuple(data[name]) for name in ("bridged", "breaks")}
     tables = data.get("tables")

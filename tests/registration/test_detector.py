@@ -67,6 +67,49 @@ def test_regular_dead_lines_are_masked(name, every, axis, dtype):
     np.testing.assert_allclose(fit.masked[0], fit.bad_voxels[0] / fixed.size)
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "every", "axis", "fills"),
+    [
+        ("grass", 1, 2, 0, (0, 0)),
+        ("coins", 0, 2, 1, (None, 2300)),
+        ("camera", 3, 8, 0, (1900, None)),
+        ("brick", 1, 4, 1, (0, 65535)),
+        ("gravel", 1, 4, 0, ("noise", "noise")),
+    ],
+)
+def test_dead_lines_of_one_image_are_masked(name, start, every, axis, fills):
+    """Seen without another image of the same shape, also every second line, of which none meets one of the other."""
+    fixed, moving = crops(getattr(data, name)())
+    moving = moving[:170, :201]
+    for image, fill in zip((fixed, moving), fills, strict=True):
+        lines = image.swapaxes(0, axis)[start::every]
+        if fill == "noise":
+            lines[:] = np.random.default_rng(2).integers(0, 6, lines.shape)
+        elif fill is not None:
+            lines[:] = fill
+    fit = dr.register(fixed.astype(np.uint16), moving.astype(np.uint16), model="translation")
+    assert fit.ok
+    np.testing.assert_allclose(shift_of(fit), MOTION, atol=0.06)
+    for image, fill, count in zip((fixed, moving), fills, fit.bad_voxels, strict=True):
+        n = image.shape[axis]
+        assert count == (0 if fill is None else len(range(start, n, every)) * image.size // n)
+
+
+def test_dead_planes_of_a_volume_are_found_and_lines_of_a_specimen_are_not():
+    from daskreg.registration.pyramids.bad_voxels import dead_lines
+
+    volume = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(40, 33, 28)), 1).astype(np.float32)
+    assert dead_lines(volume) is None
+    volume[:, 7::9], volume[12:14] = 0, np.random.default_rng(1).normal(0, 1e-3, (2, 33, 28))
+    expected = np.zeros(volume.shape, bool)
+    expected[:, 7::9] = expected[12:14] = True
+    np.testing.assert_array_equal(dead_lines(volume), expected)
+    drawing = np.zeros((64, 71), np.float32)
+    drawing[20:44, 20:50], drawing[30, 5:66] = 1, 1
+    for image in (drawing, 1 - drawing, np.tile(np.float32([[0], [1], [1]]), (20, 50)), data.text().astype(np.float32)):
+        assert dead_lines(image) is None
+
+
 def test_missing_planes_of_a_volume_are_filled_by_polynomials_and_count_for_nothing():
     from daskreg.geometry import Grid
     from daskreg.registration.pyramids.pyramid import image_batch, smooth

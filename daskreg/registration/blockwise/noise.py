@@ -64,15 +64,15 @@ def best_smoothing(task: NoiseTask) -> Smoothing:
     pair, maps, problem = task.pair, task.maps, task.problem
     with limit_threads(), use_threads(library_threads()):
         stored = pair.read(maps, task.inside)
-        found = None if stored is None else pair.part(stored, maps, task.inside)
-        if found is None:
+        parts = None if stored is None else pair.part(stored, maps, task.inside)
+        if parts is None:
             return Smoothing(task.number, 1.0)
-        level, part = found
+        level, part = parts
         sums, grids = NormalEquationsNumba(level, part), (pair.fixed.grid, pair.moving.grid)
         objective = LevelObjective.over(problem, sums, np.ones(1), fixed=grids[0], moving=grids[1], step=pair.step)
-        noise = objective.evaluate(task.parameters).noise
+        found = objective.evaluate(task.parameters)
         here = replace(level, fixed=_alone(level.fixed), moving=_alone(level.moving), sigmas=task.sigmas)
-        better = with_best_smoothing(here, noise)
+        better = with_best_smoothing(here, found.noise, found.correlation(problem.metric))
     if better is None or better.sigmas is None:
         return Smoothing(task.number, 1.0)
     return Smoothing(task.number, max(better.sigmas[0]) / max(task.sigmas[0]))

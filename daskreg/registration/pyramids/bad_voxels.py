@@ -6,6 +6,8 @@ two images agree best without motion. They are found to be masked:
 - A code is the largest or smallest value of an integer type of 16 bits or more, or a repeated extreme value of other
   types, with nothing near it: the voxels beside coded ones are as usual, not nearly as extreme.
 - A gap has the same value in all images of a detector, and the voxels beside it never have it.
+- Lines across the image (planes of a volume) that have one value, or vary next to nothing, while those beside them have
+  other values, are dead or were filled; one image shows that.
 - A hot or dead voxel differs from its neighbours in all images by far more than these differ among themselves. It is
   one voxel wide: what is imaged through optics also brightens the voxels beside it.
 """
@@ -48,6 +50,12 @@ _MOST_CONSTANT = 0.75
 _REACHED = 0.05
 # Voxels in a row that are a gap, and, of the lines beside dead ones, those that have their value.
 _RUN, _MOST_BESIDE_LINES = 8, 0.5
+# Voxels along each axis of a line that first tell whether it is dead, and the most that a dead line varies as a share
+# of what those beside it do, as through optics no lines of a specimen do.
+_GLANCE, _FLAT = 16, 0.1
+# Dead lines next to each other, at most, as a share of the lines of an axis, and at the border, where more of them are
+# background or fill (see `flat_borders`); and the most of the lines of an axis that are dead.
+_THICK, _AT_BORDER, _MOST_LINES = 0.05, 2, 0.7
 # Of the 24 bits of float32, those in which values on different levels are compared.
 _KEPT_BITS = 21
 # Voxels in between are fewer than this share where a code is apart from the other values.
@@ -208,6 +216,55 @@ def _dead_lines(images: Pixels, same: Bools) -> Bools:
             if all((images.take(k, axis + 1) == code).mean() < _MOST_BESIDE_LINES for k in beside):
                 dead.swapaxes(0, axis)[where] = True
     return dead
+
+
+def dead_lines(image: Pixels) -> Bools | None:
+    """(*shape) voxels of thin lines (or planes) that vary next to nothing, while those beside them have other values.
+
+    None where there are none, or nothing else has contrast.
+    """
+    dead: Bools | None = None
+    for axis in range(image.ndim):
+        found = _dead_along(image.swapaxes(0, axis))
+        if found.any() and found.mean() <= _MOST_LINES:
+            dead = np.zeros(image.shape, bool) if dead is None else dead
+            dead.swapaxes(0, axis)[found] = True
+    if dead is None:
+        return None
+    left = image[~dead]
+    return dead if np.fmax.reduce(left, initial=-np.inf) > np.fmin.reduce(left, initial=np.inf) else None
+
+
+def _dead_along(lines: Pixels) -> Bools:
+    """(N,) which of the lines along the first axis are dead."""
+    found = np.zeros(len(lines), bool)
+    spread = _spread(lines[(slice(None), *(slice(None, None, -(-k // _GLANCE)) for k in lines.shape[1:]))])
+    if not np.isfinite(spread).any():
+        return found
+    calm = spread <= _FLAT * np.nanquantile(spread, _MOST_LINES)
+    spread[calm] = _spread(lines[calm])
+    most = max(_AT_BORDER, int(_THICK * len(lines)))
+    for thick in {_AT_BORDER, most} if calm.any() else ():
+        flat = calm & (spread <= _FLAT * scipy.ndimage.maximum_filter1d(np.nan_to_num(spread), 2 * thick + 1))
+        for (run,) in scipy.ndimage.find_objects(scipy.ndimage.label(flat)[0]):
+            beside = [lines[k] for k in (run.start - 1, run.stop) if 0 <= k < len(lines)]
+            if run.stop - run.start <= (thick if len(beside) == 2 else _AT_BORDER):
+                found[run] |= all(_differs(line, other) for line in lines[run] for other in beside)
+    return found
+
+
+def _spread(lines: Pixels) -> NDArray[np.float32]:
+    """The range of the values of each of the lines along the first axis, apart from NaN; NaN where all are."""
+    across = tuple(range(1, lines.ndim))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.fmax.reduce(lines, axis=across) - np.fmin.reduce(lines, axis=across))
+
+
+def _differs(line: Pixels, other: Pixels) -> bool:
+    """Whether a line varies next to nothing beside another one, most of which is outside of its range."""
+    low, high = np.fmin.reduce(line, axis=None), np.fmax.reduce(line, axis=None)
+    within = (other >= low) & (other <= high)
+    return bool(high - low <= _FLAT * _spread(other[None])[0] and within.mean() < _MOST_BESIDE_LINES)
 
 
 def hot_voxels(images: Pixels) -> Bools:

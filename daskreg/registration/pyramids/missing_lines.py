@@ -3,7 +3,7 @@
 Smoothing over a mask averages what is on one side of a masked line more than what is on the other, which moves the
 voxels beside it. Over the few edges of a gap this adds up to nothing; where every few lines are masked, it moves a
 registration by tenths of a voxel. So such lines are given interpolated values, which take part in smoothing and in the
-means of coarser levels; on the finest level they are counted as missing.
+means of coarser levels; on the finest level they are counted as missing, unless little else is left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # The share of the lines of an axis from which missing ones are filled, and up to which they can be; the longest run.
-_MANY, _MOST, _THIN = 0.04, 0.5, 2
+_MANY, _MOST, _THIN = 0.04, 0.7, 2
+# The share of the voxels from which filled ones count.
+_COUNTING = 0.4
 
 
 def fill_missing_lines(values: Tensor, missing: Tensor, masked: Tensor | None = None) -> Tensor | None:
@@ -46,6 +48,11 @@ def fill_missing_lines(values: Tensor, missing: Tensor, masked: Tensor | None = 
                 filled = torch.zeros_like(missing) if filled is None else filled
                 filled[image].movedim(axis - 1, 0)[line] |= has_values
     return filled
+
+
+def mostly_filled(filled: Tensor) -> Tensor:
+    """(B,) whether filled voxels are so many that they count."""
+    return filled.flatten(1).to(torch.float32).mean(1) > _COUNTING
 
 
 def _lagrange(nodes: NDArray[np.intp], at: int) -> list[float]:

@@ -11,6 +11,7 @@ fixed_pattern     a pattern of the detector that hides the specimen's motion
 stripes           offsets of rows and columns that hide a part of the motion
 subtracted_pattern, subtraction_rounds, refits
                   the stack without what stays with the detector
+slow_change       slow motion that may as well be the specimen's change
 status            the status that follows from all this
 stack_status      the statuses
 """

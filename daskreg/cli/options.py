@@ -151,7 +151,7 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
-_OF_VOXELS = ("time", "spacing", "unit", "series", "shape", "dtype")
+_OF_VOXELS = ("channel", "time", "spacing", "unit", "series", "shape", "dtype")
 
 
 @dataclass(frozen=True)
@@ -269,16 +269,18 @@ def save_outputs(
     first: the fit and its table, and then what is drawn of them.
 
     Args:
-        opened: how the input was opened (`Opening.to_dict`), for `daskreg report`.
+        opened: how the input was opened (`Opening.to_dict`), for `daskreg report`; so is the command.
         shown: options of `fit.report`.
     """
     from daskreg.cli.show import fit_lines
     from daskreg.formats.transforms import write_json
     from daskreg.reporting.fit import is_fit_file
+    from daskreg.sources.storage.redact import redact
 
     if fit.ok or keep_failed:
-        if opened and is_fit_file(out):
-            write_json({**fit.stored(), "opened": opened}, out)
+        if is_fit_file(out):
+            made = {"opened": opened, "command": redact(command_line())}
+            write_json(fit.stored() | {name: value for name, value in made.items() if value}, out)
         else:
             fit.save(out)
     if as_json:
@@ -316,10 +318,10 @@ def control_spacing_named() -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command as it was typed, for a page that says how it was made."""
+    """The command as it was typed, and where, for a page that says how it was made."""
     context = click.get_current_context(silent=True)
     words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
-    return shlex.join(["daskreg", *words]) if words else ""
+    return f"{shlex.join(['daskreg', *words])}  # in {Path.cwd()}" if words else ""
 
 
 @contextmanager

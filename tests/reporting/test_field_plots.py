@@ -55,6 +55,26 @@ def test_a_notebook_shows_a_field_with_its_figure():
     assert "<pre>" in page
 
 
+def test_the_page_of_a_field_says_how_far_and_whether_it_folds(tmp_path):
+    nodes = dr.Grid((9, 13), (2.0, 3.0), unit="um")
+    vectors = np.zeros((2, 9, 13))
+    vectors[1, :, 6] = 2.5  # points of x = 18 pass those of x = 21 by less than what is between them
+    section = dr.DisplacementField(vectors, nodes).section()
+    numbers = dict(section.numbers)
+    length, unit = numbers["Longest displacement"].split()
+    assert unit == "µm"
+    assert float(length) == pytest.approx(2.5, rel=0.05), "at samples, which lie beside the nodes"
+    assert section.verdict.ok is None
+    assert "nothing that was looked at folds" in section.verdict.sentence
+    least, most = (float(v) for v in numbers["Areas or volumes change by factors of"].split(" to "))
+    assert (least, most) == pytest.approx((1 - 2.5 / 3, 1 + 2.5 / 3), abs=5e-3)
+    vectors[1, :, 6] = 3.3
+    page = dr.DisplacementField(vectors, nodes).report(tmp_path / "field.html").read_text()
+    assert "The field folds in" in page
+    assert "What to do:" in page
+    assert page.count("data:image/png") == 1
+
+
 def test_folds_are_marked_and_named():
     nodes = dr.Grid((5, 9), 10)
     vectors = np.zeros((2, 5, 9))

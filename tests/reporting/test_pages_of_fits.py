@@ -130,7 +130,10 @@ def test_a_pair_that_failed_and_one_without_images(tmp_path: Path) -> None:
     assert "Do not use this result as it is." in told
     assert "What to do:" in told
     fit.save(tmp_path / "fit.json")
-    assert "does not hold its images" in text_of(dr.PairFit.load(tmp_path / "fit.json").report(tmp_path / "again.html"))
+    loaded = dr.PairFit.load(tmp_path / "fit.json")
+    assert "pass them: fit.report(path, fixed=fixed, moving=moving)" in text_of(loaded.report(tmp_path / "a.html"))
+    shown = loaded.section(fixed=smooth[0].astype(np.float32), moving=smooth[1].astype(np.float32))
+    assert shown.comparisons == fit.section().comparisons
 
 
 def test_projections_in_words(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from browser import Page, chromium  # noqa: E402 - found by the line above
 from daskreg.demo import run as run_demo  # noqa: E402
 from daskreg.reporting.figures import png  # noqa: E402
 
+_MARGIN = 12
+"""Pixels above what a picture begins with."""
 _COLOURS = 256
 """Of a picture: what is drawn here has few, and the files are half as large."""
 
@@ -37,14 +39,14 @@ def main() -> None:
     images = HERE / "images"
     with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "profile") as browser:
         demo = run_demo(Path(folder) / "demo", progress=False, show=lambda _: None)
-        shoot(browser, Path(demo.page), images / "demo.png", width=1000, until="section figure:nth-of-type(2)")
+        shoot(browser, Path(demo.page), images / "demo.png", width=1000, since="section", until="section > figure")
         fit, raw = of_notebook("real_stack", "fit", "raw", cells=4)
         page = fit.report(Path(folder) / "drift.html", stack=raw)
         for scheme in ("light", "dark"):
             shoot(browser, page, images / f"report-{scheme}.png", width=800, height=800, scheme=scheme)
-        shoot(browser, notebook, images / "notebook.png", width=720, since="article p:last-of-type", height=605)
+        shoot(browser, notebook, images / "notebook.png", width=720, since="p:has(+ .cell .daskreg-fit)", height=605)
         (fit,) = of_notebook("deformable", "fit", cells=3)
-        save(png(fit.plot(), dpi=77), images / "field.png")
+        save(png(fit.plot(), dpi=77), images / "field.png", colours=None)
 
 
 def of_notebook(name: str, *variables: str, cells: int) -> list[Any]:
@@ -74,8 +76,9 @@ def shoot(
     """
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.call("Emulation.setScrollbarsHidden", hidden=True)  # they are not in the picture, and would take room
     browser.open(page)
-    top = 0 if not since else browser.evaluate(f"{_box(since)}.top + window.scrollY")
+    top = 0 if not since else browser.evaluate(f"{_box(since)}.top + window.scrollY - {_MARGIN}")
     if until:
         height = browser.evaluate(f"{_box(until)}.bottom + window.scrollY") - top
     clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
@@ -87,8 +90,9 @@ def _box(selector: str) -> str:
     return f"document.querySelector({selector!r}).getBoundingClientRect()"
 
 
-def save(picture: bytes, file: Path) -> None:
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(_COLOURS).save(file, optimize=True)
+def save(picture: bytes, file: Path, *, colours: int | None = _COLOURS) -> None:
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    (image if colours is None else image.quantize(colours)).save(file, optimize=True)
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

@@ -88,12 +88,12 @@ def _kind(path: Path, facts: dict[str, Any]) -> str:
     """Of what a page is made: "output" or "field" of a folder, else the kind of a fit, as its file names it."""
     if not path.is_dir():
         return str(facts.get("kind", ""))
-    from daskreg.errors import InvalidTransformError
+    from daskreg.errors import InputError
     from daskreg.formats.transforms import load
 
     try:
         load(path)
-    except InvalidTransformError:
+    except InputError:  # no file of a transform
         return "output"
     return "field"
 

@@ -217,6 +217,12 @@ def test_pages_of_all_kinds_in_a_browser(stack: Any, fit: dr.StackFit, tmp_path:
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, path
             assert page.logged == [], path
+        page.call("Emulation.setDeviceMetricsOverride", width=320, height=800, deviceScaleFactor=1, mobile=True)
+        page.open(dr.DisplacementField(np.ones((2, 9, 9)), dr.Grid((9, 9))).report(tmp_path / "field.html"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.evaluate("document.querySelector('img').getBoundingClientRect().width") > 600, "it can be scrolled"
+        assert page.logged == []
+        page.call("Emulation.clearDeviceMetricsOverride")
         page.open(pages[1])
         titles = page.evaluate("[...document.querySelectorAll('.sign title')].map(t => t.textContent)")
         assert f"slice 4: {next(iter(kinds))}" in titles

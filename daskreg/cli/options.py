@@ -178,7 +178,8 @@ class Opening:
         """This with what `to_dict` stored of a file of the same name, where nothing is given here, and its level."""
         if not isinstance(stored, dict) or stored.get("name") != _file_name(path):
             return self, 0
-        found = {name: stored[name] for name in _OF_VOXELS if name in stored and getattr(self, name) is None}
+        known = {name: stored[name] for name in _OF_VOXELS if isinstance(stored.get(name), str | int | float | list)}
+        found = {name: value for name, value in known.items() if getattr(self, name) is None}
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
         level = stored.get("level")
         return replace(self, **options), level if isinstance(level, int) else 0

@@ -11,6 +11,9 @@ from daskreg.sources.coordinates import CHANNELS
 RGB_LENGTHS = (3, 4)
 """Lengths of the last axis of a bare array that are taken as red, green, blue and perhaps opacity."""
 
+COLOURS = ("red", "green", "blue", "alpha")
+"""Names of the channels of files of images in colour."""
+
 RGB_LEAST_SIDE = 17
 """An array with a shorter side in front of the last axis is not taken as an image in colour."""
 

@@ -83,7 +83,7 @@ def _facts(path: Path) -> dict[str, Any]:
     """What the ledger beside an output says."""
     ledger = Ledger(path.resolve())
     if not ledger.exists:
-        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it")
+        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it as an output")
     entries = list(ledger.entries().values())
     return {
         "output": str(path),

@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick fast-low fast-high all-low all-high all-processes pytest lint types format notebooks bench bench-register bench-clouds docs check-docs constraints clean test-oldest test-newest test-kubernetes
+.PHONY: help venv demo test quick fast-low fast-high all-low all-high all-processes pytest lint types format notebooks bench bench-register bench-clouds docs screenshots check-docs constraints clean test-oldest test-newest test-kubernetes
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -150,6 +150,9 @@ bench-clouds: .venv-clouds/.installed ## point clouds compared with open3d, smal
 
 docs: $(VENV)/.docs-installed ## the pages and the API reference as HTML, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+
+screenshots: docs ## the pictures in docs/images, by Chromium
+	$(BIN)/python docs/screenshots.py
 
 check-docs: $(VENV)/.docs-installed ## the same pages in build/check-docs without running the notebooks, which `make test` does
 	$(BIN)/sphinx-build -W --keep-going -q -D nb_execution_mode=off -b html docs build/check-docs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from daskreg.blocks.record.ledger import Ledger
 from daskreg.errors import InputError, ShapeMismatchError
 from daskreg.geometry import Grid
 from daskreg.reporting.page import report
-from daskreg.reporting.planes import Singles, middle, places
+from daskreg.reporting.planes import Singles, cut, indices_with_content, places
 from daskreg.reporting.section import Section, Verdict, without_empty
 from daskreg.reporting.views import Comparison, in_greys
 from daskreg.reporting.words import count, duration, listed, symbol
@@ -82,7 +83,7 @@ def _facts(path: Path) -> dict[str, Any]:
     """What the ledger beside an output says."""
     ledger = Ledger(path.resolve())
     if not ledger.exists:
-        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it")
+        raise InputError(f"{path} has no ledger {ledger.folder.name} next to it: daskreg did not write it as an output")
     entries = list(ledger.entries().values())
     return {
         "output": str(path),
@@ -122,8 +123,9 @@ def _pictures(path: Path, before: Any) -> tuple[Comparison, ...]:
     if shown.grid.ndim not in (2, 3):
         return ()
     steps = [-(-n // MOST) for n in shown.grid.shape]
-    found = places(shown.grid, steps)
-    planes: list[tuple[Singles, ...]] = [(middle(shown.array.data, axis, steps),) for _, axis in found]
+    voxels = shown.array.data
+    found = places(shown.grid, steps, indices_with_content(voxels, steps))
+    planes: list[tuple[Singles, ...]] = [(cut(voxels, place, steps),) for place in found]
     names: tuple[str, ...] = ("output",)
     other = None if before is None else _first_image(volume_of(before))
     if other is not None and other.grid.shape != grids[0].shape:
@@ -133,12 +135,12 @@ def _pictures(path: Path, before: Any) -> tuple[Comparison, ...]:
         )
     if other is not None:
         coarser = [-(-a // b) for a, b in zip(other.grid.shape, shown.grid.shape, strict=True)]
-        raw = [
-            middle(other.array.data, axis, [s * k for s, k in zip(steps, coarser, strict=True)]) for _, axis in found
-        ]
+        finer = [s * k for s, k in zip(steps, coarser, strict=True)]
+        below = [replace(place, index=place.index * coarser[place.axis or 0]) for place in found]
+        raw = [cut(other.array.data, place, finer) for place in below]
         planes, names = [(r, p[0]) for r, p in zip(raw, planes, strict=True)], ("before", "after")
     caption = "A slice and side views" + (f", of pyramid level {level}" if level else "")
-    return (in_greys([place for place, _ in found], planes, caption + ".", names),)
+    return (in_greys(found, planes, caption + ".", names),)
 
 
 def _first_image(volume: Volume) -> Volume:

@@ -18,7 +18,7 @@ from daskreg.geometry import Affine, Box, Grid
 from daskreg.reporting import composites
 from daskreg.reporting.contrast import common_windows
 from daskreg.reporting.figures import draw_plane, new_figure
-from daskreg.reporting.planes import PairPlane, Singles, middle, places, steps_of
+from daskreg.reporting.planes import PairPlane, Place, Singles, cut, indices_with_content, places, steps_of
 from daskreg.volumes import Volume, volume_of
 from daskreg.warping import warp
 
@@ -99,10 +99,11 @@ def _planes(fixed: Any, moving: Any, fit: Any, channel: int | str | None) -> lis
     steps = steps_of(still.grid.shape)
     pull = getattr(fit, "pull", fit)
     found = []
-    for place, axis in places(still.grid, steps):
-        before = _on_plane(other, None, still.grid, axis, steps)
-        after = before if pull is None else _on_plane(other, pull, still.grid, axis, steps)
-        found.append(PairPlane(place, middle(still.array.data, axis, steps), before, after))
+    voxels = still.array.data
+    for place in places(still.grid, steps, indices_with_content(voxels, steps)):
+        before = _on_plane(other, None, still.grid, place, steps)
+        after = before if pull is None else _on_plane(other, pull, still.grid, place, steps)
+        found.append(PairPlane(place, cut(voxels, place, steps), before, after))
     return found
 
 
@@ -112,16 +113,16 @@ def _one_channel(value: Any, channel: int | str | None, owner: str) -> Volume:
     return volume_of(volume.array.isel(entries)) if entries else volume
 
 
-def _on_plane(moving: Volume, pull: Any, grid: Grid, axis: int | None, steps: Sequence[int]) -> Singles:
+def _on_plane(moving: Volume, pull: Any, grid: Grid, place: Place, steps: Sequence[int]) -> Singles:
     """The moving image on a plane of the fixed grid; NaN outside."""
     options: dict[str, Any] = {"fill": np.nan, "dtype": "float32", "edge": "clamp"}
     if pull is not None and pull.array_ndim > pull.ndim:  # a map for each slice, of which a plane may have only some
-        return middle(warp(moving.array.chunk(), pull=pull, grid=grid, allow_empty=True, **options).data, axis, steps)
+        warped = warp(moving.array.chunk(), pull=pull, grid=grid, allow_empty=True, **options)
+        return cut(warped.data, place, steps)
     box, factors = Box.of(grid.shape), list(steps)
-    if axis is not None:
-        at = grid.shape[axis] // 2
+    if (axis := place.axis) is not None:
         start, stop = [0] * grid.ndim, list(grid.shape)
-        start[axis], stop[axis], factors[axis] = at, at + 1, 1
+        start[axis], stop[axis], factors[axis] = place.index, place.index + 1, 1
         box = Box(tuple(start), tuple(stop))
     plane = grid.crop(box).downsample(factors, strided=True)
     used = Affine.identity(grid.ndim) if pull is None else pull

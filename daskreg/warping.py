@@ -59,7 +59,8 @@ def warp(
     `a_from_b @ b_from_c`, into one interpolation. Channels and times are all warped.
 
     Args:
-        source: DataArray, dask or NumPy array, or a torch tensor. Spatial axes come last.
+        source: DataArray, dask or NumPy array, or a torch tensor. Spatial axes come last; but a NumPy or dask array
+            with one axis more than the transform, whose last one has 3 or 4 entries, is in colour, as in `register`.
         like: a volume or Grid whose grid is the output's.
         grid: the output's Grid, or "union" / "intersection" of where the transform brings
             the source's voxels. Default: the source's own grid.
@@ -88,7 +89,7 @@ def warp(
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill, edge=edge)
-    volume = volume_of(source)
+    volume = volume_of(source, colour_ndim=transform.array_ndim + 1)
     array, spec = volume.array, volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
     job = make_job(spec, transform, out, order=order, fill=fill, edge=edge, dtype=dtype, device=device)
@@ -99,10 +100,11 @@ def warp(
             f"({spec.grid}); check the transform's direction (pull or push) and units, or pass allow_empty=True"
         )
     if isinstance(source, np.ndarray):
-        return run_block(job, Box.of(job.shape), parallel=True)
+        made = run_block(job, Box.of(job.shape), parallel=True)
+        return np.moveaxis(made, 0, -1) if spec.lead else made
     data = lazy_array(job, chunks)
     if isinstance(source, da.Array):
-        return data
+        return da.moveaxis(data, 0, -1) if spec.lead else data
     return _like(array, data, job)
 
 

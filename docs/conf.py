@@ -24,7 +24,7 @@ html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["daskreg.css"]
 pygments_style, pygments_dark_style = "default", "monokai"
-exclude_patterns = ["_build", "pictures.py"]
+exclude_patterns = ["_build", "*.py"]
 
 # Sphinx reads only what is below this folder.
 shutil.copytree(Path(__file__).parents[1] / "notebooks", Path(__file__).parent / "notebooks", dirs_exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -74,6 +75,16 @@ def test_a_fit_is_applied_to_the_image_and_to_its_points(pair: Any) -> None:
     assert fit.matrix.shape == (3, 3)
     with pytest.raises(OptionError, match="order: points are moved"):
         fit.apply(points, order=0)
+
+
+def test_an_image_in_colour_is_registered_and_warped_alike() -> None:
+    """(rows, columns, 3) of scikit-image: the same axes come back."""
+    photograph = data.astronaut()[100:180, 150:251]
+    moving = np.roll(photograph, (3, -2), (0, 1))
+    fit = dr.register(photograph, moving, channel=1, model="translation")
+    for found in (fit.apply(moving), dr.warp(da.from_array(moving), pull=dr.Affine.translation(y=3, x=-2))):
+        assert found.shape == photograph.shape
+        np.testing.assert_array_equal(np.asarray(found)[5:-5, 5:-5], photograph[5:-5, 5:-5])
 
 
 def test_a_fit_of_a_stack_and_of_clouds_is_applied(stack: Any) -> None:

@@ -13,7 +13,7 @@ transform   transform files: show them, make new ones
 warp        apply a transform, Zarr to Zarr
 convert     a volume as OME-Zarr
 verify      check an output
-report      an HTML page about a fit or an output
+report      an HTML page about a fit, a field or an output
 view        volumes and warps in a browser
 submit      a command as one SLURM job
 status      how far a run is

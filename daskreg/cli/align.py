@@ -128,8 +128,7 @@ def command(
             )
     outputs = {"out": out, "table": table, "plot": plot, "page": page}
     opened = opening.to_dict(stack, level)
-    shown = {"stack": volume} if isinstance(fit, daskreg.StackFit) else {}  # pages of fields have no pictures of slices
-    code = save_outputs(fit, **outputs, keep_failed=keep_failed, as_json=as_json, opened=opened, **shown)
+    code = save_outputs(fit, **outputs, keep_failed=keep_failed, as_json=as_json, opened=opened, stack=volume)
     if checkpoint is not None and out.exists() and (fit.ok or keep_failed) and edit is None:
         checkpoint.unlink(missing_ok=True)
     return code

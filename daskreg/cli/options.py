@@ -151,7 +151,7 @@ def device(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
 
 
-_OF_VOXELS = ("time", "spacing", "unit", "series", "shape", "dtype")
+_OF_VOXELS = ("channel", "time", "spacing", "unit", "series", "shape", "dtype")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ class Opening:
         """This with what `to_dict` stored of a file of the same name, where nothing is given here, and its level."""
         if not isinstance(stored, dict) or stored.get("name") != _file_name(path):
             return self, 0
-        found = {name: stored[name] for name in _OF_VOXELS if name in stored and getattr(self, name) is None}
+        known = {name: stored[name] for name in _OF_VOXELS if isinstance(stored.get(name), str | int | float | list)}
+        found = {name: value for name, value in known.items() if getattr(self, name) is None}
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
         level = stored.get("level")
         return replace(self, **options), level if isinstance(level, int) else 0
@@ -269,16 +270,18 @@ def save_outputs(
     first: the fit and its table, and then what is drawn of them.
 
     Args:
-        opened: how the input was opened (`Opening.to_dict`), for `daskreg report`.
+        opened: how the input was opened (`Opening.to_dict`), for `daskreg report`; so is the command.
         shown: options of `fit.report`.
     """
     from daskreg.cli.show import fit_lines
     from daskreg.formats.transforms import write_json
     from daskreg.reporting.fit import is_fit_file
+    from daskreg.sources.storage.redact import redact
 
     if fit.ok or keep_failed:
-        if opened and is_fit_file(out):
-            write_json({**fit.stored(), "opened": opened}, out)
+        if is_fit_file(out):
+            made = {"opened": opened, "command": redact(command_line())}
+            write_json(fit.stored() | {name: value for name, value in made.items() if value}, out)
         else:
             fit.save(out)
     if as_json:
@@ -316,10 +319,10 @@ def control_spacing_named() -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command as it was typed, for a page that says how it was made."""
+    """The command as it was typed, and where, for a page that says how it was made."""
     context = click.get_current_context(silent=True)
     words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
-    return shlex.join(["daskreg", *words]) if words else ""
+    return f"{shlex.join(['daskreg', *words])}  # in {Path.cwd()}" if words else ""
 
 
 @contextmanager

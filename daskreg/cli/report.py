@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import LocalFile, Opening, OutputFile, command_line, open_options, verbosity
+from daskreg.cli.options import LocalFile, Opening, OutputFile, open_options, verbosity
 
 
-@click.command(short_help="An HTML page about a fit or an output.")
-@click.argument("thing", metavar="RUN_OR_FIT", type=LocalFile(exists=True, path_type=Path))
+@click.command(short_help="An HTML page about a fit, a field or an output.")
+@click.argument("thing", metavar="FIT_FIELD_OR_RUN", type=LocalFile(exists=True, path_type=Path))
 @click.option(
     "-o",
     "--out",
@@ -21,42 +21,87 @@ from daskreg.cli.options import LocalFile, Opening, OutputFile, command_line, op
     help="The page (.html); the same facts are written next to it as .report.json.",
 )
 @click.option("--stack", help="Of the fit of a stack: the stack that was aligned, to show it before and after.")
+@click.option("--fixed", help="Of the fit of a pair by an affine map: the fixed image, to show both; with --moving.")
+@click.option("--moving", help="Of the fit of a pair by an affine map: the moving image; with --fixed.")
 @click.option("--before", help="Of an output: a volume of the same shape to compare it with, such as the raw stack.")
 @open_options
 @verbosity
-def command(thing: Path, *, out: Path, stack: str | None, before: str | None, opening: Opening, quiet: bool) -> None:
-    """Write a page about a fit (JSON) or an output (OME-Zarr that daskreg wrote).
+def command(
+    thing: Path,
+    *,
+    out: Path,
+    stack: str | None,
+    fixed: str | None,
+    moving: str | None,
+    before: str | None,
+    opening: Opening,
+    quiet: bool,
+) -> None:
+    """Write a page about a fit (JSON), a displacement field (Zarr, or a file of another tool) or an output (OME-Zarr
+    that daskreg wrote).
 
     \b
-    daskreg report fit.json -o fit.html --stack stack.ome.zarr
+    daskreg report drift.json -o drift.html --stack stack.ome.zarr
+    daskreg report fit.json -o fit.html --fixed fixed.tif --moving moving.tif
+    daskreg report field.zarr -o field.html
     daskreg report aligned.ome.zarr -o run.html --before stack.ome.zarr
 
-    --spacing, --unit and the like are for the volume that --stack or --before names. The stack that `align` read is
-    opened as it did, where nothing else is given.
+    --spacing, --unit and the like are for the volumes that --stack, --fixed, --moving or --before name. What `align` or
+    `register` read is opened as it was then, where nothing else is given.
     """
     facts = _facts(thing)
-    kind = "output" if thing.is_dir() else str(facts.get("kind", ""))
-    if stack is not None and kind != "stack":
+    kind = _kind(thing, facts)
+    if stack is not None and kind not in ("stack", "elastic-stack"):
+        raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
+    if (fixed or moving) is not None and kind != "pair":
         raise click.UsageError(
-            f"--stack is for the fit of a stack by poses, as `daskreg align` saves it, and {thing} is none"
+            "--fixed and --moving are for the fit of a pair by an affine map, as `daskreg register` saves it, and "
+            f"{thing} is none"
         )
+    if (fixed is None) != (moving is None):
+        raise click.UsageError("--fixed and --moving belong together: give both images")
     if before is not None and kind != "output":
-        also = ": give the stack as --stack" if kind == "stack" else ""
-        raise click.UsageError(f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also}")
-    shown = stack or before
-    if shown is None and opening != Opening():
-        raise click.UsageError("options such as --channel are for the volume of --stack or --before, and there is none")
-    volume = None
-    if shown is not None:
-        opening, level = opening.like(facts.get("opened"), shown)
-        volume = opening.open(shown, level=level)
+        also = {"stack": ": give the stack as --stack", "pair": ": give the images as --fixed and --moving"}
+        raise click.UsageError(
+            f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also.get(kind, '')}"
+        )
+    named = {"stack": stack, "fixed": fixed, "moving": moving, "before": before}
+    paths = {name: path for name, path in named.items() if path is not None}
+    if not paths and opening != Opening():
+        raise click.UsageError(
+            "options such as --channel are for the volumes of --stack, --fixed, --moving or --before, and there is none"
+        )
+    volumes = {}
+    for name, path in paths.items():
+        like, level = opening.like(_opened(facts, name), path)
+        volumes[name] = like.open(path, level=level)
     if kind == "output":
         from daskreg.output_page import report_output
 
-        page = report_output(thing, out, before=volume, command=command_line())
+        page = report_output(thing, out, **volumes)
     else:
-        page = _of_fit(thing, facts, out, volume)
+        page = _of_fit(thing, facts, out, volumes)
     click.echo(f"saved to {page}")
+
+
+def _kind(path: Path, facts: dict[str, Any]) -> str:
+    """Of what a page is made: "output" or "field" of a folder, else the kind of a fit, as its file names it."""
+    if not path.is_dir():
+        return str(facts.get("kind", ""))
+    from daskreg.errors import InputError
+    from daskreg.formats.transforms import load
+
+    try:
+        load(path)
+    except InputError:  # no file of a transform
+        return "output"
+    return "field"
+
+
+def _opened(facts: dict[str, Any], name: str) -> Any:
+    """How a fit says that one of its images was opened."""
+    opened = facts.get("opened")
+    return opened.get(name) if isinstance(opened, dict) and name in ("fixed", "moving") else opened
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -66,26 +111,29 @@ def _facts(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.suffix == ".json" and path.is_file() else {}
 
 
-def _of_fit(path: Path, facts: dict[str, Any], out: Path, stack: Any) -> Path:
+def _of_fit(path: Path, facts: dict[str, Any], out: Path, volumes: dict[str, Any]) -> Path:
     """A page about the file of a fit, or of a transform alone."""
     import daskreg
     from daskreg.errors import InvalidTransformError
+    from daskreg.fields.transform import FieldTransform
     from daskreg.reporting.page import report
 
+    made = str(facts.get("command", ""))  # what the fit was made by, not its page
     if (kind := _kinds().get(str(facts.get("kind")))) is not None:
         try:
             fit = kind.load(path)
         except InvalidTransformError:  # of an earlier version: its facts can still be listed
             pass
         else:
-            shown = {} if stack is None else {"stack": stack}
-            return Path(fit.report(out, command=command_line(), **shown))
-    transform = daskreg.load(path)
+            return Path(fit.report(out, command=made, **volumes))
+    transform, title = daskreg.load(path), f"daskreg: {path.name}"
+    if isinstance(transform, FieldTransform):
+        return transform.report(out, title=title)
     if isinstance(transform, daskreg.SliceAffines):
         return _of_slices(transform, facts, path, out)
     shown = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
     words = {"transform": transform.describe() if isinstance(transform, daskreg.Affine) else repr(transform)}
-    return report({**words, **shown}, out, title=f"daskreg: {path.name}", command=command_line())
+    return report({**words, **shown}, out, title=title)
 
 
 def _kinds() -> dict[str, Any]:
@@ -111,4 +159,4 @@ def _of_slices(transform: Any, facts: dict[str, Any], path: Path, out: Path) -> 
         "Maps of slices", Verdict(None, repr(transform)), charts=drift_charts(maps),
         missing="Only maps are in this file: whether they are good is not said.",
     )  # fmt: skip
-    return report(facts, out, title=f"daskreg: {path.name}", sections=[section], command=command_line())
+    return report(facts, out, title=f"daskreg: {path.name}", sections=[section])

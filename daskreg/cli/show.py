@@ -11,7 +11,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from daskreg.geometry import Affine, Grid, SliceAffines, Transform
-from daskreg.reporting.words import duration
+from daskreg.reporting.words import duration, listed
 
 ANGLES = ("theta", "rx", "ry", "rz")
 
@@ -63,7 +63,18 @@ def volume_lines(array: Any, grid: Grid) -> Iterator[str]:
     """A lazy volume: axes, type and size, and its grid."""
     axes = ", ".join(f"{dim} {size}" for dim, size in array.sizes.items())
     yield f"axes     {axes}; {array.dtype}, {format_bytes(array.nbytes)}"
+    yield from _lead_lines(array)
     yield from grid_lines(grid)
+
+
+def _lead_lines(array: Any) -> Iterator[str]:
+    """Names of channels, and the times, where the file says them."""
+    for dim in (dim for dim in array.dims if dim in array.coords):
+        labels = array.coords[dim]
+        if labels.dtype.kind == "U":
+            yield f"{dim:8} {listed(labels.values, 20)}"
+        elif dim == "t" and labels.size > 1:
+            yield f"{dim:8} {labels.values[0]:g} to {labels.values[-1]:g} {labels.attrs.get('units', '')}".rstrip()
 
 
 def grid_lines(grid: Grid) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,6 +23,8 @@ from daskreg.sampling.stretch import stretch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from daskreg.reporting.section import Section
 
 Floats = NDArray[np.float64]
 
@@ -108,13 +112,46 @@ class FieldTransform(Transform):
         """The transform as a warped grid, as arrows, and as a map of how much it stretches space.
 
         Args:
-            grid: what is shown; default the grid of the nodes of the field that is applied first.
+            grid: what is shown; default the nodes of the field that is applied first, between which it is known.
             options: see `daskreg.reporting.field_plots.field_figure`.
         """
         from daskreg.reporting.field_plots import field_figure
 
-        fields = (part for part in self.chain(0, 1) if isinstance(part, FieldPart))
-        return field_figure(self, grid or next(fields).grid, **options)
+        return field_figure(self, grid or self._nodes, **options)
+
+    def section(self, grid: Grid | None = None) -> Section:
+        """What a page shows of the transform; see `report`."""
+        from daskreg.fields.section import field_section
+
+        return field_section(self, grid or self._nodes)
+
+    def report(
+        self, path: str | os.PathLike[str], *, grid: Grid | None = None, title: str = "", command: str = ""
+    ) -> Path:
+        """Write one HTML page: the warped grid, arrows with their scale, where it stretches, and whether it folds.
+
+        Args:
+            grid: what is shown; default the nodes of the field that is applied first, between which it is known.
+            title: heading of the page.
+            command: the line of a terminal that made it.
+
+        Returns: the path of the page.
+        """
+        from daskreg.reporting.page import report
+
+        def own() -> Section:
+            return self.section(grid)
+
+        facts = {"transform": repr(self), "unit": self.unit or "any"}
+        return report(facts, path, title=title or "daskreg: a displacement field", sections=[own], command=command)
+
+    @property
+    def _nodes(self) -> Grid:
+        """The nodes of the field that is applied first, between which it is known."""
+        part = next(part for part in self.chain(0, 1) if isinstance(part, FieldPart))
+        if part.order == 1:
+            return part.grid
+        return part.grid.crop(Box((1,) * part.grid.ndim, tuple(n - 1 for n in part.grid.shape)))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, and the figure of `plot` where matplotlib is installed."""

@@ -14,6 +14,7 @@ from daskreg.errors import MetadataWarning, MissingExtraError, UnitError
 from daskreg.flat.image import FlatFormat, FlatImage, xyz_matrix
 from daskreg.formats.ome import LeadAxis
 from daskreg.geometry import PIXEL
+from daskreg.sources.channels import COLOURS
 
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 _VTK_TYPES = tuple(name for name in _NUMBERS if name != "float16")
@@ -38,7 +39,10 @@ def _check_tiff(image: FlatImage) -> None:
 def _create_tiff(path: Path, image: FlatImage) -> int:
     grid, unit = image.grid, _OME_UNITS[image.grid.unit]
     metadata: dict[str, Any] = {"axes": "".join(image.dims).upper(), "Name": image.name}
-    planes = math.prod(image.shape[:-2])
+    labels = next((axis.labels for axis in image.lead if axis.labels), ())
+    # The channels of an image in colour lie one after the other, as those of any other image, but are one image.
+    colour = tuple(labels) == COLOURS[:3] and image.dims[-3:-2] == ("c",) and image.dtype.kind == "u"
+    planes = math.prod(image.shape[: -3 if colour else -2])
     if grid.unit != PIXEL or set(grid.spacing) != {1.0} or any(grid.origin):
         places: dict[str, Any] = {}
         for name, step, start in zip(grid.names, grid.spacing, grid.origin, strict=True):
@@ -48,13 +52,12 @@ def _create_tiff(path: Path, image: FlatImage) -> int:
             repeated = np.resize(along, planes).tolist()
             places |= {f"Position{axis}": repeated, f"Position{axis}Unit": [unit] * planes}
         metadata["Plane"] = places
-    labels = next((axis.labels for axis in image.lead if axis.labels), ())
-    if labels:
+    if labels and not colour:
         metadata["Channel"] = {"Name": list(labels)}
     metadata |= _time_increment(image)
     mapped = tifffile.memmap(
         path, shape=image.shape, dtype=image.dtype, bigtiff=True, ome=True, metadata=metadata, byteorder="<",
-        photometric="minisblack",
+        photometric="rgb" if colour else "minisblack", planarconfig="separate" if colour else None,
     )  # fmt: skip
     return int(mapped.offset)
 

@@ -62,6 +62,7 @@ class PointsFit(Fit):
             residual is left to tell the errors of the points.
         free: motions that the points do not determine, in words.
         limit: the largest residual of an inlier with `ransac`, else None.
+        recipe: the Python that makes this fit again.
     """
 
     kind: ClassVar[str] = "points"
@@ -79,6 +80,7 @@ class PointsFit(Fit):
     limit: float | None
     _fixed: Floats | None = field(repr=False)
     _moving: Floats | None = field(repr=False)
+    recipe: str = ""
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> PointsFit:
@@ -105,6 +107,7 @@ class PointsFit(Fit):
             limit=None if data["limit"] is None else float(data["limit"]),
             _fixed=None,
             _moving=None,
+            recipe=str(data.get("recipe", "")),
         )
 
     @property

@@ -15,6 +15,7 @@ from daskreg.landmarks.fit import PointsFit, PointsStatus
 from daskreg.landmarks.models import MODELS, Pairs, least_pairs, names_of, residuals
 from daskreg.landmarks.outliers import outliers
 from daskreg.landmarks.plausible import at_random, mirrored
+from daskreg.reporting.recipe import remembers
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -23,6 +24,7 @@ Bools = NDArray[np.bool_]
 _FLAT = 1e-9
 
 
+@remembers("fixed", "moving")
 def fit_points(
     fixed: ArrayLike,
     moving: ArrayLike,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -129,15 +130,34 @@ class PairFit(Fit):
         images = [image.values.cpu().numpy() for image in self._images]
         return plots.pair(self, *images, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
 
-    def section(self) -> Section:
-        """What a page shows of this fit."""
+    def section(self, *, fixed: Any = None, moving: Any = None) -> Section:
+        """What a page shows of this fit. fixed, moving: see `plot`."""
         from daskreg.reporting.pair_section import pair_section
 
         if self._images is None:
-            return pair_section(self)
+            if fixed is None or moving is None:
+                return pair_section(self)
+            (still, still_grid), (other, other_grid) = _one_image(fixed, "fixed"), _one_image(moving, "moving")
+            return pair_section(self, (still, other), (still_grid, other_grid))
         fixed, moving = self._images
         values = fixed.values.cpu().numpy(), moving.values.cpu().numpy()
         return pair_section(self, values, (fixed.grid, moving.grid))
+
+    def report(self, path: str | PathLike[str], *, fixed: Any = None, moving: Any = None, command: str = "") -> Path:
+        """One HTML page, and the same facts as JSON beside it.
+
+        Args:
+            fixed, moving: of a fit that does not hold its images, to show them; see `plot`.
+            command: the line of a terminal that made the fit.
+
+        Raises: ChannelError; UnitError where the images have another unit than the fit.
+        """
+        from daskreg.reporting.page import report
+
+        def own() -> Section:
+            return self.section(fixed=fixed, moving=moving)
+
+        return report(self, path, title=f"daskreg: {self.title}", sections=[own], command=command)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> PairFit:

@@ -114,10 +114,11 @@ def ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> lis
 
 def _axes(across: _Scale, up: _Scale, label: str, along: str) -> list[str]:
     parts = []
-    for value in ticks(up.low, up.high, 4):
+    levels = ticks(up.low, up.high, 4)
+    for value in levels:
         y = up(value)
         parts.append(f'<path class="grid" d="M{LEFT},{y:.1f} H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_told(value, levels)}</text>')
     for value in ticks(across.low, across.high, 10, whole=True):
         x = across(value)
         parts.append(f'<path class="axis" d="M{x:.1f},{HEIGHT - BOTTOM} v4"/>')
@@ -126,6 +127,14 @@ def _axes(across: _Scale, up: _Scale, label: str, along: str) -> list[str]:
     parts.append(f'<text x="4" y="13">{escape(label)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(along)}</text>')
     return parts
+
+
+def _told(value: float, levels: Sequence[float]) -> str:
+    """A level with as many digits as tell it from the next one."""
+    step = levels[1] - levels[0] if len(levels) > 1 else abs(value)
+    if value == 0 or step == 0:
+        return number(value)
+    return number(value, max(4, 1 + math.floor(math.log10(abs(value))) - math.floor(math.log10(step) + 1e-9)))
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:

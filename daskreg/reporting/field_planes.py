@@ -60,6 +60,11 @@ class FieldPlane:
         return x0, x1, y1, y0
 
 
+def folded(stretch: Floats) -> NDArray[np.bool_]:
+    """Where a transform with these determinants is no one-to-one map."""
+    return np.asarray(~np.isfinite(stretch) | (stretch <= 0))
+
+
 @dataclass(frozen=True)
 class PlaneOfGrid:
     """Where a plane lies: two axes of a grid, the index along the third, and which slice's map it is."""
@@ -71,6 +76,24 @@ class PlaneOfGrid:
     array_index: tuple[int | None, ...]
     """Index of the plane in images on the grid: None along its two axes."""
     name: str
+
+
+def field_planes(
+    transform: Transform,
+    grid: Grid,
+    *,
+    fixed: Any = None,
+    moving: Any = None,
+    moving_grid: Grid | None = None,
+    slices: Sequence[int] | None = None,
+) -> list[FieldPlane]:
+    """The planes that `field_plots.field_figure` draws, whose arguments these are."""
+    common_unit(grid.unit, transform.unit, "transform and grid")
+    found = list(places(transform, grid, slices))
+    images = None if fixed is None or moving is None else (fixed, moving, moving_grid or grid)
+    if images is not None:
+        check_images(transform, grid, images)
+    return [sampled_plane(transform, place, images) for place in found]
 
 
 def places(transform: Transform, grid: Grid, slices: Sequence[int] | None) -> Iterator[PlaneOfGrid]:

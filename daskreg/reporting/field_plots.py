@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.geometry import Grid, Transform, common_unit
+from daskreg.geometry import Grid, Transform
 from daskreg.reporting import composites
 from daskreg.reporting.field_planes import (
     FieldPlane,
-    check_images,
+    field_planes,
+    folded,
     half_step,
     is_chain,
-    places,
-    sampled_plane,
     unit_name,
 )
 from daskreg.reporting.figures import BLUE, GREY, new_figure
@@ -70,13 +69,13 @@ def field_figure(
         than its grid; GridError where the slices run along an axis that the grid does not have; OptionError for
         slices that are not there; UnitError.
     """
-    common_unit(grid.unit, transform.unit, "transform and grid")
-    found = list(places(transform, grid, slices))
-    images = None if fixed is None or moving is None else (fixed, moving, moving_grid or grid)
-    if images is not None:
-        check_images(transform, grid, images)
-    planes = [sampled_plane(transform, place, images) for place in found]
-    columns = 3 if images is None else 4
+    options: dict[str, Any] = {"fixed": fixed, "moving": moving, "moving_grid": moving_grid, "slices": slices}
+    return figure_of(field_planes(transform, grid, **options), grid, chain=is_chain(transform))
+
+
+def figure_of(planes: Sequence[FieldPlane], grid: Grid, *, chain: bool) -> Figure:
+    """The figure of planes of a grid. chain: whether the displacements are those from an affine map."""
+    columns = 3 if planes[0].images is None else 4
     figure = new_figure(4.4 * columns, 3.6 * len(planes) + 0.6)
     top = max(float(np.max(plane.length)) for plane in planes)
     most = max(_LEAST_STRETCH, *(_stretch_range(plane.stretch) for plane in planes))
@@ -86,7 +85,7 @@ def field_figure(
         _draw_stretch(row[2], plane, most)
         if plane.images is not None:
             _draw_checkerboard(row[3], plane, plane.images)
-    less = " from the affine map that fits best" if is_chain(transform) else ""
+    less = " from the affine map that fits best" if chain else ""
     figure.suptitle(f"Displacements{less}: up to {top:.4g} {unit_name(grid)}")
     return figure
 
@@ -126,7 +125,7 @@ def _draw_arrows(ax: Axes, plane: FieldPlane, top: float, unit: str) -> None:
 
 
 def _draw_stretch(ax: Axes, plane: FieldPlane, most: float) -> None:
-    folds = _folds(plane.stretch)
+    folds = folded(plane.stretch)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.ma.masked_array(np.log2(np.where(folds, 1.0, plane.stretch)), folds)
     image = ax.imshow(values, extent=plane.extent, cmap=_STRETCH_MAP, vmin=-most, vmax=most, interpolation="nearest")
@@ -155,11 +154,7 @@ def _finish(ax: Axes, plane: FieldPlane, title: str, loc: Any = "center") -> Non
     ax.tick_params(labelsize=7)
 
 
-def _folds(stretch: Floats) -> NDArray[np.bool_]:
-    return np.asarray(~np.isfinite(stretch) | (stretch <= 0))
-
-
 def _stretch_range(stretch: Floats) -> float:
     """How far from 0 the logarithm (base 2) of determinants reaches, but for folds and a hundredth of the rest."""
-    good = stretch[~_folds(stretch)]
+    good = stretch[~folded(stretch)]
     return float(np.percentile(np.abs(np.log2(good)), 99)) if good.size else 0.0

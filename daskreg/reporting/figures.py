@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from daskreg.reporting import composites
 from daskreg.reporting.contrast import Window
 from daskreg.reporting.planes import Place
 from daskreg.reporting.views import FLATTEST, TALLEST, scale_bar
+from daskreg.reporting.words import sentence_and_remedy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,10 +67,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def headline(fit: Any) -> str:
-    """The kind of a fit and its status."""
+    """What was estimated and, unless all is well, how it ended, in words."""
+    title = str(getattr(fit, "title", type(fit).__name__))
     status = getattr(fit, "status", None)
-    kind = type(fit).__name__
-    return kind if status is None else f"{kind}: {str(getattr(status, 'name', status)).lower().replace('_', ' ')}"
+    said = ""
+    if isinstance(status, Enum) and status.name not in ("CONVERGED", "DETERMINED"):
+        said, _ = sentence_and_remedy(str(status.value))
+    return f"{title[:1].upper()}{title[1:]}" + (f"\n{said}" if said else "")
 
 
 def draw_plane(ax: Axes, image: NDArray[Any], place: Place, title: str, window: Window | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from daskreg.geometry import common_unit
 from daskreg.reporting import views
 from daskreg.reporting.generic_section import plotted
 from daskreg.reporting.planes import PairPlane, pair_planes
@@ -22,15 +23,19 @@ from daskreg.reporting.words import (
     symbol,
 )
 
+_NO_IMAGES = "For pictures of the images, pass them: fit.report(path, fixed=fixed, moving=moving)."
+
 
 def pair_section(fit: Any, images: tuple[Any, Any] | None = None, grids: tuple[Any, Any] | None = None) -> Section:
     """Of a PairFit.
 
     Args:
-        images, grids: fixed and moving in memory, and where they lie; without them there are no pictures.
+        images, grids: fixed and moving, in memory or lazy, and where they lie; without them there are no pictures.
     """
     comparisons: tuple[views.Comparison, ...] = ()
     if images is not None and grids is not None:
+        unit = common_unit(grids[0].unit, grids[1].unit, "fixed and moving")
+        common_unit(fit.moving_from_fixed.unit, unit, "the fit and the images")
         planes = pair_planes(*images, fit.moving_from_fixed.matrix, *grids)
         comparisons = (views.overlays(planes), views.swiped(planes))
         if fit.metric in ("ncc", "mse", "mae", "lncc"):  # brightness of other modalities is not comparable
@@ -42,7 +47,7 @@ def pair_section(fit: Any, images: tuple[Any, Any] | None = None, grids: tuple[A
         numbers=pair_numbers(fit),
         settings=_settings(fit),
         calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
-        missing="" if images is not None else "The fit does not hold its images, so there are no pictures of them.",
+        missing="" if images is not None else _NO_IMAGES,
     )
 
 

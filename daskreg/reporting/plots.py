@@ -72,7 +72,7 @@ def pair(
     rows = figure.subplots(len(planes), 6, squeeze=False)
     for row, plane in zip(rows, planes, strict=True):
         _draw_pair(row, plane)
-    figure.suptitle(f"{headline(fit)} (fixed green, moving magenta: grey where they agree)")
+    figure.suptitle(f"{headline(fit)}\nfixed green, moving magenta: grey where they agree")
     return figure
 
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
+from daskreg.geometry import Affine, Transform
 from daskreg.reporting.plain import plain
 from daskreg.sources.coordinates import coordinates
 from daskreg.sources.registry import Opening, recall, recall_opening
@@ -22,10 +23,17 @@ T = TypeVar("T")
 
 _LEFT_OUT = ("progress", "client", "checkpoint", "wait", "save", "device")
 """Options that do not change the result."""
+_MOST_CHARACTERS = 400
+"""Of an option; a longer one is left to the reader."""
 
 
-def remembers(*inputs: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A decorator: the fit that the function returns has a `recipe`. inputs: names of the arguments that are data."""
+def remembers(*inputs: str, within: str = "dr") -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator: the fit that the function returns has a `recipe`.
+
+    Args:
+        inputs: names of the arguments that are data.
+        within: where the function is found, of a script that imports daskreg as dr.
+    """
 
     def decorated(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
@@ -36,7 +44,7 @@ def remembers(*inputs: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             if not hasattr(result, "recipe"):  # a run that has not ended
                 return cast(T, result)
             given = signature.bind(*args, **options).arguments
-            text = recipe(function, given, {name: given[name] for name in inputs})
+            text = recipe(function, given, {name: given[name] for name in inputs}, within=within)
             return cast(T, replace(result, recipe=text))
 
         return with_recipe
@@ -45,7 +53,12 @@ def remembers(*inputs: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def recipe(
-    function: Callable[..., Any], given: Mapping[str, Any], inputs: Mapping[str, Any], result: str = "fit"
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    result: str = "fit",
+    within: str = "dr",
 ) -> str:
     """The lines of a script.
 
@@ -55,6 +68,7 @@ def recipe(
         inputs: the first arguments, by name. What `daskreg.open` made is opened again; for arrays in memory there is
             a comment.
         result: name of the result.
+        within: where the function is found.
     """
     name = function.__name__
     lines = ["import daskreg as dr", ""]
@@ -65,14 +79,20 @@ def recipe(
         for key, value in given.items()
         if key not in inputs and key not in _LEFT_OUT and not _same(value, defaults.get(key))
     ]
-    lines.append(f"{result} = dr.{name}({', '.join([*inputs, *options])})")
+    lines.append(f"{result} = {within}.{name}({', '.join([*inputs, *options])})")
     return "\n".join(lines)
 
 
 def _opened(variable: str, value: Any) -> str:
     """The line that opens a volume as it was opened; a comment where that is not known or not possible."""
+    call, comment = _call_of(value)
+    return f"{variable} = {call or '...'}" + (f"  # {comment}" if comment else "")
+
+
+def _call_of(value: Any) -> tuple[str, str]:
+    """The call that opens a volume as it was opened, empty where it is not known; and what is known to differ."""
     if isinstance(value, str | os.PathLike):
-        return f"{variable} = dr.open({_path(value)})"
+        return f"dr.open({_path(value)})", ""
     data = getattr(value, "data", value)
     source = recall(str(getattr(data, "name", "")))
     if isinstance(source, Source) and not source.carries_data:
@@ -81,10 +101,9 @@ def _opened(variable: str, value: Any) -> str:
             call += ".data"
         elif not _lies_as_stored(value, source):
             differs = "and then given other coordinates or names of axes"
-        return f"{variable} = {call}" + (f"  # {differs}" if differs else "")
+        return call, differs
     shape = tuple(getattr(value, "shape", ()) or ())
-    size = f" of shape {shape}" if shape else ""
-    return f"{variable} = ...  # an array in memory{size}"
+    return "", f"an array in memory{f' of shape {shape}' if shape else ''}"
 
 
 def _open_call(source: Source, opening: Opening | None) -> tuple[str, str]:
@@ -125,16 +144,34 @@ def _lies_as_stored(array: Any, source: Source) -> bool:
 
 
 def _same(value: Any, default: Any) -> bool:
-    if value is default:
+    """Whether an option says what is done without it."""
+    if value is default or (default is None and isinstance(value, Mapping) and not value):
         return True
-    return isinstance(value, str | int | float | tuple) and type(value) is type(default) and bool(value == default)
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, default))
+    same_kind = numbers or (isinstance(value, str | bool | tuple) and type(value) is type(default))
+    return same_kind and bool(value == default)
 
 
 def _written(value: Any) -> str:
-    """A value as Python; what cannot be written in a line is left to the reader."""
-    if isinstance(value, str | int | float | bool | tuple | list | type(None)):
-        text = repr(value)
-        return text if len(text) < 120 else "..."
+    """An option as Python; what cannot be written in a line is left to the reader."""
+    if isinstance(value, Transform):
+        return _shortened(_transform(value))
+    if isinstance(value, str | int | float | tuple | list | type(None)):
+        return _shortened(repr(value))
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: ..." for k in list(value)[:6]) + "}"
-    return "..."
+        return "{" + ", ".join(f"{k!r}: {_written(v)}" for k, v in list(value.items())[:6]) + "}"
+    if hasattr(value, "shape"):
+        call, differs = _call_of(value)
+        return call if call and not differs else "..."
+    return getattr(value, "__name__", "...")  # of a function, such as a metric, which the script has to define
+
+
+def _transform(transform: Transform) -> str:
+    if not isinstance(transform, Affine):
+        return "..."
+    unit = "" if transform.unit is None else f", unit={transform.unit!r}"
+    return f"dr.Affine({transform.matrix.tolist()}{unit})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else "..."

@@ -70,19 +70,26 @@ def stack_section(
     )
 
 
-def elastic_section(fit: Any) -> Section:
-    """Of an ElasticStackFit."""
+def elastic_section(
+    fit: Any,
+    *,
+    comparisons: Sequence[Comparison] = (),
+    thumbnails: Sequence[tuple[str, tuple[Comparison, ...]]] = (),
+) -> Section:
+    """Of an ElasticStackFit. comparisons, thumbnails: see `stack_section`."""
     pictures, missing = plotted(fit, f"The field of slice {fit.worst}, which changes areas the most")
     return Section(
         heading="A stack of slices, with deformation",
         verdict=stack_verdict(fit),
+        comparisons=tuple(comparisons),
         charts=_elastic_charts(fit),
+        thumbnails=tuple(thumbnails),
         pictures=pictures,
         numbers=_elastic_numbers(fit),
         settings=_elastic_settings(fit),
         calls=without_empty([("Python", fit.recipe)]),
         table=_table(fit),
-        missing=missing,
+        missing=" ".join(part for part in (missing, "" if comparisons else _NO_STACK) if part),
     )
 
 
@@ -269,6 +276,8 @@ def _header(name: str, unit: str) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
+    if name == "score" and np.isfinite(value):
+        return agreement(value)
     if isinstance(value, float):
         angle = name.removeprefix("sigma_") in ("theta", "rx", "ry", "rz")
         shown = np.degrees(value) if angle else 100 * value if name == "rejected" else value

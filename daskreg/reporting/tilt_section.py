@@ -30,6 +30,7 @@ def tilt_section(fit: Any) -> Section:
                 ("Worked on in blocks of rows", str(fit.blocks) if fit.blocks else ""),
             ]
         ),
+        calls=without_empty([("Python", fit.recipe)]),
         table=_table(fit),
     )
 

@@ -13,6 +13,7 @@ from daskreg.blocks.plan import Plan
 from daskreg.blocks.run_levels import RunTotals
 from daskreg.errors import DaskregWarning
 from daskreg.geometry.notebook_table import table
+from daskreg.reporting.words import count
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Written:
         notes += f", {self.missing} missing chunks read as fill" if self.missing else ""
         notes += f", {len(self.damaged)} damaged chunks read as fill" if self.damaged else ""
         return (
-            f"Written({self.path}: {size}, {len(self.shapes)} levels; {self.blocks} blocks{again}; "
+            f"Written({self.path}: {size}, {count(len(self.shapes), 'level')}; {count(self.blocks, 'block')}{again}; "
             f"{format_bytes(self.bytes_written)} in {format_time(self.seconds)}, "
             f"{format_bytes(int(self.throughput))}/s{notes})"
         )
@@ -77,7 +78,7 @@ class Written:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         rows = [
-            ["volume", f"{' x '.join(map(str, self.shapes[0]))}, {len(self.shapes)} levels"],
+            ["volume", f"{' x '.join(map(str, self.shapes[0]))}, {count(len(self.shapes), 'level')}"],
             ["blocks", f"{self.blocks:,} made, {self.skipped:,} were there"],
             ["pixels", f"{format_bytes(self.bytes_written)}, stored as {format_bytes(self.stored)}"],
             ["time", f"{format_time(self.seconds)}, {format_bytes(int(self.throughput))}/s"],

@@ -11,8 +11,14 @@ from daskreg.sources.coordinates import CHANNELS
 RGB_LENGTHS = (3, 4)
 """Lengths of the last axis of a bare array that are taken as red, green, blue and perhaps opacity."""
 
+COLOURS = ("red", "green", "blue", "alpha")
+"""Names of the channels of files of images in colour."""
+
 RGB_LEAST_SIDE = 17
 """An array with a shorter side in front of the last axis is not taken as an image in colour."""
+
+_MOST_NAMES = 12
+"""Of channels, in a message."""
 
 
 def is_channel_axis(dim: str) -> bool:
@@ -62,5 +68,10 @@ def only_entry(dim: str, count: int, labels: Iterable[Any], channel: int | str |
         return entry_number(channel, dim=dim, count=count, labels=labels, owner=owner)
     if count == 1:
         return 0
-    advice = "pass channel=" if is_channel_axis(dim) else f"open it with time=, or choose one with .isel({dim}=...)"
-    raise ChannelError(f"{owner} has {count} entries along {dim!r}; {advice} (daskreg does not guess)")
+    advice, names = f"open it with time=, or choose one with .isel({dim}=...)", [str(label) for label in labels]
+    if is_channel_axis(dim):
+        advice = "pass channel="
+    else:
+        names = []  # places in time, which are not what is asked for
+    which = f"{', '.join(names[:_MOST_NAMES])}{', ...' if len(names) > _MOST_NAMES else ''}" or "numbered from 0"
+    raise ChannelError(f"{owner} has {count} entries along {dim!r} ({which}); {advice} (daskreg does not guess)")

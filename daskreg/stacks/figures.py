@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import ChannelError, ShapeMismatchError
-from daskreg.geometry import Box, Grid, common_unit, index_matrix
+from daskreg.geometry import Box, Grid, SliceAffines, common_unit, index_matrix
 from daskreg.reporting import drift
-from daskreg.reporting.planes import Place, middle, places
+from daskreg.reporting.planes import Place, cut, indices_with_content, places
 from daskreg.reporting.views import Comparison, in_greys, overlay_views
 from daskreg.reporting.words import number
 from daskreg.sampling.sample import sample
@@ -20,6 +21,7 @@ from daskreg.stacks.inputs import source_along
 from daskreg.stacks.slice_reader import SliceReader
 
 if TYPE_CHECKING:
+    from daskreg.stacks.elastic.fit import ElasticStackFit
     from daskreg.stacks.fit import StackFit
 
 Singles = NDArray[np.float32]
@@ -38,40 +40,79 @@ class StackPictures:
     thumbnails: tuple[tuple[str, tuple[Comparison, ...]], ...]
 
 
-def stack_pictures(fit: StackFit, stack: Any, *, channel: int | str | None = None) -> StackPictures:
+def stack_pictures(
+    fit: StackFit | ElasticStackFit, poses: StackFit, stack: Any, *, channel: int | str | None = None
+) -> StackPictures:
     """Pictures of a stack; of the volumes of a series, the middle planes are shown.
+
+    Args:
+        poses: the fit itself, or that from which its fields begin.
 
     Raises: UnitError, ShapeMismatchError where the fit is not of this stack.
     """
-    source, position = _source_of(fit, stack, channel)
+    source, position = _source_of(poses, stack, channel)
     reader = SliceReader.of(source, position, most=MOST)
-    _check_stack(fit, reader)
+    _check_stack(poses, reader)
+    slices = Slices(reader, fit.raw_from_aligned)
     step = max(1, -(-reader.count // MOST))
     shown = range(0, reader.count, step)
-    images = [_raw_and_aligned(reader, fit, i) for i in shown]
+    images = [slices.raw_and_aligned(i) for i in shown]
     before, after = (np.stack([image[k] for image in images]) for k in (0, 1))
     inside = position >= len(source.lead)
     across = source.grid.spacing[position - len(source.lead)] if inside else reader.grid.spacing[-1]
     grid = _small_grid(reader.grid, len(images), across * step, str(source.dims[position]))
+    found = places(grid, (1, 1, 1), indices_with_content(before, (1, 1, 1)))
+    planes = [tuple(cut(v, place, (1, 1, 1)) for v in (before, after)) for place in found]
     # Where the planes lie is said in voxels of the stack, not of the small one.
-    middles = (shown[len(images) // 2], *(n // 2 for n in reader.whole.shape[-2:]))
-    found = [
-        (replace(place, at=f"{grid.names[axis]} = {middles[axis]}"), axis)
-        for place, axis in places(grid, (1, 1, 1))
-        if axis is not None
+    larger = (step, *(n // m for n, m in zip(reader.whole.shape[-2:], grid.shape[-2:], strict=True)))
+    said = [
+        replace(place, at=f"{grid.names[axis]} = {place.index * larger[axis] + (larger[axis] // 2 if axis else 0)}")
+        for place in found
+        if (axis := place.axis) is not None
     ]
-    planes = [tuple(middle(v, axis, (1, 1, 1)) for v in (before, after)) for _, axis in found]
     caption = (
         "The stack before and after, in the same greys. In the side views, a straight vertical edge of the specimen is "
         "ragged before."
     )
-    comparison = in_greys([place for place, _ in found], planes, caption, ("before", "after"))
+    comparison = in_greys(said, planes, caption, ("before", "after"))
     place = Place(grid.names[1], grid.names[2], (grid.spacing[1], grid.spacing[2]), grid.unit)
     thumbnails = [
-        ("Slices that stand out", _worst_slices(reader, fit, place)),
-        ("Neighbours that agree least", _worst_pairs(reader, fit, place)),
+        ("Slices that stand out", _worst_slices(slices, fit, place)),
+        ("Neighbours that agree least", _worst_pairs(slices, poses, place)),
     ]
     return StackPictures((comparison,), tuple((name, thumbs) for name, thumbs in thumbnails if thumbs))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of a small stack, and where their maps lead."""
+
+    reader: SliceReader
+    maps: Any
+
+    def raw_and_aligned(self, index: int) -> tuple[Singles, Singles]:
+        """A slice as read, and aligned, NaN where there is no data; of a volume, its middle plane."""
+        image, box = self.reader.span(index, index + 1)[0], Box.of(self.reader.grid.shape)
+        aligned = sample(image, box, self._pull(index), box, fill=np.nan, edge="clamp")
+        return _plane(image), _plane(np.asarray(aligned, dtype=np.float32))
+
+    def _pull(self, index: int) -> Any:
+        """Of one slice, on indices of its voxels: a matrix, or a path through displacement fields."""
+        grid = self.reader.grid
+        if isinstance(self.maps, SliceAffines):
+            return index_matrix(self.maps.matrices[index], grid, grid)
+        start, stop = [0] * grid.ndim, list(grid.shape)
+        start.insert(self._fields.stack, index)
+        stop.insert(self._fields.stack, index + 1)
+        return self._fields.coordinates(Box(tuple(start), tuple(stop)))
+
+    @cached_property
+    def _fields(self) -> Any:
+        """The index map of all slices."""
+        grid, axis = self.reader.grid, self.maps.axis
+        dims = [*grid.names]
+        dims.insert(axis if isinstance(axis, int) else 0, str(axis))
+        return self.maps.index_map(grid, grid, dims)
 
 
 def _source_of(fit: StackFit, stack: Any, channel: int | str | None) -> tuple[Source, int]:
@@ -111,36 +152,27 @@ def _small_grid(plane: Grid, count: int, across: float, axis: str) -> Grid:
     return Grid((count, *plane.shape[-2:]), (across, *plane.spacing[-2:]), unit=plane.unit, axes=names)
 
 
-def _worst_slices(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
+def _worst_slices(slices: Slices, fit: StackFit | ElasticStackFit, place: Place) -> tuple[Comparison, ...]:
     """Outliers, of every kind at first, over the neighbour before them."""
     by_kind = [[(kind, i) for i in slices] for kind, slices in drift.marks(fit).items() if kind != "break"]
     chosen = [row[k] for k in range(max(map(len, by_kind), default=0)) for row in by_kind if k < len(row)]
     thumbs = []
     for kind, index in sorted(chosen[:MOST_THUMBNAILS], key=lambda one: one[1]):
-        neighbor = index - 1 if index else min(1, reader.count - 1)
-        pair = [_raw_and_aligned(reader, fit, i)[1] for i in (neighbor, index)]
+        neighbor = index - 1 if index else min(1, slices.reader.count - 1)
+        pair = [slices.raw_and_aligned(i)[1] for i in (neighbor, index)]
         caption = f"Slice {index}: {kind}; beside slice {neighbor}"
         thumbs.append(in_greys([place], [(pair[0], pair[1])], caption, (f"slice {neighbor}", f"slice {index}")))
     return tuple(thumbs)
 
 
-def _worst_pairs(reader: SliceReader, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
-    thumbs = []
+def _worst_pairs(slices: Slices, fit: StackFit, place: Place) -> tuple[Comparison, ...]:
+    thumbs, by = [], "" if isinstance(slices.maps, SliceAffines) else " by their poses alone"
     for a, b, score in fit.worst_pairs():
-        (one, one_after), (other, other_after) = (_raw_and_aligned(reader, fit, i) for i in (a, b))
-        caption = f"Slices {a} (green) and {b} (magenta), {fit.metric} {number(score, 3)}"
+        (one, one_after), (other, other_after) = (slices.raw_and_aligned(i) for i in (a, b))
+        caption = f"Slices {a} (green) and {b} (magenta), {fit.metric} {number(score, 3)}{by}"
         pairs = ((one, other), (one_after, other_after))
         thumbs.append(overlay_views(place, pairs, caption))
     return tuple(thumbs)
-
-
-def _raw_and_aligned(reader: SliceReader, fit: StackFit, index: int) -> tuple[Singles, Singles]:
-    """A slice as read, and aligned, NaN where there is no data; of a volume, its middle plane."""
-    image = reader.span(index, index + 1)[0]
-    box = Box.of(reader.grid.shape)
-    matrix = index_matrix(fit.raw_from_aligned.matrices[index], reader.grid, reader.grid)
-    aligned = np.asarray(sample(image, box, matrix, box, fill=np.nan, edge="clamp"), dtype=np.float32)
-    return _plane(image), _plane(aligned)
 
 
 def _plane(image: Singles) -> Singles:

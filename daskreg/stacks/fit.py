@@ -264,7 +264,7 @@ class StackFit(Fit):
             return stack_section(self, truth=truth)
         from daskreg.stacks.figures import stack_pictures
 
-        pictures = stack_pictures(self, stack, channel=channel)
+        pictures = stack_pictures(self, self, stack, channel=channel)
         return stack_section(self, comparisons=pictures.comparisons, thumbnails=pictures.thumbnails, truth=truth)
 
     def report(

@@ -19,6 +19,7 @@ from daskreg.blocks.memory import memory_limit
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import InputError, OptionError
 from daskreg.geometry import SliceAffines
+from daskreg.reporting.recipe import remembers
 from daskreg.runtime.progress import Progress, at_stage, shows_progress
 from daskreg.tomography.angles import check_angles, in_radians
 from daskreg.tomography.estimate import Solution, Uncertainty, parameters_of, solve, uncertainty
@@ -47,6 +48,7 @@ _SQUARE = 1e-3  # relative: of detectors, whose spacings are rounded
 
 
 @shows_progress("aligning projections")
+@remembers("projections", "angles", within="dr.tomography")
 def align_projections(
     projections: Any,
     angles: Any,

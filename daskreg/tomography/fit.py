@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from daskreg.errors import InvalidTransformError, MissingExtraError
 from daskreg.formats import transforms
 from daskreg.geometry import SliceAffines
+from daskreg.reporting.figures import headline
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.words import duration
 
@@ -72,6 +73,7 @@ class TiltFit(Fit):
         binning: columns of the detector that were averaged on the finest level.
         steps: of Gauss-Newton on that level.
         blocks: of rows, in which that level was worked on; 0: as a whole.
+        recipe: the Python that makes this fit again.
     """
 
     kind: ClassVar[str] = "tilt"
@@ -93,6 +95,7 @@ class TiltFit(Fit):
     steps: int
     seconds: float
     blocks: int = 0
+    recipe: str = ""
 
     @property
     def ok(self) -> bool:
@@ -153,7 +156,7 @@ class TiltFit(Fit):
         if not isinstance(transform, SliceAffines) or data.get("kind") != cls.kind:
             raise InvalidTransformError(f"{path} is not the fit of projections")
         try:
-            data = {"blocks": 0} | data  # earlier versions had no blocks
+            data = {"blocks": 0, "recipe": ""} | data  # earlier versions had none
             found = {f.name: data[f.name] for f in fields(cls) if f.name != "projections_from_aligned"}
             found |= {name: _numbers(found[name]) for name in ("angles", "residuals")}
             found["middle"] = tuple(float(v) for v in found["middle"])
@@ -193,9 +196,7 @@ class TiltFit(Fit):
             lower.annotate(self.kinds[i], (float(degrees[i]), float(np.nan_to_num(self.residuals[i]))))
         lower.set_xlabel("angle (degrees)")
         lower.set_ylabel("residual (share of the projection)")
-        figure.suptitle(
-            f"{self.status.name.lower()}: axis {np.degrees(self.axis):.3f} degrees, centre {self.centre:.2f}"
-        )
+        figure.suptitle(f"{headline(self)}\naxis {np.degrees(self.axis):.3f}°, centre {self.centre:.2f}")
         return figure
 
     def __repr__(self) -> str:

@@ -52,7 +52,12 @@ def test_register_then_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     back = dr.open("back.zarr").values[12:-12, 12:-12]
     assert np.corrcoef(back.ravel(), fixed[12:-12, 12:-12].ravel())[0, 1] > 0.999
     assert run(["register", "fixed.tif", "moving.tif", "--out", "again.json", "--init", "fit.json"]) == 0
-    assert run(["report", "fit.json", "--out", "fit.html"]) == 0
+    assert "init=dr.Affine([[" in dr.PairFit.load("again.json").recipe
+    images = ["--fixed", "fixed.tif", "--moving", "moving.tif"]
+    assert run(["report", "fit.json", "--out", "fit.html", *images]) == 0
+    page = (here / "fit.html").read_text()
+    assert f"daskreg {' '.join(command)} --plot fit.png --report page.html  # in {here}" in page, "what made the fit"
+    assert page.count("<image") == (here / "page.html").read_text().count("<image") == 6
 
 
 def test_register_at_full_resolution(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,12 +309,19 @@ def test_report_shows_each_kind_of_fit_as_the_fit_itself_does(here: Path) -> Non
     for name, fit in fits.items():
         fit.save(here / f"{name}.json")
         assert run(["report", f"{name}.json", "-o", f"{name}.html"]) == 0
+        fields = {"deformable", "elastic"}
+        assert (here / f"{name}.html").read_text().count("<img") == (name in fields), "of its control points"
         type(fit).load(here / f"{name}.json").report(here / "same.html")
         pictures = {"pair": 1, "deformable": 2, "stack": 0, "elastic": 1, "cloud": 3, "points": 3}
         assert fit._repr_html_().count("data:image/png") == pictures[name], name
         told, same = (json.loads((here / f"{one}.report.json").read_text()) for one in (name, "same"))
         assert told["entries"] == same["entries"], name
         assert told["entries"][0]["kind"] == fit.kind
+    fits["deformable"].transform.save("field.zarr")
+    assert run(["report", "field.zarr", "-o", "field.html"]) == 0
+    page = (here / "field.html").read_text()
+    assert "Displacements from the affine map that fits best are up to" in page
+    assert page.count("<img") == 1
     page = (here / "elastic.html").read_text()
     assert "growth of areas" in page
     assert "A stack of slices, with deformation" in page
@@ -336,6 +348,8 @@ def test_report_opens_the_stack_as_align_did_and_refuses_what_it_would_ignore(
         (["fit.json", "--stack", "tow.tif"], "did you mean two.tif?"),
         (["fit.json", "--before", "two.tif"], "give the stack as --stack"),
         (["pair.json", "--stack", "two.tif"], "--stack is for the fit of a stack"),
+        (["pair.json", "--fixed", "two.tif"], "--fixed and --moving belong together"),
+        (["fit.json", "--fixed", "two.tif", "--moving", "two.tif"], "--fixed and --moving are for the fit of a pair"),
         (["out.zarr", "--stack", "two.tif"], "--stack is for the fit of a stack"),
         (["pair.json", "--before", "two.tif"], "--before is for an output"),
         (["out.zarr", "--before", "tow.tif"], "did you mean two.tif?"),

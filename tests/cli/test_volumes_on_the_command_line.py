@@ -69,6 +69,12 @@ def test_info(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "z 4, y 20, x 30; uint16, 4.69 kiB" in told
     assert "spacing  z 2, y 0.5, x 0.5 micrometer" in told
     assert "stored   tiff" in told
+    series, names = np.zeros((3, 2, 5, 6), np.uint8), {"axes": "TCYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    times = {"TimeIncrement": 30, "TimeIncrementUnit": "s"}
+    tifffile.imwrite("series.ome.tif", series, metadata=names | times, photometric="minisblack")
+    assert run(["info", "series.ome.tif"]) == 0
+    told = capsys.readouterr().out
+    assert "  t        0 to 60 s\n  c        DAPI, GFP\n" in told
 
 
 def test_convert_and_warp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

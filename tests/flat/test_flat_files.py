@@ -102,6 +102,21 @@ def test_tifffile_reads_tiff_with_its_places(tmp_path: Path, suffix: str) -> Non
     np.testing.assert_array_equal(opened.sel(c="GFP").values, values[:, 1, ::-1])
 
 
+def test_an_image_in_colour_stays_one(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (2, 31, 42, 3)).astype(np.uint8)
+    for shown, axes in ((colours[0], "SYX"), (colours, "TSYX")):
+        tifffile.imwrite(tmp_path / "a.tif", shown, photometric="rgb", metadata={"axes": axes.replace("SYX", "YXS")})
+        image = dr.open(tmp_path / "a.tif", spacing=0.5, unit="um")
+        dr.write(image, tmp_path / "b.tif", overwrite=True, **QUIET)
+        with tifffile.TiffFile(tmp_path / "b.tif") as file:
+            assert file.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+            assert file.series[0].axes == axes
+            np.testing.assert_array_equal(np.moveaxis(file.series[0].asarray(), -3, -1), shown)
+        again = dr.open(tmp_path / "b.tif")
+        assert again.identical(image.rename(again.name))
+        assert again.c.values.tolist() == ["red", "green", "blue"]
+
+
 def test_mrcfile_reads_mrc_in_angstrom(tmp_path: Path) -> None:
     for dtype in (np.int8, np.int16, np.uint16, np.float16, np.float32):
         source = volume(dtype=dtype, unit="nm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,23 @@ def test_a_notebook_shows_a_field_with_its_figure():
     page = linear_field(np.diag([0.2, -0.3]), unit="um")._repr_html_()
     assert page.count("data:image/png") == 1
     assert "<pre>" in page
+
+
+@pytest.mark.slow
+def test_the_page_of_a_field_says_how_far_and_whether_it_folds(tmp_path):
+    nodes = dr.Grid((9, 13), (2.0, 3.0), unit="um")
+    vectors = np.zeros((2, 9, 13))
+    vectors[1, :, 6] = 3.3  # points of x = 18 pass those of x = 21
+    field = dr.DisplacementField(vectors, nodes)
+    page = field.report(tmp_path / "field.html").read_text()
+    length, unit = re.search(r"Longest displacement</th><td>(.*?)<", page)[1].split()
+    assert unit == "µm"
+    assert float(length) == pytest.approx(3.3, rel=0.05), "at samples, which lie beside the nodes"
+    found = re.search(r"change by factors of</th><td>(.*?) to (.*?)<", page).groups()
+    assert [float(v) for v in found] == pytest.approx([1 - 3.3 / 3, 1 + 3.3 / 3], abs=5e-3)
+    share = float(re.search(r"The field folds in (.*?) %", page)[1]) / 100
+    assert share == pytest.approx(1 / 12, abs=0.02), "between two of thirteen nodes"
+    assert page.count("data:image/png") == 1
 
 
 def test_folds_are_marked_and_named():

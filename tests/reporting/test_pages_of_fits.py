@@ -130,7 +130,10 @@ def test_a_pair_that_failed_and_one_without_images(tmp_path: Path) -> None:
     assert "Do not use this result as it is." in told
     assert "What to do:" in told
     fit.save(tmp_path / "fit.json")
-    assert "does not hold its images" in text_of(dr.PairFit.load(tmp_path / "fit.json").report(tmp_path / "again.html"))
+    loaded = dr.PairFit.load(tmp_path / "fit.json")
+    assert "pass them: fit.report(path, fixed=fixed, moving=moving)" in text_of(loaded.report(tmp_path / "a.html"))
+    shown = loaded.section(fixed=smooth[0].astype(np.float32), moving=smooth[1].astype(np.float32))
+    assert shown.comparisons == fit.section().comparisons
 
 
 def test_projections_in_words(tmp_path: Path) -> None:
@@ -214,6 +217,12 @@ def test_pages_of_all_kinds_in_a_browser(stack: Any, fit: dr.StackFit, tmp_path:
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, path
             assert page.logged == [], path
+        page.call("Emulation.setDeviceMetricsOverride", width=320, height=800, deviceScaleFactor=1, mobile=True)
+        page.open(dr.DisplacementField(np.ones((2, 9, 9)), dr.Grid((9, 9))).report(tmp_path / "field.html"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.evaluate("document.querySelector('img').getBoundingClientRect().width") > 600, "it can be scrolled"
+        assert page.logged == []
+        page.call("Emulation.clearDeviceMetricsOverride")
         page.open(pages[1])
         titles = page.evaluate("[...document.querySelectorAll('.sign title')].map(t => t.textContent)")
         assert f"slice 4: {next(iter(kinds))}" in titles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import matplotlib.image
 import numpy as np
@@ -14,7 +15,7 @@ from daskreg.geometry import Affine, Grid
 from daskreg.reporting import composites, views
 from daskreg.reporting.chart import Line, chart, ticks
 from daskreg.reporting.contrast import Window, common_windows
-from daskreg.reporting.planes import pair_planes, places
+from daskreg.reporting.planes import indices_with_content, pair_planes, places
 from daskreg.reporting.png_image import encoded
 
 
@@ -95,17 +96,32 @@ def test_scale_bars_are_round(width: float, unit: str, label: str) -> None:
 def test_planes_keep_names_spacing_and_the_way_up() -> None:
     grid = Grid((10, 20, 2000), (5, 1, 0.5), unit="nm", axes=("s", "v", "u"))
     found = places(grid)
-    assert [p.name for p, _ in found] == ["uv", "us", "vs"]
-    assert [p.upward for p, _ in found] == [False, True, True]
-    assert found[1][0].spacing == (5, 2), "of 2000 voxels every fourth is drawn"
-    assert found[1][0].at == "v = 10"
+    assert [p.name for p in found] == ["uv", "us", "vs"]
+    assert [p.upward for p in found] == [False, True, True]
+    assert found[1].spacing == (5, 2), "of 2000 voxels every fourth is drawn"
+    assert found[1].at == "v = 10"
     volume = np.zeros((10, 4, 4), np.float32)
     volume[9] = 1
-    side = places(Grid(volume.shape))[1][0]
+    side = places(Grid(volume.shape))[1]
     shown = views.view(side, [np.repeat(volume[:, 2, :, None], 3, -1)], "")
     assert shown.height / shown.width == pytest.approx(views.TALLEST)
     assert "z drawn" in shown.note
     assert side.drawn(volume[:, 2])[0].all(), "the last slice is drawn at the top"
+
+
+def test_of_blank_planes_another_one_is_shown() -> None:
+    """Padding, and slices that are lost: what is not in the middle is looked for; of blank volumes it is the middle."""
+    volume = np.full((16, 24, 20), 7, np.float32)
+    volume[3:7, 13:, 2:18] = np.random.default_rng(0).random((4, 11, 16))
+    assert indices_with_content(volume, (1, 1, 1)) == (6, 15, 10)
+    volume[:7, :, :] = np.nan
+    volume[12:] = 9
+    assert indices_with_content(volume, (1, 1, 1))[0] == 8
+    grid = Grid(volume.shape, unit="um")
+    volume[2] = np.arange(20)
+    pairs = pair_planes(volume, volume, np.eye(4), grid, grid)
+    assert pairs[0].place.at == "z = 2"
+    np.testing.assert_array_equal(pairs[0].after, volume[2])
 
 
 @pytest.mark.parametrize("shape", [(31, 50), (7, 3, 3), (1, 1), (1, 200, 3)])
@@ -121,6 +137,19 @@ def test_ticks_of_slices_are_whole() -> None:
     assert ticks(-0.5, 2.5, 10, whole=True) == [0, 1, 2]
     assert ticks(-0.5, 9999.5, 10, whole=True)[1] == 1000
     assert ticks(0.13, 0.87, 4) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.999955, 0.999964, ["0.999955", "0.99996"]),
+        (0.99951, 0.99963, ["0.99955", "0.9996"]),
+        (-12, 9, ["-10", "0", "10"]),
+    ],
+)
+def test_labels_of_an_axis_tell_its_levels_apart(low: float, high: float, expected: list[str]) -> None:
+    drawn = chart([Line("a", np.array([low, high]))], label="a", along="z")
+    assert re.findall(r'text-anchor="end">([-0-9.]+)<', drawn) == expected
 
 
 def test_a_chart_of_many_slices_is_small_and_keeps_its_extremes() -> None:

@@ -13,6 +13,7 @@ import daskreg as dr
 from daskreg.errors import MissingExtraError, OptionError, PixelUnitWarning, ShapeMismatchError, UnitError
 from daskreg.geometry import Affine, Grid, SliceAffines
 from daskreg.reporting import figures, plots
+from daskreg.stacks.verdict.stack_status import StackStatus
 from daskreg.volumes import to_dataarray
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,15 @@ def test_drift_draws_each_parameter_and_the_truth_in_the_fits_frame():
     assert plots.png(figure).startswith(PNG)
     with pytest.raises(ShapeMismatchError, match="truth"):
         plots.drift(fit, truth=truth[:3])
+
+
+def test_titles_are_words():
+    fit = stack_fit()
+    fit.title, fit.status = "a stack, aligned", StackStatus.BRIDGED
+    title = plots.drift(fit).get_suptitle()
+    assert title == "A stack, aligned\nSome slices could not be fitted and are interpolated from their neighbours."
+    fit.status = StackStatus.CONVERGED
+    assert plots.drift(fit).get_suptitle() == "A stack, aligned"
 
 
 def test_drift_of_volumes_in_a_series():

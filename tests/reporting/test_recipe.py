@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.reporting.recipe import recipe
+from daskreg.tomography import align_projections
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,19 @@ def test_what_differs_is_said(folder: Path) -> None:
     assert opened(dr.open([folder / "fixed.tif", folder / "moving.tif"])).count(".tif'") == 2
     url = "s3://bucket/a.tif?token=abc"
     assert "abc" not in opened(url)
+
+
+def test_only_options_that_differ_are_written(folder: Path) -> None:
+    """A whole number is the same as a float, and no anchors are none; masks and transforms are written out."""
+    given = {"anchors": {}, "smooth": 15.0, "trend": "keep", "neighbors": True}
+    assert recipe(dr.align_stack, given, {}).endswith("fit = dr.align_stack(trend='keep', neighbors=True)")
+    image = dr.open(folder / "fixed.tif", channel=0)
+    shift = dr.Affine.translation(y=1.5, x=0.1 + 0.2, unit="um")
+    given = {"fixed_mask": image, "moving_mask": image * 2, "init": shift, "metric": np.hypot}
+    line = recipe(dr.register, given, {}).splitlines()[-1]
+    assert f"fixed_mask=dr.open({str(folder / 'fixed.tif')!r}, channel=0), moving_mask=..., init=" in line
+    assert recipe(align_projections, {}, {}, within="dr.tomography").endswith("fit = dr.tomography.align_projections()")
+    points = np.random.default_rng(0).normal(size=(8, 2))
+    fit = dr.fit_points(points, points + 1, "translation")
+    assert "fit = dr.fit_points(fixed, moving, model='translation')" in fit.recipe
+    assert eval(line.partition("init=")[2].partition(", metric=hypot)")[0], {"dr": dr}) == shift

@@ -37,9 +37,16 @@ def test_the_only_entry_is_used_and_none_is_guessed() -> None:
     assert only_entry("t", 1, (), None, "fixed") == 0
     assert only_entry("t", 1, (), 5, "fixed") == 0, "a channel is none of the times"
     assert only_entry("C", 4, (), 3, "fixed") == 3
-    with pytest.raises(ChannelError, match=r"fixed has 4 entries along 'c'; pass channel= \(daskreg does not guess\)"):
+    with pytest.raises(
+        ChannelError,
+        match=r"fixed has 4 entries along 'c' \(numbered from 0\); pass channel= \(daskreg does not guess\)",
+    ):
         only_entry("c", 4, (), None, "fixed")
-    with pytest.raises(ChannelError, match=r"along 't'; open it with time=, or choose one with \.isel\(t=\.\.\.\)"):
+    with pytest.raises(ChannelError, match=r"2 entries along 'c' \(DAPI, GFP\); pass channel="):
+        only_entry("c", 2, ("DAPI", "GFP"), None, "fixed")
+    with pytest.raises(
+        ChannelError, match=r"along 't' \(numbered from 0\); open it with time=, or choose one with \.isel\(t=\.\.\.\)"
+    ):
         only_entry("t", 4, (), 0, "fixed")
 
 

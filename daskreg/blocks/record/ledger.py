@@ -219,8 +219,8 @@ class Ledger:
         for key in [*wanted, *(k for k in recorded if k not in wanted)]:
             if recorded.get(key) != wanted.get(key):
                 raise LayoutMismatchError(
-                    f"{self.place}: {key} is {recorded.get(key)} in the unfinished output and {wanted.get(key)} now; "
-                    "use the same options to resume, or overwrite=True to start again"
+                    f"{self.place}: {key} is {recorded.get(key)} in the output that is there and {wanted.get(key)} "
+                    "now; use the same options to resume, or overwrite=True to start again"
                 )
 
     def append(self, entry: LedgerEntry) -> None:

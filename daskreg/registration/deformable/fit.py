@@ -141,12 +141,12 @@ class DeformableFit(Fit):
         return deformable_section(self, [] if self._estimate is None else _planes(self._estimate, self.affine))
 
     def plot(self) -> Any:
-        """A matplotlib figure of the transform over the fixed image: what it moves, and where it stretches."""
-        from daskreg.reporting.field_plots import field_figure
+        """A matplotlib figure of the transform: what it moves, and where it stretches.
 
-        if self._estimate is None:
-            raise OptionError("only the fit that register returned can be drawn, not one without its images")
-        return field_figure(self.moving_from_fixed, self._estimate.images.fixed_grid)
+        Over the fixed image; of a fit that was loaded and does not hold it, over the control points.
+        """
+        transform: Any = self.moving_from_fixed
+        return transform.plot(None if self._estimate is None else self._estimate.images.fixed_grid)
 
     def __repr__(self) -> str:
         ending = "" if self.ok else f"\n  {self.status.value}"
@@ -182,12 +182,12 @@ def _planes(found: LayerEstimate, affine: PairFit | None) -> list[PairPlane]:
     began = layers.base if affine is None else affine.moving_from_fixed
     transforms = type(layers).start(began, layers.control).transform, layers.transform
     shown = []
-    for place, axis in planes.places(grid, steps):
-        ends = [(0, n) if k != axis else (n // 2, n // 2 + 1) for k, n in enumerate(grid.shape)]
+    for place in planes.places(grid, steps, planes.indices_with_content(images.fixed, steps)):
+        ends = [(0, n) if k != place.axis else (place.index, place.index + 1) for k, n in enumerate(grid.shape)]
         box = Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
-        taken = tuple(slice(None, None, step) if k != axis else 0 for k, step in enumerate(steps))
+        taken = tuple(slice(None, None, step) if k != place.axis else 0 for k, step in enumerate(steps))
         before, after = (images.warp(transform, box=box)[taken] for transform in transforms)
-        shown.append(PairPlane(place, planes.middle(images.fixed, axis, steps), before, after))
+        shown.append(PairPlane(place, planes.cut(images.fixed, place, steps), before, after))
     return shown
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError
+from daskreg.errors import InvalidTransformError
 from daskreg.fields.field import grid_dict
 from daskreg.formats import transforms
 from daskreg.geometry import Grid, Transform
@@ -151,19 +152,36 @@ class ElasticStackFit(Fit):
         sizes = np.maximum(self.jacobian[:, 2], 1 / np.maximum(self.jacobian[:, 0], 1e-9))
         return int(np.argmax(sizes))
 
-    def section(self) -> Section:
-        """What a page shows of this fit."""
+    def section(self, *, stack: Any = None, channel: int | str | None = None) -> Section:
+        """What a page shows of this fit. stack, channel: see `StackFit.section`."""
         from daskreg.reporting.stack_section import elastic_section
 
-        return elastic_section(self)
+        if stack is None:
+            return elastic_section(self)
+        from daskreg.stacks.figures import stack_pictures
+
+        pictures = stack_pictures(self, self.affine, stack, channel=channel)
+        return elastic_section(self, comparisons=pictures.comparisons, thumbnails=pictures.thumbnails)
+
+    def report(
+        self, path: str | PathLike[str], *, stack: Any = None, channel: int | str | None = None, command: str = ""
+    ) -> Path:
+        """One HTML page, and the same facts as JSON beside it; see `StackFit.report`."""
+        from daskreg.reporting.page import report
+
+        def own() -> Section:
+            return self.section(stack=stack, channel=channel)
+
+        return report(self, path, title=f"daskreg: {self.title}", sections=[own], command=command)
 
     def plot(self) -> Figure:
-        """The field of the slice that it stretches most: a warped grid, arrows, and determinants of the derivative."""
-        from daskreg.reporting.field_plots import field_figure
+        """The field of the slice that it stretches most: a warped grid, arrows, and determinants of the derivative.
 
-        if self._grid is None:
-            raise OptionError("only the fit that align_stack returned can be drawn, not one without its stack")
-        return field_figure(self.raw_from_aligned, self._grid, slices=[self.worst])
+        Over the slice; of a fit that was loaded, over the control points.
+        """
+        transform: Any = self.raw_from_aligned
+        figure: Figure = transform.plot(self._grid, slices=[self.worst])
+        return figure
 
     @property
     def _score(self) -> str:

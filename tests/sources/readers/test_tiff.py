@@ -115,6 +115,7 @@ def test_rgb_is_a_lead_dim(path):
     assert volume.dims == ("c", "y", "x")
     np.testing.assert_array_equal(volume.values, rgb.transpose(2, 0, 1))
     np.testing.assert_array_equal(open_volume(path, channel=2).values, rgb[..., 2])
+    np.testing.assert_array_equal(open_volume(path, channel="green").values, rgb[..., 1])
 
 
 def test_several_series_take_the_first_with_a_warning(path):

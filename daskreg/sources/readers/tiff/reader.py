@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
+from daskreg.sources.channels import COLOURS, RGB_LENGTHS
 from daskreg.sources.coordinates import SPACE, grid_of_level
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
@@ -122,8 +123,11 @@ def _describe_series(
         stamp=stamp_of(_files(tiff, location.root)),
     )
     coords: dict[str, Coord] = {}
-    if "c" in lead and len(stated.channels) == source.shape[source.dims.index("c")]:
+    channels = source.shape[source.dims.index("c")] if "c" in lead else 0
+    if channels and len(stated.channels) == channels:
         coords["c"] = (np.asarray(stated.channels), {})
+    elif "C" not in series.axes and series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB and channels in RGB_LENGTHS:
+        coords["c"] = (np.asarray(COLOURS[:channels]), {})
     if "t" in lead and stated.times is not None:
         every, unit = stated.times
         coords["t"] = (every * np.arange(source.shape[source.dims.index("t")]), {"units": unit})

@@ -19,7 +19,7 @@ from daskreg.sources.source import Source
 
 SLAB_BYTES = 48 << 20
 """Bytes of voxels, as stored, that are held of each image at most."""
-_THICK = 48
+_THICK = 24
 """Voxels of a slab along the first axis: few, since a buffer is longer by a chunk anyway."""
 
 

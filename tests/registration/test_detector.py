@@ -95,6 +95,19 @@ def test_dead_lines_of_one_image_are_masked(name, start, every, axis, fills):
         assert count == (0 if fill is None else len(range(start, n, every)) * image.size // n)
 
 
+@pytest.mark.slow
+def test_layers_find_motion_beside_dead_lines():
+    fixed, moving = crops(data.coins(), size=(130, 151))
+    for image in (fixed, moving):
+        image[1::4] = 0
+    fit = dr.register(fixed.astype(np.uint16), moving[:, :140].astype(np.uint16), model="bspline", spacing=24)
+    assert fit.ok
+    assert fit.overlap > 0.8
+    points = np.stack(np.meshgrid(np.arange(20, 110, 10.0), np.arange(20, 130, 10.0)), -1).reshape(-1, 2)
+    errors = fit.moving_from_fixed(points) - points - MOTION
+    assert np.sqrt(np.mean(errors**2)) < 0.1
+
+
 def test_dead_planes_of_a_volume_are_found_and_lines_of_a_specimen_are_not():
     from daskreg.registration.pyramids.bad_voxels import dead_lines
 

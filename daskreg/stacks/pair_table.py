@@ -28,7 +28,7 @@ LEAST_SCORE = 0.1  # of a correlation
 LEAST_RELATIVE_SCORE = 0.3  # of the median of the stack's correlations
 LEAST_FIELDS = 8  # in which pairs are compared separately, for their agreement to be judged
 MOST_STRETCH = 2.0  # of any direction, between two slices of one specimen
-ENOUGH = 0.6  # of the evidence needed, if it is that of tiles
+ENOUGH = 0.6  # of the evidence needed, if it is that of tiles: 9 of 1,982 pairs of unrelated slices reach it
 _ADDED = "evidence"  # a column that files of earlier versions do not have
 
 

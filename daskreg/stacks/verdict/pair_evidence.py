@@ -114,7 +114,8 @@ def _evidence(one: Tensor, other: Tensor, valid: Tensor, rows: int, columns: int
     many[:, 0] = False
     together = (sums.square() / counts.clamp_min(1) * many).sum(1) / many.sum(1).clamp_min(1)
     variance = count * torch.maximum(single, together)
-    return agreeing.sum(1).clamp_min(0).square() / variance.clamp_min(1e-9) / 2
+    found: Tensor = agreeing.sum(1).clamp_min(0).square() / variance.clamp_min(1e-9) / 2
+    return found
 
 
 @lru_cache(maxsize=4)

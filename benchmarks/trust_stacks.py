@@ -234,6 +234,26 @@ def turned(seed: int, *, every: bool) -> Input:
     return noisy(rng, np.stack([moved(scene, t) for t in truth]), 0.04), truth, {"model": "rigid"}
 
 
+def in_surround(seed: int, share: float, noise: float) -> Input:
+    """A specimen that changes slowly, on a share of a dark field, and the noise of the camera."""
+    rng = np.random.default_rng(seed)
+    truth = walk(rng, SLICES, 2.0, 0.7)
+    if seed % 2:
+        scene = scene_of(rng)
+        volume = np.stack([(scene - scene.mean()) / scene.std()] * SLICES)
+    else:
+        volume = texture(rng, SLICES, 4.0, 2.5)
+    sections = disc(volume.shape[1:], share) * (2 + volume)
+    stack = np.stack([moved(s, t) for s, t in zip(sections, truth, strict=True)])
+    return stack + noise * rng.normal(size=stack.shape), truth, {"model": "rigid", "steps": True}
+
+
+def disc(shape: tuple[int, ...], share: float) -> Floats:
+    """One within an ellipse on a share of a slice, in the middle of `shape`, and zero around it."""
+    y, x = (axis - (n - 1) / 2 for axis, n in zip(np.indices(shape), shape, strict=True))
+    return np.asarray(1 / (1 + np.exp(np.hypot(1.1 * y, x / 1.1) - np.sqrt(share * SHAPE[0] * SHAPE[1] / np.pi))))
+
+
 # Hostile ones.
 
 
@@ -244,6 +264,36 @@ def unrelated(seed: int) -> Input:
     stack = [moved(scene_of(rng, (str(names[k % len(names)]),)), np.eye(3)) for k in range(12)]
     model = ("translation", "rigid", "affine")[seed % 3]
     return np.stack([(s - s.mean()) / s.std() for s in stack]), None, {"model": model}
+
+
+def shared_outline(seed: int, share: float) -> Input:
+    """Sections of one outline on a dark field that have nothing else in common."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(PHOTOGRAPHS)
+    stack = []
+    for k in range(SLICES):
+        own = scene_of(rng, (str(names[k % len(names)]),)) if seed % 2 else texture(rng, 1, 0.0, 3.0)[0]
+        section = disc(own.shape, share) * (2 + (own - own.mean()) / own.std())
+        stack.append(moved(section, motion(*rng.uniform(-3, 3, 2))))
+    noise = (0.02, 0.2)[seed // 2 % 2] * rng.normal(size=(SLICES, *SHAPE))
+    return np.stack(stack) + noise, None, {"model": ("translation", "rigid")[seed // 4 % 2]}
+
+
+def shared_shading(seed: int) -> Input:
+    """Unrelated photographs through one lens that darkens the corners."""
+    stack, _, options = unrelated(seed)
+    y, x = (np.linspace(-1, 1, n) for n in SHAPE)
+    shading = 1 - (0.25, 0.45)[seed % 2] * (y[:, None] ** 2 + x**2)
+    return (stack - stack.min() + 0.5) * shading, None, options
+
+
+def scrambled(seed: int) -> Input:
+    """Images of the spectrum of one photograph, with random phases."""
+    rng = np.random.default_rng(seed)
+    amplitude = np.abs(np.fft.fft2(moved(scene_of(rng), np.eye(3))))
+    phases = np.angle(np.fft.fft2(rng.normal(size=(SLICES, *SHAPE))))
+    stack = np.fft.ifft2(amplitude * np.exp(1j * phases)).real
+    return stack, None, {"model": ("translation", "rigid", "affine")[seed % 3]}
 
 
 def noise_alone(seed: int, sigma: float) -> Input:
@@ -353,11 +403,20 @@ KINDS: tuple[tuple[str, int, bool, tuple[str, ...], Callable[[int], Input]], ...
     ("one slice mirrored", 8, True, (), partial(mirrored, slices=(4,))),
     ("run of slices mirrored", 6, True, (), partial(mirrored, slices=(6, 7, 8, 9))),
     ("two slices swapped", 8, True, ("volumes3d", "mni152"), swapped),
+    ("brain, every 6 mm", 10, False, ("volumes3d", "mni152"), partial(anatomy, source=brain, stride=6)),
+    ("specimen on 20 %, 30 % noise", 4, False, (), partial(in_surround, share=0.2, noise=0.3)),
+    ("specimen on 40 %, 30 % noise", 6, False, (), partial(in_surround, share=0.4, noise=0.3)),
+    ("specimen on 40 %, 80 % noise", 6, False, (), partial(in_surround, share=0.4, noise=0.8)),
+    ("specimen on 60 %, 80 % noise", 4, False, (), partial(in_surround, share=0.6, noise=0.8)),
+    ("unrelated, one outline on 40 %", 8, True, (), partial(shared_outline, share=0.4)),
+    ("unrelated, one outline on 60 %", 8, True, (), partial(shared_outline, share=0.6)),
+    ("unrelated, one shading", 8, True, (), shared_shading),
+    ("scrambled photographs", 8, True, (), scrambled),
 )  # fmt: skip
 
 
 def cases(scale: float, first: int = 0) -> Iterator[Case]:
-    """The stacks of the table: about 230 at scale 1, at least one of each kind; `first`: the first seed, below 1000."""
+    """The stacks of the table: about 290 at scale 1, at least one of each kind; `first`: the first seed, below 1000."""
     for number, (kind, count, may_refuse, folder, make) in enumerate(KINDS):
         if folder and not data_folder(*folder).is_dir():
             continue

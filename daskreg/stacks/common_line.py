@@ -48,7 +48,7 @@ def fit_profiles(lines: Floats, edges: Ints, grid: Grid, axis: int, pose: Pose) 
     parameter = pose.names.index("t" + "zyx"[3 - ndim + axis])
     covariance[:, parameter, parameter] = variance * grid.spacing[axis] ** 2
     fields = np.full((len(edges), field_count(ndim) ** ndim), np.nan, np.float32)
-    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, fields)
+    return PairTable(edges, matrices, covariance, score, score.copy(), overlap, fields, np.full(len(edges), np.nan))
 
 
 def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OVERLAP) -> tuple[float, ...]:

@@ -25,8 +25,9 @@ from daskreg.geometry import Grid
 from daskreg.registration.levenberg_marquardt import Iterate, LevelObjective, corners_of, solve_level
 from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel, pyramid
+from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import SMALL, PairOptions, identity_or_shift, slice_batch
-from daskreg.stacks.pair_table import PairTable, SliceFeatures, field_count
+from daskreg.stacks.pair_table import PairTable, SliceFeatures, by_chance, field_count
 from daskreg.stacks.verdict.pair_errors import (
     LEAST_SIGNAL,
     central_boxes,
@@ -34,6 +35,7 @@ from daskreg.stacks.verdict.pair_errors import (
     corner_variance,
     covariance_of,
 )
+from daskreg.stacks.verdict.pair_evidence import border_levels, tile_evidence
 from daskreg.stacks.verdict.smallest_motion import keep_better
 
 Floats = NDArray[np.float64]
@@ -118,7 +120,10 @@ class ImageSequence:
             iterate.assign(near, fine)
         p, covariance = self._least_uncertain(edges, iterate, last, poses)
         matrices = self.problem.pose.motions(p, self.problem.centre)[0]
-        return PairTable(edges, matrices, covariance, scores, similarity, overlap, self._fields(edges, p))
+        fields, unasked = self._fields(edges, p), np.full(len(edges), np.nan)
+        return self._with_evidence(
+            PairTable(edges, matrices, covariance, scores, similarity, overlap, fields, unasked), p
+        )
 
     def features(self) -> SliceFeatures:
         """Statistics of the single images."""
@@ -271,6 +276,25 @@ class ImageSequence:
         if self.problem.metric == "ncc":
             return np.asarray(1 - cost)
         return np.asarray(cost * self.variance.numpy()[edges[:, 0]])
+
+    def _with_evidence(self, pairs: PairTable, p: Floats) -> PairTable:
+        """The table with the evidence of tiles for the pairs whose fields chance explains."""
+        model = StackModel(self.options.pose, self.problem.centre, self.grid, self.options.metric)
+        asked = np.flatnonzero(by_chance(pairs, model))
+        if not len(asked) or self.grid.ndim != 2:
+            return pairs
+        level, evidence = self.levels[self.small - 1], pairs.evidence.copy()
+        borders = border_levels(level.fixed.values, level.fixed.weight)
+        size = _pairs_at_once(level)
+        for k in range(0, len(asked), size):
+            rows = asked[k : k + size]
+            some = _pairs(level, pairs.edges[rows])
+            maps = torch.from_numpy(LevelObjective(self.problem, some).maps(p[rows]))
+            moved, weight = NormalEquationsTorch(some).warp(maps)
+            one, other = torch.from_numpy(pairs.edges[rows].T.copy()).to(borders.device)
+            found = tile_evidence(some.fixed.values, moved, weight, (borders[one], borders[other]))
+            evidence[rows] = found.cpu().double().numpy()
+        return replace(pairs, evidence=evidence)
 
     def _fields(self, edges: Ints, p: Floats) -> NDArray[np.float32]:
         """(E, F) correlations within fields, on the finest of the small levels."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -114,8 +117,12 @@ def test_features(images):
 def test_tables_survive_being_text(images):
     table = sequence(images).register(np.array([[0, 1], [0, 2]]))
     back = unpacked(PairTable, packed(table))
-    for name in ("edges", "matrices", "covariance", "scores", "similarity", "overlap", "fields"):
+    for name in ("edges", "matrices", "covariance", "scores", "similarity", "overlap", "fields", "evidence"):
         assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
+    older = io.BytesIO()
+    with np.load(io.BytesIO(base64.b64decode(packed(table)))) as columns:
+        np.savez(older, **{name: columns[name] for name in columns if name != "evidence"})
+    assert np.isnan(unpacked(PairTable, base64.b64encode(older.getvalue()).decode()).evidence).all()
     features = sequence(images).features()
     assert np.array_equal(unpacked(SliceFeatures, packed(features)).digest, features.digest)
     with pytest.raises(ValueError):

@@ -27,7 +27,8 @@ def pairs(truth, sigma, bias, seed=0):
     matrices = np.tile(np.eye(3), (len(edges), 1, 1))
     matrices[:, :2, 2] = truth[edges[:, 1]] - truth[edges[:, 0]] + noise + gap**2 * bias
     one, fields = np.ones(len(edges)), np.full((len(edges), field_count(2) ** 2), np.nan, np.float32)
-    return PairTable(edges, matrices, np.tile(np.eye(2) * sigma**2, (len(edges), 1, 1)), one, one, one, fields)
+    covariance, unknown = np.tile(np.eye(2) * sigma**2, (len(edges), 1, 1)), np.full(len(edges), np.nan)
+    return PairTable(edges, matrices, covariance, one, one, one, fields, unknown)
 
 
 def drift(table, truth):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 from skimage import data
 
 import daskreg as dr
@@ -19,11 +20,12 @@ from daskreg.stacks.execution import Execution
 from daskreg.stacks.inputs import source_along
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.pair_registration import PairOptions
-from daskreg.stacks.pair_table import PairTable, by_chance, whole_correlation
+from daskreg.stacks.pair_table import ENOUGH, PairTable, by_chance, whole_correlation
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict import fixed_pattern, refits
 from daskreg.stacks.verdict.examine import examine
+from daskreg.stacks.verdict.pair_evidence import border_levels, tile_evidence
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 from daskreg.stacks.verdict.subtraction_rounds import left_by_rounds
 
@@ -222,6 +224,17 @@ def test_unrelated_slices_are_not_ok(model):
 
 
 @pytest.mark.slow
+def test_a_stack_of_a_specimen_in_noise_is_fitted():
+    rng = np.random.default_rng(3)
+    (scene,) = textures(rng, 3)
+    drift = np.cumsum(rng.normal(size=(5, 2)), axis=0)
+    moved = [scipy.ndimage.shift(disc(0, 0) * (1 + scene), d, order=3) for d in drift]
+    fit = dr.align_stack(np.stack(moved) + 0.7 * rng.normal(size=(5, 128, 128)), model="translation")
+    assert fit.ok
+    assert error(fit, drift) < 0.5
+
+
+@pytest.mark.slow
 def test_slices_that_share_an_outline_alone_are_not_ok():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:128, :128] - 64.0
@@ -231,6 +244,57 @@ def test_slices_that_share_an_outline_alone_are_not_ok():
         own = scipy.ndimage.gaussian_filter(rng.normal(size=y.shape), 3)
         slices.append(disc * (2 + own / own.std()) + 0.02 * rng.normal(size=y.shape))
     assert not dr.align_stack(np.array(slices), model="translation").ok
+
+
+def disc(y, x, sharpness=1.0):
+    """A disc on 40 % of a field of 128 x 128 voxels."""
+    rows, columns = np.mgrid[:128, :128] - 63.5
+    return 1 / (1 + np.exp(sharpness * (np.hypot(1.15 * (rows - y), columns - x) - 46)))
+
+
+def textures(rng, *sigmas):
+    """One image for each sigma of its Gaussian correlation."""
+    images = [scipy.ndimage.gaussian_filter(rng.normal(size=(128, 128)), s) for s in sigmas]
+    return [image / image.std() for image in images]
+
+
+def evidence_of(fixed, moving):
+    """In multiples of what a pair of slices needs whose model is rigid."""
+    images = [torch.from_numpy(((i - i.mean()) / i.std())[None].astype(np.float32)) for i in (fixed, moving)]
+    grid = Grid((128, 128))
+    needed = StackModel(Pose.of("rigid", 2), grid.centre, grid, "ncc").needed_evidence
+    borders = border_levels(images[0], None), border_levels(images[1], None)
+    return tile_evidence(*images, torch.ones(1, 128, 128), borders).item() / (ENOUGH * needed)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 0.8])
+def test_a_specimen_in_noise_has_evidence(noise):
+    rng = np.random.default_rng(0)
+    (own,) = textures(rng, 3)
+    slices = [disc(0, 0) * (2 + own) + noise * rng.normal(size=own.shape) for _ in range(2)]
+    assert evidence_of(*slices) > 1
+
+
+def test_slices_that_agree_in_some_places_have_evidence():
+    """Half of what each shows is its own, the more the farther from the middle; and there is a surround."""
+    rng = np.random.default_rng(1)
+    common, *others = textures(rng, 3, 3, 3)
+    near = np.exp(-(np.mgrid[-64:64, -64:64][1] ** 2) / (2 * 30**2))
+    slices = [disc(0, 0) * (2 + near * common + (1 - near) * own) + 0.05 * rng.normal(size=own.shape) for own in others]
+    assert evidence_of(*slices) > 1
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1, 3])
+def test_outlines_shading_and_stripes_are_no_evidence(sharpness):
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        one, other = textures(rng, 3, 3)
+        edges = [disc(0, 0, sharpness) * (2 + own) + 0.02 * rng.normal(size=own.shape) for own in (one, other)]
+        assert evidence_of(*edges) < 0.5
+        shading = 1 - 0.4 * np.hypot(*np.mgrid[-1:1:128j, -1:1:128j])
+        assert evidence_of(*(shading * (4 + own) for own in (one, other))) < 0.5
+        stripes = np.repeat(rng.normal(size=(1, 128)), 128, axis=0)
+        assert evidence_of(*(own + 0.2 * stripes for own in (one, other))) < 1
 
 
 @pytest.mark.slow
@@ -270,10 +334,12 @@ def test_fields_that_agree_by_chance():
     scores, one = np.array([0.3, 0.3, 0.9, 0.05]), np.ones(4)
     eye = np.tile(np.eye(3), (4, 1, 1))
     edges = np.stack([np.arange(4), np.arange(4) + 1], 1)
-    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32))
+    pairs = PairTable(edges, eye, eye, scores, scores, one, fields.astype(np.float32), np.full(4, np.nan))
     grid = Grid(SHAPE)
     model = StackModel(Pose.of("rigid", 2), grid.centre, grid, "ncc")
     assert by_chance(pairs, model).tolist() == [True, False, False, True]
+    tiles = np.array([0.7, 0.2, 0.2, 0.4]) * model.needed_evidence
+    assert by_chance(replace(pairs, evidence=tiles), model).tolist() == [False, False, False, True]
 
 
 @pytest.mark.slow

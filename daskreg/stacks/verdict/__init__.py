@@ -2,6 +2,7 @@
 
 bad_voxels        gaps and hot voxels of the detector, which are masked
 detector          the same as a task where the voxels are
+pair_evidence     whether two slices agree more than what does not belong together
 mirrored          slices that are mirror images
 specimen_errors   errors of pairs that cycles do not show
 smallest_motion   of poses that fit a pair equally well, the one that moves least

@@ -118,9 +118,11 @@ def read_image(
     read = np.asarray(data)
     # A fit keeps its images: never the caller's own memory, which a GPU's copy is not.
     own = torch.device(device).type == "cpu" or not (read.flags.c_contiguous and read.flags.writeable)
-    own = own or without_gaps
+    own = own or code is not None
     numbers, bad = as_float32(read, 0.0 if factors else offset, code, copy=own)
-    bad += _mask_dead_lines(numbers) if without_gaps else 0
+    if without_gaps:
+        numbers, dead = _without_dead_lines(numbers)
+        bad += dead
     values = torch.as_tensor(numbers).to(device)
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
     check_content(values, found, what, offset)
@@ -135,20 +137,19 @@ def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
     offset = level_of(lambda box: value[box.slices], Box.of(value.shape), value.dtype)
     code = far_gap_code(value[middle_box(value.shape).slices])
     numbers, bad = as_float32(value, offset, code)
-    bad += _mask_dead_lines(numbers)
+    numbers, dead = _without_dead_lines(numbers)
+    bad += dead
     values = torch.as_tensor(numbers).to(like.values.device)
     check_content(values, None, what, offset)
     return replace(like, values=values, offset=offset, bad=bad)
 
 
-def _mask_dead_lines(values: NDArray[np.float32]) -> int:
-    """How many voxels of dead lines there were; they become NaN."""
+def _without_dead_lines(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """The values with NaN in dead lines, as a copy, and how many voxels these have."""
     dead = dead_lines(values)
     if dead is None:
-        return 0
-    dead &= np.isfinite(values)
-    values[dead] = np.nan
-    return int(dead.sum())
+        return values, 0
+    return np.where(dead, np.float32(np.nan), values), int((dead & np.isfinite(values)).sum())
 
 
 def without_bad_voxels(fixed: Sequence[Image], moving: Sequence[Image]) -> tuple[list[Image], list[Image]]:

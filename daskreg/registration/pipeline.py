@@ -20,7 +20,7 @@ from daskreg.registration.multiresolution import estimate_over_levels
 from daskreg.registration.problem import Problem, SolverOptions
 from daskreg.registration.pyramids.masked_pyramids import masked_pyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch
-from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_errors
+from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_brightness, with_errors
 from daskreg.runtime.compile_ahead import expected
 from daskreg.runtime.progress import Progress
 
@@ -60,6 +60,8 @@ def estimate(
         turns = isinstance(init, str) and init == "search"
         verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
         verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
+        if problem.metric == "mse" and best.level is not None:
+            verdicts = with_brightness(problem, verdicts, best.level, best.parameters)
         return replace(best, verdicts=verdicts)
 
 

@@ -25,6 +25,9 @@ from daskreg.registration.verdict.rivals import turn_excluded
 Floats = NDArray[np.float64]
 
 _LOW_OVERLAP = 0.25
+# The share of the residual of "mse" left by a fit of gain and offset, below which brightness differs, and the voxels by
+# which the bands of frequency may then put the pose elsewhere.
+_BRIGHTNESS, _MOST_OFFSET = 0.5, 0.25
 # Metrics by which images that agree have the same contrast.
 _SAME_CONTRAST = ("ncc", "mse", "mae")
 
@@ -146,6 +149,24 @@ def with_errors(
             free, sigma = (vectors[:, -1] / verdict.units)[None], np.array([error])
         found.append(replace(verdict, error=error, free=free, sigma=sigma))
     return found
+
+
+def with_brightness(
+    problem: Problem, verdicts: Sequence[Verdict], level: PyramidLevel, parameters: Floats
+) -> list[Verdict]:
+    """The verdicts of "mse", which allow for little where much of the residual is another gain or offset.
+
+    That moves the optimum of the metric, mostly by less than any other contradiction.
+
+    Args:
+        level: the finest one. parameters: (B, P).
+    """
+    p = np.asarray(parameters)
+    by_scale, by_difference = (
+        LevelObjective(replace(problem, metric=metric), level).subsampled().evaluate(p) for metric in ("ncc", "mse")
+    )
+    other = by_scale.noise < _BRIGHTNESS * by_difference.noise
+    return [replace(v, most_offset=_MOST_OFFSET) if differs else v for v, differs in zip(verdicts, other, strict=True)]
 
 
 def edges_of(level: PyramidLevel) -> PyramidLevel:

@@ -101,7 +101,7 @@ def descend(
     most: int,
     evaluate: Callable[[Floats], Evaluation[Found] | None],
 ) -> Descent[Found]:
-    """At most so many steps from the poses, until one is short.
+    """At most so many steps from the poses, until one is short; the last one is taken without being judged.
 
     Where no step helps, it ends at the poses from which none did, not settled.
 

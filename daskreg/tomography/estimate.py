@@ -204,11 +204,16 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
 
 def _determined(problem: Problem, own: Floats, turn: _Spread, centre: _Spread) -> bool:
     """See `Uncertainty`. Where a wedge is missing, the centre is open, and moves the volume alone."""
-    shifts = [own[problem.used, k] / problem.factor for k, name in enumerate(problem.names) if name in ("ty", "tx")]
     edge = turn.sigma * max(problem.data.shape[1:]) / 2
-    widest = max(edge, 0.0 if problem.wedge else centre.sigma / problem.factor, *(float(np.median(s)) for s in shifts))
+    widest = max(edge, 0.0 if problem.wedge else centre.sigma / problem.factor)
     noisy = any(spread.sigma > 0 and spread.by_noise > _NOISE_OF_THE_DETERMINED for spread in (turn, centre))
-    return widest <= _MOST_SIGMA and not noisy
+    return widest <= _MOST_SIGMA and not noisy and shifts_are_known(problem, own, problem.factor)
+
+
+def shifts_are_known(problem: Problem, own: Floats, factor: int) -> bool:
+    """Whether most shifts, of standard deviations `own`, are known to within two pixels of a level of such factor."""
+    shifts = [own[problem.used, k] / factor for k, name in enumerate(problem.names) if name in ("ty", "tx")]
+    return max(float(np.median(sigma)) for sigma in shifts) <= _MOST_SIGMA
 
 
 def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats, float]:

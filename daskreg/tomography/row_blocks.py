@@ -21,7 +21,7 @@ from daskreg.errors import OptionError
 from daskreg.registration.blockwise.work import Work
 from daskreg.tomography.agreement import explained, varying_part
 from daskreg.tomography.descent import Evaluation, descend
-from daskreg.tomography.estimate import LEAST_NOISE, Solution, Uncertainty, bridged
+from daskreg.tomography.estimate import LEAST_NOISE, Solution, Uncertainty, bridged, shifts_are_known
 from daskreg.tomography.matching import SMOOTHED_NOISE, Problem, linearised, without_images
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
 from daskreg.tomography.poses import Fixed, Level
@@ -205,7 +205,7 @@ class RowSolution:
         """Standard deviations, and the residuals (A,).
 
         The gain of noise is that of the level before, and so are the axis and the centre. It is consistent where the
-        level before is, and this one explains its own projections.
+        level before is, and this one explains its own projections; it is determined where both are.
 
         Args:
             factor: columns of the detector in a pixel.
@@ -220,7 +220,11 @@ class RowSolution:
         own[problem.used] = local * coarse.gain * noise * disagreement * unit
         residuals[problem.used] = np.sqrt(sums.left / np.maximum(sums.power, 1e-30))
         consistent = coarse.consistent and self._explains(coarse, problem)
-        return replace(coarse, own=own, noise=noise, disagreement=disagreement, consistent=consistent), residuals
+        determined = coarse.determined and shifts_are_known(problem, own, factor)
+        found = replace(
+            coarse, own=own, noise=noise, disagreement=disagreement, consistent=consistent, determined=determined
+        )
+        return found, residuals
 
     def _explains(self, coarse: Uncertainty, problem: Problem) -> bool:
         """Whether less than half of the signal is left, or no more than noise; see `agreement`.

@@ -40,6 +40,15 @@ _EDGE = 0.02  # of the columns, on either side, where there is background
 
 
 @dataclass(frozen=True, eq=False)
+class Piece:
+    """Some rows of some projections, as stored: (B, R, U)."""
+
+    angles: slice
+    rows: slice
+    raw: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Projections:
     """Projections as a user passed them, nothing read.
 
@@ -66,27 +75,46 @@ class Projections:
         a, v, u = self.data.shape
         return int(a), int(v), int(u)
 
-    def batches(self) -> Iterator[tuple[int, Array]]:
-        """The first index and the values (B, V, U), float32, NaN where pixels do not count."""
-        count, rows, columns = self.shape
-        size = max(1, self.batch_bytes // (4 * rows * columns))
-        chunk = self.data.chunks[0][0] if hasattr(self.data, "chunks") else 1
-        whole = chunk * rows * columns * self.data.dtype.itemsize
-        # A whole chunk along the angles, where it fits: what is left of one would be read again.
-        read = -(-size // chunk) * chunk if whole <= _MOST_BATCHES * self.batch_bytes else size
-        for start in range(0, count, read):
-            raw = np.asarray(self.data[start : start + read])
-            for first in range(start, min(start + read, count), size):
-                yield first, self._values(raw[first - start : first - start + size], first)
+    def batches(self) -> Iterator[Iterator[Piece]]:
+        """All values, angles after angles; within the pieces of some angles, rows after rows.
 
-    def _values(self, raw: Array, first: int) -> Array:
+        Whole chunks are read, each once, where they fit; what is left of one would be read again.
+        """
+        count, rows, columns = self.shape
+        most = _MOST_BATCHES * self.batch_bytes
+        stored = [c[0] for c in self.data.chunks] if hasattr(self.data, "chunks") else [1, rows]
+        angles = max(1, min(self.batch_bytes // (4 * rows * columns), count))
+        angles = -(-angles // stored[0]) * stored[0]
+        row_bytes = columns * self.data.dtype.itemsize
+        if angles * rows * row_bytes <= most:
+            height = rows
+        elif stored[0] * stored[1] * row_bytes <= most:
+            angles = stored[0]
+            height = most // (angles * stored[1] * row_bytes) * stored[1]
+        else:
+            angles, height = max(1, most // (stored[1] * row_bytes)), stored[1]
+        for start in range(0, count, angles):
+            chosen = slice(start, min(start + angles, count))
+            yield (self._piece(chosen, slice(v, min(v + height, rows))) for v in range(0, rows, height))
+
+    def _piece(self, angles: slice, rows: slice) -> Piece:
+        return Piece(angles, rows, np.asarray(self.data[angles, rows]))
+
+    def values(self, piece: Piece) -> Iterator[tuple[int, Array]]:
+        """The first angle and the values (B, R, U), float32, NaN where pixels do not count, some angles at once."""
+        size = max(1, self.batch_bytes // (4 * max(piece.raw[0].size, 1)))
+        for first in range(piece.angles.start, piece.angles.stop, size):
+            start = first - piece.angles.start
+            yield first, self._values(piece.raw[start : start + size], first, piece.rows)
+
+    def _values(self, raw: Array, first: int, rows: slice) -> Array:
         values = np.asarray(raw, dtype=np.float32)
         if self.beam is not None:
-            values = self.beam.attenuation(values).astype(np.float32)
+            values = self.beam.attenuation(values, rows).astype(np.float32)
         values = np.where(np.isfinite(values), values, np.float32(np.nan))
         if self.mask is not None:
             mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + len(raw)]
-            values = np.where(np.asarray(mask), values, np.float32(np.nan))
+            values = np.where(np.asarray(mask[..., rows, :]), values, np.float32(np.nan))
         return values
 
 
@@ -225,12 +253,56 @@ def binned(
     count = projections.shape[0]
     kept = levels if rows is None else levels[:-1]
     means = [np.empty((count, *level.binned_shape), np.float32) for level in kept]
-    for first, values in projections.batches():
-        for data, level in zip(means, kept, strict=True):
-            data[first : first + len(values)] = _means(values, level)
+    for pieces in projections.batches():
+        sums: list[_Sums] = []
+        for piece in pieces:
+            sums = sums or [_Sums.empty(piece.angles, level) for level in levels]
+            for first, values in projections.values(piece):
+                for one in sums:
+                    one.add(first, piece.rows.start, values)
+        for data, one in zip(means, sums, strict=False):
+            data[one.angles] = one.means()
         if rows is not None:
-            rows(first, _means(values, levels[-1]))
+            rows(sums[-1].angles.start, sums[-1].means())
     return [_without_background(data) for data in means]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """(B, V, U) sums of the pixels that count, and their numbers, of a level."""
+
+    angles: slice
+    level: Level
+    total: Floats
+    number: NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, angles: slice, level: Level) -> _Sums:
+        shape = (angles.stop - angles.start, *level.binned_shape)
+        return cls(angles, level, np.zeros(shape), np.zeros(shape, np.int32))
+
+    def add(self, first: int, top: int, values: Array) -> None:
+        """Those of (B, R, U) values: `first` is the number of the first projection, `top` of the first row."""
+        (rows, columns), (v, u) = self.level.binned_shape, self.level.factors
+        used = values[:, : max(rows * v - top, 0), : columns * u]
+        if not used.size:
+            return
+        known = np.isfinite(used)
+        across = (*used.shape[:2], columns, u)
+        whole = bool(known.all())
+        sums = (used if whole else np.where(known, used, 0)).reshape(across).sum(axis=3, dtype=np.float64)
+        # Where a row of the level begins, in the rows that are here.
+        starts = np.unique([0, *range(-top % v, used.shape[1], v)])
+        here = (slice(first - self.angles.start, first - self.angles.start + len(used)), (top + starts) // v)
+        self.total[here] += np.add.reduceat(sums, starts, axis=1)
+        numbers = np.full(across[:3], u) if whole else known.reshape(across).sum(axis=3)
+        self.number[here] += np.add.reduceat(numbers, starts, axis=1)
+
+    def means(self) -> Array:
+        """NaN where fewer than half of the pixels count."""
+        found = self.total / np.maximum(self.number, 1)
+        enough = 2 * self.number >= math.prod(self.level.factors)
+        return np.where(enough, found, np.nan).astype(np.float32)
 
 
 def _without_background(data: Array) -> tuple[Array, Array | None, float]:
@@ -245,16 +317,6 @@ def _without_background(data: Array) -> tuple[Array, Array | None, float]:
         return data, None, background
     data[~valid] = 0
     return data, valid, background
-
-
-def _means(values: Array, level: Level) -> Array:
-    """Means of the pixels that count; NaN where fewer than half do."""
-    (rows, columns), (v, u) = level.binned_shape, level.factors
-    blocks = values[:, : rows * v, : columns * u].reshape(len(values), rows, v, columns, u)
-    known = np.isfinite(blocks)
-    number = known.sum(axis=(2, 4))
-    total = np.where(known, blocks, 0).sum(axis=(2, 4), dtype=np.float64)
-    return np.where(2 * number >= u * v, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
 def unusable(data: Array, valid: Array | None, radians: Floats) -> dict[int, str]:

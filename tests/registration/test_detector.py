@@ -95,19 +95,48 @@ def test_dead_lines_of_one_image_are_masked(name, start, every, axis, fills):
         assert count == (0 if fill is None else len(range(start, n, every)) * image.size // n)
 
 
+@pytest.mark.slow
+def test_layers_find_motion_beside_dead_lines():
+    fixed, moving = crops(data.coins(), size=(130, 151))
+    for image in (fixed, moving):
+        image[1::4] = 0
+    fit = dr.register(fixed.astype(np.uint16), moving[:, :140].astype(np.uint16), model="bspline", spacing=24)
+    assert fit.ok
+    assert fit.overlap > 0.8
+    points = np.stack(np.meshgrid(np.arange(20, 110, 10.0), np.arange(20, 130, 10.0)), -1).reshape(-1, 2)
+    errors = fit.moving_from_fixed(points) - points - MOTION
+    assert np.sqrt(np.mean(errors**2)) < 0.1
+
+
 def test_dead_planes_of_a_volume_are_found_and_lines_of_a_specimen_are_not():
     from daskreg.registration.pyramids.bad_voxels import dead_lines
 
     volume = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(40, 33, 28)), 1).astype(np.float32)
     assert dead_lines(volume) is None
-    volume[:, 7::9], volume[12:14] = 0, np.random.default_rng(1).normal(0, 1e-3, (2, 33, 28))
+    for lines in (volume[3::9, :, :], volume[:, 2::7, :]):
+        lines[:] = np.random.default_rng(1).normal(0, 1e-3, lines.shape)
     expected = np.zeros(volume.shape, bool)
-    expected[:, 7::9] = expected[12:14] = True
+    expected[3::9] = expected[:, 2::7] = True
     np.testing.assert_array_equal(dead_lines(volume), expected)
     drawing = np.zeros((64, 71), np.float32)
     drawing[20:44, 20:50], drawing[30, 5:66] = 1, 1
     for image in (drawing, 1 - drawing, np.tile(np.float32([[0], [1], [1]]), (20, 50)), data.text().astype(np.float32)):
         assert dead_lines(image) is None
+
+
+@pytest.mark.parametrize("shift", [0, -1])
+def test_blank_planes_and_layers_of_a_specimen_are_not_dead(shift):
+    """At the ends of a volume, or one bright layer: the specimen moves with them."""
+    rng = np.random.default_rng(2)
+    body = np.zeros((9, 64, 64))
+    body[2:7] = ndimage.gaussian_filter(rng.normal(size=(5, 64, 64)), (0, 2, 2)) * 10
+    fixed, moving = (np.roll(body, k, 0) + rng.normal(0, 0.005, body.shape) for k in (0, shift))
+    fit = dr.register(fixed.astype(np.float32), moving.astype(np.float32), model="translation")
+    assert fit.bad_voxels == (0, 0)
+    np.testing.assert_allclose(fit.parameters["tz"], shift, atol=0.05)
+    layer = ndimage.gaussian_filter(rng.normal(size=(80, 90)), 2)
+    layer[40:42] = 3
+    assert dr.register(layer, np.roll(layer, (4, 3), (0, 1)), model="translation").bad_voxels == (0, 0)
 
 
 def test_missing_planes_of_a_volume_are_filled_by_polynomials_and_count_for_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -314,3 +315,16 @@ def test_the_confusion_table_in_small(monkeypatch):
     assert not [case for case, outcome, _ in results if outcome.ok and outcome.error > 2 * outcome.tolerance]
     assert not [c for c, outcome, _ in results if outcome.right and not outcome.ok and not c.may_refuse]
     assert "wrong and ok: " in trust.table(results)
+
+
+@pytest.mark.parametrize(("gain", "level", "metric", "ok"), [
+    (1.3, 0, "mse", False), (1, 30, "mse", False), (1, 0, "mse", True), (1.3, 30, "ncc", True),
+])  # fmt: skip
+def test_mse_of_another_brightness_is_contradicted(gain, level, metric, ok):
+    """The pose is 0.8 px off, 5 sigma; a fit of gain and offset explains most of the residual."""
+    scene, rng = data.camera().astype(float), np.random.default_rng(1)
+    fixed, moving = (scene[y : y + 200, x : x + 220] + rng.normal(0, 4, (200, 220)) for y, x in ((40, 50), (33, 55)))
+    fit = dr.register(fixed, gain * moving + level, model="translation", metric=metric)
+    assert fit.ok is ok
+    error = math.hypot(fit.parameters["ty"] - 7, fit.parameters["tx"] + 5)
+    assert error < 0.05 if ok else error > 0.5

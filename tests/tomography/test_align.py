@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -358,6 +360,39 @@ def test_what_cannot_be_aligned():
 
 def one_level(projections, level):
     return binned(projections, [level])[0][:2]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 2_000, 10_000, 10**9])
+def test_each_chunk_is_read_once_while_means_are_taken(batch_bytes):
+    """Where whole projections do not fit, by rows, in groups that are not those of the levels."""
+    rng = np.random.default_rng(0)
+    scan, flats = rng.uniform(1, 2, (11, 37, 40)).astype(np.float32), rng.uniform(3, 4, (37, 40))
+    scan[3, 5:9, 7:30], scan[8] = np.nan, np.nan
+    mask = rng.uniform(size=scan.shape) > 0.1
+    reads = []
+
+    def counted(block):
+        reads.append(block.size)
+        return block
+
+    lazy = da.from_array(scan, chunks=(4, 10, 40)).map_blocks(counted, dtype=np.float32, meta=scan[:0])
+    options = {"axis": "y", "channel": None, "channel_axis": None, "flats": flats, "darks": None, "mask": mask}
+    levels, rows = [Level(SHAPE, (3, 5)), Level(SHAPE, (1, 2))], {}
+    given = replace(projections_of(lazy, **options), batch_bytes=batch_bytes)
+    found = binned(given, levels, lambda first, means: rows.update({first: means}))[0]
+    # One chunk at once is the least that can be read.
+    assert sum(reads) == scan.size or batch_bytes * 8 < 4 * 10 * 40 * 4
+    attenuation = np.where(mask, -np.log(scan / flats), np.nan)
+    data, known, background = found
+    coarse = np.where(known, data + np.float32(background), np.nan)
+    for (v, u), means in (((3, 5), coarse), ((1, 2), np.concatenate([rows[k] for k in sorted(rows)]))):
+        height, width = 37 // v, 40 // u
+        pixels = attenuation[:, : height * v].reshape(11, height, v, width, u).swapaxes(2, 3)
+        pixels = pixels.reshape(11, height, width, v * u)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of means of nothing
+            expected = np.where(2 * np.isfinite(pixels).sum(-1) >= v * u, np.nanmean(pixels, -1), np.nan)
+        np.testing.assert_allclose(means, expected, rtol=1e-5)
 
 
 def test_channels_flats_and_masks_are_read_alike():

@@ -84,7 +84,9 @@ def register_layers(
     check_memory(grids[-1])
     if metric == "mse":
         moving = at_level(moving, fixed.offset)
-    f, m, variance = standardised(batch_of(fixed), batch_of(moving), "mse" if metric == "mse" else "ncc")
+    # Layers count a voxel only where all that is interpolated there counts: next to none beside dead lines.
+    f, m = batch_of(fixed).with_filled, batch_of(moving).with_filled
+    f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
     found = estimate_layers(
         pyramids,

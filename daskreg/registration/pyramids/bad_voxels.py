@@ -6,8 +6,8 @@ two images agree best without motion. They are found to be masked:
 - A code is the largest or smallest value of an integer type of 16 bits or more, or a repeated extreme value of other
   types, with nothing near it: the voxels beside coded ones are as usual, not nearly as extreme.
 - A gap has the same value in all images of a detector, and the voxels beside it never have it.
-- Lines across the image (planes of a volume) that have one value, or vary next to nothing, while those beside them have
-  other values, are dead or were filled; one image shows that.
+- Several lines across the image (planes of a volume) that have one value, or vary next to nothing, while those beside
+  them have other values, are dead or were filled; one image shows that. A few may be layers of the specimen.
 - A hot or dead voxel differs from its neighbours in all images by far more than these differ among themselves. It is
   one voxel wide: what is imaged through optics also brightens the voxels beside it.
 """
@@ -56,6 +56,8 @@ _GLANCE, _FLAT = 16, 0.1
 # Dead lines next to each other, at most, as a share of the lines of an axis, and at the border, where more of them are
 # background or fill (see `flat_borders`); and the most of the lines of an axis that are dead.
 _THICK, _AT_BORDER, _MOST_LINES = 0.05, 2, 0.7
+# Dead lines (or runs of them) apart from the border without which there are none.
+_FEWEST_LINES = 4
 # Of the 24 bits of float32, those in which values on different levels are compared.
 _KEPT_BITS = 21
 # Voxels in between are fewer than this share where a code is apart from the other values.
@@ -221,7 +223,7 @@ def _dead_lines(images: Pixels, same: Bools) -> Bools:
 def dead_lines(image: Pixels) -> Bools | None:
     """(*shape) voxels of thin lines (or planes) that vary next to nothing, while those beside them have other values.
 
-    None where there are none, or nothing else has contrast.
+    None where there are fewer than _FEWEST_LINES along each axis, or nothing else has contrast.
     """
     dead: Bools | None = None
     for axis in range(image.ndim):
@@ -244,13 +246,17 @@ def _dead_along(lines: Pixels) -> Bools:
     calm = spread <= _FLAT * np.nanquantile(spread, _MOST_LINES)
     spread[calm] = _spread(lines[calm])
     most = max(_AT_BORDER, int(_THICK * len(lines)))
+    inner = 0
     for thick in {_AT_BORDER, most} if calm.any() else ():
         flat = calm & (spread <= _FLAT * scipy.ndimage.maximum_filter1d(np.nan_to_num(spread), 2 * thick + 1))
         for (run,) in scipy.ndimage.find_objects(scipy.ndimage.label(flat)[0]):
             beside = [lines[k] for k in (run.start - 1, run.stop) if 0 <= k < len(lines)]
             if run.stop - run.start <= (thick if len(beside) == 2 else _AT_BORDER):
-                found[run] |= all(_differs(line, other) for line in lines[run] for other in beside)
-    return found
+                dead = [all(_differs(line, other) for other in beside) for line in lines[run]]
+                inner += any(dead) and len(beside) == 2 and not found[run].any()
+                found[run] |= dead
+    # One layer, or the background at the ends, is a specimen's.
+    return found if inner >= _FEWEST_LINES else np.zeros_like(found)
 
 
 def _spread(lines: Pixels) -> NDArray[np.float32]:

@@ -60,6 +60,11 @@ class ImageBatch:
         """With which voxels take part in smoothing."""
         return self.weight if self.weight is None or self.filled is None else torch.maximum(self.weight, self.filled)
 
+    @property
+    def with_filled(self) -> ImageBatch:
+        """The same images, of which filled voxels count as others do."""
+        return self if self.filled is None else replace(self, weight=self.smoothed_weight, filled=None)
+
 
 @dataclass(frozen=True)
 class PyramidLevel:

@@ -18,6 +18,8 @@ Bools = NDArray[np.bool_]
 # By how much more slices two apart differ than next ones, as a share of what these do. Of specimens that do not change,
 # with noise, it is below 0.05; of anatomy, tissue and random specimens 1.5 to 2.5.
 _MORE = 0.15
+# The least difference of their correlations that counts: interpolation alone makes a few thousandths.
+_LEAST = 0.01
 # Voxels, and standard deviations of a shift, below which slow motion is not worth a word.
 _VOXELS, _DEVIATIONS = 1.0, 3.0
 # Slices below which nothing is slow.
@@ -53,4 +55,5 @@ def changes(pairs: PairTable, metric: str) -> bool:
     if not len(known):
         return True
     near = known[:, :2].mean(1)
-    return bool(np.median(known[:, 2] - near) > _MORE * np.median(near))
+    least = _LEAST if metric == "ncc" else 0.0
+    return bool(np.median(known[:, 2] - near) > max(_MORE * np.median(near), least))

@@ -49,10 +49,12 @@ class Volume:
     Args:
         array: with dims t, c, z, y, x as far as there are such axes; its voxels are NumPy's or dask's.
         source: reads the voxels, along the dims of `array`.
+        colour_last: whether the axis of channels came last, and was moved to the front.
     """
 
     array: xr.DataArray
     source: Source
+    colour_last: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -101,10 +103,13 @@ def volume_of(value: Any, *, colour_ndim: int | None = None) -> Volume:
         return value
     if hasattr(value, "detach"):
         value = _from_tensor(value)
-    if colour_ndim is not None:
-        value = _with_colour_named(value, colour_ndim)
+    colour_last = False
+    if colour_ndim is not None and isinstance(value, np.ndarray | da.Array):
+        colour_last = ends_in_colour(value.shape, colour_ndim)
+    if colour_last:
+        value = xr.DataArray(value, dims=(*SPACE[-(value.ndim - 1) :], "c"))
     array = _normalised(value)
-    return Volume(array, _source_of(array, _grid_of(array)))
+    return Volume(array, _source_of(array, _grid_of(array)), colour_last)
 
 
 def mask_array(mask: Any) -> Any:
@@ -309,13 +314,6 @@ def _with_known_dims(array: xr.DataArray) -> xr.DataArray:
         if name in _UPPER and name.lower() not in taken:
             names[dim] = name.lower()
     return array if all(d == name for d, name in names.items()) else array.rename(names)
-
-
-def _with_colour_named(value: Any, ndim: int) -> Any:
-    """A NumPy or dask array that ends in colour, with names for its axes; anything else as it is."""
-    if not isinstance(value, np.ndarray | da.Array) or not ends_in_colour(value.shape, ndim):
-        return value
-    return xr.DataArray(value, dims=(*SPACE[-(ndim - 1) :], "c"))
 
 
 def _grid_of(array: xr.DataArray) -> Grid:

@@ -101,10 +101,10 @@ def warp(
         )
     if isinstance(source, np.ndarray):
         made = run_block(job, Box.of(job.shape), parallel=True)
-        return np.moveaxis(made, 0, -1) if spec.lead else made
+        return np.moveaxis(made, 0, -1) if volume.colour_last else made
     data = lazy_array(job, chunks)
     if isinstance(source, da.Array):
-        return da.moveaxis(data, 0, -1) if spec.lead else data
+        return da.moveaxis(data, 0, -1) if volume.colour_last else data
     return _like(array, data, job)
 
 

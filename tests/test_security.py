@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from daskreg.cluster.network import network_options
 from daskreg.errors import DaskregWarning, InputError
 from daskreg.formats.points import read_points
 from daskreg.runtime.atomic import replacing
-from daskreg.runtime.messages import redact
+from daskreg.runtime.messages import redact, redact_command, redact_word
 
 pytestmark = pytest.mark.slow
 
@@ -275,6 +276,27 @@ def test_credentials_stay_out_of_messages(tmp_path: Path) -> None:
 def test_credentials_of_any_form_are_redacted(text: str, clean: str) -> None:
     assert redact(text) == clean
     assert redact(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("word", "clean"),
+    [
+        (f'https://host/x?token=it\'s my {SECRET}&n="{SECRET}"', "https://host/x?token=***&n=***"),
+        (f"2=https://me:my {SECRET}\n{SECRET}@host/x#{SECRET} {SECRET}", "2=https://***@host/x#***"),
+        (f"https://host/x?{SECRET}", "https://host/x?***"),
+        (f"--api-key=its '{SECRET}", "--api-key=***"),
+        (f"s3://me:{SECRET}@bucket/a-key=3.zarr", "s3://***@bucket/a-key=3.zarr"),
+        ("it's #2 of 3.tif", "it's #2 of 3.tif"),
+        ("https://host/image@2x.zarr", "https://host/image@2x.zarr"),
+    ],
+)
+def test_credentials_with_quotes_and_blanks_are_redacted_in_commands(word: str, clean: str) -> None:
+    assert redact_word(word) == clean
+    assert redact_word(clean) == clean
+    typed = shlex.join(["daskreg", "info", word])
+    shown = f"{shlex.join(['daskreg', 'info', clean])}  # in /a b"
+    assert redact_command(f"{typed}  # in /a b") == shown
+    assert redact(shown) == shown, "what a page does with all of its texts"
 
 
 def test_names_of_partial_files_cannot_be_guessed_and_files_there_are_not_followed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -114,6 +115,28 @@ def test_channels_and_times_are_all_warped() -> None:
     got = dr.warp(array, pull=series)
     for i, c in np.ndindex(3, 2):
         np.testing.assert_allclose(got.values[i, c], by_scipy(data[i, c], series.matrices[i]), atol=1e-5)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_axes_of_bare_arrays_come_back_in_their_order(lazy: bool) -> None:
+    """Times and channels come first, in colour last."""
+    data = np.random.default_rng(4).random((3, 5, 17, 21)).astype(np.float32)
+    shift = dr.Affine.from_parameters(theta=0.1, tx=1.5)
+    slices = dr.SliceAffines(np.stack([dr.Affine.translation(y=0.5 * i, x=0).matrix for i in range(5)]))
+
+    def warped(array: np.ndarray, pull: Any) -> np.ndarray:
+        got = dr.warp(da.from_array(array) if lazy else array, pull=pull)
+        assert isinstance(got, da.Array if lazy else np.ndarray)
+        assert got.shape == array.shape
+        return np.asarray(got)
+
+    for pull in (dr.Affine.translation(z=1.25, y=0, x=2), slices, shift):
+        expected = np.stack([dr.warp(one, pull=pull) for one in data])
+        np.testing.assert_array_equal(warped(data, pull), expected)
+        if pull is not shift:  # colours of a volume
+            np.testing.assert_array_equal(warped(np.moveaxis(data, 0, -1), pull), np.moveaxis(expected, 0, -1))
+    colours = data[:, 0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(warped(colours, shift)[..., 1], dr.warp(data[1, 0], pull=shift))
 
 
 def test_spacing_and_origin_are_the_worlds(volume: np.ndarray) -> None:

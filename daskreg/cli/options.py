@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -194,8 +195,14 @@ class Opening:
 
 
 def _file_name(path: str | list[str]) -> str:
-    """The last part of a path; of the files of a sequence, nothing."""
-    return path.rstrip("/").rpartition("/")[2] if isinstance(path, str) else ""
+    """The last part of a path, of a URL without user, query and fragment; of the files of a sequence, nothing."""
+    from daskreg.runtime.messages import redact_word
+
+    if not isinstance(path, str):
+        return ""
+    if "://" in path:
+        path = re.split(r"[?#]", redact_word(path), maxsplit=1)[0]
+    return path.rstrip("/").rpartition("/")[2].removeprefix("***@")
 
 
 def open_options(command: Command) -> Command:
@@ -276,11 +283,11 @@ def save_outputs(
     from daskreg.cli.show import fit_lines
     from daskreg.formats.transforms import write_json
     from daskreg.reporting.fit import is_fit_file
-    from daskreg.sources.storage.redact import redact
 
+    command = command_line()
     if fit.ok or keep_failed:
         if is_fit_file(out):
-            made = {"opened": opened, "command": redact(command_line())}
+            made = {"opened": opened, "command": command}
             write_json(fit.stored() | {name: value for name, value in made.items() if value}, out)
         else:
             fit.save(out)
@@ -295,7 +302,7 @@ def save_outputs(
     if plot is not None:
         fit.plot().savefig(plot, dpi=110)
     if page is not None:
-        fit.report(page, command=command_line(), **shown)
+        fit.report(page, command=command, **shown)
     for also in (one for one in (table, plot, page) if one is not None and not as_json):
         click.echo(f"saved to {also}")
     if fit.ok:
@@ -319,10 +326,18 @@ def control_spacing_named() -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command as it was typed, and where, for a page that says how it was made."""
+    """The command as it was typed, but for credentials, and where, for a page that says how it was made."""
+    from daskreg.runtime.messages import redact, redact_word
+
     context = click.get_current_context(silent=True)
     words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
-    return f"{shlex.join(['daskreg', *words])}  # in {Path.cwd()}" if words else ""
+    if not words:
+        return ""
+    typed = shlex.join(["daskreg", *map(redact_word, words)])
+    try:
+        return f"{typed}  # in {redact(str(Path.cwd()))}"
+    except OSError:  # the folder was removed since
+        return typed
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from daskreg.reporting.plain import as_dict, plain, shortened
 from daskreg.reporting.png_image import data_uri
 from daskreg.reporting.section import Pairs, Picture, Section, Verdict
 from daskreg.runtime.atomic import replace_text
+from daskreg.runtime.messages import redact_command
 from daskreg.runtime.paths import local_path
 from daskreg.sources.storage.redact import redact
 
@@ -72,8 +73,8 @@ def report(
         "facts": plain(facts or {}),
         "entries": [{"kind": type(entry).__name__, **plain(as_dict(entry))} for entry in entries],
     }
-    if command:
-        document["command"] = redact(command)
+    if command := redact_command(command):
+        document["command"] = command
     page.parent.mkdir(parents=True, exist_ok=True)
     replace_text(data, json.dumps(document, indent=1, allow_nan=False))  # kept, if a figure cannot be drawn
     shown = (

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import keyword
+import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from enum import Enum
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -13,10 +17,10 @@ import numpy as np
 
 from daskreg.geometry import Affine, Transform
 from daskreg.reporting.plain import plain
+from daskreg.runtime.messages import redact_word
 from daskreg.sources.coordinates import coordinates
 from daskreg.sources.registry import Opening, recall, recall_opening
 from daskreg.sources.source import Source
-from daskreg.sources.storage.redact import redact
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,7 +113,7 @@ def _call_of(value: Any) -> tuple[str, str]:
 def _open_call(source: Source, opening: Opening | None) -> tuple[str, str]:
     """`open` with the options that were passed; and what is known to differ."""
     if opening is None:
-        return f"dr.open({redact(source.path)!r})", "perhaps opened with other options"
+        return f"dr.open({redact_word(source.path)!r})", "perhaps opened with other options"
     options = [_path(opening.path), *(f"{key}={_option(value)}" for key, value in opening.options.items())]
     return f"dr.open({', '.join(options)})", ""
 
@@ -119,7 +123,10 @@ def _path(path: Any) -> str:
     if not isinstance(path, str | os.PathLike):
         return f"[{', '.join(_path(one) for one in path)}]"
     text = os.fspath(path)
-    return repr(redact(text if "://" in text else os.path.abspath(text)))
+    if "://" not in text:
+        with suppress(OSError):  # the folder was removed since
+            text = os.path.abspath(text)
+    return repr(redact_word(text))
 
 
 def _option(value: Any) -> str:
@@ -145,6 +152,7 @@ def _lies_as_stored(array: Any, source: Source) -> bool:
 
 def _same(value: Any, default: Any) -> bool:
     """Whether an option says what is done without it."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is default or (default is None and isinstance(value, Mapping) and not value):
         return True
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, default))
@@ -153,25 +161,40 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _written(value: Any) -> str:
-    """An option as Python; what cannot be written in a line is left to the reader."""
-    if isinstance(value, Transform):
-        return _shortened(_transform(value))
-    if isinstance(value, str | int | float | tuple | list | type(None)):
-        return _shortened(repr(value))
+    """An option as Python; one that is no expression, or too long for a line, is left to the reader as a whole."""
+    text = _expression(value)
+    return text if text is not None and len(text) <= _MOST_CHARACTERS else "..."
+
+
+def _expression(value: Any) -> str | None:
+    """The Python of a value for a script that has imported daskreg as dr and nothing else; None where there is none."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, Affine):
+        unit = "" if value.unit is None else f", unit={value.unit!r}"
+        return f"dr.Affine({value.matrix.tolist()}{unit})"
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, Enum | np.generic | Transform):  # an enum may be a text, and a long double stays one
+        return None
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else f'float("{value}")'
+    if isinstance(value, int):
+        return repr(int(value))
+    if isinstance(value, str):
+        return repr(redact_word(value))
+    if isinstance(value, tuple | list):
+        parts = [_expression(one) for one in value]
+        if None in parts:
+            return None
+        inside = ", ".join(map(str, parts))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(parts) == 1 else ''})"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_written(v)}" for k, v in list(value.items())[:6]) + "}"
+        entries = [(_expression(key), _expression(one)) for key, one in value.items()]
+        if any(None in entry for entry in entries):
+            return None
+        return "{" + ", ".join(f"{key}: {one}" for key, one in entries) + "}"
     if hasattr(value, "shape"):
         call, differs = _call_of(value)
-        return call if call and not differs else "..."
-    return getattr(value, "__name__", "...")  # of a function, such as a metric, which the script has to define
-
-
-def _transform(transform: Transform) -> str:
-    if not isinstance(transform, Affine):
-        return "..."
-    unit = "" if transform.unit is None else f", unit={transform.unit!r}"
-    return f"dr.Affine({transform.matrix.tolist()}{unit})"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else "..."
+        return call if call and not differs else None
+    name = getattr(value, "__name__", "")  # of a function, such as a metric, which the script has to define
+    return name if name.isidentifier() and not keyword.iskeyword(name) else None

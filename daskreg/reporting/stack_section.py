@@ -32,6 +32,9 @@ MOST_ROWS = 1000
 
 _NO_STACK = "For pictures of the stack, pass it: fit.report(path, stack=stack)."
 
+MUCH = 4.0
+"""From this factor on, changes of areas are named in the verdict: twice the length along both axes."""
+
 _SHOWN = {
     "fit.outliers": "the slices that are marked below",
     "fit.kinds": "the marks below",
@@ -80,7 +83,7 @@ def elastic_section(
     pictures, missing = plotted(fit, f"The field of slice {fit.worst}, which changes areas the most")
     return Section(
         heading="A stack of slices, with deformation",
-        verdict=stack_verdict(fit),
+        verdict=elastic_verdict(fit),
         comparisons=tuple(comparisons),
         charts=_elastic_charts(fit),
         thumbnails=tuple(thumbnails),
@@ -170,6 +173,23 @@ def stack_verdict(fit: Any) -> Verdict:
             f"Look at {listed(sorted(odd))} below, and leave out what is no good.",
         )
     return Verdict(True, f"All {total} are aligned, and no slice stands out.")
+
+
+def elastic_verdict(fit: Any) -> Verdict:
+    """`stack_verdict`, which also names slices whose fields change areas much: images may not determine them."""
+    verdict = stack_verdict(fit)
+    if not fit.ok:
+        return verdict
+    factors = np.maximum(fit.jacobian[:, 2], 1 / fit.jacobian[:, 0])
+    strong = np.flatnonzero(factors >= MUCH)
+    if not len(strong):
+        return verdict
+    which = f"the field{'s' if len(strong) > 1 else ''} of slice{'s' if len(strong) > 1 else ''} {listed(strong)}"
+    return Verdict(
+        True,
+        f"{verdict.sentence} Areas change by up to {number(float(factors.max()), 2)} times.",
+        f"{verdict.remedy} Look at {which}: specimens seldom stretch that much.".strip(),
+    )
 
 
 def drift_charts(fit: Any, truth: Any = None) -> tuple[Chart, ...]:

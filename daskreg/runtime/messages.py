@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from daskreg.errors import MOST, one_line
 
 _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"(?<=[?&;#])([^=&;#\s]+)=[^&;\s#'\"]*")
+_OF_QUERY = re.compile(r"([?&;#])([\w.~%-]+=)?[^?&;#]*")
 _NAMED = re.compile(
     r"""(?ix)
     ( ["']? [\w-]* (?: secret | token | passw(?:or)?d | passphrase | pwd | signature | credential | authorization
@@ -56,16 +58,48 @@ def redact(text: str) -> str:
     return _QUOTED_KEY.sub(r"\1'***'", _NAMED.sub(r"\1***", text))
 
 
+def redact_word(word: str) -> str:
+    """One word of a command with credentials as `***`.
+
+    Unlike in a text it is known where a value ends, which may hold blanks and quotes.
+    """
+    name, equals, _ = word.partition("=")
+    if equals and "://" not in name and _SECRET_NAME.fullmatch(name.lstrip("-")):
+        return f"{name}=***"
+    if url := _URL.search(word):
+        rest = _host_and_path(word[url.end() :])
+        word = word[: url.end()] + _OF_QUERY.sub(r"\1\2***", rest)
+    return redact(word)
+
+
+def redact_command(line: str) -> str:
+    """A command as it is typed in a shell, each word as by `redact_word`; a comment in the end may say where."""
+    typed, mark, place = line.rpartition("  # ")
+    if not mark:
+        typed, place = line, ""
+    try:
+        words = shlex.split(typed)
+    except ValueError:  # a quote that does not end
+        return redact(line)
+    clean = [redact_word(word) for word in words]
+    return (typed if clean == words else shlex.join(clean)) + mark + redact(place)
+
+
 def _without_user(rest: str) -> str:
+    """What follows `scheme://`, up to the end of its line without a user."""
+    line, newline, below = rest.partition("\n")
+    return f"{_host_and_path(line)}{newline}{below}"
+
+
+def _host_and_path(rest: str) -> str:
     """What follows `scheme://`, with `***` for what comes before the last @.
 
     A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such.
     """
-    line, newline, below = rest.partition("\n")
-    user, at, host = line.rpartition("@")
+    user, at, host = rest.rpartition("@")
     if not at or (":" not in user and re.search(r"[/\s]", user)):
         return rest
-    return f"***@{host}{newline}{below}"
+    return f"***@{host}"
 
 
 def reason(error: BaseException) -> str:

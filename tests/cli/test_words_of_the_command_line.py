@@ -12,6 +12,7 @@ import tifffile
 
 import daskreg as dr
 from daskreg.cli import COMMANDS, app, run
+from daskreg.cli.options import Opening, command_line
 from daskreg.cli.words import as_options, similar
 
 
@@ -215,3 +216,29 @@ def test_the_shell_completes_commands_and_options(
     with pytest.raises(SystemExit, match="0"):
         run([])
     assert {line.partition(",")[2] for line in capsys.readouterr().out.split()} == found
+
+
+def test_a_fit_keeps_the_name_of_its_file_alone() -> None:
+    opening = Opening(channel=2)
+    for path, name in {
+        "folder/a#1.tif": "a#1.tif",
+        "https://me:s/e?c@host/x.tif?token=a/b'c#d": "x.tif",
+        "https://host/a@2x.tif#t=1/2": "a@2x.tif",
+        "s3://bucket/a.zarr/": "a.zarr",
+    }.items():
+        stored = opening.to_dict(path, 1)
+        assert stored == {"name": name, "level": 1, "channel": 2}
+        assert Opening().like(stored, path) == (opening, 1)
+    stored = opening.to_dict("https://host/x.tif?token=abc", 1)
+    assert Opening().like(stored, "https://host/x.tif?token=another") == (opening, 1)
+
+
+def test_a_command_is_known_where_its_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    words = ["register", "my a.tif", "https://h/b.tif?token=it's secret"]
+    with click.Context(app, obj={"words": words}):
+        shown = "daskreg register 'my a.tif' 'https://h/b.tif?token=***'"
+        assert command_line() == f"{shown}  # in {tmp_path / 'gone'}"
+        (tmp_path / "gone").rmdir()
+        assert command_line() == shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
 from enum import Enum
 from html.parser import HTMLParser
@@ -123,7 +124,8 @@ def test_everything_is_escaped(tmp_path):
 
 def test_credentials_are_taken_out(tmp_path):
     url = "s3://key:pass@bucket/a.zarr?X-Amz-Signature=abc"
-    page = report(Run("https://user:secret@host/a?token=abc"), tmp_path / "r", facts={"from": url})
+    command = shlex.join(["daskreg", "info", "https://host/a?token=it's abc"])
+    page = report(Run("https://user:secret@host/a?token=abc"), tmp_path / "r", facts={"from": url}, command=command)
     both = page.read_text() + (tmp_path / "r.report.json").read_text()
     for secret in ("secret", "abc", "key:", "pass"):
         assert secret not in both

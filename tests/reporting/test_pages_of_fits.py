@@ -198,7 +198,7 @@ def test_pages_of_all_kinds_in_a_browser(stack: Any, fit: dr.StackFit, tmp_path:
     kinds = {'<img src=x onerror="boom()">': 4}
     shown = ("raw_from_aligned", "centre", "sigma", "status", "scores", "cycles", "model", "metric", "reference",
              "trend", "smooth", "neighbors", "cycle", "disagreement", "rival", "bad_voxels", "seconds", "parameters",
-             "common_line")  # fmt: skip
+             "common_line", "slow")  # fmt: skip
     odd = SimpleNamespace(
         **{name: getattr(fit, name) for name in shown},
         ok=True, outliers=(4,), kinds={i: kind for kind, i in kinds.items()}, bridged=(), breaks=(), rows=fit.rows,

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 import daskreg as dr
 from daskreg.reporting.recipe import recipe
+from daskreg.stacks.verdict.stack_status import StackStatus
 from daskreg.tomography import align_projections
 
 
@@ -77,3 +78,32 @@ def test_only_options_that_differ_are_written(folder: Path) -> None:
     fit = dr.fit_points(points, points + 1, "translation")
     assert "fit = dr.fit_points(fixed, moving, model='translation')" in fit.recipe
     assert eval(line.partition("init=")[2].partition(", metric=hypot)")[0], {"dr": dr}) == shift
+
+
+def test_what_is_written_is_whole_and_runs() -> None:
+    """Numbers as Python's; what is too long, or no expression, is left to the reader as a whole."""
+
+    def written(value: Any) -> str:
+        return recipe(dr.align_stack, {"some": value}, {}).partition("some=")[2][:-1]
+
+    shift = dr.Affine.translation(y=1.5, x=2)
+    anchors = {np.int64(i): shift for i in range(4)}
+    assert eval(written(anchors), {"dr": dr}) == anchors
+    assert written(dict.fromkeys(range(9), shift)) == "..."
+    assert written(dict.fromkeys(range(9), 0.5)) == str(dict.fromkeys(range(9), 0.5))
+    for value in (np.float64(0.1), np.float32(0.5), [np.int8(3), (np.bool_(True),)], {"a": np.str_("b")}, ()):
+        assert eval(written(value)) == value
+        assert "np." not in written(value)
+    assert written((np.nan, -np.inf)) == '(float("nan"), float("-inf"))'
+    for value in (lambda: 0, [lambda: 0], {1: object()}, (np.zeros(3),), StackStatus.BROKEN, np.longdouble(1)):
+        assert written(value) == "..."
+    assert written(["https://host/a?token=it's secret"]) == "['https://host/a?token=***']"
+    assert recipe(dr.align_stack, {"neighbors": np.int64(2)}, {}).endswith("dr.align_stack()")
+
+
+def test_a_path_is_shown_where_the_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "fixed = dr.open('a.tif')" in recipe(dr.register, {}, {"fixed": "a.tif"})
+    assert "fixed = dr.open('s3://b/a?t=***')" in recipe(dr.register, {}, {"fixed": "s3://b/a?t=a'b c"})

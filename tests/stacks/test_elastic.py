@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -16,6 +17,7 @@ from daskreg.cli import run
 from daskreg.errors import DaskregWarning, OptionError
 from daskreg.fields import Composite, DisplacementField
 from daskreg.registration.deformable.prior_weight import next_weight
+from daskreg.reporting.stack_section import elastic_verdict, stack_verdict
 from daskreg.stacks.elastic import request as elastic
 from daskreg.stacks.elastic.fit import ElasticStackFit, load_fit
 from daskreg.stacks.elastic.robust import robust_weights
@@ -175,6 +177,23 @@ def test_the_fit_is_applied_saved_and_loaded(found, tmp_path) -> None:
     assert [name for name, _ in section.thumbnails] == ["Slices that stand out"], "pairs are not in the file"
     fit.save_table(tmp_path / "slices.csv")
     assert "rejected" in (tmp_path / "slices.csv").read_text()
+
+
+def test_the_verdict_names_slices_whose_areas_change_much(found) -> None:
+    fit = found[2]
+    bent = np.tile((0.3, 1.0, 3.0), (len(fit.scores), 1))
+    said = elastic_verdict(dataclasses.replace(fit, jacobian=bent))
+    assert said == stack_verdict(fit)
+    bent[3, 0], bent[5, 2] = 1 / 30, 6.25
+    strong = elastic_verdict(dataclasses.replace(fit, jacobian=bent))
+    assert strong.ok
+    assert strong.sentence == f"{said.sentence} Areas change by up to 30 times."
+    more = "Look at the fields of slices 3, 5: specimens seldom stretch that much."
+    assert strong.remedy == f"{said.remedy} {more}"
+    bent[3, 0] = -0.1
+    folded = dataclasses.replace(fit, jacobian=bent)
+    assert elastic_verdict(folded) == stack_verdict(folded)
+    assert not folded.ok
 
 
 def test_anchored_slices_keep_their_pose() -> None:

@@ -51,6 +51,6 @@ def test_specimens_change_where_slices_two_apart_differ_more(metric, far, expect
     edges = np.array([(a, a + step) for step in (1, 2) for a in range(6 - step)])
     similarity = np.where(np.diff(edges)[:, 0] == 1, 0.8 if metric == "ncc" else 2.0, far)
     unknown = np.zeros(len(edges))
-    pairs = PairTable(edges, np.tile(np.eye(3), (9, 1, 1)), unknown, unknown, similarity, unknown, unknown)
+    pairs = PairTable(edges, np.tile(np.eye(3), (9, 1, 1)), *[unknown] * 2, similarity, *[unknown] * 3)
     assert changes(pairs, metric) is expected
     assert changes(pairs.take(np.arange(5)), metric)  # neighbours alone do not tell

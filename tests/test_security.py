@@ -286,7 +286,9 @@ def test_credentials_of_any_form_are_redacted(text: str, clean: str) -> None:
         (f"https://host/x?{SECRET}", "https://host/x?***"),
         (f"--api-key=its '{SECRET}", "--api-key=***"),
         (f"s3://me:{SECRET}@bucket/a-key=3.zarr", "s3://***@bucket/a-key=3.zarr"),
+        (f"https://host:8080/a?sig=ab@{SECRET}", "https://***"),
         ("it's #2 of 3.tif", "it's #2 of 3.tif"),
+        ("/data/my key=5/a.tif", "/data/my key=5/a.tif"),
         ("https://host/image@2x.zarr", "https://host/image@2x.zarr"),
     ],
 )
@@ -296,6 +298,7 @@ def test_credentials_with_quotes_and_blanks_are_redacted_in_commands(word: str, 
     typed = shlex.join(["daskreg", "info", word])
     shown = f"{shlex.join(['daskreg', 'info', clean])}  # in /a b"
     assert redact_command(f"{typed}  # in /a b") == shown
+    assert redact_command(f"daskreg info a.zarr --token {SECRET}") == "daskreg info a.zarr --token '***'"
     assert redact(shown) == shown, "what a page does with all of its texts"
 
 

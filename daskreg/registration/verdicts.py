@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 _LOW_OVERLAP = 0.25
 # The share of the residual of "mse" left by a fit of gain and offset, below which brightness differs, and the voxels by
-# which the bands of frequency may then put the pose elsewhere.
+# which "ncc" may then put the pose elsewhere.
 _BRIGHTNESS, _MOST_OFFSET = 0.5, 0.25
 # Metrics by which images that agree have the same contrast.
 _SAME_CONTRAST = ("ncc", "mse", "mae")
@@ -156,7 +156,8 @@ def with_brightness(
 ) -> list[Verdict]:
     """The verdicts of "mse", which allow for little where much of the residual is another gain or offset.
 
-    That moves the optimum of the metric, mostly by less than any other contradiction.
+    That moves the optimum of the metric, mostly by less than any other contradiction: the next step of "ncc", which has
+    no gain and offset, tells by how much.
 
     Args:
         level: the finest one. parameters: (B, P).
@@ -165,8 +166,15 @@ def with_brightness(
     by_scale, by_difference = (
         LevelObjective(replace(problem, metric=metric), level).subsampled().evaluate(p) for metric in ("ncc", "mse")
     )
-    other = by_scale.noise < _BRIGHTNESS * by_difference.noise
-    return [replace(v, most_offset=_MOST_OFFSET) if differs else v for v, differs in zip(verdicts, other, strict=True)]
+    corners = corners_of(level.fixed.grid)
+    moves = problem.pose.motions(p, problem.centre)[1][..., :-1, :] @ corners / level.step
+    found = list(verdicts)
+    for row in np.flatnonzero(by_scale.noise < _BRIGHTNESS * by_difference.noise):
+        step = np.linalg.lstsq(by_scale.normal[row], by_scale.right[row], rcond=1e-9)[0]
+        offset = float(np.linalg.norm(np.einsum("p,pdc->dc", step, moves[row]), axis=0).max())
+        if offset > _MOST_OFFSET:
+            found[row] = replace(found[row], offset=max(found[row].offset, offset), moved_by_brightness=True)
+    return found
 
 
 def edges_of(level: PyramidLevel) -> PyramidLevel:

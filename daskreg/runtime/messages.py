@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from daskreg.errors import MOST, one_line
@@ -64,7 +65,7 @@ def redact_word(word: str) -> str:
     Unlike in a text it is known where a value ends, which may hold blanks and quotes.
     """
     name, equals, _ = word.partition("=")
-    if equals and "://" not in name and _SECRET_NAME.fullmatch(name.lstrip("-")):
+    if equals and "/" not in name and _SECRET_NAME.fullmatch(name.lstrip("-")):
         return f"{name}=***"
     if url := _URL.search(word):
         rest = _host_and_path(word[url.end() :])
@@ -81,7 +82,10 @@ def redact_command(line: str) -> str:
         words = shlex.split(typed)
     except ValueError:  # a quote that does not end
         return redact(line)
-    clean = [redact_word(word) for word in words]
+    clean = [
+        "***" if before.startswith("--") and _SECRET_NAME.fullmatch(before.lstrip("-")) else redact_word(word)
+        for before, word in pairwise(["", *words])
+    ]
     return (typed if clean == words else shlex.join(clean)) + mark + redact(place)
 
 
@@ -94,9 +98,12 @@ def _without_user(rest: str) -> str:
 def _host_and_path(rest: str) -> str:
     """What follows `scheme://`, with `***` for what comes before the last @.
 
-    A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such.
+    A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such. After what may begin a
+    query it may be that of a password or of a value of the query: nothing is shown.
     """
     user, at, host = rest.rpartition("@")
+    if at and ":" in user and re.search(r"[?#;]", user):
+        return "***"
     if not at or (":" not in user and re.search(r"[/\s]", user)):
         return rest
     return f"***@{host}"

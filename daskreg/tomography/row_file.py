@@ -48,12 +48,12 @@ class RowFile:
         with self._errors(), self.path.open("wb") as file:
             file.truncate(self.bytes)
 
-    def write(self, first: int, values: Array) -> None:
-        """(B, rows, columns) of the projections from `first` on."""
+    def write(self, first: int, top: int, values: Array) -> None:
+        """(B, R, columns) of the projections from `first` on, and of the rows from `top` on."""
         _, count, columns = self.shape
         rows_first = np.ascontiguousarray(values.swapaxes(0, 1), np.float32)
         with self._errors(), self.path.open("r+b") as file:
-            for row, part in enumerate(rows_first):
+            for row, part in enumerate(rows_first, top):
                 file.seek(4 * columns * (row * count + first))
                 file.write(part.data)
 

@@ -78,27 +78,25 @@ class Projections:
     def batches(self) -> Iterator[Iterator[Piece]]:
         """All values, angles after angles; within the pieces of some angles, rows after rows.
 
-        Whole chunks are read, each once, where they fit; what is left of one would be read again.
+        Whole chunks are read, each once, where one fits; of larger ones some angles at once, so that each is decoded
+        several times.
         """
         count, rows, columns = self.shape
         most = _MOST_BATCHES * self.batch_bytes
-        stored = [c[0] for c in self.data.chunks] if hasattr(self.data, "chunks") else [1, rows]
-        angles = max(1, min(self.batch_bytes // (4 * rows * columns), count))
-        angles = -(-angles // stored[0]) * stored[0]
+        chunks = self.data.chunks if hasattr(self.data, "chunks") else ((1,) * count, (rows,))
+        longest, highest = max(chunks[0]), max(chunks[1])
         row_bytes = columns * self.data.dtype.itemsize
-        if angles * rows * row_bytes <= most:
-            height = rows
-        elif stored[0] * stored[1] * row_bytes <= most:
-            angles = stored[0]
-            height = most // (angles * stored[1] * row_bytes) * stored[1]
+        together = max(longest, self.batch_bytes // (4 * rows * columns))
+        heights = [slice(0, rows)]
+        if together * rows * row_bytes <= most:
+            spans = _spans(chunks[0], together)
+        elif longest * highest * row_bytes <= most:
+            spans, heights = _spans(chunks[0], longest), _spans(chunks[1], most // (longest * row_bytes))
         else:
-            angles, height = max(1, most // (stored[1] * row_bytes)), stored[1]
-        for start in range(0, count, angles):
-            chosen = slice(start, min(start + angles, count))
-            yield (self._piece(chosen, slice(v, min(v + height, rows))) for v in range(0, rows, height))
-
-    def _piece(self, angles: slice, rows: slice) -> Piece:
-        return Piece(angles, rows, np.asarray(self.data[angles, rows]))
+            few = max(1, most // (highest * row_bytes))
+            spans, heights = _spans(_divided(chunks[0], few), few), _spans(chunks[1], highest)
+        for angles in spans:
+            yield (Piece(angles, height, np.asarray(self.data[angles, height])) for height in heights)
 
     def values(self, piece: Piece) -> Iterator[tuple[int, Array]]:
         """The first angle and the values (B, R, U), float32, NaN where pixels do not count, some angles at once."""
@@ -116,6 +114,23 @@ class Projections:
             mask = self.mask if self.mask.ndim == 2 else self.mask[first : first + len(raw)]
             values = np.where(np.asarray(mask[..., rows, :]), values, np.float32(np.nan))
         return values
+
+
+def _spans(chunks: Sequence[int], most: int) -> list[slice]:
+    """Neighbouring chunks together, of at most so many entries, or one alone."""
+    spans: list[slice] = []
+    start = stop = 0
+    for chunk in chunks:
+        if stop > start and stop + chunk - start > most:
+            spans.append(slice(start, stop))
+            start = stop
+        stop += chunk
+    return [*spans, slice(start, stop)]
+
+
+def _divided(chunks: Sequence[int], most: int) -> list[int]:
+    """Chunks of at most so many entries."""
+    return [min(most, chunk - start) for chunk in chunks for start in range(0, chunk, most)]
 
 
 def projections_of(
@@ -241,68 +256,74 @@ def _level(shape: tuple[int, int, int], columns: int) -> Level:
 
 
 def binned(
-    projections: Projections, levels: Sequence[Level], rows: Callable[[int, Array], None] | None = None
+    projections: Projections, levels: Sequence[Level], rows: Callable[[int, int, Array], None] | None = None
 ) -> list[tuple[Array, Array | None, float]]:
     """For each level (A, V, U) float32 means without background, 0 where unknown, where they are known (None:
     everywhere), and the background. All are made in one pass over the projections.
 
     Args:
-        rows: called with the first index, and (B, V, U) means with background, NaN where unknown, of the last level,
-            which is then not kept.
+        rows: called with the first projection, the first row, and (B, R, U) means with background, NaN where unknown,
+            of the last level, which is then not kept.
     """
     count = projections.shape[0]
     kept = levels if rows is None else levels[:-1]
     means = [np.empty((count, *level.binned_shape), np.float32) for level in kept]
     for pieces in projections.batches():
-        sums: list[_Sums] = []
+        begun: list[_Row] = []
         for piece in pieces:
-            sums = sums or [_Sums.empty(piece.angles, level) for level in levels]
+            begun = begun or [_Row.empty(piece.angles, level) for level in levels]
             for first, values in projections.values(piece):
-                for one in sums:
-                    one.add(first, piece.rows.start, values)
-        for data, one in zip(means, sums, strict=False):
-            data[one.angles] = one.means()
-        if rows is not None:
-            rows(sums[-1].angles.start, sums[-1].means())
+                for data, row in zip(means, begun, strict=False):
+                    top, found = row.means(first, piece.rows.start, values)
+                    data[first : first + len(found), top : top + found.shape[1]] = found
+                if rows is not None:
+                    rows(first, *begun[-1].means(first, piece.rows.start, values))
     return [_without_background(data) for data in means]
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """(B, V, U) sums of the pixels that count, and their numbers, of a level."""
+class _Row:
+    """The row of a level of which rows are still to come: (B, U) sums of the pixels that count, and their numbers."""
 
     angles: slice
     level: Level
     total: Floats
-    number: NDArray[np.int32]
+    number: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, angles: slice, level: Level) -> _Sums:
-        shape = (angles.stop - angles.start, *level.binned_shape)
-        return cls(angles, level, np.zeros(shape), np.zeros(shape, np.int32))
+    def empty(cls, angles: slice, level: Level) -> _Row:
+        shape = (angles.stop - angles.start, level.binned_shape[1])
+        return cls(angles, level, np.zeros(shape), np.zeros(shape, np.int64))
 
-    def add(self, first: int, top: int, values: Array) -> None:
-        """Those of (B, R, U) values: `first` is the number of the first projection, `top` of the first row."""
+    def means(self, first: int, top: int, values: Array) -> tuple[int, Array]:
+        """The first row, and the (B, R, U) means of the rows of the level that (B, R, U) values complete.
+
+        NaN where fewer than half of the pixels count. Values come rows after rows.
+
+        Args:
+            first, top: numbers of the first projection, and of the first row of the detector.
+        """
         (rows, columns), (v, u) = self.level.binned_shape, self.level.factors
         used = values[:, : max(rows * v - top, 0), : columns * u]
         if not used.size:
-            return
+            return rows, np.empty((len(values), 0, columns), np.float32)
         known = np.isfinite(used)
         across = (*used.shape[:2], columns, u)
         whole = bool(known.all())
         sums = (used if whole else np.where(known, used, 0)).reshape(across).sum(axis=3, dtype=np.float64)
+        numbers = np.full(across[:3], u) if whole else known.reshape(across).sum(axis=3)
         # Where a row of the level begins, in the rows that are here.
         starts = np.unique([0, *range(-top % v, used.shape[1], v)])
-        here = (slice(first - self.angles.start, first - self.angles.start + len(used)), (top + starts) // v)
-        self.total[here] += np.add.reduceat(sums, starts, axis=1)
-        numbers = np.full(across[:3], u) if whole else known.reshape(across).sum(axis=3)
-        self.number[here] += np.add.reduceat(numbers, starts, axis=1)
-
-    def means(self) -> Array:
-        """NaN where fewer than half of the pixels count."""
-        found = self.total / np.maximum(self.number, 1)
-        enough = 2 * self.number >= math.prod(self.level.factors)
-        return np.where(enough, found, np.nan).astype(np.float32)
+        total, number = (np.add.reduceat(array, starts, axis=1) for array in (sums, numbers))
+        here = slice(first - self.angles.start, first - self.angles.start + len(used))
+        if top % v:
+            total[:, 0] += self.total[here]
+            number[:, 0] += self.number[here]
+        if (top + used.shape[1]) % v:
+            self.total[here], self.number[here] = total[:, -1], number[:, -1]
+            total, number = total[:, :-1], number[:, :-1]
+        found = np.where(2 * number >= u * v, total / np.maximum(number, 1), np.nan)
+        return top // v, found.astype(np.float32)
 
 
 def _without_background(data: Array) -> tuple[Array, Array | None, float]:

@@ -317,6 +317,16 @@ def test_the_confusion_table_in_small(monkeypatch):
     assert "wrong and ok: " in trust.table(results)
 
 
+@pytest.mark.slow
+def test_mse_of_another_brightness_that_moves_nothing_is_ok():
+    """Large images, which are judged on coarse levels: what the pose is off is measured on the finest."""
+    scene = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(720, 700)), 3)
+    fixed, moving = scene[10:710, 10:690].astype(np.float32), (1.3 * scene[7:707, 14:694]).astype(np.float32)
+    fit = dr.register(fixed, moving, model="translation", metric="mse")
+    assert fit.ok
+    np.testing.assert_allclose((fit.parameters["ty"], fit.parameters["tx"]), (3, -4), atol=0.02)
+
+
 @pytest.mark.parametrize(("gain", "level", "metric", "ok"), [
     (1.3, 0, "mse", False), (1, 30, "mse", False), (1, 0, "mse", True), (1.3, 30, "ncc", True),
 ])  # fmt: skip

@@ -107,7 +107,7 @@ def test_rows_half_written_are_written_again(tmp_path):
             file = place.rows(level, len(values))
             written.append(place.written)
             for k in () if place.written else range(first, last):
-                file.write(k, values[k : k + 1])
+                file.write(k, 0, values[k : k + 1])
             if not end:
                 raise KeyboardInterrupt
             file = place.end_writing(file)
@@ -202,7 +202,7 @@ def test_sums_of_blocks_add_up(scan, tmp_path):
     file.create()
     values = np.where(problem.valid, problem.data * 3 + 5, np.nan)
     for first in range(0, len(ANGLES), 8):
-        file.write(first, values[first : first + 8])
+        file.write(first, 0, values[first : first + 8])
     level = row_blocks.RowLevel(file, problem.level, problem.data.mean(axis=(1, 2)), 5.0, 3.0, MEMORY)
     blocks = level.blocks(poses, problem, coupled=True)
     parts = [row_blocks.sums_of(block) for block in blocks]
@@ -221,7 +221,7 @@ def test_workers_of_a_cluster_sum_the_same(scan, tmp_path):
     poses = np.tile(np.eye(3), (len(ANGLES), 1, 1))
     file = RowFile(tmp_path / "rows", (ROWS, len(ANGLES), COLUMNS))
     file.create()
-    file.write(0, scan)
+    file.write(0, 0, scan)
     level = row_blocks.RowLevel(file, problem.level, problem.data.mean(axis=(1, 2)), 0.0, 1.0, MEMORY)
     start = Solution(poses, without_images(problem), 0, False)
     found = []

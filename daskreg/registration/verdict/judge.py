@@ -52,7 +52,7 @@ class Verdict:
     error: standard deviation of the farthest corner, in voxels of the finest level, from the covariance of the
         estimate; 0 where there is none, or where the evidence leaves no doubt.
     turns: (T, D+1, D+1) motions that may fit about as well after a turn, by the first level that is not chance.
-    most_offset: the largest offset of a pose that is not contradicted.
+    moved_by_brightness: whether another gain or offset has moved a pose of "mse", as `offset` then says.
     """
 
     evidence: float
@@ -64,7 +64,7 @@ class Verdict:
     offset: float = 0.0
     error: float = 0.0
     turns: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
-    most_offset: float = MOST_ERROR
+    moved_by_brightness: bool = False
 
     @property
     def chance(self) -> bool:
@@ -73,7 +73,7 @@ class Verdict:
     @property
     def contradicted(self) -> bool:
         """Whether the bands of frequency together put the pose elsewhere, by more than its error allows."""
-        return math.hypot(self.error, self.offset) > MOST_ERROR or self.offset > self.most_offset
+        return math.hypot(self.error, self.offset) > MOST_ERROR or self.moved_by_brightness
 
     @property
     def settled(self) -> bool:

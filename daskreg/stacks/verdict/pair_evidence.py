@@ -24,7 +24,7 @@ TILE = 8
 """Voxels along each axis of a tile, of small levels."""
 
 LEAST_TILES = 16
-"""Tiles of an image from which on they are compared."""
+"""Tiles that count, from which on they are compared: unrelated noise in few may agree by chance."""
 
 # Share of a tile that counts, at least, and its least variance (that of an image is one).
 _LEAST_SHARE, _LEAST_VARIANCE = 0.4, 1e-5
@@ -47,7 +47,7 @@ def tile_evidence(fixed: Tensor, moving: Tensor, weight: Tensor, borders: tuple[
         weight: of voxels, from 0 to 1.
         borders: (B, 2) those of the fixed and of the moving images (see `border_levels`).
 
-    Returns: NaN for images of too few tiles.
+    Returns: NaN where too few tiles count.
     """
     if fixed.ndim != 3 or math.prod(n // TILE for n in fixed.shape[1:]) < LEAST_TILES:
         return fixed.new_full((len(fixed),), math.nan)

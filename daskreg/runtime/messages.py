@@ -12,6 +12,7 @@ from daskreg.errors import MOST, one_line
 
 _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"(?<=[?&;#])([^=&;#\s]+)=[^&;\s#'\"]*")
+_PORT_AND_QUERY = re.compile(r"[^:/?#;@]*:\d*(?:/[^?#;]*)?[?#;]")
 _OF_QUERY = re.compile(r"([?&;#])([\w.~%-]+=)?[^?&;#]*")
 _NAMED = re.compile(
     r"""(?ix)
@@ -98,11 +99,11 @@ def _without_user(rest: str) -> str:
 def _host_and_path(rest: str) -> str:
     """What follows `scheme://`, with `***` for what comes before the last @.
 
-    A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such. After what may begin a
-    query it may be that of a password or of a value of the query: nothing is shown.
+    A path may hold an @ too. Without a colon before it, and with a slash, it is taken as such. After what may be a port
+    and a query, it may be that of a value of the query as well as that of a password: nothing is shown.
     """
     user, at, host = rest.rpartition("@")
-    if at and ":" in user and re.search(r"[?#;]", user):
+    if at and _PORT_AND_QUERY.match(user):
         return "***"
     if not at or (":" not in user and re.search(r"[/\s]", user)):
         return rest

@@ -327,13 +327,13 @@ def control_spacing_named() -> Iterator[None]:
 
 def command_line() -> str:
     """The command as it was typed, but for credentials, and where, for a page that says how it was made."""
-    from daskreg.runtime.messages import redact, redact_word
+    from daskreg.runtime.messages import redact, redact_words
 
     context = click.get_current_context(silent=True)
     words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
     if not words:
         return ""
-    typed = shlex.join(["daskreg", *map(redact_word, words)])
+    typed = shlex.join(["daskreg", *redact_words(words)])
     try:
         return f"{typed}  # in {redact(str(Path.cwd()))}"
     except OSError:  # the folder was removed since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -74,8 +74,16 @@ def redact_word(word: str) -> str:
     return redact(word)
 
 
+def redact_words(words: Sequence[str]) -> list[str]:
+    """The words of a command, each as by `redact_word`; the one after an option whose name says secret is `***`."""
+    return [
+        "***" if before.startswith("--") and _SECRET_NAME.fullmatch(before.lstrip("-")) else redact_word(word)
+        for before, word in pairwise(["", *words])
+    ]
+
+
 def redact_command(line: str) -> str:
-    """A command as it is typed in a shell, each word as by `redact_word`; a comment in the end may say where."""
+    """A command as it is typed in a shell, as by `redact_words`; a comment in the end may say where."""
     typed, mark, place = line.rpartition("  # ")
     if not mark:
         typed, place = line, ""
@@ -83,10 +91,7 @@ def redact_command(line: str) -> str:
         words = shlex.split(typed)
     except ValueError:  # a quote that does not end
         return redact(line)
-    clean = [
-        "***" if before.startswith("--") and _SECRET_NAME.fullmatch(before.lstrip("-")) else redact_word(word)
-        for before, word in pairwise(["", *words])
-    ]
+    clean = redact_words(words)
     return (typed if clean == words else shlex.join(clean)) + mark + redact(place)
 
 

@@ -75,7 +75,10 @@ def output_section(path: Path, *, before: Any = None, written: Written | None = 
             ]
         ),
         settings=tuple((f"Level {k}", _grid_words(grid)) for k, grid in enumerate(level_grids(path))),
-        calls=(("Python", f"import daskreg as dr\n\nvolume = dr.open({str(path)!r})"),),
+        calls=(
+            *((("Command", status.command),) if status.command else ()),
+            ("Python", f"import daskreg as dr\n\nvolume = dr.open({str(path)!r})"),
+        ),
     )
 
 

@@ -43,6 +43,7 @@ import daskreg
 from daskreg.cli.one_volume import hint_for
 from daskreg.cli.words import as_options, meant, similar
 from daskreg.errors import DaskregError, InputError, MemoryBudgetError, MissingExtraError, OutputError
+from daskreg.runtime.typed_command import typed
 
 COMMANDS = (
     "info",
@@ -119,9 +120,9 @@ def run(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become one line on stderr."""
     words = list(sys.argv[1:] if args is None else args)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), typed(words):
             warnings.showwarning = partial(_show_warning, _command_of(words))
-            result = app.main(args=words, prog_name="daskreg", standalone_mode=False, obj={"words": words})
+            result = app.main(args=words, prog_name="daskreg", standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

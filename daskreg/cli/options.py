@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -283,8 +282,9 @@ def save_outputs(
     from daskreg.cli.show import fit_lines
     from daskreg.formats.transforms import write_json
     from daskreg.reporting.fit import is_fit_file
+    from daskreg.runtime.typed_command import typed_command
 
-    command = command_line()
+    command = typed_command()
     if fit.ok or keep_failed:
         if is_fit_file(out):
             made = {"opened": opened, "command": command}
@@ -323,21 +323,6 @@ def control_spacing_named() -> Iterator[None]:
         if not str(error).startswith("spacing="):
             raise
         raise OptionError(f"control_{error}") from error
-
-
-def command_line() -> str:
-    """The command as it was typed, but for credentials, and where, for a page that says how it was made."""
-    from daskreg.runtime.messages import redact, redact_words
-
-    context = click.get_current_context(silent=True)
-    words = (context.find_root().obj or {}).get("words", ()) if context is not None else ()
-    if not words:
-        return ""
-    typed = shlex.join(["daskreg", *redact_words(words)])
-    try:
-        return f"{typed}  # in {redact(str(Path.cwd()))}"
-    except OSError:  # the folder was removed since
-        return typed
 
 
 @contextmanager

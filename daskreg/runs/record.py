@@ -64,6 +64,7 @@ class RunRecord:
         failed: number of blocks that failed; `failures` names some of them.
         error: type, arguments and message of what ended a run that failed.
         result: what a run that is done gives (`Written` as a mapping, or the file of a fit).
+        command: of a terminal that began it; empty where Python did.
     """
 
     place: Place
@@ -83,6 +84,7 @@ class RunRecord:
     failures: tuple[str, ...] = ()
     error: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
+    command: str = ""
 
     @property
     def token(self) -> str:

@@ -48,6 +48,7 @@ class Recorder:
         folder: beside the output; it exists.
         place: where the run takes place.
         kind: what it does.
+        command: of a terminal that began it.
         shown: also called with the progress.
         counted: gives fields of the record that the run counts, such as retries; called in another thread.
     """
@@ -58,11 +59,12 @@ class Recorder:
         place: Place,
         *,
         kind: str = "write",
+        command: str = "",
         shown: ByteProgress | None = None,
         counted: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._folder, self._shown, self._counted = folder, shown, counted
-        self._record = RunRecord(place, kind, process=ProcessId.own(), began=now())
+        self._record = RunRecord(place, kind, process=ProcessId.own(), began=now(), command=command)
         self._started = time.monotonic()
         self._window: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._changing = threading.Lock()

@@ -49,6 +49,7 @@ class RunStatus:
         scheduler, dashboard: of the Dask cluster whose workers compute; None for threads.
         stored: bytes of the files that are finished.
         parts: those that have been begun.
+        command: of a terminal that began the latest run; empty where Python did.
     """
 
     path: str
@@ -67,6 +68,7 @@ class RunStatus:
     dashboard: str | None = None
     stored: int = 0
     parts: tuple[PartStatus, ...] = ()
+    command: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,7 +90,7 @@ class RunStatus:
         rows += [f"  {self.error}"] if self.error else []
         rows += [f"  part {p.number}/{p.of}: {p.state}, {p.done} of {p.total}, {p.where}" for p in self.parts]
         if self.state not in (DONE, RUNNING, "waiting"):
-            rows.append("  the same command as before resumes it")
+            rows.append("  the same command as before resumes it" + (f": {self.command}" if self.command else ""))
         return rows
 
 
@@ -133,6 +135,7 @@ def status(path: str | os.PathLike[str], *, client: Any = None) -> RunStatus:
             PartStatus(*part, state=one.state, done=one.done, total=one.total, where=whereabouts(one))
             for part, one in parts.items()
         ),
+        command=latest.command if latest else "",
     )
 
 

@@ -53,6 +53,7 @@ class WriteRun:
         version: of OME-Zarr.
         overwrite, resume: as of `daskreg.write`.
         details: what the image keeps besides its voxels.
+        command: of a terminal that began it, for the record.
     """
 
     made: Plan
@@ -62,6 +63,7 @@ class WriteRun:
     overwrite: bool = False
     resume: bool | str = True
     details: ImageDetails = field(default_factory=ImageDetails)
+    command: str = ""
 
     @property
     def kind(self) -> str:
@@ -144,7 +146,7 @@ class WriteRun:
             counts = {"skipped": totals.skipped, "retries": totals.retries}
             return {**counts, "failed": len(failures), "failures": named}
 
-        with Recorder(folder, place, kind=self.kind, shown=report, counted=counted) as recorder:
+        with Recorder(folder, place, kind=self.kind, command=self.command, shown=report, counted=counted) as recorder:
             totals.progress, totals.check = recorder.progress, recorder.check
             yield recorder
 

@@ -233,12 +233,15 @@ def test_transforms_are_shown_composed_and_converted(here: Path, capsys: pytest.
 
 
 def test_a_page_about_a_run_and_about_a_transform(here: Path) -> None:
+    """The page of an output names the command that made it, which its record keeps, and not that of the page."""
     assert run(["warp", "in.tif", "out.zarr", "--pull", "t.json", "-q"]) == 0
     assert run(["report", "out.zarr", "--out", "run.html"]) == 0
     told = json.loads((here / "run.report.json").read_text())
     assert told["entries"][0]["blocks"] == [1]
     page = (here / "run.html").read_text()
     assert "The volume is complete" in page
+    assert f"daskreg warp in.tif out.zarr --pull t.json -q  # in {here}" in page
+    assert "daskreg report" not in page
     assert page.count('href="data:image/png') == 3, "a slice and both side views"
     dr.SliceAffines(np.stack([dr.Affine.translation(x=k).matrix for k in range(3)])).save("s.json")
     assert run(["report", "s.json", "--out", "drift.html"]) == 0

@@ -12,8 +12,9 @@ import tifffile
 
 import daskreg as dr
 from daskreg.cli import COMMANDS, app, run
-from daskreg.cli.options import Opening, command_line
+from daskreg.cli.options import Opening
 from daskreg.cli.words import as_options, similar
+from daskreg.runtime.typed_command import typed, typed_command
 
 
 @pytest.fixture
@@ -237,8 +238,8 @@ def test_a_command_is_known_where_its_folder_is_gone(tmp_path: Path, monkeypatch
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     words = ["register", "my a.tif", "https://h/b.tif?token=it's secret"]
-    with click.Context(app, obj={"words": words}):
+    with typed(words):
         shown = "daskreg register 'my a.tif' 'https://h/b.tif?token=***'"
-        assert command_line() == f"{shown}  # in {tmp_path / 'gone'}"
+        assert typed_command() == f"{shown}  # in {tmp_path / 'gone'}"
         (tmp_path / "gone").rmdir()
-        assert command_line() == shown
+        assert typed_command() == shown

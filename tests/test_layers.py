@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("convert", "kernels", "accessor", "readers", "plot", "output_page", "apply"),
     ("reg_torch", "demo", "warm_up"),
     ("cli",),
+    ("__main__",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

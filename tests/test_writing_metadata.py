@@ -102,6 +102,22 @@ def test_windows_come_from_the_voxels_and_leave_few_outside(tmp_path: Path) -> N
     assert "windows" not in zarr.open_group(tmp_path / "a.zarr").attrs["daskreg"]
 
 
+def test_fill_does_not_count_in_a_window_and_zeros_of_the_source_do(tmp_path: Path) -> None:
+    """Moved and at rest, an image has one contrast; also in a shift that reaches one side only, and as it is served."""
+    values = np.random.default_rng(0).normal(30_000, 1000, (4, 50, 61)).astype(np.uint16)
+    volume = xr.DataArray(values, dims=tuple("zyx"))
+    moved = dr.warp(volume, push=dr.Affine.translation((0, 0, 13)))
+    for name, one in {"raw": volume, "moved": moved}.items():
+        dr.write(one, tmp_path / name, levels=1, **QUIET)
+    raw, found = (omero(tmp_path / name)["channels"][0]["window"] for name in ("raw", "moved"))
+    assert abs(found["start"] - raw["start"]) < 400
+    assert (found["min"], raw["start"] > 20_000) == (0, True)
+    with dr.serve({"raw": volume, "moved": moved}) as server:
+        assert [round(image.window[0], -4) for image in server.images.values()] == [30_000, 30_000]
+    dr.write(volume.where(volume.x > 12, 0), tmp_path / "zeros", levels=1, **QUIET)
+    assert omero(tmp_path / "zeros")["channels"][0]["window"]["start"] == 0
+
+
 @pytest.mark.parametrize("value", [0, 7, np.nan])
 def test_an_image_of_one_value_has_a_window(tmp_path: Path, value: float) -> None:
     dr.write(np.full((20, 30), value, np.float32), tmp_path / "a.zarr", **QUIET)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from daskreg.blocks.job import Task
 from daskreg.blocks.plan import Layout, Plan
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.record.own_files import group_attributes, is_v2, metadata_files
+from daskreg.blocks.reversed import job_of
 from daskreg.formats.ome import CHANNEL_AXES
 from daskreg.formats.omero import OMERO_KEY, window_of
 from daskreg.geometry import Box, tile
@@ -34,20 +37,41 @@ def set_windows(made: Plan) -> None:
         array = zarr.open_array(open_store(os.fspath(made.path)), path=str(coarsest.level), mode="r")
         return np.asarray(array[box.slices])
 
-    text = with_windows(ledger.metadata(name), facts, coarsest.layout, read)
+    text = with_windows(ledger.metadata(name), facts, coarsest.layout, read, fill_of(made.levels[0].task))
     if text is not None:
         ledger.image.put(name, [text], sync=True)
 
 
+def fill_of(task: Task) -> float | None:
+    """The value of voxels that show nothing of the source; None where all show some of it, as in a copy.
+
+    Whether there are such voxels is looked up at a few of them, with the corners: an affine map that leaves the source
+    does so in a corner.
+    """
+    job = job_of(task)
+    if job is None:
+        return None
+    lead = len(job.shape) - job.grid.ndim
+    looked_at = [sorted({round(k * (n - 1) / 4) for k in range(5)}) for n in job.grid.shape]
+    for place in product(*[(0,)] * lead, *looked_at):
+        if job.read_box(Box(place, tuple(i + 1 for i in place))).empty:
+            return job.fill
+    return None
+
+
 def with_windows(
-    text: bytes, facts: Mapping[str, Any], layout: Layout, read: Callable[[Box], NDArray[Any]]
+    text: bytes,
+    facts: Mapping[str, Any],
+    layout: Layout,
+    read: Callable[[Box], NDArray[Any]],
+    fill: float | None,
 ) -> bytes | None:
     """The metadata of a group with the windows that are not known yet; None where all are.
 
     Args:
         text: the first of the metadata files.
         facts: "format" of the image.
-        layout: of a level. read: gives the voxels of a box of it.
+        layout: of a level. read: gives the voxels of a box of it. fill: as of `fill_of`.
     """
     attributes = group_attributes(facts, text)
     unknown = attributes["daskreg"].pop("windows", [])
@@ -55,7 +79,7 @@ def with_windows(
         return None
     channels = (attributes if is_v2(facts) else attributes["ome"])[OMERO_KEY]["channels"]
     for number in unknown:
-        found = window_of(_voxels(layout, number if len(channels) > 1 else 0, read))
+        found = window_of(_voxels(layout, number if len(channels) > 1 else 0, read), fill)
         channels[number]["window"] = found or channels[number]["window"]
     return json.dumps(attributes if is_v2(facts) else {**json.loads(text), "attributes": attributes}, indent=2).encode()
 

@@ -60,12 +60,18 @@ def is_window(value: Any) -> bool:
     return all(map(math.isfinite, ends)) and ends[2] < ends[3]
 
 
-def window_of(voxels: NDArray[Any]) -> dict[str, Any] | None:
-    """A window that saturates few of some voxels; None where none of them is finite."""
+def window_of(voxels: NDArray[Any], fill: float | None = None) -> dict[str, Any] | None:
+    """A window that saturates few of some voxels; None where none of them is finite.
+
+    Args:
+        fill: value of voxels that show nothing of the source. They do not count: an image that was moved has the
+            contrast of the one that it was made of.
+    """
     finite = voxels[np.isfinite(voxels)] if voxels.dtype.kind == "f" else voxels.reshape(-1)
     if not finite.size:
         return None
-    low, high = np.percentile(finite, (SATURATED / 2, 100 - SATURATED / 2)).tolist()
+    measured = finite if fill is None else finite[finite != fill]
+    low, high = np.percentile(measured if measured.size else finite, (SATURATED / 2, 100 - SATURATED / 2)).tolist()
     least, most = float(finite.min()), float(finite.max())
     if not low < high:
         low, high = least, most

@@ -120,7 +120,8 @@ class ZarrForm:
         pyramid, level = self.pyramid, len(self.pyramid.layouts) - 1
         if pyramid.voxels_for(level) * pyramid.chunk_count(level) > CHEAP:
             level = 0
-        found = with_windows(text, self._facts, pyramid.layouts[level], partial(pyramid.read, level))
+        layout, read = pyramid.layouts[level], partial(pyramid.read, level)
+        found = with_windows(text, self._facts, layout, read, pyramid.fill)
         return text if found is None else found
 
 

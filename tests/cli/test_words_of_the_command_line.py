@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import click
@@ -243,3 +244,11 @@ def test_a_command_is_known_where_its_folder_is_gone(tmp_path: Path, monkeypatch
         assert typed_command() == f"{shown}  # in {tmp_path / 'gone'}"
         (tmp_path / "gone").rmdir()
         assert typed_command() == shown
+
+
+def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["daskreg", "warp", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("daskreg", run_name="__main__")
+    assert ended.value.code == 0
+    assert "block by block" in capsys.readouterr().out

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from daskreg.errors import ChannelError
 from daskreg.sources.coordinates import CHANNELS
 
@@ -33,6 +36,11 @@ def ends_in_colour(shape: Sequence[int], ndim: int) -> bool:
     axes never need this rule.
     """
     return len(shape) == ndim and shape[-1] in RGB_LENGTHS and min(shape[-3:-1]) >= RGB_LEAST_SIDE
+
+
+def named_colours(count: int) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
+    """The coordinate of the channels of a file in colour, 3 or 4; none for other counts."""
+    return {"c": (np.asarray(COLOURS[:count]), {})} if count in RGB_LENGTHS else {}
 
 
 def entry_number(

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from daskreg.errors import ChunkReadError, MissingExtraError, NotAVolumeError
 from daskreg.geometry import PIXEL, Grid
 from daskreg.runtime.regular_files import allowing_outside
+from daskreg.sources.channels import named_colours
 from daskreg.sources.coordinates import SPACE
-from daskreg.sources.description import Coord, Description, OpenOptions
+from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
 from daskreg.sources.reader import Reader, index_text
 from daskreg.sources.readers import metaimage_header, nifti, nrrd, nrrd_header
@@ -32,7 +33,7 @@ from daskreg.sources.readers.png_header import check_png
 from daskreg.sources.source import ArrayIndex, Source
 
 # The resolution that these files state (mostly 72 dpi) is not that of the specimen.
-_WITHOUT_SPACING = (".png", ".jpg", ".jpeg", ".bmp")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 _NRRD = (".nrrd", ".nhdr")
 _METAIMAGE = (".mha", ".mhd")
 _PACKINGS = {
@@ -85,7 +86,7 @@ class ItkReader(Reader):
         if ndim > 4:
             raise NotAVolumeError(f"{what} has {ndim} dimensions; up to x, y, z, t are read")
         grid, attrs = _grid(reader, shape[ndim - spatial : ndim], what, options)
-        coords: dict[str, Coord] = {}
+        coords = named_colours(reader.GetNumberOfComponents()) if _is_picture(what) else {}
         if ndim == 4 and (reader.GetSpacing()[3], reader.GetOrigin()[3]) != (1.0, 0.0):
             coords["t"] = (reader.GetOrigin()[3] + reader.GetSpacing()[3] * np.arange(shape[0]), {})
         array = FileArray("itk", path, names, shape, _dtype(reader), self.stamp(path))
@@ -125,9 +126,13 @@ class ItkReader(Reader):
 READER = ItkReader()
 
 
+def _is_picture(what: str) -> bool:
+    return Path(what).suffix.lower() in _PICTURES
+
+
 def _grid(reader: Any, shape: tuple[int, ...], what: str, options: OpenOptions) -> tuple[Grid, dict[str, Any]]:
     ndim, suffix = reader.GetDimension(), Path(what).suffix.lower()
-    if suffix in _WITHOUT_SPACING:
+    if _is_picture(what):
         return Grid(shape, unit=options.common_unit(PIXEL, what), axes=SPACE[-len(shape) :]), {}
     stated = nrrd.units(what, len(shape)) if suffix in _NRRD else []
     stated = stated if any(stated) else ["millimeter"] * len(shape)

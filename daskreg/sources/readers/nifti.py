@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from daskreg.errors import MetadataWarning, MissingExtraError, NotAVolumeError
 from daskreg.geometry import Grid
 from daskreg.runtime.messages import reason
+from daskreg.sources.channels import named_colours
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Coord, Description, OpenOptions
 from daskreg.sources.locate import StoreLocation
@@ -54,7 +55,7 @@ class NiftiReader(Reader):
         times = _times(image.header, shape[names.index("t")]) if "t" in names else None
         _check_size(proxy, what)
         array = FileArray("nifti", path, names, shape, _value_dtype(proxy), stamp_of(_files(path, proxy)))
-        coords = {} if times is None else {"t": times}
+        coords = ({} if times is None else {"t": times}) | named_colours(colours)
         return array.describe(grid, options, name=_stem(location), attrs=attrs, coords=coords)
 
     def open(self, path: str) -> MappedArray:

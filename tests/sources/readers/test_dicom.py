@@ -281,6 +281,7 @@ def test_colours(tmp_path: Path) -> None:
     image.save_as(file)
     volume = dr.open([file])
     assert volume.dims == ("c", "z", "y", "x")
+    assert list(volume.c.values) == ["red", "green", "blue"]
     np.testing.assert_array_equal(volume[:, 0], image.pixel_array.transpose(2, 0, 1))
 
 

@@ -95,6 +95,7 @@ def test_images(tmp_path):
     for suffix in (".png", ".bmp"):
         image = dr.open(written(tmp_path / f"rgb{suffix}", colours, vectors=True))
         assert image.dims == ("c", "y", "x")
+        assert list(image.c.values) == ["red", "green", "blue"]
         boxes_agree(image, colours.transpose(2, 0, 1))
 
 

@@ -168,6 +168,7 @@ def test_colours(tmp_path):
         colours[name] = RNG.integers(0, 255, colours.shape) + 0 * k
     volume = dr.open(saved(tmp_path / "a.nii.gz", colours))
     assert volume.dims == ("c", "z", "y", "x")
+    assert list(volume.c.values) == ["red", "green", "blue"]
     boxes_agree(volume, np.stack([colours[n].T for n in "RGB"]))
 
 

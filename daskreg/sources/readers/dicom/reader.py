@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, NotAVolumeError, OptionError
+from daskreg.sources.channels import named_colours
 from daskreg.sources.coordinates import SPACE
 from daskreg.sources.description import Description, OpenOptions
 from daskreg.sources.locate import INSIDE, StoreLocation
@@ -67,10 +68,12 @@ class DicomReader(Reader):
         grid, attrs = grid_of_header(matrix, shape[:3], unit, what=location.root)
         path = f"{location.root}{INSIDE}{first.series}/{names or '*'}"
         colours = ["c"] if len(shape) == 4 else []
+        coords = named_colours(shape[-1]) if colours else {}
         array = FileArray(
             "dicom", path, [*SPACE, *colours], shape, _value_dtype(slices), self.stamp(path), (1, *first.shape)
         )
-        return array.describe(grid, options, name=first.title or os.path.basename(location.root), attrs=attrs)
+        name = first.title or os.path.basename(location.root)
+        return array.describe(grid, options, name=name, attrs=attrs, coords=coords)
 
     def files(self, path: str) -> tuple[str, ...]:
         folder, _, inner = path.partition(INSIDE)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import ChunkReadError, NotAVolumeError, OptionError
 from daskreg.geometry import Grid
-from daskreg.sources.channels import COLOURS, RGB_LENGTHS
+from daskreg.sources.channels import named_colours
 from daskreg.sources.coordinates import SPACE, grid_of_level
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape, ordered
 from daskreg.sources.dtypes import image_dtype
@@ -126,8 +126,8 @@ def _describe_series(
     channels = source.shape[source.dims.index("c")] if "c" in lead else 0
     if channels and len(stated.channels) == channels:
         coords["c"] = (np.asarray(stated.channels), {})
-    elif "C" not in series.axes and series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB and channels in RGB_LENGTHS:
-        coords["c"] = (np.asarray(COLOURS[:channels]), {})
+    elif "C" not in series.axes and series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB:
+        coords |= named_colours(channels)
     if "t" in lead and stated.times is not None:
         every, unit = stated.times
         coords["t"] = (every * np.arange(source.shape[source.dims.index("t")]), {"units": unit})

@@ -48,7 +48,8 @@ from daskreg.cluster.config import LocalConfig
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.geometry.normalised import theta_from_index
 from daskreg.registration.normal_equations import equations_triton
-from daskreg.sampling import tile_pipeline
+from daskreg.sampling import tensors_triton, tile_pipeline
+from daskreg.sampling.displacements import Displaced, Displacement
 from daskreg.sampling.sample import sample
 from daskreg.sampling.tile_sampler import tile_sampler
 from daskreg.sampling.tiles import Tile
@@ -140,7 +141,37 @@ def sampling(options: argparse.Namespace, report: Report, rates: dict[str, float
         with attempt(report, f"{kind} {dtype} {order}"):
             report.more()
             image = (np.random.default_rng(order).random(shape, dtype="f4") * 200).astype(dtype)
-            sampled(options, report, rates, image=image, matrix=matrix, order=order)
+            sampled(options, report, rates, name=f"{kind} {dtype} order {order}", image=image, pull=matrix, order=order)
+    for kind, dtype, order in [("field", "uint16", 1), ("bspline", "uint16", 1), ("field", "float32", 3)]:
+        with attempt(report, f"{kind} {dtype} {order}"):
+            report.more()
+            image = (np.random.default_rng(order).random((cube,) * 3, dtype="f4") * 200).astype(dtype)
+            path = through_field(image.shape, 3 if kind == "bspline" else 1)
+            sampled(options, report, rates, name=f"{kind} {dtype} order {order}", image=image, pull=path, order=order)
+
+
+def through_field(shape: tuple[int, ...], order: int) -> Displaced:
+    """An affine map after smooth displacements of up to 6 voxels, with a node every 8 voxels."""
+    nodes = Grid([n // 8 + 3 for n in shape], 8, -8)
+    raw = np.random.default_rng(0).normal(size=(len(shape), *nodes.shape)).astype(np.float32)
+    vectors = ndimage.gaussian_filter(raw, (0, *(4,) * len(shape)))
+    vectors *= 6 / np.abs(vectors).max()
+    eye = np.eye(len(shape) + 1)
+    step = Displacement(eye, nodes.inverse_matrix, affine_3d(shape), vectors, (0,) * len(shape), nodes.shape, order)
+    return Displaced((step,))
+
+
+def by_torch(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same sampling without our kernels."""
+
+    def without() -> Any:
+        before, tensors_triton.ready_for_fields = tensors_triton.ready_for_fields, lambda device: False
+        try:
+            return run()
+        finally:
+            tensors_triton.ready_for_fields = before
+
+    return without
 
 
 def sampled(
@@ -148,36 +179,40 @@ def sampled(
     report: Report,
     rates: dict[str, float],
     *,
+    name: str,
     image: np.ndarray,
-    matrix: np.ndarray,
+    pull: np.ndarray | Displaced,
     order: int,
 ) -> None:
     shape, dtype = image.shape, image.dtype
-    name = f"{'slices' if len(matrix) == 3 else 'volume'} {dtype} order {order}"
-    box, out = Box.of(shape[len(shape) + 1 - len(matrix) :]), np.empty_like(image)
+    ndim = pull.ndim if isinstance(pull, Displaced) else len(pull) - 1
+    box, out = Box.of(shape[len(shape) - ndim :]), np.empty_like(image)
     tensor = torch.from_numpy(image).to(options.device)
-    piece = Tile(image, box, matrix, box, order, 0.0)
+    piece = Tile(image, box, pull, box, order, 0.0)
+
+    def resident() -> Any:
+        return sample(tensor, box, pull, box, order=order)
 
     def pipeline() -> None:
         with tile_sampler(options.device) as sampler:
             sampler.put(piece, out)
 
     runs: Runs = {
-        "GPU, resident": lambda: sample(tensor, box, matrix, box, order=order),
+        "GPU, resident": resident,
         "GPU, host to host": pipeline,
-        "CPU": lambda: sample(image, box, matrix, box, order=order, out=out, parallel=True),
-        **by_others(tensor, matrix, order),
+        "CPU": lambda: sample(image, box, pull, box, order=order, out=out, parallel=True),
+        **({"GPU, by torch": by_torch(resident)} if isinstance(pull, Displaced) else by_others(tensor, pull, order)),
     }
     errors = {}
     # A few voxels of the middle tell: in float64, from all of the image.
     middle = Box(tuple(n // 2 - min(4, n // 4) for n in box.shape), tuple(n // 2 + min(4, n // 4) for n in box.shape))
-    few = image[:2] if len(matrix) == 3 else image
-    exact = sample(few.astype("f8"), box, matrix, middle, order=order)
+    few = image[:2] if ndim == 2 else image
+    exact = sample(few.astype("f8"), box, pull, middle, order=order)
     for key, run in runs.items():
         out[...] = np.array(7, dtype)
         found = run()
         whole = out if found is None or found is out else found
-        some = whole[:2] if len(matrix) == 3 else whole
+        some = whole[:2] if ndim == 2 else whole
         got = np.asarray(torch.as_tensor(some[(..., *middle.slices)]).cpu(), dtype="f8")
         errors[key] = float(np.linalg.norm(got - exact) / np.linalg.norm(exact))
         del found, whole, some

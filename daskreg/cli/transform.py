@@ -156,15 +156,16 @@ def points(
 ) -> None:
     """Move the points of a table as `daskreg warp IMAGE --pull TRANSFORM` moves the image.
 
-    IN is a CSV with columns x, y, z or axis-0, axis-1 (napari), Slicer's .fcsv or .mrk.json, an elastix point file, or
-    GeoJSON; OUT has the same format, and everything else that IN holds.
+    IN is a CSV with columns x, y, z or axis-0, axis-1 (napari), landmarks of BigWarp (the moving points of them),
+    Slicer's .fcsv or .mrk.json, an elastix point file, or GeoJSON; OUT has the same format, and everything else that
+    IN holds.
     """
     import daskreg
     from daskreg.formats.point_tables import read_table
     from daskreg.formats.transforms import write_text
     from daskreg.landmarks.move import move_points
 
-    found = read_table(table, axes=axes)
+    found = read_table(table, axes=axes, of_pairs=True)
     grids = _grid(source), _grid(like) or _grid(source)
     fixed, moving = grids if push else grids[::-1]
     moved = move_points(

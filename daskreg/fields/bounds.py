@@ -88,9 +88,7 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
         part = (*box.slices[: lead + 1], *inner.slices)
         lower[part], upper[part] = least, most
         if not (np.isfinite(least).all() and np.isfinite(most).all()):
-            raise InvalidTransformError(
-                f"the vectors {source.path} hold NaN or infinity within nodes {box}: replace them, for example by zero"
-            )
+            check_finite(source.read(box), box, source.path)
 
     sizes = _part_sizes(source, lead)
     boxes = (box for _, box in tile(shape, sizes))
@@ -99,6 +97,17 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
         for _ in measured:
             pass
     return VectorBounds(np.moveaxis(lower, lead, 0), np.moveaxis(upper, lead, 0), (0,) * ndim)
+
+
+def check_finite(values: NDArray[Any], box: Box, path: str) -> None:
+    """Raise InvalidTransformError, which names the first of them, where vectors (*box.shape) are not finite."""
+    if np.isfinite(values).all():
+        return
+    first = np.argwhere(~np.isfinite(values))[0] + np.asarray(box.start)
+    raise InvalidTransformError(
+        f"the vectors {path} hold NaN or infinity, first at index {tuple(first.tolist())}: replace them, for example "
+        "by zero"
+    )
 
 
 def _by_tile(extreme: np.ufunc, values: NDArray[Any], axis: int) -> NDArray[Any]:

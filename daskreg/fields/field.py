@@ -53,6 +53,7 @@ class DisplacementField(FieldTransform):
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid))
+        object.__setattr__(self, "order", int(self.order))
         object.__setattr__(self, "unit", None if self.unit == ANY_UNIT else self.grid.unit)
 
     @property
@@ -130,7 +131,7 @@ def field_dict(vectors: Vectors, grid: Grid, order: int) -> dict[str, Any]:
             f"a field of {size} numbers is too large for a JSON file: save it as .zarr, or for other tools as .h5, "
             ".nii.gz, .mha or .nrrd"
         )
-    values = np.asarray(vectors.source.read(vectors.source.readable))
+    values = vectors.read()
     return {"vectors": values.tolist(), "dtype": values.dtype.name, "grid": grid_dict(grid), "order": order}
 
 

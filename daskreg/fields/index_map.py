@@ -91,8 +91,7 @@ class DisplacedIndexMap(StackIndexMap):
         return starts, np.maximum(starts, np.clip(np.floor(high).astype(np.int64) + 2 + margin, 0, shape))
 
     def pieces(self, out: Box, source_shape: Sequence[int], margin: int) -> Iterator[Piece]:
-        for part in self._parts(out):
-            known = replace(self, followed=self._follow(part))
+        for part, known in self._parts(out):
             yield from StackIndexMap.pieces(known, part, source_shape, margin)
 
     def coordinates(self, out: Box) -> Displaced:
@@ -128,11 +127,12 @@ class DisplacedIndexMap(StackIndexMap):
         sizes = zip(self.steps, self._node_boxes(out), strict=True)
         return sum(nodes.size * nodes.ndim * step.part.source.dtype.itemsize for step, nodes in sizes)
 
-    def _parts(self, out: Box) -> Iterator[Box]:
-        """The box, cut until the vectors of each part take little memory."""
+    def _parts(self, out: Box) -> Iterator[tuple[Box, DisplacedIndexMap]]:
+        """The box, cut until the vectors of each part take little memory; each with its map, followed already."""
+        known = replace(self, followed=self._follow(out))
         longest = max(self.sampled, key=lambda k: out.shape[k])
-        if out.empty or out.shape[longest] < 2 or self._vector_bytes(out) <= _VECTOR_BYTES:
-            yield out
+        if out.empty or out.shape[longest] < 2 or known._vector_bytes(out) <= _VECTOR_BYTES:
+            yield out, known
             return
         middle = (out.start[longest] + out.stop[longest]) // 2
         for a, b in ((out.start[longest], middle), (middle, out.stop[longest])):

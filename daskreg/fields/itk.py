@@ -179,8 +179,7 @@ def is_vector_image(path: Path) -> bool:
 
 
 def _vectors(field: DisplacementField) -> Any:
-    source = field.vectors.source
-    return np.asarray(source.read(source.readable), np.float64)
+    return np.asarray(field.vectors.read(), np.float64)
 
 
 def _grid(record: TransformRecord) -> Grid:

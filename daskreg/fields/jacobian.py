@@ -10,7 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from daskreg.errors import ShapeMismatchError
+from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
 from daskreg.geometry import Box, Grid, SliceAffines, Transform, common_unit
 from daskreg.geometry.slices import slice_position
@@ -28,8 +28,11 @@ def jacobian(transform: Transform, grid: Grid) -> xr.DataArray:
     nodes of a linear field the derivative is that of its interpolation; at the nodes, that of the side of greater
     indices.
 
-    Raises: ShapeMismatchError where the grid has another number of axes than what the transform warps.
+    Raises: ShapeMismatchError where the grid has another number of axes than what the transform warps; OptionError for
+        what is no grid.
     """
+    if not isinstance(grid, Grid):
+        raise OptionError(f"grid must be a Grid, such as dr.Grid(image.shape), not {type(grid).__name__}")
     if grid.ndim != transform.array_ndim:
         raise ShapeMismatchError(f"a grid of {transform.array_ndim} axes is needed, not {grid.ndim}")
     common_unit(grid.unit, transform.unit, "transform and grid")

@@ -11,6 +11,7 @@ from daskreg.fields.field import ANY_UNIT, check_field, describe_field, field_di
 from daskreg.fields.transform import FieldTransform
 from daskreg.fields.vectors import Vectors, vectors_of
 from daskreg.geometry import Grid
+from daskreg.geometry.slices import whole_number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +38,10 @@ class SliceDisplacements(FieldTransform):
 
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
+        if not isinstance(self.axis, str):
+            object.__setattr__(self, "axis", whole_number(self.axis, "axis"))
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid, lead=1))
+        object.__setattr__(self, "order", int(self.order))
         object.__setattr__(self, "unit", None if self.unit == ANY_UNIT else self.grid.unit)
 
     @property

@@ -127,4 +127,4 @@ def copy_vectors(field: DisplacementField | SliceDisplacements, group: zarr.Grou
             box = Box(
                 (*first, 0, start, *rest), (*(n + 1 for n in first), field.grid.ndim, stop, *source.shape[lead + 2 :])
             )
-            array[box.slices] = source.read(box)
+            array[box.slices] = field.vectors.read(box)

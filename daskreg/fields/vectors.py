@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, ShapeMismatchError
-from daskreg.fields.bounds import VectorBounds, vector_bounds
-from daskreg.geometry import Grid
+from daskreg.fields.bounds import VectorBounds, check_finite, vector_bounds
+from daskreg.geometry import Box, Grid
 from daskreg.runtime.lazy import Lazy
 from daskreg.sources import Source
 from daskreg.sources.in_memory import source_in_memory
@@ -37,6 +38,16 @@ class Vectors:
         Raises: InvalidTransformError where one is not finite.
         """
         return self._bounds.get(lambda: vector_bounds(self.source, self.lead))
+
+    def read(self, box: Box | None = None) -> NDArray[Any]:
+        """Those of a box of all axes; None: all.
+
+        Raises: InvalidTransformError where one is not finite.
+        """
+        box = self.source.readable if box is None else box
+        values = np.asarray(self.source.read(box))
+        check_finite(values, box, self.source.path)
+        return values
 
     @property
     def in_memory(self) -> bool:
@@ -74,7 +85,7 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
         value = value.astype(np.float32 if value.dtype in (np.float16, np.float32) else np.float64, copy=True)
         value.flags.writeable = False
         dims = tuple(f"d{k}" for k in range(value.ndim))
-        found = Vectors(source_in_memory(value, name="vectors in memory", dims=dims, grid=Grid(value.shape)), lead)
+        found = Vectors(source_in_memory(value, name="in memory", dims=dims, grid=Grid(value.shape)), lead)
         _ = found.bounds  # raises for NaN here, where they were passed
         return found
     if kind != "f":

@@ -47,18 +47,21 @@ class PointTable:
     in_voxels: bool = False
 
 
-def read_table(path: str | PathLike[str], *, axes: str | None = None) -> PointTable:
+def read_table(path: str | PathLike[str], *, axes: str | None = None, of_pairs: bool = False) -> PointTable:
     """The points of a table with columns named as coordinates (see `point_rows.axis_columns`) or without names, of
     Slicer's fcsv or markups, an elastix point file, a `.swc` skeleton, or GeoJSON.
 
     Args:
         axes: order of the columns of a table without names, such as "zyx"; by default x, y, z.
+        of_pairs: whether landmarks of BigWarp, which are pairs, are taken by their moving points.
 
     Raises: InputError where there is no such file, or it holds no points that can be read.
     """
     file = local_path(path)
     text = read_bytes(file).decode("utf-8-sig", errors="replace")
     try:
+        if of_pairs and _is_pairs(text):
+            return _read_pairs(text)
         for claims, read in _READERS:
             if claims(file.name.lower(), text):
                 return read(text, axes)
@@ -104,6 +107,32 @@ def _read_csv(text: str, axes: str | None) -> PointTable:
         return out.getvalue()
 
     return PointTable(points, replaced)
+
+
+def _is_pairs(text: str) -> bool:
+    """Whether these are landmarks of BigWarp: name, active, the moving point and the target, each x, y, z."""
+    row = next(csv.reader(line for line in text.splitlines() if line.strip()), [])
+    return len(row) in (6, 8) and row[1].strip().lower() in ("true", "false")
+
+
+def _read_pairs(text: str) -> PointTable:
+    """The moving points of landmarks of BigWarp. Targets stay, and so do points that were not set: those infinite."""
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    ndim = (len(rows[0]) - 2) // 2
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise InputError(f"not all of its rows have {len(rows[0])} columns")
+    values = np.array([[float(cell) for cell in row[2 : 2 + ndim]] for row in rows])
+    known = np.isfinite(values).all(axis=1)
+
+    def replaced(moved: Floats) -> str:
+        out, places = io.StringIO(), iter(moved[:, ::-1].tolist())
+        writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        for row, good in zip(rows, known, strict=True):
+            writer.writerow([*row[:2], *map(repr, next(places)), *row[2 + ndim :]] if good else row)
+        return out.getvalue()
+
+    names = tuple(row[0] for row, good in zip(rows, known, strict=True) if good)
+    return PointTable(values[known, ::-1], replaced, names)
 
 
 def _named(names: Sequence[str]) -> list[int]:

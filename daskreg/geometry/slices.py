@@ -50,8 +50,8 @@ class SliceAffines(Transform):
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrices", checked_matrices(self.matrices, 3))
         if not isinstance(self.axis, str):
-            object.__setattr__(self, "axis", _number(self.axis, "axis"))
-        object.__setattr__(self, "start", _number(self.start, "start"))
+            object.__setattr__(self, "axis", whole_number(self.axis, "axis"))
+        object.__setattr__(self, "start", whole_number(self.start, "start"))
         object.__setattr__(self, "axes", checked_axes(self.axes, self.ndim))
         object.__setattr__(self, "unit", None if self.unit is None else canonical_unit(self.unit))
 
@@ -283,7 +283,7 @@ def slice_position(transform: Sliced, dims: Sequence[str], spatial: Sequence[str
     return position
 
 
-def _number(value: Any, what: str) -> int:
+def whole_number(value: Any, what: str) -> int:
     try:
         number = operator.index(value)
     except TypeError as error:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from daskreg.errors import OptionError
 from daskreg.geometry import Box
-from daskreg.geometry.grid import snapped
 from daskreg.sampling.displacements import Displaced, Displacement
 
 Coordinates = list[Tensor]
@@ -43,10 +42,17 @@ def wants_gradient(path: Displaced) -> bool:
     )
 
 
+def vectors_of(step: Displacement, device: torch.device) -> Tensor:
+    """The vectors as a tensor on a device."""
+    if isinstance(step.vectors, Tensor):
+        return step.vectors.to(device)
+    array = np.asarray(step.vectors)
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C")).to(device)
+
+
 def _along(step: Displacement, x: Coordinates) -> Coordinates:
-    direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
-    u = _displacement(step, _applied(across, x))
-    moved = _applied(direct, x)
+    u = _displacement(step, _applied(step.across, x))
+    moved = _applied(step.direct, x)
     turn = step.onward[:-1, :-1]
     return [m + sum(float(turn[k, i]) * u[i] for i in range(len(u))) for k, m in enumerate(moved)]
 
@@ -74,8 +80,8 @@ def _applied(matrix: Any, x: Coordinates) -> Coordinates:
 
 def _displacement(step: Displacement, g: Coordinates) -> Coordinates:
     """The displacement at node coordinates, zero where they are not in the field."""
-    vectors = step.vectors if isinstance(step.vectors, Tensor) else torch.from_numpy(np.array(step.vectors))
-    flat = vectors.to(g[0].device, g[0].dtype).flatten(1)
+    vectors = vectors_of(step, g[0].device).to(g[0].dtype)
+    flat = vectors.flatten(1)
     inside: Any = True
     axes = []
     for x, n, first, width in zip(g, step.shape, step.start, vectors.shape[1:], strict=True):

@@ -11,7 +11,9 @@ parts of `into` and `onward`, so that the image is interpolated once, whatever t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,28 @@ class Displacement:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @cached_property
+    def direct(self) -> Floats:
+        """(D+1, D+1) past the field: from the coordinates before the step to those after it."""
+        return snapped(self.onward @ self.into)
+
+    @cached_property
+    def across(self) -> Floats:
+        """(D+1, D+1) from the coordinates before the step to the nodes."""
+        return snapped(self.nodes @ self.into)
+
+    @property
+    def along_rows(self) -> bool:
+        """Whether only the last index of the nodes changes along a row of the coordinates before the step."""
+        return not self.across[:-2, -2].any()
+
+    @property
+    def ends(self) -> tuple[list[float], list[float]]:
+        """From where on, and below which node coordinates, a point lies in the field."""
+        if self.order == 1:
+            return [-0.5] * self.ndim, [n - 0.5 for n in self.shape]
+        return [1.0] * self.ndim, [math.nextafter(n - 2.0, math.inf) for n in self.shape]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +167,10 @@ def _compiled(step: Displacement, *, first: bool, stretch: bool) -> tuple[Any, .
     """(vectors, extent, matrices, facts) of one step."""
     from daskreg.sampling.displacements_numba import ACROSS, BACK, DIRECT, FORWARD, INVERSE, LIMITS, NODEWISE
 
-    direct, across = snapped(step.onward @ step.into), snapped(step.nodes @ step.into)
     how = INVERSE if step.inverse else NODEWISE if stretch else FORWARD
-    # Along a row of the output, which is a line of x_0, only the last index of the nodes may change.
-    along = first and how == FORWARD and not across[:-2, -2].any()
-    matrices = np.zeros((4, *direct.shape))
-    matrices[DIRECT], matrices[ACROSS] = direct, across
+    along = first and how == FORWARD and step.along_rows
+    matrices = np.zeros((4, *step.direct.shape))
+    matrices[DIRECT], matrices[ACROSS] = step.direct, step.across
     if how != FORWARD:  # nothing else goes back from the nodes
         matrices[BACK, :-1, :-1] = step.onward[:-1, :-1] @ np.linalg.inv(step.nodes[:-1, :-1])
         ends = (-np.inf, np.inf) if step.limits is None else _interval(step)

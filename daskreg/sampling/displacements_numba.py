@@ -235,18 +235,21 @@ def _polynomials(mixed: Any, lines: Any, way: Any, order: Any, cells: Any, poly:
     low, count = cells[0], cells[1] - cells[0]
     for k in range(len(mixed)):
         u, base, slope = mixed[k], lines[k, 0], lines[k, 1]
-        p0, p1, p2, p3, p4, p5 = poly[k, 0], poly[k, 1], poly[k, 2], poly[k, 3], poly[k, 4], poly[k, 5]
+        p0, p1 = poly[k, 0, : count + 1], poly[k, 1, : count + 1]
+        p0[:], p1[:] = base, slope
         if order == 1:
             for n in range(count):
                 a, b = u[n], u[n + 1] - u[n]
                 p0[n], p1[n] = (base + a) + (way[0] - np.float64(low + n)) * b, slope + way[1] * b
-        else:
-            for n in range(count):
-                before, a, b, after = u[n], u[n + 1], u[n + 2], u[n + 3]
-                p0[n], p1[n] = base, slope
-                p2[n], p3[n] = (before + 4 * a + b) / 6, (b - before) / 2
-                p4[n], p5[n] = (before - 2 * a + b) / 2, (3 * (a - b) + (after - before)) / 6
-        p0[count], p1[count] = base, slope
+            continue
+        # Two factors at a time: numba does not compute more in vectors, which might overlap.
+        before, here, after, last = u[:count], u[1 : count + 1], u[2 : count + 2], u[3 : count + 3]
+        p2, p3, p4, p5 = poly[k, 2, :count], poly[k, 3, :count], poly[k, 4, :count], poly[k, 5, :count]
+        for n in range(count):
+            p2[n], p3[n] = (before[n] + 4 * here[n] + after[n]) / 6, (after[n] - before[n]) / 2
+        for n in range(count):
+            p4[n] = (before[n] - 2 * here[n] + after[n]) / 2
+            p5[n] = (3 * (here[n] - after[n]) + (last[n] - before[n])) / 6
 
 
 @inner

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.geometry.grid import snapped
 from daskreg.sampling.displacements import Displaced
 from daskreg.sampling.spline_weights import cubic_weights
 
@@ -27,7 +26,7 @@ _DENSEST = 0.5
 def stretch(path: Displaced, box: Box) -> Floats:
     """(*box.shape) determinants of the derivative by the index, at the indices of a box."""
     first = path.steps[0]
-    across = snapped(first.nodes @ first.into)
+    across = first.across
     scale = np.diag(across)[:-1]
     aligned = first.order == 3 and not first.inverse and np.array_equal(across[:-1, :-1], np.diag(scale))
     held = Box(first.start, tuple(np.add(first.start, first.vectors.shape[1:])))

@@ -74,8 +74,7 @@ def sample_tensor(
     if ndim == 1:
         voxels, m, read_box, out_box = voxels[:, :, None], _lifted(m), lift(read_box), lift(out_box)
     with_gradient = torch.is_grad_enabled() and (m.requires_grad or voxels.requires_grad)
-    gaps = order == 3 and block.dtype.is_floating_point and not bool(torch.isfinite(voxels).all())
-    if not with_gradient and not gaps and tensors_triton.ready(block.device):
+    if not with_gradient and tensors_triton.ready(block.device) and not _has_gaps(voxels, order):
         blocks = voxels[:, 0] if many else voxels[0]
         found = tensors_triton.sampled(blocks, read_box, m, out_box, order=order, value=value, clamp=clamp)
         return found.reshape(shape)
@@ -98,12 +97,21 @@ def _sample_displaced(
         return block.new_full(shape, value)
     voxels = block.reshape(1, -1, *read_box.shape)
     with_gradient = torch.is_grad_enabled() and (voxels.requires_grad or wants_gradient(path))
+    forward = not with_gradient and not any(step.inverse for step in path.steps)
+    if forward and tensors_triton.ready_for_fields(block.device) and not _has_gaps(voxels, order):
+        found = tensors_triton.sampled(voxels[0], read_box, path, out_box, order=order, value=value, clamp=clamp)
+        return found.reshape(shape)
     interpolated = _interpolator(voxels, read_box, order, value, with_gradient=with_gradient, clamp=clamp)
 
     def coordinates(box: Box) -> Coordinates:
         return displaced_coordinates(path, box, voxels.device)
 
     return _in_pieces(interpolated, coordinates, out_box, voxels, with_gradient=with_gradient).reshape(shape)
+
+
+def _has_gaps(voxels: Tensor, order: int) -> bool:
+    """Whether voxels that are not finite are in the way of a spline."""
+    return order == 3 and voxels.dtype.is_floating_point and not bool(torch.isfinite(voxels).all())
 
 
 def _interpolator(

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from daskreg.geometry import Box
 from daskreg.runtime.triton_support import kernels_run, launched_on
+from daskreg.sampling import displaced_triton
 from daskreg.sampling.arrays import CUBIC_REACH, limits
+from daskreg.sampling.displacements import Displaced, Displacement
 
 try:
     import triton
@@ -57,22 +59,42 @@ def ready(device: torch.device) -> bool:
     return triton is not None and kernels_run("sampling", device, trial)
 
 
+@cache
+def ready_for_fields(device: torch.device) -> bool:
+    """The same through a displacement field."""
+
+    def trial() -> None:
+        box, eye = Box((0, 0), (4, 5)), np.eye(3)
+        path = Displaced((Displacement(eye, eye, eye, np.ones((2, 4, 5)), (0, 0), (4, 5)),))
+        sampled(torch.ones((1, 4, 5), device=device), box, path, box, order=1, value=0.0).sum().item()
+
+    return ready(device) and kernels_run("sampling through fields", device, trial)
+
+
 def sampled(
-    blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, *, order: int, value: Any, clamp: bool = False
+    blocks: Tensor,
+    read_box: Box,
+    pull: Tensor | Displaced,
+    out_box: Box,
+    *,
+    order: int,
+    value: Any,
+    clamp: bool = False,
 ) -> Tensor:
     """`sampling.sample` of a batch, (B, *out_box.shape), without a gradient.
 
     Args:
         blocks: (B, *read_box.shape) real numbers, on a CUDA device; 2 or 3 dimensions, none of them empty.
-        matrices: (1, D+1, D+1) float64 for all, or one for each; on the device or on the CPU.
+        pull: (1, D+1, D+1) float64 for all, or one for each; on the device or on the CPU. Or a path for all, which goes
+            against no field.
         value: the fill, as a voxel.
         clamp: see `sampling.arrays.SampleSpec`.
     """
     kind = blocks.dtype
     if kind == torch.bool or (order == 0 and not kind.is_floating_point):
-        return _plain(blocks, read_box, matrices, out_box, value)
+        return _plain(blocks, read_box, pull, out_box, value)
     if kind == torch.bfloat16:  # NumPy has no such type
-        return sampled(blocks.float(), read_box, matrices, out_box, order=order, value=value, clamp=clamp).to(kind)
+        return sampled(blocks.float(), read_box, pull, out_box, order=order, value=value, clamp=clamp).to(kind)
     real = torch.float32 if kind.itemsize <= 2 or kind == torch.float32 else torch.float64
     first, last = np.array(read_box.start, float), np.array(read_box.stop, float)
     reach = 0.5 if clamp else 1.0
@@ -86,11 +108,11 @@ def sampled(
         low, high = (first - 0.5, last - 0.5) if clamp else (low, high)
         first = first - _PAD + 1  # of the first of four neighbours
     ends = (first, low, high)
-    _launch(out, blocks, out_box, fill=fill, matrices=matrices, ends=ends, order=order, real=real, clamp=clamp)
+    _launch(out, blocks, out_box, fill=fill, pull=pull, ends=ends, order=order, real=real, clamp=clamp)
     return out
 
 
-def _plain(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, value: Any) -> Tensor:
+def _plain(blocks: Tensor, read_box: Box, pull: Tensor | Displaced, out_box: Box, value: Any) -> Tensor:
     """Nearest voxels of integers, as unsigned ones: which voxel is nearest does not depend on the type."""
     kind = blocks.dtype
     plain = _PLAIN[kind.itemsize]
@@ -98,7 +120,7 @@ def _plain(blocks: Tensor, read_box: Box, matrices: Tensor, out_box: Box, value:
     out = torch.empty((len(blocks), *out_box.shape), dtype=plain, device=blocks.device)
     first, last = np.array(read_box.start, float), np.array(read_box.stop, float)
     ends = (first, first, last)
-    _launch(out, blocks.view(plain), out_box, fill=fill, matrices=matrices, ends=ends, order=0, real=torch.float32)
+    _launch(out, blocks.view(plain), out_box, fill=fill, pull=pull, ends=ends, order=0, real=torch.float32)
     return out.view(kind)
 
 
@@ -108,7 +130,7 @@ def _launch(
     out_box: Box,
     *,
     fill: Tensor,
-    matrices: Tensor,
+    pull: Tensor | Displaced,
     ends: tuple[Any, Any, Any],
     order: int,
     real: torch.dtype,
@@ -120,9 +142,15 @@ def _launch(
     numpy_real = np.float32 if real == torch.float32 else np.float64
     integer = not (out.dtype.is_floating_point or order == 0)
     range_ = limits(np.dtype(str(out.dtype).removeprefix("torch.")), numpy_real) if integer else (0, 0)
-    small = [1 - np.finfo(numpy_real).epsneg, numpy_real(1 / 6), numpy_real(2 / 3)]
+    small = [1 - np.finfo(numpy_real).epsneg, numpy_real(1 / 6), numpy_real(2 / 3), 2 / 3]
     numbers = torch.from_numpy(np.array([*ends[1], *ends[2], *range_, *small], dtype=np.float64))
-    shared = len(matrices) == 1
+    fill = fill.to(device, non_blocking=True)
+    if isinstance(pull, Displaced):
+        way = displaced_triton.steps_of(pull, device)
+        shared = True
+    else:
+        way = displaced_triton.Steps(pull.contiguous().to(device, non_blocking=True), fill, 0, 0, False)
+        shared = len(pull) == 1
     group = _GROUP if shared and count >= _GROUP else 1
     shape, source = (1, *out_box.shape)[-3:], (1, *whole.shape[1:])[-3:]
     tiles = shape[0] * -(-shape[1] // _ROWS) * -(-shape[2] // _COLUMNS)
@@ -130,8 +158,9 @@ def _launch(
         _sample[(tiles * -(-count // group),)](
             out,
             whole,
-            fill.to(device, non_blocking=True),
-            matrices.contiguous().to(device, non_blocking=True),
+            fill,
+            way.table,
+            way.vectors,
             numbers.to(device, non_blocking=True),
             *shape,
             *source,
@@ -141,6 +170,9 @@ def _launch(
             0 if count == 1 else whole.stride(0),
             0 if shared else ndim * ndim + 2 * ndim + 1,
             NDIM=ndim,
+            STEPS=way.number,
+            BSPLINES=way.cubic,
+            ALONG=way.along,
             ORDER=order,
             DOUBLE=real == torch.float64,
             INTEGER=integer,
@@ -191,20 +223,13 @@ def coefficients(blocks: Tensor, ndim: int, around: float | None, real: torch.dt
 
 
 if triton is not None:
-    _POINTERS = ["out", "blocks", "fill", "matrices", "numbers"]
+    from daskreg.sampling.displaced_triton import displaced, position
+
+    _POINTERS = ["out", "blocks", "fill", "matrices", "vectors", "numbers"]
     _NUMBERS = [
         "d0", "d1", "d2", "n0", "n1", "n2", "o0", "o1", "o2", "f0", "f1", "f2",
         "count", "block_step", "matrix_step",
     ]  # fmt: skip
-
-    @triton.jit
-    def _along(m, axis: tl.constexpr, i0, i1, i2, NDIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-        """The coordinate along an axis, in the CPU's order of operations."""
-        at = m + axis * (NDIM + 1)
-        if NDIM == 3:
-            return tl.load(at) * i0 + tl.load(at + 1) * i1 + tl.load(at + 3) + tl.load(at + 2) * i2
-        else:
-            return tl.load(at) * i1 + tl.load(at + 2) + tl.load(at + 1) * i2
 
     @triton.jit
     def _within(x, numbers, axis: tl.constexpr, NDIM: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -267,9 +292,10 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
     def _sample(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917
-        out, blocks, fill, matrices, numbers,
+        out, blocks, fill, matrices, vectors, numbers,
         d0, d1, d2, n0, n1, n2, o0, o1, o2, f0, f1, f2, count, block_step, matrix_step,
-        NDIM: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr, INTEGER: tl.constexpr, CLAMP: tl.constexpr,
+        NDIM: tl.constexpr, STEPS: tl.constexpr, BSPLINES: tl.constexpr, ALONG: tl.constexpr,
+        ORDER: tl.constexpr, DOUBLE: tl.constexpr, INTEGER: tl.constexpr, CLAMP: tl.constexpr,
         GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ):  # fmt: skip
         real: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -283,12 +309,16 @@ if triton is not None:
         here = (row < d1) & (column < d2)
         i0, i1, i2 = (o0 + plane).to(tl.float64), (o1 + row).to(tl.float64), (o2 + column).to(tl.float64)
         m = matrices + first_block.to(tl.int64) * matrix_step
-        y, x = _along(m, NDIM - 2, i0, i1, i2, NDIM), _along(m, NDIM - 1, i0, i1, i2, NDIM)
+        if STEPS:
+            two_thirds = tl.load(numbers + 2 * NDIM + 5)
+            z, y, x = displaced(i0, i1, i2, m, vectors, two_thirds, NDIM, STEPS, BSPLINES, ALONG)
+        else:
+            y, x = position(m, NDIM - 2, i0, i1, i2, NDIM), position(m, NDIM - 1, i0, i1, i2, NDIM)
+            z = position(m, 0, i0, i1, i2, NDIM) if NDIM == 3 else i0
         if ORDER == 0:
             y, x = y + 0.5, x + 0.5
         touched = here & _within(y, numbers, NDIM - 2, NDIM) & _within(x, numbers, NDIM - 1, NDIM)
         if NDIM == 3:
-            z = _along(m, 0, i0, i1, i2, NDIM)
             if ORDER == 0:
                 z = z + 0.5
             touched = touched & _within(z, numbers, 0, NDIM)

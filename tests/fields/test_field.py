@@ -191,7 +191,7 @@ GRID = dr.Grid((4, 5), 2.0, unit="um")
     [
         (np.zeros((2, 5, 4)), {}, ShapeMismatchError, r"\(2, 4, 5\) are needed.*not \(2, 5, 4\)"),
         (np.zeros((4, 5, 2)), {}, ShapeMismatchError, "2 components"),
-        (np.full((2, 4, 5), np.nan), {}, InvalidTransformError, "NaN or infinity"),
+        (np.where(np.arange(40).reshape(2, 4, 5) < 27, 0, np.nan), {}, InvalidTransformError, r"index \(1, 1, 2\)"),
         (np.full((2, 4, 5), np.inf), {}, InvalidTransformError, "NaN or infinity"),
         (np.zeros((2, 4, 5), complex), {}, InvalidTransformError, "real numbers"),
         (np.zeros((2, 4, 5)), {"order": 2}, OptionError, "use 1 .* or 3"),
@@ -222,3 +222,12 @@ def test_its_repr_says_what_it_is() -> None:
     field = dr.DisplacementField(np.ones((2, 4, 5), np.float32), GRID)
     assert repr(field) == ("DisplacementField(4 x 5 nodes 2 x 2 micrometer apart, linear, up to 1 along an axis)")
     assert repr(field.inverse()).startswith("inverse of a DisplacementField(")
+
+
+def test_what_is_no_grid_is_said() -> None:
+    field = dr.DisplacementField(np.zeros((2, 4, 5)), GRID)
+    for ask in (field.jacobian, field.folds, dr.Affine.rotation(0.1).folds):
+        with pytest.raises(OptionError, match="must be a Grid"):
+            ask((4, 5))
+    with pytest.raises(InvalidTransformError, match=r"axis must be a whole number, not 1\.5"):
+        dr.SliceDisplacements(np.zeros((3, 2, 4, 5)), GRID, axis=1.5)

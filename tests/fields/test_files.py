@@ -186,3 +186,24 @@ def test_a_packed_file_is_unpacked_once_and_its_damage_named(tmp_path: Path) -> 
     path.write_bytes(gzip.compress(plain[:-300]))
     with pytest.raises(DaskregError, match=r"field\.nii\.gz"):
         dr.load(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.h5", "a.tfm", "a.zarr", "a.json", "a.ngff.zarr", "a_1Warp.nii.gz"])
+def test_vectors_that_are_not_finite_are_not_saved(tmp_path: Path, name: str) -> None:
+    """Those of a store, which are not looked at before."""
+    vectors = zarr.create_array(tmp_path / "v.zarr", shape=(2, 4, 5), dtype="f4")
+    vectors[1, 2, 3] = np.inf
+    with pytest.raises(InvalidTransformError, match=r"v\.zarr hold NaN or infinity, first at index \(1, 2, 3\)"):
+        dr.DisplacementField(vectors, dr.Grid((4, 5))).save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.zarr"]
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_parameter_file_of_elastix_that_is_cut_short_is_named(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "TransformParameters.0.txt"
+    dr.Affine.translation(z=1, y=2, x=3).save(path, fixed=dr.Grid((4, 5, 6)))
+    text = path.read_text()
+    cut = text.index("\n", int(len(text) * kept)) - 2
+    path.write_text(text[:cut])
+    with pytest.raises(InvalidTransformError, match=r"TransformParameters\.0\.txt.*cut short"):
+        dr.load(path)

@@ -242,6 +242,23 @@ def test_csv_on_the_command_line(here: Path) -> None:
     np.testing.assert_allclose(read_table("again.csv").points, FIXED[:2], rtol=0, atol=1e-9)
 
 
+def test_landmarks_of_bigwarp_on_the_command_line(here: Path) -> None:
+    """The moving points go where the image goes, to their targets; what was not set stays."""
+    back = dr.load("t.json")
+    rows = [[f"Pt-{k}", "true", *back(f)[::-1], *f[::-1]] for k, f in enumerate(FIXED)]
+    rows.insert(1, ["Pt-9", "false", *["Infinity"] * 3, 1.0, 2.0, 3.0])
+    with Path("landmarks.csv").open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(rows)
+    assert run(["transform", "points", "t.json", "landmarks.csv", "out.csv"]) == 0
+    assert (
+        Path("out.csv").read_text().splitlines()[1]
+        == '"Pt-9","false","Infinity","Infinity","Infinity","1.0","2.0","3.0"'
+    )
+    found = read_pairs("out.csv")
+    np.testing.assert_allclose(found.moving, FIXED, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(found.fixed, FIXED)
+
+
 def test_lines_of_units_and_empty_cells_stay(here: Path) -> None:
     """TrackMate writes names, long names and units above the spots; a point without a place keeps none."""
     text = "LABEL,POSITION_X,POSITION_Y,POSITION_Z\nLabel,X,Y,Z\n,(micron),(micron),(micron)\nID1,30,22.5,1\nID2,,,\n"

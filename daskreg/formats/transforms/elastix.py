@@ -40,7 +40,7 @@ def is_parameter_file(text: str) -> bool:
 
 def read(file: TransformFile) -> Transform:
     """The map of a parameter file, with the maps of the files that it names, which are searched for beside it."""
-    fields = _fields(file.text)
+    fields = _fields(file.text, file.path)
     if fields["Transform"] == ["File"]:
         own = _linked(_one(fields, "TransformFileName", ""), file)
     else:
@@ -178,8 +178,15 @@ def _linked(name: str, file: TransformFile) -> Transform:
     return linked
 
 
-def _fields(text: str) -> Fields:
-    matches = (_LINE.match(line.strip()) for line in text.splitlines())
+def _fields(text: str, path: Path) -> Fields:
+    """The values of each name. Raises: InvalidTransformError where a line does not end."""
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line.startswith("(") and not _LINE.match(line):
+            raise InvalidTransformError(
+                f"{path}: line {number}, {line[:40]}, does not end: the file is cut short; copy it again"
+            )
+    matches = (_LINE.match(line) for line in lines)
     return {m[1]: [quoted or bare for quoted, bare in _VALUE.findall(m[2])] for m in matches if m}
 
 

@@ -231,4 +231,6 @@ def _streams(path: str) -> bool:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[-1].startswith("Reason: "):  # of a call of the system before, which had nothing to do with it
+        return "it holds less than its header states: copy it again"
     return lines[-1] if lines else type(error).__name__

@@ -165,6 +165,8 @@ CASES: dict[str, tuple[Callable[[Path], Case], dict[str, Any]]] = {
     "histology": (histology, {"metric": "mi"}),
     "he": (partial(stains, section="HE"), {"metric": "mi", "init": IDENTITY}),
     "prospc": (partial(stains, section="proSPC"), {"metric": "mi", "init": IDENTITY}),
+    "he-far": (partial(stains, section="HE", most=20, distance=60), {"metric": "mi", "init": IDENTITY}),
+    "prospc-far": (partial(stains, section="proSPC", most=20, distance=60), {"metric": "mi", "init": IDENTITY}),
     "fish": (fish, {"metric": "ncc"}),
 }
 

@@ -2,8 +2,13 @@
 
 register_bspline    the entry, for images that `register` has read
 fit                 `DeformableFit`, which it returns
-estimate            control points from coarse to fine over the levels of a pyramid
+estimate            layers between the images of a pyramid
+coarse_to_fine      control points from coarse to fine over the levels of a pyramid
 solve_level         the solver on one level: Gauss-Newton, with a prior whose weight is estimated
+far_motions         what is tried where that does not align images of different modalities
+displacement_search displacements that are looked for among many, confirmed by halves of the image
+self_similarity     descriptors of structure that do not depend on the modality
+small_steps         many small steps along the gradient of the metric
 layers              the transform while it is estimated
 control_grid        control points over an image, their weights, and the limits of their coefficients
 level_images        a pair on one level: warp and compare

@@ -121,10 +121,13 @@ class DeformableFit(Fit):
         """(N, D) one standard deviation of `moving_from_fixed` at (N, D) world points, along each axis, world units.
 
         From the noise of the residual and the prior: small where the images show structure, large where they do not.
-        NaN outside the fixed image. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
+        NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
+        which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
 
         Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs.
         """
+        if self._estimate is not None and self._estimate.earlier:
+            return np.full(np.shape(points), np.nan)
         if self._estimate is None or self._estimate.state.system is None:
             raise OptionError("only the fit that register returned knows its error bars, not one without its images")
         posterior = Posterior(self._estimate.state.layers, self._estimate.state.system)
@@ -179,7 +182,7 @@ def _planes(found: LayerEstimate, affine: PairFit | None) -> list[PairPlane]:
     images, layers = found.images, found.state.layers
     grid = images.fixed_grid
     steps = planes.steps_of(grid.shape)
-    began = layers.base if affine is None else affine.moving_from_fixed
+    began = found.base if affine is None else affine.moving_from_fixed
     transforms = type(layers).start(began, layers.control).transform, layers.transform
     shown = []
     for place in planes.places(grid, steps, planes.indices_with_content(images.fixed, steps)):

@@ -43,6 +43,11 @@ class CoefficientLayers:
         """The coefficients of all layers together, as far as they add."""
         return self.before + self.current
 
+    @property
+    def count(self) -> int:
+        """How many layers move anything."""
+        return len(self.finished) + bool(np.any(self.current))
+
     def at(self, current: Floats) -> Self:
         """With other coefficients of the current layer."""
         return replace(self, current=current)

@@ -165,6 +165,13 @@ class LevelImages:
         # To move the warped image by u is to move the fixed one by -u.
         return Residuals(self.gradient, -d.by_fixed / d.information, found.weight * d.information)
 
+    def slopes(self, found: Evaluated) -> Residuals:
+        """What the derivative of the metric by displacements is summed from, with the gradient of the warped image."""
+        gradient, weight = slopes_of(found.warped, self.fixed_grid.spacing), without_edges(found.weight)
+        if (d := found.dependence) is None:
+            return Residuals(gradient, np.float32(found.gain) * found.residual, weight)
+        return Residuals(gradient, d.by_warped, weight)
+
 
 def slopes_of(image: Singles, spacing: Sequence[float]) -> Singles:
     """(D, *shape) central differences, by world units."""

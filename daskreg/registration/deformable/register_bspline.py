@@ -15,6 +15,7 @@ from daskreg.fields.transform import FieldTransform
 from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
+from daskreg.registration.deformable.coarse_to_fine import Solved
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
@@ -88,6 +89,13 @@ def register_layers(
     f, m = batch_of(fixed).with_filled, batch_of(moving).with_filled
     f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
+    problem = Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
+
+    def verdict_of(one: LayerEstimate | Solved) -> Verdict:
+        layers = one.state.layers
+        reach = 2 * float(layers.control.limits.max())
+        return judged.verdict_of(problem, pyramids, layers.transform, metric, determined=one.determined, reach=reach)
+
     found = estimate_layers(
         pyramids,
         grids,
@@ -96,16 +104,9 @@ def register_layers(
         tolerance=tolerance,
         max_iterations=max_iterations,
         progress=progress,
+        related=(lambda solved: verdict_of(solved).settled) if metric == "mi" else None,
     )
-    transform = found.state.layers.transform
-    verdict = judged.verdict_of(
-        Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric),
-        pyramids,
-        transform,
-        metric,
-        determined=found.determined,
-        reach=2 * float(found.state.layers.control.limits.max()),
-    )
+    verdict = verdict_of(found.judged or found)
     return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
 
 
@@ -143,7 +144,7 @@ def fit_of(
         losses=np.asarray(found.state.costs),
         jacobian=jacobian,
         spacing=control.spacing,
-        layers=_count(found),
+        layers=found.earlier + found.state.layers.count,
         parameters=found.state.layers.current.size,
         determined=found.state.determined,
         rejected=found.rejected,
@@ -222,8 +223,3 @@ def checked_base(base: Any, fixed: Grid, moving: Grid) -> Transform:
         base = as_affine(base, fixed.ndim, "init")
     shared_unit(base.unit, unit, "init and the images")
     return Affine(base.matrix, unit=unit) if isinstance(base, Affine) else base
-
-
-def _count(found: LayerEstimate) -> int:
-    layers = found.state.layers
-    return len(layers.finished) + bool(np.any(layers.current))

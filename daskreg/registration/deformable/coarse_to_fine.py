@@ -1,0 +1,146 @@
+"""Layers of cubic B-splines from coarse to fine: control points and levels of the pyramid together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from daskreg.geometry import Transform
+from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.noise_model import told
+from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
+from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.registration.rejection import contradictions, with_inliers
+
+_CELL = 5.0
+"""The least voxels of a level along a cell of control points, where a finer level has them."""
+_COARSE_TOLERANCE = 0.05
+_MOST_REJECTED = 0.1
+"""Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
+what finer control points may still align."""
+_BY_CHANCE = 2.0
+"""Standard deviations of the correlation of unrelated images."""
+
+
+def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> list[tuple[ControlGrid, int]]:
+    """Which control points are estimated on which level, in order.
+
+    Each grid on the coarsest level on which a cell has enough voxels, and the finest also on all finer levels.
+    """
+    plan: list[tuple[ControlGrid, int]] = []
+    number = 0
+    for grid in grids:
+        enough = [k for k, level in enumerate(levels) if min(grid.spacing) >= _CELL * level.step]
+        number = max(number, enough[0] if enough else len(levels) - 1)
+        plan.append((grid, number))
+    return plan + [(grids[-1], k) for k in range(number + 1, len(levels))]
+
+
+@dataclass(frozen=True)
+class Contradictions:
+    """Where aligned images contradict each other.
+
+    inliers: (1, *shape) bool, false there; None where that is nowhere, or much of the images. share: of the overlap.
+    unrelated: whether that is much of the images, and these agree there by no more than chance.
+    """
+
+    inliers: Tensor | None
+    share: float
+    unrelated: bool
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The levels so far.
+
+    state: of the solver on the last level. number: of that level. iterations: of all. determined: how many coefficients
+    the images determined on each level, by its step. contradicting: where the aligned images contradict each other.
+    earlier: how many layers the base of the state holds beyond what all began from. judged: what the status is that of,
+    if it is not this.
+    """
+
+    state: LevelEstimate
+    number: int
+    iterations: int
+    determined: dict[float, float]
+    contradicting: Contradictions
+    earlier: int = 0
+    judged: Solved | None = None
+
+    @property
+    def transform(self) -> Transform:
+        return self.state.layers.transform
+
+
+def coarse_to_fine(
+    levels: Sequence[PyramidLevel],
+    plan: Sequence[tuple[ControlGrid, int]],
+    layers: Layers,
+    *,
+    metric: str,
+    tolerance: float,
+    max_iterations: int,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> Solved:
+    """Solve level after level; for "mi", as long as finer ones tell more.
+
+    Modalities share little at fine scale: a level that tells less than the one before would replace what is known by
+    chance. Nor does a level go on from one whose solution tells nothing: it begins where that one began.
+    """
+    weight, iterations, known, number = 0.0, 0, 0.0, plan[0][1]
+    state: LevelEstimate | None = None
+    contradicting: Contradictions | None = None
+    determined: dict[float, float] = {}
+    for done, (grid, finer) in enumerate(plan, 1):
+        refined = layers if grid is layers.control else layers.refined(grid)
+        inliers = None if contradicting is None else contradicting.inliers
+        current = LevelImages.of(with_inliers(levels[finer], inliers), metric)
+        found = current.evaluate(refined.transform)
+        if metric == "mi" and finer > number and told(current, found) < known:
+            break
+        images, layers, number = current, refined, finer
+        state = solve_level(
+            images,
+            layers,
+            weight,
+            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            max_iterations=max_iterations,
+            found=found,
+        )
+        iterations += state.iterations
+        determined[levels[number].step] = state.determined
+        known = told(images, state.found) if metric == "mi" else np.inf
+        if known:
+            layers, weight = state.layers.rebased(), state.weight
+        if grid is plan[-1][0] and contradicting is None:
+            contradicting = contradictions_of(images, state)
+        on_done(done)
+    if state is None:
+        raise RuntimeError("the first level is always solved")
+    return Solved(state, number, iterations, determined, contradicting or contradictions_of(images, state))
+
+
+def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:
+    """After the images of a level are aligned."""
+    import torch
+
+    found = state.found
+    predicted = found.warped if found.dependence is None else found.dependence.predicted
+    fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
+    inliers = contradictions(fixed, other, weight, matched=images.matched)
+    share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
+    if share < _MOST_REJECTED:
+        return Contradictions(inliers if share > 0 else None, share, unrelated=False)
+    outside = found.weight * ~inliers[0].numpy()
+    total = float(outside.sum(dtype=np.float64))
+    f, w = (x - float((outside * x).sum(dtype=np.float64)) / total for x in (images.fixed, predicted))
+    ff, fw, ww = (float((outside * a * b).sum(dtype=np.float64)) for a, b in ((f, f), (f, w), (w, w)))
+    # Structures that differ in brightness are similar all the same; the correlation of unrelated ones deviates by this.
+    deviation = np.sqrt(state.noise.correlated / total)
+    correlation = fw / max(np.sqrt(ff * ww), 1e-12)
+    return Contradictions(None, share, unrelated=bool(correlation < _BY_CHANCE * deviation))

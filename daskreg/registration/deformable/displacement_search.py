@@ -1,0 +1,193 @@
+"""Displacements that are looked for among many, for motions that steps along gradients do not find.
+
+Where structures moved farther than they are large, a Gauss-Newton step does not know which of the neighbouring
+structures is the right one. Here each of a range of whole displacements is tried, and its cost is how little the
+descriptors around a place (`self_similarity`) then resemble. The field is the one whose displacements cost least and
+are near to those around them: the best displacement of each place and the smooth field are found in turns, each held
+to the other by a weight that grows (coupled convex optimization, Steinbruecker et al. 2009; Heinrich et al. 2014;
+Siebert and Heinrich 2021).
+
+Something resembles whatever is searched, so the field has to be confirmed: it is estimated from each half of the
+image, the blocks of a checkerboard, and the two must agree. Neither half knows of the other, so that only a motion
+that is there makes them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from daskreg.geometry import Affine, Grid, Transform
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.layers import Layers, limits_of
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.self_similarity import REACH, descriptors
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+# All in voxels of a level.
+_FARTHEST = {2: 4, 3: 3}
+"""The largest component of a displacement that is tried, in images and volumes."""
+_APART = {2: 2, 3: 4}
+"""Distance of the places at which displacements are chosen."""
+_AROUND = 2.0
+"""Standard deviation of the weights of the voxels around a place."""
+_SMOOTH = 4.0
+"""Standard deviation of the Gaussian that the field is smoothed with."""
+_CONTROL = 4.0
+"""Distance of control points."""
+_BLOCK, _GAP = 8, 1
+"""Edge of a block of a half, and the voxels that are left out at each side of it."""
+_SETTLED = 0.2
+"""What may be left of a displacement when it is written as layers."""
+
+_WEIGHTS = tuple(np.geomspace(0.01, 3, 8))
+"""Of the distance from the smooth field, in turn."""
+_AGREE, _SIGMAS = 0.4, 4.0
+"""What halves have to agree by: this, and as many standard deviations of halves that know nothing."""
+_KNOWN = 1e-2
+"""The weight of a place, of 1, up to which it is taken for unknown."""
+_MOST_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found on a level.
+
+    layers: with what they began from as the base. agreement: of the fields of both halves, from -1 to 1. needed: the
+    agreement from which on the motion is believed. freedom: how many independent displacements the field has.
+    """
+
+    layers: Layers
+    agreement: float
+    needed: float
+    freedom: float
+
+    @property
+    def confirmed(self) -> bool:
+        return self.agreement > self.needed
+
+
+def search(images: LevelImages, transform: Transform, image: Grid) -> Searched:
+    """Look for displacements of the moving image on a level, after a transform has been applied.
+
+    Args:
+        image: grid of the fixed image, which the control points lie over.
+    """
+    warped = images.warp(transform)
+    known = ndimage.binary_erosion(np.isfinite(warped), iterations=REACH, border_value=1)
+    structure = descriptors(images.fixed), descriptors(np.where(np.isfinite(warped), warped, np.float32(0)))
+    ndim = images.fixed.ndim
+    costs, weights = _costs(structure, images.weight * known, known)
+    fields = [_smooth_field(_normalised(c, w), ndim) for c, w in zip(costs, weights, strict=True)]
+    every = _smooth_field(_normalised(costs[0] + costs[1], weights[0] + weights[1]), ndim)
+    product = sum(float(np.vdot(a, b)) for a, b in zip(*fields, strict=True))
+    squares = sum(float(np.vdot(one, one)) for one in fields) / 2
+    voxels = float((images.weight * known).sum(dtype=np.float64))
+    control = control_grids(image, [_CONTROL * h for h in images.fixed_grid.spacing])[-1]
+    return Searched(
+        layers=_as_layers(every, images.fixed_grid, control, transform),
+        agreement=product / squares if squares > 0 else 0.0,
+        needed=max(_AGREE, _SIGMAS / max(np.sqrt(ndim * voxels / _BLOCK**ndim), 1.0)),
+        freedom=ndim * voxels / (4 * np.pi * _SMOOTH**2) ** (ndim / 2),
+    )
+
+
+def _candidates(ndim: int) -> NDArray[np.int64]:
+    """(N, D) the displacements that are tried, voxels."""
+    most = _FARTHEST[ndim]
+    return np.indices((2 * most + 1,) * ndim).reshape(ndim, -1).T - most
+
+
+def _costs(structure: tuple[Singles, Singles], weight: Singles, known: NDArray[np.bool_]) -> tuple[Singles, Singles]:
+    """(2, N, *places) sums of weighted costs of each displacement over the voxels of a half around a place, and of the
+    weights."""
+    shape, most = weight.shape, _FARTHEST[weight.ndim]
+    edges = [(most, most)] * weight.ndim
+    moving, there = np.pad(structure[1], [(0, 0), *edges], mode="edge"), np.pad(known.astype(np.float32), edges)
+    sums = [_weights_around(n, _APART[weight.ndim]) for n in shape]
+    halves, costs, weights = _halves(weight), [], []
+    for candidate in _candidates(weight.ndim):
+        box = tuple(slice(most + k, most + k + n) for k, n in zip(candidate.tolist(), shape, strict=True))
+        difference = np.zeros(shape, np.float32)
+        for one, other in zip(structure[0], moving, strict=True):
+            difference += (one - other[box]) ** 2
+        counted = halves * there[box]
+        costs.append(_around(counted * difference, sums))
+        weights.append(_around(counted, sums))
+    return np.stack(costs, axis=1), np.stack(weights, axis=1)
+
+
+def _halves(weight: Singles) -> Singles:
+    """(2, *shape) the weight of voxels in the blocks of either colour of a checkerboard."""
+    place = np.indices(weight.shape)
+    inner = np.all((place % _BLOCK >= _GAP) & (place % _BLOCK < _BLOCK - _GAP), axis=0)
+    odd = (place // _BLOCK).sum(axis=0) % 2
+    return np.stack([weight * (inner & (odd == k)) for k in (0, 1)]).astype(np.float32)
+
+
+def _weights_around(n: int, apart: int) -> Singles:
+    """(places, n) the weights of the voxels of an axis around each place, of sum 1 where all of them exist."""
+    away = np.arange(n) - np.arange(0, n, apart)[:, None]
+    found = np.exp(-((away / _AROUND) ** 2) / 2)
+    return (found / (_AROUND * np.sqrt(2 * np.pi))).astype(np.float32)
+
+
+def _around(values: Singles, sums: list[Singles]) -> Singles:
+    """(K, *places) sums of (K, *shape) values around places."""
+    for axis, matrix in enumerate(sums, start=1):
+        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
+    return values
+
+
+def _normalised(costs: Singles, weights: Singles) -> Singles:
+    """(N, *places) costs by their spread, all alike at a place of which nothing is known."""
+    mean = float(costs.sum(dtype=np.float64)) / max(float(weights.sum(dtype=np.float64)), 1e-20)
+    costs = (costs + np.float32(_KNOWN * mean)) / (weights + np.float32(_KNOWN))
+    spread = float(np.median(costs.std(axis=0)))
+    return costs / np.float32(max(spread, 1e-20))
+
+
+def _smooth_field(costs: Singles, ndim: int) -> Floats:
+    """(D, *places) the smooth field of displacements that cost little, voxels."""
+    candidates = _candidates(ndim).astype(np.float32)
+    sigma = _SMOOTH / _APART[ndim]
+
+    def chosen(costs: Singles) -> Floats:
+        best = np.moveaxis(candidates[costs.argmin(axis=0)], -1, 0).astype(np.float64)
+        return np.stack([ndimage.gaussian_filter(one, sigma, mode="nearest") for one in best])
+
+    # What costs as much as staying costs nothing to stay at.
+    field = chosen(costs + np.float32(_WEIGHTS[0]) * np.sum(candidates**2, axis=1).reshape(-1, *[1] * ndim))
+    for weight in _WEIGHTS:
+        away = np.zeros_like(costs)
+        for axis, smooth in enumerate(field):
+            away += (candidates[:, axis].reshape(-1, *[1] * ndim) - smooth.astype(np.float32)) ** 2
+        field = chosen(costs + np.float32(weight) * away)
+    return field
+
+
+def _as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform) -> Layers:
+    """Layers of which none folds, and which together move places as a field does, as far as it does not fold.
+
+    Args:
+        field: (D, *places) voxels of the level, along its axes.
+    """
+    ndim, limits = level.ndim, limits_of(control)
+    nodes = control.grid.world(np.moveaxis(np.indices(control.shape), 0, -1).reshape(-1, ndim))
+    at = level.index(nodes).T / _APART[ndim]
+    wanted = np.stack([ndimage.map_coordinates(one, at, order=1, mode="nearest") for one in field])
+    wanted *= np.asarray(level.spacing)[:, None]
+    layers = Layers.start(Affine.identity(ndim, unit=control.image.unit), control)
+    enough = _SETTLED * min(level.spacing)
+    for _ in range(_MOST_LAYERS):
+        moved = (layers.transform(nodes) - nodes) @ control.image.direction_matrix
+        left = (wanted - moved.T).reshape(ndim, *control.shape)
+        if np.abs(left).max() < enough:
+            break
+        layers = layers.at(np.clip(left, -limits, limits)).finish()
+    return replace(layers, base=base)

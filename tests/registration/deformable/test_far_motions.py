@@ -1,0 +1,98 @@
+"""What is tried where steps from coarse to fine do not align images, against images that scipy deformed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+import daskreg as dr
+from daskreg.registration.deformable.displacement_search import Searched, search
+from daskreg.registration.deformable.judged import determinants
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import LevelImages, slopes_of
+from daskreg.registration.deformable.mutual_information import Bins
+from daskreg.registration.deformable.self_similarity import descriptors
+from daskreg.registration.deformable.small_steps import control_of_small_steps, small_steps
+
+Floats = NDArray[np.float64]
+
+
+def images_of(fixed: Floats, moving: Floats, grid: dr.Grid, *, other_modality: bool = True) -> LevelImages:
+    f, m = (image.astype(np.float32) for image in (fixed, moving))
+    known = np.ones(f.shape, bool)
+    ends = (Bins.of(f, known), Bins.of(m, known)) if other_modality else None
+    gradient = slopes_of(f, grid.spacing)
+    return LevelImages(f, known.astype(np.float32), gradient, m, grid, grid, True, min(grid.spacing), ends)
+
+
+def texture(shape: tuple[int, ...], rng: np.random.Generator, size: float = 1.5) -> Floats:
+    found = ndimage.gaussian_filter(rng.normal(size=shape), size, mode="mirror")
+    return np.asarray(found / found.std())
+
+
+def sheared(shape: tuple[int, ...], most: float, waves: float = 1) -> Floats:
+    """(D, *shape) displacements along the first axis, a wave along the second one, voxels."""
+    u = np.zeros((len(shape), *shape))
+    u[0] = most * np.sin(2 * np.pi * waves * np.indices(shape)[1] / shape[1])
+    return u
+
+
+def left(transform: dr.Transform, u: Floats, spacing: float) -> Floats:
+    """Distances, in voxels, from where voxels away from the border are to where they are found."""
+    ndim, inner = len(u), (slice(6, -6),) * len(u)
+    points = np.moveaxis(np.indices(u.shape[1:]).astype(float)[(slice(None), *inner)], 0, -1).reshape(-1, ndim)
+    truth = u[(slice(None), *inner)].reshape(ndim, -1).T
+    return np.asarray(np.linalg.norm(transform(spacing * points) / spacing - points - truth, axis=1))
+
+
+def searched(fixed: Floats, moving: Floats, spacing: float = 0.5) -> Searched:
+    grid = dr.Grid(fixed.shape, (spacing,) * fixed.ndim)
+    start = Layers.start(dr.Affine.identity(fixed.ndim), control_of_small_steps(grid, grid))
+    return search(images_of(fixed, moving, grid), start.transform, grid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "most", "waves"), [((70, 81), 3.0, 1.0), ((20, 24, 22), 2.0, 0.5)])
+def test_motions_longer_than_structures_are_searched_without_folds(
+    shape: tuple[int, ...], most: float, waves: float
+) -> None:
+    moving, u = texture(shape, np.random.default_rng(5)), sheared(shape, most, waves)
+    fixed = ndimage.map_coordinates(moving, np.indices(shape) + u, order=3, mode="mirror")
+    found = searched(fixed, np.exp(-moving))
+    assert found.confirmed, (found.agreement, found.needed)
+    assert np.median(left(found.layers.transform, u, 0.5)) < 0.35 * np.median(np.abs(u[0]))
+    assert determinants(found.layers.transform, dr.Grid(shape, (0.5,) * len(shape)))[0] > 0
+
+
+@pytest.mark.parametrize("size", [1.0, 2.5])
+def test_what_is_searched_in_unrelated_images_is_not_confirmed(size: float) -> None:
+    rng = np.random.default_rng(7)
+    found = searched(texture((110, 130), rng, size), texture((110, 130), rng, size))
+    assert not found.confirmed
+    assert abs(found.agreement) < 0.8 * found.needed
+
+
+def test_descriptors_do_not_depend_on_brightness_contrast_and_sign() -> None:
+    image = texture((30, 41), np.random.default_rng(1)).astype(np.float32)
+    np.testing.assert_allclose(descriptors(7 - 3 * image), descriptors(image), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "other_modality", "count"), [((46, 51), True, 28), ((13, 16, 14), False, 14)])
+def test_small_steps_follow_motions_without_folds(shape: tuple[int, ...], other_modality: bool, count: int) -> None:
+    moving, u, grid = texture(shape, np.random.default_rng(5)), sheared(shape, 2.0), dr.Grid(shape, (0.5,) * len(shape))
+    fixed = ndimage.map_coordinates(moving, np.indices(shape) + u, order=3, mode="mirror")
+    images = images_of(fixed, np.exp(-moving) if other_modality else moving, grid, other_modality=other_modality)
+    start = Layers.start(dr.Affine.identity(len(shape)), control_of_small_steps(grid, grid))
+    transform = small_steps(images, start, count).transform
+    assert np.median(left(transform, u, 0.5)) < 0.6 * np.median(np.abs(u[0]))
+    assert determinants(transform, grid)[0] > 0
+
+
+def test_images_without_gradients_stay_where_they_are() -> None:
+    grid = dr.Grid((12, 14))
+    images = images_of(np.zeros(grid.shape), np.zeros(grid.shape), grid)
+    start = Layers.start(dr.Affine.identity(2), control_of_small_steps(grid, grid))
+    assert not np.any(small_steps(images, start, 3).current)

@@ -47,7 +47,7 @@ _SETTLED = 0.2
 
 _WEIGHTS = tuple(np.geomspace(0.01, 3, 8))
 """Of the distance from the smooth field, in turn."""
-_AGREE, _SIGMAS = 0.4, 4.0
+_AGREE, _SIGMAS = 0.6, 4.0
 """What halves have to agree by: this, and as many standard deviations of halves that know nothing."""
 _KNOWN = 1e-2
 """The weight of a place, of 1, up to which it is taken for unknown."""

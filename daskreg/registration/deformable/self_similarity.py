@@ -36,7 +36,7 @@ def descriptors(image: Singles) -> Singles:
     variance = found.mean(axis=0)
     mean = max(float(variance.mean()), 1e-20)
     np.clip(variance, _LEAST * mean, _MOST * mean, out=variance)
-    return np.exp(-found / variance).astype(np.float32, copy=False)
+    return np.asarray(np.exp(-found / variance), dtype=np.float32)
 
 
 def _shifted(image: Singles, by: tuple[int, ...]) -> Singles:

@@ -127,7 +127,7 @@ def _halves(weight: Singles) -> Singles:
     place = np.indices(weight.shape)
     inner = np.all((place % _BLOCK >= _GAP) & (place % _BLOCK < _BLOCK - _GAP), axis=0)
     odd = (place // _BLOCK).sum(axis=0) % 2
-    return np.stack([weight * (inner & (odd == k)) for k in (0, 1)]).astype(np.float32)
+    return np.asarray(np.stack([weight * (inner & (odd == k)) for k in (0, 1)]), np.float32)
 
 
 def _weights_around(n: int, apart: int) -> Singles:

@@ -112,7 +112,8 @@ def _reconstruct() -> None:
 def _align_projections() -> None:
     from daskreg.tomography.align import align_projections
 
-    align_projections(image((16, 12, 24)), np.linspace(0, 170, 16), unit="deg", max_steps=1)
+    for rows in (12, 1):
+        align_projections(image((16, rows, 24)), np.linspace(0, 170, 16), unit="deg", max_steps=1)
 
 
 def _global_icp() -> None:

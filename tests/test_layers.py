@@ -52,9 +52,9 @@ SANCTIONED = {
     # Names that are looked up when they are first used; the root itself has no logic.
     ("", "*"),
     # The entry chooses between images in memory and blocks, which are estimated by the parts of `registration`.
-    ("registration.register", "registration.blockwise"),
+    ("registration.pair", "registration.blockwise"),
     # The entry chooses between affine maps and layers of B-splines, which begin with an affine map.
-    ("registration.register", "registration.deformable"),
+    ("registration.pair", "registration.deformable"),
 }
 
 # Libraries that a layer, or a file of it, must not import, not even inside a function.
@@ -84,7 +84,7 @@ FORBIDDEN = {
 
 # In these folders, only the entry and its inputs know of xarray and dask; the rest computes in memory.
 IN_MEMORY = {
-    "registration": {"register", "batch", "images"},
+    "registration": {"register", "pair", "batch", "images"},
     "registration.pyramids": set(),
     "registration.normal_equations": set(),
     "registration.verdict": set(),

@@ -119,7 +119,7 @@ def _diagonalise(c: Any, v: Any, cosines: Any, sines: Any) -> None:
                 _jacobi_angles(c[i, i], c[j, j], c[i, j], cosines, sines)
                 for k in range(ndim):
                     _rotate(v[k, i], v[k, j], cosines, sines)
-                    if k not in {i, j}:
+                    if i != k != j:
                         _rotate(c[min(i, k), max(i, k)], c[min(j, k), max(j, k)], cosines, sines)
 
 

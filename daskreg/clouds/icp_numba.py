@@ -27,7 +27,7 @@ _PACKED = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 _PRODUCTS = np.array([[4, 5, 6, 0], [5, 7, 8, 1], [6, 8, 9, 2], [0, 1, 2, 3]])
 
 
-@inner
+@inner(allocates=True)
 def rotation_from_moments(moments: Any, out: Any) -> None:
     """Fill `out` with the rotation R of largest trace(R^T M), M = sum of t s^T, which turns s onto t (Horn 1987).
 
@@ -130,7 +130,7 @@ def trimmed_icp(
     return scores
 
 
-@inner
+@inner(allocates=True)
 def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: Any) -> None:
     """Apply to m the rigid motion that fits the correspondences whose squares are not above `worst`."""
     count, ndim = moved.shape
@@ -284,7 +284,7 @@ def _add_products(a: Any, b: Any, count: Any, sums: Any) -> None:
             sums[k, t] += total
 
 
-@inner
+@inner(allocates=True)
 def _in_parameters(second: Any, first: Any, generators: Any, ndim: Any, cost: Any) -> Any:
     """The result of `add_correspondences`, from sums: products (10) x information (6), point (4) x error (3)."""
     number = len(generators)

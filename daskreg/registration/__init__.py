@@ -1,6 +1,7 @@
 """Where each point of a fixed image is found in a moving one.
 
-register                the entry: one pair
+register                the entry: one pair; quick to import
+pair                    what the entry does, imported when it is called
 batch                   the entry: many pairs of one shape at once
 images                  the images that callers pass, read into memory
 fit                     `PairFit`, which `register` returns

@@ -14,11 +14,11 @@ from daskreg.geometry import shared_unit
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import Image, at_level, masked_fraction, read_alike, read_image, without_bad_voxels
 from daskreg.registration.initial_pose import IdentityFirst
+from daskreg.registration.pair import check_options
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions
 from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch
-from daskreg.registration.register import check_options
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.progress import Progress, shows_progress
 from daskreg.runtime.threads import use_threads

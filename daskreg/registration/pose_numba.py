@@ -12,12 +12,12 @@ from daskreg.runtime.compiled import fragment, jit
 from daskreg.runtime.intrinsics import zeros
 
 
-@fragment
+@fragment(allocates=True)
 def _zeros(n: Any) -> Any:
     return zeros((n, n), np.float64)
 
 
-@fragment
+@fragment(allocates=True)
 def _eye(n: Any) -> Any:
     out = _zeros(n)
     for i in range(n):
@@ -25,7 +25,7 @@ def _eye(n: Any) -> Any:
     return out
 
 
-@fragment
+@fragment(allocates=True)
 def _product(a: Any, b: Any) -> Any:
     n = len(a)
     out = _zeros(n)
@@ -43,7 +43,7 @@ def _copy_column(a: Any, column: Any, factor: Any, out: Any, target: Any) -> Non
         out[i, target] = a[i, column] * factor
 
 
-@fragment
+@fragment(allocates=True)
 def _rotation(angle: Any, axis: Any, ndim: Any, derivative: Any) -> Any:
     """An elementary rotation about `axis` (2D: the only one) in x, y, z order, or its derivative."""
     out = _zeros(ndim) if derivative else _eye(ndim)

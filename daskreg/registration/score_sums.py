@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.registration import score_sums_numba
-from daskreg.registration.lagrange_numba import AFTER, BEFORE
 from daskreg.registration.normal_equations.edge_weights import (
     edge_weight,
     edge_width,
@@ -34,6 +33,7 @@ from daskreg.registration.normal_equations.edge_weights import (
 from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.pyramids.filters import dilated
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
+from daskreg.registration.score_sums_numba import AFTER, BEFORE
 from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
@@ -158,11 +158,12 @@ def sums_of_part(level: PyramidLevel, maps: Floats, cell: tuple[int, ...], part:
 
     around = [(0, 0)] + [(BEFORE, AFTER)] * ndim
     trusted = _trusted(moving)
+    values, weight = np.pad(moving.values.numpy(), around, "edge"), weights(moving.weight, (0,) * ndim, flat=False)
+    near = np.empty((1, 0), bool) if trusted is None else np.pad(trusted.numpy(), around, "edge")
     moving_images = (
-        np.pad(moving.values.numpy(), around, "edge"),
-        weights(moving.weight, (0,) * ndim, flat=False),
-        np.empty((1,) + (0,) * ndim, bool) if trusted is None else np.pad(trusted.numpy(), around, "edge"),
+        *(v.reshape(len(v), -1) for v in (values, weight, near)),
         (np.array(part.moving.start), moving.grid.shape),
+        (values.shape[1:], weight.shape[1:]),
     )
     fixed_images = weights(fixed.values, (), flat=True), weights(fixed.weight, (rows, 0), flat=True)
     out = (

@@ -1,8 +1,11 @@
-"""A second process that compiles kernels that are needed late, while this one compiles those that are needed first.
+"""A second process that compiles kernels, while this one imports libraries and then compiles others.
 
-numba compiles one function at a time in a process. The second process begins when the first kernel was compiled here
-and not read, and it ends with this one. What it compiles is read from numba's folder, and
-`compile_once` has this process wait for the kernel that the other one is compiling.
+numba compiles one function at a time in a process. The second process begins as soon as none of a module's first kernel
+is found in numba's folder, or when a kernel was compiled here and not read, and it ends with this one. Both go through
+one list of kernels and leave out what the other one is compiling. What it compiles is read from numba's folder,
+and `compile_once` has this process wait for the kernel that the other one is compiling.
+
+A module with such a list has a function `kernels(ndim)` of pairs (kernel, types), those that take longest first.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from daskreg.runtime.compile_once import call_when_compiled, first_on_host
+from daskreg.runtime.compile_once import call_when_compiled, compiled_elsewhere, first_on_host, kept
 from daskreg.runtime.device import cores
 
 log = logging.getLogger(__name__)
@@ -29,18 +32,20 @@ log = logging.getLogger(__name__)
 _CODE = """\
 import sys
 sys.path[:] = sys.argv[3:]
-from daskreg.runtime.compile_ahead import compile_late_kernels
-compile_late_kernels(*sys.argv[1:3])
+from daskreg.runtime.compile_ahead import compile_kernels
+compile_kernels(*sys.argv[1:3])
 """
 
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?", re.IGNORECASE)
 
 _begun: set[tuple[str, int]] = set()
+_looked: set[tuple[str, int]] = set()
+_shared: set[tuple[str, int]] = set()
 
 
 @contextmanager
 def expected(module: str, ndim: int) -> Iterator[None]:
-    """In this block kernels will be called: `late_kernels(ndim)` of a module are compiled by a second process.
+    """In this block kernels will be called: `kernels(ndim)` of a module are also compiled by a second process.
 
     Nothing is done where no kernel has to be compiled, where compiled code is not kept, where there is one core, in a
     program that embeds Python, and in a process of `multiprocessing`, such as a worker of a cluster: its host compiles
@@ -51,6 +56,23 @@ def expected(module: str, ndim: int) -> Iterator[None]:
         return
     with call_when_compiled(lambda: _begin(module, ndim)):
         yield
+
+
+def begin(module: str, ndim: int) -> None:
+    """Start the second process now, where none of the module's first kernel is kept; see `expected`."""
+    if (module, ndim) in _looked:
+        return
+    _looked.add((module, ndim))
+    kernel, _ = importlib.import_module(module).kernels(ndim)[0]
+    if kernel.stats.cache_path and not kept(kernel):
+        _begin(module, ndim)
+
+
+def take_part(module: str, ndim: int) -> None:
+    """Compile the kernels that the second process, where there is one, is not compiling just now."""
+    if (module, ndim) in _shared:
+        _shared.discard((module, ndim))
+        _compile_all(module, ndim)
 
 
 def _begin(module: str, ndim: int) -> None:
@@ -64,6 +86,7 @@ def _begin(module: str, ndim: int) -> None:
     if first_on_host(f"ahead-{module}-{ndim}"):
         try:
             start(module, ndim)
+            _shared.add((module, ndim))
         except (OSError, RuntimeError) as error:  # a limit of processes or threads: this process compiles all
             log.debug("no second process compiles kernels: %s", error)
 
@@ -84,11 +107,16 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def compile_late_kernels(module: str, ndim: str) -> None:
+def compile_kernels(module: str, ndim: str) -> None:
     """What the second process does."""
     threading.Thread(target=_end_with_input, daemon=True).start()
-    for kernel, types in importlib.import_module(module).late_kernels(int(ndim)):
-        kernel.compile(types)
+    _compile_all(module, int(ndim))
+
+
+def _compile_all(module: str, ndim: int) -> None:
+    for kernel, types in importlib.import_module(module).kernels(ndim):
+        if not compiled_elsewhere(kernel):
+            kernel.compile(types)
 
 
 def _end_with_input() -> None:

@@ -44,8 +44,7 @@ READ_WITHIN = 0.2
 def share_compilation(kernel: Any) -> Any:
     """The same numba function, which first waits for another process of this host that compiles it just now."""
     compile_here: Callable[[Any], Any] = kernel.compile
-    function = kernel.py_func
-    name = f"{function.__module__}.{function.__qualname__}"
+    name = _name(kernel)
 
     def compile_once(signature: Any) -> Any:
         # The stage outside of all locks, as it calls functions of the user. Then numba's own lock: a thread that has it
@@ -68,6 +67,17 @@ def share_compilation(kernel: Any) -> Any:
 
     kernel.compile = compile_once
     return kernel
+
+
+def _name(kernel: Any) -> str:
+    return f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}"
+
+
+def kept(kernel: Any) -> bool:
+    """Whether numba's folder has a version of a kernel; it may be of other types, or of an earlier source."""
+    module, _, name = _name(kernel).rpartition(".")
+    folder = kernel.stats.cache_path
+    return bool(folder) and any(Path(folder).glob(f"{module.rpartition('.')[2]}.{name}-*.nbi"))
 
 
 _WHEN_COMPILED: list[Callable[[], Any]] = []
@@ -142,13 +152,8 @@ _NOTICE = _Notice()
 @contextlib.contextmanager
 def _lock_of_host(name: str) -> Iterator[None]:
     """Hold the lock of a kernel on this host, where there are locks; after WAIT_AT_MOST, go on without."""
-    folder = _own_folder()
-    if fcntl is None or folder is None:
-        yield
-        return
-    try:
-        descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
+    descriptor = _open_lock(name)
+    if descriptor is None:
         yield
         return
     try:
@@ -161,22 +166,39 @@ def _lock_of_host(name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def compiled_elsewhere(kernel: Any) -> bool:
+    """Whether another process of this host is compiling a kernel just now."""
+    descriptor = _open_lock(_name(kernel))
+    if descriptor is None:
+        return False
+    taken = _taken(descriptor)
+    os.close(descriptor)  # and with it the lock, if it was taken
+    return not taken
+
+
 def first_on_host(name: str) -> bool:
     """Whether this process is the first one of this host and user to ask; the others may when it has ended.
 
     False where there are no locks.
     """
-    folder = _own_folder()
-    if fcntl is None or folder is None:
-        return False
-    try:
-        descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
+    descriptor = _open_lock(name)
+    if descriptor is None:
         return False
     if _taken(descriptor):  # and held, as the file stays open
         return True
     os.close(descriptor)
     return False
+
+
+def _open_lock(name: str) -> int | None:
+    """A file of this user and host to lock; None where there are no locks."""
+    folder = _own_folder()
+    if fcntl is None or folder is None:
+        return None
+    try:
+        return os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
 
 
 def _taken(descriptor: int) -> bool:

@@ -23,20 +23,24 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return share_compilation(kernel)
 
 
-def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def inner(function: Callable[..., Any] | None = None, *, allocates: bool = False, **options: Any) -> Any:
     """`numba.njit` of a function that only compiled functions call: it has no machine code of its own.
 
     It is stored on disk as a part of the functions that call it.
+
+    Args:
+        allocates: the function, or one that it calls, makes arrays. Others count no references to the arrays that they
+            are given, which their callers hold: that is less to compile.
     """
-    return _inner(function, {"pipeline_class": Optimised, **options})
+    return _inner(function, {"pipeline_class": Optimised, "_nrt": allocates, **options})
 
 
-def fragment(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def fragment(function: Callable[..., Any] | None = None, *, allocates: bool = False, **options: Any) -> Any:
     """`inner` of a function that is not optimised by itself, but only within its callers: faster to compile.
 
     For the rest, see `runtime.callees`; whether the callers become faster or slower has to be measured.
     """
-    return _inner(function, {"pipeline_class": Lowered, **options})
+    return _inner(function, {"pipeline_class": Lowered, "_nrt": allocates, **options})
 
 
 def _inner(function: Callable[..., Any] | None, options: dict[str, Any]) -> Any:

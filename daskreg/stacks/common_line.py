@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
@@ -64,12 +65,32 @@ def fit_shift(fixed: Floats, moving: Floats, *, least_overlap: float = _LEAST_OV
     f, m = (gaussian_filter1d(_filled(v), SMOOTHING, axis=0) for v in (fixed, moving))
     n, most = len(f), int(len(f) * (1 - least_overlap))
     shifts = np.arange(-most, most + 1)
-    scores = np.array(
-        [_pearson(f[max(0, -k) : n - max(0, k)], m[max(0, k) : n + min(0, k)]) for k in range(-most, most + 1)]
-    )
+    scores = scores_at(f.reshape(n, -1), m.reshape(n, -1), shifts)
     # Of shifts with almost the same score, the smallest.
     best = np.flatnonzero(scores >= scores.max() - 0.01 * (1 - scores.max()) - 1e-12)
     return refined_shift(f, m, float(shifts[best[int(np.abs(shifts[best]).argmin())]]), least_overlap / 2)
+
+
+def scores_at(f: Floats, m: Floats, shifts: Ints) -> Floats:
+    """Pearson's correlation of what overlaps of (n, R) profiles at each shift, -1 where there is no contrast."""
+    f, m = f - f.mean(), m - m.mean()
+    n = len(f)
+    size = next_fast_len(2 * n, real=True)
+    product = irfft((rfft(m, size, axis=0) * rfft(f, size, axis=0).conj()).sum(axis=1), size)[shifts % size]
+    count = (n - np.abs(shifts)) * f.shape[1]
+    first, stop = np.maximum(0, -shifts), n - np.maximum(0, shifts)
+
+    def moments(v: Floats, first: Ints, stop: Ints) -> tuple[Floats, Floats]:
+        """The sum, and the sum of squares less its mean, of the profiles between."""
+        up_to = np.concatenate([np.zeros((2, 1)), np.cumsum([v.sum(axis=1), (v * v).sum(axis=1)], axis=1)], axis=1)
+        total, squares = up_to[:, stop] - up_to[:, first]
+        return total, squares - total**2 / count
+
+    (of_f, f_power), (of_m, m_power) = moments(f, first, stop), moments(m, first + shifts, stop + shifts)
+    least = 1e-12 * float(np.sqrt((f * f).sum() * (m * m).sum()))
+    norm = np.sqrt(np.maximum(f_power, 0) * np.maximum(m_power, 0))
+    found = np.divide(product - of_f * of_m / count, norm, out=np.full(len(shifts), -1.0), where=norm > least)
+    return np.asarray(np.clip(found, -1, 1))
 
 
 def refined_shift(f: Floats, m: Floats, s: float, least_overlap: float) -> tuple[float, ...]:

@@ -41,7 +41,7 @@ class Descent(Generic[Found]):
 
     Args:
         poses: (A, 3, 3) after the last step.
-        at: where that was taken.
+        at: the last evaluation: of these poses, or of those from which a short step led to them.
         steps: how many were taken.
         settled: whether the last one was short.
     """
@@ -101,7 +101,8 @@ def descend(
     most: int,
     evaluate: Callable[[Floats], Evaluation[Found] | None],
 ) -> Descent[Found]:
-    """At most so many steps from the poses, until one is short; the last one is taken without being judged.
+    """At most so many steps from the poses, until one is short: that is taken without being judged, since it changes
+    less than the projections determine.
 
     Where no step helps, it ends at the poses from which none did, not settled.
 
@@ -111,9 +112,11 @@ def descend(
     here = evaluate(poses)
     if here is None:
         raise ValueError("the poses to begin with cannot be evaluated")
-    step = step_from(problem, poses, here, fixed)
-    taken, least = 1, here.sums.misfit
-    while not step.short and taken < most:
+    least = here.sums.misfit
+    for taken in range(1, most + 1):
+        step = step_from(problem, poses, here, fixed)
+        if step.short:
+            return Descent(step.poses(), here.at, taken, True)
         for halved in range(_HALVINGS + 1):
             poses = step.poses(0.5**halved)
             there = evaluate(poses)
@@ -121,9 +124,8 @@ def descend(
                 break
         else:
             return Descent(step.start, here.at, taken, False)
-        here, step = there, step_from(problem, poses, there, fixed)
-        taken, least = taken + 1, min(least, here.sums.misfit)
-    return Descent(step.poses(), here.at, taken, step.short)
+        here, least = there, min(least, there.sums.misfit)
+    return Descent(poses, here.at, most, False)
 
 
 def _largest(problem: Problem, values: Floats, shared: Floats) -> float:

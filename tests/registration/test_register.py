@@ -17,7 +17,7 @@ import daskreg as dr
 from daskreg import errors
 from daskreg.geometry import Affine, Grid
 from daskreg.registration import images, pipeline
-from daskreg.registration import register as register_module
+from daskreg.registration import pair as register_module
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import read_image
 from daskreg.registration.problem import SolverOptions

@@ -280,7 +280,7 @@ def test_a_volume():
 
 @pytest.mark.slow
 def test_a_fit_that_its_inverse_contradicts(monkeypatch):
-    from daskreg.registration import register as module
+    from daskreg.registration import pair as module
 
     scene = picture("horse")
     assert dr.register(scene[:-3], scene[3:], model="rigid", check_inverse=True).ok

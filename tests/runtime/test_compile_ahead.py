@@ -1,4 +1,4 @@
-"""A second process compiles late kernels, only where this one compiles, and never outlives it."""
+"""A second process compiles kernels, only where this one compiles, and never outlives it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from processes import until
 
 from daskreg.runtime import compile_ahead, compile_once
 
-NAME = "late_kernels_of_a_test"
+NAME = "kernels_of_a_test"
 
 
 class Kernel:
@@ -34,7 +35,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     monkeypatch.setattr(compile_ahead, "start", lambda *given: found.append(given))
     monkeypatch.setattr(compile_ahead, "first_on_host", lambda name: True)
-    monkeypatch.setattr(compile_ahead, "_begun", set())
+    for name in ("_begun", "_looked", "_shared"):
+        monkeypatch.setattr(compile_ahead, name, set())
     monkeypatch.setattr(compile_ahead, "cores", lambda: 2)
     monkeypatch.setattr(compile_once, "_WHEN_COMPILED", [])
     return found
@@ -50,6 +52,30 @@ def test_it_begins_once_and_only_when_a_kernel_was_compiled(begun: list[tuple[st
         with compile_ahead.expected(NAME, 2):
             compiled.compile(types)
     assert begun == [(NAME, 2)]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_it_begins_at_once_where_no_kernel_is_kept(
+    begun: list[tuple[str, int]], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then this process compiles what the other one is not compiling."""
+    if kept:
+        (tmp_path / f"{until.__module__}.until-9.py311.nbi").touch()
+    kernel = Kernel(compiled=True, folder=str(tmp_path))
+    monkeypatch.setitem(sys.modules, NAME, SimpleNamespace(kernels=lambda ndim: [(kernel, "types")]))
+    for _ in range(2):
+        compile_ahead.begin(NAME, 2)
+        compile_ahead.take_part(NAME, 2)
+    assert begun == ([] if kept else [(NAME, 2)])
+    assert kernel.stats.cache_misses == ({} if kept else {"types": 1})
+
+
+def test_a_kernel_that_another_process_compiles_is_left_to_it(tmp_path: Path) -> None:
+    kernel = Kernel(compiled=True)
+    assert not compile_once.compiled_elsewhere(kernel)
+    with compile_once._lock_of_host(f"{until.__module__}.{until.__qualname__}"):
+        assert compile_once.compiled_elsewhere(kernel)
+    assert not compile_once.compiled_elsewhere(kernel)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +119,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / f"{NAME}.py").write_text(
         "import pathlib, time\n"
         "class Kernel:\n"
+        "    py_func = pathlib.Path.touch\n"
         "    def compile(self, types):\n"
         f"        pathlib.Path({str(tmp_path)!r}, types).touch()\n"
         "        time.sleep(100)\n"
-        "def late_kernels(ndim):\n"
+        "def kernels(ndim):\n"
         "    return [(Kernel(), f'begun{ndim}')]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

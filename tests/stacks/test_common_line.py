@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from daskreg.geometry import Grid
 from daskreg.registration.pose import Pose
-from daskreg.stacks.common_line import fit_profiles, fit_shift, profiles
+from daskreg.stacks.common_line import fit_profiles, fit_shift, profiles, scores_at
 
 
 def profile(n=200, seed=0):
@@ -26,6 +26,20 @@ def test_a_known_shift_is_found(shift):
     assert score > 0.999
     assert overlap == pytest.approx(1 - abs(shift) / 200, abs=0.02)
     assert variance < 1e-3
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_search_is_by_the_correlation_of_what_overlaps(width):
+    fixed, moving = (np.random.default_rng(k).normal(size=(57, width)).cumsum(axis=0) + 90 for k in range(2))
+    moving[40:] = 7.0  # no contrast
+    shifts = np.arange(-50, 51)
+    expected = [
+        np.corrcoef(fixed[max(0, -k) : 57 - max(0, k)].ravel(), moving[max(0, k) : 57 + min(0, k)].ravel())[0, 1]
+        for k in shifts[:90]
+    ]
+    found = scores_at(fixed, moving, shifts)
+    np.testing.assert_allclose(found[:90], expected, atol=1e-9)
+    np.testing.assert_array_equal(found[90:], -1)
 
 
 @pytest.mark.slow

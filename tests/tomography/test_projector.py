@@ -111,6 +111,18 @@ def test_slices_are_the_projector():
     )
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_one_slice_is_as_one_of_several(dtype, error):
+    """Also where the detector is narrower than the slice, and rays are along its axes and diagonals."""
+    angles = np.arange(9) * np.pi / 4
+    stacked, sums = RNG.normal(size=(9, 12, 2)).astype(dtype), RNG.normal(size=(9, 8, 2)).astype(dtype)
+    slices = SliceProjector(angles, (9, 12), 8, centre=2.7)
+    for function, values in ((slices.project, stacked), (slices.smear, sums)):
+        both, one = function(values), function(values[..., :1])
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, both[..., :1], rtol=0, atol=error * np.abs(both).max())
+
+
 def test_astra_projects_the_same():
     """ASTRA's linear projector is Joseph's too; the rows of its images run upwards."""
     astra = pytest.importorskip("astra", reason="astra-toolbox is not installed")

@@ -14,7 +14,7 @@ from ellipsoids import Ellipsoids
 
 from daskreg.errors import InputError, LayoutMismatchError, NoWorkersError, OptionError, StorageFullError
 from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
-from daskreg.tomography.descent import Step
+from daskreg.tomography.descent import Evaluation, Step, descend
 from daskreg.tomography.estimate import Solution
 from daskreg.tomography.matching import Problem, linearised, without_images
 from daskreg.tomography.normal_equations import Coupling
@@ -41,7 +41,7 @@ def scan():
 def problem_of(projections):
     data = np.nan_to_num(projections)
     data = data / data.std()
-    level, used = Level((ROWS, COLUMNS), (1, 1)), np.arange(len(data)) != 12
+    level, used = Level(data.shape[1:], (1, 1)), np.arange(len(data)) != 12
     return Problem(data, np.isfinite(projections), ANGLES, level, ("ty", "tx"), ("theta",), used)
 
 
@@ -271,6 +271,29 @@ def test_steps_that_diverge_are_not_settled(scan, monkeypatch):
     fit = align_projections(scan, ANGLES, axis_angle=0.0, level=0, memory=MEMORY)
     assert fit.status == TiltStatus.UNSETTLED
     assert fit.steps == 1
+
+
+@pytest.mark.parametrize(("most", "backwards"), [(1, False), (1, True), (3, True)])
+def test_the_last_step_is_judged_too(scan, most, backwards, monkeypatch):
+    """However few they are: one that leads away from the projections is not taken."""
+    problem, poses_after, misfits = problem_of(scan[:, 50:70]), Step.poses, []
+    if backwards:
+        monkeypatch.setattr(Step, "poses", lambda step, share=1.0: poses_after(step, -4 * share))
+    start = np.tile(np.eye(3), (len(ANGLES), 1, 1))
+
+    def evaluated(poses):
+        at = linearised(problem, poses)
+        found = Evaluation(at.sums(-at.residual), at.coupling, poses)
+        misfits.append(found.sums.misfit)
+        return found
+
+    descent = descend(problem, start, Fixed(None, None, COLUMNS), most, evaluated)
+    assert not descent.settled
+    assert descent.steps == 1
+    np.testing.assert_array_equal(descent.at, descent.poses)
+    assert (descent.poses == start).all() == backwards
+    assert len(misfits) == (5 if backwards else 2)
+    assert (min(misfits[1:]) > misfits[0]) == backwards
 
 
 def test_a_problem_without_images_keeps_none(scan):

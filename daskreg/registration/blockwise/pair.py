@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from daskreg.geometry import Box, box_corners
 from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
 from daskreg.registration.blockwise.slabs import SLAB_BYTES, held_bytes, slabs_of, stored_slabs
-from daskreg.registration.lagrange_numba import AFTER
 from daskreg.registration.normal_equations.edge_weights import scaling
 from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.registration.score_sums_numba import AFTER
 
 Floats = NDArray[np.float64]
 

@@ -57,7 +57,7 @@ class NormalEquationsNumba:
         scaled = tuple(scaled_axis(n)[s] for n, s in zip(self.shape, part.fixed.slices, strict=True))
         self.axes = scaled, part.axis_weights(self.shape), scaled_step(self.shape[-1])
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
-        self.place = np.array(part.moving.start), moving.grid.shape
+        self.place = part.moving.shape, np.array(part.moving.start), moving.grid.shape
         self.rows = part.rows()
         self.all_rows = len(self.rows)
 
@@ -88,7 +88,8 @@ class NormalEquationsNumba:
         chunks = np.stack([pairs, starts, np.minimum(starts + step, rows), np.arange(len(pairs))], 1)
         sizes = ((len(SCALARS),), (ndim + 1, 3 * ndim), ((ndim + 1) * (ndim + 2) // 2, ndim * (ndim + 1) // 2))
         out = tuple(np.zeros((len(chunks), *size)) for size in sizes)
-        moving = self.moving.numpy(), self.moving_weight.numpy(), self.place
+        images, cover = (v.numpy().reshape(len(v), -1) for v in (self.moving, self.moving_weight))
+        moving = images, cover, self.place
         fixed = self.fixed.numpy(), self.weight.numpy()
         inputs = (moving, fixed, np.ascontiguousarray(maps), self.axes, self.widths)
         threads = min(pool_threads(), len(chunks))

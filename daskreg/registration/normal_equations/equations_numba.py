@@ -297,42 +297,31 @@ def _memory_distance(line: Any, other: Any, shape: Any) -> Any:
     return distance
 
 
-@jit
-def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any) -> None:
-    """Fill the rows of `out` that belong to the chunks, with the gradient as it is in the fixed image.
-
-    moving: (values (B, *shape), weight (B, *shape), or (1, 0, ..) without a mask, (first voxel of these arrays in the
-    whole image, shape of the whole image)); a batch of one is for all pairs.
-    fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
-    moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image, xi from one column to
-    the next). chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of
-    R, of the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
-    square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
-    """
-    images, cover, (origin, whole) = moving
+@fragment
+def _sum_chunks(
+    moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any, rows_of: Any, numbers: Any
+) -> None:
+    """`sums_of_chunks`; rows_of: buffers as long as a row. numbers: small ones."""
+    images, cover, place = moving
+    shape, _, whole = place
     values, weight = fixed
     rows, parts = chunks
     scalars, linear, square = out
-    ndim = maps.shape[1]
+    buffer, wide, offsets, fractions, near = rows_of
+    ones, twos, lead, far, index, line, other = numbers
+    ndim = len(shape)
     scaled, edges, slope = axes
     xi = scaled[ndim - 1]
     columns = len(xi)
-    buffer, wide = empty((_G + ndim, columns + _WIDE), np.float32), empty(columns + _WIDE, np.float32)
     for at in range(columns):  # a slice would take seconds to compile
         wide[at] = xi[at]
     for at in range(columns, columns + _WIDE):
         wide[at] = 0
-    scratch = empty(columns, np.int64), empty((ndim, columns), np.float32), empty(columns, np.float32)
-    sums = empty((2, 3 * ndim), np.float32), empty((3, ndim * (ndim + 1) // 2), np.float32)
-    lead, far = empty(ndim + 1, np.float64), empty(ndim + 1, np.float64)
     for k in range(ndim + 1):
         lead[k] = far[k] = 1
-    index = zeros(ndim, np.int64)
-    line, other = empty((ndim, 2), np.float64), empty((ndim, 2), np.float64)
     for c in range(len(parts)):
         pair, first, stop, target = parts[c]
         image, mask = images[pair if len(images) > 1 else 0], cover[pair if len(cover) > 1 else 0]
-        flat = image.reshape(-1), mask.reshape(-1), (image.shape, origin, whole)
         of_fixed = pair if len(values) > 1 else 0
         of_weight = pair if len(weight) > 1 else 0
         for number in range(first, stop):
@@ -343,12 +332,12 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
             if run[0] < run[1]:
                 row = (values[of_fixed, r], weight[of_weight, r], edges[ndim - 1], edge)
                 ahead = 0
-                if image.size > _CACHED and number + 1 < stop:
+                if len(image) > _CACHED and number + 1 < stop:
                     _row_position(rows[number + 1], scaled, edges, index, far)
                     _lines(maps[pair], far, xi, slope, other)
-                    ahead = _memory_distance(line, other, image.shape)
+                    ahead = _memory_distance(line, other, shape)
                     _row_position(r, scaled, edges, index, lead)
-                _sample_row(flat, widths, line, row, run, ahead, scratch, buffer)
+                _sample_row((image, mask, place), widths, line, row, run, ahead, (offsets, fractions, near), buffer)
                 stride: Any = np.int64(0)  # not a literal, for which `_gradient` would be compiled again
                 for axis in range(ndim - 1, -1, -1):
                     n = len(scaled[axis])
@@ -359,4 +348,36 @@ def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, c
                 full = -(-count // _WIDE) * _WIDE
                 buffer[:, count:full] = np.float32(0)
                 part = wide[run[0] : run[0] + full]
-                _add_row(buffer, part, lead, sums, scalars[target], linear[target], square[target])
+                _add_row(buffer, part, lead, (ones, twos), scalars[target], linear[target], square[target])
+
+
+@jit
+def sums_of_chunks(moving: Any, fixed: Any, maps: Any, axes: Any, widths: Any, chunks: Any, out: Any) -> None:
+    """Fill the rows of `out` that belong to the chunks, with the gradient as it is in the fixed image.
+
+    moving: (values (B, voxels), weight (B, voxels), or (1, 0) without a mask, (shape of these arrays, their first voxel
+    in the whole image, shape of the whole image)); a batch of one is for all pairs.
+    fixed: (values (B, R, n), weight (B, R, n), or (1, R, 0) without a mask), likewise. maps: (B, D, D+1) from xi to
+    moving indices. axes: (float64 xi of every axis, weight along every axis of the fixed image, xi from one column to
+    the next). chunks: (rows, (N, 4) of pair, first and end in rows, position in `out`), rows being the numbers, out of
+    R, of the rows that are summed. out: scalars (M, 6), linear (M, D+1, 3 D) with 1, w, d for each gradient,
+    square (M, (D+1) (D+2) / 2, D (D+1) / 2), with pairs of gradients last.
+    """
+    ndim, columns = len(widths), fixed[0].shape[2]
+    rows_of = (
+        empty((_G + ndim, columns + _WIDE), np.float32),
+        empty(columns + _WIDE, np.float32),
+        empty(columns, np.int64),
+        empty((ndim, columns), np.float32),
+        empty(columns, np.float32),
+    )
+    numbers = (
+        empty((2, 3 * ndim), np.float32),
+        empty((3, ndim * (ndim + 1) // 2), np.float32),
+        empty(ndim + 1, np.float64),
+        empty(ndim + 1, np.float64),
+        zeros(ndim, np.int64),
+        empty((ndim, 2), np.float64),
+        empty((ndim, 2), np.float64),
+    )
+    _sum_chunks(moving, fixed, maps, axes, widths, chunks, out, rows_of, numbers)

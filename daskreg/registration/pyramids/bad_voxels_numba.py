@@ -76,3 +76,12 @@ def _alone(planes: Any, at: Any) -> Any:
             count += around[n] * largest > largest * largest / 2
         found[k] = count >= 6
     return found
+
+
+def calls() -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernels here that `register` needs, with arguments of the types that it calls them with."""
+    planes = np.empty((0,) * 3, np.float32)
+    return [
+        (_alone, (planes, np.empty(0, np.int64))),
+        (_mark, (planes, np.float32(0), planes.astype(np.uint8))),
+    ]

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import typeof
 from numpy.typing import NDArray
 
 from daskreg.runtime.compiled import fragment, jit
@@ -33,8 +32,8 @@ def planes(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _rows(values: Singles) -> Singles:
-    """(B, R, n) of (B, *shape)."""
-    return values.reshape(len(values), -1, values.shape[-1])
+    """(B, R, n) of (B, *shape), contiguous."""
+    return np.ascontiguousarray(values).reshape(len(values), -1, values.shape[-1])
 
 
 def no_weight() -> Singles:
@@ -253,13 +252,15 @@ def _dilate_lines(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> 
                 out[line, start:until] = 1
 
 
-def late_kernels() -> list[tuple[Any, tuple[Any, ...]]]:
-    """The kernels here that `register` needs late, and the types that it calls them with (see `compile_ahead`)."""
-    images, sums = np.empty((0,) * 4, np.float32), np.empty((0,) * 5)
-    lines, rows = np.empty((0, 0), np.uint8), np.empty((0, 0, 0), np.uint8)
-    calls = (
-        (_square_rows, (images, images, (1, 1), sums, 0, 1)),
-        (_dilate_lines, (lines, 1, lines, 0, 1)),
-        (_dilate_rows, (rows, 1, rows, 0, 1)),
-    )
-    return [(kernel, tuple(map(typeof, arguments))) for kernel, arguments in calls]
+def calls() -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernels here that `register` needs, with arguments of the types that it calls them with."""
+    images, rows, axis = (np.empty((0,) * n, np.float32) for n in (4, 3, 1))
+    bits = [np.empty((0,) * n, np.uint8) for n in (2, 3)]
+    return [
+        (_square_rows, (images, images, (1, 1), np.empty((0,) * 5), 0, 1)),
+        (_mean_rows, (images, images, (1, 1, 1), images, images, 0, 1)),
+        (_dilate_rows, (bits[1], 1, bits[1], 0, 1)),
+        (_scale_rows, (rows, rows, (axis, axis), rows, 0, 1)),
+        (_sum_rows, (rows, rows, axis, np.empty((0,) * 3), 0, 1)),
+        (_dilate_lines, (bits[0], 1, bits[0], 0, 1)),
+    ]

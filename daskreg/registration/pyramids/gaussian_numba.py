@@ -124,3 +124,9 @@ def _divide(across: Any, weight: Any, out: Any, out_weights: Any) -> None:
         near = across[1, x]
         out[x] = across[0, x] / greatest(near, np.float32(1e-6))
         out_weights[x] = weight[x] if near > np.float32(1e-3) else np.float32(0)
+
+
+def calls() -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernels here that `register` needs, with arguments of the types that it calls them with."""
+    images, axis = np.empty((0,) * 4, np.float32), np.empty(0, np.float32)
+    return [(_smoothed, (images, images, (axis,) * 3, (axis,) * 3, images, images, 0, 1))]

@@ -2,8 +2,8 @@
 along the axis of the volume that a ray follows most, with linear interpolation across it.
 
 Two families. `*_slices`: where every ray stays in one slice, and all slices have the same rays; the slices are the last
-axis of the arrays, so that one weight serves a whole row of them. `*_rays`: any affine parallel projection. In both,
-the adjoint has the weights of the projector, computed in the same way.
+axis of the arrays, so that one weight serves a whole row of them; `*_slice`: of one slice. `*_rays`: any affine
+parallel projection. In both, the adjoint has the weights of the projector, computed in the same way.
 
 Beside them, `pull_cubic` brings projections into the aligned frame.
 
@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 
 from daskreg.runtime.compiled import inner, jit
+from daskreg.runtime.intrinsics import greatest, least
+
+_SUMS = {"contract", "reassoc", "nsz"}
 
 
 @inner
@@ -45,6 +48,49 @@ def _between(at: Any, width: Any, one: Any) -> Any:
     return (low if i != -2 else -1), high, (near if i >= 0 else one * 0), (far if i + 1 < width else one * 0)
 
 
+@jit(fastmath=_SUMS)
+def project_slice(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> None:
+    """`project_slices` of one slice, in vectors along each ray.
+
+    Args:
+        planes: (K, 1 + Q + 2) with zeros about the slice, which are what a ray beside it meets.
+        sums: (A, U).
+    """
+    real, width = planes.dtype.type, planes.shape[1] - 3.0
+    for a in range(first, stop):
+        slope, along, start = lines[a]
+        for u in range(sums.shape[1]):
+            total, begin = real(0), slope * u + start
+            for k in range(len(planes)):
+                place = least(greatest(begin + along * k, -1.0), width) + 1.0
+                at = np.int64(np.int32(place))
+                far = real(place - at)
+                total += planes[k, at] + far * (planes[k, at + 1] - planes[k, at])
+            sums[a, u] += total
+
+
+@jit(fastmath=_SUMS)
+def smear_slice(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> None:
+    """`smear_slices` of one slice, in vectors along the projections.
+
+    Args:
+        sums: (A, 1 + U + 2) with zeros about the projections.
+        lines: (3, A).
+        volume: (Y, X).
+    """
+    real, width = sums.dtype.type, sums.shape[1] - 3.0
+    by_y, by_x, start = lines[0], lines[1], lines[2]
+    for y in range(first, stop):
+        for x in range(volume.shape[1]):
+            total = real(0)
+            for a in range(len(sums)):
+                place = least(greatest(by_y[a] * y + start[a] + by_x[a] * x, -1.0), width) + 1.0
+                at = np.int64(np.int32(place))
+                far = real(place - at)
+                total += sums[a, at] + far * (sums[a, at + 1] - sums[a, at])
+            volume[y, x] += total
+
+
 @jit
 def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> None:
     """Add the sums along rays to projections first..stop-1.
@@ -54,8 +100,7 @@ def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) ->
         lines: (A, 3): the place along the second axis is lines @ (column, step, 1).
         sums: (A, U, Z).
 
-    Step by step, all rays: what is read and written then stays in the cache. One slice has a loop of its own, without
-    the one over slices, which would cost more than the sums.
+    Step by step, all rays: what is read and written then stays in the cache.
     """
     steps, width, slices = planes.shape
     one = planes.dtype.type(1)
@@ -66,11 +111,8 @@ def project_slices(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) ->
                 low, high, near, far = _between(slope * u + (along * k + start), width, one)
                 if low < 0:
                     continue
-                if slices == 1:
-                    sums[a, u, 0] += near * planes[k, low, 0] + far * planes[k, high, 0]
-                else:
-                    for z in range(slices):
-                        sums[a, u, z] += near * planes[k, low, z] + far * planes[k, high, z]
+                for z in range(slices):
+                    sums[a, u, z] += near * planes[k, low, z] + far * planes[k, high, z]
 
 
 @jit
@@ -108,11 +150,8 @@ def smear_slices(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> N
                 low, high, near, far = _between(start + lines[a, 1] * x, columns, one)
                 if low < 0:
                     continue
-                if slices == 1:
-                    volume[y, x, 0] += near * sums[a, low, 0] + far * sums[a, high, 0]
-                else:
-                    for z in range(slices):
-                        volume[y, x, z] += near * sums[a, low, z] + far * sums[a, high, z]
+                for z in range(slices):
+                    volume[y, x, z] += near * sums[a, low, z] + far * sums[a, high, z]
 
 
 @inner

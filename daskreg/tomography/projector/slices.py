@@ -41,7 +41,10 @@ class SliceProjector:
         sums = np.zeros((len(self.radians), self.columns, slices.shape[2]), slices.dtype)
         for axis, chosen, lines, length in self._groups():
             planes, part = np.ascontiguousarray(slices.swapaxes(0, axis)), np.zeros_like(sums[chosen])
-            shares(partial(kernels.project_slices, planes, lines, part), len(part))
+            if slices.shape[2] == 1:
+                shares(partial(kernels.project_slice, _within_zeros(planes), lines, part[..., 0]), len(part))
+            else:
+                shares(partial(kernels.project_slices, planes, lines, part), len(part))
             sums[chosen] = part * length[:, None, None].astype(slices.dtype)
         return sums
 
@@ -62,7 +65,10 @@ class SliceProjector:
         start = self.axis - cosine * (self.shape[1] - 1) / 2 - sine * (self.shape[0] - 1) / 2
         lines = np.stack([sine, cosine, start], axis=1)
         sums = np.ascontiguousarray(sums)
-        shares(partial(kernels.smear_slices, sums, lines, total), len(total))
+        if sums.shape[2] == 1:
+            shares(partial(kernels.smear_slice, _within_zeros(sums), lines.T.copy(), total[..., 0]), len(total))
+        else:
+            shares(partial(kernels.smear_slices, sums, lines, total), len(total))
         return total
 
     @property
@@ -89,3 +95,8 @@ class SliceProjector:
             lines = np.stack([slope, step, middle - self.axis * slope - other * step], axis=1)
             groups.append((axis, chosen, lines, np.abs(slope)))
         return groups
+
+
+def _within_zeros(one: Array) -> Array:
+    """(N, 1 + M + 2) of an (N, M, 1) array, with zeros before and after."""
+    return np.pad(one[..., 0], ((0, 0), (1, 2)))

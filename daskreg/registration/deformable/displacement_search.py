@@ -134,7 +134,7 @@ def _weights_around(n: int, apart: int) -> Singles:
     """(places, n) the weights of the voxels of an axis around each place, of sum 1 where all of them exist."""
     away = np.arange(n) - np.arange(0, n, apart)[:, None]
     found = np.exp(-((away / _AROUND) ** 2) / 2)
-    return (found / (_AROUND * np.sqrt(2 * np.pi))).astype(np.float32)
+    return np.asarray(found / (_AROUND * np.sqrt(2 * np.pi)), dtype=np.float32)
 
 
 def _around(values: Singles, sums: list[Singles]) -> Singles:

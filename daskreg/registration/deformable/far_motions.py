@@ -44,8 +44,8 @@ _CONFIRMED = 2.0
 _FINE, _MORE_THAN_MIRRORED = 1.0, 2.0
 """Voxels of a level: structures are fine that a Gaussian of this standard deviation removes. And how many times the
 information of a mirrored image they have to share."""
-_MOST_VOXELS = 1 << 22
-"""Of a level: larger ones would take minutes, and are left to steps."""
+_MOST_VOXELS = 1 << 20
+"""Of a level: larger ones would take minutes and much memory, and are left to steps."""
 _REFINED = 1.0
 """Voxels of the last level that was searched, up to which steps refine what was found there."""
 
@@ -76,8 +76,11 @@ class FarMotions:
     max_iterations: int
 
     def after(self, solved: Solved) -> Solved:
-        """What is found after steps from coarse to fine: the same where images are aligned, or nothing is confirmed."""
-        if solved.state.noise.shared > _ALIGNED or not self._stop:
+        """What is found after steps from coarse to fine: the same where images are aligned, or nothing is confirmed.
+
+        Images are aligned whose gradients have much in common, or whose finest level tells more than others.
+        """
+        if solved.state.noise.shared > _ALIGNED or self._first(solved.transform) >= self._stop:
             return solved
         related = self.related(solved)
         found = self._searched()

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "daskreg"
 # What only a GPU, tensors or threads of compiled code need; nothing else in these folders imports it at its top.
 FOR_TENSORS = {
     "daskreg.sampling.displaced_tensors",
+    "daskreg.sampling.displaced_triton",
     "daskreg.sampling.tensors",
     "daskreg.sampling.tensors_triton",
     "daskreg.sampling.tile_pipeline",

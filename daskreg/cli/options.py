@@ -34,6 +34,21 @@ class LocalFile(click.Path):
             raise click.BadParameter(error.message.rstrip(".") + alike, ctx, param) from error
 
 
+class TransformPath(LocalFile):
+    """What holds a transform: a file, a Zarr group, or the prefix of the files of ANTs."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if Path(f"{value}1Warp.nii.gz").is_file() or (Path(value) / "zarr.json").is_file():
+            return Path(value)
+        return super().convert(value, param, ctx)
+
+
+TRANSFORM = TransformPath()
+
+
 class OutputFile(LocalFile):
     """A file to write, in a folder that exists. This is checked before hours of work, not after."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from daskreg.cli.options import LocalFile
+from daskreg.cli.words import check_there
 
 SUBMITTED = ("align", "convert", "warp")
 
@@ -35,8 +37,23 @@ def command(cluster: Path, words: tuple[str, ...], *, nodes: int | None, requeue
     if words[0] not in SUBMITTED:
         raise click.UsageError(f"{words[0]!r} cannot be submitted: use {', '.join(SUBMITTED)}")
     script = submission_script(config, words, nodes=nodes, requeue=requeue)
+    _check(words)
     if dry_run:
         click.echo(script, nl=False)
         return
     number = submit(script)
     click.echo(f"job {number}: `squeue -j {number}` shows its state, `scancel {number}` ends it")
+
+
+def _check(words: Sequence[str]) -> None:
+    """Raise UsageError for a command that would fail as soon as its job begins, which may be in days."""
+    root = click.get_current_context().find_root()
+    if not isinstance(root.command, click.Group):
+        return
+    command = root.command.get_command(root, words[0])
+    if command is None:
+        return
+    with command.make_context(words[0], list(words[1:]), parent=root) as context:
+        volume = context.params.get("source", context.params.get("stack"))
+        if isinstance(volume, str):
+            check_there(volume)

@@ -9,25 +9,9 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import LocalFile, OutputFile
+from daskreg.cli.options import TRANSFORM, LocalFile, OutputFile
 
 FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
-
-
-class TransformPath(LocalFile):
-    """A file, a Zarr group, or the prefix of the files of ANTs."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if Path(f"{value}1Warp.nii.gz").is_file():
-            return Path(value)
-        if (Path(value) / "zarr.json").is_file():
-            return Path(value)
-        return super().convert(value, param, ctx)
-
-
-TRANSFORM = TransformPath(exists=True, dir_okay=False, path_type=Path)
-
-
 IMAGE = "PATH"
 
 

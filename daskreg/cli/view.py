@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from daskreg.cli.options import Numbers, Opening, chunk_policy_options, device, open_options, verbosity
-from daskreg.cli.warp import TRANSFORM
+from daskreg.cli.options import TRANSFORM, Numbers, Opening, chunk_policy_options, device, open_options, verbosity
 
 
 @click.command(short_help="Look at volumes and warps in a browser.")

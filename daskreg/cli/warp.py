@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from daskreg.cli.options import (
-    LocalFile,
+    TRANSFORM,
     NumberOrWord,
     Numbers,
     Opening,
@@ -25,8 +25,6 @@ from daskreg.cli.words import check_there
 
 FILLED = 3
 """Exit code: done, but not all of the source was there."""
-
-TRANSFORM = LocalFile(exists=True, dir_okay=False, path_type=Path)
 
 _PULL_OR_PUSH = (
     "give one of --pull T.json, for a fit of `register` or `align`, and --push T.json, which moves the content by T"

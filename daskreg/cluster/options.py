@@ -75,6 +75,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {like[0]}?)" if like else ""
 
 
+_KINDS = {
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "tuple[str, ...]": "a list of text",
+    "Tls": "a mapping of its files",
+}
+"""What the annotations of fields are called in errors."""
+
+
 def positive(config: object, *names: str) -> None:
     """Raises: OptionError where one of these fields is set and below one."""
     for name in names:
@@ -96,4 +106,5 @@ def _coerced(name: str, kind: str, value: Any) -> Any:
         if cls is not None and isinstance(value, cls) and (cls is bool or not isinstance(value, bool)):
             return value
     hint = " (put it in quotes)" if "str" in wanted else ""
-    raise OptionError(f"{name}: {value!r} is not of type {kind.replace('tuple[str, ...]', 'list of text')}{hint}")
+    words = [_KINDS[word] for word in wanted if word in _KINDS]
+    raise OptionError(f"{name}: {value!r} must be {' or '.join(words)}{hint}")

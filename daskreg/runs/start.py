@@ -38,7 +38,8 @@ def start(work: Work, client: Any | None, *, temporary: bool = False) -> Run:
             weakref.finalize(outcome, shutil.rmtree, work.folder, ignore_errors=True)
         # It is waited for as the interpreter ends, which the record sees: running blocks are finished, none is begun.
         threading.Thread(target=_in_thread, args=(work, client, place, outcome), name="daskreg-run").start()
-        log.warning("%s goes on in this process and ends with it; the same call then resumes", work.label)
+        resumes = "" if temporary else "; the same call then resumes"
+        log.warning("%s goes on in this process and ends with it%s", work.label, resumes)
         return Run(work.path, work.folder, token, client=client, outcome=outcome)
     Capacity(client)  # refuses workers that are not fit
     place = place_of(client, token, CLUSTER)

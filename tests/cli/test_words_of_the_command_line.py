@@ -252,3 +252,29 @@ def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         runpy.run_module("daskreg", run_name="__main__")
     assert ended.value.code == 0
     assert "block by block" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["warp", "none.zarr", "o.zarr", "--pull", "t.json"], "none.zarr is not there"),
+        (["warp", "in.tif", "o.zarr", "--pul", "t.json"], "No such option '--pul'"),
+        (["warp", "in.tif", "o.zarr", "--pull", "none.json"], "'none.json' does not exist"),
+        (["align", "none.tif", "--out", "fit.json"], "none.tif is not there"),
+        (["align", "in.tif", "--out", "none/fit.json"], "there is no folder none"),
+        (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--workers", "2"], "--workers is what submit adds"),
+        (["warp", "in.tif", "o.zarr", "--pull", "t.json"], ""),
+    ],
+)
+def test_a_command_is_looked_at_before_it_is_submitted(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    """Not days later, when its job begins."""
+    tifffile.imwrite("in.tif", np.zeros((4, 5), np.uint8))
+    dr.Affine.translation(x=1).save("t.json")
+    Path("slurm.yaml").write_text("kind: slurm\ninterface: lo\ncores: 1\nmemory: 1 GiB\nwalltime: '1:00:00'\n")
+    code = run(["submit", "slurm.yaml", "--dry-run", "--", *words])
+    shown = capsys.readouterr()
+    assert code == (2 if expected else 0)
+    assert expected in shown.err
+    assert ("#SBATCH" in shown.out) == (not expected)

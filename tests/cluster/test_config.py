@@ -67,8 +67,8 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
             "kind: 'slum' is not one of local, slurm, pbs, lsf, sge, ssh, kubernetes, allocation, address "
             "(did you mean slurm?)",
         ),
-        ("kind: local\nworkers: two", "workers: 'two' is not of type int"),
-        ("kind: local\nworkers: true", "workers: True is not of type int"),
+        ("kind: local\nworkers: two", "workers: 'two' must be a whole number"),
+        ("kind: local\nworkers: true", "workers: True must be a whole number"),
         ("kind: local\nworkers: 0", "workers: 0 must be at least 1"),
         ("kind: local\nmemory: 4", "put it in quotes"),
         ("kind: local\ndevice: tpu", "device: 'tpu' is not one of"),

@@ -166,6 +166,11 @@ def test_commands_know_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert np.abs(itk_points(sitk.ReadTransform(str(tmp_path / "chain.h5")), points) - chain(points)).max() < 1e-9
     run("convert", tmp_path / "chain.zarr", tmp_path / "out_1Warp.nii.gz", "--to", "ants")
     run("invert", tmp_path / "out_", "--out", tmp_path / "back.zarr")
+    volume = np.zeros((9, 10, 11), np.float32)
+    dr.write(volume, tmp_path / "in.zarr", progress=False)
+    for name in ("chain.zarr", "out_"):
+        plan = ["warp", tmp_path / "in.zarr", tmp_path / "out.zarr", "--pull", tmp_path / name, "--dry-run"]
+        assert cli([*map(str, plan)]) == 0
     moved = chain(points)
     near = np.linalg.norm(dr.load(tmp_path / "back.zarr")(moved) - points, axis=1)
     assert np.median(near) < 1e-4

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.registration.deformable.displacement_search import Searched, search
+from daskreg.registration.deformable.far_motions import shares_fine_structure
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages, slopes_of
@@ -96,3 +97,14 @@ def test_images_without_gradients_stay_where_they_are() -> None:
     images = images_of(np.zeros(grid.shape), np.zeros(grid.shape), grid)
     start = Layers.start(dr.Affine.identity(2), control_of_small_steps(grid, grid))
     assert not np.any(small_steps(images, start, 3).current)
+
+
+def test_fine_structures_of_unrelated_textures_share_no_more_than_mirrored_ones() -> None:
+    rng, shape = np.random.default_rng(11), (90, 101)
+    coarse, fine = texture(shape, rng, 7), [texture(shape, rng, 1) for _ in range(2)]
+    grid = dr.Grid(shape)
+    identity = Layers.start(dr.Affine.identity(2), control_of_small_steps(grid, grid)).transform
+    related = images_of(coarse + fine[0], np.exp(-0.5 * (coarse + fine[0])), grid)
+    unrelated = images_of(coarse + fine[0], coarse + fine[1], grid)
+    assert shares_fine_structure(related, identity)
+    assert not shares_fine_structure(unrelated, identity)

@@ -114,8 +114,24 @@ def test_fill_does_not_count_in_a_window_and_zeros_of_the_source_do(tmp_path: Pa
     assert (found["min"], raw["start"] > 20_000) == (0, True)
     with dr.serve({"raw": volume, "moved": moved}) as server:
         assert [round(image.window[0], -4) for image in server.images.values()] == [30_000, 30_000]
-    dr.write(volume.where(volume.x > 12, 0), tmp_path / "zeros", levels=1, **QUIET)
-    assert omero(tmp_path / "zeros")["channels"][0]["window"]["start"] == 0
+    drifting = dr.SliceAffines(np.stack([dr.Affine.translation(x=6.0 * k).matrix for k in range(4)]), axis="t")
+    moved = dr.warp(volume.rename(z="t"), pull=drifting, fill=0.4)
+    dr.write(moved, tmp_path / "drift", levels=1, **QUIET)
+    assert abs(omero(tmp_path / "drift")["channels"][0]["window"]["start"] - raw["start"]) < 400
+
+
+def test_background_of_the_source_counts_in_a_window(tmp_path: Path) -> None:
+    """Also where a warp has as its fill the same value, and of labels."""
+    rng = np.random.default_rng(0)
+    spots = np.where(rng.random((4, 64, 64)) < 0.1, rng.gamma(2, 300, (4, 64, 64)), 0).astype(np.uint16)
+    by_one = dr.Affine.translation((0, 0, 1))
+    for name, values in {"spots": spots, "labels": rng.choice(np.uint8([0, 3, 7]), spots.shape)}.items():
+        volume = xr.DataArray(values, dims=tuple("zyx"))
+        for k, one in enumerate((volume, dr.warp(volume, push=by_one, order=0), volume.where(volume.x > 12, 0))):
+            dr.write(one, tmp_path / f"{name}{k}", levels=1, **QUIET)
+            window = omero(tmp_path / f"{name}{k}")["channels"][0]["window"]
+            assert window["start"] == 0
+            assert abs(window["end"] - np.percentile(values, 99.825)) < 150
 
 
 @pytest.mark.parametrize("value", [0, 7, np.nan])

@@ -113,6 +113,11 @@ class Job:
             return np.promote_types(self.source.dtype, self.dtype)
         return self.source.dtype
 
+    @property
+    def stored_fill(self) -> Any:
+        """The fill as the output has it, in its type."""
+        return _fill_value(self.fill, self.dtype)
+
     def read_box(self, box: Box) -> Box:
         """The source box that `box` needs; empty where it is fill only."""
         return self.mapping.read_box(box, self.source.shape, halo(self.order))

@@ -37,26 +37,28 @@ def set_windows(made: Plan) -> None:
         array = zarr.open_array(open_store(os.fspath(made.path)), path=str(coarsest.level), mode="r")
         return np.asarray(array[box.slices])
 
-    text = with_windows(ledger.metadata(name), facts, coarsest.layout, read, fill_of(made.levels[0].task))
+    text = with_windows(ledger.metadata(name), facts, coarsest.layout, read, made.levels[0].task)
     if text is not None:
         ledger.image.put(name, [text], sync=True)
 
 
-def fill_of(task: Task) -> float | None:
-    """The value of voxels that show nothing of the source; None where all show some of it, as in a copy.
+def part_outside(task: Task | None) -> float:
+    """The largest part of the voxels of an image that may show nothing of its source: 0 for a copy.
 
-    Whether there are such voxels is looked up at a few of them, with the corners: an affine map that leaves the source
-    does so in a corner.
+    It is known of some voxels whether they do: of an affine map that leaves the source the corners are enough. A cell
+    between such voxels counts as a whole where one of its corners is outside.
     """
     job = job_of(task)
-    if job is None:
-        return None
-    lead = len(job.shape) - job.grid.ndim
-    looked_at = [sorted({round(k * (n - 1) / 4) for k in range(5)}) for n in job.grid.shape]
-    for place in product(*[(0,)] * lead, *looked_at):
-        if job.read_box(Box(place, tuple(i + 1 for i in place))).empty:
-            return job.fill
-    return None
+    if job is None or job.makes_labels:  # labels have no contrast
+        return 0.0
+    lead, across = len(job.lead_shape), (2, 8) if job.grid.ndim == 2 else (2, 4)
+    cells = [across[k >= lead] for k in range(len(job.shape))]
+    places = [[round(k * (n - 1) / c) for k in range(c + 1)] for n, c in zip(job.shape, cells, strict=True)]
+    empty = [job.read_box(Box(at, tuple(i + 1 for i in at))).empty for at in product(*places)]
+    outside = np.reshape(empty, [c + 1 for c in cells])
+    for axis, n in enumerate(cells):
+        outside = outside.take(range(n), axis) | outside.take(range(1, n + 1), axis)
+    return float(outside.mean())
 
 
 def with_windows(
@@ -64,22 +66,25 @@ def with_windows(
     facts: Mapping[str, Any],
     layout: Layout,
     read: Callable[[Box], NDArray[Any]],
-    fill: float | None,
+    task: Task | None,
 ) -> bytes | None:
     """The metadata of a group with the windows that are not known yet; None where all are.
 
     Args:
         text: the first of the metadata files.
         facts: "format" of the image.
-        layout: of a level. read: gives the voxels of a box of it. fill: as of `fill_of`.
+        layout: of a level. read: gives the voxels of a box of it. task: makes the image; None
+            for one that has no fill.
     """
     attributes = group_attributes(facts, text)
     unknown = attributes["daskreg"].pop("windows", [])
     if not unknown:
         return None
+    job, outside = job_of(task), part_outside(task)
+    fill = 0 if job is None else job.stored_fill
     channels = (attributes if is_v2(facts) else attributes["ome"])[OMERO_KEY]["channels"]
     for number in unknown:
-        found = window_of(_voxels(layout, number if len(channels) > 1 else 0, read), fill)
+        found = window_of(_voxels(layout, number if len(channels) > 1 else 0, read), fill, outside)
         channels[number]["window"] = found or channels[number]["window"]
     return json.dumps(attributes if is_v2(facts) else {**json.loads(text), "attributes": attributes}, indent=2).encode()
 

@@ -60,17 +60,18 @@ def is_window(value: Any) -> bool:
     return all(map(math.isfinite, ends)) and ends[2] < ends[3]
 
 
-def window_of(voxels: NDArray[Any], fill: float | None = None) -> dict[str, Any] | None:
+def window_of(voxels: NDArray[Any], fill: float = 0, outside: float = 0) -> dict[str, Any] | None:
     """A window that saturates few of some voxels; None where none of them is finite.
 
     Args:
-        fill: value of voxels that show nothing of the source. They do not count: an image that was moved has the
-            contrast of the one that it was made of.
+        outside: the largest part of the voxels, from 0 to 1, that may show nothing of the source, but `fill`. So many
+            of those with this value do not count: an image that was moved has the contrast of the one that it was made
+            of. Others with this value are background.
     """
     finite = voxels[np.isfinite(voxels)] if voxels.dtype.kind == "f" else voxels.reshape(-1)
     if not finite.size:
         return None
-    measured = finite if fill is None else finite[finite != fill]
+    measured = np.delete(finite, np.flatnonzero(finite == fill)[: math.ceil(outside * finite.size)])
     low, high = np.percentile(measured if measured.size else finite, (SATURATED / 2, 100 - SATURATED / 2)).tolist()
     least, most = float(finite.min()), float(finite.max())
     if not low < high:

@@ -20,7 +20,6 @@ from daskreg.blocks.job import BlockStats, Downsample, Job, Task
 from daskreg.blocks.levels import downsample_method, level_factors, next_level
 from daskreg.blocks.plan import Layout, Plan, make_layout
 from daskreg.blocks.reversed import job_of, with_source
-from daskreg.blocks.windows import fill_of
 from daskreg.geometry import Box, Grid
 from daskreg.sampling.downsample import block_reduce
 from daskreg.viewing.by_chunks import chunk_box, read_by_chunks
@@ -53,12 +52,12 @@ class Pyramid(ABC):
         cache: of its chunks, also of other pyramids.
 
     Attributes:
-        fill: value of voxels that show nothing of a source; None where there are none.
+        task: makes the image; None for one that is made of other images.
         sampled: levels that are not made of the level below, but sampled from coarse levels of the source.
     """
 
+    task: Task | None = None
     sampled: Collection[int] = ()
-    fill: float | None = None
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class ComputedPyramid(Pyramid):
 
     def __init__(self, task: Task, *levels: Any, exact: bool) -> None:
         super().__init__(*levels)
-        self.fill = fill_of(task)
+        self.task = task
         self._tasks = {0: with_source(task, held(task.source, self.cache))}
         huge = [k for k in range(len(self.layouts)) if self.voxels_for(k) > MOST]
         if isinstance(task, Job) and not exact:

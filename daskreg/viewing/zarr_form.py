@@ -121,7 +121,7 @@ class ZarrForm:
         if pyramid.voxels_for(level) * pyramid.chunk_count(level) > CHEAP:
             level = 0
         layout, read = pyramid.layouts[level], partial(pyramid.read, level)
-        found = with_windows(text, self._facts, layout, read, pyramid.fill)
+        found = with_windows(text, self._facts, layout, read, pyramid.task)
         return text if found is None else found
 
 

@@ -34,7 +34,6 @@ from daskreg.runs.start import start
 from daskreg.runs.write_run import WriteRun
 from daskreg.runs.written import Written, warn_of
 from daskreg.runtime.progress import ByteProgress, shown
-from daskreg.runtime.typed_command import typed_command
 from daskreg.sources.store_options import share_options, use_options
 from daskreg.volumes import Volume, volume_of
 
@@ -215,8 +214,7 @@ def _description(
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
         made = plan_levels(task, output, options, client=client, blocks=blocks)
         lead = lead_axes_of(volume.array, task)
-        own: dict[str, Any] = {"details": details_of(volume.array), "command": typed_command()}
-        return WriteRun(made, str(volume.array.name or ""), lead, **own, **how)
+        return WriteRun(made, str(volume.array.name or ""), lead, details=details_of(volume.array), **how)
 
     return describe
 

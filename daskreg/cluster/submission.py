@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from daskreg.cluster.allocation import AllocationConfig
 from daskreg.cluster.slurm import SlurmConfig
 from daskreg.errors import NoWorkersError, OptionError
+from daskreg.runtime.typed_command import SUBMITTED, typed_command
 
 STOPPED = 75
 """Exit code of a job that stopped before its walltime: the same command goes on (EX_TEMPFAIL)."""
@@ -86,11 +87,13 @@ def submission_script(
     ]
     header += ["#SBATCH --requeue" if requeue else "#SBATCH --no-requeue", *(f"#SBATCH {d}" for d in config.directives)]
     python = config.python or sys.executable
+    begun = shlex.join([python, "-c", "from daskreg.cli import main; main()", *command])
+    typed = typed_command()
     return _SCRIPT.format(
         header="\n".join(header),
         prologue="\n".join(config.prologue),
         cluster=_cluster_file(config),
-        command=shlex.join([python, "-c", "from daskreg.cli import main; main()", *command]),
+        command=f"{SUBMITTED}={shlex.quote(typed)} {begun}" if typed else begun,
         requeue='\n  scontrol requeue "$SLURM_JOB_ID"' if requeue else "",
         stopped_code=STOPPED,
     )

@@ -32,7 +32,9 @@ def start(work: Work, client: Any | None, *, temporary: bool = False) -> Run:
     token = uuid.uuid4().hex
     if temporary or ends_with_this_process(client):
         place = place_of(client, token, THREAD)
-        write_record(work.folder, RunRecord(place, work.kind, WAITING, ProcessId.own(), began=now()))
+        write_record(
+            work.folder, RunRecord(place, work.kind, WAITING, ProcessId.own(), began=now(), command=work.command)
+        )
         outcome = Outcome()
         if temporary and isinstance(work.folder, Path):
             weakref.finalize(outcome, shutil.rmtree, work.folder, ignore_errors=True)
@@ -43,13 +45,17 @@ def start(work: Work, client: Any | None, *, temporary: bool = False) -> Run:
         return Run(work.path, work.folder, token, client=client, outcome=outcome)
     Capacity(client)  # refuses workers that are not fit
     place = place_of(client, token, CLUSTER)
-    write_record(work.folder, RunRecord(place, work.kind, WAITING, began=now()))
+    write_record(work.folder, _waiting(work, place, ProcessId()))
     try:
         submit_coordinator(work, place, client)
     except BaseException as error:
         record_error(work, place, error)
         raise
     return Run(work.path, work.folder, token, client=client)
+
+
+def _waiting(work: Work, place: Place, process: ProcessId) -> RunRecord:
+    return RunRecord(place, work.kind, WAITING, process, began=now(), command=work.command)
 
 
 def _in_thread(work: Work, client: Any | None, place: Place, outcome: Outcome) -> None:

@@ -89,8 +89,11 @@ class RunStatus:
         rows += [f"    {text}" for text in self.failures]
         rows += [f"  {self.error}"] if self.error else []
         rows += [f"  part {p.number}/{p.of}: {p.state}, {p.done} of {p.total}, {p.where}" for p in self.parts]
+        rows += [f"  command: {self.command}"] if self.command else []
         if self.state not in (DONE, RUNNING, "waiting"):
-            rows.append("  the same command as before resumes it" + (f": {self.command}" if self.command else ""))
+            which = "the commands of all parts complete" if self.parts else "the same command as before resumes"
+            begins_anew = " (without --overwrite, which begins anew)" if "--overwrite" in self.command else ""
+            rows.append(f"  {which} it{begins_anew}")
         return rows
 
 

@@ -28,6 +28,10 @@ class Work(Protocol):
         """What it does, in words."""
 
     @property
+    def command(self) -> str:
+        """The command of a terminal that begins it; empty where Python does."""
+
+    @property
     def folder(self) -> RecordFolder:
         """Where the record is kept; it exists when the work is started."""
 

@@ -35,6 +35,7 @@ from daskreg.runs.work import Shown
 from daskreg.runs.written import Written, written
 from daskreg.runtime.messages import redact
 from daskreg.runtime.progress import ByteProgress
+from daskreg.runtime.typed_command import typed_command
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class WriteRun:
     overwrite: bool = False
     resume: bool | str = True
     details: ImageDetails = field(default_factory=ImageDetails)
-    command: str = ""
+    command: str = field(default_factory=typed_command)
 
     @property
     def kind(self) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+SUBMITTED = "DASKREG_SUBMITTED"
+"""Environment variable of a job: the command that submitted it."""
 
 _WORDS: ContextVar[tuple[str, ...]] = ContextVar("daskreg_words", default=())
 
@@ -21,7 +25,10 @@ def typed(words: Sequence[str]) -> Iterator[None]:
 
 
 def typed_command() -> str:
-    """The command as it was typed, but for credentials, and where; empty where Python calls daskreg."""
+    """The command as it was typed, but for credentials, and where; empty where Python calls daskreg.
+
+    In a job of `daskreg submit` it is that command: the job's own names files that end with it.
+    """
     from pathlib import Path
 
     from daskreg.runtime.messages import redact, redact_words
@@ -29,6 +36,8 @@ def typed_command() -> str:
     words = _WORDS.get()
     if not words:
         return ""
+    if submitted := os.environ.get(SUBMITTED):
+        return submitted
     line = shlex.join(["daskreg", *redact_words(words)])
     try:
         return f"{line}  # in {redact(str(Path.cwd()))}"

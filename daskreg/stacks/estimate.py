@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from daskreg.geometry import SliceAffines
 from daskreg.runs.place import Place
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.work import Shown
+from daskreg.runtime.typed_command import typed_command
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
 from daskreg.stacks.model import StackModel
@@ -132,12 +133,14 @@ class StackRun:
         path: where the fit is saved; where there is no such file, what the run is called.
         folder: of the record; without a checkpoint of the request's, finished pairs are kept there until the end.
         saves: whether the fit is saved.
+        command: of a terminal that begins it, for the record.
     """
 
     request: StackRequest
     path: str
     folder: Path
     saves: bool
+    command: str = field(default_factory=typed_command)
 
     @property
     def kind(self) -> str:
@@ -160,7 +163,7 @@ class StackRun:
                 raise OutputBusyError(f"another run makes {self.path}: wait until it is done, or end it")
             with (
                 shown or nullcontext() as report,
-                Recorder(self.folder, place, kind=self.kind, shown=report) as recorder,
+                Recorder(self.folder, place, kind=self.kind, command=self.command, shown=report) as recorder,
             ):
 
                 def progress(done: int, total: int) -> None:

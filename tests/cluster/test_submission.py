@@ -22,7 +22,8 @@ def run(folder: Path, *, prologue: tuple[str, ...] = (), command: str) -> tuple[
 
     Returns: the exit code; whether the command was begun; whether the job was put into the queue again.
     """
-    for name, body in {"python": f"touch {folder}/begun\n{command}", "scontrol": f'echo "$@" > {folder}/queue'}.items():
+    # Without a program: bash does not end by a signal that comes while it waits for one that ends well.
+    for name, body in {"python": f": >{folder}/begun\n{command}", "scontrol": f'echo "$@" > {folder}/queue'}.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o700)
     script = submission_script(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ _GOOD = 0.02
 _DOUBTFUL = 0.08
 # Starts within so many voxels are the same.
 _SAME = 0.25
+# Degrees of the largest turn that is searched, by the name of an initial pose: "auto" tries every 7.5 up to 45.
+_REACH = {"auto": 48.75, "search": 180.0}
 # Voxels along the longest axis of the levels on which all pairs of a batch begin at identity.
 _SMALL = 64
 
@@ -55,7 +57,13 @@ class Start:
 
 
 class InitialPose(Protocol):
-    """A strategy that chooses initial poses."""
+    """A strategy that chooses initial poses.
+
+    reach: up to how many degrees a pose may be turned and be found; 0 where rotations are not searched.
+    """
+
+    @property
+    def reach(self) -> float: ...
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         """One start, or two: with all voxels and without flat borders, where these lead to different poses."""
@@ -66,6 +74,7 @@ class GivenPoses:
     """Begin at (B, D+1, D+1) motions `moving_from_fixed`, or at one that all pairs share."""
 
     matrices: Floats
+    reach: ClassVar[float] = 0.0
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         matrices = np.broadcast_to(self.matrices, (pyramids.count, *np.shape(self.matrices)[-2:]))
@@ -81,6 +90,10 @@ class BestCandidate:
     """
 
     init: str | Floats
+
+    @property
+    def reach(self) -> float:
+        return _REACH.get(self.init, 0.0) if isinstance(self.init, str) else 0.0
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         reference, starts = self.candidates(problem, pyramids)
@@ -105,6 +118,10 @@ class IdentityFirst:
     """
 
     search: bool
+
+    @property
+    def reach(self) -> float:
+        return _REACH["auto"] if self.search else 0.0
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         identity = problem.pose.identity(pyramids.count).numpy()

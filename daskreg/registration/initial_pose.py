@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,13 +57,7 @@ class Start:
 
 
 class InitialPose(Protocol):
-    """A strategy that chooses initial poses.
-
-    reach: up to how many degrees a pose may be turned and be found; 0 where rotations are not searched.
-    """
-
-    @property
-    def reach(self) -> float: ...
+    """A strategy that chooses initial poses."""
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         """One start, or two: with all voxels and without flat borders, where these lead to different poses."""
@@ -74,7 +68,6 @@ class GivenPoses:
     """Begin at (B, D+1, D+1) motions `moving_from_fixed`, or at one that all pairs share."""
 
     matrices: Floats
-    reach: ClassVar[float] = 0.0
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         matrices = np.broadcast_to(self.matrices, (pyramids.count, *np.shape(self.matrices)[-2:]))
@@ -90,10 +83,6 @@ class BestCandidate:
     """
 
     init: str | Floats
-
-    @property
-    def reach(self) -> float:
-        return _REACH.get(self.init, 0.0) if isinstance(self.init, str) else 0.0
 
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         reference, starts = self.candidates(problem, pyramids)
@@ -119,10 +108,6 @@ class IdentityFirst:
 
     search: bool
 
-    @property
-    def reach(self) -> float:
-        return _REACH["auto"] if self.search else 0.0
-
     def __call__(self, problem: Problem, options: SolverOptions, pyramids: MaskedPyramids) -> list[Start]:
         identity = problem.pose.identity(pyramids.count).numpy()
         small = [level for level in pyramids.levels if max(level.fixed.grid.shape) <= _SMALL] or pyramids.levels[:1]
@@ -137,6 +122,15 @@ class IdentityFirst:
             p[k] = refined(problem, own, starts, reference=starts[:1], rotations=rotations)[0].parameters[0]
         first = min(len(small), len(pyramids.levels) - 1)
         return [Start(pyramids.part(slice(first, None)), p, identity)]
+
+
+def reach_of(initial_pose: InitialPose) -> float:
+    """Degrees by which a pose may be turned so that it is found; 0 where rotations are not searched."""
+    if isinstance(initial_pose, IdentityFirst):
+        return _REACH["auto"] if initial_pose.search else 0.0
+    if isinstance(initial_pose, BestCandidate) and isinstance(initial_pose.init, str):
+        return _REACH.get(initial_pose.init, 0.0)
+    return 0.0
 
 
 def candidates(pyramids: MaskedPyramids, kind: str) -> list[Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ Floats = NDArray[np.float64]
 
 # Voxels along the longest side of the level that is used, at least: teeth and strips must be resolved.
 _DETAILED = {2: 60, 3: 20}
+# Levels of more voxels, of long and thin images, are left out.
+_MOST_VOXELS = 2**17
 
 
 def candidates_of(
@@ -34,6 +37,8 @@ def candidates_of(
     none, ndim = np.zeros((0, *motion.shape)), len(motion) - 1
     least = _DETAILED.get(ndim, _DETAILED[3])
     level = next((some for some in levels if max(some.fixed.grid.shape) >= least), levels[-1])
+    if max(math.prod(image.grid.shape) for image in (level.fixed, level.moving)) > _MOST_VOXELS:
+        return none
     pair = aligned(level, names, motion, derivatives)
     found = []
     if reach and ndim == 2 and may_turn(names):

@@ -57,11 +57,11 @@ def elsewhere(level: PyramidLevel, motion: Floats, bands: Bands, needed: float) 
     found = _on_voxels_of_fixed(level, motion)
     if found is None:
         return none
-    *moving, low = found
+    moving, low = found[:2], found[2]
     shape, ndim = fixed[0].shape, fixed[0].ndim
     padded = tuple(fft.next_fast_len(a + b - 1, real=True) for a, b in zip(shape, moving[0].shape, strict=True))
-    spectra = [spectra_of(*images_in_bands(*one, bands.sigmas), padded) for one in (fixed, moving)]
-    ncc, overlap, _ = correlations(*spectra, padded, ndim, whole)
+    first, second = (spectra_of(*images_in_bands(*one, bands.sigmas), padded) for one in (fixed, moving))
+    ncc, overlap, _ = correlations(first, second, padded, ndim, whole)
     samples = np.maximum(bands.samples.reshape(-1, *[1] * ndim) * overlap - _LOST_SAMPLES, 0)
     agrees = log_likelihood(ncc, samples).sum(0)
     agrees[overlap * whole < least] = 0
@@ -109,6 +109,7 @@ def _on_voxels_of_fixed(level: PyramidLevel, motion: Floats) -> tuple[Singles, S
         return None
     origin = maps[:-1, :-1] @ low + maps[:-1, -1]
     warped, inside = (
-        ndimage.affine_transform(x, maps[:-1, :-1], origin, tuple(shape), order=1) for x in (values * weight, weight)
+        np.asarray(ndimage.affine_transform(x, maps[:-1, :-1], origin, tuple(shape), order=1), np.float32)
+        for x in (values * weight, weight)
     )
-    return warped / np.maximum(inside, np.float32(1e-3)), inside, low.astype(np.int64)
+    return np.asarray(warped / np.maximum(inside, np.float32(1e-3))), inside, low.astype(np.int64)

@@ -31,7 +31,7 @@ _ANGLES, _LEAST_TURN = 180, 6.0
 _ALIKE = 0.5
 # Angles that are tried, and candidates, at most.
 _MOST_ANGLES, _MOST = 4, 2
-# The frequencies of rings: periods over the longest side, and over a voxel.
+# The frequencies of rings: periods over the shortest side, and over a voxel.
 _FIRST_RING, _LAST_RING = 2.0, 0.4
 # Sigma in voxels of the mean that is subtracted before.
 _WIDEST = 4.0
@@ -104,8 +104,8 @@ def _rings(image: Singles, weight: Singles, grid: Grid) -> Floats:
     padded = padded_of(image.shape)
     magnitude = fft.fftshift(np.abs(fft.rfft2(fine, s=padded)), axes=0)
     lengths = np.array(padded) * grid.spacing
-    longest = float(max(np.array(grid.shape) * grid.spacing))
-    rings = np.arange(_FIRST_RING / longest, _LAST_RING / max(grid.spacing), 0.7 / longest)
+    side = float(min(np.array(grid.shape) * grid.spacing))
+    rings = np.arange(_FIRST_RING / side, _LAST_RING / max(grid.spacing), 0.7 / side)
     angles = np.radians(np.arange(_ANGLES) * 180 / _ANGLES - 90)[:, None]
     places = np.stack([rings * np.sin(angles) * lengths[0] + padded[0] // 2, rings * np.cos(angles) * lengths[1]])
     values = ndimage.map_coordinates(magnitude, places, order=1, mode="nearest")

@@ -261,6 +261,22 @@ def _lines(rng: np.random.Generator, model: str) -> Pair:
     return _shifted_crops(scene, rng, size=rng.choice([0.02, 0.1, 0.3]), reach=8)
 
 
+def _wheels(rng: np.random.Generator, model: str) -> Pair:
+    """Wheels, gears, flowers and flanges: a turn by a part of a whole one fits as well."""
+    y, x = np.mgrid[:280, :280] - 139.5 - rng.uniform(-15, 15, 2)[:, None, None]
+    r, angle, number = np.hypot(y, x), np.arctan2(y, x), int(rng.integers(3, 25))
+    scene = (
+        np.tanh((70 + 8 * np.tanh(3 * np.cos(number * angle)) - r) / 2) - np.tanh((18 - r) / 2),
+        np.exp(-(((r - 80) / 5) ** 2)) + (r < 80) * np.exp(-((np.sin(number * angle / 2) * r / 4) ** 2)),
+        np.exp(-(((r - 50 - 20 * np.cos(number * angle)) / 8) ** 2)),
+        np.tanh((85 - r) / 2) - 2 * np.exp(-(((r - 55) / 6) ** 2)) * (np.cos(number * angle) > 0.4),
+    )[int(rng.integers(4))]
+    fixed, moving, truth = im.pair_of(
+        (scene - scene.mean()) / scene.std(), rng, model, shape=(250, 240), turn=40, shift=10
+    )
+    return im.white(0.05)(fixed, rng), im.white(0.05)(moving, rng), truth
+
+
 def _only_vignetting(rng: np.random.Generator, model: str) -> Pair:
     shape = (int(rng.integers(150, 220)), int(rng.integers(150, 220)))
     light = im.vignette(shape)
@@ -300,6 +316,7 @@ def _hostile() -> list[Group]:
         Group("lattice, faint defects", 40, partial(_lattice, defects=0.02), two, **rest),
         Group("lattice, clear defects", 40, partial(_lattice, defects=0.3), two, **rest),
         Group("lines and edges", 60, _lines, two, **rest),
+        Group("wheels", 48, _wheels, _MODELS[1:], **rest),
         Group("only vignetting in common", 24, _only_vignetting, **rest),
         Group("only the detector in common", 24, _only_camera, two, **rest),
         Group("low texture", 48, _low_texture, **rest),

@@ -37,6 +37,8 @@ _GOOD = 0.02
 _DOUBTFUL = 0.08
 # Starts within so many voxels are the same.
 _SAME = 0.25
+# Degrees of the largest turn that is searched, by the name of an initial pose: "auto" tries every 7.5 up to 45.
+_REACH = {"auto": 48.75, "search": 180.0}
 # Voxels along the longest axis of the levels on which all pairs of a batch begin at identity.
 _SMALL = 64
 
@@ -120,6 +122,15 @@ class IdentityFirst:
             p[k] = refined(problem, own, starts, reference=starts[:1], rotations=rotations)[0].parameters[0]
         first = min(len(small), len(pyramids.levels) - 1)
         return [Start(pyramids.part(slice(first, None)), p, identity)]
+
+
+def reach_of(initial_pose: InitialPose) -> float:
+    """Degrees by which a pose may be turned so that it is found; 0 where rotations are not searched."""
+    if isinstance(initial_pose, IdentityFirst):
+        return _REACH["auto"] if initial_pose.search else 0.0
+    if isinstance(initial_pose, BestCandidate) and isinstance(initial_pose.init, str):
+        return _REACH.get(initial_pose.init, 0.0)
+    return 0.0
 
 
 def candidates(pyramids: MaskedPyramids, kind: str) -> list[Floats]:

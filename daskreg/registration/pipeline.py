@@ -14,7 +14,7 @@ from functools import partial
 from daskreg.registration import autograd, score_sums_numba
 from daskreg.registration.border_choice import prefers_borderless
 from daskreg.registration.estimate import BatchEstimate, Estimate
-from daskreg.registration.initial_pose import BestCandidate, InitialPose, Start
+from daskreg.registration.initial_pose import BestCandidate, InitialPose, Start, reach_of
 from daskreg.registration.metrics import Loss
 from daskreg.registration.multiresolution import estimate_over_levels
 from daskreg.registration.problem import Problem, SolverOptions
@@ -55,10 +55,7 @@ def estimate(
             best = ends[1] if prefers_borderless(problem, full, borderless) else best
         if not judged:
             return best
-        # Other inits assume that the images are turned by less.
-        init = initial_pose.init if isinstance(initial_pose, BestCandidate) else None
-        turns = isinstance(init, str) and init == "search"
-        verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, turns=turns)
+        verdicts = verdicts_of_pyramids(problem, pyramids, best.parameters, reach=reach_of(initial_pose))
         verdicts = with_errors(problem, verdicts, best.covariance, best.parameters, grid=pyramids.grid, step=best.step)
         if problem.metric == "mse" and best.level is not None:
             verdicts = with_brightness(problem, verdicts, best.level, best.parameters)

@@ -18,9 +18,10 @@ from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.verdict.aligned import aligned
 from daskreg.registration.verdict.bands import Bands, bands_of
+from daskreg.registration.verdict.candidates import candidates_of
 from daskreg.registration.verdict.evidence import needed
-from daskreg.registration.verdict.judge import CERTAIN, MOST_ERROR, Verdict, judge, suitable
-from daskreg.registration.verdict.rivals import turn_excluded
+from daskreg.registration.verdict.judge import ANY_TURN, CERTAIN, MOST_ERROR, Verdict, judge, suitable
+from daskreg.registration.verdict.rivals import excluded
 
 Floats = NDArray[np.float64]
 
@@ -63,57 +64,70 @@ class FitStatus(Enum):
 
 
 def verdicts_of(
-    problem: Problem, levels: Sequence[PyramidLevel], parameters: Floats, *, turns: bool = False
+    problem: Problem, levels: Sequence[PyramidLevel], parameters: Floats, *, reach: float = 0.0
 ) -> list[Verdict]:
     """The verdicts on B pairs at (B, P) parameters, on the smaller ones of the levels of their pyramid.
 
     A few milliseconds for each pair whose pose nothing speaks against.
 
     Args:
-        turns: whether poses turned by 90 or 180 degrees are rivals, too: where all rotations were searched.
+        reach: turned poses are rivals, too, up to this turn of their own in degrees: as far as rotations were searched.
     """
     parameters = np.asarray(parameters)
-    found = judge(levels, problem.pose.names, *problem.pose.motions(parameters, problem.centre), turns=turns)
-    return [
-        _with_turns(problem, levels, verdict, row, parameters[row]) if len(verdict.turns) else verdict
-        for row, verdict in enumerate(found)
-    ]
+    motions, derivatives = problem.pose.motions(parameters, problem.centre)
+    names, found = problem.pose.names, []
+    for row, verdict in enumerate(judge(levels, names, motions, derivatives, turns=reach == ANY_TURN)):
+        one = [level.take(torch.tensor([row])) for level in suitable(levels)]
+        some = verdict.candidates
+        if not (verdict.chance or len(verdict.rivals) or len(verdict.free)):
+            some = np.concatenate([some, candidates_of(one, names, motions[row], derivatives[row], reach=reach)])
+        found.append(_with_rivals(problem, one, verdict, some, parameters[row]) if len(some) else verdict)
+    return found
 
 
-def _with_turns(
-    problem: Problem, levels: Sequence[PyramidLevel], verdict: Verdict, row: int, parameters: Floats
+def _with_rivals(
+    problem: Problem, levels: Sequence[PyramidLevel], verdict: Verdict, candidates: Floats, parameters: Floats
 ) -> Verdict:
-    """The verdict with the turned poses that fit about as well after they are refined, among its rivals."""
-    judged = [level.take(torch.tensor([row])) for level in suitable(levels)]
+    """The verdict with the candidates that fit about as well after they are refined, among its rivals.
+
+    Args:
+        levels: of one pair, on which it is judged.
+    """
 
     def bands_at(p: Floats) -> tuple[Bands | None, float]:
         motions, derivatives = problem.pose.motions(p, problem.centre)
-        pair = aligned(judged[-1], problem.pose.names, motions[0], derivatives[0])
+        pair = aligned(levels[-1], problem.pose.names, motions[0], derivatives[0])
         return bands_of(pair), needed(pair)
 
     bands, needs = bands_at(parameters[None])
     if bands is None:
         return verdict
-    rivals = list(verdict.rivals)
-    for turn in verdict.turns:
-        p = problem.parameters_of([turn], judged[-1].fixed.grid)
-        for level in judged:
-            p = solve_level(problem, level, p, tolerance=0.01, max_iterations=30).parameters
-        apart = LevelObjective(problem, judged[-1]).displacement(p, parameters[None])[0] > 1
-        if apart and not turn_excluded(bands, bands_at(p)[0], needs):
-            rivals.append(problem.pose.motions(p, problem.centre)[0][0])
-    return replace(verdict, rivals=np.reshape(rivals, (-1, *verdict.turns.shape[1:])))
+    p = problem.parameters_of(candidates, levels[-1].fixed.grid)
+    for level in levels:
+        p = solve_level(problem, level, p, tolerance=0.01, max_iterations=30).parameters
+    objective = LevelObjective(problem, levels[-1])
+    found, places = [], [parameters]
+    for one in p:
+        apart = objective.displacement(np.repeat(one[None], len(places), 0), np.stack(places)).min() > 1
+        if apart and not excluded(bands, bands_at(one[None])[0], needs):
+            found.append(problem.pose.motions(one[None], problem.centre)[0][0])
+            places.append(one)
+    confirmed = np.reshape(found, (-1, *verdict.rivals.shape[1:]))
+    return replace(verdict, rivals=np.concatenate([verdict.rivals, confirmed]), candidates=confirmed)
 
 
 def verdicts_of_pyramids(
-    problem: Problem, pyramids: MaskedPyramids, parameters: Floats, *, turns: bool = False
+    problem: Problem, pyramids: MaskedPyramids, parameters: Floats, *, reach: float = 0.0
 ) -> list[Verdict]:
-    """With all voxels, or, of pairs that this does not settle, without flat borders, where there are any."""
-    found = verdicts_of(problem, pyramids.levels, parameters, turns=turns)
+    """With all voxels, or, of pairs that this does not settle, without flat borders, where there are any.
+
+    A candidate that was refined and is a rival stays one.
+    """
+    found = verdicts_of(problem, pyramids.levels, parameters, reach=reach)
     if pyramids.borderless is None or all(verdict.settled for verdict in found):
         return found
-    inner = verdicts_of(problem, pyramids.borderless, parameters, turns=turns)
-    return [b if b.settled else a for a, b in zip(found, inner, strict=True)]
+    inner = verdicts_of(problem, pyramids.borderless, parameters, reach=reach)
+    return [b if b.settled and not len(a.candidates) else a for a, b in zip(found, inner, strict=True)]
 
 
 def verdict_of_pair(problem: Problem, pyramids: MaskedPyramids, parameters: Floats) -> Verdict:

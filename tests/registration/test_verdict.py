@@ -178,10 +178,9 @@ def body(kind, degrees, shape=(151, 170)):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "turns"), [("ellipse", [180]), ("cross", [-90, 90, 180]), ("marked cross", []), ("triangle", [])]
+    ("kind", "turns"), [("ellipse", [180]), ("cross", [-90, 90, 180]), ("marked cross", []), ("triangle", [-120, 120])]
 )
 def test_turns_of_a_symmetric_body_are_rivals(kind, turns):
-    """Quarter and half turns: a triangle has others, which are not looked for."""
     rng = np.random.default_rng(7)
     for degrees in (0, 17):
         pair = [body(kind, d) + rng.normal(0, 0.05, (151, 170)) for d in (0, degrees)]
@@ -196,6 +195,71 @@ def test_turns_of_a_symmetric_body_are_rivals(kind, turns):
         np.testing.assert_allclose(np.degrees(near.parameters["theta"]), -degrees, atol=1)
 
 
+def toothed(kind, number, shape=(118, 131)):
+    """A body of so many equal teeth, petals or holes, off the middle; of others, one is missing."""
+    y, x = np.indices(shape) - np.array([55, 70])[:, None, None]
+    radius, angle = np.hypot(y, x), np.arctan2(y, x)
+    if kind == "star":
+        return ndimage.gaussian_filter((radius < 35 + 12 * np.cos(number * angle)).astype(float), 1)
+    spots = radius < 50
+    for k in range(number - ("broken" in kind)):
+        a = 2 * np.pi * k / number + 0.3
+        spots &= np.hypot(y - 35 * np.sin(a), x - 35 * np.cos(a)) > 7
+    return ndimage.gaussian_filter(spots.astype(float), 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "model", "reach", "turn"),
+    [
+        ("star", 11, "rigid", 48.75, 360 / 11),
+        ("flange", 9, "affine", 48.75, 40.0),
+        ("flange", 5, "rigid", 48.75, None),  # 72 degrees are not searched
+        ("star", 5, "similarity", 180.0, 72.0),
+        ("star", 3, "rigid", 180.0, 120.0),
+        ("broken flange", 9, "rigid", 180.0, None),
+    ],
+)
+def test_turns_of_a_wheel_by_any_angle_are_rivals(kind, number, model, reach, turn):
+    rng = np.random.default_rng(3)
+    fixed, moving = (toothed(kind, number) + rng.normal(0, 0.05, (118, 131)) for _ in range(2))
+    problem = Problem(Pose.of(model, 2), Grid(fixed.shape).centre)
+    p = problem.parameters_of([np.eye(3)], Grid(fixed.shape))
+    (verdict,) = verdicts_of(problem, level_of(fixed, moving), p, reach=reach)
+    assert not verdict.chance
+    assert not len(verdict.free)
+    found = [abs(math.degrees(math.atan2(m[0, 1], m[0, 0]))) for m in verdict.rivals]
+    assert (min(found) == pytest.approx(turn, abs=1)) if turn else not found
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_what_repeats_beyond_the_overlap_is_a_rival(axis, repeats):
+    """The period is as long as the overlap of the pose, so that no shift of the overlap alone shows it."""
+    scene = noise((96, 220), 1.5, 3)
+    if repeats:
+        scene = np.concatenate([scene[:, :100], scene[:, :100], scene[:, :20]], 1)
+    rng = np.random.default_rng(2)
+    pair = [image + 0.2 * rng.normal(size=image.shape) for image in (scene[:, :160], scene[4:, 60:])]
+    fixed, moving = pair if axis else (image.T for image in pair)
+    true = {"tx": -60.0, "ty": -4.0} if axis else {"tx": -4.0, "ty": -60.0}
+    verdict = verdict_at(fixed, moving, **true)
+    assert verdict.settled is not repeats
+    if repeats:
+        np.testing.assert_allclose(sorted(verdict.rivals[0][:2, 2]), (-4, 40), atol=0.1)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_small_image_that_fits_a_large_one_twice(copies):
+    rng = np.random.default_rng(5)
+    large, small = noise((100, 190), 2, 1), noise((60, 64), 2, 2)
+    for column in (14, 110)[:copies]:
+        large[20:80, column : column + 64] = small
+    verdict = verdict_at(large, small + 0.2 * rng.normal(size=small.shape), tx=-14, ty=-20)
+    assert verdict.settled is (copies == 1)
+    if copies == 2:
+        np.testing.assert_allclose(verdict.rivals[0][:2, 2], (-20, -110), atol=0.1)
+
+
 def test_a_half_turn_of_a_symmetric_volume_is_a_rival():
     rng = np.random.default_rng(0)
     some = ndimage.gaussian_filter(rng.normal(size=(35, 39, 46)), 2)
@@ -203,7 +267,7 @@ def test_a_half_turn_of_a_symmetric_volume_is_a_rival():
     pair = [image / image.std() + rng.normal(0, 0.2, image.shape) for _ in range(2)]
     levels = pyramid(*(image_batch(torch.from_numpy(i[None]), Grid(image.shape)) for i in pair))
     problem = Problem(Pose.of("rigid", 3), Grid(image.shape).centre)
-    (verdict,) = verdicts_of(problem, levels, np.zeros((1, 6)), turns=True)
+    (verdict,) = verdicts_of(problem, levels, np.zeros((1, 6)), reach=180.0)
     assert not verdict.chance
     np.testing.assert_allclose(verdict.rivals[0][:3, :3], np.diag([1, -1, -1]), atol=0.02)
     assert len(verdict.rivals) == 1

@@ -4,6 +4,7 @@ judge          the verdict, on as few voxels as suffice
 aligned        a pair at a pose, on one level
 bands          the aligned images in bands of frequency, and how many independent samples these have
 evidence       whether the images agree more than the best of many poses of unrelated ones
-rivals         other shifts that fit about as well
+rivals         other shifts of what overlaps that fit about as well
+candidates     poses far from it that may fit as well: `symmetry`, of another turn; `elsewhere`, of another overlap
 information    which motions the images determine
 """

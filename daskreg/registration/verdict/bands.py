@@ -100,6 +100,28 @@ def bands_of(pair: Aligned) -> Bands | None:
     return Bands(both[0], both[1], known, slopes, spectra, padded, np.array(sigmas), np.clip(ncc, -1, 1), samples)
 
 
+def images_in_bands(image: Singles, weight: Singles, sigmas: Sequence[float] | Floats) -> tuple[Singles, Singles]:
+    """(K, *shape) bands of one image, times the weight, and (K, *shape) weights where they are known.
+
+    Args:
+        weight: (*shape) of the image, in 0..1.
+        sigmas: (K,) of the wider Gaussian of each band, in voxels.
+    """
+    values, smooth, before = image, np.stack([image * weight, weight]), 0.0
+    widest = _LARGEST * np.array(weight.shape)
+    parts, weights = [], []
+    for sigma in sigmas:
+        steps = np.sqrt(np.minimum(sigma, widest) ** 2 - np.minimum(before, widest) ** 2)
+        smooth = ndimage.gaussian_filter(smooth, (0, *steps), mode="constant", truncate=3.0)
+        known = np.where(smooth[1] >= _INSIDE, weight, np.float32(0))
+        after = smooth[0] / np.maximum(smooth[1], np.float32(1e-3))
+        band = (values - after) * known
+        parts.append(band - band.sum() / max(float(known.sum()), 1e-6) * known)
+        weights.append(known)
+        values, before = after, sigma
+    return np.stack(parts).astype(np.float32), np.stack(weights)
+
+
 def padded_of(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of padded images, for fast transforms."""
     return tuple(fft.next_fast_len(math.ceil(_PADDED * n), real=True) for n in shape)

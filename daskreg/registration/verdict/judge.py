@@ -31,6 +31,8 @@ half still promises two voxels."""
 CERTAIN = 8.0
 """Times the evidence that is needed, from which on a large error bar is stated and does not make a fit fail: other
 content in one image, such as another person's head, widens it while the pose is not in doubt."""
+ANY_TURN = 180.0
+"""The reach of a search over all rotations, in degrees."""
 # Voxels along the longest side of the levels that are used, by number of dimensions.
 _SIDES = {2: (30, 300), 3: (20, 96)}
 # Levels of images that are long and thin are used up to this number of voxels while their short side has less than
@@ -51,7 +53,8 @@ class Verdict:
         over the overlap.
     error: standard deviation of the farthest corner, in voxels of the finest level, from the covariance of the
         estimate; 0 where there is none, or where the evidence leaves no doubt.
-    turns: (T, D+1, D+1) motions that may fit about as well after a turn, by the first level that is not chance.
+    candidates: (C, D+1, D+1) motions that may fit about as well after a turn, by the first level that is not chance;
+        once they were refined, those that do.
     moved_by_brightness: whether another gain or offset has moved a pose of "mse", as `offset` then says.
     """
 
@@ -63,7 +66,7 @@ class Verdict:
     units: Floats
     offset: float = 0.0
     error: float = 0.0
-    turns: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
+    candidates: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
     moved_by_brightness: bool = False
 
     @property
@@ -90,7 +93,7 @@ def judge(
         levels: of a pyramid, coarse to fine; those that are small enough are used.
         names: (P,) of the free parameters.
         motions: (B, D+1, D+1) `moving_from_fixed`. derivatives: (B, P, D+1, D+1) of them.
-        turns: also look for turned poses.
+        turns: also look for poses turned by 90 and 180 degrees.
     """
     found: list[Verdict | None] = [None] * len(motions)
     finest = levels[-1].step
@@ -100,7 +103,7 @@ def judge(
                 one = level.take(torch.tensor([row]))
                 first = earlier is None or earlier.chance
                 verdict = _verdict(aligned(one, names, motions[row], derivatives[row]), finest, turns=turns and first)
-                found[row] = verdict if earlier is None or first else replace(verdict, turns=earlier.turns)
+                found[row] = verdict if earlier is None or first else replace(verdict, candidates=earlier.candidates)
     return [verdict for verdict in found if verdict is not None]
 
 
@@ -115,6 +118,11 @@ def suitable(levels: Sequence[PyramidLevel]) -> list[PyramidLevel]:
 
     some = [level for level in levels if is_used(level.fixed.grid.shape)]
     return some or [min(levels, key=lambda level: abs(math.log(max(level.fixed.grid.shape) / low)))]
+
+
+def may_turn(names: tuple[str, ...]) -> bool:
+    """Whether a model both shifts and turns."""
+    return {"tx", "ty"} < set(names) and bool({"theta", "rx", "ry", "rz"} & set(names))
 
 
 def _verdict(pair: Aligned, finest: float, *, turns: bool) -> Verdict:
@@ -136,13 +144,13 @@ def _verdict(pair: Aligned, finest: float, *, turns: bool) -> Verdict:
         sigma[free],
         pair.units,
         known.offset * scale,
-        turns=turned,
+        candidates=turned,
     )
 
 
 def _rivals(pair: Aligned, bands: Bands, needs: float, *, turns: bool) -> tuple[Floats, Floats]:
     """(R, D+1, D+1) and (T, D+1, D+1) other motions that fit about as well: after shifts, and after turns."""
-    turns = turns and {"tx", "ty"} < set(pair.names) and bool({"theta", "rx", "ry", "rz"} & set(pair.names))
+    turns = turns and may_turn(pair.names)
     cubes = math.isclose(min(pair.fixed.spacing), max(pair.fixed.spacing), rel_tol=1e-3)
     found, grid = rivals_of(bands, needs, turns=turns, quarters=cubes), pair.fixed.matrix
     shifts, turned = (pair.motion @ grid @ maps @ np.linalg.inv(grid) for maps in (found.shifts, found.turns))

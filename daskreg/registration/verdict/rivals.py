@@ -4,7 +4,7 @@ The likelihood ratio of the pose against a shift of it is D = 1/2 sum n_b log((1
 where n_b is the number of independent samples of band b that overlap at the shift. The shifts with a small D are the
 confidence region of the pose (Wilks 1938). Parts of it that are not connected with no shift are rivals. Where the
 model turns, the same is asked of all shifts of the image after half a turn about each axis, and in 2D a quarter of one;
-the best of these are candidates, which have to be refined and compared again (`turn_excluded`).
+the best of these are candidates, which have to be refined and compared again (`excluded`).
 
 Of a symmetric object with noise in both images, D varies about zero: with a variance of 2 n r^2 / (1 + r)^2, where r is
 the share of the signal, since the products of the noise of both images differ between the two poses.
@@ -59,9 +59,9 @@ def rivals_of(bands: Bands, needed: float, *, turns: bool = False, quarters: boo
         turns: look for turns. quarters: also for quarter turns, of voxels that are as high as wide.
     """
     ndim, shape = bands.weight.ndim - 1, bands.weight.shape[1:]
-    fixed = _spectra(bands.fixed, bands.weight, bands.padded, bands.spectra[0])
-    warped = _spectra(bands.warped, bands.weight, bands.padded, bands.spectra[1])
-    ncc, overlap, whole = _correlations(fixed, warped, bands.padded, ndim)
+    fixed = spectra_of(bands.fixed, bands.weight, bands.padded, bands.spectra[0])
+    warped = spectra_of(bands.warped, bands.weight, bands.padded, bands.spectra[1])
+    ncc, overlap, whole = correlations(fixed, warped, bands.padded, ndim)
     slack = _between_voxels(ncc, overlap).reshape(-1, *[1] * ndim)
     unexplained = 1 - ncc[(slice(None), *[slice(1)] * ndim)] ** 2 + slack
 
@@ -79,28 +79,35 @@ def rivals_of(bands: Bands, needed: float, *, turns: bool = False, quarters: boo
     for turn, image, weight in _turned(bands, quarters) if turns else ():
         larger = tuple(np.maximum(image.shape[1:], shape).tolist())
         padded = padded_of(larger)
-        spectra = fixed if padded == bands.padded else _spectra(bands.fixed, bands.weight, padded)
-        ncc, overlap, _ = _correlations(spectra, _spectra(image, weight, padded), padded, ndim, whole)
+        spectra = fixed if padded == bands.padded else spectra_of(bands.fixed, bands.weight, padded)
+        ncc, overlap, _ = correlations(spectra, spectra_of(image, weight, padded), padded, ndim, whole)
         worse = worse_of(ncc, overlap, larger)
-        if worse.min() < _limit(bands):
+        if worse.min() < _limit(bands, bands.samples):
             at = np.array(np.unravel_index(worse.argmin(), worse.shape))
             found.append(turn @ _shift(np.where(at > np.array(padded) // 2, at - padded, at)))
     return Rivals(*(np.reshape(some, (-1, ndim + 1, ndim + 1)) for some in (shifts, found)))
 
 
-def turn_excluded(bands: Bands, turned: Bands | None, needed: float) -> bool:
-    """Whether a turned pose, which was refined, is less likely than another one, both by their bands on one level."""
-    other = 0.0 if turned is None else evidence(turned)
-    return other < needed or evidence(bands) - other > _limit(bands)
+def excluded(bands: Bands, other: Bands | None, needed: float) -> bool:
+    """Whether another pose, which was refined, is chance or less likely than this one, by their bands on one level.
+
+    D is that of the samples that overlap at the other pose.
+    """
+    if other is None or evidence(other) < needed:
+        return True
+    number = min(len(bands.ncc), len(other.ncc))
+    samples = other.samples[:number]
+    here, there = (log_likelihood(some.ncc[:number], samples).sum() for some in (bands, other))
+    return bool(here - there > _limit(bands, samples))
 
 
-def _limit(bands: Bands) -> float:
-    """D beyond which a turn is excluded."""
-    r = np.clip(bands.ncc, 0, 1)
-    return _EXCLUDED + _DEVIATIONS * math.sqrt(float((2 * bands.samples * (r / (1 + r)) ** 2).sum()))
+def _limit(bands: Bands, samples: Floats) -> float:
+    """D beyond which a pose that differs by more than a shift is excluded, for (K,) samples of the bands."""
+    r = np.clip(bands.ncc[: len(samples)], 0, 1)
+    return _EXCLUDED + _DEVIATIONS * math.sqrt(float((2 * samples * (r / (1 + r)) ** 2).sum()))
 
 
-def _spectra(image: Singles, weight: Singles, padded: tuple[int, ...], known: Spectra | None = None) -> Spectra:
+def spectra_of(image: Singles, weight: Singles, padded: tuple[int, ...], known: Spectra | None = None) -> Spectra:
     """(3, K, *padded) of weighted bands, of their squares, and of the weight.
 
     A band has been multiplied by the weight: its square once with it, and once with that of the other image's voxel.
@@ -115,7 +122,7 @@ def _spectra(image: Singles, weight: Singles, padded: tuple[int, ...], known: Sp
     return np.asarray(spectra if known is None else np.concatenate([known[None], spectra]))
 
 
-def _correlations(
+def correlations(
     fixed: Spectra, warped: Spectra, padded: tuple[int, ...], ndim: int, whole: float | None = None
 ) -> tuple[Floats, Floats, float]:
     """(K, *padded) correlations at shifts s, of fixed[x] beside warped[x + s], (*padded) shares of the overlap, and
@@ -131,7 +138,7 @@ def _correlations(
     floor = [1e-4 * x.max(axis=tuple(range(1, ndim + 1)), keepdims=True) + 1e-20 for x in (first, second)]
     power = np.maximum(first, floor[0]) * np.maximum(second, floor[1])
     whole = float(sums[-1][(0,) * ndim]) if whole is None else whole
-    return np.clip(product / np.sqrt(power), 0, 1), np.clip(sums[-1] / whole, 0, 1), whole
+    return np.clip(product / np.sqrt(power), 0, 1), np.maximum(sums[-1] / whole, 0), whole
 
 
 def _turned(bands: Bands, quarters: bool) -> Iterator[tuple[Floats, Singles, Singles]]:

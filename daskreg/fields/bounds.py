@@ -81,14 +81,14 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
     lower, upper = np.empty(tiles), np.empty(tiles)
 
     def measure(box: Box) -> None:
-        least = most = source.read(box)
+        values = least = most = source.read(box)
         for axis in range(lead + 1, len(shape)):
             least, most = _by_tile(np.minimum, least, axis), _by_tile(np.maximum, most, axis)
         inner = _tiles(box.take(range(lead + 1, len(shape))))
         part = (*box.slices[: lead + 1], *inner.slices)
         lower[part], upper[part] = least, most
         if not (np.isfinite(least).all() and np.isfinite(most).all()):
-            check_finite(source.read(box), box, source.path)
+            check_finite(values, box, source.path)
 
     sizes = _part_sizes(source, lead)
     boxes = (box for _, box in tile(shape, sizes))

@@ -117,7 +117,7 @@ def _is_pairs(text: str) -> bool:
 
 def _read_pairs(text: str) -> PointTable:
     """The moving points of landmarks of BigWarp. Targets stay, and so do points that were not set: those infinite."""
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    rows = list(csv.reader(line for line in text.splitlines() if line.strip()))
     ndim = (len(rows[0]) - 2) // 2
     if any(len(row) != len(rows[0]) for row in rows):
         raise InputError(f"not all of its rows have {len(rows[0])} columns")

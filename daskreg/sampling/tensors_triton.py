@@ -307,7 +307,9 @@ if triton is not None:
         lane = tl.arange(0, ROWS * COLUMNS)
         row, column = upper * ROWS + lane // COLUMNS, left * COLUMNS + lane % COLUMNS
         here = (row < d1) & (column < d2)
-        i0, i1, i2 = (o0 + plane).to(tl.float64), (o1 + row).to(tl.float64), (o2 + column).to(tl.float64)
+        # Indices of images of more than 2^31 voxels along an axis, which are no int32.
+        i0, i1 = o0.to(tl.float64) + plane.to(tl.float64), o1.to(tl.float64) + row.to(tl.float64)
+        i2 = o2.to(tl.float64) + column.to(tl.float64)
         m = matrices + first_block.to(tl.int64) * matrix_step
         if STEPS:
             two_thirds = tl.load(numbers + 2 * NDIM + 5)

@@ -21,6 +21,7 @@ from daskreg.geometry.transform import reversed_axes
 
 Fields = dict[str, list[str]]
 
+_QUOTED = re.compile(r'"[^"]*"?')
 _LINE = re.compile(r"^\(\s*(\S+)\s+(.*?)\s*\)\s*(?://.*)?$")
 _VALUE = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -182,7 +183,7 @@ def _fields(text: str, path: Path) -> Fields:
     """The values of each name. Raises: InvalidTransformError where a line does not end."""
     lines = [line.strip() for line in text.splitlines()]
     for number, line in enumerate(lines, 1):
-        if line.startswith("(") and not _LINE.match(line):
+        if line.startswith("(") and ")" not in _QUOTED.sub("", line):
             raise InvalidTransformError(
                 f"{path}: line {number}, {line[:40]}, does not end: the file is cut short; copy it again"
             )

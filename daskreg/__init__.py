@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from daskreg.writing import plan as plan
     from daskreg.writing import write as write
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Affine": "geometry",

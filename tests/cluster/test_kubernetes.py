@@ -20,7 +20,7 @@ from daskreg.cluster.kubernetes import KubernetesConfig, cluster_manifest, worke
 from daskreg.errors import InputError, MissingExtraError, OptionError
 
 SHIPPED = Path(__file__).parents[2] / "cluster"
-CONFIG = KubernetesConfig(image="registry.example.org/daskreg:0.1.0", claim="volumes", tls_secret="daskreg-tls")
+CONFIG = KubernetesConfig(image="registry.example.org/daskreg:0.2.0", claim="volumes", tls_secret="daskreg-tls")
 GPUS = dataclasses.replace(CONFIG, workers=2, cores=8, memory="64 GiB", gpu=True)
 CRDS = "operator/deployment/helm/dask-kubernetes-operator/crds"
 

@@ -110,6 +110,8 @@ def register_pair(
     if f.grid.ndim != m.grid.ndim:
         raise ShapeMismatchError(f"fixed is {f.grid.ndim}D and moving {m.grid.ndim}D")
     unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
+    if model != "bspline":
+        Pose.of(model, f.grid.ndim)  # refuses a model that is not there before anything is compiled
     if options.device == "cpu":
         take_part(score_sums_numba.__name__, f.grid.ndim)
     (f,), (m,) = without_bad_voxels([f], [m])

@@ -93,7 +93,8 @@ def register(
         away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options;
         LayoutMismatchError for a checkpoint of other images or options.
     """
-    if isinstance(metric, str) and metric in {"ncc", "mse"} and resolve(device) == "cpu":
+    by_sums = isinstance(metric, str) and metric in {"ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
+    if by_sums and resolve(device) == "cpu":
         axes = getattr(fixed, "ndim", 0) - (channel is not None)
         if axes in {2, 3}:
             begin(_KERNELS, axes)

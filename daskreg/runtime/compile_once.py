@@ -172,7 +172,9 @@ def compiled_elsewhere(kernel: Any) -> bool:
     if descriptor is None:
         return False
     taken = _taken(descriptor)
-    os.close(descriptor)  # and with it the lock, if it was taken
+    if taken:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # as above
+    os.close(descriptor)
     return not taken
 
 

@@ -155,3 +155,10 @@ def test_what_cannot_be_projected():
         project(torch.zeros(VOLUME), flat, DETECTOR)
     with pytest.raises(ShapeMismatchError, match=r"not \(A,\)"):
         projection_matrices(0.3, VOLUME, DETECTOR)
+
+
+def test_a_ray_of_no_place_meets_nothing() -> None:
+    """Its index would be that of no element: the process ended."""
+    one = SliceProjector(np.array([0.0, 0.3]), (8, 8), 8, centre=float("nan"))
+    assert not one.project(np.ones((8, 8, 1), np.float32)).any()
+    assert not one.smear(np.ones((2, 8, 1), np.float32)).any()

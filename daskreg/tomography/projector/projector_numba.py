@@ -62,7 +62,7 @@ def project_slice(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> 
         for u in range(sums.shape[1]):
             total, begin = real(0), slope * u + start
             for k in range(len(planes)):
-                place = least(greatest(begin + along * k, -1.0), width) + 1.0
+                place = least(greatest(-1.0, begin + along * k), width) + 1.0  # -1 for NaN
                 at = np.int64(np.int32(place))
                 far = real(place - at)
                 total += planes[k, at] + far * (planes[k, at + 1] - planes[k, at])
@@ -84,7 +84,7 @@ def smear_slice(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> No
         for x in range(volume.shape[1]):
             total = real(0)
             for a in range(len(sums)):
-                place = least(greatest(by_y[a] * y + start[a] + by_x[a] * x, -1.0), width) + 1.0
+                place = least(greatest(-1.0, by_y[a] * y + start[a] + by_x[a] * x), width) + 1.0
                 at = np.int64(np.int32(place))
                 far = real(place - at)
                 total += sums[a, at] + far * (sums[a, at + 1] - sums[a, at])

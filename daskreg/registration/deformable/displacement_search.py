@@ -85,9 +85,10 @@ def search(images: LevelImages, transform: Transform, image: Grid) -> Searched:
         image: grid of the fixed image, which the control points lie over.
     """
     warped = images.warp(transform)
-    known = ndimage.binary_erosion(np.isfinite(warped), iterations=REACH, border_value=1)
     structure = descriptors(images.fixed), descriptors(np.where(np.isfinite(warped), warped, np.float32(0)))
-    ndim, weight = images.fixed.ndim, images.weight * known
+    # A descriptor near what is masked or unknown sees it.
+    apart, known = (_inner(values) for values in (images.weight > 0, np.isfinite(warped)))
+    ndim, weight = images.fixed.ndim, images.weight * (apart & known)
     block = max(_BLOCK, math.ceil(_LENGTHS * max(_length(one, weight) for one in structure)))
     costs, weights = _costs(structure, _halves(weight, block), known)
     fields = [_smooth_field(_normalised(c, w), ndim) for c, w in zip(costs, weights, strict=True)]
@@ -112,6 +113,11 @@ def search_bytes(shape: tuple[int, ...]) -> int:
     channels = 2 * ndim * ndim
     places = math.prod(-(-n // _APART[ndim]) for n in shape)
     return 4 * (_ARRAYS * places * len(_candidates(ndim)) + 5 * channels * math.prod(shape))
+
+
+def _inner(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where all that a descriptor sees is known, or beyond the border."""
+    return np.asarray(ndimage.binary_erosion(known, iterations=REACH, border_value=1))
 
 
 def _length(structure: Singles, weight: Singles) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.registration.deformable.control_grid import control_grids
-from daskreg.registration.deformable.displacement_search import Searched, as_layers, search
+from daskreg.registration.deformable.displacement_search import Searched, as_layers, search, search_bytes
+from daskreg.registration.deformable.far_motions import shares_fine_structure
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages, slopes_of
@@ -116,6 +118,39 @@ def test_small_steps_follow_motions_without_folds(shape: tuple[int, ...], other_
     transform = small_steps(images, start, count).transform
     assert np.median(left(transform, u, 0.5)) < 0.6 * np.median(np.abs(u[0]))
     assert determinants(transform, grid)[0] > 0
+
+
+def test_fine_structure_is_shared_only_where_that_can_be_told_from_a_mirrored_image() -> None:
+    rng, grid = np.random.default_rng(3), dr.Grid((48, 52))
+    moving, start = texture(grid.shape, rng), Layers.start(dr.Affine.identity(2), control_of_small_steps(grid, grid))
+    related, other = (images_of(fixed, np.exp(-moving), grid) for fixed in (moving, texture(grid.shape, rng)))
+    assert shares_fine_structure(related, start.transform)
+    assert not shares_fine_structure(other, start.transform)
+    side, corner = np.zeros((2, *grid.shape), np.float32)
+    side[:, :20] = corner[:20, :20] = 1
+    assert shares_fine_structure(replace(related, weight=side), start.transform)
+    assert not shares_fine_structure(replace(related, weight=corner), start.transform)
+
+
+def test_what_is_beside_a_mask_does_not_count_in_a_search() -> None:
+    shape = (60, 72)
+    moving, mask = texture(shape, np.random.default_rng(2)), np.broadcast_to(np.arange(72) < 50, shape)
+    fixed = ndimage.shift(moving, (1, 2), order=3, mode="mirror")
+    beside = fixed + np.where(mask, 0, np.random.default_rng(1).normal(size=shape))
+    one, other = (searched(image, np.exp(-moving), mask=mask) for image in (fixed, beside))
+    assert one.confirmed
+    assert one.agreement == pytest.approx(other.agreement, abs=1e-5)
+
+
+def test_a_search_takes_no_more_memory_than_is_counted() -> None:
+    image = texture((24, 480), np.random.default_rng(4))
+    tracemalloc.start()
+    try:
+        searched(image, image)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < most / search_bytes(image.shape) < 1.1
 
 
 def test_images_without_gradients_stay_where_they_are() -> None:

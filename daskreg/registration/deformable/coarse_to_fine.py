@@ -16,6 +16,7 @@ from daskreg.registration.deformable.noise_model import told
 from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
+from daskreg.registration.verdict.judge import Verdict
 
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
@@ -60,8 +61,8 @@ class Solved:
 
     state: of the solver on the last level. number: of that level. iterations: of all. determined: how many coefficients
     the images determined on each level, by its step. contradicting: where the aligned images contradict each other.
-    earlier: how many layers the base of the state holds beyond what all began from. judged: what the status is that of,
-    if it is not this.
+    earlier: how many layers the base of the state holds beyond what all began from. verdict: for the status, if it is
+    not the one on this.
     """
 
     state: LevelEstimate
@@ -70,7 +71,7 @@ class Solved:
     determined: dict[float, float]
     contradicting: Contradictions
     earlier: int = 0
-    judged: Solved | None = None
+    verdict: Verdict | None = None
 
     @property
     def transform(self) -> Transform:

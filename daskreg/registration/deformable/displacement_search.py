@@ -8,12 +8,13 @@ to the other by a weight that grows (coupled convex optimization, Steinbruecker 
 Siebert and Heinrich 2021).
 
 Something resembles whatever is searched, so the field has to be confirmed: it is estimated from each half of the
-image, the blocks of a checkerboard, and the two must agree. Neither half knows of the other, so that only a motion
-that is there makes them alike.
+image, the blocks of a checkerboard, and the two must agree. Blocks are longer than structures, so that one half knows
+little of the other, and only a motion that is there makes them alike.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from daskreg.geometry import Affine, Grid, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.layers import Layers, limits_of
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.noise_model import correlated_voxels, middle_of
 from daskreg.registration.deformable.self_similarity import REACH, descriptors
 
 Floats = NDArray[np.float64]
@@ -35,23 +37,27 @@ _FARTHEST = {2: 4, 3: 3}
 _APART = {2: 2, 3: 4}
 """Distance of the places at which displacements are chosen."""
 _AROUND = 2.0
-"""Standard deviation of the weights of the voxels around a place."""
+"""Standard deviation of the weights of the voxels around a place, which end at four of them."""
 _SMOOTH = 4.0
 """Standard deviation of the Gaussian that the field is smoothed with."""
 _CONTROL = 4.0
 """Distance of control points."""
 _BLOCK, _GAP = 8, 1
-"""Edge of a block of a half, and the voxels that are left out at each side of it."""
+"""The least edge of a block of a half, and the voxels that are left out at each side of it."""
+_LENGTHS = 2.0
+"""The edge of a block, at least, in voxels along an axis for each independent descriptor."""
 _SETTLED = 0.2
 """What may be left of a displacement when it is written as layers."""
 
 _WEIGHTS = tuple(np.geomspace(0.01, 3, 8))
 """Of the distance from the smooth field, in turn."""
 _AGREE, _SIGMAS = 0.6, 4.0
-"""What halves have to agree by: this, and as many standard deviations of halves that know nothing."""
+"""What halves have to agree by: this, and as many standard deviations of independent blocks."""
 _KNOWN = 1e-2
 """The weight of a place, of 1, up to which it is taken for unknown."""
 _MOST_LAYERS = 6
+_ARRAYS = 9
+"""Of costs, for all displacements at all places, that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +85,48 @@ def search(images: LevelImages, transform: Transform, image: Grid) -> Searched:
         image: grid of the fixed image, which the control points lie over.
     """
     warped = images.warp(transform)
-    known = ndimage.binary_erosion(np.isfinite(warped), iterations=REACH, border_value=1)
     structure = descriptors(images.fixed), descriptors(np.where(np.isfinite(warped), warped, np.float32(0)))
-    ndim = images.fixed.ndim
-    costs, weights = _costs(structure, images.weight * known, known)
+    # A descriptor near what is masked or unknown sees it.
+    apart, known = (_inner(values) for values in (images.weight > 0, np.isfinite(warped)))
+    ndim, weight = images.fixed.ndim, images.weight * (apart & known)
+    block = max(_BLOCK, math.ceil(_LENGTHS * max(_length(one, weight) for one in structure)))
+    costs, weights = _costs(structure, _halves(weight, block), known)
     fields = [_smooth_field(_normalised(c, w), ndim) for c, w in zip(costs, weights, strict=True)]
-    every = _smooth_field(_normalised(costs[0] + costs[1], weights[0] + weights[1]), ndim)
-    product = sum(float(np.vdot(a, b)) for a, b in zip(*fields, strict=True))
-    squares = sum(float(np.vdot(one, one)) for one in fields) / 2
-    voxels = float((images.weight * known).sum(dtype=np.float64))
+    costs[0] += costs[1]
+    weights[0] += weights[1]
+    every = _smooth_field(_normalised(costs[0], weights[0]), ndim)
+    one, other = (field[:, _seen(weights[0])] for field in fields)
+    squares = (float(np.vdot(one, one)) + float(np.vdot(other, other))) / 2
+    voxels = float(weight.sum(dtype=np.float64))
     control = control_grids(image, [_CONTROL * h for h in images.fixed_grid.spacing])[-1]
     return Searched(
-        layers=_as_layers(every, images.fixed_grid, control, transform),
-        agreement=product / squares if squares > 0 else 0.0,
-        needed=max(_AGREE, _SIGMAS / max(np.sqrt(ndim * voxels / _BLOCK**ndim), 1.0)),
+        layers=as_layers(every, images.fixed_grid, control, transform),
+        agreement=float(np.vdot(one, other)) / squares if squares > 0 else 0.0,
+        needed=max(_AGREE, _SIGMAS / max(math.sqrt(ndim * voxels / block**ndim), 1.0)),
         freedom=ndim * voxels / (4 * np.pi * _SMOOTH**2) ** (ndim / 2),
     )
+
+
+def search_bytes(shape: tuple[int, ...]) -> int:
+    """The memory that a search on a level of this shape takes, about."""
+    ndim = len(shape)
+    channels = 2 * ndim * ndim
+    places = math.prod(-(-n // _APART[ndim]) for n in shape)
+    return 4 * (_ARRAYS * places * len(_candidates(ndim)) + 5 * channels * math.prod(shape))
+
+
+def _inner(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where all that a descriptor sees is known, or beyond the border."""
+    return np.asarray(ndimage.binary_erosion(known, iterations=REACH, border_value=1))
+
+
+def _length(structure: Singles, weight: Singles) -> float:
+    """Voxels along an axis for each independent descriptor."""
+    box = middle_of(weight.shape)
+    structure, weight = structure[(slice(None), *box)], weight[box]
+    axes = tuple(range(1, structure.ndim))
+    mean = (structure * weight).sum(axis=axes, keepdims=True, dtype=np.float64) / max(float(weight.sum()), 1e-6)
+    return float(correlated_voxels(weight * (structure - mean.astype(np.float32))) ** (1 / weight.ndim))
 
 
 def _candidates(ndim: int) -> NDArray[np.int64]:
@@ -103,53 +135,64 @@ def _candidates(ndim: int) -> NDArray[np.int64]:
     return np.indices((2 * most + 1,) * ndim).reshape(ndim, -1).T - most
 
 
-def _costs(structure: tuple[Singles, Singles], weight: Singles, known: NDArray[np.bool_]) -> tuple[Singles, Singles]:
+def _costs(structure: tuple[Singles, Singles], halves: Singles, known: NDArray[np.bool_]) -> tuple[Singles, Singles]:
     """(2, N, *places) sums of weighted costs of each displacement over the voxels of a half around a place, and of the
     weights."""
-    shape, most = weight.shape, _FARTHEST[weight.ndim]
-    edges = [(most, most)] * weight.ndim
+    shape, most = known.shape, _FARTHEST[known.ndim]
+    apart, edges = _APART[known.ndim], [(most, most)] * known.ndim
     moving, there = np.pad(structure[1], [(0, 0), *edges], mode="edge"), np.pad(known.astype(np.float32), edges)
-    sums = [_weights_around(n, _APART[weight.ndim]) for n in shape]
-    halves, costs, weights = _halves(weight), [], []
-    for candidate in _candidates(weight.ndim):
-        box = tuple(slice(most + k, most + k + n) for k, n in zip(candidate.tolist(), shape, strict=True))
+    candidates = _candidates(known.ndim).tolist()
+    costs = np.empty((2, len(candidates), *(-(-n // apart) for n in shape)), np.float32)
+    weights = np.empty_like(costs)
+    for number, candidate in enumerate(candidates):
+        box = tuple(slice(most + k, most + k + n) for k, n in zip(candidate, shape, strict=True))
         difference = np.zeros(shape, np.float32)
         for one, other in zip(structure[0], moving, strict=True):
             difference += (one - other[box]) ** 2
         counted = halves * there[box]
-        costs.append(_around(counted * difference, sums))
-        weights.append(_around(counted, sums))
-    return np.stack(costs, axis=1), np.stack(weights, axis=1)
+        costs[:, number] = _around(counted * difference, apart)
+        weights[:, number] = _around(counted, apart)
+    return costs, weights
 
 
-def _halves(weight: Singles) -> Singles:
+def _halves(weight: Singles, block: int) -> Singles:
     """(2, *shape) the weight of voxels in the blocks of either colour of a checkerboard."""
     place = np.indices(weight.shape)
-    inner = np.all((place % _BLOCK >= _GAP) & (place % _BLOCK < _BLOCK - _GAP), axis=0)
-    odd = (place // _BLOCK).sum(axis=0) % 2
+    inner = np.all((place % block >= _GAP) & (place % block < block - _GAP), axis=0)
+    odd = (place // block).sum(axis=0) % 2
     return np.asarray(np.stack([weight * (inner & (odd == k)) for k in (0, 1)]), np.float32)
 
 
-def _weights_around(n: int, apart: int) -> Singles:
-    """(places, n) the weights of the voxels of an axis around each place, of sum 1 where all of them exist."""
-    away = np.arange(n) - np.arange(0, n, apart)[:, None]
-    found = np.exp(-((away / _AROUND) ** 2) / 2)
-    return np.asarray(found / (_AROUND * np.sqrt(2 * np.pi)), dtype=np.float32)
-
-
-def _around(values: Singles, sums: list[Singles]) -> Singles:
-    """(K, *places) sums of (K, *shape) values around places."""
-    for axis, matrix in enumerate(sums, start=1):
-        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
+def _around(values: Singles, apart: int) -> Singles:
+    """(K, *places) sums of (K, *shape) values around places, with weights of sum 1 where all voxels exist."""
+    reach = math.ceil(4 * _AROUND)
+    weights = np.exp(-((np.arange(-reach, reach + 1) / _AROUND) ** 2) / 2)
+    weights /= weights.sum()
+    for axis in range(values.ndim - 1, 0, -1):
+        padded = np.pad(values, [(reach, reach) if k == axis else (0, 0) for k in range(values.ndim)])
+        last = (values.shape[axis] - 1) // apart * apart + 1
+        before = (slice(None),) * axis
+        values = np.zeros_like(padded[(*before, slice(0, last, apart))])
+        for first, weight in enumerate(weights.astype(np.float32)):
+            values += weight * padded[(*before, slice(first, first + last, apart))]
     return values
 
 
+def _seen(weights: Singles) -> NDArray[np.bool_]:
+    """(*places) where something is known of any displacement, from (N, *places) weights."""
+    return np.asarray(weights.max(axis=0) > _KNOWN)
+
+
 def _normalised(costs: Singles, weights: Singles) -> Singles:
-    """(N, *places) costs by their spread, all alike at a place of which nothing is known."""
-    mean = float(costs.sum(dtype=np.float64)) / max(float(weights.sum(dtype=np.float64)), 1e-20)
+    """(N, *places) costs by their spread where something is known, and all alike at places where nothing is."""
+    seen = _seen(weights)
+    if not seen.any():
+        return np.zeros_like(costs)
+    mean = float(costs.sum(dtype=np.float64)) / float(weights.sum(dtype=np.float64))
     costs = (costs + np.float32(_KNOWN * mean)) / (weights + np.float32(_KNOWN))
-    spread = float(np.median(costs.std(axis=0)))
-    return costs / np.float32(max(spread, 1e-20))
+    costs[:, ~seen] = mean
+    spread = float(np.median(costs[:, seen].std(axis=0)))
+    return costs / np.float32(spread) if spread > 0 else np.zeros_like(costs)
 
 
 def _smooth_field(costs: Singles, ndim: int) -> Floats:
@@ -171,7 +214,7 @@ def _smooth_field(costs: Singles, ndim: int) -> Floats:
     return field
 
 
-def _as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform) -> Layers:
+def as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform) -> Layers:
     """Layers of which none folds, and which together move places as a field does, as far as it does not fold.
 
     Args:
@@ -182,12 +225,14 @@ def _as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform
     at = level.index(nodes).T / _APART[ndim]
     wanted = np.stack([ndimage.map_coordinates(one, at, order=1, mode="nearest") for one in field])
     wanted *= np.asarray(level.spacing)[:, None]
-    layers = Layers.start(Affine.identity(ndim, unit=control.image.unit), control)
-    enough = _SETTLED * min(level.spacing)
+    # A layer moves nothing beside its control points: those there follow the nearest ones over the image.
+    inner, beside = (slice(None), *[slice(2, -2)] * ndim), [(0, 0), *[(2, 2)] * ndim]
+    layers, before = Layers.start(Affine.identity(ndim, unit=control.image.unit), control), np.inf
     for _ in range(_MOST_LAYERS):
         moved = (layers.transform(nodes) - nodes) @ control.image.direction_matrix
-        left = (wanted - moved.T).reshape(ndim, *control.shape)
-        if np.abs(left).max() < enough:
+        left = (wanted - moved.T).reshape(ndim, *control.shape)[inner]
+        most = float(np.abs(left).max())
+        if most < _SETTLED * min(level.spacing) or most >= before:
             break
-        layers = layers.at(np.clip(left, -limits, limits)).finish()
+        layers, before = layers.at(np.clip(np.pad(left, beside, mode="edge"), -limits, limits)).finish(), most
     return replace(layers, base=base)

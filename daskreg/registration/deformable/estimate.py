@@ -18,6 +18,7 @@ from daskreg.registration.deformable.solve_level import LevelEstimate, solve_lev
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers
+from daskreg.registration.verdict.judge import Verdict
 
 # Steps on the finest level with a cubic interpolation of the moving image, which has no bias between voxels.
 _LAST_STEPS = 3
@@ -34,7 +35,7 @@ class LayerEstimate:
     contradicting: share of the overlap where the aligned images contradict each other. unrelated: whether that is much
     of it, and the images have nothing in common there. iterations: of all levels. determined: how many coefficients the
     images determined on each level, by its step. inliers: (1, *shape) of a level, false where voxels were excluded;
-    None where none were. judged: what the status is that of, if it is not this: what small steps fit by chance is no
+    None where none were. verdict: for the status, if it is not the one on this: what small steps fit by chance is no
     evidence for a pair.
     """
 
@@ -51,7 +52,7 @@ class LayerEstimate:
     converged: bool
     determined: dict[float, float]
     inliers: Tensor | None = None
-    judged: Solved | None = None
+    verdict: Verdict | None = None
 
 
 def estimate_layers(
@@ -63,14 +64,14 @@ def estimate_layers(
     tolerance: float,
     max_iterations: int,
     progress: Callable[[int, int], None] | None = None,
-    related: Judge | None = None,
+    judge: Judge | None = None,
 ) -> LayerEstimate:
     """Estimate a transform base . layers between the images of a pyramid of one pair.
 
     Args:
         levels: coarse to fine. grids: of control points of the fixed image, coarse to fine.
         tolerance: voxels; steps end when their root mean square is less.
-        related: for "mi", to look for motions that steps do not find; None: not to.
+        judge: for "mi", to look for motions that steps do not find; None: not to.
     """
     levels = _usable(levels, metric)
     plan = schedule(grids, levels)
@@ -85,8 +86,8 @@ def estimate_layers(
         max_iterations=max_iterations,
         on_done=lambda done: steps(done, count),
     )
-    if related is not None:
-        far = FarMotions(levels, grids[-1], base, related, tolerance, max_iterations)
+    if judge is not None:
+        far = FarMotions(levels, grids[-1], base, judge, tolerance, max_iterations)
         solved = far.after(solved)
     found = _with_last_steps(solved, levels, Layers.start(base, grids[0]), metric=metric, tolerance=tolerance)
     steps(count, count)
@@ -130,6 +131,6 @@ def _with_last_steps(
         iterations=solved.iterations + last.iterations,
         converged=state.converged or last.converged,
         determined={**solved.determined, level.step: last.determined},
-        judged=solved.judged,
+        verdict=solved.verdict,
         inliers=inliers,
     )

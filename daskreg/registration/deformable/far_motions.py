@@ -24,16 +24,18 @@ from scipy import ndimage
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.displacement_search import search
+from daskreg.registration.deformable.displacement_search import search, search_bytes
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.mutual_information import Bins, dependence
 from daskreg.registration.deformable.noise_model import told
 from daskreg.registration.deformable.small_steps import control_of_small_steps, small_steps
 from daskreg.registration.pyramids.pyramid import PyramidLevel
+from daskreg.registration.verdict.judge import Verdict
+from daskreg.runtime.memory import available_memory
 
-Judge = Callable[[Solved], bool]
-"""Whether the images are related, after they were brought together."""
+Judge = Callable[[Solved], Verdict]
+"""The verdict on the images, after they were brought together."""
 
 _ALIGNED = 0.5
 """The share of the gradients that images have in common, from which on they are aligned."""
@@ -41,9 +43,9 @@ _SMALL_STEPS, _FINER_STEPS = 40, 20
 """Small steps on the first level, and on each finer one."""
 _CONFIRMED = 2.0
 """How many times as much a level has to tell by small steps on the coarser one, which it took no part in."""
-_FINE, _MORE_THAN_MIRRORED = 1.0, 2.0
-"""Voxels of a level: structures are fine that a Gaussian of this standard deviation removes. And how many times the
-information of a mirrored image they have to share."""
+_FINE, _MORE_THAN_MIRRORED, _MIRRORED = 1.0, 2.0, 0.25
+"""Voxels of a level: structures are fine that a Gaussian of this standard deviation removes. How many times the
+information of a mirrored image they have to share, and the share of the weight that a mirrored image has to cover."""
 _MOST_VOXELS = 1 << 20
 """Of a level: larger ones would take minutes and much memory, and are left to steps."""
 _REFINED = 1.0
@@ -51,7 +53,7 @@ _REFINED = 1.0
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Candidate:
     """A transform, the last level it was found on, its layers beyond the start, and its independent displacements."""
 
     transform: Transform
@@ -65,13 +67,13 @@ class FarMotions:
     """What to look with.
 
     levels: of the pyramid that "mi" can be used on, coarse to fine. grid: the finest control points. start: what the
-    layers began from. related: see `Judge`. tolerance, max_iterations: of steps.
+    layers began from. judge: of whether images are related. tolerance, max_iterations: of steps.
     """
 
     levels: Sequence[PyramidLevel]
     grid: ControlGrid
     start: Transform
-    related: Judge
+    judge: Judge
     tolerance: float
     max_iterations: int
 
@@ -82,73 +84,76 @@ class FarMotions:
         """
         if solved.state.noise.shared > _ALIGNED or self._first(solved.transform) >= self._stop:
             return solved
-        related = self.related(solved)
-        found = self._searched()
-        if found.layers:
-            return self._better(solved, found, related=related)
-        if related:
-            found = self._by_small_steps(solved)
-        return self._better(solved, found, related=related) if found.layers else solved
+        verdict = self.judge(solved)
+        candidate = self._searched()
+        if not candidate.layers and verdict.settled:
+            candidate = self._by_small_steps(solved)
+        return self._better(solved, candidate, verdict) if candidate.layers else solved
 
-    def _searched(self) -> _Found:
-        """On one level after the other, as long as halves of the image agree."""
-        found = _Found(self._with_field(self.start))
-        for number in range(self._first(found.transform), self._stop):
-            one = search(self._images(number), found.transform, self.grid.image)
-            if not one.confirmed:
+    def _searched(self) -> _Candidate:
+        """On one level after the other, as long as halves of the image agree and the memory suffices."""
+        candidate = _Candidate(Layers.start(self.start, self.grid).transform)
+        for number in range(self._first(candidate.transform), self._stop):
+            if search_bytes(self.levels[number].fixed.grid.shape) > available_memory() // 2:
                 break
-            found = _Found(one.layers.transform, number, found.layers + one.layers.count, one.freedom)
-        return found
+            result = search(self._images(number), candidate.transform, self.grid.image)
+            if not result.confirmed:
+                break
+            layers = result.layers
+            candidate = _Candidate(layers.transform, number, candidate.layers + layers.count, result.freedom)
+        return candidate
 
-    def _by_small_steps(self, solved: Solved) -> _Found:
-        found = _Found(solved.transform)
+    def _by_small_steps(self, solved: Solved) -> _Candidate:
+        candidate = _Candidate(solved.transform)
         first = self._first(solved.transform)
         for number in range(first, self._stop):
             images, finer = self._images(number), self._images(number + 1)
-            confirmed = _CONFIRMED * told(finer, finer.evaluate(found.transform))
-            if not confirmed or not shares_fine_structure(finer, found.transform):
+            enough = _CONFIRMED * told(finer, finer.evaluate(candidate.transform))
+            if not enough or not shares_fine_structure(finer, candidate.transform):
                 break  # what shares nothing yet is made alike by chance
             control = control_of_small_steps(self.grid.image, images.fixed_grid)
             count = _SMALL_STEPS if number == first else _FINER_STEPS
-            layers = small_steps(images, Layers.start(found.transform, control), count)
-            if not told(finer, finer.evaluate(layers.transform)) > confirmed:
+            layers = small_steps(images, Layers.start(candidate.transform, control), count)
+            if not told(finer, finer.evaluate(layers.transform)) > enough:
                 break
-            found = _Found(layers.transform, number, found.layers + layers.count)
-        return replace(found, layers=found.layers + solved.state.layers.count) if found.layers else found
+            candidate = _Candidate(layers.transform, number, candidate.layers + layers.count)
+        if not candidate.layers:
+            return candidate
+        return replace(candidate, layers=candidate.layers + solved.state.layers.count)
 
-    def _better(self, solved: Solved, found: _Found, *, related: bool) -> Solved:
-        """From what was found on, by steps, if that tells more than before."""
-        again = self._refined(found)
-        last = self._images(max(found.number, solved.number))
-        if not told(last, last.evaluate(again.transform)) > told(last, last.evaluate(solved.transform)):
+    def _better(self, solved: Solved, candidate: _Candidate, verdict: Verdict) -> Solved:
+        """From a candidate on, by steps, if that tells more than before."""
+        refined = self._refined(candidate)
+        last = self._images(max(candidate.number, solved.number))
+        if not told(last, last.evaluate(refined.transform)) > told(last, last.evaluate(solved.transform)):
             return solved
         return replace(
-            again,
-            iterations=solved.iterations + again.iterations,
-            earlier=found.layers,
-            judged=solved if related else None,  # which says so with less freedom
+            refined,
+            iterations=solved.iterations + refined.iterations,
+            earlier=candidate.layers,
+            verdict=verdict if verdict.settled else None,  # of a field with less freedom
         )
 
-    def _refined(self, found: _Found) -> Solved:
+    def _refined(self, candidate: _Candidate) -> Solved:
         """After steps; without any, if these lead away."""
 
         def steps(most: int) -> Solved:
-            stop = len(self.levels) if most else found.number + 1
+            stop = len(self.levels) if most else candidate.number + 1
             return coarse_to_fine(
                 self.levels,
-                [(self.grid, number) for number in range(found.number, stop)],
-                Layers.start(found.transform, self.grid),
+                [(self.grid, number) for number in range(candidate.number, stop)],
+                Layers.start(candidate.transform, self.grid),
                 metric="mi",
                 tolerance=self.tolerance,
                 max_iterations=most,
             )
 
-        again = steps(self.max_iterations)
-        away = float(np.sqrt(np.mean(np.sum(again.state.layers.total**2, axis=0))))
-        if away > _REFINED * self.levels[found.number].step:
-            again = steps(0)
-            again = replace(again, state=replace(again.state, converged=True))
-        return replace(again, determined={step: n + found.freedom for step, n in again.determined.items()})
+        refined = steps(self.max_iterations)
+        away = float(np.sqrt(np.mean(np.sum(refined.state.layers.total**2, axis=0))))
+        if away > _REFINED * self.levels[candidate.number].step:
+            refined = steps(0)
+            refined = replace(refined, state=replace(refined.state, converged=True))
+        return replace(refined, determined={step: n + candidate.freedom for step, n in refined.determined.items()})
 
     @property
     def _stop(self) -> int:
@@ -158,21 +163,22 @@ class FarMotions:
 
     def _first(self, transform: Transform) -> int:
         """The coarsest level that tells at least half as much as any other: coarser ones do not show the motion."""
-        levels = [self._images(number) for number in range(len(self.levels))]
-        tells = [told(images, images.evaluate(transform)) for images in levels]
+        tells = [self._told(number, transform) for number in range(len(self.levels))]
         return next(k for k, one in enumerate(tells) if 2 * one >= max(tells))
+
+    def _told(self, number: int, transform: Transform) -> float:
+        images = self._images(number)  # of one level at a time
+        return told(images, images.evaluate(transform))
 
     def _images(self, number: int) -> LevelImages:
         return LevelImages.of(self.levels[number], "mi")
-
-    def _with_field(self, transform: Transform) -> Transform:
-        return Layers.start(transform, self.grid).transform
 
 
 def shares_fine_structure(images: LevelImages, transform: Transform) -> bool:
     """Whether the fine structures of aligned images have more information in common than by chance.
 
-    Chance is what the same structures share when one image is mirrored, along any axis.
+    Chance is what the same structures share when one image is mirrored, along any axis. False where that cannot be
+    said, since no mirrored image lies over enough of the other one.
     """
     warped = images.warp(transform)
     known = np.isfinite(warped)
@@ -183,8 +189,12 @@ def shares_fine_structure(images: LevelImages, transform: Transform) -> bool:
     def shared(moving: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
         return dependence(fixed, np.ascontiguousarray(moving), np.ascontiguousarray(weight), ends).nats
 
-    mirrored = (shared(np.flip(moving, axis), weight * np.flip(weight, axis)) for axis in range(fixed.ndim))
-    return shared(moving, weight) > _MORE_THAN_MIRRORED * max(mirrored)
+    mirrored, total = [], float(weight.sum(dtype=np.float64))
+    for axis in range(fixed.ndim):
+        both = weight * np.flip(weight, axis)
+        if float(both.sum(dtype=np.float64)) >= _MIRRORED * total:
+            mirrored.append(shared(np.flip(moving, axis), both))
+    return bool(mirrored) and shared(moving, weight) > _MORE_THAN_MIRRORED * max(mirrored)
 
 
 def _fine(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import InvalidTransformError, OptionError
 from daskreg.formats.transforms import read_json, transform_from_file
 from daskreg.geometry import Box, Transform
-from daskreg.registration.deformable.posterior import Posterior
+from daskreg.registration.deformable.posterior import Posterior, checked_points
 from daskreg.registration.fit import PairFit
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting import planes
@@ -124,14 +124,16 @@ class DeformableFit(Fit):
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
         which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
 
-        Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs.
+        Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs;
+        ShapeMismatchError for points of another shape.
         """
+        p = checked_points(points, len(self.spacing))
         if self._estimate is not None and self._estimate.earlier:
-            return np.full(np.shape(points), np.nan)
+            return np.full(p.shape, np.nan)
         if self._estimate is None or self._estimate.state.system is None:
             raise OptionError("only the fit that register returned knows its error bars, not one without its images")
         posterior = Posterior(self._estimate.state.layers, self._estimate.state.system)
-        covariances = posterior.covariances(np.asarray(points, dtype=np.float64))
+        covariances = posterior.covariances(p)
         return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0))
 
     def facts(self) -> dict[str, Any]:

@@ -19,6 +19,17 @@ Floats = NDArray[np.float64]
 _SMALL = 1e-3
 
 
+def checked_points(points: ArrayLike, ndim: int) -> Floats:
+    """(N, D) float64 points.
+
+    Raises: ShapeMismatchError for another shape.
+    """
+    p = np.asarray(points, dtype=np.float64)
+    if p.ndim != 2 or p.shape[1] != ndim:
+        raise ShapeMismatchError(f"points of shape (N, {ndim}) are needed, not {p.shape}")
+    return p
+
+
 @dataclass(frozen=True)
 class Posterior:
     """Of the coefficients of the last layer: (data H + weight K)^-1, which is what noise and prior leave open.
@@ -35,9 +46,7 @@ class Posterior:
         D linear systems are solved for each point.
         """
         control = self.layers.control
-        p = np.asarray(points, dtype=np.float64)
-        if p.ndim != 2 or p.shape[1] != control.ndim:
-            raise ShapeMismatchError(f"points of shape (N, {control.ndim}) are needed, not {p.shape}")
+        p = checked_points(points, control.ndim)
         place = control.grid.index(p)
         image = control.image.index(p)
         inside = np.all((image >= -0.5) & (image <= np.asarray(control.image.shape) - 0.5), axis=1)

@@ -104,9 +104,9 @@ def register_layers(
         tolerance=tolerance,
         max_iterations=max_iterations,
         progress=progress,
-        related=(lambda solved: verdict_of(solved).settled) if metric == "mi" else None,
+        judge=verdict_of if metric == "mi" else None,
     )
-    verdict = verdict_of(found.judged or found)
+    verdict = found.verdict or verdict_of(found)
     return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
 
 

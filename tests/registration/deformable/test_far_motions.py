@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
 import daskreg as dr
-from daskreg.registration.deformable.displacement_search import Searched, search
+from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.displacement_search import Searched, as_layers, search, search_bytes
 from daskreg.registration.deformable.far_motions import shares_fine_structure
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.layers import Layers
@@ -48,10 +52,13 @@ def left(transform: dr.Transform, u: Floats, spacing: float) -> Floats:
     return np.asarray(np.linalg.norm(transform(spacing * points) / spacing - points - truth, axis=1))
 
 
-def searched(fixed: Floats, moving: Floats, spacing: float = 0.5) -> Searched:
+def searched(fixed: Floats, moving: Floats, spacing: float = 0.5, mask: Floats | None = None) -> Searched:
     grid = dr.Grid(fixed.shape, (spacing,) * fixed.ndim)
     start = Layers.start(dr.Affine.identity(fixed.ndim), control_of_small_steps(grid, grid))
-    return search(images_of(fixed, moving, grid), start.transform, grid)
+    images = images_of(fixed, moving, grid)
+    if mask is not None:
+        images = replace(images, weight=mask.astype(np.float32))
+    return search(images, start.transform, grid)
 
 
 @pytest.mark.slow
@@ -67,12 +74,33 @@ def test_motions_longer_than_structures_are_searched_without_folds(
     assert determinants(found.layers.transform, dr.Grid(shape, (0.5,) * len(shape)))[0] > 0
 
 
-@pytest.mark.parametrize("size", [1.0, 2.5])
-def test_what_is_searched_in_unrelated_images_is_not_confirmed(size: float) -> None:
-    rng = np.random.default_rng(7)
-    found = searched(texture((110, 130), rng, size), texture((110, 130), rng, size))
+@pytest.mark.parametrize(("size", "seed"), [(1.0, 7), (2.5, 7), (6.0, 2), (8.0, 0), (10.0, 1)])
+def test_what_is_searched_in_unrelated_images_is_not_confirmed(size: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = searched(texture((96, 101), rng, size), texture((96, 101), rng, size))
     assert not found.confirmed
     assert abs(found.agreement) < 0.8 * found.needed
+
+
+@pytest.mark.slow
+def test_halves_agree_where_most_is_masked_only_if_images_are_related() -> None:
+    rng, shape = np.random.default_rng(5), (64, 80)
+    moving, mask = texture(shape, rng), np.broadcast_to(np.arange(80) < 0.3 * 80, shape)
+    assert not searched(texture(shape, rng), moving, mask=mask).confirmed
+    found = searched(ndimage.shift(moving, (2, 1), order=3, mode="mirror"), np.exp(-moving), mask=mask)
+    assert found.confirmed
+    points = 0.5 * np.argwhere(mask)
+    np.testing.assert_allclose(np.median(found.layers.transform(points) - points, axis=0), [-1, -0.5], atol=0.1)
+    assert not searched(moving, moving, mask=np.zeros(shape)).confirmed
+
+
+def test_a_displacement_of_all_is_written_as_few_layers_up_to_the_border() -> None:
+    grid, field = dr.Grid((61, 72), (0.5, 0.5)), np.ones((2, 31, 36)) * [[[3.0]], [[-2.0]]]
+    control = control_grids(grid, (2.0, 2.0))[-1]
+    layers = as_layers(field, grid, control, dr.Affine.identity(2))
+    points = grid.world(np.argwhere(np.ones(grid.shape)))
+    np.testing.assert_allclose(layers.transform(points) - points, np.tile([1.5, -1.0], (len(points), 1)), atol=0.02)
+    assert layers.count == 2
 
 
 def test_descriptors_do_not_depend_on_brightness_contrast_and_sign() -> None:
@@ -90,6 +118,39 @@ def test_small_steps_follow_motions_without_folds(shape: tuple[int, ...], other_
     transform = small_steps(images, start, count).transform
     assert np.median(left(transform, u, 0.5)) < 0.6 * np.median(np.abs(u[0]))
     assert determinants(transform, grid)[0] > 0
+
+
+def test_fine_structure_is_shared_only_where_that_can_be_told_from_a_mirrored_image() -> None:
+    rng, grid = np.random.default_rng(3), dr.Grid((48, 52))
+    moving, start = texture(grid.shape, rng), Layers.start(dr.Affine.identity(2), control_of_small_steps(grid, grid))
+    related, other = (images_of(fixed, np.exp(-moving), grid) for fixed in (moving, texture(grid.shape, rng)))
+    assert shares_fine_structure(related, start.transform)
+    assert not shares_fine_structure(other, start.transform)
+    side, corner = np.zeros((2, *grid.shape), np.float32)
+    side[:, :20] = corner[:20, :20] = 1
+    assert shares_fine_structure(replace(related, weight=side), start.transform)
+    assert not shares_fine_structure(replace(related, weight=corner), start.transform)
+
+
+def test_what_is_beside_a_mask_does_not_count_in_a_search() -> None:
+    shape = (60, 72)
+    moving, mask = texture(shape, np.random.default_rng(2)), np.broadcast_to(np.arange(72) < 50, shape)
+    fixed = ndimage.shift(moving, (1, 2), order=3, mode="mirror")
+    beside = fixed + np.where(mask, 0, np.random.default_rng(1).normal(size=shape))
+    one, other = (searched(image, np.exp(-moving), mask=mask) for image in (fixed, beside))
+    assert one.confirmed
+    assert one.agreement == pytest.approx(other.agreement, abs=1e-5)
+
+
+def test_a_search_takes_no_more_memory_than_is_counted() -> None:
+    image = texture((24, 480), np.random.default_rng(4))
+    tracemalloc.start()
+    try:
+        searched(image, image)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < most / search_bytes(image.shape) < 1.1
 
 
 def test_images_without_gradients_stay_where_they_are() -> None:

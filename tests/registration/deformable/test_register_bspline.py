@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,10 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
     assert sigma.shape == (2, 2)
     assert np.all((sigma > 0.001) & (sigma < 0.3))
     assert np.isnan(fit.sigma_at([[-5.0, 3.0]])).all()
+    searched = replace(fit, _estimate=replace(fit._estimate, earlier=1))
+    assert np.isnan(searched.sigma_at(points)).all()
+    with pytest.raises(ShapeMismatchError, match="N, 2"):
+        searched.sigma_at([[1.0, 2.0, 3.0]])
 
 
 @pytest.mark.slow

@@ -10,6 +10,10 @@ same, with textures only where the common image is bright. unrelated: textures. 
 steps from coarse to fine alone, and with all that `register` does; for unrelated images the status. What is alike by
 chance is followed where the error after is larger than that of the steps alone. Two sections with landmarks, and stains
 of one section, are in `deformable.py` (histology, he-far, prospc-far).
+
+    python benchmarks/far_motions.py --halves
+
+prints how well halves of unrelated textures agree on what was searched, at most, and halves of related ones, at least.
 """
 
 from __future__ import annotations
@@ -20,13 +24,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from deformable import smooth_field
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import data
 
 import daskreg as dr
+from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.displacement_search import Searched, search
 from daskreg.registration.deformable.far_motions import FarMotions
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 
 Floats = NDArray[np.float64]
 SHAPE = (260, 300)
@@ -86,10 +96,45 @@ def steps_alone() -> Iterator[None]:
         FarMotions.after = after  # type: ignore[method-assign]
 
 
+def agreement(fixed: Floats, moving: Floats) -> Searched:
+    """Of halves of the images, on a level that is these images."""
+    grid = dr.Grid(fixed.shape)
+    f, m = (ImageBatch(torch.from_numpy(one.astype(np.float32)[None]), None, grid) for one in (fixed, moving))
+    images = LevelImages.of(PyramidLevel(f, m, 1.0, (0.0,) * grid.ndim), "mi")
+    control = control_grids(grid, (4.0,) * grid.ndim)[-1]
+    return search(images, Layers.start(dr.Affine.identity(grid.ndim), control).transform, grid)
+
+
+def halves(count: int = 8) -> None:
+    for shape in ((96, 96), (110, 130), (200, 220), (24, 26, 28)):
+        for size in (1, 1.5, 2.5, 4, 6, 8, 10) if len(shape) == 2 else (1, 1.5, 2.5, 4):
+            rng = np.random.default_rng(int(10 * size))
+            unrelated, related, u = [], [], np.zeros((len(shape), *shape))
+            u[0] = 4 - len(shape) / 2
+            u[0] *= np.sin(2 * np.pi * np.indices(shape)[1] / shape[1])
+            for _ in range(count):
+                one, other = (ndimage.gaussian_filter(rng.normal(size=shape), size, mode="mirror") for _ in range(2))
+                one, other = one / one.std(), other / other.std()
+                unrelated.append(agreement(one, other))
+                related.append(agreement(deformed(one, u), np.exp(-one)))
+            most, least = max(x.agreement for x in unrelated), min(x.agreement for x in related)
+            wrong, right = (sum(x.confirmed for x in them) for them in (unrelated, related))
+            needed = max(x.needed for x in unrelated)
+            print(
+                f"{shape}, structures of {size}: unrelated {most:.2f} at most, {wrong} of {count} confirmed;", end=" "
+            )
+            print(f"related {least:.2f} at least, {right} confirmed; up to {needed:.2f} needed", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
-    for name in parser.parse_args().only:
+    parser.add_argument("--halves", action="store_true", help="only how well halves agree")
+    arguments = parser.parse_args()
+    if arguments.halves:
+        halves()
+        return
+    for name in arguments.only:
         for fixed, moving, u in CASES[name](name):
             options: dict[str, Any] = {"model": "bspline", "metric": "mi", "init": dr.Affine.identity(2)}
             with steps_alone():

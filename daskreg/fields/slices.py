@@ -39,7 +39,7 @@ class SliceDisplacements(FieldTransform):
     def __post_init__(self) -> None:
         check_field(self.grid, self.order, self.unit)
         if not isinstance(self.axis, str):
-            object.__setattr__(self, "axis", whole_number(self.axis, "axis"))
+            object.__setattr__(self, "axis", whole_number(self.axis, "axis", negative=True))
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid, lead=1))
         object.__setattr__(self, "order", int(self.order))
         object.__setattr__(self, "unit", None if self.unit == ANY_UNIT else self.grid.unit)

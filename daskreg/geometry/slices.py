@@ -283,12 +283,13 @@ def slice_position(transform: Sliced, dims: Sequence[str], spatial: Sequence[str
     return position
 
 
-def whole_number(value: Any, what: str) -> int:
+def whole_number(value: Any, what: str, *, negative: bool = False) -> int:
+    """The number as an int. Raises: InvalidTransformError for another, or a negative one unless that is allowed."""
     try:
         number = operator.index(value)
     except TypeError as error:
         raise InvalidTransformError(f"{what} must be a whole number, not {value!r}") from error
-    if number < 0:
+    if number < 0 and not negative:
         raise InvalidTransformError(f"{what} must not be negative, but is {number}")
     return number
 

@@ -29,7 +29,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import out_of_core
@@ -161,15 +163,12 @@ def through_field(shape: tuple[int, ...], order: int) -> Displaced:
     return Displaced((step,))
 
 
-def by_torch(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The same sampling without our kernels."""
+def by_torch(run: Callable[[], Any], kernels: ModuleType, ready: str) -> Callable[[], Any]:
+    """The same without the Triton kernels of a module, whose function `ready` says whether they can be used."""
 
     def without() -> Any:
-        before, tensors_triton.ready_for_fields = tensors_triton.ready_for_fields, lambda device: False
-        try:
+        with mock.patch.object(kernels, ready, return_value=False):
             return run()
-        finally:
-            tensors_triton.ready_for_fields = before
 
     return without
 
@@ -201,7 +200,11 @@ def sampled(
         "GPU, resident": resident,
         "GPU, host to host": pipeline,
         "CPU": lambda: sample(image, box, pull, box, order=order, out=out, parallel=True),
-        **({"GPU, by torch": by_torch(resident)} if isinstance(pull, Displaced) else by_others(tensor, pull, order)),
+        **(
+            {"GPU, by torch": by_torch(resident, tensors_triton, "ready_for_fields")}
+            if isinstance(pull, Displaced)
+            else by_others(tensor, pull, order)
+        ),
     }
     errors = {}
     # A few voxels of the middle tell: in float64, from all of the image.
@@ -321,7 +324,7 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
             pair = image, moved(image, truth, "zero")
             runs: Runs = {key: lambda d=d, p=pair: dr.register(*p, device=d) for key, d in devices.items()}
             if not options.quick:
-                runs["GPU, sums by torch"] = without_triton(runs["GPU"])
+                runs["GPU, sums by torch"] = by_torch(runs["GPU"], equations_triton, "ready")
             register_rows(report, name, runs, rounds, lambda fit, t=truth, s=image.shape: [error_of(fit, t, s)])
             if options.device != "cpu" and (name == "3D 256" or not options.quick):
                 profiled(report, name, runs["GPU"])
@@ -334,7 +337,7 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
         moving = np.stack([moved(f, t, "zero") for f, t in zip(fixed, truths, strict=True)])
         runs = {key: lambda d=d: dr.register_many(fixed, moving, device=d) for key, d in devices.items()}
         if not options.quick:
-            runs["GPU, sums by torch"] = without_triton(runs["GPU"])
+            runs["GPU, sums by torch"] = by_torch(runs["GPU"], equations_triton, "ready")
 
         def errors(fits: Any) -> list[float]:
             return [error_of(fit, t, (side, side)) for fit, t in zip(fits, truths, strict=True)]
@@ -365,17 +368,6 @@ def registration(options: argparse.Namespace, report: Report, rates: dict[str, f
 
 def error_of(fit: Any, truth: Affine, shape: tuple[int, ...]) -> float:
     return corner_error(fit.moving_from_fixed.matrix, truth, shape)
-
-
-def without_triton(run: Callable[[], Any]) -> Callable[[], Any]:
-    def by_torch() -> Any:
-        before, equations_triton.ready = equations_triton.ready, lambda device: False
-        try:
-            return run()
-        finally:
-            equations_triton.ready = before
-
-    return by_torch
 
 
 def register_rows(report: Report, name: str, runs: Runs, rounds: int, errors: Callable[[Any], list[float]]) -> None:

@@ -51,8 +51,8 @@ def part_outside(task: Task | None) -> float:
     job = job_of(task)
     if job is None or job.makes_labels:  # labels have no contrast
         return 0.0
-    lead, across = len(job.lead_shape), (2, 8) if job.grid.ndim == 2 else (2, 4)
-    cells = [across[k >= lead] for k in range(len(job.shape))]
+    # Few, since they are looked up one by one: of images 8 along an axis, of volumes 4, of times and channels 2.
+    cells = [2] * len(job.lead_shape) + [8 if job.grid.ndim == 2 else 4] * job.grid.ndim
     places = [[round(k * (n - 1) / c) for k in range(c + 1)] for n, c in zip(job.shape, cells, strict=True)]
     empty = [job.read_box(Box(at, tuple(i + 1 for i in at))).empty for at in product(*places)]
     outside = np.reshape(empty, [c + 1 for c in cells])

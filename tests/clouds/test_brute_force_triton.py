@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
+from on_triton import NEEDS_TRITON, ON
 from scipy.spatial import cKDTree
 
 from daskreg.clouds import brute_force_triton
 from daskreg.clouds.brute_force import nearest_brute_force
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ON = "cpu" if INTERPRETED else "cuda"
-pytestmark = pytest.mark.skipif(
-    brute_force_triton.triton is None or not (INTERPRETED or torch.cuda.is_available()), reason="Triton needs a GPU"
-)
+pytestmark = NEEDS_TRITON
 
 
 @pytest.fixture(autouse=True)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from on_triton import INTERPRETED, NEEDS_TRITON, ON
 
 from daskreg.geometry import Affine, Box, Grid
 from daskreg.sampling import tensors, tensors_triton
 from daskreg.sampling.displacements import Displaced, Displacement
 from daskreg.sampling.sample import sample
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ON = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    pytest.mark.skipif(
-        tensors_triton.triton is None or not (INTERPRETED or torch.cuda.is_available()), reason="Triton needs a GPU"
-    ),
+    NEEDS_TRITON,
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),  # the interpreter's numpy
 ]
 

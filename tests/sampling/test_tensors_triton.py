@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from on_triton import INTERPRETED, NEEDS_TRITON, ON
 
 from daskreg.geometry import Affine, Box, touched_box
 from daskreg.sampling import tensors, tensors_triton
 from daskreg.sampling.sample import halo, sample
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ON = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    pytest.mark.skipif(
-        tensors_triton.triton is None or not (INTERPRETED or torch.cuda.is_available()), reason="Triton needs a GPU"
-    ),
+    NEEDS_TRITON,
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),  # the interpreter's numpy
 ]
 

@@ -82,12 +82,15 @@ class FarMotions:
 
         Images are aligned whose gradients have much in common, or whose finest level tells more than others.
         """
-        if solved.state.noise.shared > _ALIGNED or self._first(solved.transform) >= self._stop:
+        if solved.state.noise.shared > _ALIGNED:
+            return solved
+        first = self._first(solved.transform)
+        if first >= self._stop:
             return solved
         verdict = self.judge(solved)
         candidate = self._searched()
         if not candidate.layers and verdict.settled:
-            candidate = self._by_small_steps(solved)
+            candidate = self._by_small_steps(solved, first)
         return self._better(solved, candidate, verdict) if candidate.layers else solved
 
     def _searched(self) -> _Candidate:
@@ -103,9 +106,9 @@ class FarMotions:
             candidate = _Candidate(layers.transform, number, candidate.layers + layers.count, result.freedom)
         return candidate
 
-    def _by_small_steps(self, solved: Solved) -> _Candidate:
+    def _by_small_steps(self, solved: Solved, first: int) -> _Candidate:
+        """On one level after the other, from the first that shows the motion."""
         candidate = _Candidate(solved.transform)
-        first = self._first(solved.transform)
         for number in range(first, self._stop):
             images, finer = self._images(number), self._images(number + 1)
             enough = _CONFIRMED * told(finer, finer.evaluate(candidate.transform))

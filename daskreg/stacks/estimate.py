@@ -329,7 +329,9 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
 
 def _solution(found: SlicePoses) -> PoseSolution:
     none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
-    return PoseSolution(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
+    return PoseSolution(
+        found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0, unknown
+    )
 
 
 def _with_trend(solution: PoseSolution, model: StackModel, trend: str, smooth: float) -> Floats:

@@ -102,9 +102,11 @@ def _with_rivals(
     bands, needs = bands_at(parameters[None])
     if bands is None:
         return verdict
+    # Another gain or offset would lead "mse" away from where these agree.
+    refining = replace(problem, metric="ncc") if problem.metric == "mse" else problem
     p = problem.parameters_of(candidates, levels[-1].fixed.grid)
     for level in levels:
-        p = solve_level(problem, level, p, tolerance=0.01, max_iterations=30).parameters
+        p = solve_level(refining, level, p, tolerance=0.01, max_iterations=30).parameters
     objective = LevelObjective(problem, levels[-1])
     found, places = [], [parameters]
     for one in p:

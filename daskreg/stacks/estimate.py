@@ -183,6 +183,7 @@ class StackEstimate:
     """The poses of the slices, which slices are blank, the kinds of outliers, and the pairs and features behind them.
 
     pairs, features: None where slices were not fitted to each other. findings: what else may make the poses wrong.
+    neighbors: pairs of slices, also of a fit to their mean, which show whether the specimen changes; None without.
     """
 
     solution: PoseSolution
@@ -191,6 +192,7 @@ class StackEstimate:
     pairs: PairTable | None = None
     features: SliceFeatures | None = None
     findings: Findings = NO_FINDINGS
+    neighbors: PairTable | None = None
 
 
 def estimate_from_pairs(
@@ -224,21 +226,24 @@ def estimate_from_pairs(
     for i in contradicted(solution, spec.model):
         kinds.setdefault(i, "contradicted")
     kinds |= dict.fromkeys(fits.mirrored, "mirrored")
-    estimate = StackEstimate(solution, features.blank, dict(sorted(kinds.items())), pairs, features, fits.findings)
+    estimate = StackEstimate(
+        solution, features.blank, dict(sorted(kinds.items())), pairs, features, fits.findings, pairs
+    )
     return estimate, fits.spec
 
 
 def estimate_to_image(spec: StackSpec, reference: str | int, execution: Execution) -> StackEstimate:
     """All slices from fits to one image: the first slice, the slice of a number, or the mean of the slices."""
+    neighbors = None
     if reference == "mean":
-        solution, blank = _to_mean(spec, execution)
+        solution, blank, neighbors = _to_mean(spec, execution)
     else:
         root = None if reference == "first" else int(reference)
         found = register_to_reference(ReferenceTask(spec, root), execution)
         solution, blank = _solution(found), found.blank
     kinds = {int(i): "blank" if blank[i] else "unlike" for i in np.flatnonzero(~solution.fitted)}
     findings = examine(spec, solution.poses, solution.fitted, execution)
-    return StackEstimate(solution, blank, kinds, findings=findings)
+    return StackEstimate(solution, blank, kinds, findings=findings, neighbors=neighbors)
 
 
 def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, trend: str, smooth: float) -> StackFit:
@@ -285,7 +290,7 @@ def make_fit(spec: StackSpec, estimate: StackEstimate, *, reference: str | int, 
 
 def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -> StackFit:
     """The fit with the slow motion that may be the specimen's change, where its motion is that of neighbours."""
-    if estimate.pairs is None or fit.trend != "remove" or not fit.ok:
+    if estimate.neighbors is None or fit.trend != "remove" or not fit.ok:
         return fit
     solution, grid = estimate.solution, spec.model.grid
     shifts = (solution.poses @ np.append(grid.centre, 1))[:, :-1] - grid.centre
@@ -295,7 +300,7 @@ def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -
     reach = slow_change(
         shifts,
         solution.fitted,
-        estimate.pairs,
+        estimate.neighbors,
         metric=spec.options.metric,
         smooth=fit.smooth,
         step=min(grid.spacing),
@@ -308,9 +313,9 @@ def _with_slow_change(fit: StackFit, spec: StackSpec, estimate: StackEstimate) -
     return replace(fit, slow=slow)
 
 
-def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools]:
-    """The solution of the registration to the mean of the aligned slices, and the blank slices; the mean motion is the
-    identity.
+def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools, PairTable]:
+    """The solution of the registration to the mean of the aligned slices, the blank slices, and the pairs of
+    neighbours; the mean motion is the identity.
 
     The poses from pairs of neighbours are the initial ones.
     """
@@ -321,15 +326,17 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     found = register_to_reference(ReferenceTask(spec, start=start), execution)
     solution = _solution(found)
     if not found.fitted.any():
-        return solution, found.blank
+        return solution, found.blank, pairs
     mean = model.algebra.mean(found.poses, found.fitted.astype(np.float64))
     poses = model.projection.project(found.poses @ np.linalg.inv(mean))
-    return replace(solution, poses=poses), found.blank
+    return replace(solution, poses=poses), found.blank, pairs
 
 
 def _solution(found: SlicePoses) -> PoseSolution:
     none, unknown = np.empty(0), np.full(len(found.poses), np.nan)
-    return PoseSolution(found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0)
+    return PoseSolution(
+        found.poses, found.fitted, found.scores, found.covariance, (), none, none, unknown, 1.0, unknown
+    )
 
 
 def _with_trend(solution: PoseSolution, model: StackModel, trend: str, smooth: float) -> Floats:

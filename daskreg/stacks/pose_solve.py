@@ -48,6 +48,7 @@ class PoseSolution:
     residual: (E,) world length by which each reliable pair disagrees with the poses, NaN for
     others. cycles: (N,) closure error, a world length, of the triangle of pairs about each slice.
     scale: factor by which pairs disagree more than their noise predicts, in standard deviations.
+    explained: (N,) root mean square closure error, a world length, by the errors of the same triangles' pairs.
     """
 
     poses: Floats
@@ -59,6 +60,7 @@ class PoseSolution:
     residual: Floats
     cycles: Floats
     scale: float
+    explained: Floats
 
 
 def pairs_to_search(pairs: PairTable, blank: Bools, model: StackModel) -> EdgeList:
@@ -123,6 +125,7 @@ def solve_poses(
     covariance[~fitted] = np.nan
     weight, residual = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
     weight[usable], residual[usable] = solution.weight[measured], solution.residual[measured]
+    cycles, explained = _cycles(graph, nodes, count, _pair_covariance(pairs.take(usable), model))
     return PoseSolution(
         interpolate_missing(poses, fitted, model.projection) if fitted.any() else np.tile(np.eye(size), (count, 1, 1)),
         fitted,
@@ -131,8 +134,9 @@ def solve_poses(
         breaks,
         weight,
         residual,
-        _cycles(graph, nodes, count, measured),
+        cycles,
         math.sqrt(solution.scale),
+        explained,
     )
 
 
@@ -164,16 +168,19 @@ def _information(pairs: PairTable, positions: Ints, model: StackModel, algebra: 
     Args:
         positions: (E, 2) of the pairs' slices among the nodes of the graph.
     """
-    p = model.pose.from_matrices(pairs.matrices, model.centre, model.projection.half_extent).numpy()
-    jacobian = model.pose.motions(p, model.centre)[1]
-    tangent = algebra.tangents(pairs.matrices, jacobian)
     eye = np.eye(algebra.size)
-    covariance = tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2)
-    covariance = covariance + (FLOOR * min(model.grid.spacing)) ** 2 * eye
+    covariance = _pair_covariance(pairs, model) + (FLOOR * min(model.grid.spacing)) ** 2 * eye
     growth = np.abs(np.diff(positions, axis=1))[:, 0].astype(np.float64) ** GROWTH
     graph = PoseGraph(int(positions.max()) + 1, positions, pairs.matrices, covariance, algebra)
     change = _change_variance(graph, covariance, growth) * growth
     return np.asarray(np.linalg.inv(covariance + change[:, None, None] * eye))
+
+
+def _pair_covariance(pairs: PairTable, model: StackModel) -> Floats:
+    """(E, Q, Q) covariance of the pairs' errors by what the images show, in the algebra."""
+    p = model.pose.from_matrices(pairs.matrices, model.centre, model.projection.half_extent).numpy()
+    tangent = model.algebra.tangents(pairs.matrices, model.pose.motions(p, model.centre)[1])
+    return np.asarray(tangent @ pairs.covariance @ np.swapaxes(tangent, 1, 2))
 
 
 def _change_variance(graph: PoseGraph, covariance: Floats, growth: Floats) -> float:
@@ -250,15 +257,22 @@ def _scores(pairs: PairTable, weight: Floats, count: int, fitted: Bools, *, firs
     return np.where((number > 0) & fitted, total / np.maximum(number, 1), np.nan)
 
 
-def _cycles(graph: PoseGraph, nodes: Ints, count: int, measured: Bools) -> Floats:
-    """(N,) the smallest closure error of the triangles of pairs in which a slice is the middle one."""
+def _cycles(graph: PoseGraph, nodes: Ints, count: int, covariance: Floats) -> tuple[Floats, Floats]:
+    """(N,) the smallest closure error of the triangles of pairs in which a slice is the middle one, and (N,) the root
+    mean square that errors of these three pairs would have.
+
+    Args:
+        covariance: (E, Q, Q) of the pairs, which are the first edges; the others are weak ones.
+    """
     triangles, closure = triangle_errors(graph)
-    out = np.full(count, np.nan)
-    whole = measured[triangles].all(axis=1)
-    for (ab, _, _), length in zip(triangles[whole], closure[whole], strict=True):
-        middle = int(nodes[graph.edges[ab, 1]])
-        out[middle] = length if np.isnan(out[middle]) else min(out[middle], length)
-    return out
+    out, explained = np.full(count, np.nan), np.full(count, np.nan)
+    variance = np.trace(covariance, axis1=1, axis2=2)
+    whole = (triangles < len(covariance)).all(axis=1)
+    for three, length in zip(triangles[whole], closure[whole], strict=True):
+        middle = int(nodes[graph.edges[three[0], 1]])
+        if not out[middle] <= length:
+            out[middle], explained[middle] = length, np.sqrt(variance[three].sum())
+    return out, explained
 
 
 def _weak_edges(count: int, edges: Ints) -> tuple[EdgeList, tuple[int, ...]]:
@@ -293,5 +307,6 @@ def _without_pairs(pairs: PairTable, blank: Bools, model: StackModel, anchors: M
     unknown = np.full(len(pairs), np.nan)
     covariance = np.full((n, p, p), np.nan)
     return PoseSolution(
-        poses, fitted, np.full(n, np.nan), covariance, (), np.zeros(len(pairs)), unknown, np.full(n, np.nan), 1.0
-    )
+        poses, fitted, np.full(n, np.nan), covariance, (), np.zeros(len(pairs)), unknown, np.full(n, np.nan), 1.0,
+        np.full(n, np.nan),
+    )  # fmt: skip

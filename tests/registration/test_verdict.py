@@ -54,8 +54,8 @@ def _tensor(image):
     return torch.from_numpy(np.asarray(image, np.float32))[None]
 
 
-def verdict_at(fixed, moving, model="translation", **parameters):
-    problem = Problem(Pose.of(model, fixed.ndim), Grid(fixed.shape).centre)
+def verdict_at(fixed, moving, model="translation", metric="ncc", **parameters):
+    problem = Problem(Pose.of(model, fixed.ndim), Grid(fixed.shape).centre, metric)
     motion = Affine.from_parameters(parameters, ndim=fixed.ndim, centre=problem.centre)
     p = problem.parameters_of([motion.matrix], Grid(fixed.shape))
     return verdicts_of(problem, level_of(fixed, moving), p)[0]
@@ -246,6 +246,14 @@ def test_what_repeats_beyond_the_overlap_is_a_rival(axis, repeats):
     assert verdict.settled is not repeats
     if repeats:
         np.testing.assert_allclose(sorted(verdict.rivals[0][:2, 2]), (-4, 40), atol=0.1)
+
+
+def test_a_rival_of_mse_is_found_in_spite_of_another_brightness():
+    scene = noise((96, 220), 1.5, 3)
+    scene = np.concatenate([scene[:, :100], scene[:, :100], scene[:, :20]], 1)
+    fixed, moving = scene[:, :160].astype(np.float32), (3 * scene[4:, 60:] + 2).astype(np.float32)
+    verdict = verdict_at(fixed, moving, metric="mse", tx=-60.0, ty=-4.0)
+    np.testing.assert_allclose(sorted(verdict.rivals[0][:2, 2]), (-4, 40), atol=0.1)
 
 
 @pytest.mark.parametrize("copies", [1, 2])

@@ -35,6 +35,13 @@ def test_slow_motion_of_a_changing_specimen_is_said(volume, tmp_path):
     assert ("Slow motion", True) in [(name, "drift" in value) for name, value in fit.section().numbers]
 
 
+def test_slow_motion_relative_to_the_mean_is_said(volume):
+    fit = dr.align_stack(drifting(volume), model="translation", reference="mean")
+    assert fit.ok
+    assert fit.slow is not None
+    assert fit.pairs is None
+
+
 @pytest.mark.parametrize(
     ("repeated", "noise", "options"), [(True, 0.2, {}), (True, 0.0, {}), (False, 0.2, {"trend": "keep"})]
 )

@@ -24,8 +24,9 @@ from daskreg.stacks.pair_table import ENOUGH, PairTable, by_chance, whole_correl
 from daskreg.stacks.pose_solve import solve_poses
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.verdict import fixed_pattern, refits
-from daskreg.stacks.verdict.examine import examine
+from daskreg.stacks.verdict.examine import NO_FINDINGS, examine
 from daskreg.stacks.verdict.pair_evidence import border_levels, tile_evidence
+from daskreg.stacks.verdict.status import contradicted, status_of
 from daskreg.stacks.verdict.subtracted_pattern import without_pattern
 from daskreg.stacks.verdict.subtraction_rounds import left_by_rounds
 
@@ -393,6 +394,22 @@ def test_sigma_contains_what_the_subtraction_of_a_pattern_leaves():
     sigma = np.stack([fit.sigma["ty"], fit.sigma["tx"]], axis=1)
     assert np.sqrt((apart**2).mean()) > 0.05, "there is something to state"
     assert 0.4 < np.sqrt((apart**2).mean() / (sigma**2).mean()) < 2.5
+
+
+@pytest.mark.parametrize(("sigma", "miss", "ok"), [(0.2, 1.6, False), (0.8, 1.6, True), (3, 2.3, False)])
+def test_cycles_need_not_close_better_than_the_errors_of_pairs_let_them(sigma, miss, ok):
+    edges = np.array([(a, b) for b in range(N) for a in (b - 2, b - 1) if a >= 0])
+    motions, one = np.tile(np.eye(3), (len(edges), 1, 1)), np.full(len(edges), 0.9)
+    motions[:, 1, 2] = miss * (np.diff(edges, axis=1)[:, 0] == 2)
+    fields = np.random.default_rng(8).uniform(0.8, 0.9, (len(edges), 64)).astype(np.float32)
+    pairs = PairTable(edges, motions, sigma**2 * np.tile(np.eye(2), (len(edges), 1, 1)), one, one, one, fields, one)
+    model = StackModel(Pose.of("translation", 2), Grid(SHAPE).centre, Grid(SHAPE), "ncc")
+    solution = solve_poses(pairs, np.zeros(N, bool), model)
+    np.testing.assert_allclose(solution.cycles[1:-1], miss)
+    np.testing.assert_allclose(solution.explained[1:-1], np.sqrt(3 * 2) * sigma)
+    assert not contradicted(solution, model)
+    status = status_of(solution, np.zeros(N, bool), {}, model, pairs=pairs, features=None, findings=NO_FINDINGS)
+    assert status is (StackStatus.CONVERGED if ok else StackStatus.INCONSISTENT)
 
 
 def test_what_rounds_leave_of_an_error_whose_parts_shrink_by_any_factor():

@@ -27,8 +27,9 @@ Singles = NDArray[np.float32]
 
 # Angles over half a turn, and the smallest turn that is looked for, in degrees.
 _ANGLES, _LEAST_TURN = 180, 6.0
-# The correlation of rings, as a share of that without a turn, from which images are correlated by shifts.
-_ALIKE = 0.5
+# The correlation of rings, as a share of that without a turn, from which images are correlated by shifts:
+# small marks on a large disc, which any turn leaves as it is, reach 0.4.
+_ALIKE = 0.3
 # Angles that are tried, and candidates, at most.
 _MOST_ANGLES, _MOST = 4, 2
 # The frequencies of rings: periods over the shortest side, and over a voxel.

@@ -12,6 +12,7 @@ from daskreg.stacks.verdict.examine import Findings
 from daskreg.stacks.verdict.stack_status import StackStatus
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 MOST_OUTLIERS = 1 / 3
 """Share of the slices that are not blank which may stand out."""
@@ -26,15 +27,22 @@ _MOST_SIGMA = 2.0
 _MOST_GAIN, _MOST_GAINS = 1.25, 0.25
 
 
-def open_cycle(model: StackModel) -> float:
-    """World length from which cycles of pairs do not close."""
-    return max(_OPEN, max(model.grid.shape) * _OPEN_SHARE) * min(model.grid.spacing)
+def open_cycles(solution: PoseSolution, model: StackModel) -> Floats:
+    """(N,) world lengths from which the cycles of pairs about each slice do not close.
+
+    Pairs whose errors are large, as of a specimen that changes much from slice to slice, need not close better than
+    these errors let them, as long as poses that are so uncertain may be used.
+    """
+    step = min(model.grid.spacing)
+    usual = max(_OPEN, max(model.grid.shape) * _OPEN_SHARE) * step
+    explained = np.minimum(np.nan_to_num(solution.explained), _MOST_SIGMA * step)
+    return np.asarray(np.maximum(usual, explained))
 
 
 def contradicted(solution: PoseSolution, model: StackModel) -> list[int]:
     """Slices all of whose cycles of pairs miss their start by far."""
     with np.errstate(invalid="ignore"):
-        return np.flatnonzero(solution.cycles > _CONTRADICTED * open_cycle(model)).tolist()
+        return np.flatnonzero(solution.cycles > _CONTRADICTED * open_cycles(solution, model)).tolist()
 
 
 def status_of(
@@ -56,8 +64,8 @@ def status_of(
     standing_out = sum(kind not in {"blank", "duplicated"} for kind in kinds.values())
     if standing_out > 1 and standing_out >= MOST_OUTLIERS * (~blank).sum():
         return StackStatus.UNLIKE
-    known = solution.cycles[np.isfinite(solution.cycles)]
-    if len(known) and np.median(known) > open_cycle(model):
+    misses = solution.cycles / open_cycles(solution, model)
+    if np.isfinite(misses).any() and np.nanmedian(misses) > 1:
         return StackStatus.INCONSISTENT
     if findings.pattern or findings.stripes:
         return StackStatus.FIXED_PATTERN

@@ -19,6 +19,7 @@ cell_sums           the sums over voxels of a Gauss-Newton step, which add over 
 cell_sums_numba     the same, compiled
 bending             the bending energy of all layers
 system              the linear system of a step
+agreement           where aligned images show the same structure
 posterior           error bars
 judged              the status of a fit
 """

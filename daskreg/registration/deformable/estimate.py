@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from daskreg.geometry import Transform
+from daskreg.registration.deformable.agreement import Agreement, agreement_of
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.far_motions import FarMotions, Judge
@@ -36,7 +37,7 @@ class LayerEstimate:
     of it, and the images have nothing in common there. iterations: of all levels. determined: how many coefficients the
     images determined on each level, by its step. inliers: (1, *shape) of a level, false where voxels were excluded;
     None where none were. verdict: for the status, if it is not the one on this: what small steps fit by chance is no
-    evidence for a pair.
+    evidence for a pair. agreement: around which control points the images show the same structure, for error bars.
     """
 
     base: Transform
@@ -51,6 +52,7 @@ class LayerEstimate:
     iterations: int
     converged: bool
     determined: dict[float, float]
+    agreement: Agreement
     inliers: Tensor | None = None
     verdict: Verdict | None = None
 
@@ -131,6 +133,7 @@ def _with_last_steps(
         iterations=solved.iterations + last.iterations,
         converged=state.converged or last.converged,
         determined={**solved.determined, level.step: last.determined},
+        agreement=agreement_of(images, last.found, last.layers.control),
         verdict=solved.verdict,
         inliers=inliers,
     )

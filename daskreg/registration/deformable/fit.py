@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,7 +120,8 @@ class DeformableFit(Fit):
     def sigma_at(self, points: ArrayLike) -> Floats:
         """(N, D) one standard deviation of `moving_from_fixed` at (N, D) world points, along each axis, world units.
 
-        From the noise of the residual and the prior: small where the images show structure, large where they do not.
+        From the noise of the residual and the prior: small where both images show the same structure, large where
+        they show none, or different ones.
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
         which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
 
@@ -132,7 +133,9 @@ class DeformableFit(Fit):
             return np.full(p.shape, np.nan)
         if self._estimate is None or self._estimate.state.system is None:
             raise OptionError("only the fit that register returned knows its error bars, not one without its images")
-        posterior = Posterior(self._estimate.state.layers, self._estimate.state.system)
+        layers = self._estimate.state.layers
+        told = self._estimate.agreement.of(layers.control)
+        posterior = Posterior(layers, replace(self._estimate.state.system, told=told))
         covariances = posterior.covariances(p)
         return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0))
 

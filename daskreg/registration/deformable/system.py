@@ -29,6 +29,7 @@ class System:
     data: float
     bending: BendingEnergy
     weight: float
+    told: NDArray[np.bool_] | None = None
 
     @property
     def ndim(self) -> int:
@@ -38,7 +39,7 @@ class System:
     def _blocks(self) -> Floats:
         """(*nodes, D, D) inverses of the blocks of each control point with itself."""
         blocks = self.data * diagonal_blocks(self.square, self.bending.control.shape)
-        blocks = np.moveaxis(blocks, (0, 1), (-2, -1)).copy()
+        blocks = np.moveaxis(blocks if self.told is None else blocks * self.told, (0, 1), (-2, -1)).copy()
         for a in range(self.ndim):
             blocks[..., a, a] += self.weight * self.bending.diagonal + self._ridge
         return np.asarray(np.linalg.inv(blocks))
@@ -50,7 +51,10 @@ class System:
         return _LEAST * (self.data * mean + self.weight * float(self.bending.diagonal.mean())) + 1e-300
 
     def __call__(self, vector: Floats) -> Floats:
-        return self.data * product(self.square, vector) + self.weight * self.bending(vector) + self._ridge * vector
+        known = vector if self.told is None else vector * self.told
+        said = product(self.square, known)
+        said = said if self.told is None else said * self.told
+        return self.data * said + self.weight * self.bending(vector) + self._ridge * vector
 
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
         """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""

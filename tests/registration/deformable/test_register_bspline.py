@@ -85,6 +85,26 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_error_bars_are_wide_where_the_images_show_different_structures() -> None:
+    fixed, moving, u = pair()
+    other = np.roll(fixed[::-1], 40, axis=1)
+    fixed[70:115, 80:125] = other[70:115, 80:125]
+    fit = dr.register(fixed, moving, model="bspline", spacing=12, metric="lncc")
+    assert fit._estimate is not None
+    every = replace(fit._estimate.agreement, around=np.ones_like(fit._estimate.agreement.around))
+    points = np.array([[92.0, 102.0], [30.0, 40.0]])
+    there, away = fit.sigma_at(points).mean(1)
+    there_if_it_counted, away_if_all_counted = (
+        replace(fit, _estimate=replace(fit._estimate, agreement=every)).sigma_at(points).mean(1)
+    )
+    assert there > 2 * there_if_it_counted
+    assert away < 1.1 * away_if_all_counted
+    assert not fit._estimate.agreement.around.all()
+    error = fit.moving_from_fixed(points) - points - u[:, [92, 30], [102, 40]].T
+    assert np.linalg.norm(error[1]) < 4 * away
+
+
+@pytest.mark.slow
 def test_the_world_has_units_directions_and_a_mask() -> None:
     fixed, moving, u = pair(most=3.0)
     turn = np.array([[0.8, -0.6], [0.6, 0.8]])

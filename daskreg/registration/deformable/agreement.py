@@ -1,0 +1,80 @@
+"""Where aligned images show the same structure: around which control points their gradients agree.
+
+A pair can be aligned in one part and show different things in another: a tear, dirt, a region that steps did not reach.
+Gradients there have as much energy as elsewhere, and nothing in common. What such voxels tell of the motion is not
+known, so that they are no information in the error bars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of
+
+Floats = NDArray[np.float64]
+
+# A cubic B-spline's share in each of the four cells that it reaches.
+_CELLS = np.array([1, 11, 11, 1]) / 24
+# Gradients are expected to have this in common before anything is said about them, and have less than this part of
+# what is expected where the images differ.
+_EXPECTED, _PART = 0.3, 0.5
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """around: (*nodes) bool of the control points, false where the images show different structures."""
+
+    control: ControlGrid
+    around: NDArray[np.bool_]
+
+    def of(self, control: ControlGrid) -> NDArray[np.bool_]:
+        """(*nodes) for other control points of the same image: that of the nearest one."""
+        if control == self.control:
+            return self.around
+        points = control.grid.world(np.indices(control.shape).reshape(control.ndim, -1).T)
+        nearest = np.clip(np.rint(self.control.grid.index(points)).astype(int), 0, np.asarray(self.control.shape) - 1)
+        found: NDArray[np.bool_] = self.around[tuple(nearest.T)].reshape(control.shape)
+        return found
+
+
+def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) -> Agreement:
+    """Of the images of a level, at a transform.
+
+    The noise of the gradients is that of most places: half of the median of their squared differences.
+    """
+    weight, fixed = found.weight, images.gradient
+    moving = np.float32(found.gain) * slopes_of(found.warped, images.fixed_grid.spacing)
+    if (d := found.dependence) is not None:
+        fixed, moving = -d.by_fixed * fixed, d.by_warped * moving
+    common, ff, mm, total = (
+        _near(values, control, images)
+        for values in (
+            weight * (fixed * moving).sum(0), weight * (fixed * fixed).sum(0), weight * (moving * moving).sum(0), weight,
+        )
+    )  # fmt: skip
+    energy, seen = np.sqrt(ff * mm), total > total.max() * 1e-3
+    if not seen.any():
+        return Agreement(control, np.ones(control.shape, bool))
+    noise = float(np.median(np.maximum(ff + mm - 2 * common, 0)[seen] / total[seen])) / 2
+    expected = 1 - noise * total / np.maximum(energy, 1e-30)
+    return Agreement(control, ~(seen & (expected > _EXPECTED) & (common < _PART * expected * energy)))
+
+
+def _near(values: Singles, control: ControlGrid, images: LevelImages) -> Floats:
+    """(*nodes) sums over the cells around each control point, which count as its B-spline reaches into them."""
+    sums = values.astype(np.float64)
+    for axis, n in enumerate(images.fixed.shape):
+        table = control.table(axis, images.fixed_grid, 0, n)
+        until = np.insert(np.cumsum(sums, axis=axis), 0, 0, axis=axis)
+        cells = np.diff(until.take(table.starts, axis=axis), axis=axis)
+        padding = [(0, 0)] * sums.ndim
+        # Cell k has the control points k to k + 3.
+        after = control.shape[axis] - table.first - cells.shape[axis]
+        padding[axis] = (table.first, after)
+        sums = ndimage.correlate1d(np.pad(cells, padding), _CELLS, axis=axis, origin=1, mode="constant")
+    return sums

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +29,43 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 IDLE_WORKER = 400 * 2**20
 """Resident size of a worker that has imported everything and done nothing."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that make blocks.
+
+    Args:
+        workers: how many there are.
+        threads: blocks that each works on at a time.
+        limit: bytes that each may use above idle.
+    """
+
+    workers: int
+    threads: int
+    limit: int
+
+    @classmethod
+    def of(cls, client: Any | None, memory: str | int | None) -> Processes:
+        """The workers of a client, or this process where there is none.
+
+        Args:
+            memory: the limit, in place of what the workers or this machine have.
+
+        Raises: OptionError.
+        """
+        known = {} if client is None else client.scheduler_info(n_workers=-1)["workers"]
+        return cls(max(1, len(known)), threads_per_process(client), memory_limit(memory, client))
+
+    @classmethod
+    def of_size(cls, workers: int, threads: int, size: int) -> Processes:
+        """Workers that may have `size` bytes each, and are not there yet."""
+        return cls(workers, threads, usable(size))
+
+
+def usable(size: int) -> int:
+    """Bytes that blocks may use in a worker whose limit is `size`."""
+    return max(size - IDLE_WORKER, size // 4)
 
 
 def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None) -> int:
@@ -95,7 +133,7 @@ def memory_limit(memory: str | int | None, client: Any | None) -> int:
         limits = [w["memory_limit"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
         known = [int(limit) for limit in limits if limit]
         if known:
-            return max(min(known) - IDLE_WORKER, min(known) // 4)
+            return usable(min(known))
     return available_memory() // 2
 
 

@@ -51,7 +51,7 @@ def command(
     if dry_run:
         click.echo(script, nl=False)
         return
-    click.echo(size.why)
+    click.echo(size.why, err=True)
     number = submit(script)
     click.echo(f"job {number}: `squeue -j {number}` shows its state, `scancel {number}` ends it")
 

@@ -68,12 +68,14 @@ def usable(size: int) -> int:
     return max(size - IDLE_WORKER, size // 4)
 
 
-def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None) -> int:
+def projected_bytes(
+    task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None, *, as_objects: bool = False
+) -> int:
     """Peak bytes of working memory of the block `box`, above an idle worker.
 
     The sum of: the source buffer, one chunk of output, and what the codecs work on. Reading, that is
     decoded chunks; writing, it is a whole chunk, its encoding twice, and all encoded chunks of a shard,
-    which is written at once.
+    which is written at once; of an object store, also those of the one before, which is still under way.
     """
     part = Box(box.start, tuple(a + c for a, c in zip(box.start, chunk, strict=True))) & box
     source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
@@ -84,7 +86,8 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     if is_object_url(task.source.path):  # requests that are under way (`sources.storage.look_ahead`)
         decoding = 2 * chunk_in + min(chunks_in * chunk_in, (AHEAD + 1) * max(chunk_in, ONE_REQUEST))
-    encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
+    file_out = math.prod(shard) * task.dtype.itemsize if shard else 0
+    encoding = 3 * chunk_out + file_out + ((file_out or chunk_out) if as_objects else 0)
     kept = chunk_in if local else 0  # the scratch chunk to decode into, which a thread keeps
     total = task.working_bytes(box, part, shard or chunk) + max(decoding, kept + encoding)
     return total + total // 8  # freed memory that the allocator has not given back

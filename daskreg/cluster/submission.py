@@ -98,13 +98,15 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
 
     Args:
         work: None: all that the config has.
-        nodes: None: up to the `maximum_jobs` of the config (else its `jobs`), as many as have five minutes of work.
+        nodes: None: up to the `maximum_jobs` of the config (else its `jobs`), as many as have five minutes of work;
+            where the time is not known, its `jobs`.
     """
     if work is None:
         return Size(config=config, nodes=nodes or config.jobs, why="as the cluster file says")
     threads = config.threads_per_worker
     at_once = config.workers_per_job * threads
-    count = nodes or _worth(work, at_once, max(config.jobs, config.maximum_jobs or 0))
+    most = config.jobs if work.seconds is None else max(config.jobs, config.maximum_jobs or 0)
+    count = nodes or _worth(work, at_once, most)
     if count == 1 and config.processes is None and not config.gpu:
         at_once = min(at_once, max(1, work.blocks))
         config = replace(config, cores=at_once)
@@ -147,10 +149,12 @@ def _of(count: int, noun: str) -> str:
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Raises: OptionError for options of a command that name another cluster."""
+    """Raises: OptionError for options of a command that name another cluster, or that have it do nothing."""
     given = [word for word in command if word.split("=")[0] in {"--cluster", "--scheduler", "--workers"}]
     if given:
         raise OptionError(f"{given[0]} is what submit adds to the command: leave it out")
+    if "--dry-run" in command:
+        raise OptionError("--dry-run in the command would submit a job that only prints its plan: put it before `--`")
 
 
 def submission_script(size: Size, command: Sequence[str], *, requeue: bool = False) -> str:

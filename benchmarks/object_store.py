@@ -7,7 +7,8 @@ moto keeps objects in the memory of a process written in Python: it takes about 
 this kind of machine, with all of one core. So its own share of the time is measured: the requests of the run are
 repeated with their sizes, without any warp ("moto alone"). Where that is most of the time of the run, moto is
 the limit, and the ratio says nothing of daskreg. All times are on the clock, with local threads; ratios are of medians.
-`CPU` is the processor time of this process, so without that of the server.
+`CPU` is the processor time of this process, `moto` that of the server, which share the cores: both together, divided by
+the cores, is the least time that a run may take here ("bound").
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from scipy import ndimage as ndi
 
 import daskreg as dr
@@ -49,10 +51,17 @@ def make_stack(path: Path, gib: float) -> None:
     dr.write(np.concatenate([block] * (slices // 32)), path, client=False, **OPTIONS)
 
 
-def timed(run: Callable[[], None]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(run: Callable[[], None], server: psutil.Process) -> tuple[float, float, float]:
+    """Seconds on the clock, and of the processor in this process and in the server."""
+
+    def now() -> tuple[float, float, float]:
+        used = server.cpu_times()
+        return time.perf_counter(), time.process_time(), used.user + used.system
+
+    before = now()
     run()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu, moto = (b - a for a, b in zip(before, now(), strict=True))
+    return wall, cpu, moto
 
 
 def moto_alone(given: ObjectBytes, made: ObjectBytes, scratch: ObjectBytes) -> None:
@@ -84,31 +93,34 @@ def main() -> None:
             if file.is_file():
                 given.put(file.relative_to(folder / "in.zarr").as_posix(), [file.read_bytes()])
         for order in args.orders:
-            compare(folder, url, order, args.rounds)
+            compare(folder, url, order, args.rounds, psutil.Process(server.process.pid))
     finally:
         server.stop()
         shutil.rmtree(folder)
 
 
-def compare(folder: Path, url: str, order: int, rounds: int) -> None:
+def compare(folder: Path, url: str, order: int, rounds: int, server: psutil.Process) -> None:
     runs: dict[str, Callable[[], Any]] = {}
     for name, place in (("disk", str(folder)), ("s3", url)):
         warped = dr.warp(dr.open(f"{place}/in.zarr"), pull=PULL, order=order)
         out = f"{place}/out{order}.zarr"
         runs[name] = lambda warped=warped, out=out: dr.write(warped, out, client=False, overwrite=True, **OPTIONS)
     runs["moto alone"] = lambda: moto_alone(*(ObjectBytes(f"{url}/{n}") for n in ("in.zarr", f"out{order}.zarr", "x")))
-    results: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
-            found = timed(run)
+            found = timed(run, server)
             if turn:  # the first compiles
                 results[name].append(found)
     size = np.prod(dr.open(f"{url}/out{order}.zarr").shape) * 2 / MIB
     print(f"order {order}, {size:.0f} MiB of pixels, {cores()} threads")
     for name, found in results.items():
-        wall, cpu = (statistics.median(times) for times in zip(*found, strict=True))
-        print(f"  {name:<11} {wall:7.2f} s  {size / wall:7.1f} MiB/s  CPU {1e3 * cpu / size:6.1f} ms/MiB")
-    medians = {name: statistics.median(wall for wall, _ in found) for name, found in results.items()}
+        wall, cpu, moto = (statistics.median(times) for times in zip(*found, strict=True))
+        print(
+            f"  {name:<11} {wall:7.2f} s  {size / wall:7.1f} MiB/s  CPU {1e3 * cpu / size:6.1f} ms/MiB  "
+            f"moto {1e3 * moto / size:6.1f} ms/MiB  bound {max(moto, (cpu + moto) / cores()):6.2f} s"
+        )
+    medians = {name: statistics.median(wall for wall, *_ in found) for name, found in results.items()}
     print(f"  ratio of throughput, s3 to disk: {medians['disk'] / medians['s3']:.2f}")
 
 

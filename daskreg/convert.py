@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError
+from daskreg.errors import InvalidTransformError, MissingExtraError, OptionError, check_flags
 from daskreg.formats.ngff import forward_matrix
 from daskreg.formats.ngff_scene import write_scene
 from daskreg.geometry import Affine, Grid, SliceAffines, as_affine, as_transform, common_unit
@@ -132,6 +132,7 @@ def from_torch(
 
     Raises: OptionError without any Grid.
     """
+    check_flags(align_corners=align_corners)
     values = theta.detach().cpu().numpy() if hasattr(theta, "detach") else theta
     matrices = checked_matrices(values, 3 if np.ndim(values) == 3 else 2)
     shapes = _shapes(fixed, moving, "from_torch")
@@ -146,6 +147,7 @@ def to_torch(t: Any, *, fixed: Grid | None = None, moving: Grid | None = None, a
     """
     import torch
 
+    check_flags(align_corners=align_corners)
     shapes = _shapes(fixed, moving, "to_torch")
     index = to_index(as_transform(t), fixed, moving)
     return torch.as_tensor(theta_from_index(index, *shapes, align_corners=align_corners))

@@ -234,6 +234,13 @@ class MissingExtraError(DaskregError, ImportError):
         return type(self), (self.library, self.extra)
 
 
+def check_flags(**flags: object) -> None:
+    """Raise OptionError for an option that is neither True nor False: the text "no" would be taken for true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool) and type(value).__name__ not in {"bool", "bool_"}:  # of Python, of NumPy
+            raise OptionError(f"{name}={value!r}: use True or False")
+
+
 class DaskregWarning(UserWarning):
     """Base class of the warnings that daskreg gives."""
 

@@ -22,7 +22,7 @@ import zarr
 from dask.base import tokenize
 
 from daskreg.cluster.client import current_client
-from daskreg.errors import GridError, InputError, NotAVolumeError, OptionError, ShapeMismatchError
+from daskreg.errors import GridError, InputError, NotAVolumeError, OptionError, ShapeMismatchError, check_flags
 from daskreg.geometry import Grid
 from daskreg.runtime.private_apis import is_loaded
 from daskreg.sources import Source, read_block, recall, remember
@@ -242,6 +242,7 @@ def open(
     Raises: NotAVolumeError, OutsideError, UnsupportedDTypeError, EmptyArrayError, InvalidSpacingError,
         GridError, UnitError, ChannelError, OptionError, MissingExtraError.
     """
+    check_flags(recentre=recentre, allow_outside=allow_outside)
     for name, value in (("missing", missing), ("corrupt", corrupt)):
         if value not in ("fill", "error"):
             raise OptionError(f"{name}={value!r}: use 'fill' or 'error'")

@@ -15,7 +15,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from daskreg.blocks.job import Job, run_block
-from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError
+from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError, check_flags
 from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
 from daskreg.sampling.cast import cast
 from daskreg.sampling.sample import clamps, halo
@@ -81,6 +81,7 @@ def warp(
     Raises: OptionError, InvalidTransformError, ShapeMismatchError, UnitError, GridError, or
     EmptyOutputError where the output would have no voxel of the source.
     """
+    check_flags(allow_empty=allow_empty)
     if unsaid:
         raise OptionError(
             "warp(image, transform) does not say which way: for a fit of register or align_stack, warp(image, "

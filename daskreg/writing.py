@@ -11,6 +11,7 @@ from uuid import uuid4
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.job import Job
 from daskreg.blocks.levels import RunOptions, Sizes, plan_levels
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.output import unfinished_blocks
 from daskreg.blocks.plan import Plan
 from daskreg.blocks.probe import probed
@@ -21,7 +22,7 @@ from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
 from daskreg.contents import details_of, lead_axes_of, task_of, warp_or_copy
-from daskreg.errors import OptionError
+from daskreg.errors import OptionError, check_flags
 from daskreg.flat.formats import flat_format
 from daskreg.flat.image import FlatFormat, FlatImage
 from daskreg.flat.plan import FlatPlan, plan_flat
@@ -62,16 +63,26 @@ def plan(
     Raises: MemoryBudgetError where it cannot fit, UnsafeOutputError where it would harm the input; for a single file
         what the format cannot hold, as `write`.
     """
-    client = chosen_client(client)
+    check_flags(probe=probe)
+    use_options(path, storage_options)
+    processes = Processes.of(chosen_client(client), memory)
+    return plan_for(array, path, processes, RunOptions(chunks, shards, levels, downsample), probe=probe)
+
+
+def plan_for(
+    array: Any, path: str | os.PathLike[str], processes: Processes, options: RunOptions, *, probe: bool
+) -> Plan | FlatPlan:
+    """`plan` for processes that may not be there yet.
+
+    Raises: as `plan`.
+    """
     kind = flat_format(os.fspath(path))
     if kind is not None:
-        kind.check_options({"chunks": chunks, "shards": shards, "levels": levels, "downsample": downsample})
+        kind.check_options(vars(options))
         voxels, image, output, _ = _flat_output(volume_of(array), path, kind)
-        return plan_flat(voxels, image, kind, output, memory=memory, client=client, probe=probe)
-    options = RunOptions(chunks, shards, levels, downsample, memory)
+        return plan_flat(voxels, image, kind, output, processes, probe=probe)
     task = task_of(volume_of(array))
-    use_options(path, storage_options)
-    made = plan_levels(task, safe_output(path, locations(task.source)), options, client=client)
+    made = plan_levels(task, safe_output(path, locations(task.source)), options, processes)
     return probed(made) if probe else made
 
 
@@ -156,7 +167,8 @@ def write(
     anything is run; BlocksFailedError, StorageFullError, NoWorkersError, SourceLostError or SourceChangedError after,
     with finished blocks kept; RunCancelledError where another process cancelled it.
     """
-    if resume not in {True, False, "changed"}:
+    check_flags(overwrite=overwrite, wait=wait)
+    if not isinstance(resume, str | bool) or resume not in {True, False, "changed"}:
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")
@@ -175,8 +187,9 @@ def write(
     describe = _description(
         volume_of(array),
         path,
-        RunOptions(chunks, shards, levels, downsample, memory),
+        RunOptions(chunks, shards, levels, downsample),
         client,
+        memory,
         overwrite=overwrite,
         resume=resume,
         version=version,
@@ -194,7 +207,12 @@ def write(
 
 
 def _description(
-    volume: Volume, path: str | os.PathLike[str], options: RunOptions, client: Any | None, **how: Any
+    volume: Volume,
+    path: str | os.PathLike[str],
+    options: RunOptions,
+    client: Any | None,
+    memory: str | int | None,
+    **how: Any,
 ) -> Callable[[], WriteRun]:
     """What describes a run: a function, since its blocks are those of an output that is there when it is called.
 
@@ -212,7 +230,7 @@ def _description(
 
     def describe() -> WriteRun:
         blocks = None if how["overwrite"] else unfinished_blocks(Ledger(output))
-        made = plan_levels(task, output, options, client=client, blocks=blocks)
+        made = plan_levels(task, output, options, Processes.of(client, memory), blocks=blocks)
         lead = lead_axes_of(volume.array, task)
         return WriteRun(made, str(volume.array.name or ""), lead, details=details_of(volume.array), **how)
 

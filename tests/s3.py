@@ -43,7 +43,7 @@ class S3Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.moto_port = free.getsockname()[1]
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.moto_port)]
-        self._moto = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._proxy.daemon_threads = True
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
@@ -102,8 +102,8 @@ class S3Server:
     def stop(self) -> None:
         self._proxy.shutdown()
         self._proxy.server_close()
-        self._moto.terminate()
-        self._moto.wait()
+        self.process.terminate()
+        self.process.wait()
 
     def _wait(self) -> None:
         for _ in range(600):
@@ -111,7 +111,7 @@ class S3Server:
                 socket.create_connection(("127.0.0.1", self.moto_port), timeout=1).close()
                 return
             except OSError:
-                assert self._moto.poll() is None, "moto's server has ended"
+                assert self.process.poll() is None, "moto's server has ended"
                 time.sleep(0.1)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from s3 import SECRET
 
 import daskreg as dr
@@ -29,9 +31,12 @@ from daskreg.errors import (
     StoreForbiddenError,
     UnsafeOutputError,
 )
+from daskreg.geometry import Box
 from daskreg.sources.storage import object_bytes
 from daskreg.sources.storage.access import remember_options
+from daskreg.sources.storage.direct_chunks import direct_chunks
 from daskreg.sources.storage.object_bytes import ObjectBytes
+from daskreg.sources.storage.stores import open_store
 from daskreg.writing import verify
 
 pytestmark = pytest.mark.slow
@@ -344,3 +349,24 @@ def test_a_client_that_is_killed_resumes(s3: Any, source: Path) -> None:
     assert 2 <= again.skipped < 9
     assert again.blocks + again.skipped == 9
     assert_same(out, source)
+
+
+def test_an_object_is_made_while_the_one_before_is_put(s3: Any) -> None:
+    out, asked = f"{s3.url}/behind.zarr", threading.Event()
+    remember_options(s3.url, s3.options)
+    dr.write(np.zeros((8, 4), np.uint8), out, chunks=4, shards=None, levels=1, client=False, progress=False)
+    chunks = direct_chunks(zarr.open_array(open_store(out, mode="r+"), path="0", mode="r+"))
+    assert chunks is not None
+
+    def pixels() -> Iterator[np.ndarray]:
+        yield np.full((4, 4), 1, np.uint8)
+        asked.set()
+        yield np.full((4, 4), 2, np.uint8)
+
+    s3.fault = lambda method, path: None if "/0/c/" not in path or asked.wait(5) else 403
+    try:
+        written = chunks.write(Box((0, 0), (8, 4)), pixels())
+    finally:
+        s3.fault = None
+    assert list(written) == ["c/0/0", "c/1/0"]
+    np.testing.assert_array_equal(dr.open(out), np.repeat([[1], [2]], 4, 0) * np.ones(4))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import daskreg as dr
@@ -137,3 +142,38 @@ def test_errors_are_one_tree_that_its_page_draws() -> None:
 
 def test_version() -> None:
     assert dr.__version__.count(".") == 2
+
+
+def flags() -> Iterator[tuple[Callable[..., Any], str]]:
+    """Public functions and methods, with each option that is true or false."""
+    named = [getattr(dr, name) for name in dr.__all__]
+    functions = [dr.DisplacementField, dr.SliceDisplacements, *filter(inspect.isroutine, named)]
+    for home in (dr.convert, dr.landmarks, dr.tomography, *(each for each in named if isinstance(each, type))):
+        members = (getattr(home, name) for name in vars(home) if not name.startswith("_"))
+        own = home.__module__ if isinstance(home, type) else home.__name__
+        functions += [each for each in members if inspect.isroutine(each) and each.__module__.startswith(own)]
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        yield from ((function, p.name) for p in parameters if p.annotation == "bool")
+
+
+@pytest.mark.slow  # it imports everything
+def test_what_is_neither_true_nor_false_is_refused() -> None:
+    """Before anything else is looked at: the text "no" is true to Python."""
+    seen = set()
+    for function, flag in flags():
+        parameters = inspect.signature(function).parameters.values()
+        needed = [None for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        with pytest.raises(errors.OptionError, match=f"{flag}='no': use True or False"):
+            function(*needed, **{flag: "no"})
+        seen.add(f"{function.__qualname__} {flag}")
+    assert {"write wait", "write overwrite", "open allow_outside", "register check_inverse", "Run.wait progress"} < seen
+
+
+def test_progress_is_true_false_or_a_function(tmp_path: Path) -> None:
+    image = np.zeros((4, 5), np.float32)
+    with pytest.raises(errors.OptionError, match="progress='no': use True or False"):
+        dr.write(image, tmp_path / "out.zarr", progress="no")  # type: ignore[call-overload]
+    with pytest.raises(errors.OptionError, match="progress=0: use True or False"):
+        dr.register(image, image, progress=0)
+    dr.write(image, tmp_path / "out.zarr", progress=np.False_)  # type: ignore[call-overload]

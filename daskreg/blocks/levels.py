@@ -7,10 +7,9 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from daskreg.blocks.job import Downsample, Task
-from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.plan import Layout, LevelPlan, Plan, make_layout, plan_level
 from daskreg.blocks.reversed import job_of
 from daskreg.errors import OptionError
@@ -35,11 +34,10 @@ class RunOptions:
     shards: Sizes | None = "auto"
     levels: int | str = "auto"
     downsample: str = "auto"
-    memory: str | int | None = None
 
 
 def plan_levels(
-    task: Task, path: str, options: RunOptions, *, client: Any | None, blocks: Sequence[Shape] | None = None
+    task: Task, path: str, options: RunOptions, processes: Processes, *, blocks: Sequence[Shape] | None = None
 ) -> Plan:
     """Plan all levels of the image that `task` makes.
 
@@ -48,9 +46,7 @@ def plan_levels(
 
     Raises: MemoryBudgetError where a block does not fit; OptionError for an unknown option.
     """
-    limit = memory_limit(options.memory, client)
-    threads = threads_per_process(client)
-    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
+    limit, threads, workers = processes.limit, processes.threads, processes.workers
     job = job_of(task)
     method = downsample_method(options.downsample, labels=job is not None and job.makes_labels)
     plans: list[LevelPlan] = []

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -30,12 +31,51 @@ IDLE_WORKER = 400 * 2**20
 """Resident size of a worker that has imported everything and done nothing."""
 
 
-def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None) -> int:
+@dataclass(frozen=True)
+class Processes:
+    """The processes that make blocks.
+
+    Args:
+        workers: how many there are.
+        threads: blocks that each works on at a time.
+        limit: bytes that each may use above idle.
+    """
+
+    workers: int
+    threads: int
+    limit: int
+
+    @classmethod
+    def of(cls, client: Any | None, memory: str | int | None) -> Processes:
+        """The workers of a client, or this process where there is none.
+
+        Args:
+            memory: the limit, in place of what the workers or this machine have.
+
+        Raises: OptionError.
+        """
+        known = {} if client is None else client.scheduler_info(n_workers=-1)["workers"]
+        return cls(max(1, len(known)), threads_per_process(client), memory_limit(memory, client))
+
+    @classmethod
+    def of_size(cls, workers: int, threads: int, size: int) -> Processes:
+        """Workers that may have `size` bytes each, and are not there yet."""
+        return cls(workers, threads, usable(size))
+
+
+def usable(size: int) -> int:
+    """Bytes that blocks may use in a worker whose limit is `size`."""
+    return max(size - IDLE_WORKER, size // 4)
+
+
+def projected_bytes(
+    task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[int, ...] | None = None, *, as_objects: bool = False
+) -> int:
     """Peak bytes of working memory of the block `box`, above an idle worker.
 
     The sum of: the source buffer, one chunk of output, and what the codecs work on. Reading, that is
     decoded chunks; writing, it is a whole chunk, its encoding twice, and all encoded chunks of a shard,
-    which is written at once.
+    which is written at once; of an object store, also those of the one before, which is still under way.
     """
     part = Box(box.start, tuple(a + c for a, c in zip(box.start, chunk, strict=True))) & box
     source_item, chunk_out = task.source.dtype.itemsize, math.prod(chunk) * task.dtype.itemsize
@@ -46,7 +86,8 @@ def projected_bytes(task: Task, box: Box, chunk: tuple[int, ...], shard: tuple[i
     decoding = 2 * chunk_in if local else min(CODEC_CONCURRENCY, chunks_in) * chunk_in
     if is_object_url(task.source.path):  # requests that are under way (`sources.storage.look_ahead`)
         decoding = 2 * chunk_in + min(chunks_in * chunk_in, (AHEAD + 1) * max(chunk_in, ONE_REQUEST))
-    encoding = 3 * chunk_out + (math.prod(shard) * task.dtype.itemsize if shard else 0)
+    file_out = math.prod(shard) * task.dtype.itemsize if shard else 0
+    encoding = 3 * chunk_out + file_out + ((file_out or chunk_out) if as_objects else 0)
     kept = chunk_in if local else 0  # the scratch chunk to decode into, which a thread keeps
     total = task.working_bytes(box, part, shard or chunk) + max(decoding, kept + encoding)
     return total + total // 8  # freed memory that the allocator has not given back
@@ -95,7 +136,7 @@ def memory_limit(memory: str | int | None, client: Any | None) -> int:
         limits = [w["memory_limit"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
         known = [int(limit) for limit in limits if limit]
         if known:
-            return max(min(known) - IDLE_WORKER, min(known) // 4)
+            return usable(min(known))
     return available_memory() // 2
 
 

@@ -43,13 +43,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array is stored."""
+    """How an array is stored; `as_objects`: in an object store."""
 
     dims: tuple[str, ...]
     shape: Shape
     dtype: np.dtype[Any]
     chunks: Shape
     shards: Shape | None
+    as_objects: bool = False
 
     @property
     def unit(self) -> Shape:
@@ -207,7 +208,7 @@ def make_layout(task: Task, chunks: Any, shards: Any, *, as_objects: bool = Fals
         for name, s, c in zip(task.dims, shard, chunk, strict=True):
             if s % c:
                 raise OptionError(f"shards along {name} are {s}, which is no multiple of the chunks' {c}")
-    return Layout(task.dims, shape, task.dtype, chunk, shard)
+    return Layout(task.dims, shape, task.dtype, chunk, shard, as_objects)
 
 
 def plan_level(
@@ -245,7 +246,11 @@ def plan_level(
 
 def _need(task: Task, layout: Layout, boxes: Sequence[Box]) -> int:
     """Projected peak of the most demanding of some blocks."""
-    return max(projected_bytes(task, box, layout.chunks, layout.shards) for box in boxes)
+    return max(_projected(task, layout, box) for box in boxes)
+
+
+def _projected(task: Task, layout: Layout, box: Box) -> int:
+    return projected_bytes(task, box, layout.chunks, layout.shards, as_objects=layout.as_objects)
 
 
 def _what_fits(task: Task, layout: Layout, need: int, *, limit: int, threads: int) -> Iterator[str]:
@@ -295,7 +300,7 @@ def _grow_block(task: Task, layout: Layout, target: int, *, fewest: int) -> Shap
             sample = _middle_box(layout.shape, wider)
             if count < fewest or sample.size * layout.dtype.itemsize > MOST_OUTPUT:
                 continue
-            if projected_bytes(task, sample, layout.chunks, layout.shards) > target:
+            if _projected(task, layout, sample) > target:
                 continue
             candidate = (_amplification(task, layout, wider), wider)
             best = min(best, candidate) if best else candidate

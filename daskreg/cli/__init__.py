@@ -22,6 +22,7 @@ demo        the main workflow on a real volume
 warm-up     compile what is needed later
 doctor      what this machine has, with remedies
 completion  commands and options completed by the shell
+planning    a command that is planned for a cluster, and not run
 options     options that several commands share
 show        volumes, transforms and fits as lines of text
 words       messages in the words of the command line, and suggestions

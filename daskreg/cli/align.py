@@ -26,6 +26,7 @@ from daskreg.cli.options import (
     shown_progress,
     verbosity,
 )
+from daskreg.cli.planning import planning
 from daskreg.errors import DegenerateImageError
 
 _FILE = LocalFile(exists=True, dir_okay=False, path_type=Path)
@@ -105,6 +106,10 @@ def command(
     from daskreg.stacks.align import from_table
 
     volume = opening.open(stack, level=level)
+    asked = planning()
+    if asked is not None:
+        asked.of_stack(volume, axis)
+        return 0
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)

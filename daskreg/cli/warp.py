@@ -21,6 +21,7 @@ from daskreg.cli.options import (
     open_options,
     verbosity,
 )
+from daskreg.cli.planning import planning
 from daskreg.cli.words import check_there
 
 FILLED = 3
@@ -165,6 +166,10 @@ def store(
 
     if layout["shards"] == "none":
         layout["shards"] = None
+    asked = planning()
+    if asked is not None:
+        asked.of_output(array, out, part=part, **_layout(layout, version))
+        return 0
     if dry_run:
         _show_plan(array, out, part=part, version=version, as_json=as_json, **layout)
         return 0
@@ -172,6 +177,14 @@ def store(
     written = daskreg.write(array, out, progress=not quiet, **run, **layout)
     click.echo(json.dumps(written.to_json(), indent=1) if as_json else repr(written))
     return FILLED if written.missing or written.damaged else 0
+
+
+def _layout(layout: dict[str, Any], version: str) -> dict[str, Any]:
+    """The options of the storage as a plan takes them."""
+    from daskreg.formats.ome import V2
+
+    # An older version has no shards.
+    return layout | {"shards": None} if version == V2 and layout["shards"] == "auto" else layout
 
 
 def _show_plan(
@@ -182,12 +195,9 @@ def _show_plan(
 
     import daskreg
     from daskreg.blocks.plan import Plan
-    from daskreg.formats.ome import V2
     from daskreg.runs.parts import Part, owned_blocks
 
-    if version == V2 and layout["shards"] == "auto":
-        layout["shards"] = None  # it has none
-    made = daskreg.plan(array, out, probe=True, **layout)
+    made = daskreg.plan(array, out, probe=True, **_layout(layout, version))
     facts, lines = made.to_json(), [repr(made)]
     if part is not None:
         if not isinstance(made, Plan):

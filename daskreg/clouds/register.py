@@ -20,7 +20,7 @@ from daskreg.clouds.inputs import as_points
 from daskreg.clouds.multiresolution import CloudPyramid, build_pyramid, refine_coarse_to_fine
 from daskreg.clouds.observability import Observability, chance_rmse, observability
 from daskreg.clouds.surface_consistency import ConsistencyLimits, SurfaceConsistency, surface_consistency
-from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError, check_flags
 from daskreg.geometry import Affine, as_affine
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.recipe import remembers
@@ -90,6 +90,7 @@ def icp(
         OptionError: a keyword's value is not known.
         InvalidTransformError: init mirrors the source, or is of other dimensions.
     """
+    check_flags(with_scale=with_scale)
     begun = time.perf_counter()
     fixed, moving = as_points(target, "target"), as_points(source, "source")
     if fixed.shape[1] != moving.shape[1]:

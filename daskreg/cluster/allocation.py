@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import last_words
-from daskreg.cluster.network import for_machines, network_options, remote_environment
+from daskreg.cluster.network import check_interface, for_machines, network_options, remote_environment
 from daskreg.cluster.options import Network, positive
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import page_options, with_private_pages
@@ -87,6 +87,7 @@ def start_allocation(config: AllocationConfig) -> Client:
     from distributed import LocalCluster
 
     given = Allocation.from_environment()
+    check_interface(str(config.interface))
     give_up_workers_after(LOST_WORKER_TIMEOUT)
     folder = run_folder(config.shared or ".")
     cluster = workers = None

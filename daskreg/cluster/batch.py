@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.job_watch import BatchQueue, JobWatch
-from daskreg.cluster.network import for_machines, network_options, remote_environment
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import check_interface, for_machines, network_options, remote_environment
+from daskreg.cluster.options import Network, positive, size_of
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import page_options, with_private_pages
 from daskreg.cluster.preload import PRELOAD
 from daskreg.cluster.run_folder import RunFolder, run_folder
-from daskreg.errors import MissingExtraError, NoWorkersError, OptionError
+from daskreg.errors import MissingExtraError, OptionError
 from daskreg.runtime.device import tasks_at_once
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class BatchConfig(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "cores", "jobs", "maximum_jobs", "processes")
+        size_of("memory", self.memory)
         seconds(self.walltime)
         if self.wait is not None:
             seconds(self.wait, "wait")
@@ -188,7 +189,8 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
     scheduler = page_options(config)
     if config.scheduler_interface:
         scheduler["interface"] = config.scheduler_interface
-    _check_interface(config.scheduler_interface or str(config.interface))
+    elsewhere = "; where the nodes have it, name the one of this machine by scheduler_interface:"
+    check_interface(config.scheduler_interface or str(config.interface), elsewhere)
     threads = config.threads_per_worker
     environment = remote_environment(threads, config.cores // config.workers_per_job)
     security = for_machines(config, network.get("security"), folder.path)
@@ -217,18 +219,6 @@ def _made(system: BatchSystem, config: BatchConfig, folder: RunFolder) -> Any:
         scheduler_options=scheduler,
         **system.options(config),
     )
-
-
-def _check_interface(name: str) -> None:
-    """Raises: NoWorkersError where this machine has no such network interface."""
-    import psutil
-
-    known = sorted(psutil.net_if_addrs())
-    if name not in known:
-        raise NoWorkersError(
-            f"interface: this machine has no network interface {name!r}, but {', '.join(known)}; where the nodes have "
-            "it, name the one of this machine by scheduler_interface:"
-        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from daskreg.cluster.pbs import PBS, PbsConfig
 from daskreg.cluster.sge import SGE, SgeConfig
 from daskreg.cluster.slurm import SLURM, SlurmConfig
 from daskreg.cluster.ssh import SshConfig, start_ssh
-from daskreg.errors import InputError, OptionError
+from daskreg.errors import InputError
 from daskreg.runtime.messages import reason
 from daskreg.runtime.paths import local_path
 from daskreg.runtime.regular_files import read_small
@@ -95,8 +95,8 @@ def read_config(path: str | PathLike[str]) -> ClusterConfig:
         if isinstance(data.get("tls"), dict):
             data["tls"] = build(Tls, data["tls"])
         return build(KINDS[kind].config, data)
-    except OptionError as error:
-        raise OptionError(f"cluster file {path}: {error}") from error
+    except InputError as error:
+        raise type(error)(f"cluster file {path}: {error}") from error
 
 
 def _checked_text(path: Path) -> str:

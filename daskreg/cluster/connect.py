@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.config import AddressConfig, LocalConfig, read_config, start
 from daskreg.cluster.options import ClusterConfig
-from daskreg.errors import OptionError
+from daskreg.errors import InputError, NoWorkersError, OptionError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -57,7 +57,12 @@ def connect(
     if options and not isinstance(config, LocalConfig):
         raise OptionError(f"{' and '.join(options)} can be given for a local cluster only")
     dask.config.update_defaults(DEFAULTS)
-    return start(dataclasses.replace(config, **options) if isinstance(config, LocalConfig) else config)
+    try:
+        return start(dataclasses.replace(config, **options) if isinstance(config, LocalConfig) else config)
+    except (InputError, NoWorkersError) as error:
+        if spec is None or not is_cluster_file(spec):
+            raise
+        raise type(error)(f"cluster file {spec}: {error}") from error
 
 
 def as_config(spec: str | PathLike[str] | ClusterConfig | None) -> ClusterConfig:
@@ -71,8 +76,13 @@ def as_config(spec: str | PathLike[str] | ClusterConfig | None) -> ClusterConfig
         return AddressConfig(address=text)
     if Path(text).suffix == ".json":
         return AddressConfig(scheduler_file=text)
-    if Path(text).suffix in (".yaml", ".yml"):
+    if is_cluster_file(text):
         return read_config(text)
     raise OptionError(
         f"{text!r} is not an address (tcp://host:port), a scheduler file (.json) or a cluster file (.yaml)"
     )
+
+
+def is_cluster_file(spec: str | PathLike[str] | ClusterConfig) -> bool:
+    """Whether `connect` reads a YAML file for this."""
+    return not isinstance(spec, ClusterConfig) and Path(spec).suffix in (".yaml", ".yml")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.network import remote_environment
-from daskreg.cluster.options import ClusterConfig, positive
+from daskreg.cluster.options import ClusterConfig, positive, size_of
 from daskreg.cluster.owned_cluster import owning_client
 from daskreg.cluster.preload import PRELOAD
 from daskreg.errors import DaskregWarning, MissingExtraError, NoWorkersError, OptionError
@@ -56,15 +56,10 @@ class KubernetesConfig(ClusterConfig):
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        from dask.utils import parse_bytes
-
         positive(self, "workers", "cores", "wait")
+        size_of("memory", self.memory)
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?", self.name):
             raise OptionError(f"name: {self.name!r} is not up to 50 of a-z, 0-9 and -, with no - at an end")
-        try:
-            parse_bytes(self.memory)
-        except ValueError as error:
-            raise OptionError(f"memory: {self.memory!r} is not like '8 GiB'") from error
 
 
 def start_kubernetes(config: KubernetesConfig) -> Client:
@@ -143,9 +138,7 @@ def worker_group_manifest(config: KubernetesConfig, name: str) -> dict[str, Any]
 
 
 def _workers(config: KubernetesConfig) -> dict[str, Any]:
-    from dask.utils import parse_bytes
-
-    memory = str(parse_bytes(config.memory))
+    memory = str(size_of("memory", config.memory))
     threads = min(8, config.cores) if config.gpu else 1
     command = ["dask", "worker", *_protocol(config), "--name", "$(DASK_WORKER_NAME)", "--nthreads", str(threads)]
     command += ["--memory-limit", memory, "--no-dashboard"]

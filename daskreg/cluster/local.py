@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from daskreg.cluster.network import network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.network import check_interface, network_options
+from daskreg.cluster.options import Network, positive, size_of
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_WORKER_PAGES, page_options, with_private_pages
 from daskreg.cluster.preload import PRELOAD
@@ -51,6 +51,8 @@ class LocalConfig(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "workers", "threads")
+        if self.memory is not None:
+            size_of("memory", self.memory)
         if self.device not in ("auto", "cpu", "cuda"):
             raise OptionError(f"device: {self.device!r} is not one of 'auto', 'cpu', 'cuda'")
 
@@ -62,18 +64,16 @@ def start_local(config: LocalConfig) -> Client:
     """
     _refuse_reimport()
     import dask
-    from dask.utils import parse_bytes
 
+    if config.interface:
+        check_interface(config.interface)
     give_up_workers_after(LOST_WORKER_TIMEOUT)
     gpus = 0 if config.device == "cpu" else count_gpus()
     if config.device == "cuda" and not gpus:
         raise NoWorkersError("device: cuda was asked for and torch sees no GPU on this machine")
     count = config.workers or gpus or max(1, cores() // (config.threads or 1))
     threads = config.threads or tasks_at_once(cores() // count, gpu=gpus > 0)
-    try:
-        memory = parse_bytes(config.memory) if config.memory else memory_of_machine() // count
-    except ValueError as error:
-        raise OptionError(f"memory: {config.memory!r} is not like '4 GiB'") from error
+    memory = size_of("memory", config.memory) if config.memory else memory_of_machine() // count
     options = {
         "worker_class": nanny_type(),
         "threads_per_worker": threads,

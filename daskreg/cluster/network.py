@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from daskreg.cluster.options import Network, Tls
 from daskreg.cluster.pages import NO_WORKER_PAGES_ENVIRONMENT
 from daskreg.cluster.preload import warm_up_environment
-from daskreg.errors import DaskregWarning, InputError
+from daskreg.errors import DaskregWarning, InputError, NoWorkersError
 from daskreg.runtime.device import thread_environment
 
 if TYPE_CHECKING:
@@ -37,6 +37,21 @@ def network_options(config: Network) -> dict[str, Any]:
         )
         return place
     return {**place, "security": security_of(config.tls or "temporary"), "protocol": "tls://"}
+
+
+def check_interface(name: str, elsewhere: str = "") -> None:
+    """Raise NoWorkersError where this machine has no such network interface.
+
+    Args:
+        elsewhere: what to do where other machines have it.
+    """
+    import psutil
+
+    known = sorted(psutil.net_if_addrs())
+    if name not in known:
+        raise NoWorkersError(
+            f"interface: this machine has no network interface {name!r}, but {', '.join(known)}{elsewhere}"
+        )
 
 
 def remote_environment(threads: int, cores: int) -> dict[str, str]:

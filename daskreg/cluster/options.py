@@ -46,6 +46,8 @@ class Network(ClusterConfig):
     def __post_init__(self) -> None:
         if isinstance(self.tls, str) and self.tls != "temporary":
             raise OptionError(f"tls: {self.tls!r} is neither 'temporary' nor ca_file, cert and key")
+        if self.dashboard_port is not None and not 0 <= self.dashboard_port < 2**16:
+            raise OptionError(f"dashboard_port: {self.dashboard_port} is not from 0 to 65535")
 
 
 def build(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -91,6 +93,22 @@ def positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise OptionError(f"{name}: {value} must be at least 1")
+
+
+def size_of(name: str, value: str) -> int:
+    """Bytes of a text such as "4 GiB".
+
+    Raises: OptionError naming the field.
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        size = int(parse_bytes(value))
+    except (ValueError, OverflowError) as error:
+        raise OptionError(f"{name}: {value!r} is not like '4 GiB'") from error
+    if size < 1:
+        raise OptionError(f"{name}: {value!r} must be at least 1 byte")
+    return size
 
 
 def _coerced(name: str, kind: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from daskreg.cluster.batch import BatchConfig, BatchSystem, clock, seconds
 from daskreg.cluster.job_watch import BatchQueue, JobState, job_states
+from daskreg.cluster.options import size_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,7 @@ def _states(printed: str) -> dict[str, JobState]:
 
 
 def _options(config: PbsConfig) -> Mapping[str, Any]:
-    from dask.utils import parse_bytes
-
-    memory = -(-parse_bytes(config.memory) // 2**20)
+    memory = -(-size_of("memory", config.memory) // 2**20)
     chosen = f"select=1:ncpus={config.cores}:mem={memory}mb" + (":ngpus=1" if config.gpu else "")
     return {
         "walltime": clock(seconds(config.walltime)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskreg.cluster.network import for_machines, network_options
-from daskreg.cluster.options import Network, positive
+from daskreg.cluster.options import Network, positive, size_of
 from daskreg.cluster.owned_cluster import give_up_workers_after, owning_client
 from daskreg.cluster.pages import NO_PAGES
 from daskreg.cluster.preload import PRELOAD, warm_up_environment
@@ -56,6 +56,8 @@ class SshConfig(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "processes", "cores", "port")
+        if self.memory is not None:
+            size_of("memory", self.memory)
         if not self.hosts:
             raise OptionError("hosts: name at least one machine")
         if not self.interface:

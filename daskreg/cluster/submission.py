@@ -6,8 +6,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from daskreg.cluster.allocation import AllocationConfig
+from daskreg.cluster.batch import clock, seconds
+from daskreg.cluster.options import size_of
 from daskreg.cluster.slurm import SlurmConfig
 from daskreg.errors import NoWorkersError, OptionError
 from daskreg.runtime.typed_command import SUBMITTED, typed_command
@@ -15,10 +18,21 @@ from daskreg.runtime.typed_command import SUBMITTED, typed_command
 STOPPED = 75
 """Exit code of a job that stopped before its walltime: the same command goes on (EX_TEMPFAIL)."""
 
+WORTH_A_NODE = 300
+"""Seconds of work of each thread for which another node is asked for: more nodes wait longer in the queue."""
+
+MARGIN, SPARE = 4, 900
+"""The walltime is so many times what is estimated, and so many seconds: the estimate knows neither the disks that nodes
+share nor how long workers take to start, and work stops up to 300 s before the walltime."""
+
+IDLE, FILLED, FIRST = 400 * 2**20, 0.6, 2**30
+"""Bytes of a worker that does nothing; the share of its limit up to which Dask lets it work undisturbed; and bytes of
+the scheduler and the client, which are on the first node."""
+
 _SCRIPT = """\
 #!/bin/bash
 {header}
-# Written by `daskreg submit`.
+# Written by `daskreg submit`: {why}
 stopped= child= told=
 tell() {{ told=1; kill -INT "$child" 2>/dev/null || true; }}
 stop() {{ stopped=1; [ -z "$child" ] || tell; }}
@@ -47,33 +61,122 @@ exit "$code"
 """
 
 
-def submission_script(
-    config: SlurmConfig, command: Sequence[str], *, nodes: int | None = None, requeue: bool = False
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the plan of a command says of it.
+
+    Args:
+        blocks: that can be made at the same time.
+        memory: bytes of a worker process above idle; None: not known.
+        seconds: of one thread that makes them all; None: not known.
+    """
+
+    blocks: int
+    memory: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a job asks for.
+
+    Args:
+        config: with the cores, the memory and the walltime of a node.
+        why: a line for people.
+    """
+
+    config: SlurmConfig
+    nodes: int
+    why: str
+
+
+def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -> Size:
+    """The nodes, cores, memory and walltime that work is worth; never more than a cluster file has.
+
+    What names a number itself is not changed: `nodes`, the `processes` of a config, and its `directives`. With a GPU,
+    whose speed and memory no plan knows, memory and walltime are those of the config.
+
+    Args:
+        work: None: all that the config has.
+        nodes: None: up to the `maximum_jobs` of the config (else its `jobs`), as many as have five minutes of work;
+            where the time is not known, its `jobs`.
+    """
+    if work is None:
+        return Size(config=config, nodes=nodes or config.jobs, why="as the cluster file says")
+    threads = config.threads_per_worker
+    at_once = config.workers_per_job * threads
+    most = config.jobs if work.seconds is None else max(config.jobs, config.maximum_jobs or 0)
+    count = nodes or _worth(work, at_once, most)
+    if count == 1 and config.processes is None and not config.gpu:
+        at_once = min(at_once, max(1, work.blocks))
+        config = replace(config, cores=at_once)
+    workers = config.workers_per_job
+    said = [f"{_of(count, 'node')} of {_of(workers, 'worker')} for {_of(work.blocks, 'block')}"]
+    if work.memory is not None and not config.gpu:
+        each = round((IDLE + work.memory) / FILLED)
+        asked = -(-(workers * each + FIRST) // 2**20)
+        config = replace(config, memory=f"{min(asked, _mebibytes(config))} MiB")
+        said.append(f"{config.memory} a node, as a worker takes {work.memory / 2**20:,.0f} MiB for its blocks")
+    if work.seconds is not None and not config.gpu:
+        from dask.utils import format_time
+
+        waves = -(-work.blocks // (at_once * count))
+        expected = work.seconds / max(1, work.blocks) * waves
+        wanted = -(-round(SPARE + MARGIN * expected) // 300) * 300
+        limit = seconds(config.walltime)
+        enough = expected < limit - config.grace
+        short = "" if enough else " (longer than the job may run: submit it again, or use --requeue)"
+        config = replace(config, walltime=clock(min(wanted, limit)))
+        said.append(f"{config.walltime}, as one block that was tried promises {format_time(expected)}{short}")
+    return Size(config=config, nodes=count, why=", ".join(said))
+
+
+def _worth(work: Work, at_once: int, most: int) -> int:
+    """How many nodes, each of which works on `at_once` blocks at a time, have enough to do."""
+    useful = -(-work.blocks // at_once)
+    if work.seconds is not None:
+        useful = min(useful, round(work.seconds / (at_once * WORTH_A_NODE)))
+    return max(1, min(useful, most))
+
+
+def _mebibytes(config: SlurmConfig) -> int:
+    """Memory of a node."""
+    return -(-size_of("memory", config.memory) // 2**20)
+
+
+def _of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' if count > 1 else ''}"
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Raises: OptionError for options of a command that name another cluster, or that have it do nothing."""
+    given = [word for word in command if word.split("=")[0] in {"--cluster", "--scheduler", "--workers"}]
+    if given:
+        raise OptionError(f"{given[0]} is what submit adds to the command: leave it out")
+    if "--dry-run" in command:
+        raise OptionError("--dry-run in the command would submit a job that only prints its plan: put it before `--`")
+
+
+def submission_script(size: Size, command: Sequence[str], *, requeue: bool = False) -> str:
     """The script of a job that runs a command of `daskreg` on all of its nodes.
 
     Before the walltime SLURM sends SIGUSR1. The command is then interrupted, which keeps finished blocks, and the job
     exits with STOPPED; the same job goes on where it stopped.
 
     Args:
-        config: cores and memory are those of a node.
         command: such as ["warp", "in.zarr", "out.zarr", "--pull", "fit.json"].
-        nodes: None: `config.jobs`.
         requeue: whether the job is put into the queue again when it was stopped.
 
     Raises: OptionError for options of the command that name another cluster.
     """
-    from dask.utils import parse_bytes
-
-    given = [word for word in command if word.split("=")[0] in {"--cluster", "--scheduler", "--workers"}]
-    if given:
-        raise OptionError(f"{given[0]} is what submit adds to the command: leave it out")
+    check_command(command)
+    config = size.config
     asked = {
         "-J": "daskreg",
-        "--nodes": nodes or config.jobs,
+        "--nodes": size.nodes,
         "--ntasks-per-node": 1,
         "--cpus-per-task": config.cores,
-        "--mem": f"{-(-parse_bytes(config.memory) // 2**20)}M",
+        "--mem": f"{_mebibytes(config)}M",
         "-t": config.walltime,
         "-p": config.partition,
         "-A": config.account,
@@ -91,6 +194,7 @@ def submission_script(
     typed = typed_command()
     return _SCRIPT.format(
         header="\n".join(header),
+        why=size.why,
         prologue="\n".join(config.prologue),
         cluster=_cluster_file(config),
         command=f"{SUBMITTED}={shlex.quote(typed)} {begun}" if typed else begun,

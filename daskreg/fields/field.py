@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from daskreg.errors import InvalidTransformError, OptionError, UnitError
+from daskreg.errors import InvalidTransformError, OptionError, UnitError, check_flags
 from daskreg.fields.chain import FieldPart, Part
 from daskreg.fields.transform import FieldTransform
 from daskreg.fields.vectors import Vectors, vectors_of
@@ -51,6 +51,7 @@ class DisplacementField(FieldTransform):
     axis: int | str = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        check_flags(inverted=self.inverted)
         check_field(self.grid, self.order, self.unit)
         object.__setattr__(self, "vectors", vectors_of(self.vectors, self.grid))
         object.__setattr__(self, "order", int(self.order))

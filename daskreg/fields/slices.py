@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from daskreg.errors import check_flags
 from daskreg.fields.chain import FieldPart, Part
 from daskreg.fields.field import ANY_UNIT, check_field, describe_field, field_dict, field_from, unit_of
 from daskreg.fields.transform import FieldTransform
@@ -37,6 +38,7 @@ class SliceDisplacements(FieldTransform):
     axes: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        check_flags(inverted=self.inverted)
         check_field(self.grid, self.order, self.unit)
         if not isinstance(self.axis, str):
             object.__setattr__(self, "axis", whole_number(self.axis, "axis", negative=True))

@@ -12,12 +12,11 @@ import numpy as np
 from dask.utils import format_bytes, format_time
 
 from daskreg.blocks.job import BlockStats
-from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.plan import SAMPLED_BLOCKS, decoded_bytes, representative_boxes
 from daskreg.flat.image import FlatFormat, FlatImage
 from daskreg.flat.slabs import Task, compute_slab, slab_bytes, slab_shape
 from daskreg.geometry import Box
-from daskreg.runtime.device import cores
 
 Shape = tuple[int, ...]
 
@@ -95,9 +94,8 @@ def plan_flat(
     image: FlatImage,
     kind: FlatFormat,
     path: Path,
+    processes: Processes,
     *,
-    memory: str | int | None,
-    client: Any | None,
     probe: bool,
 ) -> FlatPlan:
     """The plan of a file; with `probe`, its middle slab is computed here.
@@ -106,9 +104,7 @@ def plan_flat(
     tried cannot be read.
     """
     kind.check(image)
-    at_once = threads_per_process(client) if client is not None else cores()
-    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"])) if client is not None else 1
-    limit = memory_limit(memory, client)
+    workers, at_once, limit = processes.workers, processes.threads, processes.limit
     slab = slab_shape(task, limit, at_once)
     boxes, share = representative_boxes(image.shape, slab, SAMPLED_BLOCKS)
     made = FlatPlan(

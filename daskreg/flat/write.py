@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daskreg.blocks.job import BlockStats
-from daskreg.blocks.memory import memory_limit, threads_per_process
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.record.lock import locked
 from daskreg.blocks.run_levels import MOST_ROUNDS
 from daskreg.blocks.source_watch import SourceWatch
@@ -28,7 +28,6 @@ from daskreg.flat.slabs import MadeSlab, Slab, Task, from_threads, from_workers,
 from daskreg.flat.unfinished import UnfinishedFile, file_errors, record_of
 from daskreg.geometry import Box, tile
 from daskreg.runs.written import Written
-from daskreg.runtime.device import cores
 from daskreg.runtime.progress import ByteProgress
 from daskreg.sources.storage.object_tags import listed_tags
 
@@ -115,8 +114,8 @@ class _FlatRun:
 
     def make(self, kind: FlatFormat, options: FlatOptions, client: Any | None) -> None:
         """Make what is not finished; make those slabs again whose source has changed meanwhile."""
-        at_once = threads_per_process(client) if client is not None else cores()
-        limit = memory_limit(options.memory, client)
+        processes = Processes.of(client, options.memory)
+        at_once, limit = processes.threads, processes.limit
         shape = self._begun(kind, options, limit, at_once)
         fit = slabs_at_once(self._task, shape, limit, at_once)
         self.slabs = {number: box for number, (_, box) in enumerate(tile(self._image.shape, shape))}

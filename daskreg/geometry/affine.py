@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, check_flags
 from daskreg.geometry.grid import Grid, default_axes, index_matrix
 from daskreg.geometry.index_map import AffineIndexMap
 from daskreg.geometry.notebook_table import table
@@ -97,6 +97,7 @@ class Affine(Transform):
 
         2D: `theta`, which turns x towards y. 3D: R = Rz . Ry . Rx of `rx, ry, rz`.
         """
+        check_flags(degrees=degrees)
         if degrees:
             theta = None if theta is None else float(np.radians(theta))
             rx, ry, rz = (float(np.radians(angle)) for angle in (rx, ry, rz))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import EmptyArrayError, GridError, InvalidSpacingError, ShapeMismatchError
+from daskreg.errors import EmptyArrayError, GridError, InvalidSpacingError, ShapeMismatchError, check_flags
 from daskreg.geometry.box import Box
 from daskreg.geometry.notebook_table import table
 from daskreg.geometry.units import PIXEL, canonical_unit
@@ -131,6 +131,7 @@ class Grid:
 
     def corners(self, *, faces: bool = False) -> Floats:
         """(2**D, D) world positions of the centres of the corner voxels, or with `faces` of their outer corners."""
+        check_flags(faces=faces)
         outward = 0.5 if faces else 0.0
         last = np.asarray(self.shape) - 1.0
         return self.world(box_corners(np.zeros(self.ndim) - outward, last + outward))
@@ -155,6 +156,7 @@ class Grid:
         The origin moves to the middle of the first block, by `direction @ ((f - 1) / 2 *
         spacing)`; with `strided=True` (every f-th voxel is taken) it stays.
         """
+        check_flags(strided=strided)
         f = np.asarray(factor)
         f = np.full(self.ndim, f) if f.ndim == 0 else f
         if f.shape != (self.ndim,) or not np.issubdtype(f.dtype, np.integer) or np.any(f < 1):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError
+from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, check_flags
 from daskreg.geometry import Grid, SliceAffines, Transform, as_transform, default_axes
 
 Floats = NDArray[np.float64]
@@ -40,6 +40,7 @@ def move_points(
     Raises: OptionError where not exactly one of `pull` and `push` is given, or a Grid is missing;
         ShapeMismatchError or InvalidTransformError where the transform does not fit the points.
     """
+    check_flags(pixels=pixels)
     if (pull is None) == (push is None):
         raise OptionError("give either pull= or push=, as to warp")
     transform = as_transform(push if pull is None else pull)

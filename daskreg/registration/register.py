@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from daskreg.errors import check_flags
 from daskreg.geometry import Affine
 from daskreg.reporting.recipe import remembers
 from daskreg.runtime.compile_ahead import begin
@@ -93,6 +94,7 @@ def register(
         away, complex, apart in the world, in pixels and in a unit), OptionError for unknown options;
         LayoutMismatchError for a checkpoint of other images or options.
     """
+    check_flags(check_inverse=check_inverse)
     by_sums = isinstance(metric, str) and metric in {"ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
     if by_sums and resolve(device) == "cpu":
         axes = getattr(fixed, "ndim", 0) - (channel is not None)

@@ -17,7 +17,7 @@ from typing import Any
 from dask.utils import format_bytes, format_time
 
 from daskreg.cluster.client import current_client
-from daskreg.errors import DaskregError, NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError
+from daskreg.errors import DaskregError, NotAVolumeError, OptionError, OutputBusyError, RunInterruptedError, check_flags
 from daskreg.runs.liveness import Liveness, ask_to_stop
 from daskreg.runs.part_locks import part_folders
 from daskreg.runs.place import CLUSTER, THREAD, dashboard_of
@@ -114,6 +114,7 @@ class Run:
         Raises: the error that ended the run; RunCancelledError; RunInterruptedError where its process or its scheduler
         ended before it; OutputBusyError where another run of this output has begun; TimeoutError.
         """
+        check_flags(progress=progress)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with progress_bar(os.path.basename(self.path)) if progress else nullcontext() as show:

@@ -60,9 +60,9 @@ def resolve_in_task(device: str) -> str:
     if index is None:
         return "cpu"
     if not count:
-        raise OptionError(f"device={device!r}: there is no CUDA device here; use 'auto' or 'cpu'")
+        raise OptionError(f"device={device!r}: there is no CUDA device on {platform.node()}; use 'auto' or 'cpu'")
     if index >= count:
-        raise OptionError(f"device={device!r}: there is no such CUDA device here, but {count}, counted from 0")
+        raise OptionError(f"device={device!r}: {platform.node()} has {count} CUDA devices, counted from 0")
     return f"cuda:{index}"
 
 

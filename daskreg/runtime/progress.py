@@ -15,6 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from dask.utils import format_bytes, format_time
 
+from daskreg.errors import check_flags
+
 log = logging.getLogger("daskreg")
 
 ByteProgress = Callable[[int, int, int], None]
@@ -80,6 +82,7 @@ def shows_progress(label: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                     options["progress"] = lambda done, total: show(done, total, 0)
                     return function(*args, **options)
             if not callable(asked):
+                check_flags(progress=asked is not None and asked)
                 options["progress"] = None
                 return function(*args, **options)
             with _told_of_stages(asked, "fitting", (0, 1)) as options["progress"]:
@@ -94,6 +97,7 @@ def shown(progress: bool | ByteProgress, label: str) -> AbstractContextManager[B
     """What `progress=` of a call that counts bytes means: a bar with this label, a function to call, or None."""
     if callable(progress):
         return _told_of_stages(progress, label.partition(" ")[0], (0, 1, 0))
+    check_flags(progress=progress)
     return progress_bar(label) if progress else nullcontext(None)
 
 

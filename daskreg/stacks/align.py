@@ -23,7 +23,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from daskreg.blocks.tasks import client_for
-from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError
+from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError, check_flags
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
 from daskreg.reporting.recipe import remembers
@@ -174,6 +174,7 @@ def align_stack(
         ShapeMismatchError, GridError for stacks that cannot be used; LayoutMismatchError for the
         checkpoint of another stack; NoWorkersError for a cluster without workers.
     """
+    check_flags(wait=wait)
     check_options(reference, metric, trend, smooth, neighbors)
     source, position = source_along(stack, axis, channel)
     fields = model == "bspline"

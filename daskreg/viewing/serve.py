@@ -14,7 +14,7 @@ from dask.utils import parse_bytes
 from daskreg.blocks.levels import Sizes
 from daskreg.blocks.plan import Plan
 from daskreg.contents import details_of, lead_axes_of, task_of
-from daskreg.errors import OptionError
+from daskreg.errors import OptionError, check_flags
 from daskreg.formats.ome import VERSIONS
 from daskreg.viewing.checkerboard import Checkerboard
 from daskreg.viewing.chunk_cache import ChunkCache
@@ -137,6 +137,7 @@ def serve(
     """
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is served")
+    check_flags(exact=exact, checkerboard=checkerboard)
     given = dict(volume) if _is_named(volume) else {_name_of(volume): volume}
     if not given:
         raise OptionError("there is no volume to serve")

@@ -20,6 +20,7 @@ import daskreg as dr
 from daskreg.blocks.fingerprints import BlockFingerprints
 from daskreg.blocks.input_files import locations
 from daskreg.blocks.levels import RunOptions, plan_levels
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.output import OutputRun
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.blocks.run_levels import unfinished_items
@@ -295,7 +296,7 @@ def test_a_task_of_a_session_that_was_replaced_writes_nothing(made: Path) -> Non
     """The same run was resumed by another client, while a worker of the first one still had a block."""
     ledger = Ledger(made)
     task = make_job(volume_of(PIXELS).source, None, volume_of(PIXELS).source.grid)
-    plan = plan_levels(task, str(made), RunOptions(levels=2), client=None)
+    plan = plan_levels(task, str(made), RunOptions(levels=2), Processes.of(None, None))
     run = OutputRun(str(ledger.layout()["run"]), ledger.new_session())
     level = plan.levels[0]
     fingerprints = BlockFingerprints(level.task.fingerprint, level.layout.shape, level.block_shape)

@@ -87,7 +87,7 @@ def test_fill_only_blocks_read_nothing(stack: str, tmp_path) -> None:
 def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path, monkeypatch, layout) -> None:
     """And it does: each of the remedies that the error names is taken."""
     volume, path = dr.open(stack), tmp_path / "o.zarr"
-    monkeypatch.setattr("daskreg.blocks.levels.threads_per_process", lambda client: 4)
+    monkeypatch.setattr("daskreg.blocks.memory.threads_per_process", lambda client: 4)
     with pytest.raises(MemoryBudgetError, match=r"a block of .* what would fit: ") as refused:
         dr.plan(volume, path, **layout, levels=1, memory="30 MiB")
     assert not path.exists()
@@ -97,7 +97,7 @@ def test_what_cannot_fit_is_refused_with_what_would(stack: str, tmp_path, monkey
     assert dr.plan(volume, path, **layout, levels=1, memory=found[1]).threads == 4
     fitting = {"chunks": ast.literal_eval(found[3]), "shards": ast.literal_eval(found[4])}
     assert dr.plan(volume, path, **fitting, levels=1, memory="30 MiB").threads == 4
-    monkeypatch.setattr("daskreg.blocks.levels.threads_per_process", lambda client: int(found[2]))
+    monkeypatch.setattr("daskreg.blocks.memory.threads_per_process", lambda client: int(found[2]))
     dr.plan(volume, path, **layout, levels=1, memory="30 MiB")
 
 

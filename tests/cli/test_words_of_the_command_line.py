@@ -263,6 +263,8 @@ def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["align", "none.tif", "--out", "fit.json"], "none.tif is not there"),
         (["align", "in.tif", "--out", "none/fit.json"], "there is no folder none"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--workers", "2"], "--workers is what submit adds"),
+        (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--dry-run"], "--dry-run in the command would"),
+        (["warp", "in.tif", "in.tif", "--pull", "t.json"], "choose another"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json"], ""),
     ],
 )

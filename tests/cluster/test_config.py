@@ -13,7 +13,7 @@ import daskreg as dr
 from daskreg.cluster.batch import seconds
 from daskreg.cluster.config import KINDS, AddressConfig, ClusterKind, LocalConfig, SlurmConfig, read_config
 from daskreg.cluster.options import ClusterConfig, Tls, build
-from daskreg.errors import InputError, OptionError
+from daskreg.errors import InputError, NoWorkersError, OptionError
 
 SHIPPED = Path(__file__).parents[2] / "cluster"
 
@@ -82,6 +82,13 @@ def test_an_address_may_need_certificates(tmp_path: Path) -> None:
         ),
         ("kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: soon\ninterface: eth0\ninsecure: true", "walltime: 'soon'"),
         ("kind: slurm\ncores: 4\nmemory: 8 GiB\nwalltime: '10'", "interface: name the network"),
+        ("kind: local\nmemory: 4 potatoes", "memory: '4 potatoes' is not like '4 GiB'"),
+        ("kind: local\nmemory: '0'", "memory: '0' must be at least 1 byte"),
+        ("kind: slurm\ncores: 4\nmemory: lots\nwalltime: '10'\ninterface: eth0", "memory: 'lots' is not like"),
+        ("kind: ssh\nhosts: [a]\ninterface: lo\nmemory: lots", "memory: 'lots' is not like"),
+        ("kind: ssh\nhosts: [a]\ninterface: lo\nkey: none", "key: no file none"),
+        ("kind: kubernetes\nimage: a\nmemory: lots", "memory: 'lots' is not like"),
+        ("kind: local\ndashboard_port: 70000", "dashboard_port: 70000 is not from 0 to 65535"),
         ("kind: address", "either address: or scheduler_file:"),
         ("kind: local\nworkers: !!python/object/apply:os.getcwd []", "is not YAML"),
     ],
@@ -92,6 +99,22 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(caught.value)
     assert "cluster.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kind: local\ninterface: ib9", "interface: this machine has no network interface 'ib9', but"),
+        ("kind: local\ntls: {ca_file: a, cert: b, key: c}", "tls: no file a"),
+        ("kind: address\naddress: tls://127.0.0.1:1\ntls: {ca_file: a, cert: b, key: c}", "tls: no file a"),
+        ("kind: allocation\ninterface: lo", "this process is not in one"),
+    ],
+)
+def test_a_value_that_is_wrong_on_this_machine_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises((InputError, NoWorkersError)) as caught:
+        dr.connect(write(tmp_path, text))
+    assert f"cluster file {tmp_path / 'cluster.yaml'}: " in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

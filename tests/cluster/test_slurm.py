@@ -19,7 +19,7 @@ import zarr
 import daskreg as dr
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cluster.config import AllocationConfig, SlurmConfig
-from daskreg.cluster.submission import submission_script
+from daskreg.cluster.submission import sized, submission_script
 from daskreg.cluster.submission import submit as submit_script
 from daskreg.errors import NoWorkersError
 from daskreg.writing import verify
@@ -199,6 +199,7 @@ def submit(folder: Path, *words: str) -> str:
         "from daskreg.cli import main; main()",
         "submit",
         cluster_file(folder),
+        "--nodes=3",
         "--",
         *words,
     ]
@@ -297,10 +298,8 @@ def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, s
 
 def test_a_job_whose_walltime_is_too_short_is_requeued_and_goes_on(slurm: None, tmp_path: Path) -> None:
     """SLURM itself sends the signal, up to a minute early; the run that it meets only sleeps."""
-    script = submission_script(
-        config(tmp_path, walltime="00:01:00", jobs=1, logs=str(tmp_path)), ["STANDS", "FOR", "A", "COMMAND"],
-        requeue=True,
-    )  # fmt: skip
+    size = sized(config(tmp_path, walltime="00:01:00", jobs=1, logs=str(tmp_path)), None)
+    script = submission_script(size, ["STANDS", "FOR", "A", "COMMAND"], requeue=True)
     line = next(line for line in script.splitlines() if "STANDS FOR A COMMAND" in line)
     command = f"""bash -c '[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 120; touch {tmp_path}/done' &"""
     number = submit_script(script.replace(line, command))

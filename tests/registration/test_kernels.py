@@ -43,5 +43,4 @@ def test_each_kernel_is_called_with_the_types_it_is_compiled_for(
         fixed[:3] = np.nan
     fixed[(9,) * len(shape)] = moving[(9,) * len(shape)] = 1e6  # hot in both
     register.register(fixed, moving, levels=1, max_iterations=3)
-    assert called == {function: listed[function] for function in called}
-    assert set(listed) - set(called) <= {f for f in listed if f.__name__.startswith("_dilate")}
+    assert called == listed

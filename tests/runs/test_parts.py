@@ -19,6 +19,7 @@ from processes import HOW, SlowRun, until
 
 import daskreg as dr
 from daskreg.blocks.levels import RunOptions, plan_levels
+from daskreg.blocks.memory import Processes
 from daskreg.blocks.record.ledger import Ledger
 from daskreg.cli import run as command
 from daskreg.contents import task_of
@@ -71,7 +72,7 @@ def test_every_block_of_the_lowest_level_is_of_one_part_and_no_other_of_two(
 ) -> None:
     volume = volume_of(np.zeros(shape, "u1"))
     chunks = tuple(map(min, chunks, shape))
-    made = plan_levels(task_of(volume), "out.zarr", RunOptions(chunks, None, 3), client=None)
+    made = plan_levels(task_of(volume), "out.zarr", RunOptions(chunks, None, 3), Processes.of(None, None))
     owners = [owned_blocks(made, Part(number, of)) for number in range(1, of + 1)]
     counts = [np.sum([masks[level] for masks in owners], axis=0) for level in range(len(made.levels))]
     assert (counts[0] == 1).all()

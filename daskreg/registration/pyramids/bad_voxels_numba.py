@@ -1,4 +1,4 @@
-"""The voxels that differ from their neighbours along the last two axes, in compiled code (see `bad_voxels`)."""
+"""The voxels that differ from their neighbours along the last two axes (see `bad_voxels`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.runtime.compiled import jit
-from daskreg.runtime.intrinsics import empty, zeros
 
 # Values that tell how much most voxels differ.
 _SAMPLE = 5_000
+# Voxels whose neighbours are looked at together.
+_TOGETHER = 2**16
 
 
 def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]:
@@ -33,9 +34,32 @@ def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]
 
 
 def alone(image: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge."""
+    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge.
+
+    At least six of eight neighbours differ to one side, and by more than half of the largest difference.
+    """
     planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
-    return np.asarray(at[_alone(planes, at)])
+    parts = (at[k : k + _TOGETHER] for k in range(0, len(at), _TOGETHER))
+    return np.concatenate([at[:0], *(part[_alone(planes, part)] for part in parts)])
+
+
+def _alone(planes: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.bool_]:
+    _, height, width = planes.shape
+    z, y, x = np.unravel_index(at, planes.shape)
+    values = planes[z, y, x]
+    rows, columns = ([_mirrored(i + k, n) for k in (-1, 0, 1)] for i, n in ((y, height), (x, width)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        beside = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
+        around = np.stack([values - planes[z, rows[j], columns[i]] for j, i in beside])
+        largest = np.take_along_axis(around, np.abs(around).argmax(0)[None], 0)
+        count = np.count_nonzero(around * largest > (largest * largest).astype(np.float64) / 2, axis=0)
+    return np.asarray(count >= 6)
+
+
+def _mirrored(index: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """Indices beyond an axis of n voxels, mirrored at its outermost voxels."""
+    index = np.abs(index)
+    return np.where(index < n, index, 2 * n - 2 - index)
 
 
 @jit
@@ -53,35 +77,7 @@ def _mark(planes: Any, limit: Any, out: Any) -> None:
             marks[last] = abs(4 * line[last] - 2 * line[last - 1] - above[last] - below[last]) > limit
 
 
-@jit
-def _alone(planes: Any, at: Any) -> Any:
-    """Whether at least six of eight neighbours differ to one side, and by more than half of the largest difference."""
-    _, height, width = planes.shape
-    found = zeros(len(at), np.bool_)
-    around = empty(8, np.float32)
-    for k in range(len(at)):
-        z, rest = divmod(at[k], height * width)
-        y, x = divmod(rest, width)
-        value, count, largest, n = planes[z, y, x], 0, np.float32(0), 0
-        for j in range(-1, 2):
-            for i in range(-1, 2):
-                if i != 0 or j != 0:
-                    b, a = y + j, x + i
-                    b, a = -b if b < 0 else b, -a if a < 0 else a
-                    b, a = 2 * height - 2 - b if b >= height else b, 2 * width - 2 - a if a >= width else a
-                    around[n] = value - planes[z, b, a]
-                    largest = around[n] if abs(around[n]) > abs(largest) else largest
-                    n += 1
-        for n in range(8):
-            count += around[n] * largest > largest * largest / 2
-        found[k] = count >= 6
-    return found
-
-
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     """The kernels here that `register` needs, with arguments of the types that it calls them with."""
     planes = np.empty((0,) * 3, np.float32)
-    return [
-        (_alone, (planes, np.empty(0, np.int64))),
-        (_mark, (planes, np.float32(0), planes.astype(np.uint8))),
-    ]
+    return [(_mark, (planes, np.float32(0), planes.astype(np.uint8)))]

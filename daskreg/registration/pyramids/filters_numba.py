@@ -1,8 +1,8 @@
 """Filters of whole images on CPUs: sums, scaling, block means, dilation.
 
 Each reads a large image from memory once: what torch does in several operations, with an
-array of the image's size for each, is one loop here. Sums are float64 along each row and added in a fixed
-order, so that the number of threads changes no bit.
+array of the image's size for each, is one loop here, or done by NumPy piece by piece. Sums are float64 along
+each row and added in a fixed order, so that the number of threads changes no bit.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.runtime.compiled import fragment, jit
-from daskreg.runtime.intrinsics import empty, greatest, least
+from daskreg.runtime.intrinsics import empty, greatest
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+# Voxels that NumPy works on at a time, so that they stay in the cache.
+_TOGETHER = 2**16
 
 
 def planes(values: NDArray[Any]) -> NDArray[Any]:
@@ -81,28 +84,34 @@ def _sum_rows(source: Any, weights: Any, origin: Any, sums: Any, first: Any, sto
 
 def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
     """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
-    source, weights = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
+    source, weights = _rows(values), None if weight is None else _rows(weight)
     out = np.empty_like(source)
     numbers = mean.astype(np.float32), scale.astype(np.float32)
-    shares(partial(_scale_rows, source, weights, numbers, out), source.shape[0] * source.shape[1], values.size)
+    bands = -(-source.shape[1] // max(1, _TOGETHER // source.shape[2]))
+    shares(partial(_scale, source, weights, numbers, bands, out), len(source) * bands, values.size)
     return out.reshape(values.shape)
 
 
-@jit
-def _scale_rows(source: Any, weights: Any, numbers: Any, out: Any, first: Any, stop: Any) -> None:
-    _, rows, n = source.shape
-    masked = weights.shape[1] > 0
+def _scale(
+    source: Singles,
+    weights: Singles | None,
+    numbers: tuple[Singles, Singles],
+    bands: int,
+    out: Singles,
+    first: int,
+    stop: int,
+) -> None:
+    """The bands of rows `first` to `stop`, counted over (B, bands)."""
+    rows = source.shape[1]
     for part in range(first, stop):
-        b, r = part // rows, part % rows
-        mean, scale = numbers[0][b], numbers[1][b]
-        voxels, line = source[b, r], out[b, r]
-        if masked:
-            weight = weights[b if len(weights) > 1 else 0, r]
-            for x in range(n):
-                line[x] = (voxels[x] - mean) * scale if weight[x] > 0 else np.float32(0)
-        else:
-            for x in range(n):
-                line[x] = (voxels[x] - mean) * scale
+        b, band = divmod(part, bands)
+        some = slice(rows * band // bands, rows * (band + 1) // bands)
+        lines = out[b, some]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(source[b, some], numbers[0][b], out=lines)
+            lines *= numbers[1][b]
+        if weights is not None:
+            lines[~(weights[b if len(weights) > 1 else 0, some] > 0)] = 0
 
 
 def block_means(values: Singles, weight: Singles | None, factors: Sequence[int]) -> tuple[Singles, Singles | None]:
@@ -208,59 +217,48 @@ def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
 
 
 def dilated(mask: Bools, radius: int) -> Bools:
-    """(B, *shape) dilated by a cube of half width `radius`, up to 254, axis by axis."""
-    out = np.ascontiguousarray(mask).view(np.uint8)
+    """(B, *shape) dilated by a cube of half width `radius`, axis by axis."""
+    out = np.ascontiguousarray(mask)
     for axis in range(1, mask.ndim):
         outer = int(np.prod(mask.shape[:axis], dtype=np.int64))
         last = axis == mask.ndim - 1
-        source = out.reshape((outer, -1) if last else (outer, mask.shape[axis], -1))
-        out, dilate = np.empty_like(source), _dilate_lines if last else _dilate_rows
-        shares(partial(dilate, source, radius, out), outer, source.size)
-    return out.reshape(mask.shape).view(np.bool_)
+        source = out.reshape((1, outer, -1) if last else (outer, mask.shape[axis], -1))
+        out, along = np.empty_like(source), 2 if last else 1
+        width = max(1, _TOGETHER // source.shape[along])
+        parts = len(source) * -(-source.shape[3 - along] // width)
+        shares(partial(_dilate, source, radius, along, width, out), parts, source.size)
+    return out.reshape(mask.shape)
 
 
-@jit
-def _dilate_rows(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> None:
-    """Along the middle of three axes: true where a true voxel is within the radius on either side."""
-    _, n, inner = source.shape
-    far = np.uint8(radius + 1)
-    since = empty(inner, np.uint8)
-    for line in range(first, stop):
-        since[:] = far
-        for i in range(n):
-            for x in range(inner):
-                since[x] = np.uint8(0) if source[line, i, x] else least(np.uint8(since[x] + np.uint8(1)), far)
-                out[line, i, x] = since[x] < far
-        since[:] = far
-        for i in range(n - 1, -1, -1):
-            for x in range(inner):
-                since[x] = np.uint8(0) if source[line, i, x] else least(np.uint8(since[x] + np.uint8(1)), far)
-                out[line, i, x] |= since[x] < far
+def _dilate(source: Bools, radius: int, along: int, width: int, out: Bools, first: int, stop: int) -> None:
+    """Along one of the last two axes, the parts `first` to `stop`, which are pieces of `width` of the other one."""
+    pieces = -(-source.shape[3 - along] // width)
+    for part in range(first, stop):
+        piece = slice(part % pieces * width, (part % pieces + 1) * width)
+        some = (part // pieces, slice(None), piece) if along == 1 else (part // pieces, piece)
+        _dilate_piece(source[some], radius, along - 1, out[some])
 
 
-@jit
-def _dilate_lines(source: Any, radius: Any, out: Any, first: Any, stop: Any) -> None:
-    """Along the last of two axes."""
-    n = source.shape[1]
-    for line in range(first, stop):
-        until = -1
-        out[line] = 0
-        for x in range(n):
-            if source[line, x]:
-                start = greatest(greatest(until, x - radius), 0)
-                until = least(x + radius + 1, n)
-                out[line, start:until] = 1
+def _dilate_piece(source: Bools, radius: int, axis: int, out: Bools) -> None:
+    """Along one of two axes."""
+    n = source.shape[axis]
+    shape = tuple(size + 2 * radius * (k == axis) for k, size in enumerate(source.shape))
+    # Of each voxel, whether it or one of the `reach - 1` that follow is true.
+    near, further = (np.zeros(shape, np.bool_).swapaxes(0, axis) for _ in range(2))
+    near[radius : radius + n] = source.swapaxes(0, axis)
+    reach, wanted = 1, 2 * radius + 1
+    while 2 * reach < wanted:
+        np.logical_or(near[:-reach], near[reach:], out=further[:-reach])
+        further[-reach:] = near[-reach:]
+        near, further, reach = further, near, 2 * reach
+    np.logical_or(near[:n], near[wanted - reach : wanted - reach + n], out=out.swapaxes(0, axis))
 
 
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     """The kernels here that `register` needs, with arguments of the types that it calls them with."""
     images, rows, axis = (np.empty((0,) * n, np.float32) for n in (4, 3, 1))
-    bits = [np.empty((0,) * n, np.uint8) for n in (2, 3)]
     return [
         (_square_rows, (images, images, (1, 1), np.empty((0,) * 5), 0, 1)),
         (_mean_rows, (images, images, (1, 1, 1), images, images, 0, 1)),
-        (_dilate_rows, (bits[1], 1, bits[1], 0, 1)),
-        (_scale_rows, (rows, rows, (axis, axis), rows, 0, 1)),
         (_sum_rows, (rows, rows, axis, np.empty((0,) * 3), 0, 1)),
-        (_dilate_lines, (bits[0], 1, bits[0], 0, 1)),
     ]

@@ -221,16 +221,27 @@ class DirectChunks:
     def write(self, box: Box, pixels: Iterator[Pixels]) -> dict[str, tuple[int, int]]:
         """Write the files of `box`, whole units, each at once; `pixels` follow the order of `parts`.
 
+        An object is under way while the next one is made.
+
         Returns: checksum (XXH3, 64 bits) and size of each file, by its key in the array.
         Raises: OSError.
         """
-        written = {}
-        for index, whole in _tiles(box, self.unit):
-            written[self.key(index)] = self._write_unit(index, whole, box, pixels)
-        return written
+        units = [(self.key(index), whole) for index, whole in _tiles(box, self.unit)]
+        if not self.files.remote:  # nothing of a unit stays in memory for the next
+            return {key: self._put(key, self._encoded_unit(whole, box, pixels)) for key, whole in units}
+        puts = (partial(self._put, key, self._encoded_unit(whole, box, pixels)) for key, whole in units)
+        return dict(zip([key for key, _ in units], look_ahead(puts, 1, finish=True), strict=True))
 
-    def _write_unit(self, index: Index, whole: Box, box: Box, pixels: Iterator[Pixels]) -> tuple[int, int]:
-        """Write one file; nothing of it stays in memory for the next."""
+    def _put(self, key: str, parts: list[Any]) -> tuple[int, int]:
+        """Write one file."""
+        self.files.put(key, parts)
+        checked = xxhash.xxh3_64()
+        for part in parts:
+            checked.update(part)
+        return checked.intdigest(), sum(len(part) for part in parts)
+
+    def _encoded_unit(self, whole: Box, box: Box, pixels: Iterator[Pixels]) -> list[Any]:
+        """The parts of one file."""
         parts: list[Any] = []
         entries: dict[Index, tuple[int, int]] = {}
         offset = 0
@@ -242,11 +253,7 @@ class DirectChunks:
             parts += encoded
         if self.shards is not None:
             parts.append(bytes_of(entries, self._counts, self.index_checksum))
-        self.files.put(self.key(index), parts)
-        checked = xxhash.xxh3_64()
-        for part in parts:
-            checked.update(part)
-        return checked.intdigest(), sum(len(part) for part in parts)
+        return parts
 
     def _whole_chunk(self, pixels: Pixels, chunk: Box, box: Box) -> Pixels:
         """A whole chunk, C-contiguous: where the array ends inside a chunk, the rest is the fill value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import lru_cache
 from typing import TypeVar
@@ -19,10 +19,13 @@ AHEAD = 3
 """Answers that one thread has asked for ahead."""
 
 
-def look_ahead(calls: Iterable[Callable[[], T]], ahead: int = AHEAD) -> Iterator[T]:
+def look_ahead(calls: Iterable[Callable[[], T]], ahead: int = AHEAD, *, finish: bool = False) -> Iterator[T]:
     """What calls return, in their order; the next `ahead` of them run while one result is used.
 
     Counters of the calling thread (`storage.counters`) count what happens in them.
+
+    Args:
+        finish: when one fails, wait for those that have begun.
     """
     waiting: deque[Future[T]] = deque()
     try:
@@ -33,8 +36,9 @@ def look_ahead(calls: Iterable[Callable[[], T]], ahead: int = AHEAD) -> Iterator
         while waiting:
             yield waiting.popleft().result()
     finally:
-        for future in waiting:
-            future.cancel()
+        begun = [future for future in waiting if not future.cancel()]
+        if finish:
+            wait(begun)
 
 
 def requests_pool() -> ThreadPoolExecutor:

@@ -1,0 +1,70 @@
+"""A command that is planned for a cluster, and not run: what `submit` asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from daskreg.cluster.slurm import SlurmConfig
+    from daskreg.cluster.submission import Work
+
+
+@dataclass
+class Planning:
+    """The object of the context of a command that is only planned, which then calls a method of it and ends.
+
+    Args:
+        config: the limits of a node.
+
+    `work` is what the command said.
+    """
+
+    config: SlurmConfig
+    work: Work | None = None
+
+    def of_output(
+        self, array: Any, out: str, *, part: tuple[int, int] | None, memory: str | None, **layout: Any
+    ) -> None:
+        """Plan a volume that is to be written, and try some chunks of one block.
+
+        Raises: as `daskreg.plan`.
+        """
+        from daskreg.blocks.levels import RunOptions
+        from daskreg.blocks.memory import Processes, memory_limit
+        from daskreg.blocks.plan import Plan
+        from daskreg.cluster.options import size_of
+        from daskreg.cluster.submission import Work
+        from daskreg.runs.parts import Part, owned_blocks
+        from daskreg.writing import plan_for
+
+        config, per_node = self.config, self.config.workers_per_job
+        nodes = max(config.jobs, config.maximum_jobs or 0)
+        size = size_of("memory", config.memory) // per_node
+        processes = Processes.of_size(nodes * per_node, config.threads_per_worker, size)
+        if memory is not None:
+            processes = replace(processes, limit=memory_limit(memory, None))
+        made = plan_for(array, out, processes, RunOptions(**layout), probe=True)
+        blocks, share = made.block_count, 1.0
+        if isinstance(made, Plan):
+            blocks = made.levels[0].block_count
+            if part is not None:
+                blocks = int(owned_blocks(made, Part.of_option(part))[0].sum())
+                share = blocks / made.levels[0].block_count
+        together = (made.seconds or 0.0) * made.threads * made.workers
+        self.work = Work(blocks=blocks, memory=made.memory, seconds=together * share)
+
+    def of_stack(self, stack: Any, axis: int | str) -> None:
+        """Slices of a stack are registered by as many workers as there are, at most; their time is not known."""
+        from daskreg.cluster.submission import Work
+        from daskreg.stacks.inputs import source_along
+
+        source, position = source_along(stack, axis, None)
+        self.work = Work(blocks=source.shape[position])
+
+
+def planning() -> Planning | None:
+    """Where the command that runs is only to be planned, what it has to tell."""
+    return click.get_current_context().find_object(Planning)

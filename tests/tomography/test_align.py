@@ -326,6 +326,8 @@ def test_what_cannot_be_aligned():
         (HALF[1:], ShapeMismatchError, "60 projections"),
         (np.degrees(HALF), UnitError, "unit='degrees'"),
         (np.where(np.arange(60) == 4, np.nan, HALF), InputError, "angle 4"),
+        (["a"] * 60, InputError, "real numbers"),
+        (HALF + 0j, InputError, "real numbers"),
         (np.repeat(HALF[:6], 10), InputError, "6 directions"),
         (HALF / 50, InputError, "unit='degrees'"),
     ):

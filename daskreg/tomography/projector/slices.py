@@ -89,7 +89,7 @@ class SliceProjector:
         reach = np.sqrt(np.maximum(self.radius**2 - (np.arange(height) - (height - 1) / 2) ** 2, 0))
         middle = (width - 1) / 2
         ends = np.stack([np.floor(middle - reach) + 1, np.ceil(middle + reach)], axis=1)
-        return np.clip(ends, 0, width).astype(np.int64)
+        return np.asarray(np.clip(ends, 0, width), dtype=np.int64)
 
     @cached_property
     def _groups(self) -> tuple[_Rays, ...]:
@@ -117,9 +117,8 @@ class SliceProjector:
         off = np.arange(self.columns) - self.axis
         half = np.abs(across)[:, None] * np.sqrt(np.maximum((self.radius + 1) ** 2 - off**2, 0))
         place = middle + along[:, None] * off
-        return np.clip(np.stack([np.floor(place - half), np.ceil(place + half) + 1], axis=-1), 0, steps).astype(
-            np.int64
-        )
+        ends = np.stack([np.floor(place - half), np.ceil(place + half) + 1], axis=-1)
+        return np.asarray(np.clip(ends, 0, steps), dtype=np.int64)
 
 
 @dataclass(frozen=True)

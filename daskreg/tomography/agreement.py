@@ -49,10 +49,10 @@ def agreement_of(at: Linearised, sigma: float, rng: np.random.Generator) -> Agre
     """
     part = varying_part(at)
     white = smoothed(rng.normal(size=part.shape).astype(np.float32)) * at.weight
-    scales = [_Scale.of(at, at.aligned, part, white, sigma)]
-    for wider in _WIDER:
-        images, wide, noise = (smoothed(image, wider) for image in (at.aligned, part, white))
-        scales.append(_Scale.of(at, images, wide, noise, sigma))
+    images = [at.aligned, part, part - at.problem.reproject(part), white, white - at.problem.reproject(white)]
+    scales = [_Scale.of(at, images, sigma)]
+    # Means of the reprojections are the reprojections of means.
+    scales += [_Scale.of(at, [smoothed(image, wider) for image in images], sigma) for wider in _WIDER]
     pixels = scales[0]
     whole = 1 - pixels.gain * _power(at.residual).mean() / max(float(_power(at.aligned).mean()), 1e-30)
     varying = 1 - pixels.gain * float(pixels.left.mean()) / max(float(pixels.part.mean()), 1e-30)
@@ -77,13 +77,14 @@ class _Scale:
     gain: float
 
     @classmethod
-    def of(cls, at: Linearised, images: Array, part: Array, white: Array, sigma: float) -> _Scale:
-        filtered = float((white**2).mean(dtype=np.float64))
-        unexplained = float(((white - at.problem.reproject(white)) ** 2).mean(dtype=np.float64))
+    def of(cls, at: Linearised, images: list[Array], sigma: float) -> _Scale:
+        """Of the aligned images, what varies of them, its residual, and noise of one per pixel with its residual."""
+        aligned, part, left, white, left_of_white = images
+        filtered, unexplained = (float((image**2).mean(dtype=np.float64)) for image in (white, left_of_white))
         return cls(
             _power(part),
-            _power(part - at.problem.reproject(part)),
-            _between_neighbours(at, images),
+            _power(left),
+            _between_neighbours(at, aligned),
             filtered * sigma**2,
             filtered / max(unexplained, 1e-30),
         )

@@ -219,7 +219,7 @@ def _estimate(task: _Task, read: _Levels, place: RowPlace | None, stages: _Stage
     if place is not None and read.file is not None and task.budget is not None:
         means = solution.problem.data.mean(axis=(1, 2), dtype=np.float64)
         rows = RowLevel(read.file, task.levels()[-1], means, read.background, read.divisor, task.budget)
-        coarse = replace(solution, problem=without_images(solution.problem))
+        coarse = replace(solution, problem=without_images(solution.problem), at=None)
         del solution, found  # and the images with them
         read.problems.clear()
         refinement = refined(rows, coarse, task.fixed, most=task.max_steps, work=place.work)

@@ -29,11 +29,17 @@ def in_radians(angles: Any, count: int, unit: str | None) -> Floats:
         unit: "radians" or "degrees"; None: what a DataArray states in `attrs["units"]`, else radians.
 
     Raises: UnitError where the unit is not known and the values span more than two turns of radians;
-        ShapeMismatchError; InputError where angles are not finite.
+        ShapeMismatchError; InputError where angles are no finite real numbers.
     """
     if angles is None:
         return np.linspace(0, np.pi, count)
-    values = np.asarray(angles, dtype=np.float64)
+    try:
+        given = np.asarray(angles)
+        if given.dtype.kind not in "biufO":
+            raise TypeError
+        values = given.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError("the angles are not real numbers") from None
     if values.shape != (count,):
         raise ShapeMismatchError(f"there are {count} projections and angles of shape {values.shape}")
     if not np.isfinite(values).all():

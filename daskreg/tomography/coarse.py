@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from daskreg.errors import DaskregError
 from daskreg.stacks.common_line import fit_shift
-from daskreg.tomography.matching import LEAST_ROWS, Problem, aligned_images
+from daskreg.tomography.matching import LEAST_ROWS, Problem, aligned_images, smoothed
 from daskreg.tomography.poses import fitted_waves, increments
 from daskreg.tomography.rotation_axis import center_of_rotation
 
@@ -45,7 +45,8 @@ def start_poses(problem: Problem, turn: float | None, centre: float | None) -> I
     if turn is None:
         turn = tilt_of_axis(problem.data[problem.used]) if problem.data.shape[1] >= LEAST_ROWS else 0.0
     turned = increments(np.full((count, 1), turn), ("theta",))
-    images, _ = aligned_images(problem, turned)
+    seen = aligned_images(problem, turned)
+    images = smoothed(seen.images * seen.known)
     rows = _row_shifts(images.mean(axis=1)) if images.shape[2] >= LEAST_ROWS else np.zeros(len(images))
     radians = problem.radians[problem.used]
     for columns in _column_shifts(images, rows, radians):

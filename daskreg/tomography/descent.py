@@ -1,7 +1,8 @@
 """Gauss-Newton steps over the poses, each judged by the misfit that it leaves, over images in memory or blocks of rows.
 
 A step that leaves more is halved: the derivatives hold near the poses, and where a few coarse pixels hardly determine
-the axis, whole steps lead away from it.
+the axis, whole steps lead away from it. Steps that would go to and fro, since smooth derivatives are too small where
+few rows hardly show a shift, are shortened by the last two (Barzilai and Borwein 1988).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.tomography.matching import SMOOTHED_NOISE, Problem
+from daskreg.tomography.matching import Problem, smoothed_noise
 from daskreg.tomography.normal_equations import Coupling, Sums
 from daskreg.tomography.poses import Fixed, increments
 
@@ -75,22 +76,30 @@ class Step:
         moved = np.asarray(self.start @ increments(share * full, names))
         return self.fixed.applied(moved, problem.radians, problem.used)
 
+    def along(self, other: Step, sums: Sums) -> float:
+        """This step in the direction of another, as a share of that; each projection counts by what it determines."""
+
+        def product(one: Step) -> float:
+            own = np.einsum("ap,apq,aq->", one.values, sums.own, other.values)
+            return float(own + (one.shared * sums.common * other.shared).sum())
+
+        return product(self) / max(product(other), 1e-30)
+
 
 def step_from(problem: Problem, poses: Floats, evaluation: Evaluation[Found], fixed: Fixed) -> Step:
     """The step of the normal equations at the poses.
 
-    It is short if it moves no projection by more than _SETTLED pixels of the detector, or a tenth of what the residuals
-    leave open.
+    It is short if each parameter moves no projection by more than _SETTLED pixels of the detector, or all of them, as a
+    root mean square, by less than a tenth of what the residuals leave open of that parameter.
     """
     sums = evaluation.sums
     values, shared = problem.solve(sums, evaluation.coupling)
     for k, name in enumerate(problem.names):
         if name in fixed.held:
             values[:, k] -= values[:, k].mean()
-    noise = float(np.sqrt(sums.left.mean() / sums.pixels)) / SMOOTHED_NOISE
-    own = sums.scales()[0][:, :, problem.names.index("tx")]
-    sigma = noise * problem.factor * float(np.median(np.linalg.norm(own, axis=1)))
-    short = _largest(problem, values, shared) <= max(_SETTLED, _SETTLED_SIGMAS * sigma)
+    noise = float(np.sqrt(sums.left.mean() / sums.pixels)) / smoothed_noise(problem.level.whole_rows)
+    most, mean = _motion(problem, values, shared)
+    short = bool(((most <= _SETTLED) | (mean <= _open(problem, sums, noise))).all())
     return Step(problem, poses, values, shared, fixed, short)
 
 
@@ -113,27 +122,45 @@ def descend(
     if here is None:
         raise ValueError("the poses to begin with cannot be evaluated")
     least = here.sums.misfit
+    last, share = None, 1.0
     for taken in range(1, most + 1):
         step = step_from(problem, poses, here, fixed)
         if step.short:
             return Descent(step.poses(), here.at, taken, True)
+        if last is not None:
+            share = min(share / max(1 - step.along(last, here.sums), share), 1.0)
+        last = step
         for halved in range(_HALVINGS + 1):
-            poses = step.poses(0.5**halved)
+            poses = step.poses(share * 0.5**halved)
             there = evaluate(poses)
             if there is not None and there.sums.misfit <= (1 + _MORE) * least:
                 break
         else:
             return Descent(step.start, here.at, taken, False)
-        here, least = there, min(least, there.sums.misfit)
+        here, least, share = there, min(least, there.sums.misfit), share * 0.5**halved
     return Descent(poses, here.at, most, False)
 
 
-def _largest(problem: Problem, values: Floats, shared: Floats) -> float:
-    """By how many pixels of the detector a step moves a projection, at most.
+def _reach(problem: Problem) -> Floats:
+    """(P,) by how many pixels of the detector one of each parameter moves a projection, at most."""
+    edge = problem.data.shape[2] / 2
+    return np.array([1.0 if name in ("ty", "tx") else edge for name in problem.names]) * problem.factor
 
-    The turn of the axis converges more slowly, and counts at the whole width of the detector.
+
+def _motion(problem: Problem, values: Floats, shared: Floats) -> tuple[Floats, Floats]:
+    """(P,) by how many pixels of the detector a step in each parameter moves a projection: at most, and the root mean
+    square.
+
+    The turn of the axis converges more slowly: it counts at the whole width of the detector, and with every parameter.
     """
-    columns = problem.data.shape[2]
-    reach = np.array([1.0 if name in ("ty", "tx") else columns / 2 for name in problem.names])
-    common = float(np.abs(shared).sum()) * columns
-    return float((float(np.abs(values * reach).max()) + common) * problem.factor)
+    common = float(np.abs(shared).sum()) * problem.data.shape[2] * problem.factor
+    reach = _reach(problem)
+    most, mean = np.abs(values).max(axis=0), np.sqrt((values**2).mean(axis=0))
+    return most * reach + common, mean * reach + common
+
+
+def _open(problem: Problem, sums: Sums, noise: float) -> Floats:
+    """(P,) a tenth of the standard deviation of each parameter, likewise."""
+    scales = sums.scales()[0]
+    sigmas = np.sqrt(np.einsum("aqp,aqp->ap", scales, scales))
+    return np.asarray(_SETTLED_SIGMAS * noise * np.median(sigmas, axis=0) * _reach(problem))

@@ -15,12 +15,12 @@ from daskreg.tomography.coarse import start_poses
 from daskreg.tomography.descent import Descent, Evaluation, descend, step_from
 from daskreg.tomography.matching import (
     LEAST_ROWS,
-    SMOOTHED_NOISE,
     Linearised,
     Problem,
     derivatives,
     linearised,
     smoothed,
+    smoothed_noise,
 )
 from daskreg.tomography.poses import MODELS, Fixed, fitted_waves, shifts_of, sigma_of_constant
 from daskreg.tomography.series import noise_of
@@ -30,6 +30,7 @@ Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
 _FIRST_STEPS = 2  # of each start, before the best is chosen
+_NOISY_START = 1.25  # standard deviations of noise that may be left from a start: no other would be better
 _MOST_NOISE = 0.9  # of the information on a parameter: with more, nothing is known of it
 _NOISE_OF_THE_DETERMINED = 0.7  # of the information on the axis and the centre
 _MOST_SIGMA = 2.0  # pixels of the level
@@ -40,13 +41,18 @@ _OUTLIER_SIGMAS, _OUTLIER_FACTOR = 6.0, 2.5
 
 @dataclass(frozen=True)
 class Solution:
-    """Poses about the middle of the detector, in its pixels, and how the last level was left."""
+    """Poses about the middle of the detector, in its pixels, and how the last level was left.
+
+    Args:
+        at: the last level at these poses, but for a short step; None where it is worked on by blocks.
+    """
 
     poses: Floats
     problem: Problem
     steps: int
     settled: bool
     unlike: tuple[int, ...] = ()
+    at: Linearised | None = None
 
 
 def parameters_of(model: str, turn_fixed: bool, rows: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -74,7 +80,7 @@ def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], 
         poses = descent.poses
         ended()
     last = replace(problems[-1], used=used)
-    return Solution(bridged(poses, radians, used), last, descent.steps, descent.settled, unlike)
+    return Solution(bridged(poses, radians, used), last, descent.steps, descent.settled, unlike, descent.at)
 
 
 def _descent(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> Descent[Linearised]:
@@ -87,18 +93,20 @@ def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
 
 
 def _first(problem: Problem, fixed: Fixed) -> Floats:
-    """The start from which the residual is smallest after a few steps."""
+    """The start from which the residual is smallest after a few steps, or the first that leaves little but noise."""
     best, least = None, np.inf
-    noise = noise_of(problem.data[problem.used]) * SMOOTHED_NOISE
+    enough = _NOISY_START * noise_of(problem.data[problem.used]) * smoothed_noise(problem.level.whole_rows)
     for start in start_poses(problem, fixed.turn, fixed.centre):
-        poses = start
-        for _ in range(_FIRST_STEPS):
-            poses = step_from(problem, poses, _evaluated(problem, poses), fixed).poses()
-        at = linearised(problem, poses)
-        left = float(np.sqrt((at.residual**2).mean(dtype=np.float64)))
+        poses, left = start, np.inf
+        for further in range(_FIRST_STEPS, -1, -1):
+            here = _evaluated(problem, poses)
+            left = float(np.sqrt(here.sums.misfit))
+            if left < enough or not further:
+                break
+            poses = step_from(problem, poses, here, fixed).poses()
         if best is None or left < least:
             best, least = poses, left
-        if left < noise:
+        if left < enough:
             break
     assert best is not None  # noqa: S101 (there is always a start)
     return best
@@ -165,7 +173,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     """
     rng = np.random.default_rng(seed)
     problem, poses = solution.problem, solution.poses
-    at = linearised(problem, poses)
+    at = linearised(problem, poses) if solution.at is None else solution.at
     noise = noise_of(problem.data[problem.used])
     values, _, left = _of_noise(at, rng)
     own_scales = at.sums(at.residual).scales()[0]

@@ -31,12 +31,11 @@ Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
 SMOOTHING = 1.0  # sigma in pixels: sampling leaves little noise and little aliasing above it
-SMOOTHED_NOISE = 1 / (
-    2 * np.sqrt(np.pi) * SMOOTHING
-)  # standard deviation of white noise of one, smoothed along both axes
 # The derivatives are of images that are smoothed once more: their noise would look like signal, and shorten the steps.
 _BASIS_SMOOTHING = 1.0
 _KNOWN = 0.999  # of the weight of a pixel, interpolated from those that count
+_LEAST_SHARE = 0.1  # of the projections, by whose reprojection others are filled
+_FILLED_AGAIN = 2
 _FEW = 17  # columns, of which the share of projections that show a row is the mean
 _SELDOM, _SHOWN = 0.8, 0.9  # of the projections: a slice that fewer show counts not at all, less, or fully
 LEAST_ROWS = 8
@@ -146,13 +145,31 @@ class Linearised:
 
 def linearised(problem: Problem, poses: Floats) -> Linearised:
     """The problem at the poses (of all projections), about the middle of the detector."""
-    images, weight = aligned_images(problem, poses)
-    if (weight < 1).any():
-        # What is missing is taken from the reprojection, which is then made again.
-        images += (1 - weight) * problem.reproject(images)
-    seen = problem.reproject(images)
-    residual = images - seen
-    return Linearised(problem, residual, images, derivatives(seen, problem), weight)
+    seen = aligned_images(problem, poses)
+    images = smoothed(_filled(problem, seen))
+    reprojected = problem.reproject(images)
+    residual = (images - reprojected) * seen.often
+    basis = derivatives(reprojected, problem)
+    return Linearised(problem, residual, images * seen.often, basis, seen.known * seen.often)
+
+
+def _filled(problem: Problem, seen: Aligned) -> Array:
+    """(A, U, V) images, with what is missing taken from the reprojection of what is not.
+
+    Of slices that not all projections show that is little, and done again. Images are smoothed after that: the mean of
+    the known pixels beside a gap would be that of another place.
+    """
+    missing = 1 - seen.known
+    if not missing.any():
+        return seen.images
+    images = seen.images * seen.known
+    filled = images + missing * (problem.reproject(images) / np.maximum(seen.share, _LEAST_SHARE))
+    rows = np.flatnonzero(seen.share < 1)
+    if len(rows):
+        for _ in range(_FILLED_AGAIN):
+            again = problem.reproject(np.ascontiguousarray(filled[..., rows]))
+            filled[..., rows] = images[..., rows] + missing[..., rows] * again
+    return filled
 
 
 def derivatives(seen: Array, problem: Problem) -> Array:
@@ -168,22 +185,38 @@ def derivatives(seen: Array, problem: Problem) -> Array:
     return np.stack([found[name] for name in (*problem.names, *problem.shared)])
 
 
-def aligned_images(problem: Problem, poses: Floats) -> tuple[Array, Array]:
-    """(A, U, V) used projections in the aligned frame, smoothed, and the weights of their pixels."""
+@dataclass(frozen=True)
+class Aligned:
+    """Used projections in the aligned frame.
+
+    Args:
+        images: (A, U, V).
+        known: (A, U, V) one where pixels count, zero where they do not, and between at the first and last row.
+        share: (V,) of the projections, that show a slice.
+        often: (V,) weights of slices by that share.
+    """
+
+    images: Array
+    known: Array
+    share: Array
+    often: Array
+
+
+def aligned_images(problem: Problem, poses: Floats) -> Aligned:
     chosen = np.flatnonzero(problem.used)
     matrices = problem.level.binned(poses)[chosen]
     rows, columns = problem.data.shape[1:]
     images = np.empty((len(chosen), columns, rows), np.float32)
-    weight = np.empty_like(images)
+    known = np.empty_like(images)
     coefficients = spline_coefficients(problem.data[chosen])
-    shares(partial(pull_cubic, coefficients, matrices[:, :2], images, weight), len(chosen), images.size)
+    shares(partial(pull_cubic, coefficients, matrices[:, :2], images, known), len(chosen), images.size)
     if problem.valid is not None:
         box = Box.of((rows, columns))
         for k, a in enumerate(chosen):
             valid = problem.valid[a].astype(np.float32)
-            weight[k] *= sample(valid, box, matrices[k], box, order=1, edge="clamp").T > _KNOWN
-    shown = _shown(matrices, problem.level, columns)
-    return smoothed(images * weight) * shown, weight * shown
+            known[k] *= sample(valid, box, matrices[k], box, order=1, edge="clamp").T > _KNOWN
+    shown, share, often = _shown(matrices, problem.level, columns)
+    return Aligned(images, known * shown, share, often)
 
 
 def spline_coefficients(images: Array) -> Array:
@@ -192,12 +225,14 @@ def spline_coefficients(images: Array) -> Array:
     return found if images.shape[1] == 1 else spline_filter1d(found, 3, axis=1, output=np.float32, mode="reflect")
 
 
-def _shown(matrices: Floats, level: Level, columns: int) -> Array:
-    """(A, U, V) one where an aligned pixel is between the first and the last row of the detector, else zero.
+def _shown(matrices: Floats, level: Level, columns: int) -> tuple[Array, Array, Array]:
+    """What is beyond the first and the last row of the detector.
 
     Beside the detector there is background, or what is missing is filled in; along the axis the specimen goes on. A
-    slice that many projections do not show is not reconstructed, so that it does not count at all. Both change
-    gradually, or the steps would not settle.
+    slice that many projections do not show does not count. Both change gradually, or the steps would not settle.
+
+    Returns: (A, U, V) one where an aligned pixel is between the first and the last row, else zero; (V,) the share
+        of the projections that show a slice, and its weight.
     """
     here, whole = level.binned_shape[0], level.whole_rows
 
@@ -205,15 +240,22 @@ def _shown(matrices: Floats, level: Level, columns: int) -> Array:
         """Of (first, last) rows of the whole detector."""
         m = matrices[:, 0, :, None, None].astype(np.float32)
         place = m[:, 0] * (v - level.first) + m[:, 1] * u[:, None] + (m[:, 2] + np.float32(level.first))
-        return np.asarray(np.clip(np.minimum(place, whole - 1 - place) + 1, 0, 1))
+        return np.asarray(np.clip(2 * np.minimum(place, whole - 1 - place) + 1, 0, 1))
 
     few = np.linspace(0, columns - 1, min(columns, _FEW), dtype=np.float32)
     share = share_of(few, np.arange(whole, dtype=np.float32)).mean(axis=(0, 1))
-    often = np.clip((share - _SELDOM) / (_SHOWN - _SELDOM), 0, 1)
+    often = np.clip((share - _SELDOM) / (_SHOWN - _SELDOM), 0, 1).astype(np.float32)
     rows = np.arange(level.first, level.first + here)
     shown = share_of(np.arange(columns, dtype=np.float32), rows.astype(np.float32))
-    # Shifts that are wrong by that much are of a start, from which the specimen has to be found first.
-    return shown * often[rows].astype(np.float32) if 2 * often.sum() >= whole else np.ones_like(shown)
+    if 2 * often.sum() < whole:  # shifts that are wrong by that much are of a start, that is to find the specimen first
+        return np.ones_like(shown), np.ones(here, np.float32), np.ones(here, np.float32)
+    return shown, share[rows], often[rows]
+
+
+def smoothed_noise(rows: int) -> float:
+    """Standard deviation of white noise of one that is `smoothed`, of so many rows."""
+    both_axes = 1 / (2 * float(np.sqrt(np.pi)) * SMOOTHING)
+    return both_axes if rows >= LEAST_ROWS else float(np.sqrt(both_axes))
 
 
 def smoothed(images: Array, sigma: float = SMOOTHING) -> Array:

@@ -22,8 +22,10 @@ Array = NDArray[Any]
 
 SAMPLED_ROWS = 16
 _INNER = 25  # iterations of GMRES
-_INNER_TOLERANCE = 0.01
-_MOST_INNER, _EXACT_TOLERANCE = 100, 1e-4
+_INNER_TOLERANCE, _TOLERANCE_OF_SHIFTS = 0.01, 0.05
+"""Residuals of GMRES, of the right side. A turn is hardly determined beside shifts: with the larger one, steps leave it
+out, and do not settle."""
+_MOST_INNER, _EXACT_TOLERANCE = 100, 1e-3
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class Coupling:
         every = sums.scales()
         right = scaled(every, sums.score, sums.shared)
         operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
-        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (_INNER_TOLERANCE, _INNER)
+        step_tolerance = _TOLERANCE_OF_SHIFTS if len(self.basis) <= 2 else _INNER_TOLERANCE
+        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (step_tolerance, _INNER)
         return step_of(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
 
 

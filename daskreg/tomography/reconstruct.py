@@ -151,6 +151,8 @@ def reconstruct(
     radians, used = _angles(volume.grid.shape[0], angles, unit, fit)
     transposed = (axis if fit is None else fit.rotation_axis) == "x"
     height, columns = volume.grid.shape[:0:-1] if transposed else volume.grid.shape[1:]
+    if centre is not None and abs(centre - (columns - 1) / 2) > columns / 2:
+        raise OptionError(f"centre={centre!r} is outside of the {columns} columns")
     recipe = Recipe(
         radians,
         used,

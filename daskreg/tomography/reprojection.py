@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.tomography.poses import HALF_A_TURN
-from daskreg.tomography.projector.reconstruction import fbp
+from daskreg.tomography.projector.reconstruction import fbp_response, filtered
 from daskreg.tomography.projector.slices import SliceProjector
 
 Floats = NDArray[np.float64]
@@ -50,19 +50,16 @@ class Reprojection:
     centre: float
     wedge: bool
     projector: SliceProjector = field(init=False)
-    longest: float = field(init=False)
-    inside: Array = field(init=False)
+    response: Array = field(init=False)
     largest: float = field(init=False)
 
     def __post_init__(self) -> None:
-        projector = SliceProjector(self.radians, (self.columns, self.columns), self.columns, self.centre)
-        object.__setattr__(self, "projector", projector)
-        reach = np.arange(self.columns) - (self.columns - 1) / 2
         # Corners that some projections do not see are taken for empty.
         radius = min(self.centre, self.columns - 1 - self.centre) + 0.5
-        inside = np.hypot(reach[:, None], reach) < radius
-        object.__setattr__(self, "longest", 2 * radius)
-        object.__setattr__(self, "inside", inside[..., None].astype(np.float32))
+        shape = (self.columns, self.columns)
+        object.__setattr__(self, "projector", SliceProjector(self.radians, shape, self.columns, self.centre, radius))
+        response = fbp_response(self.radians, self.columns, longest=2 * radius).astype(np.float32)
+        object.__setattr__(self, "response", response)
         object.__setattr__(self, "largest", self._largest() if self.wedge else 1.0)
 
     def __call__(self, aligned: Array) -> Array:
@@ -84,7 +81,7 @@ class Reprojection:
         return seen
 
     def _once(self, aligned: Array) -> Array:
-        return self.projector.project(fbp(self.projector, aligned, longest=self.longest) * self.inside)
+        return self.projector.project(self.projector.smear(filtered(aligned, self.response)))
 
     def _largest(self) -> float:
         """The largest eigenvalue of A F, by the power method on one row."""

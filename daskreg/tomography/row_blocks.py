@@ -22,7 +22,7 @@ from daskreg.registration.blockwise.work import Work
 from daskreg.tomography.agreement import explained, varying_part
 from daskreg.tomography.descent import Evaluation, descend
 from daskreg.tomography.estimate import LEAST_NOISE, Solution, Uncertainty, bridged, shifts_are_known
-from daskreg.tomography.matching import SMOOTHED_NOISE, Problem, linearised, without_images
+from daskreg.tomography.matching import Problem, linearised, smoothed_noise, without_images
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
 from daskreg.tomography.poses import Fixed, Level
 from daskreg.tomography.row_file import RowFile
@@ -236,8 +236,9 @@ class RowSolution:
         if not sums.own.any():  # steps into nowhere leave no pixel that could disagree
             return False
         means = sums.pixels / float(np.prod(problem.level.binned_shape))
-        noise = min(self.noise, coarse.noise**2 * means) * SMOOTHED_NOISE**2
-        left = sums.left / sums.pixels * SMOOTHED_NOISE**2 / coarse.left
+        filtered = smoothed_noise(problem.level.whole_rows) ** 2
+        noise = min(self.noise, coarse.noise**2 * means) * filtered
+        left = sums.left / sums.pixels * filtered / coarse.left
         return explained(left - noise, (self.signal - noise) / 2)
 
 

@@ -281,6 +281,16 @@ def test_steps_that_lead_away_are_not_settled():
     assert abs(fit.axis) < np.radians(15)
 
 
+def test_a_slab_of_a_longer_specimen_that_moves_along_the_axis():
+    """Its first and last rows are not in all projections: what is beside them is filled before anything is smoothed."""
+    projections, truth = scan(HALF, shape=(16, SIZE), jitter=1.5, seed=5)
+    fit = align_projections(projections, HALF, axis_angle=0.0)
+    off, _ = errors(fit, truth, (16, SIZE))
+    assert fit.ok
+    assert np.median(np.abs(off), axis=0).max() <= 0.05
+    assert 0.5 <= np.median(fit.sigma["ty"]) / np.sqrt((off[:, 0] ** 2).mean()) <= 2
+
+
 def test_few_angles_of_fine_pixels():
     """Detail that each projection has alone does not lead the shared turn away from the axis."""
     angles = np.linspace(0, np.pi, 12, endpoint=False)
@@ -316,6 +326,8 @@ def test_what_cannot_be_aligned():
         (HALF[1:], ShapeMismatchError, "60 projections"),
         (np.degrees(HALF), UnitError, "unit='degrees'"),
         (np.where(np.arange(60) == 4, np.nan, HALF), InputError, "angle 4"),
+        (["a"] * 60, InputError, "real numbers"),
+        (HALF + 0j, InputError, "real numbers"),
         (np.repeat(HALF[:6], 10), InputError, "6 directions"),
         (HALF / 50, InputError, "unit='degrees'"),
     ):

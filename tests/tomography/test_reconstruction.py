@@ -283,6 +283,7 @@ def test_what_cannot_be_reconstructed():
         ({"darks": sums}, "without flats"),
         ({"centre": "auto"}, "number"),
         ({"centre": np.nan}, "finite"),
+        ({"centre": 500}, "outside"),
         ({"axis": "z"}, "down the columns"),
         ({"order": 2}, "1 or 3"),
         ({"method": "sirt", "iterations": 2.5}, "whole number"),

@@ -49,11 +49,12 @@ def _between(at: Any, width: Any, one: Any) -> Any:
 
 
 @jit(fastmath=_SUMS)
-def project_slice(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> None:
+def project_slice(planes: Any, lines: Any, within: Any, sums: Any, first: Any, stop: Any) -> None:
     """`project_slices` of one slice, in vectors along each ray.
 
     Args:
         planes: (K, 1 + Q + 2) with zeros about the slice, which are what a ray beside it meets.
+        within: (A, U, 2) the first step of each ray that counts, and the one after the last.
         sums: (A, U).
     """
     real, width = planes.dtype.type, planes.shape[1] - 3.0
@@ -61,7 +62,7 @@ def project_slice(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> 
         slope, along, start = lines[a]
         for u in range(sums.shape[1]):
             total, begin = real(0), slope * u + start
-            for k in range(len(planes)):
+            for k in range(within[a, u, 0], within[a, u, 1]):
                 place = least(greatest(-1.0, begin + along * k), width) + 1.0  # -1 for NaN
                 at = np.int64(np.int32(place))
                 far = real(place - at)
@@ -70,7 +71,7 @@ def project_slice(planes: Any, lines: Any, sums: Any, first: Any, stop: Any) -> 
 
 
 @jit(fastmath=_SUMS)
-def smear_slice(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> None:
+def smear_slice(sums: Any, lines: Any, inside: Any, volume: Any, first: Any, stop: Any) -> None:
     """`smear_slices` of one slice, in vectors along the projections.
 
     Args:
@@ -81,7 +82,7 @@ def smear_slice(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> No
     real, width = sums.dtype.type, sums.shape[1] - 3.0
     by_y, by_x, start = lines[0], lines[1], lines[2]
     for y in range(first, stop):
-        for x in range(volume.shape[1]):
+        for x in range(inside[y, 0], inside[y, 1]):
             total = real(0)
             for a in range(len(sums)):
                 place = least(greatest(-1.0, by_y[a] * y + start[a] + by_x[a] * x), width) + 1.0
@@ -133,12 +134,13 @@ def backproject_slices(sums: Any, lines: Any, planes: Any, first: Any, stop: Any
 
 
 @jit
-def smear_slices(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> None:
+def smear_slices(sums: Any, lines: Any, inside: Any, volume: Any, first: Any, stop: Any) -> None:
     """Add to each voxel of the rows first..stop-1 the projections where it is seen, linearly interpolated.
 
     Args:
         sums: (A, U, Z).
         lines: (A, 3): the column that sees a voxel is lines @ (y, x, 1).
+        inside: (Y, 2) the first voxel of each row that counts, and the one after the last.
         volume: (Y, X, Z).
     """
     columns, slices = sums.shape[1:]
@@ -146,7 +148,7 @@ def smear_slices(sums: Any, lines: Any, volume: Any, first: Any, stop: Any) -> N
     for y in range(first, stop):
         for a in range(len(lines)):
             start = lines[a, 0] * y + lines[a, 2]
-            for x in range(volume.shape[1]):
+            for x in range(inside[y, 0], inside[y, 1]):
                 low, high, near, far = _between(start + lines[a, 1] * x, columns, one)
                 if low < 0:
                     continue

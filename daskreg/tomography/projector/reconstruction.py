@@ -43,38 +43,53 @@ def angle_weights(radians: Floats) -> Floats:
     return weights
 
 
-def ramp_filtered(sums: Array, window: str = "ramp", most: Floats | None = None) -> Array:
+def ramp_filtered(sums: Array, window: str = "ramp") -> Array:
     """Projections (A, U, Z), filtered along U by the ramp (Kak and Slaney 1988, eq. 3.61), which is zero beyond them.
-
-    Args:
-        most: (A,) by what a frequency is multiplied at most.
 
     Raises: OptionError for an unknown window.
     """
-    if window not in WINDOWS:
-        raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
+    return filtered(sums, _ramp(sums.shape[1], window)[None])
+
+
+def filtered(sums: Array, response: Floats) -> Array:
+    """Projections (A, U, Z) whose frequencies are multiplied by (A or 1, F)."""
     columns = sums.shape[1]
-    size = scipy.fft.next_fast_len(2 * columns, real=True)
-    place = np.minimum(np.arange(size), size - np.arange(size))
-    kernel = np.where(place % 2 == 1, -1 / (np.pi * np.maximum(place, 1)) ** 2, 0.0)
-    kernel[0] = 0.25
-    response = (scipy.fft.rfft(kernel).real * WINDOWS[window](scipy.fft.rfftfreq(size)))[None]
-    if most is not None:
-        response = np.minimum(response, most[:, None])
+    size = _padded(columns)
     spectrum = scipy.fft.rfft(sums, size, axis=1) * response.astype(sums.dtype)[..., None]
     return np.ascontiguousarray(scipy.fft.irfft(spectrum, size, axis=1)[:, :columns], dtype=sums.dtype)
 
 
-def fbp(projector: SliceProjector, sums: Array, *, window: str = "ramp", longest: float | None = None) -> Array:
-    """(Y, X, Z) slices by filtered back-projection of (A, U, Z).
+def _padded(columns: int) -> int:
+    return int(scipy.fft.next_fast_len(2 * columns, real=True))
+
+
+def _ramp(columns: int, window: str) -> Floats:
+    """(F,)."""
+    if window not in WINDOWS:
+        raise OptionError(f"window={window!r}: use {', '.join(WINDOWS)}")
+    size = _padded(columns)
+    place = np.minimum(np.arange(size), size - np.arange(size))
+    kernel = np.where(place % 2 == 1, -1 / (np.pi * np.maximum(place, 1)) ** 2, 0.0)
+    kernel[0] = 0.25
+    return np.asarray(scipy.fft.rfft(kernel).real * WINDOWS[window](scipy.fft.rfftfreq(size)))
+
+
+def fbp_response(radians: Floats, columns: int, *, window: str = "ramp", longest: float | None = None) -> Floats:
+    """(A, F) by which filtered back-projection multiplies the frequencies of each projection.
 
     Args:
         longest: ray within the specimen, pixels. Detail that is finer than so many angles resolve is in one projection
             alone, and the reprojection then has no more of it than the projection; None: what the ramp makes of it.
     """
-    weights = angle_weights(projector.radians)
-    most = None if longest is None else _OWN_DETAIL / (longest * np.maximum(weights, 1e-9))
-    return projector.smear(ramp_filtered(sums, window, most) * weights.astype(sums.dtype)[:, None, None])
+    weights, ramp = angle_weights(radians)[:, None], _ramp(columns, window)
+    if longest is None:
+        return np.asarray(weights * ramp)
+    return np.asarray(np.minimum(weights * ramp, _OWN_DETAIL / longest))
+
+
+def fbp(projector: SliceProjector, sums: Array, *, window: str = "ramp") -> Array:
+    """(Y, X, Z) slices by filtered back-projection of (A, U, Z)."""
+    return projector.smear(filtered(sums, fbp_response(projector.radians, sums.shape[1], window=window)))
 
 
 def sirt(

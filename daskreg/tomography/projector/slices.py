@@ -7,7 +7,7 @@ Slices are (Y, X, Z), projections (A, U, Z): what one rotation projects in the s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,33 +29,37 @@ class SliceProjector:
         shape: (Y, X) of a slice.
         columns: of the detector.
         centre: the column of the axis; None: the middle one.
+        radius: voxels that are so far from the middle of a slice, or further, are empty: `smear` leaves them so, and
+            `project` takes them for it; None: of all voxels.
     """
 
     radians: Floats
     shape: tuple[int, int]
     columns: int
     centre: float | None = None
+    radius: float | None = None
 
     def project(self, slices: Array) -> Array:
         """(Y, X, Z) slices as (A, U, Z) line integrals, in units of a voxel."""
         sums = np.zeros((len(self.radians), self.columns, slices.shape[2]), slices.dtype)
-        for axis, chosen, lines, length in self._groups():
-            planes, part = np.ascontiguousarray(slices.swapaxes(0, axis)), np.zeros_like(sums[chosen])
+        for group in self._groups:
+            planes, part = np.ascontiguousarray(slices.swapaxes(0, group.axis)), np.zeros_like(sums[group.chosen])
             if slices.shape[2] == 1:
-                shares(partial(kernels.project_slice, _within_zeros(planes), lines, part[..., 0]), len(part))
+                work = partial(kernels.project_slice, _within_zeros(planes), group.lines, group.within, part[..., 0])
             else:
-                shares(partial(kernels.project_slices, planes, lines, part), len(part))
-            sums[chosen] = part * length[:, None, None].astype(slices.dtype)
+                work = partial(kernels.project_slices, planes, group.lines, part)
+            shares(work, len(part))
+            sums[group.chosen] = part * group.length[:, None, None].astype(slices.dtype)
         return sums
 
     def backproject(self, sums: Array) -> Array:
         """The adjoint of `project`."""
         total = np.zeros((*self.shape, sums.shape[2]), sums.dtype)
-        for axis, chosen, lines, length in self._groups():
-            part = sums[chosen] * length[:, None, None].astype(sums.dtype)
-            planes = np.zeros_like(total.swapaxes(0, axis), order="C")
-            shares(partial(kernels.backproject_slices, part, lines, planes), len(planes))
-            total += planes.swapaxes(0, axis)
+        for group in self._groups:
+            part = sums[group.chosen] * group.length[:, None, None].astype(sums.dtype)
+            planes = np.zeros_like(total.swapaxes(0, group.axis), order="C")
+            shares(partial(kernels.backproject_slices, part, group.lines, planes), len(planes))
+            total += planes.swapaxes(0, group.axis)
         return total
 
     def smear(self, sums: Array) -> Array:
@@ -64,11 +68,11 @@ class SliceProjector:
         cosine, sine = np.cos(self.radians), np.sin(self.radians)
         start = self.axis - cosine * (self.shape[1] - 1) / 2 - sine * (self.shape[0] - 1) / 2
         lines = np.stack([sine, cosine, start], axis=1)
-        sums = np.ascontiguousarray(sums)
+        sums, inside = np.ascontiguousarray(sums), self._inside
         if sums.shape[2] == 1:
-            shares(partial(kernels.smear_slice, _within_zeros(sums), lines.T.copy(), total[..., 0]), len(total))
+            shares(partial(kernels.smear_slice, _within_zeros(sums), lines.T.copy(), inside, total[..., 0]), len(total))
         else:
-            shares(partial(kernels.smear_slices, sums, lines, total), len(total))
+            shares(partial(kernels.smear_slices, sums, lines, inside, total), len(total))
         return total
 
     @property
@@ -76,11 +80,20 @@ class SliceProjector:
         """The column of the axis."""
         return (self.columns - 1) / 2 if self.centre is None else self.centre
 
-    def _groups(self) -> list[tuple[int, NDArray[np.intp], Floats, Floats]]:
-        """Of the rays that follow y most (axis 0), and of those that follow x (axis 1).
+    @cached_property
+    def _inside(self) -> NDArray[np.int64]:
+        """(Y, 2) the first voxel of each row of a slice within the radius, and the one after the last."""
+        height, width = self.shape
+        if self.radius is None:
+            return np.tile(np.array([0, width]), (height, 1))
+        reach = np.sqrt(np.maximum(self.radius**2 - (np.arange(height) - (height - 1) / 2) ** 2, 0))
+        middle = (width - 1) / 2
+        ends = np.stack([np.floor(middle - reach) + 1, np.ceil(middle + reach)], axis=1)
+        return np.asarray(np.clip(ends, 0, width), dtype=np.int64)
 
-        Returns: for each the axis, which projections, their lines, and the lengths of a step.
-        """
+    @cached_property
+    def _groups(self) -> tuple[_Rays, ...]:
+        """The rays that follow y most, and those that follow x."""
         cosine, sine = np.cos(self.radians), np.sin(self.radians)
         along_x = np.abs(sine) > np.abs(cosine)
         cy, cx = (n / 2 - 0.5 for n in self.shape)
@@ -93,10 +106,40 @@ class SliceProjector:
             across, along = across[chosen], along[chosen]
             slope, step = 1 / across, -along / across
             lines = np.stack([slope, step, middle - self.axis * slope - other * step], axis=1)
-            groups.append((axis, chosen, lines, np.abs(slope)))
-        return groups
+            within = self._within(across, along, other, self.shape[axis])
+            groups.append(_Rays(axis, chosen, lines, within, np.abs(slope)))
+        return tuple(groups)
+
+    def _within(self, across: Floats, along: Floats, middle: float, steps: int) -> NDArray[np.int64]:
+        """(A, U, 2) the first step of each ray near the disk of the radius, and the one after the last."""
+        if self.radius is None:
+            return np.tile(np.array([0, steps]), (len(across), self.columns, 1))
+        off = np.arange(self.columns) - self.axis
+        half = np.abs(across)[:, None] * np.sqrt(np.maximum((self.radius + 1) ** 2 - off**2, 0))
+        place = middle + along[:, None] * off
+        ends = np.stack([np.floor(place - half), np.ceil(place + half) + 1], axis=-1)
+        return np.asarray(np.clip(ends, 0, steps), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Rays:
+    """Rays that follow an axis of the slices most.
+
+    Args:
+        chosen: their projections.
+        lines, within: see `projector_numba.project_slice`.
+        length: of a step.
+    """
+
+    axis: int
+    chosen: NDArray[np.intp]
+    lines: Floats
+    within: NDArray[np.int64]
+    length: Floats
 
 
 def _within_zeros(one: Array) -> Array:
     """(N, 1 + M + 2) of an (N, M, 1) array, with zeros before and after."""
-    return np.pad(one[..., 0], ((0, 0), (1, 2)))
+    wide = np.zeros((len(one), one.shape[1] + 3), one.dtype)
+    wide[:, 1:-2] = one[..., 0]
+    return wide

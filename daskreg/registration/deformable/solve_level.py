@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.deformable.bending import BendingEnergy
-from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Singles, cell_sums, diagonal_blocks
+from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Singles, cell_sums
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
@@ -111,7 +111,8 @@ def solve_level(
 
 @dataclass(frozen=True)
 class _Square:
-    """J^T J, noise with this covariance, and the coefficients at which both were summed."""
+    """J^T J, and the coefficients at which it was summed. noise: with this covariance; for images, random signs, which
+    are nearer to the trace where few coefficients are determined, and cost little there."""
 
     square: Singles
     noise: Floats
@@ -132,7 +133,10 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
 
     voxels = images.residuals(state.found)
     sums = summed(voxels, with_square=known is None)
-    if known is None:
+    if known is None and control.ndim == 2:
+        signs = np.where(np.random.default_rng(0).random(current.shape) < 0.5, -1.0, 1.0)
+        known = _Square(sums.square, signs, current)
+    elif known is None:
         # Residuals of variance 1 / weight have J^T r of the covariance J^T J.
         drawn = np.random.default_rng(0).standard_normal(voxels.weight.shape, dtype=np.float32)
         drawn /= np.sqrt(np.maximum(voxels.weight, np.float32(1e-12)))
@@ -151,10 +155,12 @@ def _weighed(
     """
     data, control = state.noise.information, bending.control
     if not state.weight > 0:
-        mean = float(np.einsum("aa...->...", diagonal_blocks(known.square, control.shape)).mean()) / control.ndim
+        signs = np.where(np.random.default_rng(0).random(state.layers.current.shape) < 0.5, -1.0, 1.0)
+        mean = float(np.vdot(signs, System(known.square, 1.0, bending, 0.0)(signs))) / signs.size
         state.weight = _SMOOTH * data * mean / float(bending.diagonal.mean())
     system = System(known.square, data, bending, state.weight)
-    determined, solution = system.determined(known.noise, start=start)
+    trace = system.effective_parameters if control.ndim == 2 else system.determined
+    determined, solution = trace(known.noise, start=start)
     state.determined = max(determined, 1.0)
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.deformable.bending import BendingEnergy
-from daskreg.registration.deformable.cell_sums import Singles, cell_sums
+from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Singles, cell_sums
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
@@ -87,12 +87,11 @@ def solve_level(
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
     state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.misfit])
-    probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     known, longest, solution = None, np.inf, None
     for _ in range(max_iterations):
         known, linear = _sums(images, state, known)
         state.noise = noise_model(images, state.found)
-        state.system, solution = _weighed(state, known.square, bending, probe, solution)
+        state.system, solution = _weighed(state, known, bending, solution)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)
         # Steps that do not become shorter go back and forth.
@@ -112,47 +111,60 @@ def solve_level(
 
 @dataclass(frozen=True)
 class _Square:
-    """J^T J, and the coefficients at which it was summed."""
+    """J^T J, and the coefficients at which it was summed. noise: with this covariance; for images, random signs, which
+    are nearer to the trace where few coefficients are determined, and cost little there."""
 
     square: Singles
+    noise: Floats
     coefficients: Floats
 
 
 def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> tuple[_Square, Floats]:
-    """J^T J and J^T r at the current layers; J^T J that is known is kept while the coefficients change little."""
+    """J^T J with its noise, and J^T r, at the current layers; what is known is kept while the coefficients change
+    little."""
     current, control = state.layers.current, state.layers.control
     if known is not None:
         far = np.abs(current - known.coefficients).max(axis=tuple(range(1, current.ndim)))
         known = None if np.any(far > RENEW * np.asarray(control.spacing)) else known
-    sums = cell_sums(
-        images.residuals(state.found),
-        control,
-        images.fixed_grid,
-        images.fixed_grid.box,
-        coefficients=current if np.any(current) else None,
-        with_square=known is None,
-    )
-    return known or _Square(sums.square, current), sums.linear
+
+    def summed(voxels: Residuals, *, with_square: bool) -> ControlSums:
+        coefficients, grid = current if np.any(current) else None, images.fixed_grid
+        return cell_sums(voxels, control, grid, grid.box, coefficients=coefficients, with_square=with_square)
+
+    voxels = images.residuals(state.found)
+    sums = summed(voxels, with_square=known is None)
+    if known is None and control.ndim == 2:
+        signs = np.where(np.random.default_rng(0).random(current.shape) < 0.5, -1.0, 1.0)
+        known = _Square(sums.square, signs, current)
+    elif known is None:
+        # Residuals of variance 1 / weight have J^T r of the covariance J^T J.
+        drawn = np.random.default_rng(0).standard_normal(voxels.weight.shape, dtype=np.float32)
+        drawn /= np.sqrt(np.maximum(voxels.weight, np.float32(1e-12)))
+        noise = summed(replace(voxels, residual=drawn), with_square=False).linear
+        known = _Square(sums.square, noise, current)
+    return known, sums.linear
 
 
 def _weighed(
-    state: LevelEstimate, square: Singles, bending: BendingEnergy, probe: Floats, start: Floats | None
+    state: LevelEstimate, known: _Square, bending: BendingEnergy, start: Floats | None
 ) -> tuple[System, Floats]:
-    """The system of the next step, with a new weight of the prior, and the solution for the probe.
+    """The system of the next step, with a new weight of the prior, and the solution for the noise.
 
     Args:
         start: a guess of that solution.
     """
-    data = state.noise.information
+    data, control = state.noise.information, bending.control
     if not state.weight > 0:
-        mean = float(np.vdot(probe, System(square, 1.0, bending, 0.0)(probe))) / probe.size
+        signs = np.where(np.random.default_rng(0).random(state.layers.current.shape) < 0.5, -1.0, 1.0)
+        mean = float(np.vdot(signs, System(known.square, 1.0, bending, 0.0)(signs))) / signs.size
         state.weight = _SMOOTH * data * mean / float(bending.diagonal.mean())
-    system = System(square, data, bending, state.weight)
-    determined, solution = system.effective_parameters(probe, start=start)
+    system = System(known.square, data, bending, state.weight)
+    trace = system.effective_parameters if control.ndim == 2 else system.determined
+    determined, solution = trace(known.noise, start=start)
     state.determined = max(determined, 1.0)
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))
-    affine = probe.shape[0] * (probe.shape[0] + 1)
+    affine = control.ndim * (control.ndim + 1)
     state.weight = next_weight(state.weight, determined=state.determined, energy=energy, affine=affine)
     return replace(system, weight=state.weight), solution
 

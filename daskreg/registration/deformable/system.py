@@ -73,3 +73,16 @@ class System:
         """
         x = self.solve(probe, start=start, tolerance=0.05)
         return float(probe.size - self.weight * np.vdot(x, self.bending(probe))), x
+
+    def determined(self, noise: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
+        """The same trace, from Gaussian noise of the covariance H, and the solution for that noise.
+
+        It is data times the mean of noise^T A^-1 noise, A being the system. The error of such a form is the square of
+        that of the solution, and the noise is as smooth as what steps are solved for, unlike random signs: a fifth of
+        the products with A is enough.
+
+        Args:
+            start: a guess of the solution.
+        """
+        x = self.solve(noise, start=start, tolerance=0.1)
+        return self.data * float(2 * np.vdot(noise, x) - np.vdot(x, self(x))), x

@@ -153,3 +153,21 @@ def test_the_system_is_solved_and_its_effective_parameters_are_a_trace() -> None
     probes = (np.random.default_rng(k).choice([-1.0, 1.0], shape) for k in range(8))
     estimates = [system.effective_parameters(probe)[0] for probe in probes]
     assert np.mean(estimates) == pytest.approx(trace, rel=0.1)
+    # The mean of noise^T A^-1 noise over noise of the covariance H is the trace of A^-1 H.
+    noise = np.random.default_rng(0).normal(size=size)
+    noise = product(sums.square, noise.reshape(shape)).ravel()
+    energy = 2.0 * noise @ np.linalg.solve(dense, noise)
+    assert system.determined(noise.reshape(shape))[0] == pytest.approx(energy, rel=0.02)
+
+
+def test_random_residuals_give_noise_of_the_covariance_of_the_sums() -> None:
+    grid, control, voxels, _ = random_case((23, 31), 6.3)
+    sums, draws = cell_sums(voxels, control, grid, grid.box), []
+    for k in range(300):
+        drawn = np.random.default_rng(k).standard_normal(grid.shape, dtype=np.float32) / np.sqrt(voxels.weight)
+        one = Residuals(voxels.gradient, drawn, voxels.weight)
+        draws.append(cell_sums(one, control, grid, grid.box, with_square=False).linear.ravel())
+    covariance, shape = np.cov(draws, rowvar=False), sums.linear.shape
+    square = np.stack([product(sums.square, one.reshape(shape)).ravel() for one in np.eye(len(covariance))], 1)
+    assert np.trace(covariance) == pytest.approx(np.trace(square), rel=0.05)
+    assert np.corrcoef(covariance.ravel(), square.ravel())[0, 1] > 0.9

@@ -54,9 +54,12 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     common, ff, mm, total = (
         _near(values, control, images)
         for values in (
-            weight * (fixed * moving).sum(0), weight * (fixed * fixed).sum(0), weight * (moving * moving).sum(0), weight,
+            weight * (fixed * moving).sum(0),
+            weight * (fixed * fixed).sum(0),
+            weight * (moving * moving).sum(0),
+            weight,
         )
-    )  # fmt: skip
+    )
     energy, seen = np.sqrt(ff * mm), total > total.max() * 1e-3
     if not seen.any():
         return Agreement(control, np.ones(control.shape, bool))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of, without_edges
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +47,8 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
 
     The noise of the gradients is that of most places: half of the median of their squared differences.
     """
-    weight, fixed = found.weight, images.gradient
+    # Beside voxels that are not known the warped image has no gradient.
+    weight, fixed = without_edges(found.weight), images.gradient
     moving = np.float32(found.gain) * slopes_of(found.warped, images.fixed_grid.spacing)
     if (d := found.dependence) is not None:
         fixed, moving = -d.by_fixed * fixed, d.by_warped * moving

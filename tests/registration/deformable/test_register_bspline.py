@@ -105,6 +105,18 @@ def test_error_bars_are_wide_where_the_images_show_different_structures() -> Non
 
 
 @pytest.mark.slow
+def test_a_hole_of_the_moving_mask_is_no_different_structure() -> None:
+    fixed, moving, _ = pair(most=2.0)
+    mask = np.ones(SHAPE, bool)
+    mask[50:80, 60:95] = False
+    bright = (20 + fixed, 20 + moving)
+    fit = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), moving_mask=mask, metric="mse")
+    assert fit.ok
+    assert fit._estimate is not None
+    assert fit._estimate.agreement.around.all()
+
+
+@pytest.mark.slow
 def test_the_world_has_units_directions_and_a_mask() -> None:
     fixed, moving, u = pair(most=3.0)
     turn = np.array([[0.8, -0.6], [0.6, 0.8]])

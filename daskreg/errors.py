@@ -234,10 +234,15 @@ class MissingExtraError(DaskregError, ImportError):
         return type(self), (self.library, self.extra)
 
 
+def is_flag(value: object) -> bool:
+    """Whether a value is true or false, of Python or of NumPy."""
+    return isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}
+
+
 def check_flags(**flags: object) -> None:
     """Raise OptionError for an option that is neither True nor False: the text "no" would be taken for true."""
     for name, value in flags.items():
-        if not isinstance(value, bool) and type(value).__name__ not in {"bool", "bool_"}:  # of Python, of NumPy
+        if not is_flag(value):
             raise OptionError(f"{name}={value!r}: use True or False")
 
 

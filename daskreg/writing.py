@@ -22,7 +22,7 @@ from daskreg.blocks.verify import verify_output
 from daskreg.cluster.client import chosen_client
 from daskreg.cluster.handshake import check_paths
 from daskreg.contents import details_of, lead_axes_of, task_of, warp_or_copy
-from daskreg.errors import OptionError, check_flags
+from daskreg.errors import OptionError, check_flags, is_flag
 from daskreg.flat.formats import flat_format
 from daskreg.flat.image import FlatFormat, FlatImage
 from daskreg.flat.plan import FlatPlan, plan_flat
@@ -168,7 +168,9 @@ def write(
     with finished blocks kept; RunCancelledError where another process cancelled it.
     """
     check_flags(overwrite=overwrite, wait=wait)
-    if not isinstance(resume, str | bool) or resume not in {True, False, "changed"}:
+    if is_flag(resume):
+        resume = bool(resume)
+    elif not isinstance(resume, str) or resume != "changed":
         raise OptionError(f"resume={resume!r}: use True, False or 'changed'")
     if version not in VERSIONS:
         raise OptionError(f"version={version!r}: OME-Zarr {', '.join(VERSIONS)} is written")

@@ -176,4 +176,4 @@ def test_progress_is_true_false_or_a_function(tmp_path: Path) -> None:
         dr.write(image, tmp_path / "out.zarr", progress="no")  # type: ignore[call-overload]
     with pytest.raises(errors.OptionError, match="progress=0: use True or False"):
         dr.register(image, image, progress=0)
-    dr.write(image, tmp_path / "out.zarr", progress=np.False_)  # type: ignore[call-overload]
+    dr.write(image, tmp_path / "out.zarr", progress=np.False_, resume=np.True_)  # type: ignore[call-overload]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from daskreg.blocks.plan import Plan
     from daskreg.cluster.slurm import SlurmConfig
     from daskreg.cluster.submission import Work
+    from daskreg.flat.plan import FlatPlan
 
 
 @dataclass
@@ -37,7 +39,6 @@ class Planning:
         from daskreg.blocks.plan import Plan
         from daskreg.cluster.options import size_of
         from daskreg.cluster.submission import Work
-        from daskreg.runs.parts import Part, owned_blocks
         from daskreg.writing import plan_for
 
         config, per_node = self.config, self.config.workers_per_job
@@ -47,14 +48,14 @@ class Planning:
         if memory is not None:
             processes = replace(processes, limit=memory_limit(memory, None))
         made = plan_for(array, out, processes, RunOptions(**layout), probe=True)
-        blocks, share = made.block_count, 1.0
-        if isinstance(made, Plan):
-            blocks = made.levels[0].block_count
-            if part is not None:
-                blocks = int(owned_blocks(made, Part.of_option(part))[0].sum())
-                share = blocks / made.levels[0].block_count
+        blocks, share = made.levels[0].block_count if isinstance(made, Plan) else made.block_count, 1.0
+        if part is not None:
+            own = blocks_of_part(made, part, out)[0]
+            blocks, share = own, own / blocks
+        # A job of fewer workers makes larger blocks.
+        fewest = plan_for(array, out, replace(processes, workers=per_node), RunOptions(**layout), probe=False)
         together = (made.seconds or 0.0) * made.threads * made.workers
-        self.work = Work(blocks=blocks, memory=made.memory, seconds=together * share)
+        self.work = Work(blocks=blocks, memory=max(made.memory, fewest.memory), seconds=together * share)
 
     def of_stack(self, stack: Any, axis: int | str) -> None:
         """Slices of a stack are registered by as many workers as there are, at most; their time is not known."""
@@ -63,6 +64,16 @@ class Planning:
 
         source, position = source_along(stack, axis, None)
         self.work = Work(blocks=source.shape[position])
+
+
+def blocks_of_part(made: Plan | FlatPlan, part: tuple[int, int], out: str) -> list[int]:
+    """How many blocks of each level a part of a run owns."""
+    from daskreg.blocks.plan import Plan
+    from daskreg.runs.parts import Part, owned_blocks
+
+    if not isinstance(made, Plan):
+        raise click.UsageError(f"--part is for OME-Zarr: {out} is a single file, which one process writes")
+    return [int(mask.sum()) for mask in owned_blocks(made, Part.of_option(part))]
 
 
 def planning() -> Planning | None:

@@ -21,7 +21,7 @@ from daskreg.cli.options import (
     open_options,
     verbosity,
 )
-from daskreg.cli.planning import planning
+from daskreg.cli.planning import blocks_of_part, planning
 from daskreg.cli.words import check_there
 
 FILLED = 3
@@ -128,6 +128,8 @@ def command(
 
     if like is not None:
         check_there(like)
+    if planning() is not None:
+        device = "cpu"  # the GPU is one of the nodes, not of this machine
     if bool(pull) == bool(push):
         raise click.UsageError(_PULL_OR_PUSH)
     transforms: Any = [daskreg.load(path) for path in pull or push]
@@ -194,15 +196,11 @@ def _show_plan(
     from dask.utils import format_time
 
     import daskreg
-    from daskreg.blocks.plan import Plan
-    from daskreg.runs.parts import Part, owned_blocks
 
     made = daskreg.plan(array, out, probe=True, **_layout(layout, version))
     facts, lines = made.to_json(), [repr(made)]
     if part is not None:
-        if not isinstance(made, Plan):
-            raise click.UsageError(f"--part is for OME-Zarr: {out} is a single file, which one process writes")
-        own = sum(int(mask.sum()) for mask in owned_blocks(made, Part.of_option(part)))
+        own = sum(blocks_of_part(made, part, out))
         share = "" if made.seconds is None else f", about {format_time(made.seconds * own / made.block_count)}"
         facts["part"] = {"number": part[0], "of": part[1], "blocks": own}
         lines.append(f"  part     {part[0]}/{part[1]}: {own:,} of {made.block_count:,} blocks{share}")

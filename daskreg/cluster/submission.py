@@ -123,7 +123,7 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
         waves = -(-work.blocks // (at_once * count))
         expected = work.seconds / max(1, work.blocks) * waves
         wanted = -(-round(SPARE + MARGIN * expected) // 300) * 300
-        limit = seconds(config.walltime)
+        limit = seconds(config.walltime) or wanted  # 0 is no limit
         enough = expected < limit - config.grace
         short = "" if enough else " (longer than the job may run: submit it again, or use --requeue)"
         config = replace(config, walltime=clock(min(wanted, limit)))

@@ -265,7 +265,9 @@ def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--workers", "2"], "--workers is what submit adds"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--dry-run"], "--dry-run in the command would"),
         (["warp", "in.tif", "in.tif", "--pull", "t.json"], "choose another"),
+        (["warp", "in.tif", "o.tif", "--pull", "t.json", "--part", "1/2"], "o.tif is a single file"),
         (["warp", "in.tif", "o.zarr", "--pull", "t.json"], ""),
+        (["warp", "in.tif", "o.zarr", "--pull", "t.json", "--device", "cuda"], ""),  # of the node
     ],
 )
 def test_a_command_is_looked_at_before_it_is_submitted(

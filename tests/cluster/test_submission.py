@@ -110,6 +110,8 @@ def test_a_job_asks_for_what_its_plan_is_worth(
     size = sized(replace(LARGE, **named), work, nodes=options.get("nodes"))
     assert (size.nodes, size.config.cores, size.config.memory, size.config.walltime) == asked, size.why
     assert said in size.why
+    unlimited = sized(replace(LARGE, **named, walltime="0"), work, nodes=options.get("nodes"))
+    assert "longer than" not in unlimited.why
     script = submission_script(size, ["warp"])
     assert f"# Written by `daskreg submit`: {size.why}" in script
     assert f"#SBATCH -t {asked[-1]}" in script

@@ -32,13 +32,20 @@ def look_ahead(calls: Iterable[Callable[[], T]], ahead: int = AHEAD, *, finish: 
         for call in calls:
             waiting.append(requests_pool().submit(copy_context().run, call))
             if len(waiting) > ahead:
-                yield waiting.popleft().result()
+                yield _first(waiting)
         while waiting:
-            yield waiting.popleft().result()
+            yield _first(waiting)
     finally:
         begun = [future for future in waiting if not future.cancel()]
         if finish:
             wait(begun)
+
+
+def _first(waiting: deque[Future[T]]) -> T:
+    """The next result; what an interruption leaves unfinished stays in the queue."""
+    result = waiting[0].result()
+    waiting.popleft()
+    return result
 
 
 def requests_pool() -> ThreadPoolExecutor:

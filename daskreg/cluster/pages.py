@@ -10,11 +10,18 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 from daskreg.cluster.options import Network
 from daskreg.runtime.private_apis import with_scheduler_type
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (Windows)
+    fcntl = None  # type: ignore[assignment]
 
 NO_WORKER_PAGES: dict[str, Any] = {"distributed.worker.http.routes": []}
 """Dask's configuration for workers that show no pages."""
@@ -50,6 +57,16 @@ def _if_free(address: str) -> str:
     return address
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """No two processes of this installation look for a free port at once, and then both take it."""
+    with open(__file__, "rb") as own:
+        with suppress(OSError):  # some file systems lock no file that is open for reading only
+            if fcntl is not None:
+                fcntl.flock(own, fcntl.LOCK_EX)
+        yield
+
+
 @cache
 def with_private_pages(cluster_type: type[Any]) -> type[Any]:
     """A type of distributed's clusters, made with `page_options`, whose scheduler hides its pages."""
@@ -72,8 +89,9 @@ def _scheduler_type() -> type[Any]:
         """Its server listens when `__init__` ends, and is asked for pages only after that."""
 
         def __init__(self, *args: Any, http_prefix: str, dashboard_address: str, **options: Any) -> None:
-            address = _if_free(dashboard_address)
-            super().__init__(*args, http_prefix=http_prefix, dashboard_address=address, **options)
+            with _one_at_a_time():
+                address = _if_free(dashboard_address)
+                super().__init__(*args, http_prefix=http_prefix, dashboard_address=address, **options)
             _hide_other_paths(self.http_application, http_prefix)
 
     return PrivateScheduler

@@ -30,7 +30,7 @@ class SliceProjector:
         columns: of the detector.
         centre: the column of the axis; None: the middle one.
         radius: voxels that are so far from the middle of a slice, or further, are empty: `smear` leaves them so, and
-            `project` takes them for it; None: of all voxels.
+            `project` of one slice does not look at them; None: of all voxels.
     """
 
     radians: Floats
@@ -42,10 +42,11 @@ class SliceProjector:
     def project(self, slices: Array) -> Array:
         """(Y, X, Z) slices as (A, U, Z) line integrals, in units of a voxel."""
         sums = np.zeros((len(self.radians), self.columns, slices.shape[2]), slices.dtype)
-        for group in self._groups:
+        for number, group in enumerate(self._groups):
             planes, part = np.ascontiguousarray(slices.swapaxes(0, group.axis)), np.zeros_like(sums[group.chosen])
             if slices.shape[2] == 1:
-                work = partial(kernels.project_slice, _within_zeros(planes), group.lines, group.within, part[..., 0])
+                within = self._within[number]
+                work = partial(kernels.project_slice, _within_zeros(planes), group.lines, within, part[..., 0])
             else:
                 work = partial(kernels.project_slices, planes, group.lines, part)
             shares(work, len(part))
@@ -106,19 +107,28 @@ class SliceProjector:
             across, along = across[chosen], along[chosen]
             slope, step = 1 / across, -along / across
             lines = np.stack([slope, step, middle - self.axis * slope - other * step], axis=1)
-            within = self._within(across, along, other, self.shape[axis])
-            groups.append(_Rays(axis, chosen, lines, within, np.abs(slope)))
+            groups.append(_Rays(axis, chosen, lines, np.abs(slope)))
         return tuple(groups)
 
-    def _within(self, across: Floats, along: Floats, middle: float, steps: int) -> NDArray[np.int64]:
-        """(A, U, 2) the first step of each ray near the disk of the radius, and the one after the last."""
-        if self.radius is None:
-            return np.tile(np.array([0, steps]), (len(across), self.columns, 1))
-        off = np.arange(self.columns) - self.axis
-        half = np.abs(across)[:, None] * np.sqrt(np.maximum((self.radius + 1) ** 2 - off**2, 0))
-        place = middle + along[:, None] * off
-        ends = np.stack([np.floor(place - half), np.ceil(place + half) + 1], axis=-1)
-        return np.asarray(np.clip(ends, 0, steps), dtype=np.int64)
+    @cached_property
+    def _within(self) -> tuple[NDArray[np.int64], ...]:
+        """(A, U, 2) of each group, the first step of each ray near the disk of the radius, and the one after the last.
+
+        Only projections of one slice need them: they are as many numbers as four rows of the projections.
+        """
+        found, off = [], np.arange(self.columns) - self.axis
+        for group in self._groups:
+            steps, angles = self.shape[group.axis], self.radians[group.chosen]
+            if self.radius is None:
+                found.append(np.tile(np.array([0, steps]), (len(angles), self.columns, 1)))
+                continue
+            cosine, sine = np.cos(angles), np.sin(angles)
+            across, along = (cosine, sine) if group.axis == 0 else (sine, cosine)
+            half = np.abs(across)[:, None] * np.sqrt(np.maximum((self.radius + 1) ** 2 - off**2, 0))
+            place = steps / 2 - 0.5 + along[:, None] * off
+            ends = np.stack([np.floor(place - half), np.ceil(place + half) + 1], axis=-1)
+            found.append(np.asarray(np.clip(ends, 0, steps), dtype=np.int64))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -127,14 +137,13 @@ class _Rays:
 
     Args:
         chosen: their projections.
-        lines, within: see `projector_numba.project_slice`.
+        lines: see `projector_numba.project_slices`.
         length: of a step.
     """
 
     axis: int
     chosen: NDArray[np.intp]
     lines: Floats
-    within: NDArray[np.int64]
     length: Floats
 
 

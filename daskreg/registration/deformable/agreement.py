@@ -8,13 +8,15 @@ known, so that they are no information in the error bars.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of, without_edges
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, without_edges
+from daskreg.registration.deformable.noise_model import compared_slopes
 
 Floats = NDArray[np.float64]
 
@@ -48,19 +50,12 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     The noise of the gradients is that of most places: half of the median of their squared differences.
     """
     # Beside voxels that are not known the warped image has no gradient.
-    weight, fixed = without_edges(found.weight), images.gradient
-    moving = np.float32(found.gain) * slopes_of(found.warped, images.fixed_grid.spacing)
-    if (d := found.dependence) is not None:
-        fixed, moving = -d.by_fixed * fixed, d.by_warped * moving
-    common, ff, mm, total = (
-        _near(values, control, images)
-        for values in (
-            weight * (fixed * moving).sum(0),
-            weight * (fixed * fixed).sum(0),
-            weight * (moving * moving).sum(0),
-            weight,
-        )
+    weight, (fixed, moving) = without_edges(found.weight), compared_slopes(images, found, images.fixed_grid.box.slices)
+    # One after another, since each takes as much memory as an image.
+    common, ff, mm = (
+        _near(weight * (a * b).sum(0), control, images) for a, b in ((fixed, moving), (fixed, fixed), (moving, moving))
     )
+    total = _near(weight, control, images)
     energy, seen = np.sqrt(ff * mm), total > total.max() * 1e-3
     if not seen.any():
         return Agreement(control, np.ones(control.shape, bool))
@@ -71,11 +66,12 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
 
 def _near(values: Singles, control: ControlGrid, images: LevelImages) -> Floats:
     """(*nodes) sums over the cells around each control point, which count as its B-spline reaches into them."""
-    sums = values.astype(np.float64)
+    sums: NDArray[Any] = values
     for axis, n in enumerate(images.fixed.shape):
         table = control.table(axis, images.fixed_grid, 0, n)
-        until = np.insert(np.cumsum(sums, axis=axis), 0, 0, axis=axis)
-        cells = np.diff(until.take(table.starts, axis=axis), axis=axis)
+        cells = np.add.reduceat(sums, table.starts[:-1], axis=axis, dtype=np.float64)
+        # Of a cell without voxels reduceat gives the voxel after it.
+        cells[(*(slice(None),) * axis, np.diff(table.starts) == 0)] = 0
         padding = [(0, 0)] * sums.ndim
         # Cell k has the control points k to k + 3.
         after = control.shape[axis] - table.first - cells.shape[axis]

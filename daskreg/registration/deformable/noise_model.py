@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of
 
 Floats = NDArray[np.float64]
 
@@ -48,18 +48,23 @@ class NoiseModel:
 def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
     """At a transform."""
     box = middle_of(images.fixed.shape)
-    weight, gradient = found.weight[box], images.gradient[(slice(None), *box)]
-    other = slopes_of(found.warped[box], images.fixed_grid.spacing)
-    if (d := found.dependence) is None:
-        score, other = weight * found.residual[box] * gradient, np.float32(found.gain) * other
-    else:
-        # What the value of a voxel would change by a small motion, seen from either image: equal where they match.
-        gradient, other = -d.by_fixed[box] * gradient, d.by_warped[box] * other
-        score = weight * gradient
+    weight, (gradient, other) = found.weight[box], compared_slopes(images, found, box)
+    score = weight * gradient if found.dependence is not None else weight * found.residual[box] * gradient
     square = float((weight * gradient * gradient).sum(dtype=np.float64))
     common = float((weight * gradient * other).sum(dtype=np.float64))
     shared = min(max(common / max(square, 1e-30), LEAST_SHARE), 1.0)
     return NoiseModel(max(found.variance, 1e-12), correlated_voxels(score), shared)
+
+
+def compared_slopes(images: LevelImages, found: Evaluated, box: tuple[slice, ...]) -> tuple[Singles, Singles]:
+    """(D, *box) gradients of the fixed and of the warped image, which are equal where these match.
+
+    For "mi", what the value of a voxel would change by a small motion, seen from either image.
+    """
+    fixed, warped = images.gradient[(slice(None), *box)], slopes_of(found.warped[box], images.fixed_grid.spacing)
+    if (d := found.dependence) is None:
+        return fixed, np.float32(found.gain) * warped
+    return -d.by_fixed[box] * fixed, d.by_warped[box] * warped
 
 
 def told(images: LevelImages, found: Evaluated) -> float:

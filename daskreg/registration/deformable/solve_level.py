@@ -111,11 +111,14 @@ def solve_level(
 
 @dataclass(frozen=True)
 class _Square:
-    """J^T J, and the coefficients at which it was summed. noise: with this covariance; for images, random signs, which
-    are nearer to the trace where few coefficients are determined, and cost little there."""
+    """J^T J, and the coefficients at which it was summed.
+
+    noise: with this covariance, for the trace; None for images, where random signs cost little, and are nearer to the
+    trace if few coefficients are determined.
+    """
 
     square: Singles
-    noise: Floats
+    noise: Floats | None
     coefficients: Floats
 
 
@@ -133,14 +136,13 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
 
     voxels = images.residuals(state.found)
     sums = summed(voxels, with_square=known is None)
-    if known is None and control.ndim == 2:
-        signs = np.where(np.random.default_rng(0).random(current.shape) < 0.5, -1.0, 1.0)
-        known = _Square(sums.square, signs, current)
-    elif known is None:
-        # Residuals of variance 1 / weight have J^T r of the covariance J^T J.
-        drawn = np.random.default_rng(0).standard_normal(voxels.weight.shape, dtype=np.float32)
-        drawn /= np.sqrt(np.maximum(voxels.weight, np.float32(1e-12)))
-        noise = summed(replace(voxels, residual=drawn), with_square=False).linear
+    if known is None:
+        noise = None
+        if control.ndim == 3:
+            # Residuals of variance 1 / weight have J^T r of the covariance J^T J.
+            drawn = np.random.default_rng(0).standard_normal(voxels.weight.shape, dtype=np.float32)
+            drawn /= np.sqrt(np.maximum(voxels.weight, np.float32(1e-12)))
+            noise = summed(replace(voxels, residual=drawn), with_square=False).linear
         known = _Square(sums.square, noise, current)
     return known, sums.linear
 
@@ -148,19 +150,21 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
 def _weighed(
     state: LevelEstimate, known: _Square, bending: BendingEnergy, start: Floats | None
 ) -> tuple[System, Floats]:
-    """The system of the next step, with a new weight of the prior, and the solution for the noise.
+    """The system of the next step, with a new weight of the prior, and what the trace of it was solved for.
 
     Args:
         start: a guess of that solution.
     """
     data, control = state.noise.information, bending.control
+    signs = np.where(np.random.default_rng(0).random(state.layers.current.shape) < 0.5, -1.0, 1.0)
     if not state.weight > 0:
-        signs = np.where(np.random.default_rng(0).random(state.layers.current.shape) < 0.5, -1.0, 1.0)
         mean = float(np.vdot(signs, System(known.square, 1.0, bending, 0.0)(signs))) / signs.size
         state.weight = _SMOOTH * data * mean / float(bending.diagonal.mean())
     system = System(known.square, data, bending, state.weight)
-    trace = system.effective_parameters if control.ndim == 2 else system.determined
-    determined, solution = trace(known.noise, start=start)
+    if known.noise is None:
+        determined, solution = system.effective_parameters(signs, start=start)
+    else:
+        determined, solution = system.determined(known.noise, start=start)
     state.determined = max(determined, 1.0)
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))

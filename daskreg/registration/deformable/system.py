@@ -22,7 +22,8 @@ _LEAST = 1e-9
 class System:
     """(data H + weight K) of coefficients (D, *nodes).
 
-    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K.
+    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) bool, false
+    for control points of which H does not count; None: it counts for all.
     """
 
     square: Singles
@@ -51,10 +52,13 @@ class System:
         return _LEAST * (self.data * mean + self.weight * float(self.bending.diagonal.mean())) + 1e-300
 
     def __call__(self, vector: Floats) -> Floats:
-        known = vector if self.told is None else vector * self.told
-        said = product(self.square, known)
-        said = said if self.told is None else said * self.told
-        return self.data * said + self.weight * self.bending(vector) + self._ridge * vector
+        return self.data * self._said(vector) + self.weight * self.bending(vector) + self._ridge * vector
+
+    def _said(self, vector: Floats) -> Floats:
+        """H times a vector, without the control points that do not count."""
+        if self.told is None:
+            return product(self.square, vector)
+        return product(self.square, vector * self.told) * self.told
 
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
         """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""

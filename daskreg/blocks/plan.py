@@ -277,6 +277,8 @@ def _fitting(task: Task, layout: Layout, budget: int) -> Layout | None:
             layout = replace(layout, chunks=tuple(-(-c // 2) if k == axis else c for k, c in enumerate(layout.chunks)))
         else:
             return None
+        if _projected(task, layout, _middle_box(layout.shape, layout.unit)) > budget:
+            continue  # without a look at thousands of blocks
         if _need(task, layout, representative_boxes(layout.shape, layout.unit, SAMPLED_BLOCKS)[0]) <= budget:
             return layout
 

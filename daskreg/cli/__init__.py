@@ -151,7 +151,9 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _command_of(words: Sequence[str]) -> click.Command | None:
-    """The command of a line, also one of a group such as `tomo`."""
+    """The command of a line, also one of a group such as `tomo`, or the one that is submitted."""
+    if "submit" in words and "--" in words:
+        words = words[words.index("--") + 1 :]
     command: click.Command | None = app
     for word in (word for word in words if not word.startswith("-")):
         if not isinstance(command, click.Group):

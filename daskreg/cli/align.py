@@ -106,15 +106,16 @@ def command(
     from daskreg.stacks.align import from_table
 
     volume = opening.open(stack, level=level)
+    groups: Any = tuple(model.split(",")) if "," in model else model
     asked = planning()
     if asked is not None:
-        asked.of_stack(volume, axis)
+        used = {name: options[name] for name in ("reference", "metric", "neighbors", "common_line", "device")}
+        asked.of_stack(volume, model=groups, axis=axis, mask=opened_mask(mask), **used)
         return 0
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)
     else:
-        groups: Any = tuple(model.split(",")) if "," in model else model
         with (
             shown_progress("aligning", quiet=quiet) as progress,
             _removed_if_degenerate(checkpoint),

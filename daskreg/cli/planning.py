@@ -50,20 +50,33 @@ class Planning:
         made = plan_for(array, out, processes, RunOptions(**layout), probe=True)
         blocks, share = made.levels[0].block_count if isinstance(made, Plan) else made.block_count, 1.0
         if part is not None:
-            own = blocks_of_part(made, part, out)[0]
-            blocks, share = own, own / blocks
+            own = blocks_of_part(made, part, out)
+            share = own[0] / blocks
+            blocks = own[0] or min(1, sum(own))
         # A job of fewer workers makes larger blocks.
         fewest = plan_for(array, out, replace(processes, workers=per_node), RunOptions(**layout), probe=False)
         together = (made.seconds or 0.0) * made.threads * made.workers
         self.work = Work(blocks=blocks, memory=max(made.memory, fewest.memory), seconds=together * share)
 
-    def of_stack(self, stack: Any, axis: int | str) -> None:
-        """Slices of a stack are registered by as many workers as there are, at most; their time is not known."""
-        from daskreg.cluster.submission import Work
-        from daskreg.stacks.inputs import source_along
+    def of_stack(self, stack: Any, *, model: str | tuple[str, ...], **options: Any) -> None:
+        """Try the pairs of a few slices; the displacement fields of "bspline" need more, nobody knows how much.
 
-        source, position = source_along(stack, axis, None)
-        self.work = Work(blocks=source.shape[position])
+        Args:
+            options: of `daskreg.stacks.align.spec_of`.
+
+        Raises: as `daskreg.align_stack`.
+        """
+        from daskreg.cluster.submission import Work
+        from daskreg.stacks.align import spec_of
+        from daskreg.stacks.spans import span_memory, tried_seconds
+
+        fields = model == "bspline"
+        spec = spec_of(stack, model="rigid" if fields else model, **options)
+        if fields or self.config.gpu:
+            self.work = Work(blocks=spec.count, noun="slice")
+            return
+        memory = span_memory(spec) * self.config.threads_per_worker
+        self.work = Work(blocks=spec.count, noun="slice", memory=memory, seconds=tried_seconds(spec))
 
 
 def blocks_of_part(made: Plan | FlatPlan, part: tuple[int, int], out: str) -> list[int]:

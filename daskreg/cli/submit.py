@@ -46,7 +46,11 @@ def command(
     check_command(words)
     asked = None if no_plan else Planning(config)
     _check(words, asked)
-    size = sized(config, None if asked is None else asked.work, nodes=nodes)
+    work = None if asked is None else asked.work
+    if work is not None and not work.blocks:
+        click.echo("this part has no block to make: nothing is submitted", err=True)
+        return
+    size = sized(config, work, nodes=nodes)
     script = submission_script(size, words, requeue=requeue)
     if dry_run:
         click.echo(script, nl=False)

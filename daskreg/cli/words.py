@@ -59,9 +59,14 @@ def as_options(message: str, command: click.Command | None) -> str:
 
     def spelled(found: re.Match[str]) -> str:
         option, value = options[found["name"]], (found["value"] or "").strip("'\"")
+        if value.startswith("("):
+            value = value[1:-1].replace(" ", "").rstrip(",")
+        elif value == "None":
+            value = "none"
         if option in flags or not value:
             return option
         return f"{option} {value}" if " " not in value else f"{option} '{value}'"
 
     message = re.sub(r", or choose one with \.isel\([^)]*\)", "", message)
-    return re.sub(rf"(?<![\w.-])(?P<name>{known})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.-]+)?", spelled, message)
+    value = r"'[^']*'|\"[^\"]*\"|\([\w., -]+\)|[\w.-]+"
+    return re.sub(rf"(?<![\w.-])(?P<name>{known})=(?P<value>{value})?", spelled, message)

@@ -66,12 +66,14 @@ class Work:
     """What the plan of a command says of it.
 
     Args:
-        blocks: that can be made at the same time.
+        blocks: that can be made at the same time; or slices, of a stack that is aligned.
+        noun: "block" or "slice".
         memory: bytes of a worker process above idle; None: not known.
         seconds: of one thread that makes them all; None: not known.
     """
 
     blocks: int
+    noun: str = "block"
     memory: int | None = None
     seconds: float | None = None
 
@@ -111,12 +113,12 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
         at_once = min(at_once, max(1, work.blocks))
         config = replace(config, cores=at_once)
     workers = config.workers_per_job
-    said = [f"{_of(count, 'node')} of {_of(workers, 'worker')} for {_of(work.blocks, 'block')}"]
+    said = [f"{_of(count, 'node')} of {_of(workers, 'worker')} for {_of(work.blocks, work.noun)}"]
     if work.memory is not None and not config.gpu:
         each = round((IDLE + work.memory) / FILLED)
         asked = -(-(workers * each + FIRST) // 2**20)
         config = replace(config, memory=f"{min(asked, _mebibytes(config))} MiB")
-        said.append(f"{config.memory} a node, as a worker takes {work.memory / 2**20:,.0f} MiB for its blocks")
+        said.append(f"{config.memory} a node, as a worker takes {work.memory / 2**20:,.0f} MiB for its {work.noun}s")
     if work.seconds is not None and not config.gpu:
         from dask.utils import format_time
 
@@ -127,7 +129,7 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
         enough = expected < limit - config.grace
         short = "" if enough else " (longer than the job may run: submit it again, or use --requeue)"
         config = replace(config, walltime=clock(min(wanted, limit)))
-        said.append(f"{config.walltime}, as one block that was tried promises {format_time(expected)}{short}")
+        said.append(f"{config.walltime}, as a trial promises {format_time(expected)}{short}")
     return Size(config=config, nodes=count, why=", ".join(said))
 
 

@@ -176,17 +176,15 @@ def align_stack(
     """
     check_flags(wait=wait)
     check_options(reference, metric, trend, smooth, neighbors)
-    source, position = source_along(stack, axis, channel)
     fields = model == "bspline"
     poses = elastic.POSES if fields else model
     if spacing is not None and not fields:
         raise OptionError("spacing= is that of the control points of model='bspline'")
-    options = PairOptions(Pose.of(poses, 2), metric, max_iterations, tolerance, device)
-    reach = neighbors if reference == "neighbors" else 1
-    spec = StackSpec(
-        source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source, position)
-    )
-    spec = _with_model(spec, poses, None if fields else common_line)
+    spec = spec_of(
+        stack, model=poses, reference=reference, metric=metric, neighbors=neighbors, mask=mask, axis=axis,
+        channel=channel, common_line=None if fields else common_line, max_iterations=max_iterations,
+        tolerance=tolerance, device=device,
+    )  # fmt: skip
     if fields:
         elastic.check_options(spec, reference, previous, common_line)
     resolve(device)
@@ -200,7 +198,7 @@ def align_stack(
     )  # fmt: skip
     if fields:
         request = elastic.of_request(request, spacing)
-    client = client_for(client, source)
+    client = client_for(client, spec.source)
     check_files(save, checkpoint)
     if not wait:
         return _started(request, save, client)
@@ -253,12 +251,38 @@ def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str
     )  # fmt: skip
 
 
-def _with_model(spec: StackSpec, model: str | Sequence[str], common_line: str | None) -> StackSpec:
-    """The spec with the model, in the dimensions of its slices, and with the common line."""
+def spec_of(
+    stack: Any,
+    *,
+    model: str | Sequence[str],
+    reference: str | int,
+    metric: str,
+    neighbors: int,
+    mask: Any = None,
+    axis: int | str = 0,
+    channel: int | str | None = None,
+    common_line: str | None = None,
+    max_iterations: int = 50,
+    tolerance: float = 1e-3,
+    device: str = "auto",
+) -> StackSpec:
+    """The slices of a stack and how their pairs are registered, from the options of `align_stack`.
+
+    Args:
+        model: of poses: not "bspline".
+
+    Raises: as `align_stack`.
+    """
+    source, position = source_along(stack, axis, channel)
+    options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
+    reach = neighbors if reference == "neighbors" else 1
+    spec = StackSpec(
+        source, position, mask_source(mask, source, position), options, reach, offset=offset_of(source, position)
+    )
     shape = spec.reader.whole.shape
     if len(spec.keep) < 2:
         raise DegenerateImageError(f"slices of shape {shape} are lines or points, not images")
-    options = replace(spec.options, pose=Pose.of(model, len(spec.keep)))
+    options = replace(options, pose=Pose.of(model, len(spec.keep)))
     if common_line is None:
         return replace(spec, options=options)
     names = spec.grid.names

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -30,7 +31,7 @@ from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, whole_correlation
-from daskreg.stacks.slice_reader import SliceReader
+from daskreg.stacks.slice_reader import TILE_BYTES, SliceReader
 from daskreg.stacks.verdict.bad_voxels import BadVoxels
 
 Ints = NDArray[np.intp]
@@ -47,6 +48,8 @@ LONGEST = 32
 _BYTES_PER_VOXEL = 24
 # Slices before a span that are read, at most, to find its first pairs behind blank slices.
 _BACK = 32
+# Slices that are registered to find out how long it takes.
+_TRIED = 4
 # Share of a slice that overlaps, below which a search is repeated for poses at which more does.
 _FAIR_OVERLAP = 0.5
 
@@ -172,8 +175,7 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
 
     A span is of whole chunks along the stack where these are not too long; there is at least one for each thread.
     """
-    size = _BYTES_PER_VOXEL * math.prod(stack.grid.shape)
-    most = max(1, min(LONGEST, SPAN_BYTES // size - stack.reach))
+    most = _most(stack)
     chunk = stack.source.chunks[stack.position]
     found = []
     for start, stop in _runs(missing):
@@ -183,6 +185,32 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
         ends = [start + min(k * length, stop - start) for k in range(count + 1)]
         found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in pairwise(ends)]
     return found
+
+
+def _most(stack: StackSpec) -> int:
+    """Slices of a span that fit the memory, at most."""
+    return max(1, min(LONGEST, SPAN_BYTES // _slice_bytes(stack) - stack.reach))
+
+
+def _slice_bytes(stack: StackSpec) -> int:
+    """Memory for a slice with its pyramid."""
+    return _BYTES_PER_VOXEL * math.prod(stack.grid.shape)
+
+
+def span_memory(stack: StackSpec) -> int:
+    """Bytes of the longest span, above a process that does nothing."""
+    return (min(_most(stack), stack.count) + stack.reach) * _slice_bytes(stack) + TILE_BYTES
+
+
+def tried_seconds(stack: StackSpec) -> float:
+    """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack."""
+    count = min(_TRIED, _most(stack), stack.count)
+    start = (stack.count - count) // 2
+    span = Span(stack.restricted(max(0, start - _BACK - stack.reach), start + count), start, start + count)
+    fit_span(replace(span, stop=start + 1))  # compiles
+    began = time.perf_counter()
+    fit_span(span)
+    return (time.perf_counter() - began) / count * stack.count
 
 
 def fit_span(span: Span) -> SpanResult:

@@ -39,6 +39,7 @@ def command_named(name: str) -> click.Command:
         ("tolerance= is no option here", "register", "tolerance= is no option here"),
         ("memory='4 GiB', overwrite=True", "warp", "--memory '4 GiB', --overwrite"),
         ("axis.channel=3", "register", "axis.channel=3"),
+        ("chunks=(64, 64) and shards=None", "warp", "--chunks 64,64 and --shards none"),
     ],
 )
 def test_options_are_named_as_they_are_typed(message: str, command: str, expected: str) -> None:
@@ -282,3 +283,29 @@ def test_a_command_is_looked_at_before_it_is_submitted(
     assert code == (2 if expected else 0)
     assert expected in shown.err
     assert ("#SBATCH" in shown.out) == (not expected)
+
+
+def test_a_stack_to_be_aligned_is_tried(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = np.random.default_rng(0).random((70, 72)).repeat(2, 0).repeat(2, 1)
+    tifffile.imwrite("stack.tif", np.stack([np.roll(moved, k, 0) for k in range(5)]).astype(np.float32))
+    Path("slurm.yaml").write_text("kind: slurm\ninterface: lo\ncores: 2\nmemory: 9 GiB\nwalltime: '1:00:00'\n")
+    submit = ["submit", "slurm.yaml", "--dry-run", "--", "align", "stack.tif", "-o", "fit.json"]
+    assert run(submit) == 0
+    script = capsys.readouterr().out
+    assert "1 node of 2 workers for 5 slices" in script
+    assert "for its slices, 00:" in script
+    assert ", as a trial promises" in script
+    assert run([*submit, "--model", "bspline"]) == 0
+    assert "1 node of 2 workers for 5 slices\n" in capsys.readouterr().out
+    assert run([*submit, "--common-line", "q"]) == 2
+    assert "--common-line q" in capsys.readouterr().err
+
+
+def test_a_part_without_blocks_is_not_submitted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("in.tif", np.zeros((4, 5), np.uint8))
+    Path("slurm.yaml").write_text("kind: slurm\ninterface: lo\ncores: 1\nmemory: 1 GiB\nwalltime: '1:00:00'\n")
+    words = ["convert", "in.tif", "out.zarr", "--part", "1/2"]
+    numbers = [run(["submit", "slurm.yaml", "--dry-run", "--", *words[:-1], f"{k}/2"]) for k in (0, 1, 2)]
+    shown = capsys.readouterr()
+    assert shown.out.count("#!/bin/bash") == 1, numbers
+    assert "this part has no block to make" in shown.err

@@ -38,7 +38,7 @@ print(f"{imported - began:.2f} {ended - imported:.2f} {ended - began:.2f}")
 
 def first(checkout: Path, call: str) -> list[float]:
     """Seconds of the import, of the call, and of both."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = os.environ | {"PYTHONPATH": str(checkout), "NUMBA_CACHE_DIR": folder, "TMPDIR": folder}
         command = [sys.executable, "-c", _RUN, call]
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)

@@ -27,6 +27,14 @@ def data() -> Path:
     return Path(path)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_code() -> Iterator[None]:
+    """Small images are registered by compiled code, also where nothing is compiled yet (see `torch_instead`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daskreg.runtime.torch_instead.SMALL", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Any]:
     """S3 on loopback, for the whole session."""

@@ -42,7 +42,8 @@ from daskreg.registration.pipeline import estimate, estimate_by_autograd
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import METRICS, Problem, SolverOptions, check_overlap, start_of
 from daskreg.registration.verdicts import FitStatus
-from daskreg.runtime.compile_ahead import take_part
+from daskreg.runtime import torch_instead
+from daskreg.runtime.compile_ahead import missed, take_part
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.progress import Progress, at_stage
 from daskreg.runtime.threads import use_threads
@@ -112,16 +113,20 @@ def register_pair(
     unit = shared_unit(f.grid.unit, m.grid.unit, "fixed and moving")
     if model != "bspline":
         Pose.of(model, f.grid.ndim)  # refuses a model that is not there before anything is compiled
-    if options.device == "cpu":
-        take_part(score_sums_numba.__name__, f.grid.ndim)
+    kernels = score_sums_numba.__name__, f.grid.ndim
+    small = max(f.values.numel(), m.values.numel()) <= torch_instead.SMALL
+    by_torch = small and options.device == "cpu" and missed(*kernels)
+    if options.device == "cpu" and not by_torch:
+        take_part(*kernels)
     (f,), (m,) = without_bad_voxels([f], [m])
     pair = _PairRegistration(model, metric, optimizer, options, unit)
-    if model == "bspline":
-        layered = _with_layers((f, m), init, pair, report, spacing)
-        return replace(layered, seconds=time.perf_counter() - began)
-    start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
-    fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
-    return replace(fit, seconds=time.perf_counter() - began)
+    with torch_instead.torch_instead(by_torch):
+        if model == "bspline":
+            layered = _with_layers((f, m), init, pair, report, spacing)
+            return replace(layered, seconds=time.perf_counter() - began)
+        start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
+        fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
+        return replace(fit, seconds=time.perf_counter() - began)
 
 
 def _both_ways(

@@ -23,6 +23,7 @@ from daskreg.registration.pyramids.pyramid import ImageBatch
 from daskreg.registration.verdicts import verdict_of_pair, verdicts_of_pyramids, with_brightness, with_errors
 from daskreg.runtime.compile_ahead import expected
 from daskreg.runtime.progress import Progress
+from daskreg.runtime.torch_instead import uses_compiled
 
 
 def estimate(
@@ -42,8 +43,8 @@ def estimate(
         judged: also come to the verdicts on the pairs.
         progress: called with (levels done, levels).
     """
-    on_cpu = fixed.values.device.type == "cpu"
-    with expected(score_sums_numba.__name__, fixed.grid.ndim) if on_cpu else nullcontext():
+    compiled = uses_compiled(fixed.values)
+    with expected(score_sums_numba.__name__, fixed.grid.ndim) if compiled else nullcontext():
         pyramids = masked_pyramids(fixed, moving, problem.metric, levels=options.levels, smoothing=options.smoothing)
         starts = initial_pose(problem, options, pyramids)
         ends = [estimate_over_levels(problem, options, start, progress=progress) for start in starts]

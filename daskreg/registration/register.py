@@ -5,6 +5,7 @@ This module is quick to import, so that a second process can compile while this 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from daskreg.errors import check_flags
 from daskreg.geometry import Affine
 from daskreg.reporting.recipe import remembers
+from daskreg.runtime import torch_instead
 from daskreg.runtime.compile_ahead import begin
 from daskreg.runtime.device import resolve
 from daskreg.runtime.progress import Progress, shows_progress
@@ -96,13 +98,14 @@ def register(
     """
     check_flags(check_inverse=check_inverse)
     by_sums = isinstance(metric, str) and metric in {"ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
-    if by_sums and resolve(device) == "cpu":
-        axes = getattr(fixed, "ndim", 0) - (channel is not None)
-        if axes in {2, 3}:
-            begin(_KERNELS, axes)
+    axes = getattr(fixed, "ndim", 0) - (channel is not None)
+    compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"
+    small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL
+    if compiles and not small:
+        begin(_KERNELS, axes)
     from daskreg.registration.pair import register_pair
 
-    return register_pair(
+    fit = register_pair(
         fixed,
         moving,
         model=model,
@@ -124,3 +127,6 @@ def register(
         progress=progress,
         spacing=spacing,
     )
+    if compiles and small:
+        begin(_KERNELS, axes)  # for what comes later: this fit did without
+    return fit

@@ -35,6 +35,7 @@ from daskreg.registration.pyramids.filters import dilated
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.score_sums_numba import AFTER, BEFORE
 from daskreg.runtime.threads import pool_threads, spread
+from daskreg.runtime.torch_instead import uses_compiled
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ class CellSums:
 def score_sums(level: PyramidLevel, maps: Floats, cell: tuple[int, ...]) -> ScoreSums:
     """The sums at (B, D, D+1) maps from xi to moving indices, in cells of `cell` voxels of the fixed image."""
     shape = level.fixed.grid.shape
-    if level.fixed.values.device.type == "cpu":
+    if uses_compiled(level.fixed.values):
         return joined([sums_of_part(level, maps, cell, Part.whole(level))], shape, cell)
     from_index = maps @ np.linalg.inv(scaling(shape))
     cells, cross, slopes = by_torch(level, from_index, cell)

@@ -1,9 +1,12 @@
 """A second process that compiles kernels, while this one imports libraries and then compiles others.
 
-numba compiles one function at a time in a process. The second process begins as soon as none of a module's first kernel
-is found in numba's folder, or when a kernel was compiled here and not read, and it ends with this one. Both go through
-one list of kernels and leave out what the other one is compiling. What it compiles is read from numba's folder,
-and `compile_once` has this process wait for the kernel that the other one is compiling.
+numba compiles one function at a time in a process. The second process begins as soon as one of a module's kernels
+is not found in numba's folder, or when a kernel was compiled here and not read. Both go through one list of kernels and
+leave out what the other one is compiling. What it compiles is read from numba's folder, and `compile_once` has this
+process wait for the kernel that the other one is compiling. When this process ends, the second one ends with the kernel
+that it is compiling.
+
+A process that misses a kernel can do small work without (`torch_instead`): to wait would take longer.
 
 A module with such a list has a function `kernels(ndim)` of pairs (kernel, types), those that take longest first.
 """
@@ -19,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,16 +35,20 @@ log = logging.getLogger(__name__)
 
 _CODE = """\
 import sys
-sys.path[:] = sys.argv[3:]
+sys.path[:] = sys.argv[4:]
 from daskreg.runtime.compile_ahead import compile_kernels
-compile_kernels(*sys.argv[1:3])
+compile_kernels(*sys.argv[1:4])
 """
 
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?", re.IGNORECASE)
 
+LINGER = 10.0
+"""Seconds that the second process may take to end: a short program would otherwise never have a kernel compiled."""
+
 _begun: set[tuple[str, int]] = set()
 _looked: set[tuple[str, int]] = set()
 _shared: set[tuple[str, int]] = set()
+_missed: set[tuple[str, int]] = set()
 
 
 @contextmanager
@@ -58,14 +66,26 @@ def expected(module: str, ndim: int) -> Iterator[None]:
         yield
 
 
+def missed(module: str, ndim: int) -> bool:
+    """Whether one of a module's kernels was not kept when this process first asked.
+
+    That stays as it is when the kernels are compiled, so that a process computes the same from the same input. Workers
+    miss nothing: they compute the same as each other, whatever they find.
+    """
+    if (module, ndim) not in _looked:
+        _looked.add((module, ndim))
+        kernels = importlib.import_module(module).kernels(ndim)
+        if multiprocessing.parent_process() is None and not all(kept(kernel) for kernel, _ in kernels):
+            _missed.add((module, ndim))
+    return (module, ndim) in _missed
+
+
 def begin(module: str, ndim: int) -> None:
-    """Start the second process now, where none of the module's first kernel is kept; see `expected`."""
-    if (module, ndim) in _looked:
-        return
-    _looked.add((module, ndim))
-    kernel, _ = importlib.import_module(module).kernels(ndim)[0]
-    if kernel.stats.cache_path and not kept(kernel):
-        _begin(module, ndim)
+    """Start the second process now, where kernels were missed and compiled code is kept; see `expected`."""
+    if missed(module, ndim):
+        first, _ = importlib.import_module(module).kernels(ndim)[0]
+        if first.stats.cache_path:
+            _begin(module, ndim)
 
 
 def take_part(module: str, ndim: int) -> None:
@@ -91,9 +111,13 @@ def _begin(module: str, ndim: int) -> None:
             log.debug("no second process compiles kernels: %s", error)
 
 
-def start(module: str, ndim: int) -> subprocess.Popen[bytes]:
-    """The process; it ends when its input does, and so with this one, in whatever way this one ends."""
-    command = [sys.executable, "-c", _CODE, module, str(ndim), *sys.path]
+def start(module: str, ndim: int, *, linger: float = LINGER) -> subprocess.Popen[bytes]:
+    """The process; it ends soon after its input, and so after this one, in whatever way this one ends.
+
+    Args:
+        linger: seconds that it may take to end.
+    """
+    command = [sys.executable, "-c", _CODE, module, str(ndim), str(linger), *sys.path]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # In a session of its own, so that Ctrl-C does not reach it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
@@ -107,19 +131,24 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def compile_kernels(module: str, ndim: str) -> None:
+def compile_kernels(module: str, ndim: str, linger: str) -> None:
     """What the second process does."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    _compile_all(module, int(ndim))
+    ended = threading.Event()
+    threading.Thread(target=_end_with_input, args=(ended, float(linger)), daemon=True).start()
+    _compile_all(module, int(ndim), ended)
 
 
-def _compile_all(module: str, ndim: int) -> None:
+def _compile_all(module: str, ndim: int, ended: threading.Event | None = None) -> None:
     for kernel, types in importlib.import_module(module).kernels(ndim):
+        if ended is not None and ended.is_set():
+            return
         if not compiled_elsewhere(kernel):
             kernel.compile(types)
 
 
-def _end_with_input() -> None:
+def _end_with_input(ended: threading.Event, linger: float) -> None:
     os.read(0, 1)  # not through sys.stdin, whose lock the end of Python would wait for
+    ended.set()
+    time.sleep(linger)
     # Not SIGTERM, which is ignored here if the process that started this one ignores it.
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

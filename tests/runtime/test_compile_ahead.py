@@ -1,10 +1,11 @@
-"""A second process compiles kernels, only where this one compiles, and never outlives it."""
+"""A second process compiles kernels, only where this one compiles, and ends soon after it."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     monkeypatch.setattr(compile_ahead, "start", lambda *given: found.append(given))
     monkeypatch.setattr(compile_ahead, "first_on_host", lambda name: True)
-    for name in ("_begun", "_looked", "_shared"):
+    for name in ("_begun", "_looked", "_shared", "_missed"):
         monkeypatch.setattr(compile_ahead, name, set())
     monkeypatch.setattr(compile_ahead, "cores", lambda: 2)
     monkeypatch.setattr(compile_once, "_WHEN_COMPILED", [])
@@ -68,6 +69,7 @@ def test_it_begins_at_once_where_no_kernel_is_kept(
         compile_ahead.take_part(NAME, 2)
     assert begun == ([] if kept else [(NAME, 2)])
     assert kernel.stats.cache_misses == ({} if kept else {"types": 1})
+    assert compile_ahead.missed(NAME, 2) != kept
 
 
 def test_a_kernel_that_another_process_compiles_is_left_to_it(tmp_path: Path) -> None:
@@ -115,23 +117,38 @@ def test_a_process_that_cannot_be_started_is_not_missed(
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a kernel that is never compiled; a file says that it is tried."""
+    """Of two kernels, which are compiled when there is a file `go`; files say that they are tried."""
     (tmp_path / f"{NAME}.py").write_text(
         "import pathlib, time\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "class Kernel:\n"
         "    py_func = pathlib.Path.touch\n"
         "    def compile(self, types):\n"
-        f"        pathlib.Path({str(tmp_path)!r}, types).touch()\n"
-        "        time.sleep(100)\n"
+        "        (folder / types).touch()\n"
+        "        while not (folder / 'go').exists():\n"
+        "            time.sleep(0.02)\n"
+        "        (folder / f'{types} done').touch()\n"
         "def kernels(ndim):\n"
-        "    return [(Kernel(), f'begun{ndim}')]\n"
+        "    return [(Kernel(), f'begun{ndim}'), (Kernel(), 'second')]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
-def test_it_compiles_what_the_module_names_and_ends_with_its_input(module: Path) -> None:
-    process = compile_ahead.start(NAME, 3)
+def test_it_finishes_the_kernel_at_which_its_input_ends(module: Path) -> None:
+    process = compile_ahead.start(NAME, 3, linger=60)
+    assert process.stdin is not None
+    until((module / "begun3").exists)
+    process.stdin.close()
+    time.sleep(0.2)  # it sees that later than this process
+    (module / "go").touch()
+    assert process.wait(60) == 0
+    assert (module / "begun3 done").exists()
+    assert not (module / "second").exists()
+
+
+def test_it_ends_in_the_midst_of_a_kernel_that_takes_long(module: Path) -> None:
+    process = compile_ahead.start(NAME, 3, linger=0.1)
     assert process.stdin is not None
     until((module / "begun3").exists)
     process.stdin.close()
@@ -144,7 +161,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 sys.path.insert(0, {str(module)!r})
 from daskreg.runtime.compile_ahead import start
-print(start({NAME!r}, 2).pid, flush=True)
+print(start({NAME!r}, 2, linger=0.1).pid, flush=True)
 while not os.path.exists({str(module / "begun2")!r}):
     time.sleep(0.02)
 os.kill(os.getpid(), signal.SIGKILL)

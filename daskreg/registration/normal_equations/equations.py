@@ -21,6 +21,7 @@ from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.normal_equations.sums import SCALARS, NormalSums, full_square, with_moving_gradient
 from daskreg.registration.pyramids.pyramid import PyramidLevel, take
 from daskreg.runtime.threads import pool_threads, spread
+from daskreg.runtime.torch_instead import uses_compiled
 
 Floats = NDArray[np.float64]
 
@@ -31,9 +32,9 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 def normal_equations_of(level: PyramidLevel) -> NormalEquations:
     """The implementation for the device where the images of a level are."""
-    device = level.fixed.values.device
-    if device.type == "cpu":
+    if uses_compiled(level.fixed.values):
         return NormalEquationsNumba(level)
+    device = level.fixed.values.device
     return (NormalEquationsTriton if equations_triton.ready(device) else NormalEquationsTorch)(level)
 
 

@@ -1,7 +1,7 @@
 """Filters of whole images: sums, scaling, block means, dilation, Gaussians.
 
-Compiled code on the CPU (`filters_numba`, `gaussian_numba`), torch on other devices; a
-test compares them. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
+Compiled code on the CPU (`filters_numba`, `gaussian_numba`), torch on other devices and where nothing is compiled
+yet; a test compares them. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from daskreg.registration.pyramids import filters_numba, gaussian_numba
+from daskreg.runtime.torch_instead import uses_compiled
 
 Singles = NDArray[np.float32]
 Weighted = tuple[Tensor, Tensor | None]
@@ -31,7 +32,7 @@ def gaussian_taps(sigma: float, most: int = 1 << 30) -> Singles:
 
 def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """(B,) float64 weighted means and variances of each image."""
-    if _compiled(values):
+    if uses_compiled(values):
         found = filters_numba.mean_and_variance(values.numpy(), _numpy(weight))
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     flat = values.flatten(1)
@@ -44,7 +45,7 @@ def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Te
 
 def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
     """(values - mean) * scale, with (B,) means and scales; zero where there is no weight."""
-    if _compiled(values):
+    if uses_compiled(values):
         return torch.from_numpy(filters_numba.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
     one = (-1, *[1] * (values.ndim - 1))
     found = (values - mean.to(torch.float32).reshape(one)) * scale.to(torch.float32).reshape(one)
@@ -53,7 +54,7 @@ def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -
 
 def block_means(values: Tensor, weight: Tensor | None, factors: Sequence[int]) -> Weighted:
     """Weighted means over whole blocks of `factors` voxels, and the mean weights; an incomplete block is left out."""
-    if _compiled(values):
+    if uses_compiled(values):
         return _tensors(filters_numba.block_means(values.numpy(), _numpy(weight), factors))
     inside: Any = (..., *(slice(n // f * f) for n, f in zip(values.shape[1:], factors, strict=True)))
     if weight is None:
@@ -68,7 +69,7 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
     Returns: the values, and the weight, set to 0 where no weight is near.
     """
     taps = [gaussian_taps(s, n - 1) for s, n in zip(sigmas, values.shape[1:], strict=True)]
-    if _compiled(values):
+    if uses_compiled(values):
         return _tensors(gaussian_numba.smoothed(values.numpy(), _numpy(weight), taps))
     if weight is None:
         return _convolved(values, taps, normal=True), None
@@ -78,7 +79,7 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
 
 def dilated(mask: Tensor, radius: int) -> Tensor:
     """(B, *shape) bool, dilated by a cube of half width `radius`."""
-    if _compiled(mask):
+    if uses_compiled(mask):
         return torch.from_numpy(filters_numba.dilated(mask.numpy(), radius))
     taps = [np.ones(2 * radius + 1, dtype=np.float32)] * (mask.ndim - 1)
     return _convolved(mask.to(torch.float32), taps) > 0.5
@@ -89,7 +90,7 @@ def mean_square_gradient(values: Tensor, weight: Tensor | None, every: int = 1) 
 
     every: use only every so many planes along the first axis.
     """
-    if _compiled(values):
+    if uses_compiled(values):
         return torch.from_numpy(filters_numba.mean_square_gradient(values.numpy(), _numpy(weight), every))
     total = values.new_zeros(len(values), dtype=torch.float64)
     for axis, n in enumerate(values.shape[1:], start=1):
@@ -110,10 +111,6 @@ def local_means(values: Tensor, radius: int) -> Tensor:
     # Padded here: torch's own padding refuses volumes of fewer voxels than the cube along an axis.
     around = functional.pad(values, [radius] * (2 * (values.ndim - 1)))
     return pool(around[:, None], 2 * radius + 1, stride=1)[:, 0]
-
-
-def _compiled(values: Tensor) -> bool:
-    return values.device.type == "cpu"
 
 
 def _numpy(weight: Tensor | None) -> Any:

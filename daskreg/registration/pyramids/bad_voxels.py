@@ -22,7 +22,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from daskreg.registration.pyramids.bad_voxels_numba import alone, standing_out
+from daskreg.registration.pyramids.bad_voxels_numba import standing_out
 
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
@@ -40,6 +40,8 @@ _FROM_MAD = 1.4826
 _MOST_HOT = 0.02
 # Ranges of the other values beyond which a value of floats is a code; nearer, it may be the background of an object.
 _FAR = 10.0
+# Voxels whose neighbours are looked at together.
+_TOGETHER = 2**16
 # Values of an image that tell the range of most of them.
 _SAMPLE = 5_000
 # Values of gaps that are looked for, those of most voxels.
@@ -286,7 +288,7 @@ def hot_voxels(images: Pixels) -> Bools:
     mean = mean if np.isfinite(mean.min()) and np.isfinite(mean.max()) else np.nan_to_num(mean)
     at = standing_out(mean, OUTSTANDING / 2 * _FROM_MAD)
     for image in images:
-        at = alone(image, at)
+        at = _alone_at(image, at)
     for image in images:
         if not len(at):
             break
@@ -317,3 +319,32 @@ def _stand_out(image: Pixels, at: NDArray[np.intp]) -> Bools:
         stands = height > OUTSTANDING * np.maximum(spread, floor)
         stands &= (np.abs(near - inner[:, None]) > height[:, None] / 4).sum(axis=1) <= _MOST_BESIDE
         return np.asarray(stands & (np.abs(inner - outer) <= _NEIGHBOR_SHARE * height))
+
+
+def _alone_at(image: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge.
+
+    At least six of eight neighbours differ to one side, and by more than half of the largest difference.
+    """
+    planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
+    parts = (at[k : k + _TOGETHER] for k in range(0, len(at), _TOGETHER))
+    return np.concatenate([at[:0], *(part[_are_alone(planes, part)] for part in parts)])
+
+
+def _are_alone(planes: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.bool_]:
+    _, height, width = planes.shape
+    z, y, x = np.unravel_index(at, planes.shape)
+    values = planes[z, y, x]
+    rows, columns = ([_mirrored(i + k, n) for k in (-1, 0, 1)] for i, n in ((y, height), (x, width)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        beside = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
+        around = np.stack([values - planes[z, rows[j], columns[i]] for j, i in beside])
+        largest = np.take_along_axis(around, np.abs(around).argmax(0)[None], 0)
+        count = np.count_nonzero(around * largest > (largest * largest).astype(np.float64) / 2, axis=0)
+    return np.asarray(count >= 6)
+
+
+def _mirrored(index: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """Indices beyond an axis of n voxels, mirrored at its outermost voxels."""
+    index = np.abs(index)
+    return np.where(index < n, index, 2 * n - 2 - index)

@@ -11,8 +11,6 @@ from daskreg.runtime.compiled import jit
 
 # Values that tell how much most voxels differ.
 _SAMPLE = 5_000
-# Voxels whose neighbours are looked at together.
-_TOGETHER = 2**16
 
 
 def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]:
@@ -31,35 +29,6 @@ def standing_out(image: NDArray[np.float32], medians: float) -> NDArray[np.intp]
     out = np.zeros(planes.shape, np.uint8)
     _mark(planes, np.float32(4 * limit), out)
     return np.flatnonzero(out)
-
-
-def alone(image: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those of the voxels at flat indices that differ from nearly all neighbours, and not on one side as at an edge.
-
-    At least six of eight neighbours differ to one side, and by more than half of the largest difference.
-    """
-    planes = np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
-    parts = (at[k : k + _TOGETHER] for k in range(0, len(at), _TOGETHER))
-    return np.concatenate([at[:0], *(part[_alone(planes, part)] for part in parts)])
-
-
-def _alone(planes: NDArray[np.float32], at: NDArray[np.intp]) -> NDArray[np.bool_]:
-    _, height, width = planes.shape
-    z, y, x = np.unravel_index(at, planes.shape)
-    values = planes[z, y, x]
-    rows, columns = ([_mirrored(i + k, n) for k in (-1, 0, 1)] for i, n in ((y, height), (x, width)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        beside = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
-        around = np.stack([values - planes[z, rows[j], columns[i]] for j, i in beside])
-        largest = np.take_along_axis(around, np.abs(around).argmax(0)[None], 0)
-        count = np.count_nonzero(around * largest > (largest * largest).astype(np.float64) / 2, axis=0)
-    return np.asarray(count >= 6)
-
-
-def _mirrored(index: NDArray[np.intp], n: int) -> NDArray[np.intp]:
-    """Indices beyond an axis of n voxels, mirrored at its outermost voxels."""
-    index = np.abs(index)
-    return np.where(index < n, index, 2 * n - 2 - index)
 
 
 @jit

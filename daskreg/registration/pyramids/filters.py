@@ -1,7 +1,7 @@
 """Filters of whole images: sums, scaling, block means, dilation, Gaussians.
 
-Compiled code on the CPU (`filters_numba`, `gaussian_numba`), torch on other devices and where nothing is compiled
-yet; a test compares them. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
+On CPUs compiled code (`filters_numba`, `gaussian_numba`) or NumPy (`filters_numpy`), torch on other devices and where
+nothing is compiled yet; a test compares them. Values are (B, *shape) float32, weights (B or 1, *shape) or None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from daskreg.registration.pyramids import filters_numba, gaussian_numba
+from daskreg.registration.pyramids import filters_numba, filters_numpy, gaussian_numba
 from daskreg.runtime.torch_instead import uses_compiled
 
 Singles = NDArray[np.float32]
@@ -46,7 +46,7 @@ def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Te
 def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
     """(values - mean) * scale, with (B,) means and scales; zero where there is no weight."""
     if uses_compiled(values):
-        return torch.from_numpy(filters_numba.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
+        return torch.from_numpy(filters_numpy.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
     one = (-1, *[1] * (values.ndim - 1))
     found = (values - mean.to(torch.float32).reshape(one)) * scale.to(torch.float32).reshape(one)
     return found if weight is None else found * (weight > 0)
@@ -80,7 +80,7 @@ def smoothed(values: Tensor, weight: Tensor | None, sigmas: Sequence[float]) -> 
 def dilated(mask: Tensor, radius: int) -> Tensor:
     """(B, *shape) bool, dilated by a cube of half width `radius`."""
     if uses_compiled(mask):
-        return torch.from_numpy(filters_numba.dilated(mask.numpy(), radius))
+        return torch.from_numpy(filters_numpy.dilated(mask.numpy(), radius))
     taps = [np.ones(2 * radius + 1, dtype=np.float32)] * (mask.ndim - 1)
     return _convolved(mask.to(torch.float32), taps) > 0.5
 

@@ -1,7 +1,7 @@
-"""Filters of whole images on CPUs: sums, scaling, block means, dilation.
+"""Filters of whole images on CPUs, compiled: sums and block means.
 
 Each reads a large image from memory once: what torch does in several operations, with an
-array of the image's size for each, is one loop here, or done by NumPy piece by piece. Sums are float64 along
+array of the image's size for each, is one loop here. Sums are float64 along
 each row and added in a fixed order, so that the number of threads changes no bit.
 """
 
@@ -16,27 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.registration.pyramids.filters_numpy import rows_of
 from daskreg.runtime.compiled import fragment, jit
 from daskreg.runtime.intrinsics import empty, greatest
 from daskreg.runtime.threads import shares
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-# Voxels that NumPy works on at a time, so that they stay in the cache.
-_TOGETHER = 2**16
 
 
 def planes(values: NDArray[Any]) -> NDArray[Any]:
     """(B, z, y, x) of (B, *shape), contiguous; z is 1 in 2D."""
     values = np.ascontiguousarray(values)
     return values if values.ndim == 4 else values[:, None]
-
-
-def _rows(values: Singles) -> Singles:
-    """(B, R, n) of (B, *shape), contiguous."""
-    return np.ascontiguousarray(values).reshape(len(values), -1, values.shape[-1])
 
 
 def no_weight() -> Singles:
@@ -46,7 +38,7 @@ def no_weight() -> Singles:
 
 def mean_and_variance(values: Singles, weight: Singles | None) -> tuple[Floats, Floats]:
     """(B,) weighted, of (B, *shape) values and (B or 1, *shape) weights."""
-    source, weights = _rows(values), np.empty((1, 0, 0), np.float32) if weight is None else _rows(weight)
+    source, weights = rows_of(values), np.empty((1, 0, 0), np.float32) if weight is None else rows_of(weight)
     rows = source.shape[1]
     sums = np.empty((len(source), rows, 3))
     origin = np.ascontiguousarray(source[:, rows // 2, source.shape[2] // 2])
@@ -80,38 +72,6 @@ def _sum_rows(source: Any, weights: Any, origin: Any, sums: Any, first: Any, sto
                 one += v
                 two += v * v
         sums[b, r, 0], sums[b, r, 1], sums[b, r, 2] = count, one, two
-
-
-def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
-    """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
-    source, weights = _rows(values), None if weight is None else _rows(weight)
-    out = np.empty_like(source)
-    numbers = mean.astype(np.float32), scale.astype(np.float32)
-    bands = -(-source.shape[1] // max(1, _TOGETHER // source.shape[2]))
-    shares(partial(_scale, source, weights, numbers, bands, out), len(source) * bands, values.size)
-    return out.reshape(values.shape)
-
-
-def _scale(
-    source: Singles,
-    weights: Singles | None,
-    numbers: tuple[Singles, Singles],
-    bands: int,
-    out: Singles,
-    first: int,
-    stop: int,
-) -> None:
-    """The bands of rows `first` to `stop`, counted over (B, bands)."""
-    rows = source.shape[1]
-    for part in range(first, stop):
-        b, band = divmod(part, bands)
-        some = slice(rows * band // bands, rows * (band + 1) // bands)
-        lines = out[b, some]
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(source[b, some], numbers[0][b], out=lines)
-            lines *= numbers[1][b]
-        if weights is not None:
-            lines[~(weights[b if len(weights) > 1 else 0, some] > 0)] = 0
 
 
 def block_means(values: Singles, weight: Singles | None, factors: Sequence[int]) -> tuple[Singles, Singles | None]:
@@ -214,44 +174,6 @@ def _square_row(before: Any, after: Any, weight: Any, out: Any) -> None:
         count += weight[x]
     out[0] += total
     out[1] += count
-
-
-def dilated(mask: Bools, radius: int) -> Bools:
-    """(B, *shape) dilated by a cube of half width `radius`, axis by axis."""
-    out = np.ascontiguousarray(mask)
-    for axis in range(1, mask.ndim):
-        outer = int(np.prod(mask.shape[:axis], dtype=np.int64))
-        last = axis == mask.ndim - 1
-        source = out.reshape((1, outer, -1) if last else (outer, mask.shape[axis], -1))
-        out, along = np.empty_like(source), 2 if last else 1
-        width = max(1, _TOGETHER // source.shape[along])
-        parts = len(source) * -(-source.shape[3 - along] // width)
-        shares(partial(_dilate, source, radius, along, width, out), parts, source.size)
-    return out.reshape(mask.shape)
-
-
-def _dilate(source: Bools, radius: int, along: int, width: int, out: Bools, first: int, stop: int) -> None:
-    """Along one of the last two axes, the parts `first` to `stop`, which are pieces of `width` of the other one."""
-    pieces = -(-source.shape[3 - along] // width)
-    for part in range(first, stop):
-        piece = slice(part % pieces * width, (part % pieces + 1) * width)
-        some = (part // pieces, slice(None), piece) if along == 1 else (part // pieces, piece)
-        _dilate_piece(source[some], radius, along - 1, out[some])
-
-
-def _dilate_piece(source: Bools, radius: int, axis: int, out: Bools) -> None:
-    """Along one of two axes."""
-    n = source.shape[axis]
-    shape = tuple(size + 2 * radius * (k == axis) for k, size in enumerate(source.shape))
-    # Of each voxel, whether it or one of the `reach - 1` that follow is true.
-    near, further = (np.zeros(shape, np.bool_).swapaxes(0, axis) for _ in range(2))
-    near[radius : radius + n] = source.swapaxes(0, axis)
-    reach, wanted = 1, 2 * radius + 1
-    while 2 * reach < wanted:
-        np.logical_or(near[:-reach], near[reach:], out=further[:-reach])
-        further[-reach:] = near[-reach:]
-        near, further, reach = further, near, 2 * reach
-    np.logical_or(near[:n], near[wanted - reach : wanted - reach + n], out=out.swapaxes(0, axis))
 
 
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:

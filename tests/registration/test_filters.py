@@ -9,15 +9,16 @@ from scipy import ndimage
 
 from daskreg.registration.pyramids import filters
 from daskreg.runtime.threads import use_threads
+from daskreg.runtime.torch_instead import torch_instead
 
 SHAPES = [(3, 37, 50), (2, 13, 41, 30), (1, 1, 70, 33), (2, 300, 257)]
 
 
 @pytest.fixture(params=["compiled", "torch"], autouse=True)
-def implementation(request, monkeypatch):
+def implementation(request):
     """Also what runs on other devices."""
-    if request.param == "torch":
-        monkeypatch.setattr(filters, "_compiled", lambda values: False)
+    with torch_instead(request.param == "torch"):
+        yield
 
 
 @pytest.fixture(params=SHAPES, ids=str)

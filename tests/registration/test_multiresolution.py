@@ -10,11 +10,11 @@ from scipy import ndimage
 from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.initial_pose import GivenPoses
-from daskreg.registration.normal_equations.equations_torch import NormalEquationsTorch
 from daskreg.registration.pipeline import estimate
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem, SolverOptions, check_metric
 from daskreg.registration.pyramids.pyramid import image_batch
+from daskreg.runtime.torch_instead import torch_instead
 
 
 def texture(shape, seed=0, scale=3.0):
@@ -134,16 +134,15 @@ def test_never_worse_than_the_start_and_unknown_metrics_refused():
         check_metric("sharpness")
 
 
-def test_torch_alone_gives_the_same(monkeypatch):
+def test_torch_alone_gives_the_same():
     """What runs on other devices: sums and filters by torch."""
     grid = Grid((70, 64))
     truth = Affine.from_parameters(theta=0.1, tx=4, ty=-3, sx=1.03, centre=grid.centre)
     fixed = texture(grid.shape)
     moving = batch(moved(fixed, grid, truth))
     compiled = registered(batch(fixed), moving, model="affine")
-    monkeypatch.setattr("daskreg.registration.levenberg_marquardt.normal_equations_of", NormalEquationsTorch)
-    monkeypatch.setattr("daskreg.registration.pyramids.filters._compiled", lambda values: False)
-    by_torch = registered(batch(fixed), moving, model="affine")
+    with torch_instead(True):
+        by_torch = registered(batch(fixed), moving, model="affine")
     np.testing.assert_allclose(by_torch.matrices, compiled.matrices, atol=1e-4)
     np.testing.assert_allclose(by_torch.covariance, compiled.covariance, rtol=1e-2)
 

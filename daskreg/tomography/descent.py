@@ -109,6 +109,8 @@ def descend(
     fixed: Fixed,
     most: int,
     evaluate: Callable[[Floats], Evaluation[Found] | None],
+    *,
+    start: Evaluation[Found] | None = None,
 ) -> Descent[Found]:
     """At most so many steps from the poses, until one is short: that is taken without being judged, since it changes
     less than the projections determine.
@@ -117,8 +119,9 @@ def descend(
 
     Args:
         evaluate: None for poses at which it cannot be done, which a step is then too long to reach.
+        start: the evaluation of the poses, where it is known.
     """
-    here = evaluate(poses)
+    here = evaluate(poses) if start is None else start
     if here is None:
         raise ValueError("the poses to begin with cannot be evaluated")
     least = here.sums.misfit

@@ -23,7 +23,6 @@ from daskreg.tomography.matching import (
     smoothed_noise,
 )
 from daskreg.tomography.poses import MODELS, Fixed, fitted_waves, shifts_of, sigma_of_constant
-from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -67,24 +66,27 @@ def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], 
     """From the coarsest problem to the finest; `ended` is called after each."""
     used = problems[0].used
     radians = problems[0].radians
-    poses = _first(problems[0], fixed)
+    start: Evaluation[Linearised] | None
+    poses, start = _first(problems[0], fixed)
     unlike: tuple[int, ...] = ()
     for problem in problems:
-        descent = _descent(replace(problem, used=used), poses, fixed, most)
+        descent = _descent(problem.using(used), poses, fixed, most, start)
         found = _contradicted(descent.at)
         if problem is problems[0] and len(found):
             unlike = tuple(np.flatnonzero(used)[found].tolist())
             used = used.copy()
             used[list(unlike)] = False
-            descent = _descent(replace(problem, used=used), descent.poses, fixed, most)
-        poses = descent.poses
+            descent = _descent(problem.using(used), descent.poses, fixed, most)
+        poses, start = descent.poses, None
         ended()
-    last = replace(problems[-1], used=used)
+    last = problems[-1].using(used)
     return Solution(bridged(poses, radians, used), last, descent.steps, descent.settled, unlike, descent.at)
 
 
-def _descent(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> Descent[Linearised]:
-    return descend(problem, poses, fixed, most, partial(_evaluated, problem))
+def _descent(
+    problem: Problem, poses: Floats, fixed: Fixed, most: int, start: Evaluation[Linearised] | None = None
+) -> Descent[Linearised]:
+    return descend(problem, poses, fixed, most, partial(_evaluated, problem), start=start)
 
 
 def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
@@ -92,20 +94,20 @@ def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
     return Evaluation(at.sums(-at.residual), at.coupling, at)
 
 
-def _first(problem: Problem, fixed: Fixed) -> Floats:
-    """The start from which the residual is smallest after a few steps, or the first that leaves little but noise."""
-    best, least = None, np.inf
-    enough = _NOISY_START * noise_of(problem.data[problem.used]) * smoothed_noise(problem.level.whole_rows)
-    for start in start_poses(problem, fixed.turn, fixed.centre):
-        poses, left = start, np.inf
-        for further in range(_FIRST_STEPS, -1, -1):
-            here = _evaluated(problem, poses)
-            left = float(np.sqrt(here.sums.misfit))
-            if left < enough or not further:
+def _first(problem: Problem, fixed: Fixed) -> tuple[Floats, Evaluation[Linearised]]:
+    """The start from which the residual is smallest after a few steps, or the first that leaves little but noise; and
+    what has been found at its poses."""
+    best, least, enough = None, np.inf, _NOISY_START * problem.noise * smoothed_noise(problem.level.whole_rows)
+    for poses in start_poses(problem, fixed.turn, fixed.centre):
+        here = _evaluated(problem, poses)
+        for _ in range(_FIRST_STEPS):
+            if np.sqrt(here.sums.misfit) < enough:
                 break
-            poses = step_from(problem, poses, here, fixed).poses()
+            poses = step_from(problem, poses, here, fixed).poses()  # noqa: PLW2901
+            here = _evaluated(problem, poses)
+        left = float(np.sqrt(here.sums.misfit))
         if best is None or left < least:
-            best, least = poses, left
+            best, least = (poses, here), left
         if left < enough:
             break
     assert best is not None  # noqa: S101 (there is always a start)
@@ -174,7 +176,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     rng = np.random.default_rng(seed)
     problem, poses = solution.problem, solution.poses
     at = linearised(problem, poses) if solution.at is None else solution.at
-    noise = noise_of(problem.data[problem.used])
+    noise = problem.noise
     values, _, left = _of_noise(at, rng)
     own_scales = at.sums(at.residual).scales()[0]
     local = np.sqrt(np.einsum("aqp,aqp->ap", own_scales, own_scales))
@@ -186,7 +188,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     unit = np.array([problem.factor if name in ("ty", "tx") else 1.0 for name in problem.names])
     own = np.full((len(poses), len(problem.names)), np.nan)
     own[problem.used] = local * factor * noise * disagreement * unit
-    turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
+    turn, centre = _of_the_axis(coarse.using(problem.used), poses, rng)
     turn = turn.scaled(0.0 if fixed.turn is not None else disagreement)
     if problem.wedge:
         open_centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
@@ -252,7 +254,7 @@ def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> t
     to the information on the axis and the centre is taken off: they are determined weakly, so that it matters.
     """
     at = linearised(problem, poses)
-    noise = max(noise_of(problem.data[problem.used]), LEAST_NOISE * float(problem.data[problem.used].std()))
+    noise = max(problem.noise, LEAST_NOISE * float(problem.data[problem.used].std()))
     white = noise * smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) * at.weight
     of_noise = replace(at, basis=derivatives(problem.reproject(white), problem))
     count = int(problem.used.sum())

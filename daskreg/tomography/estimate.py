@@ -189,12 +189,12 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     own = np.full((len(poses), len(problem.names)), np.nan)
     own[problem.used] = local * factor * noise * disagreement * unit
     turn, centre = _of_the_axis(coarse.using(problem.used), poses, rng)
-    turn = turn.scaled(0.0 if fixed.turn is not None else disagreement)
+    turn = turn.stated(0.0 if fixed.turn is not None else disagreement)
     if problem.wedge:
         open_centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
         centre = replace(centre, sigma=open_centre if fixed.centre is None else 0.0)
     else:
-        centre = centre.scaled(0.0 if fixed.centre is not None else disagreement)
+        centre = centre.stated(0.0 if fixed.centre is not None else disagreement)
     found = agreement_of(at, noise, rng)
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
@@ -214,7 +214,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
 
 def _determined(problem: Problem, own: Floats, turn: _Spread, centre: _Spread) -> bool:
     """See `Uncertainty`. Where a wedge is missing, the centre is open, and moves the volume alone."""
-    edge = turn.sigma * max(problem.data.shape[1:]) / 2
+    edge = turn.sigma * problem.level.reach
     widest = max(edge, 0.0 if problem.wedge else centre.sigma / problem.factor)
     noisy = any(spread.sigma > 0 and spread.by_noise > _NOISE_OF_THE_DETERMINED for spread in (turn, centre))
     return widest <= _MOST_SIGMA and not noisy and shifts_are_known(problem, own, problem.factor)
@@ -238,13 +238,24 @@ def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats,
 
 @dataclass(frozen=True)
 class _Spread:
-    """A standard deviation, and the share of what seems to determine the value that is noise."""
+    """A standard deviation, for noise of one per pixel.
+
+    Args:
+        by_noise: share of what seems to determine the value that is noise.
+        by_residuals: the standard deviation that the residuals show.
+    """
 
     sigma: float
     by_noise: float = 0.0
+    by_residuals: float = 0.0
 
-    def scaled(self, factor: float) -> _Spread:
-        return replace(self, sigma=self.sigma * factor)
+    def scaled(self, noise: float, unit: float = 1.0) -> _Spread:
+        """Of such noise, in smaller units."""
+        return replace(self, sigma=self.sigma * noise * unit, by_residuals=self.by_residuals * unit)
+
+    def stated(self, factor: float) -> _Spread:
+        """The larger one of the two, the first of them by a factor; 0 where that is."""
+        return replace(self, sigma=max(self.sigma * factor, self.by_residuals) if factor else 0.0)
 
 
 def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[_Spread, _Spread]:
@@ -260,12 +271,17 @@ def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> t
     count = int(problem.used.sum())
     constant = np.linalg.pinv(fitted_waves(np.zeros(count), problem.radians[problem.used])[0])[0]
     turn = _sigma_of_sum(at, of_noise, "theta", np.full(count, 1 / count))
-    return turn.scaled(noise), _sigma_of_sum(at, of_noise, "tx", constant).scaled(noise * problem.factor)
+    return turn.scaled(noise), _sigma_of_sum(at, of_noise, "tx", constant).scaled(noise, problem.factor)
 
 
 def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floats) -> _Spread:
-    """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share, for noise of
-    one per pixel. Information that is that of noise does not count (the bias of errors in variables, Fuller 1987)."""
+    """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share. Information
+    that is that of noise does not count (the bias of errors in variables, Fuller 1987).
+
+    What is not noise is alike in many pixels of a projection. So the residuals are asked too: by how much what each
+    projection adds to the sum varies (Huber 1967), and how far it is to where their squares are least. Steps end
+    elsewhere if no volume is what the projections show, as with a missing wedge of a specimen that is cut off.
+    """
     problem = at.problem
     sums = at.sums(np.zeros_like(at.residual))
     asked = replace(sums, score=np.zeros_like(sums.score), shared=np.zeros_like(sums.shared))
@@ -283,4 +299,6 @@ def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floa
     information = float((seen * left).sum(dtype=np.float64))
     of_it = float((by_noise * (by_noise - problem.reproject(by_noise))).sum(dtype=np.float64))
     share = max(of_it / max(information, 1e-30), 0.0)
-    return _Spread(found / (1 - min(share, _MOST_NOISE)), share)
+    certain = 1 - min(share, _MOST_NOISE)
+    added = (left * at.residual).sum(axis=(1, 2), dtype=np.float64)
+    return _Spread(found / certain, share, float(np.hypot(np.linalg.norm(added), added.sum())) / certain)

@@ -53,6 +53,8 @@ def as_options(message: str, command: click.Command | None) -> str:
     flags = {p.opts[-1] for p in (command.params if command else ()) if isinstance(p, click.Option) and p.is_flag}
     options = {p.name: p.opts[-1] for p in (command.params if command else ()) if isinstance(p, click.Option)}
     options |= {o.removeprefix("--").replace("-", "_"): o for o in options.values() if o.startswith("--")}
+    if "angle_unit" in options:  # messages about projections name no other unit
+        options["unit"] = options["angle_unit"]
     known = "|".join(re.escape(name) for name in options if name)
     if not known:
         return message

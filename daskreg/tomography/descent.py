@@ -109,6 +109,8 @@ def descend(
     fixed: Fixed,
     most: int,
     evaluate: Callable[[Floats], Evaluation[Found] | None],
+    *,
+    start: Evaluation[Found] | None = None,
 ) -> Descent[Found]:
     """At most so many steps from the poses, until one is short: that is taken without being judged, since it changes
     less than the projections determine.
@@ -117,8 +119,9 @@ def descend(
 
     Args:
         evaluate: None for poses at which it cannot be done, which a step is then too long to reach.
+        start: the evaluation of the poses, where it is known.
     """
-    here = evaluate(poses)
+    here = evaluate(poses) if start is None else start
     if here is None:
         raise ValueError("the poses to begin with cannot be evaluated")
     least = here.sums.misfit
@@ -143,17 +146,16 @@ def descend(
 
 def _reach(problem: Problem) -> Floats:
     """(P,) by how many pixels of the detector one of each parameter moves a projection, at most."""
-    edge = problem.data.shape[2] / 2
-    return np.array([1.0 if name in ("ty", "tx") else edge for name in problem.names]) * problem.factor
+    return np.array([1.0 if name in ("ty", "tx") else problem.level.reach for name in problem.names]) * problem.factor
 
 
 def _motion(problem: Problem, values: Floats, shared: Floats) -> tuple[Floats, Floats]:
     """(P,) by how many pixels of the detector a step in each parameter moves a projection: at most, and the root mean
     square.
 
-    The turn of the axis converges more slowly: it counts at the whole width of the detector, and with every parameter.
+    The turn of the axis converges more slowly: it counts twice, and with every parameter.
     """
-    common = float(np.abs(shared).sum()) * problem.data.shape[2] * problem.factor
+    common = float(np.abs(shared).sum()) * 2 * problem.level.reach * problem.factor
     reach = _reach(problem)
     most, mean = np.abs(values).max(axis=0), np.sqrt((values**2).mean(axis=0))
     return most * reach + common, mean * reach + common

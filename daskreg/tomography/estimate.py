@@ -23,7 +23,6 @@ from daskreg.tomography.matching import (
     smoothed_noise,
 )
 from daskreg.tomography.poses import MODELS, Fixed, fitted_waves, shifts_of, sigma_of_constant
-from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -67,24 +66,27 @@ def solve(problems: list[Problem], fixed: Fixed, most: int, ended: Callable[[], 
     """From the coarsest problem to the finest; `ended` is called after each."""
     used = problems[0].used
     radians = problems[0].radians
-    poses = _first(problems[0], fixed)
+    start: Evaluation[Linearised] | None
+    poses, start = _first(problems[0], fixed)
     unlike: tuple[int, ...] = ()
     for problem in problems:
-        descent = _descent(replace(problem, used=used), poses, fixed, most)
+        descent = _descent(problem.using(used), poses, fixed, most, start)
         found = _contradicted(descent.at)
         if problem is problems[0] and len(found):
             unlike = tuple(np.flatnonzero(used)[found].tolist())
             used = used.copy()
             used[list(unlike)] = False
-            descent = _descent(replace(problem, used=used), descent.poses, fixed, most)
-        poses = descent.poses
+            descent = _descent(problem.using(used), descent.poses, fixed, most)
+        poses, start = descent.poses, None
         ended()
-    last = replace(problems[-1], used=used)
+    last = problems[-1].using(used)
     return Solution(bridged(poses, radians, used), last, descent.steps, descent.settled, unlike, descent.at)
 
 
-def _descent(problem: Problem, poses: Floats, fixed: Fixed, most: int) -> Descent[Linearised]:
-    return descend(problem, poses, fixed, most, partial(_evaluated, problem))
+def _descent(
+    problem: Problem, poses: Floats, fixed: Fixed, most: int, start: Evaluation[Linearised] | None = None
+) -> Descent[Linearised]:
+    return descend(problem, poses, fixed, most, partial(_evaluated, problem), start=start)
 
 
 def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
@@ -92,20 +94,20 @@ def _evaluated(problem: Problem, poses: Floats) -> Evaluation[Linearised]:
     return Evaluation(at.sums(-at.residual), at.coupling, at)
 
 
-def _first(problem: Problem, fixed: Fixed) -> Floats:
-    """The start from which the residual is smallest after a few steps, or the first that leaves little but noise."""
-    best, least = None, np.inf
-    enough = _NOISY_START * noise_of(problem.data[problem.used]) * smoothed_noise(problem.level.whole_rows)
-    for start in start_poses(problem, fixed.turn, fixed.centre):
-        poses, left = start, np.inf
-        for further in range(_FIRST_STEPS, -1, -1):
-            here = _evaluated(problem, poses)
-            left = float(np.sqrt(here.sums.misfit))
-            if left < enough or not further:
+def _first(problem: Problem, fixed: Fixed) -> tuple[Floats, Evaluation[Linearised]]:
+    """The start from which the residual is smallest after a few steps, or the first that leaves little but noise; and
+    what has been found at its poses."""
+    best, least, enough = None, np.inf, _NOISY_START * problem.noise * smoothed_noise(problem.level.whole_rows)
+    for poses in start_poses(problem, fixed.turn, fixed.centre):
+        here = _evaluated(problem, poses)
+        for _ in range(_FIRST_STEPS):
+            if np.sqrt(here.sums.misfit) < enough:
                 break
-            poses = step_from(problem, poses, here, fixed).poses()
+            poses = step_from(problem, poses, here, fixed).poses()  # noqa: PLW2901
+            here = _evaluated(problem, poses)
+        left = float(np.sqrt(here.sums.misfit))
         if best is None or left < least:
-            best, least = poses, left
+            best, least = (poses, here), left
         if left < enough:
             break
     assert best is not None  # noqa: S101 (there is always a start)
@@ -174,7 +176,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     rng = np.random.default_rng(seed)
     problem, poses = solution.problem, solution.poses
     at = linearised(problem, poses) if solution.at is None else solution.at
-    noise = noise_of(problem.data[problem.used])
+    noise = problem.noise
     values, _, left = _of_noise(at, rng)
     own_scales = at.sums(at.residual).scales()[0]
     local = np.sqrt(np.einsum("aqp,aqp->ap", own_scales, own_scales))
@@ -186,13 +188,13 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
     unit = np.array([problem.factor if name in ("ty", "tx") else 1.0 for name in problem.names])
     own = np.full((len(poses), len(problem.names)), np.nan)
     own[problem.used] = local * factor * noise * disagreement * unit
-    turn, centre = _of_the_axis(replace(coarse, used=problem.used), poses, rng)
-    turn = turn.scaled(0.0 if fixed.turn is not None else disagreement)
+    turn, centre = _of_the_axis(coarse.using(problem.used), poses, rng)
+    turn = turn.stated(0.0 if fixed.turn is not None else disagreement)
     if problem.wedge:
         open_centre = sigma_of_constant(shifts_of(poses)[:, 1], problem.radians, problem.used)
         centre = replace(centre, sigma=open_centre if fixed.centre is None else 0.0)
     else:
-        centre = centre.scaled(0.0 if fixed.centre is not None else disagreement)
+        centre = centre.stated(0.0 if fixed.centre is not None else disagreement)
     found = agreement_of(at, noise, rng)
     residuals = np.full(len(poses), np.nan)
     residuals[problem.used] = residuals_of(at)
@@ -212,7 +214,7 @@ def uncertainty(solution: Solution, coarse: Problem, fixed: Fixed, seed: int = 0
 
 def _determined(problem: Problem, own: Floats, turn: _Spread, centre: _Spread) -> bool:
     """See `Uncertainty`. Where a wedge is missing, the centre is open, and moves the volume alone."""
-    edge = turn.sigma * max(problem.data.shape[1:]) / 2
+    edge = turn.sigma * problem.level.reach
     widest = max(edge, 0.0 if problem.wedge else centre.sigma / problem.factor)
     noisy = any(spread.sigma > 0 and spread.by_noise > _NOISE_OF_THE_DETERMINED for spread in (turn, centre))
     return widest <= _MOST_SIGMA and not noisy and shifts_are_known(problem, own, problem.factor)
@@ -236,13 +238,24 @@ def _of_noise(at: Linearised, rng: np.random.Generator) -> tuple[Floats, Floats,
 
 @dataclass(frozen=True)
 class _Spread:
-    """A standard deviation, and the share of what seems to determine the value that is noise."""
+    """A standard deviation, for noise of one per pixel.
+
+    Args:
+        by_noise: share of what seems to determine the value that is noise.
+        by_residuals: the standard deviation that the residuals show.
+    """
 
     sigma: float
     by_noise: float = 0.0
+    by_residuals: float = 0.0
 
-    def scaled(self, factor: float) -> _Spread:
-        return replace(self, sigma=self.sigma * factor)
+    def scaled(self, noise: float, unit: float = 1.0) -> _Spread:
+        """Of such noise, in smaller units."""
+        return replace(self, sigma=self.sigma * noise * unit, by_residuals=self.by_residuals * unit)
+
+    def stated(self, factor: float) -> _Spread:
+        """The larger one of the two, the first of them by a factor; 0 where that is."""
+        return replace(self, sigma=max(self.sigma * factor, self.by_residuals) if factor else 0.0)
 
 
 def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> tuple[_Spread, _Spread]:
@@ -252,18 +265,23 @@ def _of_the_axis(problem: Problem, poses: Floats, rng: np.random.Generator) -> t
     to the information on the axis and the centre is taken off: they are determined weakly, so that it matters.
     """
     at = linearised(problem, poses)
-    noise = max(noise_of(problem.data[problem.used]), LEAST_NOISE * float(problem.data[problem.used].std()))
+    noise = max(problem.noise, LEAST_NOISE * float(problem.data[problem.used].std()))
     white = noise * smoothed(rng.normal(size=at.residual.shape).astype(np.float32)) * at.weight
     of_noise = replace(at, basis=derivatives(problem.reproject(white), problem))
     count = int(problem.used.sum())
     constant = np.linalg.pinv(fitted_waves(np.zeros(count), problem.radians[problem.used])[0])[0]
     turn = _sigma_of_sum(at, of_noise, "theta", np.full(count, 1 / count))
-    return turn.scaled(noise), _sigma_of_sum(at, of_noise, "tx", constant).scaled(noise * problem.factor)
+    return turn.scaled(noise), _sigma_of_sum(at, of_noise, "tx", constant).scaled(noise, problem.factor)
 
 
 def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floats) -> _Spread:
-    """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share, for noise of
-    one per pixel. Information that is that of noise does not count (the bias of errors in variables, Fuller 1987)."""
+    """Standard deviation of a weighted sum of a parameter of all projections, or of one that they share. Information
+    that is that of noise does not count (the bias of errors in variables, Fuller 1987).
+
+    What is not noise is alike in many pixels of a projection. So the residuals are asked too: by how much what each
+    projection adds to the sum varies (Huber 1967), and how far it is to where their squares are least. Steps end
+    elsewhere if no volume is what the projections show, as with a missing wedge of a specimen that is cut off.
+    """
     problem = at.problem
     sums = at.sums(np.zeros_like(at.residual))
     asked = replace(sums, score=np.zeros_like(sums.score), shared=np.zeros_like(sums.shared))
@@ -281,4 +299,6 @@ def _sigma_of_sum(at: Linearised, of_noise: Linearised, name: str, weights: Floa
     information = float((seen * left).sum(dtype=np.float64))
     of_it = float((by_noise * (by_noise - problem.reproject(by_noise))).sum(dtype=np.float64))
     share = max(of_it / max(information, 1e-30), 0.0)
-    return _Spread(found / (1 - min(share, _MOST_NOISE)), share)
+    certain = 1 - min(share, _MOST_NOISE)
+    added = (left * at.residual).sum(axis=(1, 2), dtype=np.float64)
+    return _Spread(found / certain, share, float(np.hypot(np.linalg.norm(added), added.sum())) / certain)

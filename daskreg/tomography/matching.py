@@ -21,10 +21,11 @@ from scipy.ndimage import gaussian_filter1d, spline_filter1d
 from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
-from daskreg.tomography.normal_equations import Coupling, Sums
+from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
 from daskreg.tomography.poses import Level, fitted_waves
 from daskreg.tomography.projector.projector_numba import pull_cubic
 from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
+from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -77,20 +78,31 @@ class Problem:
     def factor(self) -> int:
         return self.level.factors[1]
 
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of the noise of a pixel."""
+        return noise_of(self.data[self.used])
+
+    def using(self, used: Bools) -> Problem:
+        """The problem, of other projections."""
+        return self if np.array_equal(used, self.used) else replace(self, used=used)
+
     def solve(self, sums: Sums, coupling: Coupling, *, exact: bool = False) -> tuple[Floats, Floats]:
         """The step (A, P) and the shared one, without the shifts that only move the volume; see `Coupling.solve`.
 
         With a missing wedge, a constant column shift is nearly one of them, and what FBP lacks decides on it rather
-        than the projections; so it stays as it was, where centres of mass are known.
+        than the projections; so it stays as it was, where centres of mass are known, and the rest is as if it followed.
         """
-        values, shared = coupling.solve(sums, self.reproject, exact=exact)
-        for name in ("ty", "scale"):
-            if name in self.names:
-                values[:, self.names.index(name)] -= values[:, self.names.index(name)].mean()
-        at = self.names.index("tx")
-        basis, parts = fitted_waves(values[:, at], self.radians[self.used])
-        parts[0] = parts[0] if self.wedge else 0.0
-        values[:, at] -= basis @ parts
+        radians, columns = self.radians[self.used], self.names.index("tx")
+        alike = [self.names.index(name) for name in ("ty", "scale") if name in self.names]
+        basis = fitted_waves(np.zeros(len(radians)), radians)[0]
+        gauge = np.zeros((len(alike) + 2, len(radians), len(self.names)))
+        gauge[np.arange(len(alike)), :, alike] = 1.0
+        gauge[len(alike) :, :, columns] = basis[:, 1:].T
+        values, shared = coupling.solve(sums, self.reproject, gauge, exact=exact)
+        values[:, alike] -= values[:, alike].mean(axis=0)
+        moving = slice(0 if self.wedge else 1, 3)
+        values[:, columns] -= basis[:, moving] @ fitted_waves(values[:, columns], radians)[1][moving]
         return values, shared
 
 
@@ -119,9 +131,10 @@ class Linearised:
 
     @cached_property
     def coupling(self) -> Coupling:
-        return Coupling.of(self.basis, self.weight, len(self.problem.names))
+        few = self.basis.shape[3] <= SAMPLED_ROWS
+        return self.every if few else Coupling.of(self.basis, self.weight, len(self.problem.names))
 
-    @property
+    @cached_property
     def every(self) -> Coupling:
         """The coupling of all rows."""
         return Coupling(self.basis, self.weight, len(self.problem.names))

@@ -3,12 +3,13 @@
 What each projection has by itself, and the right side, are sums over all pixels. What couples projections is (1 - H),
 by which each row of the aligned projections is changed for itself. It is alike in all rows, and only the way to the
 solution depends on it, not the solution, where the right side is zero. So where there are many rows, the coupling is
-that of a sample of them.
+that of a sample of them. Where no wedge is missing it is made once, as a matrix (see `coupling_matrix`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ Array = NDArray[Any]
 SAMPLED_ROWS = 16
 _INNER = 25  # iterations of GMRES
 _INNER_TOLERANCE, _TOLERANCE_OF_SHIFTS = 0.01, 0.05
-"""Residuals of GMRES, of the right side. A turn is hardly determined beside shifts: with the larger one, steps leave it
-out, and do not settle."""
+"""Residuals of GMRES, of the right side, where a wedge is missing and each iteration takes reprojections. A turn is
+hardly determined beside shifts: with the larger one, steps leave it out, and do not settle."""
 _MOST_INNER, _EXACT_TOLERANCE = 100, 1e-3
 
 
@@ -83,6 +84,7 @@ class Coupling:
     basis: Array
     weight: Array
     count: int
+    _made: dict[str, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, basis: Array, weight: Array, count: int, rows: int = SAMPLED_ROWS) -> Coupling:
@@ -128,34 +130,80 @@ class Coupling:
             0,
         )
 
-    def solve(self, sums: Sums, reproject: Reprojection, *, exact: bool = False) -> tuple[Floats, Floats]:
-        """The step (A, P) and the shared one.
+    def solve(
+        self, sums: Sums, reproject: Reprojection, gauge: Floats, *, exact: bool = False
+    ) -> tuple[Floats, Floats]:
+        """The step (A, P) and the shared one, without directions in which nothing is determined.
 
         Args:
-            exact: go on until what the data hardly determine is found too, which later steps else make up for.
+            gauge: (K, A, P) those directions. The right side has parts in them, by filters and borders, which would be
+                divided by next to nothing.
+            exact: where a wedge is missing, go on until what the data hardly determine is found too, which later steps
+                else make up for.
         """
-        here = self.sums(np.zeros_like(self.weight)).scales()
         size = sums.score.shape
         split = size[0] * size[1]
+        every = sums.scales()
 
-        def scaled(by: tuple[Floats, Floats], own: Floats, shared: Floats) -> Floats:
-            return np.concatenate([np.einsum("apq,aq->ap", by[0], own).ravel(), shared * by[1]])
-
-        def step_of(by: tuple[Floats, Floats], unknown: Floats) -> tuple[Floats, Floats]:
-            return np.einsum("aqp,aq->ap", by[0], unknown[:split].reshape(size)), unknown[split:] * by[1]
+        # The directions in the unknowns that `_unscaled` takes.
+        directions = np.linalg.solve(np.swapaxes(every[0], 1, 2), gauge[..., None])[..., 0].reshape(len(gauge), split)
+        free = np.pad(np.linalg.qr(directions.T)[0].T, ((0, 0), (0, len(sums.shared))))
+        matrix = None if reproject.wedge else self._matrix(reproject)
 
         def apply(unknown: Floats) -> Floats:
-            change = self.changed(*step_of(here, unknown))
-            change = (change - reproject(change)) * self.weight
-            own = _double("pauv,auv->ap", self.basis[: self.count], change)
-            return scaled(here, own, _double("pauv,auv->p", self.basis[self.count :], change))
+            left = free.T @ (free @ unknown)
+            found = self._seen(unknown - left, reproject) if matrix is None else matrix @ (unknown - left)
+            return found - free.T @ (free @ found) + left
 
-        every = sums.scales()
-        right = scaled(every, sums.score, sums.shared)
+        right = _scaled(every, sums.score, sums.shared)
+        right -= free.T @ (free @ right)
         operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
-        step_tolerance = _TOLERANCE_OF_SHIFTS if len(self.basis) <= 2 else _INNER_TOLERANCE
-        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (step_tolerance, _INNER)
-        return step_of(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
+        tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (_INNER_TOLERANCE, _INNER)
+        if reproject.wedge and not exact and len(self.basis) <= 2:
+            tolerance = _TOLERANCE_OF_SHIFTS
+        return _unscaled(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
+
+    @cached_property
+    def _scales(self) -> tuple[Floats, Floats]:
+        return self.sums(np.zeros_like(self.weight)).scales()
+
+    def _seen(self, unknown: Floats, reproject: Reprojection) -> Floats:
+        """What the normal equations make of unknowns, by reprojection."""
+        change = self.changed(*_unscaled(self._scales, unknown))
+        change = (change - reproject(change)) * self.weight
+        own = _double("pauv,auv->ap", self.basis[: self.count], change)
+        return _scaled(self._scales, own, _double("pauv,auv->p", self.basis[self.count :], change))
+
+    def _matrix(self, reproject: Reprojection) -> Floats:
+        """The matrix of `_seen`, which is made once."""
+        if "matrix" in self._made:
+            return self._made["matrix"]
+        seen = self.basis * self.weight
+        found, alone, own = -reproject.coupling(seen), np.arange(len(self.weight)), self.count
+        found[alone, :, alone] += _double("pauv,qauv->apq", seen, seen)
+        factors, common = self._scales
+        size = len(alone) * own
+        # What the shared parameters do is the sum of what they do to each projection.
+        each = np.einsum("apq,aqbr,bsr->apbs", factors, found[:, :own, :, :own], factors, optimize=True)
+        by_shared = np.einsum("apq,aqs->aps", factors, found[:, :own, :, own:].sum(axis=2))
+        on_shared = np.einsum("bpq,sbq->sbp", factors, found[:, own:, :, :own].sum(axis=0))
+        both = found[:, own:, :, own:].sum(axis=(0, 2)) * np.outer(common, common)
+        rows = [each.reshape(size, size), by_shared.reshape(size, -1) * common]
+        last = [on_shared.reshape(-1, size) * common[:, None], both]
+        self._made["matrix"] = np.block([rows, last])
+        return self._made["matrix"]
+
+
+def _scaled(scales: tuple[Floats, Floats], own: Floats, shared: Floats) -> Floats:
+    """Right sides (A, P) and (S,) in the units of scales, in one row."""
+    return np.concatenate([np.einsum("apq,aq->ap", scales[0], own).ravel(), shared * scales[1]])
+
+
+def _unscaled(scales: tuple[Floats, Floats], unknown: Floats) -> tuple[Floats, Floats]:
+    """Parameters (A, P) and (S,) from unknowns in those units."""
+    size = scales[0].shape[:2]
+    split = size[0] * size[1]
+    return np.einsum("aqp,aq->ap", scales[0], unknown[:split].reshape(size)), unknown[split:] * scales[1]
 
 
 def _double(subscripts: str, *arrays: Array) -> Floats:

@@ -175,6 +175,12 @@ class Level:
         return 0 if self.rows is None else self.rows[0]
 
     @property
+    def reach(self) -> float:
+        """From the middle to the farther edge of the detector, columns of the level: by how much a turn of one radian
+        moves pixels."""
+        return max(self.whole_rows * self.factors[0] / self.factors[1], self.binned_shape[1]) / 2
+
+    @property
     def middle(self) -> Floats:
         """(2,) where the middle of the detector is, in pixels of this level (from the first row)."""
         place = [((n - 1) / 2 - (f - 1) / 2) / f for n, f in zip(self.shape, self.factors, strict=True)]

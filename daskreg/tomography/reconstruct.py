@@ -46,6 +46,7 @@ ENGINES = ("daskreg", "astra")
 _ITERATIONS = {"fbp": 0, "sirt": 100, "cgls": 15}
 _BLOCK_BYTES = 256 * 2**20
 _MOST_READS = 3.0  # of each projection, without a word
+_SAME_MIDDLE = 0.01  # pixels
 _IMAGES = 7  # of the size of the block or of its slices, while FBP filters it
 
 
@@ -114,7 +115,8 @@ def reconstruct(
         projections: (angles, rows, columns), or (channels, angles, rows, columns), as of `align_projections`.
         angles: (angles,); None: those of the fit.
         fit: a TiltFit of these projections, or of other channels of them; outliers that it names are left out. None:
-            they are taken as they are, with the axis at `centre`.
+            they are taken as they are, with the axis at `centre`. Of a part of the detector, coordinates of its rows
+            and columns say which.
         method: "fbp", filtered back-projection; "sirt" or "cgls", iterations that fit the projections, which are better
             with few or noisy angles and a missing wedge.
         engine: "daskreg", or "astra": the ASTRA toolbox, where it is installed (`daskreg[astra]`), on a GPU if it finds
@@ -136,9 +138,9 @@ def reconstruct(
     Returns: dims z (the rows), y, x; x is seen at angle 0, y at a quarter of a turn; the spacing is that of the
         detector, and values are per unit of length.
 
-    Raises: OptionError; MissingExtraError; ShapeMismatchError where fit, angles and projections have other numbers, or
-        flats another shape; UnitError; when computed, DegenerateImageError where too few projections have finite
-        pixels.
+    Raises: OptionError; MissingExtraError; ShapeMismatchError where fit, angles and projections have other numbers or
+        are of other detectors, or flats have another shape; UnitError; when computed, DegenerateImageError where too
+        few projections have finite pixels.
     """
     _check(method, iterations, minimum, window, engine)
     _check_geometry(fit, centre, axis, angles, order)
@@ -158,7 +160,7 @@ def reconstruct(
         used,
         size=columns if size is None else size,
         columns=columns,
-        centre=(columns - 1) / 2 if centre is None else centre,
+        centre=_column_of_the_axis(projections, volume.grid, fit, centre, transposed=transposed),
         method=method,
         window=window,
         iterations=_ITERATIONS[method] if iterations is None else iterations,
@@ -178,6 +180,29 @@ def reconstruct(
         lead_coords={d: volume.array.coords[d] for d in lead if d in volume.array.coords},
         name="reconstruction",
     )
+
+
+def _column_of_the_axis(
+    projections: Any, grid: Grid, fit: TiltFit | None, centre: float | None, *, transposed: bool
+) -> float:
+    """In aligned projections, the middle of the detector of the fit, of which these may be a part.
+
+    Raises: ShapeMismatchError for another detector, if no coordinates say which part of it these are.
+    """
+    across = 1 if transposed else 2
+    middle = (grid.shape[across] - 1) / 2
+    if fit is None:
+        return middle if centre is None else centre
+    plane = grid.take((1, 2))
+    here = np.array(plane.origin) + np.array(plane.spacing) * (np.array(plane.shape) - 1) / 2
+    if np.allclose((here - fit.middle) / plane.spacing, 0, atol=_SAME_MIDDLE):
+        return middle
+    if not all(name in getattr(projections, "coords", ()) for name in plane.names):
+        raise ShapeMismatchError(
+            f"the middle of projections of {plane.shape[0]} x {plane.shape[1]} is {tuple(here.tolist())}, of those of "
+            f"the fit {fit.middle}: pass all rows and columns, or a DataArray with coordinates of those that are there"
+        )
+    return float((fit.middle[across - 1] - grid.origin[across]) / grid.spacing[across])
 
 
 def _angles(count: int, angles: Any, unit: str | None, fit: TiltFit | None) -> tuple[Floats, Bools]:

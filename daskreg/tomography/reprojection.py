@@ -2,7 +2,9 @@
 
 Filtered back-projection F makes the volume, A projects it. Detail that is finer than so many angles resolve is in one
 projection alone, and the ramp filter would return more of it than there is: 1 - H would be negative, and steps would
-lead away from the solution. So the filter is limited there (Radermacher 1992).
+lead away from the solution. So the filter is limited there (Radermacher 1992). It also restores what the linear
+interpolation of slices and rays takes from fine detail: the residual would have that part of the specimen, more of it
+where a projection is shifted and turned less, which turned the axis by a tenth of a degree where pixels are coarse.
 
 With a half turn of projections, that is nearly what a volume in least squares would show. With a missing wedge it is
 not: near the wedge, A F shows a half and less of what was seen, and what is lacking would pull at the poses. So the
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.tomography.coupling_matrix import coupling_matrix
 from daskreg.tomography.poses import HALF_A_TURN
-from daskreg.tomography.projector.reconstruction import fbp_response, filtered
+from daskreg.tomography.projector.reconstruction import fbp_response, filtered, kept_by_interpolation
 from daskreg.tomography.projector.slices import SliceProjector
 
 Floats = NDArray[np.float64]
@@ -54,13 +57,19 @@ class Reprojection:
     largest: float = field(init=False)
 
     def __post_init__(self) -> None:
-        # Corners that some projections do not see are taken for empty.
-        radius = min(self.centre, self.columns - 1 - self.centre) + 0.5
         shape = (self.columns, self.columns)
-        object.__setattr__(self, "projector", SliceProjector(self.radians, shape, self.columns, self.centre, radius))
-        response = fbp_response(self.radians, self.columns, longest=2 * radius).astype(np.float32)
-        object.__setattr__(self, "response", response)
+        projector = SliceProjector(self.radians, shape, self.columns, self.centre, self.radius)
+        object.__setattr__(self, "projector", projector)
+        response = fbp_response(self.radians, self.columns, longest=2 * self.radius)
+        if not self.wedge:  # the iterations restore it
+            response /= kept_by_interpolation(projector)
+        object.__setattr__(self, "response", response.astype(np.float32))
         object.__setattr__(self, "largest", self._largest() if self.wedge else 1.0)
+
+    @property
+    def radius(self) -> float:
+        """Of the disk that all projections see, pixels: corners that some do not see are taken for empty."""
+        return min(self.centre, self.columns - 1 - self.centre) + 0.5
 
     def __call__(self, aligned: Array) -> Array:
         if not self.wedge:
@@ -79,6 +88,11 @@ class Reprojection:
             seen += change
             rho = following
         return seen
+
+    def coupling(self, images: Array) -> Floats:
+        """(A, P, A, P) products of (P, A, U, V) images with H of all of them, where no wedge is missing."""
+        response = fbp_response(self.radians, self.columns, longest=2 * self.radius).astype(np.float32)
+        return coupling_matrix(images, self.radians, response, self.centre, self.radius)
 
     def _once(self, aligned: Array) -> Array:
         return self.projector.project(self.projector.smear(filtered(aligned, self.response)))

@@ -374,5 +374,12 @@ def noise_of(data: Array, least: Floats | None = None) -> float:
         change, bright, gain = np.diff(change, 2, axis=1), bright[:, 1:-1], 36.0
     above = bright.mean(axis=(1, 2)) if least is None else least
     shown = bright > above[:, None, None]
-    medians = [float(np.median(np.abs(c[s]))) for c, s in zip(change, shown, strict=True) if s.any()]
+    medians = [_median(np.abs(c[s])) for c, s in zip(change, shown, strict=True) if s.any()]
     return float(np.sqrt(np.mean(np.square(medians)) / gain)) / 0.6745 if medians else 0.0
+
+
+def _median(values: Array) -> float:
+    """`np.median` of a few finite numbers, in a fifth of the time."""
+    low, high = (len(values) - 1) // 2, len(values) // 2
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + ordered[high]) / 2

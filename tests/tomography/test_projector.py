@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from ellipsoids import Ellipsoids
+from scipy.ndimage import gaussian_filter1d
 
 import daskreg as dr
 from daskreg.errors import InvalidTransformError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.kernels import backproject, project, projection_matrices
 from daskreg.tomography.projector import posed
 from daskreg.tomography.projector.slices import SliceProjector
+from daskreg.tomography.reprojection import Reprojection
 
 RNG = np.random.default_rng(0)
 ANGLES = RNG.uniform(-4, 4, 7)
@@ -121,6 +123,27 @@ def test_one_slice_is_as_one_of_several(dtype, error):
         both, one = function(values), function(values[..., :1])
         assert one.dtype == dtype
         np.testing.assert_allclose(one, both[..., :1], rtol=0, atol=error * np.abs(both).max())
+
+
+@pytest.mark.parametrize("rows", [1, 18])
+@pytest.mark.parametrize("spread", [0.0, 0.1], ids=["even", "uneven"])
+def test_the_coupling_of_projections_is_that_of_their_reprojections(rows, spread):
+    """Without slices, by the chords of rays: of each image with what each other, alone, shows in all projections."""
+    rng = np.random.default_rng(2)
+    angles = np.linspace(0.2, np.pi + 0.2, 21, endpoint=False) + rng.uniform(-spread, spread, 21)
+    reproject = Reprojection(angles, 31, 15.6, wedge=False)
+    images = gaussian_filter1d(rng.normal(size=(2, 21, 31, rows)), 2, axis=2).astype(np.float32)
+    found = reproject.coupling(images[:1] if rows == 1 else images)
+    expected = np.zeros_like(found)
+    for a in range(21):
+        for p in range(expected.shape[1]):
+            alone = np.zeros_like(images[0])
+            alone[a] = images[p, a]
+            expected[:, :, a, p] = np.einsum("pauv,auv->ap", images[: len(expected[0])], reproject(alone))
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+    apart = ~np.eye(21, dtype=bool)
+    between, expected = (array.swapaxes(1, 2)[apart] for array in (found, expected))
+    assert np.linalg.norm(between - expected) < 0.2 * np.linalg.norm(expected)
 
 
 def test_astra_projects_the_same():

@@ -124,7 +124,7 @@ def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
     sums = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     meta = np.empty((0, 0, 0), np.float32)
     lazy = da.from_array(sums, chunks=chunks).map_blocks(counted, dtype=np.float32, meta=meta)
-    fit = replace(no_motion(HALF), rotation_axis=axis)
+    fit = replace(no_motion(HALF), rotation_axis=axis, middle=tuple((n - 1) / 2 for n in shape[1:]))
     for options, most in (({"axis": axis}, 1.0), ({"fit": fit}, 2.5)):
         reads.clear()
         dr.write(reconstruct(lazy, HALF, rows=16, **options), tmp_path / "v.zarr", progress=False, overwrite=True)
@@ -245,6 +245,18 @@ def test_pixels_and_projections_without_values(truth):
     np.testing.assert_allclose(lying.values, reconstruct(sums, HALF).values, atol=1e-6)
     with pytest.raises(DegenerateImageError, match="3 of 64"):
         reconstruct(np.where(np.arange(64)[:, None, None] < 3, 1.0, np.nan) * np.ones((64, 11, SIZE)), HALF).compute()
+
+
+def test_a_part_of_the_detector_is_where_its_coordinates_say():
+    """The axis stays the middle of the detector of the fit."""
+    sums, fit = projected(HALF), no_motion(HALF)
+    whole = reconstruct(sums, fit=fit).values
+    for part in (np.s_[:, :, :35], np.s_[:, 2:]):
+        with pytest.raises(ShapeMismatchError, match=r"the fit \(5.0, 19.5\).*coordinates"):
+            reconstruct(sums[part], fit=fit)
+    named = xr.DataArray(sums, dims=("z", "y", "x"), coords={"y": np.arange(11.0), "x": np.arange(float(SIZE))})
+    part = reconstruct(named[:, 2:9, 3:], fit=fit, size=SIZE)
+    np.testing.assert_allclose(part.values[:, 14:26, 14:26], whole[2:9, 14:26, 14:26], atol=0.05 * whole.max())
 
 
 def no_motion(angles):

@@ -70,9 +70,11 @@ def test_the_centre(folder, capsys):
 
 def test_what_is_refused(folder, capsys):
     (folder / "words.txt").write_text("ten\n")
+    np.savetxt(folder / "radians.txt", np.radians(np.loadtxt(folder / "angles.txt")))
     for words, told in (
         (["align", "moving.npy", "--out", "fit.json"], "--angles FILE"),
         (["align", "moving.npy", "--out", "fit.json", "--angles", "words.txt"], "no list of angles"),
+        (["align", "moving.npy", "--out", "fit.json", "--angles", "radians.txt"], "--unit-of-angles degrees"),
         (["align", "moving.npy", "--out", "fit.json", "--angles", "angles.txt", "--centre", "left"], "number nor auto"),
         (["reconstruct", "moving.npy", "out.ome.zarr"], "needs angles"),
         (["reconstruct", "moving.npy", "out.ome.zarr", "--order", "0"], "is not one of '1', '3'"),

@@ -156,6 +156,75 @@ def smear_slices(sums: Any, lines: Any, inside: Any, volume: Any, first: Any, st
                     volume[y, x, z] += near * sums[a, low, z] + far * sums[a, high, z]
 
 
+@jit(fastmath=_SUMS)
+def couple_slice(running: Any, tests: Any, turns: Any, chords: Any, found: Any, first: Any, stop: Any) -> None:
+    """`couple_slices` of one slice and one image of each projection, in vectors along the columns.
+
+    Args:
+        running: (A, M + 1).
+        tests: (A, U).
+        turns, chords: in the same type.
+        found: (A, A).
+    """
+    none, last = running.dtype.type(0), running.dtype.type(running.shape[1] - 2)
+    for b in range(first, stop):
+        for a in range(len(running)):
+            cosine, sine, inverse = turns[a, b]
+            line, total = running[a], none
+            for u in range(tests.shape[1]):
+                middle, half = cosine * chords[0, u] + chords[2, u], sine * chords[1, u]
+                high = least(greatest(none, middle + half), last)
+                low = least(greatest(none, middle - half), last)
+                i, j = np.int64(np.int32(high)), np.int64(np.int32(low))
+                upper = line[i] + (high - i) * (line[i + 1] - line[i])
+                lower = line[j] + (low - j) * (line[j + 1] - line[j])
+                total += tests[b, u] * (upper - lower)
+            found[b, a] += inverse * total
+
+
+@jit(fastmath=_SUMS)
+def couple_slices(running: Any, tests: Any, turns: Any, chords: Any, found: Any, first: Any, stop: Any) -> None:
+    """Sums of images of the projections first..stop-1 times what each of the others, smeared, shows there.
+
+    A ray of one projection sees a chord of the disk, and there a piece of each other projection, whose sum is the
+    difference of two running sums (no slice is made).
+
+    Args:
+        running: (A, M + 1, P * Z) running sums along the columns of filtered images, the last of them twice.
+        tests: (A, U, P * Z) images.
+        turns: (A, A, 3) the cosine and the positive sine of the turn between two projections, and its inverse.
+        chords: (3, U) of each ray the place from the axis, half of the length of its chord, both in samples of the
+            running sums, and the sample at the axis.
+        found: (A, P, A, P).
+    """
+    count, samples = found.shape[1], running.shape[1]
+    slices = running.shape[2] // count
+    part = np.empty(running.shape[2], running.dtype)
+    for b in range(first, stop):
+        for a in range(len(running)):
+            cosine, sine, inverse = turns[a, b]
+            total = np.zeros((count, count))
+            for u in range(chords.shape[1]):
+                middle, half = cosine * chords[0, u] + chords[2, u], sine * chords[1, u]
+                high = least(greatest(0.0, middle + half), samples - 2.0)
+                low = least(greatest(0.0, middle - half), samples - 2.0)
+                i, j = np.int64(np.int32(high)), np.int64(np.int32(low))
+                f, g = running.dtype.type(high - i), running.dtype.type(low - j)
+                for z in range(len(part)):
+                    upper = running[a, i, z] + f * (running[a, i + 1, z] - running[a, i, z])
+                    lower = running[a, j, z] + g * (running[a, j + 1, z] - running[a, j, z])
+                    part[z] = upper - lower
+                for q in range(count):
+                    for p in range(count):
+                        product = running.dtype.type(0)
+                        for z in range(slices):
+                            product += tests[b, u, q * slices + z] * part[p * slices + z]
+                        total[q, p] += product
+            for q in range(count):
+                for p in range(count):
+                    found[b, q, a, p] += inverse * total[q, p]
+
+
 @inner
 def _at(plane: Any, i: Any, j: Any) -> Any:
     """A voxel, or 0 outside."""

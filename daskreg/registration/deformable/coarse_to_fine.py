@@ -20,7 +20,9 @@ from daskreg.registration.verdict.judge import Verdict
 
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE = 0.05
+_LINEAR_TOLERANCE = 0.1
+"""Voxels of a level: steps with a linear interpolation end at about what that differs from a better one. The last ones
+have that."""
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
@@ -109,7 +111,7 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=max(tolerance, _LINEAR_TOLERANCE),
             max_iterations=max_iterations,
             found=found,
         )

@@ -2,8 +2,8 @@
 
 A map p + u(p) of a convex domain is one to one where the symmetric part of its derivative is positive definite
 everywhere: then (q - p) . (q + u(q) - p - u(p)) > 0 for all p and q. Slopes of u are means of the differences between
-neighbouring coefficients, so bounds of these, cell by cell, bound the eigenvalues (Gershgorin's circles). Bounds
-become narrow for coefficients of the same field at half the distances. So smooth motions may be large, while small
+neighbouring coefficients, so bounds of these, cell by cell, bound the eigenvalues. Bounds become narrow for
+coefficients of the same field at half the distances. So smooth motions may be large, while small
 ones may be as rough as they like: below `LARGEST` distances of control points they are one to one (Choi & Lee 2000).
 
 No coefficient exceeds one distance of control points, which is what control points reach beyond the image: points of it
@@ -11,8 +11,6 @@ do not leave the layers before.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +34,7 @@ def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
     if sizes[(slice(None), *(slice(2, -2),) * ndim)].max() > 1:
         return False
     for halvings in range(_SUBDIVISIONS + 1):
-        if _least_eigenvalue(coefficients, spacing / 2**halvings) >= _LEAST:
+        if _definite(coefficients, spacing / 2**halvings):
             return True
         for axis in range(1, ndim + 1):
             coefficients = _subdivided(coefficients, axis)
@@ -54,17 +52,29 @@ def share_of_step(control: ControlGrid, coefficients: Floats, step: Floats) -> f
     return low
 
 
-def _least_eigenvalue(coefficients: Floats, spacing: Floats) -> float:
-    """A lower bound of the eigenvalues of the symmetric part of the derivative, in all cells."""
+def _definite(coefficients: Floats, spacing: Floats) -> bool:
+    """Whether no eigenvalue of the symmetric part of the derivative is less than `_LEAST`, in any cell.
+
+    Its entries are between bounds. The eigenvalues differ from those of the middles of these by no more than the
+    greatest sum of a row of their half widths.
+    """
     ndim = len(coefficients)
-    slopes = [np.diff(coefficients, axis=b + 1) / spacing[b] for b in range(ndim)]
-    sums: list[Any] = [0.0] * ndim
+    ends = [[_ends(np.diff(one, axis=b) / spacing[b], b) for b in range(ndim)] for one in coefficients]
+    low, high = ([[(ends[a][b][k] + ends[b][a][k]) / 2 for b in range(ndim)] for a in range(ndim)] for k in (0, 1))
+    middle = [[(low[a][b] + high[a][b]) / 2 for b in range(ndim)] for a in range(ndim)]
+    away = np.max([sum(high[a][b] - low[a][b] for b in range(ndim)) for a in range(ndim)], axis=0) / 2
     for a in range(ndim):
-        for b in range(a):
-            ends = [_ends(slopes[i][j], i) for i, j in ((a, b), (b, a))]
-            most = np.maximum(ends[0][1] + ends[1][1], -(ends[0][0] + ends[1][0])) / 2
-            sums[a], sums[b] = sums[a] + most, sums[b] + most
-    return min(float(np.min(1 + _ends(slopes[a][a], a)[0] - sums[a])) for a in range(ndim))
+        middle[a][a] = middle[a][a] + 1 - _LEAST - away
+    return all(bool(np.all(minor > 0)) for minor in _leading_minors(middle))
+
+
+def _leading_minors(m: list[list[Floats]]) -> list[Floats]:
+    """Of symmetric matrices: all are positive if and only if a matrix is definite."""
+    two = m[0][0] * m[1][1] - m[0][1] ** 2
+    if len(m) == 2:
+        return [m[0][0], two]
+    three = m[2][2] * two - m[0][0] * m[1][2] ** 2 - m[1][1] * m[0][2] ** 2 + 2 * m[0][1] * m[1][2] * m[0][2]
+    return [m[0][0], two, three]
 
 
 def _ends(values: Floats, axis: int) -> tuple[Floats, Floats]:

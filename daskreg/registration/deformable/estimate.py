@@ -22,7 +22,7 @@ from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
 
 # Steps on the finest level with a cubic interpolation of the moving image, which has no bias between voxels.
-_LAST_STEPS = 4
+_LAST_STEPS = 3
 _LEAST_JOINT = 4096
 """Voxels of a level for "mi": fewer have a joint histogram of less than 16 bins, and steps go astray."""
 

@@ -34,8 +34,7 @@ Floats = NDArray[np.float64]
 _HALVINGS, _SMALL_RISE = 4, 1e-3
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
 RENEW = 0.15
-# A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
-# standard deviations.
+# By how many standard deviations coefficients move by steps after which there is no other, see `solve_level`.
 FEW_SIGMAS = 0.1
 # A step that is longer than this share of the one before is halved.
 _SHORTER = 0.8
@@ -71,6 +70,7 @@ def solve_level(
     *,
     tolerance: float,
     max_iterations: int,
+    few_sigmas: float = FEW_SIGMAS,
     order: int = 1,
     most_layers: int = 16,
     found: Evaluated | None = None,
@@ -80,6 +80,8 @@ def solve_level(
     Args:
         weight: of the prior, 0 where it is not known.
         tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
+        few_sigmas: a step is the last that gains no more likelihood than if all determined coefficients had moved by
+            this many of their standard deviations.
         order: of the interpolation.
         most_layers: that are finished, so that layers are one to one.
         found: the pair at these layers, where it is known.
@@ -105,7 +107,7 @@ def solve_level(
             known, longest = None, np.inf
         elif limited:
             break
-        elif moved < tolerance * images.step or gained < FEW_SIGMAS**2 * state.determined:
+        elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
             state.converged = True
             break
     return state

@@ -3,8 +3,8 @@
 A map p + u(p) of a convex domain is one to one where the symmetric part of its derivative is positive definite
 everywhere: then (q - p) . (q + u(q) - p - u(p)) > 0 for all p and q. Slopes of u are means of the differences between
 neighbouring coefficients, so bounds of these, cell by cell, bound the eigenvalues. Bounds become narrow for
-coefficients of the same field at half the distances. So smooth motions may be large, while small
-ones may be as rough as they like: below `LARGEST` distances of control points they are one to one (Choi & Lee 2000).
+coefficients of the same field at half the distances. So smooth motions may be large, while small ones may be as rough
+as they like: below `LARGEST` distances of control points they are one to one (Choi & Lee 2000).
 
 No coefficient exceeds one distance of control points, which is what control points reach beyond the image: points of it
 do not leave the layers before.
@@ -62,7 +62,7 @@ def _definite(coefficients: Floats, spacing: Floats) -> bool:
     ends = [[_ends(np.diff(one, axis=b) / spacing[b], b) for b in range(ndim)] for one in coefficients]
     low, high = ([[(ends[a][b][k] + ends[b][a][k]) / 2 for b in range(ndim)] for a in range(ndim)] for k in (0, 1))
     middle = [[(low[a][b] + high[a][b]) / 2 for b in range(ndim)] for a in range(ndim)]
-    away = np.max([sum(high[a][b] - low[a][b] for b in range(ndim)) for a in range(ndim)], axis=0) / 2
+    away = np.max(np.sum(np.subtract(high, low), axis=1), axis=0) / 2
     for a in range(ndim):
         middle[a][a] = middle[a][a] + 1 - _LEAST - away
     return all(bool(np.all(minor > 0)) for minor in _leading_minors(middle))

@@ -16,7 +16,7 @@ import daskreg as dr
 from daskreg.cli import run
 from daskreg.errors import DaskregWarning, OptionError
 from daskreg.fields import Composite, DisplacementField
-from daskreg.registration.deformable.prior_weight import next_weight
+from daskreg.registration.deformable.bending import next_weight
 from daskreg.reporting.stack_section import elastic_verdict, stack_verdict
 from daskreg.stacks.elastic import request as elastic
 from daskreg.stacks.elastic.fit import ElasticStackFit, load_fit

@@ -22,14 +22,14 @@ from daskreg.registration.blockwise.layer_passes import LayerPass, LayerPasses, 
 from daskreg.registration.blockwise.noise import smoothed_by
 from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.work import Work
-from daskreg.registration.deformable.bending import BendingEnergy
+from daskreg.registration.deformable.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.cell_sums import Singles
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.estimate import LayerEstimate
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
-from daskreg.registration.deformable.prior_weight import next_weight
+from daskreg.registration.deformable.one_to_one import share_of_step
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, RENEW
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
@@ -175,17 +175,15 @@ class _Solver:
         return self.converged
 
     def _next_step(self) -> tuple[Floats, bool]:
-        """The step from the current place, no farther than the limits, and whether it ends at one."""
+        """The step from the current place, as far as the layer is one to one, and whether that is not the whole."""
         if self.found.square is not None:
             self._known = _Square(self.found.square, self.layers)
         if self._known is None:
             raise RuntimeError("a pass returns J^T J where none is known")
         step = self._solution(self._known.square)
         self.gain = float(np.vdot(self.right, step))
-        limits = self.layers.control.limits.reshape(-1, *[1] * (step.ndim - 1))
-        free = self.layers.current + step
-        kept = np.clip(free, -limits, limits)
-        return kept - self.layers.current, bool(np.any((kept != free)[_inner(step)]))
+        share = share_of_step(self.layers.control, self.layers.current, step)
+        return share * step, share < 1
 
     def _solution(self, square: Singles) -> Floats:
         """The step to the solution, with the weight of the prior that follows from it."""

@@ -10,14 +10,15 @@ displacement_search displacements that are looked for among many, confirmed by h
 self_similarity     descriptors of structure that do not depend on the modality
 small_steps         many small steps along the gradient of the metric
 layers              the transform while it is estimated
-control_grid        control points over an image, their weights, and the limits of their coefficients
+one_to_one          when a layer is known to be one to one, from its coefficients
+control_grid        control points over an image, and their weights
 level_images        a pair on one level: warp and compare
 local_contrast      images with the same contrast everywhere, for "lncc"
 mutual_information  the joint distribution of two images, for "mi"
 noise_model         what the residual says of its noise
 cell_sums           the sums over voxels of a Gauss-Newton step, which add over blocks of an image
 cell_sums_numba     the same, compiled
-bending             the bending energy of all layers
+bending             the bending energy of all layers, and its weight
 system              the linear system of a step
 agreement           where aligned images show the same structure
 posterior           error bars

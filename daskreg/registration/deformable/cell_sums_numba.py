@@ -226,12 +226,13 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _add_products(total: Any, band: Any, v: Any) -> None:
-    """total[n] += the sum over m of band[m, n] v[n + m], m from 0 to 6."""
+def _add_products(total: Any, bands: Any, v: Any) -> None:
+    """total[n] += the sum over m of bands[m][n] v[n + m], m from 0 to 6."""
+    b0, b1, b2, b3, b4, b5, b6 = bands
     for n in range(len(total)):
-        left = band[0, n] * v[n] + band[1, n] * v[n + 1] + band[2, n] * v[n + 2]
-        right = band[4, n] * v[n + 4] + band[5, n] * v[n + 5] + band[6, n] * v[n + 6]
-        total[n] += left + band[3, n] * v[n + 3] + right
+        left = b0[n] * v[n] + b1[n] * v[n + 1] + b2[n] * v[n + 2]
+        right = b4[n] * v[n + 4] + b5[n] * v[n + 5] + b6[n] * v[n + 6]
+        total[n] += left + b3[n] * v[n + 3] + right
 
 
 @jit(fastmath={"contract", "reassoc"})
@@ -248,8 +249,18 @@ def multiply(square: Any, v: Any, out: Any, stride: Any, first: Any, stop: Any) 
             for b in range(a, ndim):
                 for i in range(square.shape[2]):
                     for k in range(7):
-                        band, start = square[z, q, i, k, :, first:stop], first + k * stride
-                        _add_products(out[a, z, first:stop], band, v[b, z + i, start : start + count + 6])
+                        s, start = square[z, q, i, k], first + k * stride
+                        # One by one these are contiguous for the compiler, which is four times as fast.
+                        bands = (
+                            s[0, first:stop],
+                            s[1, first:stop],
+                            s[2, first:stop],
+                            s[3, first:stop],
+                            s[4, first:stop],
+                            s[5, first:stop],
+                            s[6, first:stop],
+                        )
+                        _add_products(out[a, z, first:stop], bands, v[b, z + i, start : start + count + 6])
                         if a != b:
-                            _add_products(out[b, z, first:stop], band, v[a, z + i, start : start + count + 6])
+                            _add_products(out[b, z, first:stop], bands, v[a, z + i, start : start + count + 6])
                 q += 1

@@ -13,7 +13,7 @@ from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.noise_model import told
-from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
+from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict
@@ -21,6 +21,9 @@ from daskreg.registration.verdict.judge import Verdict
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
 _COARSE_TOLERANCE = 0.05
+_LINEAR_SIGMAS = 0.3
+"""Standard deviations of the coefficients: steps with a linear interpolation end where they gain no more than that, for
+the last steps have a better one. With "mi" they go on, for there the last steps are too few to make up for that."""
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
@@ -109,8 +112,9 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if metric == "mi" and done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
+            few_sigmas=FEW_SIGMAS if metric == "mi" else _LINEAR_SIGMAS,
             found=found,
         )
         iterations += state.iterations

@@ -28,17 +28,22 @@ def conjugate_gradients(
     x = np.zeros_like(right) if start is None else start.copy()
     r = right.copy() if start is None else right - product(x)
     z = precondition(r)
-    goal = tolerance**2 * float(np.vdot(right, precondition(right)))
-    p, rz = z.copy(), float(np.vdot(r, z))
+    goal = tolerance**2 * _dot(right, precondition(right))
+    p, rz = z.copy(), _dot(r, z)
     for _ in range(most):
         if not rz > goal:
             break
         q = product(p)
-        alpha = rz / float(np.vdot(p, q))
+        alpha = rz / _dot(p, q)
         x += alpha * p
         r -= alpha * q
         z = precondition(r)
-        after = float(np.vdot(r, z))
+        after = _dot(r, z)
         p = z + (after / rz) * p
         rz = after
     return x
+
+
+def _dot(a: Floats, b: Floats) -> float:
+    # Not by BLAS, which wakes threads for vectors that are too short for that.
+    return float(np.einsum("i,i->", a.ravel(), b.ravel()))

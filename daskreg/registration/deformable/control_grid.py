@@ -101,7 +101,7 @@ class ControlGrid:
         found, lead = coefficients, coefficients.ndim - self.ndim
         for axis, (n, m) in enumerate(zip(self.cells, coarser.cells, strict=True), start=lead):
             for _ in range(round(math.log2(n / m))):
-                matrix = _subdivision(found.shape[axis])
+                matrix = subdivision(found.shape[axis])
                 found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
         return np.ascontiguousarray(found)
 
@@ -124,8 +124,9 @@ def control_grids(image: Grid, spacing: Sequence[float]) -> list[ControlGrid]:
     return found
 
 
-def _subdivision(n: int) -> Floats:
-    """(m, n) the coefficients at half the distance of control points: the two-scale relation of cubic B-splines."""
+def subdivision(n: int) -> Floats:
+    """(m, n) n coefficients of an axis at half the distance of control points: the two-scale relation of cubic
+    B-splines."""
     inner = n - 3 - 2 * _AROUND
     m = 2 * inner + 3 + 2 * _AROUND
     # The middles of both grids coincide, so point i of the finer one lies at this place of the coarser one.
@@ -139,3 +140,12 @@ def _subdivision(n: int) -> Floats:
         else:
             matrix[i, at // 2] = matrix[i, at // 2 + 1] = 0.5
     return matrix
+
+
+def coarser_axis(n: int) -> Floats:
+    """(n, m) of an axis with n control points, the coefficients of the m splines of twice their distance.
+
+    The identity where there is no such grid, or few cells.
+    """
+    cells = n - 3 - 2 * _AROUND
+    return subdivision(cells // 2 + 3 + 2 * _AROUND) if cells % 2 == 0 and cells > 2 else np.eye(n)

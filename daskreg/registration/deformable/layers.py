@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.one_to_one import is_one_to_one
 
 Floats = NDArray[np.float64]
 
@@ -58,12 +59,16 @@ class CoefficientLayers:
         return replace(self, current=zero, before=self.total, finished=(*self.finished, (self.control, self.current)))
 
     def refined(self, control: ControlGrid) -> Self:
-        """On a finer grid. A layer that exceeds the limits there is finished before."""
+        """On a finer grid. A layer that is not known to be one to one there is finished before."""
         fine = control.refined(self.control, self.current)
-        kept = self if np.all(np.abs(fine) <= limits_of(control)) else self.finish()
+        kept = self if self._one_to_one(control, fine) else self.finish()
         before = control.refined(kept.control, kept.before)
         current = fine if kept is self else np.zeros_like(before)
         return replace(kept, control=control, current=current, before=before)
+
+    def _one_to_one(self, control: ControlGrid, coefficients: Floats) -> bool:
+        """Whether a layer with these coefficients may go on; by their size alone."""
+        return bool(np.all(np.abs(coefficients) <= limits_of(control)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +89,8 @@ class Layers(CoefficientLayers):
         which regions were left out; that which is nearest to all layers together at the control points does not. The
         layer beside the base, the first that was finished, gives it away: splines reproduce affine maps, so nothing
         else changes within its control points. Beyond them its field is zero: there the base alone has moved. After an
-        affine map a layer is still one to one, also beyond the limits of its coefficients; but the current one has to
-        keep to them, and stays where it would not. So does a base that is not affine.
+        affine map a layer is still one to one, whatever its coefficients; but the current one, which goes on, has to be
+        known to be, and stays where it would not. So does a base that is not affine.
         """
         if not isinstance(self.base, Affine):
             return self
@@ -97,9 +102,12 @@ class Layers(CoefficientLayers):
             before = self.before + self.control.refined(grid, first - coefficients)
             return replace(self, base=base, before=before, finished=((grid, first), *others))
         current = _then(self.control, self.current, back)
-        if np.any(np.abs(current) > limits_of(self.control)):
+        if not self._one_to_one(self.control, current):
             return self
         return replace(self, base=base, current=current)
+
+    def _one_to_one(self, control: ControlGrid, coefficients: Floats) -> bool:
+        return is_one_to_one(control, coefficients)
 
     @property
     def transform(self) -> Transform:

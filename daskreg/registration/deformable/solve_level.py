@@ -9,8 +9,8 @@ weight of the prior from the coefficients: it is the one for which the energy is
 coefficients lets expect (the evidence procedure, MacKay 1992). So noisy images give smooth fields, and what the images
 do not show is as smooth as possible.
 
-No component of a coefficient leaves the limit below which a layer is one to one. Where a step would, the layer ends at
-the limit, and the next layer goes on from there.
+A layer is always known to be one to one (see `one_to_one`). Where it would not be after a step, as much of the step is
+made as can be, and the next layer goes on from there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.bending import BendingEnergy
+from daskreg.registration.deformable.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Singles, cell_sums
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
-from daskreg.registration.deformable.prior_weight import next_weight
+from daskreg.registration.deformable.one_to_one import share_of_step
 from daskreg.registration.deformable.system import System
 
 Floats = NDArray[np.float64]
@@ -34,8 +34,7 @@ Floats = NDArray[np.float64]
 _HALVINGS, _SMALL_RISE = 4, 1e-3
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
 RENEW = 0.15
-# A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
-# standard deviations.
+# By how many standard deviations coefficients move by steps after which there is no other, see `solve_level`.
 FEW_SIGMAS = 0.1
 # A step that is longer than this share of the one before is halved.
 _SHORTER = 0.8
@@ -71,6 +70,7 @@ def solve_level(
     *,
     tolerance: float,
     max_iterations: int,
+    few_sigmas: float = FEW_SIGMAS,
     order: int = 1,
     most_layers: int = 16,
     found: Evaluated | None = None,
@@ -80,8 +80,10 @@ def solve_level(
     Args:
         weight: of the prior, 0 where it is not known.
         tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
+        few_sigmas: a step is the last that gains no more likelihood than if all determined coefficients had moved by
+            this many of their standard deviations.
         order: of the interpolation.
-        most_layers: that are finished for the limits.
+        most_layers: that are finished, so that layers are one to one.
         found: the pair at these layers, where it is known.
     """
     bending = BendingEnergy(layers.control)
@@ -103,7 +105,9 @@ def solve_level(
         if limited and len(state.layers.finished) < most_layers:
             state.layers = state.layers.finish()
             known, longest = None, np.inf
-        elif moved < tolerance * images.step or gained < FEW_SIGMAS**2 * state.determined:
+        elif limited:
+            break
+        elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
             state.converged = True
             break
     return state
@@ -178,24 +182,24 @@ def _advance(
 ) -> tuple[float, float, bool]:
     """Make a step that lowers the cost.
 
-    Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether a limit was met.
+    Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether only a part of the
+        step was made, after which the layer is finished.
     """
-    limits = state.layers.control.limits.reshape(-1, *[1] * (step.ndim - 1))
+    control, current = state.layers.control, state.layers.current
     now = _cost(state, state.found, state.layers, bending)
     most = now + _SMALL_RISE * (
         now - state.noise.precision * state.found.total * (state.found.misfit - state.found.variance)
     )
     inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
     for _ in range(_HALVINGS):
-        free = state.layers.current + step
-        kept = np.clip(free, -limits, limits)
-        layers = state.layers.at(kept)
+        share = share_of_step(control, current, step)
+        layers = state.layers.at(current + share * step)
         found = images.evaluate(layers.transform, order=order)
         after = _cost(state, found, layers, bending)
         if after < most:
-            moved = float(np.sqrt(np.mean((kept - state.layers.current)[inner] ** 2)))
+            moved = share * float(np.sqrt(np.mean(step[inner] ** 2)))
             state.layers, state.found = layers, found
-            return moved, now - after, bool(np.any((kept != free)[inner]))
+            return moved, now - after, share < 1
         step = step / 2
     return 0.0, 0.0, False
 

@@ -1,0 +1,97 @@
+"""When a layer of cubic B-splines is one to one, from its coefficients alone.
+
+A map p + u(p) of a convex domain is one to one where the symmetric part of its derivative is positive definite
+everywhere: then (q - p) . (q + u(q) - p - u(p)) > 0 for all p and q. Slopes of u are means of the differences between
+neighbouring coefficients, so bounds of these, cell by cell, bound the eigenvalues. Bounds become narrow for
+coefficients of the same field at half the distances. So smooth motions may be large, while small ones may be as rough
+as they like: below `LARGEST` distances of control points they are one to one (Choi & Lee 2000).
+
+No coefficient exceeds one distance of control points, which is what control points reach beyond the image: points of it
+do not leave the layers before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid
+
+Floats = NDArray[np.float64]
+
+_LEAST = 0.05
+"""Of the eigenvalues of the symmetric part."""
+_SUBDIVISIONS = 1
+_HALVINGS = 6
+
+
+def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
+    """Whether this is known of a layer with the coefficients (D, *nodes)."""
+    ndim, spacing = control.ndim, np.asarray(control.spacing)
+    sizes = np.abs(coefficients) / spacing.reshape(-1, *[1] * ndim)
+    if sizes.max() <= LARGEST[ndim]:
+        return True
+    if sizes[(slice(None), *(slice(2, -2),) * ndim)].max() > 1:
+        return False
+    for halvings in range(_SUBDIVISIONS + 1):
+        if _definite(coefficients, spacing / 2**halvings):
+            return True
+        for axis in range(1, ndim + 1):
+            coefficients = _subdivided(coefficients, axis)
+    return False
+
+
+def share_of_step(control: ControlGrid, coefficients: Floats, step: Floats) -> float:
+    """How much of a step can be made: 1, or about the largest share after which the layer is one to one."""
+    if is_one_to_one(control, coefficients + step):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        share = (low + high) / 2
+        low, high = (share, high) if is_one_to_one(control, coefficients + share * step) else (low, share)
+    return low
+
+
+def _definite(coefficients: Floats, spacing: Floats) -> bool:
+    """Whether no eigenvalue of the symmetric part of the derivative is less than `_LEAST`, in any cell.
+
+    Its entries are between bounds. The eigenvalues differ from those of the middles of these by no more than the
+    greatest sum of a row of their half widths.
+    """
+    ndim = len(coefficients)
+    ends = [[_ends(np.diff(one, axis=b) / spacing[b], b) for b in range(ndim)] for one in coefficients]
+    low, high = ([[(ends[a][b][k] + ends[b][a][k]) / 2 for b in range(ndim)] for a in range(ndim)] for k in (0, 1))
+    middle = [[(low[a][b] + high[a][b]) / 2 for b in range(ndim)] for a in range(ndim)]
+    away = np.max(np.sum(np.subtract(high, low), axis=1), axis=0) / 2
+    for a in range(ndim):
+        middle[a][a] = middle[a][a] + 1 - _LEAST - away
+    return all(bool(np.all(minor > 0)) for minor in _leading_minors(middle))
+
+
+def _leading_minors(m: list[list[Floats]]) -> list[Floats]:
+    """Of symmetric matrices: all are positive if and only if a matrix is definite."""
+    two = m[0][0] * m[1][1] - m[0][1] ** 2
+    if len(m) == 2:
+        return [m[0][0], two]
+    three = m[2][2] * two - m[0][0] * m[1][2] ** 2 - m[1][1] * m[0][2] ** 2 + 2 * m[0][1] * m[1][2] * m[0][2]
+    return [m[0][0], two, three]
+
+
+def _ends(values: Floats, axis: int) -> tuple[Floats, Floats]:
+    """Least and greatest of what counts for each cell: four neighbours along an axis, three differences along one."""
+    low = high = values
+    for a in range(values.ndim):
+        width = 3 if a == axis else 4
+        n = values.shape[a] - width + 1
+        cut = [(*(slice(None),) * a, slice(k, k + n)) for k in range(width)]
+        low, high = np.minimum.reduce([low[c] for c in cut]), np.maximum.reduce([high[c] for c in cut])
+    return low, high
+
+
+def _subdivided(c: Floats, axis: int) -> Floats:
+    """The same field with coefficients at half the distance along an axis, as many as its cells need."""
+    c = np.moveaxis(c, axis, 0)
+    found = np.empty((2 * len(c) - 3, *c.shape[1:]))
+    found[0::2] = (c[:-1] + c[1:]) / 2
+    found[1::2] = (c[:-2] + 6 * c[1:-1] + c[2:]) / 8
+    return np.moveaxis(found, 0, axis)

@@ -1,0 +1,54 @@
+"""When a layer of B-splines is known to be one to one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from daskreg.geometry import Grid
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.one_to_one import is_one_to_one, share_of_step
+
+
+def control_of(ndim: int) -> ControlGrid:
+    return control_grids(Grid((40, 30, 21)[:ndim], (1.0, 1.5, 2.0)[:ndim], 5.0), (8.0, 9.0, 10.0)[:ndim])[-1]
+
+
+def derivatives(control: ControlGrid, c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, D, D) of the layer at random points of the image, by differences."""
+    points = control.image.world(
+        np.random.default_rng(0).uniform(0, np.array(control.image.shape) - 1, (1000, control.ndim))
+    )
+    field, h = control.field(c), 1e-5
+    return np.stack([(field(points + h * e) - field(points - h * e)) / (2 * h) for e in np.eye(control.ndim)], -1)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_steps_end_before_a_layer_folds(ndim: int) -> None:
+    control, rng = control_of(ndim), np.random.default_rng(ndim)
+    for size in (0.3, 1.0, 3.0):
+        step = rng.normal(size=(ndim, *control.shape)) * size * np.reshape(control.spacing, (-1, *[1] * ndim)) / 4
+        share = share_of_step(control, np.zeros_like(step), step)
+        assert share == 1 if size < 1 else share > 0
+        assert share < 1 or size < 3
+        assert is_one_to_one(control, share * step)
+        assert np.linalg.det(derivatives(control, share * step)).min() > 0
+        if share < 1:
+            assert not is_one_to_one(control, min(1.0, share + 1 / 32) * step)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_smooth_layers_may_be_larger_than_rough_ones(ndim: int) -> None:
+    """Of nearly one distance of control points, where the symmetric part of the derivative is positive definite."""
+    control = control_of(ndim)
+    place = np.indices(control.shape)
+    size = 0.9 * np.reshape(control.spacing, (-1, *[1] * ndim))
+    for period, known in ((24.0, True), (8.0, False)):
+        c = size * np.stack([np.sin(2 * np.pi * (place[a] + place[(a + 1) % ndim]) / period) for a in range(ndim)])
+        found = derivatives(control, c)
+        least = np.linalg.eigvalsh((found + found.swapaxes(1, 2)) / 2).min()
+        assert (least > 0.2, least < 0) == (known, not known)
+        assert is_one_to_one(control, c) == known
+    assert size.max() > control.limits.max()
+    assert not is_one_to_one(control, np.broadcast_to(1.2 * size, c.shape))  # leaves the layers before

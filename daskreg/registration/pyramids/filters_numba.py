@@ -82,10 +82,10 @@ def _sum_rows(source: Any, weights: Any, origin: Any, sums: Any, first: Any, sto
         sums[b, r, 0], sums[b, r, 1], sums[b, r, 2] = count, one, two
 
 
-def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
+def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats, *, in_place: bool = False) -> Singles:
     """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
     source, weights = _rows(values), None if weight is None else _rows(weight)
-    out = np.empty_like(source)
+    out = source if in_place else np.empty_like(source)
     numbers = mean.astype(np.float32), scale.astype(np.float32)
     bands = -(-source.shape[1] // max(1, _TOGETHER // source.shape[2]))
     shares(partial(_scale, source, weights, numbers, bands, out), len(source) * bands, values.size)

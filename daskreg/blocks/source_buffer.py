@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
+from daskreg.runtime.memory import pages
 from daskreg.sources.source import Source
 
 BUFFER_TARGET = 136 * 2**20
@@ -49,7 +50,7 @@ class ScratchBuffer:
         nbytes = math.prod(shape) * dtype.itemsize
         if len(self._bytes) < nbytes:
             self._bytes = np.empty(0, np.uint8)  # free the old memory first: there is never room for both
-            self._bytes = np.empty(nbytes, np.uint8)
+            self._bytes = pages(nbytes)
         return self._bytes[:nbytes].view(dtype).reshape(shape)
 
 

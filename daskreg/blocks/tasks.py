@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -45,6 +46,7 @@ def run_tasks(
     threads: int,
     on_done: Callable[[R], None],
     label: str = "task",
+    pool: ThreadPoolExecutor | None = None,
 ) -> None:
     """Call `function` on every item and `on_done`, in this thread, on each result, as they come.
 
@@ -52,6 +54,7 @@ def run_tasks(
         client: a distributed Client, or None for local threads.
         threads: how many run here at once, where there is no client; 1 is this thread itself.
         label: what the tasks are called on a cluster.
+        pool: of so many threads, for several calls; None: one for this call.
 
     The first error is raised at once; what has not begun is dropped, and `on_done` was called with the results
     that had come. Raises: NoWorkersError, SchedulerLostError as `Capacity` says.
@@ -62,7 +65,7 @@ def run_tasks(
         for item in items:
             on_done(function(item))
     else:
-        with contextlib.closing(in_threads(threads, function, items, taken_ahead=threads + 1)) as results:
+        with contextlib.closing(in_threads(threads, function, items, taken_ahead=threads + 1, pool=pool)) as results:
             for result in results:
                 on_done(result)
 

@@ -196,7 +196,12 @@ def as_float32(
     values: NDArray[Any], offset: float, code: float | None = None, *, copy: bool = True
 ) -> tuple[NDArray[np.float32], int]:
     """Values less the offset, with NaN where they are the code of a gap, and how many of these there are."""
-    numbers = (values.astype(np.float64) - offset if offset else values).astype(np.float32, copy=copy)
+    if offset:
+        numbers = np.empty(values.shape, np.float32)
+        # In float64, piece by piece, without an array of these.
+        np.subtract(values, offset, out=numbers, dtype=np.float64, casting="same_kind")
+    else:
+        numbers = values.astype(np.float32, copy=copy)
     if code is None:
         return numbers, 0
     gaps = values == code

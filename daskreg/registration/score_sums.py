@@ -86,6 +86,24 @@ def score_sums(level: PyramidLevel, maps: Floats, cell: tuple[int, ...]) -> Scor
     return _from_cells(cells.reshape(len(maps), *counts, -1), cross, slopes, shape, cell)
 
 
+def together(parts: Sequence[CellSums]) -> CellSums:
+    """The sums of several parts as those of one."""
+    lows = np.array([part.first for part in parts])
+    first = tuple(map(int, lows.min(0)))
+    last = np.max([low + part.cells.shape[1:-1] for low, part in zip(lows, parts, strict=True)], axis=0)
+    cells = np.zeros((len(parts[0].cells), *(last - first), parts[0].cells.shape[-1]))
+    for part in parts:
+        _add(cells, part, first)
+    return CellSums(cells, first, np.sum([p.cross for p in parts], axis=0), np.sum([p.slopes for p in parts], axis=0))
+
+
+def _add(cells: Floats, part: CellSums, first: tuple[int, ...]) -> None:
+    """To cells from number `first` on."""
+    starts = np.subtract(part.first, first)
+    within = (slice(a, a + n) for a, n in zip(starts, part.cells.shape[1:-1], strict=True))
+    cells[(slice(None), *within)] += part.cells
+
+
 def joined(parts: Iterable[CellSums], shape: tuple[int, ...], cell: tuple[int, ...]) -> ScoreSums:
     """The sums of a level of this shape from those of its parts."""
     counts = _counts(shape, cell)
@@ -95,8 +113,7 @@ def joined(parts: Iterable[CellSums], shape: tuple[int, ...], cell: tuple[int, .
     for part in parts:
         if cells is None:
             cells = np.zeros((len(part.cells), *counts, part.cells.shape[-1]))
-        within = (slice(a, a + n) for a, n in zip(part.first, part.cells.shape[1:-1], strict=True))
-        cells[(slice(None), *within)] += part.cells
+        _add(cells, part, (0,) * len(counts))
         cross, slopes = cross + part.cross, slopes + part.slopes
     if cells is None:
         raise ValueError("no part was summed")

@@ -56,6 +56,11 @@ class FitStatus(Enum):
         "(fit.inverse_error), give another one, or much of what was aligned has nothing in common: "
         'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
     )
+    UNCERTAIN = (
+        "small windows of the aligned images fit better after further shifts than noise explains, so that the motion "
+        "is off by more than its error bars there: the control points are too far apart for it, or steps ended beside "
+        "it: give a smaller spacing=, or an init="
+    )
     FOLDED = (
         "the transform folds: several points of the fixed image are found at one of the moving image. "
         "Layers of splines do not fold, so init= does: give another one"

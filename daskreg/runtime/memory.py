@@ -1,22 +1,42 @@
 """How much memory this process may still take: of the machine, its control groups, and its limit as a Dask worker.
 
+`pages` takes memory from the system.
+
 Pages of files that the kernel keeps only until someone needs the memory count as available: a machine that has read
 many files has few free pages and still all of its memory.
 """
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 _GROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of version 2 and of version 1: files of the limit and of the bytes in use.
 _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 # Lines of memory.stat: pages of files, which the kernel can take back.
 _FILE_PAGES = {"active_file", "inactive_file", "total_active_file", "total_inactive_file"}
+
+
+def pages(nbytes: int) -> NDArray[np.uint8]:
+    """(nbytes,) memory without values in pages of its own, which the system has back when the array is deleted.
+
+    The heap of a thread keeps what was allocated from it, up to 64 MiB, and what lies behind it.
+    """
+    if sys.platform == "win32" or nbytes == 0:
+        return np.empty(nbytes, np.uint8)
+    private = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # of a kernel without them
+            private.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(private, np.uint8)
 
 
 def available_memory() -> int:

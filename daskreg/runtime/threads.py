@@ -103,7 +103,13 @@ def shares(function: Callable[[int, int], Any], count: int, voxels: int = _SMALL
 
 
 def in_threads(
-    threads: int, function: Callable[[T], R], items: Iterable[T], *, taken_ahead: int = 0, in_order: bool = False
+    threads: int,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    taken_ahead: int = 0,
+    in_order: bool = False,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[R, None, None]:
     """Results of independent calls, in `threads` threads of a pool of their own; the calling thread only waits.
 
@@ -113,14 +119,15 @@ def in_threads(
     Args:
         taken_ahead: how many items are taken from `items` and not yet handed over, at most; 0: twice the threads.
         in_order: give results in the order of the items; else as they come.
+        pool: to be used and kept, of so many threads. What the heaps of threads keep is not kept once more by others.
     """
     limit = taken_ahead or 2 * threads
     waiting = iter(items)
     running: list[Future[R]] = []
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
+    used = pool or ThreadPoolExecutor(threads, thread_name_prefix="daskreg")
     try:
         while True:
-            running += [pool.submit(function, item) for item in islice(waiting, limit - len(running))]
+            running += [used.submit(function, item) for item in islice(waiting, limit - len(running))]
             if not running:
                 return
             if in_order:
@@ -132,7 +139,10 @@ def in_threads(
             for future in done:
                 yield future.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is None:
+            used.shutdown(wait=True, cancel_futures=True)
+        else:
+            wait([future for future in running if not future.cancel()])
 
 
 def _torch_threads() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -17,6 +18,7 @@ from daskreg.blocks import source_buffer
 from daskreg.blocks.job import BlockStats, Job, run_block
 from daskreg.blocks.source_buffer import ScratchBuffer, buffer_layout, slabs, thread_scratch
 from daskreg.geometry import Box, tile
+from daskreg.runtime.memory import pages
 from daskreg.sources.registry import recall
 from daskreg.sources.storage.direct_chunks import DirectChunks
 
@@ -114,3 +116,14 @@ def test_memory_of_a_thread_is_used_again_but_never_by_two() -> None:
     assert scratch.array((3, 4), np.dtype("f4")).shape == (3, 4)
     assert scratch.array((2,), np.dtype("u1")).base is not None
     assert scratch.nbytes == 48
+
+
+def test_pages_are_zero_and_go_back_when_they_are_deleted() -> None:
+    before = psutil.Process().memory_info().rss
+    memory = pages(48 << 20)
+    assert not memory.any()
+    memory[:] = 1
+    assert psutil.Process().memory_info().rss - before > 40 << 20
+    del memory
+    assert psutil.Process().memory_info().rss - before < 16 << 20
+    assert pages(0).shape == (0,)

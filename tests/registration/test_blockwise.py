@@ -31,7 +31,7 @@ from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
-from daskreg.registration.score_sums import joined, score_sums, sums_of_part
+from daskreg.registration.score_sums import joined, score_sums, sums_of_part, together
 from daskreg.registration.verdicts import FitStatus
 from daskreg.volumes import to_dataarray
 
@@ -123,7 +123,10 @@ def test_the_sums_of_parts_are_those_of_the_level(ndim: int, masked: bool) -> No
         part = PyramidLevel(images_of[0], images_of[1], 1.0), Part(fixed, moving, inside)
         normal.append(NormalEquationsNumba(*part)(maps))
         cells.append(sums_of_part(part[0], maps, (9, 11, 8)[:ndim], part[1]))
-    joint: dict[str, Any] = {"normal": added(normal), "scores": joined(cells, grid.shape, (9, 11, 8)[:ndim])}
+    joint: dict[str, Any] = {
+        "normal": added(normal),
+        "scores": joined([together(cells[:5]), together(cells[5:])], grid.shape, (9, 11, 8)[:ndim]),
+    }
     for kind, sums in whole.items():
         for field in fields(sums):
             one, two = getattr(sums, field.name), getattr(joint[kind], field.name)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -124,6 +125,22 @@ def test_who_closes_the_calls_waits_for_those_that_run() -> None:
     before = len(ended)
     time.sleep(0.1)
     assert len(ended) == before < 10
+
+
+def test_a_pool_that_is_passed_is_used_again() -> None:
+    pool = ThreadPoolExecutor(2)
+
+    def late(n: int) -> int:
+        time.sleep(0.01)
+        if n < 0:
+            raise ValueError("negative")
+        return threading.get_ident()
+
+    with pytest.raises(ValueError, match="negative"):
+        list(in_threads(2, late, [1, -1, *range(100)], pool=pool))
+    one, other = (set(in_threads(2, late, range(6), pool=pool)) for _ in range(2))
+    assert one == other
+    assert len(one) == 2
 
 
 def test_threads_of_torch_are_asked_for_where_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

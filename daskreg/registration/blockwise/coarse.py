@@ -27,7 +27,7 @@ COARSE_VOXELS = 1 << 21
 LAYER_VOXELS = 1 << 22
 """The same for layers of B-splines, of which the coarse images determine more."""
 # Voxels of the source whose numbers are computed at a time.
-_TILE = 1 << 21
+_TILE = 1 << 20
 # The least part of the voxels of a block that must count for it to have a mean.
 _MOST = 0.5
 

@@ -138,8 +138,9 @@ class LazyImage:
         values, _ = as_float32(stored.values[index], self.offset, self.code)
         mask = None if stored.mask is None else torch.from_numpy(stored.mask[index])[None]
         batch = image_batch(torch.from_numpy(values)[None], Grid(values.shape), mask, find_borders=False)
+        del values  # no array is kept beside the next one
         mean, scale = (torch.tensor([x], dtype=torch.float64) for x in (self.mean, self.scale))
-        batch = replace(batch, values=filters.scaled(batch.values, batch.weight, mean, scale))
+        batch = replace(batch, values=filters.scaled(batch.values, batch.weight, mean, scale, in_place=True))
         batch = shrink(batch, self.factors)
         for sigmas in self.sigmas:
             batch = smooth(batch, sigmas)

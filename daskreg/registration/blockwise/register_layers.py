@@ -124,7 +124,10 @@ class LayersRequest:
             tolerance=tolerance,
         )
         levels, _ = self._levels(coarse)
-        found = replace(found, images=LevelImages.of(with_inliers(levels[-1], found.inliers), self.metric))
+        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), self.metric)
+        current = found.state.layers
+        shifts = judged.shifts_left(coarsely, coarsely.evaluate(current.transform), current.control)
+        found = replace(found, images=coarsely, shifts=shifts)
         fit = self._judged(found, levels, affine, coarse, variance)
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from daskreg.blocks.source_buffer import BufferLayout, SourceBuffer, buffer_layout
+from daskreg.blocks.source_buffer import BufferLayout, ScratchBuffer, SourceBuffer, buffer_layout
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage, StoredVoxels
 from daskreg.sources.source import Source
 
-SLAB_BYTES = 48 << 20
+SLAB_BYTES = 40 << 20
 """Bytes of voxels, as stored, that are held of each image at most."""
 _THICK = 24
 """Voxels of a slab along the first axis: few, since a buffer is longer by a chunk anyway."""
@@ -72,7 +72,7 @@ class _ImageBuffer:
         return self._image.held(self._boxes[number], self._loaded(self._values, number), mask)
 
     def _buffer(self, source: Source) -> SourceBuffer:
-        return SourceBuffer(source, _layout(source, self._needs, SLAB_BYTES), source.dtype)
+        return SourceBuffer(source, _layout(source, self._needs, SLAB_BYTES), source.dtype, ScratchBuffer())
 
     def _loaded(self, buffer: SourceBuffer, number: int) -> np.ndarray[Any, Any]:
         values, box = buffer.load(number)

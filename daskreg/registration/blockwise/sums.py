@@ -19,7 +19,7 @@ from daskreg.registration.normal_equations.equations import NormalEquationsNumba
 from daskreg.registration.normal_equations.part import Part
 from daskreg.registration.normal_equations.sums import NormalSums
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
-from daskreg.registration.score_sums import CellSums, sums_of_part
+from daskreg.registration.score_sums import CellSums, sums_of_part, together
 from daskreg.runtime.device import library_threads, limit_threads
 from daskreg.runtime.threads import use_threads
 
@@ -130,7 +130,7 @@ def _summed(task: BlockTask) -> BlockSums:
             found = pair.part(stored, maps, box, BRICK_MARGIN)
             if found is not None:
                 kept.append(Brick.of(*found))
-    return BlockSums(task.number, added(normal), tuple(cells), tuple(kept))
+    return BlockSums(task.number, added(normal), () if not cells else (together(cells),), tuple(kept))
 
 
 def _starts_in(brick: Box, slab: Box, block: Box) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
@@ -56,6 +57,11 @@ class Work:
     progress: Callable[[int, int], None] | None = None
     expected: int = 0
     done: int = 0
+    _pool: ThreadPoolExecutor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Without work a pool has no threads, and those that it has end with it.
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="daskreg")
 
     def run(
         self,
@@ -123,7 +129,8 @@ class Work:
         unfinished = [task for task in tasks if task.number not in finished]
         items = unfinished if self.client is None else (task.carrying_little() for task in unfinished)
         threads = min(_THREADS, cores())
-        run_tasks(function, items, client=self.client, threads=threads, on_done=on_done, label=label.replace(" ", "-"))
+        called = label.replace(" ", "-")
+        run_tasks(function, items, client=self.client, threads=threads, on_done=on_done, label=called, pool=self._pool)
         release_memory()
 
     def finish(self) -> None:

@@ -90,11 +90,15 @@ def coarse_to_fine(
     tolerance: float,
     max_iterations: int,
     on_done: Callable[[int], None] = lambda done: None,
+    stiffens: bool = True,
 ) -> Solved:
     """Solve level after level; for "mi", as long as finer ones tell more.
 
     Modalities share little at fine scale: a level that tells less than the one before would replace what is known by
     chance. Nor does a level go on from one whose solution tells nothing: it begins where that one began.
+
+    stiffens: whether the weight of the prior may grow. What the coarsest control points cannot follow is noise to them,
+    so that the field has next to no energy there, and the weight grows until the finer ones do not move, either.
     """
     weight, iterations, known, number = 0.0, 0, 0.0, plan[0][1]
     state: LevelEstimate | None = None
@@ -116,6 +120,7 @@ def coarse_to_fine(
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else _LINEAR_SIGMAS,
             found=found,
+            stiffens=stiffens,
         )
         iterations += state.iterations
         determined[levels[number].step] = state.determined

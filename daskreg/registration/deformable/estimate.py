@@ -13,6 +13,7 @@ from daskreg.registration.deformable.agreement import Agreement, agreement_of
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.far_motions import FarMotions, Judge
+from daskreg.registration.deformable.judged import shifts_left
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
@@ -20,6 +21,7 @@ from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
+from daskreg.registration.verdict.local_shifts import LocalShifts
 
 # Steps on the finest level with a cubic interpolation of the moving image, which has no bias between voxels.
 _LAST_STEPS = 3
@@ -38,6 +40,7 @@ class LayerEstimate:
     images determined on each level, by its step. inliers: (1, *shape) of a level, false where voxels were excluded;
     None where none were. verdict: for the status, if it is not the one on this: what small steps fit by chance is no
     evidence for a pair. agreement: around which control points the images show the same structure, for error bars.
+    shifts: by which small windows fit better.
     """
 
     base: Transform
@@ -53,6 +56,7 @@ class LayerEstimate:
     converged: bool
     determined: dict[float, float]
     agreement: Agreement
+    shifts: LocalShifts
     inliers: Tensor | None = None
     verdict: Verdict | None = None
 
@@ -79,19 +83,31 @@ def estimate_layers(
     plan = schedule(grids, levels)
     count = len(plan) + 1
     steps = progress or (lambda done, total: None)
-    solved = coarse_to_fine(
-        levels,
-        plan,
-        Layers.start(base, grids[0]),
-        metric=metric,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        on_done=lambda done: steps(done, count),
-    )
+    start = Layers.start(base, grids[0])
+
+    def solve(on_done: Callable[[int], None], *, stiffens: bool) -> Solved:
+        return coarse_to_fine(
+            levels,
+            plan,
+            start,
+            metric=metric,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            on_done=on_done,
+            stiffens=stiffens,
+        )
+
+    solved = solve(lambda done: steps(done, count), stiffens=True)
     if judge is not None:
         far = FarMotions(levels, grids[-1], base, judge, tolerance, max_iterations)
         solved = far.after(solved)
-    found = _with_last_steps(solved, levels, Layers.start(base, grids[0]), metric=metric, tolerance=tolerance)
+    found = _with_last_steps(solved, levels, start, metric=metric, tolerance=tolerance)
+    if found.shifts.left and judge is None:
+        softer = _with_last_steps(
+            solve(lambda done: None, stiffens=False), levels, start, metric=metric, tolerance=tolerance
+        )
+        better = softer if softer.shifts.settled > found.shifts.settled else found
+        found = replace(better, iterations=found.iterations + softer.iterations)
     steps(count, count)
     return found
 
@@ -134,6 +150,7 @@ def _with_last_steps(
         converged=state.converged or last.converged,
         determined={**solved.determined, level.step: last.determined},
         agreement=agreement_of(images, last.found, last.layers.control),
+        shifts=shifts_left(images, last.found, last.layers.control),
         verdict=solved.verdict,
         inliers=inliers,
     )

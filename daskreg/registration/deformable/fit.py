@@ -38,7 +38,8 @@ class DeformableFit(Fit):
         moving_from_fixed: a Composite, on world points: `warp(moving, pull=fit.moving_from_fixed, like=fixed)`
             registers; `.inverse()` is the other way.
         affine: the fit of the affine map that the layers begin from; None where `init` was a transform.
-        status: how it ended; its value says what to do.
+        status: how it ended; its value says what to do. UNCERTAIN where small windows of the aligned images fit better
+            elsewhere.
         score: the metric before (affine alone) and after: correlation (ncc; lncc: of images with the same local
             contrast), the mean square in the images' units (mse), or the negative mutual information in nats (mi).
         overlap: share of the fixed voxels that count for which there is a moving one.
@@ -121,7 +122,7 @@ class DeformableFit(Fit):
         """(N, D) one standard deviation of `moving_from_fixed` at (N, D) world points, along each axis, world units.
 
         From the noise of the residual and the prior: small where both images show the same structure, large where
-        they show none, or different ones.
+        they show none, or different ones. Where the status is UNCERTAIN, with what is left as a whole.
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
         which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
 
@@ -137,7 +138,8 @@ class DeformableFit(Fit):
         told = self._estimate.agreement.of(layers.control)
         posterior = Posterior(layers, replace(self._estimate.state.system, told=told))
         covariances = posterior.covariances(p)
-        return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0))
+        left = self._estimate.shifts.deviations(layers.control.image)
+        return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0) + left**2)
 
     def facts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FACTS}

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from daskreg.fields.jacobian import jacobian
 from daskreg.geometry import Grid, Transform
-from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.mutual_information import dependence
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.verdict.judge import Verdict, suitable
+from daskreg.registration.verdict.local_shifts import LocalShifts, local_shifts
 from daskreg.registration.verdicts import FitStatus, edges_of, status_of, verdicts_of
 
 Floats = NDArray[np.float64]
@@ -72,6 +74,13 @@ def _brought_together(level: PyramidLevel, transform: Transform, metric: str) ->
     return PyramidLevel(fixed, ImageBatch(values, weight, level.fixed.grid), level.step, level.sigmas)
 
 
+def shifts_left(images: LevelImages, found: Evaluated, control: ControlGrid) -> LocalShifts:
+    """By which small windows of a level fit better, at a transform with these control points."""
+    other = found.warped if found.dependence is None else found.dependence.predicted
+    spacing = np.divide(control.spacing, images.fixed_grid.spacing)
+    return local_shifts(images.fixed, other, found.weight > 0, spacing.tolist())
+
+
 def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float, float, float]:
     """Least, 1 %, median, 99 % and greatest determinant of the derivative over the voxels of a grid."""
     found = jacobian(transform, grid).data.compute()
@@ -87,17 +96,20 @@ def status(
     overlap: float,
     extremes: tuple[float, float],
     unrelated: bool = False,
+    left: bool = False,
 ) -> FitStatus:
     """The status of a fit.
 
     Args:
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
             negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
-            overlap.
+            overlap. left: whether small windows of them say that some motion is left.
     """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
     one_to_one = least > 0 or greatest < 0
     if found is FitStatus.CONVERGED and unrelated:
         return FitStatus.INCONSISTENT
+    if found is FitStatus.CONVERGED and one_to_one and left:
+        return FitStatus.UNCERTAIN
     return FitStatus.FOLDED if found is FitStatus.CONVERGED and not one_to_one else found

@@ -138,6 +138,7 @@ def fit_of(
             overlap=found.overlap,
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
+            left=found.shifts.left,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

@@ -74,6 +74,7 @@ def solve_level(
     order: int = 1,
     most_layers: int = 16,
     found: Evaluated | None = None,
+    stiffens: bool = True,
 ) -> LevelEstimate:
     """Minimise from the current layer on.
 
@@ -85,6 +86,7 @@ def solve_level(
         order: of the interpolation.
         most_layers: that are finished, so that layers are one to one.
         found: the pair at these layers, where it is known.
+        stiffens: whether the weight of the prior may grow.
     """
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
@@ -93,7 +95,7 @@ def solve_level(
     for _ in range(max_iterations):
         known, linear = _sums(images, state, known)
         state.noise = noise_model(images, state.found)
-        state.system, solution = _weighed(state, known, bending, solution)
+        state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)
         # Steps that do not become shorter go back and forth.
@@ -152,7 +154,7 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
 
 
 def _weighed(
-    state: LevelEstimate, known: _Square, bending: BendingEnergy, start: Floats | None
+    state: LevelEstimate, known: _Square, bending: BendingEnergy, start: Floats | None, *, stiffens: bool
 ) -> tuple[System, Floats]:
     """The system of the next step, with a new weight of the prior, and what the trace of it was solved for.
 
@@ -173,7 +175,8 @@ def _weighed(
     total = state.layers.total
     energy = float(np.vdot(total, bending(total)))
     affine = control.ndim * (control.ndim + 1)
-    state.weight = next_weight(state.weight, determined=state.determined, energy=energy, affine=affine)
+    most = np.inf if stiffens else state.weight
+    state.weight = next_weight(state.weight, determined=state.determined, energy=energy, affine=affine, most=most)
     return replace(system, weight=state.weight), solution
 
 

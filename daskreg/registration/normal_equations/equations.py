@@ -55,7 +55,7 @@ class NormalEquationsNumba:
         self.weight = (
             torch.empty((1, rows, 0)) if fixed.weight is None else fixed.weight.reshape(-1, rows, n).contiguous()
         )
-        scaled = tuple(scaled_axis(n)[s] for n, s in zip(self.shape, part.fixed.slices, strict=True))
+        scaled = tuple(scaled_axis(n)[s].copy() for n, s in zip(self.shape, part.fixed.slices, strict=True))
         self.axes = scaled, part.axis_weights(self.shape), scaled_step(self.shape[-1])
         self.widths = np.array([edge_width(n) for n in moving.grid.shape], dtype=np.float32)
         self.place = part.moving.shape, np.array(part.moving.start), moving.grid.shape

@@ -43,10 +43,15 @@ def mean_and_variance(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Te
     return mean, (away * weights).sum(1, dtype=torch.float64) / total
 
 
-def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
-    """(values - mean) * scale, with (B,) means and scales; zero where there is no weight."""
+def scaled(values: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, *, in_place: bool = False) -> Tensor:
+    """(values - mean) * scale, with (B,) means and scales; zero where there is no weight.
+
+    Args:
+        in_place: whether the values may be overwritten.
+    """
     if uses_compiled(values):
-        return torch.from_numpy(filters_numpy.scaled(values.numpy(), _numpy(weight), mean.numpy(), scale.numpy()))
+        numbers = mean.numpy(), scale.numpy()
+        return torch.from_numpy(filters_numpy.scaled(values.numpy(), _numpy(weight), *numbers, in_place=in_place))
     one = (-1, *[1] * (values.ndim - 1))
     found = (values - mean.to(torch.float32).reshape(one)) * scale.to(torch.float32).reshape(one)
     return found if weight is None else found * (weight > 0)

@@ -20,10 +20,10 @@ def rows_of(values: Singles) -> Singles:
     return np.ascontiguousarray(values).reshape(len(values), -1, values.shape[-1])
 
 
-def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats) -> Singles:
+def scaled(values: Singles, weight: Singles | None, mean: Floats, scale: Floats, *, in_place: bool = False) -> Singles:
     """(values - mean) * scale, of each of (B, *shape), zero where there is no weight."""
     source, weights = rows_of(values), None if weight is None else rows_of(weight)
-    out = np.empty_like(source)
+    out = source if in_place else np.empty_like(source)
     means, scales = mean.astype(np.float32), scale.astype(np.float32)
     rows = source.shape[1]
     bands = -(-rows // max(1, _TOGETHER // source.shape[2]))

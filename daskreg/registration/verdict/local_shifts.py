@@ -1,0 +1,139 @@
+"""Whether small windows of aligned images fit better after a further shift: what a field did not follow.
+
+Steps end where control points are too far apart for the motion, or where structures beside the right ones look alike,
+and neither the residual (two specimens differ anyway) nor the equations of a step (which hold for small motions) say
+so. A window that is smaller than the distance of control points does, if it is compared at all shifts of a few voxels.
+Windows all over the image are enough, so that this takes as long for a large image as for a small one.
+
+The likelihood of a shift is that of Gaussian noise, n / 2 log(1 - r^2) for a correlation r of n independent voxels;
+residuals that are left at the best shifts say how many voxels are one independent sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskreg.geometry import Grid
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+# Voxels by which windows are shifted, and the number of windows, at most, by number of dimensions.
+_REACH, _WINDOWS = {2: 4, 3: 3}, {2: 144, 3: 64}
+# The standard deviation of a window, as a share of the distance of control points, and its bounds in voxels. The window
+# ends at two of them.
+_SHARE, _LEAST, _MOST = 0.18, 2.0, 4.0
+# A window says where it belongs if the likelihood of its best shift is as much above the median as the best of all
+# shifts may be by chance, log(shifts), and this; and it was moved if it is so much above that of no shift.
+_TELLS, _MOVED = 4.0, 2.0
+# Of the windows that say where they belong, those that were moved without any motion are few.
+_MOST_MOVED, _LEAST_WINDOWS = 0.12, 5
+
+
+@dataclass(frozen=True)
+class LocalShifts:
+    """Of N windows that say where they belong.
+
+    shifts: (N, D) voxels by which they fit best. moved: (N,) bool, whether better than where they are.
+    """
+
+    shifts: Floats
+    moved: NDArray[np.bool_]
+
+    @property
+    def left(self) -> bool:
+        """Whether so many windows were moved that some motion is left."""
+        return int(self.moved.sum()) >= _LEAST_WINDOWS and float(self.moved.mean()) > _MOST_MOVED
+
+    @property
+    def settled(self) -> int:
+        """How many windows say that they belong where they are."""
+        return int((~self.moved).sum())
+
+    def deviations(self, grid: Grid) -> Floats:
+        """(D,) root mean squares of what is left, along the axes of the world; zero if nothing is."""
+        if not self.left:
+            return np.zeros(self.shifts.shape[1])
+        motions = (self.shifts * self.moved[:, None] * grid.spacing) @ grid.direction_matrix.T
+        return np.asarray(np.sqrt(np.mean(motions**2, axis=0)))
+
+
+def local_shifts(fixed: Singles, other: Singles, known: NDArray[np.bool_], spacing: Sequence[float]) -> LocalShifts:
+    """Of an image, and another one that was aligned to it.
+
+    Args:
+        fixed, other, known: (*shape); windows are where both are known. spacing: of the control points, voxels.
+    """
+    ndim, shape = fixed.ndim, fixed.shape
+    sigmas = [float(np.clip(_SHARE * s, _LEAST, _MOST)) for s in spacing]
+    half = [min(math.ceil(2 * s), (n - 1) // 2) for s, n in zip(sigmas, shape, strict=True)]
+    reach = [_REACH[ndim] if n > 2 * (r + _REACH[ndim]) else 0 for r, n in zip(half, shape, strict=True)]
+    window = np.ones((1,) * ndim)
+    for axis, (s, r) in enumerate(zip(sigmas, half, strict=True)):
+        along = np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * s * s))
+        window = window * along.reshape([-1 if k == axis else 1 for k in range(ndim)])
+    window /= window.sum()
+    correlations, residuals = [], []
+    for place in _places(shape, [r + m for r, m in zip(half, reach, strict=True)], _WINDOWS[ndim]):
+        inner = tuple(slice(c - r, c + r + 1) for c, r in zip(place, half, strict=True))
+        wide = tuple(slice(c - r - m, c + r + m + 1) for c, r, m in zip(place, half, reach, strict=True))
+        if known[wide].all():
+            correlation, residual = _compared(fixed[inner].astype(float), other[wide].astype(float), window)
+            correlations.append(correlation)
+            residuals.append(residual)
+    if not correlations:
+        return LocalShifts(np.zeros((0, ndim)), np.zeros(0, bool))
+    r = np.stack(correlations).reshape(len(correlations), -1)
+    samples = 1 / float((window**2).sum()) / _correlated(np.stack(residuals))
+    likelihood = -samples / 2 * np.log(1 - np.clip(r, 0, 1 - 1e-9) ** 2)
+    best, middle = likelihood.max(1), likelihood[:, r.shape[1] // 2]
+    tells = best - np.median(likelihood, axis=1) > math.log(r.shape[1]) + _TELLS
+    shifts = np.stack(np.unravel_index(likelihood.argmax(1), correlations[0].shape), -1) - np.asarray(reach)
+    return LocalShifts(shifts[tells].astype(float), (best - middle > _MOVED)[tells])
+
+
+def _places(shape: Sequence[int], ends: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
+    """Voxels evenly over an image, but for its ends: about `most` of them."""
+    room = [n - 2 * e for n, e in zip(shape, ends, strict=True)]
+    apart = max(1.0, (math.prod(room) / most) ** (1 / len(room)))
+    counts = [max(1, round(n / apart)) for n in room]
+    for index in product(*map(range, counts)):
+        yield tuple(e + int((i + 0.5) * n / c) for i, e, n, c in zip(index, ends, room, counts, strict=True))
+
+
+def _compared(fixed: Floats, wide: Floats, window: Floats) -> tuple[Floats, Floats]:
+    """(*shifts) correlations with the parts of a wider image, and the residual at the best one, times the root of the
+    window."""
+    parts = np.lib.stride_tricks.sliding_window_view(wide, fixed.shape)
+    axes = (list(range(fixed.ndim, 2 * fixed.ndim)), list(range(fixed.ndim)))
+    f = fixed - float((window * fixed).sum())
+    ff, fw = max(float((window * f * f).sum()), 1e-12), np.tensordot(parts, window * f, axes)
+    mean, squares = np.tensordot(parts, window, axes), np.tensordot(parts * parts, window, axes)
+    ww = np.maximum(squares - mean**2, 1e-12)
+    correlation = fw / np.sqrt(ff * ww)
+    best = np.unravel_index(int(correlation.argmax()), correlation.shape)
+    residual = f - fw[best] / ww[best] * (parts[best] - mean[best])
+    return correlation, np.sqrt(window) * residual
+
+
+def _correlated(residuals: Floats) -> float:
+    """Voxels for each independent sample of (N, *window) residuals: the product over the axes of 1 + 2 (sum of
+    correlations up to the first that is not positive)."""
+    square, total = (residuals**2).reshape(len(residuals), -1).sum(1), 1.0
+    scale = np.where(square > 0, 1 / np.sqrt(np.maximum(square, 1e-300)), 0.0)
+    alike = residuals * scale.reshape(-1, *[1] * (residuals.ndim - 1))
+    for axis in range(1, alike.ndim):
+        along, sum_ = np.moveaxis(alike, axis, 0), 0.0
+        for lag in range(1, len(along) // 2):
+            one = float((along[lag:] * along[:-lag]).sum()) / len(alike)
+            if one <= 0:
+                break
+            sum_ += one
+        total *= 1 + 2 * sum_
+    return total

@@ -40,6 +40,8 @@ FEW_SIGMAS = 0.1
 _SHORTER = 0.8
 # Of the linear system, as a share of the right side.
 _TOLERANCE = 0.05
+# The share by which the misfit falls by steps after which there are others, with a prior that does not stiffen.
+_FALLS = 0.01
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.
 _SMOOTH = 10.0
 
@@ -109,6 +111,8 @@ def solve_level(
             known, longest = None, np.inf
         elif limited:
             break
+        elif not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
+            continue  # little is gained while the residual still says too much noise
         elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
             state.converged = True
             break

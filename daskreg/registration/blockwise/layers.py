@@ -29,7 +29,6 @@ from daskreg.registration.deformable.estimate import LayerEstimate
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
-from daskreg.registration.deformable.one_to_one import share_of_step
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, RENEW
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
@@ -182,8 +181,8 @@ class _Solver:
             raise RuntimeError("a pass returns J^T J where none is known")
         step = self._solution(self._known.square)
         self.gain = float(np.vdot(self.right, step))
-        share = share_of_step(self.layers.control, self.layers.current, step)
-        return share * step, share < 1
+        made, share = self.layers.allowed(step)
+        return made, share < 1
 
     def _solution(self, square: Singles) -> Floats:
         """The step to the solution, with the weight of the prior that follows from it."""

@@ -116,7 +116,7 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if metric == "mi" and done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else _LINEAR_SIGMAS,
             found=found,

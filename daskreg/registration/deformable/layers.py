@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.one_to_one import is_one_to_one
+from daskreg.registration.deformable.one_to_one import is_one_to_one, room_at_border, share_of_step, within_room
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +108,16 @@ class Layers(CoefficientLayers):
 
     def _one_to_one(self, control: ControlGrid, coefficients: Floats) -> bool:
         return is_one_to_one(control, coefficients)
+
+    def allowed(self, step: Floats) -> tuple[Floats, float]:
+        """A step of the current layer after which all layers are one to one, and which share that is of the step.
+
+        What would lead over the border is not made, and is not counted.
+        """
+        room = room_at_border(self.control, self.finished)
+        inside = within_room(self.current + step, room) - self.current
+        share = share_of_step(self.control, self.current, inside)
+        return share * inside, share
 
     @property
     def transform(self) -> Transform:

@@ -6,11 +6,14 @@ neighbouring coefficients, so bounds of these, cell by cell, bound the eigenvalu
 coefficients of the same field at half the distances. So smooth motions may be large, while small ones may be as rough
 as they like: below `LARGEST` distances of control points they are one to one (Choi & Lee 2000).
 
-No coefficient exceeds one distance of control points, which is what control points reach beyond the image: points of it
-do not leave the layers before.
+No coefficient exceeds one distance of control points. So a layer moves points that are farther than that from the
+border of the image not over it. What layers move the others over it is bounded by their coefficients near it: by these,
+all layers together move no point of the image beyond where the control points of another layer reach.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,10 @@ Floats = NDArray[np.float64]
 _LEAST = 0.05
 """Of the eigenvalues of the symmetric part."""
 _SUBDIVISIONS = 1
-_HALVINGS = 6
+_HALVINGS, _MOST_HALVINGS = 6, 20
+"""Of a step; more until some of it can be made."""
+_SIDES = slice(None, 5), slice(-5, None)
+"""Control points that carry the outermost cell of the image and the cell beyond it."""
 
 
 def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
@@ -31,7 +37,7 @@ def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
     sizes = np.abs(coefficients) / spacing.reshape(-1, *[1] * ndim)
     if sizes.max() <= LARGEST[ndim]:
         return True
-    if sizes[(slice(None), *(slice(2, -2),) * ndim)].max() > 1:
+    if sizes.max() > 1:
         return False
     for halvings in range(_SUBDIVISIONS + 1):
         if _definite(coefficients, spacing / 2**halvings):
@@ -46,10 +52,41 @@ def share_of_step(control: ControlGrid, coefficients: Floats, step: Floats) -> f
     if is_one_to_one(control, coefficients + step):
         return 1.0
     low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
+    for number in range(_MOST_HALVINGS):
+        if number >= _HALVINGS and low > 0:
+            break
         share = (low + high) / 2
         low, high = (share, high) if is_one_to_one(control, coefficients + share * step) else (low, share)
     return low
+
+
+def room_at_border(control: ControlGrid, finished: Sequence[tuple[ControlGrid, Floats]]) -> Floats:
+    """(D,) how much a layer that is applied before the finished ones may move points over the border, world units.
+
+    The last finished one is applied first of them.
+    """
+    room, moved = np.asarray(control.spacing), np.zeros(control.ndim)
+    for grid, coefficients in reversed(finished):
+        room = np.minimum(room, np.asarray(grid.spacing) - moved)
+        moved = moved + [
+            np.abs(np.concatenate([_part(one, axis, side) for side in _SIDES], axis=axis)).max()
+            for axis, one in enumerate(coefficients)
+        ]
+    return np.asarray(np.maximum(room, 0))
+
+
+def within_room(coefficients: Floats, room: Floats) -> Floats:
+    """The coefficients, of which those near the border move nothing over it by more than `room`."""
+    found = coefficients.copy()
+    for axis, one in enumerate(found):
+        for side in _SIDES:
+            part = _part(one, axis, side)
+            np.clip(part, -room[axis], room[axis], out=part)
+    return found
+
+
+def _part(nodes: Floats, axis: int, side: slice) -> Floats:
+    return nodes[(*(slice(None),) * axis, side)]
 
 
 def _definite(coefficients: Floats, spacing: Floats) -> bool:

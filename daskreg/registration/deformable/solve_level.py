@@ -25,7 +25,6 @@ from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Si
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
-from daskreg.registration.deformable.one_to_one import share_of_step
 from daskreg.registration.deformable.system import System
 
 Floats = NDArray[np.float64]
@@ -192,19 +191,18 @@ def _advance(
     Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether only a part of the
         step was made, after which the layer is finished.
     """
-    control, current = state.layers.control, state.layers.current
     now = _cost(state, state.found, state.layers, bending)
     most = now + _SMALL_RISE * (
         now - state.noise.precision * state.found.total * (state.found.misfit - state.found.variance)
     )
     inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
     for _ in range(_HALVINGS):
-        share = share_of_step(control, current, step)
-        layers = state.layers.at(current + share * step)
+        made, share = state.layers.allowed(step)
+        layers = state.layers.at(state.layers.current + made)
         found = images.evaluate(layers.transform, order=order)
         after = _cost(state, found, layers, bending)
         if after < most:
-            moved = share * float(np.sqrt(np.mean(step[inner] ** 2)))
+            moved = float(np.sqrt(np.mean(made[inner] ** 2)))
             state.layers, state.found = layers, found
             return moved, now - after, share < 1
         step = step / 2

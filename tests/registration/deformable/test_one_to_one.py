@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daskreg.geometry import Grid
+from daskreg.geometry import Affine, Grid
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.one_to_one import is_one_to_one, share_of_step
 
 
@@ -52,3 +53,21 @@ def test_smooth_layers_may_be_larger_than_rough_ones(ndim: int) -> None:
         assert is_one_to_one(control, c) == known
     assert size.max() > control.limits.max()
     assert not is_one_to_one(control, np.broadcast_to(1.2 * size, c.shape))  # leaves the layers before
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_layers_together_lead_no_point_to_where_one_of_them_ends(ndim: int) -> None:
+    """Several in one direction, over the border, beyond which the field of a layer is zero."""
+    control = control_of(ndim)
+    layers = Layers.start(Affine.identity(ndim), control)
+    for _ in range(5):
+        wanted = np.broadcast_to(-0.95 * np.reshape(control.spacing, (-1, *[1] * ndim)), layers.current.shape)
+        step, share = layers.allowed(wanted)
+        assert share == 1
+        layers = layers.at(step).finish()
+    image = control.image
+    points = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 25) for n in image.shape], indexing="ij"), -1)
+    moved = layers.transform(image.world(points.reshape(-1, ndim))).reshape(points.shape)
+    h = [(n - 1) / 24 * s for n, s in zip(image.shape, image.spacing, strict=True)]
+    slopes = np.stack([np.diff(moved, axis=a).min(tuple(range(ndim)))[a] / h[a] for a in range(ndim)])
+    assert slopes.min() > 0.05

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 _FINER = 2  # samples of the running sums per column: what is between them is interpolated linearly
 _RAYS = 2  # columns from one ray to the next, of images that are smooth: their products hardly change between
-_ROWS_AT_ONCE = 16
+_BYTES_AT_ONCE = 64 << 20  # of the spectra of some rows
 _LEAST_SINE = 1e-3  # of projections from the same direction: their pieces are no shorter
 
 
@@ -47,8 +47,9 @@ def coupling_matrix(images: Array, radians: Floats, response: Array, axis: float
     # A running sum is up to the middle between two samples.
     chords = _FINER * np.stack([place, half, np.full(len(place), axis + 0.5 / _FINER)])
     total = np.zeros((angles, count, angles, count))
-    for first in range(0, rows, _ROWS_AT_ONCE):
-        some = np.ascontiguousarray(images[..., first : first + _ROWS_AT_ONCE].transpose(1, 2, 0, 3))
+    at_once = max(1, _BYTES_AT_ONCE // (16 * angles * padded(columns) * count))
+    for first in range(0, rows, at_once):
+        some = np.ascontiguousarray(images[..., first : first + at_once].transpose(1, 2, 0, 3))
         some = some.reshape(angles, columns, -1)
         running, rays = _running_sums(some, response), some[:, ::_RAYS].copy()
         if rays.shape[2] == 1:

@@ -62,7 +62,8 @@ class TiltFit(Fit):
         sigma: one standard deviation: (A,) of "ty", "tx", "theta", "scale" (the logarithm of the magnification), as far
             as the model has them, world units and radians, NaN for those that were not used; numbers for "axis"
             (radians) and "centre" (pixels). From the noise of the projections, by what
-            the same estimate makes of noise, times `disagreement`.
+            the same estimate makes of noise, times `disagreement`; of the axis and the centre, what the residuals show
+            where that is more.
         residuals: (A,) root mean square of each projection less the reprojection, as a share of the projection.
         kinds: outliers, and of which kind: "lost", "blank", "duplicated", "unlike" (the others contradict it).
         agreement: share of what varies with the angle in the projections, noise included, that the reprojections

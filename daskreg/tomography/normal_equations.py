@@ -3,7 +3,8 @@
 What each projection has by itself, and the right side, are sums over all pixels. What couples projections is (1 - H),
 by which each row of the aligned projections is changed for itself. It is alike in all rows, and only the way to the
 solution depends on it, not the solution, where the right side is zero. So where there are many rows, the coupling is
-that of a sample of them. Where no wedge is missing it is made once, as a matrix (see `coupling_matrix`).
+that of a sample of them. Where no wedge is missing, and there are not too many projections, it is made once for each
+evaluation, as a matrix (see `coupling_matrix`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ Array = NDArray[Any]
 SAMPLED_ROWS = 16
 _INNER = 25  # iterations of GMRES
 _INNER_TOLERANCE, _TOLERANCE_OF_SHIFTS = 0.01, 0.05
-"""Residuals of GMRES, of the right side, where a wedge is missing and each iteration takes reprojections. A turn is
-hardly determined beside shifts: with the larger one, steps leave it out, and do not settle."""
+"""Residuals of GMRES, of the right side; the second one where each iteration takes reprojections. A turn is hardly
+determined beside shifts: with the larger one, steps leave it out, and do not settle."""
 _MOST_INNER, _EXACT_TOLERANCE = 100, 1e-3
+# The matrix is made of as many bytes, at most, and of so many projections for each column: the time for it grows with
+# the square of their number, that of the iterations in its place with the number.
+_MATRIX_BYTES, _PROJECTIONS_PER_COLUMN = 64 << 20, 6
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Coupling:
         # The directions in the unknowns that `_unscaled` takes.
         directions = np.linalg.solve(np.swapaxes(every[0], 1, 2), gauge[..., None])[..., 0].reshape(len(gauge), split)
         free = np.pad(np.linalg.qr(directions.T)[0].T, ((0, 0), (0, len(sums.shared))))
-        matrix = None if reproject.wedge else self._matrix(reproject)
+        matrix = None if reproject.wedge or not self._may_be_a_matrix() else self._matrix(reproject)
 
         def apply(unknown: Floats) -> Floats:
             left = free.T @ (free @ unknown)
@@ -159,7 +163,7 @@ class Coupling:
         right -= free.T @ (free @ right)
         operator = LinearOperator((len(right), len(right)), matvec=apply, dtype=np.float64)
         tolerance, most = (_EXACT_TOLERANCE, _MOST_INNER) if exact else (_INNER_TOLERANCE, _INNER)
-        if reproject.wedge and not exact and len(self.basis) <= 2:
+        if matrix is None and not exact and len(self.basis) <= 2:
             tolerance = _TOLERANCE_OF_SHIFTS
         return _unscaled(every, gmres(operator, right, rtol=tolerance, restart=most, maxiter=1)[0])
 
@@ -173,6 +177,12 @@ class Coupling:
         change = (change - reproject(change)) * self.weight
         own = _double("pauv,auv->ap", self.basis[: self.count], change)
         return _scaled(self._scales, own, _double("pauv,auv->p", self.basis[self.count :], change))
+
+    def _may_be_a_matrix(self) -> bool:
+        count, angles, columns, _ = self.basis.shape
+        copies = 3  # while it is made
+        fits = copies * 8 * (angles * count) ** 2 <= _MATRIX_BYTES
+        return bool(fits and angles <= _PROJECTIONS_PER_COLUMN * columns)
 
     def _matrix(self, reproject: Reprojection) -> Floats:
         """The matrix of `_seen`, which is made once."""

@@ -202,7 +202,13 @@ def _column_of_the_axis(
             f"the middle of projections of {plane.shape[0]} x {plane.shape[1]} is {tuple(here.tolist())}, of those of "
             f"the fit {fit.middle}: pass all rows and columns, or a DataArray with coordinates of those that are there"
         )
-    return float((fit.middle[across - 1] - grid.origin[across]) / grid.spacing[across])
+    column = float((fit.middle[across - 1] - grid.origin[across]) / grid.spacing[across])
+    if not -0.5 <= column <= grid.shape[across] - 0.5:
+        raise ShapeMismatchError(
+            f"along {grid.names[across]} the projections lie from {grid.origin[across]:g} on, and the middle of those "
+            f"of the fit at {fit.middle[across - 1]:g}, beyond them: their coordinates are others than those of the fit"
+        )
+    return column
 
 
 def _angles(count: int, angles: Any, unit: str | None, fit: TiltFit | None) -> tuple[Floats, Bools]:

@@ -36,6 +36,7 @@ _FILTERS = 6  # rows: both Gaussian filters to three sigma, and a derivative
 _SPLINES = 5  # rows, after which 0.1 % of the ends of a block shows in its splines
 _HALO = _FILTERS + _SPLINES  # on either side, besides how far projections move
 _USEFUL = 8  # rows of a block, for which the memory that is needed is told
+_SUMS = 2  # another number where the sums of a block become others: those of a checkpoint are then not used
 _AT_ONCE = 2  # blocks in memory: see `Work`
 
 
@@ -287,7 +288,7 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
 
 def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:
     first = blocks[0]
-    asked = (np.round(first.poses, 5).tobytes(), first.used.tobytes(), [(b.rows, b.sampled) for b in blocks])
+    asked = (_SUMS, np.round(first.poses, 5).tobytes(), first.used.tobytes(), [(b.rows, b.sampled) for b in blocks])
     name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
 
     def store(result: BlockSums) -> Mapping[str, Array]:

@@ -105,7 +105,7 @@ def kept_by_interpolation(projector: SliceProjector) -> Floats:
     seen = projector.axis + cosine * (one - middle) + sine * (other - middle)
     steep = np.abs(cosine) >= np.abs(sine)
     across, along = np.where(steep, cosine, sine), np.where(steep, sine, cosine)
-    met = middle + (one + np.floor(projector.axis) - middle - projector.axis - along * (other - middle)) / across
+    met = middle + (one - projector.axis - along * (other - middle)) / across  # `one` as the column of a ray
     return _left(seen, frequencies) * _left(met, np.abs(across) * frequencies)
 
 

@@ -109,7 +109,10 @@ def command(
     groups: Any = tuple(model.split(",")) if "," in model else model
     asked = planning()
     if asked is not None:
-        used = {name: options[name] for name in ("reference", "metric", "neighbors", "common_line", "device")}
+        if edit is not None:  # nothing is estimated
+            return 0
+        names = ("reference", "metric", "neighbors", "trend", "smooth", "common_line", "device")
+        used = {name: options[name] for name in names}
         asked.of_stack(volume, model=groups, axis=axis, mask=opened_mask(mask), **used)
         return 0
     checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None

@@ -58,7 +58,7 @@ class Planning:
         together = (made.seconds or 0.0) * made.threads * made.workers
         self.work = Work(blocks=blocks, memory=max(made.memory, fewest.memory), seconds=together * share)
 
-    def of_stack(self, stack: Any, *, model: str | tuple[str, ...], **options: Any) -> None:
+    def of_stack(self, stack: Any, *, model: str | tuple[str, ...], trend: str, smooth: float, **options: Any) -> None:
         """Try the pairs of a few slices; the displacement fields of "bspline" need more, nobody knows how much.
 
         Args:
@@ -68,10 +68,14 @@ class Planning:
         """
         from daskreg.cluster.submission import Work
         from daskreg.stacks.align import spec_of
+        from daskreg.stacks.inputs import check_options, check_reference
         from daskreg.stacks.spans import span_memory, tried_seconds
 
+        reference = options["reference"]
+        check_options(reference, options["metric"], trend, smooth, options["neighbors"])
         fields = model == "bspline"
         spec = spec_of(stack, model="rigid" if fields else model, **options)
+        check_reference(reference, spec, None, None)
         if fields or self.config.gpu:
             self.work = Work(blocks=spec.count, noun="slice")
             return

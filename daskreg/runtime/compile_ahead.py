@@ -3,8 +3,7 @@
 numba compiles one function at a time in a process. The second process begins as soon as one of a module's kernels
 is not found in numba's folder, or when a kernel was compiled here and not read. Both go through one list of kernels and
 leave out what the other one is compiling. What it compiles is read from numba's folder, and `compile_once` has this
-process wait for the kernel that the other one is compiling. When this process ends, the second one ends with the kernel
-that it is compiling.
+process wait for the kernel that the other one is compiling. When this process ends, the second one has ten seconds.
 
 A process that misses a kernel can do small work without (`torch_instead`): to wait would take longer.
 
@@ -43,9 +42,11 @@ compile_kernels(*sys.argv[1:4])
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?", re.IGNORECASE)
 
 LINGER = 10.0
-"""Seconds that the second process may take to end: a short program would otherwise never have a kernel compiled."""
+"""Seconds that the second process goes on after this one: short programs would otherwise never have a kernel compiled.
+"""
 
 _begun: set[tuple[str, int]] = set()
+_looking = threading.Lock()
 _looked: set[tuple[str, int]] = set()
 _shared: set[tuple[str, int]] = set()
 _missed: set[tuple[str, int]] = set()
@@ -72,12 +73,13 @@ def missed(module: str, ndim: int) -> bool:
     That stays as it is when the kernels are compiled, so that a process computes the same from the same input. Workers
     miss nothing: they compute the same as each other, whatever they find.
     """
-    if (module, ndim) not in _looked:
-        _looked.add((module, ndim))
-        kernels = importlib.import_module(module).kernels(ndim)
-        if multiprocessing.parent_process() is None and not all(kept(kernel) for kernel, _ in kernels):
-            _missed.add((module, ndim))
-    return (module, ndim) in _missed
+    with _looking:
+        if (module, ndim) not in _looked:
+            kernels = importlib.import_module(module).kernels(ndim)
+            if multiprocessing.parent_process() is None and not all(kept(kernel) for kernel, _ in kernels):
+                _missed.add((module, ndim))
+            _looked.add((module, ndim))
+        return (module, ndim) in _missed
 
 
 def begin(module: str, ndim: int) -> None:
@@ -115,7 +117,7 @@ def start(module: str, ndim: int, *, linger: float = LINGER) -> subprocess.Popen
     """The process; it ends soon after its input, and so after this one, in whatever way this one ends.
 
     Args:
-        linger: seconds that it may take to end.
+        linger: seconds that it goes on.
     """
     command = [sys.executable, "-c", _CODE, module, str(ndim), str(linger), *sys.path]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -133,22 +135,18 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 def compile_kernels(module: str, ndim: str, linger: str) -> None:
     """What the second process does."""
-    ended = threading.Event()
-    threading.Thread(target=_end_with_input, args=(ended, float(linger)), daemon=True).start()
-    _compile_all(module, int(ndim), ended)
+    threading.Thread(target=_end_after_input, args=(float(linger),), daemon=True).start()
+    _compile_all(module, int(ndim))
 
 
-def _compile_all(module: str, ndim: int, ended: threading.Event | None = None) -> None:
+def _compile_all(module: str, ndim: int) -> None:
     for kernel, types in importlib.import_module(module).kernels(ndim):
-        if ended is not None and ended.is_set():
-            return
         if not compiled_elsewhere(kernel):
             kernel.compile(types)
 
 
-def _end_with_input(ended: threading.Event, linger: float) -> None:
+def _end_after_input(linger: float) -> None:
     os.read(0, 1)  # not through sys.stdin, whose lock the end of Python would wait for
-    ended.set()
     time.sleep(linger)
     # Not SIGTERM, which is ignored here if the process that started this one ignores it.
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

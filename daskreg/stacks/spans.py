@@ -202,15 +202,15 @@ def span_memory(stack: StackSpec) -> int:
     return (min(_most(stack), stack.count) + stack.reach) * _slice_bytes(stack) + TILE_BYTES
 
 
-def tried_seconds(stack: StackSpec) -> float:
-    """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack."""
+def tried_seconds(stack: StackSpec) -> float | None:
+    """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack; None: blank."""
     count = min(_TRIED, _most(stack), stack.count)
     start = (stack.count - count) // 2
     span = Span(stack.restricted(max(0, start - _BACK - stack.reach), start + count), start, start + count)
     fit_span(replace(span, stop=start + 1))  # compiles
     began = time.perf_counter()
-    fit_span(span)
-    return (time.perf_counter() - began) / count * stack.count
+    found = fit_span(span)
+    return None if not len(found.pairs) else (time.perf_counter() - began) / count * stack.count
 
 
 def fit_span(span: Span) -> SpanResult:

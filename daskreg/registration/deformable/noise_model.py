@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of
+from daskreg.registration.verdict.correlations import positive_correlations
 
 Floats = NDArray[np.float64]
 
@@ -82,23 +83,15 @@ def told(images: LevelImages, found: Evaluated) -> float:
 
 
 def correlated_voxels(score: NDArray[np.float32]) -> float:
-    """Voxels for each independent sample: the product over the axes of 1 + 2 (sum of correlations).
-
-    Sums end at the first correlation that is not positive (the initial positive sequence of Geyer 1992).
-    """
+    """Voxels for each independent sample: the product over the axes of 1 + 2 (sum of correlations)."""
     square = float((score * score).sum(dtype=np.float64))
     if not square > 0:
         return 1.0
     total = 1.0
     for axis in range(1, score.ndim):
-        n, sum_ = score.shape[axis], 0.0
-        along = np.moveaxis(score, axis, 0)
-        for lag in range(1, min(_LONGEST, n // 4) + 1):
-            one = float((along[lag:] * along[:-lag]).sum(dtype=np.float64)) / square * n / (n - lag)
-            if one <= 0:
-                break
-            sum_ += one
-        total *= 1 + 2 * sum_
+        n = score.shape[axis]
+        found = positive_correlations(np.moveaxis(score, axis, 0), square, min(_LONGEST, n // 4))
+        total *= 1 + 2 * sum(one * n / (n - lag) for lag, one in enumerate(found, 1))
     return total
 
 

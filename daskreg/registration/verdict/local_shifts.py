@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Grid
+from daskreg.registration.verdict.correlations import positive_correlations
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -124,16 +125,11 @@ def _compared(fixed: Floats, wide: Floats, window: Floats) -> tuple[Floats, Floa
 
 def _correlated(residuals: Floats) -> float:
     """Voxels for each independent sample of (N, *window) residuals: the product over the axes of 1 + 2 (sum of
-    correlations up to the first that is not positive)."""
+    correlations)."""
     square, total = (residuals**2).reshape(len(residuals), -1).sum(1), 1.0
     scale = np.where(square > 0, 1 / np.sqrt(np.maximum(square, 1e-300)), 0.0)
     alike = residuals * scale.reshape(-1, *[1] * (residuals.ndim - 1))
     for axis in range(1, alike.ndim):
-        along, sum_ = np.moveaxis(alike, axis, 0), 0.0
-        for lag in range(1, len(along) // 2):
-            one = float((along[lag:] * along[:-lag]).sum()) / len(alike)
-            if one <= 0:
-                break
-            sum_ += one
-        total *= 1 + 2 * sum_
+        along = np.moveaxis(alike, axis, 0)
+        total *= 1 + 2 * sum(positive_correlations(along, len(alike), len(along) // 2 - 1))
     return total

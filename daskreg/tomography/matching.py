@@ -22,9 +22,9 @@ from daskreg.geometry import Box
 from daskreg.runtime.threads import shares
 from daskreg.sampling.sample import sample
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
-from daskreg.tomography.poses import Level, fitted_waves
+from daskreg.tomography.poses import Level, fitted_waves, spans_half_a_turn
 from daskreg.tomography.projector.projector_numba import pull_cubic
-from daskreg.tomography.reprojection import Reprojection, wedge_is_missing
+from daskreg.tomography.reprojection import Reprojection, is_cut_off
 from daskreg.tomography.series import noise_of
 
 Floats = NDArray[np.float64]
@@ -39,6 +39,7 @@ _LEAST_SHARE = 0.1  # of the projections, by whose reprojection others are fille
 _FILLED_AGAIN = 2
 _FEW = 17  # columns, of which the share of projections that show a row is the mean
 _SELDOM, _SHOWN = 0.8, 0.9  # of the projections: a slice that fewer show counts not at all, less, or fully
+_MANY = 18  # projections, of which filtered back-projection is nearly the volume in least squares
 LEAST_ROWS = 8
 """Fewer rows do not show a shift along the axis."""
 
@@ -54,7 +55,7 @@ class Problem:
         names: parameters of each projection.
         shared: parameters that all projections have in common.
         used: (A,) projections that take part; the others have no influence, and keep their poses.
-        wedge: whether a wedge is missing; None: see `wedge_is_missing`.
+        cut_off: whether the specimen is wider than the detector; None: see `is_cut_off`.
     """
 
     data: Array
@@ -64,15 +65,21 @@ class Problem:
     names: tuple[str, ...]
     shared: tuple[str, ...]
     used: Bools
-    wedge: bool | None = None
+    cut_off: bool | None = None
     reproject: Reprojection = field(init=False)
 
     def __post_init__(self) -> None:
         radians = self.radians[self.used]
-        if self.wedge is None:
-            object.__setattr__(self, "wedge", wedge_is_missing(radians, self.data[self.used]))
-        found = Reprojection(radians, self.data.shape[2], float(self.level.middle[1]), bool(self.wedge))
+        if self.cut_off is None:
+            object.__setattr__(self, "cut_off", is_cut_off(self.data[self.used]))
+        iterated = not self.cut_off and (self.wedge or len(radians) < _MANY)
+        found = Reprojection(radians, self.data.shape[2], float(self.level.middle[1]), iterated)
         object.__setattr__(self, "reproject", found)
+
+    @cached_property
+    def wedge(self) -> bool:
+        """Whether one is missing, that a volume which explains the projections could fill."""
+        return not self.cut_off and not spans_half_a_turn(self.radians[self.used])
 
     @property
     def factor(self) -> int:

@@ -3,8 +3,8 @@
 What each projection has by itself, and the right side, are sums over all pixels. What couples projections is (1 - H),
 by which each row of the aligned projections is changed for itself. It is alike in all rows, and only the way to the
 solution depends on it, not the solution, where the right side is zero. So where there are many rows, the coupling is
-that of a sample of them. Where no wedge is missing, and there are not too many projections, it is made once for each
-evaluation, as a matrix (see `coupling_matrix`).
+that of a sample of them. Where reprojections take no iterations, and there are not too many projections, it is made
+once for each evaluation, as a matrix (see `coupling_matrix`).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Coupling:
         # The directions in the unknowns that `_unscaled` takes.
         directions = np.linalg.solve(np.swapaxes(every[0], 1, 2), gauge[..., None])[..., 0].reshape(len(gauge), split)
         free = np.pad(np.linalg.qr(directions.T)[0].T, ((0, 0), (0, len(sums.shared))))
-        matrix = None if reproject.wedge or not self._may_be_a_matrix() else self._matrix(reproject)
+        matrix = None if reproject.iterated or not self._may_be_a_matrix() else self._matrix(reproject)
 
         def apply(unknown: Floats) -> Floats:
             left = free.T @ (free @ unknown)

@@ -22,8 +22,17 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 """Parameters of each projection. Where `theta`, the turn in radians, is none of them, all have that of the axis."""
 
-HALF_A_TURN = np.radians(170.0)
+_HALF_A_TURN = 0.95 * np.pi
 _NEAR_MIDDLE = 0.05  # of the columns: how far from the middle an axis is mounted
+
+
+def span_of(radians: Floats) -> float:
+    """Radians that evenly spaced projections stand for: from the first to the last, and one step more."""
+    return float(np.ptp(radians) + np.median(np.diff(np.sort(radians))))
+
+
+def spans_half_a_turn(radians: Floats) -> bool:
+    return span_of(radians) >= _HALF_A_TURN
 
 
 def increments(values: Floats, names: tuple[str, ...]) -> Floats:
@@ -96,7 +105,7 @@ def constant_and_waves(
     order = np.flatnonzero(used)[np.argsort(radians[used], kind="stable")]
     seen = columns[order]
     basis, parts = fitted_waves(seen, radians[order])
-    if np.ptp(radians[order]) > HALF_A_TURN or extent is None:
+    if spans_half_a_turn(radians[order]) or extent is None:
         return parts
     left = seen - basis @ parts
     following = float(left[1:] @ left[:-1]) / max(float(left @ left), 1e-30)

@@ -6,11 +6,11 @@ lead away from the solution. So the filter is limited there (Radermacher 1992). 
 interpolation of slices and rays takes from fine detail: the residual would have that part of the specimen, more of it
 where a projection is shifted and turned less, which turned the axis by a tenth of a degree where pixels are coarse.
 
-With a half turn of projections, that is nearly what a volume in least squares would show. With a missing wedge it is
-not: near the wedge, A F shows a half and less of what was seen, and what is lacking would pull at the poses. So the
-volume is then found in least squares, by iterations with F as the preconditioner: the residual after k of them is a
-polynomial of A F, that of Chebyshev, which is the smallest one over an interval of eigenvalues (Golub and Varga 1961).
-It is linear in the projections, as the normal equations of the poses need.
+With many projections of a half turn, that is nearly what a volume in least squares would show. With few ones, or a
+missing wedge, it is not: near the wedge, A F shows a half and less of what was seen, and what is lacking would pull at
+the poses. So the volume is then found in least squares, by iterations with F as the preconditioner: the residual after
+k of them is a polynomial of A F, that of Chebyshev, which is the smallest one over an interval of eigenvalues (Golub
+and Varga 1961). It is linear in the projections, as the normal equations of the poses need.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.tomography.coupling_matrix import coupling_matrix
-from daskreg.tomography.poses import HALF_A_TURN
 from daskreg.tomography.projector.reconstruction import fbp_response, filtered, kept_by_interpolation
 from daskreg.tomography.projector.slices import SliceProjector
 
@@ -45,13 +44,13 @@ class Reprojection:
         radians: (A,).
         columns: of the projections.
         centre: the column of the axis.
-        wedge: whether a wedge is missing, so that iterations are needed.
+        iterated: whether the volume is found in least squares, by iterations.
     """
 
     radians: Floats
     columns: int
     centre: float
-    wedge: bool
+    iterated: bool
     projector: SliceProjector = field(init=False)
     response: Array = field(init=False)
     largest: float = field(init=False)
@@ -61,10 +60,10 @@ class Reprojection:
         projector = SliceProjector(self.radians, shape, self.columns, self.centre, self.radius)
         object.__setattr__(self, "projector", projector)
         response = fbp_response(self.radians, self.columns, longest=2 * self.radius)
-        if not self.wedge:  # the iterations restore it
+        if not self.iterated:  # the iterations restore it
             response /= kept_by_interpolation(projector)
         object.__setattr__(self, "response", response.astype(np.float32))
-        object.__setattr__(self, "largest", self._largest() if self.wedge else 1.0)
+        object.__setattr__(self, "largest", self._largest() if self.iterated else 1.0)
 
     @property
     def radius(self) -> float:
@@ -72,7 +71,7 @@ class Reprojection:
         return min(self.centre, self.columns - 1 - self.centre) + 0.5
 
     def __call__(self, aligned: Array) -> Array:
-        if not self.wedge:
+        if not self.iterated:
             return self._once(aligned)
         # The recurrence of Saad 2003, algorithm 12.1, for eigenvalues from `low` to `high`.
         high, low = self.largest, _SMALLEST * self.largest
@@ -90,7 +89,7 @@ class Reprojection:
         return seen
 
     def coupling(self, images: Array) -> Floats:
-        """(A, P, A, P) products of (P, A, U, V) images with H of all of them, where no wedge is missing."""
+        """(A, P, A, P) products of (P, A, U, V) images with H of all of them, without iterations."""
         response = fbp_response(self.radians, self.columns, longest=2 * self.radius).astype(np.float32)
         return coupling_matrix(images, self.radians, response, self.centre, self.radius)
 
@@ -107,12 +106,8 @@ class Reprojection:
         return _MARGIN * value
 
 
-def wedge_is_missing(radians: Floats, data: Array) -> bool:
-    """Whether less than half a turn is shown by (A, V, U) projections that end in background on both sides of the axis.
-
-    Projections that are cut off there show another mass at each angle, which no volume explains; to fit them more
-    closely is of no use.
-    """
+def is_cut_off(data: Array) -> bool:
+    """Whether (A, V, U) projections do not end in background on both sides of the axis. They then show another mass at
+    each angle, which no volume explains; to fit them more closely is of no use."""
     line = data.mean(axis=(0, 1))
-    background = max(abs(line[0]), abs(line[-1])) < _BACKGROUND * np.abs(line).max()
-    return bool(np.ptp(radians) < HALF_A_TURN and background)
+    return bool(max(abs(line[0]), abs(line[-1])) >= _BACKGROUND * np.abs(line).max())

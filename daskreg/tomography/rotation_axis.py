@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import DaskregWarning, OptionError
 from daskreg.tomography.angles import in_radians, opposite_pairs
 from daskreg.tomography.opposite_pairs import LEAST_SCORE, MANY_PAIRS, MOST_PAIRS, AxisFit, fit_pairs
+from daskreg.tomography.poses import spans_half_a_turn
 from daskreg.tomography.projections import read_attenuation
-from daskreg.tomography.sinogram import fit_sinogram, spans_half_a_turn
+from daskreg.tomography.sinogram import fit_sinogram
 
 __all__ = ["center_of_rotation"]
 

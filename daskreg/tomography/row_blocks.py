@@ -63,7 +63,7 @@ class RowBlock:
     used: Bools
     names: tuple[str, ...]
     shared: tuple[str, ...]
-    wedge: bool
+    cut_off: bool
     means: Floats
     background: float
     scale: float
@@ -93,7 +93,7 @@ def sums_of(block: RowBlock) -> BlockSums:
     data = np.where(known, (values - np.float32(block.background)) / np.float32(block.scale), np.float32(0))
     level = replace(block.level, rows=block.read)
     valid = None if known.all() else known
-    problem = Problem(data, valid, block.radians, level, block.names, block.shared, block.used, block.wedge)
+    problem = Problem(data, valid, block.radians, level, block.names, block.shared, block.used, block.cut_off)
     at = linearised(problem, block.poses)
     here = slice(block.rows[0] - block.read[0], block.rows[1] - block.read[0])
     inside = data[block.used][:, here]
@@ -171,7 +171,7 @@ class RowLevel:
         return [
             RowBlock(
                 k, self.file, self.level, (start, stop), (max(0, start - halo), min(rows, stop + halo)), poses,
-                like.radians, like.used, like.names, like.shared, bool(like.wedge), self.means, self.background,
+                like.radians, like.used, like.names, like.shared, bool(like.cut_off), self.means, self.background,
                 self.scale, sampled.get(k, 0),
             )
             for k, (start, stop) in enumerate(pairwise(ends))

@@ -13,20 +13,12 @@ from numpy.typing import NDArray
 
 from daskreg.errors import OptionError
 from daskreg.tomography.opposite_pairs import AxisFit
+from daskreg.tomography.poses import span_of, spans_half_a_turn
 
 Floats = NDArray[np.float64]
 
-_LEAST_SPAN = 0.95 * np.pi
 _COARSE_COLUMNS = 256
 _FINE_STEP = 0.25  # columns
-
-
-def spans_half_a_turn(radians: Floats) -> bool:
-    return _span(radians) >= _LEAST_SPAN
-
-
-def _span(radians: Floats) -> float:
-    return float(np.ptp(radians) + np.median(np.abs(np.diff(np.sort(radians)))))
 
 
 def fit_sinogram(data: Floats, radians: Floats) -> AxisFit:
@@ -35,7 +27,7 @@ def fit_sinogram(data: Floats, radians: Floats) -> AxisFit:
     Raises: OptionError where the angles span less than half a turn.
     """
     if not spans_half_a_turn(radians):
-        degrees = np.degrees(_span(radians))
+        degrees = np.degrees(span_of(radians))
         raise OptionError(f"the angles span {degrees:.0f} degrees; the sinogram's centre needs a half turn")
     sinogram = data[np.argsort(radians)].mean(axis=1)
     half = sinogram[np.sort(radians) - radians.min() < np.pi - 1e-6]

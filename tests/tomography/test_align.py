@@ -192,6 +192,16 @@ def test_a_missing_wedge():
     assert np.median(np.abs(off - off.mean(axis=0)), axis=0).max() <= 0.05
 
 
+def test_few_projections_of_half_a_turn_determine_the_centre():
+    """From the first to the last they span less, by one step."""
+    angles = np.linspace(0, np.pi, 15, endpoint=False)
+    projections, truth = scan(angles, off=1.2, noise=0.01)
+    fit = align_projections(projections, angles, axis_angle=0.0)
+    _, centre = errors(fit, truth)
+    assert fit.ok
+    assert abs(centre) <= 3 * fit.sigma["centre"] <= 0.15
+
+
 def test_a_given_centre_is_kept():
     projections, _ = scan(HALF, jitter=0, off=1.5, noise=0.01)
     fit = align_projections(projections, HALF, centre=21.0, axis_angle=0.0)
@@ -304,7 +314,7 @@ def test_few_angles_of_fine_pixels():
 @pytest.mark.parametrize("count", [12, 20, 34])
 def test_what_all_projections_say_of_one_is_no_more_than_it_shows(count):
     """H has no eigenvalue above one, but for what interpolation adds: with a larger one, steps diverge."""
-    reproject = Reprojection(np.linspace(0, np.pi, count, endpoint=False), 37, 18.0, wedge=False)
+    reproject = Reprojection(np.linspace(0, np.pi, count, endpoint=False), 37, 18.0, iterated=False)
     image = np.random.default_rng(0).normal(size=(count, 37, 1)).astype(np.float32)
     for _ in range(8):
         image = reproject(image / np.linalg.norm(image))

@@ -131,7 +131,7 @@ def test_the_coupling_of_projections_is_that_of_their_reprojections(rows, spread
     """Without slices, by the chords of rays: of each image with what each other, alone, shows in all projections."""
     rng = np.random.default_rng(2)
     angles = np.linspace(0.2, np.pi + 0.2, 21, endpoint=False) + rng.uniform(-spread, spread, 21)
-    reproject = Reprojection(angles, 31, 15.6, wedge=False)
+    reproject = Reprojection(angles, 31, 15.6, iterated=False)
     images = gaussian_filter1d(rng.normal(size=(2, 21, 31, rows)), 2, axis=2).astype(np.float32)
     found = reproject.coupling(images[:1] if rows == 1 else images)
     expected = np.zeros_like(found)

@@ -224,7 +224,7 @@ def _estimate(task: _Task, read: _Levels, place: RowPlace | None, stages: _Stage
         read.problems.clear()
         refinement = refined(rows, coarse, task.fixed, most=task.max_steps, work=place.work)
         spread, residuals = refinement.uncertainty(spread, coarse.problem, task.columns[-1])
-        found = _Estimate(refinement.solution(coarse), spread, residuals, task.columns[-1], refinement.blocks)
+        found = _Estimate(refinement.solution(coarse), spread, residuals, task.columns[-1], refinement.totals.blocks)
         stages.end_one()
     return replace(found, spread=replace(found.spread, noise=found.spread.noise * read.divisor))
 

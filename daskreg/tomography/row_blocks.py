@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from daskreg.errors import OptionError
 from daskreg.registration.blockwise.work import Work
 from daskreg.tomography.agreement import explained, varying_part
-from daskreg.tomography.descent import Evaluation, descend
+from daskreg.tomography.descent import Descent, Evaluation, descend
 from daskreg.tomography.estimate import LEAST_NOISE, Solution, Uncertainty, bridged, shifts_are_known
 from daskreg.tomography.matching import Problem, linearised, smoothed_noise, without_images
 from daskreg.tomography.normal_equations import SAMPLED_ROWS, Coupling, Sums
@@ -185,22 +185,35 @@ class RowLevel:
 
 
 @dataclass(frozen=True)
-class RowSolution:
-    """Poses that were refined, the last sums, the variance of the noise in a pixel, the mean square of what varies with
-    the angle, and how it ended."""
+class Totals:
+    """Of all blocks.
 
-    poses: Floats
+    Args:
+        noise: its variance in a pixel.
+        signal: mean square of what varies with the angle.
+        blocks: their number.
+    """
+
     sums: Sums
     noise: float
     signal: float
-    steps: int
-    settled: bool
     blocks: int
+
+
+@dataclass(frozen=True)
+class RowSolution:
+    """How steps over all rows ended."""
+
+    descent: Descent[Totals]
+
+    @property
+    def totals(self) -> Totals:
+        return self.descent.at
 
     def solution(self, coarse: Solution) -> Solution:
         """The solution of the coarser level, with these poses."""
-        poses = bridged(self.poses, coarse.problem.radians, coarse.problem.used)
-        return replace(coarse, poses=poses, steps=self.steps, settled=self.settled)
+        poses = bridged(self.descent.poses, coarse.problem.radians, coarse.problem.used)
+        return replace(coarse, poses=poses, steps=self.descent.steps, settled=self.descent.settled)
 
     def uncertainty(self, coarse: Uncertainty, problem: Problem, factor: int) -> tuple[Uncertainty, Floats]:
         """Standard deviations, and the residuals (A,).
@@ -211,7 +224,7 @@ class RowSolution:
         Args:
             factor: columns of the detector in a pixel.
         """
-        sums, noise = self.sums, max(float(np.sqrt(self.noise)), LEAST_NOISE)
+        sums, noise = self.totals.sums, max(float(np.sqrt(self.totals.noise)), LEAST_NOISE)
         scales = sums.scales()[0]
         left = float(sums.left.mean()) / sums.pixels
         disagreement = max(1.0, float(np.sqrt(left / coarse.left)) / noise)
@@ -233,24 +246,14 @@ class RowSolution:
         What does not fit together may look like noise of these pixels, but then their means have less of it: noise is
         no more than white noise would be that is in the pixels of the level before as found there.
         """
-        sums = self.sums
+        sums = self.totals.sums
         if not sums.own.any():  # steps into nowhere leave no pixel that could disagree
             return False
         means = sums.pixels / float(np.prod(problem.level.binned_shape))
         filtered = smoothed_noise(problem.level.whole_rows) ** 2
-        noise = min(self.noise, coarse.noise**2 * means) * filtered
+        noise = min(self.totals.noise, coarse.noise**2 * means) * filtered
         left = sums.left / sums.pixels * filtered / coarse.left
-        return explained(left - noise, (self.signal - noise) / 2)
-
-
-@dataclass(frozen=True)
-class _Totals:
-    """Of all blocks: see `RowSolution`."""
-
-    sums: Sums
-    noise: float
-    signal: float
-    blocks: int
+        return explained(left - noise, (self.totals.signal - noise) / 2)
 
 
 def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: Work) -> RowSolution:
@@ -266,7 +269,7 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
     check_rows(level.level, len(poses), level.budget, level.reach(poses[like.used]))
     coupling: Coupling | None = None
 
-    def evaluated(poses: Floats) -> Evaluation[_Totals] | None:
+    def evaluated(poses: Floats) -> Evaluation[Totals] | None:
         nonlocal coupling
         blocks = level.blocks(poses, like, coupled=coupling is None)
         if not blocks:
@@ -279,11 +282,9 @@ def refined(level: RowLevel, start: Solution, fixed: Fixed, *, most: int, work: 
             sums += other.sums
         noise = sum(f.shown * f.noise for f in found) / max(sum(f.shown for f in found), 1)
         signal = sum(f.signal for f in found) / (len(sums.left) * sums.pixels)
-        return Evaluation(sums, coupling, _Totals(sums, noise, signal, len(found)))
+        return Evaluation(sums, coupling, Totals(sums, noise, signal, len(found)))
 
-    descent = descend(problem, poses, fixed, most, evaluated)
-    at = descent.at
-    return RowSolution(descent.poses, at.sums, at.noise, at.signal, descent.steps, descent.settled, at.blocks)
+    return RowSolution(descend(problem, poses, fixed, most, evaluated))
 
 
 def _summed(blocks: Sequence[RowBlock], work: Work) -> list[BlockSums]:

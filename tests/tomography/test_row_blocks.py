@@ -233,10 +233,10 @@ def test_workers_of_a_cluster_sum_the_same(scan, tmp_path):
         seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
     assert any("rows-of-projections" in name for name in seen)
     alone, workers = found
-    assert workers.blocks == alone.blocks > 2
-    np.testing.assert_allclose(workers.poses, alone.poses, atol=1e-9)
+    assert workers.totals.blocks == alone.totals.blocks > 2
+    np.testing.assert_allclose(workers.descent.poses, alone.descent.poses, atol=1e-9)
     for name in ("own", "score", "left"):
-        np.testing.assert_allclose(getattr(workers.sums, name), getattr(alone.sums, name), rtol=1e-6)
+        np.testing.assert_allclose(getattr(workers.totals.sums, name), getattr(alone.totals.sums, name), rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ is not found in numba's folder, or when a kernel was compiled here and not read.
 leave out what the other one is compiling. What it compiles is read from numba's folder, and `compile_once` has this
 process wait for the kernel that the other one is compiling. When this process ends, the second one has ten seconds.
 
-A process that misses a kernel can do small work without (`torch_instead`): to wait would take longer.
+A process that misses a kernel can do small work without (`torch_instead`, `sampling.arrays_numpy`): to wait would take
+longer. `compile_first` and workers rule that out.
 
 A module with such a list has a function `kernels(*case)` of pairs (kernel, types), those that take longest first. A
 case is the number of axes, and what else the kernels depend on.
@@ -49,11 +50,25 @@ LINGER = 10.0
 """Seconds that the second process goes on after this one: short programs would otherwise never have a kernel compiled.
 """
 
+_compiles_first = threading.Event()
 _begun: set[tuple[Case, ...]] = set()
 _looking = threading.Lock()
 _looked: set[tuple[Case, ...]] = set()
 _shared: set[tuple[Case, ...]] = set()
 _missed: set[tuple[Case, ...]] = set()
+
+
+def compile_first() -> None:
+    """From now on this process does nothing without compiled code: it runs in order to compile."""
+    _compiles_first.set()
+
+
+def may_do_without() -> bool:
+    """Whether this process may do small work without compiled code.
+
+    Workers may not: their host compiles before the work is submitted.
+    """
+    return multiprocessing.parent_process() is None and not _compiles_first.is_set()
 
 
 @contextmanager
@@ -79,9 +94,10 @@ def missed(module: str, *case: Case) -> bool:
     """
     with _looking:
         if (module, *case) not in _looked:
-            kernels = importlib.import_module(module).kernels(*case)
-            if multiprocessing.parent_process() is None and not all(kept(kernel) for kernel, _ in kernels):
-                _missed.add((module, *case))
+            if may_do_without():
+                kernels = importlib.import_module(module).kernels(*case)
+                if not all(kept(kernel) for kernel, _ in kernels):
+                    _missed.add((module, *case))
             _looked.add((module, *case))
         return (module, *case) in _missed
 

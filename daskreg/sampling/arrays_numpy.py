@@ -8,7 +8,6 @@ some ten times as long, but importing numba and compiling takes seconds. Meanwhi
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import and_
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.runtime.compile_ahead import begin_unasked
+from daskreg.runtime.compile_ahead import begin_unasked, may_do_without
 from daskreg.runtime.compile_once import seems_kept
 
 AT_ONCE = 2**20
@@ -41,13 +40,8 @@ done = _Done()
 
 
 def is_sooner(order: int, dtype: np.dtype[Any], ndim: int, voxels: int) -> bool:
-    """Whether a call of so many voxels ends sooner by these kernels; where it does, a second process compiles.
-
-    Never in a worker: its host compiles before the work is submitted.
-    """
-    if order == 3 or voxels > AT_ONCE or done.voxels + voxels > ALTOGETHER:
-        return False
-    if multiprocessing.parent_process() is not None:
+    """Whether a call of so many voxels ends sooner by these kernels; where it does, a second process compiles."""
+    if order == 3 or voxels > AT_ONCE or done.voxels + voxels > ALTOGETHER or not may_do_without():
         return False
     if seems_kept(_KERNELS, "linear" if order else "nearest"):
         done.voxels = ALTOGETHER  # asked once only

@@ -59,7 +59,7 @@ _missed: set[tuple[Case, ...]] = set()
 
 
 def compile_first() -> None:
-    """From now on this process does nothing without compiled code: it runs in order to compile."""
+    """From now on this process does nothing without compiled code: it runs in order to compile, or to measure."""
     _compiles_first.set()
 
 

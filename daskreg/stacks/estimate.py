@@ -24,6 +24,7 @@ from daskreg.geometry import SliceAffines
 from daskreg.runs.place import Place
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.work import Shown
+from daskreg.runtime.compile_ahead import compile_first
 from daskreg.runtime.typed_command import typed_command
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
@@ -93,6 +94,7 @@ class StackRequest:
 
     def tried(self) -> Cost:
         """The cost, as far as the alignment of a few slices in the middle of the stack tells."""
+        compile_first()  # as the alignment will, of which this is a small part
         spec, memory = self.spec, span_memory(self.spec)
         if self.has_pairs:
             return Cost(tried_seconds(spec), 0.0, memory)

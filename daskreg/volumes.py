@@ -32,7 +32,7 @@ from daskreg.sources.coordinates import SPACE, coordinates, default_dims, direct
 from daskreg.sources.describe import describe
 from daskreg.sources.description import Coord, Description, OpenOptions, check_shape
 from daskreg.sources.dtypes import image_dtype
-from daskreg.sources.in_memory import source_in_memory
+from daskreg.sources.in_memory import source_in_memory, source_of_numpy
 from daskreg.sources.readers import cf
 from daskreg.sources.registry import Opening, remember_opening
 from daskreg.sources.sequences import is_file_list
@@ -103,9 +103,10 @@ def volume_of(value: Any, *, colour_ndim: int | None = None) -> Volume:
         return value
     if hasattr(value, "detach"):
         value = _from_tensor(value)
-    colour_last = False
-    if colour_ndim is not None and isinstance(value, np.ndarray | da.Array):
-        colour_last = ends_in_colour(value.shape, colour_ndim)
+    if isinstance(value, np.ndarray):
+        source, colour_last = source_of_numpy(value, colour_ndim=colour_ndim)
+        return Volume(_array_of(source), source, colour_last)
+    colour_last = colour_ndim is not None and isinstance(value, da.Array) and ends_in_colour(value.shape, colour_ndim)
     if colour_last:
         value = xr.DataArray(value, dims=(*SPACE[-(value.ndim - 1) :], "c"))
     array = _normalised(value)
@@ -287,10 +288,8 @@ def _normalised(value: Any) -> xr.DataArray:
     if isinstance(value, xr.Dataset):
         value = _only_variable(value)
     if not isinstance(value, xr.DataArray):
-        if isinstance(value, np.ma.MaskedArray):
-            value = xr.DataArray(value).data  # NaN where masked
-        elif not isinstance(value, da.Array):
-            value = _as_numpy(value)
+        if not isinstance(value, da.Array):
+            return _array_of(source_of_numpy(_as_numpy(value))[0])
         dims = default_dims(value.ndim)
         dtype = image_dtype(value.dtype)
         _check_shape(dims, value.shape, "the array")
@@ -305,6 +304,10 @@ def _normalised(value: Any) -> xr.DataArray:
     lead, space = split_dims([str(d) for d in value.dims])
     value = value if value.dims == (*lead, *space) else value.transpose(*lead, *space)
     return value if value.dtype == dtype else cast(xr.DataArray, value.astype(dtype))
+
+
+def _array_of(source: Source) -> xr.DataArray:
+    return to_dataarray(source.array, source.grid, lead=source.lead)
 
 
 def _with_known_dims(array: xr.DataArray) -> xr.DataArray:
@@ -406,7 +409,7 @@ def _from_tensor(tensor: Any) -> Any:
 
 def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
     try:
-        array = np.asarray(value)
+        array: np.ndarray[Any, Any] = np.asanyarray(value)  # with its mask
     except (TypeError, ValueError) as error:
         raise NotAVolumeError(f"a {type(value).__name__} does not make one array ({error})") from error
     if array.ndim == 0 and array.dtype == object:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import OptionError, RunError
 from daskreg.geometry import Affine
+from daskreg.runtime.compile_ahead import compile_first
 from daskreg.runtime.device import cores
 
 
@@ -190,6 +191,7 @@ def _in_process(name: str) -> tuple[str, float]:
 
 
 if __name__ == "__main__":
+    compile_first()
     for group in CASES.values():
         if sys.argv[1] in group:
             work, arguments = group[sys.argv[1]]

@@ -1,36 +1,26 @@
-"""`warp`: sample a volume through a transform, lazily."""
+"""`warp`: sample a volume through a transform, lazily.
+
+dask, xarray and zarr are imported only for what is not a NumPy array, with `daskreg.lazy_warp` and `daskreg.volumes`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from operator import matmul
 from typing import Any
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.base import tokenize
-from numpy.typing import NDArray
 
 from daskreg.blocks.job import Job, run_block
 from daskreg.errors import EmptyOutputError, OptionError, UnsupportedDTypeError, check_flags
 from daskreg.geometry import Affine, Box, Grid, Transform, as_transform, default_axes
 from daskreg.sampling.cast import cast
 from daskreg.sampling.sample import clamps, halo
-from daskreg.sources.attributes import storable
-from daskreg.sources.chunking import entries_per_axis, wrong_sizes
-from daskreg.sources.coordinates import HEADER_FROM_WORLD
-from daskreg.sources.registry import remember
+from daskreg.sources.in_memory import source_of_numpy
 from daskreg.sources.source import Source
-from daskreg.volumes import to_dataarray, volume_of
 
 ORDERS = (0, 1, 3)
-_NAME = "warped"
-"""Name of the result of a source without one: a Dataset needs it."""
-
-BLOCK_BYTES = 64 * 2**20
 
 
 def warp(
@@ -90,8 +80,14 @@ def warp(
     transform = _one_pull(pull, push)
     if type(source).__module__.partition(".")[0] == "torch":
         return _warp_tensor(source, transform, like=like, grid=grid, order=order, fill=fill, edge=edge)
-    volume = volume_of(source, colour_ndim=transform.array_ndim + 1)
-    array, spec = volume.array, volume.source
+    colour_ndim = transform.array_ndim + 1
+    if in_memory := isinstance(source, np.ndarray):
+        spec, colour_last = source_of_numpy(source, colour_ndim=colour_ndim)
+    else:
+        from daskreg.volumes import volume_of
+
+        volume = volume_of(source, colour_ndim=colour_ndim)
+        spec = volume.source
     out = _output_grid(spec.grid, spec.dims, transform, like, grid)
     job = make_job(spec, transform, out, order=order, fill=fill, edge=edge, dtype=dtype, device=device)
     if not allow_empty and _all_fill(job):
@@ -100,40 +96,12 @@ def warp(
             f"the output from {lower.tolist()} to {upper.tolist()} {out.unit} would hold no voxel of the source "
             f"({spec.grid}); check the transform's direction (pull or push) and units, or pass allow_empty=True"
         )
-    if isinstance(source, np.ndarray):
+    if in_memory:
         made = run_block(job, Box.of(job.shape), parallel=True)
-        return np.moveaxis(made, 0, -1) if volume.colour_last else made
-    data = lazy_array(job, chunks)
-    if isinstance(source, da.Array):
-        return da.moveaxis(data, 0, -1) if volume.colour_last else data
-    return _like(array, data, job)
+        return np.moveaxis(made, 0, -1) if colour_last else made
+    from daskreg.lazy_warp import warped_like
 
-
-def _like(array: xr.DataArray, data: da.Array, job: Job) -> xr.DataArray:
-    """The result with name, attributes and coordinates of the source, but those along axes that were sampled.
-
-    xarray can write it in any of its formats.
-    """
-    lead = job.source.lead
-    attrs = {str(k): storable(v) for k, v in array.attrs.items() if k != HEADER_FROM_WORLD}
-    along = {d: array.coords[d] for d in lead if d in array.coords}
-    made = to_dataarray(data, job.grid, lead=lead, lead_coords=along, attrs=attrs)
-    same = [job.dims[k] for k in job.mapping.carried if job.grid.shape == job.source.grid.shape and _stays(job, k)]
-    others = {k: v for k, v in array.coords.items() if k not in made.coords and {*v.dims} <= {*lead, *same}}
-    made = made.assign_coords(others)
-    name = str(array.name or _NAME)
-    made.name = _NAME if name in made.coords else name
-    return made
-
-
-def _stays(job: Job, axis: int) -> bool:
-    """Whether the indices along a carried axis are those of the source."""
-    k = axis - len(job.source.lead)
-    if k < 0:
-        return True
-    ends = np.zeros((2, job.grid.ndim))
-    ends[1, k] = job.grid.shape[k] - 1
-    return bool(np.allclose(job.source.grid.index(job.grid.world(ends))[:, k], ends[:, k], atol=1e-3))
+    return warped_like(source, volume, job, chunks)
 
 
 def make_job(
@@ -162,8 +130,7 @@ def make_job(
         order = 0
     pull = Affine.identity(spec.grid.ndim) if pull is None else pull
     mapping = pull.index_map(out, spec.grid, spec.dims)
-    token = tokenize(spec.fingerprint(), spec.policy, mapping.identity(), out, order, fill, edge, wanted.str)
-    return Job(spec, mapping, out, order, float(fill), wanted, device, token, edge)
+    return Job(spec, mapping, out, order, float(fill), wanted, device, edge)
 
 
 def _output_dtype(dtype: Any) -> np.dtype[Any]:
@@ -184,51 +151,6 @@ def _check_fill(fill: Any, dtype: np.dtype[Any]) -> None:
         raise OptionError(f"fill={fill!r} is not a number") from error
     if dtype.kind != "f" and cast(np.asarray([value]), dtype)[1]:
         raise OptionError(f"fill={fill} is not a value of {dtype}; pass another, or dtype='float32'")
-
-
-def lazy_array(job: Job, chunks: Any = "auto") -> da.Array:
-    """The job as one lazy layer of a dask array; `write` finds the job by the array's name."""
-    sizes = _chunk_sizes(job, chunks)
-    starts = tuple(tuple(np.cumsum((0, *s))[:-1].tolist()) for s in sizes)
-    # The function refers to the job, so that the graph keeps it alive for the weak registry.
-    data: da.Array = da.map_blocks(
-        partial(_run_lazy, job, starts, sizes),
-        chunks=sizes,
-        dtype=job.dtype,
-        meta=np.empty((0,) * len(job.shape), dtype=job.dtype),
-        name=f"daskreg-warp-{job.token}-{tokenize(sizes)}",
-    )
-    remember(data.name, job)
-    return data
-
-
-def _run_lazy(
-    job: Job, starts: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]], *, block_id: tuple[int, ...]
-) -> NDArray[Any]:
-    start = tuple(s[i] for s, i in zip(starts, block_id, strict=True))
-    stop = tuple(a + s[i] for a, s, i in zip(start, sizes, block_id, strict=True))
-    return run_block(job, Box(start, stop))
-
-
-def _chunk_sizes(job: Job, chunks: Any) -> tuple[tuple[int, ...], ...]:
-    """Sizes of all chunks along each axis, out of what dask takes; without those of t and c they are 1."""
-    lead = len(job.dims) - job.grid.ndim
-    entries = entries_per_axis(chunks, job.dims, job.shape, auto=_auto_chunks(job), optional=lead)
-    try:
-        sizes: tuple[tuple[int, ...], ...] = da.core.normalize_chunks(entries, shape=job.shape, dtype=job.dtype)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise wrong_sizes(chunks, job.dims, job.shape) from error
-    return sizes
-
-
-def _auto_chunks(job: Job) -> tuple[int, ...]:
-    """Chunks of at most 64 MiB: whole along the sampled axes, unless a plane is larger."""
-    chunks = [1] * (len(job.shape) - job.grid.ndim) + list(job.grid.shape)
-    while math.prod(chunks) * job.dtype.itemsize > BLOCK_BYTES:
-        carried = [k for k in job.mapping.carried if chunks[k] > 1]
-        axis = max(carried or range(len(chunks)), key=lambda k: chunks[k])
-        chunks[axis] = -(-chunks[axis] // 2)
-    return tuple(chunks)
 
 
 def _one_pull(pull: Any, push: Any) -> Transform:
@@ -252,12 +174,18 @@ def _output_grid(source: Grid, dims: tuple[str, ...], pull: Transform, like: Any
     if like is not None and grid is not None:
         raise OptionError("give like= or grid=, not both")
     if like is not None:
-        return like if isinstance(like, Grid) else volume_of(like).grid
+        return like if isinstance(like, Grid) else _grid_of(like)
     if grid is None or isinstance(grid, Grid):
         return grid or source
     if grid not in {"union", "intersection"}:
         raise OptionError(f"grid={grid!r}: give a Grid, 'union' or 'intersection'")
     return _warped_grid(source, dims, pull, grid)
+
+
+def _grid_of(value: Any) -> Grid:
+    from daskreg.volumes import volume_of
+
+    return volume_of(value).grid
 
 
 def _warped_grid(source: Grid, dims: tuple[str, ...], pull: Transform, which: str) -> Grid:

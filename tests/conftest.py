@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from daskreg.runtime.compile_ahead import compile_first
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 NO_DATA = "DASKREG_DATA is not set to a folder with the real data"
@@ -28,11 +30,9 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_code() -> Iterator[None]:
-    """Small images are registered by compiled code, also where nothing is compiled yet (see `torch_instead`)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("daskreg.runtime.torch_instead.SMALL", 0)
-        yield
+def _compiled_code() -> None:
+    """Small images are sampled and registered by compiled code, also where nothing is compiled yet."""
+    compile_first()
 
 
 @pytest.fixture(scope="session")

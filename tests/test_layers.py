@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.deformable",),
     ("registration.blockwise",),
     ("clouds", "stacks", "landmarks"),
+    ("lazy_warp",),
     ("warping",),
     ("contents",),
     ("writing", "tomography", "viewing"),

@@ -579,6 +579,8 @@ def test_inputs_are_normalised_once(stored, tmp_path, monkeypatch):
     times = []
     real = volumes._normalised
     monkeypatch.setattr(volumes, "_normalised", lambda value: times.append(type(value)) or real(value))
+    of_numpy = volumes.source_of_numpy
+    monkeypatch.setattr(volumes, "source_of_numpy", lambda v, **k: times.append(type(v)) or of_numpy(v, **k))
     lazy = dr.open(stored)
     assert times == []
     moved = dr.warp(lazy, pull=dr.Affine.translation(x=0.5), like=VALUES[:5])

@@ -69,7 +69,6 @@ class Job:
         order: 0 nearest, 1 linear, 3 cubic spline.
         fill: value outside the source.
         device: "auto", "cpu" or "cuda[:i]"; resolved where the block runs.
-        token: identifies the result; the dask name is made of it.
         edge: what the outer half of the outermost voxels shows; see `sampling.sample`.
     """
 
@@ -80,7 +79,6 @@ class Job:
     fill: float
     dtype: np.dtype[Any]
     device: str = "auto"
-    token: str = ""
     edge: str = "fill"
 
     @property

@@ -14,6 +14,7 @@ from daskreg.blocks.plan import LevelPlan, Plan
 from daskreg.blocks.source_buffer import slabs
 from daskreg.formats.ome import codecs
 from daskreg.geometry import Box, tile
+from daskreg.runtime.compile_ahead import compile_first
 
 MOST_PARTS = 4
 """Chunks of a block that are computed and encoded; the others are assumed to take as long."""
@@ -28,6 +29,7 @@ def probed(plan: Plan) -> Plan:
 
     Raises: ChunkReadError where that block cannot be read.
     """
+    compile_first()  # as the run will, of which this is a small part
     level = plan.levels[0]
     seconds = _block_seconds(level) * level.block_count / (plan.threads * plan.workers)
     later = sum(p.layout.nbytes for p in plan.levels) / max(1, level.layout.nbytes)

@@ -107,15 +107,15 @@ def command(
 
     volume = opening.open(stack, level=level)
     groups: Any = tuple(model.split(",")) if "," in model else model
+    checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
+    given = {"model": groups, "spacing": control_spacing, "axis": axis, "mask": opened_mask(mask)}
+    given |= {"anchors": _read_anchors(anchors), "checkpoint": checkpoint}
     asked = planning()
     if asked is not None:
-        if edit is not None:  # nothing is estimated
-            return 0
-        names = ("reference", "metric", "neighbors", "trend", "smooth", "common_line", "device")
-        used = {name: options[name] for name in names}
-        asked.of_stack(volume, model=groups, axis=axis, mask=opened_mask(mask), **used)
+        if edit is None:  # else nothing is estimated
+            with control_spacing_named():
+                asked.of_stack(volume, **given, **options)
         return 0
-    checkpoint = out.with_name(out.stem + ".pairs.jsonl") if options["reference"] in ("neighbors", "previous") else None
     if edit is not None:
         fit = from_table(volume, edit, axis=axis)
     else:
@@ -124,17 +124,7 @@ def command(
             _removed_if_degenerate(checkpoint),
             control_spacing_named(),
         ):
-            fit = daskreg.align_stack(
-                volume,
-                model=groups,
-                spacing=control_spacing,
-                axis=axis,
-                mask=opened_mask(mask),
-                anchors=_read_anchors(anchors),
-                checkpoint=checkpoint,
-                progress=progress,
-                **options,
-            )
+            fit = daskreg.align_stack(volume, **given, progress=progress, **options)
     outputs = {"out": out, "table": table, "plot": plot, "page": page}
     opened = opening.to_dict(stack, level)
     code = save_outputs(fit, **outputs, keep_failed=keep_failed, as_json=as_json, opened=opened, stack=volume)

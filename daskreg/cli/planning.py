@@ -58,29 +58,23 @@ class Planning:
         together = (made.seconds or 0.0) * made.threads * made.workers
         self.work = Work(blocks=blocks, memory=max(made.memory, fewest.memory), seconds=together * share)
 
-    def of_stack(self, stack: Any, *, model: str | tuple[str, ...], trend: str, smooth: float, **options: Any) -> None:
-        """Try the pairs of a few slices; the displacement fields of "bspline" need more, nobody knows how much.
+    def of_stack(self, stack: Any, **options: Any) -> None:
+        """Align a few slices of a stack.
 
         Args:
-            options: of `daskreg.stacks.align.spec_of`.
+            options: of `daskreg.stacks.align.request_of`.
 
         Raises: as `daskreg.align_stack`.
         """
         from daskreg.cluster.submission import Work
-        from daskreg.stacks.align import spec_of
-        from daskreg.stacks.inputs import check_options, check_reference
-        from daskreg.stacks.spans import span_memory, tried_seconds
+        from daskreg.stacks.align import request_of
 
-        reference = options["reference"]
-        check_options(reference, options["metric"], trend, smooth, options["neighbors"])
-        fields = model == "bspline"
-        spec = spec_of(stack, model="rigid" if fields else model, **options)
-        check_reference(reference, spec, None, None)
-        if fields or self.config.gpu:
-            self.work = Work(blocks=spec.count, noun="slice")
-            return
-        memory = span_memory(spec) * self.config.threads_per_worker
-        self.work = Work(blocks=spec.count, noun="slice", memory=memory, seconds=tried_seconds(spec))
+        request = request_of(stack, **options)
+        self.work = Work(blocks=request.spec.count, noun="slice")
+        if not self.config.gpu:
+            cost = request.tried()
+            memory = cost.memory * self.config.threads_per_worker
+            self.work = replace(self.work, memory=memory, seconds=cost.shared, alone=cost.alone)
 
 
 def blocks_of_part(made: Plan | FlatPlan, part: tuple[int, int], out: str) -> list[int]:

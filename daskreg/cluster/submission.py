@@ -70,12 +70,14 @@ class Work:
         noun: "block" or "slice".
         memory: bytes of a worker process above idle; None: not known.
         seconds: of one thread that makes them all; None: not known.
+        alone: seconds of what one worker does besides, while the others wait.
     """
 
     blocks: int
     noun: str = "block"
     memory: int | None = None
     seconds: float | None = None
+    alone: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
         from dask.utils import format_time
 
         waves = -(-work.blocks // (at_once * count))
-        expected = work.seconds / max(1, work.blocks) * waves
+        expected = work.alone + work.seconds / max(1, work.blocks) * waves
         wanted = -(-round(SPARE + MARGIN * expected) // 300) * 300
         limit = seconds(config.walltime) or wanted  # 0 is no limit
         enough = expected < limit - config.grace

@@ -5,14 +5,17 @@ is not found in numba's folder, or when a kernel was compiled here and not read.
 leave out what the other one is compiling. What it compiles is read from numba's folder, and `compile_once` has this
 process wait for the kernel that the other one is compiling. When this process ends, the second one has ten seconds.
 
-A process that misses a kernel can do small work without (`torch_instead`): to wait would take longer.
+A process that misses a kernel can do small work without (`torch_instead`, `sampling.arrays_numpy`): to wait would take
+longer. `compile_first` and workers rule that out.
 
-A module with such a list has a function `kernels(ndim)` of pairs (kernel, types), those that take longest first.
+A module with such a list has a function `kernels(*case)` of pairs (kernel, types), those that take longest first. A
+case is the number of axes, and what else the kernels depend on.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import multiprocessing
 import os
@@ -34,10 +37,12 @@ log = logging.getLogger(__name__)
 
 _CODE = """\
 import sys
-sys.path[:] = sys.argv[4:]
+sys.path[:] = sys.argv[3:]
 from daskreg.runtime.compile_ahead import compile_kernels
-compile_kernels(*sys.argv[1:4])
+compile_kernels(*sys.argv[1:3])
 """
+
+Case = int | str
 
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?", re.IGNORECASE)
 
@@ -45,81 +50,97 @@ LINGER = 10.0
 """Seconds that the second process goes on after this one: short programs would otherwise never have a kernel compiled.
 """
 
-_begun: set[tuple[str, int]] = set()
+_compiles_first = threading.Event()
+_begun: set[tuple[Case, ...]] = set()
 _looking = threading.Lock()
-_looked: set[tuple[str, int]] = set()
-_shared: set[tuple[str, int]] = set()
-_missed: set[tuple[str, int]] = set()
+_looked: set[tuple[Case, ...]] = set()
+_shared: set[tuple[Case, ...]] = set()
+_missed: set[tuple[Case, ...]] = set()
+
+
+def compile_first() -> None:
+    """From now on this process does nothing without compiled code: it runs in order to compile, or to measure."""
+    _compiles_first.set()
+
+
+def may_do_without() -> bool:
+    """Whether this process may do small work without compiled code.
+
+    Workers may not: their host compiles before the work is submitted.
+    """
+    return multiprocessing.parent_process() is None and not _compiles_first.is_set()
 
 
 @contextmanager
-def expected(module: str, ndim: int) -> Iterator[None]:
-    """In this block kernels will be called: `kernels(ndim)` of a module are also compiled by a second process.
+def expected(module: str, *case: Case) -> Iterator[None]:
+    """In this block kernels will be called: `kernels(*case)` of a module are also compiled by a second process.
 
     Nothing is done where no kernel has to be compiled, where compiled code is not kept, where there is one core, in a
     program that embeds Python, and in a process of `multiprocessing`, such as a worker of a cluster: its host compiles
     before the work is submitted.
     """
-    if (module, ndim) in _begun:
+    if (module, *case) in _begun:
         yield
         return
-    with call_when_compiled(lambda: _begin(module, ndim)):
+    with call_when_compiled(lambda: begin_unasked(module, *case)):
         yield
 
 
-def missed(module: str, ndim: int) -> bool:
+def missed(module: str, *case: Case) -> bool:
     """Whether one of a module's kernels was not kept when this process first asked.
 
     That stays as it is when the kernels are compiled, so that a process computes the same from the same input. Workers
     miss nothing: they compute the same as each other, whatever they find.
     """
     with _looking:
-        if (module, ndim) not in _looked:
-            kernels = importlib.import_module(module).kernels(ndim)
-            if multiprocessing.parent_process() is None and not all(kept(kernel) for kernel, _ in kernels):
-                _missed.add((module, ndim))
-            _looked.add((module, ndim))
-        return (module, ndim) in _missed
+        if (module, *case) not in _looked:
+            if may_do_without():
+                kernels = importlib.import_module(module).kernels(*case)
+                if not all(kept(kernel) for kernel, _ in kernels):
+                    _missed.add((module, *case))
+            _looked.add((module, *case))
+        return (module, *case) in _missed
 
 
-def begin(module: str, ndim: int) -> None:
+def begin(module: str, *case: Case) -> None:
     """Start the second process now, where kernels were missed and compiled code is kept; see `expected`."""
-    if missed(module, ndim):
-        first, _ = importlib.import_module(module).kernels(ndim)[0]
+    if missed(module, *case):
+        first, _ = importlib.import_module(module).kernels(*case)[0]
         if first.stats.cache_path:
-            _begin(module, ndim)
+            begin_unasked(module, *case)
 
 
-def take_part(module: str, ndim: int) -> None:
+def take_part(module: str, *case: Case) -> None:
     """Compile the kernels that the second process, where there is one, is not compiling just now."""
-    if (module, ndim) in _shared:
-        _shared.discard((module, ndim))
-        _compile_all(module, ndim)
+    if (module, *case) in _shared:
+        _shared.discard((module, *case))
+        _compile_all(module, *case)
 
 
-def _begin(module: str, ndim: int) -> None:
-    if (module, ndim) in _begun:
+def begin_unasked(module: str, *case: Case) -> None:
+    """Start the second process, where there may be one, without looking what is kept: this process imports no numba."""
+    if (module, *case) in _begun:
         return
-    _begun.add((module, ndim))
+    _begun.add((module, *case))
     # In a program that embeds Python, sys.executable is that program.
     python = _PYTHON.fullmatch(Path(sys.executable or "").name) and not getattr(sys, "frozen", False)
     if not python or cores() < 2 or multiprocessing.parent_process() is not None:
         return
-    if first_on_host(f"ahead-{module}-{ndim}"):
+    if first_on_host("-".join(map(str, ("ahead", module, *case)))):
         try:
-            start(module, ndim)
-            _shared.add((module, ndim))
+            start(module, *case)
+            _shared.add((module, *case))
         except (OSError, RuntimeError) as error:  # a limit of processes or threads: this process compiles all
             log.debug("no second process compiles kernels: %s", error)
 
 
-def start(module: str, ndim: int, *, linger: float = LINGER) -> subprocess.Popen[bytes]:
+def start(module: str, *case: Case, linger: float = LINGER) -> subprocess.Popen[bytes]:
     """The process; it ends soon after its input, and so after this one, in whatever way this one ends.
 
     Args:
         linger: seconds that it goes on.
     """
-    command = [sys.executable, "-c", _CODE, module, str(ndim), str(linger), *sys.path]
+    command = [sys.executable, "-c", _CODE, json.dumps([module, *case]), str(linger), *sys.path]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # In a session of its own, so that Ctrl-C does not reach it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
@@ -133,14 +154,14 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def compile_kernels(module: str, ndim: str, linger: str) -> None:
+def compile_kernels(asked: str, linger: str) -> None:
     """What the second process does."""
     threading.Thread(target=_end_after_input, args=(float(linger),), daemon=True).start()
-    _compile_all(module, int(ndim))
+    _compile_all(*json.loads(asked))
 
 
-def _compile_all(module: str, ndim: int) -> None:
-    for kernel, types in importlib.import_module(module).kernels(ndim):
+def _compile_all(module: str, *case: Case) -> None:
+    for kernel, types in importlib.import_module(module).kernels(*case):
         if not compiled_elsewhere(kernel):
             kernel.compile(types)
 

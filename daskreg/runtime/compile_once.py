@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from numba.core.compiler_lock import global_compiler_lock
-
 from daskreg.runtime.progress import at_stage
 
 try:
@@ -43,6 +41,8 @@ READ_WITHIN = 0.2
 
 def share_compilation(kernel: Any) -> Any:
     """The same numba function, which first waits for another process of this host that compiles it just now."""
+    from numba.core.compiler_lock import global_compiler_lock
+
     compile_here: Callable[[Any], Any] = kernel.compile
     name = _name(kernel)
 
@@ -78,6 +78,17 @@ def kept(kernel: Any) -> bool:
     module, _, name = _name(kernel).rpartition(".")
     folder = kernel.stats.cache_path
     return bool(folder) and any(Path(folder).glob(f"{module.rpartition('.')[2]}.{name}-*.nbi"))
+
+
+def seems_kept(source: Path, name: str) -> bool:
+    """The same of a kernel in a file, without importing numba: a guess at the folder that numba uses."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    if not given and os.access(source.parent, os.W_OK):
+        folders = [source.parent / "__pycache__"]
+    else:
+        root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "numba")
+        folders = list(root.glob(f"{source.parent.name}_*"))
+    return any(any(folder.glob(f"{source.stem}.{name}-*.nbi")) for folder in folders)
 
 
 _WHEN_COMPILED: list[Callable[[], Any]] = []

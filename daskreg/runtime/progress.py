@@ -13,8 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from dask.utils import format_bytes, format_time
-
 from daskreg.errors import check_flags
 
 log = logging.getLogger("daskreg")
@@ -221,7 +219,7 @@ def _notebook_bar(label: str) -> tuple[ByteProgress, Tell, Callable[[], None]]:
         nonlocal last, fraction, text
         now = time.monotonic()
         seconds = now - started
-        left = "" if done >= total else f", {format_time(seconds / max(1, done) * (total - done))} left"
+        left = "" if done >= total else f", {_duration(seconds / max(1, done) * (total - done))} left"
         fraction, text = done / max(1, total), f"{done} of {total}, {_rate(done, nbytes, seconds)}{left}"
         if now - last > REDRAW_EVERY:
             last = now
@@ -266,13 +264,21 @@ def _logged(label: str) -> ByteProgress:
             return
         last = now
         left = (now - started) / max(1, done) * (total - done)
-        ends = f"{format_time(left)} left" if done < total else f"done in {format_time(now - started)}"
+        ends = f"{_duration(left)} left" if done < total else f"done in {_duration(now - started)}"
         log.info("%s: %d of %d, %s, %s", label, done, total, _rate(done, nbytes, now - started), ends)
 
     return show
 
 
+def _duration(seconds: float) -> str:
+    from dask.utils import format_time
+
+    return format_time(seconds)
+
+
 def _rate(done: int, nbytes: int, seconds: float) -> str:
+    from dask.utils import format_bytes
+
     if seconds <= 0:
         return ""
     return f"{format_bytes(int(nbytes / seconds))}/s" if nbytes else f"{done / seconds:.1f}/s"

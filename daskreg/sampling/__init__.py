@@ -3,6 +3,7 @@
 sample           the entry: arrays or tensors, any order
 arrays           NumPy arrays, by compiled loops
 arrays_numba     the compiled loops
+arrays_numpy     the same in NumPy, for little work where nothing is compiled yet
 tensors          torch tensors, differentiable
 tensors_triton   tensors on a GPU without a gradient, by two kernels in Triton
 tiles            what a tile is: the arguments of `sample`

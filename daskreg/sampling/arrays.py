@@ -2,7 +2,7 @@
 
 A translation by whole voxels is a copy. A first axis that is mapped to itself by whole voxels is
 not interpolated but taken as a batch. The rest goes to `arrays_numba`, which is compiled
-when it is first needed.
+when it is first needed, or meanwhile to `arrays_numpy`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from daskreg.errors import ShapeMismatchError
 from daskreg.geometry import Box
 from daskreg.runtime.threads import spread
+from daskreg.sampling import arrays_numpy
 from daskreg.sampling.displacements import Displaced
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ class SampleSpec(NamedTuple):
         read_box: where the block lies in the source.
         matrix: (D+1, D+1) float64, from indices of the output to indices of the source; or `Displaced`.
         fill: value outside of the block, of the block's type.
-        threads: for this one call.
+        parallel: whether this one call may use several threads.
         clamp: whether the outer half of the outermost voxels has their value, rather than a mix with the fill.
     """
 
@@ -52,7 +52,7 @@ class SampleSpec(NamedTuple):
     out_box: Box
     order: int
     fill: Any
-    threads: int = 1
+    parallel: bool = False
     clamp: bool = False
 
 
@@ -134,7 +134,8 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         )
         _sample_rows(out[..., None, :], block[..., None, :], lifted)
         return
-    kernel, block, read_box, bounds = _prepared(block, spec)
+    kernels, threads = _kernels(out, block, spec)
+    kernel, block, read_box, bounds = _prepared(kernels, block, spec, threads)
     gaps = 1 if spec.order == 3 and out.dtype.kind == "f" and _has_gaps(block) else None
     if block.size == 0:
         out[...] = spec.fill
@@ -174,7 +175,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
             kernel(blocks[some], source, target, voxels[some], scratch, consts, (*rows, *cut))
 
         group = _GROUP if np.abs(spec.matrix[:-2, -2]).max() < _STEEP else _STEEP_GROUP
-    spread(spec.threads, lambda task: run(*task), _tasks(voxels.shape, spec.threads, group))
+    spread(threads, lambda task: run(*task), _tasks(voxels.shape, threads, group))
 
 
 def _displaced(spec: SampleSpec, kernel: Any, arguments: tuple[Any, ...]) -> Callable[[int, tuple[int, int]], None]:
@@ -238,28 +239,43 @@ def limits(dtype: np.dtype[Any], real: type[np.floating[Any]]) -> tuple[Any, Any
     return real(lowest), top if int(top) <= highest else np.nextafter(top, real(0))
 
 
-def _prepared(block: NDArray[Any], spec: SampleSpec) -> tuple[Any, NDArray[Any], Box, Floats]:
+def _kernels(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> tuple[Any, int]:
+    """The module with the kernels for a call, and its threads: as many as numba uses where it may use several."""
+    kernels: Any
+    if isinstance(spec.matrix, Displaced):
+        from daskreg.sampling import displaced_numba as kernels
+    elif arrays_numpy.is_sooner(spec.order, out.dtype, spec.read_box.ndim, block.size + out.size):
+        return arrays_numpy, 1
+    else:
+        from daskreg.sampling import arrays_numba as kernels
+    return kernels, numba_threads() if spec.parallel else 1
+
+
+def numba_threads() -> int:
+    """The cores of this process, or NUMBA_NUM_THREADS."""
+    from numba import config
+
+    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def _prepared(
+    kernels: Any, block: NDArray[Any], spec: SampleSpec, threads: int
+) -> tuple[Any, NDArray[Any], Box, Floats]:
     """The kernel, the block that it reads, where that lies, and its bounds (4, D).
 
     A voxel touches the block where bounds[0] <= coordinate < bounds[1], and lies within
     it, all neighbours included, where bounds[2] <= coordinate < bounds[3].
     """
-    kernels: Any
-    if isinstance(spec.matrix, Displaced):
-        from daskreg.sampling import displaced_numba as kernels
-    else:
-        from daskreg.sampling import arrays_numba as kernels
-
     box = spec.read_box
     if spec.order == 3:
-        return kernels.cubic, *_coefficients(block, spec)
+        return kernels.cubic, *_coefficients(block, spec, threads)
     start, stop = np.asarray(box.start, np.float64), np.asarray(box.stop, np.float64)
     reach = 0.5 if spec.clamp else 1.0
     bounds = np.stack([start - reach, stop - 1 + reach, start, stop - (spec.order == 1)])
     return kernels.linear if spec.order else kernels.nearest, block, box, bounds
 
 
-def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], Box, Floats]:
+def _coefficients(block: NDArray[Any], spec: SampleSpec, threads: int) -> tuple[NDArray[Any], Box, Floats]:
     """Cubic spline coefficients of what the output needs, with fill around the block.
 
     Where the block ends at its halo, inside the source, nothing is added: the effect of the prefilter's mirror
@@ -285,7 +301,7 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec) -> tuple[NDArray[Any], 
         bounds[2] = np.maximum(bounds[2], np.subtract(read.start, 0.5 * spec.clamp))
         bounds[3] = np.minimum(bounds[3], np.subtract(read.stop, 0.5) if spec.clamp else last)
     part = np.ascontiguousarray(part, _real(block.dtype))
-    _filter(part, ndim, spec.threads, gaps=block.dtype.kind == "f" and _has_gaps(part))
+    _filter(part, ndim, threads, gaps=block.dtype.kind == "f" and _has_gaps(part))
     return part, box, bounds
 
 
@@ -316,6 +332,8 @@ def _filter_runs(part: NDArray[Any], axis: int, threads: int) -> None:
 def _filter_lines(lines: NDArray[Any]) -> None:
     """Spline coefficients along the last axis, in place."""
     if lines.size:
+        from scipy import ndimage  # takes a quarter of a second, for splines only
+
         ndimage.spline_filter1d(lines, 3, -1, output=lines, mode="mirror")
 
 

@@ -521,3 +521,24 @@ def cubic(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts:
             for b in range(len(blocks)):
                 part = out[b, row, start - j0 : start - j0 + count]
                 cubic_run(blocks[b], offsets, weights, source[1], part, consts)
+
+
+def kernels(ndim: int, dtype: str, order: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The kernel for images of `ndim` axes and voxels of a type, and the types that `sampling.arrays` calls it with.
+
+    See `runtime.compile_ahead`.
+    """
+    voxel = numba.typeof(np.dtype(dtype).type(0))
+    real = numba.float32 if voxel.bitwidth <= 16 or voxel == numba.float32 else numba.float64
+    f64, whole, planes = numba.float64, numba.types.UniTuple(numba.intp, ndim), max(1, ndim - 1)
+    blocks = numba.types.Array(voxel, 2, "C", readonly=True)
+    near = voxel if voxel.bitwidth == 64 else numba.types.Integer.from_bitwidth(2 * voxel.bitwidth, signed=False)
+    source = numba.types.Tuple((whole, whole, f64[::1], f64[:, ::1]))
+    target = numba.types.Tuple((f64[:, ::1], whole, numba.types.UniTuple(numba.intp, planes)))
+    scratch = numba.types.Tuple((f64[:, ::1], numba.uint32[::1], real[:, ::1], near[:, :, ::1]))
+    limits = numba.none if isinstance(voxel, numba.types.Float) else numba.types.UniTuple(real, 2)
+    unit = numba.types.UniTuple(real, 6)
+    consts = numba.types.Tuple((real, voxel, unit, limits, numba.none, numba.boolean))
+    rows = numba.types.UniTuple(numba.intp, 4)
+    types = (blocks, source, target, voxel[:, :, ::1], scratch, consts, rows)
+    return [(linear if order else nearest, types)]

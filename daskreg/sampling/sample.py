@@ -91,15 +91,14 @@ def sample(
         out = np.empty(shape, native)
     elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != native:
         raise ShapeMismatchError(f"out must be an array of shape {shape} and type {native}")
-    threads = _threads() if parallel else 1
     if out.size == 0:
         return out
     voxel = _fill_value(fill, native)
     if native.kind == "b":
-        spec = SampleSpec(read_box, matrix, out_box, 0, np.uint8(voxel), threads)
+        spec = SampleSpec(read_box, matrix, out_box, 0, np.uint8(voxel), parallel)
         sample_into(out.view(np.uint8), block.view(np.uint8), spec)
     else:
-        spec = SampleSpec(read_box, matrix, out_box, order, voxel, threads, clamp)
+        spec = SampleSpec(read_box, matrix, out_box, order, voxel, parallel, clamp)
         sample_into(out, block.astype(native, copy=False), spec)
     return out
 
@@ -112,13 +111,6 @@ def clamps(edge: str) -> bool:
     if edge not in ("fill", "clamp"):
         raise OptionError(f"edge={edge!r}: use 'fill' or 'clamp'")
     return edge == "clamp"
-
-
-def _threads() -> int:
-    """As many as numba uses: the cores of this process, or NUMBA_NUM_THREADS."""
-    from numba import config
-
-    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,4 +1,7 @@
-"""`ArraySource` and `GraphSource`: voxels of NumPy and dask arrays in memory."""
+"""`ArraySource` and `GraphSource`: voxels of NumPy and dask arrays in memory.
+
+dask is imported where it is used: a NumPy array that is warped needs none, and its import takes most of a second.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dask.base import tokenize
+import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
-from daskreg.sources.graphs import culled
+from daskreg.sources.channels import ends_in_colour
+from daskreg.sources.coordinates import SPACE, default_dims, split_dims
+from daskreg.sources.description import check_shape
+from daskreg.sources.dtypes import image_dtype
 from daskreg.sources.source import Source
+
+_UNNAMED = "the array"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -30,6 +38,8 @@ class ArraySource(Source):
         return replace(self, array=self._cut(box), start=box.start, selection=(), order=())
 
     def _content_key(self) -> str:
+        from dask.base import tokenize
+
         return str(tokenize(self.view()))
 
 
@@ -44,6 +54,8 @@ class GraphSource(Source):
         return self._ordered(_computed(self.array[self._index(box)]))
 
     def restrict(self, box: Box) -> Source:
+        from daskreg.sources.graphs import culled
+
         box = box & self.readable
         return replace(self, array=culled(self._cut(box)), start=box.start, selection=(), order=())
 
@@ -64,11 +76,39 @@ def source_in_memory(data: Any, *, name: str, dims: tuple[str, ...], grid: Grid)
     return made(path=name, dims=dims, shape=data.shape, dtype=data.dtype, chunks=chunks, grid=grid, array=data)
 
 
+def source_of_numpy(values: NDArray[Any], *, colour_ndim: int | None = None) -> tuple[Source, bool]:
+    """The source of a NumPy array, whose voxels have spacing one; see `volumes.volume_of`.
+
+    Args:
+        values: NaN is read where it is masked.
+        colour_ndim: an array with so many axes, of which the last has 3 or 4 entries, is taken as images in colour.
+
+    Returns: the source, and whether its axis of channels came last, and is now the first.
+    Raises: UnsupportedDTypeError, EmptyArrayError, NotAVolumeError.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        import xarray as xr
+
+        values = xr.DataArray(values).data
+    values = np.asarray(values)
+    colour_last = colour_ndim is not None and ends_in_colour(values.shape, colour_ndim)
+    dims = (*SPACE[-(values.ndim - 1) :], "c") if colour_last else default_dims(values.ndim)
+    dtype = image_dtype(values.dtype)
+    check_shape(dims, values.shape, _UNNAMED)
+    if colour_last:
+        values = np.moveaxis(values, -1, 0)
+    lead, space = split_dims(dims)
+    grid, values = Grid(values.shape[len(lead) :], axes=space), values.astype(dtype, copy=False)
+    return source_in_memory(values, name=_UNNAMED, dims=(*lead, *space), grid=grid), colour_last
+
+
 def _computed(array: Any) -> Any:
     """A dask array's values, computed in this thread: the caller is a task already.
 
     Only the client of a cluster can fetch persisted pieces, so those are computed through it.
     """
+    from daskreg.sources.graphs import culled
+
     small = culled(array)
     # Where another thread is importing distributed at this moment, there is no client yet.
     futures_of = getattr(sys.modules.get("distributed"), "futures_of", None)

@@ -175,30 +175,14 @@ def align_stack(
         checkpoint of another stack; NoWorkersError for a cluster without workers.
     """
     check_flags(wait=wait)
-    check_options(reference, metric, trend, smooth, neighbors)
-    fields = model == "bspline"
-    poses = elastic.POSES if fields else model
-    if spacing is not None and not fields:
-        raise OptionError("spacing= is that of the control points of model='bspline'")
-    spec = spec_of(
-        stack, model=poses, reference=reference, metric=metric, neighbors=neighbors, mask=mask, axis=axis,
-        channel=channel, common_line=None if fields else common_line, max_iterations=max_iterations,
-        tolerance=tolerance, device=device,
+    request = request_of(
+        stack, model=model, spacing=spacing, reference=reference, metric=metric, neighbors=neighbors, anchors=anchors,
+        trend=trend, smooth=smooth, mask=mask, axis=axis, channel=channel, common_line=common_line, previous=previous,
+        checkpoint=checkpoint, max_iterations=max_iterations, tolerance=tolerance, device=device,
     )  # fmt: skip
-    if fields:
-        elastic.check_options(spec, reference, previous, common_line)
     resolve(device)
-    _warn_if_flat(spec)
-    check_reference(reference, spec, previous, checkpoint)
-    fixed_poses = anchor_poses(anchors, spec, reference, trend)
-    before = None if previous is None else previous_fit(previous, spec)
-    request = StackRequest(
-        spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line,
-        channel_of(stack, channel),
-    )  # fmt: skip
-    if fields:
-        request = elastic.of_request(request, spacing)
-    client = client_for(client, spec.source)
+    _warn_if_flat(request.spec)
+    client = client_for(client, request.spec.source)
     check_files(save, checkpoint)
     if not wait:
         return _started(request, save, client)
@@ -251,7 +235,49 @@ def from_table(stack: Any, rows: Any, *, axis: int | str = 0, channel: int | str
     )  # fmt: skip
 
 
-def spec_of(
+def request_of(
+    stack: Any,
+    *,
+    model: str | Sequence[str] = "rigid",
+    spacing: float | Sequence[float] | None = None,
+    reference: str | int = "neighbors",
+    metric: str = "ncc",
+    neighbors: int = 2,
+    anchors: Mapping[int, Any] | None = None,
+    trend: str = "remove",
+    smooth: float = 15,
+    previous: StackFit | str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    channel: int | str | None = None,
+    common_line: str | None = None,
+    **options: Any,
+) -> StackRequest:
+    """What `align_stack` is asked for by these of its options, checked; nothing is estimated.
+
+    Raises: as `align_stack`.
+    """
+    check_options(reference, metric, trend, smooth, neighbors)
+    fields = model == "bspline"
+    poses = elastic.POSES if fields else model
+    if spacing is not None and not fields:
+        raise OptionError("spacing= is that of the control points of model='bspline'")
+    spec = _spec_of(
+        stack, model=poses, reference=reference, metric=metric, neighbors=neighbors, channel=channel,
+        common_line=None if fields else common_line, **options,
+    )  # fmt: skip
+    if fields:
+        elastic.check_options(spec, reference, previous, common_line)
+    check_reference(reference, spec, previous, checkpoint)
+    fixed_poses = anchor_poses(anchors, spec, reference, trend)
+    before = None if previous is None else previous_fit(previous, spec)
+    request = StackRequest(
+        spec, poses, reference, trend, float(smooth), fixed_poses, before, checkpoint, common_line,
+        channel_of(stack, channel),
+    )  # fmt: skip
+    return elastic.of_request(request, spacing) if fields else request
+
+
+def _spec_of(
     stack: Any,
     *,
     model: str | Sequence[str],

@@ -24,6 +24,7 @@ from daskreg.geometry import SliceAffines
 from daskreg.runs.place import Place
 from daskreg.runs.recorder import Recorder
 from daskreg.runs.work import Shown
+from daskreg.runtime.compile_ahead import compile_first
 from daskreg.runtime.typed_command import typed_command
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
@@ -34,8 +35,9 @@ from daskreg.stacks.pairing import fit_pairs_of
 from daskreg.stacks.pose_solve import PoseSolution, solve_poses
 from daskreg.stacks.previous import finished_span, in_frame_of
 from daskreg.stacks.reference_registration import SlicePoses
-from daskreg.stacks.spans import StackSpec
-from daskreg.stacks.to_reference import ReferenceTask, register_to_reference
+from daskreg.stacks.spans import TRIED, StackSpec, middle, span_memory, tried_seconds
+from daskreg.stacks.to_reference import ReferenceTask, reference_memory, register_to_reference
+from daskreg.stacks.to_reference import tried_seconds as tried_reference
 from daskreg.stacks.trajectory import slow_part
 from daskreg.stacks.verdict.detector import with_bad_voxels
 from daskreg.stacks.verdict.examine import NO_FINDINGS, Findings, examine
@@ -48,6 +50,19 @@ Bools = NDArray[np.bool_]
 
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an estimate takes.
+
+    shared: seconds of one thread for what workers do side by side; None: not known. alone: seconds for what one worker
+    does while the others wait. memory: bytes of a worker, of one thread, above one that does nothing.
+    """
+
+    shared: float | None
+    alone: float
+    memory: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +91,22 @@ class StackRequest:
     def has_pairs(self) -> bool:
         """Whether slices are fitted to their neighbours, so that finished pairs can be kept."""
         return self.reference in ("neighbors", "previous")
+
+    def tried(self) -> Cost:
+        """The cost, as far as the alignment of a few slices in the middle of the stack tells."""
+        compile_first()  # as the alignment will, of which this is a small part
+        spec, memory = self.spec, span_memory(self.spec)
+        if self.has_pairs:
+            return Cost(tried_seconds(spec), 0.0, memory)
+        alone = reference_memory(spec)
+        if self.reference == "mean":
+            task, _ = _task_of_mean(spec.some(middle(spec.count, TRIED)), Execution(None))
+            return Cost(tried_seconds(spec), tried_reference(task, spec.count), max(memory, alone))
+        root = 0 if self.reference == "first" else int(self.reference)
+        others = np.delete(np.arange(spec.count), root)
+        near_and_far = np.linspace(0, len(others) - 1, min(TRIED, len(others))).astype(int)
+        task = ReferenceTask(spec.some([root, *others[near_and_far].tolist()]))
+        return Cost(0.0, tried_reference(task, spec.count), alone)
 
     def fit(self, execution: Execution) -> StackFit:
         """Estimate the poses.
@@ -320,16 +351,22 @@ def _to_mean(spec: StackSpec, execution: Execution) -> tuple[PoseSolution, Bools
     The poses from pairs of neighbours are the initial ones.
     """
     model = spec.model
-    pairs, features, _ = fit_pairs_of(spec, execution)
-    initial = solve_poses(pairs, features.blank, model, first=True)
-    start = SlicePoses(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
-    found = register_to_reference(ReferenceTask(spec, start=start), execution)
+    task, pairs = _task_of_mean(spec, execution)
+    found = register_to_reference(task, execution)
     solution = _solution(found)
     if not found.fitted.any():
         return solution, found.blank, pairs
     mean = model.algebra.mean(found.poses, found.fitted.astype(np.float64))
     poses = model.projection.project(found.poses @ np.linalg.inv(mean))
     return replace(solution, poses=poses), found.blank, pairs
+
+
+def _task_of_mean(spec: StackSpec, execution: Execution) -> tuple[ReferenceTask, PairTable]:
+    """The registration to the mean, from the poses of pairs of neighbours, and these pairs."""
+    pairs, features, _ = fit_pairs_of(spec, execution)
+    initial = solve_poses(pairs, features.blank, spec.model, first=True)
+    start = SlicePoses(initial.poses, initial.fitted, features.blank, initial.scores, initial.covariance)
+    return ReferenceTask(spec, start=start), pairs
 
 
 def _solution(found: SlicePoses) -> PoseSolution:

@@ -86,6 +86,11 @@ def batch_size(grid: Grid, device: str) -> int:
     return max(1, min(_MAX_PAIRS[kind], _BYTES[kind] // (_BYTES_PER_VOXEL * math.prod(grid.shape))))
 
 
+def batch_bytes(grid: Grid, count: int) -> int:
+    """Memory of so many pairs on the CPU, as many at once as a batch has."""
+    return _BYTES_PER_VOXEL * math.prod(grid.shape) * min(count, batch_size(grid, "cpu"))
+
+
 def register_pairs(
     fixed: Tensor, moving: Tensor, grid: Grid, options: PairOptions, start: Floats | None = None
 ) -> list[BatchEstimate]:

@@ -25,6 +25,7 @@ from daskreg.registration.initial_pose import candidates, choose
 from daskreg.registration.levenberg_marquardt import LevelObjective
 from daskreg.registration.pyramids.masked_pyramids import MaskedPyramids
 from daskreg.runtime.device import limit_threads, resolve
+from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
 from daskreg.stacks.common_line import fit_profiles, profiles
 from daskreg.stacks.model import StackModel
@@ -42,14 +43,15 @@ _gpu = threading.Lock()
 SPAN_BYTES = 288 * 2**20
 """Memory for the slices of a span with their pyramids, on the CPU."""
 
+TRIED = 5
+"""Slices, at most, that are aligned to find out how long it takes."""
+
 LONGEST = 32
 """Slices of a span, at most."""
 
 _BYTES_PER_VOXEL = 24
 # Slices before a span that are read, at most, to find its first pairs behind blank slices.
 _BACK = 32
-# Slices that are registered to find out how long it takes.
-_TRIED = 4
 # Share of a slice that overlaps, below which a search is repeated for poses at which more does.
 _FAIR_OVERLAP = 0.5
 
@@ -122,6 +124,11 @@ class StackSpec:
         if not self.source.carries_data and (self.mask is None or not self.mask.carries_data):
             return self
         source, mask = (None if s is None else _cut(s, self, start, stop) for s in (self.source, self.mask))
+        return replace(self, source=source or self.source, mask=mask)
+
+    def some(self, numbers: Sequence[int]) -> StackSpec:
+        """Some slices, read into memory, as a stack of their own."""
+        source, mask = (s and _some(s, self, numbers) for s in (self.source, self.mask))
         return replace(self, source=source or self.source, mask=mask)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,13 +211,19 @@ def span_memory(stack: StackSpec) -> int:
 
 def tried_seconds(stack: StackSpec) -> float | None:
     """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack; None: blank."""
-    count = min(_TRIED, _most(stack), stack.count)
-    start = (stack.count - count) // 2
-    span = Span(stack.restricted(max(0, start - _BACK - stack.reach), start + count), start, start + count)
+    tried = middle(stack.count, min(TRIED, _most(stack)))
+    start, count = tried.start, len(tried)
+    span = Span(stack.restricted(max(0, start - _BACK - stack.reach), tried.stop), start, tried.stop)
     fit_span(replace(span, stop=start + 1))  # compiles
     began = time.perf_counter()
     found = fit_span(span)
     return None if not len(found.pairs) else (time.perf_counter() - began) / count * stack.count
+
+
+def middle(count: int, some: int) -> range:
+    """Numbers of so many slices, or all, in the middle of `count`."""
+    start = max(0, count - some) // 2
+    return range(start, min(start + some, count))
 
 
 def fit_span(span: Span) -> SpanResult:
@@ -314,13 +327,23 @@ def exclusive(stack: StackSpec) -> Iterator[None]:
 
 
 def _cut(source: Source, stack: StackSpec, start: int, stop: int) -> Source:
-    if not source.carries_data:
+    if not source.carries_data or source.ndim < stack.source.ndim:  # a mask of one slice
         return source
-    if source.ndim < stack.source.ndim:  # a mask of one slice
+    return source.restrict(_slices_of(source, stack, start, stop))
+
+
+def _some(source: Source, stack: StackSpec, numbers: Sequence[int]) -> Source:
+    if source.ndim < stack.source.ndim:
         return source
+    values = np.concatenate([source.read(_slices_of(source, stack, n, n + 1)) for n in numbers], stack.position)
+    inner = _slices_of(source, stack, 0, len(numbers)).take(range(len(source.lead), source.ndim))
+    return source_in_memory(values, name=source.path, dims=source.dims, grid=source.grid.crop(inner))
+
+
+def _slices_of(source: Source, stack: StackSpec, start: int, stop: int) -> Box:
     lower, upper = [0] * source.ndim, list(source.shape)
     lower[stack.position], upper[stack.position] = start, stop
-    return source.restrict(Box(tuple(lower), tuple(upper)))
+    return Box(tuple(lower), tuple(upper))
 
 
 def _runs(wanted: Bools) -> Sequence[tuple[int, int]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 
 from daskreg.blocks.tasks import run_tasks
-from daskreg.runtime.device import resolve
+from daskreg.runtime.device import limit_threads, resolve
 from daskreg.stacks.execution import Execution
+from daskreg.stacks.pair_registration import batch_bytes
 from daskreg.stacks.reference_registration import SlicePoses, SliceReading, register_to_mean, register_to_slice
+from daskreg.stacks.slice_reader import CACHE_BYTES, TILE_BYTES
 from daskreg.stacks.spans import StackSpec
 
 _HERE = Execution(None)
@@ -29,6 +33,22 @@ def register_to_reference(task: ReferenceTask, execution: Execution) -> SlicePos
     results: list[SlicePoses] = []
     run_tasks(_run, [task], client=execution.client, threads=1, on_done=results.append, label="stack")
     return results[0]
+
+
+def tried_seconds(task: ReferenceTask, count: int) -> float:
+    """Seconds of one thread for `count` slices, from a task of a few of them."""
+    with limit_threads(1):
+        _run(task)  # compiles
+        began = time.perf_counter()
+        _run(task)
+        registered = task.stack.count - (task.start is None)
+        return (time.perf_counter() - began) / max(1, registered) * count
+
+
+def reference_memory(stack: StackSpec) -> int:
+    """Bytes of a process that runs a task, above one that does nothing: a batch of pairs, and slices that were read."""
+    read = min(CACHE_BYTES, 4 * math.prod(stack.grid.shape) * stack.count)
+    return batch_bytes(stack.grid, stack.count) + read + TILE_BYTES
 
 
 def _run(task: ReferenceTask, execution: Execution = _HERE) -> SlicePoses:

@@ -295,10 +295,14 @@ def test_a_stack_to_be_aligned_is_tried(here: Path, capsys: pytest.CaptureFixtur
     assert "1 node of 2 workers for 5 slices" in script
     assert "for its slices, 00:" in script
     assert ", as a trial promises" in script
-    assert run([*submit, "--model", "bspline"]) == 0
-    assert "1 node of 2 workers for 5 slices\n" in capsys.readouterr().out
-    assert run([*submit, "--common-line", "q"]) == 2
-    assert "--common-line q" in capsys.readouterr().err
+    for words, expected in (
+        (["--common-line", "q"], "--common-line q"),
+        (["--reference", "9"], "the stack has slices 0 to 4"),
+        (["--model", "bspline", "--reference", "mean"], "needs pairs of neighbours"),
+        (["--control-spacing", "20"], "--control-spacing is that of the control points"),
+    ):
+        assert run([*submit, *words]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_a_part_without_blocks_is_not_submitted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,8 @@ HOUR, MIB = 3600, 2**20
         (Work(blocks=9600, memory=MIB, seconds=60), {"gpu": True}, (1, 16, "64 GiB", "02:00:00"), "1 node of 1 worker"),
         (Work(blocks=40), {}, (2, 16, "64 GiB", "02:00:00"), "2 nodes of 16 workers for 40 blocks"),
         (Work(blocks=20, noun="slice", memory=300 * MIB, seconds=9), {}, (1, 16, "19691 MiB", "00:20:00"), "20 slices"),
+        # Ten minutes of one worker, and one of all.
+        (Work(blocks=20, memory=MIB, seconds=1200, alone=600), {}, (1, 16, "11718 MiB", "01:05:00"), "promises 12"),
         (Work(blocks=15), {}, (1, 15, "64 GiB", "02:00:00"), "1 node of 15 workers for 15 blocks"),
         (None, {}, (2, 16, "64 GiB", "02:00:00"), "as the cluster file says"),
     ],

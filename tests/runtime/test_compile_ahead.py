@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     for name in ("_begun", "_looked", "_shared", "_missed"):
         monkeypatch.setattr(compile_ahead, name, set())
     monkeypatch.setattr(compile_ahead, "cores", lambda: 2)
+    monkeypatch.setattr(compile_ahead, "_compiles_first", threading.Event())
     monkeypatch.setattr(compile_once, "_WHEN_COMPILED", [])
     return found
 
@@ -69,6 +71,13 @@ def test_it_begins_at_once_where_no_kernel_is_kept(
     assert begun == ([] if kept else [(NAME, 2)])
     assert kernel.stats.cache_misses == ({} if kept else {"types": 1})
     assert compile_ahead.missed(NAME, 2) != kept
+
+
+def test_a_process_that_runs_in_order_to_compile_misses_nothing(begun: list[tuple[str, int]]) -> None:
+    compile_ahead.compile_first()
+    assert not compile_ahead.may_do_without()
+    compile_ahead.begin("no module is looked at", 2)
+    assert begun == []
 
 
 def test_a_kernel_that_another_process_compiles_is_left_to_it(tmp_path: Path) -> None:

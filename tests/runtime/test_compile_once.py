@@ -58,6 +58,33 @@ def test_processes_that_start_together_compile_a_kernel_once(tmp_path: Path) -> 
     assert told == ["0 1", "0 1", "0 1", "1 0"]
 
 
+@pytest.mark.parametrize("place", ["NUMBA_CACHE_DIR", "beside the file", "of the user"])
+def test_kernels_that_are_kept_are_seen_without_numba(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder that numba itself chooses."""
+    from numba.core import caching, config
+
+    source = tmp_path / "package" / "kernel.py"
+    source.parent.mkdir()
+    source.write_text(KERNEL)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    locator = {"beside the file": caching.InTreeCacheLocator, "of the user": caching.UserWideCacheLocator}.get(place)
+    if place == "NUMBA_CACHE_DIR":
+        monkeypatch.setenv(place, str(tmp_path / "kept"))
+        monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
+        locator = caching.UserProvidedCacheLocator
+    elif place == "of the user":
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    folder = Path(locator(start, str(source)).get_cache_path())
+    assert not compile_once.seems_kept(source, "total")
+    folder.mkdir(parents=True)
+    (folder / "kernel.total-9.py311.nbi").touch()
+    assert compile_once.seems_kept(source, "total")
+    assert not compile_once.seems_kept(source, "totals")
+
+
 def test_a_lock_that_is_never_given_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_once, "WAIT_AT_MOST", 0.05)
     with compile_once._lock_of_host("a test"), compile_once._lock_of_host("a test"):

@@ -18,11 +18,20 @@ from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import control_spacing
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.fit import ElasticStackFit
-from daskreg.stacks.elastic.task import ElasticResult, ElasticTask, bridged, check_memory, run, slow_fields
-from daskreg.stacks.estimate import StackRequest
+from daskreg.stacks.elastic.task import (
+    ElasticResult,
+    ElasticTask,
+    bridged,
+    check_memory,
+    fields_memory,
+    run,
+    slow_fields,
+    tried_seconds,
+)
+from daskreg.stacks.estimate import Cost, StackRequest
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.fit import StackFit
-from daskreg.stacks.spans import StackSpec
+from daskreg.stacks.spans import StackSpec, middle
 from daskreg.stacks.trajectory import interpolate_missing
 
 Floats = NDArray[np.float64]
@@ -32,6 +41,8 @@ Layers = tuple[tuple[ControlGrid, Floats], ...]
 POSES = "rigid"
 """The model of the poses that the fields begin from. Shear and scale are motions of the coarsest control points, and
 pairs of slices that are bent by much have no good affine map."""
+_TRIED = 3
+"""Slices, at most, whose fields are estimated to find out how long it takes."""
 _LOST = {"blank", "mirrored", "unlike"}
 
 
@@ -54,6 +65,15 @@ class ElasticRequest(StackRequest):
     """
 
     spacing: tuple[float, ...] = ()
+
+    def tried(self) -> Cost:
+        """The cost of the poses, and that of the fields, which one worker estimates with half of its memory."""
+        cost, count = super().tried(), self.spec.count
+        part = self.spec.some(middle(count, _TRIED))
+        poses = replace(self, spec=part, anchors={}, checkpoint=None).poses(Execution(None))[0]
+        task = ElasticTask(part, poses.raw_from_aligned.matrices, self.spacing, (), self.reference == "previous")
+        memory = max(cost.memory, 2 * fields_memory(self.spec, self.spacing))
+        return replace(cost, alone=tried_seconds(task, count), memory=memory)
 
     def fit(self, execution: Execution) -> ElasticStackFit:  # type: ignore[override]
         """Estimate poses and fields.

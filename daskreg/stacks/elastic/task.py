@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from daskreg.registration.deformable.control_grid import ControlGrid, control_gr
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import pyramid, standardised
+from daskreg.runtime.device import limit_threads
 from daskreg.runtime.memory import available_memory
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.estimate import estimate_fields
@@ -169,14 +171,33 @@ def _scores(correlations: Floats, edges: Ints, count: int) -> Floats:
 
 def check_memory(spec: StackSpec, spacing: tuple[float, ...]) -> None:
     """Raises: MemoryBudgetError where the fields of the stack need more than half of what is free."""
-    control = control_grids(spec.grid, spacing)[-1]
-    needed = spec.count * (_BYTES_PER_VOXEL * math.prod(spec.grid.shape) + 2 * spec.reach * square_bytes(control.shape))
+    needed = fields_memory(spec, spacing)
     usable = available_memory() // 2
     if needed > usable:
         raise MemoryBudgetError(
             f"the fields of {spec.count} slices need {needed / 2**30:.3g} GiB of memory, and {usable / 2**30:.3g} GiB "
             "may be used: take a greater spacing, fewer neighbors, or a coarser level of the stack"
         )
+
+
+def fields_memory(spec: StackSpec, spacing: tuple[float, ...]) -> int:
+    """Bytes for the fields of the stack."""
+    control = control_grids(spec.grid, spacing)[-1]
+    system = 2 * spec.reach * square_bytes(control.shape)
+    return spec.count * (_BYTES_PER_VOXEL * math.prod(spec.grid.shape) + system)
+
+
+def tried_seconds(task: ElasticTask, count: int) -> float:
+    """Seconds of one thread for the fields of `count` slices, from a task of a few of them: by the number of pairs."""
+    spec = task.spec
+    with limit_threads(1):
+        once = replace(spec, options=replace(spec.options, max_iterations=1))
+        _run(replace(task, spec=once))  # compiles
+        began = time.perf_counter()
+        _run(task)
+        seconds = time.perf_counter() - began
+    tried, all_pairs = (len(pairs_of(np.zeros(n, bool), spec.reach)) for n in (spec.count, count))
+    return seconds / max(1, tried) * all_pairs
 
 
 def bridged(coefficients: Floats, fitted: Bools) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -44,7 +45,6 @@ def share_compilation(kernel: Any) -> Any:
     from numba.core.compiler_lock import global_compiler_lock
 
     compile_here: Callable[[Any], Any] = kernel.compile
-    name = _name(kernel)
 
     def compile_once(signature: Any) -> Any:
         # The stage outside of all locks, as it calls functions of the user. Then numba's own lock: a thread that has it
@@ -52,7 +52,7 @@ def share_compilation(kernel: Any) -> Any:
         with (
             at_stage("compiling"),
             global_compiler_lock,
-            _lock_of_host(name),
+            _lock_of_host(_lock_name(kernel)),
             _NOTICE.while_compiling(kernel),
             _no_garbage_collection(),
         ):
@@ -71,6 +71,12 @@ def share_compilation(kernel: Any) -> Any:
 
 def _name(kernel: Any) -> str:
     return f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}"
+
+
+def _lock_name(kernel: Any) -> str:
+    """Where compiled code is kept is part of it: a process would wait in vain for what is kept elsewhere."""
+    folder = hashlib.sha256(str(kernel.stats.cache_path).encode()).hexdigest()[:12]
+    return f"{_name(kernel)}-{folder}"
 
 
 def kept(kernel: Any) -> bool:
@@ -179,7 +185,7 @@ def _lock_of_host(name: str) -> Iterator[None]:
 
 def compiled_elsewhere(kernel: Any) -> bool:
     """Whether another process of this host is compiling a kernel just now."""
-    descriptor = _open_lock(_name(kernel))
+    descriptor = _open_lock(_lock_name(kernel))
     if descriptor is None:
         return False
     taken = _taken(descriptor)

@@ -83,8 +83,9 @@ def test_a_process_that_runs_in_order_to_compile_misses_nothing(begun: list[tupl
 def test_a_kernel_that_another_process_compiles_is_left_to_it(tmp_path: Path) -> None:
     kernel = Kernel(compiled=True)
     assert not compile_once.compiled_elsewhere(kernel)
-    with compile_once._lock_of_host(f"{until.__module__}.{until.__qualname__}"):
+    with compile_once._lock_of_host(compile_once._lock_name(kernel)):
         assert compile_once.compiled_elsewhere(kernel)
+        assert not compile_once.compiled_elsewhere(Kernel(compiled=True, folder=str(tmp_path)))
     assert not compile_once.compiled_elsewhere(kernel)
 
 

@@ -33,6 +33,7 @@ from daskreg.registration.images import (
     batch_of,
     fits_in_memory,
     masked_fraction,
+    means_within,
     read_image,
     without_bad_voxels,
 )
@@ -53,6 +54,8 @@ Floats = NDArray[np.float64]
 
 # Fewer voxels for each thread are finished before another thread has started.
 VOXELS_PER_THREAD = 2**21
+AFFINE_VOXELS = 1 << 19
+"""Voxels of an image at most of which layers of B-splines take their affine map."""
 RESOLUTIONS = ("auto", "coarse", "full")
 MOST_INVERSE_ERROR = 1.0
 """Voxels by which a fit and its inverse may contradict each other."""
@@ -170,10 +173,11 @@ def _with_layers(
 
 
 def _affine_stage(pair: _PairRegistration, init: Any) -> AffineStage:
-    """Registers images that were read by an affine map, for the layers to begin from."""
+    """Registers images that were read by an affine map, for the layers to begin from, which need no finer one."""
 
     def affine(images: tuple[Image, Image], metric: str) -> PairFit:
-        return replace(pair, model="affine", metric=metric)(*images, init, None)
+        fixed, moving = (means_within(AFFINE_VOXELS, image) for image in images)
+        return replace(pair, model="affine", metric=metric)(fixed, moving, init, None)
 
     return affine
 

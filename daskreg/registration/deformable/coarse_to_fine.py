@@ -20,7 +20,7 @@ from daskreg.registration.verdict.judge import Verdict
 
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE = 0.05
+_COARSE_TOLERANCE = 0.5
 _LINEAR_SIGMAS = 0.3
 """Standard deviations of the coefficients: steps with a linear interpolation end where they gain no more than that, for
 the last steps have a better one. With "mi" they go on, for there the last steps are too few to make up for that."""

@@ -92,10 +92,11 @@ def solve_level(
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
     state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.misfit])
-    known, longest, solution = None, np.inf, None
+    known, longest, solution, before = None, np.inf, None, 0.0
     for _ in range(max_iterations):
         known, linear = _sums(images, state, known)
-        state.noise = noise_model(images, state.found)
+        if state.iterations:
+            state.noise = noise_model(images, state.found)
         state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)
@@ -112,9 +113,10 @@ def solve_level(
             break
         elif not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
             continue  # little is gained while the residual still says too much noise
-        elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
+        elif moved < tolerance * images.step or gained * min(1.0, gained / (before or gained or 1)) < few_sigmas**2 * state.determined:
             state.converged = True
             break
+        before = gained
     return state
 
 

@@ -32,13 +32,13 @@ Floats = NDArray[np.float64]
 # Halvings of a step that would raise the cost, and the share by which the last small steps may raise it.
 _HALVINGS, _SMALL_RISE = 4, 1e-3
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
-RENEW = 0.15
+RENEW = 0.3
 # By how many standard deviations coefficients move by steps after which there is no other, see `solve_level`.
 FEW_SIGMAS = 0.1
 # A step that is longer than this share of the one before is halved.
 _SHORTER = 0.8
 # Of the linear system, as a share of the right side.
-_TOLERANCE = 0.05
+_TOLERANCE = 0.1
 # The share by which the misfit falls by steps after which there are others, with a prior that does not stiffen.
 _FALLS = 0.01
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.

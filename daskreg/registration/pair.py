@@ -16,8 +16,6 @@ from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration import score_sums_numba
 from daskreg.registration.autograd import OPTIMIZERS
-from daskreg.registration.blockwise.register import Place, Request
-from daskreg.registration.blockwise.register_layers import LayersRequest
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
@@ -99,6 +97,9 @@ def register_pair(
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
             _check_options_by_blocks(metric, optimizer, check_inverse=check_inverse)
+            from daskreg.registration.blockwise.register import Place, Request
+            from daskreg.registration.blockwise.register_layers import LayersRequest
+
             place, masks = Place(checkpoint, client, report), (fixed_mask, moving_mask)
             request: Request | LayersRequest = Request(model, str(metric), init, options, place)
             if model == "bspline":

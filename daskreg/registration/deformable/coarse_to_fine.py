@@ -21,9 +21,9 @@ from daskreg.registration.verdict.judge import Verdict
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
 _COARSE_TOLERANCE = 0.5
-_LINEAR_SIGMAS = 0.3
-"""Standard deviations of the coefficients: steps with a linear interpolation end where they gain no more than that, for
-the last steps have a better one. With "mi" they go on, for there the last steps are too few to make up for that."""
+ENOUGH_SIGMAS = 0.5
+"""Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
+last steps are too few to make up for the bias of a linear interpolation."""
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
@@ -108,7 +108,10 @@ def coarse_to_fine(
         refined = layers if grid is layers.control else layers.refined(grid)
         inliers = None if contradicting is None else contradicting.inliers
         current = LevelImages.of(with_inliers(levels[finer], inliers), metric)
-        found = current.evaluate(refined.transform)
+        last = done == len(plan)
+        # A cubic interpolation has no bias between voxels. With "mi" it is not known yet which level is the last.
+        order = 3 if last and metric != "mi" else 1
+        found = current.evaluate(refined.transform, order=order)
         if metric == "mi" and finer > number and told(current, found) < known:
             break
         images, layers, number = current, refined, finer
@@ -116,9 +119,10 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
-            few_sigmas=FEW_SIGMAS if metric == "mi" else _LINEAR_SIGMAS,
+            few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
+            order=order,
             found=found,
             stiffens=stiffens,
         )

@@ -177,7 +177,9 @@ def _affine_stage(pair: _PairRegistration, init: Any) -> AffineStage:
     """Registers images that were read by an affine map, for the layers to begin from, which need no finer one."""
 
     def affine(images: tuple[Image, Image], metric: str) -> PairFit:
-        fixed, moving = (means_within(AFFINE_VOXELS, image) for image in images)
+        if metric != "mi":  # which needs many voxels for a joint distribution
+            images = means_within(AFFINE_VOXELS, images[0]), means_within(AFFINE_VOXELS, images[1])
+        fixed, moving = images
         return replace(pair, model="affine", metric=metric)(fixed, moving, init, None)
 
     return affine

@@ -20,8 +20,10 @@ from daskreg.registration.verdict.judge import Verdict
 
 _CELL = 5.0
 """The least voxels of a level along a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE = 0.5
-ENOUGH_SIGMAS = 0.5
+_COARSE_TOLERANCE = 0.2
+_LEAST_LAYER = 0.5
+"""Voxels of a level, by which finer levels move a field more easily than another layer does."""
+ENOUGH_SIGMAS = 0.4
 """Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
 last steps are too few to make up for the bias of a linear interpolation."""
 _MOST_REJECTED = 0.1
@@ -123,6 +125,7 @@ def coarse_to_fine(
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
             order=order,
+            least_layer=0.0 if last else _LEAST_LAYER,
             found=found,
             stiffens=stiffens,
         )

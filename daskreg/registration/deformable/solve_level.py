@@ -41,7 +41,7 @@ _SHORTER = 0.8
 # The share by which the misfit changes before its noise is estimated again.
 _OTHER_NOISE = 0.01
 # Of the linear system, as a share of the right side.
-_TOLERANCE = 0.1
+_TOLERANCE = 0.05
 # The share by which the misfit falls by steps after which there are others, with a prior that does not stiffen.
 _FALLS = 0.01
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.

@@ -18,9 +18,9 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict
 
-_CELL = 5.0
-"""The least voxels of a level along a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE = 0.2
+_CELL = 25
+"""The least voxels of a level in a cell of control points, where a finer level has them."""
+_COARSE_TOLERANCE, _MI_TOLERANCE = 0.2, 0.05
 _LEAST_LAYER = 0.5
 """Voxels of a level, by which finer levels move a field more easily than another layer does."""
 ENOUGH_SIGMAS = 0.4
@@ -41,7 +41,8 @@ def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> li
     plan: list[tuple[ControlGrid, int]] = []
     number = 0
     for grid in grids:
-        enough = [k for k, level in enumerate(levels) if min(grid.spacing) >= _CELL * level.step]
+        side = _CELL ** (1 / grid.ndim)
+        enough = [k for k, level in enumerate(levels) if min(grid.spacing) >= side * level.step]
         number = max(number, enough[0] if enough else len(levels) - 1)
         plan.append((grid, number))
     return plan + [(grids[-1], k) for k in range(number + 1, len(levels))]
@@ -121,11 +122,11 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if last else max(tolerance, _MI_TOLERANCE if metric == "mi" else _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
             order=order,
-            least_layer=0.0 if last else _LEAST_LAYER,
+            least_layer=0.0 if last or metric == "mi" else _LEAST_LAYER,
             found=found,
             stiffens=stiffens,
         )

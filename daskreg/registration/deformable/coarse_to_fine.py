@@ -67,6 +67,7 @@ class Solved:
 
     state: of the solver on the last level. number: of that level. iterations: of all. determined: how many coefficients
     the images determined on each level, by its step. contradicting: where the aligned images contradict each other.
+    final: the images of the last level, if they were interpolated with cubic splines and nothing in them contradicts.
     earlier: how many layers the base of the state holds beyond what all began from. verdict: for the status, if it is
     not the one on this.
     """
@@ -76,6 +77,7 @@ class Solved:
     iterations: int
     determined: dict[float, float]
     contradicting: Contradictions
+    final: LevelImages | None = None
     earlier: int = 0
     verdict: Verdict | None = None
 
@@ -140,7 +142,9 @@ def coarse_to_fine(
         on_done(done)
     if state is None:
         raise RuntimeError("the first level is always solved")
-    return Solved(state, number, iterations, determined, contradicting or contradictions_of(images, state))
+    contradicting = contradicting or contradictions_of(images, state)
+    final = images if order == 3 and contradicting.inliers is inliers else None
+    return Solved(state, number, iterations, determined, contradicting, final)
 
 
 def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:

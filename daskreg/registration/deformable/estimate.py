@@ -128,20 +128,22 @@ def _with_last_steps(
     They begin at what that level found, whatever it tells: the verdict is on the whole.
     """
     state, inliers = solved.state, solved.contradicting.inliers
-    level = with_inliers(levels[solved.number], inliers)
+    level, smoother = with_inliers(levels[solved.number], inliers), None
     if metric != "mi":  # what other modalities have not in common is no noise
-        level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
-    images = LevelImages.of(level, metric)
-    most = _LAST_STEPS if state.iterations else 0  # where steps lead away, these do, too
-    last = solve_level(
-        images,
-        state.layers,
-        state.weight,
-        tolerance=tolerance,
-        max_iterations=most,
-        few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
-        order=3,
-    )
+        smoother = with_best_smoothing(level, np.array([state.found.mean_square]))
+    if solved.final is not None and smoother is None:
+        images, last = solved.final, replace(state, iterations=0, costs=[])
+    else:
+        images = LevelImages.of(smoother or level, metric)
+        last = solve_level(
+            images,
+            state.layers,
+            state.weight,
+            tolerance=tolerance,
+            max_iterations=_LAST_STEPS if state.iterations else 0,  # where steps lead away, these do, too
+            few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
+            order=3,
+        )
     # As what was found: a linear interpolation, which smooths noise, would look better.
     before = images.evaluate(base.transform, order=3)
     full = float(images.weight.sum(dtype=np.float64))

@@ -21,6 +21,7 @@ from daskreg.registration.verdict.judge import Verdict
 _CELL = 25
 """The least voxels of a level in a cell of control points, where a finer level has them."""
 _COARSE_TOLERANCE, _MI_TOLERANCE = 0.2, 0.05
+"""Voxels of a level by which steps move at the end, where a finer level goes on; for other metrics, and for "mi"."""
 _LEAST_LAYER = 0.5
 """Voxels of a level, by which finer levels move a field more easily than another layer does."""
 ENOUGH_SIGMAS = 0.4

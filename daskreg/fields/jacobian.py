@@ -46,7 +46,7 @@ def jacobian(transform: Transform, grid: Grid) -> xr.DataArray:
         del block_info
         start = tuple(s[i] for s, i in zip(starts, block_id, strict=True))
         shape = tuple(c[i] for c, i in zip(chunks, block_id, strict=True))
-        return _determinants(transform, grid, Box(start, tuple(a + n for a, n in zip(start, shape, strict=True))))
+        return determinants_in(transform, grid, Box(start, tuple(a + n for a, n in zip(start, shape, strict=True))))
 
     name = f"jacobian-{tokenize(transform, grid)}" if not isinstance(transform, FieldTransform) else None
     data = da.map_blocks(block, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * grid.ndim, np.float32), name=name)
@@ -59,7 +59,8 @@ def folds(transform: Transform, grid: Grid) -> tuple[int, float]:
     return count, count / int(np.prod(grid.shape))
 
 
-def _determinants(transform: Transform, grid: Grid, box: Box) -> NDArray[np.float32]:
+def determinants_in(transform: Transform, grid: Grid, box: Box) -> NDArray[np.float32]:
+    """(*box.shape) determinants of the derivative at the voxels of a box of a grid; see `jacobian`."""
     sliced = _slices(transform, grid)
     if not isinstance(transform, FieldTransform):
         found, shape = np.linalg.det(transform.to_matrices()), [1] * grid.ndim

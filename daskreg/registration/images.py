@@ -34,7 +34,7 @@ from daskreg.registration.pyramids.bad_voxels import (
     hot_voxels,
     on_one_level,
 )
-from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch
+from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch, shrink
 from daskreg.runtime.memory import available_memory
 from daskreg.sources.level import level_of
 from daskreg.volumes import mask_array, volume_of
@@ -43,6 +43,8 @@ from daskreg.volumes import mask_array, volume_of
 _BYTES_PER_VOXEL = 64
 # Voxels of the middle of an image, along each axis, in which a code of gaps is looked for, by number of dimensions.
 _CODE_SIDE = {2: 2048, 3: 160}
+# The least part of a block of voxels that must count for it to have a mean.
+_LEAST_PART = 0.5
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,22 @@ def factors_within(budget: int, grid: Grid) -> tuple[int, ...]:
         step = 1.5 * min(spacing)
         factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
     return tuple(factors)
+
+
+def means_within(budget: int, image: Image) -> Image:
+    """An image that was read, or means of blocks of its voxels where these are more than the budget.
+
+    A block of which less than half counts does not count.
+    """
+    factors = factors_within(budget, image.grid)
+    if all(f == 1 for f in factors):
+        return image
+    means = shrink(batch_of(image), factors)
+    values, known = means.values[0], None if means.weight is None else means.weight[0] >= _LEAST_PART
+    if known is not None:
+        values = torch.where(known, values, torch.nan)
+    reduced = tuple(a * b for a, b in zip(image.reduced, factors, strict=True))
+    return replace(image, values=values, mask=None, grid=means.grid, factors=reduced)
 
 
 def _block_means(

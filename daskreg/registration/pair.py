@@ -16,8 +16,6 @@ from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration import score_sums_numba
 from daskreg.registration.autograd import OPTIMIZERS
-from daskreg.registration.blockwise.register import Place, Request
-from daskreg.registration.blockwise.register_layers import LayersRequest
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
@@ -33,6 +31,7 @@ from daskreg.registration.images import (
     batch_of,
     fits_in_memory,
     masked_fraction,
+    means_within,
     read_image,
     without_bad_voxels,
 )
@@ -53,6 +52,8 @@ Floats = NDArray[np.float64]
 
 # Fewer voxels for each thread are finished before another thread has started.
 VOXELS_PER_THREAD = 2**21
+AFFINE_VOXELS = 1 << 19
+"""Voxels of an image at most of which layers of B-splines take their affine map."""
 RESOLUTIONS = ("auto", "coarse", "full")
 MOST_INVERSE_ERROR = 1.0
 """Voxels by which a fit and its inverse may contradict each other."""
@@ -96,6 +97,9 @@ def register_pair(
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
             _check_options_by_blocks(metric, optimizer, check_inverse=check_inverse)
+            from daskreg.registration.blockwise.register import Place, Request
+            from daskreg.registration.blockwise.register_layers import LayersRequest
+
             place, masks = Place(checkpoint, client, report), (fixed_mask, moving_mask)
             request: Request | LayersRequest = Request(model, str(metric), init, options, place)
             if model == "bspline":
@@ -170,10 +174,13 @@ def _with_layers(
 
 
 def _affine_stage(pair: _PairRegistration, init: Any) -> AffineStage:
-    """Registers images that were read by an affine map, for the layers to begin from."""
+    """Registers images that were read by an affine map, for the layers to begin from, which need no finer one."""
 
     def affine(images: tuple[Image, Image], metric: str) -> PairFit:
-        return replace(pair, model="affine", metric=metric)(*images, init, None)
+        if metric != "mi":  # which needs many voxels for a joint distribution
+            images = means_within(AFFINE_VOXELS, images[0]), means_within(AFFINE_VOXELS, images[1])
+        fixed, moving = images
+        return replace(pair, model="affine", metric=metric)(fixed, moving, init, None)
 
     return affine
 

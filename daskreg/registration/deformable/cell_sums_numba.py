@@ -27,6 +27,8 @@ GAP = 3
 """Zeros between the rows of a plane of control points."""
 WIDE = 16
 """Products along x, of which ten are used: whole vectors of single precision."""
+MANY = 16
+"""Cells of a row whose sums are added to those of all at once."""
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -104,6 +106,12 @@ def _add_scaled(total: Any, factor: Any, values: Any) -> None:
 
 
 @inner
+def _add(total: Any, values: Any) -> None:
+    for k in range(len(total)):
+        total[k] += values[k]
+
+
+@inner
 def _place(i: Any, j: Any, m: Any) -> Any:
     """Where the product of splines i and j is among those of m splines."""
     low, high = min(i, j), max(i, j)
@@ -111,19 +119,34 @@ def _place(i: Any, j: Any, m: Any) -> Any:
 
 
 @inner
-def _scatter(acc: Any, cell: Any, mz: Any, stride: Any, square: Any) -> None:
-    """Add the sums of a cell to the pairs of its control points."""
-    for q in range(acc.shape[0]):
+def _keep(sums: Any, kept: Any, k: Any) -> None:
+    """The sums of a cell as the k-th of some."""
+    pairs, pz = kept.shape[0], kept.shape[1]
+    for q in range(pairs):
+        for i in range(pz):
+            for j in range(10):
+                for m in range(10):
+                    kept[q, i, j, m, k] = sums[q, i, j, m]
+
+
+@inner
+def _scatter(kept: Any, count: Any, cell: Any, mz: Any, stride: Any, square: Any) -> None:
+    """Add the sums of neighbouring cells of a row, of which `cell` is the first, to the pairs of their control points.
+
+    All cells at once, whose places are neighbours, too.
+    """
+    for q in range(kept.shape[0]):
         for i in range(mz):
             for j in range(mz):
                 for k in range(4):
                     for other in range(4):
-                        values = acc[q, _place(i, j, mz), _place(k, other, 4)]
+                        values = kept[q, _place(i, j, mz), _place(k, other, 4)]
+                        out = square[cell[0] + i, q, j - i + mz - 1, other - k + 3]
+                        first = (cell[1] + k) * stride + cell[2]
                         for m in range(4):
-                            node = (cell[1] + k) * stride + cell[2] + m
-                            out = square[cell[0] + i, q, j - i + mz - 1, other - k + 3, :, node]
                             for n in range(4):
-                                out[n - m + 3] += values[_place(m, n, 4)]
+                                one = out[n - m + 3, first + m : first + m + count]
+                                _add(one, values[_place(m, n, 4), :count])
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -206,6 +229,7 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
     sums_z = np.zeros((pairs, mz * (mz + 1) // 2, 10, WIDE), single)
     line_x, line_y = np.zeros((ndim, 4), single), np.zeros((ndim, 4, 4), single)
     line_z, cell = np.zeros((ndim, mz, 4, 4), single), np.zeros(3, np.int64)
+    kept = np.zeros((pairs, mz * (mz + 1) // 2, 10, 10, MANY), single)
     for number in range(len(columns)):
         iz, iy = columns[number, 0], columns[number, 1]
         for ix in range(len(tx[0]) - 1):
@@ -222,7 +246,11 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
                 _add_plane(tz[2][z], pz[z], (line_y, line_z), (sums_y, sums_z), with_square)
             linear[:, cell[0] : cell[0] + mz, cell[1] : cell[1] + 4, cell[2] : cell[2] + 4] += line_z
             if with_square:
-                _scatter(sums_z, cell, mz, linear.shape[3] + GAP, square)
+                k = ix % MANY
+                _keep(sums_z, kept, k)
+                if k == MANY - 1 or ix == len(tx[0]) - 2:
+                    cell[2] -= k
+                    _scatter(kept, k + 1, cell, mz, linear.shape[3] + GAP, square)
 
 
 @inner(fastmath={"contract", "reassoc"})

@@ -18,12 +18,15 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict
 
-_CELL = 5.0
-"""The least voxels of a level along a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE = 0.05
-_LINEAR_SIGMAS = 0.3
-"""Standard deviations of the coefficients: steps with a linear interpolation end where they gain no more than that, for
-the last steps have a better one. With "mi" they go on, for there the last steps are too few to make up for that."""
+_CELL = 25
+"""The least voxels of a level in a cell of control points, where a finer level has them."""
+_COARSE_TOLERANCE, _MI_TOLERANCE = 0.2, 0.05
+"""Voxels of a level by which steps move at the end, where a finer level goes on; for other metrics, and for "mi"."""
+_LEAST_LAYER = 0.5
+"""Voxels of a level, by which finer levels move a field more easily than another layer does."""
+ENOUGH_SIGMAS = 0.4
+"""Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
+last steps are too few to make up for the bias of a linear interpolation."""
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
@@ -39,7 +42,8 @@ def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> li
     plan: list[tuple[ControlGrid, int]] = []
     number = 0
     for grid in grids:
-        enough = [k for k, level in enumerate(levels) if min(grid.spacing) >= _CELL * level.step]
+        side = _CELL ** (1 / grid.ndim)
+        enough = [k for k, level in enumerate(levels) if min(grid.spacing) >= side * level.step]
         number = max(number, enough[0] if enough else len(levels) - 1)
         plan.append((grid, number))
     return plan + [(grids[-1], k) for k in range(number + 1, len(levels))]
@@ -64,6 +68,7 @@ class Solved:
 
     state: of the solver on the last level. number: of that level. iterations: of all. determined: how many coefficients
     the images determined on each level, by its step. contradicting: where the aligned images contradict each other.
+    final: the images of the last level, if they were interpolated with cubic splines and nothing in them contradicts.
     earlier: how many layers the base of the state holds beyond what all began from. verdict: for the status, if it is
     not the one on this.
     """
@@ -73,6 +78,7 @@ class Solved:
     iterations: int
     determined: dict[float, float]
     contradicting: Contradictions
+    final: LevelImages | None = None
     earlier: int = 0
     verdict: Verdict | None = None
 
@@ -108,7 +114,10 @@ def coarse_to_fine(
         refined = layers if grid is layers.control else layers.refined(grid)
         inliers = None if contradicting is None else contradicting.inliers
         current = LevelImages.of(with_inliers(levels[finer], inliers), metric)
-        found = current.evaluate(refined.transform)
+        last = done == len(plan)
+        # A cubic interpolation has no bias between voxels. With "mi" it is not known yet which level is the last.
+        order = 3 if last and metric != "mi" else 1
+        found = current.evaluate(refined.transform, order=order)
         if metric == "mi" and finer > number and told(current, found) < known:
             break
         images, layers, number = current, refined, finer
@@ -116,9 +125,11 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if done == len(plan) else max(tolerance, _COARSE_TOLERANCE),
+            tolerance=tolerance if last else max(tolerance, _MI_TOLERANCE if metric == "mi" else _COARSE_TOLERANCE),
             max_iterations=max_iterations,
-            few_sigmas=FEW_SIGMAS if metric == "mi" else _LINEAR_SIGMAS,
+            few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
+            order=order,
+            least_layer=0.0 if last or metric == "mi" else _LEAST_LAYER,
             found=found,
             stiffens=stiffens,
         )
@@ -132,7 +143,9 @@ def coarse_to_fine(
         on_done(done)
     if state is None:
         raise RuntimeError("the first level is always solved")
-    return Solved(state, number, iterations, determined, contradicting or contradictions_of(images, state))
+    contradicting = contradicting or contradictions_of(images, state)
+    final = images if order == 3 and contradicting.inliers is inliers else None
+    return Solved(state, number, iterations, determined, contradicting, final)
 
 
 def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:

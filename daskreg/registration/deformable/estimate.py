@@ -10,13 +10,13 @@ from torch import Tensor
 
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.agreement import Agreement, agreement_of
-from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
+from daskreg.registration.deformable.coarse_to_fine import ENOUGH_SIGMAS, Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.far_motions import FarMotions, Judge
 from daskreg.registration.deformable.judged import shifts_left
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
-from daskreg.registration.deformable.solve_level import LevelEstimate, solve_level
+from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers
@@ -122,17 +122,28 @@ def _usable(levels: Sequence[PyramidLevel], metric: str) -> list[PyramidLevel]:
 def _with_last_steps(
     solved: Solved, levels: Sequence[PyramidLevel], base: Layers, *, metric: str, tolerance: float
 ) -> LayerEstimate:
-    """The estimate after a few more steps on the finest level that was used, with a better interpolation.
+    """The estimate after a few more steps on the finest level that was used, without what contradicts, if anything
+    does, and as smooth as is best for its noise; with a cubic interpolation, if that level had a linear one ("mi").
 
     They begin at what that level found, whatever it tells: the verdict is on the whole.
     """
     state, inliers = solved.state, solved.contradicting.inliers
-    level = with_inliers(levels[solved.number], inliers)
+    level, smoother = with_inliers(levels[solved.number], inliers), None
     if metric != "mi":  # what other modalities have not in common is no noise
-        level = with_best_smoothing(level, np.array([state.found.mean_square])) or level
-    images = LevelImages.of(level, metric)
-    most = _LAST_STEPS if state.iterations else 0  # where steps lead away, these do, too
-    last = solve_level(images, state.layers, state.weight, tolerance=tolerance, max_iterations=most, order=3)
+        smoother = with_best_smoothing(level, np.array([state.found.mean_square]))
+    if solved.final is not None and smoother is None:
+        images, last = solved.final, replace(state, iterations=0, costs=[])
+    else:
+        images = LevelImages.of(smoother or level, metric)
+        last = solve_level(
+            images,
+            state.layers,
+            state.weight,
+            tolerance=tolerance,
+            max_iterations=_LAST_STEPS if state.iterations else 0,  # where steps lead away, these do, too
+            few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
+            order=3,
+        )
     # As what was found: a linear interpolation, which smooths noise, would look better.
     before = images.evaluate(base.transform, order=3)
     full = float(images.weight.sum(dtype=np.float64))

@@ -37,7 +37,8 @@ class DeformableFit(Fit):
     Args:
         moving_from_fixed: a Composite, on world points: `warp(moving, pull=fit.moving_from_fixed, like=fixed)`
             registers; `.inverse()` is the other way.
-        affine: the fit of the affine map that the layers begin from; None where `init` was a transform.
+        affine: the fit of the affine map that the layers begin from, of means of blocks of voxels of large images;
+            None where `init` was a transform.
         status: how it ended; its value says what to do. UNCERTAIN where small windows of the aligned images fit better
             elsewhere.
         score: the metric before (affine alone) and after: correlation (ncc; lncc: of images with the same local

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from daskreg.fields.jacobian import jacobian
-from daskreg.geometry import Grid, Transform
+from daskreg.fields.jacobian import determinants_in
+from daskreg.geometry import Box, Grid, Transform
+from daskreg.geometry.box import tile
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.mutual_information import dependence
@@ -21,11 +22,14 @@ from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.verdict.judge import Verdict, suitable
 from daskreg.registration.verdict.local_shifts import LocalShifts, local_shifts
 from daskreg.registration.verdicts import FitStatus, edges_of, status_of, verdicts_of
+from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
 
 # Voxels of a level by which poses differ that are independent (see `verdict.evidence`).
 _APART = 2.0
+# Voxels whose determinants are computed at once.
+_SLAB = 1 << 17
 
 
 def verdict_of(
@@ -83,7 +87,13 @@ def shifts_left(images: LevelImages, found: Evaluated, control: ControlGrid) -> 
 
 def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float, float, float]:
     """Least, 1 %, median, 99 % and greatest determinant of the derivative over the voxels of a grid."""
-    found = jacobian(transform, grid).data.compute()
+    found = np.empty(grid.shape, np.float32)
+
+    def slab(box: Box) -> None:
+        found[box.slices] = determinants_in(transform, grid, box)
+
+    planes = max(1, _SLAB // math.prod(grid.shape[1:]))
+    spread(pool_threads(), slab, (box for _, box in tile(grid.shape, (planes, *grid.shape[1:]))))
     low, one, middle, most, high = np.percentile(found, (0, 1, 50, 99, 100)).tolist()
     return low, one, middle, most, high
 

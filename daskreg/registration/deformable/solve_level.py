@@ -31,12 +31,15 @@ Floats = NDArray[np.float64]
 
 # Halvings of a step that would raise the cost, and the share by which the last small steps may raise it.
 _HALVINGS, _SMALL_RISE = 4, 1e-3
-# The change of the coefficients, in distances of control points, from which on J^T J is summed again.
-RENEW = 0.15
+# The change of coefficients, in distances of control points, from which on J^T J is summed again, if more of them than
+# this share changed so much: where images say nothing, few may go far.
+RENEW, _FEW_CHANGED = 0.15, 0.02
 # By how many standard deviations coefficients move by steps after which there is no other, see `solve_level`.
 FEW_SIGMAS = 0.1
 # A step that is longer than this share of the one before is halved.
 _SHORTER = 0.8
+# The share by which the misfit changes before its noise is estimated again.
+_OTHER_NOISE = 0.01
 # Of the linear system, as a share of the right side.
 _TOLERANCE = 0.05
 # The share by which the misfit falls by steps after which there are others, with a prior that does not stiffen.
@@ -74,6 +77,7 @@ def solve_level(
     few_sigmas: float = FEW_SIGMAS,
     order: int = 1,
     most_layers: int = 16,
+    least_layer: float = 0.0,
     found: Evaluated | None = None,
     stiffens: bool = True,
 ) -> LevelEstimate:
@@ -86,16 +90,18 @@ def solve_level(
             this many of their standard deviations.
         order: of the interpolation.
         most_layers: that are finished, so that layers are one to one.
+        least_layer: voxels of the level; no layer is finished after a shorter step, but the level ends.
         found: the pair at these layers, where it is known.
         stiffens: whether the weight of the prior may grow.
     """
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
     state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.misfit])
-    known, longest, solution = None, np.inf, None
+    known, longest, solution, misfit = None, np.inf, None, found.misfit
     for _ in range(max_iterations):
         known, linear = _sums(images, state, known)
-        state.noise = noise_model(images, state.found)
+        if abs(state.found.misfit - misfit) > _OTHER_NOISE * misfit:
+            state.noise, misfit = noise_model(images, state.found), state.found.misfit
         state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)
@@ -105,11 +111,12 @@ def solve_level(
         moved, gained, limited = _advance(images, state, step, bending, order)
         state.iterations += 1
         state.costs.append(state.found.misfit)
-        if limited and len(state.layers.finished) < most_layers:
+        if limited and (moved < least_layer * images.step or len(state.layers.finished) == most_layers):
+            state.converged = len(state.layers.finished) < most_layers
+            break
+        if limited:
             state.layers = state.layers.finish()
             known, longest = None, np.inf
-        elif limited:
-            break
         elif not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
             continue  # little is gained while the residual still says too much noise
         elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
@@ -136,8 +143,8 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
     little."""
     current, control = state.layers.current, state.layers.control
     if known is not None:
-        far = np.abs(current - known.coefficients).max(axis=tuple(range(1, current.ndim)))
-        known = None if np.any(far > RENEW * np.asarray(control.spacing)) else known
+        far = np.abs(current - known.coefficients) > RENEW * np.reshape(control.spacing, (-1, *[1] * control.ndim))
+        known = None if far.any(0).mean() > _FEW_CHANGED else known
 
     def summed(voxels: Residuals, *, with_square: bool) -> ControlSums:
         coefficients, grid = current if np.any(current) else None, images.fixed_grid

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import data
@@ -19,6 +20,7 @@ from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.control_grid import control_grids
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import check_memory, control_spacing
+from daskreg.registration.images import Image, means_within
 from daskreg.registration.verdicts import FitStatus
 
 Floats = NDArray[np.float64]
@@ -253,6 +255,22 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert isinstance(found, dr.Composite)
     at = np.array([[60.0, 70.0]])
     np.testing.assert_allclose(found(at) - at, u[:, 60, 70][None], atol=0.3)
+
+
+def test_large_images_become_means_of_what_counts() -> None:
+    values = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
+    mask = np.ones((9, 12), bool)
+    mask[:2, :1], mask[2:4, 2:4] = False, False
+    values[5, 5] = np.nan
+    image = Image(torch.from_numpy(values), dr.Grid((9, 12), (2.0, 3.0)), torch.from_numpy(mask))
+    assert means_within(108, image) is image
+    means = means_within(40, image)
+    known = np.where(mask & np.isfinite(values), values, np.nan)[:8].reshape(4, 2, 6, 2).swapaxes(1, 2).reshape(4, 6, 4)
+    expected = np.array([[np.mean(v[np.isfinite(v)]) if np.isfinite(v).any() else np.nan for v in r] for r in known])
+    np.testing.assert_allclose(means.values, expected, rtol=1e-5)
+    assert np.isnan(expected).sum() == 1
+    assert means.reduced == (2, 2)
+    np.testing.assert_allclose(means.grid.world([[0, 0], [3, 5]]), image.grid.world([[0.5, 0.5], [6.5, 10.5]]))
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def register_pair(
     moving: Any,
     *,
     model: str | Sequence[str],
-    metric: str | Loss,
+    metric: str | Loss | None,
     init: str | Affine | Any,
     levels: int | str,
     optimizer: str,
@@ -83,6 +83,7 @@ def register_pair(
 ) -> PairFit | DeformableFit:
     """What `register` does, with all of its options; `progress` is a function or None."""
     began = time.perf_counter()
+    chosen, metric = metric is None and model == "bspline", "ncc" if metric is None else metric
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
     if model == "bspline":
@@ -122,7 +123,7 @@ def register_pair(
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     with torch_instead.torch_instead(by_torch):
         if model == "bspline":
-            layered = _with_layers((f, m), init, pair, report, spacing)
+            layered = _with_layers((f, m), init, pair, report, spacing=spacing, metric=None if chosen else str(metric))
             return replace(layered, seconds=time.perf_counter() - began)
         start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
         fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
@@ -150,7 +151,9 @@ def _with_layers(
     init: Any,
     pair: _PairRegistration,
     progress: Progress | None,
+    *,
     spacing: float | Sequence[float] | None,
+    metric: str | None,
 ) -> DeformableFit:
     """An affine map where `init` is the name of an initial pose, then layers of B-splines, on the CPU."""
     options = pair.options
@@ -159,7 +162,7 @@ def _with_layers(
             (on_cpu(images[0]), on_cpu(images[1])),
             init,
             _affine_stage(pair, init),
-            metric=str(pair.metric),
+            metric=metric,
             spacing=spacing,
             levels=options.levels,
             smoothing=options.smoothing,

@@ -1,4 +1,4 @@
-"""Images with the same brightness and contrast everywhere, for the metric "lncc".
+"""Images with the same brightness and contrast everywhere, for the metric "lncc" of images, and for affine maps.
 
 Both images are normalised by the mean and the standard deviation around each voxel before they are compared (local
 normalised correlation, as in Cachier & Pennec 2000, with the windows of each image its own). Where the contrast is

@@ -18,6 +18,7 @@ from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
+from daskreg.registration.deformable.evenness import metric_of
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.fit import PairFit
@@ -49,7 +50,7 @@ def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
     """Raise OptionError for what layers of B-splines are not estimated with."""
     if check_inverse:
         raise OptionError("check_inverse is for affine models: compare the fit of (moving, fixed) with fit.push")
-    if metric not in METRICS:
+    if metric is not None and metric not in METRICS:
         raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)}, not {metric!r}")
     if optimizer not in ("auto", "gauss-newton"):
         raise OptionError(f"model='bspline' is solved by gauss-newton, not {optimizer!r}")
@@ -60,7 +61,7 @@ def register_layers(
     init: Any,
     affine_stage: AffineStage,
     *,
-    metric: str,
+    metric: str | None,
     spacing: float | Sequence[float] | None,
     levels: int | str,
     smoothing: float,
@@ -73,12 +74,13 @@ def register_layers(
     Args:
         images: fixed and moving, on the CPU. init: one of the names of initial poses, a transform, or a fit.
         affine_stage: registers a pair by an affine map with a metric, from an `init` by name.
+        metric: None to let the images say which, see `evenness`.
     """
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
         pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
-        affine = affine_stage(pair, "ncc" if metric == "lncc" else metric)
+        affine = affine_stage(pair, "ncc" if metric is None or metric == "lncc" else metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -89,12 +91,14 @@ def register_layers(
     f, m = batch_of(fixed).with_filled, batch_of(moving).with_filled
     f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
-    problem = Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
+    if metric is None:
+        metric = metric_of(pyramids, grids, base, max_iterations=max_iterations)
+    chosen, problem = metric, Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
 
     def verdict_of(one: LayerEstimate | Solved) -> Verdict:
         layers = one.state.layers
         reach = 2 * float(layers.control.limits.max())
-        return judged.verdict_of(problem, pyramids, layers.transform, metric, determined=one.determined, reach=reach)
+        return judged.verdict_of(problem, pyramids, layers.transform, chosen, determined=one.determined, reach=reach)
 
     found = estimate_layers(
         pyramids,

@@ -28,7 +28,7 @@ from daskreg.cli.options import (
 @fit_outputs
 @click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, some of "
               "rotation,translation,scale,shear, or bspline.")  # fmt: skip
-@click.option("--metric", help="ncc, mse, mae, lncc or mi; by default ncc, and for bspline what the images need.")
+@click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi; auto for bspline.")
 @click.option(
     "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )
@@ -49,7 +49,7 @@ def command(
     moving: str,
     *,
     model: str,
-    metric: str | None,
+    metric: str,
     init: str,
     control_spacing: float | tuple[float, ...] | None,
     level: int,

@@ -63,7 +63,7 @@ def register_pair(
     moving: Any,
     *,
     model: str | Sequence[str],
-    metric: str | Loss | None,
+    metric: str | Loss,
     init: str | Affine | Any,
     levels: int | str,
     optimizer: str,
@@ -83,7 +83,8 @@ def register_pair(
 ) -> PairFit | DeformableFit:
     """What `register` does, with all of its options; `progress` is a function or None."""
     began = time.perf_counter()
-    chosen, metric = metric is None and model == "bspline", "ncc" if metric is None else metric
+    chosen = metric == "auto" and model == "bspline"
+    metric = "ncc" if chosen else metric
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
     if model == "bspline":

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
-from daskreg.registration.deformable.local_contrast import normalised
-from daskreg.registration.deformable.local_match import LocalMatch, Windows, local_match
+from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, local_match, normalised
 from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel

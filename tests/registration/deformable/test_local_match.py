@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import daskreg as dr
-from daskreg.registration.deformable.evenness import left_by_other_blocks
 from daskreg.registration.deformable.level_images import LevelImages
-from daskreg.registration.deformable.local_match import Windows, local_match
+from daskreg.registration.deformable.local_contrast import Windows, local_match
+from daskreg.registration.deformable.register_bspline import left_by_other_blocks
 from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
 
 

@@ -128,7 +128,7 @@ def local_match(
     wf, ww = weight * fixed, weight * warped
     n, f, w, ff, fw, sq = (windows.sums(x) for x in (weight, wf, ww, wf * fixed, wf * warped, ww * warped))
     total = max(float(n.sum(dtype=np.float64)), 1e-9)
-    count = np.maximum(n, np.float32(1e-3))
+    count: Singles = np.asarray(np.maximum(n, 1e-3), np.float32)
     f, w = f / count, w / count
     ff, fw, sq = ff / count - f * f, fw / count - f * w, sq / count - w * w
 

@@ -84,6 +84,8 @@ def register_pair(
 ) -> PairFit | DeformableFit:
     """What `register` does, with all of its options; `progress` is a function or None."""
     began = time.perf_counter()
+    chosen = metric == "auto" and model == "bspline"
+    metric = "ncc" if chosen else metric
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
     if model == "bspline":
@@ -126,7 +128,7 @@ def register_pair(
     pair = _PairRegistration(model, metric, optimizer, options, unit)
     with torch_instead.torch_instead(by_torch):
         if model == "bspline":
-            layered = _with_layers((f, m), init, pair, report, spacing)
+            layered = _with_layers((f, m), init, pair, report, spacing=spacing, metric=None if chosen else str(metric))
             return replace(layered, seconds=time.perf_counter() - began)
         start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
         fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
@@ -154,7 +156,9 @@ def _with_layers(
     init: Any,
     pair: _PairRegistration,
     progress: Progress | None,
+    *,
     spacing: float | Sequence[float] | None,
+    metric: str | None,
 ) -> DeformableFit:
     """An affine map where `init` is the name of an initial pose, then layers of B-splines, on the CPU."""
     options = pair.options
@@ -163,7 +167,7 @@ def _with_layers(
             (on_cpu(images[0]), on_cpu(images[1])),
             init,
             _affine_stage(pair, init),
-            metric=str(pair.metric),
+            metric=metric,
             spacing=spacing,
             levels=options.levels,
             smoothing=options.smoothing,

@@ -63,7 +63,8 @@ def register(
             affine map, or any other transform, may be given as `init`.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
             brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
-            weight)` of (1, *shape) tensors that returns one number, lower is better.
+            weight)` of (1, *shape) tensors that returns one number, lower is better. "auto", for "bspline":
+            "lncc" where gain and offset are found to vary over the image, else "ncc" (`fit.metric`).
         init: "auto", "identity", "moments", "phase", "search" (all rotations), an Affine
             `moving_from_fixed`, or another fit. A candidate that moves more must be clearly better.
         levels: of the pyramid; "auto" starts at about 32 voxels along the longest side.

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ def _squared_differences(n: int, spacing: float, order: int) -> Floats:
     return np.asarray(differences.T @ differences)
 
 
-def along(matrix: Floats, values: Floats, axis: int) -> Floats:
+def along(matrix: NDArray[Any], values: NDArray[Any], axis: int) -> NDArray[Any]:
     """The matrix applied along an axis."""
     shape = values.shape
     if axis == len(shape) - 1:

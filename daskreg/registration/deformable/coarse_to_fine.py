@@ -153,7 +153,7 @@ def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictio
     import torch
 
     found = state.found
-    predicted = found.warped if found.dependence is None else found.dependence.predicted
+    predicted = found.predicted
     fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
     inliers = contradictions(fixed, other, weight, matched=images.matched)
     share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))

@@ -15,6 +15,7 @@ from daskreg.geometry import Box, Grid, Transform
 from daskreg.geometry.box import tile
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.deformable.mutual_information import dependence
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
@@ -66,23 +67,26 @@ def verdict_of(
 
 def _brought_together(level: PyramidLevel, transform: Transform, metric: str) -> PyramidLevel:
     images = LevelImages.of(level, metric)
-    warped = images.warp(transform)
+    warped, fixed_values = images.warp(transform), images.fixed
     known = np.isfinite(warped)
     weight = torch.from_numpy(known.astype(np.float32)[None])
+    if images.windows is not None:  # gains that were fitted would make any images alike
+        mask = None if level.fixed.weight is None else level.fixed.weight[0].numpy()
+        warped = normalised(np.where(known, warped, np.float32(0)), known.astype(np.float32))
+        fixed_values = normalised(fixed_values, mask)
     if images.ends is not None:
         # The values of the fixed image that go with those of the moving one.
         shared = dependence(images.fixed, np.where(known, warped, np.float32(0)), images.weight * known, images.ends)
         warped = shared.predicted
     values = torch.from_numpy(np.where(known, warped, np.float32(0))[None])
-    fixed = ImageBatch(torch.from_numpy(images.fixed[None]), level.fixed.weight, level.fixed.grid)
+    fixed = ImageBatch(torch.from_numpy(fixed_values[None]), level.fixed.weight, level.fixed.grid)
     return PyramidLevel(fixed, ImageBatch(values, weight, level.fixed.grid), level.step, level.sigmas)
 
 
 def shifts_left(images: LevelImages, found: Evaluated, control: ControlGrid) -> LocalShifts:
     """By which small windows of a level fit better, at a transform with these control points."""
-    other = found.warped if found.dependence is None else found.dependence.predicted
     spacing = np.divide(control.spacing, images.fixed_grid.spacing)
-    return local_shifts(images.fixed, other, found.weight > 0, spacing.tolist())
+    return local_shifts(images.fixed, found.predicted, found.weight > 0, spacing.tolist())
 
 
 def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float, float, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
-from daskreg.registration.deformable.local_contrast import normalised
+from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, local_match, normalised
 from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
@@ -30,7 +30,8 @@ class Evaluated:
 
     warped, residual, weight: (*shape) of the fixed grid; the residual is fixed - (gain warped + offset); for "mi",
     fixed less the mean of the fixed values of voxels with the same warped value. mean_square: of the residual. total:
-    of the weight. correlation: of the images. gain: 1 for "mse". dependence: for "mi".
+    of the weight. correlation: of the images. gain: 1 for "mse". local: for "lncc" of volumes, of which mean_square and
+    correlation are those in windows. dependence: for "mi".
     """
 
     warped: Singles
@@ -40,7 +41,16 @@ class Evaluated:
     total: float
     correlation: float
     gain: float
+    local: LocalMatch | None = None
     dependence: Dependence | None = None
+
+    @property
+    def predicted(self) -> Singles:
+        """(*shape) the fixed image that the warped one lets expect; where gain and offset are the same everywhere, the
+        warped image."""
+        if self.dependence is not None:
+            return self.dependence.predicted
+        return self.warped if self.local is None else np.asarray(self.warped * self.local.gain + self.local.offset)
 
     @property
     def variance(self) -> float:
@@ -99,6 +109,7 @@ class LevelImages:
     matched: bool
     step: float
     ends: tuple[Bins, Bins] | None = None
+    windows: Windows | None = None
 
     @classmethod
     def of(cls, level: PyramidLevel, metric: str) -> LevelImages:
@@ -110,7 +121,7 @@ class LevelImages:
         weight = fixed_weight(level)[0].numpy().copy()
         fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
         masks = [None if p.weight is None else p.weight[0].numpy() for p in (level.fixed, level.moving)]
-        if metric == "lncc":
+        if metric == "lncc" and level.fixed.grid.ndim == 2:
             fixed, moving = (normalised(image, mask) for image, mask in zip((fixed, moving), masks, strict=True))
         if masks[0] is not None:
             weight = without_edges(weight)
@@ -119,7 +130,9 @@ class LevelImages:
         grid = level.fixed.grid
         gradient, moving = slopes_of(fixed, grid.spacing), np.ascontiguousarray(moving)
         ends = (Bins.of(fixed, weight > 0), Bins.of(moving, np.isfinite(moving))) if metric == "mi" else None
-        return cls(fixed, weight, gradient, moving, grid, level.moving.grid, metric != "mse", level.step, ends)
+        windows = Windows.of(grid.shape) if metric == "lncc" and grid.ndim == 3 else None
+        matched = metric != "mse"
+        return cls(fixed, weight, gradient, moving, grid, level.moving.grid, matched, level.step, ends, windows)
 
     def warp(self, transform: Transform, *, order: int = 1, box: Box | None = None) -> Singles:
         """(*shape) the moving image on the fixed grid, or in a box of it, NaN where it is unknown."""
@@ -134,6 +147,10 @@ class LevelImages:
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
         """Warp and compare; gain and offset are those of the best fit but for "mse"."""
         found = self.compare(self.warp(transform, order=order))
+        if self.windows is not None:
+            local = local_match(self.fixed, found.warped, found.weight, self.windows)
+            both = float(np.sqrt(1 - local.left))
+            return replace(found, residual=local.residual, mean_square=local.left, correlation=both, local=local)
         if self.ends is None:
             return found
         shared = dependence(self.fixed, found.warped, found.weight, self.ends)
@@ -160,6 +177,9 @@ class LevelImages:
 
     def residuals(self, found: Evaluated) -> Residuals:
         """What the normal equations are summed from."""
+        if (one := found.local) is not None:
+            # The part of the gradient that both images share; the residual is that of all of it.
+            return Residuals(self.gradient, found.residual / one.common, found.weight * one.precision * one.common**2)
         if (d := found.dependence) is None:
             return Residuals(self.gradient, found.residual, found.weight)
         # To move the warped image by u is to move the fixed one by -u.

@@ -1,17 +1,28 @@
-"""Images with the same brightness and contrast everywhere, for the metric "lncc".
+"""Images of which brightness and contrast vary, for the metric "lncc".
 
-Both images are normalised by the mean and the standard deviation around each voxel before they are compared (local
-normalised correlation, as in Cachier & Pennec 2000, with the windows of each image its own). Where the contrast is
-no more than that of the noise, it is suppressed as by Wiener's filter instead of being amplified.
+In 2D, and for affine maps, both images are normalised by the mean and the standard deviation around each voxel before
+they are compared (local normalised correlation, as in Cachier & Pennec 2000, with the windows of each image its own).
+Where the contrast is no more than that of the noise, it is suppressed as by Wiener's filter instead of being amplified.
+
+In volumes, whose windows have ten times the voxels, gain and offset are fitted. Around each node of a grid, fixed =
+gain warped + offset + noise, by weighted least squares; the weights are the cubic B-splines of the nodes, by which the
+results are interpolated, too. What is minimised is the mean of 1 - correlation^2 over these windows. So a voxel counts
+by the inverse of the variance of its window, and its gradient as far as both images have it in common: where they share
+nothing, noise is no information.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from daskreg.registration.deformable.bending import along
+from daskreg.sampling.spline_weights import cubic_weights
 
 Singles = NDArray[np.float32]
 
@@ -21,6 +32,14 @@ _WIDE = 6.0
 """Voxels of sigma, above which a window is a box."""
 _LEAST = 1e-3
 """Of the variance of the image: the least local variance."""
+
+APART = 5
+"""Voxels between nodes."""
+_LEAST_VARIANCE = 0.02
+"""By which the variance of windows is greater, as a share of the mean, so that flat ones do not count most."""
+_FEW = 16.0
+"""Voxels of a window that count as much as what is known without them."""
+_REPEATS = 2
 
 
 def normalised(image: Singles, mask: Singles | None, sigma: float = _SIGMA) -> Singles:
@@ -60,3 +79,98 @@ def _window(values: NDArray[Any], sigma: float) -> Singles:
     if sigma > _WIDE:
         return np.asarray(ndimage.uniform_filter(values, round(12**0.5 * sigma), mode="constant"))
     return np.asarray(ndimage.gaussian_filter(values, sigma, mode="constant", truncate=3.0))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """splines: (n, m) the values of the cubic B-splines of the nodes at the voxels, for each axis."""
+
+    splines: tuple[Singles, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], apart: int = APART) -> Windows:
+        """Of an image of this shape, with nodes about so many voxels apart."""
+        return cls(tuple(_splines(n, apart) for n in shape))
+
+    def sums(self, values: NDArray[Any]) -> Singles:
+        """(*nodes) sums over the voxels around each node."""
+        for axis in reversed(range(values.ndim)):
+            values = along(self.splines[axis].T, values, axis)
+        return np.asarray(values, np.float32)
+
+    def at_voxels(self, values: NDArray[Any]) -> Singles:
+        """(*shape) values of nodes between these."""
+        for axis in range(values.ndim):
+            values = along(self.splines[axis], values, axis)
+        return np.asarray(values, np.float32)
+
+
+@dataclass(frozen=True)
+class LocalMatch:
+    """Of a pair at one transform.
+
+    residual: (*shape) fixed - (gain warped + offset). gain, offset: (*shape). precision: (*shape) the inverse of the
+    variance of the fixed image. common: (*shape) the correlation, 0..1. left: the mean of 1 - correlation^2.
+    """
+
+    residual: Singles
+    gain: Singles
+    offset: Singles
+    precision: Singles
+    common: Singles
+    left: float
+
+
+def local_match(
+    fixed: Singles, warped: Singles, weight: Singles, windows: Windows, *, repeats: int = _REPEATS
+) -> LocalMatch:
+    """weight: (*shape) 0 where a voxel does not count. repeats: of the fit to what is left of the residual."""
+    wf, ww = weight * fixed, weight * warped
+    n, f, w, ff, fw, sq = (windows.sums(x) for x in (weight, wf, ww, wf * fixed, wf * warped, ww * warped))
+    total = max(float(n.sum(dtype=np.float64)), 1e-9)
+    count: Singles = np.asarray(np.maximum(n, 1e-3), np.float32)
+    f, w = f / count, w / count
+    ff, fw, sq = ff / count - f * f, fw / count - f * w, sq / count - w * w
+
+    def mean(values: NDArray[Any]) -> float:
+        return float((n * values).sum(dtype=np.float64)) / total
+
+    # What is known without the voxels of a window: what all windows have in common.
+    few = np.float32(_FEW) / (count + np.float32(_FEW))
+
+    def steadied(values: Singles) -> Singles:
+        return np.asarray(np.maximum(values, 0) * (1 - few) + few * max(mean(values), 1e-12), np.float32)
+
+    ff, fw, sq = steadied(ff), steadied(fw), steadied(sq)
+    gain = fw / sq
+    left = np.maximum(ff - gain * fw, 0)
+    common = np.sqrt(np.clip(1 - left / ff, 1e-4, 1))
+    spread = ff + np.float32(_LEAST_VARIANCE * mean(ff))
+    gains, offsets, precision, shared = (windows.at_voxels(x) for x in (gain, f - gain * w, 1 / spread, common))
+    residual = fixed - (gains * warped + offsets)
+    for _ in range(repeats):  # means of windows, interpolated, are smoother than gain and offset are: add what is left
+        wr = weight * residual
+        r, rw = windows.sums(wr) / count, windows.sums(wr * warped) / count
+        more = (1 - few) * (rw - r * w) / sq
+        more_gain, more_offset = windows.at_voxels(more), windows.at_voxels(r - more * w)
+        gains, offsets = gains + more_gain, offsets + more_offset
+        residual = residual - (more_gain * warped + more_offset)
+    return LocalMatch(
+        residual=residual,
+        gain=gains,
+        offset=offsets,
+        precision=precision,
+        common=shared,
+        left=min(mean(left / spread), 1.0),
+    )
+
+
+def _splines(n: int, apart: int) -> Singles:
+    """(n, m) cubic B-splines over an axis of n voxels."""
+    cells = max(1, round(n / apart))
+    place = (np.arange(n) + 0.5) * cells / n
+    cell = np.minimum(np.floor(place).astype(int), cells - 1)
+    found = np.zeros((n, cells + 3), np.float32)
+    for k, column in enumerate(cubic_weights(place - cell)[0].T):
+        found[np.arange(n), cell + k] = column
+    return found

@@ -9,22 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
 from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
-from daskreg.registration.deformable.coarse_to_fine import Solved
+from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
-from daskreg.registration.deformable.local_contrast import normalised
+from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.local_contrast import Windows, local_match, normalised
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
-from daskreg.registration.pyramids.pyramid import pyramid, standardised
+from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.memory import available_memory
@@ -41,6 +44,17 @@ LEAST_TOLERANCE = 0.01
 
 # Control points are so many voxels apart by default, at least, and so many distances fit the longest side.
 _LEAST_VOXELS, _ALONG = 8.0, 24
+# How it is found whether gain and offset vary.
+_ENOUGH = 2048
+"""Voxels of a level that are compared."""
+_BLOCK = 6
+"""Voxels along a block of the checkerboard, and between the windows of gain and offset."""
+_UNEVEN = 0.87
+"""Gain and offset vary if those of the other blocks leave less than this part of the residual."""
+_TOLERANCE = 0.05
+_COMMON = 0.7
+"""The least correlation around the voxels that are compared: contradictions are no gains."""
+
 # The affine map for "lncc" is that of images normalised in windows of so many sigmas along the longest side.
 _WINDOWS = 16
 
@@ -49,7 +63,7 @@ def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
     """Raise OptionError for what layers of B-splines are not estimated with."""
     if check_inverse:
         raise OptionError("check_inverse is for affine models: compare the fit of (moving, fixed) with fit.push")
-    if metric not in METRICS:
+    if metric is not None and metric not in METRICS:
         raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)}, not {metric!r}")
     if optimizer not in ("auto", "gauss-newton"):
         raise OptionError(f"model='bspline' is solved by gauss-newton, not {optimizer!r}")
@@ -60,7 +74,7 @@ def register_layers(
     init: Any,
     affine_stage: AffineStage,
     *,
-    metric: str,
+    metric: str | None,
     spacing: float | Sequence[float] | None,
     levels: int | str,
     smoothing: float,
@@ -73,12 +87,13 @@ def register_layers(
     Args:
         images: fixed and moving, on the CPU. init: one of the names of initial poses, a transform, or a fit.
         affine_stage: registers a pair by an affine map with a metric, from an `init` by name.
+        metric: None to let the images say which, see `metric_of`.
     """
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
         pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
-        affine = affine_stage(pair, "ncc" if metric == "lncc" else metric)
+        affine = affine_stage(pair, "ncc" if metric is None or metric == "lncc" else metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -89,12 +104,14 @@ def register_layers(
     f, m = batch_of(fixed).with_filled, batch_of(moving).with_filled
     f, m, variance = standardised(f, m, "mse" if metric == "mse" else "ncc")
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
-    problem = Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
+    if metric is None:
+        metric = metric_of(pyramids, grids, base, max_iterations=max_iterations)
+    chosen, problem = metric, Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
 
     def verdict_of(one: LayerEstimate | Solved) -> Verdict:
         layers = one.state.layers
         reach = 2 * float(layers.control.limits.max())
-        return judged.verdict_of(problem, pyramids, layers.transform, metric, determined=one.determined, reach=reach)
+        return judged.verdict_of(problem, pyramids, layers.transform, chosen, determined=one.determined, reach=reach)
 
     found = estimate_layers(
         pyramids,
@@ -224,3 +241,41 @@ def checked_base(base: Any, fixed: Grid, moving: Grid) -> Transform:
         base = as_affine(base, fixed.ndim, "init")
     shared_unit(base.unit, unit, "init and the images")
     return Affine(base.matrix, unit=unit) if isinstance(base, Affine) else base
+
+
+def metric_of(
+    levels: Sequence[PyramidLevel], grids: Sequence[ControlGrid], base: Transform, *, max_iterations: int
+) -> str:
+    """ "lncc" where gain and offset vary over a coarse level that was aligned by "ncc", else "ncc"."""
+    plan = schedule(grids, levels)
+    enough = [k for k, (_, number) in enumerate(plan) if levels[number].fixed.values[0].numel() >= _ENOUGH]
+    if not enough:
+        return "ncc"
+    plan = plan[: enough[0] + 1]
+    start = Layers.start(base, grids[0])
+    solved = coarse_to_fine(levels, plan, start, metric="ncc", tolerance=_TOLERANCE, max_iterations=max_iterations)
+    images = LevelImages.of(levels[solved.number], "ncc")
+    return "lncc" if left_by_other_blocks(images, solved.state.found) < _UNEVEN else "ncc"
+
+
+def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
+    """The mean square of the residual with the gain and offset around each voxel, as a part of that with one of each.
+
+    Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
+    chance, and little of what is not aligned. Squares count as their window has less contrast.
+    """
+    windows, colour = Windows.of(images.fixed.shape, _BLOCK), _checkerboard(images.fixed.shape)
+    around, one = 0.0, 0.0
+    for own in (colour, ~colour):
+        local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)
+        weight = found.weight * own * local.precision * (local.common > _COMMON)
+        around += float((weight * local.residual**2).sum(dtype=np.float64))
+        one += float((weight * found.residual**2).sum(dtype=np.float64))
+    return around / max(one, 1e-30)
+
+
+def _checkerboard(shape: Sequence[int]) -> NDArray[np.bool_]:
+    total = np.zeros(shape, np.int64)
+    for axis, n in enumerate(shape):
+        total += (np.arange(n) // _BLOCK).reshape(-1, *[1] * (len(shape) - axis - 1))
+    return np.asarray(total % 2 == 1)

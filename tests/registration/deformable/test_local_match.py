@@ -1,0 +1,51 @@
+"""Gain and offset that vary over the image."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+import daskreg as dr
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.local_contrast import Windows, local_match
+from daskreg.registration.deformable.register_bspline import left_by_other_blocks
+from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch
+
+
+def texture(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    found = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    return np.asarray(found / found.std(), np.float32)
+
+
+def test_gain_and_offset_are_those_that_were_applied() -> None:
+    shape = (25, 31, 38)
+    warped, (z, y, x) = texture(shape, 0), np.indices(shape)
+    gain, offset = 1 + 0.4 * np.sin(x / 10), np.cos((y + z) / 12)
+    fixed = gain * warped + offset + 0.1 * np.random.default_rng(1).normal(size=shape)
+    weight = np.ones(shape, np.float32)
+    weight[:6] = 0
+    fixed[:6] = 100  # does not count
+    found = local_match(fixed.astype(np.float32), warped, weight, Windows.of(shape))
+    inside = (slice(9, -3), slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(found.gain[inside], gain[inside], atol=0.12)
+    assert np.abs(found.gain - gain)[inside].mean() < 0.03
+    assert np.abs(found.offset - offset)[inside].mean() < 0.03
+    assert abs(found.residual[inside].std() - 0.1) < 0.01
+    assert 0 < found.left < 0.1
+
+
+def test_only_gains_that_vary_say_more_of_other_blocks() -> None:
+    shape = (60, 66)
+    warped, y, x = texture(shape, 2), *np.indices(shape) / 60
+    noise = 0.2 * np.random.default_rng(3).normal(size=shape)
+    found = []
+    for gain in (1.0, 0.6 + 0.5 * y + 0.4 * x):
+        fixed = ndimage.shift(gain * (3 + warped), 0.4, order=3, mode="mirror") + noise  # not quite aligned
+        pair = (torch.from_numpy(np.asarray(v, np.float32)[None]) for v in (fixed, warped))
+        f, m = (image_batch(v, dr.Grid(shape)) for v in pair)
+        images = LevelImages.of(PyramidLevel(f, m, 1.0), "ncc")
+        found.append(left_by_other_blocks(images, images.compare(warped)))
+    assert found[0] > 0.95
+    assert found[1] < 0.5

@@ -74,7 +74,9 @@ class Planning:
         if not self.config.gpu:
             cost = request.tried()
             memory = cost.memory * self.config.threads_per_worker
-            self.work = replace(self.work, memory=memory, seconds=cost.shared, alone=cost.alone)
+            self.work = replace(self.work, memory=memory)
+            if cost.shared is not None and cost.alone is not None:
+                self.work = replace(self.work, seconds=cost.shared, alone=cost.alone)
 
 
 def blocks_of_part(made: Plan | FlatPlan, part: tuple[int, int], out: str) -> list[int]:

@@ -108,19 +108,26 @@ def sized(config: SlurmConfig, work: Work | None, *, nodes: int | None = None) -
     if work is None:
         return Size(config=config, nodes=nodes or config.jobs, why="as the cluster file says")
     threads = config.threads_per_worker
+    each = None if work.memory is None or config.gpu else round((IDLE + work.memory) / FILLED)
+    if each is not None and config.processes is None:
+        fitting = (_mebibytes(config) * 2**20 - FIRST) // each
+        config = replace(config, cores=max(1, min(config.cores, fitting)))
     at_once = config.workers_per_job * threads
     most = config.jobs if work.seconds is None else max(config.jobs, config.maximum_jobs or 0)
     count = nodes or _worth(work, at_once, most)
     if count == 1 and config.processes is None and not config.gpu:
-        at_once = min(at_once, max(1, work.blocks))
+        shared = work.seconds is None or work.seconds > 0
+        at_once = min(at_once, max(1, work.blocks)) if shared else 1
         config = replace(config, cores=at_once)
     workers = config.workers_per_job
     said = [f"{_of(count, 'node')} of {_of(workers, 'worker')} for {_of(work.blocks, work.noun)}"]
-    if work.memory is not None and not config.gpu:
-        each = round((IDLE + work.memory) / FILLED)
+    if each is not None and work.memory is not None:
         asked = -(-(workers * each + FIRST) // 2**20)
+        missing = f" ({asked:,} MiB would be needed: raise memory in the cluster file)"
+        missing = missing if asked > _mebibytes(config) else ""
         config = replace(config, memory=f"{min(asked, _mebibytes(config))} MiB")
-        said.append(f"{config.memory} a node, as a worker takes {work.memory / 2**20:,.0f} MiB for its {work.noun}s")
+        takes = f"as a worker takes {work.memory / 2**20:,.0f} MiB for its {work.noun}s"
+        said.append(f"{config.memory} a node, {takes}{missing}")
     if work.seconds is not None and not config.gpu:
         from dask.utils import format_time
 

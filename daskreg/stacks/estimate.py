@@ -57,11 +57,11 @@ class Cost:
     """What an estimate takes.
 
     shared: seconds of one thread for what workers do side by side; None: not known. alone: seconds for what one worker
-    does while the others wait. memory: bytes of a worker, of one thread, above one that does nothing.
+    does while the others wait; None: not known. memory: bytes of a worker, of one thread, above one that does nothing.
     """
 
     shared: float | None
-    alone: float
+    alone: float | None
     memory: int
 
 

@@ -210,14 +210,16 @@ def span_memory(stack: StackSpec) -> int:
 
 
 def tried_seconds(stack: StackSpec) -> float | None:
-    """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack; None: blank."""
+    """Seconds of one thread for the pairs of all slices, from a few slices in the middle of the stack; None: of those
+    that are not blank there are no pairs."""
     tried = middle(stack.count, min(TRIED, _most(stack)))
-    start, count = tried.start, len(tried)
+    start = tried.start
     span = Span(stack.restricted(max(0, start - _BACK - stack.reach), tried.stop), start, tried.stop)
     fit_span(replace(span, stop=start + 1))  # compiles
     began = time.perf_counter()
     found = fit_span(span)
-    return None if not len(found.pairs) else (time.perf_counter() - began) / count * stack.count
+    seen = np.count_nonzero(~found.features.blank)
+    return (time.perf_counter() - began) / seen * stack.count if len(found.pairs) else None
 
 
 def middle(count: int, some: int) -> range:

@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from daskreg.blocks.tasks import run_tasks
 from daskreg.runtime.device import limit_threads, resolve
 from daskreg.stacks.execution import Execution
@@ -35,14 +37,15 @@ def register_to_reference(task: ReferenceTask, execution: Execution) -> SlicePos
     return results[0]
 
 
-def tried_seconds(task: ReferenceTask, count: int) -> float:
-    """Seconds of one thread for `count` slices, from a task of a few of them."""
+def tried_seconds(task: ReferenceTask, count: int) -> float | None:
+    """Seconds of one thread for `count` slices, from a task of a few of them; None: too few of these are not blank."""
     with limit_threads(1):
         _run(task)  # compiles
         began = time.perf_counter()
-        _run(task)
-        registered = task.stack.count - (task.start is None)
-        return (time.perf_counter() - began) / max(1, registered) * count
+        found = _run(task)
+        seconds = time.perf_counter() - began
+    registered = np.count_nonzero(~found.blank) - (task.start is None)
+    return seconds / registered * count if registered > 0 else None
 
 
 def reference_memory(stack: StackSpec) -> int:

@@ -92,8 +92,9 @@ HOUR, MIB = 3600, 2**20
         # Never more workers than blocks.
         (Work(blocks=20, memory=240 * MIB, seconds=90 * HOUR), {}, (2, 16, "18091 MiB", "02:00:00"), "longer than"),
         (Work(blocks=3, memory=240 * MIB, seconds=60), {}, (1, 3, "4225 MiB", "00:20:00"), "1 node of 3 workers"),
-        # The file limits memory.
-        (Work(blocks=9600, memory=2**33, seconds=60), {}, (1, 16, "65536 MiB", "00:20:00"), "takes 8,192 MiB"),
+        # The file limits memory, and so the number of workers.
+        (Work(blocks=9600, memory=2**33, seconds=60), {}, (1, 4, "58304 MiB", "00:20:00"), "takes 8,192 MiB"),
+        (Work(blocks=9600, memory=2**37, seconds=60), {}, (1, 1, "65536 MiB", "00:20:00"), "raise memory in the"),
         # What is named is kept.
         (Work(blocks=3, memory=240 * MIB, seconds=60), {"nodes": 5}, (5, 16, "18091 MiB", "00:20:00"), "5 nodes"),
         (Work(blocks=3, memory=240 * MIB, seconds=60), {"processes": 2}, (1, 16, "3158 MiB", "00:20:00"), "of 2 work"),
@@ -102,6 +103,7 @@ HOUR, MIB = 3600, 2**20
         (Work(blocks=20, noun="slice", memory=300 * MIB, seconds=9), {}, (1, 16, "19691 MiB", "00:20:00"), "20 slices"),
         # Ten minutes of one worker, and one of all.
         (Work(blocks=20, memory=MIB, seconds=1200, alone=600), {}, (1, 16, "11718 MiB", "01:05:00"), "promises 12"),
+        (Work(blocks=20, seconds=0, alone=60), {}, (1, 1, "64 GiB", "00:20:00"), "1 node of 1 worker"),
         (Work(blocks=15), {}, (1, 15, "64 GiB", "02:00:00"), "1 node of 15 workers for 15 blocks"),
         (None, {}, (2, 16, "64 GiB", "02:00:00"), "as the cluster file says"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,27 @@ def test_the_time_of_fields_is_that_of_their_pairs(stack: Any, monkeypatch: pyte
     """After a run of one step, which compiles."""
     steps: list[int] = []
     clock = iter((5.0, 8.0))
-    monkeypatch.setattr(elastic_task, "_run", lambda task: steps.append(task.spec.options.max_iterations))
+
+    def run(task: Any) -> Any:
+        steps.append(task.spec.options.max_iterations)
+        return SimpleNamespace(edges=[(0, 1), (0, 2), (1, 2)])
+
+    monkeypatch.setattr(elastic_task, "_run", run)
     monkeypatch.setattr(elastic_task.time, "perf_counter", lambda: next(clock))
     spec = request_of(stack[:, :3], axis=1, max_iterations=9).spec
     task = elastic.ElasticTask(spec, np.tile(np.eye(3), (3, 1, 1)), (30.0, 30.0), (), False)
     assert elastic_task.tried_seconds(task, 12) == 3 / 3 * 21
     assert steps == [1, 9]
+
+
+def test_blank_slices_promise_nothing(stack: Any) -> None:
+    """They cost less than others; and a stack of which the slices that are tried are blank can be aligned."""
+    blank = stack.copy()
+    blank[:, 3:6] = 7
+    options: dict[str, Any] = {"axis": 1, "max_iterations": 1}
+    assert request_of(blank, model="bspline", spacing=30, **options).tried().alone is None
+    assert request_of(blank[:, 3:6], **options).tried().shared is None
+    assert request_of(blank[:, 2:6], reference="first", **options).tried().alone is None
+    one = stack.copy()
+    one[:, 1] = 7
+    assert request_of(one[:, :3], reference="first", **options).tried().alone is not None

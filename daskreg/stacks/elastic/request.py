@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import OptionError
+from daskreg.errors import DegenerateImageError, EmptyMaskError, OptionError
 from daskreg.fields import Composite, SliceDisplacements
 from daskreg.geometry import Grid, SliceAffines, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
@@ -70,10 +70,13 @@ class ElasticRequest(StackRequest):
         """The cost of the poses, and that of the fields, which one worker estimates with half of its memory."""
         cost, count = super().tried(), self.spec.count
         part = self.spec.some(middle(count, _TRIED))
-        poses = replace(self, spec=part, anchors={}, checkpoint=None).poses(Execution(None))[0]
+        cost = replace(cost, alone=None, memory=max(cost.memory, 2 * fields_memory(self.spec, self.spacing)))
+        try:
+            poses = replace(self, spec=part, anchors={}, checkpoint=None).poses(Execution(None))[0]
+        except (DegenerateImageError, EmptyMaskError):  # these slices are blank
+            return cost
         task = ElasticTask(part, poses.raw_from_aligned.matrices, self.spacing, (), self.reference == "previous")
-        memory = max(cost.memory, 2 * fields_memory(self.spec, self.spacing))
-        return replace(cost, alone=tried_seconds(task, count), memory=memory)
+        return replace(cost, alone=tried_seconds(task, count))
 
     def fit(self, execution: Execution) -> ElasticStackFit:  # type: ignore[override]
         """Estimate poses and fields.

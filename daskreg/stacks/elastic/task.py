@@ -187,17 +187,17 @@ def fields_memory(spec: StackSpec, spacing: tuple[float, ...]) -> int:
     return spec.count * (_BYTES_PER_VOXEL * math.prod(spec.grid.shape) + system)
 
 
-def tried_seconds(task: ElasticTask, count: int) -> float:
-    """Seconds of one thread for the fields of `count` slices, from a task of a few of them: by the number of pairs."""
+def tried_seconds(task: ElasticTask, count: int) -> float | None:
+    """Seconds of one thread for the fields of `count` slices, from a task of a few of them: by the number of pairs;
+    None: there are none."""
     spec = task.spec
     with limit_threads(1):
         once = replace(spec, options=replace(spec.options, max_iterations=1))
         _run(replace(task, spec=once))  # compiles
         began = time.perf_counter()
-        _run(task)
+        tried = len(_run(task).edges)
         seconds = time.perf_counter() - began
-    tried, all_pairs = (len(pairs_of(np.zeros(n, bool), spec.reach)) for n in (spec.count, count))
-    return seconds / max(1, tried) * all_pairs
+    return seconds / tried * len(pairs_of(np.zeros(count, bool), spec.reach)) if tried else None
 
 
 def bridged(coefficients: Floats, fitted: Bools) -> Floats:

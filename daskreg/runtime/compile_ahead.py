@@ -50,7 +50,11 @@ LINGER = 10.0
 """Seconds that the second process goes on after this one: short programs would otherwise never have a kernel compiled.
 """
 
+_AT_ONCE = 2
+"""Second processes that run at the same time, at most."""
+
 _compiles_first = threading.Event()
+_running: list[subprocess.Popen[bytes]] = []
 _begun: set[tuple[Case, ...]] = set()
 _looking = threading.Lock()
 _looked: set[tuple[Case, ...]] = set()
@@ -119,7 +123,7 @@ def take_part(module: str, *case: Case) -> None:
 
 def begin_unasked(module: str, *case: Case) -> None:
     """Start the second process, where there may be one, without looking what is kept: this process imports no numba."""
-    if (module, *case) in _begun:
+    if (module, *case) in _begun or len(_running) >= _AT_ONCE:
         return
     _begun.add((module, *case))
     # In a program that embeds Python, sys.executable is that program.
@@ -144,12 +148,14 @@ def start(module: str, *case: Case, linger: float = LINGER) -> subprocess.Popen[
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # In a session of its own, so that Ctrl-C does not reach it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+    _running.append(process)
     threading.Thread(target=_wait_for, args=(process,), daemon=True).start()
     return process
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
     process.wait()
+    _running.remove(process)
     if process.stdin is not None:  # or Python warns of a file that was not closed
         process.stdin.close()
 
@@ -157,13 +163,19 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 def compile_kernels(asked: str, linger: str) -> None:
     """What the second process does."""
     threading.Thread(target=_end_after_input, args=(float(linger),), daemon=True).start()
-    _compile_all(*json.loads(asked))
+    for kernel, types in _compile_all(*json.loads(asked)):
+        kernel.compile(types)  # it is read, unless it was compiled for other types
 
 
-def _compile_all(module: str, *case: Case) -> None:
+def _compile_all(module: str, *case: Case) -> list[tuple[Any, Any]]:
+    """Compile what no other process is compiling, and return what was left out."""
+    left = []
     for kernel, types in importlib.import_module(module).kernels(*case):
-        if not compiled_elsewhere(kernel):
+        if compiled_elsewhere(kernel):
+            left.append((kernel, types))
+        else:
             kernel.compile(types)
+    return left
 
 
 def _end_after_input(linger: float) -> None:

@@ -86,13 +86,18 @@ def kept(kernel: Any) -> bool:
     return bool(folder) and any(Path(folder).glob(f"{module.rpartition('.')[2]}.{name}-*.nbi"))
 
 
-def seems_kept(source: Path, name: str) -> bool:
-    """The same of a kernel in a file, without importing numba: a guess at the folder that numba uses."""
+def seems_kept(source: Path, name: str) -> bool | None:
+    """The same of a kernel in a file, without importing numba: a guess at the folder that numba uses. None: there is
+    no such folder, so that nothing can be kept."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     if not given and os.access(source.parent, os.W_OK):
         folders = [source.parent / "__pycache__"]
     else:
-        root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "numba")
+        try:
+            root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "numba")
+            root.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # RuntimeError: this user has no home
+            return None
         folders = list(root.glob(f"{source.parent.name}_*"))
     return any(any(folder.glob(f"{source.stem}.{name}-*.nbi")) for folder in folders)
 

@@ -43,22 +43,25 @@ def is_sooner(order: int, dtype: np.dtype[Any], ndim: int, voxels: int) -> bool:
     """Whether a call of so many voxels ends sooner by these kernels; where it does, a second process compiles."""
     if order == 3 or voxels > AT_ONCE or done.voxels + voxels > ALTOGETHER or not may_do_without():
         return False
-    if seems_kept(_KERNELS, "linear" if order else "nearest"):
+    kept = seems_kept(_KERNELS, "linear" if order else "nearest")
+    if kept:
         done.voxels = ALTOGETHER  # asked once only
         return False
     done.voxels += voxels
-    begin_unasked("daskreg.sampling.arrays_numba", ndim, dtype.str, order)
+    if kept is not None:
+        begin_unasked("daskreg.sampling.arrays_numba", ndim, dtype.str, order)
     return True
 
 
 def nearest(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
     """See `arrays_numba`."""
     shape, strides, first, bounds = source
-    for some, coordinates in _coordinates(target, out.shape[2], rows, 0.5):
-        inside, offsets = _within(coordinates, bounds[2], bounds[3]), 0
-        for x, start, length, stride in zip(coordinates, first, shape, strides, strict=True):
-            offsets = offsets + _index(np.floor(x) - start, 0, length - 1) * stride
-        out[:, some] = np.where(inside, blocks[:, offsets], consts[1])
+    with np.errstate(all="ignore"):
+        for some, coordinates in _coordinates(target, out.shape[2], rows, 0.5):
+            inside, offsets = _within(coordinates, bounds[2], bounds[3]), 0
+            for x, start, length, stride in zip(coordinates, first, shape, strides, strict=True):
+                offsets = offsets + _index(np.floor(x) - start, 0, length - 1) * stride
+            out[:, some] = np.where(inside, blocks[:, offsets], consts[1])
 
 
 def linear(blocks: Any, source: Any, target: Any, out: Any, scratch: Any, consts: Any, rows: Any) -> None:
@@ -123,4 +126,4 @@ def _within(coordinates: Sequence[NDArray[Any]], lower: Any, upper: Any) -> NDAr
 
 def _index(values: NDArray[Any], lower: int, upper: int) -> NDArray[np.intp]:
     clipped: NDArray[Any] = np.clip(values, lower, upper)
-    return clipped.astype(np.intp)
+    return np.where(np.isnan(clipped), lower, clipped).astype(np.intp)  # NaN: coordinates that overflowed

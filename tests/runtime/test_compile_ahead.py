@@ -128,10 +128,11 @@ def test_a_process_that_cannot_be_started_is_not_missed(
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of two kernels, which are compiled when there is a file `go`; files say that they are tried."""
     (tmp_path / f"{NAME}.py").write_text(
-        "import pathlib, time\n"
+        "import pathlib, time, types\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "class Kernel:\n"
         "    py_func = pathlib.Path.touch\n"
+        "    stats = types.SimpleNamespace(cache_path=str(folder))\n"
         "    def compile(self, types):\n"
         "        (folder / types).touch()\n"
         "        while not (folder / 'go').exists():\n"

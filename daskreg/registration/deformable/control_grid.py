@@ -124,22 +124,19 @@ def control_grids(image: Grid, spacing: Sequence[float]) -> list[ControlGrid]:
     return found
 
 
+def subdivided(coefficients: Floats, axis: int) -> Floats:
+    """The same field with coefficients at half the distance along an axis, as many as its cells need: the two-scale
+    relation of cubic B-splines."""
+    c = np.moveaxis(coefficients, axis, 0)
+    found = np.empty((2 * len(c) - 3, *c.shape[1:]))
+    found[0::2] = (c[:-1] + c[1:]) / 2
+    found[1::2] = (c[:-2] + 6 * c[1:-1] + c[2:]) / 8
+    return np.moveaxis(found, 0, axis)
+
+
 def subdivision(n: int) -> Floats:
-    """(m, n) n coefficients of an axis at half the distance of control points: the two-scale relation of cubic
-    B-splines."""
-    inner = n - 3 - 2 * _AROUND
-    m = 2 * inner + 3 + 2 * _AROUND
-    # The middles of both grids coincide, so point i of the finer one lies at this place of the coarser one.
-    place = (np.arange(m) - (m - 1) / 2) / 2 + (n - 1) / 2
-    twice = np.rint(2 * place).astype(int)
-    matrix = np.zeros((m, n))
-    for i, at in enumerate(twice):
-        if at % 2 == 0:
-            for j, w in ((at // 2 - 1, 1 / 8), (at // 2, 6 / 8), (at // 2 + 1, 1 / 8)):
-                matrix[i, j] = w
-        else:
-            matrix[i, at // 2] = matrix[i, at // 2 + 1] = 0.5
-    return matrix
+    """(m, n) the same for the n coefficients of an axis of a `ControlGrid`, and the m of that with twice the cells."""
+    return subdivided(np.eye(n), 0)[_AROUND:-_AROUND]
 
 
 def coarser_axis(n: int) -> Floats:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid
+from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid, subdivided
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
         if _definite(coefficients, spacing / 2**halvings):
             return True
         for axis in range(1, ndim + 1):
-            coefficients = _subdivided(coefficients, axis)
+            coefficients = subdivided(coefficients, axis)
     return False
 
 
@@ -123,12 +123,3 @@ def _ends(values: Floats, axis: int) -> tuple[Floats, Floats]:
         cut = [(*(slice(None),) * a, slice(k, k + n)) for k in range(width)]
         low, high = np.minimum.reduce([low[c] for c in cut]), np.maximum.reduce([high[c] for c in cut])
     return low, high
-
-
-def _subdivided(c: Floats, axis: int) -> Floats:
-    """The same field with coefficients at half the distance along an axis, as many as its cells need."""
-    c = np.moveaxis(c, axis, 0)
-    found = np.empty((2 * len(c) - 3, *c.shape[1:]))
-    found[0::2] = (c[:-1] + c[1:]) / 2
-    found[1::2] = (c[:-2] + 6 * c[1:-1] + c[2:]) / 8
-    return np.moveaxis(found, 0, axis)

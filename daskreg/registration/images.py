@@ -45,6 +45,8 @@ _BYTES_PER_VOXEL = 64
 _CODE_SIDE = {2: 2048, 3: 160}
 # The least part of a block of voxels that must count for it to have a mean.
 _LEAST_PART = 0.5
+# Voxels along an axis of which there are no means.
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -258,13 +260,14 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
 
 
 def factors_within(budget: int, grid: Grid) -> tuple[int, ...]:
-    """The blocks of voxels of which the means are no more than the budget, and about as long along each axis."""
-    factors = [1] * grid.ndim
-    while math.prod(-(-n // f) for n, f in zip(grid.shape, factors, strict=True)) > budget:
-        spacing = [s * f for s, f in zip(grid.spacing, factors, strict=True)]
-        step = 1.5 * min(spacing)
-        factors = [2 * f if s <= step else f for s, f in zip(spacing, factors, strict=True)]
-    return tuple(factors)
+    """The blocks of voxels of which the means are no more than the budget, and about as long along each axis; but of
+    no more than `_FEW` voxels along an axis there are no means, as long as another one has more."""
+    factors = np.ones(grid.ndim, int)
+    while math.prod(counts := -(-np.asarray(grid.shape) // factors)) > budget:
+        many = counts > _FEW if np.any(counts > _FEW) else np.ones(grid.ndim, bool)
+        spacing = np.asarray(grid.spacing) * factors
+        factors = np.where(many & (spacing <= 1.5 * spacing[many].min()), 2 * factors, factors)
+    return tuple(factors.tolist())
 
 
 def means_within(budget: int, image: Image) -> Image:

@@ -84,7 +84,9 @@ def register_pair(
 ) -> PairFit | DeformableFit:
     """What `register` does, with all of its options; `progress` is a function or None."""
     began = time.perf_counter()
-    chosen = metric == "auto" and model == "bspline"
+    chosen = isinstance(metric, str) and metric == "auto"
+    if chosen and model != "bspline":
+        raise OptionError('metric="auto" is for model="bspline"')
     metric = "ncc" if chosen else metric
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
@@ -98,7 +100,7 @@ def register_pair(
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
-            _check_options_by_blocks(metric, optimizer, check_inverse=check_inverse)
+            _check_options_by_blocks("auto" if chosen else metric, optimizer, check_inverse=check_inverse)
             from daskreg.registration.blockwise.register import Place, Request
             from daskreg.registration.blockwise.register_layers import LayersRequest
 

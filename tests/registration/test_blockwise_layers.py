@@ -293,6 +293,12 @@ def test_unrelated_images_cost_no_pass(small: pytest.MonkeyPatch) -> None:
 def test_what_blocks_cannot_do_is_refused(small: pytest.MonkeyPatch) -> None:
     some = [lazy(np.random.default_rng(k).normal(size=SHAPE), (90, 90)) for k in range(2)]
     small.setattr(work.Work, "each", lambda *a, **k: pytest.fail("nothing is read"))
-    for options in ({"metric": "mi"}, {"metric": "lncc"}, {"optimizer": "adam"}, {"check_inverse": True}):
+    for options in (
+        {"metric": "mi"},
+        {"metric": "lncc"},
+        {"metric": "auto"},
+        {"optimizer": "adam"},
+        {"check_inverse": True},
+    ):
         with pytest.raises(errors.OptionError):
             dr.register(*some, model="bspline", resolution="full", **options)

@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from daskreg.geometry import Grid
+from daskreg.registration.images import factors_within
 from daskreg.registration.pyramids.pyramid import ImageBatch, image_batch, pyramid, shrink, smooth
 
 
@@ -73,3 +74,11 @@ def test_smoothing_is_a_gaussian_of_what_is_there(shape):
 
     expected = np.stack([blur(v.astype(float)) / blur(np.ones(shape)) for v in values])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_means_are_not_taken_along_thin_axes() -> None:
+    """Blocks are about as long along each axis, but a few planes are kept."""
+    assert factors_within(10_000, Grid((3, 600, 620))) == (1, 16, 16)
+    assert factors_within(2**19, Grid((5, 480, 400))) == (1, 2, 2)
+    assert factors_within(100, Grid((9, 8, 7))) == (2, 2, 2)
+    assert factors_within(2**19, Grid((90, 901, 703), (2.0, 1.0, 1.0))) == (4, 8, 8)

@@ -20,11 +20,11 @@ from daskreg.registration.verdict.judge import Verdict
 
 _CELL = 25
 """The least voxels of a level in a cell of control points, where a finer level has them."""
-_COARSE_TOLERANCE, _MI_TOLERANCE = 0.2, 0.05
-"""Voxels of a level by which steps move at the end, where a finer level goes on; for other metrics, and for "mi"."""
+_COARSE_TOLERANCE = 0.05
+"""Voxels of a level by which steps move at the end, where a finer level goes on."""
 _LEAST_LAYER = 0.5
 """Voxels of a level, by which finer levels move a field more easily than another layer does."""
-ENOUGH_SIGMAS = 0.4
+ENOUGH_SIGMAS = 0.2
 """Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
 last steps are too few to make up for the bias of a linear interpolation."""
 _MOST_REJECTED = 0.1
@@ -125,7 +125,7 @@ def coarse_to_fine(
             images,
             layers,
             weight,
-            tolerance=tolerance if last else max(tolerance, _MI_TOLERANCE if metric == "mi" else _COARSE_TOLERANCE),
+            tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
             order=order,

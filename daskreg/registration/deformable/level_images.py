@@ -150,7 +150,7 @@ class LevelImages:
         if self.windows is not None:
             local = local_match(self.fixed, found.warped, found.weight, self.windows)
             both = float(np.sqrt(1 - local.left))
-            return replace(found, residual=local.residual, mean_square=local.left, correlation=both, local=local)
+            return replace(found, residual=local.residual, mean_square=local.misfit, correlation=both, local=local)
         if self.ends is None:
             return found
         shared = dependence(self.fixed, found.warped, found.weight, self.ends)

@@ -110,7 +110,8 @@ class LocalMatch:
     """Of a pair at one transform.
 
     residual: (*shape) fixed - (gain warped + offset). gain, offset: (*shape). precision: (*shape) the inverse of the
-    variance of the fixed image. common: (*shape) the correlation, 0..1. left: the mean of 1 - correlation^2.
+    variance of the fixed image. common: (*shape) the correlation, 0..1. left: the mean of 1 - correlation^2, of gain
+    and offset that are the same in a window. misfit: the mean of the residual, squared, times the precision.
     """
 
     residual: Singles
@@ -119,6 +120,7 @@ class LocalMatch:
     precision: Singles
     common: Singles
     left: float
+    misfit: float
 
 
 def local_match(
@@ -162,6 +164,8 @@ def local_match(
         precision=precision,
         common=shared,
         left=min(mean(left / spread), 1.0),
+        misfit=float((weight * precision * residual * residual).sum(dtype=np.float64))
+        / max(float(weight.sum(dtype=np.float64)), 1e-9),
     )
 
 

@@ -64,7 +64,7 @@ def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
     if check_inverse:
         raise OptionError("check_inverse is for affine models: compare the fit of (moving, fixed) with fit.push")
     if metric is not None and metric not in METRICS:
-        raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)}, not {metric!r}")
+        raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)} or auto, not {metric!r}")
     if optimizer not in ("auto", "gauss-newton"):
         raise OptionError(f"model='bspline' is solved by gauss-newton, not {optimizer!r}")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 import daskreg as dr
+from daskreg.errors import OptionError
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.local_contrast import Windows, local_match
 from daskreg.registration.deformable.register_bspline import left_by_other_blocks
@@ -34,6 +36,23 @@ def test_gain_and_offset_are_those_that_were_applied() -> None:
     assert np.abs(found.offset - offset)[inside].mean() < 0.03
     assert abs(found.residual[inside].std() - 0.1) < 0.01
     assert 0 < found.left < 0.1
+
+
+def test_what_is_left_of_aligned_images_is_their_noise() -> None:
+    """Not what gain and offset vary within a window."""
+    shape = (25, 31, 38)
+    warped, (z, y, _) = texture(shape, 0), np.indices(shape)
+    noise = 0.05 * np.random.default_rng(1).normal(size=shape)
+    fixed = (warped + 3) * np.exp(0.8 * np.sin(z / 12) + y / 40) + noise
+    found = local_match(fixed.astype(np.float32), warped, np.ones(shape, np.float32), Windows.of(shape))
+    assert found.misfit < 0.02
+    assert found.left > 10 * found.misfit
+
+
+def test_the_choice_is_for_fields() -> None:
+    image = texture((20, 22), 0)
+    with pytest.raises(OptionError, match="bspline"):
+        dr.register(image, image, metric="auto")
 
 
 def test_only_gains_that_vary_say_more_of_other_blocks() -> None:

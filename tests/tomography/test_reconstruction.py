@@ -12,7 +12,7 @@ import xarray as xr
 from ellipsoids import Ellipsoids
 
 import daskreg as dr
-from daskreg import warping
+from daskreg import lazy_warp
 from daskreg.errors import (
     DegenerateImageError,
     InputError,
@@ -110,7 +110,7 @@ def test_the_volume_is_lazy_and_the_same_in_any_blocks(tmp_path):
 def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
     """Where the source can be read by rows, but for those beside a block from which cubic splines bring something."""
     shape = (64, 64, SIZE) if axis == "y" else (64, SIZE, 64)
-    reads, warps, run_block = [], [], warping.run_block
+    reads, warps, run_block = [], [], lazy_warp.run_block
 
     def counted(block):
         reads.append(block.size)
@@ -120,7 +120,7 @@ def test_each_row_is_read_and_aligned_once(axis, chunks, tmp_path, monkeypatch):
         warps.append(box.size)
         return run_block(job, box)
 
-    monkeypatch.setattr(warping, "run_block", aligned)
+    monkeypatch.setattr(lazy_warp, "run_block", aligned)
     sums = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     meta = np.empty((0, 0, 0), np.float32)
     lazy = da.from_array(sums, chunks=chunks).map_blocks(counted, dtype=np.float32, meta=meta)

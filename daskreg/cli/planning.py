@@ -70,13 +70,13 @@ class Planning:
         from daskreg.stacks.align import request_of
 
         request = request_of(stack, **options)
-        self.work = Work(blocks=request.spec.count, noun="slice")
+        work = Work(blocks=request.spec.count, noun="slice")
         if not self.config.gpu:
             cost = request.tried()
-            memory = cost.memory * self.config.threads_per_worker
-            self.work = replace(self.work, memory=memory)
+            work = replace(work, memory=cost.memory * self.config.threads_per_worker)
             if cost.shared is not None and cost.alone is not None:
-                self.work = replace(self.work, seconds=cost.shared, alone=cost.alone)
+                work = replace(work, seconds=cost.shared, alone=cost.alone)
+        self.work = work
 
 
 def blocks_of_part(made: Plan | FlatPlan, part: tuple[int, int], out: str) -> list[int]:

@@ -15,6 +15,7 @@ little of the other, and only a motion that is there makes them alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,8 +160,13 @@ def _halves(weight: Singles, block: int) -> Singles:
     """(2, *shape) the weight of voxels in the blocks of either colour of a checkerboard."""
     place = np.indices(weight.shape)
     inner = np.all((place % block >= _GAP) & (place % block < block - _GAP), axis=0)
-    odd = (place // block).sum(axis=0) % 2
-    return np.asarray(np.stack([weight * (inner & (odd == k)) for k in (0, 1)]), np.float32)
+    second = checkerboard(weight.shape, block)
+    return np.asarray(np.stack([weight * (inner & colour) for colour in (~second, second)]), np.float32)
+
+
+def checkerboard(shape: Sequence[int], block: int) -> NDArray[np.bool_]:
+    """(*shape) which voxels are in blocks of the second of two colours; blocks have so many voxels along each axis."""
+    return np.asarray((np.indices(shape) // block).sum(axis=0) % 2 == 1)
 
 
 def _around(values: Singles, apart: int) -> Singles:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
@@ -18,6 +17,7 @@ from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.displacement_search import checkerboard
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.layers import Layers
@@ -63,7 +63,7 @@ def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
     """Raise OptionError for what layers of B-splines are not estimated with."""
     if check_inverse:
         raise OptionError("check_inverse is for affine models: compare the fit of (moving, fixed) with fit.push")
-    if metric is not None and metric not in METRICS:
+    if metric not in METRICS:
         raise OptionError(f"model='bspline' takes the metrics {', '.join(METRICS)} or auto, not {metric!r}")
     if optimizer not in ("auto", "gauss-newton"):
         raise OptionError(f"model='bspline' is solved by gauss-newton, not {optimizer!r}")
@@ -264,7 +264,7 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
     chance, and little of what is not aligned. Squares count as their window has less contrast.
     """
-    windows, colour = Windows.of(images.fixed.shape, _BLOCK), _checkerboard(images.fixed.shape)
+    windows, colour = Windows.of(images.fixed.shape, _BLOCK), checkerboard(images.fixed.shape, _BLOCK)
     around, one = 0.0, 0.0
     for own in (colour, ~colour):
         local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)
@@ -272,10 +272,3 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
         around += float((weight * local.residual**2).sum(dtype=np.float64))
         one += float((weight * found.residual**2).sum(dtype=np.float64))
     return around / max(one, 1e-30)
-
-
-def _checkerboard(shape: Sequence[int]) -> NDArray[np.bool_]:
-    total = np.zeros(shape, np.int64)
-    for axis, n in enumerate(shape):
-        total += (np.arange(n) // _BLOCK).reshape(-1, *[1] * (len(shape) - axis - 1))
-    return np.asarray(total % 2 == 1)

@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 ARGS ?=
 
+# Tests start many processes; each would compile all of daskreg.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test quick fast-low fast-high all-low all-high all-processes pytest lint types format notebooks bench bench-register bench-clouds docs screenshots check-docs constraints clean test-oldest test-newest test-kubernetes
 

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from daskreg.runtime.device import limit_threads
+
+R = TypeVar("R")
+
+
+def timed(run: Callable[[], R], *, before: Callable[[], object] | None = None) -> tuple[R, float]:
+    """What `run` returns, and the seconds that it takes in one thread.
+
+    Args:
+        before: called first, to compile; None: `run` itself is.
+    """
+    with limit_threads(1):
+        (before or run)()
+        began = time.perf_counter()
+        found = run()
+        return found, time.perf_counter() - began
 
 
 @dataclass(frozen=True)

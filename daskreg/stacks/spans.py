@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -28,6 +27,7 @@ from daskreg.runtime.device import limit_threads, resolve
 from daskreg.sources.in_memory import source_in_memory
 from daskreg.sources.source import Source
 from daskreg.stacks.common_line import fit_profiles, profiles
+from daskreg.stacks.execution import timed
 from daskreg.stacks.model import StackModel
 from daskreg.stacks.neighbor_registration import ImageSequence, pairs_within
 from daskreg.stacks.pair_registration import PairOptions, blank_images
@@ -215,11 +215,9 @@ def tried_seconds(stack: StackSpec) -> float | None:
     tried = middle(stack.count, min(TRIED, _most(stack)))
     start = tried.start
     span = Span(stack.restricted(max(0, start - _BACK - stack.reach), tried.stop), start, tried.stop)
-    fit_span(replace(span, stop=start + 1))  # compiles
-    began = time.perf_counter()
-    found = fit_span(span)
+    found, seconds = timed(lambda: fit_span(span), before=lambda: fit_span(replace(span, stop=start + 1)))
     seen = np.count_nonzero(~found.features.blank)
-    return (time.perf_counter() - began) / seen * stack.count if len(found.pairs) else None
+    return seconds / seen * stack.count if len(found.pairs) else None
 
 
 def middle(count: int, some: int) -> range:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from daskreg.blocks.tasks import run_tasks
-from daskreg.runtime.device import limit_threads, resolve
-from daskreg.stacks.execution import Execution
+from daskreg.runtime.device import resolve
+from daskreg.stacks.execution import Execution, timed
 from daskreg.stacks.pair_registration import batch_bytes
 from daskreg.stacks.reference_registration import SlicePoses, SliceReading, register_to_mean, register_to_slice
 from daskreg.stacks.slice_reader import CACHE_BYTES, TILE_BYTES
@@ -39,11 +38,7 @@ def register_to_reference(task: ReferenceTask, execution: Execution) -> SlicePos
 
 def tried_seconds(task: ReferenceTask, count: int) -> float | None:
     """Seconds of one thread for `count` slices, from a task of a few of them; None: too few of these are not blank."""
-    with limit_threads(1):
-        _run(task)  # compiles
-        began = time.perf_counter()
-        found = _run(task)
-        seconds = time.perf_counter() - began
+    found, seconds = timed(lambda: _run(task))
     registered = np.count_nonzero(~found.blank) - (task.start is None)
     return seconds / registered * count if registered > 0 else None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskreg.stacks import estimate
+from daskreg.stacks import estimate, execution
 from daskreg.stacks.align import request_of
 from daskreg.stacks.elastic import request as elastic
 from daskreg.stacks.elastic import task as elastic_task
@@ -99,7 +99,7 @@ def test_the_time_of_fields_is_that_of_their_pairs(stack: Any, monkeypatch: pyte
         return SimpleNamespace(edges=[(0, 1), (0, 2), (1, 2)])
 
     monkeypatch.setattr(elastic_task, "_run", run)
-    monkeypatch.setattr(elastic_task.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(execution.time, "perf_counter", lambda: next(clock))
     spec = request_of(stack[:, :3], axis=1, max_iterations=9).spec
     task = elastic.ElasticTask(spec, np.tile(np.eye(3), (3, 1, 1)), (30.0, 30.0), (), False)
     assert elastic_task.tried_seconds(task, 12) == 3 / 3 * 21

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,13 +17,12 @@ from daskreg.registration.deformable.control_grid import ControlGrid, control_gr
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import pyramid, standardised
-from daskreg.runtime.device import limit_threads
 from daskreg.runtime.memory import available_memory
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.estimate import estimate_fields
 from daskreg.stacks.elastic.solve import Pairs
 from daskreg.stacks.elastic.uncertainty import field_sigma
-from daskreg.stacks.execution import Execution
+from daskreg.stacks.execution import Execution, timed
 from daskreg.stacks.pair_registration import blank_images, slice_batch
 from daskreg.stacks.spans import StackSpec
 from daskreg.stacks.trajectory import whittaker
@@ -191,12 +189,9 @@ def tried_seconds(task: ElasticTask, count: int) -> float | None:
     """Seconds of one thread for the fields of `count` slices, from a task of a few of them: by the number of pairs;
     None: there are none."""
     spec = task.spec
-    with limit_threads(1):
-        once = replace(spec, options=replace(spec.options, max_iterations=1))
-        _run(replace(task, spec=once))  # compiles
-        began = time.perf_counter()
-        tried = len(_run(task).edges)
-        seconds = time.perf_counter() - began
+    once = replace(task, spec=replace(spec, options=replace(spec.options, max_iterations=1)))
+    found, seconds = timed(lambda: _run(task), before=lambda: _run(once))
+    tried = len(found.edges)
     return seconds / tried * len(pairs_of(np.zeros(count, bool), spec.reach)) if tried else None
 
 

@@ -59,7 +59,7 @@ class Reprojection:
         shape = (self.columns, self.columns)
         projector = SliceProjector(self.radians, shape, self.columns, self.centre, self.radius)
         object.__setattr__(self, "projector", projector)
-        response = fbp_response(self.radians, self.columns, longest=2 * self.radius)
+        response = self._unrestored()
         if not self.iterated:  # the iterations restore it
             response /= kept_by_interpolation(projector)
         object.__setattr__(self, "response", response.astype(np.float32))
@@ -90,8 +90,12 @@ class Reprojection:
 
     def coupling(self, images: Array) -> Floats:
         """(A, P, A, P) products of (P, A, U, V) images with H of all of them, without iterations."""
-        response = fbp_response(self.radians, self.columns, longest=2 * self.radius).astype(np.float32)
+        response = self._unrestored().astype(np.float32)
         return coupling_matrix(images, self.radians, response, self.centre, self.radius)
+
+    def _unrestored(self) -> Floats:
+        """(A, F) response of filtered back-projection, without what interpolation takes being restored."""
+        return fbp_response(self.radians, self.columns, longest=2 * self.radius)
 
     def _once(self, aligned: Array) -> Array:
         return self.projector.project(self.projector.smear(filtered(aligned, self.response)))

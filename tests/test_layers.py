@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Set
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -193,9 +194,23 @@ def sanctioned(module: str, imported: str) -> bool:
     return any(a in mine and b in theirs for a, b in SANCTIONED)
 
 
+def first(module: str) -> str:
+    return module.partition(".")[0]
+
+
+FOLDERS = {top: sorted(names) for top, names in groupby(sorted(MODULES, key=first), first)}
+"""Modules of the package by the folder at its top that they are in, or their own name there."""
+in_each_folder = pytest.mark.parametrize("modules", FOLDERS.values(), ids=FOLDERS)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_go_downwards(module: str) -> None:
+@in_each_folder
+def test_imports_go_downwards(modules: list[str]) -> None:
+    for module in modules:
+        check_that_imports_go_downwards(module)
+
+
+def check_that_imports_go_downwards(module: str) -> None:
     if module:
         assert layer(module) in RANKS, f"{module} has no place in LAYERS"
     for imported in sorted(inner(imports(MODULES[module], module))):
@@ -209,8 +224,13 @@ def test_imports_go_downwards(module: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_libraries_stay_in_their_layers(module: str) -> None:
+@in_each_folder
+def test_libraries_stay_in_their_layers(modules: list[str]) -> None:
+    for module in modules:
+        check_libraries(module)
+
+
+def check_libraries(module: str) -> None:
     names = outer(imports(MODULES[module], module))
     if layer(module) == "geometry":
         allowed = set(sys.stdlib_module_names) | {"numpy"}
@@ -223,8 +243,8 @@ def test_libraries_stay_in_their_layers(module: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
+@in_each_folder
+def test_heavy_libraries_are_imported_where_they_are_used(modules: list[str]) -> None:
     holders = ("sampling", "registration", "stacks", "clouds", "reg_torch")
     own = {
         name: {"torch"}
@@ -240,9 +260,10 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     own |= {"runtime.triton_support": {"torch"}}
     own |= {"tomography.projector.posed": {"torch"}}
     own |= {"cluster": {"distributed"}, "reporting.figures": {"matplotlib"}}
-    names = outer(imports(MODULES[module], module, inside=False))
-    allowed = own.get(layer(module), set()) | own.get(module, set())
-    assert not names & (HEAVY - allowed), f"{module} imports {sorted(names & (HEAVY - allowed))} at the top"
+    for module in modules:
+        names = outer(imports(MODULES[module], module, inside=False))
+        allowed = own.get(layer(module), set()) | own.get(module, set())
+        assert not names & (HEAVY - allowed), f"{module} imports {sorted(names & (HEAVY - allowed))} at the top"
 
 
 def reached(module: str) -> set[str]:
@@ -261,12 +282,13 @@ def reached(module: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(name for name in MODULES if without_torch(name)))
-def test_torch_is_not_reached_through_another_module(module: str) -> None:
+@in_each_folder
+def test_torch_is_not_reached_through_another_module(modules: list[str]) -> None:
     """Workers that warp on a CPU, and clouds of points there, never load torch."""
-    for name in reached(module):
-        names = outer(imports(MODULES[name], name, inside=False))
-        assert "torch" not in names, f"importing {module} imports {name}, which imports torch"
+    for module in filter(without_torch, modules):
+        for name in reached(module):
+            names = outer(imports(MODULES[name], name, inside=False))
+            assert "torch" not in names, f"importing {module} imports {name}, which imports torch"
 
 
 def own_names(tree: ast.Module) -> set[str]:
@@ -284,12 +306,18 @@ def own_names(tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"runtime.private_apis", "runtime.callees"}))
-def test_private_names_of_others_are_used_in_one_module(module: str) -> None:
+@in_each_folder
+def test_private_names_of_others_are_used_in_one_module(modules: list[str]) -> None:
     """`x._name` is of the file itself, or public in spite of its name (named tuples, numba's structures).
 
     The rest is in private_apis, and what there is of numba's compiler in callees.
     """
+    for module in modules:
+        if module not in ("runtime.private_apis", "runtime.callees"):
+            check_private_names(module)
+
+
+def check_private_names(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     public = {"_replace", "_fields", "_asdict", "_getvalue"} | own_names(tree)
     for node in ast.walk(tree):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 from daskreg.runtime.compile_ahead import compile_first
@@ -33,6 +34,19 @@ def data() -> Path:
 def _compiled_code() -> None:
     """Small images are sampled and registered by compiled code, also where nothing is compiled yet."""
     compile_first()
+
+
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
+    """Workers of this process are forked from one that has imported what they need (`processes.fork_server`).
+
+    By default each is spawned and imports it anew, as tests of how workers start have to have it.
+    """
+    from processes import fork_server
+
+    fork_server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @pytest.fixture(scope="session")

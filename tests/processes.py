@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,8 +12,12 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+import dask
 
 SHAPE = (18, 75, 90)
 CHUNKS = (1, 25, 30)
@@ -38,6 +43,20 @@ def volume(stored, released, made):
 HOW: dict[str, Any] = {"chunks": CHUNKS, "levels": 2, "memory": "8 MiB", "progress": False}
 
 
+@cache
+def fork_server() -> ForkServerContext:
+    """Starts processes by forking one that has imported what workers need, which each would otherwise do anew."""
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context()  # which the first time names modules of its own
+    context = multiprocessing.get_context("forkserver")
+    # Not numba and torch, which look at their environment when they are imported.
+    modules = ["distributed.cli.dask_worker", "dask.array", "xarray", "zarr", "daskreg.blocks.job"]
+    context.set_forkserver_preload(modules)
+    return context
+
+
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -57,7 +76,8 @@ class Cluster:
 
     folder: Path
     arguments: list[str] = field(default_factory=list)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    scheduler: subprocess.Popen[bytes] = field(init=False)
+    workers: list[ForkServerProcess] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
@@ -68,18 +88,39 @@ class Cluster:
         return str(json.loads(self.file.read_text())["address"])
 
     @property
-    def scheduler(self) -> subprocess.Popen[bytes]:
-        return self.processes[0]
+    def options(self) -> list[str]:
+        return ["--scheduler-file", str(self.file), "--no-dashboard", "--host", "127.0.0.1", *self.arguments]
 
-    def start(self, what: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--scheduler-file", str(self.file)]
-        command += ["--no-dashboard", "--host", "127.0.0.1", *self.arguments, *options]
-        with (self.folder / f"{what}-{len(self.processes)}.log").open("wb") as log:
-            self.processes.append(subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log))
-        return self.processes[-1]
+    def start(self, *options: str) -> None:
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", *self.options, *options]
+        with (self.folder / "scheduler.log").open("wb") as log:
+            self.scheduler = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+        until(lambda: self.file.exists() and "address" in json.loads(self.file.read_text() or "{}"))
 
-    def worker(self) -> subprocess.Popen[bytes]:
-        return self.start("worker", "--nthreads", "1", "--no-nanny")
+    def worker(self) -> None:
+        words = [*self.options, "--nthreads", "1", "--no-nanny"]
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        self.workers.append(fork_server().Process(target=run_worker, args=(words, log, dict(os.environ))))
+        self.workers[-1].start()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
+        self.scheduler.kill()
+        self.scheduler.wait()
+
+
+def run_worker(words: list[str], log: Path, environment: dict[str, str]) -> None:
+    """`dask worker WORDS` in this process, which is a new one, in the folder of its log."""
+    from distributed.cli.dask_worker import main
+
+    os.environ.update(environment)
+    os.chdir(log.parent)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for number in (1, 2):
+        os.dup2(output, number)
+    main(words)
 
 
 @contextlib.contextmanager
@@ -89,15 +130,12 @@ def own_cluster(
     """A cluster that runs on its own, and ends with the block."""
     cluster = Cluster(folder, list(arguments))
     try:
-        cluster.start("scheduler", "--port", "0", *scheduler_arguments)
-        until(lambda: cluster.file.exists() and "address" in json.loads(cluster.file.read_text() or "{}"))
+        cluster.start(*scheduler_arguments)
         for _ in range(workers):
             cluster.worker()
         yield cluster
     finally:
-        for process in reversed(cluster.processes):
-            process.kill()
-            process.wait()
+        cluster.end()
 
 
 @dataclass

@@ -57,6 +57,7 @@ def assert_upright(written, source):
     assert grid(written).same(dr.Grid(where.shape, where.spacing, first, direction, unit=where.unit))
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_on_a_cluster(tmp_path):
     """Specs travel, files are opened and unpacked by the workers; and the same in local threads."""
     paths = [written(tmp_path, name) for name in FORMATS]

@@ -27,7 +27,7 @@ from daskreg.sources.storage.object_bytes import ObjectBytes
 from daskreg.sources.store_options import share_options
 from daskreg.writing import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 OPTIONS: dict[str, Any] = {"chunks": (3, 16, 20), "shards": None, "levels": 2, "memory": "2 MiB", "progress": False}
 PULL = dr.Affine.translation(y=1.5, x=-2.25)

@@ -37,7 +37,7 @@ from daskreg.errors import (
 from daskreg.volumes import to_dataarray
 from daskreg.writing import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 SHAPE = (13, 97, 120)
 GRID = dr.Grid(SHAPE, spacing=(2.0, 0.5, 0.5), origin=(1, -3, 4), unit="um")

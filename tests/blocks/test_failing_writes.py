@@ -39,7 +39,7 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def client(forked_workers: None) -> Iterator[Client]:
     with dr.connect(workers=1) as client:
         yield client
 

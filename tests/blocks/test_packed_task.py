@@ -98,7 +98,7 @@ def test_tasks_grow_while_they_are_quick_and_shrink_when_they_take_long() -> Non
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def client(forked_workers: None) -> Iterator[Client]:
     with dr.connect(workers=2) as client:
         yield client
 
@@ -204,6 +204,7 @@ def test_a_lost_worker_redoes_only_what_it_held(client: Client, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_an_item_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
     import dask
 

@@ -18,7 +18,7 @@ def double(n: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def client():
+def client(forked_workers):
     with dr.connect(workers=1) as client:
         yield client
 

@@ -226,6 +226,7 @@ def test_slabs_are_cut_no_smaller_than_they_must_be(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_compute_what_this_process_writes(tmp_path: Path, stored: Path) -> None:
     source = warped(stored)
     with dr.connect(workers=1):

@@ -159,6 +159,7 @@ def test_union_and_intersection(volume: np.ndarray) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_plan_and_write_to_a_cluster(tmp_path: Path, volume: np.ndarray) -> None:
     """Its parts travel to worker processes; a block is computed again only where its own part has changed."""
     stored = zarr.create_array(tmp_path / "in.zarr", shape=SHAPE, chunks=(3, 16, 16), dtype="f4")

@@ -35,7 +35,7 @@ from daskreg.registration.score_sums import joined, score_sums, sums_of_part, to
 from daskreg.registration.verdicts import FitStatus
 from daskreg.volumes import to_dataarray
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 Floats = NDArray[np.float64]
 NO_DASHBOARD = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}

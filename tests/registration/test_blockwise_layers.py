@@ -211,6 +211,7 @@ def test_what_is_masked_has_no_part(small: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_run_on_workers_that_is_killed_is_continued_and_finds_what_threads_find(
     small: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

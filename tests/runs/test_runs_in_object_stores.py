@@ -115,7 +115,7 @@ def test_a_run_on_a_cluster_goes_on_without_its_client(
             dr.write(dr.warp(dr.open(source), pull=PULL), out, client=client, wait=False, **HOW)
         until(lambda: entries(out) > 3)
         run = dr.attach(out, storage_options=s3.options)
-        assert run.progress.process.pid in [process.pid for process in cluster.processes]
+        assert run.progress.process.pid in [worker.pid for worker in cluster.workers]
         s3.fault = None
         written = run.wait(timeout=120)
     assert written.blocks == run.progress.total

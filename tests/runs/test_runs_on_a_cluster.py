@@ -248,9 +248,7 @@ def test_a_run_on_a_cluster_with_certificates(slow: SlowRun, tmp_path: Path) -> 
 def test_a_run_whose_scheduler_died_says_so(slow: SlowRun, cluster: Cluster) -> None:
     """The last one of this file: it ends the cluster."""
     run = started(slow, cluster)
-    for process in cluster.processes:
-        process.kill()
-        process.wait()
+    cluster.end()
     with pytest.raises(RunInterruptedError, match="the same call as before resumes"):
         dr.attach(slow.out).wait(timeout=300)
     assert run.state == "interrupted"

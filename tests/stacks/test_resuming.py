@@ -161,7 +161,7 @@ def test_a_saved_fit_is_loaded_unchanged(stack, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def client():
+def client(forked_workers):
     with dr.connect(workers=2) as client:
         yield client
 

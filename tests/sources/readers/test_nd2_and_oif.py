@@ -154,6 +154,7 @@ def test_a_compound_file_whose_sectors_run_in_circles(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_read_what_libraries_read(tmp_path: Path) -> None:
     pytest.importorskip("oiffile")
     pytest.importorskip("olefile")

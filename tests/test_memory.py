@@ -61,8 +61,8 @@ def load_all(path: Path) -> None:
         np.asarray(warped(dr.open(path), **options))
 
 
-def warm_up(client: Client, folder: Path) -> int:
-    """Import and compile all on each of the workers; their resident size then."""
+def warm_up(client: Client, folder: Path) -> None:
+    """Import and compile all on each of the workers."""
     tiny = zarr.create_array(folder / "tiny.zarr", shape=(16, 64, 64), chunks=(1, 64, 64), dtype="u2")
     tiny[:] = np.broadcast_to(np.arange(64, dtype="u2"), tiny.shape)
     volume = dr.open(folder / "tiny.zarr")
@@ -70,7 +70,6 @@ def warm_up(client: Client, folder: Path) -> int:
     for options in [WARPS["drift"], *WARPS.values()]:
         made = warped(volume, **options)
         dr.write(made, folder / "warm.zarr", chunks=(1, 64, 64), levels=1, overwrite=True, progress=False)
-    return MemoryWatch.workers(client).idle
 
 
 def peak(client: Client, folder: Path, slices: int, shards: Any = "auto", **options: Any) -> tuple[int, int]:
@@ -85,29 +84,37 @@ def peak(client: Client, folder: Path, slices: int, shards: Any = "auto", **opti
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stacks are, of which some are read by several tests."""
+    return tmp_path_factory.mktemp("stacks")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    """A client of workers that have imported and compiled all."""
     with dr.connect(workers=WORKERS) as client:
+        warm_up(client, folder)
         yield client
 
 
-def test_a_copy_takes_some_chunks_whatever_is_projected(tmp_path: Path, client: Client) -> None:
+def test_a_copy_takes_some_chunks_whatever_is_projected(folder: Path, client: Client) -> None:
     """The figures here do not come from the planner, so that memory and its projection cannot grow together.
 
     A worker that copies whole chunks holds one decoded and its encoding twice; seven chunks were measured.
     """
-    idle = warm_up(client, tmp_path)
+    idle = MemoryWatch.workers(client).idle
     assert idle <= WORKERS * IDLE_WORKER
-    stack(tmp_path / "in.zarr", 128)
+    stack(folder / "in128.zarr", 128)
     with MemoryWatch.workers(client) as watch:
-        dr.write(dr.open(tmp_path / "in.zarr"), tmp_path / "out.zarr", chunks=(8, 256, 256), levels=1, progress=False)
+        dr.write(dr.open(folder / "in128.zarr"), folder / "copy.zarr", chunks=(8, 256, 256), levels=1, progress=False)
     print(f"idle {idle / MIB:.0f} MiB, copy {(watch.peak - idle) / MIB:.0f} MiB")
     assert watch.peak - idle <= WORKERS * 16 * (8 * 256 * 256 * 2)
 
 
-def test_memory_is_flat_and_under_the_projection(tmp_path: Path, client: Client) -> None:
-    idle = warm_up(client, tmp_path)
-    small, _ = peak(client, tmp_path, 32)
-    large, projected = peak(client, tmp_path, 128)
+def test_memory_is_flat_and_under_the_projection(folder: Path, client: Client) -> None:
+    idle = MemoryWatch.workers(client).idle
+    small, _ = peak(client, folder, 32)
+    large, projected = peak(client, folder, 128)
     small, large = small - idle, large - idle
     print(f"64 MiB: {small / MIB:.0f} MiB; 256 MiB: {large / MIB:.0f} MiB; projected {projected / MIB:.0f} MiB")
     assert projected / 2 <= large <= projected
@@ -115,13 +122,13 @@ def test_memory_is_flat_and_under_the_projection(tmp_path: Path, client: Client)
     assert large - small < projected / WORKERS / 2
 
 
-def test_a_run_keeps_to_its_projection_whatever_ran_there_before(tmp_path: Path, client: Client) -> None:
+def test_a_run_keeps_to_its_projection_whatever_ran_there_before(folder: Path, client: Client) -> None:
     """Kinds that take much, then the one that takes least; it took more than twice its projection once.
 
     How much the allocator keeps of what was freed differs from run to run, and counts as taken here.
     """
-    idle = warm_up(client, tmp_path)
+    idle = MemoryWatch.workers(client).idle
     for name in ("tilt", "order 3", "float32 in shards", "drift"):
-        taken, projected = peak(client, tmp_path, 32, **KINDS[name])
+        taken, projected = peak(client, folder, 32, **KINDS[name])
         print(f"{name}: {(taken - idle) / MIB:.0f} MiB; projected {projected / MIB:.0f} MiB")
         assert taken - idle <= 1.5 * projected, name

@@ -6,7 +6,6 @@ Blocks are made slow on the workers, so that faults meet running ones; a file en
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ import psutil
 import pytest
 import zarr
 from distributed import Client, LocalCluster
+from processes import own_cluster
 from processes import until as wait_until
 
 import daskreg as dr
@@ -39,13 +39,13 @@ from daskreg.errors import (
 )
 from daskreg.writing import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
-SHAPE = (24, 200, 160)
+SHAPE = (24, 100, 80)
 PIXELS = np.random.default_rng(0).integers(0, 60_000, SHAPE, dtype=np.uint16)
 TURN = dr.Affine.from_parameters(theta=0.2, tx=3, centre=(100, 80))
 SMALL: dict[str, Any] = {"chunks": (1, 50, 40), "levels": 1, "memory": "4 MiB", "progress": False}
-BLOCKS = 24 * 4 * 4
+BLOCKS = 24 * 2 * 2
 NO_DASHBOARD = {"dashboard_address": ":0", "processes": True, "host": "127.0.0.1"}
 IN_THREADS = {"dashboard_address": ":0", "processes": False}
 
@@ -160,7 +160,7 @@ def test_workers_that_die_again_and_again_lose_nothing(
 def test_the_work_of_a_worker_that_hangs_moves_on_and_its_late_result_does_no_harm(
     tmp_path: Path, stored: Path
 ) -> None:
-    slow = Slow(tmp_path, stored, 0.1)
+    slow = Slow(tmp_path, stored, 0.4)
     path = tmp_path / "out.zarr"
     stopped: list[psutil.Process] = []
 
@@ -183,40 +183,18 @@ def test_the_work_of_a_worker_that_hangs_moves_on_and_its_late_result_does_no_ha
         assert whole(path, PIXELS)
 
 
-@contextlib.contextmanager
-def own_cluster(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """A scheduler and two workers as processes of their own; gives the scheduler's file and process."""
-    file = folder / "scheduler.json"
-    file.unlink(missing_ok=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
-    dask_cli = [sys.executable, "-m", "distributed.cli.dask_"]
-    processes = []
-    try:
-        for command, extra in (("scheduler", ["--port", "0"]), *[("worker", ["--nthreads", "1", "--no-nanny"])] * 2):
-            processes.append(
-                subprocess.Popen([*dask_cli[:-1], dask_cli[-1] + command, *common, *extra], cwd=folder, **quiet)
-            )
-            until(lambda: file.exists() and "address" in json.loads(file.read_text() or "{}"))
-        yield file, processes[0]
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
-
-
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_an_error_and_the_run_resumes(
     tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daskreg.cluster.address.CONNECT_SECONDS", 5)
-    slow = Slow(tmp_path, stored, 0.05)
+    slow = Slow(tmp_path, stored, 0.2)
     path = tmp_path / "out.zarr"
-    with own_cluster(tmp_path) as (file, scheduler), dr.connect(file) as client:
+    with own_cluster(tmp_path) as cluster, dr.connect(cluster.file) as client:
 
         def kill() -> None:
             until(lambda: Ledger(path).exists and len(Ledger(path).entries()) > 20)
-            scheduler.kill()
+            cluster.scheduler.kill()
 
         started = time.monotonic()
         with meanwhile(kill), pytest.raises(SchedulerLostError, match="run the same command again to resume"):
@@ -233,7 +211,7 @@ def test_a_scheduler_that_dies_is_an_error_and_the_run_resumes(
 @pytest.mark.slow
 def test_the_scheduler_imports_nothing_that_only_workers_need(tmp_path: Path, stored: Path) -> None:
     """It reads the description of a task, whose function is in a module without imports."""
-    with own_cluster(tmp_path) as (file, _), dr.connect(file) as client:
+    with own_cluster(tmp_path) as cluster, dr.connect(cluster.file) as client:
         dr.write(dr.open(stored), tmp_path / "out.zarr", levels=1, progress=False)
         loaded = client.run_on_scheduler(lambda: sorted(sys.modules))
     assert "daskreg.blocks.packed_task" in loaded
@@ -243,7 +221,7 @@ def test_the_scheduler_imports_nothing_that_only_workers_need(tmp_path: Path, st
 @pytest.mark.slow
 def test_a_scheduler_that_comes_back_goes_on_with_the_run(tmp_path: Path, stored: Path) -> None:
     """As after a restart of its machine: the same address, and no memory of any task."""
-    slow = Slow(tmp_path, stored, 0.05)
+    slow = Slow(tmp_path, stored, 0.2)
     path = tmp_path / "out.zarr"
     with LocalCluster(n_workers=1, threads_per_worker=1, **NO_DASHBOARD) as cluster, Client(cluster) as client:
 
@@ -264,7 +242,7 @@ def script(stored: Path, path: Path, *, cluster: bool) -> str:
         import time
         import daskreg as dr
         def slowly(done, total, nbytes):
-            time.sleep(0.02)
+            time.sleep(0.08)
         if __name__ == "__main__":
             if {cluster}:
                 dr.connect(workers=1)
@@ -320,7 +298,7 @@ def test_a_store_that_fails_a_fifth_of_its_calls_is_read_and_written(tmp_path: P
     warped = dr.warp(dr.open(stored), pull=TURN)
     with dr.connect(workers=2) as client:
         client.run(unreliable, str(tmp_path))
-        written = dr.write(warped, path, client=client, chunks=(2, 50, 80), levels=1, memory="1 MiB", progress=False)
+        written = dr.write(warped, path, client=client, chunks=(2, 25, 40), levels=1, memory="1 MiB", progress=False)
     assert written.retries > written.blocks / 2
     assert f"{written.retries} store calls tried again" in repr(written)
     assert whole(path, warped.compute(scheduler="sync").values)
@@ -331,7 +309,7 @@ def test_a_full_disk_is_said_and_finished_blocks_are_kept(tmp_path: Path) -> Non
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
@@ -407,11 +385,11 @@ def test_tasks_for_gpus_go_to_workers_that_have_one(tmp_path: Path, stored: Path
 
 
 def test_failing_blocks_are_named_at_the_end_and_the_rest_is_kept(tmp_path: Path, stored: Path, client: Client) -> None:
-    victim = stored / "c" / "3" / "2" / "0"
+    victim = stored / "c" / "3" / "1" / "0"
     good = victim.read_bytes()
     victim.write_bytes(good[: len(good) // 2])
     path = tmp_path / "out.zarr"
-    with pytest.raises(BlocksFailedError, match=r"1 blocks.*redoes only(.|\n)*block \(3, 2, 0\).*chunk c/3/2/0"):
+    with pytest.raises(BlocksFailedError, match=r"1 blocks.*redoes only(.|\n)*block \(3, 1, 0\).*chunk c/3/1/0"):
         dr.write(dr.open(stored), path, client=client, **SMALL)
     assert len(Ledger(path).entries()) == BLOCKS - 1
     victim.write_bytes(good)
@@ -421,7 +399,7 @@ def test_failing_blocks_are_named_at_the_end_and_the_rest_is_kept(tmp_path: Path
 
 
 def test_two_runs_of_one_output_do_not_meet(tmp_path: Path, stored: Path) -> None:
-    slow = Slow(tmp_path, stored, 0.05)
+    slow = Slow(tmp_path, stored, 0.5)
     path = tmp_path / "out.zarr"
     refused: list[str] = []
 
@@ -448,11 +426,11 @@ def test_a_task_that_outlives_its_run_writes_nothing_more(tmp_path: Path, stored
     """As when a client dies, its workers go on, and the same command is typed again at once."""
     slow = Slow(tmp_path, stored, 0.5)
     path = tmp_path / "out.zarr"
-    with own_cluster(tmp_path) as (file, _):
+    with own_cluster(tmp_path) as cluster:
         code = (
             f"import dask, daskreg as dr, cloudpickle\n"
             f"volume = cloudpickle.load(open({str(tmp_path / 'slow.pickle')!r}, 'rb'))\n"
-            f"client = dr.connect({str(file)!r})\n"
+            f"client = dr.connect({str(cluster.file)!r})\n"
             f"dr.write(volume, {str(path)!r}, chunks=(1, 50, 40), levels=1, memory='1 MiB', progress=False)\n"
         )
         import cloudpickle
@@ -473,7 +451,7 @@ def test_a_task_that_outlives_its_run_writes_nothing_more(tmp_path: Path, stored
 
 def test_blocks_that_a_task_of_a_replaced_run_writes_over_are_made_again(tmp_path: Path, stored: Path) -> None:
     """Such a task looked whether its run was the current one just before that changed."""
-    path, keys = tmp_path / "out.zarr", ["0/c/3/1/2", "0/c/23/3/3"]
+    path, keys = tmp_path / "out.zarr", ["0/c/3/1/0", "0/c/23/1/1"]
     dr.write(dr.open(stored), path, client=False, **SMALL)
     late = [entry for entry in Ledger(path).entries().values() if entry.files[0][0] in keys]
     old = {key: (path / key).read_bytes() for key in keys}

@@ -91,8 +91,10 @@ PARTS := all-low all-high all-processes
 pytest: $(VENV)/.test-installed
 	@$(MAKE) --no-print-directory -j3 --output-sync=line $(PARTS)
 
-# Threads of OpenMP that have nothing to do sleep: they would take the cores from the other parts.
+# Threads that have nothing to do would take the cores from the other parts: those of OpenMP sleep, and OpenBLAS has one,
+# since a second one spins while it waits.
 fast-low fast-high $(PARTS) notebooks: export OMP_WAIT_POLICY := PASSIVE
+fast-low fast-high $(PARTS) notebooks: export OPENBLAS_NUM_THREADS := 1
 
 PROCESSES := $(addprefix tests/,cluster runs test_faults.py test_object_stores.py test_object_stores_cluster.py test_security.py)
 LOWER := $(addprefix tests/,$(filter-out cluster,$(LOW)) stacks cli reporting clouds fields landmarks flat tomography viewing)

@@ -191,7 +191,7 @@ def cluster_file(folder: Path) -> Path:
     return folder / "slurm.yaml"
 
 
-def submit(folder: Path, *words: str) -> str:
+def submit(folder: Path, nodes: int, *words: str) -> str:
     """The number of the job."""
     command = [
         sys.executable,
@@ -199,7 +199,7 @@ def submit(folder: Path, *words: str) -> str:
         "from daskreg.cli import main; main()",
         "submit",
         cluster_file(folder),
-        "--nodes=3",
+        f"--nodes={nodes}",
         "--",
         *words,
     ]
@@ -239,14 +239,14 @@ def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_
         "--levels",
         "1",
     ]
-    number = submit(tmp_path, *words, "--memory", "4MiB")
+    number = submit(tmp_path, 3, *words, "--memory", "4MiB")
     ledger = Ledger(path)
     until(lambda: ledger.exists and len(ledger.entries()) > 1)
     # As SLURM does shortly before the walltime.
     subprocess.run(["scancel", "--signal=USR1", "--batch", number], timeout=WAIT, check=True)
     first = ended(number)
     kept = len(ledger.entries())
-    again = submit(tmp_path, *words, "--memory", "4MiB")
+    again = submit(tmp_path, 1, *words, "--memory", "4MiB")
     assert ended(again) == "JobState=COMPLETED ExitCode=0:0"
     output = (tmp_path / f"daskreg-{again}.out").read_text()
     if kept < 48:  # else it had ended when the signal came
@@ -281,8 +281,8 @@ def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, s
             nodes("kill", dead[0])
 
     try:
-        with dr.connect(config(tmp_path)) as client:
-            client.wait_for_workers(3, timeout=WAIT)
+        with dr.connect(config(tmp_path, jobs=2)) as client:
+            client.wait_for_workers(2, timeout=WAIT)
             moved = dr.warp(dr.open(stored), pull=TURN)
             written = dr.write(
                 moved, path, client=client, chunks=(1, 50, 40), levels=1, memory="4 MiB", progress=pull_the_plug

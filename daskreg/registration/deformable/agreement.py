@@ -1,8 +1,11 @@
-"""Where aligned images show the same structure: around which control points their gradients agree.
+"""Where aligned images show the same structure: what their gradients tell around each control point.
 
-A pair can be aligned in one part and show different things in another: a tear, dirt, a region that steps did not reach.
-Gradients there have as much energy as elsewhere, and nothing in common. What such voxels tell of the motion is not
-known, so that they are no information in the error bars.
+Normal equations take gradients for signal, with one part of noise all over the images. Where an image is flat they are
+noise alone, and what they seem to tell makes error bars too small.
+
+A pair can also be aligned in one part and show different things in another: a tear, dirt, a region that steps did not
+reach. Gradients there have as much energy as elsewhere, and nothing in common. What such voxels tell of the motion is
+not known, so that they are no information in the error bars, either.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from scipy import ndimage
 
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, without_edges
-from daskreg.registration.deformable.noise_model import compared_slopes
+from daskreg.registration.deformable.noise_model import LEAST_SHARE, compared_slopes
 
 Floats = NDArray[np.float64]
 
@@ -29,18 +32,19 @@ _EXPECTED, _PART = 0.3, 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """around: (*nodes) bool of the control points, false where the images show different structures."""
+    """told: (*nodes) of the control points, 0..1: the part of the energy of the gradients that is no noise, of that all
+    over the images; zero where these show different structures."""
 
     control: ControlGrid
-    around: NDArray[np.bool_]
+    told: Floats
 
-    def of(self, control: ControlGrid) -> NDArray[np.bool_]:
+    def of(self, control: ControlGrid) -> Floats:
         """(*nodes) for other control points of the same image: that of the nearest one."""
         if control == self.control:
-            return self.around
+            return self.told
         points = control.grid.world(np.indices(control.shape).reshape(control.ndim, -1).T)
         nearest = np.clip(np.rint(self.control.grid.index(points)).astype(int), 0, np.asarray(self.control.shape) - 1)
-        found: NDArray[np.bool_] = self.around[tuple(nearest.T)].reshape(control.shape)
+        found: Floats = self.told[tuple(nearest.T)].reshape(control.shape)
         return found
 
 
@@ -58,10 +62,12 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     total = _near(weight, control, images)
     energy, seen = np.sqrt(ff * mm), total > total.max() * 1e-3
     if not seen.any():
-        return Agreement(control, np.ones(control.shape, bool))
+        return Agreement(control, np.ones(control.shape))
     noise = float(np.median(np.maximum(ff + mm - 2 * common, 0)[seen] / total[seen])) / 2
     expected = 1 - noise * total / np.maximum(energy, 1e-30)
-    return Agreement(control, ~(seen & (expected > _EXPECTED) & (common < _PART * expected * energy)))
+    different = seen & (expected > _EXPECTED) & (common < _PART * expected * energy)
+    signal, shared = 1 - noise * total / np.maximum(ff, 1e-30), float(common.sum()) / float(ff.sum())
+    return Agreement(control, np.where(different, 0.0, np.clip(signal / max(shared, LEAST_SHARE), 0, 1)))
 
 
 def _near(values: Singles, control: ControlGrid, images: LevelImages) -> Floats:

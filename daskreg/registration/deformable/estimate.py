@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,8 @@ from daskreg.registration.verdict.local_shifts import LocalShifts
 _LAST_STEPS = 3
 _LEAST_JOINT = 4096
 """Voxels of a level for "mi": fewer have a joint histogram of less than 16 bins, and steps go astray."""
+# Voxels for each independent sample of residuals, and coefficients that are determined, as a share.
+_SMOOTH, _HARDLY = 10.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,25 @@ def estimate_layers(
         far = FarMotions(levels, grids[-1], base, judge, tolerance, max_iterations)
         solved = far.after(solved)
     found = _with_last_steps(solved, levels, start, metric=metric, tolerance=tolerance)
-    if found.shifts.left and judge is None:
-        softer = _with_last_steps(
-            solve(lambda done: None, stiffens=False), levels, start, metric=metric, tolerance=tolerance
-        )
-        better = softer if softer.shifts.settled > found.shifts.settled else found
-        found = replace(better, iterations=found.iterations + softer.iterations)
+    if judge is None and (found.shifts.left or _stuck(found.state)):
+        again = replace(solve(lambda done: None, stiffens=False), final=None)
+        softer = _with_last_steps(again, levels, start, metric=metric, tolerance=tolerance)
+        better = softer.shifts.settled > found.shifts.settled or _likelier(softer.state, found.state)
+        found = replace(softer if better else found, iterations=found.iterations + softer.iterations)
     steps(count, count)
     return found
+
+
+def _stuck(state: LevelEstimate) -> bool:
+    """Whether the images determine next to nothing, for residuals as large and smooth as of motion."""
+    return state.noise.correlated > _SMOOTH and state.determined < _HARDLY * state.layers.current.size
+
+
+def _likelier(one: LevelEstimate, other: LevelEstimate) -> bool:
+    """Whether one explains more of the images than its further coefficients would by chance."""
+    samples = other.found.total / other.noise.correlated
+    gain = samples / 2 * math.log(max(other.found.misfit, 1e-12) / max(one.found.misfit, 1e-12))
+    return gain > one.determined - other.determined
 
 
 def _usable(levels: Sequence[PyramidLevel], metric: str) -> list[PyramidLevel]:

@@ -123,7 +123,7 @@ class DeformableFit(Fit):
         """(N, D) one standard deviation of `moving_from_fixed` at (N, D) world points, along each axis, world units.
 
         From the noise of the residual and the prior: small where both images show the same structure, large where
-        they show none, or different ones. Where the status is UNCERTAIN, with what is left as a whole.
+        they show none, or different ones, and where small windows fit better after a further shift.
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
         which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
 
@@ -139,7 +139,7 @@ class DeformableFit(Fit):
         told = self._estimate.agreement.of(layers.control)
         posterior = Posterior(layers, replace(self._estimate.state.system, told=told))
         covariances = posterior.covariances(p)
-        left = self._estimate.shifts.deviations(layers.control.image)
+        left = self._estimate.shifts.deviations(self._estimate.images.fixed_grid, p)
         return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0) + left**2)
 
     def facts(self) -> dict[str, Any]:

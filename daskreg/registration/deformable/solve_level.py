@@ -44,6 +44,8 @@ _OTHER_NOISE = 0.01
 _TOLERANCE = 0.05
 # The share by which the misfit falls by steps after which there are others, with a prior that does not stiffen.
 _FALLS = 0.01
+# Voxels for each independent sample, at most, where correlated residuals are motion that was not found yet.
+_MOTION = 4.0
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.
 _SMOOTH = 10.0
 
@@ -92,16 +94,21 @@ def solve_level(
         most_layers: that are finished, so that layers are one to one.
         least_layer: voxels of the level; no layer is finished after a shorter step, but the level ends.
         found: the pair at these layers, where it is known.
-        stiffens: whether the weight of the prior may grow.
+        stiffens: whether the weight of the prior may grow, and the correlations of residuals are those of noise.
     """
+
+    def noise_of(found: Evaluated) -> NoiseModel:
+        noise = noise_model(images, found)
+        return noise if stiffens else replace(noise, correlated=min(noise.correlated, _MOTION))
+
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
-    state = LevelEstimate(layers, weight, found, noise_model(images, found), None, 0.0, 0, False, [found.misfit])
+    state = LevelEstimate(layers, weight, found, noise_of(found), None, 0.0, 0, False, [found.misfit])
     known, longest, solution, misfit = None, np.inf, None, found.misfit
     for _ in range(max_iterations):
         known, linear = _sums(images, state, known)
         if abs(state.found.misfit - misfit) > _OTHER_NOISE * misfit:
-            state.noise, misfit = noise_model(images, state.found), state.found.misfit
+            state.noise, misfit = noise_of(state.found), state.found.misfit
         state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)

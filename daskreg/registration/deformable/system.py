@@ -31,20 +31,20 @@ _SHARE = 0.5
 class System:
     """(data H + weight K) of coefficients (D, *nodes).
 
-    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) bool, false
-    for control points of which H does not count; None: it counts for all.
+    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) by
+    which H is multiplied from both sides; None: by 1.
     """
 
     square: Singles
     data: float
     bending: BendingEnergy
     weight: float
-    told: NDArray[np.bool_] | None = None
+    told: Floats | None = None
 
     @cached_property
     def _preconditioner(self) -> _Preconditioner:
         blocks = self.data * diagonal_blocks(self.square, self.bending.control.shape)
-        blocks = blocks if self.told is None else blocks * self.told
+        blocks = blocks if self.told is None else blocks * self.told**2
         return _Preconditioner.of(blocks, self.bending, self.weight, self._ridge)
 
     @cached_property
@@ -57,7 +57,7 @@ class System:
         return self.data * self._said(vector) + self.weight * self.bending(vector) + self._ridge * vector
 
     def _said(self, vector: Floats) -> Floats:
-        """H times a vector, without the control points that do not count."""
+        """H times a vector."""
         if self.told is None:
             return product(self.square, vector)
         return product(self.square, vector * self.told) * self.told

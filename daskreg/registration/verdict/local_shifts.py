@@ -18,6 +18,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from daskreg.geometry import Grid
 from daskreg.registration.verdict.correlations import positive_correlations
@@ -33,6 +34,8 @@ _SHARE, _LEAST, _MOST = 0.18, 2.0, 4.0
 # A window says where it belongs if the likelihood of its best shift is as much above the median as the best of all
 # shifts may be by chance, log(shifts), and this; and it was moved if it is so much above that of no shift.
 _TELLS, _MOVED = 4.0, 2.0
+# By so much a single one is not by chance: along an edge, any shift is nearly as likely.
+_SURELY = 5.0
 # Of the windows that say where they belong, those that were moved without any motion are few.
 _MOST_MOVED, _LEAST_WINDOWS = 0.12, 5
 
@@ -41,11 +44,18 @@ _MOST_MOVED, _LEAST_WINDOWS = 0.12, 5
 class LocalShifts:
     """Of N windows that say where they belong.
 
-    shifts: (N, D) voxels by which they fit best. moved: (N,) bool, whether better than where they are.
+    places: (N, D) their middle voxels. shifts: (N, D) voxels by which they fit best. gains: (N,) of the logarithm of
+    the likelihood by that.
     """
 
+    places: Floats
     shifts: Floats
-    moved: NDArray[np.bool_]
+    gains: Floats
+
+    @property
+    def moved(self) -> NDArray[np.bool_]:
+        """(N,) whether they fit better than where they are."""
+        return np.asarray(self.gains > _MOVED)
 
     @property
     def left(self) -> bool:
@@ -57,12 +67,22 @@ class LocalShifts:
         """How many windows say that they belong where they are."""
         return int((~self.moved).sum())
 
-    def deviations(self, grid: Grid) -> Floats:
-        """(D,) root mean squares of what is left, along the axes of the world; zero if nothing is."""
-        if not self.left:
-            return np.zeros(self.shifts.shape[1])
-        motions = (self.shifts * self.moved[:, None] * grid.spacing) @ grid.direction_matrix.T
-        return np.asarray(np.sqrt(np.mean(motions**2, axis=0)))
+    def deviations(self, grid: Grid, points: Floats) -> Floats:
+        """(N, D) root mean squares of what is left around (N, D) points, world units, along the axes of the world.
+
+        Of all windows, weighted by a Gaussian of their distance.
+
+        Args:
+            grid: of the images that were compared.
+        """
+        sure = self.gains > _SURELY
+        if not sure.any():
+            return np.zeros(points.shape)
+        motions = (self.shifts * sure[:, None] * grid.spacing) @ grid.direction_matrix.T
+        apart = (math.prod(grid.shape) / _WINDOWS[grid.ndim]) ** (1 / grid.ndim)
+        squares = cdist(grid.index(points), self.places, "sqeuclidean") / apart**2
+        weights = np.exp((squares.min(1, keepdims=True) - squares) / 2)
+        return np.asarray(np.sqrt(weights @ motions**2 / weights.sum(1, keepdims=True)))
 
 
 def local_shifts(fixed: Singles, other: Singles, known: NDArray[np.bool_], spacing: Sequence[float]) -> LocalShifts:
@@ -80,7 +100,7 @@ def local_shifts(fixed: Singles, other: Singles, known: NDArray[np.bool_], spaci
         along = np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * s * s))
         window = window * along.reshape([-1 if k == axis else 1 for k in range(ndim)])
     window /= window.sum()
-    correlations, residuals = [], []
+    correlations, residuals, places = [], [], []
     for place in _places(shape, [r + m for r, m in zip(half, reach, strict=True)], _WINDOWS[ndim]):
         inner = tuple(slice(c - r, c + r + 1) for c, r in zip(place, half, strict=True))
         wide = tuple(slice(c - r - m, c + r + m + 1) for c, r, m in zip(place, half, reach, strict=True))
@@ -88,15 +108,16 @@ def local_shifts(fixed: Singles, other: Singles, known: NDArray[np.bool_], spaci
             correlation, residual = _compared(fixed[inner].astype(float), other[wide].astype(float), window)
             correlations.append(correlation)
             residuals.append(residual)
+            places.append(place)
     if not correlations:
-        return LocalShifts(np.zeros((0, ndim)), np.zeros(0, bool))
+        return LocalShifts(np.zeros((0, ndim)), np.zeros((0, ndim)), np.zeros(0))
     r = np.stack(correlations).reshape(len(correlations), -1)
     samples = 1 / float((window**2).sum()) / _correlated(np.stack(residuals))
     likelihood = -samples / 2 * np.log(1 - np.clip(r, 0, 1 - 1e-9) ** 2)
     best, middle = likelihood.max(1), likelihood[:, r.shape[1] // 2]
     tells = best - np.median(likelihood, axis=1) > math.log(r.shape[1]) + _TELLS
     shifts = np.stack(np.unravel_index(likelihood.argmax(1), correlations[0].shape), -1) - np.asarray(reach)
-    return LocalShifts(shifts[tells].astype(float), (best - middle > _MOVED)[tells])
+    return LocalShifts(np.array(places, float)[tells], shifts[tells].astype(float), (best - middle)[tells])
 
 
 def _places(shape: Sequence[int], ends: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:

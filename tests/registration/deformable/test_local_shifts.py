@@ -45,9 +45,23 @@ def test_what_is_left_of_a_motion_is_found(shape: tuple[int, ...], noise: float)
     assert len(aligned.moved) > 20
     assert moved.left
     grid = Grid(shape, 2.0, 0.0, np.eye(len(shape))[::-1])  # the first axis lies along the last one of the world
-    assert not aligned.deviations(grid).any()
-    assert moved.deviations(grid)[-1] == pytest.approx(2 * 2 / np.sqrt(2), rel=0.3)
-    assert np.all(moved.deviations(grid)[:-1] < 1)
+    points = grid.world(np.random.default_rng(2).uniform(5, np.array(shape) - 5, (50, len(shape))))
+    assert np.median(aligned.deviations(grid, points)) < 0.1
+    left = moved.deviations(grid, points)
+    assert np.median(left[:, -1]) == pytest.approx(2 * 2 / np.sqrt(2), rel=0.3)
+    assert np.all(np.median(left[:, :-1], axis=0) < 1)
+
+
+def test_what_is_left_is_left_where_windows_say_so() -> None:
+    fixed, moving = pair((90, 107), 23, 2.0, 0.1)
+    fixed[:, 50:] = moving[:, 50:]
+    grid = Grid((90, 107), 2.0)
+    left, right = (
+        local_shifts(fixed, moving, np.ones((90, 107), bool), (8.0, 8.0)).deviations(grid, grid.world([[45.0, x]]))
+        for x in (25.0, 85.0)
+    )
+    assert left[0, 0] > 1
+    assert right[0, 0] < 0.1
 
 
 def test_unknown_voxels_and_small_images_have_no_windows() -> None:

@@ -87,13 +87,47 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_error_bars_are_wide_where_images_have_noise_alone() -> None:
+    shape, rng = (80, 90), np.random.default_rng(3)
+    image, u = ndimage.gaussian_filter(rng.normal(size=shape), 2), smooth_field(shape, 2.0, 40)
+    image *= (np.arange(90) < 45) / image.std()
+    fixed, moving = (x + 0.3 * rng.normal(size=shape) for x in (deformed(image, u), image))
+    fit = dr.register(fixed, moving, model="bspline", metric="mse", spacing=10, init="identity")
+    assert fit._estimate is not None
+    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
+    points = np.array([[40.0, 25.0], [40.0, 70.0]])
+    seen, flat = fit.sigma_at(points).mean(1)
+    seen_if_noise_told, flat_if_noise_told = (
+        replace(fit, _estimate=replace(fit._estimate, agreement=every)).sigma_at(points).mean(1)
+    )
+    assert flat > 1.5 * flat_if_noise_told
+    assert flat > 4 * seen
+    assert seen < 1.2 * seen_if_noise_told
+
+
+@pytest.mark.slow
+def test_a_motion_is_not_taken_for_noise_that_is_as_smooth() -> None:
+    shape, rng = (90, 100), np.random.default_rng(1)
+    image = ndimage.gaussian_filter(rng.normal(size=[n + 40 for n in shape]), 3)
+    image /= image.std()
+    p = np.indices(shape).astype(float)
+    along, across = 0.6 * p[0] + 0.8 * p[1], 0.8 * p[0] - 0.6 * p[1]
+    u = 2 * np.stack([np.sin(2 * np.pi * along / 34), np.cos(2 * np.pi * across / 34)])
+    fixed = ndimage.map_coordinates(image, p + 20 + u, order=5) + 0.1 * rng.normal(size=shape)
+    moving = image[20:-20, 20:-20] + 0.1 * rng.normal(size=shape)
+    fit = dr.register(fixed, moving, model="bspline", metric="mse", spacing=14, init="identity")
+    assert fit.ok, repr(fit)
+    assert np.median(errors(fit, u)) < 0.2
+
+
+@pytest.mark.slow
 def test_error_bars_are_wide_where_the_images_show_different_structures() -> None:
     fixed, moving, u = pair()
     other = np.roll(fixed[::-1], 40, axis=1)
     fixed[70:115, 80:125] = other[70:115, 80:125]
     fit = dr.register(fixed, moving, model="bspline", spacing=12, metric="lncc")
     assert fit._estimate is not None
-    every = replace(fit._estimate.agreement, around=np.ones_like(fit._estimate.agreement.around))
+    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
     points = np.array([[92.0, 102.0], [30.0, 40.0]])
     there, away = fit.sigma_at(points).mean(1)
     there_if_it_counted, away_if_all_counted = (
@@ -101,7 +135,7 @@ def test_error_bars_are_wide_where_the_images_show_different_structures() -> Non
     )
     assert there > 2 * there_if_it_counted
     assert away < 1.1 * away_if_all_counted
-    assert not fit._estimate.agreement.around.all()
+    assert not fit._estimate.agreement.told.all()
     error = fit.moving_from_fixed(points) - points - u[:, [92, 30], [102, 40]].T
     assert np.linalg.norm(error[1]) < 4 * away
 
@@ -115,7 +149,7 @@ def test_a_hole_of_the_moving_mask_is_no_different_structure() -> None:
     fit = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), moving_mask=mask, metric="mse")
     assert fit.ok
     assert fit._estimate is not None
-    assert fit._estimate.agreement.around.all()
+    assert fit._estimate.agreement.told.all()
 
 
 @pytest.mark.slow

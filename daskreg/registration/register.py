@@ -18,6 +18,7 @@ from daskreg.reporting.recipe import remembers
 from daskreg.runtime import torch_instead
 from daskreg.runtime.compile_ahead import begin
 from daskreg.runtime.device import resolve
+from daskreg.runtime.memory import without_collector
 from daskreg.runtime.progress import Progress, shows_progress
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def register(
     small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL
     if compiles and not small:
         begin(_KERNELS, axes)
-    from daskreg.registration.pair import register_pair
+    with without_collector():
+        from daskreg.registration.pair import register_pair
 
     fit = register_pair(
         fixed,

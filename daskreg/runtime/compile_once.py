@@ -8,7 +8,6 @@ then read what it stored.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import logging
 import multiprocessing
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from daskreg.runtime.memory import without_collector
 from daskreg.runtime.progress import at_stage
 
 try:
@@ -54,7 +54,7 @@ def share_compilation(kernel: Any) -> Any:
             global_compiler_lock,
             _lock_of_host(_lock_name(kernel)),
             _NOTICE.while_compiling(kernel),
-            _no_garbage_collection(),
+            without_collector(),
         ):
             known = _compiled(kernel)
             made = compile_here(signature)
@@ -114,18 +114,6 @@ def call_when_compiled(function: Callable[[], Any]) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             _WHEN_COMPILED.remove(function)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """numba makes many objects at once and keeps them: looking for garbage is a tenth of the time to compile."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Notice:

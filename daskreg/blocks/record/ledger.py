@@ -15,20 +15,20 @@ In an object store, the lines are in objects below `entries/`, and a claim takes
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import operator
 import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from daskreg.blocks.record.journals import FileJournals, Journals, ObjectJournals
 from daskreg.blocks.record.ledger_entry import LedgerEntry, parsed_lines
 from daskreg.errors import LayoutMismatchError, NotAVolumeError
+from daskreg.runtime.memory import without_collector
 from daskreg.sources.storage.access import is_object_url
 from daskreg.sources.storage.byte_store import ByteStore
 from daskreg.sources.storage.folder_bytes import FolderBytes
@@ -234,7 +234,7 @@ class Ledger:
         """
         run = str(self.layout().get("run", ""))
         found: Entries = {}
-        with _without_collector():
+        with without_collector():
             for text in self._journals.texts():
                 # Of entries of one session in several files, which may be of several machines, only the time tells.
                 last = _last_of_file(text, run)
@@ -299,16 +299,3 @@ def _last_of_file(data: bytes, run: str) -> Entries:
         if before is None or before.session <= entry.session:
             found[key] = entry
     return found
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Python looks for unused cycles each time that some more objects exist: half of the time to read a large ledger,
-    and no entry is in a cycle."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -87,7 +87,8 @@ class LayerPasses:
         self.count += 1
         control = layers.control
         pair = self._pair((layers,) if base is None else (layers, base))
-        name = _name(pair, match, (with_square, self.matched, self.blocks, self.pair.fixed.sigmas))
+        held = with_square * square_bytes((1,) * control.ndim)  # earlier versions held more sums
+        name = _name(pair, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
         tasks = []
         for number, box in self._overlapping(pair):
             nodes = nodes_of(control, self.pair.fixed.grid, box)

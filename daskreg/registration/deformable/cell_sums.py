@@ -16,6 +16,7 @@ of the moving image where the images match, and its noise is not that of the res
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +33,19 @@ Singles = NDArray[np.float32]
 
 REACH = 3
 """Control points that share a cell are at most so far apart along an axis."""
+_BUNDLE = 4
+"""Neighbouring rows of cells that one thread sums: no less than `REACH`, so that the next but one is independent."""
+_PLANES = 2
+"""Of control points, that one thread multiplies at once: the order of additions does not depend on the threads."""
 
 
 @dataclass(frozen=True)
 class ControlSums:
     """Sums of a part of an image for the control points; those of disjoint parts are added.
 
-    square: (z, pairs, 2 R + 1, 7, 7, nodes of a plane) float32, for each control point and each pair of components
-    a <= b, the control points around it; images have one plane and R = 0 (see `cell_sums_numba`). Empty where it was
-    not asked for. linear: (D, *nodes).
+    square: (z, pairs, R + 1, 7, 7, nodes of a plane) float32, for each control point and each pair of components
+    a <= b, the control points around it, of its plane and of the R behind; images have one plane and R = 0 (see
+    `cell_sums_numba`). Empty where it was not asked for. linear: (D, *nodes).
     """
 
     square: Singles
@@ -96,16 +101,26 @@ def cell_sums(
     )
     linear = np.zeros((ndim, *nodes))
     square = no_square(held.shape) if with_square else np.zeros((0,) * 6, np.float32)
-    rows, columns = len(tables[0][0]) - 1, len(tables[1][0]) - 1
-    for colour in range(16 if not lift else 4):
-        # Rows of cells four apart share no control point, so that the sums do not depend on the threads.
-        some = [(z, y) for z in range(colour // 4, rows, 4) for y in range(colour % 4, columns, 4)]
-        parts = [np.array(some[k::threads]) for threads in (min(pool_threads(), len(some)),) for k in range(threads)]
+    for some in _apart(len(tables[0][0]) - 1, len(tables[1][0]) - 1):
         spread(
-            max(len(parts), 1), lambda part: sum_cells(images, tuple(tables), c, part, (square, linear), with_square),
-            parts,
-        )  # fmt: skip
+            min(pool_threads(), len(some)),
+            lambda part: sum_cells(images, tuple(tables), c, part, (square, linear), with_square),
+            some,
+        )
     return ControlSums(square, linear.reshape(ndim, *held.shape))
+
+
+def _apart(planes: int, rows: int) -> Iterator[list[NDArray[np.int64]]]:
+    """Bundles of rows of cells, (N, 2) numbers along z and y, of which those of one list share no control point.
+
+    So sums do not depend on the threads. Neighbouring rows, whose control points are nearly the same, are in one
+    bundle.
+    """
+    bundles = [(z, y) for z in range(planes) for y in range(0, rows, _BUNDLE)]
+    for z0, y0 in ((z, y) for z in range(REACH + 1) for y in (0, _BUNDLE)):
+        some = [(z, y) for z, y in bundles if z % (REACH + 1) == z0 and y % (2 * _BUNDLE) == y0]
+        if some:
+            yield [np.array([(z, k) for k in range(y, min(y + _BUNDLE, rows))]) for z, y in some]
 
 
 def nodes_of(control: ControlGrid, level: Grid, box: Box) -> Box:
@@ -132,14 +147,14 @@ def no_square(shape: tuple[int, ...]) -> Singles:
     """The sums `square` of so many control points over no voxel."""
     ndim, lift = len(shape), 3 - len(shape)
     planes, rows, columns = (*(1,) * lift, *shape)
-    around = (1 if lift else 2 * REACH + 1, 2 * REACH + 1, 2 * REACH + 1)
+    around = (1 if lift else REACH + 1, 2 * REACH + 1, 2 * REACH + 1)
     return np.zeros((planes, math.comb(ndim + 1, 2), *around, rows * (columns + GAP)), np.float32)
 
 
 def square_bytes(shape: tuple[int, ...]) -> int:
     """Bytes of the sums `square` of so many control points."""
-    around, pairs = math.prod([2 * REACH + 1] * len(shape)), math.comb(len(shape) + 1, 2)
-    return math.prod(shape) * pairs * around * np.dtype(np.float32).itemsize
+    around = (2 * REACH + 1) ** 2 * (1 if len(shape) == 2 else REACH + 1)
+    return math.prod(shape) * math.comb(len(shape) + 1, 2) * around * np.dtype(np.float32).itemsize
 
 
 _PLANE: Any = (np.array([0, 1]), 0, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32))
@@ -148,15 +163,31 @@ _PLANE: Any = (np.array([0, 1]), 0, np.ones((1, 1), np.float32), np.zeros((1, 1)
 
 def product(square: Singles, vector: Floats) -> Floats:
     """The sums `square` as a matrix, times a vector (D, *nodes); single precision."""
-    ndim, planes, reach = len(vector), square.shape[0], square.shape[2] // 2
+    ndim, planes, reach = len(vector), len(square), square.shape[2] - 1
     rows, n = vector.shape[-2:]
-    stride = n + GAP
-    v = np.zeros((ndim, planes + 2 * reach, (rows + 2 * REACH) * stride + 2 * REACH), np.float32)
-    inside = v[:, reach : reach + planes, REACH * (stride + 1) :][..., : rows * stride]
-    inside.reshape(ndim, planes, rows, stride)[..., :n] = vector.reshape(ndim, planes, rows, n)
-    out = np.zeros((ndim, planes, rows * stride), np.float32)
-    shares(lambda first, stop: multiply(square, v, out, stride, first, stop), rows * stride, square.size)
-    return out.reshape(ndim, planes, rows, stride)[..., :n].reshape(vector.shape).astype(np.float64)
+    stride, count = n + GAP, rows * (n + GAP)
+    inside = slice(REACH * (stride + 1), REACH * (stride + 1) + count)
+
+    def padded(planes: int) -> Singles:
+        return np.zeros((ndim, planes + reach, count + 2 * REACH * (stride + 1)), np.float32)
+
+    v = padded(planes)
+    v[:, :planes, inside].reshape(ndim, planes, rows, stride)[..., :n] = vector.reshape(ndim, planes, rows, n)
+    if not reach:
+        out = padded(1)
+        shares(lambda first, stop: multiply(square, v, out, stride, (0, 1), (first, stop)), count, square.size)
+        return out[:, :1, inside].reshape(ndim, rows, stride)[..., :n].astype(np.float64)
+
+    def part(first: int) -> Singles:
+        stop = min(first + _PLANES, planes)
+        found = padded(stop - first)
+        multiply(square, v, found, stride, (first, stop), (0, count))
+        return found
+
+    total, starts = padded(planes + _PLANES), range(0, planes, _PLANES)
+    for first, found in zip(starts, spread(pool_threads(), part, starts), strict=True):
+        total[:, first : first + found.shape[1]] += found
+    return total[:, :planes, inside].reshape(ndim, planes, rows, stride)[..., :n].astype(np.float64)
 
 
 def diagonal_blocks(square: Singles, shape: tuple[int, ...]) -> Floats:
@@ -165,8 +196,8 @@ def diagonal_blocks(square: Singles, shape: tuple[int, ...]) -> Floats:
     Args:
         shape: of the control points.
     """
-    ndim, reach = len(shape), square.shape[2] // 2
-    middle = square[:, :, reach, REACH, REACH].reshape(len(square), -1, shape[-2], shape[-1] + GAP)[..., : shape[-1]]
+    ndim = len(shape)
+    middle = square[:, :, 0, REACH, REACH].reshape(len(square), -1, shape[-2], shape[-1] + GAP)[..., : shape[-1]]
     rows, columns = np.triu_indices(ndim)
     blocks = np.empty((ndim, ndim, *shape))
     blocks[rows, columns] = blocks[columns, rows] = np.moveaxis(middle, 1, 0).reshape(-1, *shape)

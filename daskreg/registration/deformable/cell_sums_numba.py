@@ -9,8 +9,9 @@ linear sums.
     wr, w    (z, y, x) float32: weights times residuals, and weights.
     tables   for z, y, x: (starts, first, weights, slopes); see `control_grid.AxisTable`.
     c        (D, z, y, x) nodes, float64: the coefficients of the layer, or none.
-    square   (nodes z, pairs, 2 mz - 1, 7, 7, nodes of a plane) float32. Rows of a plane are GAP apart, so that what is
-             beyond the end of a row is zero, and a plane is one long row. linear: (D, z, y, x) nodes, float64.
+    square   (nodes z, pairs, mz, 7, 7, nodes of a plane) float32: of a control point with those of its own plane and of
+             the planes behind it; those before have the same sums with it. Rows of a plane are GAP apart, so that what
+             is beyond the end of a row is zero, and a plane is one long row. linear: (D, z, y, x) nodes, float64.
 """
 
 # ruff: noqa: PLR0917 (compiled functions call each other by position)
@@ -32,44 +33,29 @@ MANY = 16
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _bent(local: Any, wx: Any, sx: Any, rows: Any, v: Any) -> Any:
-    """The slopes v of the fixed image at a voxel, times the inverse transposed Jacobian of the layer.
-
-    rows: (3, D, 4) coefficients of a row: values, slopes along y, slopes along z; x follows.
-    """
-    ndim = len(v)
-    for a in range(ndim):
-        by_x = by_y = by_z = np.float32(0)
-        for m in range(4):
-            by_x += sx[m] * rows[0, a, m]
-            by_y += wx[m] * rows[1, a, m]
-            by_z += wx[m] * rows[2, a, m]
-        local[a, ndim - 1], local[a, ndim - 2] = by_x, by_y
-        if ndim == 3:
-            local[a, 0] = by_z
-    for a in range(ndim):
-        local[a, a] += np.float32(1)
-    # Solve local^T g = v by Cramer's rule.
+def _bend(local: Any, v: Any) -> None:
+    """The slopes v (D, n) of voxels, times the inverse transposed Jacobian of the layer, whose slopes are local."""
+    ndim, one = len(v), np.float32(1)
+    # Solve (1 + local)^T g = v by Cramer's rule.
     if ndim == 2:
-        det = local[0, 0] * local[1, 1] - local[0, 1] * local[1, 0]
-        g0 = (local[1, 1] * v[0] - local[1, 0] * v[1]) / det
-        v[1] = (local[0, 0] * v[1] - local[0, 1] * v[0]) / det
-        v[0] = g0
+        for x in range(v.shape[1]):
+            l00, l01 = local[0, 0, x] + one, local[0, 1, x]
+            l10, l11 = local[1, 0, x], local[1, 1, x] + one
+            scale, v0, v1 = one / (l00 * l11 - l01 * l10), v[0, x], v[1, x]
+            v[0, x] = (l11 * v0 - l10 * v1) * scale
+            v[1, x] = (l00 * v1 - l01 * v0) * scale
     else:
-        m00 = local[1, 1] * local[2, 2] - local[1, 2] * local[2, 1]
-        m01 = local[1, 2] * local[2, 0] - local[1, 0] * local[2, 2]
-        m02 = local[1, 0] * local[2, 1] - local[1, 1] * local[2, 0]
-        m10 = local[0, 2] * local[2, 1] - local[0, 1] * local[2, 2]
-        m11 = local[0, 0] * local[2, 2] - local[0, 2] * local[2, 0]
-        m12 = local[0, 1] * local[2, 0] - local[0, 0] * local[2, 1]
-        m20 = local[0, 1] * local[1, 2] - local[0, 2] * local[1, 1]
-        m21 = local[0, 2] * local[1, 0] - local[0, 0] * local[1, 2]
-        m22 = local[0, 0] * local[1, 1] - local[0, 1] * local[1, 0]
-        det = local[0, 0] * m00 + local[0, 1] * m01 + local[0, 2] * m02
-        v0, v1, v2 = v[0], v[1], v[2]
-        v[0] = (m00 * v0 + m01 * v1 + m02 * v2) / det
-        v[1] = (m10 * v0 + m11 * v1 + m12 * v2) / det
-        v[2] = (m20 * v0 + m21 * v1 + m22 * v2) / det
+        for x in range(v.shape[1]):
+            l00, l01, l02 = local[0, 0, x] + one, local[0, 1, x], local[0, 2, x]
+            l10, l11, l12 = local[1, 0, x], local[1, 1, x] + one, local[1, 2, x]
+            l20, l21, l22 = local[2, 0, x], local[2, 1, x], local[2, 2, x] + one
+            m00, m01, m02 = l11 * l22 - l12 * l21, l12 * l20 - l10 * l22, l10 * l21 - l11 * l20
+            m10, m11, m12 = l02 * l21 - l01 * l22, l00 * l22 - l02 * l20, l01 * l20 - l00 * l21
+            m20, m21, m22 = l01 * l12 - l02 * l11, l02 * l10 - l00 * l12, l00 * l11 - l01 * l10
+            scale, v0, v1, v2 = one / (l00 * m00 + l01 * m01 + l02 * m02), v[0, x], v[1, x], v[2, x]
+            v[0, x] = (m00 * v0 + m01 * v1 + m02 * v2) * scale
+            v[1, x] = (m10 * v0 + m11 * v1 + m12 * v2) * scale
+            v[2, x] = (m20 * v0 + m21 * v1 + m22 * v2) * scale
 
 
 @inner
@@ -82,21 +68,6 @@ def _products(weights: Any, out: Any) -> None:
             for j in range(i, m):
                 out[x, k] = weights[x, i] * weights[x, j]
                 k += 1
-
-
-@inner(fastmath={"contract", "reassoc"})
-def _coefficients_of_row(c: Any, cell: Any, z: Any, y: Any, tz: Any, ty: Any, rows: Any) -> None:
-    mz = tz[2].shape[1]
-    for a in range(c.shape[0]):
-        for m in range(4):
-            value = by_y = by_z = np.float64(0)
-            for i in range(mz):
-                for k in range(4):
-                    one = c[a, cell[0] + i, cell[1] + k, cell[2] + m]
-                    value += tz[2][z, i] * ty[2][y, k] * one
-                    by_y += tz[2][z, i] * ty[3][y, k] * one
-                    by_z += tz[3][z, i] * ty[2][y, k] * one
-            rows[0, a, m], rows[1, a, m], rows[2, a, m] = value, by_y, by_z
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -137,11 +108,11 @@ def _scatter(kept: Any, count: Any, cell: Any, mz: Any, stride: Any, square: Any
     """
     for q in range(kept.shape[0]):
         for i in range(mz):
-            for j in range(mz):
+            for j in range(i, mz):
                 for k in range(4):
                     for other in range(4):
                         values = kept[q, _place(i, j, mz), _place(k, other, 4)]
-                        out = square[cell[0] + i, q, j - i + mz - 1, other - k + 3]
+                        out = square[cell[0] + i, q, j - i, other - k + 3]
                         first = (cell[1] + k) * stride + cell[2]
                         for m in range(4):
                             for n in range(4):
@@ -150,35 +121,97 @@ def _scatter(kept: Any, count: Any, cell: Any, mz: Any, stride: Any, square: Any
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _slopes_of_row(g: Any, c: Any, where: Any, columns: Any, tables: Any, scratch: Any, row: Any) -> None:
-    """The gradients of the voxels of a cell in a row, (D, count), bent by the layer."""
-    cell, z, y = where
+def _lines_of_plane(c: Any, z: Any, cells: Any, tables: Any, planes: Any, lines: Any) -> None:
+    """What the slopes of the layer in a plane of voxels of a row of cells are summed from, along y.
+
+    lines: (D, D, 4, n) for each axis of the slopes and each component, the four lines of control points along y, at the
+    voxels along x. planes: (2, nodes) for one of these lines, its coefficients and their slopes along z.
+    """
     tz, ty, tx = tables
-    rows, local, v = scratch
-    if c.shape[0]:
-        _coefficients_of_row(c, cell, z, y, tz, ty, rows)
-    for j in range(columns[1] - columns[0]):
-        x = columns[0] + j
-        for a in range(len(v)):
-            v[a] = g[a, z, y, x]
-        if c.shape[0]:
-            _bent(local, tx[2][x], tx[3][x], rows, v)
-        for a in range(len(v)):
-            row[a, j] = v[a]
+    ndim, starts = len(c), tx[0]
+    for a in range(ndim):
+        for k in range(4):
+            planes[:] = 0
+            for i in range(tz[2].shape[1]):
+                nodes = c[a, tz[1] + cells[0] + i, ty[1] + cells[1] + k]
+                _add_scaled(planes[0], tz[2][z, i], nodes)
+                _add_scaled(planes[1], tz[3][z, i], nodes)
+            for b in range(ndim):
+                nodes, table = planes[1 if b == ndim - 3 else 0], tx[3] if b == ndim - 1 else tx[2]
+                line = lines[b, a, k]
+                for ix in range(len(starts) - 1):
+                    first = tx[1] + ix
+                    n0, n1, n2, n3 = nodes[first], nodes[first + 1], nodes[first + 2], nodes[first + 3]
+                    for x in range(starts[ix], starts[ix + 1]):
+                        line[x] = n0 * table[0, x] + n1 * table[1, x] + n2 * table[2, x] + n3 * table[3, x]
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _add_linear(row: Any, wr: Any, wx: Any, wy: Any, line_x: Any, line_y: Any) -> None:
-    """Sums along a row, times the splines along y."""
-    line_x[:] = np.float32(0)
-    for a in range(len(row)):
-        for j in range(len(wr)):
-            one = row[a, j] * wr[j]
-            for m in range(4):
-                line_x[a, m] += one * wx[j, m]
-        for k in range(4):
-            for m in range(4):
-                line_y[a, k, m] += wy[k] * line_x[a, m]
+def _slopes_of_cells(g: Any, c: Any, cells: Any, tables: Any, scratch: Any, out: Any) -> None:
+    """The gradients of the voxels of a row of cells, (D, z, y, x) of `out`, bent by the layer.
+
+    cells: numbers of the row along z and y. tables: those of x are (4, n).
+    """
+    tz, ty, _ = tables
+    planes, lines, local = scratch
+    z0, y0, ndim, bends = tz[0][cells[0]], ty[0][cells[1]], len(g), c.shape[0] > 0
+    for z in range(z0, tz[0][cells[0] + 1]):
+        if bends:
+            _lines_of_plane(c, z, cells, tables, planes, lines)
+        for y in range(y0, ty[0][cells[1] + 1]):
+            found = out[:, z - z0, y - y0]
+            for a in range(ndim):
+                for x in range(g.shape[3]):
+                    found[a, x] = g[a, z, y, x]
+            if bends:
+                for b in range(ndim):
+                    along = ty[3][y] if b == ndim - 2 else ty[2][y]
+                    for a in range(ndim):
+                        four, one = lines[b, a], local[a, b]
+                        for x in range(len(one)):
+                            low = along[0] * four[0, x] + along[1] * four[1, x]
+                            one[x] = low + along[2] * four[2, x] + along[3] * four[3, x]
+                _bend(local, found)
+
+
+@inner(fastmath={"contract", "reassoc"})
+def _add_along_x(tx: Any, line: Any, out: Any) -> None:
+    """Add a line of voxels to its control points."""
+    starts = tx[0]
+    for ix in range(len(starts) - 1):
+        for m in range(4):
+            total = np.float32(0)
+            for x in range(starts[ix], starts[ix + 1]):
+                total += line[x] * tx[2][m, x]
+            out[tx[1] + ix + m] += total
+
+
+@inner(fastmath={"contract", "reassoc"})
+def _linear_of_cells(slopes: Any, wr: Any, cells: Any, tables: Any, scratch: Any, linear: Any) -> None:
+    """Add the linear sums of a row of cells: along y, then z, for all x at once, and then along x."""
+    tz, ty, tx = tables
+    along_y, along_z = scratch
+    z0, y0 = tz[0][cells[0]], ty[0][cells[1]]
+    along_z[:] = 0
+    for z in range(z0, tz[0][cells[0] + 1]):
+        along_y[:] = 0
+        for y in range(y0, ty[0][cells[1] + 1]):
+            for a in range(len(slopes)):
+                row, weights = slopes[a, z - z0, y - y0], ty[2][y]
+                for x in range(len(row)):
+                    one = row[x] * wr[z, y, x]
+                    along_y[a, 0, x] += weights[0] * one
+                    along_y[a, 1, x] += weights[1] * one
+                    along_y[a, 2, x] += weights[2] * one
+                    along_y[a, 3, x] += weights[3] * one
+        for a in range(len(slopes)):
+            for i in range(along_z.shape[1]):
+                for k in range(4):
+                    _add_scaled(along_z[a, i, k], tz[2][z, i], along_y[a, k])
+    for a in range(len(slopes)):
+        for i in range(along_z.shape[1]):
+            for k in range(4):
+                _add_along_x(tx, along_z[a, i, k], linear[a, tz[1] + cells[0] + i, ty[1] + cells[1] + k])
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -198,16 +231,28 @@ def _add_square(row: Any, w: Any, px: Any, py: Any, total: Any, sums_y: Any) -> 
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _add_plane(weights: Any, products: Any, lines: Any, sums: Any, with_square: Any) -> None:
-    """The sums of a plane of a cell, times the splines along z and their products."""
-    (line_y, line_z), (sums_y, sums_z) = lines, sums
-    for a in range(len(line_y)):
-        for i in range(len(weights)):
-            _add_scaled(line_z[a, i].reshape(-1), weights[i], line_y[a].reshape(-1))
-    if with_square:
-        for q in range(len(sums_y)):
-            for i in range(sums_z.shape[1]):
-                _add_scaled(sums_z[q, i].reshape(-1), products[i], sums_y[q].reshape(-1))
+def _square_of_cells(slopes: Any, w: Any, cells: Any, tables: Any, products: Any, scratch: Any, square: Any) -> None:
+    """Add the squares of a row of cells: in each along x, then y, then z."""
+    tz, ty, tx = tables
+    pz, py, px = products
+    total, sums_y, sums_z, kept, cell, stride = scratch
+    z0, y0, mz = tz[0][cells[0]], ty[0][cells[1]], tz[2].shape[1]
+    cell[0], cell[1] = tz[1] + cells[0], ty[1] + cells[1]
+    for ix in range(len(tx[0]) - 1):
+        x0, x1 = tx[0][ix], tx[0][ix + 1]
+        sums_z[:] = 0
+        for z in range(z0, tz[0][cells[0] + 1]):
+            sums_y[:] = 0
+            for y in range(y0, ty[0][cells[1] + 1]):
+                _add_square(slopes[:, z - z0, y - y0, x0:x1], w[z, y, x0:x1], px[x0:x1], py[y], total, sums_y)
+            for q in range(len(sums_y)):
+                for i in range(sums_z.shape[1]):
+                    _add_scaled(sums_z[q, i].reshape(-1), pz[z, i], sums_y[q].reshape(-1))
+        k = ix % MANY
+        _keep(sums_z, kept, k)
+        if k == MANY - 1 or ix == len(tx[0]) - 2:
+            cell[2] = tx[1] + ix - k
+            _scatter(kept, k + 1, cell, mz, stride, square)
 
 
 @jit(fastmath={"contract", "reassoc"})
@@ -216,41 +261,27 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
     g, wr, w = images
     tz, ty, tx = tables
     square, linear = out
-    ndim, mz, single, zero = g.shape[0], tz[2].shape[1], np.float32, np.float32(0)
+    ndim, mz, nodes, width, single = g.shape[0], tz[2].shape[1], linear.shape[3], g.shape[3], np.float32
     pairs = ndim * (ndim + 1) // 2
     pz, py = np.zeros((len(tz[2]), WIDE), single), np.zeros((len(ty[2]), WIDE), single)
     px = np.zeros((len(tx[2]), WIDE), single)
     _products(tz[2], pz)
     _products(ty[2], py)
     _products(tx[2], px)
-    row = np.zeros((ndim, np.max(tx[0][1:] - tx[0][:-1])), single)
-    scratch = np.zeros((3, ndim, 4), single), np.zeros((ndim, ndim), single), np.zeros(ndim, single)
-    total, sums_y = np.zeros(WIDE, single), np.zeros((pairs, 10, WIDE), single)
-    sums_z = np.zeros((pairs, mz * (mz + 1) // 2, 10, WIDE), single)
-    line_x, line_y = np.zeros((ndim, 4), single), np.zeros((ndim, 4, 4), single)
-    line_z, cell = np.zeros((ndim, mz, 4, 4), single), np.zeros(3, np.int64)
+    deep, high = np.max(tz[0][1:] - tz[0][:-1]), np.max(ty[0][1:] - ty[0][:-1])
+    slopes = np.zeros((ndim, deep, high, width), single)
+    layer = np.zeros((2, nodes)), np.zeros((ndim, ndim, 4, width), single), np.zeros((ndim, ndim, width), single)
+    lines = np.zeros((ndim, 4, width), single), np.zeros((ndim, mz, 4, width), single)
+    sums_y, sums_z = np.zeros((pairs, 10, WIDE), single), np.zeros((pairs, mz * (mz + 1) // 2, 10, WIDE), single)
     kept = np.zeros((pairs, mz * (mz + 1) // 2, 10, 10, MANY), single)
+    sums = np.zeros(WIDE, single), sums_y, sums_z, kept, np.zeros(3, np.int64), linear.shape[3] + GAP
+    turned = tz, ty, (tx[0], tx[1], tx[2].T.copy(), tx[3].T.copy())
     for number in range(len(columns)):
-        iz, iy = columns[number, 0], columns[number, 1]
-        for ix in range(len(tx[0]) - 1):
-            cell[0], cell[1], cell[2] = tz[1] + iz, ty[1] + iy, tx[1] + ix
-            x0, x1 = tx[0][ix], tx[0][ix + 1]
-            sums_z[:], line_z[:] = zero, zero
-            for z in range(tz[0][iz], tz[0][iz + 1]):
-                sums_y[:], line_y[:] = zero, zero
-                for y in range(ty[0][iy], ty[0][iy + 1]):
-                    _slopes_of_row(g, c, (cell, z, y), (x0, x1), tables, scratch, row)
-                    _add_linear(row, wr[z, y, x0:x1], tx[2][x0:x1], ty[2][y], line_x, line_y)
-                    if with_square:
-                        _add_square(row, w[z, y, x0:x1], px[x0:x1], py[y], total, sums_y)
-                _add_plane(tz[2][z], pz[z], (line_y, line_z), (sums_y, sums_z), with_square)
-            linear[:, cell[0] : cell[0] + mz, cell[1] : cell[1] + 4, cell[2] : cell[2] + 4] += line_z
-            if with_square:
-                k = ix % MANY
-                _keep(sums_z, kept, k)
-                if k == MANY - 1 or ix == len(tx[0]) - 2:
-                    cell[2] -= k
-                    _scatter(kept, k + 1, cell, mz, linear.shape[3] + GAP, square)
+        cells = columns[number]
+        _slopes_of_cells(g, c, cells, turned, layer, slopes)
+        _linear_of_cells(slopes, wr, cells, turned, lines, linear)
+        if with_square:
+            _square_of_cells(slopes, w, cells, tables, (pz, py, px), sums, square)
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -263,21 +294,32 @@ def _add_products(total: Any, bands: Any, v: Any) -> None:
         total[n] += left + b3[n] * v[n + 3] + right
 
 
-@jit(fastmath={"contract", "reassoc"})
-def multiply(square: Any, v: Any, out: Any, stride: Any, first: Any, stop: Any) -> None:
-    """The control points `first` to `stop` of all planes, of the banded matrix times v.
+@inner(fastmath={"contract", "reassoc"})
+def _add_bands(total: Any, bands: Any, v: Any) -> None:
+    """total[n + m] += bands[m][n] v[n], m from 0 to 6."""
+    for m in range(7):
+        band = bands[m]
+        for n in range(len(v)):
+            total[n + m] += band[n] * v[n]
 
-    v: (D, z, nodes of a plane) float32, with planes of zeros around, and in a plane 3 rows and 3 more before and after.
-    out: (D, z, nodes of a plane) float32, zeros. stride: of a row.
+
+@jit(fastmath={"contract", "reassoc"})
+def multiply(square: Any, v: Any, out: Any, stride: Any, planes: Any, nodes: Any) -> None:
+    """Add some control points of some planes, times v: their rows of the banded matrix, and what is theirs of the rows
+    of planes behind.
+
+    v: (D, z, nodes of a plane) float32, with planes of zeros behind, and in a plane 3 rows and 3 more before and after.
+    out: the same of `planes` and those behind them. stride: of a row. planes, nodes: first and stop.
     """
-    ndim, count = v.shape[0], stop - first
-    for z in range(square.shape[0]):
-        q = 0
+    ndim, (first, stop) = v.shape[0], nodes
+    middle, count = 3 * stride + 3, stop - first
+    for z in range(planes[0], planes[1]):
+        here, q = z - planes[0], 0
         for a in range(ndim):
             for b in range(a, ndim):
                 for i in range(square.shape[2]):
                     for k in range(7):
-                        s, start = square[z, q, i, k], first + k * stride
+                        s, start, own = square[z, q, i, k], first + k * stride, first + middle
                         # One by one these are contiguous for the compiler, which is four times as fast.
                         bands = (
                             s[0, first:stop],
@@ -288,7 +330,15 @@ def multiply(square: Any, v: Any, out: Any, stride: Any, first: Any, stop: Any) 
                             s[5, first:stop],
                             s[6, first:stop],
                         )
-                        _add_products(out[a, z, first:stop], bands, v[b, z + i, start : start + count + 6])
+                        _add_products(out[a, here, own : own + count], bands, v[b, z + i, start : start + count + 6])
                         if a != b:
-                            _add_products(out[b, z, first:stop], bands, v[a, z + i, start : start + count + 6])
+                            _add_products(
+                                out[b, here, own : own + count], bands, v[a, z + i, start : start + count + 6]
+                            )
+                        if i > 0:
+                            _add_bands(out[b, here + i, start : start + count + 6], bands, v[a, z, own : own + count])
+                            if a != b:
+                                _add_bands(
+                                    out[a, here + i, start : start + count + 6], bands, v[b, z, own : own + count]
+                                )
                 q += 1

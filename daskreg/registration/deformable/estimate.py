@@ -23,6 +23,7 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdict.local_shifts import LocalShifts
+from daskreg.runtime.threads import ahead
 
 # Steps on the finest level with a cubic interpolation of the moving image, which has no bias between voxels.
 _LAST_STEPS = 3
@@ -158,6 +159,7 @@ def _with_last_steps(
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
             order=3,
         )
+    shifts = ahead(lambda: shifts_left(images, last.found, last.layers.control))
     # As what was found: a linear interpolation, which smooths noise, would look better.
     before = images.evaluate(base.transform, order=3)
     full = float(images.weight.sum(dtype=np.float64))
@@ -175,7 +177,7 @@ def _with_last_steps(
         converged=state.converged or last.converged,
         determined={**solved.determined, level.step: last.determined},
         agreement=agreement_of(images, last.found, last.layers.control),
-        shifts=shifts_left(images, last.found, last.layers.control),
+        shifts=shifts(),
         verdict=solved.verdict,
         inliers=inliers,
     )

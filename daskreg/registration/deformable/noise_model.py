@@ -9,6 +9,7 @@ common.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of
 from daskreg.registration.verdict.correlations import positive_correlations
+from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +25,8 @@ Floats = NDArray[np.float64]
 _ENOUGH = 1 << 19
 _LONGEST = 24
 """Voxels up to which correlations are summed."""
+_SMALL = 1 << 18
+"""Values that are correlated sooner than another thread has begun."""
 LEAST_SHARE = 0.02
 
 
@@ -93,12 +97,13 @@ def correlated_voxels(score: NDArray[np.float32]) -> float:
     square = float((score * score).sum(dtype=np.float64))
     if not square > 0:
         return 1.0
-    total = 1.0
-    for axis in range(1, score.ndim):
+
+    def of_axis(axis: int) -> float:
         n = score.shape[axis]
         found = positive_correlations(np.moveaxis(score, axis, 0), square, min(_LONGEST, n // 4))
-        total *= 1 + 2 * sum(one * n / (n - lag) for lag, one in enumerate(found, 1))
-    return total
+        return 1 + 2 * sum(one * n / (n - lag) for lag, one in enumerate(found, 1))
+
+    return math.prod(spread(pool_threads() if score.size > _SMALL else 1, of_axis, range(1, score.ndim)))
 
 
 def middle_of(shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -46,6 +46,9 @@ _TOLERANCE = 0.05
 _FALLS = 0.01
 # Voxels for each independent sample, at most, where correlated residuals are motion that was not found yet.
 _MOTION = 4.0
+# The share by which the misfit falls by a step that aligns no structure any more. Where images have no contrast, noise
+# is brought nearer to noise for many steps. What control points can hardly follow falls by more, however slowly.
+_SETTLED = 0.003
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.
 _SMOOTH = 10.0
 
@@ -77,6 +80,7 @@ def solve_level(
     tolerance: float,
     max_iterations: int,
     few_sigmas: float = FEW_SIGMAS,
+    settled_sigmas: float = 0.0,
     order: int = 1,
     most_layers: int = 16,
     least_layer: float = 0.0,
@@ -90,6 +94,7 @@ def solve_level(
         tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
         few_sigmas: a step is the last that gains no more likelihood than if all determined coefficients had moved by
             this many of their standard deviations.
+        settled_sigmas: the same for a step by which the misfit hardly falls; 0: as `few_sigmas`.
         order: of the interpolation.
         most_layers: that are finished, so that layers are one to one.
         least_layer: voxels of the level; no layer is finished after a shorter step, but the level ends.
@@ -124,9 +129,12 @@ def solve_level(
         if limited:
             state.layers = state.layers.finish()
             known, longest = None, np.inf
-        elif not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
+            continue
+        if not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
             continue  # little is gained while the residual still says too much noise
-        elif moved < tolerance * images.step or gained < few_sigmas**2 * state.determined:
+        settled = state.costs[-1] > (1 - _SETTLED) * state.costs[-2]
+        few = max(few_sigmas, settled_sigmas) if settled else few_sigmas
+        if moved < tolerance * images.step or gained < few**2 * state.determined:
             state.converged = True
             break
     return state

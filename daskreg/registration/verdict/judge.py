@@ -20,6 +20,7 @@ from daskreg.registration.verdict.bands import Bands, bands_of
 from daskreg.registration.verdict.evidence import evidence, needed
 from daskreg.registration.verdict.information import information_of
 from daskreg.registration.verdict.rivals import rivals_of
+from daskreg.runtime.threads import ahead
 
 Floats = NDArray[np.float64]
 
@@ -132,10 +133,11 @@ def _verdict(pair: Aligned, finest: float, *, turns: bool) -> Verdict:
     found = 0.0 if bands is None else evidence(bands)
     if bands is None or not found > needs:
         return Verdict(found, needs, np.zeros((0, size, size)), np.zeros((0, p)), np.zeros(0), pair.units)
+    rivals = ahead(lambda: _rivals(pair, bands, needs, turns=turns))
     known, scale = information_of(pair, bands), pair.step / finest
     sigma = known.sigma * scale
     free = sigma > MOST_SIGMA
-    shifts, turned = _rivals(pair, bands, needs, turns=turns)
+    shifts, turned = rivals()
     return Verdict(
         found,
         needs,

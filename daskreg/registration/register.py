@@ -33,7 +33,7 @@ def register(
     moving: Any,
     *,
     model: str | Sequence[str] = "affine",
-    metric: str | Loss = "ncc",
+    metric: str | Loss = "auto",
     init: str | Affine | Any = "auto",
     levels: int | str = "auto",
     optimizer: str = "auto",
@@ -63,8 +63,8 @@ def register(
             affine map, or any other transform, may be given as `init`.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
             brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
-            weight)` of (1, *shape) tensors that returns one number, lower is better. "auto", for "bspline":
-            "lncc" where gain and offset are found to vary over the image, else "ncc" (`fit.metric`).
+            weight)` of (1, *shape) tensors that returns one number, lower is better. "auto": "ncc"; for
+            "bspline" "lncc" where gain and offset are found to vary over the image (`fit.metric`).
         init: "auto", "identity", "moments", "phase", "search" (all rotations), an Affine
             `moving_from_fixed`, or another fit. A candidate that moves more must be clearly better.
         levels: of the pyramid; "auto" starts at about 32 voxels along the longest side.
@@ -98,7 +98,7 @@ def register(
         LayoutMismatchError for a checkpoint of other images or options.
     """
     check_flags(check_inverse=check_inverse)
-    by_sums = isinstance(metric, str) and metric in {"ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
+    by_sums = isinstance(metric, str) and metric in {"auto", "ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
     axes = getattr(fixed, "ndim", 0) - (channel is not None)
     compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"
     small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL

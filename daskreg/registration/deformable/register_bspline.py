@@ -92,8 +92,7 @@ def register_layers(
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
-        pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
-        affine = affine_stage(pair, "ncc" if metric is None or metric == "lncc" else metric)
+        affine = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -174,6 +173,13 @@ def fit_of(
         iterations=found.iterations + (affine.iterations if affine is not None else 0),
         _estimate=found,
     )
+
+
+def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
+    """The affine map that the layers begin from; metric: None where it is not known yet."""
+    if metric == "lncc":
+        images = _evened(images[0]), _evened(images[1])
+    return affine_stage(images, "ncc" if metric is None or metric == "lncc" else metric)
 
 
 def on_cpu(image: Image) -> Image:

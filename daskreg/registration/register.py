@@ -78,8 +78,8 @@ def register(
             and report by how much the two results contradict each other (`fit.inverse_error`). A fit that is
             contradicted by more than a voxel is not ok.
         resolution: of images that do not fit the memory. "coarse": means of blocks of voxels that fit are registered;
-            "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc" or
-            "mse" (`fit.resolution` says which it was). "auto": all voxels where they fit, else "coarse".
+            "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc",
+            "mse" or, for "bspline", "lncc" (`fit.resolution` says which it was). "auto": all voxels where they fit, else "coarse".
         checkpoint: a file to which finished blocks are appended, with resolution="full" and images that do not fit.
             The same call resumes from it.
         client: a distributed Client whose workers read the blocks; None: the current one, where the images are not
@@ -89,7 +89,8 @@ def register(
             where blocks are read, with (blocks and levels done, all that are foreseen). A function that takes `stage`
             is also told "reading", "compiling", "fitting".
         spacing: of the finest control points of "bspline", world units, one number or one for each axis; about that, so
-            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more.
+            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more; less
+            in volumes that are no cubes, which have as many control points as a cube would have.
 
     Returns: a PairFit, of "bspline" a DeformableFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 

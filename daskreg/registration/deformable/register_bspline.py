@@ -16,7 +16,7 @@ from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.control_grid import BEYOND, ControlGrid, control_grids
 from daskreg.registration.deformable.displacement_search import checkerboard
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
@@ -42,7 +42,8 @@ _RISE, _ROUNDING = 1e-3, 1e-6
 LEAST_TOLERANCE = 0.01
 """Voxels: root mean square of the last step."""
 
-# Control points are so many voxels apart by default, at least, and so many distances fit the longest side.
+# Control points are so many voxels apart by default, at least, and so many distances fit the longest side. A volume
+# that is no cube has as many control points as a cube with so many.
 _LEAST_VOXELS, _ALONG = 8.0, 24
 # How it is found whether gain and offset vary.
 _ENOUGH = 2048
@@ -206,8 +207,9 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
     """
     voxel = max(min(fixed.spacing), min(moving.spacing))
     if spacing is None:
-        longest = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True))
-        spacing = max(_LEAST_VOXELS * voxel, longest / _ALONG)
+        spacing = max(
+            _LEAST_VOXELS * voxel, _distance([n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True)])
+        )
     values, two = np.asarray(spacing), 2 * np.asarray(fixed.spacing)
     if values.dtype.kind in "iuf" and values.ndim == 0 and values > 0:
         values = np.maximum(values, two)
@@ -220,6 +222,18 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
             f"spacing= of {spacing} {fixed.unit}: control points need at least two voxels of fixed between them"
         )
     return tuple(values.astype(np.float64).tolist())
+
+
+def _distance(sides: Sequence[float]) -> float:
+    """Of control points by default, if voxels are small enough."""
+
+    def points(lengths: Sequence[float], along: int) -> float:
+        return math.prod(along * one / max(lengths) + BEYOND for one in lengths)
+
+    along = _ALONG
+    while len(sides) == 3 and points(sides, along + 1) <= points((1, 1, 1), _ALONG):
+        along += 1
+    return max(sides) / along
 
 
 def check_memory(control: ControlGrid) -> None:

@@ -79,7 +79,8 @@ def register(
             contradicted by more than a voxel is not ok.
         resolution: of images that do not fit the memory. "coarse": means of blocks of voxels that fit are registered;
             "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc",
-            "mse" or, for "bspline", "lncc" (`fit.resolution` says which it was). "auto": all voxels where they fit, else "coarse".
+            "mse" or, for "bspline", "lncc" (`fit.resolution` says which it was). "auto": all voxels where they fit,
+            else "coarse".
         checkpoint: a file to which finished blocks are appended, with resolution="full" and images that do not fit.
             The same call resumes from it.
         client: a distributed Client whose workers read the blocks; None: the current one, where the images are not

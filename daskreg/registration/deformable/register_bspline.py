@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
@@ -282,13 +283,21 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     """The mean square of the residual with the gain and offset around each voxel, as a part of that with one of each.
 
     Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
-    chance, and little of what is not aligned. Squares count as their window has less contrast.
+    chance, and little of what is not aligned. Squares count as their window has less contrast. The one gain and offset
+    are those of the same voxels, so that places that contradict each other have no part in them, either.
     """
     windows, colour = Windows.of(images.fixed.shape, _BLOCK), checkerboard(images.fixed.shape, _BLOCK)
-    around, one = 0.0, 0.0
+    around, weight = 0.0, np.zeros_like(found.weight)
     for own in (colour, ~colour):
         local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)
-        weight = found.weight * own * local.precision * (local.common > _COMMON)
-        around += float((weight * local.residual**2).sum(dtype=np.float64))
-        one += float((weight * found.residual**2).sum(dtype=np.float64))
-    return around / max(one, 1e-30)
+        counts = found.weight * own * local.precision * (local.common > _COMMON)
+        around += float((counts * local.residual**2).sum(dtype=np.float64))
+        weight += counts
+    total = max(float(weight.sum(dtype=np.float64)), 1e-30)
+
+    def mean(values: NDArray[np.float32]) -> float:
+        return float((weight * values).sum(dtype=np.float64)) / total
+
+    f, w = (x - np.float32(mean(x)) for x in (images.fixed, found.warped))
+    one = mean(f * f) - mean(f * w) ** 2 / max(mean(w * w), 1e-30)
+    return around / max(one * total, 1e-30)

@@ -56,6 +56,8 @@ _UNEVEN = 0.87
 _TOLERANCE = 0.05
 _COMMON = 0.7
 """The least correlation around the voxels that are compared: contradictions are no gains."""
+_SEEN = 0.1
+"""The least part of the overlap that is compared: of images that are not aligned nothing is known."""
 
 # The affine map for "lncc" is that of images normalised in windows of so many sigmas along the longest side.
 _WINDOWS = 16
@@ -284,7 +286,8 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
 
     Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
     chance, and little of what is not aligned. Squares count as their window has less contrast. The one gain and offset
-    are those of the same voxels, so that places that contradict each other have no part in them, either.
+    are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
+    are too few of these.
     """
     windows, colour = Windows.of(images.fixed.shape, _BLOCK), checkerboard(images.fixed.shape, _BLOCK)
     around, weight = 0.0, np.zeros_like(found.weight)
@@ -293,7 +296,9 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
         counts = found.weight * own * local.precision * (local.common > _COMMON)
         around += float((counts * local.residual**2).sum(dtype=np.float64))
         weight += counts
-    total = max(float(weight.sum(dtype=np.float64)), 1e-30)
+    if float(found.weight[weight > 0].sum(dtype=np.float64)) < _SEEN * found.total:
+        return 1.0
+    total = float(weight.sum(dtype=np.float64))
 
     def mean(values: NDArray[np.float32]) -> float:
         return float((weight * values).sum(dtype=np.float64)) / total

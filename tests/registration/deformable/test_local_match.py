@@ -53,6 +53,14 @@ def test_the_choice_is_for_fields() -> None:
     assert dr.register(image, image * (3 + y + x), model="translation").metric == "ncc"
 
 
+def left(fixed: NDArray[np.float64], warped: NDArray[np.float32]) -> float:
+    """`left_by_other_blocks` of two images."""
+    pair = (torch.from_numpy(np.asarray(v, np.float32)[None]) for v in (fixed, warped))
+    f, m = (image_batch(v, dr.Grid(fixed.shape)) for v in pair)
+    images = LevelImages.of(PyramidLevel(f, m, 1.0), "ncc")
+    return left_by_other_blocks(images, images.compare(warped))
+
+
 def test_only_gains_that_vary_say_more_of_other_blocks() -> None:
     shape = (60, 66)
     warped, y, x = texture(shape, 2), *np.indices(shape) / 60
@@ -60,9 +68,10 @@ def test_only_gains_that_vary_say_more_of_other_blocks() -> None:
     found = []
     for gain in (1.0, 0.6 + 0.5 * y + 0.4 * x):
         fixed = ndimage.shift(gain * (3 + warped), 0.4, order=3, mode="mirror") + noise  # not quite aligned
-        pair = (torch.from_numpy(np.asarray(v, np.float32)[None]) for v in (fixed, warped))
-        f, m = (image_batch(v, dr.Grid(shape)) for v in pair)
-        images = LevelImages.of(PyramidLevel(f, m, 1.0), "ncc")
-        found.append(left_by_other_blocks(images, images.compare(warped)))
+        found.append(left(fixed, warped))
     assert found[0] > 0.95
     assert found[1] < 0.5
+    fixed = warped + noise
+    warped[:20, :25] = 8 * texture((20, 25), 5)  # contradicts
+    assert left(fixed, warped) > 0.9
+    assert left(fixed, texture(shape, 7)) == 1  # is not aligned

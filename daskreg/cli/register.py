@@ -28,7 +28,8 @@ from daskreg.cli.options import (
 @fit_outputs
 @click.option("--model", default="affine", show_default=True, help="translation, rigid, similarity, affine, some of "
               "rotation,translation,scale,shear, or bspline.")  # fmt: skip
-@click.option("--metric", default="ncc", show_default=True, help="ncc, mse, mae, lncc or mi; auto for bspline.")
+@click.option("--metric", default="auto", show_default=True, help="ncc, mse, mae, lncc or mi. auto: ncc; for "
+              "bspline lncc where brightness or contrast vary over the images.")  # fmt: skip
 @click.option(
     "--init", default="auto", show_default=True, help="auto, identity, moments, phase, search, or the file of a fit."
 )

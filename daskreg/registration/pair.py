@@ -85,8 +85,6 @@ def register_pair(
     """What `register` does, with all of its options; `progress` is a function or None."""
     began = time.perf_counter()
     chosen = isinstance(metric, str) and metric == "auto"
-    if chosen and model != "bspline":
-        raise OptionError('metric="auto" is for model="bspline"')
     metric = "ncc" if chosen else metric
     check_options(metric, optimizer, init)
     report = progress if callable(progress) else None
@@ -100,7 +98,8 @@ def register_pair(
     if resolution == "full":
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
-            _check_options_by_blocks("auto" if chosen else metric, optimizer, check_inverse=check_inverse)
+            metrics = (*METRICS, "lncc") if model == "bspline" else METRICS
+            _check_options_by_blocks(metric, metrics, optimizer, check_inverse=check_inverse)
             from daskreg.registration.blockwise.register import Place, Request
             from daskreg.registration.blockwise.register_layers import LayersRequest
 
@@ -109,7 +108,7 @@ def register_pair(
             if model == "bspline":
                 unit = shared_unit(fixed.grid.unit, moving.grid.unit, "fixed and moving")
                 by_affine = _affine_stage(_PairRegistration(model, metric, optimizer, options, unit), init)
-                request = LayersRequest(by_affine, str(metric), init, spacing, options, place)
+                request = LayersRequest(by_affine, None if chosen else str(metric), init, spacing, options, place)
             fit = request(fixed, moving, masks=masks, channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
     with limit_threads(1), at_stage("reading"):
@@ -243,12 +242,14 @@ def _threads(fixed: Image, moving: Image) -> int:
     return max(1, min(library_threads(), voxels // VOXELS_PER_THREAD))
 
 
-def _check_options_by_blocks(metric: str | Loss, optimizer: str, *, check_inverse: bool) -> None:
+def _check_options_by_blocks(
+    metric: str | Loss, metrics: Sequence[str], optimizer: str, *, check_inverse: bool
+) -> None:
     """Raise OptionError for options with which images are not registered block by block."""
-    if check_inverse or metric not in METRICS or optimizer not in ("auto", "gauss-newton"):
+    if check_inverse or metric not in metrics or optimizer not in ("auto", "gauss-newton"):
         raise OptionError(
             f"images that do not fit the memory are registered at full resolution with metric "
-            f'{" or ".join(METRICS)}, optimizer "auto" and without check_inverse; or use resolution="coarse"'
+            f'{" or ".join(metrics)}, optimizer "auto" and without check_inverse; or use resolution="coarse"'
         )
 
 

@@ -34,7 +34,7 @@ def register(
     moving: Any,
     *,
     model: str | Sequence[str] = "affine",
-    metric: str | Loss = "ncc",
+    metric: str | Loss = "auto",
     init: str | Affine | Any = "auto",
     levels: int | str = "auto",
     optimizer: str = "auto",
@@ -64,8 +64,8 @@ def register(
             affine map, or any other transform, may be given as `init`.
         metric: "ncc" (any gain and offset), "mse" (equal brightness), "mae", "lncc" (uneven
             brightness), "mi" (other modalities), or a torch callable `loss(fixed, warped,
-            weight)` of (1, *shape) tensors that returns one number, lower is better. "auto", for "bspline":
-            "lncc" where gain and offset are found to vary over the image, else "ncc" (`fit.metric`).
+            weight)` of (1, *shape) tensors that returns one number, lower is better. "auto": "ncc"; for
+            "bspline" "lncc" where gain and offset are found to vary over the image (`fit.metric`).
         init: "auto", "identity", "moments", "phase", "search" (all rotations), an Affine
             `moving_from_fixed`, or another fit. A candidate that moves more must be clearly better.
         levels: of the pyramid; "auto" starts at about 32 voxels along the longest side.
@@ -79,8 +79,9 @@ def register(
             and report by how much the two results contradict each other (`fit.inverse_error`). A fit that is
             contradicted by more than a voxel is not ok.
         resolution: of images that do not fit the memory. "coarse": means of blocks of voxels that fit are registered;
-            "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc" or
-            "mse" (`fit.resolution` says which it was). "auto": all voxels where they fit, else "coarse".
+            "full": every voxel counts, read block by block in two to three passes after a coarse start, with "ncc",
+            "mse" or, for "bspline", "lncc" (`fit.resolution` says which it was). "auto": all voxels where they fit,
+            else "coarse".
         checkpoint: a file to which finished blocks are appended, with resolution="full" and images that do not fit.
             The same call resumes from it.
         client: a distributed Client whose workers read the blocks; None: the current one, where the images are not
@@ -90,7 +91,8 @@ def register(
             where blocks are read, with (blocks and levels done, all that are foreseen). A function that takes `stage`
             is also told "reading", "compiling", "fitting".
         spacing: of the finest control points of "bspline", world units, one number or one for each axis; about that, so
-            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more.
+            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more; less
+            in volumes that are no cubes, which have as many control points as a cube would have.
 
     Returns: a PairFit, of "bspline" a DeformableFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 
@@ -99,7 +101,7 @@ def register(
         LayoutMismatchError for a checkpoint of other images or options.
     """
     check_flags(check_inverse=check_inverse)
-    by_sums = isinstance(metric, str) and metric in {"ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
+    by_sums = isinstance(metric, str) and metric in {"auto", "ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
     axes = getattr(fixed, "ndim", 0) - (channel is not None)
     compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"
     small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL

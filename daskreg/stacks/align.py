@@ -136,7 +136,8 @@ def align_stack(
             together; the mean motion is the identity), "previous" (to the one before only; the
             first keeps its place), "first", a slice's number (all slices to that one), or "mean"
             (to the mean of the aligned slices, repeated a few times; the mean motion is the identity).
-        metric: "ncc" or "mse".
+        metric: "ncc" (one gain and offset for each pair, also of "bspline": it is not chosen as `register` does) or
+            "mse".
         neighbors: how many slices on each side a slice is fitted to; with 2 or more, wrong fits are found.
         anchors: raw_from_aligned of slices with known poses, by number: an Affine of a slice's
             dimensions, or a matrix. These poses are fixed, and the slices between them are aligned to

@@ -17,5 +17,6 @@ Of layers of B-splines:
 register_layers           what `register(model="bspline", resolution="full")` calls
 layers, layer_passes      the solver, and its passes over all blocks
 layer_pair                the voxels of a box, and where the layers lead
+layer_match               gain and offset around each voxel
 layer_sums, layer_noise   the sums of a block; the noise
 """

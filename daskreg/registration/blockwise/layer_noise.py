@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
+from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Match
 from daskreg.registration.deformable.noise_model import middle_of, noise_model
@@ -22,22 +23,24 @@ from daskreg.runtime.threads import use_threads
 
 @dataclass(frozen=True)
 class LayerNoiseTask:
-    """The block in the middle. sigmas: of the images. match: None: that of the block."""
+    """The block in the middle. sigmas: of the images. match: None: that of the block. around: see `LayerTask`."""
 
     pair: LayerPair
     inside: Box
     sigmas: tuple[tuple[float, ...], tuple[float, ...]]
     match: Match | None
+    around: LayerMatch | None = None
     number: int = 0
 
     @classmethod
-    def of(cls, pair: LayerPair, sigmas: Any, match: Match | None) -> LayerNoiseTask:
+    def of(cls, pair: LayerPair, sigmas: Any, match: Match | None, around: LayerMatch | None = None) -> LayerNoiseTask:
         """In the middle of the fixed image."""
-        return cls(pair, Box.from_slices(middle_of(pair.pair.shape)), sigmas, match)
+        return cls(pair, Box.from_slices(middle_of(pair.pair.shape)), sigmas, match, around)
 
     def carrying_little(self) -> LayerNoiseTask:
         """The same task with what it needs of arrays in memory, and no more."""
-        return replace(self, pair=self.pair.restrict(self.inside))
+        around = None if self.around is None else self.around.restrict(self.inside)
+        return replace(self, pair=self.pair.restrict(self.inside), around=around)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ def noise_of_layers(task: LayerNoiseTask) -> LayerNoise:
         if images is None:
             return LayerNoise(task.number)
         warped = task.pair.warp(images, task.inside)
-        found, match = _compared(images, warped, task.match)
+        if task.around is not None:
+            found, match = task.around.compared(images, warped, task.inside), Match(1.0, 0.0, 0.0)
+        else:
+            found, match = _compared(images, warped, task.match)
         if not found.total > 1:
             return LayerNoise(task.number)
         noise = noise_model(images, found)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.registration.blockwise import layer_noise, layer_sums
+from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_noise import LayerNoise, LayerNoiseTask, noise_of_layers
 from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.blockwise.layer_sums import LayerTask, LayerTotal, sum_layers
@@ -48,20 +49,24 @@ class LayerPass:
 
 @dataclass
 class LayerPasses:
-    """Passes over the blocks of a pair."""
+    """Passes over the blocks of a pair.
+
+    matched: whether one gain and one offset are free. around: those of each voxel instead, for "lncc".
+    """
 
     pair: LazyPair
     sigmas: Sigmas
     work: Work
     matched: bool
+    around: LayerMatch | None = None
     blocks: list[Box] = field(default_factory=list)
     count: int = 0
 
     def noise(self, layers: Layers, match: Match | None) -> LayerNoise:
         """Of the middle, at some layers."""
-        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match)
+        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match, self.around)
         [found] = self.work.run(
-            f"noise-{_name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
+            f"noise-{self._name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
             label="noise", store=layer_noise.to_arrays, restore=layer_noise.from_arrays,
         )  # fmt: skip
         return found
@@ -88,12 +93,12 @@ class LayerPasses:
         control = layers.control
         pair = self._pair((layers,) if base is None else (layers, base))
         held = with_square * square_bytes((1,) * control.ndim)  # earlier versions held more sums
-        name = _name(pair, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
+        name = self._name(pair, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
         tasks = []
         for number, box in self._overlapping(pair):
             nodes = nodes_of(control, self.pair.fixed.grid, box)
             current = layers.current[(slice(None), *nodes.slices)]
-            tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square))
+            tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square, self.around))
         total = LayerTotal.of(pair, control.shape, with_square=with_square)
         self.work.each(
             f"layers-{name}",
@@ -106,6 +111,8 @@ class LayerPasses:
         )
         products = total.products
         found, mean_square = _match(products[0], matched=self.matched)
+        if self.around is not None:
+            found = replace(found, correlation=float(np.sqrt(max(1 - mean_square, 0))))
         # What J^T r is with the gain and the offset that follow from all voxels.
         linear, *others = total.linear
         for other, change in zip(others, (found.gain - match.gain, found.offset - match.offset), strict=False):
@@ -120,6 +127,17 @@ class LayerPasses:
         """The blocks where the images overlap, by number: the sums of the others are zero."""
         return [(number, box) for number, box in enumerate(self.blocks) if not pair.needs(box)[1].empty]
 
+    def _name(self, pair: LayerPair, *facts: object) -> str:
+        """Of a pass in the checkpoint: it says all that the results depend on."""
+        digest = hashlib.sha256(repr(facts).encode())
+        for one in pair.maps:
+            numbers, more = one.identity()
+            digest.update(numbers)
+            digest.update(repr(more).encode())
+        if self.around is not None:
+            digest.update(self.around.nodes.tobytes())
+        return digest.hexdigest()[:16]
+
     def _pair(self, layers: Sequence[Layers]) -> LayerPair:
         return LayerPair.of(self.pair, [one.transform for one in layers], matched=self.matched)
 
@@ -130,13 +148,3 @@ def _match(products: Floats, *, matched: bool) -> tuple[Match, float]:
     match = Match.of(f, w, ff, fw, ww, matched=matched)
     g, o = match.gain, match.offset
     return match, max(ff + g * g * ww + o * o - 2 * g * fw - 2 * o * f + 2 * g * o * w, 1e-12)
-
-
-def _name(pair: LayerPair, *facts: object) -> str:
-    """Of a pass in the checkpoint: it says all that the results depend on."""
-    digest = hashlib.sha256(repr(facts).encode())
-    for one in pair.maps:
-        numbers, more = one.identity()
-        digest.update(numbers)
-        digest.update(repr(more).encode())
-    return digest.hexdigest()[:16]

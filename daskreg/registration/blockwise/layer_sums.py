@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
+from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.blockwise.pair import tiles
 from daskreg.registration.blockwise.slabs import slabs_of
@@ -32,7 +33,7 @@ class LayerTask:
     """A block at the transform of a pass.
 
     coefficients: (D, *nodes) of the current layer, for the control points of the block. gain, offset: with which
-    residuals are taken. with_square: also J^T J.
+    residuals are taken. with_square: also J^T J. around: gain and offset around each voxel, for "lncc".
     """
 
     number: int
@@ -43,10 +44,12 @@ class LayerTask:
     coefficients: Floats
     match: Match
     with_square: bool
+    around: LayerMatch | None = None
 
     def carrying_little(self) -> LayerTask:
         """The same task with what it needs of arrays in memory, and no more."""
-        return replace(self, pair=self.pair.restrict(self.inside))
+        around = None if self.around is None else self.around.restrict(self.inside)
+        return replace(self, pair=self.pair.restrict(self.inside), around=around)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class LayerSums:
     """The sums of a block.
 
     products: (maps, 6) total weight, and the sums of fixed, warped, fixed squared, fixed times warped, warped squared.
+    With gain and offset around each voxel, the residual takes the place of fixed, and zero that of warped.
     square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual;
     where gain and offset are free, also of the warped image and of one: what J^T of the residual changes with them.
     """
@@ -93,22 +97,27 @@ def linear_sums(pair: LayerPair) -> int:
 def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, linear: Floats) -> Floats:
     """Add the sums of a tile to those of the block; the sums of products of the images are returned."""
     level, control = task.pair.pair.fixed.grid, task.control
-    found, products = None, []
+    voxels: list[Residuals] = []
+    products = []
     for number in range(len(task.pair.maps)):
         warped = task.pair.warp(images, tile, number)
         valid = np.isfinite(warped)
         weight = np.where(valid, images.weight, np.float32(0))
         warped = np.where(valid, warped, np.float32(0))
-        products.append(_products(weight, images.fixed, warped))
-        found = found or (warped, weight)
-    warped, weight = found or (images.fixed, images.weight)
-    residual = images.fixed - (np.float32(task.match.gain) * warped + np.float32(task.match.offset))
+        if task.around is not None:
+            local = task.around.between(images.fixed, warped, weight, tile)
+            residual = np.sqrt(local.precision) * local.residual
+            products.append(_products(weight, residual, np.zeros_like(residual)))
+            voxels = voxels or [local.residuals(images.gradient, weight)]
+        else:
+            products.append(_products(weight, images.fixed, warped))
+            voxels = voxels or _by_one_match(images, warped, weight, task.match)
     held = nodes_of(control, level, tile)
-    local = held.within(task.nodes)
-    current = task.coefficients[(slice(None), *local.slices)]
-    for k, values in enumerate((residual, warped, np.ones_like(warped))[: len(linear)]):
+    local_nodes = held.within(task.nodes)
+    current = task.coefficients[(slice(None), *local_nodes.slices)]
+    for k, values in enumerate(voxels[: len(linear)]):
         sums = cell_sums(
-            Residuals(images.gradient, values, weight),
+            values,
             control,
             level,
             tile,
@@ -116,10 +125,16 @@ def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, 
             with_square=task.with_square and k == 0,
             held=held,
         )
-        linear[k][(slice(None), *local.slices)] += sums.linear
+        linear[k][(slice(None), *local_nodes.slices)] += sums.linear
         if sums.square.size:
-            add_part(square, task.nodes.shape, sums.square, local)
+            add_part(square, task.nodes.shape, sums.square, local_nodes)
     return np.array(products)
+
+
+def _by_one_match(images: LevelImages, warped: Singles, weight: Singles, match: Match) -> list[Residuals]:
+    """The residual, and what it changes by with gain and offset."""
+    residual = images.fixed - (np.float32(match.gain) * warped + np.float32(match.offset))
+    return [Residuals(images.gradient, values, weight) for values in (residual, warped, np.ones_like(warped))]
 
 
 def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:

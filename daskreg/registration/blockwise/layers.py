@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from daskreg.geometry import Transform
+from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_passes import LayerPass, LayerPasses, Sigmas
 from daskreg.registration.blockwise.noise import smoothed_by
 from daskreg.registration.blockwise.pair import LazyPair
@@ -56,6 +57,7 @@ def estimate_layers_of_all_voxels(
     sigmas: Sigmas,
     covered: float,
     matched: bool,
+    around: LayerMatch | None,
     tolerance: float,
 ) -> LayerEstimate:
     """Go on from the estimate of the coarse images.
@@ -64,17 +66,19 @@ def estimate_layers_of_all_voxels(
         pair: not smoothed yet. coarse: may be `without_voxels`, and so is what is returned.
         base: what the layers begin from. sigmas: of the Gaussians. covered: `share_of_weight` of the coarse image.
         grids: of control points, from coarse to fine, among them that of the coarse estimate.
+        matched, around: see `LayerPasses`.
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
     state, layers = coarse.state, coarse.state.layers.rebased()  # as between the levels of a pyramid in memory
     for finer in grids[grids.index(layers.control) + 1 :]:
         layers = layers.refined(finer)
-    first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched).noise(layers, None)
-    passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched)
+    first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched, around).noise(layers, None)
+    passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched, around)
     start = passes.noise(layers, None)
     passes.divide(layers)
     match = Match(start.gain, start.offset, state.found.correlation)
-    found = passes.run(layers, match, with_square=True, base=Layers.start(base, grids[-1]))
+    # The gains around each voxel are not those of the base.
+    found = passes.run(layers, match, with_square=True, base=None if around else Layers.start(base, grids[-1]))
     solver = _Solver(passes, layers, found, state.weight)
     solver.solve(tolerance * pair.step)
     before, found = found.before or coarse.before, solver.found
@@ -112,7 +116,7 @@ def without_voxels(found: LayerEstimate) -> LayerEstimate:
     """The estimate without images, residuals and normal equations, which take much memory."""
     none = np.zeros((0,) * found.images.fixed.ndim, np.float32)
     images = replace(found.images, fixed=none, weight=none, gradient=none, moving=none)
-    evaluated = replace(found.state.found, warped=none, residual=none, weight=none)
+    evaluated = replace(found.state.found, warped=none, residual=none, weight=none, local=None)
     return replace(found, images=images, state=replace(found.state, found=evaluated, system=None))
 
 

@@ -14,8 +14,10 @@ from daskreg.registration.blockwise.coarse import LAYER_VOXELS, coarse_images
 from daskreg.registration.blockwise.estimate import lazy_pair, region_of
 from daskreg.registration.blockwise.image import LazyImage, Region
 from daskreg.registration.blockwise.inputs import lazy_images
+from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_passes import BLOCK_BYTES
 from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels, share_of_weight, without_voxels
+from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.register import HOPELESS, Place
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable import judged
@@ -26,10 +28,12 @@ from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
     AffineStage,
+    affine_of,
     check_memory,
     checked_base,
     control_spacing,
     fit_of,
+    metric_of,
 )
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, batch_of
@@ -49,11 +53,11 @@ _CELL = 2.0
 class LayersRequest:
     """The options of `register` for layers between images that are read in blocks.
 
-    affine_stage: registers the coarse images by an affine map.
+    affine_stage: registers the coarse images by an affine map. metric: None to let the coarse images say which.
     """
 
     affine_stage: AffineStage
-    metric: str
+    metric: str | None
     init: Any
     spacing: float | Sequence[float] | None
     options: SolverOptions
@@ -73,7 +77,7 @@ class LayersRequest:
         )
         asked = ("bspline", self.metric, _identity(init, images), grids[-1].spacing, options, BLOCK_BYTES, LAYER_VOXELS)
         work = self.place.work(*images, asked)
-        coarse = coarse_images(images, work, voxels=LAYER_VOXELS, metric=self.metric, most_bytes=BLOCK_BYTES)
+        coarse = coarse_images(images, work, voxels=LAYER_VOXELS, metric=self.metric or "ncc", most_bytes=BLOCK_BYTES)
         with limit_threads(), use_threads(library_threads()):
             fit = self._fit(images, coarse, grids, init, work)
         work.finish()
@@ -89,26 +93,22 @@ class LayersRequest:
     ) -> DeformableFit:
         affine, base = None, init
         if isinstance(init, str):
-            affine = self.affine_stage(coarse, self.metric)
+            affine = affine_of(coarse, self.affine_stage, self.metric)
             base = affine.moving_from_fixed
         base = checked_base(base, images[0].grid, images[1].grid)
         levels, variance = self._levels(coarse)
+        coarse_grids, most = _coarse_grids(grids, levels[-1].step), self.options.max_iterations
+        metric = self.metric or metric_of(levels, coarse_grids, base, max_iterations=most)
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
-        found = estimate_layers(
-            levels,
-            _coarse_grids(grids, levels[-1].step),
-            base,
-            metric=self.metric,
-            tolerance=tolerance,
-            max_iterations=self.options.max_iterations,
-        )
-        rough = self._judged(found, levels, affine, coarse, variance)
+        found = estimate_layers(levels, coarse_grids, base, metric=metric, tolerance=tolerance, max_iterations=most)
+        rough = _judged(found, levels, affine, coarse, (metric, variance))
         if rough.status in HOPELESS:
             return rough
         finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
         regions, covered = (_inliers(found, levels, coarse[0]), None), share_of_weight(found.images.weight)
         batches = batch_of(coarse[0]), batch_of(coarse[1])
-        pair = lazy_pair(images, coarse, batches, regions, finest, metric=self.metric)
+        pair = lazy_pair(images, coarse, batches, regions, finest, metric=metric)
+        around = _match_around(found, levels, pair) if metric == "lncc" else None
         found = without_voxels(found)
         del rough, levels, batches  # the coarse images on all levels take as much memory as the blocks
         release_memory()
@@ -120,42 +120,51 @@ class LayersRequest:
             grids=grids,
             sigmas=finest.sigmas,
             covered=covered,
-            matched=self.metric != "mse",
+            matched=metric == "ncc",
+            around=around,
             tolerance=tolerance,
         )
         levels, _ = self._levels(coarse)
-        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), self.metric)
+        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), metric)
         current = found.state.layers
         shifts = judged.shifts_left(coarsely, coarsely.evaluate(current.transform), current.control)
         found = replace(found, images=coarsely, shifts=shifts)
-        fit = self._judged(found, levels, affine, coarse, variance)
+        fit = _judged(found, levels, affine, coarse, (metric, variance))
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))
 
     def _levels(self, coarse: tuple[Image, Image]) -> tuple[Pyramid, float]:
         """The pyramid of the coarse images, and the variance of the fixed one."""
-        f, m, variance = standardised(batch_of(coarse[0]), batch_of(coarse[1]), self.metric)
+        f, m, variance = standardised(
+            batch_of(coarse[0]), batch_of(coarse[1]), "mse" if self.metric == "mse" else "ncc"
+        )
         return pyramid(f, m, levels=self.options.levels, smoothing=self.options.smoothing), float(variance[0])
 
-    def _judged(
-        self,
-        found: LayerEstimate,
-        levels: Pyramid,
-        affine: PairFit | None,
-        coarse: tuple[Image, Image],
-        variance: float,
-    ) -> DeformableFit:
-        """The fit, with the verdict on the coarse images."""
-        grid = coarse[0].grid
-        verdict = judged.verdict_of(
-            Problem(Pose.of("affine", grid.ndim), grid.centre, self.metric),
-            levels,
-            found.state.layers.transform,
-            self.metric,
-            determined=found.determined,
-            reach=2 * float(found.state.layers.control.limits.max()),
-        )
-        return fit_of(found, verdict, affine, coarse, metric=self.metric, variance=variance)
+
+def _judged(
+    found: LayerEstimate,
+    levels: Pyramid,
+    affine: PairFit | None,
+    coarse: tuple[Image, Image],
+    scales: tuple[str, float],
+) -> DeformableFit:
+    """The fit, with the verdict on the coarse images; scales: the metric, and the variance of fixed."""
+    grid, (metric, variance) = coarse[0].grid, scales
+    verdict = judged.verdict_of(
+        Problem(Pose.of("affine", grid.ndim), grid.centre, metric),
+        levels,
+        found.state.layers.transform,
+        metric,
+        determined=found.determined,
+        reach=2 * float(found.state.layers.control.limits.max()),
+    )
+    return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance)
+
+
+def _match_around(found: LayerEstimate, levels: Pyramid, pair: LazyPair) -> LayerMatch:
+    """Gain and offset around each voxel, from the coarse images that layers bring together."""
+    images = LevelImages.of(with_inliers(levels[-1], found.inliers), "ncc")
+    return LayerMatch.of(images, found.state.layers.transform, pair.fixed.grid)
 
 
 def _identity(init: Any, images: tuple[LazyImage, LazyImage]) -> str:

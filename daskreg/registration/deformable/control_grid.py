@@ -30,6 +30,8 @@ Below 1 / 2.046 (2D) and 1 / 2.480 (3D) a displacement by cubic B-splines is one
 """
 _AROUND = 1
 """Cells beyond those of the image, on each side."""
+BEYOND = 3 + 2 * _AROUND
+"""Control points along an axis, less its cells over the image."""
 _COARSEST = 3
 """The least cells along an axis of the coarsest grid, where the finest one has as many."""
 
@@ -66,7 +68,7 @@ class ControlGrid:
     @property
     def shape(self) -> tuple[int, ...]:
         """The number of control points along each axis."""
-        return tuple(n + 3 + 2 * _AROUND for n in self.cells)
+        return tuple(n + BEYOND for n in self.cells)
 
     @cached_property
     def grid(self) -> Grid:
@@ -144,5 +146,5 @@ def coarser_axis(n: int) -> Floats:
 
     The identity where there is no such grid, or few cells.
     """
-    cells = n - 3 - 2 * _AROUND
-    return subdivision(cells // 2 + 3 + 2 * _AROUND) if cells % 2 == 0 and cells > 2 else np.eye(n)
+    cells = n - BEYOND
+    return subdivision(cells // 2 + BEYOND) if cells % 2 == 0 and cells > 2 else np.eye(n)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
-from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, local_match, normalised
+from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, local_match
 from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
@@ -30,7 +30,7 @@ class Evaluated:
 
     warped, residual, weight: (*shape) of the fixed grid; the residual is fixed - (gain warped + offset); for "mi",
     fixed less the mean of the fixed values of voxels with the same warped value. mean_square: of the residual. total:
-    of the weight. correlation: of the images. gain: 1 for "mse". local: for "lncc" of volumes, of which mean_square and
+    of the weight. correlation: of the images. gain: 1 for "mse". local: for "lncc", of which mean_square and
     correlation are those in windows. dependence: for "mi".
     """
 
@@ -121,8 +121,6 @@ class LevelImages:
         weight = fixed_weight(level)[0].numpy().copy()
         fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
         masks = [None if p.weight is None else p.weight[0].numpy() for p in (level.fixed, level.moving)]
-        if metric == "lncc" and level.fixed.grid.ndim == 2:
-            fixed, moving = (normalised(image, mask) for image, mask in zip((fixed, moving), masks, strict=True))
         if masks[0] is not None:
             weight = without_edges(weight)
         if masks[1] is not None:
@@ -130,7 +128,7 @@ class LevelImages:
         grid = level.fixed.grid
         gradient, moving = slopes_of(fixed, grid.spacing), np.ascontiguousarray(moving)
         ends = (Bins.of(fixed, weight > 0), Bins.of(moving, np.isfinite(moving))) if metric == "mi" else None
-        windows = Windows.of(grid.shape) if metric == "lncc" and grid.ndim == 3 else None
+        windows = Windows.of(grid.shape) if metric == "lncc" else None
         matched = metric != "mse"
         return cls(fixed, weight, gradient, moving, grid, level.moving.grid, matched, level.step, ends, windows)
 
@@ -177,9 +175,8 @@ class LevelImages:
 
     def residuals(self, found: Evaluated) -> Residuals:
         """What the normal equations are summed from."""
-        if (one := found.local) is not None:
-            # The part of the gradient that both images share; the residual is that of all of it.
-            return Residuals(self.gradient, found.residual / one.common, found.weight * one.precision * one.common**2)
+        if found.local is not None:
+            return found.local.residuals(self.gradient, found.weight)
         if (d := found.dependence) is None:
             return Residuals(self.gradient, found.residual, found.weight)
         # To move the warped image by u is to move the fixed one by -u.

@@ -1,11 +1,12 @@
 """Images of which brightness and contrast vary, for the metric "lncc".
 
-In 2D, and for affine maps, both images are normalised by the mean and the standard deviation around each voxel before
-they are compared (local normalised correlation, as in Cachier & Pennec 2000, with the windows of each image its own).
-Where the contrast is no more than that of the noise, it is suppressed as by Wiener's filter instead of being amplified.
+For affine maps and the verdict, both images are normalised by the mean and the standard deviation around each voxel
+before they are compared (local normalised correlation, as in Cachier & Pennec 2000, with the windows of each image its
+own). Where the contrast is no more than that of the noise, it is suppressed as by Wiener's filter instead of being
+amplified.
 
-In volumes, whose windows have ten times the voxels, gain and offset are fitted. Around each node of a grid, fixed =
-gain warped + offset + noise, by weighted least squares; the weights are the cubic B-splines of the nodes, by which the
+For layers, gain and offset are fitted. Around each node of a grid, fixed = gain warped + offset + noise, by weighted
+least squares; the weights are the cubic B-splines of the nodes, by which the
 results are interpolated, too. What is minimised is the mean of 1 - correlation^2 over these windows. So a voxel counts
 by the inverse of the variance of its window, and its gradient as far as both images have it in common: where they share
 nothing, noise is no information.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.registration.deformable.bending import along
+from daskreg.registration.deformable.cell_sums import Residuals
 from daskreg.sampling.spline_weights import cubic_weights
 
 Singles = NDArray[np.float32]
@@ -33,8 +35,8 @@ _WIDE = 6.0
 _LEAST = 1e-3
 """Of the variance of the image: the least local variance."""
 
-APART = 5
-"""Voxels between nodes."""
+APART = {2: 8, 3: 5}
+"""Voxels between nodes, by number of dimensions."""
 _LEAST_VARIANCE = 0.02
 """By which the variance of windows is greater, as a share of the mean, so that flat ones do not count most."""
 _FEW = 16.0
@@ -88,9 +90,15 @@ class Windows:
     splines: tuple[Singles, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], apart: int = APART) -> Windows:
+    def of(cls, shape: Sequence[int], apart: int | None = None) -> Windows:
         """Of an image of this shape, with nodes about so many voxels apart."""
-        return cls(tuple(_splines(n, apart) for n in shape))
+        cells = cells_of(shape, apart)
+        return cls.at([(np.arange(n) + 0.5) * m / n for n, m in zip(shape, cells, strict=True)], cells)
+
+    @classmethod
+    def at(cls, places: Sequence[NDArray[np.float64]], cells: Sequence[int]) -> Windows:
+        """Of voxels at these places along each axis, in distances of nodes from the border of an image of so many."""
+        return cls(tuple(_splines(place, m) for place, m in zip(places, cells, strict=True)))
 
     def sums(self, values: NDArray[Any]) -> Singles:
         """(*nodes) sums over the voxels around each node."""
@@ -111,7 +119,8 @@ class LocalMatch:
 
     residual: (*shape) fixed - (gain warped + offset). gain, offset: (*shape). precision: (*shape) the inverse of the
     variance of the fixed image. common: (*shape) the correlation, 0..1. left: the mean of 1 - correlation^2, of gain
-    and offset that are the same in a window. misfit: the mean of the residual, squared, times the precision.
+    and offset that are the same in a window. misfit: the mean of the residual, squared, times the precision. nodes:
+    (4, *nodes) from which gain, offset, precision and common were interpolated.
     """
 
     residual: Singles
@@ -121,6 +130,34 @@ class LocalMatch:
     common: Singles
     left: float
     misfit: float
+    nodes: Singles
+
+    @classmethod
+    def given(
+        cls,
+        images: tuple[Singles, Singles],
+        weight: Singles,
+        nodes: Singles,
+        windows: Windows,
+        left: float | None = None,
+    ) -> LocalMatch:
+        """Of a fixed and a warped image, with gain, offset, precision and common of these nodes.
+
+        Args:
+            left: None where it is not known: the misfit is less, for its gain and offset vary in a window.
+        """
+        fixed, warped = images
+        gain, offset, precision, common = (windows.at_voxels(one) for one in nodes)
+        residual = fixed - (gain * warped + offset)
+        square = float((weight * precision * residual * residual).sum(dtype=np.float64))
+        misfit = square / max(float(weight.sum(dtype=np.float64)), 1e-9)
+        left = min(misfit, 1.0) if left is None else left
+        return cls(residual, gain, offset, precision, common, left, misfit, nodes)
+
+    def residuals(self, gradient: Singles, weight: Singles) -> Residuals:
+        """What the normal equations are summed from: the part of the gradient (D, *shape) that both images share, and
+        the residual of all of it."""
+        return Residuals(gradient, self.residual / self.common, weight * self.precision * self.common**2)
 
 
 def local_match(
@@ -148,33 +185,28 @@ def local_match(
     left = np.maximum(ff - gain * fw, 0)
     common = np.sqrt(np.clip(1 - left / ff, 1e-4, 1))
     spread = ff + np.float32(_LEAST_VARIANCE * mean(ff))
-    gains, offsets, precision, shared = (windows.at_voxels(x) for x in (gain, f - gain * w, 1 / spread, common))
-    residual = fixed - (gains * warped + offsets)
+    offset = f - gain * w
+    residual = fixed - (windows.at_voxels(gain) * warped + windows.at_voxels(offset))
     for _ in range(repeats):  # means of windows, interpolated, are smoother than gain and offset are: add what is left
         wr = weight * residual
         r, rw = windows.sums(wr) / count, windows.sums(wr * warped) / count
         more = (1 - few) * (rw - r * w) / sq
-        more_gain, more_offset = windows.at_voxels(more), windows.at_voxels(r - more * w)
-        gains, offsets = gains + more_gain, offsets + more_offset
-        residual = residual - (more_gain * warped + more_offset)
-    return LocalMatch(
-        residual=residual,
-        gain=gains,
-        offset=offsets,
-        precision=precision,
-        common=shared,
-        left=min(mean(left / spread), 1.0),
-        misfit=float((weight * precision * residual * residual).sum(dtype=np.float64))
-        / max(float(weight.sum(dtype=np.float64)), 1e-9),
-    )
+        more_offset = r - more * w
+        gain, offset = gain + more, offset + more_offset
+        residual = residual - (windows.at_voxels(more) * warped + windows.at_voxels(more_offset))
+    nodes = np.stack([gain, offset, 1 / spread, common])
+    return LocalMatch.given((fixed, warped), weight, nodes, windows, min(mean(left / spread), 1.0))
 
 
-def _splines(n: int, apart: int) -> Singles:
-    """(n, m) cubic B-splines over an axis of n voxels."""
-    cells = max(1, round(n / apart))
-    place = (np.arange(n) + 0.5) * cells / n
-    cell = np.minimum(np.floor(place).astype(int), cells - 1)
-    found = np.zeros((n, cells + 3), np.float32)
+def cells_of(shape: Sequence[int], apart: int | None = None) -> tuple[int, ...]:
+    """How many distances of nodes, of about so many voxels, fit along each axis of an image."""
+    return tuple(max(1, round(n / (apart or APART[len(shape)]))) for n in shape)
+
+
+def _splines(place: NDArray[np.float64], cells: int) -> Singles:
+    """(n, m) cubic B-splines at places along an axis of so many cells."""
+    cell = np.clip(np.floor(place).astype(int), 0, cells - 1)
+    found = np.zeros((len(place), cells + 3), np.float32)
     for k, column in enumerate(cubic_weights(place - cell)[0].T):
-        found[np.arange(n), cell + k] = column
+        found[np.arange(len(place)), cell + k] = column
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
@@ -16,7 +17,7 @@ from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.control_grid import BEYOND, ControlGrid, control_grids
 from daskreg.registration.deformable.displacement_search import checkerboard
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
@@ -42,7 +43,8 @@ _RISE, _ROUNDING = 1e-3, 1e-6
 LEAST_TOLERANCE = 0.01
 """Voxels: root mean square of the last step."""
 
-# Control points are so many voxels apart by default, at least, and so many distances fit the longest side.
+# Control points are so many voxels apart by default, at least, and so many distances fit the longest side. A volume
+# that is no cube has as many control points as a cube with so many.
 _LEAST_VOXELS, _ALONG = 8.0, 24
 # How it is found whether gain and offset vary.
 _ENOUGH = 2048
@@ -54,6 +56,8 @@ _UNEVEN = 0.87
 _TOLERANCE = 0.05
 _COMMON = 0.7
 """The least correlation around the voxels that are compared: contradictions are no gains."""
+_SEEN = 0.1
+"""The least part of the overlap that is compared: of images that are not aligned nothing is known."""
 
 # The affine map for "lncc" is that of images normalised in windows of so many sigmas along the longest side.
 _WINDOWS = 16
@@ -92,8 +96,7 @@ def register_layers(
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
-        pair = images if metric != "lncc" else (_evened(fixed), _evened(moving))
-        affine = affine_stage(pair, "ncc" if metric is None or metric == "lncc" else metric)
+        affine = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -176,6 +179,13 @@ def fit_of(
     )
 
 
+def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
+    """The affine map that the layers begin from; metric: None where it is not known yet."""
+    if metric == "lncc":
+        images = _evened(images[0]), _evened(images[1])
+    return affine_stage(images, "ncc" if metric is None or metric == "lncc" else metric)
+
+
 def on_cpu(image: Image) -> Image:
     """The image with its voxels in the memory of the CPU."""
     mask = None if image.mask is None else image.mask.cpu()
@@ -200,8 +210,9 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
     """
     voxel = max(min(fixed.spacing), min(moving.spacing))
     if spacing is None:
-        longest = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True))
-        spacing = max(_LEAST_VOXELS * voxel, longest / _ALONG)
+        spacing = max(
+            _LEAST_VOXELS * voxel, _distance([n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True)])
+        )
     values, two = np.asarray(spacing), 2 * np.asarray(fixed.spacing)
     if values.dtype.kind in "iuf" and values.ndim == 0 and values > 0:
         values = np.maximum(values, two)
@@ -214,6 +225,18 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
             f"spacing= of {spacing} {fixed.unit}: control points need at least two voxels of fixed between them"
         )
     return tuple(values.astype(np.float64).tolist())
+
+
+def _distance(sides: Sequence[float]) -> float:
+    """Of control points by default, if voxels are small enough."""
+
+    def points(lengths: Sequence[float], along: int) -> float:
+        return math.prod(along * one / max(lengths) + BEYOND for one in lengths)
+
+    along = _ALONG
+    while len(sides) == 3 and points(sides, along + 1) <= points((1, 1, 1), _ALONG):
+        along += 1
+    return max(sides) / along
 
 
 def check_memory(control: ControlGrid) -> None:
@@ -262,13 +285,24 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     """The mean square of the residual with the gain and offset around each voxel, as a part of that with one of each.
 
     Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
-    chance, and little of what is not aligned. Squares count as their window has less contrast.
+    chance, and little of what is not aligned. Squares count as their window has less contrast. The one gain and offset
+    are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
+    are too few of these.
     """
     windows, colour = Windows.of(images.fixed.shape, _BLOCK), checkerboard(images.fixed.shape, _BLOCK)
-    around, one = 0.0, 0.0
+    around, weight = 0.0, np.zeros_like(found.weight)
     for own in (colour, ~colour):
         local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)
-        weight = found.weight * own * local.precision * (local.common > _COMMON)
-        around += float((weight * local.residual**2).sum(dtype=np.float64))
-        one += float((weight * found.residual**2).sum(dtype=np.float64))
-    return around / max(one, 1e-30)
+        counts = found.weight * own * local.precision * (local.common > _COMMON)
+        around += float((counts * local.residual**2).sum(dtype=np.float64))
+        weight += counts
+    if float(found.weight[weight > 0].sum(dtype=np.float64)) < _SEEN * found.total:
+        return 1.0
+    total = float(weight.sum(dtype=np.float64))
+
+    def mean(values: NDArray[np.float32]) -> float:
+        return float((weight * values).sum(dtype=np.float64)) / total
+
+    f, w = (x - np.float32(mean(x)) for x in (images.fixed, found.warped))
+    one = mean(f * f) - mean(f * w) ** 2 / max(mean(w * w), 1e-30)
+    return around / max(one * total, 1e-30)

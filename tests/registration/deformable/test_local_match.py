@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 import daskreg as dr
-from daskreg.errors import OptionError
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.local_contrast import Windows, local_match
 from daskreg.registration.deformable.register_bspline import left_by_other_blocks
@@ -50,9 +48,17 @@ def test_what_is_left_of_aligned_images_is_their_noise() -> None:
 
 
 def test_the_choice_is_for_fields() -> None:
+    y, x = np.indices((20, 22))
     image = texture((20, 22), 0)
-    with pytest.raises(OptionError, match="bspline"):
-        dr.register(image, image, metric="auto")
+    assert dr.register(image, image * (3 + y + x), model="translation").metric == "ncc"
+
+
+def left(fixed: NDArray[np.float64], warped: NDArray[np.float32]) -> float:
+    """`left_by_other_blocks` of two images."""
+    pair = (torch.from_numpy(np.asarray(v, np.float32)[None]) for v in (fixed, warped))
+    f, m = (image_batch(v, dr.Grid(fixed.shape)) for v in pair)
+    images = LevelImages.of(PyramidLevel(f, m, 1.0), "ncc")
+    return left_by_other_blocks(images, images.compare(warped))
 
 
 def test_only_gains_that_vary_say_more_of_other_blocks() -> None:
@@ -62,9 +68,10 @@ def test_only_gains_that_vary_say_more_of_other_blocks() -> None:
     found = []
     for gain in (1.0, 0.6 + 0.5 * y + 0.4 * x):
         fixed = ndimage.shift(gain * (3 + warped), 0.4, order=3, mode="mirror") + noise  # not quite aligned
-        pair = (torch.from_numpy(np.asarray(v, np.float32)[None]) for v in (fixed, warped))
-        f, m = (image_batch(v, dr.Grid(shape)) for v in pair)
-        images = LevelImages.of(PyramidLevel(f, m, 1.0), "ncc")
-        found.append(left_by_other_blocks(images, images.compare(warped)))
+        found.append(left(fixed, warped))
     assert found[0] > 0.95
     assert found[1] < 0.5
+    fixed = warped + noise
+    warped[:20, :25] = 8 * texture((20, 25), 5)  # contradicts
+    assert left(fixed, warped) > 0.9
+    assert left(fixed, texture(shape, 7)) == 1  # is not aligned

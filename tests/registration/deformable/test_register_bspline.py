@@ -133,7 +133,8 @@ def test_error_bars_are_wide_where_the_images_show_different_structures() -> Non
     there_if_it_counted, away_if_all_counted = (
         replace(fit, _estimate=replace(fit._estimate, agreement=every)).sigma_at(points).mean(1)
     )
-    assert there > 2 * there_if_it_counted
+    assert there > 2 * away
+    assert there > 1.5 * there_if_it_counted  # which windows that have little in common make wide by themselves
     assert away < 1.1 * away_if_all_counted
     assert not fit._estimate.agreement.told.all()
     error = fit.moving_from_fixed(points) - points - u[:, [92, 30], [102, 40]].T

@@ -101,7 +101,7 @@ def correlated_voxels(score: NDArray[np.float32]) -> float:
     def of_axis(axis: int) -> float:
         n = score.shape[axis]
         found = positive_correlations(np.moveaxis(score, axis, 0), square, min(_LONGEST, n // 4))
-        return 1 + 2 * sum(one * n / (n - lag) for lag, one in enumerate(found, 1))
+        return float(1 + 2 * sum(one * n / (n - lag) for lag, one in enumerate(found, 1)))
 
     return math.prod(spread(pool_threads() if score.size > _SMALL else 1, of_axis, range(1, score.ndim)))
 

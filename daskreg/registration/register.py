@@ -91,8 +91,8 @@ def register(
             where blocks are read, with (blocks and levels done, all that are foreseen). A function that takes `stage`
             is also told "reading", "compiling", "fitting".
         spacing: of the finest control points of "bspline", world units, one number or one for each axis; about that, so
-            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side where that is more; less
-            in volumes that are no cubes, which have as many control points as a cube would have.
+            that whole cells fit the fixed image. None: 8 voxels, or a 24th of the longest side (volumes: a 30th) where
+            that is more; less in volumes that are no cubes, which have as many control points as a cube would have.
 
     Returns: a PairFit, of "bspline" a DeformableFit; look at `fit.ok`, or call `fit.raise_if_failed()`.
 

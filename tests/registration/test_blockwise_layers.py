@@ -146,7 +146,7 @@ def test_gain_and_offset_around_the_voxels_of_a_box_are_those_of_the_image() -> 
     both = [v[:60, :69].reshape(30, 2, 23, 3).mean((1, 3))[None] for v in (fixed, warped)]
     level = PyramidLevel(*(ImageBatch(torch.from_numpy(v), None, coarse) for v in both), 1.0)
     field = dr.DisplacementField(np.zeros((2, 3, 3)), Grid((3, 3), 60, (-20, -20)))
-    match = LayerMatch.of(LevelImages.of(level, "ncc"), field, grid)
+    match = LayerMatch.of(LevelImages.of(level, "lncc"), field, grid)
     whole = match.between(fixed, warped, np.ones_like(fixed), grid.box)
     inside = (slice(15, -15), slice(15, -15))
     assert np.abs(whole.gain - (1 + y / 100))[inside].mean() < 0.05

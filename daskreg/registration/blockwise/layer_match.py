@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
-from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, cells_of, local_match
+from daskreg.registration.deformable.local_contrast import LocalMatch, Windows
 
 Singles = NDArray[np.float32]
 
@@ -30,15 +30,15 @@ class LayerMatch:
 
     @classmethod
     def of(cls, images: LevelImages, transform: Transform, level: Grid) -> LayerMatch:
-        """Of coarse images that are brought together by a transform.
+        """Of coarse images, for "lncc", that are brought together by a transform.
 
         Args:
             level: the grid of the finest level.
         """
-        coarse = images.fixed_grid
-        found = images.compare(images.warp(transform))
-        match = local_match(images.fixed, found.warped, found.weight, Windows.of(coarse.shape))
-        cells = cells_of(coarse.shape)
+        match, windows = images.evaluate(transform).local, images.windows
+        if match is None or windows is None:
+            raise TypeError("images for the metric lncc are needed")
+        coarse, cells = images.fixed_grid, windows.cells
         apart = [m / n for m, n in zip(cells, coarse.shape, strict=True)]
         first = (coarse.index(level.world(np.zeros((1, level.ndim))))[0] + 0.5) * apart
         step = np.divide(level.spacing, coarse.spacing) * apart

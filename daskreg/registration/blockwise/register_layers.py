@@ -125,8 +125,8 @@ class LayersRequest:
             tolerance=tolerance,
         )
         levels, _ = self._levels(coarse)
-        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), metric)
         current = found.state.layers
+        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), metric, current.control.spacing)
         shifts = judged.shifts_left(coarsely, coarsely.evaluate(current.transform), current.control)
         found = replace(found, images=coarsely, shifts=shifts)
         fit = _judged(found, levels, affine, coarse, (metric, variance))
@@ -163,8 +163,9 @@ def _judged(
 
 def _match_around(found: LayerEstimate, levels: Pyramid, pair: LazyPair) -> LayerMatch:
     """Gain and offset around each voxel, from the coarse images that layers bring together."""
-    images = LevelImages.of(with_inliers(levels[-1], found.inliers), "ncc")
-    return LayerMatch.of(images, found.state.layers.transform, pair.fixed.grid)
+    layers = found.state.layers
+    images = LevelImages.of(with_inliers(levels[-1], found.inliers), "lncc", layers.control.spacing)
+    return LayerMatch.of(images, layers.transform, pair.fixed.grid)
 
 
 def _identity(init: Any, images: tuple[LazyImage, LazyImage]) -> str:

@@ -115,7 +115,7 @@ def coarse_to_fine(
     for done, (grid, finer) in enumerate(plan, 1):
         refined = layers if grid is layers.control else layers.refined(grid)
         inliers = None if contradicting is None else contradicting.inliers
-        current = LevelImages.of(with_inliers(levels[finer], inliers), metric)
+        current = LevelImages.of(with_inliers(levels[finer], inliers), metric, grid.spacing)
         last = done == len(plan)
         # A cubic interpolation has no bias between voxels. With "mi" it is not known yet which level is the last.
         order = 3 if last and metric != "mi" else 1

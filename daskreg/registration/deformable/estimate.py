@@ -149,7 +149,7 @@ def _with_last_steps(
     if solved.final is not None and smoother is None:
         images, last = solved.final, replace(state, iterations=0, costs=[])
     else:
-        images = LevelImages.of(smoother or level, metric)
+        images = LevelImages.of(smoother or level, metric, state.layers.control.spacing)
         last = solve_level(
             images,
             state.layers,

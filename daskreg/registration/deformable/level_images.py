@@ -112,11 +112,12 @@ class LevelImages:
     windows: Windows | None = None
 
     @classmethod
-    def of(cls, level: PyramidLevel, metric: str) -> LevelImages:
+    def of(cls, level: PyramidLevel, metric: str, spacing: Sequence[float] | None = None) -> LevelImages:
         """From a level of one pair.
 
         Args:
             metric: "ncc", "lncc", "mse" or "mi".
+            spacing: of the control points, world units, for the windows of "lncc"; None: these are small.
         """
         weight = fixed_weight(level)[0].numpy().copy()
         fixed, moving = level.fixed.values[0].numpy(), level.moving.values[0].numpy()
@@ -128,7 +129,8 @@ class LevelImages:
         grid = level.fixed.grid
         gradient, moving = slopes_of(fixed, grid.spacing), np.ascontiguousarray(moving)
         ends = (Bins.of(fixed, weight > 0), Bins.of(moving, np.isfinite(moving))) if metric == "mi" else None
-        windows = Windows.of(grid.shape) if metric == "lncc" else None
+        apart = [0.0] * grid.ndim if spacing is None else np.divide(spacing, grid.spacing).tolist()
+        windows = Windows.for_control(grid.shape, apart) if metric == "lncc" else None
         matched = metric != "mse"
         return cls(fixed, weight, gradient, moving, grid, level.moving.grid, matched, level.step, ends, windows)
 

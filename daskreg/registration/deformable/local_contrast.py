@@ -35,8 +35,8 @@ _WIDE = 6.0
 _LEAST = 1e-3
 """Of the variance of the image: the least local variance."""
 
-APART = {2: 8, 3: 5}
-"""Voxels between nodes, by number of dimensions."""
+_APART = {2: (8, 8), 3: (5, 10)}
+"""Voxels between nodes, at least and at most, by number of dimensions."""
 _LEAST_VARIANCE = 0.02
 """By which the variance of windows is greater, as a share of the mean, so that flat ones do not count most."""
 _FEW = 16.0
@@ -90,15 +90,30 @@ class Windows:
     splines: tuple[Singles, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], apart: int | None = None) -> Windows:
-        """Of an image of this shape, with nodes about so many voxels apart."""
-        cells = cells_of(shape, apart)
+    def of(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
+        """Of an image of this shape, with nodes about so many voxels apart along each axis."""
+        cells = [max(1, round(n / apart)) for n, apart in zip(shape, spacing, strict=True)]
         return cls.at([(np.arange(n) + 0.5) * m / n for n, m in zip(shape, cells, strict=True)], cells)
 
     @classmethod
     def at(cls, places: Sequence[NDArray[np.float64]], cells: Sequence[int]) -> Windows:
         """Of voxels at these places along each axis, in distances of nodes from the border of an image of so many."""
         return cls(tuple(_splines(place, m) for place, m in zip(places, cells, strict=True)))
+
+    @classmethod
+    def for_control(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
+        """Of an image of this shape, in which control points are so many voxels apart along each axis.
+
+        The nodes are as far apart, within limits: small windows take for gain and offset what the field can still
+        align, and large ones average these.
+        """
+        least, most = _APART[len(shape)]
+        return cls.of(shape, [min(max(least, s), most) for s in spacing])
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """How many distances of nodes fit along each axis of the image."""
+        return tuple(splines.shape[1] - 3 for splines in self.splines)
 
     def sums(self, values: NDArray[Any]) -> Singles:
         """(*nodes) sums over the voxels around each node."""
@@ -196,11 +211,6 @@ def local_match(
         residual = residual - (windows.at_voxels(more) * warped + windows.at_voxels(more_offset))
     nodes = np.stack([gain, offset, 1 / spread, common])
     return LocalMatch.given((fixed, warped), weight, nodes, windows, min(mean(left / spread), 1.0))
-
-
-def cells_of(shape: Sequence[int], apart: int | None = None) -> tuple[int, ...]:
-    """How many distances of nodes, of about so many voxels, fit along each axis of an image."""
-    return tuple(max(1, round(n / (apart or APART[len(shape)]))) for n in shape)
 
 
 def _splines(place: NDArray[np.float64], cells: int) -> Singles:

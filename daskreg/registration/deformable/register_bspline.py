@@ -45,7 +45,7 @@ LEAST_TOLERANCE = 0.01
 
 # Control points are so many voxels apart by default, at least, and so many distances fit the longest side. A volume
 # that is no cube has as many control points as a cube with so many.
-_LEAST_VOXELS, _ALONG = 8.0, 24
+_LEAST_VOXELS, _ALONG = 8.0, {2: 24, 3: 30}
 # How it is found whether gain and offset vary.
 _ENOUGH = 2048
 """Voxels of a level that are compared."""
@@ -233,8 +233,8 @@ def _distance(sides: Sequence[float]) -> float:
     def points(lengths: Sequence[float], along: int) -> float:
         return math.prod(along * one / max(lengths) + BEYOND for one in lengths)
 
-    along = _ALONG
-    while len(sides) == 3 and points(sides, along + 1) <= points((1, 1, 1), _ALONG):
+    along = least = _ALONG[len(sides)]
+    while len(sides) == 3 and points(sides, along + 1) <= points((1, 1, 1), least):
         along += 1
     return max(sides) / along
 
@@ -289,7 +289,10 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
     are too few of these.
     """
-    windows, colour = Windows.of(images.fixed.shape, _BLOCK), checkerboard(images.fixed.shape, _BLOCK)
+    windows, colour = (
+        Windows.of(images.fixed.shape, [_BLOCK] * images.fixed.ndim),
+        checkerboard(images.fixed.shape, _BLOCK),
+    )
     around, weight = 0.0, np.zeros_like(found.weight)
     for own in (colour, ~colour):
         local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)

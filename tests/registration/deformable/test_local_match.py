@@ -27,7 +27,7 @@ def test_gain_and_offset_are_those_that_were_applied() -> None:
     weight = np.ones(shape, np.float32)
     weight[:6] = 0
     fixed[:6] = 100  # does not count
-    found = local_match(fixed.astype(np.float32), warped, weight, Windows.of(shape))
+    found = local_match(fixed.astype(np.float32), warped, weight, Windows.of(shape, (5, 5, 5)))
     inside = (slice(9, -3), slice(3, -3), slice(3, -3))
     np.testing.assert_allclose(found.gain[inside], gain[inside], atol=0.12)
     assert np.abs(found.gain - gain)[inside].mean() < 0.03
@@ -42,7 +42,7 @@ def test_what_is_left_of_aligned_images_is_their_noise() -> None:
     warped, (z, y, _) = texture(shape, 0), np.indices(shape)
     noise = 0.05 * np.random.default_rng(1).normal(size=shape)
     fixed = (warped + 3) * np.exp(0.8 * np.sin(z / 12) + y / 40) + noise
-    found = local_match(fixed.astype(np.float32), warped, np.ones(shape, np.float32), Windows.of(shape))
+    found = local_match(fixed.astype(np.float32), warped, np.ones(shape, np.float32), Windows.of(shape, (5, 5, 5)))
     assert found.misfit < 0.02
     assert found.left > 10 * found.misfit
 

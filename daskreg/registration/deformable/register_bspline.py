@@ -53,7 +53,8 @@ _BLOCK = 6
 """Voxels along a block of the checkerboard, and between the windows of gain and offset."""
 _UNEVEN = 0.87
 """Gain and offset vary if those of the other blocks leave less than this part of the residual."""
-_TOLERANCE = 0.05
+_STEPS = 4
+"""By which the images are brought near enough to each other."""
 _COMMON = 0.7
 """The least correlation around the voxels that are compared: contradictions are no gains."""
 _SEEN = 0.1
@@ -276,7 +277,8 @@ def metric_of(
         return "ncc"
     plan = plan[: enough[0] + 1]
     start = Layers.start(base, grids[0])
-    solved = coarse_to_fine(levels, plan, start, metric="ncc", tolerance=_TOLERANCE, max_iterations=max_iterations)
+    steps = min(max_iterations, _STEPS)
+    solved = coarse_to_fine(levels, plan, start, metric="ncc", tolerance=LEAST_TOLERANCE, max_iterations=steps)
     images = LevelImages.of(levels[solved.number], "ncc")
     return "lncc" if left_by_other_blocks(images, solved.state.found) < _UNEVEN else "ncc"
 
@@ -289,10 +291,8 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
     are too few of these.
     """
-    windows, colour = (
-        Windows.of(images.fixed.shape, [_BLOCK] * images.fixed.ndim),
-        checkerboard(images.fixed.shape, _BLOCK),
-    )
+    shape = images.fixed.shape
+    windows, colour = Windows.of(shape, [_BLOCK] * len(shape)), checkerboard(shape, _BLOCK)
     around, weight = 0.0, np.zeros_like(found.weight)
     for own in (colour, ~colour):
         local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)

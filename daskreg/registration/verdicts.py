@@ -57,9 +57,9 @@ class FitStatus(Enum):
         'use "ncc" or "lncc" where brightness differs or varies, give an init or masks, or take a smaller model'
     )
     UNCERTAIN = (
-        "small windows of the aligned images fit better after further shifts than noise explains, so that the motion "
-        "is off by more than its error bars there: the control points are too far apart for it, or steps ended beside "
-        "it: give a smaller spacing=, or an init="
+        "small windows of the aligned images fit better after further shifts than noise explains, or few of them say "
+        "where they belong and the affine map was not sure, so that the motion may be off by more than its error bars: "
+        "the control points are too far apart for it, or steps ended beside it: give a smaller spacing=, or an init="
     )
     FOLDED = (
         "the transform folds: several points of the fixed image are found at one of the moving image. "

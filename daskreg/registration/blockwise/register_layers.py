@@ -24,6 +24,7 @@ from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
@@ -127,8 +128,13 @@ class LayersRequest:
         levels, _ = self._levels(coarse)
         current = found.state.layers
         coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), metric, current.control.spacing)
-        shifts = judged.shifts_left(coarsely, coarsely.evaluate(current.transform), current.control)
+        aligned = coarsely.evaluate(current.transform)
+        shifts = judged.shifts_left(coarsely, aligned, current.control)
         found = replace(found, images=coarsely, shifts=shifts)
+        if around is not None:
+            # Windows of coarse voxels have other variances than all voxels: both scores are those of the coarse images.
+            start = coarsely.evaluate(Layers.start(base, grids[0]).transform)
+            found = replace(found, before=start.score, state=replace(found.state, found=aligned))
         fit = _judged(found, levels, affine, coarse, (metric, variance))
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))

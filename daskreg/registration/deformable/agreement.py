@@ -66,7 +66,7 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     noise = float(np.median(np.maximum(ff + mm - 2 * common, 0)[seen] / total[seen])) / 2
     expected = 1 - noise * total / np.maximum(energy, 1e-30)
     different = seen & (expected > _EXPECTED) & (common < _PART * expected * energy)
-    signal, shared = 1 - noise * total / np.maximum(ff, 1e-30), float(common.sum()) / float(ff.sum())
+    signal, shared = 1 - noise * total / np.maximum(ff, 1e-30), float(common.sum()) / max(float(ff.sum()), 1e-30)
     return Agreement(control, np.where(different, 0.0, np.clip(signal / max(shared, LEAST_SHARE), 0, 1)))
 
 

@@ -109,7 +109,7 @@ def estimate_layers(
     if judge is None and (found.shifts.left or _stuck(found.state)):
         again = replace(solve(lambda done: None, stiffens=False), final=None)
         softer = _with_last_steps(again, levels, start, metric=metric, tolerance=tolerance)
-        better = softer.shifts.settled > found.shifts.settled or _likelier(softer.state, found.state)
+        better = softer.shifts.settled > found.shifts.settled or _likelier(softer.state, found)
         found = replace(softer if better else found, iterations=found.iterations + softer.iterations)
     steps(count, count)
     return found
@@ -120,11 +120,12 @@ def _stuck(state: LevelEstimate) -> bool:
     return state.noise.correlated > _SMOOTH and state.determined < _HARDLY * state.layers.current.size
 
 
-def _likelier(one: LevelEstimate, other: LevelEstimate) -> bool:
-    """Whether one explains more of the images than its further coefficients would by chance."""
-    samples = other.found.total / other.noise.correlated
-    gain = samples / 2 * math.log(max(other.found.misfit, 1e-12) / max(one.found.misfit, 1e-12))
-    return gain > one.determined - other.determined
+def _likelier(one: LevelEstimate, other: LayerEstimate) -> bool:
+    """Whether one explains more of the images of the other than its further coefficients would by chance."""
+    before, after = other.state.found, other.images.evaluate(one.layers.transform, order=3)
+    samples = before.total / other.state.noise.correlated
+    gain = samples / 2 * math.log(max(before.misfit, 1e-12) / max(after.misfit, 1e-12))
+    return gain > one.determined - other.state.determined
 
 
 def _usable(levels: Sequence[PyramidLevel], metric: str) -> list[PyramidLevel]:

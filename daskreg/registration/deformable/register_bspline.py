@@ -30,6 +30,7 @@ from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
 from daskreg.registration.verdict.judge import Verdict
+from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 from daskreg.runtime.memory import available_memory
 
@@ -149,6 +150,7 @@ def fit_of(
     jacobian = judged.determinants(transform, fixed.grid)
     before, after = found.before, found.state.found.score
     index, scale = (1, variance) if metric == "mse" else (0, 1.0)
+    unconfirmed = metric != "mi" and affine is not None and not affine.ok and found.shifts.silent
     return DeformableFit(
         moving_from_fixed=transform,
         affine=affine,
@@ -159,7 +161,7 @@ def fit_of(
             overlap=found.overlap,
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
-            left=found.shifts.left,
+            left=found.shifts.left or unconfirmed,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,
@@ -181,10 +183,22 @@ def fit_of(
 
 
 def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
-    """The affine map that the layers begin from; metric: None where it is not known yet."""
-    if metric == "lncc":
-        images = _evened(images[0]), _evened(images[1])
-    return affine_stage(images, "ncc" if metric is None or metric == "lncc" else metric)
+    """The affine map that the layers begin from.
+
+    Args:
+        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map.
+    """
+
+    def evened() -> PairFit:
+        return affine_stage((_evened(images[0]), _evened(images[1])), "ncc")
+
+    if metric is not None:
+        return evened() if metric == "lncc" else affine_stage(images, metric)
+    found = affine_stage(images, "ncc")
+    if found.ok:
+        return found
+    other, chance = evened(), FitStatus.CHANCE
+    return other if other.ok or (found.status is chance and other.status is not chance) else found
 
 
 def on_cpu(image: Image) -> Image:
@@ -289,7 +303,7 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
     Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
     chance, and little of what is not aligned. Squares count as their window has less contrast. The one gain and offset
     are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
-    are too few of these.
+    are too few of these, or nothing is left.
     """
     shape = images.fixed.shape
     windows, colour = Windows.of(shape, [_BLOCK] * len(shape)), checkerboard(shape, _BLOCK)
@@ -307,5 +321,6 @@ def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
         return float((weight * values).sum(dtype=np.float64)) / total
 
     f, w = (x - np.float32(mean(x)) for x in (images.fixed, found.warped))
-    one = mean(f * f) - mean(f * w) ** 2 / max(mean(w * w), 1e-30)
-    return around / max(one * total, 1e-30)
+    one, variance = mean(f * f) - mean(f * w) ** 2 / max(mean(w * w), 1e-30), mean(f * f)
+    # Of images that are equal but for rounding nothing is left to explain.
+    return around / (one * total) if one > _ROUNDING * variance else 1.0

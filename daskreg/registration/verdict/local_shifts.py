@@ -34,6 +34,8 @@ _SHARE, _LEAST, _MOST = 0.18, 2.0, 4.0
 # A window says where it belongs if the likelihood of its best shift is as much above the median as the best of all
 # shifts may be by chance, log(shifts), and this; and it was moved if it is so much above that of no shift.
 _TELLS, _MOVED = 4.0, 2.0
+# The share of windows that say where they belong in images of which most is aligned.
+_MANY = 0.45
 # By so much a single one is not by chance: along an edge, any shift is nearly as likely.
 _SURELY = 5.0
 # Of the windows that say where they belong, those that were moved without any motion are few.
@@ -42,7 +44,7 @@ _MOST_MOVED, _LEAST_WINDOWS = 0.12, 5
 
 @dataclass(frozen=True)
 class LocalShifts:
-    """Of N windows that say where they belong.
+    """Of N windows that say where they belong, of `windows` that were compared.
 
     places: (N, D) their middle voxels. shifts: (N, D) voxels by which they fit best. gains: (N,) of the logarithm of
     the likelihood by that.
@@ -51,6 +53,12 @@ class LocalShifts:
     places: Floats
     shifts: Floats
     gains: Floats
+    windows: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether so few windows say where they belong that they confirm no motion."""
+        return len(self.gains) < _MANY * self.windows
 
     @property
     def moved(self) -> NDArray[np.bool_]:
@@ -110,14 +118,14 @@ def local_shifts(fixed: Singles, other: Singles, known: NDArray[np.bool_], spaci
             residuals.append(residual)
             places.append(place)
     if not correlations:
-        return LocalShifts(np.zeros((0, ndim)), np.zeros((0, ndim)), np.zeros(0))
+        return LocalShifts(np.zeros((0, ndim)), np.zeros((0, ndim)), np.zeros(0), 0)
     r = np.stack(correlations).reshape(len(correlations), -1)
     samples = 1 / float((window**2).sum()) / _correlated(np.stack(residuals))
     likelihood = -samples / 2 * np.log(1 - np.clip(r, 0, 1 - 1e-9) ** 2)
     best, middle = likelihood.max(1), likelihood[:, r.shape[1] // 2]
     tells = best - np.median(likelihood, axis=1) > math.log(r.shape[1]) + _TELLS
     shifts = np.stack(np.unravel_index(likelihood.argmax(1), correlations[0].shape), -1) - np.asarray(reach)
-    return LocalShifts(np.array(places, float)[tells], shifts[tells].astype(float), (best - middle)[tells])
+    return LocalShifts(np.array(places, float)[tells], shifts[tells].astype(float), (best - middle)[tells], len(r))
 
 
 def _places(shape: Sequence[int], ends: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:

@@ -98,7 +98,7 @@ def register_layers(
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
-        affine = affine_of(images, affine_stage, metric)
+        affine, metric = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -157,7 +157,7 @@ def fit_of(
         status=judged.status(
             verdict,
             converged=found.converged,
-            improved=after[1] <= before[1] * (1 + _RISE) + _ROUNDING,
+            improved=_cost(after, metric) <= _cost(before, metric) * (1 + _RISE) + _ROUNDING,
             overlap=found.overlap,
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
@@ -182,23 +182,31 @@ def fit_of(
     )
 
 
-def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
-    """The affine map that the layers begin from.
+def _cost(score: tuple[float, float], metric: str) -> float:
+    """What is minimised; with "lncc" not the misfit, whose gain and offset vary in a window."""
+    return 1 - score[0] ** 2 if metric == "lncc" else score[1]
+
+
+def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> tuple[PairFit, str | None]:
+    """The affine map that the layers begin from, and the metric.
 
     Args:
-        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map.
+        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map, and
+            "lncc" does.
     """
 
     def evened() -> PairFit:
         return affine_stage((_evened(images[0]), _evened(images[1])), "ncc")
 
     if metric is not None:
-        return evened() if metric == "lncc" else affine_stage(images, metric)
+        return evened() if metric == "lncc" else affine_stage(images, metric), metric
     found = affine_stage(images, "ncc")
     if found.ok:
-        return found
+        return found, None
     other, chance = evened(), FitStatus.CHANCE
-    return other if other.ok or (found.status is chance and other.status is not chance) else found
+    if other.ok:
+        return other, "lncc"
+    return other if found.status is chance and other.status is not chance else found, None
 
 
 def on_cpu(image: Image) -> Image:

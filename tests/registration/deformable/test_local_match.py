@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -51,6 +52,26 @@ def test_the_choice_is_for_fields() -> None:
     y, x = np.indices((20, 22))
     image = texture((20, 22), 0)
     assert dr.register(image, image * (3 + y + x), model="translation").metric == "ncc"
+
+
+@pytest.mark.slow
+def test_a_bias_that_hides_the_affine_map_does_no_harm() -> None:
+    shape, rng = (110, 130), np.random.default_rng(1)
+    y, x = np.indices(shape)
+    turned = dr.Affine.from_parameters(theta=0.06, tx=3, ty=-2, centre=(55, 65))
+    points = np.stack([y, x], -1).reshape(-1, 2).astype(float)
+    image = ndimage.gaussian_filter(rng.normal(size=(140, 160)), 2.0)
+    image /= image.std()
+    fixed = ndimage.map_coordinates(image, turned(points).T.reshape(2, *shape) + 15, order=5)
+    bias = 20 * np.exp(-((y - 20) ** 2 + (x - 100) ** 2) / 40**2)
+    moving = (image[15:-15, 15:-15] + 4) * (1 + 0.5 * np.sin(x / 40) * np.cos(y / 35)) + bias
+    fixed, moving = (v + 0.1 * rng.normal(size=shape) for v in (fixed, moving))
+    assert not dr.register(fixed, moving, model="affine").ok
+    fit = dr.register(fixed, moving, model="bspline")
+    assert fit.ok, repr(fit)
+    assert fit.metric == "lncc"
+    away = np.linalg.norm(fit.moving_from_fixed(points) - turned(points), axis=1)
+    assert np.median(away) < 0.1
 
 
 def left(fixed: NDArray[np.float64], warped: NDArray[np.float32]) -> float:

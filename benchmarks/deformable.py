@@ -9,8 +9,8 @@ in both images; the median error in the head. histology: a pair of stains with 7
 median distance after the map, and its quartiles. he, prospc: both stains of one section of that pair, told apart by
 their colours, one of them deformed by a field of at most 12 pixels; the median error, from the identity on. fish: two
 rounds of one expanded sample, 149 x 241 x 456; the mean correlation over blocks of 32^3 voxels with tissue. Each
-prints folds, seconds, and processor time, which counts on a busy machine. The metric is "mi" for stains and "ncc" for
-the others, unless given.
+prints folds, seconds, and processor time, which counts on a busy machine. The metric is "mi" for stains,
+and the default for the others, unless given.
 
 `--peers` runs other tools after that, each in a process of its own, from the affine map that our layers begin from
 (`pip install picsl-greedy antspyx itk-elastix SimpleITK`; their settings are in `deformable_peer.py`). What is not
@@ -161,13 +161,13 @@ def fish(data: Path) -> Case:
 
 IDENTITY = dr.Affine.identity(2)
 CASES: dict[str, tuple[Callable[[Path], Case], dict[str, Any]]] = {
-    "brain": (brain, {"metric": "ncc"}),
+    "brain": (brain, {}),
     "histology": (histology, {"metric": "mi"}),
     "he": (partial(stains, section="HE"), {"metric": "mi", "init": IDENTITY}),
     "prospc": (partial(stains, section="proSPC"), {"metric": "mi", "init": IDENTITY}),
     "he-far": (partial(stains, section="HE", most=20, distance=60), {"metric": "mi", "init": IDENTITY}),
     "prospc-far": (partial(stains, section="proSPC", most=20, distance=60), {"metric": "mi", "init": IDENTITY}),
-    "fish": (fish, {"metric": "ncc"}),
+    "fish": (fish, {}),
 }
 
 

@@ -92,14 +92,14 @@ class LayersRequest:
         init: Any,
         work: Work,
     ) -> DeformableFit:
-        affine, base, metric = None, init, self.metric
+        affine, base = None, init
         if isinstance(init, str):
-            affine, metric = affine_of(coarse, self.affine_stage, metric)
+            affine = affine_of(coarse, self.affine_stage, self.metric)
             base = affine.moving_from_fixed
         base = checked_base(base, images[0].grid, images[1].grid)
         levels, variance = self._levels(coarse)
         coarse_grids, most = _coarse_grids(grids, levels[-1].step), self.options.max_iterations
-        metric = metric or metric_of(levels, coarse_grids, base, max_iterations=most)
+        metric = self.metric or metric_of(levels, coarse_grids, base, max_iterations=most)
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
         found = estimate_layers(levels, coarse_grids, base, metric=metric, tolerance=tolerance, max_iterations=most)
         rough = _judged(found, levels, affine, coarse, (metric, variance))

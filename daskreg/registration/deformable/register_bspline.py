@@ -98,7 +98,7 @@ def register_layers(
     fixed, moving = images
     affine, base = None, init.pull if isinstance(init, Fit) else init
     if isinstance(init, str):
-        affine, metric = affine_of(images, affine_stage, metric)
+        affine = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
@@ -187,26 +187,23 @@ def _cost(score: tuple[float, float], metric: str) -> float:
     return 1 - score[0] ** 2 if metric == "lncc" else score[1]
 
 
-def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> tuple[PairFit, str | None]:
-    """The affine map that the layers begin from, and the metric.
+def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
+    """The affine map that the layers begin from.
 
     Args:
-        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map, and
-            "lncc" does.
+        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map.
     """
 
     def evened() -> PairFit:
         return affine_stage((_evened(images[0]), _evened(images[1])), "ncc")
 
     if metric is not None:
-        return evened() if metric == "lncc" else affine_stage(images, metric), metric
+        return evened() if metric == "lncc" else affine_stage(images, metric)
     found = affine_stage(images, "ncc")
     if found.ok:
-        return found, None
+        return found
     other, chance = evened(), FitStatus.CHANCE
-    if other.ok:
-        return other, "lncc"
-    return other if found.status is chance and other.status is not chance else found, None
+    return other if other.ok or (found.status is chance and other.status is not chance) else found
 
 
 def on_cpu(image: Image) -> Image:

@@ -86,6 +86,13 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
         searched.sigma_at([[1.0, 2.0, 3.0]])
 
 
+def as_if_all_told(fit: dr.DeformableFit) -> dr.DeformableFit:
+    """A fit whose error bars take all gradients for signal, also where the images are flat or differ."""
+    assert fit._estimate is not None
+    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
+    return replace(fit, _estimate=replace(fit._estimate, agreement=every))
+
+
 @pytest.mark.slow
 def test_error_bars_are_wide_where_images_have_noise_alone() -> None:
     shape, rng = (80, 90), np.random.default_rng(3)
@@ -93,13 +100,9 @@ def test_error_bars_are_wide_where_images_have_noise_alone() -> None:
     image *= (np.arange(90) < 45) / image.std()
     fixed, moving = (x + 0.3 * rng.normal(size=shape) for x in (deformed(image, u), image))
     fit = dr.register(fixed, moving, model="bspline", metric="mse", spacing=10, init="identity")
-    assert fit._estimate is not None
-    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
     points = np.array([[40.0, 25.0], [40.0, 70.0]])
     seen, flat = fit.sigma_at(points).mean(1)
-    seen_if_noise_told, flat_if_noise_told = (
-        replace(fit, _estimate=replace(fit._estimate, agreement=every)).sigma_at(points).mean(1)
-    )
+    seen_if_noise_told, flat_if_noise_told = as_if_all_told(fit).sigma_at(points).mean(1)
     assert flat > 1.5 * flat_if_noise_told
     assert flat > 4 * seen
     assert seen < 1.2 * seen_if_noise_told
@@ -127,12 +130,9 @@ def test_error_bars_are_wide_where_the_images_show_different_structures() -> Non
     fixed[70:115, 80:125] = other[70:115, 80:125]
     fit = dr.register(fixed, moving, model="bspline", spacing=12, metric="lncc")
     assert fit._estimate is not None
-    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
     points = np.array([[92.0, 102.0], [30.0, 40.0]])
     there, away = fit.sigma_at(points).mean(1)
-    there_if_it_counted, away_if_all_counted = (
-        replace(fit, _estimate=replace(fit._estimate, agreement=every)).sigma_at(points).mean(1)
-    )
+    there_if_it_counted, away_if_all_counted = as_if_all_told(fit).sigma_at(points).mean(1)
     assert there > 2 * away
     assert there > 1.5 * there_if_it_counted  # which windows that have little in common make wide by themselves
     assert away < 1.1 * away_if_all_counted

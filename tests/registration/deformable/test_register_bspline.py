@@ -94,6 +94,19 @@ def as_if_all_told(fit: dr.DeformableFit) -> dr.DeformableFit:
 
 
 @pytest.mark.slow
+def test_images_that_are_flat_where_they_overlap_agree_by_chance() -> None:
+    fixed, mask = np.zeros((64, 64)), np.ones((64, 64), bool)
+    fixed[20:44, 20:44] = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(24, 24)), 1)
+    mask[14:50, 14:50] = False
+    moving = fixed + ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(64, 64)), 1)
+    fit = dr.register(
+        fixed, moving, model="bspline", metric="ncc", spacing=8, init="identity", smoothing=0, moving_mask=mask
+    )
+    assert fit.status is FitStatus.CHANCE
+    assert fit.sigma_at([[5.0, 5.0]]).min() > 0.5
+
+
+@pytest.mark.slow
 def test_error_bars_are_wide_where_images_have_noise_alone() -> None:
     shape, rng = (80, 90), np.random.default_rng(3)
     image, u = ndimage.gaussian_filter(rng.normal(size=shape), 2), smooth_field(shape, 2.0, 40)

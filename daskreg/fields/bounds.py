@@ -93,12 +93,12 @@ def vector_bounds(source: Source, lead: int) -> VectorBounds:
     sizes = _part_sizes(source, lead)
     if all(size >= n for size, n in zip(sizes, shape, strict=True)):  # threads take longer to start than this takes
         measure(Box.of(shape))
-        return VectorBounds(np.moveaxis(lower, lead, 0), np.moveaxis(upper, lead, 0), (0,) * ndim)
-    boxes = (box for _, box in tile(shape, sizes))
-    threads = max(1, min(cores(), _ALL_BYTES // (math.prod(sizes) * source.dtype.itemsize)))
-    with contextlib.closing(in_threads(threads, measure, boxes)) as measured:
-        for _ in measured:
-            pass
+    else:
+        boxes = (box for _, box in tile(shape, sizes))
+        threads = max(1, min(cores(), _ALL_BYTES // (math.prod(sizes) * source.dtype.itemsize)))
+        with contextlib.closing(in_threads(threads, measure, boxes)) as measured:
+            for _ in measured:
+                pass
     return VectorBounds(np.moveaxis(lower, lead, 0), np.moveaxis(upper, lead, 0), (0,) * ndim)
 
 

@@ -61,11 +61,7 @@ class LayerMatch:
     def compared(self, images: LevelImages, warped: Singles, inside: Box) -> Evaluated:
         """The same, with the warped image NaN where it is unknown."""
         found = images.compare(warped)
-        local = self.between(images.fixed, found.warped, found.weight, inside)
-        correlation = float(np.sqrt(1 - local.left))
-        return replace(
-            found, residual=local.residual, mean_square=local.misfit, correlation=correlation, gain=1.0, local=local
-        )
+        return found.in_windows(self.between(images.fixed, found.warped, found.weight, inside))
 
     def _places(self, inside: Box) -> Sequence[NDArray[np.float64]]:
         """Of the voxels of a box along each axis; the last voxels may lie beside the means of blocks of them."""

@@ -52,6 +52,11 @@ class Evaluated:
             return self.dependence.predicted
         return self.warped if self.local is None else np.asarray(self.warped * self.local.gain + self.local.offset)
 
+    def in_windows(self, local: LocalMatch) -> Evaluated:
+        """The same pair with gain and offset around each voxel."""
+        correlation = float(np.sqrt(1 - local.left))
+        return replace(self, residual=local.residual, mean_square=local.misfit, correlation=correlation, local=local)
+
     @property
     def variance(self) -> float:
         """Of the residual that the normal equations have."""
@@ -148,9 +153,7 @@ class LevelImages:
         """Warp and compare; gain and offset are those of the best fit but for "mse"."""
         found = self.compare(self.warp(transform, order=order))
         if self.windows is not None:
-            local = local_match(self.fixed, found.warped, found.weight, self.windows)
-            both = float(np.sqrt(1 - local.left))
-            return replace(found, residual=local.residual, mean_square=local.misfit, correlation=both, local=local)
+            return found.in_windows(local_match(self.fixed, found.warped, found.weight, self.windows))
         if self.ends is None:
             return found
         shared = dependence(self.fixed, found.warped, found.weight, self.ends)

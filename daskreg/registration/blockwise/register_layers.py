@@ -17,7 +17,6 @@ from daskreg.registration.blockwise.inputs import lazy_images
 from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_passes import BLOCK_BYTES
 from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels, share_of_weight, without_voxels
-from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.register import HOPELESS, Place
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable import judged
@@ -35,11 +34,10 @@ from daskreg.registration.deformable.register_bspline import (
     control_spacing,
     fit_of,
     metric_of,
+    verdict_of,
 )
-from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, batch_of
-from daskreg.registration.pose import Pose
-from daskreg.registration.problem import Problem, SolverOptions
+from daskreg.registration.problem import SolverOptions
 from daskreg.registration.pyramids.pyramid import FinestLevel, Pyramid, pyramid, standardised
 from daskreg.registration.rejection import with_inliers
 from daskreg.reporting.fit import Fit
@@ -102,14 +100,21 @@ class LayersRequest:
         metric = self.metric or metric_of(levels, coarse_grids, base, max_iterations=most)
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
         found = estimate_layers(levels, coarse_grids, base, metric=metric, tolerance=tolerance, max_iterations=most)
-        rough = _judged(found, levels, affine, coarse, (metric, variance))
+
+        def fit_to(levels: Pyramid, found: LayerEstimate) -> DeformableFit:
+            verdict = verdict_of(found, levels, coarse[0].grid, metric)
+            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance)
+
+        rough = fit_to(levels, found)
         if rough.status in HOPELESS:
             return rough
         finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
         regions, covered = (_inliers(found, levels, coarse[0]), None), share_of_weight(found.images.weight)
         batches = batch_of(coarse[0]), batch_of(coarse[1])
         pair = lazy_pair(images, coarse, batches, regions, finest, metric=metric)
-        around = _match_around(found, levels, pair) if metric == "lncc" else None
+        around = None
+        if metric == "lncc":
+            around = LayerMatch.of(_finest(levels, found, metric), found.state.layers.transform, pair.fixed.grid)
         found = without_voxels(found)
         del rough, levels, batches  # the coarse images on all levels take as much memory as the blocks
         release_memory()
@@ -127,7 +132,7 @@ class LayersRequest:
         )
         levels, _ = self._levels(coarse)
         current = found.state.layers
-        coarsely = LevelImages.of(with_inliers(levels[-1], found.inliers), metric, current.control.spacing)
+        coarsely = _finest(levels, found, metric)
         aligned = coarsely.evaluate(current.transform)
         shifts = judged.shifts_left(coarsely, aligned, current.control)
         found = replace(found, images=coarsely, shifts=shifts)
@@ -135,7 +140,7 @@ class LayersRequest:
             # Windows of coarse voxels have other variances than all voxels: both scores are those of the coarse images.
             start = coarsely.evaluate(Layers.start(base, grids[0]).transform)
             found = replace(found, before=start.score, state=replace(found.state, found=aligned))
-        fit = _judged(found, levels, affine, coarse, (metric, variance))
+        fit = fit_to(levels, found)
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))
 
@@ -147,31 +152,9 @@ class LayersRequest:
         return pyramid(f, m, levels=self.options.levels, smoothing=self.options.smoothing), float(variance[0])
 
 
-def _judged(
-    found: LayerEstimate,
-    levels: Pyramid,
-    affine: PairFit | None,
-    coarse: tuple[Image, Image],
-    scales: tuple[str, float],
-) -> DeformableFit:
-    """The fit, with the verdict on the coarse images; scales: the metric, and the variance of fixed."""
-    grid, (metric, variance) = coarse[0].grid, scales
-    verdict = judged.verdict_of(
-        Problem(Pose.of("affine", grid.ndim), grid.centre, metric),
-        levels,
-        found.state.layers.transform,
-        metric,
-        determined=found.determined,
-        reach=2 * float(found.state.layers.control.limits.max()),
-    )
-    return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance)
-
-
-def _match_around(found: LayerEstimate, levels: Pyramid, pair: LazyPair) -> LayerMatch:
-    """Gain and offset around each voxel, from the coarse images that layers bring together."""
-    layers = found.state.layers
-    images = LevelImages.of(with_inliers(levels[-1], found.inliers), "lncc", layers.control.spacing)
-    return LayerMatch.of(images, layers.transform, pair.fixed.grid)
+def _finest(levels: Pyramid, found: LayerEstimate, metric: str) -> LevelImages:
+    """The coarse images, without the voxels that were excluded."""
+    return LevelImages.of(with_inliers(levels[-1], found.inliers), metric, found.state.layers.control.spacing)
 
 
 def _identity(init: Any, images: tuple[LazyImage, LazyImage]) -> str:

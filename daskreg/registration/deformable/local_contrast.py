@@ -6,10 +6,9 @@ own). Where the contrast is no more than that of the noise, it is suppressed as 
 amplified.
 
 For layers, gain and offset are fitted. Around each node of a grid, fixed = gain warped + offset + noise, by weighted
-least squares; the weights are the cubic B-splines of the nodes, by which the
-results are interpolated, too. What is minimised is the mean of 1 - correlation^2 over these windows. So a voxel counts
-by the inverse of the variance of its window, and its gradient as far as both images have it in common: where they share
-nothing, noise is no information.
+least squares; the weights are the cubic B-splines of the nodes, by which the results are interpolated, too. What is
+minimised is the mean of 1 - correlation^2 over these windows. So a voxel counts by the inverse of the variance of its
+window, and its gradient as far as both images have it in common: where they share nothing, noise is no information.
 """
 
 from __future__ import annotations

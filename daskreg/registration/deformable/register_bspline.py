@@ -111,12 +111,10 @@ def register_layers(
     pyramids = pyramid(f, m, levels=levels, smoothing=smoothing)
     if metric is None:
         metric = metric_of(pyramids, grids, base, max_iterations=max_iterations)
-    chosen, problem = metric, Problem(Pose.of("affine", fixed.grid.ndim), fixed.grid.centre, metric)
+    chosen = metric
 
-    def verdict_of(one: LayerEstimate | Solved) -> Verdict:
-        layers = one.state.layers
-        reach = 2 * float(layers.control.limits.max())
-        return judged.verdict_of(problem, pyramids, layers.transform, chosen, determined=one.determined, reach=reach)
+    def judge(one: LayerEstimate | Solved) -> Verdict:
+        return verdict_of(one, pyramids, fixed.grid, chosen)
 
     found = estimate_layers(
         pyramids,
@@ -126,10 +124,27 @@ def register_layers(
         tolerance=tolerance,
         max_iterations=max_iterations,
         progress=progress,
-        judge=verdict_of if metric == "mi" else None,
+        judge=judge if metric == "mi" else None,
     )
-    verdict = found.verdict or verdict_of(found)
+    verdict = found.verdict or judge(found)
     return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
+
+
+def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], grid: Grid, metric: str) -> Verdict:
+    """On images that layers bring together.
+
+    Args:
+        grid: of the fixed image.
+    """
+    layers = found.state.layers
+    return judged.verdict_of(
+        Problem(Pose.of("affine", grid.ndim), grid.centre, metric),
+        levels,
+        layers.transform,
+        metric,
+        determined=found.determined,
+        reach=2 * float(layers.control.limits.max()),
+    )
 
 
 def fit_of(

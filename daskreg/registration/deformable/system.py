@@ -31,8 +31,8 @@ _SHARE = 0.5
 class System:
     """(data H + weight K) of coefficients (D, *nodes).
 
-    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) by
-    which H is multiplied from both sides; None: by 1.
+    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) what H
+    is multiplied by from both sides, less than 1 where it says more than the images do; None: 1.
     """
 
     square: Singles
@@ -57,7 +57,7 @@ class System:
         return self.data * self._said(vector) + self.weight * self.bending(vector) + self._ridge * vector
 
     def _said(self, vector: Floats) -> Floats:
-        """H times a vector."""
+        """What the images say of H, times a vector."""
         if self.told is None:
             return product(self.square, vector)
         return product(self.square, vector * self.told) * self.told

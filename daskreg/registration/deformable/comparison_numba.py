@@ -19,7 +19,7 @@ def sum_known(images: Any, known: Any, sums: Any, first: Any, stop: Any) -> None
     """For some rows: what is known of the warped image, and sums over that.
 
     images: fixed, warped, weight. known: (2, rows, x) written: warped and weight, both zero where warped is NaN.
-    sums: (rows, 6) float64 written: of the weight w, and of w f, w v, w f f, w f v and w v v, with f fixed and v warped.
+    sums: (rows, 6) float64 written: of the weight w and of w f, w v, w f f, w f v and w v v, with f fixed, v warped.
     """
     fixed, warped, weight = images
     for row in range(first, stop):

@@ -7,11 +7,13 @@ import platform
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from daskreg.errors import NoWorkersError, OptionError
 
@@ -130,9 +132,10 @@ def library_threads() -> int:
 
 @contextmanager
 def limit_threads(count: int | None = None) -> Iterator[int]:
-    """Let torch and numba, where they are loaded, use `count` threads in the calling thread.
+    """Let torch and numba, where they are loaded, use `count` threads in the calling thread, and BLAS one.
 
-    torch keeps one number for each thread, so it has to be set where the work runs.
+    torch keeps one number for each thread, so it has to be set where the work runs. BLAS has one number for the
+    process: others wait longer for large products meanwhile.
     """
     wanted = count or library_threads()
     torch, numba = loaded("torch"), loaded("numba")
@@ -143,12 +146,43 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
     if numba:
         numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
     try:
-        yield wanted
+        with _one_blas_thread:
+            yield wanted
     finally:
         if torch:
             torch.set_num_threads(before)
         if numba:
             numba.set_num_threads(before_numba)
+
+
+class _OneBlasThread:
+    """BLAS has one thread while any thread of this process is in here.
+
+    Products of the small matrices here gain nothing by more. Where each of several threads calls OpenBLAS, or others
+    share the cores, its threads spin while they wait for each other: some fits took half as long again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self._lock:
+            if not self._inside:
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limits.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:

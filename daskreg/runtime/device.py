@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from daskreg.errors import NoWorkersError, OptionError
 
@@ -146,7 +145,7 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
     if numba:
         numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
     try:
-        with _one_blas_thread:
+        with _one_blas_thread():
             yield wanted
     finally:
         if torch:
@@ -155,34 +154,27 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
             numba.set_num_threads(before_numba)
 
 
-class _OneBlasThread:
-    """BLAS has one thread while any thread of this process is in here.
+_blas_is_limited = threading.Lock()
 
-    Products of the small matrices here gain nothing by more. Where each of several threads calls OpenBLAS, or others
-    share the cores, its threads spin while they wait for each other: some fits took half as long again.
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Products of the small matrices here gain nothing by more threads of BLAS, whose number is that of the process.
+
+    Where each of several threads calls OpenBLAS, or others share the cores, its threads spin while they wait for each
+    other: some fits took half as long again. The number is set and reset by the same thread, the first that is in here:
+    OpenBLAS ignores what others set (tried with 0.3.31).
     """
+    from threadpoolctl import threadpool_limits
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limits: Any = None
-
-    def __enter__(self) -> None:
-        from threadpoolctl import threadpool_limits
-
-        with self._lock:
-            if not self._inside:
-                self._limits = threadpool_limits(1, user_api="blas")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._limits.restore_original_limits()
-
-
-_one_blas_thread = _OneBlasThread()
+    if not _blas_is_limited.acquire(blocking=False):
+        yield
+        return
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        _blas_is_limited.release()
 
 
 def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:

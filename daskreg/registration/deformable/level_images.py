@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.runtime.threads import pool_threads, shares
+from daskreg.sampling.arrays import Spline, spline_of
 from daskreg.sampling.sample import sample
 
 Singles = NDArray[np.float32]
@@ -147,10 +148,15 @@ class LevelImages:
         where = transform.index_map(self.fixed_grid, self.moving_grid, self.moving_grid.names)
         if not isinstance(where, DisplacedIndexMap):
             raise TypeError("a transform with a displacement field is needed")
-        box, threads = box or self.fixed_grid.box, pool_threads() > 1
+        box, read, threads = box or self.fixed_grid.box, self.moving_grid.box, pool_threads() > 1
+        spline = self._spline if order == 3 else None
         pull = where.coordinates(box)
-        found = sample(self.moving, self.moving_grid.box, pull, box, order=order, fill=np.nan, parallel=threads)
+        found = sample(self.moving, read, pull, box, order=order, fill=np.nan, parallel=threads, spline=spline)
         return np.asarray(found)
+
+    @cached_property
+    def _spline(self) -> Spline:
+        return spline_of(self.moving, self.moving_grid.box, fill=np.nan, parallel=pool_threads() > 1)
 
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
         """Warp and compare; gain and offset are those of the best fit but for "mse"."""

@@ -155,7 +155,7 @@ def subtract(images: Any, windows: Any, nodes: Any, residual: Any) -> Any:
     return total
 
 
-@jit(fastmath={"contract", "reassoc"})
+@jit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def share(residual: Any, weight: Any, windows: Any, nodes: Any, out: Any) -> None:
     """nodes: precision and common. out: (2, y, x) the residual / common, and weight precision common^2."""
     ny, nx = residual.shape

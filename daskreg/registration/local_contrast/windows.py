@@ -58,15 +58,23 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows `start` to `stop` of the plane `plane`, with the tables of y and x that the compiled code has."""
+    """Rows `start` to `stop` of the plane `plane`, with the tables of y and x that the compiled code has.
+
+    nodes: the rows of nodes around them, from which the table of y counts.
+    """
 
     plane: int
     start: int
     stop: int
+    nodes: slice
     windows: tuple[tuple[NDArray[np.int64], Singles], tuple[NDArray[np.int64], Singles]]
 
     def of(self, *images: Singles) -> tuple[Singles, ...]:
         return tuple(image[self.plane, self.start : self.stop] for image in images)
+
+    def around(self, between: Singles) -> Singles:
+        """Of values of nodes for each plane, see `Windows._along_z`, those that these rows need."""
+        return np.ascontiguousarray(between[self.plane, :, self.nodes])
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class Windows:
             nodes: (2, *nodes) gain and offset.
         """
         images, between = self._planes(fixed, warped, weight), self._along_z(nodes)
-        return self._sums(2, lambda rows, out: sum_residual(rows.of(*images), rows.windows, between[rows.plane], out))
+        return self._sums(2, lambda rows, out: sum_residual(rows.of(*images), rows.windows, rows.around(between), out))
 
     def residual(self, fixed: Singles, warped: Singles, weight: Singles, nodes: Singles) -> tuple[Singles, float]:
         """(*shape) fixed - (gain warped + offset), and the sum of its squares times weight and precision.
@@ -138,7 +146,7 @@ class Windows:
 
         def part(rows: _Rows) -> float:
             *given, out = rows.of(*images)
-            return float(subtract(tuple(given), rows.windows, between[rows.plane], out))
+            return float(subtract(tuple(given), rows.windows, rows.around(between), out))
 
         return found, math.fsum(self._each(part))
 
@@ -152,7 +160,7 @@ class Windows:
         found = np.empty((2, *images[0].shape), np.float32)
 
         def part(rows: _Rows) -> None:
-            share(*rows.of(*images), rows.windows, between[rows.plane], found[:, rows.plane, rows.start : rows.stop])
+            share(*rows.of(*images), rows.windows, rows.around(between), found[:, rows.plane, rows.start : rows.stop])
 
         self._each(part)
         return found[0].reshape(residual.shape), found[1].reshape(residual.shape)
@@ -171,16 +179,18 @@ class Windows:
     def _sums(self, count: int, function: Callable[[_Rows, Singles], None]) -> Singles:
         """(count, *nodes) what `function` adds to (count, nodes y, nodes x) for rows, along z as well."""
         sides = [axis.cells + 3 for axis in self.axes[-2:]]
+        planes = np.zeros((len(self.axes[0].first) if len(self.axes) == 3 else 1, count, *sides), np.float32)
 
-        def part(rows: _Rows) -> Singles:
-            out = np.zeros((count, *sides), np.float32)
+        def part(rows: _Rows) -> tuple[_Rows, Singles]:
+            out = np.zeros((count, rows.nodes.stop - rows.nodes.start, sides[1]), np.float32)
             function(rows, out)
-            return out
+            return rows, out
 
-        parts = self._each(part)
+        for rows, out in self._each(part):
+            planes[rows.plane, :, rows.nodes] += out
         if len(self.axes) == 2:
-            return np.asarray(sum(parts[1:], parts[0]))
-        return np.ascontiguousarray(np.moveaxis(np.tensordot(self.axes[0].splines, np.stack(parts), (0, 0)), 1, 0))
+            return np.asarray(planes[0])
+        return np.ascontiguousarray(np.moveaxis(np.tensordot(self.axes[0].splines, planes, (0, 0)), 1, 0))
 
     def _each(self, function: Callable[[_Rows], T]) -> list[T]:
         """`function` of all rows; in volumes, those of a plane are together."""
@@ -193,4 +203,5 @@ class Windows:
         for plane in range(len(along_z[0].first) if along_z else 1):
             for start, stop in pairwise(ends):
                 y = along_y.part(start, stop)
-                yield _Rows(plane, start, stop, ((y.first, y.weights), x))
+                nodes = slice(int(y.first[0]), int(y.first[-1]) + 4)
+                yield _Rows(plane, start, stop, nodes, ((y.first - nodes.start, y.weights), x))

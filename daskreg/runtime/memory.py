@@ -105,11 +105,17 @@ def _left_of_worker() -> Iterator[int]:
 @contextmanager
 def without_collector() -> Iterator[None]:
     """For what makes many objects and keeps them: looking for unused ones is a tenth of the time to compile, a quarter
-    of that to import torch, and half of that to read a large ledger."""
+    of that to import torch, and half of that to read a large ledger.
+
+    The objects then count as old, so that the collector looks at them when it looks at all.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # else the program has frozen others, which stay so
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation
             gc.enable()

@@ -47,24 +47,27 @@ def available_memory() -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """Bytes below the limit of each control group that this process is in, and of the groups around it."""
-    for folder in _folders():
+    for folder in group_folders("memory"):
         for limit, used in _FILES:
             most, now = _number(folder / limit), _number(folder / used)
             if most is not None and now is not None:
                 yield most - now + _file_pages(folder / "memory.stat")
 
 
-def _folders() -> Iterator[Path]:
-    """The folders of the control groups; inside a container, its own group is the root."""
+def group_folders(controller: str) -> Iterator[Path]:
+    """The folders of the control groups of this process that limit what a controller ("memory", "cpu") counts.
+
+    Inside a container, its own group is the root.
+    """
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = _GROUPS / "memory" if controllers else _GROUPS
+        root = _GROUPS / controller if controllers else _GROUPS
         inner = PurePosixPath(path.lstrip("/"))
         yield from (root / part for part in (inner, *inner.parents) if ".." not in part.parts)
 

@@ -25,6 +25,9 @@ _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.us
 # Lines of memory.stat: pages of files, which the kernel can take back.
 _FILE_PAGES = {"active_file", "inactive_file", "total_active_file", "total_inactive_file"}
 
+_FROZEN_BY_PYTHON = 1000
+"""Objects that Python, of some versions, keeps from its collector; there are fewer."""
+
 
 def pages(nbytes: int) -> NDArray[np.uint8]:
     """(nbytes,) memory without values in pages of its own, which the system has back when the array is deleted.
@@ -118,7 +121,7 @@ def without_collector() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():  # else the program has frozen others, which stay so
+            if gc.get_freeze_count() < _FROZEN_BY_PYTHON:  # else the program has frozen others, which stay so
                 gc.freeze()
                 gc.unfreeze()  # into the oldest generation
             gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import types
 from pathlib import Path
 
@@ -75,3 +76,13 @@ def test_quotas_of_version_1(groups: Path) -> None:
 def test_a_container_sees_its_own_group_as_the_root(groups: Path) -> None:
     write(groups, membership="0::/../../outside", memory__max=800, memory__current=300)
     assert memory.available_memory() == 500
+
+
+def test_what_is_made_without_the_collector_is_old_and_not_kept() -> None:
+    with memory.without_collector():
+        made = [[k] for k in range(10)]
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    old = {id(thing) for thing in gc.get_objects(generation=2)}
+    assert all(id(thing) in old for thing in made)
+    assert gc.get_freeze_count() < 1000  # what is frozen is never collected

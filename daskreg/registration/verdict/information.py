@@ -115,7 +115,8 @@ def _along(slopes: NDArray[np.float32], fields: Floats) -> NDArray[np.float32]:
     """(P, N) the derivatives of an image by the parameters, from those along the axes and the displacements."""
     shape = slopes.shape[1:]
     middle = (np.array(shape) - 1) / 2  # coordinates from there on are small, and so are their rounding errors
-    places = [np.asarray(x - c, np.float32) for x, c in zip(np.indices(shape, sparse=True), middle, strict=True)]
+    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
+    places = [np.asarray(x - c, np.float32) for x, c in zip(axes, middle, strict=True)]
     by_place = np.stack([(slope * place).ravel() for slope in slopes for place in (*places, np.float32(1))])
     centred = fields.copy()
     centred[..., -1] += fields[..., :-1] @ middle

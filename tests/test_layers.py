@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration.normal_equations",),
     ("registration.verdict",),
     ("registration",),
+    ("registration.local_contrast",),
     ("registration.deformable",),
     ("registration.blockwise",),
     ("clouds", "stacks", "landmarks"),

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -145,9 +146,10 @@ def library_threads() -> int:
 
 @contextmanager
 def limit_threads(count: int | None = None) -> Iterator[int]:
-    """Let torch and numba, where they are loaded, use `count` threads in the calling thread.
+    """Let torch and numba, where they are loaded, use `count` threads in the calling thread, and BLAS one.
 
-    torch keeps one number for each thread, so it has to be set where the work runs.
+    torch keeps one number for each thread, so it has to be set where the work runs. BLAS has one number for the
+    process: others wait longer for large products meanwhile.
     """
     wanted = count or library_threads()
     torch, numba = loaded("torch"), loaded("numba")
@@ -158,12 +160,36 @@ def limit_threads(count: int | None = None) -> Iterator[int]:
     if numba:
         numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
     try:
-        yield wanted
+        with _one_blas_thread():
+            yield wanted
     finally:
         if torch:
             torch.set_num_threads(before)
         if numba:
             numba.set_num_threads(before_numba)
+
+
+_blas_is_limited = threading.Lock()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Products of the small matrices here gain nothing by more threads of BLAS, whose number is that of the process.
+
+    Where each of several threads calls OpenBLAS, or others share the cores, its threads spin while they wait for each
+    other: some fits took half as long again. The number is set and reset by the same thread, the first that is in here:
+    OpenBLAS ignores what others set (tried with 0.3.31).
+    """
+    from threadpoolctl import threadpool_limits
+
+    if not _blas_is_limited.acquire(blocking=False):
+        yield
+        return
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        _blas_is_limited.release()
 
 
 def thread_environment(threads: int, cores_per_worker: int) -> dict[str, str]:

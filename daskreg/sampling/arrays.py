@@ -36,6 +36,18 @@ _ROWS_AHEAD = 2  # which row is fetched into the cache while one is computed
 _SMALL = 1 << 16
 
 
+class Spline(NamedTuple):
+    """Cubic spline coefficients of a block with what is around it.
+
+    box: where they lie in the source. bounds: (4, D), see `_prepared`. gaps: whether some are not finite.
+    """
+
+    coefficients: NDArray[Any]
+    box: Box
+    bounds: Floats
+    gaps: bool
+
+
 class SampleSpec(NamedTuple):
     """What is sampled: the voxels of `out_box`, at `matrix` times their index in the source.
 
@@ -45,6 +57,7 @@ class SampleSpec(NamedTuple):
         fill: value outside of the block, of the block's type.
         parallel: whether this one call may use several threads.
         clamp: whether the outer half of the outermost voxels has their value, rather than a mix with the fill.
+        spline: for order 3, that of the block, if it is known.
     """
 
     read_box: Box
@@ -54,6 +67,7 @@ class SampleSpec(NamedTuple):
     fill: Any
     parallel: bool = False
     clamp: bool = False
+    spline: Spline | None = None
 
 
 def sample_into(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> None:
@@ -121,6 +135,7 @@ def _sample_slices(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> 
         out[...] = spec.fill
     if not found.empty:
         inner = spec._replace(read_box=read.take(rest), matrix=spec.matrix[1:, 1:], out_box=spec.out_box.take(rest))
+        inner = inner._replace(spline=None)
         batch = (slice(None),) * (out.ndim - read.ndim)
         part = block[(*batch, *found.within(read.take([0])).slices)]
         sample_into(out[(*batch, *found.within(wanted).slices)], part, inner)
@@ -135,8 +150,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         _sample_rows(out[..., None, :], block[..., None, :], lifted)
         return
     kernels, threads = _kernels(out, block, spec)
-    kernel, block, read_box, bounds = _prepared(kernels, block, spec, threads)
-    gaps = 1 if spec.order == 3 and out.dtype.kind == "f" and _has_gaps(block) else None
+    kernel, (block, read_box, bounds, gaps) = _prepared(kernels, block, spec, threads)
     if block.size == 0:
         out[...] = spec.fill
         return
@@ -150,7 +164,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
         spec.fill,
         tuple(map(real, numbers)),
         None if out.dtype.kind == "f" else limits(out.dtype, real),
-        gaps,
+        1 if gaps else None,
         spec.clamp,
     )
     blocks = np.ascontiguousarray(block).reshape(-1, math.prod(shape))
@@ -258,39 +272,48 @@ def numba_threads() -> int:
     return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
-def _prepared(
-    kernels: Any, block: NDArray[Any], spec: SampleSpec, threads: int
-) -> tuple[Any, NDArray[Any], Box, Floats]:
-    """The kernel, the block that it reads, where that lies, and its bounds (4, D).
+def _prepared(kernels: Any, block: NDArray[Any], spec: SampleSpec, threads: int) -> tuple[Any, Spline]:
+    """The kernel, and the block that it reads, of values or of coefficients, with its bounds (4, D).
 
     A voxel touches the block where bounds[0] <= coordinate < bounds[1], and lies within
     it, all neighbours included, where bounds[2] <= coordinate < bounds[3].
     """
     box = spec.read_box
     if spec.order == 3:
-        return kernels.cubic, *_coefficients(block, spec, threads)
+        return kernels.cubic, spec.spline or _filtered(block, _needed(spec), spec, threads)
     start, stop = np.asarray(box.start, np.float64), np.asarray(box.stop, np.float64)
     reach = 0.5 if spec.clamp else 1.0
     bounds = np.stack([start - reach, stop - 1 + reach, start, stop - (spec.order == 1)])
-    return kernels.linear if spec.order else kernels.nearest, block, box, bounds
+    return kernels.linear if spec.order else kernels.nearest, Spline(block, box, bounds, gaps=False)
 
 
-def _coefficients(block: NDArray[Any], spec: SampleSpec, threads: int) -> tuple[NDArray[Any], Box, Floats]:
-    """Cubic spline coefficients of what the output needs, with fill around the block.
+def spline_of(block: NDArray[Any], read_box: Box, *, fill: float, parallel: bool = False) -> Spline:
+    """What several calls of `sample` with order 3 share: the coefficients of a whole block of floating-point numbers.
+
+    Args:
+        read_box: where the block lies in the source. fill: outside of it, as for `sample`. parallel: use several
+            threads.
+    """
+    spec = SampleSpec(read_box, None, read_box, 3, block.dtype.type(fill))
+    return _filtered(block, read_box.grow(CUBIC_REACH), spec, numba_threads() if parallel else 1)
+
+
+def _filtered(block: NDArray[Any], needed: Box, spec: SampleSpec, threads: int) -> Spline:
+    """Cubic spline coefficients of the voxels that are needed, with fill around the block.
 
     Where the block ends at its halo, inside the source, nothing is added: the effect of the prefilter's mirror
     boundary there decays within the halo. Voxels that are not finite become NaN, and those between them are
     filtered run by run (`gaps_numba`). With a fill that is not finite, or `clamp`, the outermost voxels are repeated
     instead, and output voxels beyond the outermost centres (with `clamp`, the outer faces) are fill.
     """
-    box = _needed(spec) & spec.read_box.grow(CUBIC_REACH + 1)
+    box = needed & spec.read_box.grow(CUBIC_REACH + 1)
     inner, read, ndim = box & spec.read_box, spec.read_box, spec.read_box.ndim
     chosen: Any = (..., *inner.within(read).slices)
     part: NDArray[Any] = block[chosen]
     bounds = np.zeros((4, ndim))
     bounds[2], bounds[3] = np.add(box.start, 1), np.subtract(box.stop, 2)
     if inner.empty:
-        return part, inner, bounds
+        return Spline(part, inner, bounds, gaps=False)
     sides = [(i - b, c - j) for i, j, b, c in zip(inner.start, inner.stop, box.start, box.stop, strict=True)]
     widths = [(0, 0)] * (block.ndim - ndim) + sides
     if np.isfinite(spec.fill) and not spec.clamp:
@@ -301,8 +324,9 @@ def _coefficients(block: NDArray[Any], spec: SampleSpec, threads: int) -> tuple[
         bounds[2] = np.maximum(bounds[2], np.subtract(read.start, 0.5 * spec.clamp))
         bounds[3] = np.minimum(bounds[3], np.subtract(read.stop, 0.5) if spec.clamp else last)
     part = np.ascontiguousarray(part, _real(block.dtype))
-    _filter(part, ndim, threads, gaps=block.dtype.kind == "f" and _has_gaps(part))
-    return part, box, bounds
+    gaps = block.dtype.kind == "f" and _has_gaps(part)
+    _filter(part, ndim, threads, gaps=gaps)
+    return Spline(part, box, bounds, gaps)
 
 
 def _has_gaps(voxels: NDArray[Any]) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, UnsupportedDTypeError
 from daskreg.geometry import Box
-from daskreg.sampling.arrays import CUBIC_REACH, SampleSpec, sample_into
+from daskreg.sampling.arrays import CUBIC_REACH, SampleSpec, Spline, sample_into
 from daskreg.sampling.cast import cast
 from daskreg.sampling.displacements import Displaced
 
@@ -45,6 +45,7 @@ def sample(
     edge: str = "fill",
     out: Any = None,
     parallel: bool = False,
+    spline: Spline | None = None,
 ) -> Any:
     """The voxels of `out_box`, each taken from the source at `matrix` times its index.
 
@@ -63,6 +64,7 @@ def sample(
             own value, up to their faces, as ITK does. For order 3 the voxels around are then those repeated.
         out: array to write into, of the shape and type of the result.
         parallel: use several threads for this one call (arrays).
+        spline: for order 3 and edge "fill", what `spline_of` made of the block with the same fill (arrays).
 
     Returns: (*batch, *out_box.shape), of the block's type; integers half to even, clamped.
         A neighbour of weight zero is not used, so a voxel that is not finite stays where it was: for order 1 its value,
@@ -98,7 +100,7 @@ def sample(
         spec = SampleSpec(read_box, matrix, out_box, 0, np.uint8(voxel), parallel)
         sample_into(out.view(np.uint8), block.view(np.uint8), spec)
     else:
-        spec = SampleSpec(read_box, matrix, out_box, order, voxel, parallel, clamp)
+        spec = SampleSpec(read_box, matrix, out_box, order, voxel, parallel, clamp, spline)
         sample_into(out, block.astype(native, copy=False), spec)
     return out
 

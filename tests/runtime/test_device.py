@@ -91,6 +91,18 @@ def test_limit_threads_holds_torch_and_numba_and_lets_go() -> None:
     assert (torch.get_num_threads(), numba.get_num_threads()) == before
 
 
+def test_blas_has_one_thread_inside_and_as_many_as_before_outside() -> None:
+    code = (
+        "import numpy; from threadpoolctl import threadpool_info; from daskreg.runtime.device import limit_threads\n"
+        "def of_blas(): return [one['num_threads'] for one in threadpool_info() if one['user_api'] == 'blas']\n"
+        "before = of_blas()\n"
+        "with limit_threads(1), limit_threads(1): assert set(of_blas()) <= {1}, of_blas()\n"
+        "assert of_blas() == before"
+    )
+    # In a process of its own: what other tests did from other threads would be seen.
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OPENBLAS_NUM_THREADS": "2"})
+
+
 def test_library_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert device.library_threads() == 1

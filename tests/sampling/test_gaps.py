@@ -13,6 +13,7 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.geometry import Affine, Box
+from daskreg.sampling.arrays import spline_of
 from daskreg.sampling.sample import sample
 from daskreg.sampling.tensors import sample_tensor
 
@@ -129,6 +130,18 @@ def test_what_is_beside_a_gap_is_hardly_changed_by_it() -> None:
     known = np.isfinite(mirrored)
     assert (~known).sum() == 9 + 6 * 16
     np.testing.assert_allclose(mirrored[known], gapped[::-1, ::-1][known], atol=1e-9)
+
+
+def test_coefficients_that_are_kept_give_the_same() -> None:
+    """Also with a first axis that is a batch, for which those of the volume are not used."""
+    sideways = Affine.translation(z=1, y=0.3, x=2.6).matrix
+    for image, matrix in ((holed((24, 31)), SPIN), (np.nan_to_num(holed((5, 22, 26), dtype="f4")), sideways)):
+        box = Box.of(image.shape)
+        spline = spline_of(image, box, fill=np.nan)
+        for out in (box, Box((1,) * box.ndim, tuple(n - 3 for n in image.shape))):
+            plain = sample(image, box, matrix, out, order=3, fill=np.nan)
+            kept = sample(image, box, matrix, out, order=3, fill=np.nan, spline=spline)
+            np.testing.assert_allclose(kept, plain, atol=1e-6)
 
 
 def test_a_gradient_passes_beside_gaps() -> None:

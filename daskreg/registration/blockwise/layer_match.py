@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
-from daskreg.registration.deformable.local_contrast import LocalMatch, Windows
+from daskreg.registration.local_contrast.match import LocalMatch
+from daskreg.registration.local_contrast.windows import Windows
 
 Singles = NDArray[np.float32]
 

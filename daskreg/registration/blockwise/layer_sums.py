@@ -108,7 +108,7 @@ def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, 
             local = task.around.between(images.fixed, warped, weight, tile)
             residual = np.sqrt(local.precision) * local.residual
             products.append(_products(weight, residual, np.zeros_like(residual)))
-            voxels = voxels or [local.residuals(images.gradient, weight)]
+            voxels = voxels or [Residuals(images.gradient, *local.shared(weight))]
         else:
             products.append(_products(weight, images.fixed, warped))
             voxels = voxels or _by_one_match(images, warped, weight, task.match)

@@ -13,7 +13,7 @@ layers              the transform while it is estimated
 one_to_one          when a layer is known to be one to one, from its coefficients
 control_grid        control points over an image, and their weights
 level_images        a pair on one level: warp and compare
-local_contrast      images with the same contrast everywhere, or gain and offset in windows, for "lncc"
+comparison_numba    sums by which a pair is compared, compiled
 mutual_information  the joint distribution of two images, for "mi"
 noise_model         what the residual says of its noise
 cell_sums           the sums over voxels of a Gauss-Newton step, which add over blocks of an image

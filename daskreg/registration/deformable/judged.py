@@ -15,8 +15,8 @@ from daskreg.geometry import Box, Grid, Transform
 from daskreg.geometry.box import tile
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
-from daskreg.registration.deformable.local_contrast import normalised
 from daskreg.registration.deformable.mutual_information import dependence
+from daskreg.registration.local_contrast.normalised import normalised
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from daskreg.fields.index_map import DisplacedIndexMap
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.registration.deformable.cell_sums import Residuals
-from daskreg.registration.deformable.local_contrast import LocalMatch, Windows, local_match
+from daskreg.registration.deformable.comparison_numba import sum_known, sum_residual
 from daskreg.registration.deformable.mutual_information import Bins, Dependence, dependence
+from daskreg.registration.local_contrast.match import LocalMatch, local_match
+from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
-from daskreg.runtime.threads import pool_threads
+from daskreg.runtime.threads import pool_threads, shares
+from daskreg.sampling.arrays import Spline, spline_of
 from daskreg.sampling.sample import sample
 
 Singles = NDArray[np.float32]
@@ -144,10 +148,15 @@ class LevelImages:
         where = transform.index_map(self.fixed_grid, self.moving_grid, self.moving_grid.names)
         if not isinstance(where, DisplacedIndexMap):
             raise TypeError("a transform with a displacement field is needed")
-        box, threads = box or self.fixed_grid.box, pool_threads() > 1
+        box, read, threads = box or self.fixed_grid.box, self.moving_grid.box, pool_threads() > 1
+        spline = self._spline if order == 3 else None
         pull = where.coordinates(box)
-        found = sample(self.moving, self.moving_grid.box, pull, box, order=order, fill=np.nan, parallel=threads)
+        found = sample(self.moving, read, pull, box, order=order, fill=np.nan, parallel=threads, spline=spline)
         return np.asarray(found)
+
+    @cached_property
+    def _spline(self) -> Spline:
+        return spline_of(self.moving, self.moving_grid.box, fill=np.nan, parallel=pool_threads() > 1)
 
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
         """Warp and compare; gain and offset are those of the best fit but for "mse"."""
@@ -163,25 +172,24 @@ class LevelImages:
 
     def compare(self, warped: Singles) -> Evaluated:
         """With the warped image, NaN where it is unknown, by squares of differences."""
-        valid = np.isfinite(warped)
-        weight = np.where(valid, self.weight, np.float32(0))
-        warped = np.where(valid, warped, np.float32(0))
-        total = max(float(weight.sum(dtype=np.float64)), 1e-9)
-
-        def mean(values: Singles) -> float:
-            return float((weight * values).sum(dtype=np.float64)) / total
-
-        means = mean(self.fixed), mean(warped)
-        squares = mean(self.fixed * self.fixed), mean(self.fixed * warped), mean(warped * warped)
-        match = Match.of(*means, *squares, matched=self.matched)
-        residual = self.fixed - (np.float32(match.gain) * warped + np.float32(match.offset))
-        square = mean(residual * residual)
+        shape = warped.shape
+        fixed, found, weight = (image.reshape(-1, shape[-1]) for image in (self.fixed, warped, self.weight))
+        known, residual = np.empty((2, *fixed.shape), np.float32), np.empty(fixed.shape, np.float32)
+        sums, squares = np.empty((len(fixed), 6)), np.empty(len(fixed))
+        shares(partial(sum_known, (fixed, found, weight), known, sums), len(fixed), fixed.size)
+        total, *products = sums.sum(0).tolist()
+        total = max(total, 1e-9)
+        match = Match.of(*(one / total for one in products), matched=self.matched)
+        both = np.array([match.gain, match.offset], np.float32)
+        shares(partial(sum_residual, (fixed, known), both, residual, squares), len(fixed), fixed.size)
+        square = float(squares.sum()) / total
+        warped, weight, residual = (image.reshape(shape) for image in (*known, residual))
         return Evaluated(warped, residual, weight, square, total, match.correlation, match.gain)
 
     def residuals(self, found: Evaluated) -> Residuals:
         """What the normal equations are summed from."""
         if found.local is not None:
-            return found.local.residuals(self.gradient, found.weight)
+            return Residuals(self.gradient, *found.local.shared(found.weight))
         if (d := found.dependence) is None:
             return Residuals(self.gradient, found.residual, found.weight)
         # To move the warped image by u is to move the fixed one by -u.

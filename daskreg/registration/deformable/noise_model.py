@@ -56,7 +56,7 @@ def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
     weight, (gradient, other) = found.weight[box], compared_slopes(images, found, box)
     residual = found.residual[box]
     if found.local is not None:
-        residual = residual * np.sqrt(found.local.precision[box])
+        residual = residual * np.sqrt(found.local.part(box).precision)
     score = weight * gradient if found.dependence is not None else weight * residual * gradient
     square = float((weight * gradient * gradient).sum(dtype=np.float64))
     common = float((weight * gradient * other).sum(dtype=np.float64))
@@ -70,9 +70,10 @@ def compared_slopes(images: LevelImages, found: Evaluated, box: tuple[slice, ...
     For "mi", what the value of a voxel would change by a small motion, seen from either image.
     """
     fixed, warped = images.gradient[(slice(None), *box)], slopes_of(found.warped[box], images.fixed_grid.spacing)
-    if (one := found.local) is not None:
-        root = np.sqrt(one.precision[box])
-        return root * one.common[box] * fixed, root * one.gain[box] * warped
+    if found.local is not None:
+        one = found.local.part(box)
+        root = np.sqrt(one.precision)
+        return root * one.common * fixed, root * one.gain * warped
     if (d := found.dependence) is None:
         return fixed, np.float32(found.gain) * warped
     return -d.by_fixed[box] * fixed, d.by_warped[box] * warped

@@ -23,9 +23,11 @@ from daskreg.registration.deformable.estimate import LayerEstimate, estimate_lay
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
-from daskreg.registration.deformable.local_contrast import Windows, local_match, normalised
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
+from daskreg.registration.local_contrast.match import local_match
+from daskreg.registration.local_contrast.normalised import normalised
+from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised

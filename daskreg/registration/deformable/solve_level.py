@@ -110,8 +110,10 @@ def solve_level(
     found = found or images.evaluate(layers.transform, order=order)
     state = LevelEstimate(layers, weight, found, noise_of(found), None, 0.0, 0, False, [found.misfit])
     known, longest, solution, misfit = None, np.inf, None, found.misfit
+    shape = images.fixed.shape
+    normal = np.random.default_rng(0).standard_normal(shape, np.float32) if len(shape) == 3 else None
     for _ in range(max_iterations):
-        known, linear = _sums(images, state, known)
+        known, linear = _sums(images, state, known, normal)
         if abs(state.found.misfit - misfit) > _OTHER_NOISE * misfit:
             state.noise, misfit = noise_of(state.found), state.found.misfit
         state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
@@ -153,9 +155,15 @@ class _Square:
     coefficients: Floats
 
 
-def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> tuple[_Square, Floats]:
+def _sums(
+    images: LevelImages, state: LevelEstimate, known: _Square | None, normal: Singles | None
+) -> tuple[_Square, Floats]:
     """J^T J with its noise, and J^T r, at the current layers; what is known is kept while the coefficients change
-    little."""
+    little.
+
+    Args:
+        normal: (*shape) white noise of variance 1; None: that of J^T J is not wanted.
+    """
     current, control = state.layers.current, state.layers.control
     if known is not None:
         far = np.abs(current - known.coefficients) > RENEW * np.reshape(control.spacing, (-1, *[1] * control.ndim))
@@ -169,10 +177,9 @@ def _sums(images: LevelImages, state: LevelEstimate, known: _Square | None) -> t
     sums = summed(voxels, with_square=known is None)
     if known is None:
         noise = None
-        if control.ndim == 3:
+        if normal is not None:
             # Residuals of variance 1 / weight have J^T r of the covariance J^T J.
-            drawn = np.random.default_rng(0).standard_normal(voxels.weight.shape, dtype=np.float32)
-            drawn /= np.sqrt(np.maximum(voxels.weight, np.float32(1e-12)))
+            drawn = np.asarray(normal / np.sqrt(np.maximum(voxels.weight, np.float32(1e-12))), np.float32)
             noise = summed(replace(voxels, residual=drawn), with_square=False).linear
         known = _Square(sums.square, noise, current)
     return known, sums.linear

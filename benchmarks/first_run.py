@@ -8,8 +8,8 @@
 Each run is a process of its own, with empty folders for compiled code and for the locks of the host.
 
 With `--fields`, compiled code is there, and the time is that of the whole process: Python's start and end, the imports,
-and the registration of the pair of `deformable.py --only brain`, once without an affine map for greedy, whose settings
-are those of `deformable_peer.py`.
+and the registration of the pair of `deformable.py --only brain`. greedy is not given an affine map, and looks for none;
+its settings are those of `deformable_peer.py`.
 """
 
 from __future__ import annotations
